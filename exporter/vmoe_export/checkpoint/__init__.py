@@ -1,0 +1,59 @@
+"""Checkpoint readers: `open_checkpoint` finds the right one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vmoe_export.checkpoint.base import Checkpoint, TensorInfo
+from vmoe_export.checkpoint.official import OfficialCheckpoint
+from vmoe_export.errors import CheckpointError
+
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+
+_TORCH_SUFFIXES = {".pt", ".pth"}
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Opens a checkpoint for reading, one tensor at a time.
+
+    Args:
+        path: `PREFIX` or `PREFIX.index` of the official format, a `.safetensors` file, a torch `.pt`/`.pth` file, or a
+            folder that holds exactly one of these.
+
+    Returns:
+        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays.
+
+    Raises:
+        CheckpointError: there is nothing to read, or it is damaged.
+
+    Example:
+        >>> with open_checkpoint("samples/mnist/vmoe_mnist") as checkpoint:
+        ...     checkpoint["head/kernel"].shape
+        (64, 10)
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _only_checkpoint_in(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
+    if path.suffix in _TORCH_SUFFIXES and path.is_file():
+        from vmoe_export.checkpoint.torch_file import TorchCheckpoint
+
+        return TorchCheckpoint(path)
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    if Path(f"{prefix}.index").is_file():
+        return OfficialCheckpoint(prefix)
+    if path.is_file():
+        raise CheckpointError(f"{path} is not a checkpoint: expected PREFIX.index, .safetensors, .pt or .pth")
+    raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
+
+
+def _only_checkpoint_in(folder: Path) -> Path:
+    found = sorted(p for p in folder.iterdir() if p.suffix in {".index", ".safetensors", *_TORCH_SUFFIXES})
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise CheckpointError(f"{folder} must hold exactly one checkpoint to be given as a folder (found: {names})")
+    return found[0]

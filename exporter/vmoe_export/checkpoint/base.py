@@ -1,0 +1,94 @@
+"""What every checkpoint reader offers: the tensors of a parameter tree by name, read one at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from vmoe_export.checkpoint.tensor_tree import parameter_names
+from vmoe_export.errors import CheckpointError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Shape and dtype of a stored tensor, known before its data is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Checkpoint(Mapping[str, Array]):
+    """A read-only mapping of official parameter names to arrays.
+
+    Each access reads one tensor from disk into memory of its own; nothing is kept. Close it, or use it in a `with`.
+
+    Attributes:
+        path: what was opened.
+        format: "vmoe", "safetensors" or "torch".
+        files: every file that belongs to the checkpoint.
+        info: shape and dtype of each tensor.
+    """
+
+    def __init__(self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo]) -> None:
+        self.path = path
+        self.format = format
+        self.files = files
+        try:
+            self._stored_names = parameter_names(stored)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        self.info: Mapping[str, TensorInfo] = {
+            name: stored[self._stored_names[name]] for name in sorted(self._stored_names)
+        }
+
+    def __getitem__(self, name: str) -> Array:
+        info = self.info[name]
+        try:
+            array = self._read(self._stored_names[name])
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: tensor {name}: {error}") from None
+        if array.shape != info.shape or array.dtype != info.dtype:
+            raise CheckpointError(f"{self.path}: tensor {name}: its data is not what the header says")
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.info)
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) over the bytes of all files, in order."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Releases the files."""
+
+    @abstractmethod
+    def _read(self, stored_name: str) -> Array:
+        """The tensor under its stored name, in memory of its own."""

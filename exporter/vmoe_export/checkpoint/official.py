@@ -1,0 +1,289 @@
+"""Reads the checkpoints that google-research/vmoe writes: `PREFIX.index` and `PREFIX.data-nnnnn-of-NNNNN`.
+
+Source of the format: vmoe/checkpoints/{partitioned,serialization,types}.py. Each file is one msgpack object. The index
+holds a tree of array descriptions (shape, dtype, and for each chunk its slice and its shard); a data shard maps array ids
+to chunks. The id of an array is its rank in a depth-first walk of the tree with the keys of each level sorted as strings,
+so `encoderblock_10` comes before `encoderblock_2`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
+from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.checkpoint.msgpack_cursor import MsgpackCursor
+from vmoe_export.errors import CheckpointError
+
+_NDARRAY, _ND_SLICE, _INDEX_INFO = 1, 6, 8
+_CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
+_VERSION = "20220622"
+_MAX_SHARDS = 99_999
+_MAX_CHUNKS = 100_000
+
+Box = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _ArrayIndex:
+    """One leaf of the index: what the array is and where its chunks are. Boxes are (start, stop) per dimension."""
+
+    id: int
+    info: TensorInfo
+    chunks: tuple[tuple[Box, int], ...]
+
+
+class OfficialCheckpoint(Checkpoint):
+    """A checkpoint in the format of the released V-MoE models."""
+
+    def __init__(self, prefix: Path) -> None:
+        index_path = Path(f"{prefix}.index")
+        try:
+            with _naming(index_path):
+                shard_count, self._arrays = _read_index(index_path.read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"{index_path}: {error.strerror}") from None
+        needed = {shard for array in self._arrays.values() for _, shard in array.chunks}
+        self._shard_paths = [
+            Path(f"{prefix}.data-{shard:05d}-of-{shard_count:05d}") for shard in range(shard_count)
+        ]
+        for shard, path in enumerate(self._shard_paths):
+            # A shard that no array points to may be left out; the official writer leaves it empty.
+            if not path.is_file() and shard in needed:
+                raise CheckpointError(f"{path} is missing: the checkpoint has {shard_count} shards")
+        self._shards: dict[int, _Shard] = {}
+        super().__init__(
+            prefix,
+            "vmoe",
+            [index_path, *(path for path in self._shard_paths if path.is_file())],
+            {name: array.info for name, array in self._arrays.items()},
+        )
+
+    def close(self) -> None:
+        """Unmaps the shards."""
+        for shard in self._shards.values():
+            shard.close()
+        self._shards.clear()
+
+    def _read(self, stored_name: str) -> Array:
+        array = self._arrays[stored_name]
+        info = array.info
+        for shard in {shard for _, shard in array.chunks}:
+            if shard not in self._shards:
+                self._shards[shard] = _Shard(self._shard_paths[shard])
+        found: list[tuple[Box, list[memoryview], Path]] = []
+        for shard in sorted({shard for _, shard in array.chunks}):
+            source = self._shards[shard]
+            with _naming(source.path):
+                found += [
+                    (box, views, source.path) for box, views in source.chunks(array.id, info.dtype)
+                ]
+        if sorted(box for box, _, _ in found) != sorted(box for box, _ in array.chunks):
+            raise CheckpointError("the chunks in the shards are not the ones that the index lists")
+        # Memory is only taken once the shards are known to hold every byte of the array.
+        for box, views, path in found:
+            if sum(map(len, views)) != _volume(box) * info.dtype.itemsize:
+                raise CheckpointError(f"{path.name}: a chunk has not as many bytes as its slice needs")
+        result = np.empty(info.shape, info.dtype)
+        for box, views, _ in found:
+            extents = [stop - start for start, stop in box]
+            target = result[tuple(slice(start, stop) for start, stop in box)]
+            if len(views) == 1:
+                target[...] = np.frombuffer(views[0], info.dtype).reshape(extents)
+            else:
+                parts = np.concatenate([np.frombuffer(view, info.dtype) for view in views])
+                target[...] = parts.reshape(extents)
+        return result
+
+
+class _Shard:
+    """A memory-mapped data file and where the chunks of each array start in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CheckpointError(f"{path.name}: {error.strerror}") from None
+        except ValueError:
+            raise CheckpointError(f"{path.name} is empty") from None
+        self._view = memoryview(self._map)
+        try:
+            with _naming(path):
+                self._chunks = self._scan()
+        except CheckpointError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._view.release()
+        # A map that an exception's traceback still looks at goes when the traceback does.
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[memoryview]]]:
+        """The chunks of one array: the box that each fills, and its data as views in order."""
+        for bodies, box in self._chunks.get(array_id, []):
+            yield box, [_ndarray_data(body, dtype) for body in bodies]
+
+    def _scan(self) -> dict[int, list[tuple[list[MsgpackCursor], Box]]]:
+        cursor = MsgpackCursor(self._view)
+        chunks: dict[int, list[tuple[list[MsgpackCursor], Box]]] = {}
+        entries = cursor.map_header()
+        for entry in range(entries):
+            key = cursor.text()
+            if key == _CHUNKS_KEY:
+                cursor.true()
+                continue
+            if entry == 0 or not key.isdecimal():
+                raise CheckpointError(f"it is not a V-MoE data shard (it starts with the key {key[:40]!r})")
+            chunks[int(key)] = [self._scan_chunk(cursor) for _ in range(cursor.array_header())]
+        if cursor.position != cursor.end:
+            raise CheckpointError(f"there are {cursor.end - cursor.position} bytes after its end")
+        return chunks
+
+    @staticmethod
+    def _scan_chunk(cursor: MsgpackCursor) -> tuple[list[MsgpackCursor], Box]:
+        if cursor.array_header() != 2:
+            raise CheckpointError("a chunk is not a pair of data and slice")
+        bodies = [_extension(cursor, _NDARRAY) for _ in range(cursor.array_header())]
+        payload = _extension(cursor, _ND_SLICE)
+        return bodies, _box(_unpack(bytes(payload.buffer[payload.position : payload.end])))
+
+
+def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> memoryview:
+    cursor = MsgpackCursor(body.buffer, body.position, body.end)
+    if cursor.array_header() != 3:
+        raise CheckpointError("an array is not (shape, dtype, data)")
+    for _ in range(cursor.array_header()):
+        cursor.integer()
+    stored = dtype_from_name(cursor.text())
+    if stored != dtype:
+        raise CheckpointError(f"a chunk is {stored} where the index says {dtype}")
+    data = cursor.binary()
+    if len(data) % dtype.itemsize:
+        raise CheckpointError(f"a chunk of {len(data)} bytes does not hold whole {dtype} values")
+    return data
+
+
+def _extension(cursor: MsgpackCursor, expected: int) -> MsgpackCursor:
+    code, payload = cursor.extension()
+    if code != expected:
+        raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
+    return payload
+
+
+def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
+    root = _unpack(data)
+    if not isinstance(root, dict) or not isinstance(root.get("index"), dict):
+        raise CheckpointError("it is not the index of a V-MoE checkpoint")
+    # Without a version (before 2022-06-22) ids follow the order of the saved object, which for plain parameters is the same.
+    version = root.get("version", _VERSION)
+    if version != _VERSION:
+        raise CheckpointError(f"index version {version!r} is not known; {_VERSION} and none are")
+    shard_count = root.get("shard_count")
+    if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
+        raise CheckpointError(f"its shard_count is {shard_count!r}")
+    leaves = _leaves(root["index"], "")
+    return shard_count, {
+        name: _array_index(rank, name, leaf, shard_count) for rank, (name, leaf) in enumerate(leaves)
+    }
+
+
+def _leaves(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key in sorted(tree, key=str):
+        if not isinstance(key, str):
+            raise CheckpointError(f"it has a key that is not text: {key!r}")
+        value = tree[key]
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _array_index(rank: int, name: str, leaf: Any, shard_count: int) -> _ArrayIndex:
+    if not isinstance(leaf, msgpack.ExtType):
+        raise CheckpointError(f"{name} is not an array description")
+    if leaf.code != _INDEX_INFO:
+        raise CheckpointError(f"{name} has the unknown msgpack extension type {leaf.code}")
+    try:
+        shaped, slices, shards = _unpack(leaf.data)
+        shape, dtype_name, *_ = _unpack(shaped)
+        boxes = [_box(_unpack(item)) for item in slices]
+        shape = tuple(shape)
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{name} has a damaged array description") from None
+    info = TensorInfo(shape, dtype_from_name(dtype_name))
+    if not all(isinstance(extent, int) and extent >= 0 for extent in shape):
+        raise CheckpointError(f"{name} has the shape {shape}")
+    if len(boxes) != len(shards) or not all(isinstance(s, int) and 0 <= s < shard_count for s in shards):
+        raise CheckpointError(f"{name} points to shards that are not there")
+    _check_cover(name, shape, boxes)
+    return _ArrayIndex(rank, info, tuple(zip(boxes, shards, strict=True)))
+
+
+def _check_cover(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
+    """Every element of the array lies in exactly one box."""
+    if len(boxes) > _MAX_CHUNKS:
+        raise CheckpointError(f"{name} is cut into {len(boxes)} chunks")
+    inside = all(
+        len(box) == len(shape)
+        and all(0 <= start <= stop <= extent for (start, stop), extent in zip(box, shape, strict=True))
+        for box in boxes
+    )
+    # Boxes of the right total volume can only leave a gap where two of them overlap.
+    overlap = any(
+        all(a0 < b1 and b0 < a1 for (a0, a1), (b0, b1) in zip(first, second, strict=True))
+        for first, second in _neighbours(sorted(box for box in boxes if _volume(box)))
+    )
+    if not inside or overlap or sum(map(_volume, boxes)) != math.prod(shape):
+        raise CheckpointError(f"the chunks of {name} do not make up its shape {shape}")
+
+
+def _neighbours(boxes: list[Box]) -> Iterator[tuple[Box, Box]]:
+    """Pairs of sorted boxes that meet in the first dimension; others can't overlap."""
+    for i, first in enumerate(boxes):
+        for second in boxes[i + 1 :]:
+            if first and second[0][0] >= first[0][1]:
+                break
+            yield first, second
+
+
+def _volume(box: Box) -> int:
+    return math.prod(stop - start for start, stop in box)
+
+
+def _box(nd_slice: Any) -> Box:
+    box = []
+    for item in nd_slice:
+        start, stop, step = _unpack(item) if isinstance(item, bytes) else item
+        if step not in (None, 1) or not isinstance(start, int) or not isinstance(stop, int):
+            raise CheckpointError(f"a chunk has the slice {start}:{stop}:{step}")
+        box.append((start, stop))
+    return tuple(box)
+
+
+def _unpack(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise CheckpointError(f"it is not readable msgpack ({str(error) or type(error).__name__})") from None
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file's name before what went wrong in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from None

@@ -1,0 +1,58 @@
+"""Reads a `.safetensors` file that holds the official parameter tree."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
+from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.errors import CheckpointError
+
+_DTYPES = {
+    "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
+    "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
+}  # fmt: skip
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """One safetensors file. The library validates it; the data is read at the offsets of its header."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+            with path.open("rb") as file:
+                (size,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(size))
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror or error}") from None
+        header.pop("__metadata__", None)
+        self._data_start = 8 + size
+        self._offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+        stored = {}
+        for name, entry in header.items():
+            try:
+                dtype = dtype_from_name(_DTYPES.get(entry["dtype"], entry["dtype"]))
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: tensor {name}: {error}") from None
+            stored[name] = TensorInfo(tuple(entry["shape"]), dtype)
+        self._info = stored
+        super().__init__(path, "safetensors", [path], stored)
+
+    def _read(self, stored_name: str) -> Array:
+        start, end = self._offsets[stored_name]
+        info = self._info[stored_name]
+        array: Array = np.fromfile(
+            self.path, info.dtype, (end - start) // info.dtype.itemsize, offset=self._data_start + start
+        )
+        if array.nbytes != end - start:
+            raise CheckpointError("the file is cut short")
+        return array.reshape(info.shape)

@@ -1,0 +1,39 @@
+"""Finds the model parameters in whatever tree a checkpoint stores, under their official names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmoe_export.errors import CheckpointError
+
+_ROOT_WORDS = {"params", "target", "model", "module", "state_dict"}
+_LANDMARK = "embedding/kernel"
+
+
+def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
+    """Maps official parameter names to the stored names.
+
+    The parameters may lie at the root, or under `params` or `target` (also nested, as in a train state), and names may
+    be joined by `/` or by `.`.
+
+    Raises:
+        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree.
+
+    Example:
+        >>> parameter_names(["params/embedding/kernel", "step"])
+        {'embedding/kernel': 'params/embedding/kernel'}
+    """
+    by_path = {name if "/" in name else name.replace(".", "/"): name for name in stored_names}
+    prefixes = sorted(
+        (
+            path[: -len(_LANDMARK)]
+            for path in by_path
+            if path.endswith(_LANDMARK) and set(path[: -len(_LANDMARK)].split("/")) <= _ROOT_WORDS | {""}
+        ),
+        key=len,
+    )
+    if not prefixes:
+        some = ", ".join(sorted(by_path)[:3]) or "nothing"
+        raise CheckpointError(f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree (it holds {some})")
+    root = prefixes[0]
+    return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}

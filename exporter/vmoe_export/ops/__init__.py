@@ -1,0 +1,1 @@
+"""The vmoe ops: one table, a numpy reference, torch custom ops and ONNX functions."""

@@ -1,0 +1,267 @@
+"""The vmoe ops as ONNX functions of standard ops, so that a stock runtime runs them with no library of ours.
+
+The bodies stand in ONNX's own text format. They are exact on ONNX Runtime and OpenVINO; three habits make them so:
+
+- A TopK's order among equal values is not to be relied on (OpenVINO's is not stable). Sorting descending gives only the
+  values; equal values share a run number, and a second TopK over `run * n + index`, whose keys all differ, puts each run
+  in the order of its indices.
+- OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
+- No integer is ever made from a float ratio.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION
+
+OPSET = 20
+IR_VERSION = 10
+
+_ROUTE = """
+VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    start = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
+    nothing = Constant <value_float = 0.0> ()
+    gates_shape = Shape (gates)
+    groups = Shape <start = 0, end = 1> (gates)
+    tokens = Shape <start = 1, end = 2> (gates)
+    experts = Shape <start = 2, end = 3> (gates)
+    groups_0d = Squeeze (groups)
+    tokens_0d = Squeeze (tokens)
+    experts_0d = Squeeze (experts)
+    group_row = Range (start, groups_0d, step)
+    group = Unsqueeze (group_row, one)
+    token = Range (start, tokens_0d, step)
+    is_nan = IsNaN (gates)
+    ranked = Where (is_nan, nothing, gates)
+
+    # The experts of each token by descending gate, the lower expert first on ties.
+    gate, gate_index = TopK <axis = 2> (ranked, experts)
+    gate_next = Slice (gate, one, experts, two)
+    last_expert = Sub (experts, one)
+    gate_here = Slice (gate, zero, last_expert, two)
+    gate_falls = Less (gate_next, gate_here)
+    gate_steps = Cast <to = 7> (gate_falls)
+    gate_pads = Constant <value_ints = [0, 0, 1, 0, 0, 0]> ()
+    gate_padded = Pad (gate_steps, gate_pads)
+    gate_run = CumSum (gate_padded, two)
+    gate_base = Mul (gate_run, experts)
+    gate_keys = Add (gate_base, gate_index)
+    gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, experts)
+    expert = Mod (gate_key, experts)
+    weight_all = GatherElements <axis = 2> (gates, expert)
+    weight = Slice (weight_all, zero, k, two)
+
+    # The tokens in serving order: by descending best gate, the lower token first on ties. With equal keys: vanilla order.
+    best_column = Slice (gate, zero, one, two)
+    best = Squeeze (best_column, two)
+    is_bpr = Cast <to = 9> (bpr)
+    priority = Where (is_bpr, best, nothing)
+    turn, turn_index = TopK <axis = 1> (priority, tokens)
+    turn_next = Slice (turn, one, tokens, one)
+    last_token = Sub (tokens, one)
+    turn_here = Slice (turn, zero, last_token, one)
+    turn_falls = Less (turn_next, turn_here)
+    turn_steps = Cast <to = 7> (turn_falls)
+    turn_pads = Constant <value_ints = [0, 1, 0, 0]> ()
+    turn_padded = Pad (turn_steps, turn_pads)
+    turn_run = CumSum (turn_padded, one)
+    turn_base = Mul (turn_run, tokens)
+    turn_keys = Add (turn_base, turn_index)
+    turn_key, turn_key_index = TopK <axis = 1, largest = 0> (turn_keys, tokens)
+    serving = Mod (turn_key, tokens)
+
+    # The queue [G, K*S]: all first choices in serving order, then all second choices, and so on. The position of a pair is
+    # the number of earlier pairs for its expert.
+    serving_column = Unsqueeze (serving, two)
+    serving_all = Expand (serving_column, gates_shape)
+    served_all = GatherElements <axis = 1> (expert, serving_all)
+    served = Slice (served_all, zero, k, two)
+    served_by_choice = Transpose <perm = [0, 2, 1]> (served)
+    queue_shape = Concat <axis = 0> (groups, minus_one)
+    queue = Reshape (served_by_choice, queue_shape)
+    queue_column = Unsqueeze (queue, two)
+    expert_row = Range (start, experts_0d, step)
+    is_asked = Equal (queue_column, expert_row)
+    asks = Cast <to = 7> (is_asked)
+    asked_all = CumSum (asks, one)
+    asked_column = GatherElements <axis = 2> (asked_all, queue_column)
+    asked = Squeeze (asked_column, two)
+    position = Sub (asked, one)
+    places = Mul (groups, capacity)
+    expert_base = Mul (queue, places)
+    group_base = Mul (group, capacity)
+    base = Add (expert_base, group_base)
+    place = Add (base, position)
+    is_kept = Less (position, capacity)
+    queue_slot = Where (is_kept, place, minus_one)
+
+    # Back to the order of the group.
+    by_choice_shape = Concat <axis = 0> (groups, k, tokens)
+    by_choice = Reshape (queue_slot, by_choice_shape)
+    served_slot = Transpose <perm = [0, 2, 1]> (by_choice)
+    inverse_base = Mul (serving, tokens)
+    inverse_keys = Add (inverse_base, token)
+    inverse_key, inverse_key_index = TopK <axis = 1, largest = 0> (inverse_keys, tokens)
+    inverse = Mod (inverse_key, tokens)
+    inverse_column = Unsqueeze (inverse, two)
+    pairs_shape = Shape (weight)
+    inverse_all = Expand (inverse_column, pairs_shape)
+    slot_i64 = GatherElements <axis = 1> (served_slot, inverse_all)
+    slot = Cast <to = 6> (slot_i64)
+
+    # Each kept pair writes its token to its place. Dropped pairs write to one place more, which is cut off.
+    total = Mul (experts, places)
+    is_dropped = Less (slot_i64, zero)
+    target_all = Where (is_dropped, total, slot_i64)
+    target = Reshape (target_all, minus_one)
+    token_base = Mul (group, tokens)
+    flat_token = Add (token_base, token)
+    token_column = Unsqueeze (flat_token, two)
+    source_all = Expand (token_column, pairs_shape)
+    source = Reshape (source_all, minus_one)
+    total_and_one = Add (total, one)
+    empty = Expand (minus_one, total_and_one)
+    filled = ScatterElements <axis = 0> (empty, target, source)
+    filled_places = Slice (filled, zero, total, zero)
+    src_shape = Concat <axis = 0> (experts, places)
+    src_i64 = Reshape (filled_places, src_shape)
+    src = Cast <to = 6> (src_i64)
+}
+"""
+
+# Index -1 reads the appended row of zeros.
+_DISPATCH = """
+VmoeDispatch (x, src) => (buf) {
+    width = Shape <start = 2, end = 3> (x)
+    one = Constant <value_ints = [1]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    nothing = Constant <value_float = 0.0> ()
+    rows_shape = Concat <axis = 0> (minus_one, width)
+    rows = Reshape (x, rows_shape)
+    row_shape = Concat <axis = 0> (one, width)
+    zero_row = Expand (nothing, row_shape)
+    padded = Concat <axis = 0> (rows, zero_row)
+    buf = Gather <axis = 0> (padded, src)
+}
+"""
+
+_COMBINE = """
+VmoeCombine (out, slot, weight) => (y) {
+    width = Shape <start = 2, end = 3> (out)
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    three = Constant <value_ints = [3]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    nothing = Constant <value_float = 0.0> ()
+    rows_shape = Concat <axis = 0> (minus_one, width)
+    rows = Reshape (out, rows_shape)
+    row_shape = Concat <axis = 0> (one, width)
+    zero_row = Expand (nothing, row_shape)
+    padded = Concat <axis = 0> (rows, zero_row)
+    picked = Gather <axis = 0> (padded, slot)
+    no_slot = Constant <value = int32 {0}> ()
+    is_dropped = Less (slot, no_slot)
+    kept_weight = Where (is_dropped, nothing, weight)
+    weight_column = Unsqueeze (kept_weight, three)
+    weighted = Mul (picked, weight_column)
+    y = ReduceSum <keepdims = 0> (weighted, two)
+}
+"""
+
+_SPARSE_MLP = """
+VmoeSparseMlp (x, router, w1, b1, w2, b2, capacity, k, bpr) => (y, slot, weight) {{
+    logits = MatMul (x, router)
+    gates = Softmax <axis = -1> (logits)
+    slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+    buf = vmoe.VmoeDispatch (x, src)
+    out = vmoe.VmoeExpertMlp <dispatch_bf16 = {dispatch_bf16}> (buf, w1, b1, w2, b2)
+    y = vmoe.VmoeCombine (out, slot, weight)
+}}
+"""
+
+_EXPERT_MLP = """
+VmoeExpertMlp (buf, w1, b1, w2, b2) => (out) {{
+    one = Constant <value_ints = [1]> ()
+    {round_in}
+    b1_row = Unsqueeze (b1, one)
+    b2_row = Unsqueeze (b2, one)
+    product1 = MatMul (rounded, w1)
+    {activation}
+    product2 = MatMul (hidden, w2)
+    exact = Add (product2, b2_row)
+    {round_out}
+}}
+"""
+
+
+def gelu_tanh(product: str, bias: str, hidden: str, prefix: str = "") -> str:
+    """Node lines for hidden = gelu_tanh(product + bias); `prefix` keeps the names of several uses apart."""
+    p = prefix
+    return f"""
+    {p}biased = Add ({product}, {bias})
+    {p}square = Mul ({p}biased, {p}biased)
+    {p}cubic = Constant <value_float = 0.044715> ()
+    {p}cubed = Mul ({p}square, {p}cubic)
+    {p}unit = Constant <value_float = 1.0> ()
+    {p}bent = Add ({p}cubed, {p}unit)
+    {p}scale = Constant <value_float = 0.7978845608028654> ()
+    {p}scaled = Mul ({p}biased, {p}scale)
+    {p}inner = Mul ({p}bent, {p}scaled)
+    {p}tanh = Tanh ({p}inner)
+    {p}raised = Add ({p}tanh, {p}unit)
+    {p}half = Constant <value_float = 0.5> ()
+    {p}halved = Mul ({p}biased, {p}half)
+    {hidden} = Mul ({p}halved, {p}raised)
+    """
+
+
+def round_bf16(source: str, target: str, dispatch_bf16: bool) -> str:
+    """Node lines for target = source, rounded to the nearest bfloat16 if `dispatch_bf16`."""
+    if not dispatch_bf16:
+        return f"{target} = Identity ({source})"
+    # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
+    # A pair of Casts would say the same, but OpenVINO drops it.
+    return f"""
+    {target}_factor = Constant <value_float = 65537.0> ()
+    {target}_product = Mul ({source}, {target}_factor)
+    {target}_rest = Sub ({target}_product, {source})
+    {target} = Sub ({target}_product, {target}_rest)
+    """
+
+
+def function_bodies(dispatch_bf16: bool = False) -> list[onnx.FunctionProto]:
+    """The ONNX function of each op of the table.
+
+    Args:
+        dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says. The bodies are written for that value.
+
+    Returns:
+        One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
+    """
+    texts = {
+        "VmoeSparseMlp": _SPARSE_MLP.format(dispatch_bf16=int(dispatch_bf16)),
+        "VmoeRoute": _ROUTE,
+        "VmoeDispatch": _DISPATCH,
+        "VmoeExpertMlp": _EXPERT_MLP.format(
+            round_in=round_bf16("buf", "rounded", dispatch_bf16),
+            activation=gelu_tanh("product1", "b1_row", "hidden"),
+            round_out=round_bf16("exact", "out", dispatch_bf16),
+        ),
+        "VmoeCombine": _COMBINE,
+    }
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>'
+    functions = []
+    for name, op in OPS.items():
+        text = "\n".join(line.split("#")[0] for line in texts[name].splitlines())
+        function = onnx.parser.parse_function(header + text)
+        for attribute, default in {**op.attributes, **PLUGIN_ATTRIBUTES}.items():
+            function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
+        functions.append(function)
+    return functions

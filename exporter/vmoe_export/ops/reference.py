@@ -1,0 +1,96 @@
+"""The vmoe ops in plain numpy: the reference that every other implementation is compared with.
+
+Written to be read against the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not to
+be fast. Shapes and dtypes are those of `vmoe_export.ops.table`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def sparse_mlp(
+    x: Array,
+    router: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    capacity: int,
+    k: int,
+    bpr: bool,
+    dispatch_bf16: bool = False,
+) -> tuple[Array, Array, Array]:
+    """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
+    logits = x @ router
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    gates = exp / exp.sum(axis=-1, keepdims=True)
+    slot, weight, src = route(gates, capacity, k, bpr)
+    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, dispatch_bf16)
+    return combine(out, slot, weight), slot, weight
+
+
+def route(gates: Array, capacity: int, k: int, bpr: bool) -> tuple[Array, Array, Array]:
+    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]).
+
+    All first choices are served before any second choice. Within one choice, tokens are served in the order of the group,
+    or by descending best gate with `bpr`. On ties the lower expert and the lower token come first. A NaN gate ranks as 0.
+    """
+    num_groups, num_tokens, num_experts = gates.shape
+    ranked = np.where(np.isnan(gates), 0, gates)
+    expert = np.argsort(-ranked, axis=-1, kind="stable")[..., :k]
+    weight = np.take_along_axis(gates, expert, axis=-1)
+    priority = ranked.max(axis=-1) if bpr else np.zeros((num_groups, num_tokens))
+    order = np.argsort(-priority, axis=-1, kind="stable")
+    places = num_groups * capacity
+    slot = np.full((num_groups, num_tokens, k), -1, np.int32)
+    src = np.full((num_experts, places), -1, np.int32)
+    for group in range(num_groups):
+        taken = [0] * num_experts
+        for choice in range(k):
+            for token in order[group]:
+                chosen = expert[group, token, choice]
+                if taken[chosen] < capacity:
+                    place = group * capacity + taken[chosen]
+                    slot[group, token, choice] = chosen * places + place
+                    src[chosen, place] = group * num_tokens + token
+                taken[chosen] += 1
+    return slot, weight, src
+
+
+def dispatch(x: Array, src: Array) -> Array:
+    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
+    rows = x.reshape(-1, x.shape[-1])
+    return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
+
+
+def expert_mlp(
+    buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False
+) -> Array:
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]; with `dispatch_bf16` its input and output are rounded to bfloat16."""
+    hidden = np.matmul(round_bf16(buf) if dispatch_bf16 else buf, w1) + b1[:, None]
+    out = np.matmul(gelu_tanh(hidden), w2) + b2[:, None]
+    return round_bf16(out) if dispatch_bf16 else out
+
+
+def combine(out: Array, slot: Array, weight: Array) -> Array:
+    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing."""
+    rows = out.reshape(-1, out.shape[-1])
+    kept = slot >= 0
+    picked = np.where(kept[..., None], rows[np.maximum(slot, 0)], 0)
+    return (np.where(kept, weight, 0)[..., None] * picked).sum(axis=2, dtype=out.dtype)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """GELU in its tanh approximation, the one that flax uses."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x))).astype(x.dtype)
+
+
+def round_bf16(x: Array) -> Array:
+    """The nearest bfloat16 values (ties to even), in the dtype of x."""
+    return x.astype(ml_dtypes.bfloat16).astype(x.dtype)

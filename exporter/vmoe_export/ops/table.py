@@ -1,0 +1,123 @@
+"""The ops of the ONNX domain `vmoe`, version 1: declared here once.
+
+The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
+
+Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
+c places per expert and group, M = G * c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+DOMAIN = "vmoe"
+VERSION = 1
+PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
+"""Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
+
+ElementType = Literal["float", "i32", "i64"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output of an op: element type and symbolic shape."""
+
+    name: str
+    type: ElementType
+    dims: tuple[str, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op: its inputs and outputs in order, and its INT attributes with their defaults."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attributes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def torch_name(self) -> str:
+        """Name of the torch custom op, such as `vmoe::sparse_mlp`."""
+        words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
+        return f"{DOMAIN}::{words.removeprefix('_vmoe_')}"
+
+    def output_shapes(
+        self, input_shapes: Sequence[tuple[int, ...]], *, capacity: int = 0, k: int = 0
+    ) -> list[tuple[int, ...]]:
+        """The shape rule: output shapes for given input shapes.
+
+        Args:
+            input_shapes: shapes of the inputs, in order.
+            capacity: c, for ops that take it.
+            k: K, for ops that take it.
+
+        Raises:
+            ValueError: inputs whose shapes contradict each other, or a setting out of range.
+        """
+        sizes: dict[str, int] = {}
+        for value, shape in zip(self.inputs, input_shapes, strict=False):
+            if len(shape) != len(value.dims):
+                raise ValueError(
+                    f"{self.name}: {value.name} has {len(shape)} dimensions, not {len(value.dims)}"
+                )
+            for dim, size in zip(value.dims, shape, strict=True):
+                expected = int(dim) if dim.isdecimal() else sizes.setdefault(dim, size)
+                if size != expected:
+                    raise ValueError(
+                        f"{self.name}: {value.name} has shape {shape}, but {dim} is {expected} elsewhere"
+                    )
+        if any(value.name == "k" for value in self.inputs):
+            if not 1 <= k <= sizes["E"]:
+                raise ValueError(f"{self.name}: k must be between 1 and the number of experts, {sizes['E']}, not {k}")
+            sizes["K"] = k
+        if any(value.name == "capacity" for value in self.inputs):
+            if capacity < 1:
+                raise ValueError(f"{self.name}: capacity must be at least 1, not {capacity}")
+            sizes["M"] = sizes["G"] * capacity
+        return [tuple(sizes[dim] for dim in value.dims) for value in self.outputs]
+
+
+_SETTINGS = (Value("capacity", "i64", ("1",)), Value("k", "i64", ("1",)), Value("bpr", "i64", ("1",)))
+_EXPERT_WEIGHTS = (
+    Value("w1", "float", ("E", "D", "F")),
+    Value("b1", "float", ("E", "F")),
+    Value("w2", "float", ("E", "F", "D")),
+    Value("b2", "float", ("E", "D")),
+)
+_TOKENS = Value("x", "float", ("G", "S", "D"))
+_SLOT = Value("slot", "i32", ("G", "S", "K"))
+_WEIGHT = Value("weight", "float", ("G", "S", "K"))
+_SRC = Value("src", "i32", ("E", "M"))
+
+OPS: Mapping[str, Op] = {
+    op.name: op
+    for op in (
+        Op(
+            "VmoeSparseMlp",
+            (_TOKENS, Value("router", "float", ("D", "E")), *_EXPERT_WEIGHTS, *_SETTINGS),
+            (
+                Value("y", "float", ("G", "S", "D")),
+                Value("slot", "i32", ("G", "S", "K"), optional=True),
+                Value("weight", "float", ("G", "S", "K"), optional=True),
+            ),
+            {"dispatch_bf16": 0},
+        ),
+        Op("VmoeRoute", (Value("gates", "float", ("G", "S", "E")), *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
+        Op("VmoeDispatch", (_TOKENS, _SRC), (Value("buf", "float", ("E", "M", "D")),)),
+        Op(
+            "VmoeExpertMlp",
+            (Value("buf", "float", ("E", "M", "D")), *_EXPERT_WEIGHTS),
+            (Value("out", "float", ("E", "M", "D")),),
+            {"dispatch_bf16": 0},
+        ),
+        Op(
+            "VmoeCombine",
+            (Value("out", "float", ("E", "M", "D")), _SLOT, _WEIGHT),
+            (Value("y", "float", ("G", "S", "D")),),
+        ),
+    )
+}

@@ -1,0 +1,99 @@
+"""The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
+
+Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::expert_mlp`, `vmoe::combine`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@torch.library.custom_op("vmoe::route", mutates_args=())
+def route(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M])."""
+    places, choices = int(capacity), int(k)
+    groups, tokens, experts = gates.shape
+    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    value, order = ranked.sort(dim=-1, descending=True, stable=True)
+    expert = order[..., :choices]
+    weight = gates.gather(-1, expert)
+    priority = value[..., 0] if bool(bpr) else torch.zeros_like(value[..., 0])
+    serving = priority.argsort(dim=-1, descending=True, stable=True)
+
+    # The queue of each group: all first choices in serving order, then all second choices, ...
+    queue = expert.gather(1, serving[..., None].expand_as(expert)).transpose(1, 2).reshape(groups, -1)
+    asked = F.one_hot(queue, experts).cumsum(dim=1)
+    position = asked.gather(2, queue[..., None])[..., 0] - 1
+    group = torch.arange(groups)[:, None]
+    total = groups * places
+    queue_slot = torch.where(position < places, queue * total + group * places + position, -1)
+
+    served = queue_slot.reshape(groups, choices, tokens).transpose(1, 2)
+    slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
+    token = (group * tokens + serving).repeat(1, choices)
+    kept = queue_slot >= 0
+    src = torch.full((experts * total,), -1)
+    src[queue_slot[kept]] = token[kept]
+    return slot.to(torch.int32), weight, src.reshape(experts, total).to(torch.int32)
+
+
+@torch.library.custom_op("vmoe::dispatch", mutates_args=())
+def dispatch(x: Tensor, src: Tensor) -> Tensor:
+    """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
+    return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
+
+
+@torch.library.custom_op("vmoe::expert_mlp", mutates_args=())
+def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dispatch_bf16: int) -> Tensor:
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]; with `dispatch_bf16` input and output are rounded to bfloat16."""
+    if dispatch_bf16:
+        buf = buf.bfloat16().to(buf.dtype)
+    hidden = F.gelu(torch.baddbmm(b1[:, None], buf, w1), approximate="tanh")
+    out = torch.baddbmm(b2[:, None], hidden, w2)
+    return out.bfloat16().to(out.dtype) if dispatch_bf16 else out
+
+
+@torch.library.custom_op("vmoe::combine", mutates_args=())
+def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
+    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing."""
+    picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()]
+    return (torch.where(slot < 0, 0.0, weight)[..., None] * picked).sum(dim=2)
+
+
+@torch.library.custom_op("vmoe::sparse_mlp", mutates_args=())
+def sparse_mlp(
+    x: Tensor,
+    router: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    capacity: Tensor,
+    k: Tensor,
+    bpr: Tensor,
+    dispatch_bf16: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot i32[G,S,K], weight[G,S,K])."""
+    slot, weight, src = route(torch.softmax(x @ router, dim=-1), capacity, k, bpr)
+    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, dispatch_bf16)
+    return combine(out, slot, weight), slot, weight
+
+
+@sparse_mlp.register_fake
+def _(
+    x: Tensor,
+    router: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    capacity: Tensor,
+    k: Tensor,
+    bpr: Tensor,
+    dispatch_bf16: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    # K is data: a size that only the run knows.
+    pairs = (x.shape[0], x.shape[1], torch.library.get_ctx().new_dynamic_size())
+    return torch.empty_like(x), x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs)

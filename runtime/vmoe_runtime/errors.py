@@ -1,0 +1,23 @@
+"""The errors that vmoe_runtime raises. Each carries one sentence for the person who made the call."""
+
+from __future__ import annotations
+
+
+class VmoeError(Exception):
+    """Base of every error that vmoe_runtime and vmoe_export raise on purpose."""
+
+
+class BundleError(VmoeError):
+    """A bundle is missing, damaged, changed after export, or of a format this version can't read."""
+
+
+class RoutingError(VmoeError, ValueError):
+    """A profile, capacity ratio or k that the model can't be run with."""
+
+
+class ImageError(VmoeError, ValueError):
+    """Images of a shape, size, dtype or number that the model can't be run with."""
+
+
+class BackendError(VmoeError, RuntimeError):
+    """A backend that is not installed, or that failed while it loaded or ran the model."""

@@ -1,0 +1,111 @@
+"""Which files an ONNX graph would open, read from its bytes without onnx.
+
+A runtime opens whatever external-data location a graph names. A bundle may come from anywhere, so every location is
+checked before any runtime sees the graph. Field numbers are those of onnx.proto3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmoe_runtime.errors import BundleError
+
+# message -> {field number: message of that field}: every path from ModelProto to a TensorProto.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        22: "sparse_tensor",
+        23: "sparse_tensor",
+    },
+    "sparse_tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_MAX_DEPTH = 64
+
+
+@dataclass(frozen=True)
+class ExternalData:
+    """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes."""
+
+    location: str
+    offset: int
+    length: int | None
+
+
+def external_data(graph: bytes) -> list[ExternalData]:
+    """Every external-data reference of a serialized ONNX model.
+
+    Raises:
+        BundleError: the bytes are not a readable ONNX model.
+    """
+    try:
+        return list(_references(memoryview(graph), "model", 0))
+    except (IndexError, ValueError) as error:
+        raise BundleError(f"not a readable ONNX model ({error})") from None
+
+
+def _references(buffer: memoryview, message: str, depth: int) -> Iterator[ExternalData]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    children = _CHILDREN[message]
+    entries: dict[str, str] = {}
+    for number, value in _fields(buffer):
+        child = children.get(number)
+        if child is None or value is None:
+            continue
+        if child == "entry":
+            pair = {n: bytes(v).decode() for n, v in _fields(value) if v is not None}
+            entries[pair.get(1, "")] = pair.get(2, "")
+        else:
+            yield from _references(value, child, depth + 1)
+    if entries:
+        length = entries.get("length")
+        yield ExternalData(
+            entries.get("location", ""),
+            int(entries.get("offset", "0")),
+            None if length is None else int(length),
+        )
+
+
+def _fields(buffer: memoryview) -> Iterator[tuple[int, memoryview | None]]:
+    """(field number, payload) of each field; the payload is None unless it is length-delimited."""
+    position = 0
+    while position < len(buffer):
+        key, position = _varint(buffer, position)
+        wire_type = key & 7
+        payload = None
+        if wire_type == 0:
+            _, position = _varint(buffer, position)
+        elif wire_type == 1:
+            position += 8
+        elif wire_type == 5:
+            position += 4
+        elif wire_type == 2:
+            size, position = _varint(buffer, position)
+            payload = buffer[position : position + size]
+            position += size
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if position > len(buffer):
+            raise ValueError("it is cut short")
+        yield key >> 3, payload
+
+
+def _varint(buffer: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of more than 64 bits")

@@ -1,0 +1,201 @@
+"""The manifest of a bundle: what it must say, and nothing believed that was not checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, cast
+
+from vmoe_runtime.errors import BundleError, RoutingError
+from vmoe_runtime.profiles import Profile, RoutingRules
+
+FORMAT = "vmoe-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+WEIGHTS_NAME = "weights.safetensors"
+CANONICAL_GRAPH = "model.onnx"
+INLINED_GRAPH = "model.inlined.onnx"
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8."""
+
+    dtype: Literal["float32", "uint8"]
+    height: int
+    width: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """SHA-256 (hex) and size in bytes of one file of the bundle."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The checked content of `manifest.json`.
+
+    Attributes:
+        model: the model description, as `vmoe-export` wrote it (field names of the official configs).
+        input: what the graph takes.
+        output: "logits" or "features".
+        outputs: size of the last dimension of the output.
+        moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
+        rules: how settings become profiles; None for a dense ViT.
+        group: the routing group as it was asked for: "image", "batch", a number of images or "tokens:S".
+        batch_multiple: batches must be a multiple of this many images.
+        profiles: the stored settings by name, in the order they were asked for; the first is the default.
+        class_names: names of the classes, or None.
+        files: every other file of the bundle.
+        raw: the whole manifest as read.
+    """
+
+    model: Mapping[str, Any]
+    input: InputSpec
+    output: Literal["logits", "features"]
+    outputs: int
+    moe_layers: tuple[str, ...]
+    rules: RoutingRules | None
+    group: str | None
+    batch_multiple: int
+    profiles: Mapping[str, Profile]
+    class_names: tuple[str, ...] | None
+    files: Mapping[str, FileRecord]
+    raw: Mapping[str, Any]
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        BundleError: it is not JSON, of a newer format, or says something that can't be.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_NAME} is not readable JSON ({error})") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise BundleError(f"{MANIFEST_NAME} is not the manifest of a vmoe bundle")
+    version = _get(raw, "format_version", int)
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"the bundle has format version {version}, and this version of vmoe_runtime reads up to "
+            f"{FORMAT_VERSION}; upgrade vmoe-export"
+        )
+    if version < 1:
+        raise BundleError(f"{MANIFEST_NAME}: format_version is {version}")
+    image = _get(raw, "input", dict)
+    input_spec = InputSpec(
+        cast(Literal["float32", "uint8"], _choice(image, "dtype", "float32", "uint8")),
+        *(_positive(image, key) for key in ("height", "width", "channels")),
+    )
+    output = _get(raw, "output", dict)
+    outputs = _positive(output, "size")
+    rules, layers, group = _routing(_get(raw, "routing", dict | None))
+    names = _get(raw, "class_names", list | None)
+    if names is not None and (len(names) != outputs or not all(isinstance(n, str) for n in names)):
+        raise BundleError(f"{MANIFEST_NAME}: class_names must be {outputs} strings")
+    return Manifest(
+        model=_get(raw, "model", dict),
+        input=input_spec,
+        output=cast(Literal["logits", "features"], _choice(output, "name", "logits", "features")),
+        outputs=outputs,
+        moe_layers=layers,
+        rules=rules,
+        group=group,
+        batch_multiple=_positive(raw, "batch_multiple"),
+        profiles=MappingProxyType(_profiles(_get(raw, "profiles", list), rules, len(layers))),
+        class_names=None if names is None else tuple(names),
+        files=MappingProxyType(_files(_get(raw, "files", dict))),
+        raw=MappingProxyType(raw),
+    )
+
+
+def _routing(
+    routing: dict[str, Any] | None,
+) -> tuple[RoutingRules | None, tuple[str, ...], str | None]:
+    if routing is None:
+        return None, (), None
+    layers = _get(routing, "layers", list)
+    if not layers or not all(isinstance(n, str) and re.fullmatch(r"encoderblock_\d{1,6}", n) for n in layers):
+        raise BundleError(f"{MANIFEST_NAME}: 'layers' must name encoder blocks")
+    rules = RoutingRules(
+        num_experts=_positive(routing, "num_experts"),
+        group_tokens=_positive(routing, "group_tokens"),
+        num_moe_layers=len(layers),
+        rounding=cast(Literal["ceil", "round"], _choice(routing, "rounding", "ceil", "round")),
+        capacity_multiple_of=_positive(routing, "capacity_multiple_of"),
+    )
+    return rules, tuple(layers), _get(routing, "group", str)
+
+
+def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> dict[str, Profile]:
+    profiles: dict[str, Profile] = {}
+    for entry in entries:
+        if rules is None or not isinstance(entry, dict):
+            raise BundleError(f"{MANIFEST_NAME}: profiles must be objects, and a dense model has none")
+        name = _get(entry, "name", str)
+        capacity = _get(entry, "capacity", list)
+        try:
+            computed = rules.profile(
+                _get(entry, "capacity_ratio", int | float),
+                _positive(entry, "k"),
+                _get(entry, "bpr", bool),
+            )
+        except RoutingError as error:
+            raise BundleError(f"{MANIFEST_NAME}: profile '{name}': {error}") from None
+        if list(computed.capacity) != capacity or computed.name != name or name in profiles:
+            raise BundleError(
+                f"{MANIFEST_NAME}: profile '{name}' says capacity {capacity}, "
+                f"but its setting gives {computed.name} with {list(computed.capacity)}"
+            )
+        profiles[name] = computed
+    if rules is not None and not profiles:
+        raise BundleError(f"{MANIFEST_NAME}: a sparse model needs at least one profile")
+    return profiles
+
+
+def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:
+    files = {}
+    for name, entry in entries.items():
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+            raise BundleError(f"{MANIFEST_NAME}: '{name}' is not a file name that a bundle may hold")
+        if not isinstance(entry, dict) or not _SHA256.fullmatch(_get(entry, "sha256", str)):
+            raise BundleError(f"{MANIFEST_NAME}: '{name}' has no SHA-256")
+        files[name] = FileRecord(entry["sha256"], _positive(entry, "bytes"))
+    for name in (WEIGHTS_NAME, CANONICAL_GRAPH, INLINED_GRAPH):
+        if name not in files:
+            raise BundleError(f"{MANIFEST_NAME}: the bundle has no {name}")
+    return files
+
+
+def _get(mapping: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
+    value = mapping.get(key)
+    # A bool is an int to Python, never to a manifest.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BundleError(f"{MANIFEST_NAME}: '{key}' is missing or of the wrong type")
+    return value
+
+
+def _positive(mapping: Mapping[str, Any], key: str) -> int:
+    value: int = _get(mapping, key, int)
+    if not 1 <= value < 2**53:
+        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value}, which is out of range")
+    return value
+
+
+def _choice(mapping: Mapping[str, Any], key: str, *choices: str) -> str:
+    value = mapping.get(key)
+    if value not in choices:
+        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value!r}, not one of {', '.join(choices)}")
+    return cast(str, value)

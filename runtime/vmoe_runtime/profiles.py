@@ -1,0 +1,103 @@
+"""Profiles: named routing settings of one model, and the rule that turns a setting into places per expert."""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass
+
+from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
+from vmoe_runtime.errors import RoutingError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One routing setting.
+
+    Attributes:
+        name: such as `c0.3-k1` (Batch Priority Routing) or `c0.3-k1-vanilla`.
+        capacity_ratio: C as it was asked for.
+        k: experts per token.
+        bpr: True for Batch Priority Routing, False for vanilla order.
+        capacity: places per expert and group, one integer per MoE layer.
+        effective_ratio: C as it is after rounding to whole places.
+    """
+
+    name: str
+    capacity_ratio: float
+    k: int
+    bpr: bool
+    capacity: tuple[int, ...]
+    effective_ratio: float
+
+
+def profile_name(capacity_ratio: float, k: int, bpr: bool) -> str:
+    """The systematic name of a setting.
+
+    Example:
+        >>> profile_name(0.3, 1, True), profile_name(1.05, 2, False)
+        ('c0.3-k1', 'c1.05-k2-vanilla')
+    """
+    return f"c{capacity_ratio!r}-k{k}".replace(".0-", "-") + ("" if bpr else "-vanilla")
+
+
+def parse_profile_name(name: str) -> tuple[float, int, bool] | None:
+    """(capacity ratio, k, bpr) of a systematic name, or None if it is not one.
+
+    Example:
+        >>> parse_profile_name("c0.3-k1")
+        (0.3, 1, True)
+    """
+    match = re.fullmatch(r"c(\d+(?:\.\d+)?(?:e-?\d+)?)-k(\d{1,6})(-vanilla)?", name)
+    return (float(match[1]), int(match[2]), match[3] is None) if match else None
+
+
+@dataclass(frozen=True)
+class RoutingRules:
+    """What turns a requested setting into a profile.
+
+    Attributes:
+        num_experts: E.
+        group_tokens: S, tokens per routing group.
+        num_moe_layers: how many integers a profile's capacity has.
+        rounding: "ceil" or "round".
+        capacity_multiple_of: places are rounded up to a multiple of this.
+    """
+
+    num_experts: int
+    group_tokens: int
+    num_moe_layers: int
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
+
+    def profile(self, capacity_ratio: float, k: int, bpr: bool) -> Profile:
+        """The profile of a setting.
+
+        Raises:
+            RoutingError: a setting that this model can't be run with.
+        """
+        try:
+            capacity_ratio, k = float(capacity_ratio), operator.index(k)
+        except (TypeError, ValueError):
+            raise RoutingError(
+                f"capacity must be a number and k a whole number, not {capacity_ratio!r} and {k!r}"
+            ) from None
+        if not 1 <= k <= self.num_experts:
+            raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {k}")
+        pairs = self.group_tokens * k
+        places = compute_capacity(
+            pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of
+        )
+        if capacity_ratio > self.num_experts:
+            raise RoutingError(
+                f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "
+                f"from {self.num_experts / k:g} on no token is dropped"
+            )
+        return Profile(
+            profile_name(capacity_ratio, k, bool(bpr)),
+            capacity_ratio,
+            k,
+            bool(bpr),
+            (places,) * self.num_moe_layers,
+            effective_ratio(places, pairs, self.num_experts),
+        )
