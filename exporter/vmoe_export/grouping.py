@@ -1,0 +1,59 @@
+"""Routing groups: how many tokens share one set of places, and which batches that allows."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from vmoe_export.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A routing group.
+
+    Attributes:
+        name: as it was asked for: "image", "batch", a number of images, or "tokens:S".
+        tokens: S.
+        batch_multiple: batches must be a multiple of this many images, so that whole groups fill them.
+    """
+
+    name: str
+    tokens: int
+    batch_multiple: int
+
+
+def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping:
+    """The grouping that `--group` asks for.
+
+    Args:
+        text: "image", "batch", a number of images, or "tokens:S".
+        tokens_per_image: T.
+        batch: images per batch; needed by "batch" and by nothing else.
+
+    Raises:
+        ConfigError: not such a text, or a batch that is missing or not needed.
+
+    Example:
+        >>> parse_group("tokens:20", 50, None)
+        Grouping(name='tokens:20', tokens=20, batch_multiple=2)
+    """
+    if text == "batch":
+        if batch is None:
+            raise ConfigError("group 'batch' needs the number of images per batch: --batch N")
+        if batch < 1:
+            raise ConfigError(f"the batch must be at least 1 image, not {batch}")
+        return Grouping(text, batch * tokens_per_image, batch)
+    match = re.fullmatch(r"(tokens:)?([1-9]\d{0,8})", "1" if text == "image" else text)
+    if not match:
+        raise ConfigError(f"group {text!r} is not image, batch, a number of images or tokens:S")
+    if batch is not None and batch % (_multiple(match, tokens_per_image)):
+        raise ConfigError(f"a batch of {batch} images can't be cut into groups of {text!r}")
+    tokens = int(match[2]) * (1 if match[1] else tokens_per_image)
+    return Grouping(text, tokens, _multiple(match, tokens_per_image))
+
+
+def _multiple(match: re.Match[str], tokens_per_image: int) -> int:
+    count = int(match[2])
+    return count // math.gcd(count, tokens_per_image) if match[1] else count

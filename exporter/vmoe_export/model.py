@@ -1,0 +1,198 @@
+"""The V-MoE in torch: the reference in eager mode, and what is traced into the graph.
+
+Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py), so that a parameter's path with `/` for
+`.` is its name in the checkpoint. Kernels are [inputs, outputs], as they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
+from vmoe_export.model_config import ModelConfig, MoeConfig
+from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, parameter_shapes
+
+_LAYER_NORM_EPSILON = 1e-6
+
+
+class _Parameters(nn.Module):
+    """A node of the parameter tree; children and parameters are added by name."""
+
+
+class Vmoe(nn.Module):
+    """A V-MoE or dense ViT.
+
+    Args:
+        config: what the model is.
+        group_tokens: S, tokens per routing group; must divide the tokens of every batch.
+        features: return what the head gets instead of logits.
+        uint8_input: take uint8 images and scale them to [-1, 1] inside.
+    """
+
+    def __init__(
+        self, config: ModelConfig, group_tokens: int, *, features: bool = False, uint8_input: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.group_tokens = group_tokens
+        self.features = features
+        self.uint8_input = uint8_input
+        for name, shape in stored_parameters(config, features=features).items():
+            self._add_parameter(name, graph_shape(name, shape))
+
+    def load_weights(self, path: Path) -> Self:
+        """Takes every parameter from a weights file, as a view of the mapped file."""
+        with safe_open(path, framework="pt") as file:
+            state = {
+                name: file.get_tensor(name.replace(".", "/")).view(parameter.shape)
+                for name, parameter in self.named_parameters()
+            }
+        self.load_state_dict(state, assign=True)
+        return self.requires_grad_(False)
+
+    def forward(
+        self,
+        image: Tensor,
+        capacity: Tensor | None = None,
+        k: Tensor | None = None,
+        bpr: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Runs the model. A dense ViT takes only the image.
+
+        Args:
+            image: float32[N,H,W,C] in [-1, 1], or uint8[N,H,W,C] with `uint8_input`.
+            capacity: i64[number of MoE layers], places per expert and group.
+            k: i64[1], experts per token.
+            bpr: i64[1], 1 for Batch Priority Routing, 0 for vanilla order.
+
+        Returns:
+            logits[N, classes] or features[N, size], then slot i32[G,S,K] and weight[G,S,K] of each MoE layer.
+        """
+        x = self._embed(image)
+        routes: list[Tensor] = []
+        for i in range(self.config.num_layers):
+            block = f"Encoder.encoderblock_{i}"
+            x = x + self._attention(f"{block}.SelfAttention", *([self._layer_norm(f"{block}.LayerNorm_0", x)] * 2))
+            normed = self._layer_norm(f"{block}.LayerNorm_1", x)
+            moe = self.config.moe
+            if moe and i in moe.layers:
+                assert capacity is not None and k is not None and bpr is not None
+                layer = moe.layers.index(i)
+                y, *route = self._moe(f"{block}.Moe", moe, normed, capacity[layer : layer + 1], k, bpr)
+                routes += route
+            else:
+                y = self._mlp(f"{block}.Mlp", normed)
+            x = x + y
+        return (self._head(self._layer_norm("Encoder.encoder_norm", x)), *routes)
+
+    def _add_parameter(self, name: str, shape: tuple[int, ...]) -> None:
+        *parents, leaf = name.split("/")
+        node: nn.Module = self
+        for parent in parents:
+            if parent not in node._modules:
+                node.add_module(parent, _Parameters())
+            node = node.get_submodule(parent)
+        # Parameters come from the weights file; until then they take no memory.
+        node.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False))
+
+    def _p(self, path: str) -> Tensor:
+        return self.get_parameter(path)
+
+    def _dense(self, path: str, x: Tensor) -> Tensor:
+        return x @ self._p(f"{path}.kernel") + self._p(f"{path}.bias")
+
+    def _layer_norm(self, path: str, x: Tensor) -> Tensor:
+        return F.layer_norm(
+            x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), _LAYER_NORM_EPSILON
+        )
+
+    def _embed(self, image: Tensor) -> Tensor:
+        config = self.config
+        (rows, columns), (height, width) = config.grid, config.patch_size
+        if self.uint8_input:
+            image = image.to(torch.float32) / 255.0 * 2.0 - 1.0
+        if (rows * height, columns * width) != config.image_size:
+            image = image[:, : rows * height, : columns * width]
+        # A convolution whose kernel is its stride is one product of flattened patches.
+        patches = image.reshape(-1, rows, height, columns, width, config.channels).permute(0, 1, 3, 2, 4, 5)
+        x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
+        if config.classifier == "token":
+            x = torch.cat([self._p("cls").expand(x.shape[0], -1, -1), x], dim=1)
+        if config.position_emb != "none":
+            x = x + self._p(POSITION_EMBEDDING.replace("/", "."))
+        return x
+
+    def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
+        heads = self.config.num_heads
+        size = self.config.hidden_size // heads
+
+        def project(name: str, x: Tensor) -> Tensor:
+            projected = self._dense(f"{path}.{name}", x).reshape(-1, x.shape[1], heads, size)
+            if self.config.attention_qk_norm and name != "value":
+                scale = self._p(f"{path}.{name}_ln.scale")
+                projected = F.layer_norm(projected, (size,), scale, None, _LAYER_NORM_EPSILON)
+            return projected
+
+        query = project("query", queries).permute(0, 2, 1, 3) * (1 / math.sqrt(size))
+        key = project("key", keys).permute(0, 2, 3, 1)
+        value = project("value", keys).permute(0, 2, 1, 3)
+        mixed = torch.softmax(query @ key, dim=-1) @ value
+        mixed = mixed.permute(0, 2, 1, 3).reshape(-1, queries.shape[1], heads * size)
+        return self._dense(f"{path}.out", mixed)
+
+    def _mlp(self, path: str, x: Tensor) -> Tensor:
+        return self._dense(f"{path}.Dense_1", F.gelu(self._dense(f"{path}.Dense_0", x), approximate="tanh"))
+
+    def _moe(
+        self, path: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        groups = x.reshape(-1, self.group_tokens, x.shape[-1])
+        y, slot, weight = torch.ops.vmoe.sparse_mlp(
+            groups,
+            self._p(f"{path}.Router.dense.kernel"),
+            self._p(f"{path}.Mlp.Dense_0.kernel"),
+            self._p(f"{path}.Mlp.Dense_0.bias"),
+            self._p(f"{path}.Mlp.Dense_1.kernel"),
+            self._p(f"{path}.Mlp.Dense_1.bias"),
+            capacity,
+            k,
+            bpr,
+            int(moe.dispatch_bf16),
+        )
+        return y.reshape(-1, x.shape[1], x.shape[2]), slot, weight
+
+    def _head(self, x: Tensor) -> Tensor:
+        if self.config.classifier == "gap":
+            x = x.mean(dim=1)
+        elif self.config.classifier == "map":
+            x = self._map_head(x)
+        else:
+            x = x[:, 0]
+        if self.config.representation_size:
+            x = torch.tanh(self._dense("pre_logits", x))
+        return x if self.features else self._dense("head", x)
+
+    def _map_head(self, x: Tensor) -> Tensor:
+        probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
+        y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
+        y = y + self._mlp("MapHead.Mlp", self._layer_norm("MapHead.LayerNorm", y))
+        return y[:, 0]
+
+
+def stored_parameters(config: ModelConfig, *, features: bool = False) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that the exported model needs: the official tree, a computed position embedding if there is one,
+    and no head for features."""
+    shapes = parameter_shapes(config)
+    if config.position_emb == "sincos2d":
+        shapes[POSITION_EMBEDDING] = (1, config.num_tokens, config.hidden_size)
+    if features:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("head/")}
+    return shapes

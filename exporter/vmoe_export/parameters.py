@@ -1,0 +1,125 @@
+"""The parameter tree of a model: which tensors it has, and in which shape they are stored and used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from vmoe_export.checkpoint import TensorInfo
+from vmoe_export.errors import CheckpointError
+from vmoe_export.model_config import ModelConfig
+
+Shape = tuple[int, ...]
+
+POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+
+
+def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
+    """Shape of every parameter of the official tree of `model`, by name.
+
+    A learned position embedding has the shape that the model uses; the checkpoint's may have another grid.
+    """
+    return dict(_parameters(model))
+
+
+def graph_shape(name: str, shape: Shape) -> Shape:
+    """The shape that the graph uses for a parameter: the same bytes, with the axes that are multiplied together merged.
+
+    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases (D), the patch kernel (ph*pw*C,D).
+    """
+    parent, _, leaf = name.rpartition("/")
+    if name == "embedding/kernel":
+        return shape[0] * shape[1] * shape[2], shape[3]
+    if parent.endswith(("/query", "/key", "/value")):
+        return (shape[0], shape[1] * shape[2]) if leaf == "kernel" else (shape[0] * shape[1],)
+    if parent.endswith("/out") and leaf == "kernel":
+        return shape[0] * shape[1], shape[2]
+    return shape
+
+
+def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None:
+    """Refuses a checkpoint that lacks a parameter, has one too many, or one of another shape or kind of number.
+
+    Raises:
+        CheckpointError: naming the parameter.
+    """
+    expected = parameter_shapes(model)
+    if missing := sorted(expected.keys() - info.keys()):
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]}{_more(missing)}")
+    if extra := sorted(info.keys() - expected.keys()):
+        raise CheckpointError(f"the checkpoint has a tensor {extra[0]}{_more(extra)} that the model doesn't use")
+    for name, shape in expected.items():
+        stored = info[name]
+        same = stored.shape == shape
+        if name == POSITION_EMBEDDING:
+            same = len(stored.shape) == 3 and (stored.shape[0], stored.shape[2]) == (shape[0], shape[2])
+        if not same:
+            raise CheckpointError(
+                f"tensor {name} has shape {stored.shape}, where the rest of the model needs {shape}"
+            )
+        if stored.dtype.kind not in "fV":
+            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are no weights")
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    width = model.hidden_size
+    if model.classifier == "token":
+        yield "cls", (1, 1, width)
+    yield "embedding/kernel", (*model.patch_size, model.channels, width)
+    yield "embedding/bias", (width,)
+    if model.position_emb == "learned":
+        yield POSITION_EMBEDDING, (1, model.num_tokens, width)
+    for i in range(model.num_layers):
+        block = f"Encoder/encoderblock_{i}"
+        yield from _layer_norm(f"{block}/LayerNorm_0", width)
+        yield from _attention(f"{block}/SelfAttention", model)
+        yield from _layer_norm(f"{block}/LayerNorm_1", width)
+        if model.moe and i in model.moe.layers:
+            experts, hidden = model.moe.num_experts, model.moe.mlp_dim
+            yield f"{block}/Moe/Router/dense/kernel", (width, experts)
+            yield f"{block}/Moe/Mlp/Dense_0/kernel", (experts, width, hidden)
+            yield f"{block}/Moe/Mlp/Dense_0/bias", (experts, hidden)
+            yield f"{block}/Moe/Mlp/Dense_1/kernel", (experts, hidden, width)
+            yield f"{block}/Moe/Mlp/Dense_1/bias", (experts, width)
+        else:
+            yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
+    yield from _layer_norm("Encoder/encoder_norm", width)
+    if model.classifier == "map":
+        yield "MapHead/probe", (1, 1, width)
+        yield from _attention("MapHead/MultiHeadDotProductAttention", model)
+        yield from _layer_norm("MapHead/LayerNorm", width)
+        yield from _mlp("MapHead/Mlp", width, model.mlp_dim)
+    if model.representation_size:
+        yield from _dense("pre_logits", width, model.representation_size)
+    if model.num_classes:
+        yield from _dense("head", model.feature_size, model.num_classes)
+
+
+def _dense(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}/kernel", (inputs, outputs)
+    yield f"{name}/bias", (outputs,)
+
+
+def _mlp(name: str, width: int, hidden: int) -> Iterator[tuple[str, Shape]]:
+    yield from _dense(f"{name}/Dense_0", width, hidden)
+    yield from _dense(f"{name}/Dense_1", hidden, width)
+
+
+def _layer_norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}/scale", (width,)
+    yield f"{name}/bias", (width,)
+
+
+def _attention(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    width, heads = model.hidden_size, model.num_heads
+    size = width // heads
+    for projection in ("query", "key", "value"):
+        yield f"{name}/{projection}/kernel", (width, heads, size)
+        yield f"{name}/{projection}/bias", (heads, size)
+        if projection != "value" and model.attention_qk_norm:
+            yield f"{name}/{projection}_ln/scale", (size,)
+    yield f"{name}/out/kernel", (heads, size, width)
+    yield f"{name}/out/bias", (width,)

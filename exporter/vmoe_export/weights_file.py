@@ -1,0 +1,100 @@
+"""Writes `weights.safetensors` one tensor at a time, and says where in the file each tensor lies."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.errors import CheckpointError
+from vmoe_export.model_config import ModelConfig
+from vmoe_export.parameters import POSITION_EMBEDDING
+from vmoe_export.position_embedding import resize_position_embedding, sincos2d_position_embedding
+
+_ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor lies in the file: offset and length in bytes, and its shape as stored."""
+
+    offset: int
+    length: int
+    shape: tuple[int, ...]
+
+
+def write_weights(
+    path: Path,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    progress: Callable[[str, int], None] = lambda name, size: None,
+) -> dict[str, Span]:
+    """Writes the tensors of `shapes` as float32, reading each from the checkpoint when its turn comes.
+
+    Args:
+        path: the file to write.
+        checkpoint: where the tensors come from; its shapes have been checked.
+        config: decides how the position embedding is made.
+        shapes: stored shape of each tensor.
+        progress: called with name and bytes after each tensor.
+
+    Returns:
+        The span of each tensor.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinite values.
+        OSError: the file can't be written.
+    """
+    header, spans = _layout(shapes)
+    with path.open("wb") as file:
+        file.write(header)
+        for name, span in spans.items():
+            file.write(memoryview(_tensor(name, checkpoint, config)).cast("B"))
+            progress(name, span.length)
+    return spans
+
+
+def _layout(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, dict[str, Span]]:
+    # Tensors whose length keeps the alignment come first, so that all of them are aligned.
+    sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
+    order = sorted(shapes, key=lambda name: (sizes[name] % _ALIGNMENT != 0, name))
+    entries = {}
+    position = 0
+    for name in order:
+        entries[name] = {
+            "dtype": "F32",
+            "shape": list(shapes[name]),
+            "data_offsets": [position, position + sizes[name]],
+        }
+        position += sizes[name]
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    start = 8 + len(text)
+    spans = {
+        name: Span(start + entry["data_offsets"][0], sizes[name], tuple(shapes[name]))
+        for name, entry in entries.items()
+    }
+    return struct.pack("<Q", len(text)) + text, spans
+
+
+def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
+    token = config.classifier == "token"
+    if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
+        return sincos2d_position_embedding(
+            config.grid, config.hidden_size, config.position_temperature, token
+        )
+    array = np.ascontiguousarray(checkpoint[name], np.float32)
+    if not np.isfinite(array).all():
+        raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinite values")
+    if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
+        array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
+    return array
