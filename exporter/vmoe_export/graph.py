@@ -4,45 +4,188 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
-import onnxscript
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from onnxscript.values import Op, Opset
+from onnx import defs, helper
+from onnxscript import values
 
+from vmoe_export import __version__
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION
+from vmoe_export.parameters import graph_shape
 from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 
-IMAGE, CAPACITY, K, BPR = "image", "capacity", "k", "bpr"
-_LAYER_NORM_STASH = 1
+IMAGE = "image"
+SETTINGS = ("capacity", "k", "bpr")
+BATCH_DIM, GROUP_DIM, CHOICE_DIM = "batch", "groups", "k"
+
+_TRACED_GROUPS = 2  # any number but 0 and 1, which torch takes for constants
 
 
-def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None) -> onnx.ModelProto:
+def trace(
+    model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
+) -> onnx.ModelProto:
     """The canonical graph of a model.
 
     Args:
-        model: the torch model; its parameters may be on the meta device.
+        model: the torch model, with its weights.
         grouping: which batches the graph must take.
         weights: where each parameter lies in the weights file.
         default: the profile whose capacity, k and bpr become the inputs' default values; None for a dense ViT.
 
     Returns:
         A model with the inputs `image` and, if sparse, `capacity`, `k`, `bpr` with defaults; the outputs `logits` or
-        `features` and `<block>/slot`, `<block>/weight` of each MoE layer; weights as external data.
+        `features`, then `<block>/slot` and `<block>/weight` of each MoE layer. Weights are external data.
     """
-    program = _export(model, grouping)
-    proto = onnx.ModelProto()
-    proto.ParseFromString(program.SerializeToString())
-    raise NotImplementedError
+    traced = _export(model, grouping)
+    _point_to_weights(traced.graph, weights)
+    proto = ir.to_proto(traced)
+    graph = proto.graph
+    _name_outputs(graph, model)
+    _strip(proto)
+    for value in (*graph.input, *graph.output):
+        _name_dims(value, grouping.batch_multiple, per_image=value.name in (IMAGE, graph.output[0].name))
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            node.attribute.extend(
+                helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items()
+            )
+    if default is not None:
+        assert model.config.moe is not None
+        proto.functions.extend(function_bodies(model.config.moe.dispatch_bf16))
+        for name, numbers in zip(
+            SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True
+        ):
+            graph.initializer.append(
+                helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers)
+            )
+    return proto
 
 
-def _export(model, grouping):
-    ...
+def _export(model: Vmoe, grouping: Grouping) -> ir.Model:
+    config = model.config
+    count = _TRACED_GROUPS * grouping.batch_multiple
+    image_type = torch.uint8 if model.uint8_input else torch.float32
+    arguments = [torch.zeros((count, *config.image_size, config.channels), dtype=image_type)]
+    if config.moe:
+        arguments += [torch.ones(n, dtype=torch.int64) for n in (len(config.moe.layers), 1, 1)]
+    groups = torch.export.Dim("groups", min=1)
+    batch = groups if grouping.batch_multiple == 1 else grouping.batch_multiple * groups
+    with _quiet():
+        exported = torch.export.export(
+            model.eval(),
+            tuple(arguments),
+            dynamic_shapes=((dict({0: batch}), *[None] * (len(arguments) - 1)) if config.moe else ({0: batch},)),
+        )
+        program = torch.onnx.export(
+            exported,
+            (),
+            input_names=[IMAGE, *SETTINGS][: len(arguments)],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={torch.ops.vmoe.sparse_mlp.default: _sparse_mlp_node},
+        )
+    assert program is not None
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch reports its own progress, missing torchvision and deprecations of its own code."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sparse_mlp_node(*inputs: Any, **attributes: Any) -> Any:
+    """Writes the torch op `vmoe::sparse_mlp` as the ONNX op of the table."""
+    op = OPS["VmoeSparseMlp"]
+    types = {"float": "T", "i32": "tensor(int32)", "i64": "tensor(int64)"}
+    schema = defs.OpSchema(
+        op.name,
+        DOMAIN,
+        VERSION,
+        inputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.inputs],
+        outputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.outputs],
+        type_constraints=[("T", ["tensor(float)"], "")],
+        attributes=[
+            defs.OpSchema.Attribute(name, defs.OpSchema.AttrType.INT, "") for name in op.attributes
+        ],
+    )
+    tensors, numbers = inputs[: len(op.inputs)], inputs[len(op.inputs) :]
+    attributes.update(zip(op.attributes, numbers, strict=False))
+    return values.Op(values.Opset(DOMAIN, VERSION), op.name, schema)(*tensors, **attributes)
+
+
+def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
+    """Replaces every parameter's data by where it lies in the weights file, under its official name."""
+    for value in list(graph.initializers.values()):
+        name = value.name.replace(".", "/")
+        if name not in weights:
+            continue  # a small constant of the trace
+        span = weights[name]
+        value.name = name
+        value.const_value = ir.ExternalTensor(
+            WEIGHTS_NAME,
+            span.offset,
+            span.length,
+            ir.DataType.FLOAT,
+            shape=ir.Shape(graph_shape(name, span.shape)),
+            name=name,
+            base_dir=Path(),
+        )
+
+
+def _name_outputs(graph: onnx.GraphProto, model: Vmoe) -> None:
+    names = ["features" if model.features else "logits"]
+    if model.config.moe:
+        names += [f"encoderblock_{i}/{what}" for i in model.config.moe.layers for what in ("slot", "weight")]
+    renamed = {value.name: name for value, name in zip(graph.output, names, strict=True)}
+    for value in graph.output:
+        value.name = renamed[value.name]
+    for node in graph.node:
+        for ports in (node.input, node.output):
+            ports[:] = [renamed.get(port, port) for port in ports]
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Removes what the tracer noted about source files and itself, and shapes that name its symbols."""
+    proto.producer_name, proto.producer_version = "vmoe-export", __version__
+    proto.ir_version = IR_VERSION
+    proto.graph.name = "vmoe"
+    del proto.graph.value_info[:]
+    for message in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.initializer,
+    ):
+        message.ClearField("doc_string")
+        message.ClearField("metadata_props")
+
+
+def _name_dims(value: onnx.ValueInfoProto, batch_multiple: int, *, per_image: bool) -> None:
+    """Gives dimensions that vary their names in the contract instead of the tracer's symbols."""
+    for position, dim in enumerate(value.type.tensor_type.shape.dim):
+        if dim.dim_param:
+            outer = BATCH_DIM if per_image or batch_multiple == 1 else GROUP_DIM
+            dim.dim_param = outer if position == 0 else CHOICE_DIM
