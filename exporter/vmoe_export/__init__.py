@@ -4,6 +4,15 @@ __version__ = "0.1.0"
 
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, ExportError
+from vmoe_export.export import ExportOptions, ExportResult, export_bundle
 
 __all__ = [
-    "__version__","CheckpointError", "ConfigError", "ExportError", "open_checkpoint"]
+    "CheckpointError",
+    "ConfigError",
+    "ExportError",
+    "ExportOptions",
+    "ExportResult",
+    "__version__",
+    "export_bundle",
+    "open_checkpoint",
+]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.model_config import ModelConfig, MoeConfig
-from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, parameter_shapes
+from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, stored_parameters
 
 _LAYER_NORM_EPSILON = 1e-6
 
@@ -185,14 +185,3 @@ class Vmoe(nn.Module):
         y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
         y = y + self._mlp("MapHead.Mlp", self._layer_norm("MapHead.LayerNorm", y))
         return y[:, 0]
-
-
-def stored_parameters(config: ModelConfig, *, features: bool = False) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that the exported model needs: the official tree, a computed position embedding if there is one,
-    and no head for features."""
-    shapes = parameter_shapes(config)
-    if config.position_emb == "sincos2d":
-        shapes[POSITION_EMBEDDING] = (1, config.num_tokens, config.hidden_size)
-    if features:
-        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("head/")}
-    return shapes

@@ -21,6 +21,17 @@ def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
     return dict(_parameters(model))
 
 
+def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str, Shape]:
+    """Shape of every tensor that the exported model needs.
+
+    That is the official tree, with a computed position embedding if there is one, and for features without the head.
+    """
+    shapes = parameter_shapes(model)
+    if model.position_emb == "sincos2d":
+        shapes[POSITION_EMBEDDING] = (1, model.num_tokens, model.hidden_size)
+    return {name: shape for name, shape in shapes.items() if not (features and name.startswith("head/"))}
+
+
 def graph_shape(name: str, shape: Shape) -> Shape:
     """The shape that the graph uses for a parameter: the same bytes, with the axes that are multiplied together merged.
 

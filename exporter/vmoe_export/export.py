@@ -1,0 +1,314 @@
+"""From a checkpoint to a bundle: plan first, then write, then prove."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vmoe_export import __version__
+from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
+from vmoe_export.checkpoint import Checkpoint, open_checkpoint
+from vmoe_export.errors import CheckpointError, ConfigError
+from vmoe_export.flops import dense_flops, sparse_flops
+from vmoe_export.grouping import Grouping, parse_group
+from vmoe_export.model_config import ModelConfig, describe_model, load_config
+from vmoe_export.parameters import check_parameters, stored_parameters
+from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, check, validate
+from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, WEIGHTS_NAME
+from vmoe_runtime.profiles import Profile, RoutingRules
+
+_FLOAT_BYTES = 4
+_GRAPH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the user may choose. Fields that are None take the config's value, or else the default.
+
+    Attributes:
+        capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
+        k: experts per token. Default: the training k, or 2.
+        bpr: Batch Priority Routing (True) or vanilla order (False) for the stored profiles.
+        group: "image", "batch", a number of images, or "tokens:S".
+        batch: images per batch, which the group must divide; needed by group "batch".
+        config: official model config (a mapping, or the path of a JSON file).
+        image_size: (height, width) in pixels.
+        rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
+        dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
+        input: "float32" in [-1, 1], or "uint8", scaled inside the graph.
+        output: "logits" or "features".
+        class_names: names of the classes.
+    """
+
+    capacity: Sequence[float] | None = None
+    k: Sequence[int] | None = None
+    bpr: bool = True
+    group: str = "image"
+    batch: int | None = None
+    config: dict[str, Any] | str | os.PathLike[str] | None = None
+    image_size: tuple[int, int] | None = None
+    rounding: Rounding | None = None
+    capacity_multiple_of: int | None = None
+    dispatch_bf16: bool | None = None
+    input: Literal["float32", "uint8"] = "float32"
+    output: Literal["logits", "features"] = "logits"
+    class_names: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything that is decided before a byte is written.
+
+    `rules` and `profiles` are None and empty for a dense ViT.
+    """
+
+    checkpoint: Checkpoint
+    options: ExportOptions
+    model: ModelConfig
+    output: Literal["logits", "features"]
+    grouping: Grouping
+    rules: RoutingRules | None
+    profiles: tuple[Profile, ...]
+    ignored_config: tuple[str, ...] = ()
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Stored shape of each tensor of the bundle."""
+        return stored_parameters(self.model, features=self.output == "features")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors of the bundle."""
+        return sum(_FLOAT_BYTES * math.prod(shape) for shape in self.weight_shapes.values())
+
+    @property
+    def dense_flops(self) -> int:
+        """FLOPs per image of the dense ViT of the same size."""
+        return dense_flops(self.model)
+
+    def flops(self, profile: Profile) -> int:
+        """FLOPs per image at a profile."""
+        assert self.rules is not None
+        return sparse_flops(self.model, self.rules, profile)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A written bundle."""
+
+    path: Path
+    plan: ExportPlan
+    comparisons: tuple[Comparison, ...] = field(default=())
+
+
+ProgressHook = Callable[[str, int], None]
+StageHook = Callable[[str], AbstractContextManager[Any]]
+
+
+def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Decides what an export will write, from names and shapes alone.
+
+    Raises:
+        CheckpointError, ConfigError: naming what doesn't fit.
+        RoutingError: a capacity ratio or k that the model can't be run with.
+    """
+    config = options.config
+    if config is not None and not isinstance(config, dict):
+        config = load_config(Path(config))
+    shapes = {name: info.shape for name, info in checkpoint.info.items()}
+    try:
+        model = describe_model(
+            shapes,
+            config,
+            image_size=options.image_size,
+            rounding=options.rounding,
+            capacity_multiple_of=options.capacity_multiple_of,
+            dispatch_bf16=options.dispatch_bf16,
+        )
+        check_parameters(checkpoint.info, model)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint.path}: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    output = options.output if model.num_classes else "features"
+    size = model.num_classes if output == "logits" else model.feature_size
+    names = options.class_names
+    if names is not None and len(names) != size:
+        raise ConfigError(f"there are {len(names)} class names, but the model has {size} outputs")
+    grouping = parse_group(options.group, model.num_tokens, options.batch)
+    rules, profiles = _profiles(model, grouping, options)
+    if rules is None:
+        grouping = Grouping("image", model.num_tokens, 1)
+    return ExportPlan(
+        checkpoint, options, model, output, grouping, rules, profiles, _ignored(config or {}, model, grouping, options)
+    )
+
+
+def export_bundle(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    validate: bool = True,
+    atol: float | None = None,
+    force: bool = False,
+    **options: Any,
+) -> ExportResult:
+    """Exports a checkpoint to a bundle.
+
+    Args:
+        checkpoint: what `open_checkpoint` takes.
+        output: the bundle's folder, such as `b16.vmoe`.
+        validate: run the written graphs in ONNX Runtime and compare them with the torch model.
+        atol: largest difference of logits that validation accepts. Default 1e-4, or 1e-2 with the bfloat16 dispatcher.
+        force: replace a bundle that is already there.
+        options: fields of ExportOptions.
+
+    Raises:
+        VmoeError: nothing was written.
+
+    Example:
+        >>> export_bundle("ckpt", "b16.vmoe", capacity=[0.3], k=[1])    # doctest: +SKIP
+    """
+    with open_checkpoint(checkpoint) as opened:
+        plan = plan_export(opened, ExportOptions(**options))
+        return write_bundle(plan, Path(output), validation=validate, atol=atol, force=force)
+
+
+def write_bundle(
+    plan: ExportPlan,
+    target: Path,
+    *,
+    validation: bool = True,
+    atol: float | None = None,
+    force: bool = False,
+    progress: ProgressHook = lambda name, size: None,
+    stage: StageHook = lambda text: nullcontext(),
+) -> ExportResult:
+    """Writes the bundle of a plan, whole or not at all.
+
+    Args:
+        plan: from `plan_export`.
+        target: the bundle's folder.
+        validation, atol, force: as in `export_bundle`.
+        progress: called with name and bytes after each tensor.
+        stage: called with a few words before each longer step; the context lasts as long as the step.
+
+    Raises:
+        ExportError: the bundle can't be written, or validation failed.
+        CheckpointError: the checkpoint turned out damaged.
+    """
+    # torch takes seconds to import; planning and its errors don't wait for it.
+    from vmoe_export.graph_files import write_graphs
+    from vmoe_export.model import Vmoe
+    from vmoe_export.weights_file import write_weights
+
+    check_target(target, force=force)
+    model = plan.model
+    bf16 = bool(model.moe and model.moe.dispatch_bf16)
+    limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
+    comparisons: list[Comparison] = []
+    with new_bundle(target, force=force, needed_bytes=plan.weight_bytes + _GRAPH_BYTES) as folder:
+        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress)
+        network = Vmoe(
+            model,
+            plan.grouping.tokens,
+            features=plan.output == "features",
+            uint8_input=plan.options.input == "uint8",
+        ).load_weights(folder / WEIGHTS_NAME)
+        with stage("tracing the graph"):
+            write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+        if validation:
+            with stage("comparing with torch"):
+                comparisons = validate(
+                    network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, plan.grouping.batch_multiple
+                )
+            check(comparisons, limit)
+        with stage("writing the manifest"):
+            write_manifest(folder, _manifest(plan, comparisons, limit))
+    return ExportResult(target, plan, tuple(comparisons))
+
+
+def _profiles(
+    model: ModelConfig, grouping: Grouping, options: ExportOptions
+) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
+    moe = model.moe
+    if moe is None:
+        if options.capacity or options.k:
+            raise ConfigError("this is a dense ViT without MoE layers: it has no capacity and no k")
+        return None, ()
+    rules = RoutingRules(
+        moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of
+    )
+    profiles = {}
+    for ratio in options.capacity or (moe.capacity_ratio,):
+        for k in options.k or (moe.k,):
+            profile = rules.profile(ratio, k, options.bpr)
+            profiles[profile.name] = profile
+    return rules, tuple(profiles.values())
+
+
+def _ignored(
+    config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions
+) -> tuple[str, ...]:
+    """Settings of training that the bundle doesn't follow, because how it is deployed is the user's choice."""
+    moe = (config.get("encoder") or {}).get("moe") or {}
+    dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
+    ignored = []
+    if model.moe and moe.get("group_size") not in (None, grouping.tokens):
+        ignored.append(
+            f"the config's group_size of {moe['group_size']} tokens: groups are {grouping.name} "
+            f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
+        )
+    if model.moe and dispatcher.get("batch_priority") not in (None, options.bpr):
+        flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
+        ignored.append(f"the config's batch_priority {dispatcher['batch_priority']}: {flag} follows it")
+    return tuple(ignored)
+
+
+def _manifest(plan: ExportPlan, comparisons: list[Comparison], atol: float) -> dict[str, Any]:
+    model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
+    height, width = model.image_size
+    names = plan.options.class_names
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "producer": {"name": "vmoe-export", "version": __version__},
+        "source": {"name": checkpoint.path.name, "format": checkpoint.format, "sha256": checkpoint.sha256()},
+        "model": model.to_json(),
+        "input": {
+            "name": "image",
+            "dtype": plan.options.input,
+            "height": height,
+            "width": width,
+            "channels": model.channels,
+        },
+        "preprocessing": {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]},
+        "output": {
+            "name": plan.output,
+            "size": model.num_classes if plan.output == "logits" else model.feature_size,
+        },
+        "class_names": None if names is None else list(names),
+        "routing": rules
+        and {
+            "num_experts": rules.num_experts,
+            "layers": [f"encoderblock_{i}" for i in (model.moe.layers if model.moe else ())],
+            "group": plan.grouping.name,
+            "group_tokens": rules.group_tokens,
+            "rounding": rules.rounding,
+            "capacity_multiple_of": rules.capacity_multiple_of,
+        },
+        "batch_multiple": plan.grouping.batch_multiple,
+        "profiles": [asdict(profile) for profile in plan.profiles],
+        "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
+        "flops_per_image": {
+            "dense": plan.dense_flops,
+            **{profile.name: plan.flops(profile) for profile in plan.profiles},
+        },
+        "validation": {"atol": atol, "comparisons": [asdict(c) for c in comparisons]} if comparisons else None,
+    }

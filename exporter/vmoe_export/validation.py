@@ -1,0 +1,156 @@
+"""Compares the written graphs, run by ONNX Runtime, with the torch model they were traced from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmoe_export.errors import ExportError
+from vmoe_runtime.images import resize_bilinear
+from vmoe_runtime.profiles import Profile
+
+if TYPE_CHECKING:
+    from vmoe_export.model import Vmoe
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DEFAULT_ATOL = 1e-4
+DEFAULT_ATOL_BF16 = 1e-2
+_MIN_AGREEMENT = 0.995
+_IMAGES = 2
+_SEED = 20220622
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One graph at one profile against torch.
+
+    Attributes:
+        graph: file name of the graph.
+        profile: name of the profile, or None for a dense ViT.
+        max_difference: largest absolute difference of logits (or features), over the images whose routing agrees.
+        agreement: share of the (token, choice) pairs that were kept or dropped alike by both.
+        images: number of images compared.
+        images_alike: number of images whose routing agrees in every layer.
+    """
+
+    graph: str
+    profile: str | None
+    max_difference: float
+    agreement: float
+    images: int
+    images_alike: int
+
+
+def validate(
+    model: Vmoe, folder: Path, graphs: Iterable[str], profiles: Iterable[Profile], batch_multiple: int
+) -> list[Comparison]:
+    """Runs each graph at each profile on smooth random images and compares it with torch.
+
+    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
+    on an image takes another path, and its logits say nothing about the graph's exactness; so such images count against
+    the agreement, and the difference is taken over the others.
+    """
+    from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
+    config = model.config
+    count = -(-_IMAGES // batch_multiple) * batch_multiple
+    images = smooth_images(count, *config.image_size, config.channels)
+    if not model.uint8_input:
+        images = (images / 127.5 - 1).astype(np.float32)
+    settings: list[Profile | None] = list(profiles) or [None]
+    expected = [_run_torch(model, images, profile) for profile in settings]
+    comparisons = []
+    for graph in graphs:
+        backend = OnnxRuntimeBackend(folder / graph)
+        for profile, reference in zip(settings, expected, strict=True):
+            feeds = {"image": images, **(_inputs(profile) if profile else {})}
+            result = backend.run(feeds, [])
+            comparisons.append(_compare(graph, profile, reference, result, count, config.num_tokens))
+    return comparisons
+
+
+def check(comparisons: Iterable[Comparison], atol: float) -> None:
+    """Refuses a model whose graphs don't do what the torch model does.
+
+    Raises:
+        ExportError: logits differ by more than `atol`, or routing agrees on less than 99.5 % of the pairs.
+    """
+    for comparison in comparisons:
+        where = f"{comparison.graph}" + (f" at {comparison.profile}" if comparison.profile else "")
+        if comparison.agreement < _MIN_AGREEMENT or not comparison.images_alike:
+            raise ExportError(
+                f"validation failed: {where} routes {comparison.agreement:.2%} of the pairs as the torch model does, "
+                f"and {comparison.images_alike} of {comparison.images} images throughout; no bundle was written"
+            )
+        if not comparison.max_difference <= atol:
+            raise ExportError(
+                f"validation failed: {where} differs from the torch model by {comparison.max_difference:.2e}, "
+                f"more than --atol {atol:g}; no bundle was written"
+            )
+
+
+def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
+    """Random images with the smooth shading of photographs, the same every time.
+
+    Returns:
+        uint8[count, height, width, channels].
+    """
+    rng = np.random.default_rng(_SEED)
+    images = np.empty((count, height, width, channels), np.uint8)
+    for image in images:
+        layers = sum(
+            resize_bilinear(rng.standard_normal((cells, cells, channels)), height, width) / cells**0.5
+            for cells in (2, 4, 8, 16)
+        )
+        image[...] = np.clip(127.5 + 80 * layers + rng.normal(0, 4, layers.shape), 0, 255)
+    return images
+
+
+def _inputs(profile: Profile) -> dict[str, Array]:
+    return {
+        "capacity": np.array(profile.capacity, np.int64),
+        "k": np.array([profile.k], np.int64),
+        "bpr": np.array([profile.bpr], np.int64),
+    }
+
+
+def _run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
+    import torch
+
+    settings = [torch.from_numpy(value) for value in _inputs(profile).values()] if profile else []
+    with torch.inference_mode():
+        return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
+
+
+def _compare(
+    graph: str, profile: Profile | None, expected: list[Array], found: list[Array], count: int, tokens: int
+) -> Comparison:
+    alike = np.ones(count, bool)
+    agreement = 1.0
+    if profile is not None:
+        kept = []
+        # Groups may cut images, so pairs are put back in the order of the images.
+        for ours, theirs in zip(expected[1::2], found[1::2], strict=True):
+            same = _expert(ours, profile.capacity[0]) == _expert(theirs, profile.capacity[0])
+            kept.append(same.reshape(count, tokens, -1))
+        alike = np.all([layer.all(axis=(1, 2)) for layer in kept], axis=0)
+        agreement = float(np.mean(kept))
+    difference = np.abs(expected[0] - found[0])[alike]
+    return Comparison(
+        graph,
+        profile.name if profile else None,
+        float(difference.max()) if difference.size else float("inf"),
+        agreement,
+        count,
+        int(alike.sum()),
+    )
+
+
+def _expert(slot: Array, capacity: int) -> Array:
+    """The expert that each pair got a place at, -1 where it was dropped."""
+    return np.where(slot < 0, -1, slot // (slot.shape[0] * capacity))

@@ -1,0 +1,75 @@
+"""ONNX Runtime on the CPU: the inlined graph, or the canonical one where the op library is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import BackendError
+from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.op_library import find_library
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
+
+
+class OnnxRuntimeBackend:
+    """One session on the CPU execution provider.
+
+    Args:
+        graph: path of the ONNX file; its external data lies beside it.
+        threads: intra-op threads, or None for the runtime's own choice.
+        library: the op library to register, or None.
+
+    Raises:
+        BackendError: ONNX Runtime can't load the graph.
+    """
+
+    def __init__(self, graph: Path, threads: int | None = None, library: Path | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.inter_op_num_threads = 1
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            if library is not None:
+                options.register_custom_ops_library(str(library))
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None
+        self._library = library
+
+    @classmethod
+    def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
+        """The graph of a bundle that suits this installation."""
+        library = find_library()
+        graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
+        return cls(bundle.file(graph), threads, library)
+
+    @property
+    def description(self) -> str:
+        """Runtime and version, and whether the op library is used."""
+        ops = "standard ops" if self._library is None else "vmoe op library"
+        return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the graph; safe from many threads."""
+        try:
+            results: list[Array] = self._session.run(list(outputs), dict(feeds))
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed: {first_line(error)}") from None
+        return results
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a runtime's message, without its source file and line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

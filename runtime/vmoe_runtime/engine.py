@@ -1,0 +1,210 @@
+"""The engine: one loaded bundle that answers at any capacity."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from vmoe_runtime.backends import Backend, open_backend
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import BackendError, ImageError, RoutingError
+from vmoe_runtime.images import Images, to_batch
+from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.profiles import Profile, parse_profile_name
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Routing(NamedTuple):
+    """Where one MoE layer sent its tokens.
+
+    Attributes:
+        slot: i32[G,S,K], flat index e * M + g * c + p of the place that each choice got (M = G * c), -1 where dropped.
+        weight: f32[G,S,K], raw gate of each choice, dropped ones included.
+    """
+
+    slot: Array
+    weight: Array
+
+
+class Engine:
+    """A loaded bundle. One session serves every profile, from any number of threads.
+
+    Example:
+        >>> engine = Engine.load("mnist.vmoe")                       # doctest: +SKIP
+        >>> logits = engine(images)                                  # doctest: +SKIP
+        >>> logits = engine(images, capacity=0.5, k=1, bpr=False)    # doctest: +SKIP
+    """
+
+    def __init__(self, bundle: Bundle, backend_name: str, backend: Backend, profile: Profile | None) -> None:
+        self._bundle = bundle
+        self._backend: Backend | None = backend
+        self.backend = backend_name
+        self.backend_description = backend.description
+        self.profile = profile
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        profile: str | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        *,
+        verify: bool = True,
+    ) -> Engine:
+        """Loads a bundle.
+
+        Args:
+            path: the `NAME.vmoe` folder.
+            profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
+                such as `c0.3-k1`. Default: the first stored one.
+            backend: "onnxruntime", "openvino", or "auto" for the first that is installed.
+            threads: threads per call; default: the runtime's own choice.
+            verify: check the SHA-256 of every file.
+
+        Raises:
+            BundleError: the bundle is missing, damaged or was changed.
+            RoutingError: the profile can't be.
+            BackendError: the backend is missing or can't load the graph.
+        """
+        bundle = Bundle.open(path, verify=verify)
+        chosen = _chosen_profile(bundle.manifest, profile)
+        return cls(bundle, *open_backend(backend, bundle, threads), chosen)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's checked manifest."""
+        return self._bundle.manifest
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """The stored profiles by name; empty for a dense ViT."""
+        return self.manifest.profiles
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, or None if the bundle has none."""
+        return self.manifest.class_names
+
+    def __call__(
+        self,
+        images: Images,
+        profile: str | None = None,
+        *,
+        capacity: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+    ) -> Array:
+        """Logits (or features) of a batch of images.
+
+        Args:
+            images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
+                `batch_multiple`.
+            profile: a profile name; default: the engine's.
+            capacity: capacity ratio, instead of the profile's.
+            k: experts per token, instead of the profile's.
+            bpr: True for Batch Priority Routing, False for vanilla order, instead of the profile's.
+
+        Returns:
+            float32[N, classes].
+
+        Raises:
+            ImageError, RoutingError: what was asked for doesn't fit the model.
+            BackendError: the runtime failed, or the engine is closed.
+        """
+        return self._run(images, self.setting(profile, capacity, k, bpr), [self.manifest.output])[0]
+
+    def routing(
+        self,
+        images: Images,
+        profile: str | None = None,
+        *,
+        capacity: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+    ) -> dict[str, Routing]:
+        """Where each MoE layer sends the tokens of a batch; arguments as for a call.
+
+        Returns:
+            By name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
+        """
+        layers = self.manifest.moe_layers
+        names = [f"{layer}/{what}" for layer in layers for what in ("slot", "weight")]
+        # A graph must be asked for something.
+        results = self._run(images, self.setting(profile, capacity, k, bpr), names or [self.manifest.output])
+        pairs = zip(results[::2], results[1::2], strict=False)
+        return {layer: Routing(*pair) for layer, pair in zip(layers, pairs, strict=False)}
+
+    def setting(
+        self,
+        profile: str | None = None,
+        capacity: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+    ) -> Profile | None:
+        """The profile that a call with these arguments runs with; None for a dense ViT.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with.
+        """
+        base = self.profile if profile is None else _chosen_profile(self.manifest, profile)
+        if capacity is None and k is None and bpr is None:
+            return base
+        rules = self.manifest.rules
+        if base is None or rules is None:
+            raise RoutingError("this is a dense model: it has no capacity, k or bpr")
+        return rules.profile(
+            base.capacity_ratio if capacity is None else capacity,
+            base.k if k is None else k,
+            base.bpr if bpr is None else bpr,
+        )
+
+    def close(self) -> None:
+        """Gives the session's memory back once running calls are done; later calls raise BackendError."""
+        self._backend = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, images: Images, setting: Profile | None, outputs: list[str]) -> list[Array]:
+        backend = self._backend
+        if backend is None:
+            raise BackendError("the engine is closed")
+        batch = to_batch(images, self.manifest.input)
+        multiple = self.manifest.batch_multiple
+        if len(batch) % multiple:
+            raise ImageError(
+                f"the batch has {len(batch)} images, and this bundle routes in groups ({self.manifest.group}) "
+                f"that need a multiple of {multiple}"
+            )
+        feeds: dict[str, Array] = {"image": batch}
+        if setting is not None:
+            feeds["capacity"] = np.array(setting.capacity, np.int64)
+            feeds["k"] = np.array([setting.k], np.int64)
+            feeds["bpr"] = np.array([setting.bpr], np.int64)
+        return backend.run(feeds, outputs)
+
+
+def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:
+    if name is None:
+        return next(iter(manifest.profiles.values()), None)
+    if name in manifest.profiles:
+        return manifest.profiles[name]
+    if manifest.rules is None:
+        raise RoutingError(f"this is a dense model: it has no profile '{name}'")
+    if (setting := parse_profile_name(name)) is not None:
+        return manifest.rules.profile(*setting)
+    raise RoutingError(
+        f"there is no profile '{name}'; the bundle has {', '.join(manifest.profiles)}, "
+        "and any name like c0.3-k1 or c0.3-k1-vanilla works"
+    )
