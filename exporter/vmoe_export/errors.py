@@ -10,7 +10,11 @@ class CheckpointError(VmoeError):
 
 
 class ConfigError(VmoeError, ValueError):
-    """A model description or setting that doesn't fit the checkpoint, or isn't supported."""
+    """A model description that contradicts the checkpoint, or a kind of model that isn't supported."""
+
+
+class OptionError(VmoeError, ValueError):
+    """An option whose value can't be, or doesn't fit the model."""
 
 
 class ExportError(VmoeError):

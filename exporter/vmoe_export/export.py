@@ -13,7 +13,7 @@ from typing import Any, Literal
 from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
 from vmoe_export.checkpoint import Checkpoint, open_checkpoint
-from vmoe_export.errors import CheckpointError, ConfigError
+from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
@@ -140,7 +140,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     size = model.num_classes if output == "logits" else model.feature_size
     names = options.class_names
     if names is not None and len(names) != size:
-        raise ConfigError(f"there are {len(names)} class names, but the model has {size} outputs")
+        raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     grouping = parse_group(options.group, model.num_tokens, options.batch)
     rules, profiles = _profiles(model, grouping, options)
     if rules is None:
@@ -240,7 +240,7 @@ def _profiles(
     moe = model.moe
     if moe is None:
         if options.capacity or options.k:
-            raise ConfigError("this is a dense ViT without MoE layers: it has no capacity and no k")
+            raise OptionError("this is a dense ViT without MoE layers: it has no capacity and no k")
         return None, ()
     rules = RoutingRules(
         moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of

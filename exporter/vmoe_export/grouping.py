@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from vmoe_export.errors import ConfigError
+from vmoe_export.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,29 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
         batch: images per batch; needed by "batch" and by nothing else.
 
     Raises:
-        ConfigError: not such a text, or a batch that is missing or not needed.
+        OptionError: not such a text, or a batch that is missing or not needed.
 
     Example:
         >>> parse_group("tokens:20", 50, None)
         Grouping(name='tokens:20', tokens=20, batch_multiple=2)
     """
+    if batch is not None and batch < 1:
+        raise OptionError(f"the batch must be at least 1 image, not {batch}")
     if text == "batch":
         if batch is None:
-            raise ConfigError("group 'batch' needs the number of images per batch: --batch N")
-        if batch < 1:
-            raise ConfigError(f"the batch must be at least 1 image, not {batch}")
+            raise OptionError("group 'batch' needs the number of images per batch: --batch N")
         return Grouping(text, batch * tokens_per_image, batch)
     match = re.fullmatch(r"(tokens:)?([1-9]\d{0,8})", "1" if text == "image" else text)
     if not match:
-        raise ConfigError(f"group {text!r} is not image, batch, a number of images or tokens:S")
-    if batch is not None and batch % (_multiple(match, tokens_per_image)):
-        raise ConfigError(f"a batch of {batch} images can't be cut into groups of {text!r}")
-    tokens = int(match[2]) * (1 if match[1] else tokens_per_image)
-    return Grouping(text, tokens, _multiple(match, tokens_per_image))
-
-
-def _multiple(match: re.Match[str], tokens_per_image: int) -> int:
+        raise OptionError(f"group '{text}' is not image, batch, a number of images or tokens:S")
     count = int(match[2])
-    return count // math.gcd(count, tokens_per_image) if match[1] else count
+    if match[1]:
+        grouping = Grouping(text, count, count // math.gcd(count, tokens_per_image))
+    else:
+        grouping = Grouping(text, count * tokens_per_image, count)
+    if batch is not None and batch % grouping.batch_multiple:
+        raise OptionError(
+            f"a batch of {batch} images can't be cut into groups of '{text}', "
+            f"which need a multiple of {grouping.batch_multiple}"
+        )
+    return grouping

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vmoe_export.errors import ConfigError
+from vmoe_export.errors import ConfigError, OptionError
 from vmoe_runtime.capacity import Rounding
 
 Classifier = Literal["token", "0", "gap", "map"]
@@ -185,7 +185,7 @@ class _Reading:
         )
         self._check_config(model)
         if 0 in model.grid:
-            raise ConfigError(
+            raise OptionError(
                 f"an image of {_size(model.image_size)} px is smaller than one {_size(model.patch_size)} patch"
             )
         if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_export.errors import ConfigError
+from vmoe_export.errors import OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,7 +27,7 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
         float32[1, rows * columns (+ 1), D].
 
     Raises:
-        ConfigError: a grid that is not square, or a token row that the source doesn't have.
+        OptionError: a grid that is not square, or a token row that the source doesn't have.
     """
     _, tokens, width = embedding.shape
     side = math.isqrt(tokens)
@@ -35,11 +35,11 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
     if source_has_token:
         side = math.isqrt(tokens - 1)
     if side * side != tokens - source_has_token or grid[0] != grid[1]:
-        raise ConfigError(
+        raise OptionError(
             f"a position embedding of {tokens} tokens can't be resized to {grid[0]}x{grid[1]} patches: only square grids can"
         )
     if has_token and not source_has_token:
-        raise ConfigError("the position embedding has no row for the class token")
+        raise OptionError("the position embedding has no row for the class token")
     patches = embedding[:, source_has_token:].reshape(side, side, width)
     patches = _zoom(_zoom(patches, 0, grid[0]), 1, grid[1]) if grid[0] != side else patches
     resized = patches.astype(np.float32).reshape(1, -1, width)

@@ -1,0 +1,49 @@
+"""Entry point of `vmoe-export`: every error becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits: 0 when it is done, 2 for wrong usage, 1 for everything else that went wrong."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(_run(list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        import click
+
+        from vmoe_export.command import export_command
+        from vmoe_export.errors import OptionError
+        from vmoe_runtime.errors import RoutingError, VmoeError
+    except ImportError as error:
+        return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE)
+    verbose = "-v" in arguments or "--verbose" in arguments
+    try:
+        export_command.main(arguments, prog_name="vmoe-export", standalone_mode=False)
+    except click.UsageError as error:
+        return _fail(f"{error.format_message()} (see vmoe-export --help)", USAGE_ERROR)
+    except (OptionError, RoutingError) as error:
+        return _fail(str(error), USAGE_ERROR, verbose)
+    except VmoeError as error:
+        return _fail(str(error), FAILURE, verbose)
+    except ImportError as error:
+        return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE, verbose)
+    except MemoryError:
+        return _fail("there is not enough memory for this model", FAILURE, verbose)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; no bundle was written", INTERRUPTED)
+    return 0
+
+
+def _fail(sentence: str, code: int, verbose: bool = False) -> int:
+    if verbose:
+        traceback.print_exc()
+    print(f"vmoe-export: {' '.join(sentence.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,180 @@
+"""The options of `vmoe-export` and what happens in which order."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vmoe_export import __version__
+from vmoe_export.bundle_writer import check_target
+from vmoe_export.checkpoint import open_checkpoint
+from vmoe_export.errors import OptionError
+from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
+from vmoe_export.summary import describe_plan, plan_tables, result_json, validation_table
+
+
+def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", value)
+    if not match:
+        raise click.BadParameter(f"'{value}' is not a number of pixels, such as 384, or HxW, such as 224x384.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _output_name(checkpoint: Path) -> Path:
+    stem = checkpoint.stem if checkpoint.suffix in {".index", ".safetensors", ".pt", ".pth"} else checkpoint.name
+    return Path(f"{stem}.vmoe")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.option("--capacity", "-c", type=click.FloatRange(0, min_open=True), multiple=True,
+              help="Capacity ratio; repeat for several. Default: the config's, or 1.05.")
+@click.option("--k", type=click.IntRange(1), multiple=True,
+              help="Experts per token; repeat for several. The profiles are all pairs of --capacity and --k. Default: the config's, or 2.")
+@click.option("-o", "output_path", type=click.Path(path_type=Path), metavar="OUT.vmoe",
+              help="The bundle to write. Default: the checkpoint's name in this folder.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="model.json",
+              help="Official model config as JSON: says what tensors can't, such as a gap classifier.")
+@click.option("--bpr/--no-bpr", default=True, show_default=True,
+              help="Stored profiles use Batch Priority Routing, or vanilla order.")
+@click.option("--group", default="image", show_default=True, metavar="image|batch|N|tokens:S",
+              help="Tokens that share places: of one image, the batch, N images, or S tokens.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
+@click.option("--image-size", callback=_image_size, metavar="PX|HxW",
+              help="Image size; resizes a learned position embedding.")
+@click.option("--capacity-multiple-of", type=click.IntRange(1), metavar="N",
+              help="Round places per expert up to a multiple. Default: the config's, or 1 (official code: 4).")
+@click.option("--rounding", type=click.Choice(["ceil", "round"]), help="How places become whole. Default: the config's, or ceil.")
+@click.option("--dispatch-bf16/--no-dispatch-bf16", default=None,
+              help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.")
+@click.option("--input", "input_dtype", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
+              help="Images as float32 in [-1, 1], or uint8 scaled inside the graph.")
+@click.option("--output", "output_kind", type=click.Choice(["logits", "features"]), default="logits", show_default=True,
+              help="What the graph returns.")
+@click.option("--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line.")
+@click.option("--atol", type=click.FloatRange(0, min_open=True), metavar="X",
+              help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with --dispatch-bf16).")
+@click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Show where each value comes from, and a traceback with an error.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.version_option(__version__, prog_name="vmoe-export")
+def export_command(
+    checkpoint: Path,
+    capacity: tuple[float, ...],
+    k: tuple[int, ...],
+    output_path: Path | None,
+    config: Path | None,
+    bpr: bool,
+    group: str,
+    batch: int | None,
+    image_size: tuple[int, int] | None,
+    capacity_multiple_of: int | None,
+    rounding: Any,
+    dispatch_bf16: bool | None,
+    input_dtype: Any,
+    output_kind: Any,
+    class_names: Path | None,
+    atol: float | None,
+    no_validate: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
+
+    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, or a torch .pt or .pth file.
+
+    Example: vmoe-export vmoe_b16 --capacity 0.3 --k 1
+    """
+    options = ExportOptions(
+        capacity=capacity or None,
+        k=k or None,
+        bpr=bpr,
+        group=group,
+        batch=batch,
+        config=config,
+        image_size=image_size,
+        rounding=rounding,
+        capacity_multiple_of=capacity_multiple_of,
+        dispatch_bf16=dispatch_bf16,
+        input=input_dtype,
+        output=output_kind,
+        class_names=None if class_names is None else _read_names(class_names),
+    )
+    show = Console(quiet=quiet or as_json, highlight=False)
+    target = output_path or _output_name(checkpoint)
+    if not dry_run:
+        check_target(target, force=force)
+    with open_checkpoint(checkpoint) as opened:
+        plan = plan_export(opened, options)
+        for part in (*describe_plan(plan, verbose=verbose), *plan_tables(plan)):
+            show.print(part)
+        if dry_run:
+            show.print(f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB.")
+            result = ExportResult(target, plan)
+        else:
+            result = _write(plan, target, show, validation=not no_validate, atol=atol, force=force)
+    if as_json:
+        json.dump(result_json(result, written=not dry_run), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+
+
+def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
+    progress_console = Console(stderr=True, quiet=show.quiet)
+
+    def stage(text: str) -> AbstractContextManager[Any]:
+        return progress_console.status(text) if progress_console.is_terminal else nullcontext()
+
+    with _tensor_bar(progress_console, plan.weight_bytes) as progress:
+        result = write_bundle(plan, target, progress=progress, stage=stage, **settings)
+    if result.comparisons:
+        show.print(validation_table(result))
+    show.print(f"Wrote {target}")
+    return result
+
+
+class _tensor_bar:  # noqa: N801  (a context manager used like a function)
+    """A bar over the bytes of all tensors, which ends with the last one so that later steps can show theirs."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._bar = Progress(
+            TextColumn("weights"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._total = total
+
+    def __enter__(self) -> Callable[[str, int], None]:
+        self._task = self._bar.add_task("weights", total=self._total)
+        self._bar.start()
+        return self._advance
+
+    def _advance(self, name: str, size: int) -> None:
+        self._bar.advance(self._task, size)
+        if self._bar.finished:
+            self._bar.stop()
+
+    def __exit__(self, *details: object) -> None:
+        self._bar.stop()
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--class-names {path} can't be read ({error})") from None

@@ -1,0 +1,111 @@
+"""What the user sees of an export: the model, its settings and where they come from, profiles, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from vmoe_export.export import ExportPlan, ExportResult
+
+
+def describe_plan(plan: ExportPlan, *, verbose: bool = False) -> Iterator[str]:
+    """Lines that say what the model is, and which values were assumed or not followed."""
+    model, moe = plan.model, plan.model.moe
+    kind = "V-MoE" if moe else "Dense ViT"
+    head = f"{model.num_classes} classes" if plan.output == "logits" else f"features of size {model.feature_size}"
+    yield (
+        f"{kind}: {model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
+        f"{_size(model.patch_size)} patches of {_size(model.image_size)} px x {model.channels}, "
+        f"{model.num_tokens} tokens, classifier '{model.classifier}', {head}"
+    )
+    if moe:
+        blocks = ", ".join(map(str, moe.layers))
+        yield (
+            f"MoE layers: blocks {blocks}, {moe.num_experts} experts of size {moe.mlp_dim}; "
+            f"routing group: {plan.grouping.name} ({plan.grouping.tokens} tokens), batches in multiples of "
+            f"{plan.grouping.batch_multiple}"
+        )
+        yield (
+            f"Places: {moe.rounding}, multiple of {moe.capacity_multiple_of}; "
+            f"bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}"
+        )
+    for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
+        fields = sorted(name for name, source in model.origins.items() if source == origin)
+        if fields:
+            shown = ", ".join(f"{name} = {_value(plan, name)}" for name in fields)
+            yield f"{_ORIGINS[origin]}: {shown}"
+    for text in plan.ignored_config:
+        yield f"Not followed: {text}"
+
+
+def plan_tables(plan: ExportPlan) -> Iterator[Table]:
+    """One row per profile: requested and effective ratio, places, FLOPs against the dense ViT of the same size."""
+    if plan.rules is None:
+        return
+    table = Table()
+    table.add_column("profile", no_wrap=True)
+    for name in ("capacity ratio", "effective", "k", "BPR", "places per expert", "GFLOP per image", "of dense"):
+        table.add_column(name, justify="right")
+    for profile in plan.profiles:
+        flops = plan.flops(profile)
+        table.add_row(
+            profile.name,
+            f"{profile.capacity_ratio:g}",
+            f"{profile.effective_ratio:.4g}",
+            str(profile.k),
+            "yes" if profile.bpr else "no",
+            str(profile.capacity[0]),
+            f"{flops / 1e9:.3g}",
+            f"{flops / plan.dense_flops:.0%}",
+        )
+    yield table
+
+
+def validation_table(result: ExportResult) -> Table:
+    """One row per graph and profile: ONNX Runtime against torch."""
+    table = Table(title="ONNX Runtime against torch", title_justify="left")
+    table.add_column("graph", no_wrap=True)
+    table.add_column("profile", no_wrap=True)
+    for name in ("max difference", "kept pairs alike"):
+        table.add_column(name, justify="right")
+    for comparison in result.comparisons:
+        agreement = f"{comparison.agreement:.2%}" if comparison.profile else "-"
+        table.add_row(
+            comparison.graph, comparison.profile or "-", f"{comparison.max_difference:.1e}", agreement
+        )
+    return table
+
+
+def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
+    """The same as JSON."""
+    plan = result.plan
+    return {
+        "bundle": str(result.path),
+        "written": written,
+        "model": plan.model.to_json(),
+        "group": asdict(plan.grouping),
+        "output": plan.output,
+        "weight_bytes": plan.weight_bytes,
+        "dense_flops_per_image": plan.dense_flops,
+        "profiles": [
+            {**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles
+        ],
+        "not_followed": list(plan.ignored_config),
+        "validation": [asdict(comparison) for comparison in result.comparisons],
+    }
+
+
+_ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By default", "inferred": "From the tensors"}
+
+
+def _value(plan: ExportPlan, field: str) -> str:
+    model = plan.model
+    value = getattr(model, field) if hasattr(model, field) else getattr(model.moe, field)
+    return "x".join(map(str, value)) if field.endswith("_size") and isinstance(value, tuple) else str(value)
+
+
+def _size(pixels: tuple[int, int]) -> str:
+    return f"{pixels[0]}x{pixels[1]}"

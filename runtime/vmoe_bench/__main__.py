@@ -1,0 +1,9 @@
+"""`python -m vmoe_bench`, the same as `vmoe-bench`."""
+
+from __future__ import annotations
+
+import sys
+
+from vmoe_bench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,169 @@
+"""Where the images of a measurement come from: an npz file, a folder of pictures, or a fixed seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_bench.errors import BenchError
+from vmoe_runtime.images import resize_bilinear, to_batch
+from vmoe_runtime.manifest import InputSpec, Manifest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SEED = 0
+_PATCHES_PER_SIDE = 7
+_PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images, and what they show where that is known.
+
+    Attributes:
+        images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, read batch by batch.
+        labels: i64[N], index of the class of each image; None where it is not known.
+        note: why there are no labels although some could be expected; None otherwise.
+    """
+
+    images: Array | tuple[Path, ...]
+    labels: Array | None = None
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first_batch(self, size: int, spec: InputSpec) -> Array:
+        """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].
+
+        Raises:
+            BenchError: there are fewer images.
+            ImageError: the images don't fit the model, or a file can't be read.
+        """
+        if len(self) < size:
+            raise BenchError(f"a batch needs {size} images, and --images has {len(self)}")
+        return to_batch(self.images[:size], spec)
+
+    def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
+        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None). What is left over at the end is skipped.
+
+        Raises:
+            ImageError: the images don't fit the model, or a file can't be read.
+        """
+        for start in range(0, len(self) - size + 1, size):
+            chosen = slice(start, start + size)
+            labels = None if self.labels is None else self.labels[chosen]
+            yield to_batch(self.images[chosen], spec), labels
+
+
+def open_images(path: Path, manifest: Manifest) -> ImageSource:
+    """The images that the user has.
+
+    Args:
+        path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and, if they are known,
+            `labels` (integers [N]); or a folder of pictures, in one subfolder per class if the classes are known.
+        manifest: of the bundle; its class names give the subfolders their labels.
+
+    Raises:
+        BenchError: there are no such images.
+    """
+    source = _from_folder(path, manifest.class_names) if path.is_dir() else _from_npz(path)
+    if source.labels is None:
+        return source
+    if manifest.output != "logits":
+        return ImageSource(source.images, note="the bundle puts out features, so there is no top-1")
+    if len(source) and not 0 <= source.labels.min() <= source.labels.max() < manifest.outputs:
+        raise BenchError(
+            f"{path}: labels go from {source.labels.min()} to {source.labels.max()}, "
+            f"and the model has classes 0 to {manifest.outputs - 1}"
+        )
+    return source
+
+
+def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
+    """Smooth random images, the same ones every time.
+
+    Noise in single pixels would give every token of an image the same statistics, and a router that sends them all to
+    the same experts; smooth images differ from patch to patch as photographs do.
+
+    Returns:
+        uint8[count, H, W, C] without labels.
+    """
+    generator = np.random.default_rng(_SEED)
+    coarse = generator.uniform(0, 255, (count, _PATCHES_PER_SIDE, _PATCHES_PER_SIDE, spec.channels))
+    smooth = np.empty((count, spec.height, spec.width, spec.channels), np.uint8)
+    for index, image in enumerate(coarse):
+        smooth[index] = np.rint(resize_bilinear(image, spec.height, spec.width))
+    return ImageSource(smooth)
+
+
+def _from_npz(path: Path) -> ImageSource:
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise BenchError(f"{path} is not an npz file with an array 'images'")
+            arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
+    except BenchError:
+        raise
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror or error}") from None
+    # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
+    except Exception as error:
+        raise BenchError(f"{path} is not a readable npz file ({type(error).__name__})") from None
+    if "images" not in arrays:
+        raise BenchError(f"{path} has no array 'images'")
+    images = arrays["images"]
+    if images.ndim not in (3, 4):
+        raise BenchError(f"{path}: 'images' has shape {images.shape}, not [N,H,W,C] or [N,H,W]")
+    if "labels" not in arrays:
+        return ImageSource(images)
+    labels = arrays["labels"]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise BenchError(
+            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, and {len(images)} images need as many integers"
+        )
+    return ImageSource(images, labels.astype(np.int64))
+
+
+def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSource:
+    try:
+        subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+        loose = _pictures(folder)
+        by_class = {subfolder.name: _pictures(subfolder) for subfolder in subfolders}
+    except OSError as error:
+        raise BenchError(f"{error.filename}: {error.strerror}") from None
+    paths = loose + [path for pictures in by_class.values() for path in pictures]
+    if not paths:
+        raise BenchError(f"{folder} has no pictures ({', '.join(sorted(_PICTURE_SUFFIXES))})")
+    # In folder order a batch would hold one class only, and one class asks for few experts.
+    order = np.random.default_rng(_SEED).permutation(len(paths))
+    shuffled = tuple(paths[index] for index in order)
+    if loose or class_names is None:
+        why = "some pictures are in no subfolder" if loose else "the bundle has no class names"
+        return ImageSource(shuffled, note=f"{why}, so there is no top-1" if by_class else None)
+    index_of = _unambiguous(class_names)
+    unknown = [name for name in by_class if name not in index_of]
+    if unknown:
+        return ImageSource(
+            shuffled, note=f"subfolder '{unknown[0]}' is not one class of the bundle, so there is no top-1"
+        )
+    labels = [index_of[name] for name, pictures in by_class.items() for _ in pictures]
+    return ImageSource(shuffled, np.array(labels, np.int64)[order])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(
+        entry for entry in folder.iterdir() if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.is_file()
+    )
+
+
+def _unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
+    """Index by class name; names that two classes share (ImageNet has two cranes) are left out."""
+    times = Counter(class_names)
+    return {name: index for index, name in enumerate(class_names) if times[name] == 1}

@@ -1,0 +1,89 @@
+"""Timing: many calls measured side by side, and what their times amount to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MINIMUM_ROUNDS = 3
+_WARM_UP_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one call is.
+
+    Attributes:
+        images_per_second: images of all calls over the time of all calls.
+        p50_ms, p99_ms: median and 99th percentile of the time of one call, in milliseconds.
+    """
+
+    images_per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
+    """The speed behind measured times.
+
+    Percentiles are interpolated linearly between the neighbouring samples, as numpy does by default; the p99 of fewer
+    than a hundred calls says little more than their maximum.
+
+    Args:
+        seconds: time of each call; at least one.
+        images_per_call: batch size.
+
+    Example:
+        >>> summarize([0.1, 0.3, 0.2], images_per_call=2)
+        Speed(images_per_second=10.0, p50_ms=200.0, p99_ms=298.0)
+    """
+    p50, p99 = np.percentile(np.asarray(seconds, np.float64), [50, 99]) * 1e3
+    total = float(np.sum(seconds))
+    return Speed(images_per_call * len(seconds) / total, round(float(p50), 6), round(float(p99), 6))
+
+
+def call_order(num_calls: int, round_index: int) -> list[int]:
+    """Who is called when in one round: everyone once, and each round begins with the next one.
+
+    So nobody always runs right after the same neighbour warmed the caches up or heated the chip.
+
+    Example:
+        >>> [call_order(3, index) for index in range(4)]
+        [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+    """
+    return [(round_index + position) % num_calls for position in range(num_calls)]
+
+
+def time_interleaved(
+    calls: Sequence[Callable[[], object]],
+    duration: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Times every call once per round, so that a machine that gets slower does so for all of them.
+
+    Two rounds of warm-up come first and count for nothing. Rounds are never cut short: all calls are timed equally often.
+
+    Args:
+        calls: what to time.
+        duration: seconds for all calls together; at least `MINIMUM_ROUNDS` rounds are run however long they take.
+        clock: returns seconds.
+
+    Returns:
+        Per call the seconds of each round.
+    """
+    for index in range(_WARM_UP_ROUNDS):
+        for chosen in call_order(len(calls), index):
+            calls[chosen]()
+    seconds: list[list[float]] = [[] for _ in calls]
+    end = clock() + duration
+    rounds = 0
+    while rounds < MINIMUM_ROUNDS or clock() < end:
+        for chosen in call_order(len(calls), rounds):
+            start = clock()
+            calls[chosen]()
+            seconds[chosen].append(clock() - start)
+        rounds += 1
+    return seconds

@@ -1,0 +1,57 @@
+"""What a point does to the images, as opposed to how fast: the share of pairs it keeps, and its top-1 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_bench.image_source import ImageSource
+from vmoe_bench.points import Point
+from vmoe_runtime import Routing
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is left of the model at one point.
+
+    Attributes:
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place; None for a dense model.
+        top1: share of the labelled images whose largest logit is that of their class; None without labels.
+    """
+
+    kept_pairs: float | None
+    top1: float | None
+
+
+def assess(point: Point, source: ImageSource) -> Quality:
+    """Runs all whole batches of the images through a point, once and untimed.
+
+    Raises:
+        VmoeError: the images don't fit, or the backend failed.
+    """
+    kept = asked = right = seen = 0
+    for batch, labels in source.whole_batches(point.batch_size, point.engine.manifest.input):
+        if point.profile is not None:
+            batch_kept, batch_asked = count_pairs(point.routing(batch).values())
+            kept += batch_kept
+            asked += batch_asked
+        if labels is not None:
+            right += count_right(point.logits(batch), labels)
+            seen += len(labels)
+    return Quality(kept / asked if asked else None, right / seen if seen else None)
+
+
+def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
+    """(kept, asked for): (token, choice) pairs over all given MoE layers; a kept one has a slot of at least 0."""
+    slots = [route.slot for route in routes]
+    return sum(int(np.count_nonzero(slot >= 0)) for slot in slots), sum(slot.size for slot in slots)
+
+
+def count_right(logits: Array, labels: Array) -> int:
+    """How many rows of logits [N, classes] are largest at their label [N]."""
+    return int(np.count_nonzero(logits.argmax(axis=1) == labels))

@@ -1,0 +1,71 @@
+"""Runs a bundle with nothing but ONNX Runtime and numpy.
+
+    python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
+
+The .npz holds `images`, uint8[N,H,W,C] or float32 in [-1, 1] of the model's size, and for the accuracy `labels`, int[N].
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Runs a bundle with nothing but ONNX Runtime and numpy.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--profile", help="a profile of the manifest; default: what the graph has as defaults")
+    given = parser.parse_args()
+    manifest = json.loads((given.bundle / "manifest.json").read_bytes())
+    data = np.load(given.images)
+
+    images = data["images"]
+    if images.ndim == 3:  # one channel
+        images = images[..., None]
+    if images.dtype == np.uint8 and manifest["input"]["dtype"] == "float32":
+        images = images.astype(np.float32) / 255 * 2 - 1
+    multiple = manifest["batch_multiple"]
+    if len(images) % multiple:
+        sys.exit(f"error: this bundle takes batches of a multiple of {multiple}, and there are {len(images)} images")
+
+    # The routing setting is data: one session serves every profile. A dense model has none.
+    setting = {}
+    if given.profile:
+        profiles = {profile["name"]: profile for profile in manifest["profiles"]}
+        if given.profile not in profiles:
+            sys.exit(f"error: there is no profile '{given.profile}'; the bundle has {', '.join(profiles) or 'none'}")
+        profile = profiles[given.profile]
+        setting["capacity"] = np.array(profile["capacity"], np.int64)  # places per expert, one for each MoE layer
+        setting["k"] = np.array([profile["k"]], np.int64)
+        setting["bpr"] = np.array([profile["bpr"]], np.int64)
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
+    layers = (manifest["routing"] or {"layers": []})["layers"]
+    outputs = [manifest["output"]["name"], *(f"{layer}/slot" for layer in layers)]
+    predictions, kept = [], []
+    step = multiple * max(1, 32 // multiple)
+    for start in range(0, len(images), step):
+        logits, *slots = session.run(outputs, {"image": images[start : start + step], **setting})
+        predictions += logits.argmax(-1).tolist()
+        kept += [(slot >= 0).ravel() for slot in slots]  # -1 is a pair of token and expert that found no place
+
+    if "labels" in data:
+        print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")
+    else:
+        names = manifest["class_names"]
+        print("predictions:", *(names[i] if names else i for i in predictions))
+    if kept:
+        print(f"kept pairs: {100 * np.mean(np.concatenate(kept)):.2f} %")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:  # whatever it is, one line says it
+        sys.exit(f"error: {error}")
