@@ -2,7 +2,8 @@
 
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
 
-The .npz holds `images`, uint8[N,H,W,C] or float32 in [-1, 1] of the model's size, and for the accuracy `labels`, int[N].
+The .npz holds `images` of the model's size, uint8 or float32 in [-1, 1], [N,H,W,C] or (one channel) [N,H,W],
+and `labels`, int[N], if the accuracy is wanted.
 """
 
 import argparse
@@ -18,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Runs a bundle with nothing but ONNX Runtime and numpy.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--profile", help="a profile of the manifest; default: what the graph has as defaults")
+    parser.add_argument("--profile", help="such as c0.3-k1; default: the first one")
     given = parser.parse_args()
     manifest = json.loads((given.bundle / "manifest.json").read_bytes())
     data = np.load(given.images)
@@ -30,16 +31,16 @@ def main() -> None:
         images = images.astype(np.float32) / 255 * 2 - 1
     multiple = manifest["batch_multiple"]
     if len(images) % multiple:
-        sys.exit(f"error: this bundle takes batches of a multiple of {multiple}, and there are {len(images)} images")
+        sys.exit(f"error: the bundle needs a multiple of {multiple} images, and there are {len(images)}")
 
     # The routing setting is data: one session serves every profile. A dense model has none.
     setting = {}
     if given.profile:
         profiles = {profile["name"]: profile for profile in manifest["profiles"]}
         if given.profile not in profiles:
-            sys.exit(f"error: there is no profile '{given.profile}'; the bundle has {', '.join(profiles) or 'none'}")
+            sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
         profile = profiles[given.profile]
-        setting["capacity"] = np.array(profile["capacity"], np.int64)  # places per expert, one for each MoE layer
+        setting["capacity"] = np.array(profile["capacity"], np.int64)  # places per expert, by MoE layer
         setting["k"] = np.array([profile["k"]], np.int64)
         setting["bpr"] = np.array([profile["bpr"]], np.int64)
 
@@ -53,7 +54,7 @@ def main() -> None:
     for start in range(0, len(images), step):
         logits, *slots = session.run(outputs, {"image": images[start : start + step], **setting})
         predictions += logits.argmax(-1).tolist()
-        kept += [(slot >= 0).ravel() for slot in slots]  # -1 is a pair of token and expert that found no place
+        kept += [(slot >= 0).ravel() for slot in slots]  # -1: the expert had no place left for the token
 
     if "labels" in data:
         print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")

@@ -2,27 +2,25 @@
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-makes b16.index, b16.data-*, and b16.json with the matching model config. What the weights say is noise, but shapes, sizes
-and speed are those of a trained model. The format is that of vmoe/checkpoints/{partitioned,serialization,types}.py in
-google-research/vmoe; each tensor is made when its turn comes, so that memory holds one at a time.
+makes b16.index, b16.data-*, and b16.json with the matching model config. The weights are noise, but shapes,
+sizes and speed are those of a trained model. The format is that of google-research/vmoe,
+vmoe/checkpoints/{partitioned,serialization,types}.py. Memory holds one tensor at a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
-import shutil
 import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
+import click
 import msgpack
 import numpy as np
 
@@ -37,15 +35,15 @@ MakeTensor = Callable[[str, Shape], Array]
 NDARRAY, ND_SLICE, INDEX_INFO = 1, 6, 8  # msgpack extension types
 CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 INDEX_VERSION = "20220622"
+EXPERT_TENSORS = "/Moe/Mlp/"
 MAX_SUBCHUNK_BYTES = 2**30
 MAX_SHARDS = 500  # all are open at once
 FLOAT_BYTES = 4
 STDDEV = 0.02
 
 
-@dataclass(frozen=True)
-class Variant:
-    """Sizes of a standard model: D, number of blocks, hidden size of an MLP, attention heads, patch side in pixels."""
+class Variant(NamedTuple):
+    """Sizes of a standard model (official configs/vmoe_paper); `patch` is the side of a patch in pixels."""
 
     hidden_size: int
     num_layers: int
@@ -68,8 +66,7 @@ class CheckpointWriteError(Exception):
     """The checkpoint could not be written. Carries one sentence for the person who asked for it."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A part of a tensor that is stored in one piece, and the shard that it is in."""
 
     box: Box
@@ -77,7 +74,7 @@ class Chunk:
 
 
 def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
-    """The blocks that are MoE: "Every n" is blocks n-1, 2n-1, ...; "Last n" is the last n of the odd blocks 1, 3, 5, ...
+    """The MoE blocks: of "Every n" n-1, 2n-1, ...; of "Last n" the last n of the odd blocks 1, 3, 5, ...
 
     Raises:
         ValueError: the text is neither, or the model has no such blocks.
@@ -103,16 +100,7 @@ def describe(
     variant: Variant, image_size: int, num_classes: int, experts: int, layers: Sequence[int]
 ) -> ModelConfig:
     """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
-    moe = MoeConfig(
-        num_experts=experts,
-        mlp_dim=variant.mlp_dim,
-        layers=tuple(layers),
-        k=min(2, experts),
-        capacity_ratio=1.05,
-        rounding="ceil",
-        capacity_multiple_of=4,
-        dispatch_bf16=True,
-    )
+    moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), min(2, experts), 1.05, "ceil", 4, True)
     return ModelConfig(
         image_size=(image_size, image_size),
         channels=3,
@@ -132,31 +120,24 @@ def describe(
 
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
-    """The config of a model in the field names of the official configs, with the settings of configs/vmoe_paper."""
+    """The config of a model under the official field names, with the settings of configs/vmoe_paper."""
     encoder: dict[str, Any] = {
-        "num_layers": model.num_layers,
-        "mlp_dim": model.mlp_dim,
-        "num_heads": model.num_heads,
+        field: getattr(model, field) for field in ("num_layers", "mlp_dim", "num_heads")
     }
-    if model.moe:
+    if moe := model.moe:
+        dispatcher = {
+            "name": "einsum",
+            "bfloat16": moe.dispatch_bf16,
+            "capacity_factor": moe.capacity_ratio,
+            "capacity_multiple_of": moe.capacity_multiple_of,
+            "batch_priority": False,
+        }
         encoder["moe"] = {
-            "num_experts": model.moe.num_experts,
-            "layers": list(model.moe.layers),
+            "num_experts": moe.num_experts,
+            "layers": list(moe.layers),
             "group_size": 8 * model.num_tokens,
             "split_rngs": False,
-            "router": {
-                "num_selected_experts": model.moe.k,
-                "noise_std": 1.0,
-                "importance_loss_weight": 0.005,
-                "load_loss_weight": 0.005,
-                "dispatcher": {
-                    "name": "einsum",
-                    "bfloat16": model.moe.dispatch_bf16,
-                    "capacity_factor": model.moe.capacity_ratio,
-                    "capacity_multiple_of": model.moe.capacity_multiple_of,
-                    "batch_priority": False,
-                },
-            },
+            "router": {"num_selected_experts": moe.k, "noise_std": 1.0, "dispatcher": dispatcher},
         }
     return {
         "name": "VisionTransformerMoe",
@@ -170,7 +151,10 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def random_weights(seed: int) -> MakeTensor:
-    """Makes float32 tensors from N(0, 0.02), LayerNorm scales from 1 + N(0, 0.02); each depends on its name and the seed."""
+    """Makes float32 tensors from N(0, 0.02), LayerNorm scales from 1 + N(0, 0.02).
+
+    A tensor depends on the seed and its name alone.
+    """
 
     def make(name: str, shape: Shape) -> Array:
         tensor = np.random.default_rng([seed, *name.encode()]).standard_normal(shape, np.float32)
@@ -196,7 +180,7 @@ def write_checkpoint(
     Args:
         prefix: path of the checkpoint without an ending.
         shapes: shape of each tensor, by official parameter name.
-        make_tensor: gives the float32 tensor of a name and shape; called once for each, in the order of the file.
+        make_tensor: gives the float32 tensor of a name and shape; called once for each.
         shards: number of data files.
         config: an official model config.
         force: replace a checkpoint that is already there.
@@ -209,11 +193,6 @@ def write_checkpoint(
         raise CheckpointWriteError(f"{parent} is not there; make the folder first")
     if (present := _files_of(prefix)) and not force:
         raise CheckpointWriteError(f"{present[0]} exists; --force replaces it")
-    needed, free = FLOAT_BYTES * sum(map(math.prod, shapes.values())), shutil.disk_usage(parent).free
-    if free < needed:
-        raise CheckpointWriteError(
-            f"{parent} has {free >> 20} MiB free, and the checkpoint needs {needed >> 20} MiB"
-        )
     chunks = plan_chunks(shapes, shards)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=parent) as folder:
@@ -228,16 +207,16 @@ def write_checkpoint(
 
 
 def plan_chunks(shapes: Mapping[str, Shape], shards: int) -> dict[str, list[Chunk]]:
-    """The chunks of each tensor, tensors in the order of their ids: depth first, the keys of each level sorted as text.
+    """The chunks of each tensor, in the order of array ids: depth first, keys of each level sorted as text.
 
-    Expert tensors are cut into one chunk per expert, as a training mesh with one expert per device leaves them. Each chunk
-    goes to the shard that is smallest so far.
+    Expert tensors are cut into one chunk per expert, as a mesh with one expert per device leaves them. Each
+    chunk goes to the shard that is smallest so far.
     """
     filled = [0] * shards
     plan: dict[str, list[Chunk]] = {}
     for name in sorted(shapes, key=lambda name: name.split("/")):
         whole = tuple((0, extent) for extent in shapes[name])
-        experts = shapes[name][0] if "/Moe/Mlp/" in name else 0
+        experts = shapes[name][0] if EXPERT_TENSORS in name else 0
         plan[name] = []
         for box in [((e, e + 1), *whole[1:]) for e in range(experts)] or [whole]:
             shard = min(range(shards), key=filled.__getitem__)
@@ -276,8 +255,8 @@ def _write_shards(
                     files[shard].writelines(_encode_chunk(data, part.box))
 
 
-def _encode_chunk(data: Array, box: Box) -> Iterator[bytes | Array]:
-    """A chunk as msgpack, [[sub-chunk, ...], slice]; the data itself is passed on without a copy where it lies in one run."""
+def _encode_chunk(data: Array, box: Box) -> Iterator[bytes | memoryview]:
+    """A chunk as msgpack, [[sub-chunk, ...], slice]; the data itself is passed on without a copy."""
     flat = np.ascontiguousarray(data, "<f4").reshape(-1)
     step = MAX_SUBCHUNK_BYTES // FLOAT_BYTES
     packer = msgpack.Packer()
@@ -287,12 +266,12 @@ def _encode_chunk(data: Array, box: Box) -> Iterator[bytes | Array]:
         head = packer.pack_array_header(3) + msgpack.packb([part.size]) + msgpack.packb("float32")
         head += _sized_header(part.nbytes, (0xC4, 0xC5, 0xC6))
         yield _sized_header(len(head) + part.nbytes, (0xC7, 0xC8, 0xC9)) + bytes([NDARRAY]) + head
-        yield part
+        yield part.data.cast("B")
     yield msgpack.packb(msgpack.ExtType(ND_SLICE, _nd_slice(box)))
 
 
 def _sized_header(size: int, codes: tuple[int, int, int]) -> bytes:
-    """The shortest msgpack header of `size` bytes; `codes` are those of its forms with 1, 2 and 4 bytes of length."""
+    """The shortest msgpack header of `size` bytes; `codes` are its forms with a u8, u16 and u32 length."""
     form = 0 if size < 2**8 else 1 if size < 2**16 else 2
     return struct.pack(f">B{'BHI'[form]}", codes[form], size)
 
@@ -315,7 +294,7 @@ def _index(shapes: Mapping[str, Shape], chunks: Mapping[str, Sequence[Chunk]], s
 
 
 def _files_of(prefix: Path) -> list[Path]:
-    """The files that a checkpoint of this prefix has, whatever its number of shards; the index comes first."""
+    """The files of a checkpoint, whatever its number of shards; the index comes first."""
     name = re.compile(re.escape(prefix.name) + r"\.(index|json|data-\d{5}-of-\d{5})")
     found = sorted(path for path in prefix.absolute().parent.iterdir() if name.fullmatch(path.name))
     return sorted(found, key=lambda path: path.suffix != ".index")
@@ -335,66 +314,50 @@ def _put_in_place(staged: Path, prefix: Path) -> None:
         raise
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-def _number(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {low} to {high}")
-        return int(text)
-
-    return number
-
-
-def _parser() -> _Parser:
-    parser = _Parser(description="Writes a V-MoE of random weights as a checkpoint in the official format.")
-    parser.add_argument("prefix", type=Path, help="path of the checkpoint without an ending, such as b16")
-    parser.add_argument("--variant", choices=VARIANTS, default="B/16", help="size and patch (default: B/16)")
-    parser.add_argument("--experts", type=_number(1, 4096), help="experts per MoE layer (default: 8)")
-    parser.add_argument("--layers", help="which blocks are MoE: 'Every N' or 'Last N' (default: Every 2)")
-    parser.add_argument("--dense", action="store_true", help="a plain ViT, without MoE layers")
-    parser.add_argument("--image-size", type=_number(1, 8192), default=224, metavar="PX", help="default: 224")
-    parser.add_argument("--num-classes", type=_number(1, 10**6), default=1000, metavar="N", help="default: 1000")
-    parser.add_argument("--seed", type=_number(0, 10**9 - 1), default=0, help="default: 0")
-    parser.add_argument("--shards", type=_number(1, MAX_SHARDS), default=2, help="data files (default: 2)")
-    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is already there")
-    return parser
+@click.command(help="Writes a V-MoE of random weights to PREFIX.index, PREFIX.data-* and PREFIX.json.")
+@click.argument("prefix", type=click.Path(path_type=Path))
+@click.option("--variant", type=click.Choice(list(VARIANTS)), default="B/16", show_default=True)
+@click.option("--experts", type=click.IntRange(1, 4096), help="Experts per MoE layer.  [default: 8]")
+@click.option("--layers", help="Which blocks are MoE: 'Every N' or 'Last N'.  [default: Every 2]")
+@click.option("--dense", is_flag=True, help="A plain ViT, without MoE layers.")
+@click.option("--image-size", type=click.IntRange(1, 8192), default=224, show_default=True, help="Pixels.")
+@click.option("--num-classes", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--shards", type=click.IntRange(1, MAX_SHARDS), default=2, show_default=True, help="Data files."
+)
+@click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
+def command(prefix: Path, variant: str, **given: Any) -> None:
+    sizes, experts, shards = VARIANTS[variant], given["experts"], given["shards"]
+    if given["dense"] and (experts or given["layers"]):
+        raise click.UsageError("--dense makes a model without MoE layers: leave out --experts and --layers")
+    if given["image_size"] < sizes.patch:
+        raise click.UsageError(f"--image-size {given['image_size']} is smaller than one patch of {variant}")
+    if not prefix.name:
+        raise click.UsageError(f"'{prefix}' is not a name for a checkpoint")
+    try:
+        layers = () if given["dense"] else moe_layers(given["layers"] or "Every 2", sizes.num_layers)
+    except ValueError as error:
+        raise click.UsageError(f"--layers: {error}") from None
+    model = describe(sizes, given["image_size"], given["num_classes"], experts or 8, layers)
+    shapes, config = parameter_shapes(model), official_config(model)
+    write_checkpoint(
+        prefix, shapes, random_weights(given["seed"]), shards, config=config, force=given["force"]
+    )
+    size = FLOAT_BYTES * sum(map(math.prod, shapes.values()))
+    click.echo(f"{prefix}: {len(shapes)} tensors, {size / 1e6:,.0f} MB, {shards} shards")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where the checkpoint could not be written."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    variant = VARIANTS[given.variant]
-    if given.dense and (given.experts or given.layers):
-        parser.error("--dense makes a model without MoE layers, so --experts and --layers don't go with it")
-    if given.image_size < variant.patch:
-        parser.error(f"--image-size {given.image_size} is smaller than one patch of {given.variant}")
-    if not given.prefix.name:
-        parser.error(f"'{given.prefix}' is not a name for a checkpoint")
+    """Runs the command line; returns 0, 2 for a mistake in the call, 1 for everything else."""
     try:
-        layers = () if given.dense else moe_layers(given.layers or "Every 2", variant.num_layers)
-    except ValueError as error:
-        parser.error(f"--layers: {error}")
-    model = describe(variant, given.image_size, given.num_classes, given.experts or 8, layers)
-    shapes = parameter_shapes(model)
-    try:
-        write_checkpoint(
-            given.prefix,
-            shapes,
-            random_weights(given.seed),
-            given.shards,
-            config=official_config(model),
-            force=given.force,
-        )
-    except CheckpointWriteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        command.main(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return error.exit_code
+    except (CheckpointWriteError, click.Abort) as error:
+        print(f"error: {str(error) or 'stopped'}", file=sys.stderr)
         return 1
-    size = FLOAT_BYTES * sum(map(math.prod, shapes.values()))
-    print(f"{given.prefix}: {len(shapes)} tensors, {size / 1e6:,.0f} MB in {given.shards} shards")
     return 0
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import TextIO
 
+from vmoe_bench.arguments import PROGRAM, STANDARD_OUTPUT, Arguments, parse_arguments
 from vmoe_bench.errors import BenchError, UsageError
 from vmoe_bench.image_source import ImageSource, open_images, synthetic_images
 from vmoe_bench.machine import describe_machine
@@ -20,11 +20,8 @@ from vmoe_bench.points import Point, plan_points
 from vmoe_bench.quality import assess
 from vmoe_bench.report import PointReport, check_target, report_point, to_json, write_report
 from vmoe_runtime import Engine, VmoeError
-from vmoe_runtime.backends import BACKENDS
 
-_PROGRAM = "vmoe-bench"
-_MOST_THREADS = 1024
-_MOST_IMAGES = 65536
+TablePrinter = Callable[[Sequence[PointReport], str, TextIO], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,117 +31,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit code: 0, 2 for a wrong command line, 130 when interrupted, 1 for everything else that goes wrong.
+        The exit code: 0, 2 for a wrong command line, 130 when interrupted, 1 for whatever else goes wrong.
     """
     try:
-        _bench(_parser().parse_args(argv))
-        # Here, and not at exit, where a reader that has gone would cost a traceback.
+        _bench(parse_arguments(argv))
+        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
-    except UsageError as error:
-        return _complain(str(error), 2)
-    except (BenchError, VmoeError) as error:
-        return _complain(str(error), 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _complain("whoever read the output has closed it", 1)
-    except OSError as error:
-        return _complain(f"{error.filename or 'output'}: {error.strerror or error}", 1)
-    except MemoryError:
-        return _complain("there is not enough memory; try a smaller --batch-size", 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+    except (BenchError, VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sentence, code = _explain(error)
+        print(f"{PROGRAM}: {sentence}", file=sys.stderr)
+        return code
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one sentence, without the usage text before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {_PROGRAM} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=_PROGRAM,
-        usage=f"{_PROGRAM} BUNDLE [options]",
-        description="Measures a bundle: images per second, milliseconds per call (p50 and p99), the share of "
-        "(token, choice) pairs that the routing keeps, and top-1 where the images carry labels, for every "
-        "combination of profile, backend and batch size, all of them side by side.",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder; comes first")
-    several = {"nargs": "+", "action": "extend", "default": []}
-    several_options: tuple[tuple[str, str, str, dict[str, object]], ...] = (
-        ("--profile", "P", "profiles: stored ones, or any such as c0.3-k1 (default: all stored ones)", {}),
-        ("--backend", "B", "auto (default), " + ", ".join(BACKENDS), {"choices": ["auto", *BACKENDS]}),
-        (
-            "--batch-size",
-            "N",
-            "images per call (default: the fewest that fit)",
-            {"type": _whole(_MOST_IMAGES)},
-        ),
-    )
-    for name, metavar, text, more in several_options:
-        parser.add_argument(name, metavar=metavar, help=text, **several, **more)  # type: ignore[arg-type]
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=_whole(_MOST_THREADS),
-        help="threads per call (default: the runtime's choice)",
-    )
-    parser.add_argument(
-        "--duration",
-        metavar="S",
-        type=_seconds,
-        default=10.0,
-        help="seconds for all points together (default: 10); every point gets 3 calls in any case",
-    )
-    parser.add_argument(
-        "--images",
-        metavar="NPZ|DIR",
-        type=Path,
-        help="npz with 'images' and 'labels', or a folder of pictures, in a subfolder per class for top-1 "
-        "(default: random images)",
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the numbers as JSON, too; - for standard output"
-    )
-    return parser
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to tell the user, and the exit code."""
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}", 1
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; try a smaller --batch-size", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    return str(error), 2 if isinstance(error, UsageError) else 1
 
 
-def _bench(arguments: argparse.Namespace) -> None:
+def _bench(arguments: Arguments) -> None:
+    # Both before the measurement: nobody should wait for numbers that then can't be shown.
+    print_table = _table_printer()
+    json_file = None if arguments.json in (None, STANDARD_OUTPUT) else Path(str(arguments.json))
+    if json_file is not None:
+        check_target(json_file)
+    with ExitStack() as closing:
+        engines = _load_engines(arguments, closing)
+        points = plan_points(engines, arguments.profiles, arguments.batch_sizes)
+        source = _images(arguments.images, points)
+        reports = _measure(points, source, arguments.duration, arguments.threads)
+        text = to_json(describe_machine(engines), reports)
+    to_stdout = arguments.json == STANDARD_OUTPUT
+    # Standard output belongs to the JSON where that was asked for.
+    print_table(reports, arguments.bundle.resolve().name, sys.stderr if to_stdout else sys.stdout)
+    if to_stdout:
+        sys.stdout.write(text)
+    if json_file is not None:
+        write_report(json_file, text)
+
+
+def _table_printer() -> TablePrinter:
     try:
-        from vmoe_bench.table import print_table
+        table = import_module("vmoe_bench.table")
     except ImportError as error:
         raise BenchError(
             f"the table needs rich, which can't be loaded ({error}): pip install 'vmoe-export[bench]'"
         ) from None
-    if arguments.json not in (None, "-"):
-        check_target(Path(arguments.json))
-    with ExitStack() as open_engines:
-        engines = _load_engines(
-            arguments.bundle, arguments.backend or ["auto"], arguments.threads, open_engines
-        )
-        points = plan_points(engines, arguments.profile, arguments.batch_size)
-        source = _images(arguments.images, points)
-        reports = _measure(points, source, arguments.duration, arguments.threads)
-        text = to_json(describe_machine(engines), reports)
-    # Standard output belongs to the JSON where it was asked for.
-    print_table(reports, arguments.bundle.name, sys.stderr if arguments.json == "-" else sys.stdout)
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    elif arguments.json is not None:
-        write_report(Path(arguments.json), text)
+    printer: TablePrinter = table.print_table
+    return printer
 
 
-def _load_engines(
-    bundle: Path, backends: Sequence[str], threads: int | None, open_engines: ExitStack
-) -> list[Engine]:
-    """One engine per backend; "auto" and the name it stands for are one."""
+def _load_engines(arguments: Arguments, closing: ExitStack) -> list[Engine]:
+    """One engine per backend; "auto" and the backend that it stands for are one."""
     engines: dict[str, Engine] = {}
-    for name in backends:
+    for name in arguments.backends:
         if name not in engines:
-            engine = open_engines.enter_context(Engine.load(bundle, backend=name, threads=threads))
-            engines.setdefault(engine.backend, engine)
+            engine = Engine.load(arguments.bundle, backend=name, threads=arguments.threads)
+            engines.setdefault(engine.backend, closing.enter_context(engine))
     return list(engines.values())
 
 
@@ -154,16 +105,15 @@ def _images(path: Path | None, points: Sequence[Point]) -> ImageSource:
         return synthetic_images(max(point.batch_size for point in points), manifest.input)
     source = open_images(path, manifest)
     if source.note is not None:
-        print(f"{_PROGRAM}: {source.note}", file=sys.stderr)
+        print(f"{PROGRAM}: {source.note}", file=sys.stderr)
     return source
 
 
 def _measure(
     points: Sequence[Point], source: ImageSource, duration: float, threads: int | None
 ) -> list[PointReport]:
-    batches = {
-        size: source.first_batch(size, points[0].engine.manifest.input) for size in _batch_sizes(points)
-    }
+    spec = points[0].engine.manifest.input
+    batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
     qualities = [assess(point, source) for point in points]
     calls = [partial(point.logits, batches[point.batch_size]) for point in points]
     times = time_interleaved(calls, duration)
@@ -171,32 +121,3 @@ def _measure(
         report_point(point, threads, summarize(seconds, point.batch_size), quality)
         for point, seconds, quality in zip(points, times, qualities, strict=True)
     ]
-
-
-def _batch_sizes(points: Sequence[Point]) -> set[int]:
-    return {point.batch_size for point in points}
-
-
-def _whole(most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        # isdecimal alone takes the digits of every script.
-        if text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}, not '{text}'")
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if 0 < seconds < math.inf:
-        return seconds
-    raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not '{text}'")
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"{_PROGRAM}: {sentence}", file=sys.stderr)
-    return code

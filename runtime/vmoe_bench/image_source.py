@@ -26,7 +26,8 @@ class ImageSource:
     """Images, and what they show where that is known.
 
     Attributes:
-        images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, read batch by batch.
+        images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
+            read batch by batch.
         labels: i64[N], index of the class of each image; None where it is not known.
         note: why there are no labels although some could be expected; None otherwise.
     """
@@ -50,7 +51,7 @@ class ImageSource:
         return to_batch(self.images[:size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
-        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None). What is left over at the end is skipped.
+        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); what is left over is skipped.
 
         Raises:
             ImageError: the images don't fit the model, or a file can't be read.
@@ -65,8 +66,8 @@ def open_images(path: Path, manifest: Manifest) -> ImageSource:
     """The images that the user has.
 
     Args:
-        path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and, if they are known,
-            `labels` (integers [N]); or a folder of pictures, in one subfolder per class if the classes are known.
+        path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
+            `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
         manifest: of the bundle; its class names give the subfolders their labels.
 
     Raises:
@@ -88,8 +89,8 @@ def open_images(path: Path, manifest: Manifest) -> ImageSource:
 def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
     """Smooth random images, the same ones every time.
 
-    Noise in single pixels would give every token of an image the same statistics, and a router that sends them all to
-    the same experts; smooth images differ from patch to patch as photographs do.
+    With noise in every pixel all tokens would look alike to the router, which would send them to the same
+    experts; smooth images differ from patch to patch as photographs do.
 
     Returns:
         uint8[count, H, W, C] without labels.
@@ -126,7 +127,8 @@ def _from_npz(path: Path) -> ImageSource:
     labels = arrays["labels"]
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise BenchError(
-            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, and {len(images)} images need as many integers"
+            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, "
+            f"and {len(images)} images need {len(images)} integers"
         )
     return ImageSource(images, labels.astype(np.int64))
 

@@ -23,8 +23,9 @@ def describe_machine(engines: Iterable[Engine]) -> dict[str, Any]:
         engines: the engines that are measured; they say which runtime they are.
 
     Returns:
-        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and `vmoe_runtime`
-        (None where it is not installed as a package), and `backends`: runtime and version in words, by backend name.
+        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
+        `vmoe_runtime` (None where it is not installed as a package), and under `backends`, by name, which
+        runtime that is, in words.
     """
     return {
         "cpu": cpu_model(),

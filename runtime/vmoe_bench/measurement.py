@@ -29,26 +29,26 @@ class Speed:
 def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     """The speed behind measured times.
 
-    Percentiles are interpolated linearly between the neighbouring samples, as numpy does by default; the p99 of fewer
-    than a hundred calls says little more than their maximum.
+    Percentiles are interpolated linearly between neighbouring samples, as numpy does by default; the p99 of
+    fewer than a hundred calls says little more than their maximum.
 
     Args:
         seconds: time of each call; at least one.
         images_per_call: batch size.
 
     Example:
-        >>> summarize([0.1, 0.3, 0.2], images_per_call=2)
-        Speed(images_per_second=10.0, p50_ms=200.0, p99_ms=298.0)
+        >>> summarize([1.0, 3.0, 2.0], images_per_call=16)
+        Speed(images_per_second=8.0, p50_ms=2000.0, p99_ms=2980.0)
     """
     p50, p99 = np.percentile(np.asarray(seconds, np.float64), [50, 99]) * 1e3
     total = float(np.sum(seconds))
-    return Speed(images_per_call * len(seconds) / total, round(float(p50), 6), round(float(p99), 6))
+    return Speed(images_per_call * len(seconds) / total, float(p50), float(p99))
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:
     """Who is called when in one round: everyone once, and each round begins with the next one.
 
-    So nobody always runs right after the same neighbour warmed the caches up or heated the chip.
+    So no call always has the same place, such as the first after the clock was looked at.
 
     Example:
         >>> [call_order(3, index) for index in range(4)]
@@ -64,11 +64,12 @@ def time_interleaved(
 ) -> list[list[float]]:
     """Times every call once per round, so that a machine that gets slower does so for all of them.
 
-    Two rounds of warm-up come first and count for nothing. Rounds are never cut short: all calls are timed equally often.
+    Two rounds of warm-up come first and count for nothing. Rounds are never cut short, so all calls are timed
+    equally often.
 
     Args:
         calls: what to time.
-        duration: seconds for all calls together; at least `MINIMUM_ROUNDS` rounds are run however long they take.
+        duration: seconds for all calls together; `MINIMUM_ROUNDS` rounds are run however long they take.
         clock: returns seconds.
 
     Returns:

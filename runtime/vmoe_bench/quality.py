@@ -1,4 +1,4 @@
-"""What a point does to the images, as opposed to how fast: the share of pairs it keeps, and its top-1 accuracy."""
+"""How well a point answers, as opposed to how fast: the share of pairs it keeps, and its top-1 accuracy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Quality:
     """What is left of the model at one point.
 
     Attributes:
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place; None for a dense model.
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place; None for a dense
+            model.
         top1: share of the labelled images whose largest logit is that of their class; None without labels.
     """
 
@@ -31,9 +32,14 @@ class Quality:
 def assess(point: Point, source: ImageSource) -> Quality:
     """Runs all whole batches of the images through a point, once and untimed.
 
+    Both numbers are about the same images. Kept pairs are counted and not computed from the capacity, because
+    a router that prefers some experts drops pairs long before all places are taken.
+
     Raises:
         VmoeError: the images don't fit, or the backend failed.
     """
+    if point.profile is None and source.labels is None:
+        return Quality(None, None)
     kept = asked = right = seen = 0
     for batch, labels in source.whole_batches(point.batch_size, point.engine.manifest.input):
         if point.profile is not None:
@@ -47,7 +53,7 @@ def assess(point: Point, source: ImageSource) -> Quality:
 
 
 def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
-    """(kept, asked for): (token, choice) pairs over all given MoE layers; a kept one has a slot of at least 0."""
+    """(kept, asked for): (token, choice) pairs over all given MoE layers; a kept one has a slot >= 0."""
     slots = [route.slot for route in routes]
     return sum(int(np.count_nonzero(slot >= 0)) for slot in slots), sum(slot.size for slot in slots)
 

@@ -1,0 +1,129 @@
+"""Runs one vmoe op alone: in numpy, torch, ONNX Runtime (as a local function, and inlined) and OpenVINO."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnxruntime
+import openvino
+import torch
+from onnx import TensorProto, helper
+
+import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
+from vmoe_export.ops import reference
+from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
+from vmoe_export.ops.table import DOMAIN, OPS, VERSION, Op, Value
+
+RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino")
+ELEMENT_TYPES = {"float": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
+NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64}
+SETTINGS = ("capacity", "k", "bpr")
+
+Run = Callable[..., list[np.ndarray]]
+
+
+def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False) -> list[np.ndarray]:
+    """The numpy reference, in the dtype of the inputs."""
+    arguments = [
+        int(array[0]) if value.name in SETTINGS else array
+        for value, array in zip(op.inputs, inputs, strict=True)
+    ]
+    flags = [dispatch_bf16] * len(op.attributes)
+    outputs = reference_function(op)(*arguments, *flags)
+    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def reference_function(op: Op) -> Callable[..., object]:
+    return getattr(reference, op.torch_name.removeprefix(f"{DOMAIN}::"))
+
+
+def reference_parameters(op: Op) -> list[str]:
+    return list(inspect.signature(reference_function(op)).parameters)
+
+
+def torch_op(op: Op) -> torch._ops.OpOverload:
+    return getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default
+
+
+@functools.cache
+def runner(name: str, op_name: str, dispatch_bf16: bool = False) -> Run:
+    """A function from the op's inputs, in order, to its outputs, in order."""
+    op = OPS[op_name]
+    names = [value.name for value in op.inputs]
+    if name == "torch":
+        flags = [int(dispatch_bf16)] * len(op.attributes)
+
+        def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
+            outputs = torch_op(op)(*map(torch.from_numpy, inputs), *flags)
+            return [output.numpy() for output in _as_list(outputs)]
+
+        return run_torch
+    model = one_node_model(op, dispatch_bf16)
+    if name != "onnxruntime":
+        model = onnx.inliner.inline_local_functions(model)
+    return _session_runner(model, names, openvino_cpu=name == "openvino")
+
+
+def run_graph(name: str, model: onnx.ModelProto) -> Run:
+    """The same for any model without local functions."""
+    names = [value.name for value in model.graph.input]
+    return _session_runner(model, names, openvino_cpu=name == "openvino")
+
+
+def one_node_model(op: Op, dispatch_bf16: bool = False) -> onnx.ModelProto:
+    """A checked model that is one node of the op, with the functions of all ops."""
+    inputs, outputs = (list(map(_value_info, values)) for values in (op.inputs, op.outputs))
+    node = helper.make_node(
+        op.name,
+        [value.name for value in op.inputs],
+        [value.name for value in op.outputs],
+        domain=DOMAIN,
+        **dict.fromkeys(op.attributes, int(dispatch_bf16)),
+    )
+    model = helper.make_model(
+        helper.make_graph([node], op.name, inputs, outputs),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
+        functions=function_bodies(dispatch_bf16),
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:
+    return [np.array([number], np.int64) for number in (capacity, k, bpr)]
+
+
+def _value_info(value: Value) -> onnx.ValueInfoProto:
+    dims = [int(dim) if dim.isdecimal() else dim for dim in value.dims]
+    return helper.make_tensor_value_info(value.name, ELEMENT_TYPES[value.type], dims)
+
+
+def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cpu: bool) -> Run:
+    outputs = [value.name for value in model.graph.output]
+    if openvino_cpu:
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+
+        def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
+            results = compiled(dict(zip(names, inputs, strict=True)))
+            return [np.array(results[output]) for output in outputs]
+
+        return run_openvino
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda *inputs: session.run(outputs, dict(zip(names, inputs, strict=True)))
+
+
+def _as_list(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)

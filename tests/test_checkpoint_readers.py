@@ -1,0 +1,256 @@
+"""Checkpoints of every kind give the same tensors under the official names, one at a time."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import re
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from official_writer import Chunk, leaves, nest, write_checkpoint
+
+from vmoe_export import CheckpointError, open_checkpoint
+
+Tensors = dict[str, np.ndarray]
+Writer = Callable[[Path, Tensors], Path]
+
+BIG_TENSORS = 16
+BIG_TENSOR_BYTES = 4 << 20
+
+
+def parameters() -> Tensors:
+    rng = np.random.default_rng(3)
+    names = ["cls", "embedding/kernel", "Encoder/encoderblock_0/Mlp/Dense_0/kernel", "head/bias"]
+    names += [f"Encoder/encoderblock_{i}/LayerNorm_0/scale" for i in (1, 2, 10)]
+    return {name: rng.random((2, 3, 4), np.float32) for name in names}
+
+
+def to_torch(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: to_torch(value) for key, value in tree.items()}
+    return torch.from_numpy(tree)
+
+
+def flat(separator: str, prefix: str = "") -> Callable[[Tensors], Any]:
+    return lambda tensors: {
+        (prefix + name).replace("/", separator): torch.from_numpy(array) for name, array in tensors.items()
+    }
+
+
+def nested(*roots: str, **beside: Any) -> Callable[[Tensors], Any]:
+    def arrange(tensors: Tensors) -> Any:
+        tree = to_torch(nest(tensors))
+        for root in reversed(roots):
+            tree = {root: tree, **beside}
+        return tree
+
+    return arrange
+
+
+MOMENTS = {"mu": {"embedding": {"kernel": torch.zeros(2)}}, "count": torch.tensor(3)}
+ARRANGEMENTS: dict[str, Callable[[Tensors], Any]] = {
+    "flat with dots": flat("."),
+    "flat with slashes": flat("/"),
+    "flat with dots under params": flat(".", "params/"),
+    "flat with dots under module": flat(".", "module/"),
+    "flat with slashes under params": flat("/", "params/"),
+    "nested": nested(),
+    "nested under params": nested("params"),
+    "nested under target": nested("target"),
+    "nested under state_dict": nested("state_dict", epoch=3),
+    "flat with dots inside params": lambda tensors: {"params": flat(".")(tensors)},
+    "a train state": nested("params", step=7, opt_state=MOMENTS, rngs={"dropout": torch.zeros(2)}),
+    "a train state with a tuple of optimisers": nested("params", step=torch.tensor(7), opt_state=(MOMENTS, None)),
+    "a train state under target": nested("target", "params", step=7, opt_state=MOMENTS),
+}
+EVERY_ARRANGEMENT = pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS.keys())
+
+
+@EVERY_ARRANGEMENT
+def test_torch_files_give_the_official_names(tmp_path: Path, arrangement: Callable[[Tensors], Any]) -> None:
+    torch.save(arrangement(parameters()), tmp_path / "ckpt.pt")
+    assert_holds(tmp_path / "ckpt.pt", parameters(), "torch")
+
+
+@EVERY_ARRANGEMENT
+def test_torch_files_of_before_the_zip_layout_are_read_too(
+    tmp_path: Path, arrangement: Callable[[Tensors], Any]
+) -> None:
+    path = tmp_path / "ckpt.pth"
+    torch.save(arrangement(parameters()), path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes()[:2] != b"PK"
+    assert_holds(path, parameters(), "torch")
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+@pytest.mark.parametrize("prefix", ["", "params/", "target/", "target/params/"])
+def test_safetensors_files_give_the_official_names(tmp_path: Path, separator: str, prefix: str) -> None:
+    tensors = {(prefix + name).replace("/", separator): array for name, array in parameters().items()}
+    if prefix:
+        tensors[f"opt_state/mu/{prefix}embedding/kernel".replace("/", separator)] = np.zeros(2)
+    safetensors.numpy.save_file(tensors, tmp_path / "ckpt.safetensors", metadata={"format": "np"})
+    assert_holds(tmp_path / "ckpt.safetensors", parameters(), "safetensors")
+
+
+TORCH_DTYPES = (
+    "bool int8 uint8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 float8_e4m3fn float8_e5m2"
+).split()
+
+
+@pytest.mark.parametrize("dtype_name", TORCH_DTYPES)
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str, kind: str) -> None:
+    tensors = {
+        "embedding.kernel": _random_bits(dtype_name, (5, 6)),
+        "scalar": _random_bits(dtype_name, ()),
+        "empty": _random_bits(dtype_name, (3, 0)),
+    }
+    path = tmp_path / ("ckpt.safetensors" if kind == "safetensors" else "ckpt.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    with open_checkpoint(path) as checkpoint:
+        for name, tensor in tensors.items():
+            found = checkpoint[name.replace(".", "/")]
+            assert found.dtype == np.dtype(getattr(ml_dtypes, dtype_name, dtype_name))
+            assert found.shape == tuple(tensor.shape)
+            assert found.tobytes() == bytes(tensor.reshape(-1).view(torch.uint8).tolist())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_that_share_or_skip_memory_are_read_as_they_look(tmp_path: Path, zipped: bool) -> None:
+    base = torch.arange(24, dtype=torch.float32)
+    tensors = {
+        "embedding.kernel": torch.nn.Parameter(base.reshape(4, 6).T),
+        "every_second": base[1::2],
+        "repeated": base[:3].expand(5, 3),
+    }
+    torch.save(tensors, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
+    with open_checkpoint(tmp_path / "ckpt.pt") as checkpoint:
+        np.testing.assert_array_equal(checkpoint["embedding/kernel"], np.arange(24).reshape(4, 6).T)
+        np.testing.assert_array_equal(checkpoint["every_second"], np.arange(1, 24, 2))
+        np.testing.assert_array_equal(checkpoint["repeated"], [[0, 1, 2]] * 5)
+
+
+def test_what_was_read_may_be_changed_without_changing_the_checkpoint(tmp_path: Path) -> None:
+    for write in WRITERS.values():
+        with open_checkpoint(write(tmp_path, parameters())) as checkpoint:
+            first = checkpoint["cls"]
+            first[...] = 0
+            np.testing.assert_array_equal(checkpoint["cls"], parameters()["cls"])
+
+
+def test_what_was_read_outlives_the_checkpoint(tmp_path: Path) -> None:
+    for write in WRITERS.values():
+        with open_checkpoint(write(tmp_path, parameters())) as checkpoint:
+            found = checkpoint["cls"]
+        np.testing.assert_array_equal(found, parameters()["cls"])
+
+
+def test_nothing_in_a_torch_file_is_executed(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (witness,)
+
+    for zipped in (True, False):
+        torch.save({"embedding.kernel": Payload()}, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match="it would run code when unpickled"):
+            open_checkpoint(tmp_path / "ckpt.pt")
+    (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError):
+        open_checkpoint(tmp_path / "ckpt.pt")
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("tree", [{"step": torch.tensor(1)}, {}, {"other.kernel": torch.zeros(2)}])
+def test_a_file_without_model_parameters_is_refused(tmp_path: Path, tree: Any) -> None:
+    torch.save(tree, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'ckpt.pt'}: it holds no 'embedding/kernel'")):
+        open_checkpoint(tmp_path / "ckpt.pt")
+
+
+def _write_official(folder: Path, tensors: Tensors) -> Path:
+    def halves(name: str, array: np.ndarray) -> list[Chunk]:
+        rest = tuple((0, extent) for extent in array.shape[1:])
+        middle = len(array) // 2
+        return [Chunk(((0, middle), *rest), 0), Chunk(((middle, len(array)), *rest), 1)]
+
+    write_checkpoint(folder / "official", nest(tensors), shards=2, cut=halves)
+    return folder / "official"
+
+
+def _write_safetensors(folder: Path, tensors: Tensors) -> Path:
+    safetensors.numpy.save_file(tensors, folder / "ckpt.safetensors")
+    return folder / "ckpt.safetensors"
+
+
+def _write_torch(folder: Path, tensors: Tensors) -> Path:
+    torch.save(to_torch(tensors), folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+WRITERS: dict[str, Writer] = {
+    "official": _write_official,
+    "safetensors": _write_safetensors,
+    "torch": _write_torch,
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read from /proc")
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS.keys())
+def test_reading_one_tensor_leaves_the_others_on_disk(tmp_path: Path, write: Writer) -> None:
+    shape = (BIG_TENSOR_BYTES // 4 // 64, 64)
+    path = write(
+        tmp_path,
+        {
+            f"layer_{i}/kernel" if i else "embedding/kernel": np.full(shape, i, np.float32)
+            for i in range(BIG_TENSORS)
+        },
+    )
+    gc.collect()
+    before = _anonymous_bytes()
+    tracemalloc.start()
+    try:
+        with open_checkpoint(path) as checkpoint:
+            tensor = checkpoint["layer_7/kernel"]
+            grown = _anonymous_bytes() - before
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tensor == 7).all()
+    assert peak < 3 * BIG_TENSOR_BYTES
+    assert grown < 3 * BIG_TENSOR_BYTES
+
+
+def assert_holds(path: Path, expected: Tensors, format: str) -> None:
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == format
+        assert list(checkpoint) == sorted(expected) == sorted(name for name, _ in leaves(nest(expected)))
+        for name, array in expected.items():
+            assert checkpoint.info[name].shape == array.shape
+            np.testing.assert_array_equal(checkpoint[name], array)
+
+
+def _random_bits(dtype_name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    dtype = getattr(torch, dtype_name)
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = torch.from_numpy(np.random.default_rng(5).integers(0, 256, size, dtype=np.uint8))
+    return (raw % 2 if dtype == torch.bool else raw).view(dtype).reshape(shape)
+
+
+def _anonymous_bytes() -> int:
+    match = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) * 1024

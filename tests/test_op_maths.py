@@ -1,0 +1,184 @@
+"""The float ops in float32 against the numpy reference in float64, and the rounding to bfloat16 bit by bit."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from op_models import IR_VERSION, OPSET, RUNNERS, Run, run_graph, run_reference, runner, settings
+
+from vmoe_export.ops.functions import round_bf16
+from vmoe_export.ops.table import OPS
+
+EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
+FLOAT32 = {"rtol": 0, "atol": 1e-5}
+GROUPS, TOKENS, WIDTH, EXPERTS, HIDDEN = 3, 20, 16, 4, 32
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(10))
+def test_the_sparse_mlp_is_the_reference_on_random_tokens(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = [_normal(rng, GROUPS, TOKENS, WIDTH), *_layer(rng)]
+    _check_sparse_mlp(name, inputs, settings(int(rng.integers(1, 9)), 1 + seed % EXPERTS, bool(seed % 2)))
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(6))
+def test_the_sparse_mlp_is_the_reference_on_tied_tokens_and_experts(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    # Small whole numbers: products are exact, so what ties in float64 ties in float32.
+    tokens = rng.integers(-1, 2, (GROUPS, 4, WIDTH)).astype(np.float32).repeat(5, axis=1)
+    router, *experts = _layer(rng)
+    router = rng.integers(-1, 2, (WIDTH, 2)).astype(np.float32).repeat(2, axis=1)
+    _check_sparse_mlp(name, [tokens, router, *experts], settings(3, 1 + seed % 3, bool(seed % 2)))
+
+
+@EVERY_RUNNER
+def test_a_group_of_dropped_tokens_gets_zeros(name: str) -> None:
+    rng = np.random.default_rng(0)
+    tokens = np.broadcast_to(_normal(rng, 1, 1, WIDTH), (GROUPS, TOKENS, WIDTH)).copy()
+    y, slot, _ = runner(name, "VmoeSparseMlp")(tokens, *_layer(rng), *settings(2, 1, False))
+    assert (slot[:, 2:] == -1).all()
+    assert (y[:, 2:] == 0).all()
+    assert (y[:, :2] != 0).any(axis=-1).all()
+
+
+@EVERY_RUNNER
+def test_dispatch_copies_tokens_and_leaves_empty_places_zero(name: str) -> None:
+    rng = np.random.default_rng(1)
+    x = _normal(rng, GROUPS, TOKENS, WIDTH)
+    src = rng.integers(-1, GROUPS * TOKENS, (EXPERTS, 9), dtype=np.int32)
+    src[0, :2] = -1, 0
+    (buf,) = runner(name, "VmoeDispatch")(x, src)
+    np.testing.assert_array_equal(buf, run_reference(OPS["VmoeDispatch"], x, src)[0])
+    assert not buf[src == -1].any()
+    np.testing.assert_array_equal(buf[src >= 0], x.reshape(-1, WIDTH)[src[src >= 0]])
+
+
+@EVERY_RUNNER
+def test_dispatch_does_not_spread_what_is_not_finite(name: str) -> None:
+    x = np.array([[[np.nan, np.inf], [1, 2]]], np.float32)
+    (buf,) = runner(name, "VmoeDispatch")(x, np.array([[-1, 1, 0]], np.int32))
+    np.testing.assert_array_equal(buf, np.float32([[[0, 0], [1, 2], [np.nan, np.inf]]]))
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(5))
+def test_the_expert_mlp_is_the_reference(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = [_normal(rng, EXPERTS, 11, WIDTH), *_layer(rng)[1:]]
+    (expected,) = run_reference(OPS["VmoeExpertMlp"], *map(np.float64, inputs))
+    np.testing.assert_allclose(runner(name, "VmoeExpertMlp")(*inputs)[0], expected, **FLOAT32)
+
+
+@EVERY_RUNNER
+def test_the_expert_mlp_uses_the_tanh_gelu_at_every_size(name: str) -> None:
+    # One expert of one feature with weights 1: the output is the activation itself.
+    x = np.linspace(-12, 12, 4801, dtype=np.float32).reshape(1, -1, 1)
+    one, nothing = np.ones((1, 1, 1), np.float32), np.zeros((1, 1), np.float32)
+    (found,) = runner(name, "VmoeExpertMlp")(x, one, nothing, one, nothing)
+    v = x.astype(np.float64)
+    expected = 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bfloat16_dispatcher_rounds_expert_inputs_and_outputs(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    buf, *weights = _normal(rng, EXPERTS, 11, WIDTH), *_layer(rng)[1:]
+    (found,) = runner(name, "VmoeExpertMlp", True)(buf, *weights)
+    np.testing.assert_array_equal(_to_bf16(found), found)
+    rounded = _to_bf16(buf).astype(np.float64)
+    (exact,) = run_reference(OPS["VmoeExpertMlp"], rounded, *map(np.float64, weights))
+    # Half of a bfloat16's spacing, and what float32 adds to the exact value before the rounding.
+    half_spacing = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64) * 2**15
+    assert (np.abs(found - exact) <= half_spacing + 1e-5).all()
+    assert (found == _to_bf16(exact.astype(np.float32))).mean() > 0.99
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bfloat16_dispatcher_leaves_gates_and_places_alone(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = [_normal(rng, GROUPS, TOKENS, WIDTH), *_layer(rng), *settings(4, 2, True)]
+    rounded = runner(name, "VmoeSparseMlp", True)(*inputs)
+    exact = runner(name, "VmoeSparseMlp", False)(*inputs)
+    np.testing.assert_array_equal(rounded[1], exact[1])
+    np.testing.assert_array_equal(rounded[2], exact[2])
+    expected = run_reference(OPS["VmoeSparseMlp"], *inputs, dispatch_bf16=True)[0]
+    np.testing.assert_allclose(rounded[0], expected, rtol=0, atol=2e-2)
+    assert (np.abs(rounded[0] - expected) < 1e-5).mean() > 0.98
+    assert np.abs(rounded[0] - exact[0]).max() > 1e-4
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(5))
+def test_combine_is_the_reference(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    out = _normal(rng, EXPERTS, 9, WIDTH)
+    slot = rng.integers(-1, EXPERTS * 9, (GROUPS, TOKENS, 3), dtype=np.int32)
+    weight = rng.random(slot.shape, np.float32)
+    weight[slot == -1] = np.nan  # the weight of a dropped pair must not count, whatever it is
+    expected = run_reference(OPS["VmoeCombine"], out.astype(np.float64), slot, weight.astype(np.float64))[0]
+    np.testing.assert_allclose(runner(name, "VmoeCombine")(out, slot, weight)[0], expected, **FLOAT32)
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("exponent", [1, 2, 100, 126, 127, 150, 237])
+def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str) -> None:
+    bits = np.arange(2**23, dtype=np.uint32) | np.uint32(exponent << 23)
+    # Both signs, without twice the work: odd values negative in the second half of the mantissas.
+    bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
+    values = bits.view(np.float32)
+    (found,) = _rounding(name)(values)
+    np.testing.assert_array_equal(found.view(np.uint32), _to_bf16(values).view(np.uint32))
+
+
+@EVERY_RUNNER
+def test_zeros_of_both_signs_stay_zero(name: str) -> None:
+    (found,) = _rounding(name)(np.array([0.0, -0.0], np.float32))
+    np.testing.assert_array_equal(found, np.zeros(2, np.float32))
+
+
+def _check_sparse_mlp(name: str, inputs: list[np.ndarray], setting: list[np.ndarray]) -> None:
+    y, slot, weight = runner(name, "VmoeSparseMlp")(*inputs, *setting)
+    expected = run_reference(OPS["VmoeSparseMlp"], *map(np.float64, inputs), *setting)
+    np.testing.assert_array_equal(slot, expected[1])
+    np.testing.assert_allclose(weight, expected[2], **FLOAT32)
+    np.testing.assert_allclose(y, expected[0], **FLOAT32)
+
+
+def _layer(rng: np.random.Generator) -> list[np.ndarray]:
+    """Router and expert weights of one layer."""
+    return [
+        _normal(rng, WIDTH, EXPERTS),
+        _normal(rng, EXPERTS, WIDTH, HIDDEN) * np.float32(0.2),
+        _normal(rng, EXPERTS, HIDDEN) * np.float32(0.2),
+        _normal(rng, EXPERTS, HIDDEN, WIDTH) * np.float32(0.2),
+        _normal(rng, EXPERTS, WIDTH) * np.float32(0.2),
+    ]
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _to_bf16(values: np.ndarray) -> np.ndarray:
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def _rounding(name: str) -> Run:
+    """The rounding alone, as the op rounds in that runtime."""
+    if name == "torch":
+        return lambda values: [torch.from_numpy(values).bfloat16().float().numpy()]
+    model = onnx.parser.parse_model(
+        f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
+        f"rounding (float[n] x) => (float[n] y) {{ {round_bf16('x', 'y', True)} }}"
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return run_graph(name, model)

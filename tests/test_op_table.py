@@ -1,0 +1,171 @@
+"""The table of ops holds every implementation to the same names, types and shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from op_models import (
+    NUMPY_TYPES,
+    RUNNERS,
+    SETTINGS,
+    one_node_model,
+    reference_parameters,
+    run_reference,
+    runner,
+    settings,
+    torch_op,
+)
+
+from vmoe_export.ops.functions import OPSET, function_bodies
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
+
+EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
+SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3}
+CAPACITY = 3
+
+
+def test_the_table_names_the_five_ops() -> None:
+    assert list(OPS) == ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeExpertMlp", "VmoeCombine"]
+    assert [op.torch_name for op in OPS.values()] == [
+        "vmoe::sparse_mlp",
+        "vmoe::route",
+        "vmoe::dispatch",
+        "vmoe::expert_mlp",
+        "vmoe::combine",
+    ]
+
+
+def test_there_is_one_function_per_op_and_no_other() -> None:
+    assert [function.name for function in function_bodies()] == list(OPS)
+
+
+@pytest.mark.parametrize("dispatch_bf16", [False, True])
+@EVERY_OP
+def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: bool) -> None:
+    function = _function(op, dispatch_bf16)
+    assert function.domain == DOMAIN
+    assert list(function.input) == [value.name for value in op.inputs]
+    assert list(function.output) == [value.name for value in op.outputs]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in function.attribute_proto}
+    plugin = {name: value.encode() for name, value in PLUGIN_ATTRIBUTES.items()}
+    assert attributes == {**op.attributes, **plugin}
+    assert not function.attribute  # attributes without a default would be compulsory
+    assert {(o.domain, o.version) for o in function.opset_import} == {("", OPSET), (DOMAIN, VERSION)}
+
+
+@EVERY_OP
+def test_nodes_inside_a_function_are_standard_ops_or_ops_of_the_table(op: Op) -> None:
+    for node in _function(op).node:
+        if node.domain == DOMAIN:
+            inner = OPS[node.op_type]
+            assert len(node.input) == len(inner.inputs)
+            assert len(node.output) == len(inner.outputs)
+            assert {a.name for a in node.attribute} == set(inner.attributes)
+        else:
+            assert onnx.defs.has(node.op_type, OPSET)
+            assert all(a.type != onnx.AttributeProto.STRING for a in node.attribute)
+
+
+@pytest.mark.parametrize("dispatch_bf16", [0, 1])
+def test_the_sparse_mlp_passes_the_dispatcher_on_to_its_experts(dispatch_bf16: int) -> None:
+    nodes = _function(OPS["VmoeSparseMlp"], bool(dispatch_bf16)).node
+    (experts,) = [node for node in nodes if node.op_type == "VmoeExpertMlp"]
+    assert {a.name: a.i for a in experts.attribute} == {"dispatch_bf16": dispatch_bf16}
+
+
+@EVERY_OP
+def test_the_torch_op_has_the_names_and_types_of_the_table(op: Op) -> None:
+    schema = torch_op(op)._schema
+    assert schema.name == op.torch_name
+    assert [a.name for a in schema.arguments] == [*(v.name for v in op.inputs), *op.attributes]
+    tensors, integers = torch._C.TensorType.get(), torch._C.IntType.get()
+    expected = [tensors] * len(op.inputs) + [integers] * len(op.attributes)
+    assert [a.type for a in schema.arguments] == expected
+    assert [r.type for r in schema.returns] == [tensors] * len(op.outputs)
+    assert not schema.is_mutable
+
+
+@EVERY_OP
+def test_the_numpy_reference_has_the_parameters_of_the_table(op: Op) -> None:
+    assert reference_parameters(op) == [*(v.name for v in op.inputs), *op.attributes]
+
+
+@pytest.mark.parametrize("name", ["reference", *RUNNERS])
+@EVERY_OP
+def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, name: str) -> None:
+    inputs = [_sample(op, position) for position in range(len(op.inputs))]
+    outputs = run_reference(op, *inputs) if name == "reference" else runner(name, op.name)(*inputs)
+    found = [(output.shape, output.dtype) for output in outputs]
+    shapes = op.output_shapes([array.shape for array in inputs], capacity=CAPACITY, k=SIZES["K"])
+    assert found == [
+        (shape, NUMPY_TYPES[value.type]) for shape, value in zip(shapes, op.outputs, strict=True)
+    ]
+
+
+@EVERY_OP
+def test_the_shape_rule_gives_the_sizes_of_the_dimensions(op: Op) -> None:
+    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    assert op.output_shapes(shapes, capacity=CAPACITY, k=SIZES["K"]) == [
+        tuple(SIZES[dim] for dim in value.dims) for value in op.outputs
+    ]
+
+
+@EVERY_OP
+def test_onnx_shape_inference_knows_the_ranks_and_types_of_the_table(op: Op) -> None:
+    model = one_node_model(op)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(
+        onnx.inliner.inline_local_functions(model), check_type=True, strict_mode=True
+    )
+    for output, value in zip(inferred.graph.output, op.outputs, strict=True):
+        assert len(output.type.tensor_type.shape.dim) == len(value.dims)
+
+
+@EVERY_OP
+def test_the_shape_rule_refuses_inputs_that_contradict_each_other(op: Op) -> None:
+    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    settings_given = {"capacity": CAPACITY, "k": SIZES["K"]}
+    with pytest.raises(ValueError, match=f"{op.name}: {op.inputs[0].name} has 4 dimensions, not 3"):
+        op.output_shapes([(*shapes[0], 1), *shapes[1:]], **settings_given)
+    if len({dim for value in op.inputs[1:] for dim in value.dims} & set(op.inputs[0].dims)) > 0:
+        wrong = tuple(size + 1 for size in shapes[0])
+        with pytest.raises(ValueError, match="elsewhere"):
+            op.output_shapes([wrong, *shapes[1:]], **settings_given)
+
+
+@pytest.mark.parametrize("name", ["VmoeRoute", "VmoeSparseMlp"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"capacity": 0, "k": 1}, "capacity"), ({"capacity": 1, "k": 0}, "k "), ({"capacity": 1, "k": 4}, "k ")],
+)
+def test_the_shape_rule_refuses_settings_out_of_range(
+    name: str, setting: dict[str, int], message: str
+) -> None:
+    op = OPS[name]
+    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    with pytest.raises(ValueError, match=f"{name}: {message}.*must be"):
+        op.output_shapes(shapes, **setting)
+
+
+def test_a_setting_must_be_one_number() -> None:
+    with pytest.raises(ValueError, match="capacity has shape"):
+        OPS["VmoeRoute"].output_shapes([(1, 2, 3), (2,), (1,), (1,)], capacity=1, k=1)
+
+
+def _function(op: Op, dispatch_bf16: bool = False) -> onnx.FunctionProto:
+    return next(function for function in function_bodies(dispatch_bf16) if function.name == op.name)
+
+
+def _sample(op: Op, position: int) -> np.ndarray:
+    value = op.inputs[position]
+    if value.name in SETTINGS:
+        return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
+    shape = tuple(SIZES[dim] for dim in value.dims)
+    rng = np.random.default_rng(position)
+    if value.type == "float":
+        return rng.random(shape, np.float32)
+    limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"]}[value.name]
+    return rng.integers(-1, limit, shape, dtype=np.int32)

@@ -1,0 +1,170 @@
+"""VmoeRoute against the official router (golden cases) and, in every runtime, against the numpy reference."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from op_models import RUNNERS, run_reference, runner, settings
+
+from vmoe_export.ops.table import OPS
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN_CASES = json.loads((GOLDEN / "routing.json").read_text())["cases"]
+ROUTE = OPS["VmoeRoute"]
+NUM_RANDOM_CASES = 2000
+
+Outputs = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    gates: np.ndarray
+    capacity: int
+    k: int
+    bpr: bool
+
+    @property
+    def inputs(self) -> list[np.ndarray]:
+        return [self.gates, *settings(self.capacity, self.k, self.bpr)]
+
+
+def test_the_golden_routing_set_is_whole() -> None:
+    assert len(GOLDEN_CASES) == 40
+    assert sum(case["ties"] for case in GOLDEN_CASES) == 20
+
+
+@pytest.mark.parametrize("name", ["reference", *RUNNERS])
+@pytest.mark.parametrize("number", range(40))
+def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: str) -> None:
+    raw = GOLDEN_CASES[number]
+    with np.load(GOLDEN / "routing.npz") as stored:
+        gates, official_slot, official_weight = (stored[f"{key}{number}"] for key in ("g", "slot", "cw"))
+    case = Case(gates[None], raw["capacity"], raw["K"], raw["batch_priority"])
+    slot, weight, src = _route(name, case)
+
+    kept = slot[0] >= 0
+    expert = slot[0] // raw["capacity"]
+    token = np.broadcast_to(np.arange(raw["S"])[:, None], kept.shape)
+    found_slot = np.full_like(official_slot, -1)
+    found_slot[token[kept], expert[kept]] = slot[0][kept] % raw["capacity"]
+    np.testing.assert_array_equal(found_slot, official_slot)
+    found_weight = np.zeros_like(official_weight)
+    found_weight[token[kept], expert[kept]] = weight[0][kept]
+    np.testing.assert_array_equal(found_weight, official_weight)
+    np.testing.assert_array_equal(src.ravel()[slot[0][kept]], token[kept])
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_random_routing_cases_equal_the_reference_exactly(name: str) -> None:
+    wrong = [
+        (number, case.gates.shape, case.capacity, case.k, case.bpr)
+        for number, (case, expected) in enumerate(random_cases())
+        if not _same(_route(name, case), expected)
+    ]
+    assert not wrong, f"{len(wrong)} of {NUM_RANDOM_CASES} cases differ, such as {wrong[:5]}"
+
+
+def test_the_random_cases_cover_what_they_should() -> None:
+    cases = [case for case, _ in random_cases()]
+    assert len(cases) == NUM_RANDOM_CASES
+    for covered in (
+        lambda c: np.isnan(c.gates).any(),
+        lambda c: np.isposinf(c.gates).any(),
+        lambda c: np.isneginf(c.gates).any(),
+        lambda c: np.isnan(c.gates).all(),
+        lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
+        lambda c: len(np.unique(c.gates)) < c.gates.size / 4,
+        lambda c: c.k == c.gates.shape[2],
+        lambda c: c.capacity == 1,
+        lambda c: c.capacity > c.gates.shape[1] * c.k,
+        lambda c: c.gates.shape[1] == 1,
+        lambda c: c.gates.shape[2] == 1,
+        lambda c: c.gates.shape[0] == 3,
+        lambda c: c.bpr,
+        lambda c: not c.bpr,
+    ):
+        assert sum(map(covered, cases)) >= 10
+
+
+@pytest.mark.parametrize("name", ["reference", *RUNNERS])
+def test_first_choices_of_all_tokens_come_before_any_second_choice(name: str) -> None:
+    gates = np.array([[[0.6, 0.4], [0.3, 0.7], [0.8, 0.2]]], np.float32)
+    slot, weight, src = _route(name, Case(gates, 2, 2, False))
+    # Expert 0 is first choice of tokens 0 and 2, so token 1's second choice finds it full; the same for expert 1.
+    np.testing.assert_array_equal(slot, [[[0, 3], [2, -1], [1, -1]]])
+    np.testing.assert_array_equal(src, [[0, 2], [1, 0]])
+    np.testing.assert_array_equal(weight, np.float32([[[0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]]))
+
+
+@pytest.mark.parametrize("name", ["reference", *RUNNERS])
+def test_batch_priority_serves_the_surest_tokens_and_ties_in_order(name: str) -> None:
+    gates = np.array([[[0.6, 0.4], [0.9, 0.1], [0.9, 0.1], [0.7, 0.3]]], np.float32)
+    kept_by_bpr = _route(name, Case(gates, 2, 1, True))[0][0, :, 0] >= 0
+    kept_vanilla = _route(name, Case(gates, 2, 1, False))[0][0, :, 0] >= 0
+    assert kept_by_bpr.tolist() == [False, True, True, False]
+    assert kept_vanilla.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["reference", *RUNNERS])
+def test_a_nan_gate_ranks_as_zero_and_stays_nan_in_the_weights(name: str) -> None:
+    gates = np.array([[[np.nan, 0.5, -0.5]]], np.float32)
+    slot, weight, _ = _route(name, Case(gates, 1, 3, True))
+    np.testing.assert_array_equal(slot, [[[1, 0, 2]]])
+    np.testing.assert_array_equal(weight, np.float32([[[0.5, np.nan, -0.5]]]))
+
+
+@functools.cache
+def random_cases() -> list[tuple[Case, Outputs]]:
+    """Random cases with what the reference gives."""
+    return [(case, run_reference(ROUTE, *case.inputs)) for case in _generate(np.random.default_rng(2106))]
+
+
+def _generate(rng: np.random.Generator) -> Iterator[Case]:
+    for number in range(NUM_RANDOM_CASES):
+        groups = int(rng.integers(1, 4))
+        tokens = 1 if rng.random() < 0.1 else int(rng.integers(2, 41))
+        experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 33]))
+        k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
+        capacity = int(rng.choice([1, 2, 3, max(1, tokens * k // experts), tokens * k + 5]))
+        yield Case(_gates(rng, number, (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
+
+
+def _gates(rng: np.random.Generator, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    gates = rng.dirichlet(np.ones(shape[2]), shape[:2]).astype(np.float32)
+    kind = number % 8
+    if kind == 1:  # few levels
+        gates = np.round(gates * 4) / 4
+    elif kind == 2:  # repeated tokens
+        gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
+    elif kind == 3:
+        gates = np.full(shape, rng.choice([0, 0.25, np.nan]), np.float32)
+    elif kind == 4:
+        gates[rng.random(shape) < 0.2] = np.nan
+    elif kind == 5:
+        gates[rng.random(shape) < 0.2] = np.inf
+        gates[rng.random(shape) < 0.2] = -np.inf
+    elif kind == 6:  # everything that a float can be, zeros of both signs
+        values = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-30, 3e38, -3e38]
+        gates = rng.choice(np.array(values, np.float32), shape)
+    elif kind == 7:  # neighbouring floats
+        gates = np.float32(0.25) + rng.integers(0, 3, shape).astype(np.float32) * np.spacing(np.float32(0.25))
+    return np.ascontiguousarray(gates, np.float32)
+
+
+def _route(name: str, case: Case) -> Outputs:
+    if name == "reference":
+        return run_reference(ROUTE, *case.inputs)
+    return runner(name, "VmoeRoute")(*case.inputs)
+
+
+def _same(found: Outputs, expected: Outputs) -> bool:
+    return all(
+        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
+        for a, b in zip(found, expected, strict=True)
+    )
