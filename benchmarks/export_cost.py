@@ -2,8 +2,8 @@
 
     python benchmarks/export_cost.py [CHECKPOINT] [--json FILE]
 
-Without a checkpoint it makes a random V-MoE B/16 (E=8, Every 2), which the bars are for. Every number is taken in a
-fresh process. Memory is anonymous memory (RssAnon of /proc/PID/status), so mapped files don't count.
+Without a checkpoint it makes a random V-MoE B/16 (E=8, Every 2), which the bars are for. Every number is from
+a fresh process. Memory is anonymous memory (RssAnon of /proc/PID/status), so mapped files don't count.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def anonymous_bytes(pid: int | str = "self") -> int:
 def export_once(checkpoint: str, bundle: str) -> dict[str, Any]:
     """Exports without validation; seconds include the imports."""
     start = time.perf_counter()
-    from vmoe_export import export_bundle  # noqa: PLC0415 - a part of what is measured
+    from vmoe_export import export_bundle  # a part of what is measured
 
     result = export_bundle(checkpoint, bundle, validate=False, capacity=CAPACITY, k=[1])
     seconds = time.perf_counter() - start
@@ -75,7 +75,7 @@ def export_once(checkpoint: str, bundle: str) -> dict[str, Any]:
 
 def serve_once(bundle: str, profiles: Sequence[str], backend: str) -> dict[str, Any]:
     """Loads a bundle and answers one image at each profile; memory is what the process holds afterwards."""
-    from vmoe_runtime import Engine  # noqa: PLC0415 - the exporting process has no use for it
+    from vmoe_runtime import Engine  # the exporting process has no use for it
 
     start = time.perf_counter()
     engine = Engine.load(bundle, backend=backend)

@@ -45,7 +45,7 @@ def main() -> None:
         setting["bpr"] = np.array([profile["bpr"]], np.int64)
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors arrive as exceptions
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
     layers = (manifest["routing"] or {"layers": []})["layers"]
     outputs = [manifest["output"]["name"], *(f"{layer}/slot" for layer in layers)]
@@ -69,4 +69,4 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as error:  # whatever it is, one line says it
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -106,8 +106,15 @@ TORCH_DTYPES = (
 ).split()
 
 
-@pytest.mark.parametrize("dtype_name", TORCH_DTYPES)
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize(
+    ("kind", "dtype_name"),
+    [
+        (kind, dtype_name)
+        for kind in ("zip", "legacy", "safetensors")
+        for dtype_name in TORCH_DTYPES
+        if kind != "legacy" or not dtype_name.startswith("float8")  # younger than that layout
+    ],
+)
 def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str, kind: str) -> None:
     tensors = {
         "embedding.kernel": _random_bits(dtype_name, (5, 6)),
@@ -124,7 +131,7 @@ def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str, kind: str) 
             found = checkpoint[name.replace(".", "/")]
             assert found.dtype == np.dtype(getattr(ml_dtypes, dtype_name, dtype_name))
             assert found.shape == tuple(tensor.shape)
-            assert found.tobytes() == bytes(tensor.reshape(-1).view(torch.uint8).tolist())
+            assert found.tobytes() == _bytes(tensor)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -168,7 +175,7 @@ def test_nothing_in_a_torch_file_is_executed(tmp_path: Path) -> None:
         torch.save({"embedding.kernel": Payload()}, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
         with pytest.raises(CheckpointError, match="it would run code when unpickled"):
             open_checkpoint(tmp_path / "ckpt.pt")
-    (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Payload()))
+    (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Payload(), protocol=2))
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path / "ckpt.pt")
     assert not witness.exists()
@@ -246,8 +253,14 @@ def assert_holds(path: Path, expected: Tensors, format: str) -> None:
 def _random_bits(dtype_name: str, shape: tuple[int, ...]) -> torch.Tensor:
     dtype = getattr(torch, dtype_name)
     size = int(np.prod(shape)) * dtype.itemsize
+    if not size:
+        return torch.empty(shape, dtype=dtype)
     raw = torch.from_numpy(np.random.default_rng(5).integers(0, 256, size, dtype=np.uint8))
     return (raw % 2 if dtype == torch.bool else raw).view(dtype).reshape(shape)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.reshape(-1).view(torch.uint8).tolist()) if tensor.numel() else b""
 
 
 def _anonymous_bytes() -> int:

@@ -1,0 +1,175 @@
+"""The engine: profiles, images, groups, threads, and answers that don't depend on the neighbours."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError
+from vmoe_runtime.images import resize_bilinear, scale_pixels
+
+BACKENDS = ("onnxruntime", "openvino")
+Images = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def engine(mnist_image_bundle: Path) -> Engine:
+    return Engine.load(mnist_image_bundle)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_image_alone_gives_the_same_bits_as_among_63_others(
+    mnist_image_bundle: Path, mnist_images: Images, backend: str, threads: int
+) -> None:
+    images = mnist_images["images"][:64]
+    shuffled = np.random.default_rng(5).permutation(64)
+    with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
+        # 1e-6 leaves one place per expert.
+        for capacity, k in ((1e-6, 1), (1e-6, 2), (0.3, 1), (1.05, 2)):
+            together = engine(images, capacity=capacity, k=k)
+            alone = np.concatenate([engine(images[i : i + 1], capacity=capacity, k=k) for i in range(64)])
+            np.testing.assert_array_equal(alone, together)
+            np.testing.assert_array_equal(engine(images[shuffled], capacity=capacity, k=k), together[shuffled])
+            np.testing.assert_array_equal(engine(images[:7], capacity=capacity, k=k), together[:7])
+        assert engine.setting(capacity=1e-6, k=1).capacity == (1,) * 5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_eight_threads_with_different_profiles_get_the_single_threaded_bits(
+    mnist_bundle: Path, mnist_images: Images, backend: str
+) -> None:
+    batches = mnist_images["images"][: 8 * 32].reshape(8, 32, 28, 28)
+    with Engine.load(mnist_bundle, backend=backend, threads=1) as engine:
+        names = list(engine.profiles)[:8]
+        expected = [engine(batch, name) for batch, name in zip(batches, names, strict=True)]
+
+        def answer(i: int) -> list[np.ndarray]:
+            return [engine(batches[i], names[i]) for _ in range(6)]
+
+        with ThreadPoolExecutor(8) as pool:
+            for i, answers in enumerate(pool.map(answer, range(8))):
+                for found in answers:
+                    np.testing.assert_array_equal(found, expected[i])
+
+
+def test_a_call_may_name_a_profile_or_override_capacity_k_and_bpr(engine: Engine, mnist_images: Images) -> None:
+    images = mnist_images["images"][:3]
+    assert engine.profile is not None and engine.profile.name == "c0.3-k1"
+    np.testing.assert_array_equal(engine(images), engine(images, "c0.3-k1"))
+    np.testing.assert_array_equal(engine(images, capacity=1.05, k=2), engine(images, "c1.05-k2"))
+    np.testing.assert_array_equal(engine(images, k=2), engine(images, "c0.3-k2"))
+    np.testing.assert_array_equal(engine(images, bpr=False), engine(images, profile="c0.3-k1-vanilla"))
+    assert not np.array_equal(engine(images), engine(images, bpr=False))
+
+
+def test_a_profile_chosen_at_load_is_the_default(mnist_image_bundle: Path, mnist_images: Images) -> None:
+    images = mnist_images["images"][:2]
+    with Engine.load(mnist_image_bundle, profile="c1.05-k2") as engine:
+        np.testing.assert_array_equal(engine(images), engine(images, capacity=1.05, k=2, bpr=True))
+
+
+def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Images) -> None:
+    routes = engine.routing(mnist_images["images"][:4], capacity=0.3, k=2)
+    assert list(routes) == [f"encoderblock_{i}" for i in range(5)]
+    capacity = engine.setting(capacity=0.3, k=2).capacity[0]
+    for slot, weight in routes.values():
+        assert slot.shape == weight.shape == (4, 50, 2)
+        assert (slot.dtype, weight.dtype) == (np.int32, np.float32)
+        kept = slot[slot >= 0]
+        assert len(np.unique(kept)) == len(kept)
+        assert np.bincount(kept // capacity).max() <= capacity
+        assert (weight[..., 0] >= weight[..., 1]).all()
+
+
+def test_uint8_pixels_are_scaled_as_float32_in_minus_one_to_one(engine: Engine, mnist_images: Images) -> None:
+    pixels = mnist_images["images"][:5]
+    scaled = scale_pixels(pixels)
+    assert scaled.min() == -1 and scaled.max() == 1
+    np.testing.assert_array_equal(engine(pixels), engine(scaled[..., None]))
+    np.testing.assert_array_equal(engine(pixels[0][..., None]), engine(pixels[:1]))
+
+
+def test_pil_images_files_and_lists_give_the_answers_of_their_pixels(
+    engine: Engine, mnist_images: Images, tmp_path: Path
+) -> None:
+    pixels = mnist_images["images"][:3]
+    pictures = [Image.fromarray(image) for image in pixels]
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = engine(pixels)
+    np.testing.assert_array_equal(engine(pictures), expected)
+    np.testing.assert_array_equal(engine(paths), expected)
+    np.testing.assert_array_equal(engine(str(paths[1])), expected[1:2])
+    np.testing.assert_array_equal(engine([pixels[0][..., None], pictures[1], paths[2]]), expected)
+    np.testing.assert_array_equal(engine(pictures[0].convert("RGB")), expected[:1])
+
+
+def test_pictures_of_another_size_are_resized_without_antialiasing() -> None:
+    # The values of tf.image.resize(method="bilinear", antialias=False): half-pixel centres, edges repeated.
+    row = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
+    np.testing.assert_allclose(resize_bilinear(row, 1, 2)[0, :, 0], [0.5, 2.5])
+    np.testing.assert_allclose(resize_bilinear(row, 1, 8)[0, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+    np.testing.assert_array_equal(resize_bilinear(row, 1, 4), row)
+    tall = resize_bilinear(np.arange(6, dtype=np.uint8).reshape(3, 2, 1), 2, 2)
+    np.testing.assert_allclose(tall[..., 0], [[0.5, 1.5], [3.5, 4.5]])
+
+
+def test_a_picture_of_another_size_is_answered(engine: Engine, mnist_images: Images) -> None:
+    large = Image.fromarray(mnist_images["images"][0]).resize((56, 56), Image.Resampling.NEAREST)
+    assert engine(large).argmax() == mnist_images["labels"][0]
+
+
+def test_a_batch_must_fill_the_routing_groups(mnist_bundle: Path, mnist_images: Images) -> None:
+    with Engine.load(mnist_bundle) as engine:
+        assert engine(mnist_images["images"][:32]).shape == (32, 10)
+        with pytest.raises(ImageError, match="17 images.*multiple of 16"):
+            engine(mnist_images["images"][:17])
+
+
+def test_a_closed_engine_says_so(mnist_image_bundle: Path, mnist_images: Images) -> None:
+    with Engine.load(mnist_image_bundle) as engine:
+        pass
+    with pytest.raises(BackendError, match="closed"):
+        engine(mnist_images["images"][:1])
+    engine.close()
+
+
+def test_an_unknown_profile_names_the_ones_there_are(engine: Engine, mnist_images: Images) -> None:
+    with pytest.raises(RoutingError, match="no profile 'fast'.*c0.3-k1, c0.3-k2"):
+        engine(mnist_images["images"][:1], "fast")
+
+
+def test_auto_takes_onnxruntime_and_says_what_runs(engine: Engine) -> None:
+    assert engine.backend == "onnxruntime"
+    assert engine.backend_description.startswith("ONNX Runtime 1.")
+    assert engine.class_names is None
+
+
+@pytest.mark.parametrize("threads", [0, -1, "two", 5000])
+def test_threads_must_be_a_sensible_number(mnist_image_bundle: Path, threads: int) -> None:
+    with pytest.raises(BackendError, match="threads"):
+        Engine.load(mnist_image_bundle, threads=threads)
+
+
+def test_a_dense_vit_has_no_routing_settings(tmp_path: Path) -> None:
+    import golden
+
+    from vmoe_export import export_bundle
+
+    case = golden.Case("g4", golden.settings("g4")["cases"][1])
+    export_bundle(golden.FOLDER / "g4", tmp_path / "dense.vmoe", class_names=list("abcdefghi"))
+    with Engine.load(tmp_path / "dense.vmoe") as engine:
+        np.testing.assert_allclose(engine(case.images), case.logits, rtol=0, atol=1e-5)
+        assert engine.routing(case.images) == {}
+        assert engine.profiles == {} and engine.profile is None
+        assert engine.class_names == tuple("abcdefghi")
+        with pytest.raises(RoutingError, match="dense model"):
+            engine(case.images, capacity=0.3)
+        with pytest.raises(RoutingError, match="dense model"):
+            engine(case.images, "c0.3-k1")
