@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_export.errors import ExportError
-from vmoe_runtime.manifest import MANIFEST_NAME, parse_manifest
+from vmoe_runtime.manifest import FORMAT, MANIFEST_NAME, parse_manifest
 
 
 @contextmanager
@@ -57,13 +57,16 @@ def check_target(target: Path, *, force: bool) -> None:
     """
     if not target.name:
         raise ExportError(f"'{target}' is not a name for a bundle")
-    if not target.absolute().parent.is_dir():
-        raise ExportError(f"{target.absolute().parent} is not there; make the folder first")
-    if os.path.lexists(target):
-        if not force:
-            raise ExportError(f"{target} exists; --force replaces it")
-        if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
-            raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
+    try:
+        if not target.absolute().parent.is_dir():
+            raise ExportError(f"{target.absolute().parent} is not there; make the folder first")
+        if os.path.lexists(target):
+            if not force:
+                raise ExportError(f"{target} exists; --force replaces it")
+            if target.is_symlink() or not _is_bundle(target):
+                raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
+    except OSError as error:
+        raise ExportError(f"{target} can't be written: {error.strerror}") from None
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -76,6 +79,15 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps({**content, "files": files}, indent=1, allow_nan=False).encode() + b"\n"
     parse_manifest(text)
     (folder / MANIFEST_NAME).write_bytes(text)
+
+
+def _is_bundle(folder: Path) -> bool:
+    # Other programs write a manifest.json too; only a folder that says it is a bundle may go.
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _take_place(folder: Path, target: Path, parent: Path) -> None:

@@ -92,7 +92,8 @@ def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
         return sincos2d_position_embedding(
             config.grid, config.hidden_size, config.position_temperature, token
         )
-    array = np.ascontiguousarray(checkpoint[name], np.float32)
+    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite, and are refused as such
+        array = np.ascontiguousarray(checkpoint[name], np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinite values")
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:

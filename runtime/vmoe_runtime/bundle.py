@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,20 +34,22 @@ class Bundle:
             BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"{folder} is not a bundle: there is no such folder")
+        try:
+            if not folder.is_dir():
+                raise BundleError(f"{folder} is not a bundle: there is no such folder")
+        except OSError as error:
+            raise BundleError(f"{folder} is not a bundle: {error.strerror}") from None
         try:
             with _own_file(folder, MANIFEST_NAME).open("rb") as file:
                 text = file.read(_MAX_MANIFEST_BYTES + 1)
-        except OSError as error:
-            raise BundleError(f"{folder} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
-        if len(text) > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{folder}: {MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
-        try:
+            if len(text) > _MAX_MANIFEST_BYTES:
+                raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
             manifest = parse_manifest(text)
             bundle = cls(folder, manifest)
             for name in manifest.files:
                 bundle._check_file(name, verify)
+        except OSError as error:
+            raise BundleError(f"{folder} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from None
         return bundle
@@ -89,15 +92,17 @@ class Bundle:
         for reference in references:
             if reference.location != WEIGHTS_NAME:
                 raise BundleError(
-                    f"{name} reads '{reference.location}', and a graph may read {WEIGHTS_NAME} only"
+                    f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only"
                 )
             if reference.offset < 0 or not 0 <= (reference.length or 0) <= weights - reference.offset:
                 raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
 
 
 def _own_file(folder: Path, name: str) -> Path:
-    """The file itself: a link could lead out of the bundle."""
+    """The file itself: a link could lead out of the bundle, and reading a pipe might never end."""
     path = folder / name
-    if path.is_symlink():
-        raise BundleError(f"{folder}: {name} is a link, and a bundle holds plain files only")
+    mode = path.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "link" if stat.S_ISLNK(mode) else "folder" if stat.S_ISDIR(mode) else "device or pipe"
+        raise BundleError(f"{name} is a {kind}, and a bundle holds plain files only")
     return path

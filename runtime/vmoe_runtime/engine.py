@@ -198,6 +198,8 @@ class Engine:
 def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:
     if name is None:
         return next(iter(manifest.profiles.values()), None)
+    if not isinstance(name, str):
+        raise RoutingError(f"a profile is given by its name, not by {name!r}")
     if name in manifest.profiles:
         return manifest.profiles[name]
     if manifest.rules is None:

@@ -6,6 +6,7 @@ checked before any runtime sees the graph. Field numbers are those of onnx.proto
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,16 +65,24 @@ def _references(buffer: memoryview, message: str, depth: int) -> Iterator[Extern
             continue
         if child == "entry":
             pair = {n: bytes(v).decode() for n, v in _fields(value) if v is not None}
-            entries[pair.get(1, "")] = pair.get(2, "")
+            if entries.setdefault(pair.get(1, ""), pair.get(2, "")) != pair.get(2, ""):
+                raise ValueError("external data that contradicts itself")
         else:
             yield from _references(value, child, depth + 1)
     if entries:
         length = entries.get("length")
         yield ExternalData(
             entries.get("location", ""),
-            int(entries.get("offset", "0")),
-            None if length is None else int(length),
+            _bytes(entries.get("offset", "0")),
+            None if length is None else _bytes(length),
         )
+
+
+def _bytes(text: str) -> int:
+    # int() would also take spaces, signs and underscores, which a runtime reads otherwise.
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text[:40]!r} is not a number of bytes")
+    return int(text)
 
 
 def _fields(buffer: memoryview) -> Iterator[tuple[int, memoryview | None]]:
@@ -81,6 +90,9 @@ def _fields(buffer: memoryview) -> Iterator[tuple[int, memoryview | None]]:
     position = 0
     while position < len(buffer):
         key, position = _varint(buffer, position)
+        # Runtimes drop the bits above, and would see another field than the one checked here.
+        if key >= 1 << 32:
+            raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7
         payload = None
         if wire_type == 0:

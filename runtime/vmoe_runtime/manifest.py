@@ -153,10 +153,10 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
                 _get(entry, "bpr", bool),
             )
         except RoutingError as error:
-            raise BundleError(f"{MANIFEST_NAME}: profile '{name}': {error}") from None
+            raise BundleError(f"{MANIFEST_NAME}: profile {name!r}: {error}") from None
         if list(computed.capacity) != capacity or computed.name != name or name in profiles:
             raise BundleError(
-                f"{MANIFEST_NAME}: profile '{name}' says capacity {capacity}, "
+                f"{MANIFEST_NAME}: profile {name!r} says capacity {capacity}, "
                 f"but its setting gives {computed.name} with {list(computed.capacity)}"
             )
         profiles[name] = computed
@@ -169,7 +169,7 @@ def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:
     files = {}
     for name, entry in entries.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
-            raise BundleError(f"{MANIFEST_NAME}: '{name}' is not a file name that a bundle may hold")
+            raise BundleError(f"{MANIFEST_NAME}: {name!r} is not a file name that a bundle may hold")
         if not isinstance(entry, dict) or not _SHA256.fullmatch(_get(entry, "sha256", str)):
             raise BundleError(f"{MANIFEST_NAME}: '{name}' has no SHA-256")
         files[name] = FileRecord(entry["sha256"], _positive(entry, "bytes"))

@@ -33,6 +33,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         (64, 10)
     """
     path = Path(path)
+    try:
+        return _reader(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
+
+
+def _reader(path: Path) -> Checkpoint:
     if path.is_dir():
         path = _only_checkpoint_in(path)
     if path.suffix == ".safetensors" and path.is_file():

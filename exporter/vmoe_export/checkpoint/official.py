@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ import numpy as np
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.dtypes import dtype_from_name
 from vmoe_export.checkpoint.msgpack_cursor import MsgpackCursor
+from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
 from vmoe_export.errors import CheckpointError
 
 _NDARRAY, _ND_SLICE, _INDEX_INFO = 1, 6, 8
 _CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 _VERSION = "20220622"
 _MAX_SHARDS = 99_999
-_MAX_CHUNKS = 100_000
+_MAX_CHUNKS = 10_000
+_MAX_DIMENSIONS = 32
+_MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
 
 Box = tuple[tuple[int, int], ...]
 
@@ -145,7 +149,7 @@ class _Shard:
             if key == _CHUNKS_KEY:
                 cursor.true()
                 continue
-            if entry == 0 or not key.isdecimal():
+            if entry == 0 or not re.fullmatch("[0-9]{1,9}", key):
                 raise CheckpointError(f"it is not a V-MoE data shard (it starts with the key {key[:40]!r})")
             chunks[int(key)] = [self._scan_chunk(cursor) for _ in range(cursor.array_header())]
         if cursor.position != cursor.end:
@@ -201,6 +205,8 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
 
 
 def _leaves(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    if prefix.count("/") > MAX_TREE_DEPTH:
+        raise CheckpointError("its tree of names is nested too deeply")
     for key in sorted(tree, key=str):
         if not isinstance(key, str):
             raise CheckpointError(f"it has a key that is not text: {key!r}")
@@ -220,16 +226,20 @@ def _array_index(rank: int, name: str, leaf: Any, shard_count: int) -> _ArrayInd
         shaped, slices, shards = _unpack(leaf.data)
         shape, dtype_name, *_ = _unpack(shaped)
         boxes = [_box(_unpack(item)) for item in slices]
-        shape = tuple(shape)
+        shape, shards = tuple(shape), tuple(shards)
+        dtype = dtype_from_name(dtype_name)
     except (TypeError, ValueError):
         raise CheckpointError(f"{name} has a damaged array description") from None
-    info = TensorInfo(shape, dtype_from_name(dtype_name))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
     if not all(isinstance(extent, int) and extent >= 0 for extent in shape):
         raise CheckpointError(f"{name} has the shape {shape}")
+    if len(shape) > _MAX_DIMENSIONS or math.prod(max(extent, 1) for extent in shape) > _MAX_ELEMENTS:
+        raise CheckpointError(f"{name} has the shape {shape}, which no checkpoint can hold")
     if len(boxes) != len(shards) or not all(isinstance(s, int) and 0 <= s < shard_count for s in shards):
         raise CheckpointError(f"{name} points to shards that are not there")
     _check_cover(name, shape, boxes)
-    return _ArrayIndex(rank, info, tuple(zip(boxes, shards, strict=True)))
+    return _ArrayIndex(rank, TensorInfo(shape, dtype), tuple(zip(boxes, shards, strict=True)))
 
 
 def _check_cover(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
@@ -265,8 +275,12 @@ def _volume(box: Box) -> int:
 
 def _box(nd_slice: Any) -> Box:
     box = []
-    for item in nd_slice:
-        start, stop, step = _unpack(item) if isinstance(item, bytes) else item
+    try:
+        slices = [_unpack(item) if isinstance(item, bytes) else item for item in nd_slice]
+        bounds = [(start, stop, step) for start, stop, step in slices]
+    except (TypeError, ValueError):
+        raise CheckpointError("a chunk has a damaged slice") from None
+    for start, stop, step in bounds:
         if step not in (None, 1) or not isinstance(start, int) or not isinstance(stop, int):
             raise CheckpointError(f"a chunk has the slice {start}:{stop}:{step}")
         box.append((start, stop))

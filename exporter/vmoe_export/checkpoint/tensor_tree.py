@@ -9,6 +9,8 @@ from vmoe_export.errors import CheckpointError
 _ROOT_WORDS = {"params", "target", "model", "module", "state_dict"}
 _LANDMARK = "embedding/kernel"
 
+MAX_TREE_DEPTH = 64  # levels that a reader follows; the official tree has 7, a train state a few more
+
 
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     """Maps official parameter names to the stored names.
@@ -33,7 +35,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
         key=len,
     )
     if not prefixes:
-        some = ", ".join(sorted(by_path)[:3]) or "nothing"
+        some = ", ".join(path[:80] for path in sorted(by_path)[:3]) or "nothing"
         raise CheckpointError(f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree (it holds {some})")
     root = prefixes[0]
     return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}

@@ -41,7 +41,8 @@ class OnnxRuntimeBackend:
             if library is not None:
                 options.register_custom_ops_library(str(library))
             self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=["CPUExecutionProvider"]
+                # Its fallback prints to stdout and tries the same again.
+                str(graph), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None

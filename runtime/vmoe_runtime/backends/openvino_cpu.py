@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import openvino
+from openvino.frontend import FrontEndManager
 
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError
@@ -35,10 +36,13 @@ class OpenVinoBackend:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
-            self._model = core.compile_model(core.read_model(graph), "CPU", settings)
+            # Core.read_model would try every format it knows on a file that ONNX can't be read from.
+            reader = FrontEndManager().load_by_framework("onnx")
+            model = reader.convert(reader.load(str(graph)))
+            self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
+        self._inputs = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._model.inputs}
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
@@ -53,6 +57,10 @@ class OpenVinoBackend:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph; safe from many threads."""
+        # OpenVINO casts other types, and fills inputs that are left out with anything.
+        given = {name: array.dtype for name, array in feeds.items()}
+        if given != self._inputs:
+            raise BackendError(f"OpenVINO failed: the graph takes {_listed(self._inputs)}, not {_listed(given)}")
         with self._request() as request:
             try:
                 request.infer(dict(feeds))
@@ -69,6 +77,10 @@ class OpenVinoBackend:
             request = self._model.create_infer_request()
         yield request
         self._idle.put(request)
+
+
+def _listed(inputs: Mapping[str, np.dtype[Any]]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in inputs.items()) or "nothing"
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,188 @@
+"""The whole model once more, in numpy and double precision, from the description of what the official code computes.
+
+Shares nothing with the exporter: an independent answer to compare the exported graphs with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Parameters = Mapping[str, Array]
+
+POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parameters can't say.
+
+    Attributes:
+        classifier: "token", "0", "gap" or "map".
+        position: "learned", "sincos2d" or "none".
+        temperature: of sincos2d.
+        group_tokens: S.
+        k: experts per token.
+        capacity: places per expert and group; one for all MoE layers.
+        bpr: Batch Priority Routing.
+        bf16: round expert inputs and outputs to bfloat16.
+        features: leave the head out.
+    """
+
+    classifier: str = "token"
+    position: str = "learned"
+    temperature: float = 10_000.0
+    group_tokens: int = 0
+    k: int = 0
+    capacity: int = 0
+    bpr: bool = False
+    bf16: bool = False
+    features: bool = False
+
+
+@dataclass
+class Result:
+    """Logits or features f64[N, ...], and per MoE block kept pairs bool[G,S,E] and gates f64[G,S,E]."""
+
+    output: Array
+    kept: dict[str, Array] = field(default_factory=dict)
+    gates: dict[str, Array] = field(default_factory=dict)
+
+
+def forward(parameters: Parameters, images: Array, settings: Settings) -> Result:
+    """Runs the model on float images [N,H,W,C] in [-1, 1]."""
+    p = {name: array.astype(np.float64) for name, array in parameters.items()}
+    result = Result(np.empty(0))
+    x = _tokens(p, images.astype(np.float64), settings)
+    for i in range(sum(name.endswith("/LayerNorm_1/scale") for name in p)):
+        block = f"Encoder/encoderblock_{i}"
+        normed = _layer_norm(p, f"{block}/LayerNorm_0", x)
+        x = x + _attention(p, f"{block}/SelfAttention", normed, normed)
+        normed = _layer_norm(p, f"{block}/LayerNorm_1", x)
+        if f"{block}/Moe/Router/dense/kernel" in p:
+            groups = normed.reshape(-1, settings.group_tokens, x.shape[-1])
+            y, kept, gates = _moe(p, f"{block}/Moe", groups, settings)
+            result.kept[f"encoderblock_{i}"], result.gates[f"encoderblock_{i}"] = kept, gates
+            x = x + y.reshape(x.shape)
+        else:
+            x = x + _mlp(p, f"{block}/Mlp", normed)
+    result.output = _head(p, _layer_norm(p, "Encoder/encoder_norm", x), settings)
+    return result
+
+
+def _tokens(p: Parameters, images: Array, settings: Settings) -> Array:
+    """Patches, class token and position embedding."""
+    height, width, channels, hidden = p["embedding/kernel"].shape
+    rows, columns = images.shape[1] // height, images.shape[2] // width
+    kernel = p["embedding/kernel"].reshape(-1, hidden)
+    x = np.empty((len(images), rows * columns, hidden))
+    for row in range(rows):
+        for column in range(columns):
+            patch = images[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
+            x[:, row * columns + column] = patch.reshape(len(images), -1) @ kernel
+    x += p["embedding/bias"]
+    if settings.position == "sincos2d":
+        x += _sincos2d(rows, columns, hidden, settings.temperature)
+    if settings.classifier == "token":
+        x = np.concatenate([np.repeat(p["cls"], len(images), axis=0), x], axis=1)
+    if settings.position == "learned":
+        x = x + p[POSITION_EMBEDDING]
+    return x
+
+
+def _sincos2d(rows: int, columns: int, hidden: int, temperature: float) -> Array:
+    quarter = hidden // 4
+    omega = temperature ** -(np.arange(quarter) / (quarter - 1))
+    x = np.tile(np.arange(columns), rows)[:, None] * omega
+    y = np.repeat(np.arange(rows), columns)[:, None] * omega
+    return np.hstack([np.sin(x), np.cos(x), np.sin(y), np.cos(y)])
+
+
+def _layer_norm(p: Parameters, name: str, x: Array) -> Array:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = np.maximum(0, (x * x).mean(axis=-1, keepdims=True) - mean * mean)
+    multiplier = p[f"{name}/scale"] / np.sqrt(variance + 1e-6)
+    return (x - mean) * multiplier + p.get(f"{name}/bias", np.zeros(()))
+
+
+def _attention(p: Parameters, name: str, queries: Array, keys: Array) -> Array:
+    def project(which: str, x: Array) -> Array:
+        projected = np.einsum("ntd,dhs->nhts", x, p[f"{name}/{which}/kernel"], optimize=True)
+        projected += p[f"{name}/{which}/bias"][:, None]
+        return _layer_norm(p, f"{name}/{which}_ln", projected) if f"{name}/{which}_ln/scale" in p else projected
+
+    query, key, value = project("query", queries), project("key", keys), project("value", keys)
+    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(0, 1, 3, 2)
+    mixed = _softmax(scores) @ value
+    return np.einsum("nhts,hsd->ntd", mixed, p[f"{name}/out/kernel"], optimize=True) + p[f"{name}/out/bias"]
+
+
+def _mlp(p: Parameters, name: str, x: Array) -> Array:
+    hidden = _gelu(x @ p[f"{name}/Dense_0/kernel"] + p[f"{name}/Dense_0/bias"])
+    return hidden @ p[f"{name}/Dense_1/kernel"] + p[f"{name}/Dense_1/bias"]
+
+
+def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array, Array, Array]:
+    """Returns y[G,S,D], kept[G,S,E] and gates[G,S,E]."""
+    gates = _softmax(x @ p[f"{name}/Router/dense/kernel"])
+    kept = np.stack([_kept_pairs(group, settings) for group in gates])
+    y = np.zeros_like(x)
+    inputs = _to_bf16(x) if settings.bf16 else x
+    for expert in range(gates.shape[-1]):
+        weights = {key: p[f"{name}/Mlp/{key}"][expert] for key in _EXPERT_PARAMETERS}
+        out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs)
+        out = _to_bf16(out) if settings.bf16 else out
+        y += np.where(kept[..., expert], gates[..., expert], 0)[..., None] * out
+    return y, kept, gates
+
+
+_EXPERT_PARAMETERS = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
+
+
+def _kept_pairs(gates: Array, settings: Settings) -> Array:
+    """The first `capacity` pairs of each expert of one group, gates[S,E] -> bool[S,E]."""
+    # sorted() is stable: on ties the lower expert and the lower token stay first.
+    chosen = [sorted(range(gates.shape[1]), key=lambda e, row=row: -row[e])[: settings.k] for row in gates]
+    turns = list(range(len(gates)))
+    if settings.bpr:
+        turns.sort(key=lambda token: -gates[token].max())
+    kept = np.zeros(gates.shape, bool)
+    for choice in range(settings.k):
+        for token in turns:
+            expert = chosen[token][choice]
+            if kept[:, expert].sum() < settings.capacity:
+                kept[token, expert] = True
+    return kept
+
+
+def _head(p: Parameters, x: Array, settings: Settings) -> Array:
+    if settings.classifier == "gap":
+        x = x.mean(axis=1)
+    elif settings.classifier == "map":
+        probe = np.repeat(p["MapHead/probe"], len(x), axis=0)
+        y = _attention(p, "MapHead/MultiHeadDotProductAttention", probe, x)
+        x = (y + _mlp(p, "MapHead/Mlp", _layer_norm(p, "MapHead/LayerNorm", y)))[:, 0]
+    else:
+        x = x[:, 0]
+    if "pre_logits/kernel" in p:
+        x = np.tanh(x @ p["pre_logits/kernel"] + p["pre_logits/bias"])
+    return x if settings.features else x @ p["head/kernel"] + p["head/bias"]
+
+
+def _softmax(x: Array) -> Array:
+    exp = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _to_bf16(x: Array) -> Array:
+    return x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
