@@ -38,9 +38,7 @@ def whole(name: str, array: np.ndarray) -> list[Chunk]:
     return [Chunk(tuple((0, extent) for extent in array.shape))]
 
 
-def write_checkpoint(
-    prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = whole, version: str | None = VERSION
-) -> None:
+def write_checkpoint(prefix: Path, tree: Tree, *, shards: int = 1, cut: Cut = whole, version: str | None = VERSION) -> None:
     """Writes PREFIX.index and PREFIX.data-nnnnn-of-NNNNN.
 
     Args:
@@ -90,9 +88,7 @@ def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _map_leaves(tree: Tree, leaf: Callable[[str, np.ndarray], Any], prefix: str = "") -> dict[str, Any]:
     return {
-        key: _map_leaves(value, leaf, f"{prefix}{key}/")
-        if isinstance(value, Mapping)
-        else leaf(f"{prefix}{key}", value)
+        key: _map_leaves(value, leaf, f"{prefix}{key}/") if isinstance(value, Mapping) else leaf(f"{prefix}{key}", value)
         for key, value in tree.items()
     }
 
@@ -112,7 +108,4 @@ def _sub_chunks(array: np.ndarray, chunk: Chunk) -> list[msgpack.ExtType]:
     lengths = [flat.size] if chunk.sub_chunks is None else chunk.sub_chunks
     ends = np.cumsum(lengths, dtype=int)
     parts = [flat[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-    return [
-        msgpack.ExtType(NDARRAY, msgpack.packb((part.shape, part.dtype.name, part.tobytes())))
-        for part in parts
-    ]
+    return [msgpack.ExtType(NDARRAY, msgpack.packb((part.shape, part.dtype.name, part.tobytes()))) for part in parts]

@@ -29,10 +29,7 @@ Run = Callable[..., list[np.ndarray]]
 
 def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False) -> list[np.ndarray]:
     """The numpy reference, in the dtype of the inputs."""
-    arguments = [
-        int(array[0]) if value.name in SETTINGS else array
-        for value, array in zip(op.inputs, inputs, strict=True)
-    ]
+    arguments = [int(array[0]) if value.name in SETTINGS else array for value, array in zip(op.inputs, inputs, strict=True)]
     flags = [dispatch_bf16] * len(op.attributes)
     outputs = reference_function(op)(*arguments, *flags)
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
@@ -108,9 +105,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cp
     outputs = [value.name for value in model.graph.output]
     if openvino_cpu:
         core = openvino.Core()
-        compiled = core.compile_model(
-            core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-        )
+        compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
             results = compiled(dict(zip(names, inputs, strict=True)))
@@ -119,9 +114,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cp
         return run_openvino
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda *inputs: session.run(outputs, dict(zip(names, inputs, strict=True)))
 
 

@@ -82,9 +82,7 @@ def test_torch_files_give_the_official_names(tmp_path: Path, arrangement: Callab
 
 
 @EVERY_ARRANGEMENT
-def test_torch_files_of_before_the_zip_layout_are_read_too(
-    tmp_path: Path, arrangement: Callable[[Tensors], Any]
-) -> None:
+def test_torch_files_of_before_the_zip_layout_are_read_too(tmp_path: Path, arrangement: Callable[[Tensors], Any]) -> None:
     path = tmp_path / "ckpt.pth"
     torch.save(arrangement(parameters()), path, _use_new_zipfile_serialization=False)
     assert path.read_bytes()[:2] != b"PK"
@@ -221,10 +219,7 @@ def test_reading_one_tensor_leaves_the_others_on_disk(tmp_path: Path, write: Wri
     shape = (BIG_TENSOR_BYTES // 4 // 64, 64)
     path = write(
         tmp_path,
-        {
-            f"layer_{i}/kernel" if i else "embedding/kernel": np.full(shape, i, np.float32)
-            for i in range(BIG_TENSORS)
-        },
+        {f"layer_{i}/kernel" if i else "embedding/kernel": np.full(shape, i, np.float32) for i in range(BIG_TENSORS)},
     )
     gc.collect()
     before = _anonymous_bytes()

@@ -41,12 +41,8 @@ def random_bits(dtype_name: str, shape: tuple[int, ...], seed: int) -> np.ndarra
     return (raw % 2 if dtype_name == "bool" else raw).view(dtype).reshape(shape)
 
 
-KEYS = st.one_of(
-    st.integers(0, 12).map("encoderblock_{}".format), st.text("aZ09_-é", min_size=1, max_size=3)
-)
-SUBTREES = st.recursive(
-    arrays(), lambda children: st.dictionaries(KEYS, children, max_size=4), max_leaves=12
-)
+KEYS = st.one_of(st.integers(0, 12).map("encoderblock_{}".format), st.text("aZ09_-é", min_size=1, max_size=3))
+SUBTREES = st.recursive(arrays(), lambda children: st.dictionaries(KEYS, children, max_size=4), max_leaves=12)
 TREES = st.tuples(st.dictionaries(KEYS, SUBTREES, max_size=4), arrays()).map(
     lambda pair: {**pair[0], "embedding": {"kernel": pair[1]}}
 )
@@ -142,9 +138,7 @@ def test_ids_follow_the_order_of_strings_not_of_numbers(tmp_path: Path) -> None:
 
 def test_a_shard_may_be_empty(tmp_path: Path) -> None:
     tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
-    write_checkpoint(
-        tmp_path / "ckpt", tree, shards=3, cut=lambda name, array: [Chunk(((0, 2), ), 2), Chunk(((2, 6),), 0)]
-    )
+    write_checkpoint(tmp_path / "ckpt", tree, shards=3, cut=lambda name, array: [Chunk(((0, 2),), 2), Chunk(((2, 6),), 0)])
     assert len((tmp_path / "ckpt.data-00001-of-00003").read_bytes()) == len(CHUNKS_KEY) + 3
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
@@ -167,9 +161,7 @@ def test_an_array_of_size_0_keeps_its_shape(tmp_path: Path, sub_chunks: tuple[in
 @pytest.mark.xfail(strict=True, raises=ValueError, reason="numpy refuses to concatenate nothing")
 def test_an_array_of_size_0_may_have_no_sub_chunks(tmp_path: Path) -> None:
     tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
-    write_checkpoint(
-        tmp_path / "ckpt", tree, cut=lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, ())]
-    )
+    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, ())])
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
 
@@ -187,9 +179,7 @@ def test_a_checkpoint_is_opened_by_prefix_by_index_or_by_folder(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("model", ["g2", "g4"])
-def test_what_was_read_from_an_official_file_is_written_again_byte_for_byte(
-    tmp_path: Path, model: str
-) -> None:
+def test_what_was_read_from_an_official_file_is_written_again_byte_for_byte(tmp_path: Path, model: str) -> None:
     # Holds reader and writer of these tests to the files of the official code.
     with open_checkpoint(GOLDEN / model) as checkpoint:
         write_checkpoint(tmp_path / model, nest(dict(checkpoint)), cut=whole)

@@ -99,9 +99,7 @@ def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, name: str) -
     outputs = run_reference(op, *inputs) if name == "reference" else runner(name, op.name)(*inputs)
     found = [(output.shape, output.dtype) for output in outputs]
     shapes = op.output_shapes([array.shape for array in inputs], capacity=CAPACITY, k=SIZES["K"])
-    assert found == [
-        (shape, NUMPY_TYPES[value.type]) for shape, value in zip(shapes, op.outputs, strict=True)
-    ]
+    assert found == [(shape, NUMPY_TYPES[value.type]) for shape, value in zip(shapes, op.outputs, strict=True)]
 
 
 @EVERY_OP
@@ -141,9 +139,7 @@ def test_the_shape_rule_refuses_inputs_that_contradict_each_other(op: Op) -> Non
     ("setting", "message"),
     [({"capacity": 0, "k": 1}, "capacity"), ({"capacity": 1, "k": 0}, "k "), ({"capacity": 1, "k": 4}, "k ")],
 )
-def test_the_shape_rule_refuses_settings_out_of_range(
-    name: str, setting: dict[str, int], message: str
-) -> None:
+def test_the_shape_rule_refuses_settings_out_of_range(name: str, setting: dict[str, int], message: str) -> None:
     op = OPS[name]
     shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
     with pytest.raises(ValueError, match=f"{name}: {message}.*must be"):

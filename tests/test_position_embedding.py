@@ -36,9 +36,7 @@ def test_the_same_grid_is_left_as_it_is() -> None:
 
 def test_a_token_row_that_only_the_source_has_is_dropped() -> None:
     embedding = _random(17)
-    np.testing.assert_array_equal(
-        resize_position_embedding(embedding, (4, 4), has_token=False), embedding[:, 1:]
-    )
+    np.testing.assert_array_equal(resize_position_embedding(embedding, (4, 4), has_token=False), embedding[:, 1:])
 
 
 def test_corners_stay_where_they_are() -> None:
@@ -74,17 +72,13 @@ def test_what_the_official_rule_refuses_is_refused(
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 3), (2, 5)])
 @pytest.mark.parametrize("temperature", [10_000.0, 100.0])
-def test_sincos2d_is_the_formula_with_the_column_before_the_row(
-    grid: tuple[int, int], temperature: float
-) -> None:
+def test_sincos2d_is_the_formula_with_the_column_before_the_row(grid: tuple[int, int], temperature: float) -> None:
     found = sincos2d_position_embedding(grid, 16, temperature, has_token=False)
     assert (found.shape, found.dtype) == ((1, grid[0] * grid[1], 16), np.float32)
     for row in range(grid[0]):
         for column in range(grid[1]):
             omega = [temperature ** (-i / 3) for i in range(4)]
-            expected = [
-                f(place * w) for place in (column, row) for f in (np.sin, np.cos) for w in omega
-            ]
+            expected = [f(place * w) for place in (column, row) for f in (np.sin, np.cos) for w in omega]
             np.testing.assert_allclose(found[0, row * grid[1] + column], expected, rtol=0, atol=1e-6)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
+_NO_MEMORY = "there is not enough memory for this model at this image size and routing group"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 when it is done, 2 for wrong usage, 1 for everything else that went wrong."""
@@ -35,8 +37,14 @@ def _run(arguments: list[str]) -> int:
         return _fail(str(error), FAILURE, verbose)
     except ImportError as error:
         return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE, verbose)
+    except OSError as error:
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", FAILURE, verbose)
     except MemoryError:
-        return _fail("there is not enough memory for this model", FAILURE, verbose)
+        return _fail(_NO_MEMORY, FAILURE, verbose)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch has no class of its own for this
+            raise
+        return _fail(_NO_MEMORY, FAILURE, verbose)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; no bundle was written", INTERRUPTED)
     return 0

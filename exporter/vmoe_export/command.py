@@ -19,7 +19,7 @@ from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
-from vmoe_export.summary import describe_plan, plan_tables, result_json, validation_table
+from vmoe_export.summary import model_table, profile_table, result_json, validation_table
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -123,8 +123,9 @@ def export_command(
         check_target(target, force=force)
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, options)
-        for part in (*describe_plan(plan, verbose=verbose), *plan_tables(plan)):
-            show.print(part)
+        show.print(model_table(plan, verbose=verbose))
+        if plan.profiles:
+            show.print(profile_table(plan))
         if dry_run:
             show.print(f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB.")
             result = ExportResult(target, plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from vmoe_export.model_config import ModelConfig
 from vmoe_runtime.profiles import Profile, RoutingRules
 
@@ -36,4 +38,4 @@ def _shared_flops(model: ModelConfig) -> int:
     if model.representation_size:
         head += 2 * width * model.representation_size
     head += 2 * model.feature_size * (model.num_classes or 0)
-    return 2 * tokens * patch * width + model.num_layers * attention + head
+    return 2 * math.prod(model.grid) * patch * width + model.num_layers * attention + head

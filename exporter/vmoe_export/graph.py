@@ -137,7 +137,7 @@ def _sparse_mlp_node(*inputs: Any, **attributes: Any) -> Any:
 def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
     """Replaces every parameter's data by where it lies in the weights file, under its official name."""
     for value in list(graph.initializers.values()):
-        name = value.name.replace(".", "/")
+        name = str(value.name).replace(".", "/")
         if name not in weights:
             continue  # a small constant of the trace
         span = weights[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,40 +10,49 @@ from rich.table import Table
 from vmoe_export.export import ExportPlan, ExportResult
 
 
-def describe_plan(plan: ExportPlan, *, verbose: bool = False) -> Iterator[str]:
-    """Lines that say what the model is, and which values were assumed or not followed."""
+def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
+    """What the model is, and which values were assumed or not followed."""
     model, moe = plan.model, plan.model.moe
-    kind = "V-MoE" if moe else "Dense ViT"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
     head = f"{model.num_classes} classes" if plan.output == "logits" else f"features of size {model.feature_size}"
-    yield (
-        f"{kind}: {model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
-        f"{_size(model.patch_size)} patches of {_size(model.image_size)} px x {model.channels}, "
-        f"{model.num_tokens} tokens, classifier '{model.classifier}', {head}"
+    table.add_row(
+        "V-MoE" if moe else "Dense ViT",
+        f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
+        f"classifier '{model.classifier}', {head}",
+    )
+    table.add_row(
+        "Images",
+        f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
+        f"{plan.options.input}",
     )
     if moe:
-        blocks = ", ".join(map(str, moe.layers))
-        yield (
-            f"MoE layers: blocks {blocks}, {moe.num_experts} experts of size {moe.mlp_dim}; "
-            f"routing group: {plan.grouping.name} ({plan.grouping.tokens} tokens), batches in multiples of "
-            f"{plan.grouping.batch_multiple}"
+        table.add_row(
+            "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {moe.num_experts} experts of size {moe.mlp_dim}"
         )
-        yield (
-            f"Places: {moe.rounding}, multiple of {moe.capacity_multiple_of}; "
-            f"bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}"
+        table.add_row(
+            "Routing group",
+            f"{plan.grouping.name}: {plan.grouping.tokens} tokens; batches in multiples of {plan.grouping.batch_multiple}",
         )
+        table.add_row(
+            "Places",
+            f"{moe.rounding}, multiple of {moe.capacity_multiple_of}; "
+            f"bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}",
+        )
+    # What --capacity and --k say stands in the table of profiles.
+    said = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
-        fields = sorted(name for name, source in model.origins.items() if source == origin)
+        fields = sorted(name for name, source in model.origins.items() if source == origin and not said.get(name))
         if fields:
-            shown = ", ".join(f"{name} = {_value(plan, name)}" for name in fields)
-            yield f"{_ORIGINS[origin]}: {shown}"
+            table.add_row(_ORIGINS[origin], ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
     for text in plan.ignored_config:
-        yield f"Not followed: {text}"
+        table.add_row("Not followed", text)
+    return table
 
 
-def plan_tables(plan: ExportPlan) -> Iterator[Table]:
+def profile_table(plan: ExportPlan) -> Table:
     """One row per profile: requested and effective ratio, places, FLOPs against the dense ViT of the same size."""
-    if plan.rules is None:
-        return
     table = Table()
     table.add_column("profile", no_wrap=True)
     for name in ("capacity ratio", "effective", "k", "BPR", "places per expert", "GFLOP per image", "of dense"):
@@ -61,7 +69,7 @@ def plan_tables(plan: ExportPlan) -> Iterator[Table]:
             f"{flops / 1e9:.3g}",
             f"{flops / plan.dense_flops:.0%}",
         )
-    yield table
+    return table
 
 
 def validation_table(result: ExportResult) -> Table:

@@ -103,11 +103,11 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
     for image in images:
-        layers = sum(
-            resize_bilinear(rng.standard_normal((cells, cells, channels)), height, width) / cells**0.5
-            for cells in (2, 4, 8, 16)
-        )
-        image[...] = np.clip(127.5 + 80 * layers + rng.normal(0, 4, layers.shape), 0, 255)
+        shade = 127.5 + rng.normal(0, 4, image.shape)
+        for cells in (2, 4, 8, 16):
+            coarse = rng.standard_normal((cells, cells, channels))
+            shade += 80 / cells**0.5 * resize_bilinear(coarse, height, width)
+        image[...] = np.clip(shade, 0, 255)
     return images
 
 

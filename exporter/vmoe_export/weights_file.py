@@ -58,7 +58,7 @@ def write_weights(
     with path.open("wb") as file:
         file.write(header)
         for name, span in spans.items():
-            file.write(memoryview(_tensor(name, checkpoint, config)).cast("B"))
+            file.write(_tensor(name, checkpoint, config).data.cast("B"))
             progress(name, span.length)
     return spans
 
@@ -67,22 +67,19 @@ def _layout(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, dict[str, Spa
     # Tensors whose length keeps the alignment come first, so that all of them are aligned.
     sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
     order = sorted(shapes, key=lambda name: (sizes[name] % _ALIGNMENT != 0, name))
-    entries = {}
+    starts = {}
     position = 0
     for name in order:
-        entries[name] = {
-            "dtype": "F32",
-            "shape": list(shapes[name]),
-            "data_offsets": [position, position + sizes[name]],
-        }
+        starts[name] = position
         position += sizes[name]
+    entries = {
+        name: {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [starts[name], starts[name] + sizes[name]]}
+        for name in order
+    }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    start = 8 + len(text)
-    spans = {
-        name: Span(start + entry["data_offsets"][0], sizes[name], tuple(shapes[name]))
-        for name, entry in entries.items()
-    }
+    data = 8 + len(text)
+    spans = {name: Span(data + starts[name], sizes[name], tuple(shapes[name])) for name in order}
     return struct.pack("<Q", len(text)) + text, spans
 
 

@@ -26,7 +26,7 @@ def dtype_from_name(name: object) -> np.dtype[Any]:
         if text in _EXTENDED:
             return _EXTENDED[text]
         try:
-            dtype = np.dtype(text)
+            dtype: np.dtype[Any] = np.dtype(text)
         except (TypeError, ValueError, SyntaxError):
             pass
         else:

@@ -30,7 +30,7 @@ _NDARRAY, _ND_SLICE, _INDEX_INFO = 1, 6, 8
 _CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 _VERSION = "20220622"
 _MAX_SHARDS = 99_999
-_MAX_CHUNKS = 10_000
+_MAX_CHUNKS = 8192
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
 
@@ -252,21 +252,23 @@ def _check_cover(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
         for box in boxes
     )
     # Boxes of the right total volume can only leave a gap where two of them overlap.
-    overlap = any(
-        all(a0 < b1 and b0 < a1 for (a0, a1), (b0, b1) in zip(first, second, strict=True))
-        for first, second in _neighbours(sorted(box for box in boxes if _volume(box)))
-    )
-    if not inside or overlap or sum(map(_volume, boxes)) != math.prod(shape):
+    if not inside or sum(map(_volume, boxes)) != math.prod(shape) or _overlap(boxes):
         raise CheckpointError(f"the chunks of {name} do not make up its shape {shape}")
 
 
-def _neighbours(boxes: list[Box]) -> Iterator[tuple[Box, Box]]:
-    """Pairs of sorted boxes that meet in the first dimension; others can't overlap."""
-    for i, first in enumerate(boxes):
-        for second in boxes[i + 1 :]:
-            if first and second[0][0] >= first[0][1]:
-                break
-            yield first, second
+def _overlap(boxes: list[Box]) -> bool:
+    """Whether two of the boxes share an element."""
+    filled = sorted(box for box in boxes if _volume(box))
+    if len(filled) < 2:
+        return False
+    starts, stops = np.moveaxis(np.array(filled, np.int64), 2, 0)
+    for i in range(len(filled) - 1):
+        # Of the boxes that come later in order, only the next few start before this one stops.
+        last = i + 1 + int(np.searchsorted(starts[i + 1 :, 0], stops[i, 0]))
+        later = slice(i + 1, last)
+        if ((starts[later] < stops[i]) & (starts[i] < stops[later])).all(axis=1).any():
+            return True
+    return False
 
 
 def _volume(box: Box) -> int:

@@ -1,0 +1,188 @@
+"""Every kind of model, exported and run in every runtime, against the independent numpy model in double precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import golden
+import numpy as np
+import numpy_vmoe
+import pytest
+import safetensors.numpy
+import torch
+from variants import VARIANTS, Setting, Tensors, Variant
+
+from vmoe_export import ExportOptions, open_checkpoint
+from vmoe_export.export import ExportPlan, plan_export, write_bundle
+from vmoe_export.model import Vmoe
+from vmoe_export.position_embedding import resize_position_embedding
+from vmoe_runtime import Engine
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.capacity import compute_capacity
+
+RUNNERS = ("torch", "canonical", "onnxruntime", "openvino")
+BATCHES = (1, 3)
+DENSE: tuple[Setting | None, ...] = (None,)
+
+Answer = tuple[np.ndarray, dict[str, np.ndarray]]
+"""Logits or features, and slots by MoE block."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A variant's checkpoint and its bundle."""
+
+    variant: Variant
+    parameters: Tensors
+    path: Path
+    plan: ExportPlan
+    network: Vmoe
+    canonical: OnnxRuntimeBackend
+    engines: dict[str, Engine]
+
+    def expected(self, images: np.ndarray, setting: Setting | None) -> numpy_vmoe.Result:
+        variant = self.variant
+        parameters = dict(self.parameters)
+        embedding = parameters.get(numpy_vmoe.POSITION_EMBEDDING)
+        if embedding is not None and embedding.shape[1] != variant.tokens:
+            rows = variant.image_size[0] // variant.patch[0]
+            parameters[numpy_vmoe.POSITION_EMBEDDING] = resize_position_embedding(
+                embedding, (rows, rows), variant.classifier == "token"
+            )
+        settings = numpy_vmoe.Settings(
+            variant.classifier,
+            variant.position,
+            variant.temperature,
+            features=self.plan.output == "features",
+            bf16=variant.options.get("dispatch_bf16", False),
+        )
+        if setting is not None:
+            settings = replace(
+                settings,
+                group_tokens=variant.group_tokens or variant.tokens,
+                k=setting[1],
+                capacity=self.capacity(setting),
+                bpr=setting[2],
+            )
+        if images.dtype == np.uint8:
+            images = images / 255 * 2 - 1
+        return numpy_vmoe.forward(parameters, images, settings)
+
+    def capacity(self, setting: Setting) -> int:
+        variant = self.variant
+        return compute_capacity(
+            (variant.group_tokens or variant.tokens) * setting[1],
+            variant.experts,
+            setting[0],
+            variant.options.get("rounding", "ceil"),
+            variant.options.get("capacity_multiple_of", 1),
+        )
+
+    def run(self, runner: str, images: np.ndarray, setting: Setting | None) -> Answer:
+        blocks = [f"encoderblock_{i}" for i in self.variant.moe]
+        if engine := self.engines.get(runner):
+            if setting is None:
+                return engine(images), {}
+            capacity, k, bpr = setting
+            routing = engine.routing(images, capacity=capacity, k=k, bpr=bpr)
+            logits = engine(images, capacity=capacity, k=k, bpr=bpr)
+            return logits, {block: route.slot for block, route in routing.items()}
+        feeds = {"image": images}
+        if setting is not None:
+            feeds["capacity"] = np.full(len(blocks), self.capacity(setting), np.int64)
+            feeds["k"] = np.array([setting[1]], np.int64)
+            feeds["bpr"] = np.array([setting[2]], np.int64)
+        if runner == "torch":
+            with torch.inference_mode():
+                output, *routes = (t.numpy() for t in self.network(*map(torch.from_numpy, feeds.values())))
+            return output, dict(zip(blocks, routes[::2], strict=True))
+        names = [self.plan.output, *(f"{block}/slot" for block in blocks)]
+        output, *slots = self.canonical.run(feeds, names)
+        return output, dict(zip(blocks, slots, strict=True))
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    variant: Variant = request.param
+    folder = tmp_path_factory.mktemp("variant")
+    parameters = variant.parameters()
+    safetensors.numpy.save_file(parameters, folder / "ckpt.safetensors")
+    options = dict(variant.options)
+    if variant.settings:
+        ratio, k, bpr = variant.settings[0]
+        options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
+    with open_checkpoint(folder / "ckpt.safetensors") as checkpoint:
+        plan = plan_export(checkpoint, ExportOptions(config=variant.config, **options))
+        result = write_bundle(plan, folder / "model.vmoe", validation=False)
+    network = Vmoe(
+        plan.model,
+        plan.grouping.tokens,
+        features=plan.output == "features",
+        uint8_input=plan.options.input == "uint8",
+    )
+    return Exported(
+        variant,
+        parameters,
+        result.path,
+        plan,
+        network.load_weights(result.path / "weights.safetensors"),
+        OnnxRuntimeBackend(result.path / "model.onnx"),
+        {name: Engine.load(result.path, backend=name, threads=1) for name in ("onnxruntime", "openvino")},
+    )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_outputs_and_kept_pairs_are_those_of_the_numpy_model(exported: Exported, runner: str) -> None:
+    variant = exported.variant
+    for groups in BATCHES:
+        images = variant.images(groups * variant.batch_multiple)
+        for setting in variant.settings or DENSE:
+            expected = exported.expected(images, setting)
+            output, slots = exported.run(runner, images, setting)
+            assert list(slots) == list(expected.kept)
+            for block, slot in slots.items():
+                assert setting is not None
+                kept = golden.kept_pairs(slot, exported.capacity(setting), variant.experts)
+                np.testing.assert_array_equal(kept, expected.kept[block], err_msg=f"{block} at {setting}")
+            bfloat16 = variant.options.get("dispatch_bf16", False)
+            scale = max(1.0, float(np.abs(expected.output).max()))
+            atol = (3e-3 if bfloat16 else 1e-5) * scale
+            np.testing.assert_allclose(output, expected.output, rtol=0, atol=atol, err_msg=f"at {setting}")
+
+
+def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) -> None:
+    variant = exported.variant
+    engine = exported.engines["onnxruntime"]
+    images = variant.images(variant.batch_multiple)
+    first = variant.settings[0] if variant.settings else None
+    np.testing.assert_array_equal(engine(images), exported.run("onnxruntime", images, first)[0])
+    assert engine.manifest.batch_multiple == variant.batch_multiple
+    assert len(engine.profiles) == bool(variant.moe)
+    assert engine.manifest.output == ("logits" if variant.classes and "output" not in variant.options else "features")
+
+
+def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
+    """Without this, a model whose router has one favourite, or drops nothing, would prove little."""
+    variant = exported.variant
+    images = variant.images(3 * variant.batch_multiple)
+    results = [exported.expected(images, setting) for setting in variant.settings or DENSE]
+    assert np.abs(results[0].output - results[0].output[:1]).max() > 0.05
+    for block in results[0].kept:
+        kept = [result.kept[block].sum() for result in results]
+        assert len(set(kept)) > 1
+        assert min(kept) < len(images) * variant.tokens
+        favourites = results[0].gates[block].argmax(axis=-1)
+        assert len(np.unique(favourites)) >= min(variant.experts, 2)
+
+
+def test_the_variants_cover_every_kind_of_part() -> None:
+    assert {v.classifier for v in VARIANTS} == {"token", "0", "gap", "map"}
+    assert {(v.classifier, v.position) for v in VARIANTS} >= {
+        ("token", "sincos2d"), ("gap", "sincos2d"), ("0", "sincos2d"), ("gap", "none"), ("map", "learned"),
+    }  # fmt: skip
+    assert {v.channels for v in VARIANTS} == {1, 3, 4}
+    assert any(not v.moe for v in VARIANTS)
+    assert any(v.moe == (0,) for v in VARIANTS)
+    assert any(len(v.moe) == v.layers for v in VARIANTS)
+    assert {k - v.experts for v in VARIANTS for _, k, _ in v.settings} >= {0, -1, -2}

@@ -1,0 +1,219 @@
+"""Small random models of every kind that the official code can build, with how they are exported and run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+Setting = tuple[float, int, bool]
+"""Capacity ratio, k, and whether Batch Priority Routing is on."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model and an export of it.
+
+    Attributes:
+        trained_grid: patches (rows, columns) that a learned position embedding has.
+        image_size: pixels (height, width) that it runs on.
+        experts: of each MoE block, for the block numbers in `moe`.
+        options: what `export_bundle` is told beside the config.
+        settings: what the bundle is run with; the first one is its profile.
+        batch_multiple: images that fill whole groups.
+        group_tokens: S; None for an image.
+    """
+
+    name: str
+    classifier: str
+    position: str
+    trained_grid: tuple[int, int]
+    image_size: tuple[int, int]
+    patch: tuple[int, int] = (4, 4)
+    channels: int = 3
+    hidden: int = 24
+    heads: int = 3
+    layers: int = 2
+    moe: tuple[int, ...] = ()
+    experts: int = 4
+    qk_norm: bool = False
+    representation: int | None = None
+    classes: int | None = 7
+    temperature: float = 10_000.0
+    group_tokens: int | None = None
+    batch_multiple: int = 1
+    settings: tuple[Setting, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def tokens(self) -> int:
+        rows, columns = (size // patch for size, patch in zip(self.image_size, self.patch, strict=True))
+        return rows * columns + (self.classifier == "token")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The official config, as far as the tensors can't say it."""
+        position = {"name": self.position, "temperature": self.temperature}
+        return {"classifier": self.classifier, "encoder": {"position_emb": position}}
+
+    @property
+    def seed(self) -> int:
+        return sum(self.name.encode())
+
+    def parameters(self) -> Tensors:
+        rng = np.random.default_rng(self.seed)
+        return {name: _draw(rng, name, shape) for name, shape in self._shapes()}
+
+    def images(self, count: int) -> np.ndarray:
+        """float32 in [-1, 1], or uint8 where the export takes that."""
+        rng = np.random.default_rng(self.seed + 1)
+        pixels = rng.integers(0, 256, (count, *self.image_size, self.channels), dtype=np.uint8)
+        if self.options.get("input") == "uint8":
+            return pixels
+        return (pixels / 127.5 - 1).astype(np.float32)
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        width = self.hidden
+        yield "embedding/kernel", (*self.patch, self.channels, width)
+        yield "embedding/bias", (width,)
+        if self.classifier == "token":
+            yield "cls", (1, 1, width)
+        if self.position == "learned":
+            tokens = math.prod(self.trained_grid) + (self.classifier == "token")
+            yield "Encoder/posembed_input/pos_embedding", (1, tokens, width)
+        for i in range(self.layers):
+            block = f"Encoder/encoderblock_{i}"
+            yield from self._norm(f"{block}/LayerNorm_0")
+            yield from self._attention(f"{block}/SelfAttention")
+            yield from self._norm(f"{block}/LayerNorm_1")
+            if i in self.moe:
+                yield f"{block}/Moe/Router/dense/kernel", (width, self.experts)
+                yield from self._mlp(f"{block}/Moe/Mlp", (self.experts,))
+            else:
+                yield from self._mlp(f"{block}/Mlp")
+        yield from self._norm("Encoder/encoder_norm")
+        if self.classifier == "map":
+            yield "MapHead/probe", (1, 1, width)
+            yield from self._attention("MapHead/MultiHeadDotProductAttention")
+            yield from self._norm("MapHead/LayerNorm")
+            yield from self._mlp("MapHead/Mlp")
+        if self.representation:
+            yield "pre_logits/kernel", (width, self.representation)
+            yield "pre_logits/bias", (self.representation,)
+        if self.classes:
+            yield "head/kernel", (self.representation or width, self.classes)
+            yield "head/bias", (self.classes,)
+
+    def _norm(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield f"{name}/scale", (self.hidden,)
+        yield f"{name}/bias", (self.hidden,)
+
+    def _mlp(self, name: str, experts: tuple[int, ...] = ()) -> Iterator[tuple[str, tuple[int, ...]]]:
+        width, inner = self.hidden, 2 * self.hidden
+        yield f"{name}/Dense_0/kernel", (*experts, width, inner)
+        yield f"{name}/Dense_0/bias", (*experts, inner)
+        yield f"{name}/Dense_1/kernel", (*experts, inner, width)
+        yield f"{name}/Dense_1/bias", (*experts, width)
+
+    def _attention(self, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        size = self.hidden // self.heads
+        for which in ("query", "key", "value"):
+            yield f"{name}/{which}/kernel", (self.hidden, self.heads, size)
+            yield f"{name}/{which}/bias", (self.heads, size)
+            if self.qk_norm and which != "value":
+                yield f"{name}/{which}_ln/scale", (size,)
+        yield f"{name}/out/kernel", (self.heads, size, self.hidden)
+        yield f"{name}/out/bias", (self.hidden,)
+
+
+def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Large enough that every part shows in the logits and the router has clear favourites."""
+    values = rng.standard_normal(shape)
+    if name.endswith("scale"):
+        values = 1 + 0.2 * values
+    elif not name.endswith("Router/dense/kernel"):
+        values = values * 0.2
+    return values.astype(np.float32)
+
+
+VARIANTS = (
+    Variant(
+        "classifier 0, sincos2d, one channel, oblong patch and image, all blocks, any k up to E",
+        classifier="0", position="sincos2d", temperature=100.0, trained_grid=(0, 0), image_size=(12, 24),
+        patch=(4, 6), channels=1, moe=(0, 1), experts=3,
+        settings=((0.5, 1, True), (1.0, 2, False), (0.4, 3, True), (3.0, 3, False)),
+        options={"image_size": (12, 24)},
+    ),
+    Variant(
+        "map head, qk-norm, representation, first block, group that cuts an image",
+        classifier="map", position="learned", trained_grid=(3, 3), image_size=(12, 12), qk_norm=True,
+        representation=10, moe=(0,), group_tokens=6, batch_multiple=2,
+        settings=((0.5, 1, True), (1.05, 2, False), (0.34, 2, True)),
+        options={"group": "tokens:6"},
+    ),
+    Variant(
+        "mean, sincos2d, four channels, cropped image, round to a multiple, group of two images",
+        classifier="gap", position="sincos2d", trained_grid=(0, 0), image_size=(14, 19), channels=4, moe=(1,),
+        group_tokens=24, batch_multiple=2,
+        settings=((0.3, 1, True), (0.45, 2, False), (1.05, 2, True)),
+        options={"image_size": (14, 19), "group": "2", "rounding": "round", "capacity_multiple_of": 3},
+    ),
+    Variant(
+        "token, sincos2d, bfloat16 dispatcher, group of the whole batch",
+        classifier="token", position="sincos2d", trained_grid=(0, 0), image_size=(12, 12), moe=(0, 1),
+        group_tokens=30, batch_multiple=3,
+        settings=((0.5, 1, True), (1.05, 2, False)),
+        options={"image_size": (12, 12), "group": "batch", "batch": 3, "dispatch_bf16": True},
+    ),
+    Variant(
+        "mean, no position embedding, one expert, uint8 images, vanilla order",
+        classifier="gap", position="none", trained_grid=(0, 0), image_size=(12, 8), moe=(0, 1), experts=1,
+        settings=((0.5, 1, False), (0.5, 1, True), (1.0, 1, True)),
+        options={"image_size": (12, 8), "input": "uint8", "bpr": False},
+    ),
+    Variant(
+        "token, learned embedding resized, no head in the checkpoint",
+        classifier="token", position="learned", trained_grid=(3, 3), image_size=(20, 20), moe=(1,), classes=None,
+        settings=((0.3, 1, True), (1.05, 2, False)),
+        options={"image_size": (20, 20)},
+    ),
+    Variant(
+        "mean, learned embedding made smaller, features before the head, k of three",
+        classifier="gap", position="learned", trained_grid=(5, 5), image_size=(16, 16), representation=9,
+        moe=(0, 2), layers=3, experts=5,
+        settings=((0.6, 3, True), (0.9, 3, False), (0.3, 1, True)),
+        options={"image_size": (16, 16), "output": "features"},
+    ),
+    Variant(
+        "dense, map head, qk-norm, one channel, uint8 images",
+        classifier="map", position="learned", trained_grid=(3, 3), image_size=(12, 12), channels=1, qk_norm=True,
+        options={"input": "uint8"},
+    ),
+    Variant(
+        "token, learned embedding of an oblong image, groups of two images by their tokens",
+        classifier="token", position="learned", trained_grid=(2, 6), image_size=(8, 24), moe=(1,), experts=8,
+        group_tokens=26, batch_multiple=2, qk_norm=True,
+        settings=((0.5, 1, True), (1.05, 2, False), (0.3, 2, True)),
+        options={"image_size": (8, 24), "group": "tokens:26"},
+    ),
+    Variant(
+        "dense, token, sincos2d, cropped oblong patch, representation features",
+        classifier="token", position="sincos2d", trained_grid=(0, 0), image_size=(17, 15), patch=(6, 4),
+        channels=4, representation=5,
+        options={"image_size": (17, 15), "output": "features"},
+    ),
+    Variant(
+        "classifier 0, no position embedding, qk-norm, groups of an image and a third",
+        classifier="0", position="none", trained_grid=(0, 0), image_size=(12, 8), moe=(0,), qk_norm=True,
+        group_tokens=8, batch_multiple=4,
+        settings=((0.5, 1, True), (1.05, 2, False), (0.5, 4, True)),
+        options={"image_size": (12, 8), "group": "tokens:8", "capacity_multiple_of": 2},
+    ),
+)  # fmt: skip
