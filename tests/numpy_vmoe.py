@@ -78,7 +78,7 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Result
 
 def _tokens(p: Parameters, images: Array, settings: Settings) -> Array:
     """Patches, class token and position embedding."""
-    height, width, channels, hidden = p["embedding/kernel"].shape
+    height, width, _, hidden = p["embedding/kernel"].shape
     rows, columns = images.shape[1] // height, images.shape[2] // width
     kernel = p["embedding/kernel"].reshape(-1, hidden)
     x = np.empty((len(images), rows * columns, hidden))

@@ -18,10 +18,25 @@ from official_writer import CHUNKS_KEY, Box, Chunk, leaves, nest, whole, write_c
 from vmoe_export import open_checkpoint
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
-DTYPES = (
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 "
-    "complex64 complex128 float8_e4m3fn float8_e5m2"
-).split()
+DTYPES = [
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+]
 LANDMARK = "embedding/kernel"
 
 PROPERTY = hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,8 +44,8 @@ PROPERTY = hypothesis_settings(max_examples=200, deadline=None, suppress_health_
 
 @st.composite
 def arrays(draw: st.DrawFn) -> np.ndarray:
-    """Random bits of any dtype, of one to four dimensions, some of size 0."""
-    shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=4)))
+    """Random bits of any dtype, of up to four dimensions, some of size 0."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
     return random_bits(draw(st.sampled_from(DTYPES)), shape, draw(st.integers(0, 2**32)))
 
 
@@ -65,13 +80,13 @@ def _split(random: Random, box: Box, depth: int) -> list[Box]:
     axis = random.randrange(len(box))
     start, stop = box[axis]
     middle = random.randint(start, stop)
-    halves = (box[:axis] + (part,) + box[axis + 1 :] for part in ((start, middle), (middle, stop)))
+    halves = ((*box[:axis], part, *box[axis + 1 :]) for part in ((start, middle), (middle, stop)))
     return [piece for half in halves for piece in _split(random, half, depth - 1)]
 
 
 def _sub_chunks(random: Random, box: Box) -> tuple[int, ...]:
     size = int(np.prod([stop - start for start, stop in box]))
-    ends = sorted(random.randint(0, size) for _ in range(random.randrange(3))) + [size]
+    ends = [*sorted(random.randint(0, size) for _ in range(random.randrange(3))), size]
     return tuple(np.diff([0, *ends]).tolist())
 
 
@@ -117,7 +132,6 @@ def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a 0-dimensional array is indexed to a numpy scalar")
 @pytest.mark.parametrize("dtype_name", DTYPES)
 def test_a_scalar_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
     tree = nest({LANDMARK: np.zeros(2, np.float32), "scalar": random_bits(dtype_name, (), 2)})
@@ -158,7 +172,6 @@ def test_an_array_of_size_0_keeps_its_shape(tmp_path: Path, sub_chunks: tuple[in
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="numpy refuses to concatenate nothing")
 def test_an_array_of_size_0_may_have_no_sub_chunks(tmp_path: Path) -> None:
     tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
     write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, ())])

@@ -138,8 +138,10 @@ def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.nda
     values = rng.standard_normal(shape)
     if name.endswith("scale"):
         values = 1 + 0.2 * values
+    elif name == "embedding/kernel":
+        values = 0.5 * values
     elif not name.endswith("Router/dense/kernel"):
-        values = values * 0.2
+        values = 0.2 * values
     return values.astype(np.float32)
 
 

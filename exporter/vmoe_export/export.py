@@ -152,7 +152,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def export_bundle(
     checkpoint: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     validate: bool = True,
     atol: float | None = None,
@@ -163,7 +163,7 @@ def export_bundle(
 
     Args:
         checkpoint: what `open_checkpoint` takes.
-        output: the bundle's folder, such as `b16.vmoe`.
+        path: the bundle's folder, such as `b16.vmoe`.
         validate: run the written graphs in ONNX Runtime and compare them with the torch model.
         atol: largest difference of logits that validation accepts. Default 1e-4, or 1e-2 with the bfloat16 dispatcher.
         force: replace a bundle that is already there.
@@ -177,7 +177,7 @@ def export_bundle(
     """
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))
-        return write_bundle(plan, Path(output), validation=validate, atol=atol, force=force)
+        return write_bundle(plan, Path(path), validation=validate, atol=atol, force=force)
 
 
 def write_bundle(

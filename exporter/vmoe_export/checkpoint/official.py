@@ -81,11 +81,10 @@ class OfficialCheckpoint(Checkpoint):
     def _read(self, stored_name: str) -> Array:
         array = self._arrays[stored_name]
         info = array.info
-        for shard in {shard for _, shard in array.chunks}:
-            if shard not in self._shards:
-                self._shards[shard] = _Shard(self._shard_paths[shard])
         found: list[tuple[Box, list[memoryview], Path]] = []
         for shard in sorted({shard for _, shard in array.chunks}):
+            if shard not in self._shards:
+                self._shards[shard] = _Shard(self._shard_paths[shard])
             source = self._shards[shard]
             with _naming(source.path):
                 found += [
@@ -100,12 +99,10 @@ class OfficialCheckpoint(Checkpoint):
         result = np.empty(info.shape, info.dtype)
         for box, views, _ in found:
             extents = [stop - start for start, stop in box]
-            target = result[tuple(slice(start, stop) for start, stop in box)]
-            if len(views) == 1:
-                target[...] = np.frombuffer(views[0], info.dtype).reshape(extents)
-            else:
-                parts = np.concatenate([np.frombuffer(view, info.dtype) for view in views])
-                target[...] = parts.reshape(extents)
+            parts = [np.frombuffer(view, info.dtype) for view in views]
+            flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, info.dtype), *parts])
+            # The ellipsis makes this an assignment for scalars, too.
+            result[(*(slice(start, stop) for start, stop in box), ...)] = flat.reshape(extents)
         return result
 
 

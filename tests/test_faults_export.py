@@ -1,0 +1,308 @@
+"""Options, configs and targets that can't be: `vmoe-export` says which in one sentence, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from damaged_files import (
+    DENSE,
+    SPARSE,
+    assert_command_refuses,
+    assert_one_sentence,
+    folder_bytes,
+    golden_tensors,
+    written,
+)
+
+from vmoe_export import ConfigError, ExportError, OptionError, export_bundle
+from vmoe_runtime import RoutingError
+
+USAGE, FAILURE = 2, 1
+COMMAND = [sys.executable, "-c", "from vmoe_export.cli import main; main()"]
+
+OPTIONS = {
+    "capacity of 0": (["--capacity", "0"], "--capacity"),
+    "capacity below 0": (["--capacity", "-0.5"], "--capacity"),
+    "capacity that is not a number": (["--capacity", "nan"], "capacity"),
+    "infinite capacity": (["--capacity", "inf"], "capacity"),
+    "capacity as text": (["--capacity", "many"], "--capacity"),
+    "capacity above the number of experts": (["--capacity", "9"], "capacity"),
+    "capacity that leaves no place": (["--capacity", "0.01", "--rounding", "round"], "capacity"),
+    "k of 0": (["--k", "0"], "--k"),
+    "k above the number of experts": (["--k", "9"], "k must be"),
+    "k as text": (["--k", "two"], "--k"),
+    "group that does not fit the batch": (["--group", "3", "--batch", "4"], "'3'"),
+    "token group that does not fit the batch": (["--group", "tokens:7", "--batch", "3"], "'tokens:7'"),
+    "group batch without a batch": (["--group", "batch"], "--batch"),
+    "group of no images": (["--group", "0"], "group '0'"),
+    "group as text": (["--group", "everything"], "group 'everything'"),
+    "batch of 0": (["--batch", "0"], "--batch"),
+    "image size as text": (["--image-size", "big"], "--image-size"),
+    "image size of 0": (["--image-size", "0"], "--image-size"),
+    "image smaller than a patch": (["--image-size", "31"], "31x31"),
+    "image that is not square for a learned position embedding": (["--image-size", "64x96"], "position embedding"),
+    "capacity multiple of 0": (["--capacity-multiple-of", "0"], "--capacity-multiple-of"),
+    "unknown rounding": (["--rounding", "down"], "--rounding"),
+    "unknown input": (["--input", "float16"], "--input"),
+    "unknown output": (["--output", "boxes"], "--output"),
+    "atol of 0": (["--atol", "0"], "--atol"),
+    "class names that are not there": (["--class-names", "none.txt"], "none.txt"),
+    "unknown option": (["--turbo"], "--turbo"),
+    "two checkpoints": (["another"], "another"),
+}
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
+def test_a_wrong_option_is_named_and_exits_2(
+    options: list[str], name: str, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), *options]
+    assert_command_refuses(arguments, USAGE, [name], capfd)
+    assert list(outputs.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--capacity", "0.3"], ["--k", "1"]], ids=lambda option: option[0])
+def test_a_dense_model_takes_no_routing_option(option: list[str], outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_command_refuses([str(DENSE), "-o", str(outputs / "x.vmoe"), *option], USAGE, ["dense"], capfd)
+
+
+def test_a_command_without_a_checkpoint_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
+    assert_command_refuses([], USAGE, ["CKPT"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"), [(b"cat\ndog\n", "2 class names"), (b"\xff\xfe\n" * 10, "names.txt")], ids=["count", "encoding"]
+)
+def test_class_names_must_be_text_with_one_line_per_class(
+    content: bytes, name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--class-names", str(tmp_path / "names.txt")]
+    assert_command_refuses(arguments, USAGE, [name], capfd)
+    assert list(outputs.iterdir()) == []
+
+
+def moe(**router: Any) -> dict[str, Any]:
+    """A config that speaks of the router only."""
+    return {"encoder": {"moe": {"router": router}}}
+
+
+CONFIGS: dict[str, tuple[Any, str]] = {
+    "that is not JSON": (b"{num_classes: 10}", "model.json"),
+    "that is a list": ([1, 2], "model.json"),
+    "nested 100,000 levels deep": (b"[" * 100_000, "model.json"),
+    "whose encoder is a number": ({"encoder": 3}, "encoder"),
+    "that contradicts the hidden size": ({"hidden_size": 768}, "hidden_size"),
+    "that contradicts the number of classes": ({"num_classes": 1000}, "num_classes"),
+    "that contradicts the number of blocks": ({"encoder": {"num_layers": 12}}, "num_layers"),
+    "that contradicts the MoE layers": ({"encoder": {"moe": {"layers": [0, 1]}}}, "moe.layers"),
+    "that contradicts the number of experts": ({"encoder": {"moe": {"num_experts": 32}}}, "num_experts"),
+    "with an unknown classifier": ({"classifier": "average"}, "'average'"),
+    "with a classifier of other tensors": ({"classifier": "map"}, "'map'"),
+    "with an unknown position embedding": ({"encoder": {"position_emb": {"name": "rope"}}}, "'rope'"),
+    "with an experts-choice router": (moe(name="NoisyTopItemsPerExpertRouter"), "NoisyTopItemsPerExpertRouter"),
+    "with more choices than experts": (moe(num_selected_experts=9), "num_selected_experts"),
+    "with a fixed capacity": (moe(dispatcher={"capacity": 4}), "--capacity"),
+    "whose capacity factor is text": (moe(dispatcher={"capacity_factor": "1.05"}), "capacity_factor"),
+    "whose capacity factor is below 0": (moe(dispatcher={"capacity_factor": -1}), "capacity_factor"),
+    "with an unknown rounding": (moe(dispatcher={"capacity_ceil_or_round": "up"}), "capacity_ceil_or_round"),
+    "whose capacity multiple is text": (moe(dispatcher={"capacity_multiple_of": "4"}), "capacity_multiple_of"),
+}
+
+
+@pytest.mark.parametrize(("config", "name"), CONFIGS.values(), ids=CONFIGS)
+def test_export_refuses_a_config(
+    config: Any, name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.json"
+    path.write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--config", str(path)]
+    assert_command_refuses(arguments, FAILURE, [name], capfd)
+    assert list(outputs.iterdir()) == []
+
+
+def test_export_refuses_a_config_that_is_not_there(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--config", "absent.json"]
+    assert_command_refuses(arguments, FAILURE, ["absent.json"], capfd)
+
+
+def existing_file(folder: Path) -> Path:
+    (folder / "x.vmoe").write_text("mine")
+    return folder / "x.vmoe"
+
+
+def existing_folder(folder: Path) -> Path:
+    (folder / "x.vmoe").mkdir()
+    (folder / "x.vmoe" / "thesis.txt").write_text("mine")
+    return folder / "x.vmoe"
+
+
+def folder_with_another_programs_manifest(folder: Path) -> Path:
+    (folder / "x.vmoe").mkdir()
+    (folder / "x.vmoe" / "manifest.json").write_text('{"name": "web app"}')
+    return folder / "x.vmoe"
+
+
+def link_to_a_folder(folder: Path) -> Path:
+    (folder / "elsewhere").mkdir()
+    (folder / "x.vmoe").symlink_to(folder / "elsewhere")
+    return folder / "x.vmoe"
+
+
+def name_in_a_folder_that_is_not_there(folder: Path) -> Path:
+    return folder / "absent" / "x.vmoe"
+
+
+def name_inside_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("mine")
+    return folder / "file" / "x.vmoe"
+
+
+def name_that_is_too_long(folder: Path) -> Path:
+    return folder / ("x" * 300)
+
+
+def no_name(folder: Path) -> Path:
+    return Path(folder.anchor)
+
+
+TARGETS = [
+    existing_file, existing_folder, folder_with_another_programs_manifest, link_to_a_folder,
+    name_in_a_folder_that_is_not_there, name_inside_a_file, name_that_is_too_long, no_name,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["without force", "with force"])
+@pytest.mark.parametrize("make", TARGETS, ids=lambda make: make.__name__.replace("_", " "))
+def test_what_is_no_bundle_is_never_replaced(
+    make: Callable[[Path], Path], force: bool, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = make(outputs)
+    before = sorted(outputs.rglob("*"))
+    arguments = [str(SPARSE), "-o", str(target), *["--force"] * force]
+    assert_command_refuses(arguments, FAILURE, [str(target.parent)], capfd)
+    assert sorted(outputs.rglob("*")) == before
+
+
+def test_a_bundle_is_kept_without_force(mnist_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = folder_bytes(mnist_bundle)
+    assert_command_refuses([str(SPARSE), "-o", str(mnist_bundle)], FAILURE, [mnist_bundle.name, "--force"], capfd)
+    assert folder_bytes(mnist_bundle) == before
+
+
+def test_a_failing_export_with_force_leaves_the_old_bundle(
+    mnist_bundle: Path, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = outputs / "x.vmoe"
+    target.symlink_to(mnist_bundle)
+    target = mnist_bundle
+    before, beside = folder_bytes(target), sorted(target.parent.iterdir())
+    checkpoint = written(tmp_path, golden_tensors() | {"head/bias": np.full(10, np.nan, np.float32)})
+    assert_command_refuses([str(checkpoint), "-o", str(target), "--force"], FAILURE, ["head/bias", "NaN"], capfd)
+    assert (folder_bytes(target), sorted(target.parent.iterdir())) == (before, beside)
+
+
+def test_failed_validation_names_atol_and_leaves_the_old_bundle(
+    mnist_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, beside = folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())
+    arguments = [str(SPARSE), "-o", str(mnist_bundle), "--force", "--atol", "1e-12", "--k", "1"]
+    assert_command_refuses(arguments, FAILURE, ["--atol 1e-12", "model.onnx"], capfd)
+    assert (folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())) == (before, beside)
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A file system of its own at `folder`; skips where this user may not mount."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("size=1m", "needs about"),
+        ("size=64m,nr_inodes=2", os.strerror(errno.ENOSPC)),
+        ("size=64m,ro", os.strerror(errno.EROFS)),
+    ],
+    ids=["disk that is too small", "disk that is full", "folder that is read-only"],
+)
+def test_export_onto_a(options: str, reason: str, outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with mounted(outputs, options):
+        assert_command_refuses([str(SPARSE), "-o", str(outputs / "x.vmoe")], FAILURE, [str(outputs), reason], capfd)
+        assert list(outputs.iterdir()) == []
+
+
+def test_a_write_that_fails_halfway_leaves_nothing(outputs: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, SPARSE, "-o", outputs / "x.vmoe"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_one_sentence(done.stderr.removesuffix("\n"), "x.vmoe", os.strerror(errno.EFBIG))
+    assert done.returncode == FAILURE
+    assert list(outputs.iterdir()) == []
+
+
+def test_the_process_prints_one_line_and_exits_1_for_a_missing_checkpoint(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, "absent"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (FAILURE, "", [])
+    assert done.stderr.startswith("vmoe-export: absent ")
+    assert_one_sentence(done.stderr.removesuffix("\n"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_under_standard_output_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, SPARSE, "--dry-run"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("vmoe-export: standard output: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"k": [9]}, RoutingError),
+        ({"capacity": [float("nan")]}, RoutingError),
+        ({"group": "batch"}, OptionError),
+        ({"class_names": ["cat"]}, OptionError),
+        ({"config": {"hidden_size": 768}}, ConfigError),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_export_bundle_raises_the_named_error(options: dict[str, Any], error: type[Exception], outputs: Path) -> None:
+    with pytest.raises(error) as refused:
+        export_bundle(SPARSE, outputs / "x.vmoe", **options)
+    assert_one_sentence(str(refused.value), next(iter(options)).replace("class_names", "class names").split("config")[0])
+    assert list(outputs.iterdir()) == []
+
+
+def test_export_bundle_refuses_an_existing_target(outputs: Path) -> None:
+    with pytest.raises(ExportError, match="exists"):
+        export_bundle(SPARSE, existing_folder(outputs))
