@@ -9,7 +9,7 @@ import numpy as np
 
 from vmoe_export.errors import CheckpointError
 
-_EXTENDED = {
+_EXTENDED: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes, name))
     for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 }

@@ -102,7 +102,8 @@ class OfficialCheckpoint(Checkpoint):
             parts = [np.frombuffer(view, info.dtype) for view in views]
             flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, info.dtype), *parts])
             # The ellipsis makes this an assignment for scalars, too.
-            result[(*(slice(start, stop) for start, stop in box), ...)] = flat.reshape(extents)
+            where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
+            result[where] = flat.reshape(extents)
         return result
 
 

@@ -6,6 +6,7 @@ be fast. Shapes and dtypes are those of `vmoe_export.ops.table`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -88,9 +89,12 @@ def combine(out: Array, slot: Array, weight: Array) -> Array:
 
 def gelu_tanh(x: Array) -> Array:
     """GELU in its tanh approximation, the one that flax uses."""
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x))).astype(x.dtype)
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    activated: Array = 0.5 * x * (1 + np.tanh(inner))
+    return activated
 
 
 def round_bf16(x: Array) -> Array:
     """The nearest bfloat16 values (ties to even), in the dtype of x."""
-    return x.astype(ml_dtypes.bfloat16).astype(x.dtype)
+    rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
+    return rounded
