@@ -61,10 +61,10 @@ def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str]
 
 
 def put(path: str, value: Any) -> Edit:
-    """Sets one field of nested mappings and lists: `put("profiles.0.k", 9)`."""
+    """Sets one field of nested mappings and lists: `put("profiles/0/k", 9)`."""
 
     def edit(content: Any) -> None:
-        *parents, last = path.split(".")
+        *parents, last = path.split("/")
         for key in parents:
             content = content[int(key) if isinstance(content, list) else key]
         content[int(last) if isinstance(content, list) else last] = value
@@ -76,7 +76,7 @@ def drop(path: str) -> Edit:
     """Takes one field out of nested mappings."""
 
     def edit(content: Any) -> None:
-        *parents, last = path.split(".")
+        *parents, last = path.split("/")
         for key in parents:
             content = content[key]
         del content[last]

@@ -173,7 +173,9 @@ def export_bundle(
         VmoeError: nothing was written.
 
     Example:
-        >>> export_bundle("ckpt", "b16.vmoe", capacity=[0.3], k=[1])    # doctest: +SKIP
+        >>> result = export_bundle("samples/mnist/vmoe_mnist", folder / "mnist.vmoe", capacity=[0.3], k=[1])
+        >>> [profile.name for profile in result.plan.profiles]
+        ['c0.3-k1']
     """
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))

@@ -35,9 +35,11 @@ class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
     Example:
-        >>> engine = Engine.load("mnist.vmoe")                       # doctest: +SKIP
-        >>> logits = engine(images)                                  # doctest: +SKIP
-        >>> logits = engine(images, capacity=0.5, k=1, bpr=False)    # doctest: +SKIP
+        >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
+        ...     logits = engine(images)
+        ...     vanilla = engine(images, capacity=0.5, k=2, bpr=False)
+        >>> logits.shape, vanilla.shape
+        ((16, 10), (16, 10))
     """
 
     def __init__(self, bundle: Bundle, backend_name: str, backend: Backend, profile: Profile | None) -> None:

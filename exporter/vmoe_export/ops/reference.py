@@ -84,7 +84,8 @@ def combine(out: Array, slot: Array, weight: Array) -> Array:
     rows = out.reshape(-1, out.shape[-1])
     kept = slot >= 0
     picked = np.where(kept[..., None], rows[np.maximum(slot, 0)], 0)
-    return (np.where(kept, weight, 0)[..., None] * picked).sum(axis=2, dtype=out.dtype)
+    y: Array = (np.where(kept, weight, 0)[..., None] * picked).sum(axis=2, dtype=out.dtype)
+    return y
 
 
 def gelu_tanh(x: Array) -> Array:

@@ -1,16 +1,25 @@
-"""Fixtures that several test modules share: the MNIST checkpoint of the samples, exported once per test process."""
+"""Fixtures that test modules and docstring examples share: the MNIST checkpoint, exported once per test process."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vmoe_export import export_bundle
 
-ROOT = Path(__file__).parents[1]
-MNIST = ROOT / "samples" / "mnist"
+MNIST = Path(__file__).parent / "samples" / "mnist"
+
+
+@pytest.fixture(autouse=True)
+def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+    """Examples in docstrings may use `bundle`, `images` (uint8[16,28,28]) and `folder`, an empty one."""
+    if isinstance(request.node, pytest.DoctestItem):
+        doctest_namespace["bundle"] = request.getfixturevalue("mnist_bundle")
+        doctest_namespace["images"] = request.getfixturevalue("mnist_images")["images"][:16]
+        doctest_namespace["folder"] = request.getfixturevalue("tmp_path")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,270 @@
+"""What an engine is asked for and can't do is one sentence of a named exception; runtimes print nothing beside it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph, put
+from PIL import Image
+
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError
+
+INLINED = "model.inlined.onnx"
+BACKENDS = ("onnxruntime", "openvino")
+BATCH = np.zeros((16, 28, 28, 1), np.float32)  # the bundle routes in groups of 16 images
+
+
+@pytest.fixture(scope="module")
+def engine(mnist_bundle: Path) -> Iterator[Engine]:
+    with Engine.load(mnist_bundle) as loaded:
+        yield loaded
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "k of 0": ({"k": 0}, "k must be"),
+    "negative k": ({"k": -1}, "k must be"),
+    "k above the number of experts": ({"k": 9}, "k must be"),
+    "k of 1e30": ({"k": 10**30}, "k must be"),
+    "fractional k": ({"k": 1.5}, "k a whole number"),
+    "k as text": ({"k": "two"}, "'two'"),
+    "capacity of 0": ({"capacity": 0}, "capacity"),
+    "capacity below 0": ({"capacity": -0.3}, "capacity"),
+    "capacity NaN": ({"capacity": float("nan")}, "capacity"),
+    "infinite capacity": ({"capacity": float("inf")}, "capacity"),
+    "capacity above the number of experts": ({"capacity": 8.5}, "capacity"),
+    "capacity as text": ({"capacity": "many"}, "'many'"),
+    "capacity as a list": ({"capacity": [0.1, 0.2]}, "[0.1, 0.2]"),
+    "unknown profile": ({"profile": "fastest"}, "'fastest'"),
+    "profile that is a number": ({"profile": 3}, "not by 3"),
+    "profile that is a list": ({"profile": ["c0.1-k1"]}, "['c0.1-k1']"),
+    "profile of capacity 0": ({"profile": "c0-k1"}, "capacity"),
+    "profile of k 9": ({"profile": "c0.3-k9"}, "k must be"),
+}
+
+
+@pytest.mark.parametrize(("setting", "name"), SETTINGS.values(), ids=SETTINGS)
+def test_a_call_refuses_the_setting(engine: Engine, setting: dict[str, Any], name: str) -> None:
+    with pytest.raises(RoutingError) as refused:
+        engine(BATCH, **setting)
+    assert_one_sentence(str(refused.value), name)
+    with pytest.raises(RoutingError):
+        engine.routing(BATCH, **setting)
+
+
+IMAGES: dict[str, tuple[Any, str]] = {
+    "batch that is no multiple of the group": (BATCH[:15], "multiple of 16"),
+    "empty batch": (BATCH[:0], "empty"),
+    "empty list": ([], "empty"),
+    "wrong image size": (np.zeros((16, 32, 32, 1), np.float32), "(16, 32, 32, 1)"),
+    "wrong channel count": (np.zeros((16, 28, 28, 3), np.float32), "(16, 28, 28, 3)"),
+    "channels in front": (np.zeros((16, 1, 28, 28), np.float32), "(16, 1, 28, 28)"),
+    "one number": (np.zeros((), np.float32), "()"),
+    "float64": (BATCH.astype(np.float64), "float64"),
+    "int64": (BATCH.astype(np.int64), "int64"),
+    "bool": (BATCH.astype(bool), "bool"),
+    "objects": (BATCH.astype(object), "object"),
+    "other byte order": (BATCH.astype(">f4"), ">f4"),
+    "nothing": (None, "NoneType"),
+    "bytes": (b"images", "int"),
+    "numbers in a list": ([0.5, 0.5], "float"),
+}
+
+
+@pytest.mark.parametrize(("images", "name"), IMAGES.values(), ids=IMAGES)
+def test_a_call_refuses_images_that_are(engine: Engine, images: Any, name: str) -> None:
+    with pytest.raises(ImageError) as refused:
+        engine(images)
+    assert_one_sentence(str(refused.value), name)
+
+
+def text_file(path: Path) -> None:
+    path.write_text("this is no image\n" * 20)
+
+
+def empty_file(path: Path) -> None:
+    path.touch()
+
+
+def cut_png(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def png_of_a_trillion_pixels(path: Path) -> None:
+    Image.new("L", (1, 1)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (10**6).to_bytes(4, "big") * 2
+    path.write_bytes(data)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def absent_file(path: Path) -> None:
+    """Leaves nothing at the path."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [text_file, empty_file, cut_png, png_of_a_trillion_pixels, folder, absent_file],
+    ids=lambda make: make.__name__.replace("_", " "),
+)
+def test_an_unreadable_image_is_named(engine: Engine, make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "seven.png")
+    for images in (tmp_path / "seven.png", [str(tmp_path / "seven.png")] * 16):
+        with pytest.raises(ImageError) as refused:
+            engine(images)
+        assert_one_sentence(str(refused.value), "seven.png")
+
+
+def test_a_closed_engine_says_so(mnist_bundle: Path) -> None:
+    engine = Engine.load(mnist_bundle)
+    engine.close()
+    for use in (engine, engine.routing):
+        with pytest.raises(BackendError, match=r"^the engine is closed$"):
+            use(BATCH)
+
+
+LOADING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "unknown backend": ({"backend": "abacus"}, BackendError, "'abacus'"),
+    "no threads": ({"threads": 0}, BackendError, "threads"),
+    "a million threads": ({"threads": 10**6}, BackendError, "threads"),
+    "threads as text": ({"threads": "all"}, BackendError, "'all'"),
+    "unknown profile": ({"profile": "fastest"}, RoutingError, "'fastest'"),
+    "profile of too many experts": ({"profile": "c0.3-k9"}, RoutingError, "k must be"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "name"), LOADING.values(), ids=LOADING)
+def test_loading_refuses(options: dict[str, Any], error: type[Exception], name: str, mnist_bundle: Path) -> None:
+    with pytest.raises(error) as refused:
+        Engine.load(mnist_bundle, **options)
+    assert_one_sentence(str(refused.value), name)
+
+
+def unknown_op(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Nonsense"
+
+
+def unknown_tensor(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nowhere"
+
+
+def unknown_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "nowhere"
+
+
+def weights_of_another_shape(model: onnx.ModelProto) -> None:
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] *= 2
+
+
+def weights_of_1e18_elements(model: onnx.ModelProto) -> None:
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] = 10**18
+
+
+def weights_without_a_place(model: onnx.ModelProto) -> None:
+    del next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data[:]
+
+
+GRAPHS = [
+    unknown_op, unknown_tensor, unknown_output, weights_of_another_shape, weights_of_1e18_elements,
+    weights_without_a_place,
+]  # fmt: skip
+
+
+def with_graph(source: Path, target: Path, data: bytes) -> Path:
+    return copied_bundle(source, target, files={INLINED: data})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("edit", GRAPHS, ids=lambda edit: edit.__name__.replace("_", " "))
+def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
+    edit: Edit, backend: str, mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = with_graph(mnist_bundle, tmp_path / "x.vmoe", edited_graph(mnist_bundle, edit))
+    with pytest.raises(BackendError) as refused:
+        Engine.load(bundle, backend=backend)
+    assert_one_sentence(str(refused.value), f"x.vmoe/{INLINED}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_names_that_are_no_text_are_refused_and_the_runtime_prints_nothing(
+    backend: str, mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = (mnist_bundle / INLINED).read_bytes().replace(b"MatMul", b"\xff\xfeMul!", 1)
+    with pytest.raises(BackendError) as refused:
+        Engine.load(with_graph(mnist_bundle, tmp_path / "x.vmoe", data), backend=backend)
+    assert_one_sentence(str(refused.value), INLINED)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_without_a_graph_is_refused_and_the_runtime_prints_nothing(
+    backend: str, mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = with_graph(mnist_bundle, tmp_path / "x.vmoe", b"\x08\x0a")
+    with pytest.raises(BackendError) as refused:
+        Engine.load(bundle, backend=backend)(BATCH)
+    assert_one_sentence(str(refused.value))
+    assert capfd.readouterr() == ("", "")
+
+
+def dense(manifest: Any) -> None:
+    manifest.update(routing=None, profiles=[], batch_multiple=1)
+
+
+def one_more_layer(manifest: Any) -> None:
+    manifest["routing"]["layers"].append("encoderblock_5")
+    for profile in manifest["profiles"]:
+        profile["capacity"].append(profile["capacity"][0])
+
+
+CONTRADICTIONS: dict[str, tuple[Edit, np.ndarray]] = {
+    "dense": (dense, BATCH),
+    "a layer more": (one_more_layer, BATCH),
+    "features": (put("output/name", "features"), BATCH),
+    "larger images": (put("input/height", 56), np.zeros((16, 56, 28, 1), np.float32)),
+    "uint8 images": (put("input/dtype", "uint8"), BATCH.astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("edit", "images"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_graph_that_contradicts_its_manifest_fails_in_the_call(
+    edit: Edit,
+    images: np.ndarray,
+    backend: str,
+    mnist_bundle: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    engine = Engine.load(copied_bundle(mnist_bundle, tmp_path / "x.vmoe", edit), backend=backend)
+    with pytest.raises(BackendError) as refused:
+        engine(images)
+    assert_one_sentence(str(refused.value))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_process_that_cannot_load_a_graph_prints_only_its_own_line(
+    backend: str, mnist_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = with_graph(mnist_bundle, tmp_path / "x.vmoe", edited_graph(mnist_bundle, unknown_op))
+    script = (
+        "import sys\nfrom vmoe_runtime import BackendError, Engine\n"
+        "try:\n    Engine.load(*sys.argv[1:2], backend=sys.argv[2])\n"
+        "except BackendError as error:\n    sys.exit(str(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, bundle, backend], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), INLINED, "Nonsense")
