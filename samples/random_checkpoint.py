@@ -96,9 +96,7 @@ def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
     return layers
 
 
-def describe(
-    variant: Variant, image_size: int, num_classes: int, experts: int, layers: Sequence[int]
-) -> ModelConfig:
+def describe(variant: Variant, image_size: int, num_classes: int, experts: int, layers: Sequence[int]) -> ModelConfig:
     """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
     moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), min(2, experts), 1.05, "ceil", 4, True)
     return ModelConfig(
@@ -121,9 +119,7 @@ def describe(
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
     """The config of a model under the official field names, with the settings of configs/vmoe_paper."""
-    encoder: dict[str, Any] = {
-        field: getattr(model, field) for field in ("num_layers", "mlp_dim", "num_heads")
-    }
+    encoder: dict[str, Any] = {field: getattr(model, field) for field in ("num_layers", "mlp_dim", "num_heads")}
     if moe := model.moe:
         dispatcher = {
             "name": "einsum",
@@ -237,8 +233,7 @@ def _write_shards(
     used = [{chunk.shard for chunk in parts} for parts in chunks.values()]
     with ExitStack() as stack:
         files = [
-            stack.enter_context(Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}").open("wb"))
-            for shard in range(shards)
+            stack.enter_context(Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}").open("wb")) for shard in range(shards)
         ]
         for shard, file in enumerate(files):
             file.write(packer.pack_map_header(1 + sum(shard in where for where in used)))
@@ -323,9 +318,7 @@ def _put_in_place(staged: Path, prefix: Path) -> None:
 @click.option("--image-size", type=click.IntRange(1, 8192), default=224, show_default=True, help="Pixels.")
 @click.option("--num-classes", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--shards", type=click.IntRange(1, MAX_SHARDS), default=2, show_default=True, help="Data files."
-)
+@click.option("--shards", type=click.IntRange(1, MAX_SHARDS), default=2, show_default=True, help="Data files.")
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
 def command(prefix: Path, variant: str, **given: Any) -> None:
     sizes, experts, shards = VARIANTS[variant], given["experts"], given["shards"]
@@ -341,9 +334,7 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
         raise click.UsageError(f"--layers: {error}") from None
     model = describe(sizes, given["image_size"], given["num_classes"], experts or 8, layers)
     shapes, config = parameter_shapes(model), official_config(model)
-    write_checkpoint(
-        prefix, shapes, random_weights(given["seed"]), shards, config=config, force=given["force"]
-    )
+    write_checkpoint(prefix, shapes, random_weights(given["seed"]), shards, config=config, force=given["force"])
     size = FLOAT_BYTES * sum(map(math.prod, shapes.values()))
     click.echo(f"{prefix}: {len(shapes)} tensors, {size / 1e6:,.0f} MB, {shards} shards")
 

@@ -62,10 +62,7 @@ class Case:
     def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
         """(gates f32[G,S,E] or None where not recorded, kept bool[G,S,E]) of each MoE layer."""
         stored = arrays(self.model)
-        return [
-            (stored[v["gates"]] if "gates" in v else None, stored[v["kept"]])
-            for v in self.raw["layers"].values()
-        ]
+        return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
     @property
     def profile(self) -> Profile | None:
@@ -78,9 +75,7 @@ class Case:
             len(self.raw["layers"]),
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
         )
-        return rules.profile(
-            self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"]
-        )
+        return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
 
     def run(self, runner: str) -> Outputs:
         """Logits, then slot and weight of each MoE layer."""

@@ -110,7 +110,7 @@ def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
 @pytest.fixture(scope="module")
 def dense_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT of one block without experts, with random weights."""
-    from safetensors.numpy import save_file  # noqa: PLC0415
+    from safetensors.numpy import save_file
 
     generator = np.random.default_rng(0)
     hidden, heads, wide, classes = 8, 2, 16, 3
@@ -227,9 +227,7 @@ def test_top1_and_kept_pairs_are_those_of_the_engine_over_whole_batches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     profiles = ("c0.1-k2", "c0.5-k2-vanilla")
-    report = report_of(
-        capsys, mnist_bundle, "--profile", *profiles, "--batch-size", 16, 32, "--images", npz()
-    )
+    report = report_of(capsys, mnist_bundle, "--profile", *profiles, "--batch-size", 16, 32, "--images", npz())
     images, labels = mnist_images["images"][:64], mnist_images["labels"][:64]
     with Engine.load(mnist_bundle) as engine:
         for point in report["points"]:
@@ -264,9 +262,7 @@ def test_all_stored_profiles_are_measured_with_the_smallest_batch_by_default(
     assert kept["c0.1-k1"] <= 0.1 < kept["c2-k1"] <= 1
 
 
-def test_options_repeat_and_duplicates_are_measured_once(
-    mnist_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_repeat_and_duplicates_are_measured_once(mnist_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = report_of(
         capsys,
         mnist_bundle,
@@ -310,19 +306,13 @@ def test_each_backend_is_loaded_once_and_closed(
         loaded[0](np.zeros((16, 28, 28, 1), np.float32))
 
 
-def test_a_dense_model_is_one_point_without_routing(
-    dense_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dense_model_is_one_point_without_routing(dense_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (point,) = report_of(capsys, dense_bundle)["points"]
-    assert [point[key] for key in ("profile", "capacity_ratio", "k", "bpr", "kept_pairs", "top1")] == [
-        None
-    ] * 6
+    assert [point[key] for key in ("profile", "capacity_ratio", "k", "bpr", "kept_pairs", "top1")] == [None] * 6
     assert (point["batch_size"], point["backend"]) == (1, "onnxruntime")
 
 
-def test_a_dense_model_has_top1_too(
-    dense_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dense_model_has_top1_too(dense_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 3), np.uint8)
     with Engine.load(dense_bundle) as engine:
         answers = engine(images).argmax(1)
@@ -357,9 +347,7 @@ def test_the_table_says_what_the_json_file_says(
     assert captured.err == ""
 
 
-def test_without_json_only_the_table_is_printed(
-    dense_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_json_only_the_table_is_printed(dense_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([str(dense_bundle), *QUICK]) == 0
     captured = capsys.readouterr()
     assert "dense" in captured.out
@@ -378,9 +366,7 @@ def test_the_command_runs_without_torch_onnx_click_and_the_exporter(mnist_bundle
     assert json.loads(ran.stdout)["points"][0]["profile"] == "c0.1-k1"
 
 
-def test_the_package_runs_as_a_module(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["vmoe_bench", "--help"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("vmoe_bench", run_name="__main__")
@@ -392,9 +378,7 @@ def test_the_package_runs_as_a_module(
 
 
 def test_the_cpu_has_the_name_the_kernel_gives_it(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text(
-        "processor : 0\nmodel name\t: Abacus 9000 @ 1 Hz\nmodel name\t: other\n"
-    )
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name\t: Abacus 9000 @ 1 Hz\nmodel name\t: other\n")
     assert machine.cpu_model(tmp_path / "cpuinfo") == "Abacus 9000 @ 1 Hz"
 
 
@@ -477,9 +461,7 @@ def test_a_name_that_two_classes_share_is_no_label(pictures: Path, manifest: Man
     assert open_images(pictures, twice).labels is None
 
 
-def test_a_picture_outside_the_subfolders_leaves_all_without_labels(
-    pictures: Path, manifest: Manifest
-) -> None:
+def test_a_picture_outside_the_subfolders_leaves_all_without_labels(pictures: Path, manifest: Manifest) -> None:
     next((pictures / "nine").glob("*.PNG")).rename(pictures / "stray.PNG")
     source = open_images(pictures, manifest)
     assert (source.labels, len(source)) == (None, 40)
@@ -647,9 +629,7 @@ def test_a_dense_model_has_no_profiles(dense_bundle: Path, capsys: pytest.Captur
     assert "dense model" in complaint_of(capsys, 2, dense_bundle, "--profile", "c0.3-k1")
 
 
-def test_a_missing_bundle_is_one_sentence_and_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_bundle_is_one_sentence_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in complaint_of(capsys, 1, tmp_path / "no.vmoe")
 
 

@@ -56,9 +56,7 @@ def test_a_bundle_is_little_more_than_its_weights(mnist_bundle: Path) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_graph_passes_the_full_checker_and_strict_shape_inference(mnist_bundle: Path, name: str) -> None:
     onnx.checker.check_model(mnist_bundle / name, full_check=True)
-    onnx.shape_inference.infer_shapes(
-        graph_of(mnist_bundle, name), check_type=True, strict_mode=True, data_prop=True
-    )
+    onnx.shape_inference.infer_shapes(graph_of(mnist_bundle, name), check_type=True, strict_mode=True, data_prop=True)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -82,7 +80,9 @@ def test_no_trace_of_the_exporting_machine_is_left(mnist_bundle: Path, name: str
 def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Path) -> None:
     model = graph_of(mnist_bundle, "model.onnx")
     assert [value.name for value in model.graph.input] == ["image", "capacity", "k", "bpr"]
-    defaults = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in ("capacity", "k", "bpr")}
+    defaults = {
+        t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in ("capacity", "k", "bpr")
+    }
     assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1]}
     assert {function.name for function in model.functions} == OPS.keys()
     assert {function.domain for function in model.functions} == {DOMAIN}

@@ -67,9 +67,7 @@ def test_dry_run_prints_the_same_plan_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_says_what_was_written(
-    mnist_checkpoint: Path, tmp_path: Path, output: pytest.CaptureFixture[str]
-) -> None:
+def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, output: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "out.vmoe"
     arguments = ("--config", MNIST / "config.json", "--group", "tokens:800", "--no-bpr", "--no-validate", "--json")
     assert run(mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, "-o", bundle, *arguments) == 0
@@ -135,8 +133,7 @@ def test_the_installed_command_says_its_version_and_help() -> None:
 
 def test_without_the_export_packages_the_command_says_what_to_install() -> None:
     program = (
-        "import sys; sys.modules['click'] = None; sys.argv = ['vmoe-export', 'x']\n"
-        "from vmoe_export.cli import main; main()"
+        "import sys; sys.modules['click'] = None; sys.argv = ['vmoe-export', 'x']\nfrom vmoe_export.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1

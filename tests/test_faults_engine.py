@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph, put
-from PIL import Image
+from PIL import Image, features
 
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError
 
@@ -56,6 +56,14 @@ def test_a_call_refuses_the_setting(engine: Engine, setting: dict[str, Any], nam
     assert_one_sentence(str(refused.value), name)
     with pytest.raises(RoutingError):
         engine.routing(BATCH, **setting)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"capacity": 1e308}, {"capacity": 10**400}, {"profile": "c1e308-k1"}], ids=["float", "int", "profile"]
+)
+def test_a_call_refuses_a_capacity_that_overflows(engine: Engine, setting: dict[str, Any]) -> None:
+    with pytest.raises(RoutingError):
+        engine(BATCH, **setting)
 
 
 IMAGES: dict[str, tuple[Any, str]] = {
@@ -105,6 +113,14 @@ def png_of_a_trillion_pixels(path: Path) -> None:
     path.write_bytes(data)
 
 
+def damaged_avif(path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    Image.new("L", (40, 40)).save(path, "AVIF")
+    data = path.read_bytes()
+    path.write_bytes(data[:-20] + bytes(20))
+
+
 def folder(path: Path) -> None:
     path.mkdir()
 
@@ -115,7 +131,7 @@ def absent_file(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [text_file, empty_file, cut_png, png_of_a_trillion_pixels, folder, absent_file],
+    [text_file, empty_file, cut_png, png_of_a_trillion_pixels, damaged_avif, folder, absent_file],
     ids=lambda make: make.__name__.replace("_", " "),
 )
 def test_an_unreadable_image_is_named(engine: Engine, make: Any, tmp_path: Path) -> None:

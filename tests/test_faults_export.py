@@ -79,6 +79,11 @@ def test_a_wrong_option_is_named_and_exits_2(
     assert list(outputs.iterdir()) == []
 
 
+def test_a_capacity_that_overflows_exits_2(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--capacity", "1e308"]
+    assert_command_refuses(arguments, USAGE, ["capacity"], capfd)
+
+
 @pytest.mark.parametrize("option", [["--capacity", "0.3"], ["--k", "1"]], ids=lambda option: option[0])
 def test_a_dense_model_takes_no_routing_option(option: list[str], outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert_command_refuses([str(DENSE), "-o", str(outputs / "x.vmoe"), *option], USAGE, ["dense"], capfd)

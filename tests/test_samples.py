@@ -108,9 +108,7 @@ def test_files_are_byte_for_byte_those_of_the_official_writer(
     assert written == {file: (GOLDEN / file).read_bytes() for file in written}
 
 
-def test_expert_tensors_are_cut_along_experts_and_spread_over_the_shards(
-    writer: ModuleType, tmp_path: Path
-) -> None:
+def test_expert_tensors_are_cut_along_experts_and_spread_over_the_shards(writer: ModuleType, tmp_path: Path) -> None:
     shapes = parameter_shapes(tiny_model(writer))
     write(writer, tmp_path / "w", shapes, 3)
     index = decode((tmp_path / "w.index").read_bytes())
@@ -199,9 +197,7 @@ def test_weights_have_the_promised_distribution_and_depend_on_name_and_seed(writ
 
 
 @pytest.mark.parametrize("variant", ["S/32", "B/32", "B/16", "L/32", "L/16", "H/14"])
-def test_the_written_config_describes_the_written_tensors(
-    writer: ModuleType, variant: str, tmp_path: Path
-) -> None:
+def test_the_written_config_describes_the_written_tensors(writer: ModuleType, variant: str, tmp_path: Path) -> None:
     sizes = writer.VARIANTS[variant]
     layers = writer.moe_layers("Last 2", sizes.num_layers)
     model = writer.describe(sizes, 224, 1000, 8, layers)

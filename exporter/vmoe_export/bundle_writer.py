@@ -33,9 +33,7 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[
     try:
         free = shutil.disk_usage(parent).free
         if free < needed_bytes:
-            raise ExportError(
-                f"{parent} has {free >> 20} MiB free, and the bundle needs about {needed_bytes >> 20} MiB"
-            )
+            raise ExportError(f"{parent} has {free >> 20} MiB free, and the bundle needs about {needed_bytes >> 20} MiB")
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
     except OSError as error:
         raise ExportError(f"{parent} can't be written to: {error.strerror}") from None

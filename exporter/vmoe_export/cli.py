@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(list(arguments)))
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of error)
     try:
         import click
 

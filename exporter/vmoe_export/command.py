@@ -38,33 +38,85 @@ def _output_name(checkpoint: Path) -> Path:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
-@click.option("--capacity", "-c", type=click.FloatRange(0, min_open=True), multiple=True,
-              help="Capacity ratio; repeat for several. Default: the config's, or 1.05.")
-@click.option("--k", type=click.IntRange(1), multiple=True,
-              help="Experts per token; repeat for several. The profiles are all pairs of --capacity and --k. Default: the config's, or 2.")
-@click.option("-o", "output_path", type=click.Path(path_type=Path), metavar="OUT.vmoe",
-              help="The bundle to write. Default: the checkpoint's name in this folder.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="model.json",
-              help="Official model config as JSON: says what tensors can't, such as a gap classifier.")
-@click.option("--bpr/--no-bpr", default=True, show_default=True,
-              help="Stored profiles use Batch Priority Routing, or vanilla order.")
-@click.option("--group", default="image", show_default=True, metavar="image|batch|N|tokens:S",
-              help="Tokens that share places: of one image, the batch, N images, or S tokens.")
+@click.option(
+    "--capacity",
+    "-c",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    help="Capacity ratio; repeat for several. Default: the config's, or 1.05.",
+)
+@click.option(
+    "--k",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Experts per token; repeat for several. The profiles are all pairs of --capacity and --k. Default: the config's, or 2.",
+)
+@click.option(
+    "-o",
+    "output_path",
+    type=click.Path(path_type=Path),
+    metavar="OUT.vmoe",
+    help="The bundle to write. Default: the checkpoint's name in this folder.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="model.json",
+    help="Official model config as JSON: says what tensors can't, such as a gap classifier.",
+)
+@click.option(
+    "--bpr/--no-bpr", default=True, show_default=True, help="Stored profiles use Batch Priority Routing, or vanilla order."
+)
+@click.option(
+    "--group",
+    default="image",
+    show_default=True,
+    metavar="image|batch|N|tokens:S",
+    help="Tokens that share places: of one image, the batch, N images, or S tokens.",
+)
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
-@click.option("--image-size", callback=_image_size, metavar="PX|HxW",
-              help="Image size; resizes a learned position embedding.")
-@click.option("--capacity-multiple-of", type=click.IntRange(1), metavar="N",
-              help="Round places per expert up to a multiple. Default: the config's, or 1 (official code: 4).")
-@click.option("--rounding", type=click.Choice(["ceil", "round"]), help="How places become whole. Default: the config's, or ceil.")
-@click.option("--dispatch-bf16/--no-dispatch-bf16", default=None,
-              help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.")
-@click.option("--input", "input_dtype", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
-              help="Images as float32 in [-1, 1], or uint8 scaled inside the graph.")
-@click.option("--output", "output_kind", type=click.Choice(["logits", "features"]), default="logits", show_default=True,
-              help="What the graph returns.")
-@click.option("--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line.")
-@click.option("--atol", type=click.FloatRange(0, min_open=True), metavar="X",
-              help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with --dispatch-bf16).")
+@click.option(
+    "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
+)
+@click.option(
+    "--capacity-multiple-of",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Round places per expert up to a multiple. Default: the config's, or 1 (official code: 4).",
+)
+@click.option(
+    "--rounding", type=click.Choice(["ceil", "round"]), help="How places become whole. Default: the config's, or ceil."
+)
+@click.option(
+    "--dispatch-bf16/--no-dispatch-bf16",
+    default=None,
+    help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
+)
+@click.option(
+    "--input",
+    "input_dtype",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="Images as float32 in [-1, 1], or uint8 scaled inside the graph.",
+)
+@click.option(
+    "--output",
+    "output_kind",
+    type=click.Choice(["logits", "features"]),
+    default="logits",
+    show_default=True,
+    help="What the graph returns.",
+)
+@click.option(
+    "--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line."
+)
+@click.option(
+    "--atol",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with --dispatch-bf16).",
+)
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
@@ -150,7 +202,7 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
     return result
 
 
-class _tensor_bar:  # noqa: N801  (a context manager used like a function)
+class _tensor_bar:
     """A bar over the bytes of all tensors, which ends with the last one so that later steps can show theirs."""
 
     def __init__(self, console: Console, total: int) -> None:

@@ -244,9 +244,7 @@ def _profiles(
         if options.capacity or options.k:
             raise OptionError("this is a dense ViT without MoE layers: it has no capacity and no k")
         return None, ()
-    rules = RoutingRules(
-        moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of
-    )
+    rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
     profiles = {}
     for ratio in options.capacity or (moe.capacity_ratio,):
         for k in options.k or (moe.k,):
@@ -255,9 +253,7 @@ def _profiles(
     return rules, tuple(profiles.values())
 
 
-def _ignored(
-    config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions
-) -> tuple[str, ...]:
+def _ignored(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
     """Settings of training that the bundle doesn't follow, because how it is deployed is the user's choice."""
     moe = (config.get("encoder") or {}).get("moe") or {}
     dispatcher = (moe.get("router") or {}).get("dispatcher") or {}

@@ -32,9 +32,7 @@ BATCH_DIM, GROUP_DIM, CHOICE_DIM = "batch", "groups", "k"
 _TRACED_GROUPS = 2  # any number but 0 and 1, which torch takes for constants
 
 
-def trace(
-    model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
-) -> onnx.ModelProto:
+def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None) -> onnx.ModelProto:
     """The canonical graph of a model.
 
     Args:
@@ -57,18 +55,12 @@ def trace(
         _name_dims(value, grouping.batch_multiple, per_image=value.name in (IMAGE, graph.output[0].name))
     for node in graph.node:
         if node.domain == DOMAIN:
-            node.attribute.extend(
-                helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items()
-            )
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
     if default is not None:
         assert model.config.moe is not None
         proto.functions.extend(function_bodies(model.config.moe.dispatch_bf16))
-        for name, numbers in zip(
-            SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True
-        ):
-            graph.initializer.append(
-                helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers)
-            )
+        for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
+            graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
     return proto
 
 
@@ -125,9 +117,7 @@ def _sparse_mlp_node(*inputs: Any, **attributes: Any) -> Any:
         inputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.inputs],
         outputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.outputs],
         type_constraints=[("T", ["tensor(float)"], "")],
-        attributes=[
-            defs.OpSchema.Attribute(name, defs.OpSchema.AttrType.INT, "") for name in op.attributes
-        ],
+        attributes=[defs.OpSchema.Attribute(name, defs.OpSchema.AttrType.INT, "") for name in op.attributes],
     )
     tensors, numbers = inputs[: len(op.inputs)], inputs[len(op.inputs) :]
     attributes.update(zip(op.attributes, numbers, strict=False))

@@ -10,7 +10,6 @@ import onnx
 import onnx.inliner
 import onnx.parser
 
-
 from vmoe_export.graph import SETTINGS
 from vmoe_export.ops.functions import OPSET, gelu_tanh, round_bf16
 from vmoe_export.ops.table import DOMAIN, OPS
@@ -40,9 +39,7 @@ def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _per_expert(
-    node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
+def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
     buf, *weights = node.input
     dispatch_bf16 = any(a.name == "dispatch_bf16" and a.i for a in node.attribute)
     experts = range(initializers[weights[0]].dims[0])

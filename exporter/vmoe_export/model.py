@@ -36,9 +36,7 @@ class Vmoe(nn.Module):
         uint8_input: take uint8 images and scale them to [-1, 1] inside.
     """
 
-    def __init__(
-        self, config: ModelConfig, group_tokens: int, *, features: bool = False, uint8_input: bool = False
-    ) -> None:
+    def __init__(self, config: ModelConfig, group_tokens: int, *, features: bool = False, uint8_input: bool = False) -> None:
         super().__init__()
         self.config = config
         self.group_tokens = group_tokens
@@ -109,9 +107,7 @@ class Vmoe(nn.Module):
         return x @ self._p(f"{path}.kernel") + self._p(f"{path}.bias")
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
-        return F.layer_norm(
-            x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), _LAYER_NORM_EPSILON
-        )
+        return F.layer_norm(x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), _LAYER_NORM_EPSILON)
 
     def _embed(self, image: Tensor) -> Tensor:
         config = self.config

@@ -159,9 +159,7 @@ class _Reading:
             mlp_dim = moe.mlp_dim if moe else 0
         has_head = "head/kernel" in self.shapes
         num_classes = self._shape("head/kernel", 2)[1] if has_head else None
-        representation = (
-            self._shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in self.shapes else None
-        )
+        representation = self._shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in self.shapes else None
         classifier = self._classifier()
         position_emb, temperature = self._position_emb()
         self._note("inferred", "channels", "hidden_size", "num_layers", "num_heads", "mlp_dim", "patch_size")
@@ -189,9 +187,7 @@ class _Reading:
                 f"an image of {_size(model.image_size)} px is smaller than one {_size(model.patch_size)} patch"
             )
         if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
-            raise ConfigError(
-                f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}"
-            )
+            raise ConfigError(f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}")
         return model
 
     def _note(self, origin: Origin, *fields: str) -> None:
@@ -208,9 +204,7 @@ class _Reading:
     def _num_layers(self) -> int:
         blocks = {int(match[1]) for name in self.shapes if (match := _BLOCK.match(name))}
         if blocks != set(range(len(blocks))) or not blocks:
-            raise ConfigError(
-                f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})"
-            )
+            raise ConfigError(f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})")
         return len(blocks)
 
     def _classifier(self) -> Classifier:
@@ -261,9 +255,7 @@ class _Reading:
             patches = tokens - (classifier == "token")
             side = math.isqrt(patches)
             if side * side != patches or not side:
-                raise ConfigError(
-                    f"the position embedding has {patches} patches, which is no square; give --image-size HxW"
-                )
+                raise ConfigError(f"the position embedding has {patches} patches, which is no square; give --image-size HxW")
             self._note("inferred", "image_size")
             return side * patch[0], side * patch[1]
         given = _mapping(self.encoder, "position_emb")
@@ -318,9 +310,7 @@ class _Reading:
             dispatch_bf16=bool(bf16),
         )
 
-    def _setting(
-        self, field: str, given: Mapping[str, Any], key: str, flags: Mapping[str, Any], default: Any
-    ) -> Any:
+    def _setting(self, field: str, given: Mapping[str, Any], key: str, flags: Mapping[str, Any], default: Any) -> Any:
         if field in flags:
             self._note("flag", field)
             return flags[field]

@@ -59,9 +59,7 @@ def _zoom(values: Array, axis: int, size: int) -> Array:
     return result
 
 
-def sincos2d_position_embedding(
-    grid: tuple[int, int], hidden_size: int, temperature: float, has_token: bool
-) -> Array:
+def sincos2d_position_embedding(grid: tuple[int, int], hidden_size: int, temperature: float, has_token: bool) -> Array:
     """The fixed 2-D sine-cosine embedding of the official encoder (MoCo v3, arXiv 2104.02057).
 
     Feature blocks are sin(x w), cos(x w), sin(y w), cos(y w) with x the column and y the row; a class token gets zeros.

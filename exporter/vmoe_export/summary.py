@@ -81,9 +81,7 @@ def validation_table(result: ExportResult) -> Table:
         table.add_column(name, justify="right")
     for comparison in result.comparisons:
         agreement = f"{comparison.agreement:.2%}" if comparison.profile else "-"
-        table.add_row(
-            comparison.graph, comparison.profile or "-", f"{comparison.max_difference:.1e}", agreement
-        )
+        table.add_row(comparison.graph, comparison.profile or "-", f"{comparison.max_difference:.1e}", agreement)
     return table
 
 
@@ -98,9 +96,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "output": plan.output,
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,
-        "profiles": [
-            {**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles
-        ],
+        "profiles": [{**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
         "not_followed": list(plan.ignored_config),
         "validation": [asdict(comparison) for comparison in result.comparisons],
     }

@@ -86,9 +86,7 @@ def _layout(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, dict[str, Spa
 def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
     token = config.classifier == "token"
     if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
-        return sincos2d_position_embedding(
-            config.grid, config.hidden_size, config.position_temperature, token
-        )
+        return sincos2d_position_embedding(config.grid, config.hidden_size, config.position_temperature, token)
     with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite, and are refused as such
         array = np.ascontiguousarray(checkpoint[name], np.float32)
     if not np.isfinite(array).all():

@@ -109,9 +109,7 @@ def _images(path: Path | None, points: Sequence[Point]) -> ImageSource:
     return source
 
 
-def _measure(
-    points: Sequence[Point], source: ImageSource, duration: float, threads: int | None
-) -> list[PointReport]:
+def _measure(points: Sequence[Point], source: ImageSource, duration: float, threads: int | None) -> list[PointReport]:
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
     qualities = [assess(point, source) for point in points]

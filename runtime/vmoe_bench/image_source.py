@@ -127,8 +127,7 @@ def _from_npz(path: Path) -> ImageSource:
     labels = arrays["labels"]
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise BenchError(
-            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, "
-            f"and {len(images)} images need {len(images)} integers"
+            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, and {len(images)} images need {len(images)} integers"
         )
     return ImageSource(images, labels.astype(np.int64))
 
@@ -152,17 +151,13 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSour
     index_of = _unambiguous(class_names)
     unknown = [name for name in by_class if name not in index_of]
     if unknown:
-        return ImageSource(
-            shuffled, note=f"subfolder '{unknown[0]}' is not one class of the bundle, so there is no top-1"
-        )
+        return ImageSource(shuffled, note=f"subfolder '{unknown[0]}' is not one class of the bundle, so there is no top-1")
     labels = [index_of[name] for name, pictures in by_class.items() for _ in pictures]
     return ImageSource(shuffled, np.array(labels, np.int64)[order])
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        entry for entry in folder.iterdir() if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.is_file()
-    )
+    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.is_file())
 
 
 def _unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:

@@ -43,9 +43,7 @@ class Point:
         return None if self.profile is None else self.profile.name
 
 
-def plan_points(
-    engines: Sequence[Engine], profile_names: Sequence[str], batch_sizes: Sequence[int]
-) -> list[Point]:
+def plan_points(engines: Sequence[Engine], profile_names: Sequence[str], batch_sizes: Sequence[int]) -> list[Point]:
     """Every combination of what was asked for, each once.
 
     Args:

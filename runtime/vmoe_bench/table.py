@@ -38,9 +38,7 @@ def print_table(points: Sequence[PointReport], title: str, stream: TextIO) -> No
             _percent(point.top1),
         )
     # A pipe has no width of its own, and rich would squeeze the table into 80 columns.
-    console = Console(
-        file=stream, width=None if stream.isatty() else _WIDTH_OF_A_PIPE, markup=False, emoji=False
-    )
+    console = Console(file=stream, width=None if stream.isatty() else _WIDTH_OF_A_PIPE, markup=False, emoji=False)
     console.print(table)
 
 

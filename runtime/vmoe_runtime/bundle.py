@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.graph_files import external_data
+from vmoe_runtime.external_data import external_data
 from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, parse_manifest
 
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -91,9 +91,7 @@ class Bundle:
             raise BundleError(f"{name} is {error}") from None
         for reference in references:
             if reference.location != WEIGHTS_NAME:
-                raise BundleError(
-                    f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only"
-                )
+                raise BundleError(f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only")
             if reference.offset < 0 or not 0 <= (reference.length or 0) <= weights - reference.offset:
                 raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
 

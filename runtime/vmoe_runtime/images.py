@@ -80,9 +80,7 @@ def _from_array(array: Array, spec: InputSpec) -> Array:
     elif array.ndim == 3 and spec.channels == 1 and array.shape[1:] == size[:2]:
         array = array[..., None]
     if array.ndim != 4 or array.shape[1:] != size:
-        raise ImageError(
-            f"images have shape {array.shape}, and the model takes (N, {', '.join(map(str, size))})"
-        )
+        raise ImageError(f"images have shape {array.shape}, and the model takes (N, {', '.join(map(str, size))})")
     if not len(array):
         raise ImageError("there are no images: the batch is empty")
     if array.dtype == spec.dtype:
@@ -111,7 +109,7 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
                 pixels = np.asarray(opened.convert(mode))
         else:
             pixels = np.asarray(picture.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes a decoder fail in any way
         name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the image"
         raise ImageError(f"{name} is not a readable image ({error})") from None
     resized = resize_bilinear(pixels.reshape(*pixels.shape[:2], spec.channels), spec.height, spec.width)

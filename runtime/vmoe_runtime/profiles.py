@@ -78,21 +78,19 @@ class RoutingRules:
         """
         try:
             capacity_ratio, k = float(capacity_ratio), operator.index(k)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RoutingError(
-                f"capacity must be a number and k a whole number, not {capacity_ratio!r} and {k!r}"
+                f"capacity must be a number and k a whole number, not {capacity_ratio!r:.40} and {k!r:.40}"
             ) from None
         if not 1 <= k <= self.num_experts:
             raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {k}")
-        pairs = self.group_tokens * k
-        places = compute_capacity(
-            pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of
-        )
         if capacity_ratio > self.num_experts:
             raise RoutingError(
                 f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "
                 f"from {self.num_experts / k:g} on no token is dropped"
             )
+        pairs = self.group_tokens * k
+        places = compute_capacity(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
         return Profile(
             profile_name(capacity_ratio, k, bool(bpr)),
             capacity_ratio,

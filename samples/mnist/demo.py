@@ -1,6 +1,6 @@
 """Runs an exported MNIST bundle over the test images at every capacity, and draws accuracy over capacity.
 
-    python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
+python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main() -> None:
 
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
     """Accuracy at each (capacity ratio, k, bpr), printed beside that of the official model."""
-    settings = [
-        engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS
-    ]
+    settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
     speed = images_per_second(engine, images[:256], [setting.name for setting in settings])
     table = Table()
     for column in ("profile", "accuracy", "official", "same answers", "images/s"):

@@ -46,9 +46,7 @@ class Checkpoint(Mapping[str, Array]):
             self._stored_names = parameter_names(stored)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        self.info: Mapping[str, TensorInfo] = {
-            name: stored[self._stored_names[name]] for name in sorted(self._stored_names)
-        }
+        self.info: Mapping[str, TensorInfo] = {name: stored[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
         info = self.info[name]
@@ -72,9 +70,7 @@ class Checkpoint(Mapping[str, Array]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def sha256(self) -> str:

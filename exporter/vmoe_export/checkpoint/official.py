@@ -57,9 +57,7 @@ class OfficialCheckpoint(Checkpoint):
         except OSError as error:
             raise CheckpointError(f"{index_path}: {error.strerror}") from None
         needed = {shard for array in self._arrays.values() for _, shard in array.chunks}
-        self._shard_paths = [
-            Path(f"{prefix}.data-{shard:05d}-of-{shard_count:05d}") for shard in range(shard_count)
-        ]
+        self._shard_paths = [Path(f"{prefix}.data-{shard:05d}-of-{shard_count:05d}") for shard in range(shard_count)]
         for shard, path in enumerate(self._shard_paths):
             # A shard that no array points to may be left out; the official writer leaves it empty.
             if not path.is_file() and shard in needed:
@@ -87,9 +85,7 @@ class OfficialCheckpoint(Checkpoint):
                 self._shards[shard] = _Shard(self._shard_paths[shard])
             source = self._shards[shard]
             with _naming(source.path):
-                found += [
-                    (box, views, source.path) for box, views in source.chunks(array.id, info.dtype)
-                ]
+                found += [(box, views, source.path) for box, views in source.chunks(array.id, info.dtype)]
         if sorted(box for box, _, _ in found) != sorted(box for box, _ in array.chunks):
             raise CheckpointError("the chunks in the shards are not the ones that the index lists")
         # Memory is only taken once the shards are known to hold every byte of the array.
@@ -197,9 +193,7 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
         raise CheckpointError(f"its shard_count is {shard_count!r}")
     leaves = _leaves(root["index"], "")
-    return shard_count, {
-        name: _array_index(rank, name, leaf, shard_count) for rank, (name, leaf) in enumerate(leaves)
-    }
+    return shard_count, {name: _array_index(rank, name, leaf, shard_count) for rank, (name, leaf) in enumerate(leaves)}
 
 
 def _leaves(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

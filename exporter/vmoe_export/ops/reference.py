@@ -70,9 +70,7 @@ def dispatch(x: Array, src: Array) -> Array:
     return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
 
 
-def expert_mlp(
-    buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False
-) -> Array:
+def expert_mlp(buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False) -> Array:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]; with `dispatch_bf16` its input and output are rounded to bfloat16."""
     hidden = np.matmul(round_bf16(buf) if dispatch_bf16 else buf, w1) + b1[:, None]
     out = np.matmul(gelu_tanh(hidden), w2) + b2[:, None]

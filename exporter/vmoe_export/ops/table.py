@@ -61,15 +61,11 @@ class Op:
         sizes: dict[str, int] = {}
         for value, shape in zip(self.inputs, input_shapes, strict=False):
             if len(shape) != len(value.dims):
-                raise ValueError(
-                    f"{self.name}: {value.name} has {len(shape)} dimensions, not {len(value.dims)}"
-                )
+                raise ValueError(f"{self.name}: {value.name} has {len(shape)} dimensions, not {len(value.dims)}")
             for dim, size in zip(value.dims, shape, strict=True):
                 expected = int(dim) if dim.isdecimal() else sizes.setdefault(dim, size)
                 if size != expected:
-                    raise ValueError(
-                        f"{self.name}: {value.name} has shape {shape}, but {dim} is {expected} elsewhere"
-                    )
+                    raise ValueError(f"{self.name}: {value.name} has shape {shape}, but {dim} is {expected} elsewhere")
         if any(value.name == "k" for value in self.inputs):
             if not 1 <= k <= sizes["E"]:
                 raise ValueError(f"{self.name}: k must be between 1 and the number of experts, {sizes['E']}, not {k}")

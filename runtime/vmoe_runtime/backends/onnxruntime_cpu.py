@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vmoe_runtime.op_library import find_library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
 
@@ -42,7 +44,10 @@ class OnnxRuntimeBackend:
                 options.register_custom_ops_library(str(library))
             self._session = onnxruntime.InferenceSession(
                 # Its fallback prints to stdout and tries the same again.
-                str(graph), options, providers=["CPUExecutionProvider"], enable_fallback=0
+                str(graph),
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None
@@ -71,6 +76,6 @@ class OnnxRuntimeBackend:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a runtime's message, without its source file and line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    """The first line of a runtime's message, without its codes and the path that stands before it anyway."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _PREAMBLE.sub("", line)[:300].strip() or line

@@ -86,4 +86,4 @@ def _listed(inputs: Mapping[str, np.dtype[Any]]) -> str:
 def _reason(error: Exception) -> str:
     """OpenVINO writes where in its source it failed first, and why last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    return (lines[-1] if lines else type(error).__name__)[:300].strip()
