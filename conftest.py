@@ -36,6 +36,7 @@ def mnist_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mnist_images(mnist_data: Path) -> dict[str, np.ndarray]:
+    """`images` uint8[1536,28,28] and `labels` uint8[1536]."""
     with np.load(mnist_data) as data:
         return {name: data[name] for name in data.files}
 

@@ -68,7 +68,7 @@ class Case:
     def profile(self) -> Profile | None:
         if not self.raw["layers"]:
             return None
-        groups, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
+        _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
         rules = RoutingRules(
             experts,
             tokens,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ def graph_of(bundle: Path, name: str) -> onnx.ModelProto:
 
 
 def test_a_bundle_holds_exactly_its_four_files(mnist_bundle: Path) -> None:
-    assert sorted(os.listdir(mnist_bundle)) == ["manifest.json", *sorted(GRAPHS), "weights.safetensors"]
+    assert sorted(path.name for path in mnist_bundle.iterdir()) == ["manifest.json", *sorted(GRAPHS), "weights.safetensors"]
 
 
 def test_the_manifest_has_the_size_and_hash_of_every_other_file(mnist_bundle: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_picture_of_another_size_is_answered(engine: Engine, mnist_images: Ima
 def test_a_batch_must_fill_the_routing_groups(mnist_bundle: Path, mnist_images: Images) -> None:
     with Engine.load(mnist_bundle) as engine:
         assert engine(mnist_images["images"][:32]).shape == (32, 10)
-        with pytest.raises(ImageError, match="17 images.*multiple of 16"):
+        with pytest.raises(ImageError, match=r"17 images.*multiple of 16"):
             engine(mnist_images["images"][:17])
 
 
@@ -141,7 +141,7 @@ def test_a_closed_engine_says_so(mnist_image_bundle: Path, mnist_images: Images)
 
 
 def test_an_unknown_profile_names_the_ones_there_are(engine: Engine, mnist_images: Images) -> None:
-    with pytest.raises(RoutingError, match="no profile 'fast'.*c0.3-k1, c0.3-k2"):
+    with pytest.raises(RoutingError, match=r"no profile 'fast'.*c0\.3-k1, c0\.3-k2"):
         engine(mnist_images["images"][:1], "fast")
 
 

@@ -49,7 +49,7 @@ def _output_name(checkpoint: Path) -> Path:
     "--k",
     type=click.IntRange(1),
     multiple=True,
-    help="Experts per token; repeat for several. The profiles are all pairs of --capacity and --k. Default: the config's, or 2.",
+    help="Experts per token; repeat for several. Each pair with a --capacity is a profile. Default: the config's, or 2.",
 )
 @click.option(
     "-o",

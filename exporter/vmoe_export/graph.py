@@ -77,7 +77,7 @@ def _export(model: Vmoe, grouping: Grouping) -> ir.Model:
         exported = torch.export.export(
             model.eval(),
             tuple(arguments),
-            dynamic_shapes=((dict({0: batch}), *[None] * (len(arguments) - 1)) if config.moe else ({0: batch},)),
+            dynamic_shapes=(({0: batch}, *[None] * (len(arguments) - 1)) if config.moe else ({0: batch},)),
         )
         program = torch.onnx.export(
             exported,
