@@ -41,6 +41,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "capacity above the number of experts": ({"capacity": 8.5}, "capacity"),
     "capacity as text": ({"capacity": "many"}, "'many'"),
     "capacity as a list": ({"capacity": [0.1, 0.2]}, "[0.1, 0.2]"),
+    "bpr as text": ({"bpr": "no"}, "'no'"),
     "unknown profile": ({"profile": "fastest"}, "'fastest'"),
     "profile that is a number": ({"profile": 3}, "not by 3"),
     "profile that is a list": ({"profile": ["c0.1-k1"]}, "['c0.1-k1']"),

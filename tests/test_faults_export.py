@@ -57,6 +57,11 @@ OPTIONS = {
     "unknown input": (["--input", "float16"], "--input"),
     "unknown output": (["--output", "boxes"], "--output"),
     "atol of 0": (["--atol", "0"], "--atol"),
+    "infinite atol": (["--atol", "inf"], "atol"),
+    "atol that is not a number": (["--atol", "nan"], "atol"),
+    "capacity multiple far above the group": (["--capacity-multiple-of", "1" + "0" * 23], "multiple of 1000"),
+    "token group that only a huge batch fits": (["--group", "tokens:1000003"], "1000003"),
+    "group of a huge batch": (["--group", "batch", "--batch", "1000000000"], "'batch'"),
     "class names that are not there": (["--class-names", "none.txt"], "none.txt"),
     "unknown option": (["--turbo"], "--turbo"),
     "two checkpoints": (["another"], "another"),
@@ -82,6 +87,12 @@ def test_a_wrong_option_is_named_and_exits_2(
 def test_a_capacity_that_overflows_exits_2(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--capacity", "1e308"]
     assert_command_refuses(arguments, USAGE, ["capacity"], capfd)
+
+
+def test_a_config_of_a_dense_model_may_hold_a_strange_router(outputs: Path) -> None:
+    config = {"encoder": {"moe": {"router": [1]}}}
+    export_bundle(DENSE, outputs / "x.vmoe", config=config, validate=False)
+    assert [path.name for path in outputs.iterdir()] == ["x.vmoe"]
 
 
 @pytest.mark.parametrize("option", [["--capacity", "0.3"], ["--k", "1"]], ids=lambda option: option[0])

@@ -27,6 +27,11 @@ def missing_tensor(folder: Path) -> Path:
     return written(folder, tensors)
 
 
+@FAULTS.naming("ckpt", "'head/bias' twice")
+def tensor_under_two_spellings_of_one_name(folder: Path) -> Path:
+    return written(folder, golden_tensors() | {"head.bias": np.zeros(10, np.float32)})
+
+
 @FAULTS.naming("ckpt", "Encoder/extra/kernel")
 def extra_tensor(folder: Path) -> Path:
     return written(folder, golden_tensors() | {"Encoder/extra/kernel": np.zeros(3, np.float32)})

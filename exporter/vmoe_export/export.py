@@ -211,6 +211,8 @@ def write_bundle(
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
+    if atol is not None and not (math.isfinite(atol) and atol > 0):
+        raise OptionError(f"atol must be a positive number, not {atol}")
     model = plan.model
     bf16 = bool(model.moe and model.moe.dispatch_bf16)
     limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
@@ -255,15 +257,17 @@ def _profiles(
 
 def _ignored(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
     """Settings of training that the bundle doesn't follow, because how it is deployed is the user's choice."""
-    moe = (config.get("encoder") or {}).get("moe") or {}
+    if model.moe is None or "encoder" not in config:
+        return ()
+    moe = config["encoder"].get("moe") or {}
     dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
     ignored = []
-    if model.moe and moe.get("group_size") not in (None, grouping.tokens):
+    if moe.get("group_size") not in (None, grouping.tokens):
         ignored.append(
             f"the config's group_size of {moe['group_size']} tokens: groups are {grouping.name} "
             f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
         )
-    if model.moe and dispatcher.get("batch_priority") not in (None, options.bpr):
+    if dispatcher.get("batch_priority") not in (None, options.bpr):
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         ignored.append(f"the config's batch_priority {dispatcher['batch_priority']}: {flag} follows it")
     return tuple(ignored)

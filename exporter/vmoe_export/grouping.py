@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
+_MAX_BATCH_MULTIPLE = 4096  # images; the graph is traced and validated with batches of this size
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -44,7 +46,7 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
     if text == "batch":
         if batch is None:
             raise OptionError("group 'batch' needs the number of images per batch: --batch N")
-        return Grouping(text, batch * tokens_per_image, batch)
+        return _checked(Grouping(text, batch * tokens_per_image, batch))
     match = re.fullmatch(r"(tokens:)?([1-9]\d{0,8})", "1" if text == "image" else text)
     if not match:
         raise OptionError(f"group '{text}' is not image, batch, a number of images or tokens:S")
@@ -57,5 +59,14 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
         raise OptionError(
             f"a batch of {batch} images can't be cut into groups of '{text}', "
             f"which need a multiple of {grouping.batch_multiple}"
+        )
+    return _checked(grouping)
+
+
+def _checked(grouping: Grouping) -> Grouping:
+    if grouping.batch_multiple > _MAX_BATCH_MULTIPLE:
+        raise OptionError(
+            f"group '{grouping.name}' needs batches in multiples of {grouping.batch_multiple} images, "
+            f"which is more than {_MAX_BATCH_MULTIPLE}"
         )
     return grouping

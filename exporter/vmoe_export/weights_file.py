@@ -85,10 +85,13 @@ def _layout(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, dict[str, Spa
 
 def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
     token = config.classifier == "token"
-    if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
-        return sincos2d_position_embedding(config.grid, config.hidden_size, config.position_temperature, token)
-    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite, and are refused as such
-        array = np.ascontiguousarray(checkpoint[name], np.float32)
+    # float64 values beyond float32 become infinite, and are refused as such
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
+            temperature = config.position_temperature
+            array = sincos2d_position_embedding(config.grid, config.hidden_size, temperature, token)
+        else:
+            array = np.ascontiguousarray(checkpoint[name], np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinite values")
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
 from vmoe_runtime.errors import RoutingError
 
+_SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -82,6 +84,8 @@ class RoutingRules:
             raise RoutingError(
                 f"capacity must be a number and k a whole number, not {capacity_ratio!r:.40} and {k!r:.40}"
             ) from None
+        if bpr not in (True, False):
+            raise RoutingError(f"bpr must be True or False, not {bpr!r:.40}")
         if not 1 <= k <= self.num_experts:
             raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {k}")
         if capacity_ratio > self.num_experts:
@@ -91,6 +95,12 @@ class RoutingRules:
             )
         pairs = self.group_tokens * k
         places = compute_capacity(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
+        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        if places > max(pairs, _SMALL_GROUP):
+            raise RoutingError(
+                f"rounding up to a multiple of {self.capacity_multiple_of} gives {places} places per expert, "
+                f"where a group has {pairs} token-expert pairs"
+            )
         return Profile(
             profile_name(capacity_ratio, k, bool(bpr)),
             capacity_ratio,

@@ -19,13 +19,17 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     be joined by `/` or by `.`.
 
     Raises:
-        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree.
+        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name twice.
 
     Example:
         >>> parameter_names(["params/embedding/kernel", "step"])
         {'embedding/kernel': 'params/embedding/kernel'}
     """
-    by_path = {name if "/" in name else name.replace(".", "/"): name for name in stored_names}
+    by_path: dict[str, str] = {}
+    for name in stored_names:
+        path = name if "/" in name else name.replace(".", "/")
+        if by_path.setdefault(path, name) != name:
+            raise CheckpointError(f"it holds '{path[:80]}' twice, joined by '/' and by '.'")
     prefixes = sorted(
         (
             path[: -len(_LANDMARK)]
