@@ -81,9 +81,7 @@ class Case:
         """Logits, then slot and weight of each MoE layer."""
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
-            feeds["capacity"] = np.array(profile.capacity, np.int64)
-            feeds["k"] = np.array([profile.k], np.int64)
-            feeds["bpr"] = np.array([profile.bpr], np.int64)
+            feeds |= profile.inputs()
         return _runner(self.model, self.group, self.bfloat16, runner)(feeds)
 
 

@@ -76,7 +76,7 @@ def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, outp
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2-vanilla", "c1.05-k2-vanilla"]
     assert [p["capacity"] for p in result["profiles"]] == [[compute_capacity(1600, 8, c)] * 5 for c in (0.3, 1.05)]
     assert result["group"] == {"name": "tokens:800", "tokens": 800, "batch_multiple": 16}
-    assert result["validation"] == [] and result["not_followed"] == []
+    assert result["validation"] == [] and result["notes"] == []
     assert result["model"]["origins"]["k"] == "config"
 
 
@@ -97,8 +97,8 @@ def test_training_settings_that_are_not_followed_are_named(
 ) -> None:
     assert run(mnist_checkpoint, "-c", 0.3, "--config", MNIST / "config.json", "--dry-run") == 0
     printed = output.readouterr().out
-    assert "Not followed   the config's group_size of 800 tokens" in printed
-    assert "Not followed   the config's batch_priority False: --no-bpr follows it" in printed
+    assert "the config's group_size of 800 tokens is not followed" in printed
+    assert "the config's batch_priority False is not followed: --no-bpr follows it" in printed
     assert "From the config" not in printed
 
 

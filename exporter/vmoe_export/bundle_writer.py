@@ -40,6 +40,8 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[
     try:
         yield folder
         folder.chmod(0o777 & ~_umask())
+        # Somebody else may have put something there meanwhile.
+        check_target(target, force=force)
         _take_place(folder, target, parent)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error.strerror or error}") from None
@@ -96,7 +98,7 @@ def _take_place(folder: Path, target: Path, parent: Path) -> None:
     target.rename(old / "bundle")
     try:
         folder.rename(target)
-    except OSError:
+    except BaseException:
         (old / "bundle").rename(target)
         old.rmdir()
         raise

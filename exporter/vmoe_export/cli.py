@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +16,9 @@ _NO_MEMORY = "there is not enough memory for this model at this image size and r
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 when it is done, 2 for wrong usage, 1 for everything else that went wrong."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # Ended from outside, the command still takes its temporary folder away.
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(_run(list(arguments)))
 
 

@@ -229,5 +229,7 @@ class _tensor_bar:
 def _read_names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--class-names {path} can't be read ({error})") from None
+    except UnicodeDecodeError:
+        raise OptionError(f"--class-names {path} is not text in UTF-8") from None
+    except OSError as error:
+        raise OptionError(f"--class-names {path} can't be read: {error.strerror}") from None

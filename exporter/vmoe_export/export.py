@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,9 @@ class ExportOptions:
         input: "float32" in [-1, 1], or "uint8", scaled inside the graph.
         output: "logits" or "features".
         class_names: names of the classes.
+
+    Raises:
+        OptionError: a field of the wrong type, or not one of its choices.
     """
 
     capacity: Sequence[float] | None = None
@@ -60,6 +63,41 @@ class ExportOptions:
     output: Literal["logits", "features"] = "logits"
     class_names: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("input", ("float32", "uint8")),
+            ("output", ("logits", "features")),
+            ("rounding", (None, "ceil", "round")),
+            ("bpr", (True, False)),
+            ("dispatch_bf16", (None, True, False)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} is {getattr(self, name)!r:.40}, not one of {', '.join(map(str, allowed))}")
+        for name, kind, text in (
+            ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
+            ("k", Sequence, "a sequence of numbers, such as [1]"),
+            ("group", str, "text, such as 'image' or '16'"),
+            ("batch", int, "a number of images"),
+            ("capacity_multiple_of", int, "a whole number"),
+            ("image_size", tuple, "(height, width)"),
+            ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
+            ("class_names", Sequence, "a sequence of names"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise OptionError(f"{name} is {value!r:.40}, but must be {text}")
+        if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
+            raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
+        size = self.image_size
+        if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
+            raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
+
+    def routing_options(self) -> list[str]:
+        """Names of the options given that only mean something to MoE layers."""
+        defaults = {field.name: field.default for field in fields(self)}
+        names = ("capacity", "k", "bpr", "group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16")
+        return [name for name in names if getattr(self, name) != defaults[name]]
+
 
 @dataclass(frozen=True)
 class ExportPlan:
@@ -75,7 +113,7 @@ class ExportPlan:
     grouping: Grouping
     rules: RoutingRules | None
     profiles: tuple[Profile, ...]
-    ignored_config: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -115,7 +153,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     """Decides what an export will write, from names and shapes alone.
 
     Raises:
-        CheckpointError, ConfigError: naming what doesn't fit.
+        CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
     config = options.config
@@ -141,12 +179,12 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     names = options.class_names
     if names is not None and len(names) != size:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
+    if model.moe is None and (given := options.routing_options()):
+        raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
     grouping = parse_group(options.group, model.num_tokens, options.batch)
     rules, profiles = _profiles(model, grouping, options)
-    if rules is None:
-        grouping = Grouping("image", model.num_tokens, 1)
     return ExportPlan(
-        checkpoint, options, model, output, grouping, rules, profiles, _ignored(config or {}, model, grouping, options)
+        checkpoint, options, model, output, grouping, rules, profiles, _notes(config or {}, model, grouping, options)
     )
 
 
@@ -243,8 +281,6 @@ def _profiles(
 ) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
     moe = model.moe
     if moe is None:
-        if options.capacity or options.k:
-            raise OptionError("this is a dense ViT without MoE layers: it has no capacity and no k")
         return None, ()
     rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
     profiles = {}
@@ -255,22 +291,25 @@ def _profiles(
     return rules, tuple(profiles.values())
 
 
-def _ignored(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
-    """Settings of training that the bundle doesn't follow, because how it is deployed is the user's choice."""
-    if model.moe is None or "encoder" not in config:
-        return ()
-    moe = config["encoder"].get("moe") or {}
+def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
+    """What a user might not expect: above all, settings of training that are not followed."""
+    notes = []
+    (rows, columns), patches = model.grid, math.prod(model.grid)
+    if model.position_emb == "learned" and rows != columns and math.isqrt(patches) ** 2 == patches:
+        notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
+    if model.moe is None:
+        return tuple(notes)
+    moe = (config.get("encoder") or {}).get("moe") or {}
     dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
-    ignored = []
     if moe.get("group_size") not in (None, grouping.tokens):
-        ignored.append(
-            f"the config's group_size of {moe['group_size']} tokens: groups are {grouping.name} "
+        notes.append(
+            f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
             f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
         )
     if dispatcher.get("batch_priority") not in (None, options.bpr):
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
-        ignored.append(f"the config's batch_priority {dispatcher['batch_priority']}: {flag} follows it")
-    return tuple(ignored)
+        notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
+    return tuple(notes)
 
 
 def _manifest(plan: ExportPlan, comparisons: list[Comparison], atol: float) -> dict[str, Any]:

@@ -293,11 +293,13 @@ class _Reading:
         rounding = self._setting("rounding", dispatcher, "capacity_ceil_or_round", flags, "ceil")
         multiple = self._setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", flags, 1)
         bf16 = self._setting("dispatch_bf16", dispatcher, "bfloat16", flags, False)
-        if not isinstance(k, int) or not 1 <= k <= num_experts:
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_experts:
             raise ConfigError(f"num_selected_experts is {k!r}, but the checkpoint has {num_experts} experts")
         if rounding not in ("ceil", "round"):
             raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
-        if not isinstance(multiple, int) or multiple < 0:
+        if bf16 not in (True, False):
+            raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
             raise ConfigError(f"capacity_multiple_of is {multiple!r}, not a whole number")
         return MoeConfig(
             num_experts=num_experts,

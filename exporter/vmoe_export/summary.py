@@ -46,8 +46,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         fields = sorted(name for name, source in model.origins.items() if source == origin and not said.get(name))
         if fields:
             table.add_row(_ORIGINS[origin], ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
-    for text in plan.ignored_config:
-        table.add_row("Not followed", text)
+    for text in plan.notes:
+        table.add_row("Note", text)
     return table
 
 
@@ -97,7 +97,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,
         "profiles": [{**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
-        "not_followed": list(plan.ignored_config),
+        "notes": list(plan.notes),
         "validation": [asdict(comparison) for comparison in result.comparisons],
     }
 

@@ -68,7 +68,7 @@ def validate(
     for graph in graphs:
         backend = OnnxRuntimeBackend(folder / graph)
         for profile, reference in zip(settings, expected, strict=True):
-            feeds = {"image": images, **(_inputs(profile) if profile else {})}
+            feeds = {"image": images, **(profile.inputs() if profile else {})}
             result = backend.run(feeds, [])
             comparisons.append(_compare(graph, profile, reference, result, count, config.num_tokens))
     return comparisons
@@ -111,18 +111,10 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     return images
 
 
-def _inputs(profile: Profile) -> dict[str, Array]:
-    return {
-        "capacity": np.array(profile.capacity, np.int64),
-        "k": np.array([profile.k], np.int64),
-        "bpr": np.array([profile.bpr], np.int64),
-    }
-
-
 def _run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
     import torch
 
-    settings = [torch.from_numpy(value) for value in _inputs(profile).values()] if profile else []
+    settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
     with torch.inference_mode():
         return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
 

@@ -13,6 +13,7 @@ from vmoe_runtime.external_data import external_data
 from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, parse_manifest
 
 _MAX_MANIFEST_BYTES = 16 << 20
+_MAX_GRAPH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Bundle:
             size = path.stat().st_size
             if size != record.size:
                 raise BundleError(f"{name} has {size} bytes where the manifest says {record.size}")
+            if name.endswith(".onnx") and size > _MAX_GRAPH_BYTES:
+                raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
             if verify:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()

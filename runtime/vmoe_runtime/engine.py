@@ -102,7 +102,7 @@ class Engine:
         k: int | None = None,
         bpr: bool | None = None,
     ) -> Array:
-        """Logits (or features) of a batch of images.
+        """Logits, or features, of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
@@ -113,7 +113,7 @@ class Engine:
             bpr: True for Batch Priority Routing, False for vanilla order, instead of the profile's.
 
         Returns:
-            float32[N, classes].
+            float32[N, classes], or float32[N, feature size] if the bundle was exported for features.
 
         Raises:
             ImageError, RoutingError: what was asked for doesn't fit the model.
@@ -189,9 +189,7 @@ class Engine:
             )
         feeds: dict[str, Array] = {"image": batch}
         if setting is not None:
-            feeds["capacity"] = np.array(setting.capacity, np.int64)
-            feeds["k"] = np.array([setting.k], np.int64)
-            feeds["bpr"] = np.array([setting.bpr], np.int64)
+            feeds |= setting.inputs()
         return backend.run(feeds, outputs)
 
 

@@ -103,14 +103,18 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
     mode = {1: "L", 3: "RGB"}.get(spec.channels)
     if mode is None:
         raise ImageError(f"the model takes {spec.channels} channels, so images must be arrays")
+    named = isinstance(picture, str | os.PathLike)
+    name = os.fspath(picture) if named else "the image"
     try:
-        if isinstance(picture, str | os.PathLike):
-            with Image.open(picture) as opened:
-                pixels = np.asarray(opened.convert(mode))
-        else:
-            pixels = np.asarray(picture.convert(mode))
+        opened = Image.open(picture) if named else picture
+        stored_mode = opened.mode
+        pixels = np.asarray(opened.convert(mode))
+        if named:
+            opened.close()
     except Exception as error:  # a damaged file makes a decoder fail in any way
-        name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the image"
         raise ImageError(f"{name} is not a readable image ({error})") from None
+    if stored_mode.startswith(("I", "F")):
+        # Pillow would cut such pixels off at 255 instead of scaling them.
+        raise ImageError(f"{name} has more than 8 bits per channel (mode {stored_mode}); convert it to 8 bits")
     resized = resize_bilinear(pixels.reshape(*pixels.shape[:2], spec.channels), spec.height, spec.width)
     return np.rint(resized).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(resized)

@@ -20,6 +20,8 @@ CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+_MAX_PIXELS = 65_536  # of a side, and channels
+_MAX_BATCH_MULTIPLE = 65_536
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -97,7 +99,7 @@ def parse_manifest(text: bytes) -> Manifest:
     image = _get(raw, "input", dict)
     input_spec = InputSpec(
         cast(Literal["float32", "uint8"], _choice(image, "dtype", "float32", "uint8")),
-        *(_positive(image, key) for key in ("height", "width", "channels")),
+        *(_positive(image, key, _MAX_PIXELS) for key in ("height", "width", "channels")),
     )
     output = _get(raw, "output", dict)
     outputs = _positive(output, "size")
@@ -113,7 +115,7 @@ def parse_manifest(text: bytes) -> Manifest:
         moe_layers=layers,
         rules=rules,
         group=group,
-        batch_multiple=_positive(raw, "batch_multiple"),
+        batch_multiple=_positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE),
         profiles=MappingProxyType(_profiles(_get(raw, "profiles", list), rules, len(layers))),
         class_names=None if names is None else tuple(names),
         files=MappingProxyType(_files(_get(raw, "files", dict))),
@@ -187,9 +189,9 @@ def _get(mapping: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
     return value
 
 
-def _positive(mapping: Mapping[str, Any], key: str) -> int:
+def _positive(mapping: Mapping[str, Any], key: str, limit: int = 2**53) -> int:
     value: int = _get(mapping, key, int)
-    if not 1 <= value < 2**53:
+    if not 1 <= value <= limit:
         raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value}, which is out of range")
     return value
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
 from vmoe_runtime.errors import RoutingError
@@ -31,6 +34,11 @@ class Profile:
     bpr: bool
     capacity: tuple[int, ...]
     effective_ratio: float
+
+    def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        """The graph inputs that select this setting: `capacity` i64[MoE layers], `k` i64[1], `bpr` i64[1]."""
+        values = {"capacity": self.capacity, "k": [self.k], "bpr": [self.bpr]}
+        return {name: np.array(value, np.int64) for name, value in values.items()}
 
 
 def profile_name(capacity_ratio: float, k: int, bpr: bool) -> str:

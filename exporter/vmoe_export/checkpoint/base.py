@@ -54,6 +54,8 @@ class Checkpoint(Mapping[str, Array]):
             array = self._read(self._stored_names[name])
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: tensor {name}: {error}") from None
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: tensor {name} can't be read: {error.strerror or error}") from None
         if array.shape != info.shape or array.dtype != info.dtype:
             raise CheckpointError(f"{self.path}: tensor {name}: its data is not what the header says")
         return array
@@ -74,12 +76,19 @@ class Checkpoint(Mapping[str, Array]):
         self.close()
 
     def sha256(self) -> str:
-        """SHA-256 (hex) over the bytes of all files, in order."""
+        """SHA-256 (hex) over the bytes of all files, in order.
+
+        Raises:
+            CheckpointError: a file can't be read any more.
+        """
         digest = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            try:
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+            except OSError as error:
+                raise CheckpointError(f"{path} can't be read: {error.strerror}") from None
         return digest.hexdigest()
 
     def close(self) -> None:

@@ -30,7 +30,8 @@ _NDARRAY, _ND_SLICE, _INDEX_INFO = 1, 6, 8
 _CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 _VERSION = "20220622"
 _MAX_SHARDS = 99_999
-_MAX_CHUNKS = 8192
+_MAX_CHUNKS = 8192  # of one array
+_MAX_TOTAL_CHUNKS = 100_000
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
 
@@ -145,6 +146,8 @@ class _Shard:
                 continue
             if entry == 0 or not re.fullmatch("[0-9]{1,9}", key):
                 raise CheckpointError(f"it is not a V-MoE data shard (it starts with the key {key[:40]!r})")
+            if int(key) in chunks:
+                raise CheckpointError(f"it holds the array {int(key)} twice")
             chunks[int(key)] = [self._scan_chunk(cursor) for _ in range(cursor.array_header())]
         if cursor.position != cursor.end:
             raise CheckpointError(f"there are {cursor.end - cursor.position} bytes after its end")
@@ -192,8 +195,14 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     shard_count = root.get("shard_count")
     if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
         raise CheckpointError(f"its shard_count is {shard_count!r}")
-    leaves = _leaves(root["index"], "")
-    return shard_count, {name: _array_index(rank, name, leaf, shard_count) for rank, (name, leaf) in enumerate(leaves)}
+    arrays: dict[str, _ArrayIndex] = {}
+    num_chunks = 0
+    for rank, (name, leaf) in enumerate(_leaves(root["index"], "")):
+        arrays[name] = _array_index(rank, name, leaf, shard_count)
+        num_chunks += len(arrays[name].chunks)
+        if num_chunks > _MAX_TOTAL_CHUNKS:
+            raise CheckpointError(f"it lists more than {_MAX_TOTAL_CHUNKS} chunks")
+    return shard_count, arrays
 
 
 def _leaves(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -34,7 +34,10 @@ class TorchCheckpoint(Checkpoint):
         if not isinstance(loaded, Mapping):
             raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a mapping of names to tensors")
         try:
-            self._tensors = dict(_flatten(loaded, ""))
+            self._tensors: dict[str, torch.Tensor] = {}
+            for name, tensor in _flatten(loaded, ""):
+                if self._tensors.setdefault(name, tensor) is not tensor:
+                    raise CheckpointError(f"it holds '{name[:80]}' twice")
             stored = {name: _info(name, tensor) for name, tensor in self._tensors.items()}
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None

@@ -67,7 +67,11 @@ class OnnxRuntimeBackend:
         return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the graph; safe from many threads."""
+        """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
+
+        Raises:
+            BackendError: the runtime failed.
+        """
         try:
             results: list[Array] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:

@@ -18,6 +18,8 @@ from vmoe_runtime.manifest import INLINED_GRAPH
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
+
 
 class OpenVinoBackend:
     """One compiled model and as many inference requests as there are threads calling at once.
@@ -47,7 +49,17 @@ class OpenVinoBackend:
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OpenVinoBackend:
-        """The inlined graph of a bundle."""
+        """The inlined graph of a bundle.
+
+        Raises:
+            BackendError: also for groups whose sort keys don't fit into OpenVINO's 32-bit integers.
+        """
+        rules = bundle.manifest.rules
+        if rules is not None and rules.group_tokens > _MAX_GROUP_TOKENS:
+            raise BackendError(
+                f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
+                f"{rules.group_tokens}; use backend 'onnxruntime'"
+            )
         return cls(bundle.file(INLINED_GRAPH), threads)
 
     @property
@@ -56,7 +68,11 @@ class OpenVinoBackend:
         return f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Runs the graph; safe from many threads."""
+        """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
+
+        Raises:
+            BackendError: the runtime failed.
+        """
         # OpenVINO casts other types, and fills inputs that are left out with anything.
         given = {name: array.dtype for name, array in feeds.items()}
         if given != self._inputs:
