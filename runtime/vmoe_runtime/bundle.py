@@ -25,7 +25,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Reads the manifest and checks every file against it.
+        """Reads the manifest and checks every file against it, but for the SHA-256 of the weights.
+
+        The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -48,7 +50,7 @@ class Bundle:
             manifest = parse_manifest(text)
             bundle = cls(folder, manifest)
             for name in manifest.files:
-                bundle._check_file(name, verify)
+                bundle._check_file(name, verify and name != WEIGHTS_NAME)
         except OSError as error:
             raise BundleError(f"{folder} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
         except BundleError as error:
@@ -60,6 +62,19 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no file {name}")
         return self.path / name
+
+    def verify_weights(self) -> None:
+        """Compares the SHA-256 of the weights.
+
+        Raises:
+            BundleError: they were changed after export, or can't be read.
+        """
+        try:
+            self._check_sha256(WEIGHTS_NAME)
+        except OSError as error:
+            raise BundleError(f"{self.path}: {WEIGHTS_NAME}: {error.strerror}") from None
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from None
 
     @property
     def identity(self) -> str:
@@ -77,14 +92,17 @@ class Bundle:
             if name.endswith(".onnx") and size > _MAX_GRAPH_BYTES:
                 raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
             if verify:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if digest != record.sha256:
-                    raise BundleError(f"{name} was changed after export (its SHA-256 differs)")
+                self._check_sha256(name)
             if name.endswith(".onnx"):
                 self._check_external_data(name, path.read_bytes())
         except OSError as error:
             raise BundleError(f"{name}: {error.strerror}") from None
+
+    def _check_sha256(self, name: str) -> None:
+        with (self.path / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != self.manifest.files[name].sha256:
+            raise BundleError(f"{name} was changed after export (its SHA-256 differs)")
 
     def _check_external_data(self, name: str, graph: bytes) -> None:
         weights = self.manifest.files[WEIGHTS_NAME].size

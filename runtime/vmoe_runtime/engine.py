@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -76,7 +77,15 @@ class Engine:
         """
         bundle = Bundle.open(path, verify=verify)
         chosen = _chosen_profile(bundle.manifest, profile)
-        return cls(bundle, *open_backend(backend, bundle, threads), chosen)
+        # The weights are hashed while the backend loads them: neither waits for the other.
+        with ThreadPoolExecutor(1) as pool:
+            weights = pool.submit(bundle.verify_weights if verify else lambda: None)
+            try:
+                loaded = open_backend(backend, bundle, threads)
+            finally:
+                # Changed weights are the better explanation of whatever else went wrong.
+                weights.result()
+        return cls(bundle, *loaded, chosen)
 
     @property
     def manifest(self) -> Manifest:
