@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.inliner
@@ -17,11 +18,11 @@ from onnx import TensorProto, helper
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.ops import reference
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, OPS, VERSION, Op, Value
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, Op, Value
 
 RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino")
-ELEMENT_TYPES = {"float": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
-NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64}
+ONNX_TYPES = {"float": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
+NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64, "bf16": ml_dtypes.bfloat16}
 SETTINGS = ("capacity", "k", "bpr")
 
 Run = Callable[..., list[np.ndarray]]
@@ -48,19 +49,19 @@ def torch_op(op: Op) -> torch._ops.OpOverload:
 
 
 @functools.cache
-def runner(name: str, op_name: str, dispatch_bf16: bool = False) -> Run:
-    """A function from the op's inputs, in order, to its outputs, in order."""
+def runner(name: str, op_name: str, dispatch_bf16: bool = False, bf16_weights: bool = False) -> Run:
+    """A function from the op's inputs, in order, to its outputs, in order; with `bf16_weights`, w1 and w2 are bfloat16."""
     op = OPS[op_name]
     names = [value.name for value in op.inputs]
     if name == "torch":
         flags = [int(dispatch_bf16)] * len(op.attributes)
 
         def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
-            outputs = torch_op(op)(*map(torch.from_numpy, inputs), *flags)
+            outputs = torch_op(op)(*map(_to_torch, inputs), *flags)
             return [output.numpy() for output in _as_list(outputs)]
 
         return run_torch
-    model = one_node_model(op, dispatch_bf16)
+    model = one_node_model(op, dispatch_bf16, bf16_weights)
     if name != "onnxruntime":
         model = onnx.inliner.inline_local_functions(model)
     return _session_runner(model, names, openvino_cpu=name == "openvino")
@@ -72,20 +73,25 @@ def run_graph(name: str, model: onnx.ModelProto) -> Run:
     return _session_runner(model, names, openvino_cpu=name == "openvino")
 
 
-def one_node_model(op: Op, dispatch_bf16: bool = False) -> onnx.ModelProto:
-    """A checked model that is one node of the op, with the functions of all ops."""
+def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -> onnx.ModelProto:
+    """A checked model that is one node of the op, with the functions of all ops.
+
+    numpy has no bfloat16 that runtimes take: where the op gets bfloat16, the model takes the values as float32.
+    """
     inputs, outputs = (list(map(_value_info, values)) for values in (op.inputs, op.outputs))
+    narrow = [value.name for value in op.inputs if bf16_weights and "bf16" in ELEMENT_TYPES[value.type]]
+    casts = [helper.make_node("Cast", [name], [f"{name}_bf16"], to=TensorProto.BFLOAT16) for name in narrow]
     node = helper.make_node(
         op.name,
-        [value.name for value in op.inputs],
+        [f"{value.name}_bf16" if value.name in narrow else value.name for value in op.inputs],
         [value.name for value in op.outputs],
         domain=DOMAIN,
         **dict.fromkeys(op.attributes, int(dispatch_bf16)),
     )
     model = helper.make_model(
-        helper.make_graph([node], op.name, inputs, outputs),
+        helper.make_graph([*casts, node], op.name, inputs, outputs),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=function_bodies(dispatch_bf16),
+        functions=function_bodies(dispatch_bf16, bf16_weights),
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -98,7 +104,7 @@ def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
     dims = [int(dim) if dim.isdecimal() else dim for dim in value.dims]
-    return helper.make_tensor_value_info(value.name, ELEMENT_TYPES[value.type], dims)
+    return helper.make_tensor_value_info(value.name, ONNX_TYPES[ELEMENT_TYPES[value.type][0]], dims)
 
 
 def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cpu: bool) -> Run:
@@ -108,14 +114,24 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cp
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
-            results = compiled(dict(zip(names, inputs, strict=True)))
+            results = compiled(dict(zip(names, map(_widened, inputs), strict=True)))
             return [np.array(results[output]) for output in outputs]
 
         return run_openvino
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda *inputs: session.run(outputs, dict(zip(names, inputs, strict=True)))
+    return lambda *inputs: session.run(outputs, dict(zip(names, map(_widened, inputs), strict=True)))
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def _to_torch(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _as_list(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import pytest
@@ -19,7 +21,7 @@ from op_models import (
 )
 
 from vmoe_export.ops.functions import OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3}
@@ -41,10 +43,11 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
     assert [function.name for function in function_bodies()] == list(OPS)
 
 
+@pytest.mark.parametrize("bf16_weights", [False, True])
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 @EVERY_OP
-def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: bool) -> None:
-    function = _function(op, dispatch_bf16)
+def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: bool, bf16_weights: bool) -> None:
+    function = _function(op, dispatch_bf16, bf16_weights)
     assert function.domain == DOMAIN
     assert list(function.input) == [value.name for value in op.inputs]
     assert list(function.output) == [value.name for value in op.outputs]
@@ -55,9 +58,10 @@ def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: boo
     assert {(o.domain, o.version) for o in function.opset_import} == {("", OPSET), (DOMAIN, VERSION)}
 
 
+@pytest.mark.parametrize("bf16_weights", [False, True])
 @EVERY_OP
-def test_nodes_inside_a_function_are_standard_ops_or_ops_of_the_table(op: Op) -> None:
-    for node in _function(op).node:
+def test_nodes_inside_a_function_are_standard_ops_or_ops_of_the_table(op: Op, bf16_weights: bool) -> None:
+    for node in _function(op, bf16_weights=bf16_weights).node:
         if node.domain == DOMAIN:
             inner = OPS[node.op_type]
             assert len(node.input) == len(inner.inputs)
@@ -92,11 +96,18 @@ def test_the_numpy_reference_has_the_parameters_of_the_table(op: Op) -> None:
     assert reference_parameters(op) == [*(v.name for v in op.inputs), *op.attributes]
 
 
+def test_expert_weights_may_be_bfloat16_and_nothing_else_may() -> None:
+    narrow = {(op.name, v.name) for op in OPS.values() for v in (*op.inputs, *op.outputs) if "bf16" in ELEMENT_TYPES[v.type]}
+    assert narrow == {(op, name) for op in ("VmoeSparseMlp", "VmoeExpertMlp") for name in ("w1", "w2")}
+
+
+@pytest.mark.parametrize("bf16_weights", [False, True])
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
 @EVERY_OP
-def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, name: str) -> None:
-    inputs = [_sample(op, position) for position in range(len(op.inputs))]
-    outputs = run_reference(op, *inputs) if name == "reference" else runner(name, op.name)(*inputs)
+def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, name: str, bf16_weights: bool) -> None:
+    inputs = [_sample(op, position, bf16_weights) for position in range(len(op.inputs))]
+    run = runner(name, op.name, False, bf16_weights) if name != "reference" else functools.partial(run_reference, op)
+    outputs = run(*inputs)
     found = [(output.shape, output.dtype) for output in outputs]
     shapes = op.output_shapes([array.shape for array in inputs], capacity=CAPACITY, k=SIZES["K"])
     assert found == [(shape, NUMPY_TYPES[value.type]) for shape, value in zip(shapes, op.outputs, strict=True)]
@@ -151,17 +162,18 @@ def test_a_setting_must_be_one_number() -> None:
         OPS["VmoeRoute"].output_shapes([(1, 2, 3), (2,), (1,), (1,)], capacity=1, k=1)
 
 
-def _function(op: Op, dispatch_bf16: bool = False) -> onnx.FunctionProto:
-    return next(function for function in function_bodies(dispatch_bf16) if function.name == op.name)
+def _function(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -> onnx.FunctionProto:
+    return next(function for function in function_bodies(dispatch_bf16, bf16_weights) if function.name == op.name)
 
 
-def _sample(op: Op, position: int) -> np.ndarray:
+def _sample(op: Op, position: int, bf16_weights: bool = False) -> np.ndarray:
     value = op.inputs[position]
     if value.name in SETTINGS:
         return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
     shape = tuple(SIZES[dim] for dim in value.dims)
     rng = np.random.default_rng(position)
-    if value.type == "float":
-        return rng.random(shape, np.float32)
+    types = ELEMENT_TYPES[value.type]
+    if types[0] == "float":
+        return rng.random(shape, np.float32).astype(NUMPY_TYPES[types[-1 if bf16_weights else 0]])
     limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"]}[value.name]
     return rng.integers(-1, limit, shape, dtype=np.int32)

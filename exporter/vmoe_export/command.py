@@ -93,6 +93,13 @@ def _output_name(checkpoint: Path) -> Path:
     help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Store expert weights in float32 or bfloat16; fp16 is not offered yet.",
+)
+@click.option(
     "--input",
     "input_dtype",
     type=click.Choice(["float32", "uint8"]),
@@ -137,6 +144,7 @@ def export_command(
     capacity_multiple_of: int | None,
     rounding: Any,
     dispatch_bf16: bool | None,
+    precision: Any,
     input_dtype: Any,
     output_kind: Any,
     class_names: Path | None,
@@ -165,6 +173,7 @@ def export_command(
         rounding=rounding,
         capacity_multiple_of=capacity_multiple_of,
         dispatch_bf16=dispatch_bf16,
+        precision=precision,
         input=input_dtype,
         output=output_kind,
         class_names=None if class_names is None else _read_names(class_names),

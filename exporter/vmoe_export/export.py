@@ -17,13 +17,12 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
-from vmoe_export.parameters import check_parameters, stored_parameters
+from vmoe_export.parameters import check_parameters, stored_bytes, stored_parameters
 from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, check, validate
 from vmoe_runtime.capacity import Rounding
-from vmoe_runtime.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, WEIGHTS_NAME
+from vmoe_runtime.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, WEIGHTS_NAME, Precision
 from vmoe_runtime.profiles import Profile, RoutingRules
 
-_FLOAT_BYTES = 4
 _GRAPH_BYTES = 4 << 20
 
 
@@ -41,6 +40,7 @@ class ExportOptions:
         image_size: (height, width) in pixels.
         rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
+        precision: "fp32", or "bf16" to store the expert weights in bfloat16 and round what they are multiplied with.
         input: "float32" in [-1, 1], or "uint8", scaled inside the graph.
         output: "logits" or "features".
         class_names: names of the classes.
@@ -59,12 +59,16 @@ class ExportOptions:
     rounding: Rounding | None = None
     capacity_multiple_of: int | None = None
     dispatch_bf16: bool | None = None
+    precision: Precision = "fp32"
     input: Literal["float32", "uint8"] = "float32"
     output: Literal["logits", "features"] = "logits"
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        if self.precision == "fp16":  # type: ignore[comparison-overlap]
+            raise OptionError("precision fp16 is for the CUDA and TensorRT graphs, which are not offered yet")
         for name, allowed in (
+            ("precision", ("fp32", "bf16")),
             ("input", ("float32", "uint8")),
             ("output", ("logits", "features")),
             ("rounding", (None, "ceil", "round")),
@@ -123,7 +127,7 @@ class ExportPlan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors of the bundle."""
-        return sum(_FLOAT_BYTES * math.prod(shape) for shape in self.weight_shapes.values())
+        return sum(stored_bytes(name, shape, self.options.precision) for name, shape in self.weight_shapes.items())
 
     @property
     def dense_flops(self) -> int:
@@ -181,6 +185,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
+    if model.moe is None and options.precision != "fp32":
+        raise OptionError(
+            f"this is a dense ViT without experts, so there is nothing to store in {options.precision}; leave precision out"
+        )
     grouping = parse_group(options.group, model.num_tokens, options.batch)
     rules, profiles = _profiles(model, grouping, options)
     return ExportPlan(
@@ -252,11 +260,12 @@ def write_bundle(
     if atol is not None and not (math.isfinite(atol) and atol > 0):
         raise OptionError(f"atol must be a positive number, not {atol}")
     model = plan.model
-    bf16 = bool(model.moe and model.moe.dispatch_bf16)
+    precision = plan.options.precision
+    bf16 = precision == "bf16" or bool(model.moe and model.moe.dispatch_bf16)
     limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
     comparisons: list[Comparison] = []
     with new_bundle(target, force=force, needed_bytes=plan.weight_bytes + _GRAPH_BYTES) as folder:
-        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress)
+        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, precision)
         network = Vmoe(
             model,
             plan.grouping.tokens,
@@ -344,6 +353,7 @@ def _manifest(plan: ExportPlan, comparisons: list[Comparison], atol: float) -> d
             "rounding": rules.rounding,
             "capacity_multiple_of": rules.capacity_multiple_of,
         },
+        "precision": plan.options.precision,
         "batch_multiple": plan.grouping.batch_multiple,
         "profiles": [asdict(profile) for profile in plan.profiles],
         "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},

@@ -19,7 +19,7 @@ from vmoe_export import __version__
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION
 from vmoe_export.parameters import graph_shape
 from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import WEIGHTS_NAME
@@ -58,7 +58,8 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
     if default is not None:
         assert model.config.moe is not None
-        proto.functions.extend(function_bodies(model.config.moe.dispatch_bf16))
+        bf16_weights = any(span.dtype == "BF16" for span in weights.values())
+        proto.functions.extend(function_bodies(model.config.moe.dispatch_bf16, bf16_weights))
         for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
             graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
     return proto
@@ -109,14 +110,14 @@ def _quiet() -> Iterator[None]:
 def _sparse_mlp_node(*inputs: Any, **attributes: Any) -> Any:
     """Writes the torch op `vmoe::sparse_mlp` as the ONNX op of the table."""
     op = OPS["VmoeSparseMlp"]
-    types = {"float": "T", "i32": "tensor(int32)", "i64": "tensor(int64)"}
+    names = {"float": "tensor(float)", "bf16": "tensor(bfloat16)", "i32": "tensor(int32)", "i64": "tensor(int64)"}
     schema = defs.OpSchema(
         op.name,
         DOMAIN,
         VERSION,
-        inputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.inputs],
-        outputs=[defs.OpSchema.FormalParameter(v.name, types[v.type]) for v in op.outputs],
-        type_constraints=[("T", ["tensor(float)"], "")],
+        inputs=[defs.OpSchema.FormalParameter(v.name, v.type) for v in op.inputs],
+        outputs=[defs.OpSchema.FormalParameter(v.name, v.type) for v in op.outputs],
+        type_constraints=[(key, [names[t] for t in types], "") for key, types in ELEMENT_TYPES.items()],
         attributes=[defs.OpSchema.Attribute(name, defs.OpSchema.AttrType.INT, "") for name in op.attributes],
     )
     tensors, numbers = inputs[: len(op.inputs)], inputs[len(op.inputs) :]
@@ -136,7 +137,7 @@ def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
             WEIGHTS_NAME,
             span.offset,
             span.length,
-            ir.DataType.FLOAT,
+            {"F32": ir.DataType.FLOAT, "BF16": ir.DataType.BFLOAT16}[span.dtype],
             shape=ir.Shape(graph_shape(name, span.shape)),
             name=name,
             base_dir=Path(),

@@ -6,15 +6,17 @@ twice. So each expert's weights are initializers of their own, which point into 
 
 from __future__ import annotations
 
+import math
+
 import onnx
 import onnx.inliner
 import onnx.parser
 
 from vmoe_export.graph import SETTINGS
-from vmoe_export.ops.functions import OPSET, gelu_tanh, round_bf16
+from vmoe_export.ops.functions import OPSET, expert_product, gelu_tanh, round_bf16
 from vmoe_export.ops.table import DOMAIN, OPS
 
-_FLOAT_BYTES = 4
+_BYTES: dict[int, int] = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.BFLOAT16: 2}
 
 
 def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,15 +50,16 @@ def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.
         for local, name in zip(("w1", "b1", "w2", "b2"), weights, strict=True)
         for e in experts
     }
+    bf16_weights = initializers[weights[0]].data_type == onnx.TensorProto.BFLOAT16
     lines = [
         round_bf16("buf", "rounded", dispatch_bf16),
         f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
     ]
     for e in experts:
         lines += [
-            f"product1_{e} = MatMul (buf_{e}, w1_{e})",
+            expert_product(f"buf_{e}", f"w1_{e}", f"product1_{e}", bf16_weights),
             gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
-            f"product2_{e} = MatMul (hidden_{e}, w2_{e})",
+            expert_product(f"hidden_{e}", f"w2_{e}", f"product2_{e}", bf16_weights),
             f"out_{e} = Add (product2_{e}, b2_{e})",
         ]
     lines += [
@@ -78,9 +81,7 @@ def _slice(initializers: dict[str, onnx.TensorProto], name: str, expert: int) ->
     whole = initializers[name]
     place = {entry.key: entry.value for entry in whole.external_data}
     dims = list(whole.dims[1:])
-    length = _FLOAT_BYTES
-    for dim in dims:
-        length *= dim
+    length = _BYTES[whole.data_type] * math.prod(dims)
     part = onnx.TensorProto(name=f"{name}/{expert}", data_type=whole.data_type, dims=dims)
     part.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (

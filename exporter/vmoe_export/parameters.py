@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model_config import ModelConfig
+from vmoe_runtime.manifest import Precision
 
 Shape = tuple[int, ...]
+StoredType = Literal["F32", "BF16"]
+"""Element types of stored tensors, as safetensors names them."""
 
 POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 
@@ -30,6 +35,17 @@ def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str
     if model.position_emb == "sincos2d":
         shapes[POSITION_EMBEDDING] = (1, model.num_tokens, model.hidden_size)
     return {name: shape for name, shape in shapes.items() if not (features and name.startswith("head/"))}
+
+
+def stored_type(name: str, precision: Precision) -> StoredType:
+    """The element type that a parameter is stored in: with bf16, expert weights are bfloat16 and all else float32."""
+    is_expert_weight = name.endswith(("/Moe/Mlp/Dense_0/kernel", "/Moe/Mlp/Dense_1/kernel"))
+    return "BF16" if precision == "bf16" and is_expert_weight else "F32"
+
+
+def stored_bytes(name: str, shape: Shape, precision: Precision) -> int:
+    """Bytes that a parameter takes in the weights file."""
+    return {"F32": 4, "BF16": 2}[stored_type(name, precision)] * math.prod(shape)
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:

@@ -19,6 +19,9 @@ WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
 
+Precision = Literal["fp32", "bf16"]
+"""What expert weights are stored in: float32, or bfloat16. Everything else is float32."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 _MAX_PIXELS = 65_536  # of a side, and channels
 _MAX_BATCH_MULTIPLE = 65_536
@@ -55,6 +58,7 @@ class Manifest:
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles; None for a dense ViT.
         group: the routing group as it was asked for: "image", "batch", a number of images or "tokens:S".
+        precision: element type of the expert weights; "fp32" also where a manifest doesn't say.
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order they were asked for; the first is the default.
         class_names: names of the classes, or None.
@@ -69,6 +73,7 @@ class Manifest:
     moe_layers: tuple[str, ...]
     rules: RoutingRules | None
     group: str | None
+    precision: Precision
     batch_multiple: int
     profiles: Mapping[str, Profile]
     class_names: tuple[str, ...] | None
@@ -115,6 +120,7 @@ def parse_manifest(text: bytes) -> Manifest:
         moe_layers=layers,
         rules=rules,
         group=group,
+        precision=cast(Precision, _choice({"precision": "fp32", **raw}, "precision", "fp32", "bf16")),
         batch_multiple=_positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE),
         profiles=MappingProxyType(_profiles(_get(raw, "profiles", list), rules, len(layers))),
         class_names=None if names is None else tuple(names),

@@ -192,9 +192,9 @@ VmoeExpertMlp (buf, w1, b1, w2, b2) => (out) {{
     {round_in}
     b1_row = Unsqueeze (b1, one)
     b2_row = Unsqueeze (b2, one)
-    product1 = MatMul (rounded, w1)
+    {product1}
     {activation}
-    product2 = MatMul (hidden, w2)
+    {product2}
     exact = Add (product2, b2_row)
     {round_out}
 }}
@@ -222,9 +222,23 @@ def gelu_tanh(product: str, bias: str, hidden: str, prefix: str = "") -> str:
     """
 
 
-def round_bf16(source: str, target: str, dispatch_bf16: bool) -> str:
-    """Node lines for target = source, rounded to the nearest bfloat16 if `dispatch_bf16`."""
-    if not dispatch_bf16:
+def expert_product(x: str, weights: str, product: str, bf16_weights: bool) -> str:
+    """Node lines for product = x . weights in float32; with weights in bfloat16, x is rounded to that first.
+
+    The weights are widened to float32: few CPUs' runtimes multiply bfloat16, and the products of two are exact in float32.
+    """
+    if not bf16_weights:
+        return f"{product} = MatMul ({x}, {weights})"
+    return f"""
+    {round_bf16(x, f"{x}_bf16", True)}
+    {weights}_float = Cast <to = {onnx.TensorProto.FLOAT}> ({weights})
+    {product} = MatMul ({x}_bf16, {weights}_float)
+    """
+
+
+def round_bf16(source: str, target: str, rounds: bool) -> str:
+    """Node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
+    if not rounds:
         return f"{target} = Identity ({source})"
     # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
     # A pair of Casts would say the same, but OpenVINO drops it.
@@ -236,11 +250,12 @@ def round_bf16(source: str, target: str, dispatch_bf16: bool) -> str:
     """
 
 
-def function_bodies(dispatch_bf16: bool = False) -> list[onnx.FunctionProto]:
+def function_bodies(dispatch_bf16: bool = False, bf16_weights: bool = False) -> list[onnx.FunctionProto]:
     """The ONNX function of each op of the table.
 
     Args:
         dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says. The bodies are written for that value.
+        bf16_weights: whether the model's expert weights w1 and w2 are bfloat16. The bodies are written for that type.
 
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
@@ -251,7 +266,9 @@ def function_bodies(dispatch_bf16: bool = False) -> list[onnx.FunctionProto]:
         "VmoeDispatch": _DISPATCH,
         "VmoeExpertMlp": _EXPERT_MLP.format(
             round_in=round_bf16("buf", "rounded", dispatch_bf16),
+            product1=expert_product("rounded", "w1", "product1", bf16_weights),
             activation=gelu_tanh("product1", "b1_row", "hidden"),
+            product2=expert_product("hidden", "w2", "product2", bf16_weights),
             round_out=round_bf16("exact", "out", dispatch_bf16),
         ),
         "VmoeCombine": _COMBINE,

@@ -71,9 +71,17 @@ def dispatch(x: Array, src: Array) -> Array:
 
 
 def expert_mlp(buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False) -> Array:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]; with `dispatch_bf16` its input and output are rounded to bfloat16."""
-    hidden = np.matmul(round_bf16(buf) if dispatch_bf16 else buf, w1) + b1[:, None]
-    out = np.matmul(gelu_tanh(hidden), w2) + b2[:, None]
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
+
+    With `dispatch_bf16` its input and output are rounded to bfloat16. With weights in bfloat16, what enters the products
+    is; everything is computed in the dtype of buf.
+    """
+    bf16_weights = w1.dtype == ml_dtypes.bfloat16
+    rounded = round_bf16(buf) if dispatch_bf16 or bf16_weights else buf
+    hidden = gelu_tanh(np.matmul(rounded, w1.astype(buf.dtype)) + b1[:, None])
+    if bf16_weights:
+        hidden = round_bf16(hidden)
+    out = np.matmul(hidden, w2.astype(buf.dtype)) + b2[:, None]
     return round_bf16(out) if dispatch_bf16 else out
 
 

@@ -17,15 +17,29 @@ VERSION = 1
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
-ElementType = Literal["float", "i32", "i64"]
+ElementType = Literal["float", "bf16", "i32", "i64"]
+ValueType = Literal["float", "i32", "i64", "W"]
+
+ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
+    "float": ("float",),
+    "i32": ("i32",),
+    "i64": ("i64",),
+    "W": ("float", "bf16"),
+}
+"""The element types that a value may have. W is a type variable: all values of that type have the same one.
+
+W is the type of the expert weights and decides how experts compute. With bf16, what enters each of the two products is
+rounded to bfloat16 (to nearest, ties to even) as well; products accumulate in float32, and biases, GELU and the output are
+float32. Routing reads tokens that are not rounded.
+"""
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of an op: element type and symbolic shape."""
+    """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape."""
 
     name: str
-    type: ElementType
+    type: ValueType
     dims: tuple[str, ...]
     optional: bool = False
 
@@ -79,9 +93,9 @@ class Op:
 
 _SETTINGS = (Value("capacity", "i64", ("1",)), Value("k", "i64", ("1",)), Value("bpr", "i64", ("1",)))
 _EXPERT_WEIGHTS = (
-    Value("w1", "float", ("E", "D", "F")),
+    Value("w1", "W", ("E", "D", "F")),
     Value("b1", "float", ("E", "F")),
-    Value("w2", "float", ("E", "F", "D")),
+    Value("w2", "W", ("E", "F", "D")),
     Value("b2", "float", ("E", "D")),
 )
 _TOKENS = Value("x", "float", ("G", "S", "D"))

@@ -47,12 +47,22 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
 
 @torch.library.custom_op("vmoe::expert_mlp", mutates_args=())
 def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dispatch_bf16: int) -> Tensor:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]; with `dispatch_bf16` input and output are rounded to bfloat16."""
-    if dispatch_bf16:
-        buf = buf.bfloat16().to(buf.dtype)
-    hidden = F.gelu(torch.baddbmm(b1[:, None], buf, w1), approximate="tanh")
-    out = torch.baddbmm(b2[:, None], hidden, w2)
-    return out.bfloat16().to(out.dtype) if dispatch_bf16 else out
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
+
+    With `dispatch_bf16` input and output are rounded to bfloat16. With weights in bfloat16, what enters the products is.
+    """
+    bf16_weights = w1.dtype == torch.bfloat16
+    if dispatch_bf16 or bf16_weights:
+        buf = _round_bf16(buf)
+    hidden = F.gelu(torch.baddbmm(b1[:, None], buf, w1.to(buf.dtype)), approximate="tanh")
+    if bf16_weights:
+        hidden = _round_bf16(hidden)
+    out = torch.baddbmm(b2[:, None], hidden, w2.to(buf.dtype))
+    return _round_bf16(out) if dispatch_bf16 else out
+
+
+def _round_bf16(x: Tensor) -> Tensor:
+    return x.bfloat16().to(x.dtype)
 
 
 @torch.library.custom_op("vmoe::combine", mutates_args=())
