@@ -1,0 +1,70 @@
+// The inner loops, once per instruction set: products of rows with one packed panel of weights, softmax, rounding.
+//
+// A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the panel
+// alone: not on the other rows, their number, or the threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/bfloat16.h"
+#include "core/cpu_path.h"
+
+namespace vmoe {
+
+// What a product does with its sums before it stores them.
+struct Epilogue {
+  const float* bias = nullptr;  // f32[columns], or none
+  bool gelu = false;            // GELU in its tanh approximation
+  bool to_bf16 = false;         // store bfloat16 instead of float32
+  bool round_bf16 = false;      // store float32 rounded to bfloat16
+};
+
+// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel). Float32 rows with a float32 panel, bfloat16 rows with a bfloat16
+// panel.
+struct PanelProduct {
+  const void* rows = nullptr;      // [.., row_stride], row r at index[r], or at r without an index
+  const int32_t* index = nullptr;  // i32[row_count] or none
+  size_t row_stride = 0;           // elements; even for bfloat16, with one readable element after an odd depth
+  size_t row_count = 0;
+  size_t depth = 0;
+  const void* panel = nullptr;  // packed as PackPanel does
+  size_t columns = 0;           // 1 to panel_columns
+  Epilogue epilogue;
+  void* out = nullptr;    // at the panel's first column
+  size_t out_stride = 0;  // elements
+};
+
+struct Kernels {
+  CpuPath path;
+  size_t lanes;          // float32 values of a vector
+  size_t panel_columns;  // columns of a full panel
+
+  void (*product_f32)(const PanelProduct& product);
+  void (*product_bf16)(const PanelProduct& product);
+
+  // In place: values[i] = exp(values[i] - max) / sum.
+  void (*softmax)(float* values, size_t count);
+
+  // Nearest bfloat16, ties to even, as bits and as float32.
+  void (*to_bf16)(const float* from, size_t count, Bf16* to);
+  void (*round_bf16)(const float* from, size_t count, float* to);
+};
+
+// The kernels of a path that CpuPathSupported.
+const Kernels& KernelsFor(CpuPath path);
+
+// Elements of a packed panel: `depth` rows of `columns` padded to whole vectors; bfloat16 panels interleave two rows.
+size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool bf16);
+
+// Packs weights[0:depth, 0:columns], rows `stride` elements apart, into PanelElements values.
+void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns, float* packed);
+void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed);
+
+// Whether a packed panel holds exactly these weights, bit for bit.
+bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                const float* packed);
+bool PanelHolds(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns,
+                const Bf16* packed);
+
+}  // namespace vmoe

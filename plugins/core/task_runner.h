@@ -1,0 +1,35 @@
+// How the kernels run on the caller's threads.
+#pragma once
+
+#include <cstddef>
+
+namespace vmoe {
+
+// Runs `task(context, index)` for every index below `count`, on any threads, and returns when all are done.
+struct TaskRunner {
+  using Task = void (*)(void* context, size_t index);
+
+  void* pool;
+  void (*run)(void* pool, size_t count, Task task, void* context);
+};
+
+// Runs `body(index)` for every index below `count`. `body` must not throw.
+template <class Body>
+void ParallelFor(const TaskRunner& runner, size_t count, Body&& body) {
+  if (count == 0) return;
+  if (count == 1) {
+    body(size_t{0});
+    return;
+  }
+  runner.run(
+      runner.pool, count, [](void* context, size_t index) { (*static_cast<Body*>(context))(index); }, &body);
+}
+
+// Runs every task on the calling thread.
+inline TaskRunner SerialRunner() {
+  return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
+            for (size_t i = 0; i < count; ++i) task(context, i);
+          }};
+}
+
+}  // namespace vmoe

@@ -1,0 +1,65 @@
+// Scratch memory that calls take in turns, so that a warm process allocates nothing per call.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace vmoe {
+
+// Memory straight from the operating system, in large pages where it has them; not zeroed by us, but by the system.
+class PageBuffer {
+ public:
+  PageBuffer() = default;
+  // Throws std::bad_alloc.
+  explicit PageBuffer(size_t bytes);
+  ~PageBuffer();
+  PageBuffer(PageBuffer&& other) noexcept;
+  PageBuffer& operator=(PageBuffer&& other) noexcept;
+  PageBuffer(const PageBuffer&) = delete;
+  PageBuffer& operator=(const PageBuffer&) = delete;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// One call's scratch: a bump allocator over a buffer that the next call uses again.
+//
+//   Workspace workspace;                 // takes an idle buffer of the process
+//   workspace.Reserve(total);            // once, before Take
+//   float* rows = workspace.Take<float>(count);
+class Workspace {
+ public:
+  Workspace();
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  // Bytes that Take<T>(count) uses, with its alignment.
+  template <class T>
+  static size_t Bytes(size_t count) {
+    return (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+
+  // Makes room for `bytes` and forgets what was taken. Throws std::bad_alloc.
+  void Reserve(size_t bytes);
+
+  // `count` uninitialised values at a 64-byte boundary; the sum of all must fit into what was reserved.
+  template <class T>
+  T* Take(size_t count) {
+    T* values = reinterpret_cast<T*>(static_cast<char*>(buffer_.data()) + used_);
+    used_ += Bytes<T>(count);
+    return values;
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+
+  PageBuffer buffer_;
+  size_t used_ = 0;
+};
+
+}  // namespace vmoe

@@ -1,0 +1,13 @@
+#include "onnxruntime/ort_error.h"
+
+namespace vmoe::ort {
+
+void Check(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return;
+  const OrtErrorCode code = api.GetErrorCode(status);
+  const std::string message = api.GetErrorMessage(status);
+  api.ReleaseStatus(status);
+  throw OpError(message, code);
+}
+
+}  // namespace vmoe::ort

@@ -1,0 +1,44 @@
+// How errors travel: thrown inside the library, a status at its edge.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace vmoe::ort {
+
+// A sentence for the user, with the status code that it becomes.
+class OpError : public std::runtime_error {
+ public:
+  explicit OpError(const std::string& message, OrtErrorCode code = ORT_INVALID_ARGUMENT)
+      : std::runtime_error(message), code_(code) {}
+  OrtErrorCode code() const { return code_; }
+
+ private:
+  OrtErrorCode code_;
+};
+
+// Throws what a status says, and releases it.
+void Check(const OrtApi& api, OrtStatus* status);
+
+// Runs `body` and turns what it throws into a status that begins with `name`.
+template <class Body>
+OrtStatus* AsStatus(const OrtApi& api, const std::string& name, Body&& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const OpError& error) {
+    return api.CreateStatus(error.code(), (name + ": " + error.what()).c_str());
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus(ORT_FAIL, "not enough memory for a vmoe op");
+  } catch (const std::exception& error) {
+    return api.CreateStatus(ORT_FAIL, error.what());
+  } catch (...) {
+    return api.CreateStatus(ORT_FAIL, "a vmoe op failed");
+  }
+}
+
+}  // namespace vmoe::ort

@@ -1,0 +1,39 @@
+// The entry point: adds the domain `vmoe` to a session's options.
+#include <onnxruntime_c_api.h>
+
+#include "onnxruntime/op.h"
+#include "onnxruntime/ort_error.h"
+
+namespace vmoe::ort {
+namespace {
+
+void Register(const OrtApi& api, OrtSessionOptions* options) {
+  ProcessKernels();
+  // The options refer to the domain for as long as the process lives.
+  static OrtCustomOpDomain* const domain = [&api] {
+    OrtCustomOpDomain* made = nullptr;
+    Check(api, api.CreateCustomOpDomain("vmoe", &made));
+    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp()}) {
+      Check(api, api.CustomOpDomain_Add(made, op));
+    }
+    return made;
+  }();
+  Check(api, api.AddCustomOpDomain(options, domain));
+}
+
+}  // namespace
+}  // namespace vmoe::ort
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(vmoe::ort::kOrtApiVersion);
+  if (api == nullptr) {
+    // Of every version's OrtApi, the first entry makes a status.
+    api = base->GetApi(1);
+    if (api == nullptr) return nullptr;
+    const std::string version = base->GetVersionString();
+    return api->CreateStatus(ORT_NOT_IMPLEMENTED,
+                             ("the vmoe op library needs ONNX Runtime 1.21 or newer, this is " + version).c_str());
+  }
+  return vmoe::ort::AsStatus(*api, "vmoe op library", [&] { vmoe::ort::Register(*api, options); });
+}
