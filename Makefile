@@ -1,38 +1,77 @@
-# make demo   sets up and shows the whole path on a trained checkpoint
-# make test   sets up and runs every check
+# make demo     sets up and shows the whole path on a trained checkpoint
+# make test     sets up and runs every check
+# make library  builds the native libraries again, as far as their sources changed
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
+NATIVE := $(VENV)/.native-done
+NATIVE_SOURCES := $(shell find plugins -type f)
+CXX_FILES := $(shell find plugins samples tests/cpp -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
 
-.PHONY: setup demo test lint format clean
+# What the native libraries need, and the Debian packages that have it.
+HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp openssl/evp.h
+PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev libssl-dev
+APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
+
+.PHONY: setup library demo test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
 $(SETUP): pyproject.toml
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(SHELL) -c 'run=$$(test "$$(id -u)" = 0 || echo sudo); $$run apt-get update -q && $$run apt-get install -q -y python3-venv'
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
+	@printf '#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null || $(MAKE) -s install-native-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@ $(NATIVE)
+
+.PHONY: install-native-packages
+install-native-packages:
+	@if command -v apt-get >/dev/null; then \
+		$(APT_GET) update -q; \
+		for package in $(PACKAGES); do \
+			$(APT_GET) install -q -y $$package || echo "make: no $$package; going on without what needs it"; \
+		done; \
+	else \
+		echo "make: no apt-get here to install what the native libraries need ($(PACKAGES)); going on without"; \
+	fi
+
+library: $(NATIVE)
+
+$(NATIVE): $(SETUP) $(NATIVE_SOURCES)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(SETUP)
+demo: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group 16 \
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 
-test: $(SETUP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
+test: $(NATIVE) lint
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
 
-lint: $(SETUP)
+lint: lint-python lint-native
+
+lint-python: $(SETUP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# clang-tidy reads what the compiler was called with, so it sees the libraries that were built.
+lint-native: $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	@if test -f build/native/compile_commands.json; then \
+		$(BIN)/python $(BIN)/run-clang-tidy.py -p build/native -quiet -j 2 -clang-tidy-binary $(BIN)/clang-tidy plugins/; \
+	else \
+		echo "make: no native library was built, so clang-tidy has nothing to check"; \
+	fi
+
 format: $(SETUP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
 	rm -rf $(VENV) demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder; write it before the options")
     text = "stored profiles or others, such as c0.3-k1 (default: all stored ones)"
     add("--profile", metavar="P", nargs="+", action="extend", default=[], help=text)
-    text = f"auto, {', '.join(BACKENDS)} (default: auto, the first that is installed)"
+    text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
     names = ["auto", *BACKENDS]
     add("--backend", metavar="B", nargs="+", action="extend", default=[], choices=names, help=text)
     text = "images per call (default: the fewest that the bundle takes)"

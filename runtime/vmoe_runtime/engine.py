@@ -60,13 +60,14 @@ class Engine:
         *,
         verify: bool = True,
     ) -> Engine:
-        """Loads a bundle.
+        """Loads a bundle. Engines of one process on the same files, backend and threads share one copy of the weights.
 
         Args:
             path: the `NAME.vmoe` folder.
             profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
                 such as `c0.3-k1`. Default: the first stored one.
-            backend: "onnxruntime", "openvino", or "auto" for the first that is installed.
+            backend: "onnxruntime", "openvino", or "auto" for the fastest that is installed; `engine.backend` and
+                `engine.backend_description` say what runs.
             threads: threads per call; default: the runtime's own choice.
             verify: check the SHA-256 of every file.
 
@@ -176,7 +177,10 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Gives the session's memory back once running calls are done; later calls raise BackendError."""
+        """Lets go of the session; later calls raise BackendError.
+
+        Its memory is given back once running calls are done and no other engine shares it.
+        """
         self._backend = None
 
     def __enter__(self) -> Self:

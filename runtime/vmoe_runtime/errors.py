@@ -21,3 +21,7 @@ class ImageError(VmoeError, ValueError):
 
 class BackendError(VmoeError, RuntimeError):
     """A backend that is not installed, or that failed while it loaded or ran the model."""
+
+
+class UnsuitedError(BackendError):
+    """A backend that can't run this bundle exactly, where another one can."""

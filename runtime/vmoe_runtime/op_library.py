@@ -5,25 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from vmoe_runtime.errors import BackendError
-
-_LIBRARY = Path(__file__).parent / "lib" / "libvmoe_onnxruntime.so"
+from vmoe_runtime.installation import OP_LIBRARY, NotInstalledError, find_native, native_path
 
 
 def find_library() -> Path | None:
     """Path of the op library, or None where the package was installed without it."""
-    return _LIBRARY if _LIBRARY.is_file() else None
+    return find_native("lib", OP_LIBRARY)
 
 
 def library_path() -> str:
     """Path of the op library, for `SessionOptions.register_custom_ops_library`.
 
     Raises:
-        BackendError: this installation has none.
+        BackendError: this installation has none; says what to install. Bundles run without it, on standard ops.
     """
-    library = find_library()
-    if library is None:
-        raise BackendError(
-            f"this installation of vmoe-export has no op library ({_LIBRARY} is not there); "
-            "bundles run without it, on standard ops"
-        )
-    return str(library)
+    try:
+        return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
+    except NotInstalledError as error:
+        raise BackendError(f"{error}; bundles run without it, on standard ops") from None

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vmoe_runtime.backends.sharing import SharedLoads, content_key
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError
+from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.op_library import find_library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,11 +48,14 @@ BACKENDS: Mapping[str, Callable[[Bundle, int | None], Backend]] = {
 }
 
 
+_loads: SharedLoads[Backend] = SharedLoads()
+
+
 def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, Backend]:
-    """Loads a bundle's graph.
+    """Loads a bundle's graph, or shares it with whoever loaded the same files on the same backend and threads.
 
     Args:
-        name: a key of BACKENDS, or "auto" for the first one that is installed.
+        name: a key of BACKENDS, or "auto" for the fastest one that is installed.
         bundle: what to load.
         threads: threads per call, or None for the runtime's own choice.
 
@@ -66,15 +71,29 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
         if name not in BACKENDS:
             raise BackendError(f"backend '{name}' is not known; {', '.join(BACKENDS)} and auto are")
         try:
-            return name, BACKENDS[name](bundle, threads)
+            return name, _load(name, bundle, threads)
         except ImportError as error:
             raise BackendError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
-    for candidate, load in BACKENDS.items():
+    unsuited: UnsuitedError | None = None
+    for candidate in _fastest_first(bundle):
         try:
-            return candidate, load(bundle, threads)
+            return candidate, _load(candidate, bundle, threads)
         except ImportError:
             continue
-    raise BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
+        except UnsuitedError as error:
+            unsuited = error
+    raise unsuited or BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
+
+
+def _fastest_first(bundle: Bundle) -> tuple[str, ...]:
+    """ONNX Runtime is faster only where the op library runs the experts; on standard ops and dense models OpenVINO is."""
+    if bundle.manifest.rules is not None and find_library() is not None:
+        return ("onnxruntime", "openvino")
+    return ("openvino", "onnxruntime")
+
+
+def _load(name: str, bundle: Bundle, threads: int | None) -> Backend:
+    return _loads.get((name, threads, find_library(), content_key(bundle)), lambda: BACKENDS[name](bundle, threads))
 
 
 def _how_to_install(name: str) -> str:

@@ -18,6 +18,7 @@ from vmoe_runtime.op_library import find_library
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+_OLDEST_FOR_LIBRARY = (1, 21)
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
 
@@ -30,7 +31,7 @@ class OnnxRuntimeBackend:
         library: the op library to register, or None.
 
     Raises:
-        BackendError: ONNX Runtime can't load the graph.
+        BackendError: ONNX Runtime can't use the op library, or can't load the graph.
     """
 
     def __init__(self, graph: Path, threads: int | None = None, library: Path | None = None) -> None:
@@ -39,9 +40,9 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         if threads is not None:
             options.intra_op_num_threads = threads
+        if library is not None:
+            _register(options, library)
         try:
-            if library is not None:
-                options.register_custom_ops_library(str(library))
             self._session = onnxruntime.InferenceSession(
                 # Its fallback prints to stdout and tries the same again.
                 str(graph),
@@ -77,6 +78,22 @@ class OnnxRuntimeBackend:
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {first_line(error)}") from None
         return results
+
+
+def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
+    version = onnxruntime.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_FOR_LIBRARY:
+        oldest = ".".join(map(str, _OLDEST_FOR_LIBRARY))
+        raise BackendError(
+            f"the op library {library} needs ONNX Runtime {oldest} or newer, and {version} is installed; "
+            "run pip install --upgrade onnxruntime"
+        )
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise BackendError(
+            f"ONNX Runtime {version} can't use the op library {library}: {first_line(error)}; install vmoe-export again"
+        ) from None
 
 
 def first_line(error: Exception) -> str:

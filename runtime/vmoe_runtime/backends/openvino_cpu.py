@@ -13,7 +13,7 @@ import openvino
 from openvino.frontend import FrontEndManager
 
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError
+from vmoe_runtime.errors import BackendError, UnsuitedError
 from vmoe_runtime.manifest import INLINED_GRAPH
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,11 +52,12 @@ class OpenVinoBackend:
         """The inlined graph of a bundle.
 
         Raises:
-            BackendError: also for groups whose sort keys don't fit into OpenVINO's 32-bit integers.
+            UnsuitedError: the groups' sort keys don't fit into OpenVINO's 32-bit integers.
+            BackendError: OpenVINO can't load the graph.
         """
         rules = bundle.manifest.rules
         if rules is not None and rules.group_tokens > _MAX_GROUP_TOKENS:
-            raise BackendError(
+            raise UnsuitedError(
                 f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
                 f"{rules.group_tokens}; use backend 'onnxruntime'"
             )

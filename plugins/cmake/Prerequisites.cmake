@@ -1,0 +1,81 @@
+# What the libraries need, looked for on this machine. Sets
+#   VMOE_OP_LIBRARY_LACKS, VMOE_SDK_LACKS  what this machine lacks for them; empty where they can be built
+#   VMOE_CAN_BUILD                         whether any can
+#   ONNXRUNTIME_INCLUDE_DIR, HIGHWAY_INCLUDE_DIR
+# and enables C++ where there is a compiler.
+include(CheckLanguage)
+
+set(MIN_ORT_API 21)
+set(VMOE_OP_LIBRARY_LACKS "")
+set(VMOE_SDK_LACKS "")
+
+macro(lacks what)
+  foreach(library ${ARGN})
+    list(APPEND VMOE_${library}_LACKS "${what}")
+  endforeach()
+endmacro()
+
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  if(NOT CMAKE_CXX_COMPILER)
+    unset(CMAKE_CXX_COMPILER CACHE) # it may have been installed since the last time
+  endif()
+  check_language(CXX)
+  if(CMAKE_CXX_COMPILER)
+    enable_language(CXX)
+  endif()
+  if(NOT "cxx_std_17" IN_LIST CMAKE_CXX_COMPILE_FEATURES)
+    lacks("a C++17 compiler (Debian package g++)" OP_LIBRARY SDK)
+  endif()
+
+  find_path(ONNXRUNTIME_INCLUDE_DIR onnxruntime_c_api.h PATH_SUFFIXES onnxruntime onnxruntime/core/session)
+  set(ort_api 0)
+  if(ONNXRUNTIME_INCLUDE_DIR)
+    file(STRINGS ${ONNXRUNTIME_INCLUDE_DIR}/onnxruntime_c_api.h line REGEX "^#define ORT_API_VERSION +[0-9]+")
+    string(REGEX MATCH "[0-9]+$" ort_api "${line}")
+  endif()
+  if(NOT ort_api OR ort_api LESS MIN_ORT_API)
+    lacks("the headers of ONNX Runtime 1.${MIN_ORT_API} or newer (libonnxruntime-dev)" OP_LIBRARY SDK)
+  endif()
+
+  find_path(HIGHWAY_INCLUDE_DIR hwy/highway.h)
+  if(NOT HIGHWAY_INCLUDE_DIR)
+    lacks("the headers of Highway (libhwy-dev)" OP_LIBRARY)
+  endif()
+
+  find_path(NLOHMANN_JSON_INCLUDE_DIR nlohmann/json.hpp)
+  if(NOT NLOHMANN_JSON_INCLUDE_DIR)
+    lacks("the header nlohmann/json.hpp (nlohmann-json3-dev)" SDK)
+  endif()
+  find_path(OPENSSL_INCLUDE_DIR openssl/evp.h)
+  if(NOT OPENSSL_INCLUDE_DIR)
+    lacks("the headers of OpenSSL (libssl-dev)" SDK)
+  endif()
+else()
+  lacks("Linux (the only system that the libraries are written for)" OP_LIBRARY SDK)
+endif()
+
+if(VMOE_OP_LIBRARY_LACKS AND VMOE_SDK_LACKS)
+  set(VMOE_CAN_BUILD OFF)
+else()
+  set(VMOE_CAN_BUILD ON)
+endif()
+
+# One line for each library that is left out: its name and what it lacks.
+set(missing "")
+foreach(entry OP_LIBRARY:libvmoe_onnxruntime.so SDK:libvmoe_engine.so)
+  string(REPLACE ":" ";" entry ${entry})
+  list(GET entry 0 library)
+  list(GET entry 1 file)
+  if(VMOE_${library}_LACKS)
+    list(JOIN VMOE_${library}_LACKS ", " lacking)
+    string(APPEND missing "${file}: ${lacking}\n")
+  endif()
+endforeach()
+if(missing)
+  if(VMOE_REQUIRE_ALL)
+    message(FATAL_ERROR "This machine lacks what these need:\n${missing}")
+  endif()
+  message(WARNING "Left out, for want of:\n${missing}")
+  file(WRITE ${CMAKE_BINARY_DIR}/missing.txt "${missing}")
+  install(FILES ${CMAKE_BINARY_DIR}/missing.txt DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()

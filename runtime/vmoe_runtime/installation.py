@@ -1,0 +1,63 @@
+"""Where this installation has its native files, and what was missing where it has none."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from vmoe_runtime.errors import VmoeError
+
+OP_LIBRARY = "libvmoe_onnxruntime.so"
+SDK_LIBRARY = "libvmoe_engine.so"
+
+_MISSING = Path("lib", "missing.txt")  # "LIBRARY: what it lacks", written when the package was built
+
+
+class NotInstalledError(VmoeError):
+    """A native file that this installation was built without."""
+
+
+def find_native(*path: str) -> Path | None:
+    """Path of a native file or folder, given below the package's folder; None if this installation has none.
+
+    An editable installation has them with its metadata, not beside these sources.
+    """
+    return next((folder.joinpath(*path) for folder in _folders() if folder.joinpath(*path).exists()), None)
+
+
+def native_path(what: str, library: str, *path: str) -> Path:
+    """Path of a native file or folder that is installed along with a library.
+
+    Args:
+        what: the file in words, for the error.
+        library: file name of the library.
+        path: where it is below the package's folder.
+
+    Raises:
+        NotInstalledError: this installation has none; says what to install.
+    """
+    found = find_native(*path)
+    if found is None:
+        raise NotInstalledError(f"this installation of vmoe-export has no {what}: {_why_missing(library)}")
+    return found
+
+
+def _folders() -> list[Path]:
+    here = Path(__file__).parent
+    try:
+        installed = Path(str(distribution("vmoe-export").locate_file(here.name)))
+    except PackageNotFoundError:
+        return [here]
+    return [here, installed]
+
+
+def _why_missing(library: str) -> str:
+    record = find_native(*_MISSING.parts)
+    lines = record.read_text(encoding="utf-8").splitlines() if record else []
+    reasons = dict(line.split(": ", 1) for line in lines if ": " in line)
+    if library not in reasons:
+        return f"{library} was not built with it; run 'pip install .' in the source folder"
+    return (
+        f"the machine that built it lacked {reasons[library].replace(', ', ' and ')}; install what is missing and "
+        "run 'pip install .' in the source folder again"
+    )

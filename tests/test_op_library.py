@@ -1,0 +1,192 @@
+"""The op library is found where the installation put it, and the ONNX Runtime backend runs on it or says why it can't."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from damaged_files import assert_one_sentence
+
+import vmoe_runtime
+from vmoe_runtime import BackendError, Engine, backends, library_path
+from vmoe_runtime.backends import onnxruntime_cpu
+from vmoe_runtime.op_library import find_library
+
+Images = dict[str, np.ndarray]
+
+needs_library = pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
+
+
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_library(monkeypatch, None)
+
+
+def use_library(monkeypatch: pytest.MonkeyPatch, library: Path | None) -> None:
+    for module in (backends, onnxruntime_cpu):
+        monkeypatch.setattr(module, "find_library", lambda: library)
+
+
+PACKAGE = Path(vmoe_runtime.__file__).parent
+
+
+@pytest.fixture
+def bare_package(tmp_path: Path) -> Path:
+    """A copy of the package's Python files with numpy beside it, and no native file."""
+    copy = tmp_path / "bare"
+    shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("lib", "include"))
+    for folder in Path(np.__file__).parents[1].glob("numpy*"):
+        (copy / folder.name).symlink_to(folder)
+    return copy
+
+
+def run_python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Without -S this environment's own installation would be found first."""
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_installation_has_the_op_library_or_says_what_to_install() -> None:
+    try:
+        path = Path(library_path())
+    except BackendError as error:
+        assert_one_sentence(str(error), "install what is missing", "pip install .")
+    else:
+        assert path.name == "libvmoe_onnxruntime.so" and path.is_file()
+
+
+@needs_library
+def test_plain_onnxruntime_runs_the_canonical_graph_on_it(mnist_image_bundle: Path, mnist_images: Images) -> None:
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(library_path())
+    graph = str(mnist_image_bundle / "model.onnx")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    images = mnist_images["images"][:8]
+    scaled = (images[..., None] / 127.5 - 1).astype(np.float32)
+    with Engine.load(mnist_image_bundle, backend="openvino") as engine:
+        np.testing.assert_allclose(session.run(["logits"], {"image": scaled})[0], engine(scaled), rtol=0, atol=1e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("profile", ["c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c2-k2"])
+def test_the_backend_answers_with_it_as_without_it(
+    mnist_bundle: Path, mnist_images: Images, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = mnist_images["images"][:32]
+    with Engine.load(mnist_bundle, backend="onnxruntime") as engine:
+        assert engine.backend_description.endswith("vmoe op library")
+        logits, routes = engine(images, profile), engine.routing(images, profile)
+    without_library(monkeypatch)
+    with Engine.load(mnist_bundle, backend="onnxruntime") as engine:
+        assert engine.backend_description.endswith("standard ops")
+        np.testing.assert_allclose(logits, engine(images, profile), rtol=0, atol=1e-5)
+        for layer, expected in engine.routing(images, profile).items():
+            np.testing.assert_array_equal(routes[layer].slot, expected.slot)
+            np.testing.assert_allclose(routes[layer].weight, expected.weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+def test_a_damaged_library_is_an_error_that_names_it_and_the_runtime(
+    mnist_image_bundle: Path,
+    tmp_path: Path,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    damaged = tmp_path / "libvmoe_onnxruntime.so"
+    damaged.write_bytes(b"\x7fELF and nothing else")
+    use_library(monkeypatch, damaged)
+    with pytest.raises(BackendError) as refused:
+        Engine.load(mnist_image_bundle, backend=backend)
+    assert_one_sentence(str(refused.value), f"ONNX Runtime {onnxruntime.__version__}", str(damaged), "install")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+@pytest.mark.parametrize("version", ["1.20.1", "1.9.0", "0.5"])
+def test_an_onnxruntime_too_old_for_the_library_is_an_error_that_says_so(
+    mnist_image_bundle: Path, tmp_path: Path, version: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libvmoe_onnxruntime.so"
+    use_library(monkeypatch, library)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    with pytest.raises(BackendError) as refused:
+        Engine.load(mnist_image_bundle, backend=backend)
+    assert_one_sentence(str(refused.value), str(library), "1.21 or newer", version)
+
+
+def test_other_backends_do_not_need_the_library(
+    mnist_image_bundle: Path, tmp_path: Path, mnist_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_library(monkeypatch, tmp_path / "not_there.so")
+    with Engine.load(mnist_image_bundle, backend="openvino") as engine:
+        assert engine(mnist_images["images"][:1]).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("--op-library", "no op library"),
+        ("--library-dir", "no native libraries"),
+        ("--cmake-dir", "no CMake package"),
+        ("--include-dir", "no C++ headers"),
+    ],
+)
+def test_the_command_says_in_one_sentence_what_the_package_was_built_without(
+    bare_package: Path, option: str, what: str
+) -> None:
+    lib = bare_package / "vmoe_runtime" / "lib"
+    lib.mkdir()
+    (lib / "missing.txt").write_text(
+        "libvmoe_onnxruntime.so: a C++17 compiler (Debian package g++), the headers of Highway (libhwy-dev)\n"
+        "libvmoe_engine.so: a C++17 compiler (Debian package g++)\n"
+    )
+    done = run_python(bare_package, "-m", "vmoe_runtime", option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), what, "(Debian package g++)", "pip install .")
+    assert ("libhwy-dev" in done.stderr) == (option in ("--op-library", "--library-dir"))
+
+
+def test_library_path_quotes_what_was_missing_when_the_package_was_built(bare_package: Path) -> None:
+    (bare_package / "vmoe_runtime" / "lib").mkdir()
+    (bare_package / "vmoe_runtime" / "lib" / "missing.txt").write_text(
+        "libvmoe_onnxruntime.so: the headers of ONNX Runtime 1.21 or newer (libonnxruntime-dev)\n"
+    )
+    done = run_python(
+        bare_package,
+        "-c",
+        "import vmoe_runtime\ntry: vmoe_runtime.library_path()\nexcept vmoe_runtime.BackendError as error: print(error)",
+    )
+    sentence = done.stdout.removesuffix("\n")
+    assert_one_sentence(sentence, "no op library", "(libonnxruntime-dev)", "pip install .", "standard ops")
+
+
+def test_a_source_folder_that_was_never_installed_says_how_to_build_it(bare_package: Path) -> None:
+    done = run_python(bare_package, "-m", "vmoe_runtime", "--op-library")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), "no op library", "libvmoe_onnxruntime.so", "pip install .")
+
+
+def test_the_command_prints_paths_below_one_folder(bare_package: Path) -> None:
+    root = bare_package / "vmoe_runtime"
+    for name in ("lib/libvmoe_onnxruntime.so", "lib/libvmoe_engine.so", "lib/cmake/vmoe/x", "include/vmoe/engine.hpp"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for option, path in {
+        "--op-library": "lib/libvmoe_onnxruntime.so",
+        "--library-dir": "lib",
+        "--cmake-dir": "lib/cmake/vmoe",
+        "--include-dir": "include",
+    }.items():
+        done = run_python(bare_package, "-m", "vmoe_runtime", option)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{root / path}\n", "")
