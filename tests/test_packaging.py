@@ -1,0 +1,164 @@
+"""The package installs with the native libraries where they can be built, and without them, saying why, where not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damaged_files import assert_one_sentence
+
+from vmoe_runtime.op_library import find_library
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = "vmoe_runtime/lib/libvmoe_onnxruntime.so"
+MISSING = "vmoe_runtime/lib/missing.txt"
+NO_COMPILER = {"CXX": "/nonexistent/c++"}
+
+
+def run(
+    *command: str | Path, folder: Path = ROOT, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def build_wheel(source: Path, target: Path, *options: str, environment: dict[str, str] | None = None) -> Path:
+    built = run(
+        *("-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "-w", target, "-q", *options),
+        environment=environment,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, target: Path) -> Path:
+    done = run("-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def ask(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python on an installation, with the other packages of this environment but not with its own vmoe-export."""
+    others = Path(np.__file__).parents[1]
+    return run("-S", *arguments, folder=installed, environment={"PYTHONPATH": f"{installed}{os.pathsep}{others}"})
+
+
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("sdist")
+    done = run("-c", f"from scikit_build_core.build import build_sdist; build_sdist({str(target)!r})")
+    assert done.returncode == 0, done.stderr
+    (archive,) = target.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel_without_compiler(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(sdist, tmp_path_factory.mktemp("bare"), environment=NO_COMPILER)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built in the tree's own build folder, so that only what changed is compiled."""
+    if find_library() is None:
+        pytest.skip("this machine built the package without the op library")
+    return build_wheel(ROOT, tmp_path_factory.mktemp("native"))
+
+
+def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("exporter", "runtime", "plugins", "tests", "samples", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".py", ".cc", ".h", ".hpp", ".txt", ".cmake", ".npz", ".index", ".json", ".typed"}
+    }
+    assert tracked <= held
+    assert {"pyproject.toml", "Makefile", "README.md", "LICENSE", "conftest.py", ".clang-format", ".clang-tidy"} <= held
+    assert not [name for name in held if re.match(r"build/|\.venv|demo/|shared/", name)]
+
+
+def test_without_a_compiler_the_wheel_has_no_library_but_the_reason(wheel_without_compiler: Path) -> None:
+    held = names(wheel_without_compiler)
+    assert MISSING in held
+    assert not [name for name in held if name.endswith((".so", ".hpp", ".cmake"))]
+    with zipfile.ZipFile(wheel_without_compiler) as archive:
+        lines = archive.read(MISSING).decode().splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["libvmoe_onnxruntime.so", "libvmoe_engine.so"]
+    assert all("a C++17 compiler (Debian package g++)" in line for line in lines)
+
+
+def test_an_installation_without_a_compiler_runs_and_says_what_to_install(
+    wheel_without_compiler: Path, tmp_path: Path
+) -> None:
+    installed = install(wheel_without_compiler, tmp_path / "bare")
+    done = ask(installed, "-m", "vmoe_runtime", "--library-dir")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), "no native libraries", "(Debian package g++)", "pip install .")
+    load = "import vmoe_runtime, vmoe_bench; print(vmoe_runtime.__file__)"
+    assert ask(installed, "-c", load).stdout == f"{installed}/vmoe_runtime/__init__.py\n"
+
+
+def test_requiring_every_library_fails_the_build_where_one_is_left_out(sdist: Path, tmp_path: Path) -> None:
+    options = ("-m", "pip", "wheel", sdist, "--no-deps", "--no-build-isolation", "-w", tmp_path)
+    done = run(*options, "-Ccmake.define.VMOE_REQUIRE_ALL=ON", environment=NO_COMPILER)
+    assert done.returncode != 0
+    assert "a C++17 compiler (Debian package g++)" in done.stdout + done.stderr
+
+
+def test_the_wheel_holds_the_packages_and_the_stripped_library_for_any_python_3(wheel: Path) -> None:
+    assert re.fullmatch(r"vmoe_export-[\d.]+-py3-none-linux_\w+\.whl", wheel.name)
+    held = names(wheel)
+    sources = {
+        path.relative_to(folder).as_posix()
+        for folder in (ROOT / "exporter", ROOT / "runtime")
+        for path in folder.rglob("*")
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+    assert sources <= held and LIBRARY in held
+    with zipfile.ZipFile(wheel) as archive:
+        assert b".symtab\0" not in archive.read(LIBRARY)
+        metadata = archive.read(f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/METADATA").decode()
+    assert "onnxruntime" not in "".join(re.findall(r"^Requires-Dist: [^;]*$", metadata, re.MULTILINE))
+
+
+def test_an_installed_wheel_prints_its_paths_and_onnxruntime_registers_the_library(wheel: Path, tmp_path: Path) -> None:
+    installed = install(wheel, tmp_path / "native")
+    done = ask(installed, "-m", "vmoe_runtime", "--library-dir")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"{installed / LIBRARY}\n".replace("/libvmoe_onnxruntime.so", ""),
+        "",
+    )
+    register = (
+        "import onnxruntime, vmoe_runtime\npath = vmoe_runtime.library_path()\n"
+        "onnxruntime.SessionOptions().register_custom_ops_library(path)\nprint(path)"
+    )
+    done = ask(installed, "-c", register)
+    assert (done.returncode, done.stdout) == (0, f"{installed / LIBRARY}\n"), done.stderr
+
+
+def test_the_native_parts_carry_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"project(vmoe VERSION {version} " in (ROOT / "plugins" / "CMakeLists.txt").read_text()
