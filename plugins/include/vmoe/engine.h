@@ -1,0 +1,220 @@
+/* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call asks for.
+ *
+ * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for the
+ * person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed.
+ *
+ * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later versions
+ * add fields at the end only; a field that this library doesn't know must be zero.
+ *
+ * Strings are UTF-8 and end with a zero byte. What an engine hands out as `const char*` lives as long as the engine.
+ *
+ * Threads: every function may be called from any thread, and one engine from many at once. Only the `*_free` functions
+ * need the object to themselves.
+ *
+ * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per token,
+ * E experts, c places per expert and group, M = G * c.
+ */
+#ifndef VMOE_ENGINE_H_
+#define VMOE_ENGINE_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define VMOE_API __attribute__((visibility("default")))
+#else
+#define VMOE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status ---- */
+
+typedef enum vmoe_code {
+  VMOE_OK = 0,
+  VMOE_ARGUMENT_ERROR = 1, /* a null pointer, a buffer that is too small, an index out of range */
+  VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of a newer format */
+  VMOE_ROUTING_ERROR = 3,  /* a profile, capacity ratio, k or bpr that the model can't be run with */
+  VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
+  VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
+  VMOE_MEMORY_ERROR = 6    /* out of memory */
+} vmoe_code;
+
+typedef struct vmoe_status vmoe_status;
+
+/* The code of a status; VMOE_OK for NULL. */
+VMOE_API vmoe_code vmoe_status_code(const vmoe_status* status);
+
+/* One sentence, owned by the status; empty for NULL. */
+VMOE_API const char* vmoe_status_message(const vmoe_status* status);
+
+/* Frees a status; NULL is fine. */
+VMOE_API void vmoe_status_free(vmoe_status* status);
+
+/* Version of this library, such as "0.1.0"; static. */
+VMOE_API const char* vmoe_version(void);
+
+/* ---- Loading ---- */
+
+typedef struct vmoe_engine vmoe_engine;
+
+typedef struct vmoe_load_options {
+  size_t struct_size;
+  /* Threads per call, 1 to 1024; 0 leaves the choice to ONNX Runtime. */
+  int32_t threads;
+  /* 1 compares the SHA-256 of every file, 0 checks names, sizes and external-data references only. */
+  int32_t verify;
+  /* Name of the profile for calls that say nothing else: a stored one, or any systematic name such as "c0.3-k1".
+   * NULL is the first stored one. */
+  const char* profile;
+  /* Path of the ONNX Runtime library, 1.21 or newer. NULL takes the first of: one that is loaded already, the path in the
+   * environment variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1. */
+  const char* onnxruntime;
+} vmoe_load_options;
+
+#define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
+
+/* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library; without it the bundle
+ * runs on standard ops. Engines of one process on the same bundle with the same threads share one session and its memory.
+ *
+ * path: the NAME.vmoe folder.
+ * options: NULL for the defaults.
+ * engine: receives the engine, to be freed with vmoe_engine_free; NULL on failure.
+ */
+VMOE_API vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options, vmoe_engine** engine);
+
+/* Frees an engine; NULL is fine. No call on it may be running. */
+VMOE_API void vmoe_engine_free(vmoe_engine* engine);
+
+/* ---- Metadata ---- */
+
+typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
+typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2 } vmoe_output;
+
+typedef struct vmoe_info {
+  size_t struct_size;
+  int64_t height, width, channels; /* of an image */
+  int32_t input_dtype;             /* vmoe_dtype of the graph's input; uint8 images suit both */
+  int32_t output;                  /* vmoe_output */
+  int64_t output_size;             /* floats per image that a run gives */
+  int64_t batch_multiple;          /* batches must be a multiple of this many images */
+  int64_t num_profiles;            /* stored profiles; 0 for a dense ViT */
+  int64_t num_class_names;         /* output_size, or 0 where the bundle names no classes */
+  int64_t num_moe_layers;          /* 0 for a dense ViT */
+  int64_t num_experts;             /* E; 0 for a dense ViT */
+  int64_t group_tokens;            /* S; 0 for a dense ViT */
+  const char* group;               /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
+  const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
+  int32_t uses_op_library;         /* 1 or 0 */
+  int32_t threads;                 /* as asked for; 0 where ONNX Runtime chose */
+} vmoe_info;
+
+/* Fills `info`, up to its struct_size. */
+VMOE_API vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info);
+
+/* Name of a class, 0 <= index < num_class_names. */
+VMOE_API vmoe_status* vmoe_engine_class_name(const vmoe_engine* engine, int64_t index, const char** name);
+
+/* Name of a MoE block such as "encoderblock_1", 0 <= index < num_moe_layers. */
+VMOE_API vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t index, const char** name);
+
+/* ---- Routing settings ---- */
+
+typedef struct vmoe_profile {
+  size_t struct_size;
+  char name[64];         /* such as "c0.3-k1" (Batch Priority Routing) or "c0.3-k1-vanilla" */
+  double capacity_ratio; /* C as it was asked for */
+  double effective_ratio; /* C after rounding to whole places */
+  int64_t k;             /* experts per token */
+  int32_t bpr;           /* 1 for Batch Priority Routing, 0 for vanilla order */
+} vmoe_profile;
+
+#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0}
+
+/* A stored profile, 0 <= index < num_profiles.
+ *
+ * capacity: receives c of each MoE layer, i64[num_moe_layers]; or NULL.
+ * capacity_size: number of elements that `capacity` has room for, at least num_moe_layers.
+ */
+VMOE_API vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile,
+                                          int64_t* capacity, size_t capacity_size);
+
+enum { VMOE_SET_CAPACITY_RATIO = 1, VMOE_SET_K = 2, VMOE_SET_BPR = 4 };
+
+/* The routing setting of one call: a profile, and what to replace in it. */
+typedef struct vmoe_setting {
+  size_t struct_size;
+  const char* profile; /* a stored or systematic name; NULL is the engine's */
+  int32_t set;         /* VMOE_SET_* of the fields below that replace the profile's; others are not read */
+  int32_t bpr;         /* 1 or 0 */
+  double capacity_ratio;
+  int64_t k;
+} vmoe_setting;
+
+#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0}
+
+/* The profile that a call with this setting (NULL: the engine's) runs with; `capacity` as in vmoe_engine_profile.
+ * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT, which has no profile. */
+VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* setting, vmoe_profile* profile,
+                                          int64_t* capacity, size_t capacity_size);
+
+/* ---- Running ---- */
+
+/* dtype[N,H,W,C], contiguous, N >= 1: float32 in [-1, 1], or uint8 in 0..255. uint8 images for a float32 bundle are scaled
+ * to pixel / 255 * 2 - 1; float32 images don't suit a uint8 bundle. The data is only read, and only during the call. */
+typedef struct vmoe_images {
+  size_t struct_size;
+  const void* data;
+  size_t data_bytes; /* N * H * W * C * sizeof(dtype) */
+  int32_t dtype;     /* vmoe_dtype */
+  int32_t reserved;  /* 0 */
+  int64_t count, height, width, channels;
+} vmoe_images;
+
+#define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
+
+/* Logits, or features, of a batch.
+ *
+ * setting: NULL for the engine's profile; must be NULL or empty for a dense ViT.
+ * output: receives float32[N, output_size]; caller's memory.
+ * output_size: number of floats that `output` has room for, at least N * output_size.
+ */
+VMOE_API vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
+                                      float* output, size_t output_size);
+
+typedef struct vmoe_routing vmoe_routing;
+
+/* Where one MoE layer sent its tokens; pointers live as long as the vmoe_routing. */
+typedef struct vmoe_layer_routing {
+  size_t struct_size;
+  const char* layer;               /* such as "encoderblock_1" */
+  int64_t groups, tokens, choices; /* G, S, K */
+  const int32_t* slot;             /* i32[G,S,K]: flat index e * M + g * c + p of the place of each choice, -1: dropped */
+  const float* weight;             /* f32[G,S,K]: raw gate of each choice, dropped ones included */
+} vmoe_layer_routing;
+
+#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL}
+
+/* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
+ *
+ * routing: receives the result, to be freed with vmoe_routing_free; NULL on failure. It doesn't need the engine to live.
+ */
+VMOE_API vmoe_status* vmoe_engine_routing(const vmoe_engine* engine, const vmoe_images* images,
+                                          const vmoe_setting* setting, vmoe_routing** routing);
+
+/* Number of MoE layers in a result; 0 for a dense ViT and for NULL. */
+VMOE_API int64_t vmoe_routing_num_layers(const vmoe_routing* routing);
+
+/* One layer of a result, 0 <= index < vmoe_routing_num_layers. */
+VMOE_API vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe_layer_routing* layer);
+
+/* Frees a result; NULL is fine. */
+VMOE_API void vmoe_routing_free(vmoe_routing* routing);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VMOE_ENGINE_H_ */

@@ -1,0 +1,289 @@
+// C++17 wrapper of the C API in engine.h: header only, errors as values, nothing to free by hand.
+//
+//   auto engine = vmoe::Engine::load("b16.vmoe");
+//   if (!engine) return fail(engine.error().message);
+//   vmoe::Setting setting;
+//   setting.capacity_ratio = 0.5;
+//   auto logits = engine->run(vmoe::Images::uint8(pixels.data(), 8, 224, 224, 3), setting);
+//
+// An Engine may be used from many threads at once. Shapes use the letters of engine.h.
+#ifndef VMOE_ENGINE_HPP_
+#define VMOE_ENGINE_HPP_
+
+#include <cassert>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "vmoe/engine.h"
+
+namespace vmoe {
+
+// Why a call failed, in one sentence.
+struct Error {
+  vmoe_code code = VMOE_OK;
+  std::string message;
+};
+
+// A value, or the error that stands in its place.
+template <typename T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
+  Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
+
+  bool ok() const { return content_.index() == 0; }
+  explicit operator bool() const { return ok(); }
+
+  // The value; only where ok().
+  T& value() & { return *checked(std::get_if<0>(&content_)); }
+  const T& value() const& { return *checked(std::get_if<0>(&content_)); }
+  T&& value() && { return std::move(*checked(std::get_if<0>(&content_))); }
+  T& operator*() & { return value(); }
+  const T& operator*() const& { return value(); }
+  T&& operator*() && { return std::move(*this).value(); }
+  T* operator->() { return &value(); }
+  const T* operator->() const { return &value(); }
+
+  // The error; only where not ok().
+  const Error& error() const { return *checked(std::get_if<1>(&content_)); }
+
+ private:
+  template <typename P>
+  static P* checked(P* pointer) {
+    assert(pointer != nullptr);
+    return pointer;
+  }
+
+  std::variant<T, Error> content_;
+};
+
+struct LoadOptions {
+  int threads = 0;          // per call, 1 to 1024; 0 leaves the choice to ONNX Runtime
+  bool verify = true;       // compare the SHA-256 of every file
+  std::string profile;      // for calls that say nothing else; empty: the first stored one
+  std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
+};
+
+// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile.
+struct Setting {
+  std::optional<std::string> profile;
+  std::optional<double> capacity_ratio;
+  std::optional<int64_t> k;
+  std::optional<bool> bpr;
+};
+
+struct Profile {
+  std::string name;
+  double capacity_ratio = 0;      // C as it was asked for
+  double effective_ratio = 0;     // C after rounding to whole places
+  int64_t k = 0;                  // experts per token
+  bool bpr = true;                // Batch Priority Routing, or vanilla order
+  std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
+};
+
+// dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
+struct Images {
+  const void* data = nullptr;
+  vmoe_dtype dtype = VMOE_FLOAT32;
+  int64_t count = 0, height = 0, width = 0, channels = 0;
+
+  static Images float32(const float* data, int64_t count, int64_t height, int64_t width, int64_t channels) {
+    return {data, VMOE_FLOAT32, count, height, width, channels};
+  }
+  static Images uint8(const uint8_t* data, int64_t count, int64_t height, int64_t width, int64_t channels) {
+    return {data, VMOE_UINT8, count, height, width, channels};
+  }
+};
+
+// Where one MoE layer sent its tokens.
+struct LayerRouting {
+  std::string layer;                          // such as "encoderblock_1"
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
+  std::vector<int32_t> slot;                  // [G,S,K]: e * M + g * c + p, -1: dropped
+  std::vector<float> weight;                  // [G,S,K]: raw gate of each choice, dropped ones included
+};
+
+// What a bundle is and what runs it.
+struct Info {
+  int64_t height = 0, width = 0, channels = 0;
+  vmoe_dtype input_dtype = VMOE_FLOAT32;
+  vmoe_output output = VMOE_LOGITS;
+  int64_t output_size = 0;     // floats per image
+  int64_t batch_multiple = 1;  // batches must be a multiple of this many images
+  int64_t num_experts = 0, group_tokens = 0;  // E and S; 0 for a dense ViT
+  std::string group;           // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
+  std::string runtime;         // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
+  bool uses_op_library = false;
+  int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
+  std::vector<std::string> class_names;  // output_size of them, or none
+  std::vector<std::string> moe_layers;   // none for a dense ViT
+};
+
+namespace internal {
+
+inline Error take(vmoe_status* status) {
+  Error error{vmoe_status_code(status), vmoe_status_message(status)};
+  vmoe_status_free(status);
+  return error;
+}
+
+inline vmoe_images c_images(const Images& images) {
+  vmoe_images c = VMOE_IMAGES_INIT;
+  c.data = images.data;
+  c.dtype = images.dtype;
+  c.count = images.count;
+  c.height = images.height;
+  c.width = images.width;
+  c.channels = images.channels;
+  c.data_bytes = static_cast<size_t>(images.count) * static_cast<size_t>(images.height) *
+                 static_cast<size_t>(images.width) * static_cast<size_t>(images.channels) *
+                 (images.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
+  return c;
+}
+
+// Points into `setting`.
+inline vmoe_setting c_setting(const Setting& setting) {
+  vmoe_setting c = VMOE_SETTING_INIT;
+  c.profile = setting.profile ? setting.profile->c_str() : nullptr;
+  c.set = (setting.capacity_ratio ? VMOE_SET_CAPACITY_RATIO : 0) | (setting.k ? VMOE_SET_K : 0) |
+          (setting.bpr ? VMOE_SET_BPR : 0);
+  c.capacity_ratio = setting.capacity_ratio.value_or(0);
+  c.k = setting.k.value_or(0);
+  c.bpr = setting.bpr.value_or(false);
+  return c;
+}
+
+inline Profile profile(const vmoe_profile& c, std::vector<int64_t> capacity) {
+  return {c.name, c.capacity_ratio, c.effective_ratio, c.k, c.bpr != 0, std::move(capacity)};
+}
+
+struct FreeEngine {
+  void operator()(vmoe_engine* engine) const { vmoe_engine_free(engine); }
+};
+struct FreeRouting {
+  void operator()(vmoe_routing* routing) const { vmoe_routing_free(routing); }
+};
+
+}  // namespace internal
+
+// A loaded bundle. One session serves every profile, from any number of threads.
+class Engine {
+ public:
+  // path: the NAME.vmoe folder.
+  static Result<Engine> load(const std::string& path, const LoadOptions& options = {}) {
+    vmoe_load_options c = VMOE_LOAD_OPTIONS_INIT;
+    c.threads = options.threads;
+    c.verify = options.verify;
+    c.profile = options.profile.empty() ? nullptr : options.profile.c_str();
+    c.onnxruntime = options.onnxruntime.empty() ? nullptr : options.onnxruntime.c_str();
+    Engine engine;
+    vmoe_engine* handle = nullptr;
+    if (auto* status = vmoe_engine_load(path.c_str(), &c, &handle)) return internal::take(status);
+    engine.handle_.reset(handle);
+    if (auto* status = engine.read_metadata()) return internal::take(status);
+    return engine;
+  }
+
+  const Info& info() const { return info_; }
+
+  // The stored profiles, in the order they were asked for at export; none for a dense ViT.
+  const std::vector<Profile>& profiles() const { return profiles_; }
+
+  // The profile that a call with this setting runs with.
+  Result<Profile> setting(const Setting& setting = {}) const {
+    const vmoe_setting c = internal::c_setting(setting);
+    vmoe_profile found = VMOE_PROFILE_INIT;
+    std::vector<int64_t> capacity(info_.moe_layers.size());
+    if (auto* status = vmoe_engine_setting(handle_.get(), &c, &found, capacity.data(), capacity.size())) {
+      return internal::take(status);
+    }
+    return internal::profile(found, std::move(capacity));
+  }
+
+  // Logits, or features, f32[N, output_size], into the caller's memory; `size` floats of room, N * output_size or more.
+  // Returns the number of floats written.
+  Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
+    const vmoe_images c_images = internal::c_images(images);
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    if (auto* status = vmoe_engine_run(handle_.get(), &c_images, &c_setting, output, size)) {
+      return internal::take(status);
+    }
+    return static_cast<size_t>(images.count * info_.output_size);
+  }
+
+  // Logits, or features, f32[N, output_size].
+  Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
+    // A count that the model refuses must not be allocated for first.
+    const int64_t rows = images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
+    std::vector<float> output(static_cast<size_t>(rows * info_.output_size));
+    auto written = run(images, setting, output.data(), output.size());
+    if (!written) return written.error();
+    return output;
+  }
+
+  // Where each MoE layer sends the tokens of a batch; empty for a dense ViT.
+  Result<std::vector<LayerRouting>> routing(const Images& images, const Setting& setting = {}) const {
+    const vmoe_images c_images = internal::c_images(images);
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    vmoe_routing* handle = nullptr;
+    if (auto* status = vmoe_engine_routing(handle_.get(), &c_images, &c_setting, &handle)) {
+      return internal::take(status);
+    }
+    const std::unique_ptr<vmoe_routing, internal::FreeRouting> result(handle);
+    std::vector<LayerRouting> layers;
+    for (int64_t i = 0; i < vmoe_routing_num_layers(handle); ++i) {
+      vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;
+      if (auto* status = vmoe_routing_layer(handle, i, &c)) return internal::take(status);
+      const int64_t size = c.groups * c.tokens * c.choices;
+      layers.push_back({c.layer, c.groups, c.tokens, c.choices, {c.slot, c.slot + size}, {c.weight, c.weight + size}});
+    }
+    return layers;
+  }
+
+  // For calls of the C API; stays owned by this object.
+  const vmoe_engine* handle() const { return handle_.get(); }
+
+ private:
+  static constexpr int64_t kMaxImages = int64_t{1} << 24;
+
+  Engine() = default;
+
+  vmoe_status* read_metadata() {
+    vmoe_info c{};
+    c.struct_size = sizeof(c);
+    if (auto* status = vmoe_engine_info(handle_.get(), &c)) return status;
+    info_ = {c.height, c.width, c.channels, static_cast<vmoe_dtype>(c.input_dtype),
+             static_cast<vmoe_output>(c.output), c.output_size, c.batch_multiple, c.num_experts, c.group_tokens,
+             c.group != nullptr ? c.group : "", c.runtime, c.uses_op_library != 0, c.threads, {}, {}};
+    for (int64_t i = 0; i < c.num_class_names; ++i) {
+      const char* name = nullptr;
+      if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;
+      info_.class_names.emplace_back(name);
+    }
+    for (int64_t i = 0; i < c.num_moe_layers; ++i) {
+      const char* name = nullptr;
+      if (auto* status = vmoe_engine_moe_layer(handle_.get(), i, &name)) return status;
+      info_.moe_layers.emplace_back(name);
+    }
+    for (int64_t i = 0; i < c.num_profiles; ++i) {
+      vmoe_profile stored = VMOE_PROFILE_INIT;
+      std::vector<int64_t> capacity(info_.moe_layers.size());
+      if (auto* status = vmoe_engine_profile(handle_.get(), i, &stored, capacity.data(), capacity.size())) return status;
+      profiles_.push_back(internal::profile(stored, std::move(capacity)));
+    }
+    return nullptr;
+  }
+
+  std::unique_ptr<vmoe_engine, internal::FreeEngine> handle_;
+  Info info_;
+  std::vector<Profile> profiles_;
+};
+
+}  // namespace vmoe
+
+#endif  // VMOE_ENGINE_HPP_

@@ -1,0 +1,268 @@
+// The C API: checks what C callers can get wrong, and turns what the library throws into a status.
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "sdk/engine.h"
+#include "sdk/error.h"
+#include "vmoe/engine.h"
+
+using vmoe::sdk::Engine;
+using vmoe::sdk::Error;
+using vmoe::sdk::fail;
+using vmoe::sdk::LayerRouting;
+using vmoe::sdk::Profile;
+
+struct vmoe_status {
+  vmoe_code code;
+  std::string message;
+};
+
+struct vmoe_engine {
+  Engine engine;
+};
+
+struct vmoe_routing {
+  std::vector<LayerRouting> layers;
+};
+
+namespace {
+
+// Returned when there is no memory for a status either; never freed.
+vmoe_status* out_of_memory() {
+  static auto& status = *new vmoe_status{VMOE_MEMORY_ERROR, "out of memory"};
+  return &status;
+}
+
+vmoe_status* make_status(vmoe_code code, const char* message) noexcept {
+  try {
+    return new vmoe_status{code, vmoe::sdk::one_line(message)};
+  } catch (...) {
+    return out_of_memory();
+  }
+}
+
+template <typename Call>
+vmoe_status* guarded(const Call& call) noexcept {
+  try {
+    call();
+    return nullptr;
+  } catch (const Error& error) {
+    return make_status(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  } catch (const std::exception& error) {
+    return make_status(VMOE_RUNTIME_ERROR, error.what());
+  } catch (...) {
+    return make_status(VMOE_RUNTIME_ERROR, "something unknown went wrong");
+  }
+}
+
+template <typename T>
+void check_pointer(const T* pointer, const char* name) {
+  if (pointer == nullptr) fail(VMOE_ARGUMENT_ERROR, name, " is a null pointer");
+}
+
+// A copy of a caller's struct, which may be of a later version, as this version knows it.
+template <typename Struct>
+Struct read_struct(const Struct* given, const char* name) {
+  const size_t size = given->struct_size;
+  if (size < sizeof(Struct)) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", sizeof(Struct), " or more is needed");
+  }
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  if (size > sizeof(Struct) + 4096 || std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; })) {
+    fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
+  }
+  return *given;
+}
+
+// Fills what a caller's struct has room for.
+template <typename Struct>
+void write_struct(Struct* target, Struct source, const char* name) {
+  const size_t size = target->struct_size;
+  if (size < sizeof(Struct)) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", sizeof(Struct), " or more is needed");
+  }
+  source.struct_size = size;
+  std::memcpy(target, &source, sizeof(Struct));
+}
+
+size_t check_index(int64_t index, size_t size, const char* what) {
+  if (index < 0 || static_cast<size_t>(index) >= size) {
+    fail(VMOE_ARGUMENT_ERROR, "there is no ", what, " ", index, "; there are ", size);
+  }
+  return static_cast<size_t>(index);
+}
+
+void write_profile(const Profile& profile, vmoe_profile* target, int64_t* capacity, size_t capacity_size) {
+  if (capacity != nullptr && capacity_size < profile.capacity.size()) {
+    fail(VMOE_ARGUMENT_ERROR, "capacity has room for ", capacity_size, " integers, and there are ",
+         profile.capacity.size(), " MoE layers");
+  }
+  vmoe_profile c = VMOE_PROFILE_INIT;
+  // Shorter than the array for every double and k.
+  profile.name.copy(c.name, sizeof(c.name) - 1);
+  c.capacity_ratio = profile.capacity_ratio;
+  c.effective_ratio = profile.effective_ratio;
+  c.k = profile.k;
+  c.bpr = profile.bpr ? 1 : 0;
+  write_struct(target, c, "profile");
+  if (capacity != nullptr) std::copy(profile.capacity.begin(), profile.capacity.end(), capacity);
+}
+
+struct Call {
+  vmoe_images images;
+  vmoe_setting setting;
+};
+
+Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting) {
+  check_pointer(engine, "engine");
+  check_pointer(images, "images");
+  Call call{read_struct(images, "images"), VMOE_SETTING_INIT};
+  if (setting != nullptr) call.setting = read_struct(setting, "setting");
+  return call;
+}
+
+vmoe_info info_of(const Engine& engine) {
+  const auto& manifest = engine.manifest();
+  vmoe_info info{};
+  info.height = manifest.input.height;
+  info.width = manifest.input.width;
+  info.channels = manifest.input.channels;
+  info.input_dtype = manifest.input.dtype;
+  info.output = manifest.output;
+  info.output_size = manifest.output_size;
+  info.batch_multiple = manifest.batch_multiple;
+  info.num_profiles = static_cast<int64_t>(manifest.profiles.size());
+  info.num_class_names = static_cast<int64_t>(manifest.class_names.size());
+  info.num_moe_layers = static_cast<int64_t>(manifest.moe_layers.size());
+  info.num_experts = manifest.rules ? manifest.rules->num_experts : 0;
+  info.group_tokens = manifest.rules ? manifest.rules->group_tokens : 0;
+  info.group = manifest.rules ? manifest.group.c_str() : nullptr;
+  info.runtime = engine.runtime().c_str();
+  info.uses_op_library = engine.uses_op_library() ? 1 : 0;
+  info.threads = engine.threads();
+  return info;
+}
+
+}  // namespace
+
+extern "C" {
+
+vmoe_code vmoe_status_code(const vmoe_status* status) { return status == nullptr ? VMOE_OK : status->code; }
+
+const char* vmoe_status_message(const vmoe_status* status) { return status == nullptr ? "" : status->message.c_str(); }
+
+void vmoe_status_free(vmoe_status* status) {
+  if (status != out_of_memory()) delete status;
+}
+
+const char* vmoe_version(void) { return VMOE_VERSION; }
+
+vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options, vmoe_engine** engine) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    *engine = nullptr;
+    check_pointer(path, "path");
+    vmoe_load_options known = VMOE_LOAD_OPTIONS_INIT;
+    if (options != nullptr) known = read_struct(options, "options");
+    *engine = new vmoe_engine{Engine(path, known)};
+  });
+}
+
+void vmoe_engine_free(vmoe_engine* engine) { delete engine; }
+
+vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(info, "info");
+    write_struct(info, info_of(engine->engine), "info");
+  });
+}
+
+vmoe_status* vmoe_engine_class_name(const vmoe_engine* engine, int64_t index, const char** name) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(name, "name");
+    const auto& names = engine->engine.manifest().class_names;
+    *name = names[check_index(index, names.size(), "class name")].c_str();
+  });
+}
+
+vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t index, const char** name) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(name, "name");
+    const auto& layers = engine->engine.manifest().moe_layers;
+    *name = layers[check_index(index, layers.size(), "MoE layer")].c_str();
+  });
+}
+
+vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile, int64_t* capacity,
+                                 size_t capacity_size) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(profile, "profile");
+    const auto& profiles = engine->engine.manifest().profiles;
+    write_profile(profiles[check_index(index, profiles.size(), "profile")], profile, capacity, capacity_size);
+  });
+}
+
+vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* setting, vmoe_profile* profile,
+                                 int64_t* capacity, size_t capacity_size) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(profile, "profile");
+    vmoe_setting known = VMOE_SETTING_INIT;
+    if (setting != nullptr) known = read_struct(setting, "setting");
+    const auto found = engine->engine.setting(known);
+    if (!found) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile");
+    write_profile(*found, profile, capacity, capacity_size);
+  });
+}
+
+vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
+                             float* output, size_t output_size) {
+  return guarded([&] {
+    const Call call = read_call(engine, images, setting);
+    if (output_size > 0) check_pointer(output, "output");
+    engine->engine.run(call.images, call.setting, output, output_size);
+  });
+}
+
+vmoe_status* vmoe_engine_routing(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
+                                 vmoe_routing** routing) {
+  return guarded([&] {
+    check_pointer(routing, "routing");
+    *routing = nullptr;
+    const Call call = read_call(engine, images, setting);
+    *routing = new vmoe_routing{engine->engine.routing(call.images, call.setting)};
+  });
+}
+
+int64_t vmoe_routing_num_layers(const vmoe_routing* routing) {
+  return routing == nullptr ? 0 : static_cast<int64_t>(routing->layers.size());
+}
+
+vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe_layer_routing* layer) {
+  return guarded([&] {
+    check_pointer(routing, "routing");
+    check_pointer(layer, "layer");
+    const LayerRouting& found = routing->layers[check_index(index, routing->layers.size(), "MoE layer")];
+    vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;
+    c.layer = found.layer.c_str();
+    c.groups = found.groups;
+    c.tokens = found.tokens;
+    c.choices = found.choices;
+    c.slot = found.slot.data();
+    c.weight = found.weight.data();
+    write_struct(layer, c, "layer");
+  });
+}
+
+void vmoe_routing_free(vmoe_routing* routing) { delete routing; }
+
+}  // extern "C"

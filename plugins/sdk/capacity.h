@@ -1,0 +1,31 @@
+// Capacity arithmetic: how many places every expert has in one group of tokens.
+//
+// Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
+// official vmoe/moe.py. The integer is computed in doubles and in the official order of operations, because another order
+// gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 places.
+#ifndef VMOE_SDK_CAPACITY_H_
+#define VMOE_SDK_CAPACITY_H_
+
+namespace vmoe::sdk {
+
+// Pairs and places of a hostile manifest may pass 64 bits before they are refused.
+__extension__ typedef __int128 WideInt;
+
+enum class Rounding { kCeil, kHalfToEven };
+
+// Places per expert and group, 1 or more.
+//
+// num_pairs: (token, expert) pairs that the tokens of one group ask for, S * K.
+// capacity_ratio: C, the share of the pairs that there are places for when the router is balanced; at most num_experts.
+// multiple_of: the result is rounded up to a multiple of this.
+//
+// Throws VMOE_ROUTING_ERROR: the ratio is not a positive finite number, or leaves no place at all.
+WideInt compute_capacity(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
+                         WideInt multiple_of);
+
+// The capacity ratio that `places` per expert really amounts to: c * E / (S * K).
+double effective_ratio(WideInt places, WideInt num_pairs, WideInt num_experts);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_CAPACITY_H_

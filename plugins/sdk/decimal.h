@@ -1,0 +1,22 @@
+// Doubles as text, the same in every locale and the same as in Python.
+#ifndef VMOE_SDK_DECIMAL_H_
+#define VMOE_SDK_DECIMAL_H_
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace vmoe::sdk {
+
+// The shortest text that reads back as the same double: `repr(value)` of Python, such as "0.3", "1.0" or "1e-06".
+std::string shortest(double value);
+
+// Six significant digits: "%g" of C.
+std::string rounded(double value);
+
+// The double nearest to digits like "0.3" or "1e-6"; infinity where it is too large and 0 where it is too small.
+std::optional<double> parse_decimal(std::string_view text);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_DECIMAL_H_

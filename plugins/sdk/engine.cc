@@ -1,0 +1,176 @@
+#include "sdk/engine.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <exception>
+#include <future>
+
+#include "sdk/error.h"
+#include "sdk/images.h"
+#include "sdk/op_library.h"
+#include "sdk/shared_sessions.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr int kAllFields = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
+
+void check_threads(int threads) {
+  if (threads < 0 || threads > kMaxThreads) {
+    fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", kMaxThreads, ", or 0, not ", threads);
+  }
+}
+
+void check_fields(const vmoe_setting& setting) {
+  if ((setting.set & ~kAllFields) != 0) {
+    fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
+  }
+  if ((setting.set & VMOE_SET_BPR) != 0 && setting.bpr != 0 && setting.bpr != 1) {
+    fail(VMOE_ROUTING_ERROR, "bpr must be 0 or 1, not ", setting.bpr);
+  }
+}
+
+void check_room(int64_t images, int64_t output_size, size_t room) {
+  // Counts below 1 are the images' fault.
+  if (images < 1 || static_cast<WideInt>(images) * output_size <= static_cast<WideInt>(room)) return;
+  fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images, " images give ", output_size,
+       " each");
+}
+
+std::string profile_names(const Manifest& manifest) {
+  std::string names;
+  for (const Profile& profile : manifest.profiles) names += (names.empty() ? "" : ", ") + profile.name;
+  return names;
+}
+
+InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
+  return {name,
+          ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+          values.data(),
+          values.size() * sizeof(int64_t),
+          {static_cast<int64_t>(values.size())}};
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& path, const vmoe_load_options& options)
+    : bundle_(Bundle::open(path)), threads_(options.threads), profile_(named_profile(options.profile)) {
+  check_threads(threads_);
+  session_ = load_session(options.onnxruntime != nullptr ? options.onnxruntime : "", options.verify != 0);
+  runtime_ = session_->description();
+}
+
+std::shared_ptr<Session> Engine::load_session(const std::string& onnxruntime, bool verify) const {
+  const OnnxRuntime& runtime = find_onnxruntime(onnxruntime);
+  const std::string op_library = find_op_library();
+  // A forked process has none of the threads that a session runs on, so it shares none of its parent's.
+  const std::string key = std::to_string(getpid()) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
+                          std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library + ' ' +
+                          bundle_.content_key();
+  // What was checked and not touched since needs no second look.
+  if (auto shared = find_session(key); shared != nullptr && (shared->verified || !verify)) return shared;
+  bundle_.check_files(verify);
+  // The weights are hashed while the runtime loads them: neither waits for the other.
+  auto weights = std::async(std::launch::async, [&] {
+    if (verify) bundle_.verify_weights();
+  });
+  std::shared_ptr<Session> session;
+  std::exception_ptr failure;
+  try {
+    session = find_or_load_session(key, [&] {
+      const std::string graph = bundle_.file(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
+      return std::make_shared<Session>(runtime, graph, threads_, op_library);
+    });
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  weights.get();  // changed weights are the better explanation of whatever else went wrong
+  if (failure != nullptr) std::rethrow_exception(failure);
+  if (verify) session->verified = true;
+  return session;
+}
+
+std::optional<Profile> Engine::named_profile(const char* name) const {
+  const Manifest& manifest = bundle_.manifest();
+  if (name == nullptr) {
+    return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
+  }
+  if (const Profile* stored = manifest.find_profile(name)) return *stored;
+  if (!manifest.rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile ", in_quotes(name));
+  if (const auto named = parse_profile_name(name)) {
+    return manifest.rules->profile(named->capacity_ratio, named->k, named->bpr);
+  }
+  fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the bundle has ", profile_names(manifest),
+       ", and any name like c0.3-k1 or c0.3-k1-vanilla works");
+}
+
+std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
+  check_fields(setting);
+  auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
+  if (setting.set == 0) return base;
+  if (!base || !manifest().rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no capacity, k or bpr");
+  return manifest().rules->profile(
+      (setting.set & VMOE_SET_CAPACITY_RATIO) != 0 ? setting.capacity_ratio : base->capacity_ratio,
+      (setting.set & VMOE_SET_K) != 0 ? setting.k : base->k,
+      (setting.set & VMOE_SET_BPR) != 0 ? setting.bpr == 1 : base->bpr);
+}
+
+std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const vmoe_setting& setting,
+                                            const std::vector<std::string>& outputs) const {
+  const auto profile = this->setting(setting);
+  const Batch batch = make_batch(images, manifest());
+  std::vector<InputTensor> inputs{batch.image};
+  std::vector<int64_t> k, bpr;
+  if (profile) {
+    k = {profile->k};
+    bpr = {profile->bpr ? 1 : 0};
+    inputs.push_back(settings_tensor("capacity", profile->capacity));
+    inputs.push_back(settings_tensor("k", k));
+    inputs.push_back(settings_tensor("bpr", bpr));
+  }
+  return session_->run(inputs, outputs);
+}
+
+void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const {
+  check_room(images.count, manifest().output_size, output_size);
+  const std::string name = manifest().output_name();
+  const auto results = run_graph(images, setting, {name});
+  std::vector<int64_t> shape;
+  const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
+  if (shape != std::vector<int64_t>{images.count, manifest().output_size}) {
+    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " has another shape than the manifest says: float32[",
+         images.count, ",", manifest().output_size, "]");
+  }
+  std::memcpy(output, data, static_cast<size_t>(images.count * manifest().output_size) * sizeof(float));
+}
+
+std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {
+  std::vector<std::string> names;
+  for (const std::string& layer : manifest().moe_layers) {
+    names.push_back(layer + "/slot");
+    names.push_back(layer + "/weight");
+  }
+  // A graph must be asked for something.
+  if (names.empty()) names.emplace_back(manifest().output_name());
+  const auto results = run_graph(images, setting, names);
+  std::vector<LayerRouting> layers;
+  for (size_t i = 0; i < manifest().moe_layers.size(); ++i) {
+    std::vector<int64_t> shape, weight_shape;
+    const auto* slot = static_cast<const int32_t*>(
+        results[2 * i].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, names[2 * i], shape));
+    const auto* weight = static_cast<const float*>(
+        results[2 * i + 1].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, names[2 * i + 1], weight_shape));
+    if (shape.size() != 3 || shape != weight_shape) {
+      fail(VMOE_RUNTIME_ERROR, "the graph's outputs ", names[2 * i], " and ", names[2 * i + 1], " are not both [G,S,K]");
+    }
+    const int64_t size = shape[0] * shape[1] * shape[2];
+    layers.push_back(
+        {manifest().moe_layers[i], shape[0], shape[1], shape[2], {slot, slot + size}, {weight, weight + size}});
+  }
+  return layers;
+}
+
+}  // namespace vmoe::sdk

@@ -1,0 +1,55 @@
+// A loaded bundle that answers at any capacity; what the C API hands out.
+#ifndef VMOE_SDK_ENGINE_H_
+#define VMOE_SDK_ENGINE_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sdk/bundle.h"
+#include "sdk/session.h"
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+struct LayerRouting {
+  std::string layer;
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
+  std::vector<int32_t> slot;                    // [G,S,K]
+  std::vector<float> weight;                    // [G,S,K]
+};
+
+class Engine {
+ public:
+  // See vmoe_engine_load. Throws VMOE_BUNDLE_ERROR, VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
+  Engine(const std::string& path, const vmoe_load_options& options);
+
+  const Manifest& manifest() const { return bundle_.manifest(); }
+  const std::string& runtime() const { return runtime_; }
+  bool uses_op_library() const { return session_->uses_op_library(); }
+  int threads() const { return threads_; }
+
+  // The profile that a call with this setting runs with; none for a dense ViT. Throws VMOE_ROUTING_ERROR.
+  std::optional<Profile> setting(const vmoe_setting& setting) const;
+
+  // See vmoe_engine_run and vmoe_engine_routing.
+  void run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const;
+  std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
+
+ private:
+  std::optional<Profile> named_profile(const char* name) const;
+  std::shared_ptr<Session> load_session(const std::string& onnxruntime, bool verify) const;
+  std::vector<OutputTensor> run_graph(const vmoe_images& images, const vmoe_setting& setting,
+                                      const std::vector<std::string>& outputs) const;
+
+  Bundle bundle_;
+  int threads_;
+  std::optional<Profile> profile_;  // for calls that name none
+  std::shared_ptr<Session> session_;
+  std::string runtime_;
+};
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_ENGINE_H_

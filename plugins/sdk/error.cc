@@ -1,0 +1,33 @@
+#include "sdk/error.h"
+
+#include <system_error>
+
+namespace vmoe::sdk {
+
+namespace {
+
+constexpr size_t kMaxQuoted = 80;
+
+bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
+}  // namespace
+
+std::string one_line(std::string_view text) {
+  std::string line(text);
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
+  }
+  return line;
+}
+
+std::string in_quotes(std::string_view text) {
+  if (text.size() <= kMaxQuoted) return "'" + one_line(text) + "'";
+  size_t end = kMaxQuoted;
+  // A character of several bytes is kept whole or left out.
+  while (end > 0 && is_continuation(text[end])) --end;
+  return "'" + one_line(text.substr(0, end)) + "...'";
+}
+
+std::string system_error(int error_number) { return std::generic_category().message(error_number); }
+
+}  // namespace vmoe::sdk

@@ -1,0 +1,50 @@
+// The one exception inside the library, and the pieces of its sentence. The C API turns it into a vmoe_status.
+#ifndef VMOE_SDK_ERROR_H_
+#define VMOE_SDK_ERROR_H_
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+class Error : public std::runtime_error {
+ public:
+  Error(vmoe_code code, const std::string& sentence) : std::runtime_error(sentence), code_(code) {}
+  vmoe_code code() const { return code_; }
+
+ private:
+  vmoe_code code_;
+};
+
+inline void append(std::string& sentence, std::string_view part) { sentence += part; }
+
+template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
+void append(std::string& sentence, T part) {
+  sentence += std::to_string(part);
+}
+
+// Throws an Error whose sentence is the parts one after another: text and whole numbers.
+template <typename... Parts>
+[[noreturn]] void fail(vmoe_code code, const Parts&... parts) {
+  std::string sentence;
+  (append(sentence, parts), ...);
+  throw Error(code, sentence);
+}
+
+// Text from outside between quotes: one line, at most 80 bytes.
+std::string in_quotes(std::string_view text);
+
+// The text without line breaks and other control characters.
+std::string one_line(std::string_view text);
+
+// The system's words for an errno.
+std::string system_error(int error_number);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_ERROR_H_

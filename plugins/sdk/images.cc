@@ -1,0 +1,91 @@
+#include "sdk/images.h"
+
+#include <array>
+
+#include "sdk/error.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+__extension__ typedef unsigned __int128 WideSize;
+
+// uint8 pixels to float32 [-1, 1]: the official value_range(-1, 1), each step rounded to float32.
+std::array<float, 256> make_scale() {
+  std::array<float, 256> scale{};
+  for (size_t pixel = 0; pixel < scale.size(); ++pixel) {
+    const float share = static_cast<float>(pixel) / 255.0F;
+    const float doubled = share * 2.0F;  // exact, so a fused multiply-subtract gives the same bits
+    scale[pixel] = doubled - 1.0F;
+  }
+  return scale;
+}
+
+std::string shape_of(int64_t height, int64_t width, int64_t channels) {
+  return std::to_string(height) + ", " + std::to_string(width) + ", " + std::to_string(channels) + ")";
+}
+
+const char* dtype_name(vmoe_dtype dtype) { return dtype == VMOE_UINT8 ? "uint8" : "float32"; }
+
+void check_shape(const vmoe_images& images, const InputSpec& input) {
+  if (images.height != input.height || images.width != input.width || images.channels != input.channels) {
+    fail(VMOE_IMAGE_ERROR, "images have shape (", images.count, ", ",
+         shape_of(images.height, images.width, images.channels), ", and the model takes (N, ",
+         shape_of(input.height, input.width, input.channels));
+  }
+  if (images.count < 1) fail(VMOE_IMAGE_ERROR, "there are no images: the count is ", images.count);
+}
+
+void check_dtype(const vmoe_images& images, const InputSpec& input) {
+  if (images.dtype != VMOE_FLOAT32 && images.dtype != VMOE_UINT8) {
+    fail(VMOE_IMAGE_ERROR, "images have the dtype ", images.dtype, ", which is neither VMOE_FLOAT32 nor VMOE_UINT8");
+  }
+  if (images.dtype == VMOE_FLOAT32 && input.dtype == VMOE_UINT8) {
+    fail(VMOE_IMAGE_ERROR, "images are float32, and the model takes uint8");
+  }
+}
+
+void check_data(const vmoe_images& images) {
+  const size_t item = images.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  const WideSize needed = static_cast<WideSize>(images.count) * static_cast<WideSize>(images.height) *
+                          static_cast<WideSize>(images.width) * static_cast<WideSize>(images.channels) * item;
+  if (needed != images.data_bytes) {
+    fail(VMOE_IMAGE_ERROR, "the images' data has ", images.data_bytes, " bytes, and ", images.count, " images of ",
+         dtype_name(static_cast<vmoe_dtype>(images.dtype)), "[", images.height, ",", images.width, ",", images.channels,
+         "] have another number");
+  }
+  if (images.data == nullptr) fail(VMOE_ARGUMENT_ERROR, "the images' data is a null pointer");
+  if (reinterpret_cast<uintptr_t>(images.data) % item != 0) {
+    fail(VMOE_ARGUMENT_ERROR, "the images' data is not aligned to the size of a float");
+  }
+}
+
+}  // namespace
+
+Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
+  const InputSpec& input = manifest.input;
+  check_shape(images, input);
+  check_dtype(images, input);
+  check_data(images);
+  if (images.count % manifest.batch_multiple != 0) {
+    fail(VMOE_IMAGE_ERROR, "the batch has ", images.count, " images, and this bundle routes in groups (",
+         one_line(manifest.group), ") that need a multiple of ", manifest.batch_multiple);
+  }
+  Batch batch{{"image",
+               input.dtype == VMOE_UINT8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+               images.data,
+               images.data_bytes,
+               {images.count, images.height, images.width, images.channels}},
+              {}};
+  if (images.dtype == VMOE_UINT8 && input.dtype == VMOE_FLOAT32) {
+    static const std::array<float, 256> scale = make_scale();
+    const auto* pixels = static_cast<const uint8_t*>(images.data);
+    batch.scaled.resize(images.data_bytes);
+    for (size_t i = 0; i < images.data_bytes; ++i) batch.scaled[i] = scale[pixels[i]];
+    batch.image.data = batch.scaled.data();
+    batch.image.bytes = batch.scaled.size() * sizeof(float);
+  }
+  return batch;
+}
+
+}  // namespace vmoe::sdk

@@ -1,0 +1,24 @@
+// Turns a caller's images into the batch that a graph takes.
+#ifndef VMOE_SDK_IMAGES_H_
+#define VMOE_SDK_IMAGES_H_
+
+#include <vector>
+
+#include "sdk/manifest.h"
+#include "sdk/session.h"
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+// dtype[N,H,W,C] for the graph input `image`; refers to the caller's data, or to `scaled`.
+struct Batch {
+  InputTensor image;
+  std::vector<float> scaled;
+};
+
+// Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes.
+Batch make_batch(const vmoe_images& images, const Manifest& manifest);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_IMAGES_H_

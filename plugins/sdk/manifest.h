@@ -1,0 +1,58 @@
+// The manifest of a bundle: what it must say, and nothing believed that was not checked.
+#ifndef VMOE_SDK_MANIFEST_H_
+#define VMOE_SDK_MANIFEST_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sdk/profile.h"
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+inline constexpr char kManifestName[] = "manifest.json";
+inline constexpr char kWeightsName[] = "weights.safetensors";
+inline constexpr char kCanonicalGraph[] = "model.onnx";
+inline constexpr char kInlinedGraph[] = "model.inlined.onnx";
+
+// What the graph input `image` takes: dtype[N, height, width, channels].
+struct InputSpec {
+  vmoe_dtype dtype = VMOE_FLOAT32;
+  int64_t height = 0, width = 0, channels = 0;
+};
+
+// SHA-256 (hex) and size in bytes of one file of the bundle.
+struct FileRecord {
+  std::string sha256;
+  int64_t size = 0;
+};
+
+struct Manifest {
+  InputSpec input;
+  vmoe_output output = VMOE_LOGITS;
+  int64_t output_size = 0;              // of the last dimension
+  std::optional<RoutingRules> rules;    // none for a dense ViT
+  std::vector<std::string> moe_layers;  // such as "encoderblock_1"; empty for a dense ViT
+  std::string group;                    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
+  int64_t batch_multiple = 1;           // batches must be a multiple of this many images
+  std::vector<Profile> profiles;        // in the order they were asked for; the first is the default
+  std::vector<std::string> class_names;  // output_size of them, or none
+  std::map<std::string, FileRecord> files;  // every other file of the bundle
+
+  // The name of the graph's output.
+  const char* output_name() const { return output == VMOE_LOGITS ? "logits" : "features"; }
+
+  // The stored profile of that name, or null.
+  const Profile* find_profile(std::string_view name) const;
+};
+
+// Reads a manifest. Throws VMOE_BUNDLE_ERROR: it is not JSON, of a newer format, or says something that can't be.
+Manifest parse_manifest(std::string_view text);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_MANIFEST_H_

@@ -1,0 +1,29 @@
+// Finds ONNX Runtime at run time, so that one build works with every version from 1.21 on and links none of them.
+#ifndef VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
+#define VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
+
+#include <onnxruntime_c_api.h>
+
+#include <string>
+
+namespace vmoe::sdk {
+
+// A loaded ONNX Runtime; stays loaded until the process ends.
+struct OnnxRuntime {
+  const OrtApi* api;
+  OrtEnv* env;
+  std::string version;  // such as "1.21.0"
+};
+
+// The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment variable
+// VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1.
+//
+// Throws VMOE_RUNTIME_ERROR: there is none, or it is older than 1.21.
+const OnnxRuntime& find_onnxruntime(const std::string& path);
+
+// Throws what ONNX Runtime said, after `what`, in one line; frees the status. Returns if it is null.
+void check(const OrtApi& api, OrtStatus* status, const std::string& what);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_ONNXRUNTIME_LIBRARY_H_

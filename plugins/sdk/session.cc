@@ -1,0 +1,99 @@
+#include "sdk/session.h"
+
+#include "sdk/error.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+constexpr int kFatalOnly = 4;  // errors come back as values; the runtime's own log lines would say them twice
+
+using Options = std::unique_ptr<OrtSessionOptions, void(ORT_API_CALL*)(OrtSessionOptions*)>;
+using ShapeInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, void(ORT_API_CALL*)(OrtTensorTypeAndShapeInfo*)>;
+
+Options make_options(const OrtApi& api, int threads) {
+  const std::string what = "ONNX Runtime refuses the session options";
+  OrtSessionOptions* created = nullptr;
+  check(api, api.CreateSessionOptions(&created), what);
+  Options options(created, api.ReleaseSessionOptions);
+  check(api, api.SetSessionLogSeverityLevel(created, kFatalOnly), what);
+  check(api, api.SetInterOpNumThreads(created, 1), what);
+  if (threads > 0) check(api, api.SetIntraOpNumThreads(created, threads), what);
+  return options;
+}
+
+}  // namespace
+
+const void* OutputTensor::data(ONNXTensorElementDataType dtype, const std::string& name,
+                               std::vector<int64_t>& shape) const {
+  const std::string what = "ONNX Runtime gives no readable output " + in_quotes(name);
+  int is_tensor = 0;
+  check(*api_, api_->IsTensor(value_.get(), &is_tensor), what);
+  if (is_tensor == 0) fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " is not a tensor");
+  OrtTensorTypeAndShapeInfo* created = nullptr;
+  check(*api_, api_->GetTensorTypeAndShape(value_.get(), &created), what);
+  const ShapeInfo info(created, api_->ReleaseTensorTypeAndShapeInfo);
+  ONNXTensorElementDataType found = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  check(*api_, api_->GetTensorElementType(created, &found), what);
+  if (found != dtype) fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " has an unexpected dtype");
+  size_t rank = 0;
+  check(*api_, api_->GetDimensionsCount(created, &rank), what);
+  shape.resize(rank);
+  check(*api_, api_->GetDimensions(created, shape.data(), rank), what);
+  void* data = nullptr;
+  check(*api_, api_->GetTensorMutableData(value_.get(), &data), what);
+  return data;
+}
+
+Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threads, const std::string& op_library)
+    : runtime_(runtime),
+      uses_op_library_(!op_library.empty()),
+      session_(nullptr, runtime.api->ReleaseSession),
+      memory_(nullptr, runtime.api->ReleaseMemoryInfo) {
+  const OrtApi& api = *runtime.api;
+  const Options options = make_options(api, threads);
+  if (uses_op_library_) {
+    check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.c_str()),
+          "ONNX Runtime " + runtime.version + " can't use the op library " + op_library);
+  }
+  OrtSession* session = nullptr;
+  check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
+        "ONNX Runtime can't load " + graph);
+  session_.reset(session);
+  OrtMemoryInfo* memory = nullptr;
+  check(api, api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime has no CPU memory");
+  memory_.reset(memory);
+}
+
+std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
+                                       const std::vector<std::string>& outputs) const {
+  const OrtApi& api = *runtime_.api;
+  std::vector<OutputTensor> owners;
+  std::vector<const OrtValue*> values;
+  std::vector<const char*> names, output_names;
+  for (const InputTensor& input : inputs) {
+    OrtValue* value = nullptr;
+    // The C API takes a mutable pointer for inputs too; it doesn't write to them.
+    check(api,
+          api.CreateTensorWithDataAsOrtValue(memory_.get(), const_cast<void*>(input.data), input.bytes,
+                                             input.shape.data(), input.shape.size(), input.dtype, &value),
+          "ONNX Runtime can't take the input " + in_quotes(input.name));
+    owners.emplace_back(api, value);
+    values.push_back(value);
+    names.push_back(input.name);
+  }
+  for (const std::string& name : outputs) output_names.push_back(name.c_str());
+  std::vector<OrtValue*> found(outputs.size(), nullptr);
+  OrtStatus* status = api.Run(session_.get(), nullptr, names.data(), values.data(), values.size(), output_names.data(),
+                              output_names.size(), found.data());
+  std::vector<OutputTensor> results;
+  for (OrtValue* value : found) results.emplace_back(api, value);
+  check(api, status, "ONNX Runtime failed");
+  return results;
+}
+
+std::string Session::description() const {
+  return "ONNX Runtime " + runtime_.version + " CPU, " + (uses_op_library_ ? "vmoe op library" : "standard ops");
+}
+
+}  // namespace vmoe::sdk

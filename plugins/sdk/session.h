@@ -1,0 +1,66 @@
+// One loaded graph on the CPU, for any number of threads.
+#ifndef VMOE_SDK_SESSION_H_
+#define VMOE_SDK_SESSION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sdk/onnxruntime_library.h"
+
+namespace vmoe::sdk {
+
+// A graph input, not owned: `data` is read during the call only.
+struct InputTensor {
+  const char* name;
+  ONNXTensorElementDataType dtype;
+  const void* data;
+  size_t bytes;
+  std::vector<int64_t> shape;
+};
+
+// A graph output, owned.
+class OutputTensor {
+ public:
+  OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
+
+  // The data, if it is a tensor of that element type; throws VMOE_RUNTIME_ERROR naming `name` otherwise. Sets `shape`.
+  const void* data(ONNXTensorElementDataType dtype, const std::string& name, std::vector<int64_t>& shape) const;
+
+ private:
+  std::unique_ptr<OrtValue, void(ORT_API_CALL*)(OrtValue*)> value_;
+  const OrtApi* api_;
+};
+
+class Session {
+ public:
+  // graph: path of the ONNX file; its external data lies beside it.
+  // threads: intra-op threads, or 0 for the runtime's own choice.
+  // op_library: path of the op library to register, or empty.
+  //
+  // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
+  Session(const OnnxRuntime& runtime, const std::string& graph, int threads, const std::string& op_library);
+
+  // Values of the outputs that are asked for, in order. Throws VMOE_RUNTIME_ERROR: the runtime failed.
+  std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs) const;
+
+  // Runtime and version, and whether the op library is used.
+  std::string description() const;
+
+  bool uses_op_library() const { return uses_op_library_; }
+
+  // Whether the SHA-256 of every file was compared since they were last changed.
+  std::atomic<bool> verified{false};
+
+ private:
+  const OnnxRuntime& runtime_;
+  bool uses_op_library_;
+  std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
+  std::unique_ptr<OrtMemoryInfo, void(ORT_API_CALL*)(OrtMemoryInfo*)> memory_;
+};
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_SESSION_H_

@@ -1,0 +1,22 @@
+// Engines of one process that load the same bundle in the same way share one session.
+#ifndef VMOE_SDK_SHARED_SESSIONS_H_
+#define VMOE_SDK_SHARED_SESSIONS_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "sdk/session.h"
+
+namespace vmoe::sdk {
+
+// The session that somebody still holds under that key, or null.
+std::shared_ptr<Session> find_session(const std::string& key);
+
+// The same, or else what `load` makes; threads that want the same session wait for its load.
+std::shared_ptr<Session> find_or_load_session(const std::string& key,
+                                              const std::function<std::shared_ptr<Session>()>& load);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_SHARED_SESSIONS_H_
