@@ -19,7 +19,7 @@ from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
-from vmoe_export.summary import model_table, profile_table, result_json, validation_table
+from vmoe_export.summary import distance_table, model_table, profile_table, result_json, validation_table
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -122,7 +122,7 @@ def _output_name(checkpoint: Path) -> Path:
     "--atol",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with --dispatch-bf16).",
+    help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with bfloat16).",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
@@ -207,6 +207,8 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
         result = write_bundle(plan, target, progress=progress, stage=stage, **settings)
     if result.comparisons:
         show.print(validation_table(result))
+    if result.distances:
+        show.print(distance_table(result))
     show.print(f"Wrote {target}")
     return result
 

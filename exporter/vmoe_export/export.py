@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
@@ -22,6 +22,9 @@ from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, 
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, WEIGHTS_NAME, Precision
 from vmoe_runtime.profiles import Profile, RoutingRules
+
+if TYPE_CHECKING:
+    from vmoe_export.precision_distance import PrecisionDistance
 
 _GRAPH_BYTES = 4 << 20
 
@@ -142,11 +145,19 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A written bundle."""
+    """A written bundle, and what validation found.
+
+    Attributes:
+        path: the bundle.
+        plan: what was exported.
+        comparisons: each graph at each profile against the torch model of the same precision.
+        distances: for a precision other than fp32, that torch model at each profile against the one in float32.
+    """
 
     path: Path
     plan: ExportPlan
-    comparisons: tuple[Comparison, ...] = field(default=())
+    comparisons: tuple[Comparison, ...] = ()
+    distances: tuple[PrecisionDistance, ...] = ()
 
 
 ProgressHook = Callable[[str, int], None]
@@ -211,7 +222,7 @@ def export_bundle(
         checkpoint: what `open_checkpoint` takes.
         path: the bundle's folder, such as `b16.vmoe`.
         validate: run the written graphs in ONNX Runtime and compare them with the torch model.
-        atol: largest difference of logits that validation accepts. Default 1e-4, or 1e-2 with the bfloat16 dispatcher.
+        atol: largest difference of logits that validation accepts. Default 1e-4, or 1e-2 where the model rounds to bfloat16.
         force: replace a bundle that is already there.
         options: fields of ExportOptions.
 
@@ -254,6 +265,7 @@ def write_bundle(
     # torch takes seconds to import; planning and its errors don't wait for it.
     from vmoe_export.graph_files import write_graphs
     from vmoe_export.model import Vmoe
+    from vmoe_export.precision_distance import distance_from_float32
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
@@ -264,6 +276,7 @@ def write_bundle(
     bf16 = precision == "bf16" or bool(model.moe and model.moe.dispatch_bf16)
     limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
     comparisons: list[Comparison] = []
+    distances: list[PrecisionDistance] = []
     with new_bundle(target, force=force, needed_bytes=plan.weight_bytes + _GRAPH_BYTES) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, precision)
         network = Vmoe(
@@ -280,9 +293,12 @@ def write_bundle(
                     network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, plan.grouping.batch_multiple
                 )
             check(comparisons, limit)
+        if validation and precision != "fp32":
+            with stage("comparing with float32"):
+                distances = distance_from_float32(network, plan.checkpoint, plan.profiles, plan.grouping.batch_multiple)
         with stage("writing the manifest"):
-            write_manifest(folder, _manifest(plan, comparisons, limit))
-    return ExportResult(target, plan, tuple(comparisons))
+            write_manifest(folder, _manifest(plan, comparisons, distances, limit))
+    return ExportResult(target, plan, tuple(comparisons), tuple(distances))
 
 
 def _profiles(
@@ -321,7 +337,9 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
     return tuple(notes)
 
 
-def _manifest(plan: ExportPlan, comparisons: list[Comparison], atol: float) -> dict[str, Any]:
+def _manifest(
+    plan: ExportPlan, comparisons: list[Comparison], distances: list[PrecisionDistance], atol: float
+) -> dict[str, Any]:
     model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
     height, width = model.image_size
     names = plan.options.class_names
@@ -361,5 +379,11 @@ def _manifest(plan: ExportPlan, comparisons: list[Comparison], atol: float) -> d
             "dense": plan.dense_flops,
             **{profile.name: plan.flops(profile) for profile in plan.profiles},
         },
-        "validation": {"atol": atol, "comparisons": [asdict(c) for c in comparisons]} if comparisons else None,
+        "validation": {
+            "atol": atol,
+            "comparisons": [asdict(comparison) for comparison in comparisons],
+            "distance_from_fp32": [asdict(distance) for distance in distances],
+        }
+        if comparisons
+        else None,
     }

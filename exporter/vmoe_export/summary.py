@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from vmoe_export.export import ExportPlan, ExportResult
+from vmoe_export.parameters import stored_bytes
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -40,6 +41,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
             f"{moe.rounding}, multiple of {moe.capacity_multiple_of}; "
             f"bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}",
         )
+    table.add_row("Weights", _weights(plan))
     # What --capacity and --k say stands in the table of profiles.
     said = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
@@ -85,6 +87,18 @@ def validation_table(result: ExportResult) -> Table:
     return table
 
 
+def distance_table(result: ExportResult) -> Table:
+    """One row per profile: the model as stored against the same model in float32."""
+    table = Table(title=f"{result.plan.options.precision} against fp32", title_justify="left")
+    table.add_column("profile", no_wrap=True)
+    table.add_column("max difference", justify="right")
+    table.add_column("kept pairs alike, by block")
+    for distance in result.distances:
+        layers = ", ".join(f"{name.rpartition('_')[2]}: {share:.1%}" for name, share in distance.agreement.items())
+        table.add_row(distance.profile, f"{distance.max_difference:.1e}", layers)
+    return table
+
+
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     """The same as JSON."""
     plan = result.plan
@@ -94,11 +108,13 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "model": plan.model.to_json(),
         "group": asdict(plan.grouping),
         "output": plan.output,
+        "precision": plan.options.precision,
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,
         "profiles": [{**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
         "notes": list(plan.notes),
         "validation": [asdict(comparison) for comparison in result.comparisons],
+        "distance_from_fp32": [asdict(distance) for distance in result.distances],
     }
 
 
@@ -109,6 +125,14 @@ def _value(plan: ExportPlan, field: str) -> str:
     model = plan.model
     value = getattr(model, field) if hasattr(model, field) else getattr(model.moe, field)
     return "x".join(map(str, value)) if field.endswith("_size") and isinstance(value, tuple) else str(value)
+
+
+def _weights(plan: ExportPlan) -> str:
+    stored = f"{plan.weight_bytes / 1e6:,.1f} MB"
+    if plan.options.precision == "fp32":
+        return f"float32, {stored}"
+    whole = sum(stored_bytes(name, shape, "fp32") for name, shape in plan.weight_shapes.items())
+    return f"experts in bfloat16, all else in float32, {stored} (all in float32: {whole / 1e6:,.1f} MB)"
 
 
 def _size(pixels: tuple[int, int]) -> str:

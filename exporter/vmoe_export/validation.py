@@ -57,20 +57,16 @@ def validate(
     """
     from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    config = model.config
-    count = -(-_IMAGES // batch_multiple) * batch_multiple
-    images = smooth_images(count, *config.image_size, config.channels)
-    if not model.uint8_input:
-        images = (images / 127.5 - 1).astype(np.float32)
+    images = validation_images(model, batch_multiple)
     settings: list[Profile | None] = list(profiles) or [None]
-    expected = [_run_torch(model, images, profile) for profile in settings]
+    expected = [run_torch(model, images, profile) for profile in settings]
     comparisons = []
     for graph in graphs:
         backend = OnnxRuntimeBackend(folder / graph)
         for profile, reference in zip(settings, expected, strict=True):
             feeds = {"image": images, **(profile.inputs() if profile else {})}
             result = backend.run(feeds, [])
-            comparisons.append(_compare(graph, profile, reference, result, count, config.num_tokens))
+            comparisons.append(_compare(graph, profile, reference, result))
     return comparisons
 
 
@@ -94,6 +90,14 @@ def check(comparisons: Iterable[Comparison], atol: float) -> None:
             )
 
 
+def validation_images(model: Vmoe, batch_multiple: int) -> Array:
+    """The smallest batch of smooth random images, as the model takes them: at least two, in whole routing groups."""
+    config = model.config
+    count = -(-_IMAGES // batch_multiple) * batch_multiple
+    images = smooth_images(count, *config.image_size, config.channels)
+    return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)
+
+
 def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Random images with the smooth shading of photographs, the same every time.
 
@@ -111,7 +115,8 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     return images
 
 
-def _run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
+def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
+    """What the torch model gives: logits (or features), then slot and weight of each MoE layer."""
     import torch
 
     settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
@@ -119,19 +124,28 @@ def _run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Arra
         return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
 
 
-def _compare(
-    graph: str, profile: Profile | None, expected: list[Array], found: list[Array], count: int, tokens: int
-) -> Comparison:
+def pairs_alike(expected: list[Array], found: list[Array], profile: Profile) -> list[Array]:
+    """For each MoE layer bool[images, tokens * K]: which (token, choice) pairs both keep at the same expert, or both drop.
+
+    Args:
+        expected, found: logits (or features), then slot and weight of each MoE layer.
+        profile: the profile that both ran with.
+    """
+    # Groups may cut images, so pairs are put back in the order of the images.
+    return [
+        (_expert(ours, places) == _expert(theirs, places)).reshape(len(expected[0]), -1)
+        for ours, theirs, places in zip(expected[1::2], found[1::2], profile.capacity, strict=True)
+    ]
+
+
+def _compare(graph: str, profile: Profile | None, expected: list[Array], found: list[Array]) -> Comparison:
+    count = len(expected[0])
     alike = np.ones(count, bool)
     agreement = 1.0
     if profile is not None:
-        kept = []
-        # Groups may cut images, so pairs are put back in the order of the images.
-        for ours, theirs in zip(expected[1::2], found[1::2], strict=True):
-            same = _expert(ours, profile.capacity[0]) == _expert(theirs, profile.capacity[0])
-            kept.append(same.reshape(count, tokens, -1))
-        alike = np.all([layer.all(axis=(1, 2)) for layer in kept], axis=0)
-        agreement = float(np.mean(kept))
+        pairs = pairs_alike(expected, found, profile)
+        alike = np.all([layer.all(axis=1) for layer in pairs], axis=0)
+        agreement = float(np.mean(pairs))
     difference = np.abs(expected[0] - found[0])[alike]
     return Comparison(
         graph,
