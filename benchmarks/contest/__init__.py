@@ -1,0 +1,1 @@
+"""The speed benchmark's parts: models, peers, contenders, floors and reports, one subject a file."""

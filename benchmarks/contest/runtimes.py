@@ -1,0 +1,79 @@
+"""Graphs in ONNX Runtime and OpenVINO, on the CPU, with a given number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_FATAL_ONLY = 4
+
+
+def ort_session(
+    graph: Path, threads: int, library: Path | None = None, profile_to: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A session with all of ONNX Runtime's optimizations.
+
+    Args:
+        graph: the ONNX file.
+        threads: intra-op threads.
+        library: an op library to register.
+        profile_to: where the session's profile goes, without its ending; None for no profile.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL_ONLY
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def ort_description() -> str:
+    """Runtime, version and precision."""
+    return f"ONNX Runtime {onnxruntime.__version__} CPU, fp32"
+
+
+class OpenVinoModel:
+    """A compiled model with one request.
+
+    Args:
+        graph: the ONNX file.
+        threads: inference threads.
+        precision: "f32" or "bf16".
+        shapes: makes inputs static, by name.
+    """
+
+    def __init__(self, graph: Path, threads: int, precision: str, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        core = openvino.Core()
+        model = core.read_model(str(graph))
+        if shapes:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+        self.description = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, {precision}"
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Array:
+        """Logits float32[N, classes]."""
+        self._request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+        return np.array(self._request.get_tensor("logits").data)
+
+    def outputs(self, ending: str) -> list[Array]:
+        """What the last call gave for all outputs whose name ends so, in order."""
+        ports = [port for port in self._request.model_outputs if port.get_any_name().endswith(ending)]
+        return [np.array(self._request.get_tensor(port).data) for port in ports]
