@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, backends
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
 from vmoe_runtime.images import resize_bilinear, scale_pixels
-from vmoe_runtime.op_library import find_library
 
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]
@@ -150,10 +149,10 @@ def test_an_unknown_profile_names_the_ones_there_are(engine: Engine, mnist_image
 def test_auto_takes_what_is_fastest_for_the_bundle_and_says_what_runs(
     engine: Engine, mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if find_library() is not None:
+    if op_library.find_library() is not None:
         assert engine.backend == "onnxruntime"
         assert re.fullmatch(r"ONNX Runtime 1\.\S+ CPU, vmoe op library", engine.backend_description)
-    monkeypatch.setattr(backends, "find_library", lambda: None)
+    monkeypatch.setattr(op_library, "find_library", lambda: None)
     with Engine.load(mnist_image_bundle) as without_library:
         assert without_library.backend == "openvino"
         assert re.fullmatch(r"OpenVINO 20\S+ CPU, standard ops, f32", without_library.backend_description)

@@ -14,22 +14,15 @@ import pytest
 from damaged_files import assert_one_sentence
 
 import vmoe_runtime
-from vmoe_runtime import BackendError, Engine, backends, library_path
-from vmoe_runtime.backends import onnxruntime_cpu
-from vmoe_runtime.op_library import find_library
+from vmoe_runtime import BackendError, Engine, library_path, op_library
 
 Images = dict[str, np.ndarray]
 
-needs_library = pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
-
-
-def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_library(monkeypatch, None)
+needs_library = pytest.mark.skipif(op_library.find_library() is None, reason="this installation has no op library")
 
 
 def use_library(monkeypatch: pytest.MonkeyPatch, library: Path | None) -> None:
-    for module in (backends, onnxruntime_cpu):
-        monkeypatch.setattr(module, "find_library", lambda: library)
+    monkeypatch.setattr(op_library, "find_library", lambda: library)
 
 
 PACKAGE = Path(vmoe_runtime.__file__).parent
@@ -86,7 +79,7 @@ def test_the_backend_answers_with_it_as_without_it(
     with Engine.load(mnist_bundle, backend="onnxruntime") as engine:
         assert engine.backend_description.endswith("vmoe op library")
         logits, routes = engine(images, profile), engine.routing(images, profile)
-    without_library(monkeypatch)
+    use_library(monkeypatch, None)
     with Engine.load(mnist_bundle, backend="onnxruntime") as engine:
         assert engine.backend_description.endswith("standard ops")
         np.testing.assert_allclose(logits, engine(images, profile), rtol=0, atol=1e-5)

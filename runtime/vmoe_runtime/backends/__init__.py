@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vmoe_runtime import op_library
 from vmoe_runtime.backends.sharing import SharedLoads, content_key
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError, UnsuitedError
-from vmoe_runtime.op_library import find_library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -87,13 +87,15 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
 
 def _fastest_first(bundle: Bundle) -> tuple[str, ...]:
     """ONNX Runtime is faster only where the op library runs the experts; on standard ops and dense models OpenVINO is."""
-    if bundle.manifest.rules is not None and find_library() is not None:
+    if bundle.manifest.rules is not None and op_library.find_library() is not None:
         return ("onnxruntime", "openvino")
     return ("openvino", "onnxruntime")
 
 
 def _load(name: str, bundle: Bundle, threads: int | None) -> Backend:
-    return _loads.get((name, threads, find_library(), content_key(bundle)), lambda: BACKENDS[name](bundle, threads))
+    return _loads.get(
+        (name, threads, op_library.find_library(), content_key(bundle)), lambda: BACKENDS[name](bundle, threads)
+    )
 
 
 def _how_to_install(name: str) -> str:

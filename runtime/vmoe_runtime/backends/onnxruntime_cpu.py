@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from vmoe_runtime import op_library
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
-from vmoe_runtime.op_library import find_library
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -52,12 +52,15 @@ class OnnxRuntimeBackend:
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None
+        # Inputs with default values are among the latter, and a default must not stand in for a setting.
+        ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        self._inputs = {port.name for port in ports}
         self._library = library
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
         """The graph of a bundle that suits this installation."""
-        library = find_library()
+        library = op_library.find_library()
         graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
         return cls(bundle.file(graph), threads, library)
 
@@ -73,11 +76,17 @@ class OnnxRuntimeBackend:
         Raises:
             BackendError: the runtime failed.
         """
+        if feeds.keys() != self._inputs:
+            raise BackendError(f"ONNX Runtime failed: the graph takes {_listed(self._inputs)}, not {_listed(feeds)}")
         try:
             results: list[Array] = self._session.run(list(outputs), dict(feeds))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {first_line(error)}") from None
         return results
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
