@@ -4,6 +4,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 SETUP := $(VENV)/.setup-done
 NATIVE := $(VENV)/.native-done
 NATIVE_SOURCES := $(shell find plugins -type f)
@@ -12,6 +13,8 @@ CXX_FILES := $(shell find plugins samples tests/cpp -name '*.cc' -o -name '*.h' 
 # What the native libraries need, and the Debian packages that have it.
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp openssl/evp.h
 PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev libssl-dev
+# Every build by the same CMake: another one would compile everything again.
+BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
 
 .PHONY: setup library demo test lint lint-python lint-native format clean
@@ -22,7 +25,8 @@ $(SETUP): pyproject.toml
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 	@printf '#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null || $(MAKE) -s install-native-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(PIP_INSTALL) $(BUILD_TOOLS)
+	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
 	touch $@ $(NATIVE)
 
 .PHONY: install-native-packages
@@ -39,7 +43,7 @@ install-native-packages:
 library: $(NATIVE)
 
 $(NATIVE): $(SETUP) $(NATIVE_SOURCES)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: $(NATIVE)
