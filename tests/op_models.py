@@ -30,8 +30,8 @@ Run = Callable[..., list[np.ndarray]]
 
 def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False) -> list[np.ndarray]:
     """The numpy reference, in the dtype of the inputs."""
-    arguments = [int(array[0]) if value.name in SETTINGS else array for value, array in zip(op.inputs, inputs, strict=True)]
-    flags = [dispatch_bf16] * len(op.attributes)
+    arguments = [int(array[0]) if value.type == "i64" else array for value, array in zip(op.inputs, inputs, strict=True)]
+    flags = attribute_values(op, dispatch_bf16).values()
     outputs = reference_function(op)(*arguments, *flags)
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
@@ -54,7 +54,7 @@ def runner(name: str, op_name: str, dispatch_bf16: bool = False, bf16_weights: b
     op = OPS[op_name]
     names = [value.name for value in op.inputs]
     if name == "torch":
-        flags = [int(dispatch_bf16)] * len(op.attributes)
+        flags = attribute_values(op, dispatch_bf16).values()
 
         def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
             outputs = torch_op(op)(*map(_to_torch, inputs), *flags)
@@ -86,7 +86,7 @@ def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = Fal
         [f"{value.name}_bf16" if value.name in narrow else value.name for value in op.inputs],
         [value.name for value in op.outputs],
         domain=DOMAIN,
-        **dict.fromkeys(op.attributes, int(dispatch_bf16)),
+        **attribute_values(op, dispatch_bf16),
     )
     model = helper.make_model(
         helper.make_graph([*casts, node], op.name, inputs, outputs),
@@ -96,6 +96,10 @@ def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = Fal
     )
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def attribute_values(op: Op, dispatch_bf16: bool) -> dict[str, int]:
+    return {name: int(dispatch_bf16) if name == "dispatch_bf16" else value for name, value in op.attributes.items()}
 
 
 def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:

@@ -24,18 +24,22 @@ from vmoe_export.ops.functions import OPSET, function_bodies
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
-SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3}
+SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 8}
 CAPACITY = 3
 
 
-def test_the_table_names_the_five_ops() -> None:
-    assert list(OPS) == ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeExpertMlp", "VmoeCombine"]
+def test_the_table_names_the_ops() -> None:
+    moe = ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeExpertMlp", "VmoeCombine"]
+    assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention"]
     assert [op.torch_name for op in OPS.values()] == [
         "vmoe::sparse_mlp",
         "vmoe::route",
         "vmoe::dispatch",
         "vmoe::expert_mlp",
         "vmoe::combine",
+        "vmoe::linear",
+        "vmoe::dense_mlp",
+        "vmoe::attention",
     ]
 
 
@@ -168,7 +172,7 @@ def _function(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -
 
 def _sample(op: Op, position: int, bf16_weights: bool = False) -> np.ndarray:
     value = op.inputs[position]
-    if value.name in SETTINGS:
+    if value.type == "i64":
         return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
     shape = tuple(SIZES[dim] for dim in value.dims)
     rng = np.random.default_rng(position)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vmoe_export import __version__
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from vmoe_export.parameters import graph_shape
 from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import WEIGHTS_NAME
@@ -29,6 +30,7 @@ IMAGE = "image"
 SETTINGS = ("capacity", "k", "bpr")
 BATCH_DIM, GROUP_DIM, CHOICE_DIM = "batch", "groups", "k"
 
+_TRACED_OPS = ("VmoeSparseMlp", "VmoeLinear", "VmoeDenseMlp", "VmoeAttention")
 _TRACED_GROUPS = 2  # any number but 0 and 1, which torch takes for constants
 
 
@@ -56,10 +58,12 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
     for node in graph.node:
         if node.domain == DOMAIN:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
+    moe = model.config.moe
+    bf16_weights = any(span.dtype == "BF16" for span in weights.values())
+    used = None if moe else {node.op_type for node in graph.node}
+    bodies = function_bodies(bool(moe and moe.dispatch_bf16), bf16_weights)
+    proto.functions.extend(body for body in bodies if used is None or body.name in used)
     if default is not None:
-        assert model.config.moe is not None
-        bf16_weights = any(span.dtype == "BF16" for span in weights.values())
-        proto.functions.extend(function_bodies(model.config.moe.dispatch_bf16, bf16_weights))
         for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
             graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
     return proto
@@ -87,7 +91,10 @@ def _export(model: Vmoe, grouping: Grouping) -> ir.Model:
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
-            custom_translation_table={torch.ops.vmoe.sparse_mlp.default: _sparse_mlp_node},
+            custom_translation_table={
+                getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default: partial(_vmoe_node, op)
+                for op in map(OPS.__getitem__, _TRACED_OPS)
+            },
         )
     assert program is not None
     return program.model
@@ -107,9 +114,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _sparse_mlp_node(*inputs: Any, **attributes: Any) -> Any:
-    """Writes the torch op `vmoe::sparse_mlp` as the ONNX op of the table."""
-    op = OPS["VmoeSparseMlp"]
+def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
+    """Writes a torch op of the domain vmoe as the ONNX op of the table."""
     names = {"float": "tensor(float)", "bf16": "tensor(bfloat16)", "i32": "tensor(int32)", "i64": "tensor(int64)"}
     schema = defs.OpSchema(
         op.name,

@@ -6,7 +6,6 @@ Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py)
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Self
 
@@ -104,7 +103,11 @@ class Vmoe(nn.Module):
         return self.get_parameter(path)
 
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        return x @ self._p(f"{path}.kernel") + self._p(f"{path}.bias")
+        kernel, bias = self._p(f"{path}.kernel"), self._p(f"{path}.bias")
+        if x.ndim == 3:
+            y: Tensor = torch.ops.vmoe.linear(x, kernel, bias)
+            return y
+        return x @ kernel + bias
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), _LAYER_NORM_EPSILON)
@@ -131,21 +134,20 @@ class Vmoe(nn.Module):
         size = self.config.hidden_size // heads
 
         def project(name: str, x: Tensor) -> Tensor:
-            projected = self._dense(f"{path}.{name}", x).reshape(-1, x.shape[1], heads, size)
+            projected = self._dense(f"{path}.{name}", x)
             if self.config.attention_qk_norm and name != "value":
                 scale = self._p(f"{path}.{name}_ln.scale")
-                projected = F.layer_norm(projected, (size,), scale, None, _LAYER_NORM_EPSILON)
+                by_head = projected.reshape(-1, x.shape[1], heads, size)
+                projected = F.layer_norm(by_head, (size,), scale, None, _LAYER_NORM_EPSILON).reshape(projected.shape)
             return projected
 
-        query = project("query", queries).permute(0, 2, 1, 3) * (1 / math.sqrt(size))
-        key = project("key", keys).permute(0, 2, 3, 1)
-        value = project("value", keys).permute(0, 2, 1, 3)
-        mixed = torch.softmax(query @ key, dim=-1) @ value
-        mixed = mixed.permute(0, 2, 1, 3).reshape(-1, queries.shape[1], heads * size)
+        mixed = torch.ops.vmoe.attention(project("query", queries), project("key", keys), project("value", keys), heads)
         return self._dense(f"{path}.out", mixed)
 
     def _mlp(self, path: str, x: Tensor) -> Tensor:
-        return self._dense(f"{path}.Dense_1", F.gelu(self._dense(f"{path}.Dense_0", x), approximate="tanh"))
+        layers = [self._p(f"{path}.Dense_{i}.{what}") for i in (0, 1) for what in ("kernel", "bias")]
+        y: Tensor = torch.ops.vmoe.dense_mlp(x, *layers)
+        return y
 
     def _moe(
         self, path: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DEFAULT_ATOL = 1e-4
+# Where a model rounds to bfloat16, float32 values that differ in the last bit may round to neighbours, 1/256 apart. One such
+# value moves the logits by up to a few 1e-3, and right implementations differ by several of them.
 DEFAULT_ATOL_BF16 = 1e-2
 _MIN_AGREEMENT = 0.995
 _IMAGES = 2

@@ -1,45 +1,11 @@
 #include "core/expert_mlp.h"
 
+#include "core/panel_tasks.h"
+
 namespace vmoe {
 namespace {
 
-// Rows a power of two apart would fall into the same few cache lines; this much more, and they don't.
-constexpr size_t kPadBytes = 64;
 constexpr size_t kRowsPerGather = 16;
-
-size_t PaddedStride(size_t columns, size_t element_bytes) {
-  const size_t per_line = kPadBytes / element_bytes;
-  return (columns + per_line - 1) / per_line * per_line + per_line;
-}
-
-// Products of all experts' rows with one weight matrix each: a task is one panel of one expert, so that a panel is read
-// from memory once.
-void Multiply(const PackedWeights& weights, const size_t* first, PanelProduct product, const float* bias,
-              const TaskRunner& runner) {
-  const auto multiply = weights.bf16() ? weights.kernels().product_bf16 : weights.kernels().product_f32;
-  const size_t panels = weights.panels();
-  const size_t element_bytes = weights.bf16() ? sizeof(Bf16) : sizeof(float);
-  const size_t out_bytes = product.epilogue.to_bf16 ? sizeof(Bf16) : sizeof(float);
-  ParallelFor(runner, weights.matrices() * panels, [&](size_t task) {
-    const size_t expert = task / panels;
-    const size_t panel = task % panels;
-    const size_t row = first[expert];
-    if (first[expert + 1] == row) return;
-    const size_t column = panel * weights.kernels().panel_columns;
-    PanelProduct mine = product;
-    mine.row_count = first[expert + 1] - row;
-    if (product.index != nullptr) {
-      mine.index = product.index + row;
-    } else {
-      mine.rows = static_cast<const char*>(product.rows) + row * product.row_stride * element_bytes;
-    }
-    mine.panel = weights.Panel(expert, panel);
-    mine.columns = weights.PanelColumns(panel);
-    mine.epilogue.bias = bias + expert * weights.columns() + column;
-    mine.out = static_cast<char*>(product.out) + (row * product.out_stride + column) * out_bytes;
-    multiply(mine);
-  });
-}
 
 }  // namespace
 
@@ -93,7 +59,8 @@ void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispat
   if (weights.bf16() && expert_hidden % 2 != 0) {
     for (size_t row = 0; row < count; ++row) reinterpret_cast<Bf16*>(activations)[row * stride + expert_hidden] = 0;
   }
-  Multiply(*weights.w1, rows.first, first, weights.b1, runner);
+  first.epilogue.bias = weights.b1;
+  MultiplyAll(*weights.w1, rows.first, first, runner);
 
   PanelProduct second;
   second.rows = activations;
@@ -102,7 +69,8 @@ void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispat
   second.epilogue.round_bf16 = dispatch_bf16;
   second.out = out;
   second.out_stride = hidden;
-  Multiply(*weights.w2, rows.first, second, weights.b2, runner);
+  second.epilogue.bias = weights.b2;
+  MultiplyAll(*weights.w2, rows.first, second, runner);
 }
 
 }  // namespace vmoe

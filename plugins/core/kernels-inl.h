@@ -76,13 +76,31 @@ HWY_ATTR inline void RoundRow(const float* from, size_t count, float* to) {
 
 // ---- Epilogues
 
+// 2^t for t from -126 to 127, within 2e-7 of it.
+HWY_INLINE Floats Exp2(Floats t) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const auto whole = hn::Round(t);
+  const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
+  // Nearly the best polynomial of its degree: the error is 2e-9.
+  auto power = hn::Set(d, 0.00015469732f);
+  power = hn::MulAdd(power, part, hn::Set(d, 0.0013400433f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.0096180253f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.055503272f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.24022651f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.69314718f));
+  power = hn::MulAdd(power, part, hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, power), exponent));
+}
+
 // x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), written as x / (1 + exp(-2 u)): no cancellation.
 HWY_INLINE Floats Gelu(Floats x) {
   const FloatTag d;
-  const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.0713548162726f), hn::Set(d, -1.5957691216057f));
-  // Above the limit the quotient is 0 to float32's precision, and exp would leave its range.
-  const auto exponent = hn::Min(hn::Mul(x, slope), hn::Set(d, 88.0f));
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, exponent)));
+  // -2 u / ln 2; beyond the limits the quotient is x or 0 to float32's precision.
+  const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
+  const auto exponent = hn::Max(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp2(exponent)));
 }
 
 // Finishes `rows` rows of sums in `tile` and stores them.
@@ -266,6 +284,26 @@ HWY_ATTR inline void Softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; ++i) values[i] /= sum;
 }
 
+HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) {
+  const FloatTag d;
+  const size_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  for (size_t i = count; i < padded; ++i) scores[i] = std::numeric_limits<float>::lowest();
+  auto largest = hn::Load(d, scores);
+  for (size_t i = kLanes; i < padded; i += kLanes) largest = hn::Max(largest, hn::Load(d, scores + i));
+  largest = hn::MaxOfLanes(d, largest);
+  const auto slope = hn::Set(d, scale * 1.4426950408889634f);
+  auto sums = hn::Zero(d);
+  for (size_t i = 0; i < padded; i += kLanes) {
+    const auto t = hn::Mul(hn::Sub(hn::Load(d, scores + i), largest), slope);
+    // A NaN stays one, although Max doesn't keep it.
+    const auto power = hn::IfThenElse(hn::IsNaN(t), t, Exp2(hn::Max(t, hn::Set(d, -126.0f))));
+    hn::Store(power, d, scores + i);
+    sums = hn::Add(sums, power);
+  }
+  const auto unit = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sums));
+  for (size_t i = 0; i < padded; i += kLanes) hn::Store(hn::Mul(hn::Load(d, scores + i), unit), d, scores + i);
+}
+
 constexpr Kernels kKernels = {
 #if HWY_TARGET == HWY_AVX2
     CpuPath::kAvx2,
@@ -283,6 +321,7 @@ constexpr Kernels kKernels = {
     ProductFloat32,
     ProductBfloat16,
     Softmax,
+    AttentionSoftmax,
     RoundRowToBf16,
     RoundRow,
 };

@@ -1,5 +1,8 @@
 #include "core/kernels.h"
 
+#include <algorithm>
+#include <type_traits>
+
 // Few targets: each costs code size, and what they leave out is served by the next one down.
 #define HWY_DISABLED_TARGETS (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR)
 #define HWY_COMPILE_ALL_ATTAINABLE
@@ -70,6 +73,15 @@ void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size
 
 void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed) {
   Pack(kernels, weights, stride, depth, columns, packed);
+}
+
+void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                         float* packed) {
+  const size_t padded = PaddedColumns(kernels, columns);
+  for (size_t row = 0; row < depth; ++row) std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
+  for (size_t column = 0; column < columns; ++column) {
+    for (size_t row = 0; row < depth; ++row) packed[row * padded + column] = weights[column * stride + row];
+  }
 }
 
 bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,

@@ -46,6 +46,10 @@ struct Kernels {
   // In place: values[i] = exp(values[i] - max) / sum.
   void (*softmax)(float* values, size_t count);
 
+  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum, powers below 2^-126 taken as that. Faster; `scores` is
+  // aligned to 64 bytes and has room for whole vectors of 16.
+  void (*attention_softmax)(float* scores, size_t count, float scale);
+
   // Nearest bfloat16, ties to even, as bits and as float32.
   void (*to_bf16)(const float* from, size_t count, Bf16* to);
   void (*round_bf16)(const float* from, size_t count, float* to);
@@ -60,6 +64,10 @@ size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool 
 // Packs weights[0:depth, 0:columns], rows `stride` elements apart, into PanelElements values.
 void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns, float* packed);
 void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed);
+
+// Packs the transpose of weights[0:columns, 0:depth], rows `stride` elements apart.
+void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                         float* packed);
 
 // Whether a packed panel holds exactly these weights, bit for bit.
 bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,

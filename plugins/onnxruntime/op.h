@@ -68,5 +68,8 @@ const OrtCustomOp* RouteOp();
 const OrtCustomOp* DispatchOp();
 const OrtCustomOp* ExpertMlpOp();
 const OrtCustomOp* CombineOp();
+const OrtCustomOp* LinearOp();
+const OrtCustomOp* DenseMlpOp();
+const OrtCustomOp* AttentionOp();
 
 }  // namespace vmoe::ort

@@ -8,7 +8,8 @@
 namespace vmoe::ort {
 
 // An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
-// hidden, K experts per token, M = G * capacity places; 1 is itself.
+// hidden, K experts per token, M = G * capacity places, N images, T tokens and Q queries per image, P outputs of a
+// dense layer; 1 is itself.
 struct ValueSpec {
   const char* name;
   ONNXTensorElementDataType type;  // UNDEFINED: float32 or bfloat16

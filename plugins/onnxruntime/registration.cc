@@ -13,7 +13,8 @@ void Register(const OrtApi& api, OrtSessionOptions* options) {
   static OrtCustomOpDomain* const domain = [&api] {
     OrtCustomOpDomain* made = nullptr;
     Check(api, api.CreateCustomOpDomain("vmoe", &made));
-    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp()}) {
+    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp(),
+                                  LinearOp(), DenseMlpOp(), AttentionOp()}) {
       Check(api, api.CustomOpDomain_Add(made, op));
     }
     return made;

@@ -200,6 +200,50 @@ VmoeExpertMlp (buf, w1, b1, w2, b2) => (out) {{
 }}
 """
 
+_LINEAR = """
+VmoeLinear (x, w, b) => (y) {
+    product = MatMul (x, w)
+    y = Add (product, b)
+}
+"""
+
+_DENSE_MLP = """
+VmoeDenseMlp (x, w1, b1, w2, b2) => (y) {{
+    product1 = MatMul (x, w1)
+    {activation}
+    product2 = MatMul (hidden, w2)
+    y = Add (product2, b2)
+}}
+"""
+
+_ATTENTION = """
+VmoeAttention (q, k, v) => (y) {
+    copy = Constant <value_ints = [0, 0]> ()
+    rest = Constant <value_ints = [-1]> ()
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    heads = Reshape (heads_0d, rest)
+    split = Concat <axis = 0> (copy, heads, rest)
+    width = Shape <start = 2, end = 3> (q)
+    size = Div (width, heads)
+    size_float = Cast <to = 1> (size)
+    root = Sqrt (size_float)
+    scale = Reciprocal (root)
+    q_split = Reshape (q, split)
+    k_split = Reshape (k, split)
+    v_split = Reshape (v, split)
+    q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+    k_heads = Transpose <perm = [0, 2, 3, 1]> (k_split)
+    v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
+    q_scaled = Mul (q_heads, scale)
+    scores = MatMul (q_scaled, k_heads)
+    shares = Softmax <axis = -1> (scores)
+    mixed = MatMul (shares, v_heads)
+    mixed_by_token = Transpose <perm = [0, 2, 1, 3]> (mixed)
+    merge = Concat <axis = 0> (copy, rest)
+    y = Reshape (mixed_by_token, merge)
+}
+"""
+
 
 def gelu_tanh(product: str, bias: str, hidden: str, prefix: str = "") -> str:
     """Node lines for hidden = gelu_tanh(product + bias); `prefix` keeps the names of several uses apart."""
@@ -272,6 +316,9 @@ def function_bodies(dispatch_bf16: bool = False, bf16_weights: bool = False) -> 
             round_out=round_bf16("exact", "out", dispatch_bf16),
         ),
         "VmoeCombine": _COMBINE,
+        "VmoeLinear": _LINEAR,
+        "VmoeDenseMlp": _DENSE_MLP.format(activation=gelu_tanh("product1", "b1", "hidden")),
+        "VmoeAttention": _ATTENTION,
     }
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>'
     functions = []

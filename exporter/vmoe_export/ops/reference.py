@@ -94,6 +94,29 @@ def combine(out: Array, slot: Array, weight: Array) -> Array:
     return y
 
 
+def linear(x: Array, w: Array, b: Array) -> Array:
+    """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
+    y: Array = x @ w + b
+    return y
+
+
+def dense_mlp(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2."""
+    return linear(gelu_tanh(linear(x, w1, b1)), w2, b2)
+
+
+def attention(q: Array, k: Array, v: Array, num_heads: int = 1) -> Array:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
+
+    def heads(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
+
+    scores = heads(q) @ heads(k).swapaxes(2, 3) / math.sqrt(q.shape[2] // num_heads)
+    exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    mixed = exp / exp.sum(axis=-1, keepdims=True) @ heads(v)
+    return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
 def gelu_tanh(x: Array) -> Array:
     """GELU in its tanh approximation, the one that flax uses."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)

@@ -3,7 +3,10 @@
 The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
 
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
-c places per expert and group, M = G * c.
+c places per expert and group, M = G * c. In the dense layers N images, T tokens per image, Q queries per image (T in
+self-attention) and P outputs.
+
+The five ops of the MoE layer are the model's own. The dense layers are ops as well, so that one library runs a whole block.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class Op:
                 expected = int(dim) if dim.isdecimal() else sizes.setdefault(dim, size)
                 if size != expected:
                     raise ValueError(f"{self.name}: {value.name} has shape {shape}, but {dim} is {expected} elsewhere")
-        if any(value.name == "k" for value in self.inputs):
+        if any(value.name == "k" and value.type == "i64" for value in self.inputs):
             if not 1 <= k <= sizes["E"]:
                 raise ValueError(f"{self.name}: k must be between 1 and the number of experts, {sizes['E']}, not {k}")
             sizes["K"] = k
@@ -128,6 +131,32 @@ OPS: Mapping[str, Op] = {
             "VmoeCombine",
             (Value("out", "float", ("E", "M", "D")), _SLOT, _WEIGHT),
             (Value("y", "float", ("G", "S", "D")),),
+        ),
+        Op(
+            "VmoeLinear",
+            (Value("x", "float", ("N", "T", "D")), Value("w", "float", ("D", "P")), Value("b", "float", ("P",))),
+            (Value("y", "float", ("N", "T", "P")),),
+        ),
+        Op(
+            "VmoeDenseMlp",
+            (
+                Value("x", "float", ("N", "T", "D")),
+                Value("w1", "float", ("D", "F")),
+                Value("b1", "float", ("F",)),
+                Value("w2", "float", ("F", "D")),
+                Value("b2", "float", ("D",)),
+            ),
+            (Value("y", "float", ("N", "T", "D")),),
+        ),
+        Op(
+            "VmoeAttention",
+            (
+                Value("q", "float", ("N", "Q", "D")),
+                Value("k", "float", ("N", "T", "D")),
+                Value("v", "float", ("N", "T", "D")),
+            ),
+            (Value("y", "float", ("N", "Q", "D")),),
+            {"num_heads": 1},
         ),
     )
 }

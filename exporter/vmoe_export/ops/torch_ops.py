@@ -1,9 +1,12 @@
 """The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
 
-Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::expert_mlp`, `vmoe::combine`.
+Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::expert_mlp`, `vmoe::combine`,
+`vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -107,3 +110,39 @@ def _(
     # K is data: a size that only the run knows.
     pairs = (x.shape[0], x.shape[1], torch.library.get_ctx().new_dynamic_size())
     return torch.empty_like(x), x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs)
+
+
+@torch.library.custom_op("vmoe::linear", mutates_args=())
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
+    return x @ w + b
+
+
+@linear.register_fake
+def _(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1], w.shape[1]))
+
+
+@torch.library.custom_op("vmoe::dense_mlp", mutates_args=())
+def dense_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2."""
+    return F.gelu(x @ w1 + b1, approximate="tanh") @ w2 + b2
+
+
+@dense_mlp.register_fake
+def _(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("vmoe::attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
+    size = q.shape[2] // num_heads
+    query, key, value = (x.unflatten(2, (num_heads, size)).transpose(1, 2) for x in (q, k, v))
+    mixed = torch.softmax((query * (1 / math.sqrt(size))) @ key.transpose(2, 3), dim=-1) @ value
+    return mixed.transpose(1, 2).flatten(2).contiguous()
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    return torch.empty_like(q)

@@ -1,0 +1,54 @@
+#include "core/panel_tasks.h"
+
+#include <algorithm>
+
+namespace vmoe {
+namespace {
+
+constexpr size_t kCacheLine = 64;
+// A task is one panel and up to so many rows: the panel stays in the cache of its core, and there are tasks for many cores.
+constexpr size_t kRowsPerTask = 512;
+
+}  // namespace
+
+size_t PaddedStride(size_t columns, size_t element_bytes) {
+  const size_t per_line = kCacheLine / element_bytes;
+  return (columns + per_line - 1) / per_line * per_line + per_line;
+}
+
+void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
+                 const TaskRunner& runner) {
+  const auto multiply = weights.bf16() ? weights.kernels().product_bf16 : weights.kernels().product_f32;
+  const size_t in_bytes = weights.bf16() ? sizeof(Bf16) : sizeof(float);
+  const size_t out_bytes = product.epilogue.to_bf16 ? sizeof(Bf16) : sizeof(float);
+  size_t most_rows = 0;
+  for (size_t matrix = 0; matrix < weights.matrices(); ++matrix) {
+    most_rows = std::max(most_rows, first[matrix + 1] - first[matrix]);
+  }
+  const size_t chunks = (most_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t panels = weights.panels();
+  ParallelFor(runner, weights.matrices() * panels * chunks, [&](size_t task) {
+    const size_t matrix = task / (panels * chunks);
+    const size_t panel = task / chunks % panels;
+    const size_t chunk = task % chunks;
+    const size_t count = first[matrix + 1] - first[matrix];
+    const size_t begin = first[matrix] + count * chunk / chunks;
+    const size_t end = first[matrix] + count * (chunk + 1) / chunks;
+    if (begin == end) return;
+    const size_t column = panel * weights.kernels().panel_columns;
+    PanelProduct mine = product;
+    mine.row_count = end - begin;
+    if (product.index != nullptr) {
+      mine.index = product.index + begin;
+    } else {
+      mine.rows = static_cast<const char*>(product.rows) + begin * product.row_stride * in_bytes;
+    }
+    mine.panel = weights.Panel(matrix, panel);
+    mine.columns = weights.PanelColumns(panel);
+    if (product.epilogue.bias != nullptr) mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
+    mine.out = static_cast<char*>(product.out) + (begin * product.out_stride + column) * out_bytes;
+    multiply(mine);
+  });
+}
+
+}  // namespace vmoe
