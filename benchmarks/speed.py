@@ -5,8 +5,8 @@
 
 writes speed.json, speed.md and speed.png. Models have random weights, N(0, 0.02), and are made once into the folder. A run
 is void, with exit code 1, when a peer is more than 10 % slower than benchmarks/results/known_machines.json knows it on the
-same kind of machine; `--record-peers` adds this machine's figures to that file. `--forms` times the ways to write the dense
-peer's graph instead.
+same kind of machine, or when other processes took a share of the CPUs; `--record-peers` adds this machine's figures to that
+file. `--forms` times the ways to write the dense peer's graph instead.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _FULL = {
 }
 _QUICK = {"model": ["tiny"], "batch": [1, 2], "threads": [1], "ck": [0.3, 1.05, 2.1], "repeats": 3}
 _SHARE_CK = 0.3
+_MAX_OTHERS_SHARE = 0.05
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,7 +87,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                 write_report(report, given.output)
             measure_layers(model, threads, floors[threads], given, work, extras)
     report = make_report(results, floors, extras)
-    if given.record_peers:
+    if given.record_peers and not report["void"]:
         known_machines.record_peers(report["machine"]["cpu"], known_machines.peers_of(report["points"]))
     write_report(report, given.output)
     draw(report["points"], given.output / PICTURE_NAME)
@@ -130,8 +131,12 @@ def make_report(
     library = find_library()
     return {
         "machine": {"cpu": cpu, "known_as": machine["name"] if machine else None},
-        "void": known_machines.slow_peers(machine, known_machines.peers_of(points)),
+        "void": [*known_machines.slow_peers(machine, known_machines.peers_of(points)), *_busy(results)],
         "op_library": str(library) if library else None,
+        "others_share": [
+            {"model": r.cell.model.name, "batch": r.cell.batch, "threads": r.cell.threads, "share": r.others_share}
+            for r in results
+        ],
         "floors": {str(threads): asdict(peaks) for threads, peaks in floors.items()},
         "points": points,
         "ratios": ratios_of(points),
@@ -145,6 +150,16 @@ def make_report(
         "routing": [{**cost, "share_of_model": _share(cost, points)} for cost in extras["routing"]],
         "memory": extras["memory"],
     }
+
+
+def _busy(results: Sequence[CellResult]) -> list[str]:
+    """A sentence for each cell during which other processes took more of the machine than a figure can bear."""
+    return [
+        f"other processes took {r.others_share:.0%} of the machine while {r.cell.model.name}, batch {r.cell.batch}, "
+        f"{r.cell.threads} threads was timed"
+        for r in results
+        if r.others_share is not None and r.others_share > _MAX_OTHERS_SHARE
+    ]
 
 
 def _share(cost: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from contest.busy import OthersWatch
 from contest.contenders import CONTENDERS, Answers, Cell
 from contest.errors import BenchmarkError
 from contest.models import Model, Setting
@@ -58,7 +59,10 @@ class Switch:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell gave: per contender and setting (None for a dense model) its times, kept pairs and logits."""
+    """What a cell gave: per contender and setting (None for a dense model) its times, kept pairs and logits.
+
+    `others_share` is the share of the machine that other processes took while it was timed.
+    """
 
     cell: Cell
     times: Mapping[Key, Times]
@@ -66,6 +70,7 @@ class CellResult:
     logits_difference: Mapping[Key, float]
     descriptions: Mapping[str, str]
     switches: Sequence[Switch]
+    others_share: float | None
 
 
 def make_cell(model: Model, batch: int, threads: int, settings: Sequence[Setting], folder: Path) -> Cell:
@@ -110,10 +115,11 @@ def run_cell(
                     answers.slots(images, setting), cell.batch * cell.profiles[setting].capacity[0]
                 )
         if not (contender.expert_bf16 or contender.shared_bf16):
-            _check(contender.name, [value for (name, _), value in difference.items() if name == contender.name])
+            check_agreement(contender.name, [value for (name, _), value in difference.items() if name == contender.name])
     say(f"timing {len(difference)} calls in turns, {repeats} rounds")
     calls = {key: _caller(loaded[key[0]], images, key[1]) for key in difference}
-    times = time_in_turns(calls, repeats)
+    with OthersWatch() as others:
+        times = time_in_turns(calls, repeats)
     switch_times = []
     if switches and len(settings) > 1:
         pair = settings[len(settings) // 2 - 1], settings[-1]
@@ -122,7 +128,7 @@ def run_cell(
     loaded.clear()
     calls.clear()
     gc.collect()
-    return CellResult(cell, times, kept, difference, descriptions, switch_times)
+    return CellResult(cell, times, kept, difference, descriptions, switch_times, others.share)
 
 
 def count_kept(slots: Sequence[Array], places: int) -> Kept:
@@ -152,14 +158,19 @@ def time_switches(name: str, answers: Answers, images: Array, pair: tuple[Settin
     return Switch(name, (pair[0].profile, pair[1].profile), median, error, len(differences))
 
 
-def _caller(answers: Answers, images: Array, setting: Setting | None) -> Callable[[], object]:
-    return lambda: answers.call(images, setting)
+def check_agreement(name: str, differences: Sequence[float]) -> None:
+    """Refuses a contender whose logits are not this engine's.
 
-
-def _check(name: str, differences: Sequence[float]) -> None:
-    worst = max(differences)
+    Raises:
+        BenchmarkError: a difference is above the tolerance, or NaN.
+    """
+    worst = float(np.max(differences))
     if not worst <= LOGITS_TOLERANCE:
         raise BenchmarkError(
             f"{name} is not the same model: its logits differ by {worst:.2g} from this engine's, and {LOGITS_TOLERANCE:g} "
             "is allowed"
         )
+
+
+def _caller(answers: Answers, images: Array, setting: Setting | None) -> Callable[[], object]:
+    return lambda: answers.call(images, setting)

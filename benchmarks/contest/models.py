@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import safe_open
 
 import vmoe_export
+from contest.balanced_routers import balance_routers
 from vmoe_export import export_bundle
 from vmoe_export.model_config import ModelConfig
 from vmoe_export.parameters import parameter_shapes
@@ -24,6 +25,7 @@ _RANDOM_CHECKPOINT = Path(__file__).parents[2] / "samples" / "random_checkpoint.
 _EXPERTS = 8
 _PLACEMENT = "Every 2"
 _SEED = 0
+_BALANCING_IMAGES = 8
 
 
 def _load_random_checkpoint() -> ModuleType:
@@ -101,10 +103,15 @@ class Model:
     dense: Path
 
     def images(self, batch: int) -> Array:
-        """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
-        height, width = self.config.image_size
-        shape = batch, height, width, self.config.channels
-        return np.random.default_rng(_SEED).uniform(-1, 1, shape).astype(np.float32)
+        """The images that the model is timed with, float32[N,H,W,C] in [-1, 1]."""
+        return noise_images(self.config, batch)
+
+
+def noise_images(config: ModelConfig, batch: int) -> Array:
+    """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
+    height, width = config.image_size
+    shape = batch, height, width, config.channels
+    return np.random.default_rng(_SEED).uniform(-1, 1, shape).astype(np.float32)
 
 
 class Tensors:
@@ -121,7 +128,7 @@ class Tensors:
 def prepare(name: str, folder: Path) -> Model:
     """Makes the checkpoints and bundles of a model in `folder`, where they aren't there or another exporter made them.
 
-    Weights are N(0, 0.02): torch's default initialization makes routers that send all tokens to few experts.
+    Weights are N(0, 0.02), with balanced routers.
     """
     size = _SIZES[name]
     layers = _random.moe_layers(_PLACEMENT, size.variant.num_layers)
@@ -155,5 +162,8 @@ def _exporter_hash() -> str:
 
 def _checkpoint(prefix: Path, config: ModelConfig) -> Path:
     if not Path(f"{prefix}.index").exists():
-        _random.write_checkpoint(prefix, parameter_shapes(config), _random.random_weights(_SEED), 2)
+        make = _random.random_weights(_SEED)
+        if config.moe:
+            make = balance_routers(config, make, noise_images(config, _BALANCING_IMAGES))
+        _random.write_checkpoint(prefix, parameter_shapes(config), make, 2)
     return prefix

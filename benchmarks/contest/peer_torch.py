@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contest.models import Tensors
+from contest.peer_graphs import TensorSource
 from vmoe_export.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,7 +28,7 @@ class TorchVit:
         tensors: its weights.
     """
 
-    def __init__(self, config: ModelConfig, tensors: Tensors) -> None:
+    def __init__(self, config: ModelConfig, tensors: TensorSource) -> None:
         self._config = config
         self._weights: dict[str, Tensor] = {}
         self._tensors = tensors

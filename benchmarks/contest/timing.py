@@ -16,8 +16,9 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Times:
-    """What the calls of one contender took, in milliseconds: median and quartiles."""
+    """What the calls of one contender took, in milliseconds: the best, median and quartiles."""
 
+    best: float
     median: float
     lower: float
     upper: float
@@ -56,7 +57,7 @@ def summarize(seconds: list[float]) -> Times:
 
     Example:
         >>> summarize([0.001, 0.002, 0.003])
-        Times(median=2.0, lower=1.5, upper=2.5, repeats=3)
+        Times(best=1.0, median=2.0, lower=1.5, upper=2.5, repeats=3)
     """
-    lower, median, upper = (float(value) for value in np.percentile(np.asarray(seconds) * 1e3, [25, 50, 75]))
-    return Times(median, lower, upper, len(seconds))
+    best, lower, median, upper = (float(value) for value in np.percentile(np.asarray(seconds) * 1e3, [0, 25, 50, 75]))
+    return Times(best, median, lower, upper, len(seconds))
