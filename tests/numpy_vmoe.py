@@ -32,6 +32,7 @@ class Settings:
         capacity: places per expert and group; one for all MoE layers.
         bpr: Batch Priority Routing.
         bf16: round expert inputs and outputs to bfloat16.
+        bf16_weights: expert weights are bfloat16, and so is what they are multiplied with.
         features: leave the head out.
     """
 
@@ -43,6 +44,7 @@ class Settings:
     capacity: int = 0
     bpr: bool = False
     bf16: bool = False
+    bf16_weights: bool = False
     features: bool = False
 
 
@@ -123,9 +125,10 @@ def _attention(p: Parameters, name: str, queries: Array, keys: Array) -> Array:
     return np.einsum("nhts,hsd->ntd", mixed, p[f"{name}/out/kernel"], optimize=True) + p[f"{name}/out/bias"]
 
 
-def _mlp(p: Parameters, name: str, x: Array) -> Array:
-    hidden = _gelu(x @ p[f"{name}/Dense_0/kernel"] + p[f"{name}/Dense_0/bias"])
-    return hidden @ p[f"{name}/Dense_1/kernel"] + p[f"{name}/Dense_1/bias"]
+def _mlp(p: Parameters, name: str, x: Array, bf16: bool = False) -> Array:
+    """With `bf16`, what enters the two products is rounded to bfloat16."""
+    hidden = _gelu((_to_bf16(x) if bf16 else x) @ p[f"{name}/Dense_0/kernel"] + p[f"{name}/Dense_0/bias"])
+    return (_to_bf16(hidden) if bf16 else hidden) @ p[f"{name}/Dense_1/kernel"] + p[f"{name}/Dense_1/bias"]
 
 
 def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array, Array, Array]:
@@ -136,7 +139,7 @@ def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array,
     inputs = _to_bf16(x) if settings.bf16 else x
     for expert in range(gates.shape[-1]):
         weights = {key: p[f"{name}/Mlp/{key}"][expert] for key in _EXPERT_PARAMETERS}
-        out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs)
+        out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs, settings.bf16_weights)
         out = _to_bf16(out) if settings.bf16 else out
         y += np.where(kept[..., expert], gates[..., expert], 0)[..., None] * out
     return y, kept, gates

@@ -159,6 +159,8 @@ MANIFEST_EDITS: dict[str, tuple[Edit, str]] = {
     "with output size text": (put("output/size", "ten"), "'size'"),
     "with too few class names": (put("class_names", ["zero"]), "class_names"),
     "with class names that are numbers": (put("class_names", list(range(10))), "class_names"),
+    "with an unknown precision": (put("precision", "int4"), "'precision'"),
+    "with a precision that is no text": (put("precision", ["bf16"]), "'precision'"),
     "with no experts": (put("routing/num_experts", 0), "'num_experts'"),
     "with an unknown rounding": (put("routing/rounding", "down"), "'rounding'"),
     "with layers that are paths": (put("routing/layers", ["../x"]), "'layers'"),

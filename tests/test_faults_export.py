@@ -54,6 +54,8 @@ OPTIONS = {
     "image that is not square for a learned position embedding": (["--image-size", "64x96"], "position embedding"),
     "capacity multiple of 0": (["--capacity-multiple-of", "0"], "--capacity-multiple-of"),
     "unknown rounding": (["--rounding", "down"], "--rounding"),
+    "unknown precision": (["--precision", "int8"], "--precision"),
+    "precision of graphs that are not offered": (["--precision", "fp16"], "fp16"),
     "unknown input": (["--input", "float16"], "--input"),
     "unknown output": (["--output", "boxes"], "--output"),
     "atol of 0": (["--atol", "0"], "--atol"),

@@ -38,6 +38,7 @@ WRONG: Mapping[str, Any] = MappingProxyType(
         "rounding": "down",
         "bpr": "no",
         "dispatch_bf16": "false",
+        "precision": "int8",
         "capacity_multiple_of": 0,
         "class_names": 10,
     }
@@ -95,7 +96,7 @@ def test_a_command_ended_by_a_signal_takes_its_temporary_folder_away(tmp_path: P
     program = (
         "import os, signal, sys\n"
         "import vmoe_export.weights_file as weights\n"
-        "weights._layout = lambda shapes: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "weights._layout = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from vmoe_export.cli import main\n"
         "main(sys.argv[1:])\n"
     )
