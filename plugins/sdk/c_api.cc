@@ -145,6 +145,7 @@ vmoe_info info_of(const Engine& engine) {
   info.runtime = engine.runtime().c_str();
   info.uses_op_library = engine.uses_op_library() ? 1 : 0;
   info.threads = engine.threads();
+  info.precision = manifest.precision;
   return info;
 }
 

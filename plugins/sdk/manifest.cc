@@ -161,6 +161,9 @@ Manifest parse_manifest(std::string_view text) {
   const Json& output = object_field(raw, "output");
   manifest.output_size = positive_field(output, "size", kMaxOutputSize);
   manifest.output = choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
+  // Bundles from before bfloat16 don't say.
+  const bool is_bf16 = raw.contains("precision") && choice_field(raw, "precision", {"fp32", "bf16"}) == 1;
+  manifest.precision = is_bf16 ? VMOE_BF16 : VMOE_FP32;
   manifest.batch_multiple = positive_field(raw, "batch_multiple", kMaxBatchMultiple);
   read_routing(raw, manifest);
   read_profiles(raw, manifest);

@@ -22,6 +22,30 @@ Options make_options(const OrtApi& api, int threads) {
   return options;
 }
 
+using CountNames = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t*);
+using GetName = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t, OrtAllocator*, char**);
+
+void add_names(const OrtApi& api, const OrtSession* session, CountNames count_names, GetName get_name,
+               std::set<std::string>& names) {
+  const std::string what = "ONNX Runtime can't name the graph's inputs";
+  OrtAllocator* allocator = nullptr;
+  check(api, api.GetAllocatorWithDefaultOptions(&allocator), what);
+  size_t count = 0;
+  check(api, count_names(session, &count), what);
+  for (size_t i = 0; i < count; ++i) {
+    char* name = nullptr;
+    check(api, get_name(session, i, allocator, &name), what);
+    names.insert(name);
+    check(api, api.AllocatorFree(allocator, name), what);
+  }
+}
+
+std::string listed(const std::set<std::string>& names) {
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list.empty() ? "nothing" : list;
+}
+
 }  // namespace
 
 const void* OutputTensor::data(ONNXTensorElementDataType dtype, const std::string& name,
@@ -60,6 +84,8 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
   check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
         "ONNX Runtime can't load " + graph);
   session_.reset(session);
+  add_names(api, session, api.SessionGetInputCount, api.SessionGetInputName, inputs_);
+  add_names(api, session, api.SessionGetOverridableInitializerCount, api.SessionGetOverridableInitializerName, inputs_);
   OrtMemoryInfo* memory = nullptr;
   check(api, api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime has no CPU memory");
   memory_.reset(memory);
@@ -68,6 +94,11 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
 std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
                                        const std::vector<std::string>& outputs) const {
   const OrtApi& api = *runtime_.api;
+  std::set<std::string> given;
+  for (const InputTensor& input : inputs) given.insert(input.name);
+  if (given != inputs_) {
+    fail(VMOE_RUNTIME_ERROR, "ONNX Runtime failed: the graph takes ", listed(inputs_), ", not ", listed(given));
+  }
   std::vector<OutputTensor> owners;
   std::vector<const OrtValue*> values;
   std::vector<const char*> names, output_names;

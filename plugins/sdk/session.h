@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,8 @@ class Session {
   const OnnxRuntime& runtime_;
   bool uses_op_library_;
   std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
+  // Also of inputs with default values, which must not stand in for a setting.
+  std::set<std::string> inputs_;
   std::unique_ptr<OrtMemoryInfo, void(ORT_API_CALL*)(OrtMemoryInfo*)> memory_;
 };
 

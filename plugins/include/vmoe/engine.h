@@ -93,6 +93,9 @@ VMOE_API void vmoe_engine_free(vmoe_engine* engine);
 typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2 } vmoe_output;
 
+/* What the expert weights are stored in; everything else is float32. */
+typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2 } vmoe_precision;
+
 typedef struct vmoe_info {
   size_t struct_size;
   int64_t height, width, channels; /* of an image */
@@ -109,6 +112,8 @@ typedef struct vmoe_info {
   const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
   int32_t uses_op_library;         /* 1 or 0 */
   int32_t threads;                 /* as asked for; 0 where ONNX Runtime chose */
+  int32_t precision;               /* vmoe_precision */
+  int32_t reserved;                /* 0 */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */

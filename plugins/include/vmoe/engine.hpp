@@ -119,7 +119,8 @@ struct Info {
   std::string group;           // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;         // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
+  int threads = 0;                        // as asked for; 0 where ONNX Runtime chose
+  vmoe_precision precision = VMOE_FP32;   // of the expert weights
   std::vector<std::string> class_names;  // output_size of them, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
 };
@@ -259,7 +260,8 @@ class Engine {
     if (auto* status = vmoe_engine_info(handle_.get(), &c)) return status;
     info_ = {c.height, c.width, c.channels, static_cast<vmoe_dtype>(c.input_dtype),
              static_cast<vmoe_output>(c.output), c.output_size, c.batch_multiple, c.num_experts, c.group_tokens,
-             c.group != nullptr ? c.group : "", c.runtime, c.uses_op_library != 0, c.threads, {}, {}};
+             c.group != nullptr ? c.group : "", c.runtime, c.uses_op_library != 0, c.threads,
+             static_cast<vmoe_precision>(c.precision), {}, {}};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;

@@ -1,0 +1,141 @@
+// Loads a bundle through the C++ SDK and answers one command per line of stdin with one line of stdout.
+//
+//   sdk_runner BUNDLE ONNXRUNTIME THREADS
+//
+// Commands are fields between tabs; SETTING is four of them, profile, capacity ratio, k and bpr, each "-" where not given.
+//   info
+//   profiles
+//   setting SETTING
+//   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer G, S, K as int64, slot, weight
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+using Fields = std::vector<std::string>;
+
+Fields split(const std::string& line) {
+  Fields fields;
+  std::istringstream stream(line);
+  for (std::string field; std::getline(stream, field, '\t');) fields.push_back(field);
+  return fields;
+}
+
+vmoe::Setting read_setting(const Fields& fields) {
+  vmoe::Setting setting;
+  if (fields[1] != "-") setting.profile = fields[1];
+  if (fields[2] != "-") setting.capacity_ratio = std::strtod(fields[2].c_str(), nullptr);
+  if (fields[3] != "-") setting.k = std::strtoll(fields[3].c_str(), nullptr, 10);
+  if (fields[4] != "-") setting.bpr = fields[4] == "1";
+  return setting;
+}
+
+void print_error(const vmoe::Error& error) { std::printf("error\t%d\t%s\n", error.code, error.message.c_str()); }
+
+void print_profile(const vmoe::Profile& profile) {
+  std::printf("\t%s %a %a %" PRId64 " %d ", profile.name.c_str(), profile.capacity_ratio, profile.effective_ratio,
+              profile.k, profile.bpr ? 1 : 0);
+  for (const int64_t places : profile.capacity) std::printf("%" PRId64 ",", places);
+}
+
+void print_info(const vmoe::Info& info) {
+  std::printf("ok\theight=%" PRId64 "\twidth=%" PRId64 "\tchannels=%" PRId64, info.height, info.width, info.channels);
+  std::printf("\tinput_dtype=%d\toutput=%d\toutput_size=%" PRId64 "\tbatch_multiple=%" PRId64, info.input_dtype,
+              info.output, info.output_size, info.batch_multiple);
+  std::printf("\tnum_experts=%" PRId64 "\tgroup_tokens=%" PRId64 "\tgroup=%s\truntime=%s", info.num_experts,
+              info.group_tokens, info.group.c_str(), info.runtime.c_str());
+  std::printf("\tuses_op_library=%d\tthreads=%d\tprecision=%d\tmoe_layers=", info.uses_op_library ? 1 : 0, info.threads,
+              info.precision);
+  for (const auto& layer : info.moe_layers) std::printf("%s,", layer.c_str());
+  std::printf("\tclass_names=");
+  for (const auto& name : info.class_names) std::printf("%s,", name.c_str());
+  std::printf("\n");
+}
+
+// Keeps the bytes that its images point to.
+struct ImageFile {
+  std::string bytes;
+  vmoe::Images images;
+};
+
+ImageFile read_images(const Fields& fields, const vmoe::Info& info) {
+  std::ifstream stream(fields[7], std::ios::binary);
+  ImageFile file{{std::istreambuf_iterator<char>(stream), {}}, {}};
+  file.images = {nullptr, fields[5] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32, std::atoll(fields[6].c_str()),
+                 info.height, info.width, info.channels};
+  return file;
+}
+
+template <typename T>
+void write(std::ofstream& stream, const T* values, size_t count) {
+  stream.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(count * sizeof(T)));
+}
+
+void run(const vmoe::Engine& engine, const Fields& fields) {
+  ImageFile file = read_images(fields, engine.info());
+  file.images.data = file.bytes.data();
+  const auto output = engine.run(file.images, read_setting(fields));
+  if (!output) return print_error(output.error());
+  std::ofstream stream(fields[8], std::ios::binary);
+  write(stream, output->data(), output->size());
+  std::printf("ok\n");
+}
+
+void route(const vmoe::Engine& engine, const Fields& fields) {
+  ImageFile file = read_images(fields, engine.info());
+  file.images.data = file.bytes.data();
+  const auto layers = engine.routing(file.images, read_setting(fields));
+  if (!layers) return print_error(layers.error());
+  std::ofstream stream(fields[8], std::ios::binary);
+  std::printf("ok");
+  for (const auto& layer : *layers) {
+    const int64_t shape[] = {layer.groups, layer.tokens, layer.choices};
+    write(stream, shape, 3);
+    write(stream, layer.slot.data(), layer.slot.size());
+    write(stream, layer.weight.data(), layer.weight.size());
+    std::printf("\t%s", layer.layer.c_str());
+  }
+  std::printf("\n");
+}
+
+void answer(const vmoe::Engine& engine, const Fields& fields) {
+  if (fields[0] == "info") return print_info(engine.info());
+  if (fields[0] == "run") return run(engine, fields);
+  if (fields[0] == "routing") return route(engine, fields);
+  if (fields[0] == "profiles") {
+    std::printf("ok");
+    for (const auto& profile : engine.profiles()) print_profile(profile);
+  } else {
+    const auto profile = engine.setting(read_setting(fields));
+    if (!profile) return print_error(profile.error());
+    std::printf("ok");
+    print_profile(*profile);
+  }
+  std::printf("\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  options.threads = std::atoi(argv[3]);
+  const auto engine = vmoe::Engine::load(argv[1], options);
+  if (!engine) {
+    print_error(engine.error());
+    return 1;
+  }
+  for (std::string line; std::getline(std::cin, line);) answer(*engine, split(line));
+  return 0;
+}

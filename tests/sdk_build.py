@@ -1,0 +1,173 @@
+"""Builds the C++ SDK into an install prefix, and programs that use it in a project outside the repository."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "sdk"  # kept, so that only what changed is built again
+SOURCES = Path(__file__).parent / "cpp"
+OP_LIBRARY = "libvmoe_onnxruntime.so"
+
+PROJECT = """
+cmake_minimum_required(VERSION 3.22)
+project(uses_vmoe LANGUAGES C CXX)
+add_compile_options(-Wall -Wextra -Werror)
+find_package(vmoe CONFIG REQUIRED)
+find_package(Threads REQUIRED)
+foreach(program {programs})
+  file(GLOB source ${{CMAKE_SOURCE_DIR}}/${{program}}.c*)
+  add_executable(${{program}} ${{source}})
+  target_link_libraries(${{program}} PRIVATE vmoe::engine Threads::Threads)
+endforeach()
+file(WRITE ${{CMAKE_BINARY_DIR}}/op_library.txt "${{VMOE_OP_LIBRARY}}")
+"""
+
+_scratch = tempfile.TemporaryDirectory(prefix="vmoe-sdk-")
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Install prefixes: of everything that was built, and of the SDK without the op library."""
+
+    whole: Path
+    standard_ops: Path
+
+    @property
+    def all(self) -> dict[str, Path]:
+        """By the words that an engine describes itself with; the op library only where it was built."""
+        prefixes = {"standard ops": self.standard_ops}
+        if (self.whole / "lib" / OP_LIBRARY).is_file():
+            prefixes["vmoe op library"] = self.whole
+        return prefixes
+
+
+def run(*command: str | Path, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with its output captured; variables are added to the environment."""
+    return subprocess.run(
+        command, input=text, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def built(*command: str | Path) -> str:
+    """What a command of the build prints; a failure fails the test with it."""
+    done = run(*command)
+    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def generator() -> list[str]:
+    return ["-G", "Ninja"] if shutil.which("ninja") else []
+
+
+@functools.cache
+def prefixes() -> Prefixes:
+    """Builds and installs the libraries. Skips where this machine can't build the SDK, and says what it lacks."""
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake to build the SDK with")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+        tree = BUILD / "tree"
+        built("cmake", "-S", ROOT / "plugins", "-B", tree, *generator(), "-DVMOE_BUILD_TESTS=ON")
+        missing = tree / "missing.txt"
+        if missing.is_file() and "libvmoe_engine.so" in missing.read_text():
+            pytest.skip(f"the SDK can't be built here: {missing.read_text()}")
+        built("cmake", "--build", tree, "--parallel", "2")
+        installed = Prefixes(BUILD / "whole", BUILD / "standard_ops")
+        built("cmake", "--install", tree, "--prefix", installed.whole)
+        built("cmake", "--install", tree, "--prefix", installed.standard_ops, "--component", "sdk")
+    return installed
+
+
+def readers() -> Path:
+    """The program that reads manifests and graphs with the SDK's own readers, under address and undefined sanitizers."""
+    prefixes()
+    return BUILD / "tree" / "sdk" / "sdk_readers"
+
+
+@functools.cache
+def programs(prefix: Path, *names: str) -> Path:
+    """Folder with programs of tests/cpp, built in a project outside the repository against an install prefix."""
+    folder = Path(tempfile.mkdtemp(dir=_scratch.name))
+    for name in names:
+        (source,) = SOURCES.glob(f"{name}.c*")
+        shutil.copy(source, folder)
+    (folder / "CMakeLists.txt").write_text(PROJECT.format(programs=" ".join(names)))
+    binaries = folder / "build"
+    built("cmake", "-S", folder, "-B", binaries, *generator(), f"-DCMAKE_PREFIX_PATH={prefix}")
+    built("cmake", "--build", binaries, "--parallel", "2")
+    return binaries
+
+
+def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
+    """ONNX Runtime's shared library in the folder of its Python package."""
+    (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
+    return library
+
+
+class Runner:
+    """A running `sdk_runner`: an engine in another process."""
+
+    def __init__(self, prefix: Path, bundle: Path, library: Path, threads: int, folder: Path) -> None:
+        program = programs(prefix, "sdk_runner") / "sdk_runner"
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [program, bundle, library, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, *fields: object) -> list[str]:
+        """The fields of the answer to one command, without the leading "ok"."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\t".join(map(str, fields)) + "\n")
+        self._process.stdin.flush()
+        verdict, *answer = self._process.stdout.readline().removesuffix("\n").split("\t")
+        assert verdict == "ok", answer
+        return answer
+
+    def logits(self, images: np.ndarray, *setting: object) -> np.ndarray:
+        """float32[N, outputs] of images, uint8 or float32, with a setting as `setting_fields` makes it."""
+        return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
+
+    def routing(self, images: np.ndarray, *setting: object) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(slot, weight) of each MoE layer."""
+        file, layers = self._send("routing", images, setting)
+        data, routes = file.read_bytes(), {}
+        for layer in layers:
+            shape = np.frombuffer(data, np.int64, 3)
+            size = int(shape.prod())
+            slot = np.frombuffer(data, np.int32, size, 24).reshape(shape)
+            routes[layer] = slot, np.frombuffer(data, np.float32, size, 24 + 4 * size).reshape(shape)
+            data = data[24 + 8 * size :]
+        assert not data
+        return routes
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait() == 0
+
+    def _send(self, command: str, images: np.ndarray, setting: tuple[object, ...]) -> tuple[Path, list[str]]:
+        given, output = self._folder / "images", self._folder / "output"
+        images.tofile(given)
+        return output, self.ask(command, *(setting or setting_fields()), images.dtype, len(images), given, output)
+
+
+def setting_fields(
+    profile: str | None = None, capacity: float | None = None, k: int | None = None, bpr: bool | None = None
+) -> list[str]:
+    """A setting as `sdk_runner` reads it."""
+    values = (profile, capacity, k, None if bpr is None else int(bpr))
+    return ["-" if value is None else value if isinstance(value, str) else repr(value) for value in values]

@@ -1,0 +1,311 @@
+"""The C++ SDK, used from a project outside the repository: the bits of the Python engine, from any number of threads."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+import sdk_build
+from sdk_build import Runner, setting_fields
+
+from vmoe_export import export_bundle
+from vmoe_runtime import RoutingError
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.engine import Engine
+from vmoe_runtime.profiles import RoutingRules
+
+OPS = ("standard ops", "vmoe op library")
+OLDEST = "1.21.1"
+SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
+PUBLIC = {
+    "vmoe_engine_class_name", "vmoe_engine_free", "vmoe_engine_info", "vmoe_engine_load", "vmoe_engine_moe_layer",
+    "vmoe_engine_profile", "vmoe_engine_routing", "vmoe_engine_run", "vmoe_engine_setting", "vmoe_routing_free",
+    "vmoe_routing_layer", "vmoe_routing_num_layers", "vmoe_status_code", "vmoe_status_free", "vmoe_status_message",
+    "vmoe_version",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=OPS)
+def prefix(request: pytest.FixtureRequest) -> Path:
+    found = sdk_build.prefixes().all.get(request.param)
+    if found is None:
+        pytest.skip("the op library was not built here")
+    return found
+
+
+@functools.cache
+def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
+    """The Python engine on the graph and the op library that an SDK of that prefix takes."""
+    library = prefix / "lib" / sdk_build.OP_LIBRARY
+    opened = Bundle.open(bundle)
+    has_library = library.is_file()
+    graph = opened.file("model.onnx" if has_library else "model.inlined.onnx")
+    backend = OnnxRuntimeBackend(graph, threads, library if has_library else None)
+    return Engine(opened, "onnxruntime", backend, next(iter(opened.manifest.profiles.values()), None))
+
+
+@pytest.fixture
+def runners(tmp_path: Path) -> Iterator[Any]:
+    """Starts runners, and ends them after the test."""
+    started: list[Runner] = []
+
+    def start(prefix: Path, bundle: Path, library: Path | None = None, threads: int = 1) -> Runner:
+        started.append(Runner(prefix, bundle, library or sdk_build.onnxruntime_library(), threads, tmp_path))
+        return started[-1]
+
+    yield start
+    for runner in started:
+        runner.close()
+
+
+def bits(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    return array.shape, array.tobytes()
+
+
+@pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_image_bundle"])
+def test_all_mnist_images_have_the_bits_of_the_python_engine(
+    bundle: str, prefix: Path, runners: Any, mnist_images: dict[str, np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    images = mnist_images["images"][..., None]
+    path = request.getfixturevalue(bundle)
+    runner = runners(prefix, path)
+    for ratio, k, bpr in ((0.1, 1, True), (0.3, 2, False), (1.05, 1, True)):
+        expected = python_engine(path, prefix)(images, capacity=ratio, k=k, bpr=bpr)
+        assert bits(runner.logits(images, *setting_fields(None, ratio, k, bpr))) == bits(expected), (ratio, k, bpr)
+
+
+def test_every_setting_has_the_bits_of_the_python_engine(
+    prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:64][..., None]
+    runner = runners(prefix, mnist_bundle)
+    for ratio, k, bpr in SETTINGS:
+        expected = python_engine(mnist_bundle, prefix)(images, capacity=ratio, k=k, bpr=bpr)
+        assert bits(runner.logits(images, *setting_fields(None, ratio, k, bpr))) == bits(expected), (ratio, k, bpr)
+
+
+def test_two_threads_per_call_give_the_bits_of_the_python_engine(
+    prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:128][..., None]
+    runner = runners(prefix, mnist_bundle, threads=2)
+    assert bits(runner.logits(images)) == bits(python_engine(mnist_bundle, prefix, threads=2)(images))
+
+
+def test_float32_and_uint8_images_are_the_same_to_a_float32_bundle(
+    prefix: Path, runners: Any, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = np.concatenate([mnist_images["images"][:16, ..., None], np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)])
+    scaled = images.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+    runner = runners(prefix, mnist_image_bundle)
+    assert bits(runner.logits(images)) == bits(runner.logits(scaled))
+    assert bits(runner.logits(scaled)) == bits(python_engine(mnist_image_bundle, prefix)(scaled))
+
+
+def test_a_uint8_bundle_of_features_runs(
+    prefix: Path, runners: Any, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "uint8.vmoe"
+    export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], input="uint8", output="features", validate=False)
+    images = mnist_images["images"][:8][..., None]
+    runner = runners(prefix, path)
+    information = dict(field.split("=", 1) for field in runner.ask("info"))
+    assert (information["input_dtype"], information["output"], information["output_size"]) == ("2", "2", "64")
+    assert bits(runner.logits(images)) == bits(python_engine(path, prefix)(images))
+
+
+def test_routing_is_that_of_the_python_engine(
+    prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:32][..., None]
+    runner = runners(prefix, mnist_bundle)
+    for setting in ({}, {"profile": "c0.1-k2"}, {"capacity": 0.7, "k": 3, "bpr": False}):
+        expected = python_engine(mnist_bundle, prefix).routing(images, **setting)
+        found = runner.routing(images, *setting_fields(**setting))
+        assert list(found) == list(expected)
+        for layer, (slot, weight) in found.items():
+            assert bits(slot) == bits(expected[layer].slot)
+            assert bits(weight) == bits(expected[layer].weight)
+
+
+def golden_config(case: golden.Case) -> tuple[str, str, bool, int]:
+    return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1
+
+
+GOLDEN = sorted({golden_config(case) for case in golden.cases()})
+
+
+@pytest.mark.parametrize("config", GOLDEN, ids=lambda config: "-".join(map(str, config)))
+def test_golden_configs_have_the_bits_of_the_python_engine(
+    config: tuple[str, str, bool, int], prefix: Path, runners: Any, tmp_path: Path
+) -> None:
+    model, group, bfloat16, multiple = config
+    routed = {"capacity": [1.05], "k": [1], "group": group, "capacity_multiple_of": multiple, "dispatch_bf16": bfloat16}
+    path = tmp_path / "golden.vmoe"
+    (tmp_path / "config.json").write_text((golden.FOLDER / f"{model}.json").read_text())
+    dense = golden.settings(model)["model"]["encoder"].get("moe") is None
+    export_bundle(golden.FOLDER / model, path, config=tmp_path / "config.json", validate=False, **({} if dense else routed))
+    runner = runners(prefix, path)
+    chosen = [case for case in golden.cases() if golden_config(case) == config]
+    for case in chosen:
+        profile = case.profile
+        setting = {} if profile is None else {"capacity": profile.capacity_ratio, "k": profile.k, "bpr": profile.bpr}
+        found = runner.logits(case.images, *setting_fields(**setting))
+        assert bits(found) == bits(python_engine(path, prefix)(case.images, **setting)), case
+        np.testing.assert_allclose(found, case.logits, rtol=0, atol=3e-3 if bfloat16 else 1e-5)
+    if dense:
+        assert runner.routing(chosen[0].images) == {} and runner.ask("profiles") == []
+
+
+def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: Any, mnist_bundle: Path) -> None:
+    manifest = Bundle.open(mnist_bundle).manifest
+    runner = runners(prefix, mnist_bundle, threads=2)
+    assert runner.ask("profiles") == [described(profile) for profile in manifest.profiles.values()]
+    found = dict(field.split("=", 1) for field in runner.ask("info"))
+    backend = python_engine(mnist_bundle, prefix)
+    assert found == {
+        "height": "28", "width": "28", "channels": "1", "input_dtype": "1", "output": "1", "output_size": "10",
+        "batch_multiple": "16", "num_experts": "8", "group_tokens": "800", "group": "16", "threads": "2", "precision": "1",
+        "moe_layers": "".join(f"encoderblock_{i}," for i in range(5)), "class_names": "",
+        "uses_op_library": str(int((prefix / "lib" / sdk_build.OP_LIBRARY).is_file())),
+        "runtime": backend.backend_description,
+    }  # fmt: skip
+
+
+def test_class_names_are_read(prefix: Path, runners: Any, mnist_checkpoint: Path, tmp_path: Path) -> None:
+    names = [f"Ziffer {i} \u2013 \u6570" for i in range(10)]
+    path = tmp_path / "named.vmoe"
+    export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], class_names=names, validate=False)
+    found = dict(field.split("=", 1) for field in runners(prefix, path).ask("info"))
+    assert found["class_names"] == "".join(f"{name}," for name in names)
+
+
+def described(profile: Any) -> str:
+    """A profile as `sdk_runner` prints it."""
+    capacity = "".join(f"{places}," for places in profile.capacity)
+    numbers = f"{c_hex(profile.capacity_ratio)} {c_hex(profile.effective_ratio)}"
+    return f"{profile.name} {numbers} {profile.k} {int(profile.bpr)} {capacity}"
+
+
+def c_hex(value: float) -> str:
+    """`%a` of C, which leaves trailing zeros out."""
+    mantissa, exponent = value.hex().split("p")
+    digits = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{digits}p{exponent}"
+
+
+def test_capacity_and_names_of_3000_settings_are_those_of_python(runners: Any, mnist_bundle: Path, tmp_path: Path) -> None:
+    prefix = sdk_build.prefixes().standard_ops
+    random = np.random.default_rng(7)
+    base = Bundle.open(mnist_bundle).manifest.rules
+    assert base is not None
+    rules = RoutingRules(base.num_experts, base.group_tokens, base.num_moe_layers)
+    runner = runners(prefix, mnist_bundle)
+    ratios = [
+        *np.round(random.uniform(1e-3, 8, 1000), 2),
+        *random.uniform(0, 8, 1000),
+        *10.0 ** random.uniform(-12, 0.9, 1000),
+    ]
+    for ratio in map(float, ratios):
+        k, bpr = int(random.integers(1, 9)), bool(random.integers(2))
+        profile = rules.profile(ratio, k, bpr)
+        assert runner.ask("setting", *setting_fields(None, ratio, k, bpr)) == [described(profile)]
+        assert runner.ask("setting", *setting_fields(profile.name)) == [described(profile)]
+
+
+def test_eight_threads_get_the_single_threaded_bits_and_engines_share_one_session(prefix: Path, mnist_bundle: Path) -> None:
+    program = sdk_build.programs(prefix, "sdk_threads") / "sdk_threads"
+    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library())
+    assert done.returncode == 0, done.stdout
+    profiles, compared, *_ = map(int, done.stdout.split())
+    assert (profiles, compared) == (12, 8 * 7)
+
+
+def test_nine_engines_take_the_memory_of_one(prefix: Path, tmp_path: Path) -> None:
+    sample = sdk_build.ROOT / "samples" / "random_checkpoint.py"
+    sdk_build.built(sys.executable, sample, tmp_path / "s32", "--variant", "S/32", "--layers", "Last 1")
+    bundle = tmp_path / "s32.vmoe"
+    export_bundle(tmp_path / "s32", bundle, config=tmp_path / "s32.json", capacity=[0.3], k=[1], validate=False)
+    program = sdk_build.programs(prefix, "sdk_threads") / "sdk_threads"
+    done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library())
+    assert done.returncode == 0, done.stdout
+    before, with_one, with_nine = map(int, done.stdout.split()[2:])
+    weights = (bundle / "weights.safetensors").stat().st_size / 1024
+    assert with_one - before > weights / 2
+    # Eight more sessions would take eight times the weights; what grows are the scratch tensors of eight calls at once.
+    assert with_nine - with_one < weights
+
+
+@pytest.fixture(scope="session")
+def oldest_onnxruntime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of the oldest ONNX Runtime that is supported."""
+    target = tmp_path_factory.mktemp("onnxruntime")
+    command = ("-m", "pip", "install", "-q", "--no-deps", "--target", target, f"onnxruntime=={OLDEST}")
+    fetched = sdk_build.run(sys.executable, *map(str, command))
+    if fetched.returncode != 0:
+        pytest.skip(f"onnxruntime {OLDEST} can't be fetched: {fetched.stderr.strip().splitlines()[-1]}")
+    return sdk_build.onnxruntime_library(target / "onnxruntime")
+
+
+def test_the_same_binary_runs_with_the_oldest_onnxruntime(
+    prefix: Path, runners: Any, oldest_onnxruntime: Path, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][..., None]
+    runner = runners(prefix, mnist_bundle, oldest_onnxruntime)
+    assert f"ONNX Runtime {OLDEST} CPU" in "\t".join(runner.ask("info"))
+    expected = python_engine(mnist_bundle, prefix)(images)
+    np.testing.assert_allclose(runner.logits(images), expected, rtol=0, atol=1e-5)
+
+
+def test_onnxruntime_is_found_by_the_environment_variable(prefix: Path, mnist_bundle: Path) -> None:
+    program = sdk_build.programs(prefix, "sdk_runner") / "sdk_runner"
+    library = sdk_build.onnxruntime_library()
+    done = sdk_build.run(program, mnist_bundle, "", "1", text="info\n", VMOE_ONNXRUNTIME=str(library))
+    assert done.returncode == 0 and "ONNX Runtime" in done.stdout
+    refused = sdk_build.run(program, mnist_bundle, "", "1", VMOE_ONNXRUNTIME="/absent/libonnxruntime.so")
+    assert refused.returncode == 1 and "VMOE_ONNXRUNTIME=/absent/libonnxruntime.so" in refused.stdout
+
+
+def test_the_header_is_c(prefix: Path, mnist_bundle: Path) -> None:
+    program = sdk_build.programs(prefix, "sdk_c_only") / "sdk_c_only"
+    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library())
+    assert done.stdout == "0.1.0 0 \n"
+
+
+def test_only_the_public_functions_are_exported(prefix: Path) -> None:
+    listing = sdk_build.built("nm", "-D", "--defined-only", prefix / "lib" / "libvmoe_engine.so")
+    assert {line.split()[-1] for line in listing.splitlines()} == PUBLIC
+
+
+def test_the_engine_library_links_no_onnxruntime(prefix: Path) -> None:
+    assert "onnxruntime" not in sdk_build.built("readelf", "-d", prefix / "lib" / "libvmoe_engine.so")
+
+
+def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(prefix, moved)
+    folder = sdk_build.programs(moved, "sdk_c_only")
+    done = sdk_build.run(folder / "sdk_c_only", mnist_bundle, sdk_build.onnxruntime_library())
+    assert done.stdout == "0.1.0 0 \n"
+    library = moved / "lib" / sdk_build.OP_LIBRARY
+    assert (folder / "op_library.txt").read_text() == (str(library) if library.is_file() else "")
+    assert str(sdk_build.ROOT) not in (moved / "lib" / "cmake" / "vmoe" / "vmoeTargets.cmake").read_text()
+
+
+def test_dense_settings_are_refused_as_in_python(runners: Any, tmp_path: Path) -> None:
+    path = tmp_path / "dense.vmoe"
+    export_bundle(golden.FOLDER / "g4", path, config=golden.FOLDER / "g4.json", validate=False)
+    prefix = sdk_build.prefixes().standard_ops
+    runner = runners(prefix, path)
+    with pytest.raises(RoutingError) as python:
+        python_engine(path, prefix).setting(capacity=0.3)
+    with pytest.raises(AssertionError, match=str(python.value)):
+        runner.ask("setting", *setting_fields(capacity=0.3))
