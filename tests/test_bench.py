@@ -309,9 +309,9 @@ def test_each_backend_is_loaded_once_and_closed(
 
 
 def test_a_dense_model_is_one_point_without_routing(dense_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (point,) = report_of(capsys, dense_bundle)["points"]
+    (point,) = report_of(capsys, dense_bundle, "--backend", "onnxruntime")["points"]
     assert [point[key] for key in ("profile", "capacity_ratio", "k", "bpr", "kept_pairs", "top1")] == [None] * 6
-    assert (point["batch_size"], point["backend"]) == (1, "openvino")
+    assert (point["batch_size"], point["backend"]) == (1, "onnxruntime")
 
 
 def test_a_dense_model_has_top1_too(dense_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from damaged_files import assert_one_sentence
 
 import vmoe_runtime
-from vmoe_runtime import BackendError, Engine, library_path, op_library
+from vmoe_runtime import BackendError, Engine, backends, library_path, op_library
+from vmoe_runtime.bundle import Bundle
 
 Images = dict[str, np.ndarray]
 
@@ -116,6 +118,19 @@ def test_an_onnxruntime_too_old_for_the_library_is_an_error_that_says_so(
     with pytest.raises(BackendError) as refused:
         Engine.load(mnist_image_bundle, backend=backend)
     assert_one_sentence(str(refused.value), str(library), "1.21 or newer", version)
+
+
+def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(
+    mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(mnist_image_bundle)
+    assert bundle.manifest.rules is not None
+    rules = replace(bundle.manifest.rules, group_tokens=46_341)  # more than OpenVINO can sort exactly
+    large = replace(bundle, manifest=replace(bundle.manifest, rules=rules))
+    use_library(monkeypatch, None)
+    assert backends.open_backend("auto", large, threads=1)[0] == "onnxruntime"
+    with pytest.raises(BackendError, match="use backend 'onnxruntime'"):
+        backends.open_backend("openvino", large, threads=1)
 
 
 def test_other_backends_do_not_need_the_library(

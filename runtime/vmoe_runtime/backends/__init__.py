@@ -75,7 +75,7 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
         except ImportError as error:
             raise BackendError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     unsuited: UnsuitedError | None = None
-    for candidate in _fastest_first(bundle):
+    for candidate in _fastest_first():
         try:
             return candidate, _load(candidate, bundle, threads)
         except ImportError:
@@ -85,11 +85,9 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
     raise unsuited or BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
 
 
-def _fastest_first(bundle: Bundle) -> tuple[str, ...]:
-    """ONNX Runtime is faster only where the op library runs the experts; on standard ops and dense models OpenVINO is."""
-    if bundle.manifest.rules is not None and op_library.find_library() is not None:
-        return ("onnxruntime", "openvino")
-    return ("openvino", "onnxruntime")
+def _fastest_first() -> tuple[str, ...]:
+    """ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops."""
+    return ("openvino", "onnxruntime") if op_library.find_library() is None else ("onnxruntime", "openvino")
 
 
 def _load(name: str, bundle: Bundle, threads: int | None) -> Backend:
