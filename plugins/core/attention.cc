@@ -28,6 +28,8 @@ class Head {
 
   // q, k, v and y at the head's first column of the image's first row.
   void Run(const float* q, const float* k, const float* v, float* y) const {
+    Prefetch(k, shape_.tokens);
+    Prefetch(v, shape_.tokens);
     ForEachPanel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
       PackTransposedPanel(kernels_, k + token * shape_.hidden, shape_.hidden, size_, count, keys_ + place);
     });
@@ -37,6 +39,9 @@ class Head {
     const float scale = 1.0f / std::sqrt(static_cast<float>(size_));
     for (size_t row = 0; row < shape_.queries; row += kScoreRows) {
       const size_t rows = std::min(kScoreRows, shape_.queries - row);
+      if (row + rows < shape_.queries) {
+        Prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
+      }
       ForEachPanel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
         Multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token, score_stride_);
       });
@@ -56,6 +61,16 @@ class Head {
   float* keys_;    // [D/H, S]
   float* values_;  // [S, D/H]
   float* scores_;  // [kScoreRows, S]
+
+  // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
+  void Prefetch(const float* rows, size_t count) const {
+    constexpr size_t kPerLine = 64 / sizeof(float);
+    for (size_t row = 0; row < count; ++row) {
+      for (size_t column = 0; column < size_; column += kPerLine) {
+        __builtin_prefetch(rows + row * shape_.hidden + column);
+      }
+    }
+  }
 
   // Calls visit(first column, columns, place of the panel) for the panels of a [depth, columns] matrix.
   template <class Visit>

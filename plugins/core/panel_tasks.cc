@@ -6,8 +6,8 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// A task is one panel and up to so many rows: the panel stays in the cache of its core, and there are tasks for many cores.
-constexpr size_t kRowsPerTask = 512;
+// A task is one panel and up to so many rows, that both stay in the cache of its core.
+constexpr size_t kRowsPerTask = 128;
 
 }  // namespace
 
@@ -29,8 +29,9 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
   const size_t panels = weights.panels();
   ParallelFor(runner, weights.matrices() * panels * chunks, [&](size_t task) {
     const size_t matrix = task / (panels * chunks);
-    const size_t panel = task / chunks % panels;
-    const size_t chunk = task % chunks;
+    // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
+    const size_t chunk = task / panels % chunks;
+    const size_t panel = task % panels;
     const size_t count = first[matrix + 1] - first[matrix];
     const size_t begin = first[matrix] + count * chunk / chunks;
     const size_t end = first[matrix] + count * (chunk + 1) / chunks;
