@@ -117,6 +117,65 @@ def test_the_bfloat16_dispatcher_leaves_gates_and_places_alone(seed: int, name: 
 
 
 @EVERY_RUNNER
+@pytest.mark.parametrize("experts", range(1, 9))
+def test_bfloat16_weights_round_what_they_are_multiplied_with(experts: int, name: str) -> None:
+    rng = np.random.default_rng(experts)
+    width, hidden = 2 * experts + 5, 37 - 4 * experts
+    buf, b1, b2 = _normal(rng, experts, 7, width), _normal(rng, experts, hidden), _normal(rng, experts, width)
+    w1, w2 = (_narrow(_normal(rng, experts, *shape) * 0.3) for shape in ((width, hidden), (hidden, width)))
+    (found,) = runner(name, "VmoeExpertMlp", False, True)(buf, w1, b1, w2, b2)
+    (expected,) = run_reference(OPS["VmoeExpertMlp"], *map(np.float64, (buf,)), w1, np.float64(b1), w2, np.float64(b2))
+    # Float32 may bring a hidden value over the middle of two bfloat16: then, and only then, it may be the other of the two.
+    v = _to_bf16(buf).astype(np.float64) @ w1.astype(np.float64) + b1[:, None]
+    activated = 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+    low, high = (_to_bf16((activated + shift).astype(np.float32)).astype(np.float64) for shift in (-2e-6, 2e-6))
+    allowed = (high - low) @ np.abs(w2.astype(np.float64)) + 1e-5
+    assert (np.abs(found - expected) <= allowed).all()
+    assert (np.abs(found - expected) <= 1e-5).mean() > 0.9
+    # What stays unrounded shows: the same weights as float32 give something else.
+    whole = runner(name, "VmoeExpertMlp")(buf, w1.astype(np.float32), b1, w2.astype(np.float32), b2)[0]
+    assert (np.abs(whole - expected) > allowed).mean() > 0.5
+
+
+@EVERY_RUNNER
+def test_what_enters_the_second_product_is_bfloat16(name: str) -> None:
+    rng = np.random.default_rng(0)
+    buf, w1 = _normal(rng, 2, 300, 11), _narrow(_normal(rng, 2, 11, 11))
+    b1, b2 = _normal(rng, 2, 11), np.zeros((2, 11), np.float32)
+    unit = _narrow(np.broadcast_to(np.eye(11, dtype=np.float32), (2, 11, 11)))
+    (hidden,) = runner(name, "VmoeExpertMlp", False, True)(buf, w1, b1, unit, b2)
+    np.testing.assert_array_equal(hidden, _to_bf16(hidden))
+    assert np.ptp(hidden) > 1
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("dispatch_bf16", [False, True])
+def test_the_output_is_rounded_by_the_dispatcher_alone(dispatch_bf16: bool, name: str) -> None:
+    rng = np.random.default_rng(0)
+    buf, (_, w1, b1, w2, b2) = _normal(rng, EXPERTS, 11, WIDTH), _layer(rng)
+    inputs = (buf, _narrow(w1), b1, _narrow(w2), b2)
+    (found,) = runner(name, "VmoeExpertMlp", dispatch_bf16, True)(*inputs)
+    (expected,) = run_reference(OPS["VmoeExpertMlp"], *inputs, dispatch_bf16=dispatch_bf16)
+    assert (found == _to_bf16(found)).all() == dispatch_bf16
+    assert (np.abs(found - expected) <= 1e-5).mean() > 0.95
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(5))
+def test_bfloat16_weights_leave_gates_and_places_alone(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    x, (router, w1, b1, w2, b2) = _normal(rng, GROUPS, TOKENS, WIDTH), _layer(rng)
+    setting = settings(4, 1 + seed % EXPERTS, bool(seed % 2))
+    y, *routes = runner(name, "VmoeSparseMlp", False, True)(x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)
+    _, *exact = runner(name, "VmoeSparseMlp")(x, router, w1, b1, w2, b2, *setting)
+    np.testing.assert_array_equal(routes[0], exact[0])
+    np.testing.assert_array_equal(routes[1], exact[1])
+    expected = run_reference(OPS["VmoeSparseMlp"], x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)[0]
+    assert (np.abs(y - expected) < 1e-5).mean() > 0.9
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-2)
+
+
+@EVERY_RUNNER
 @pytest.mark.parametrize("seed", range(5))
 def test_combine_is_the_reference(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
@@ -166,6 +225,10 @@ def _layer(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape, np.float32)
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    return values.astype(ml_dtypes.bfloat16)
 
 
 def _to_bf16(values: np.ndarray) -> np.ndarray:
