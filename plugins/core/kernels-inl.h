@@ -254,14 +254,14 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   if constexpr (kVectors > 1) {
     if (product.columns <= (kVectors - 1) * kLanes) return MultiplyPanel<Step, kVectors - 1>(product);
   }
-  // Tiles of nearly equal height: 9 rows as 5 + 4, not as 8 + 1.
-  const size_t tiles = (product.row_count + kTileRows - 1) / kTileRows;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
-  for (size_t t = 0; t < tiles; ++t) {
-    const size_t first_row = product.row_count * t / tiles;
-    const size_t rows = product.row_count * (t + 1) / tiles - first_row;
+  for (size_t first_row = 0; first_row < product.row_count;) {
+    const size_t left = product.row_count - first_row;
+    // The last two tiles share what is left: 9 rows are 5 + 4, as 8 + 1 would read the panel once more for one row.
+    const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
     MultiplyRows<Step, kVectors>(product, first_row, rows, tile);
     StoreTile(tile, rows, first_row, product);
+    first_row += rows;
   }
 }
 
@@ -318,6 +318,7 @@ constexpr Kernels kKernels = {
 #endif
     kLanes,
     kTileVectors * kLanes,
+    kTileRows,
     ProductFloat32,
     ProductBfloat16,
     Softmax,

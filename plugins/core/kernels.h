@@ -39,6 +39,7 @@ struct Kernels {
   CpuPath path;
   size_t lanes;          // float32 values of a vector
   size_t panel_columns;  // columns of a full panel
+  size_t tile_rows;      // rows that a product takes at once
 
   void (*product_f32)(const PanelProduct& product);
   void (*product_bf16)(const PanelProduct& product);

@@ -32,10 +32,12 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
-    const size_t count = first[matrix + 1] - first[matrix];
-    const size_t begin = first[matrix] + count * chunk / chunks;
-    const size_t end = first[matrix] + count * (chunk + 1) / chunks;
-    if (begin == end) return;
+    // Chunks of whole tiles.
+    const size_t tile_rows = weights.kernels().tile_rows;
+    const size_t tiles = (first[matrix + 1] - first[matrix] + tile_rows - 1) / tile_rows;
+    const size_t begin = first[matrix] + tiles * chunk / chunks * tile_rows;
+    const size_t end = std::min(first[matrix] + tiles * (chunk + 1) / chunks * tile_rows, first[matrix + 1]);
+    if (begin >= end) return;
     const size_t column = panel * weights.kernels().panel_columns;
     PanelProduct mine = product;
     mine.row_count = end - begin;
