@@ -67,6 +67,11 @@ def built(*command: str | Path) -> str:
     return done.stdout
 
 
+def scratch_folder() -> Path:
+    """A new folder outside the repository, until the tests end."""
+    return Path(tempfile.mkdtemp(dir=_scratch.name))
+
+
 def generator() -> list[str]:
     return ["-G", "Ninja"] if shutil.which("ninja") else []
 
@@ -100,7 +105,7 @@ def readers() -> Path:
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
     """Folder with programs of tests/cpp, built in a project outside the repository against an install prefix."""
-    folder = Path(tempfile.mkdtemp(dir=_scratch.name))
+    folder = scratch_folder()
     for name in names:
         (source,) = SOURCES.glob(f"{name}.c*")
         shutil.copy(source, folder)

@@ -34,7 +34,7 @@ CANONICAL, INLINED = "model.onnx", "model.inlined.onnx"
 CALLS: dict[str, tuple[int, str]] = {
     "load without a path": (ARGUMENT, "path is a null pointer"),
     "load without a place for the engine": (ARGUMENT, "engine is a null pointer"),
-    "load an empty path": (BUNDLE, "not a bundle"),
+    "load an empty path": (BUNDLE, "an empty path is not a bundle"),
     "load a folder that is not there": (BUNDLE, "absent.vmoe is not a bundle"),
     "load a path that is too long": (BUNDLE, "not a bundle"),
     "load a path with a line break": (BUNDLE, "two lines.vmoe"),
@@ -307,7 +307,7 @@ CONTRADICTIONS: dict[str, tuple[Edit, str]] = {
     "dense": (dense, "the graph takes bpr, capacity, image, k, not image"),
     "of features": (put("output/name", "features"), "features"),
     "of 11 classes": (put("output/size", 11), "float32[16,11]"),
-    "of uint8 images": (put("input/dtype", "uint8"), "image"),
+    "of uint8 images": (put("input/dtype", "uint8"), "uint8"),
 }
 
 
@@ -343,7 +343,7 @@ def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Pat
 def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
     """The data with bytes changed, taken out, doubled or swapped for others that mean something."""
     chance = random.Random(seed)
-    telling = [b"0", b"-1", b"1e999", b"null", b"true", b"[]", b"{}", b'""', b"\x00", b"\xff", b"\\u0000", b"9" * 30, b"0.5"]
+    telling = [b"0", b"-1", b"null", b"true", b"[]", b"{}", b'""', b"\x00", b"\xff", b"\\u0000", b"9" * 30, b"0.5"]
     for _ in range(count):
         changed = bytearray(data)
         for _ in range(chance.choice((1, 1, 2, 4))):

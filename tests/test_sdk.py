@@ -143,26 +143,41 @@ def golden_config(case: golden.Case) -> tuple[str, str, bool, int]:
 GOLDEN = sorted({golden_config(case) for case in golden.cases()})
 
 
+@functools.cache
+def golden_bundle(config: tuple[str, str, bool, int]) -> Path:
+    model, group, bfloat16, multiple = config
+    folder = sdk_build.scratch_folder()
+    options: dict[str, Any] = {}
+    if golden.settings(model)["model"]["encoder"].get("moe"):
+        options = {"capacity": [1.05], "k": [1], "group": group, "capacity_multiple_of": multiple, "dispatch_bf16": bfloat16}
+    described_model = golden.FOLDER / f"{model}.json"
+    export_bundle(golden.FOLDER / model, folder / "golden.vmoe", config=described_model, validate=False, **options)
+    return folder / "golden.vmoe"
+
+
 @pytest.mark.parametrize("config", GOLDEN, ids=lambda config: "-".join(map(str, config)))
 def test_golden_configs_have_the_bits_of_the_python_engine(
-    config: tuple[str, str, bool, int], prefix: Path, runners: Any, tmp_path: Path
+    config: tuple[str, str, bool, int], prefix: Path, runners: Any
 ) -> None:
-    model, group, bfloat16, multiple = config
-    routed = {"capacity": [1.05], "k": [1], "group": group, "capacity_multiple_of": multiple, "dispatch_bf16": bfloat16}
-    path = tmp_path / "golden.vmoe"
-    (tmp_path / "config.json").write_text((golden.FOLDER / f"{model}.json").read_text())
-    dense = golden.settings(model)["model"]["encoder"].get("moe") is None
-    export_bundle(golden.FOLDER / model, path, config=tmp_path / "config.json", validate=False, **({} if dense else routed))
+    path = golden_bundle(config)
     runner = runners(prefix, path)
-    chosen = [case for case in golden.cases() if golden_config(case) == config]
-    for case in chosen:
+    for case in (case for case in golden.cases() if golden_config(case) == config):
         profile = case.profile
         setting = {} if profile is None else {"capacity": profile.capacity_ratio, "k": profile.k, "bpr": profile.bpr}
         found = runner.logits(case.images, *setting_fields(**setting))
         assert bits(found) == bits(python_engine(path, prefix)(case.images, **setting)), case
-        np.testing.assert_allclose(found, case.logits, rtol=0, atol=3e-3 if bfloat16 else 1e-5)
-    if dense:
-        assert runner.routing(chosen[0].images) == {} and runner.ask("profiles") == []
+        np.testing.assert_allclose(found, case.logits, rtol=0, atol=3e-3 if case.bfloat16 else 1e-5)
+
+
+def test_a_dense_model_has_neither_profiles_nor_routing(prefix: Path, runners: Any) -> None:
+    (dense,) = (config for config in GOLDEN if config[0] == "g4")
+    runner = runners(prefix, golden_bundle(dense))
+    assert runner.ask("profiles") == []
+    assert runner.routing(golden.arrays("g4")["images"][:2]) == {}
+    with pytest.raises(RoutingError) as python:
+        python_engine(golden_bundle(dense), prefix).setting(capacity=0.3)
+    with pytest.raises(AssertionError, match=str(python.value)):
+        runner.ask("setting", *setting_fields(capacity=0.3))
 
 
 def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: Any, mnist_bundle: Path) -> None:
@@ -298,14 +313,3 @@ def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_
     library = moved / "lib" / sdk_build.OP_LIBRARY
     assert (folder / "op_library.txt").read_text() == (str(library) if library.is_file() else "")
     assert str(sdk_build.ROOT) not in (moved / "lib" / "cmake" / "vmoe" / "vmoeTargets.cmake").read_text()
-
-
-def test_dense_settings_are_refused_as_in_python(runners: Any, tmp_path: Path) -> None:
-    path = tmp_path / "dense.vmoe"
-    export_bundle(golden.FOLDER / "g4", path, config=golden.FOLDER / "g4.json", validate=False)
-    prefix = sdk_build.prefixes().standard_ops
-    runner = runners(prefix, path)
-    with pytest.raises(RoutingError) as python:
-        python_engine(path, prefix).setting(capacity=0.3)
-    with pytest.raises(AssertionError, match=str(python.value)):
-        runner.ask("setting", *setting_fields(capacity=0.3))

@@ -19,6 +19,7 @@ constexpr int64_t kMaxManifestBytes = 16 << 20;
 constexpr int64_t kMaxGraphBytes = 64 << 20;
 
 void check_folder(const std::string& path) {
+  if (path.empty()) fail(VMOE_BUNDLE_ERROR, "an empty path is not a bundle");
   struct stat state {};
   if (stat(path.c_str(), &state) != 0) {
     const bool absent = errno == ENOENT || errno == ENOTDIR;
@@ -80,11 +81,11 @@ std::string Bundle::content_key() const {
     if (stat(file(name).c_str(), &state) != 0) {
       fail(VMOE_BUNDLE_ERROR, path_, ": ", name, ": ", system_error(errno));
     }
-    for (const long long part : {static_cast<long long>(state.st_dev), static_cast<long long>(state.st_ino),
-                                 static_cast<long long>(state.st_size), static_cast<long long>(state.st_mtim.tv_sec),
-                                 static_cast<long long>(state.st_mtim.tv_nsec),
-                                 static_cast<long long>(state.st_ctim.tv_sec),
-                                 static_cast<long long>(state.st_ctim.tv_nsec)}) {
+    for (const long long part :
+         {static_cast<long long>(state.st_dev), static_cast<long long>(state.st_ino),
+          static_cast<long long>(state.st_size), static_cast<long long>(state.st_mtim.tv_sec),
+          static_cast<long long>(state.st_mtim.tv_nsec), static_cast<long long>(state.st_ctim.tv_sec),
+          static_cast<long long>(state.st_ctim.tv_nsec)}) {
       key += ' ' + std::to_string(part);
     }
   }
@@ -100,7 +101,8 @@ void Bundle::check_files(bool verify) const {
       }
       if (is_graph(name)) {
         if (file.size() > kMaxGraphBytes) {
-          fail(VMOE_BUNDLE_ERROR, name, " is larger than ", kMaxGraphBytes >> 20, " MiB, which no graph of a bundle is");
+          fail(VMOE_BUNDLE_ERROR, name, " is larger than ", kMaxGraphBytes >> 20,
+               " MiB, which no graph of a bundle is");
         }
         const std::string bytes = file.read(kMaxGraphBytes);
         if (verify) check_sha256(name, sha256_of(bytes), record);

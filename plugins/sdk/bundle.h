@@ -21,8 +21,9 @@ class Bundle {
   // Equal for the same, unchanged files: the real folder, the manifest's text and the state of each file.
   std::string content_key() const;
 
-  // Checks kind and size of every file and that no graph reads outside the weights, and with `verify` the SHA-256 of every
-  // file but the weights. Throws VMOE_BUNDLE_ERROR: a file is missing, was changed, or reaches outside the bundle.
+  // Checks kind and size of every file and that no graph reads outside the weights, and with `verify` the SHA-256 of
+  // every file but the weights. Throws VMOE_BUNDLE_ERROR: a file is missing, was changed, or reaches outside the
+  // bundle.
   void check_files(bool verify) const;
 
   // Compares the SHA-256 of the weights; may run beside a load. Throws VMOE_BUNDLE_ERROR: they were changed.

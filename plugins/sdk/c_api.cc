@@ -73,7 +73,8 @@ Struct read_struct(const Struct* given, const char* name) {
     fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", sizeof(Struct), " or more is needed");
   }
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (size > sizeof(Struct) + 4096 || std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; })) {
+  if (size > sizeof(Struct) + 4096 ||
+      std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; })) {
     fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
   }
   return *given;

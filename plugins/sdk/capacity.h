@@ -1,15 +1,15 @@
 // Capacity arithmetic: how many places every expert has in one group of tokens.
 //
-// Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
-// official vmoe/moe.py. The integer is computed in doubles and in the official order of operations, because another order
-// gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 places.
+// Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in
+// the official vmoe/moe.py. The integer is computed in doubles and in the official order of operations, because another
+// order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 places.
 #ifndef VMOE_SDK_CAPACITY_H_
 #define VMOE_SDK_CAPACITY_H_
 
 namespace vmoe::sdk {
 
 // Pairs and places of a hostile manifest may pass 64 bits before they are refused.
-__extension__ typedef __int128 WideInt;
+using WideInt = __int128;
 
 enum class Rounding { kCeil, kHalfToEven };
 

@@ -8,7 +8,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr int kLowestFixed = -4;   // decimal exponents that Python writes without an "e"
+constexpr int kLowestFixed = -4;  // decimal exponents that Python writes without an "e"
 constexpr int kHighestFixed = 15;
 
 std::string fixed(const std::string& digits, int exponent) {

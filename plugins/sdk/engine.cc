@@ -141,8 +141,8 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* 
   std::vector<int64_t> shape;
   const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
   if (shape != std::vector<int64_t>{images.count, manifest().output_size}) {
-    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " has another shape than the manifest says: float32[",
-         images.count, ",", manifest().output_size, "]");
+    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
+         " has another shape than the manifest says: float32[", images.count, ",", manifest().output_size, "]");
   }
   std::memcpy(output, data, static_cast<size_t>(images.count * manifest().output_size) * sizeof(float));
 }
@@ -159,12 +159,13 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   std::vector<LayerRouting> layers;
   for (size_t i = 0; i < manifest().moe_layers.size(); ++i) {
     std::vector<int64_t> shape, weight_shape;
-    const auto* slot = static_cast<const int32_t*>(
-        results[2 * i].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, names[2 * i], shape));
+    const auto* slot =
+        static_cast<const int32_t*>(results[2 * i].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, names[2 * i], shape));
     const auto* weight = static_cast<const float*>(
         results[2 * i + 1].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, names[2 * i + 1], weight_shape));
     if (shape.size() != 3 || shape != weight_shape) {
-      fail(VMOE_RUNTIME_ERROR, "the graph's outputs ", names[2 * i], " and ", names[2 * i + 1], " are not both [G,S,K]");
+      fail(VMOE_RUNTIME_ERROR, "the graph's outputs ", names[2 * i], " and ", names[2 * i + 1],
+           " are not both [G,S,K]");
     }
     const int64_t size = shape[0] * shape[1] * shape[2];
     layers.push_back(

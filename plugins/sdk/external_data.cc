@@ -81,7 +81,7 @@ class FieldReader {
 
  private:
   // Wide enough for every bit that ten bytes can hold, so that none is lost before it was judged.
-  __extension__ typedef unsigned __int128 Wide;
+  using Wide = unsigned __int128;
 
   Wide varint() {
     Wide value = 0;
@@ -112,7 +112,8 @@ using Entries = std::map<std::string, std::string>;
 int64_t bytes_of(const std::string& text) {
   // A sign or a space would be read otherwise by a runtime.
   const bool digits = std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (text.empty() || text.size() > kMaxByteDigits || !digits) unreadable(in_quotes(text) + " is not a number of bytes");
+  if (text.empty() || text.size() > kMaxByteDigits || !digits)
+    unreadable(in_quotes(text) + " is not a number of bytes");
   int64_t value = 0;
   std::from_chars(text.data(), text.data() + text.size(), value);
   return value;

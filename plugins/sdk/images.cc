@@ -8,7 +8,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-__extension__ typedef unsigned __int128 WideSize;
+using WideSize = unsigned __int128;
 
 // uint8 pixels to float32 [-1, 1]: the official value_range(-1, 1), each step rounded to float32.
 std::array<float, 256> make_scale() {

@@ -15,7 +15,8 @@ using Json = nlohmann::json;
 
 inline constexpr int64_t kMaxJsonInteger = int64_t{1} << 53;
 
-// Parses text without throwing library exceptions. Throws VMOE_BUNDLE_ERROR: it is no JSON, or nested without end.
+// Parses text as the JSON standard has it: no NaN, no numbers above the largest double, no lone surrogates.
+// Throws VMOE_BUNDLE_ERROR and nothing else: it is no JSON, or nested without end.
 Json parse_json(std::string_view text);
 
 // Each throws VMOE_BUNDLE_ERROR, naming the key, where the field is missing or of another type.

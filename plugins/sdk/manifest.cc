@@ -97,9 +97,9 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, ": profile ", in_quotes(name), ": ", error.what());
   }
   if (capacity != Json(computed.capacity) || computed.name != name) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": profile ", in_quotes(name), " doesn't say what its setting gives: ",
-         computed.name, " with ", computed.capacity[0], " places per expert in each of ", computed.capacity.size(),
-         " MoE layers");
+    fail(VMOE_BUNDLE_ERROR, kManifestName, ": profile ", in_quotes(name),
+         " doesn't say what its setting gives: ", computed.name, " with ", computed.capacity[0],
+         " places per expert in each of ", computed.capacity.size(), " MoE layers");
   }
   return computed;
 }

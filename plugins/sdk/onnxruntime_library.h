@@ -15,8 +15,8 @@ struct OnnxRuntime {
   std::string version;  // such as "1.21.0"
 };
 
-// The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment variable
-// VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1.
+// The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment
+// variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1.
 //
 // Throws VMOE_RUNTIME_ERROR: there is none, or it is older than 1.21.
 const OnnxRuntime& find_onnxruntime(const std::string& path);

@@ -17,9 +17,7 @@ namespace {
 
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
-[[noreturn]] void fail_system(const std::string& name) {
-  fail(VMOE_BUNDLE_ERROR, name, ": ", system_error(errno));
-}
+[[noreturn]] void fail_system(const std::string& name) { fail(VMOE_BUNDLE_ERROR, name, ": ", system_error(errno)); }
 
 void check_kind(const std::string& name, mode_t mode) {
   if (S_ISREG(mode)) return;

@@ -76,9 +76,9 @@ Profile RoutingRules::profile(double capacity_ratio, int64_t k, bool bpr) const 
     fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts, ", num_experts, ", not ", k);
   }
   if (capacity_ratio > static_cast<double>(num_experts)) {
-    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(capacity_ratio),
-         " is larger than the number of experts, ", num_experts, "; from ",
-         rounded(static_cast<double>(num_experts) / static_cast<double>(k)), " on no token is dropped");
+    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(capacity_ratio), " is larger than the number of experts, ",
+         num_experts, "; from ", rounded(static_cast<double>(num_experts) / static_cast<double>(k)),
+         " on no token is dropped");
   }
   const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
   const WideInt places = compute_capacity(pairs, num_experts, capacity_ratio, rounding, capacity_multiple_of);
@@ -87,7 +87,11 @@ Profile RoutingRules::profile(double capacity_ratio, int64_t k, bool bpr) const 
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(places),
          " places per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
   }
-  return {profile_name(capacity_ratio, k, bpr), capacity_ratio, effective_ratio(places, pairs, num_experts), k, bpr,
+  return {profile_name(capacity_ratio, k, bpr),
+          capacity_ratio,
+          effective_ratio(places, pairs, num_experts),
+          k,
+          bpr,
           std::vector<int64_t>(num_moe_layers, narrow(places))};
 }
 

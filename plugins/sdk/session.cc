@@ -118,6 +118,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
   OrtStatus* status = api.Run(session_.get(), nullptr, names.data(), values.data(), values.size(), output_names.data(),
                               output_names.size(), found.data());
   std::vector<OutputTensor> results;
+  results.reserve(found.size());
   for (OrtValue* value : found) results.emplace_back(api, value);
   check(api, status, "ONNX Runtime failed");
   return results;

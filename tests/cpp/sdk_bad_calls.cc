@@ -1,4 +1,5 @@
-// Makes one bad call of the C API, by name, and prints the status: "CODE<tab>MESSAGE". Exit code 3 if the call succeeded.
+// Makes one bad call of the C API, by name, and prints the status: "CODE<tab>MESSAGE". Exit code 3 if the call
+// succeeded.
 //
 //   sdk_bad_calls BUNDLE ONNXRUNTIME NAME
 #include <cmath>
@@ -101,12 +102,14 @@ const std::map<std::string, Case>& cases() {
       {"load with fewer than no threads", loading([](Call& c) { c.options.threads = -1; })},
       {"load with an unknown profile", loading([](Call& c) { c.options.profile = "fastest"; })},
       {"load with a profile of too many experts", loading([](Call& c) { c.options.profile = "c0.3-k9"; })},
-      {"load a runtime that is not there", loading([](Call& c) { c.options.onnxruntime = "/absent/libonnxruntime.so"; })},
+      {"load a runtime that is not there",
+       loading([](Call& c) { c.options.onnxruntime = "/absent/libonnxruntime.so"; })},
       {"load a runtime that is a text file", loading([](Call& c) { c.options.onnxruntime = "/etc/passwd"; })},
       {"load a runtime that is another library", loading([](Call& c) { c.options.onnxruntime = "libm.so.6"; })},
 
       {"run without an engine", running([](Call& c) { c.engine = nullptr; })},
-      {"run without images", [](Call& c) { return vmoe_engine_run(c.engine, nullptr, nullptr, c.output.data(), c.room); }},
+      {"run without images",
+       [](Call& c) { return vmoe_engine_run(c.engine, nullptr, nullptr, c.output.data(), c.room); }},
       {"run without data", running([](Call& c) { c.images.data = nullptr; })},
       {"run into nothing", [](Call& c) { return vmoe_engine_run(c.engine, &c.images, nullptr, nullptr, c.room); }},
       {"run into no room", [](Call& c) { return vmoe_engine_run(c.engine, &c.images, nullptr, nullptr, 0); }},
@@ -118,8 +121,7 @@ const std::map<std::string, Case>& cases() {
       {"run no images", running([](Call& c) { c.images.count = 0; })},
       {"run a negative count", running([](Call& c) { c.images.count = -16; })},
       {"run 2^62 images", running([](Call& c) { c.images.count = int64_t{1} << 62; })},
-      {"run a batch that is no multiple of the group",
-       running([](Call& c) {
+      {"run a batch that is no multiple of the group", running([](Call& c) {
          c.images.count = 15;
          c.images.data_bytes = c.images.data_bytes / 16 * 15;
        })},
@@ -140,8 +142,7 @@ const std::map<std::string, Case>& cases() {
       {"run a negative k", k(-1)},
       {"run a k above the number of experts", k(9)},
       {"run the largest k", k(std::numeric_limits<int64_t>::max())},
-      {"run a bpr of 2",
-       running([](Call& c) {
+      {"run a bpr of 2", running([](Call& c) {
          c.setting.set = VMOE_SET_BPR;
          c.setting.bpr = 2;
        })},

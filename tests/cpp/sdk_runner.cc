@@ -2,7 +2,8 @@
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
-// Commands are fields between tabs; SETTING is four of them, profile, capacity ratio, k and bpr, each "-" where not given.
+// Commands are fields between tabs; SETTING is four of them, profile, capacity ratio, k and bpr, each "-" where not
+// given.
 //   info
 //   profiles
 //   setting SETTING
@@ -71,8 +72,12 @@ struct ImageFile {
 ImageFile read_images(const Fields& fields, const vmoe::Info& info) {
   std::ifstream stream(fields[7], std::ios::binary);
   ImageFile file{{std::istreambuf_iterator<char>(stream), {}}, {}};
-  file.images = {nullptr, fields[5] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32, std::atoll(fields[6].c_str()),
-                 info.height, info.width, info.channels};
+  file.images = {nullptr,
+                 fields[5] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32,
+                 std::atoll(fields[6].c_str()),
+                 info.height,
+                 info.width,
+                 info.channels};
   return file;
 }
 

@@ -1,5 +1,5 @@
-// Loads one bundle in 8 threads at once, then runs 8 settings on one engine from 8 threads, and compares every answer with
-// that of a single thread, bit for bit. Exit code 0 where all agree.
+// Loads one bundle in 8 threads at once, then runs 8 settings on one engine from 8 threads, and compares every answer
+// with that of a single thread, bit for bit. Exit code 0 where all agree.
 //
 //   sdk_threads BUNDLE ONNXRUNTIME
 //

@@ -1,21 +1,23 @@
 /* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call asks for.
  *
- * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for the
- * person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed.
+ * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for
+ * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed.
  *
- * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later versions
- * add fields at the end only; a field that this library doesn't know must be zero.
+ * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later
+ * versions add fields at the end only; a field that this library doesn't know must be zero.
  *
  * Strings are UTF-8 and end with a zero byte. What an engine hands out as `const char*` lives as long as the engine.
  *
  * Threads: every function may be called from any thread, and one engine from many at once. Only the `*_free` functions
  * need the object to themselves.
  *
- * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per token,
- * E experts, c places per expert and group, M = G * c.
+ * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per
+ * token, E experts, c places per expert and group, M = G * c.
  */
 #ifndef VMOE_ENGINE_H_
 #define VMOE_ENGINE_H_
+
+/* NOLINTBEGIN(modernize-*): this is C. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -69,15 +71,17 @@ typedef struct vmoe_load_options {
   /* Name of the profile for calls that say nothing else: a stored one, or any systematic name such as "c0.3-k1".
    * NULL is the first stored one. */
   const char* profile;
-  /* Path of the ONNX Runtime library, 1.21 or newer. NULL takes the first of: one that is loaded already, the path in the
-   * environment variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1. */
+  /* Path of the ONNX Runtime library, 1.21 or newer. NULL takes the first of: one that is loaded already, the path in
+   * the environment variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1. */
   const char* onnxruntime;
 } vmoe_load_options;
 
-#define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
+#define VMOE_LOAD_OPTIONS_INIT \
+  { sizeof(vmoe_load_options), 0, 1, NULL, NULL }
 
 /* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library; without it the bundle
- * runs on standard ops. Engines of one process on the same bundle with the same threads share one session and its memory.
+ * runs on standard ops. Engines of one process on the same bundle with the same threads share one session and its
+ * memory.
  *
  * path: the NAME.vmoe folder.
  * options: NULL for the defaults.
@@ -129,14 +133,15 @@ VMOE_API vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t i
 
 typedef struct vmoe_profile {
   size_t struct_size;
-  char name[64];         /* such as "c0.3-k1" (Batch Priority Routing) or "c0.3-k1-vanilla" */
-  double capacity_ratio; /* C as it was asked for */
+  char name[64];          /* such as "c0.3-k1" (Batch Priority Routing) or "c0.3-k1-vanilla" */
+  double capacity_ratio;  /* C as it was asked for */
   double effective_ratio; /* C after rounding to whole places */
-  int64_t k;             /* experts per token */
-  int32_t bpr;           /* 1 for Batch Priority Routing, 0 for vanilla order */
+  int64_t k;              /* experts per token */
+  int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order */
 } vmoe_profile;
 
-#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0}
+#define VMOE_PROFILE_INIT \
+  { sizeof(vmoe_profile), {0}, 0, 0, 0, 0 }
 
 /* A stored profile, 0 <= index < num_profiles.
  *
@@ -158,7 +163,8 @@ typedef struct vmoe_setting {
   int64_t k;
 } vmoe_setting;
 
-#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0}
+#define VMOE_SETTING_INIT \
+  { sizeof(vmoe_setting), NULL, 0, 0, 0, 0 }
 
 /* The profile that a call with this setting (NULL: the engine's) runs with; `capacity` as in vmoe_engine_profile.
  * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT, which has no profile. */
@@ -167,8 +173,9 @@ VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_
 
 /* ---- Running ---- */
 
-/* dtype[N,H,W,C], contiguous, N >= 1: float32 in [-1, 1], or uint8 in 0..255. uint8 images for a float32 bundle are scaled
- * to pixel / 255 * 2 - 1; float32 images don't suit a uint8 bundle. The data is only read, and only during the call. */
+/* dtype[N,H,W,C], contiguous, N >= 1: float32 in [-1, 1], or uint8 in 0..255. uint8 images for a float32 bundle are
+ * scaled to pixel / 255 * 2 - 1; float32 images don't suit a uint8 bundle. The data is only read, and only during the
+ * call. */
 typedef struct vmoe_images {
   size_t struct_size;
   const void* data;
@@ -178,7 +185,8 @@ typedef struct vmoe_images {
   int64_t count, height, width, channels;
 } vmoe_images;
 
-#define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
+#define VMOE_IMAGES_INIT \
+  { sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0 }
 
 /* Logits, or features, of a batch.
  *
@@ -196,15 +204,17 @@ typedef struct vmoe_layer_routing {
   size_t struct_size;
   const char* layer;               /* such as "encoderblock_1" */
   int64_t groups, tokens, choices; /* G, S, K */
-  const int32_t* slot;             /* i32[G,S,K]: flat index e * M + g * c + p of the place of each choice, -1: dropped */
-  const float* weight;             /* f32[G,S,K]: raw gate of each choice, dropped ones included */
+  const int32_t* slot; /* i32[G,S,K]: flat index e * M + g * c + p of the place of each choice, -1: dropped */
+  const float* weight; /* f32[G,S,K]: raw gate of each choice, dropped ones included */
 } vmoe_layer_routing;
 
-#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL}
+#define VMOE_LAYER_ROUTING_INIT \
+  { sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL }
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *
- * routing: receives the result, to be freed with vmoe_routing_free; NULL on failure. It doesn't need the engine to live.
+ * routing: receives the result, to be freed with vmoe_routing_free; NULL on failure. It doesn't need the engine to
+ * live.
  */
 VMOE_API vmoe_status* vmoe_engine_routing(const vmoe_engine* engine, const vmoe_images* images,
                                           const vmoe_setting* setting, vmoe_routing** routing);
@@ -221,5 +231,7 @@ VMOE_API void vmoe_routing_free(vmoe_routing* routing);
 #ifdef __cplusplus
 }
 #endif
+
+/* NOLINTEND(modernize-*) */
 
 #endif /* VMOE_ENGINE_H_ */

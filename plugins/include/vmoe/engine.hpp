@@ -102,10 +102,10 @@ struct Images {
 
 // Where one MoE layer sent its tokens.
 struct LayerRouting {
-  std::string layer;                          // such as "encoderblock_1"
+  std::string layer;                            // such as "encoderblock_1"
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
-  std::vector<int32_t> slot;                  // [G,S,K]: e * M + g * c + p, -1: dropped
-  std::vector<float> weight;                  // [G,S,K]: raw gate of each choice, dropped ones included
+  std::vector<int32_t> slot;                    // [G,S,K]: e * M + g * c + p, -1: dropped
+  std::vector<float> weight;                    // [G,S,K]: raw gate of each choice, dropped ones included
 };
 
 // What a bundle is and what runs it.
@@ -113,14 +113,14 @@ struct Info {
   int64_t height = 0, width = 0, channels = 0;
   vmoe_dtype input_dtype = VMOE_FLOAT32;
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;     // floats per image
-  int64_t batch_multiple = 1;  // batches must be a multiple of this many images
+  int64_t output_size = 0;                    // floats per image
+  int64_t batch_multiple = 1;                 // batches must be a multiple of this many images
   int64_t num_experts = 0, group_tokens = 0;  // E and S; 0 for a dense ViT
-  std::string group;           // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  std::string runtime;         // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
+  std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
+  std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                        // as asked for; 0 where ONNX Runtime chose
-  vmoe_precision precision = VMOE_FP32;   // of the expert weights
+  int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
+  vmoe_precision precision = VMOE_FP32;  // of the expert weights
   std::vector<std::string> class_names;  // output_size of them, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
 };
@@ -258,10 +258,22 @@ class Engine {
     vmoe_info c{};
     c.struct_size = sizeof(c);
     if (auto* status = vmoe_engine_info(handle_.get(), &c)) return status;
-    info_ = {c.height, c.width, c.channels, static_cast<vmoe_dtype>(c.input_dtype),
-             static_cast<vmoe_output>(c.output), c.output_size, c.batch_multiple, c.num_experts, c.group_tokens,
-             c.group != nullptr ? c.group : "", c.runtime, c.uses_op_library != 0, c.threads,
-             static_cast<vmoe_precision>(c.precision), {}, {}};
+    info_ = {c.height,
+             c.width,
+             c.channels,
+             static_cast<vmoe_dtype>(c.input_dtype),
+             static_cast<vmoe_output>(c.output),
+             c.output_size,
+             c.batch_multiple,
+             c.num_experts,
+             c.group_tokens,
+             c.group != nullptr ? c.group : "",
+             c.runtime,
+             c.uses_op_library != 0,
+             c.threads,
+             static_cast<vmoe_precision>(c.precision),
+             {},
+             {}};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;
@@ -275,7 +287,8 @@ class Engine {
     for (int64_t i = 0; i < c.num_profiles; ++i) {
       vmoe_profile stored = VMOE_PROFILE_INIT;
       std::vector<int64_t> capacity(info_.moe_layers.size());
-      if (auto* status = vmoe_engine_profile(handle_.get(), i, &stored, capacity.data(), capacity.size())) return status;
+      if (auto* status = vmoe_engine_profile(handle_.get(), i, &stored, capacity.data(), capacity.size()))
+        return status;
       profiles_.push_back(internal::profile(stored, std::move(capacity)));
     }
     return nullptr;
