@@ -1,11 +1,12 @@
 """The vmoe ops as ONNX functions of standard ops, so that a stock runtime runs them with no library of ours.
 
-The bodies stand in ONNX's own text format. They are exact on ONNX Runtime and OpenVINO; three habits make them so:
+The bodies stand in ONNX's own text format. They are exact on ONNX Runtime and OpenVINO; four habits make them so:
 
 - A TopK's order among equal values is not to be relied on (OpenVINO's is not stable). Sorting descending gives only the
   values; equal values share a run number, and a second TopK over `run * n + index`, whose keys all differ, puts each run
   in the order of its indices.
 - OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
+- ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
 - No integer is ever made from a float ratio.
 """
 
@@ -48,7 +49,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     gate_here = Slice (gate, zero, last_expert, two)
     gate_falls = Less (gate_next, gate_here)
     gate_steps = Cast <to = 7> (gate_falls)
-    gate_pads = Constant <value_ints = [0, 0, 1, 0, 0, 0]> ()
+    gate_pads = Constant <value = int64[6] {0, 0, 1, 0, 0, 0}> ()
     gate_padded = Pad (gate_steps, gate_pads)
     gate_run = CumSum (gate_padded, two)
     gate_base = Mul (gate_run, experts)
@@ -69,7 +70,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     turn_here = Slice (turn, zero, last_token, one)
     turn_falls = Less (turn_next, turn_here)
     turn_steps = Cast <to = 7> (turn_falls)
-    turn_pads = Constant <value_ints = [0, 1, 0, 0]> ()
+    turn_pads = Constant <value = int64[4] {0, 1, 0, 0}> ()
     turn_padded = Pad (turn_steps, turn_pads)
     turn_run = CumSum (turn_padded, one)
     turn_base = Mul (turn_run, tokens)
