@@ -116,6 +116,15 @@ def programs(prefix: Path, *names: str) -> Path:
     return binaries
 
 
+@functools.cache
+def sample(source: Path, prefix: Path, *options: str) -> Path:
+    """Folder with the programs of a sample, built outside the repository against an install prefix."""
+    binaries = scratch_folder()
+    built("cmake", "-S", source, "-B", binaries, *generator(), f"-DCMAKE_PREFIX_PATH={prefix}", *options)
+    built("cmake", "--build", binaries, "--parallel", "2")
+    return binaries
+
+
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
     """ONNX Runtime's shared library in the folder of its Python package."""
     (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())

@@ -13,6 +13,7 @@ import golden
 import numpy as np
 import pytest
 import sdk_build
+from PIL import Image
 from sdk_build import Runner, setting_fields
 
 from vmoe_export import export_bundle
@@ -313,3 +314,41 @@ def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_
     library = moved / "lib" / sdk_build.OP_LIBRARY
     assert (folder / "op_library.txt").read_text() == (str(library) if library.is_file() else "")
     assert str(sdk_build.ROOT) not in (moved / "lib" / "cmake" / "vmoe" / "vmoeTargets.cmake").read_text()
+
+
+SAMPLES = sdk_build.ROOT / "samples"
+
+
+def test_the_minimal_sample_names_the_class_of_an_image_file(
+    prefix: Path, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    if not any(Path(folder, "stb_image.h").is_file() for folder in ("/usr/include/stb", "/usr/local/include/stb")):
+        pytest.skip("stb_image.h is not installed (Debian package libstb-dev)")
+    program = sdk_build.sample(SAMPLES / "cpp_minimal", prefix) / "classify"
+    library = str(sdk_build.onnxruntime_library())
+    engine = python_engine(mnist_image_bundle, prefix)
+    for i in range(4):
+        pixels = mnist_images["images"][i]
+        Image.fromarray(pixels).save(tmp_path / "digit.png")
+        logits = engine(pixels[None], profile="c1.05-k1")[0]
+        done = sdk_build.run(program, mnist_image_bundle, tmp_path / "digit.png", "c1.05-k1", VMOE_ONNXRUNTIME=library)
+        assert done.stdout == f"class {logits.argmax()} {logits.max():.4f}\n"
+    refused = sdk_build.run(program, mnist_image_bundle, "absent.png", VMOE_ONNXRUNTIME=library)
+    assert refused.returncode == 1 and "absent.png is not a readable image" in refused.stderr
+
+
+def test_the_service_sample_runs_the_op_library_in_its_own_session(
+    prefix: Path, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    if not (prefix / "lib" / sdk_build.OP_LIBRARY).is_file():
+        pytest.skip("the sample is about the op library, and this prefix has none")
+    library = tmp_path / "libonnxruntime.so.1"
+    library.symlink_to(sdk_build.onnxruntime_library())
+    folder = sdk_build.sample(SAMPLES / "cpp_service", prefix, f"-DONNXRUNTIME_LIBRARY={library}")
+    images = mnist_images["images"][:32]
+    images.tofile(tmp_path / "images.raw")
+    profiles = ["c0.1-k1", "c0.3-k2", "c2-k2"]
+    done = sdk_build.run(folder / "service", mnist_bundle, tmp_path / "images.raw", *profiles)
+    engine = python_engine(mnist_bundle, prefix)
+    expected = [f"{name} {' '.join(map(str, engine(images, profile=name).argmax(axis=1)))}\n" for name in profiles]
+    assert (done.stdout, done.stderr) == ("".join(expected), "")

@@ -1,0 +1,106 @@
+// A service with an Ort::Session of its own, and what it takes to run a bundle in it: register the op library, load
+// model.onnx, and give each request the integers of the profile that it may spend.
+//
+//   service BUNDLE IMAGES [PROFILE...]
+//
+// IMAGES holds raw uint8 pixels of one batch. Prints one line for each profile: its name and the class of each image.
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+using Integers = std::vector<int64_t>;
+
+struct Profile {
+  Integers capacity;  // places per expert and group, of each MoE layer
+  Integers k;         // experts per token
+  Integers bpr;       // 1 for Batch Priority Routing
+};
+
+struct Model {
+  std::vector<int64_t> shape;  // of one image
+  std::map<std::string, Profile> profiles;
+};
+
+// What the service needs from the bundle's manifest.
+Model read_model(const std::string& bundle) {
+  const auto manifest = nlohmann::json::parse(std::ifstream(bundle + "/manifest.json"));
+  const auto& input = manifest.at("input");
+  if (input.at("dtype") != "float32") throw std::runtime_error(bundle + " doesn't take float32 images");
+  Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
+  for (const auto& profile : manifest.at("profiles")) {
+    model.profiles[profile.at("name")] = {profile.at("capacity").get<Integers>(),
+                                          {profile.at("k").get<int64_t>()},
+                                          {profile.at("bpr").get<bool>() ? 1 : 0}};
+  }
+  return model;
+}
+
+std::vector<float> read_images(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<float> images;
+  for (std::istreambuf_iterator<char> byte(stream), end; byte != end; ++byte) {
+    images.push_back(static_cast<float>(static_cast<unsigned char>(*byte)) / 255.0F * 2.0F - 1.0F);
+  }
+  if (images.empty()) throw std::runtime_error(path + " holds no images");
+  return images;
+}
+
+template <typename T>
+Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
+  static const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
+}
+
+// Class of each image of a batch, f32[N,H,W,C], at one profile.
+std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
+  const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
+  const char* names[] = {"image", "capacity", "k", "bpr"};
+  const Ort::Value inputs[] = {tensor(images, {count, model.shape[0], model.shape[1], model.shape[2]}),
+                               tensor(profile.capacity, {static_cast<int64_t>(profile.capacity.size())}),
+                               tensor(profile.k, {1}), tensor(profile.bpr, {1})};
+  const char* output = "logits";
+  const auto results = session.Run(Ort::RunOptions{}, names, inputs, std::size(inputs), &output, 1);
+  const float* logits = results[0].GetTensorData<float>();
+  const int64_t classes = results[0].GetTensorTypeAndShapeInfo().GetShape()[1];
+  std::vector<int64_t> best;
+  for (int64_t i = 0; i < count; ++i) {
+    best.push_back(std::max_element(logits + i * classes, logits + (i + 1) * classes) - (logits + i * classes));
+  }
+  return best;
+}
+
+int main(int argc, char** argv) try {
+  if (argc < 3) throw std::runtime_error("usage: service BUNDLE IMAGES [PROFILE...]");
+  const std::string bundle = argv[1];
+  const Model model = read_model(bundle);
+  std::vector<float> images = read_images(argv[2]);
+
+  const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
+  Ort::SessionOptions options;
+  // Kernels for the ops of the domain `vmoe`; without it the same file runs on standard ops, and slower.
+  options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
+  Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
+
+  std::vector<std::string> chosen(argv + 3, argv + argc);
+  if (chosen.empty()) chosen.push_back(model.profiles.begin()->first);
+  for (const auto& name : chosen) {
+    const auto profile = model.profiles.find(name);
+    if (profile == model.profiles.end()) throw std::runtime_error("there is no profile '" + name + "'");
+    std::printf("%s", name.c_str());
+    for (const int64_t best : classify(session, model, images, profile->second))
+      std::printf(" %d", static_cast<int>(best));
+    std::printf("\n");
+  }
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "service: %s\n", error.what());
+  return 1;
+}
