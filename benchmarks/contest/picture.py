@@ -30,7 +30,7 @@ def draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     handles = {
         label: handle for field in fields.flat for handle, label in zip(*field.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(columns), fontsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
