@@ -11,6 +11,7 @@
 namespace vmoe {
 namespace {
 
+constexpr size_t kSmallPage = 4096;
 constexpr size_t kLargePage = size_t{1} << 21;
 
 // Idle buffers of the process. Never destroyed: calls may still run while the process ends.
@@ -28,21 +29,21 @@ IdleBuffers& Idle() {
 
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
-  const size_t unit = bytes >= kLargePage ? kLargePage : 4096;
-  if (bytes > SIZE_MAX - 2 * unit) throw std::bad_alloc();
-  bytes = (bytes + unit - 1) / unit * unit;
-  void* data = mmap(nullptr, bytes + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Large buffers begin at a large page; none is longer than whole small pages.
+  const size_t alignment = bytes >= kLargePage ? kLargePage : kSmallPage;
+  if (bytes > SIZE_MAX - 2 * kLargePage) throw std::bad_alloc();
+  bytes = (bytes + kSmallPage - 1) / kSmallPage * kSmallPage;
+  void* data = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   // The system aligns to small pages; what stands before and after the aligned part goes back.
-  const auto start = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t aligned = (start + unit - 1) / unit * unit;
-  if (aligned > start) munmap(data, aligned - start);
-  const size_t behind = start + unit - aligned;
-  if (behind > 0) munmap(reinterpret_cast<void*>(aligned + bytes), behind);
-  data_ = reinterpret_cast<void*>(aligned);
+  char* start = static_cast<char*>(data);
+  const size_t before = (alignment - reinterpret_cast<uintptr_t>(data) % alignment) % alignment;
+  if (before > 0) munmap(start, before);
+  munmap(start + before + bytes, alignment - before);
+  data_ = start + before;
   bytes_ = bytes;
 #ifdef MADV_HUGEPAGE
-  if (unit == kLargePage) madvise(data_, bytes_, MADV_HUGEPAGE);
+  if (alignment == kLargePage) madvise(data_, bytes_, MADV_HUGEPAGE);
 #endif
 }
 
