@@ -1,10 +1,10 @@
-"""Runs one vmoe op alone: in numpy, torch, ONNX Runtime (as a local function, and inlined) and OpenVINO."""
+"""Runs one vmoe op alone: in numpy, torch, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -13,14 +13,17 @@ import onnx.inliner
 import onnxruntime
 import openvino
 import torch
-from onnx import TensorProto, helper
+from cpu_paths import Call
+from onnx import TensorProto, helper, numpy_helper
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.ops import reference
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, Op, Value
+from vmoe_runtime.op_library import find_library, library_path
 
-RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino")
+OP_LIBRARY = "op-library"
+RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if find_library() else []))
 ONNX_TYPES = {"float": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
 NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64, "bf16": ml_dtypes.bfloat16}
 SETTINGS = ("capacity", "k", "bpr")
@@ -62,15 +65,15 @@ def runner(name: str, op_name: str, dispatch_bf16: bool = False, bf16_weights: b
 
         return run_torch
     model = one_node_model(op, dispatch_bf16, bf16_weights)
-    if name != "onnxruntime":
+    if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
-    return _session_runner(model, names, openvino_cpu=name == "openvino")
+    return _session_runner(model, names, name)
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
     """The same for any model without local functions."""
     names = [value.name for value in model.graph.input]
-    return _session_runner(model, names, openvino_cpu=name == "openvino")
+    return _session_runner(model, names, name)
 
 
 def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -> onnx.ModelProto:
@@ -98,6 +101,55 @@ def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = Fal
     return model
 
 
+def node_call(
+    op_name: str,
+    inputs: Mapping[str, np.ndarray | None],
+    attributes: Mapping[str, object] | None = None,
+    *,
+    constants: Sequence[str] = (),
+    outputs: Sequence[str] | None = None,
+) -> Call:
+    """One node of the op alone, unchecked: inputs of any type and shape, those of `constants` as initializers.
+
+    An input that is None, or not named, is left out, and so are outputs that `outputs` does not name. The model says
+    nothing about shapes, so calls that differ in them alone share it. bfloat16 that is no constant is fed as float32.
+    """
+    op = OPS[op_name]
+    given = {name: array for name, array in inputs.items() if array is not None}
+    fed = {name: array for name, array in given.items() if name not in constants}
+    narrow = [name for name, array in fed.items() if array.dtype == ml_dtypes.bfloat16]
+    names = [value.name if value.name in given else "" for value in op.inputs]
+    while names and not names[-1]:
+        names.pop()
+    wanted = [value.name if outputs is None or value.name in outputs else "" for value in op.outputs]
+    while not wanted[-1]:
+        wanted.pop()
+    node = helper.make_node(
+        op.name,
+        [f"{name}_bf16" if name in narrow else name for name in names],
+        [f"{name}_out" if name else "" for name in wanted],
+        domain=DOMAIN,
+        **(attributes or {}),
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Cast", [name], [f"{name}_bf16"], to=TensorProto.BFLOAT16) for name in narrow] + [node],
+        op.name,
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(_widened(array).dtype), None)
+            for name, array in fed.items()
+        ],
+        [
+            helper.make_tensor_value_info(f"{value.name}_out", ONNX_TYPES[ELEMENT_TYPES[value.type][0]], None)
+            for value in op.outputs
+            if value.name in wanted
+        ],
+        [numpy_helper.from_array(given[name], name) for name in constants],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return Call(model.SerializeToString(deterministic=True), {name: _widened(array) for name, array in fed.items()})
+
+
 def attribute_values(op: Op, dispatch_bf16: bool) -> dict[str, int]:
     return {name: int(dispatch_bf16) if name == "dispatch_bf16" else value for name, value in op.attributes.items()}
 
@@ -111,9 +163,9 @@ def _value_info(value: Value) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(value.name, ONNX_TYPES[ELEMENT_TYPES[value.type][0]], dims)
 
 
-def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cpu: bool) -> Run:
+def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> Run:
     outputs = [value.name for value in model.graph.output]
-    if openvino_cpu:
+    if name == "openvino":
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
@@ -124,6 +176,8 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], *, openvino_cp
         return run_openvino
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if name == OP_LIBRARY:
+        options.register_custom_ops_library(library_path())
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda *inputs: session.run(outputs, dict(zip(names, map(_widened, inputs), strict=True)))
 
