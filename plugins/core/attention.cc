@@ -10,7 +10,7 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kScoreRows = 8;   // rows whose scores are held at once
+constexpr size_t kScoreRows = 8;    // rows whose scores are held at once
 constexpr size_t kScoreAlign = 16;  // scores of a row: whole vectors
 
 // One head of one image: keys and values as packed panels.
@@ -43,7 +43,8 @@ class Head {
         Prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
       }
       ForEachPanel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
-        Multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token, score_stride_);
+        Multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token,
+                 score_stride_);
       });
       for (size_t r = 0; r < rows; ++r) kernels_.attention_softmax(scores_ + r * score_stride_, shape_.tokens, scale);
       ForEachPanel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
@@ -85,9 +86,8 @@ class Head {
 
   size_t Elements(size_t columns, size_t depth) const {
     size_t elements = 0;
-    ForEachPanel(columns, depth, [&](size_t, size_t count, size_t) {
-      elements += PanelElements(kernels_, depth, count, false);
-    });
+    ForEachPanel(columns, depth,
+                 [&](size_t, size_t count, size_t) { elements += PanelElements(kernels_, depth, count, false); });
     return elements;
   }
   size_t KeyElements() const { return Elements(shape_.tokens, size_); }

@@ -13,8 +13,8 @@ const char* CpuPathName(CpuPath path);
 // Whether this build has the path and this machine can run it.
 bool CpuPathSupported(CpuPath path);
 
-// The path that this process uses: the best supported one, or the one that the environment variable VMOE_CPU_PATH names.
-// False, with a sentence in `error`, if that variable names none that this machine has. Decided once.
+// The path that this process uses: the best supported one, or the one that the environment variable VMOE_CPU_PATH
+// names. False, with a sentence in `error`, if that variable names none that this machine has. Decided once.
 bool ChosenCpuPath(CpuPath* path, std::string* error);
 
 }  // namespace vmoe

@@ -17,8 +17,8 @@ size_t ExpertMlpBytes(const ExpertWeights& weights, size_t rows, bool dispatch_b
   return Workspace::Bytes<char>(gathered) + Workspace::Bytes<char>(activations);
 }
 
-void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out, Workspace& workspace,
-               const TaskRunner& runner) {
+void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+               Workspace& workspace, const TaskRunner& runner) {
   const Kernels& kernels = weights.w1->kernels();
   const size_t count = rows.count(weights);
   const size_t hidden = weights.hidden();

@@ -38,7 +38,7 @@ struct ExpertRows {
 size_t ExpertMlpBytes(const ExpertWeights& weights, size_t rows, bool dispatch_bf16);
 
 // out f32[rows, D], in the order of the rows. With `dispatch_bf16` the inputs and the outputs are rounded to bfloat16.
-void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out, Workspace& workspace,
-               const TaskRunner& runner);
+void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+               Workspace& workspace, const TaskRunner& runner);
 
 }  // namespace vmoe

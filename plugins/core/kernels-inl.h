@@ -316,15 +316,8 @@ constexpr Kernels kKernels = {
 #else
     CpuPath::kScalar,
 #endif
-    kLanes,
-    kTileVectors * kLanes,
-    kTileRows,
-    ProductFloat32,
-    ProductBfloat16,
-    Softmax,
-    AttentionSoftmax,
-    RoundRowToBf16,
-    RoundRow,
+    kLanes,         kTileVectors * kLanes, kTileRows,      ProductFloat32, ProductBfloat16,
+    Softmax,        AttentionSoftmax,      RoundRowToBf16, RoundRow,
 };
 
 }  // namespace HWY_NAMESPACE

@@ -67,7 +67,8 @@ size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool 
   return (bf16 ? (depth + 1) / 2 * 2 : depth) * PaddedColumns(kernels, columns);
 }
 
-void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns, float* packed) {
+void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+               float* packed) {
   Pack(kernels, weights, stride, depth, columns, packed);
 }
 
@@ -78,7 +79,8 @@ void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_
 void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                          float* packed) {
   const size_t padded = PaddedColumns(kernels, columns);
-  for (size_t row = 0; row < depth; ++row) std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
+  for (size_t row = 0; row < depth; ++row)
+    std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
   for (size_t column = 0; column < columns; ++column) {
     for (size_t row = 0; row < depth; ++row) packed[row * padded + column] = weights[column * stride + row];
   }

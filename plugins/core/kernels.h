@@ -1,7 +1,7 @@
 // The inner loops, once per instruction set: products of rows with one packed panel of weights, softmax, rounding.
 //
-// A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the panel
-// alone: not on the other rows, their number, or the threads.
+// A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the
+// panel alone: not on the other rows, their number, or the threads.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,8 @@ struct Epilogue {
   bool round_bf16 = false;      // store float32 rounded to bfloat16
 };
 
-// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel). Float32 rows with a float32 panel, bfloat16 rows with a bfloat16
-// panel.
+// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel). Float32 rows with a float32 panel, bfloat16 rows with a
+// bfloat16 panel.
 struct PanelProduct {
   const void* rows = nullptr;      // [.., row_stride], row r at index[r], or at r without an index
   const int32_t* index = nullptr;  // i32[row_count] or none
@@ -63,7 +63,8 @@ const Kernels& KernelsFor(CpuPath path);
 size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool bf16);
 
 // Packs weights[0:depth, 0:columns], rows `stride` elements apart, into PanelElements values.
-void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns, float* packed);
+void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+               float* packed);
 void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed);
 
 // Packs the transpose of weights[0:columns, 0:depth], rows `stride` elements apart.

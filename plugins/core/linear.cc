@@ -4,7 +4,8 @@
 
 namespace vmoe {
 
-void Linear(const PackedWeights& w, const float* bias, const float* x, size_t rows, float* y, const TaskRunner& runner) {
+void Linear(const PackedWeights& w, const float* bias, const float* x, size_t rows, float* y,
+            const TaskRunner& runner) {
   PanelProduct product;
   product.rows = x;
   product.row_stride = w.depth();

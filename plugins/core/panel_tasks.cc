@@ -48,7 +48,8 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     }
     mine.panel = weights.Panel(matrix, panel);
     mine.columns = weights.PanelColumns(panel);
-    if (product.epilogue.bias != nullptr) mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
+    if (product.epilogue.bias != nullptr)
+      mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
     mine.out = static_cast<char*>(product.out) + (begin * product.out_stride + column) * out_bytes;
     multiply(mine);
   });

@@ -10,11 +10,11 @@
 namespace vmoe {
 
 struct RoutingShape {
-  size_t groups = 0;         // G
-  size_t tokens = 0;         // S, per group
-  size_t experts = 0;        // E
-  size_t choices = 0;        // K, 1 to E
-  size_t capacity = 0;       // c, places per expert and group, at least 1; E * G * c fits an int32
+  size_t groups = 0;    // G
+  size_t tokens = 0;    // S, per group
+  size_t experts = 0;   // E
+  size_t choices = 0;   // K, 1 to E
+  size_t capacity = 0;  // c, places per expert and group, at least 1; E * G * c fits an int32
   bool batch_priority = true;
 
   size_t places() const { return groups * capacity; }  // M
@@ -34,8 +34,8 @@ float ChooseExperts(const float* gates, size_t experts, size_t choices, int32_t*
 void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
                 int32_t* kept, uint64_t* order);
 
-// The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M] (flat tokens, -1 = empty place).
-// Throws std::bad_alloc.
+// The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M] (flat tokens, -1 = empty
+// place). Throws std::bad_alloc.
 void Route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
            const TaskRunner& runner);
 

@@ -71,8 +71,8 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
   auto* own_weight = workspace.Take<float>(pairs);
   auto* priority = workspace.Take<float>(tokens);
   auto* order = workspace.Take<uint64_t>(tokens);
-  auto* kept = workspace.Take<int32_t>(cells);           // [G,E]
-  auto* first_of_cell = workspace.Take<size_t>(cells);   // [G,E]
+  auto* kept = workspace.Take<int32_t>(cells);          // [G,E]
+  auto* first_of_cell = workspace.Take<size_t>(cells);  // [G,E]
   auto* first = workspace.Take<size_t>(shape.experts + 1);
   auto* token_of_row = workspace.Take<int32_t>(most_rows);
   auto* out = workspace.Take<float>(most_rows * hidden);

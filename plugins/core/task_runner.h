@@ -21,8 +21,7 @@ void ParallelFor(const TaskRunner& runner, size_t count, Body&& body) {
     body(size_t{0});
     return;
   }
-  runner.run(
-      runner.pool, count, [](void* context, size_t index) { (*static_cast<Body*>(context))(index); }, &body);
+  runner.run(runner.pool, count, [](void* context, size_t index) { (*static_cast<Body*>(context))(index); }, &body);
 }
 
 // Runs every task on the calling thread.

@@ -1,8 +1,7 @@
 // VmoeAttention: q, k, v -> y.
-#include "core/attention.h"
-
 #include <string>
 
+#include "core/attention.h"
 #include "onnxruntime/op.h"
 
 namespace vmoe::ort {
@@ -31,8 +30,8 @@ class AttentionKernel {
                     std::to_string(heads));
     }
     if (sizes['T'] == 0) throw OpError("there are no keys");
-    Attention(kernels_, {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads}, q.as<float>(), k.as<float>(), v.as<float>(),
-              call.Output<float>(0, sizes), call.Runner());
+    Attention(kernels_, {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads}, q.as<float>(), k.as<float>(),
+              v.as<float>(), call.Output<float>(0, sizes), call.Runner());
   }
 
  private:

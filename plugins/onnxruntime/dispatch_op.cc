@@ -25,7 +25,8 @@ class DispatchKernel {
     for (size_t place = 0; place < places; ++place) {
       const int32_t token = src.as<int32_t>()[place];
       if (token < -1 || token >= tokens) {
-        throw OpError("src has the token " + std::to_string(token) + ", but x has " + std::to_string(tokens) + " tokens");
+        throw OpError("src has the token " + std::to_string(token) + ", but x has " + std::to_string(tokens) +
+                      " tokens");
       }
     }
     Dispatch(x.as<float>(), src.as<int32_t>(), places, sizes['D'], call.Output<float>(0, sizes), call.Runner());

@@ -29,8 +29,8 @@ class ExpertMlpKernel {
     for (size_t expert = 0; expert < first.size(); ++expert) first[expert] = expert * sizes['M'];
     Workspace workspace;
     workspace.Reserve(ExpertMlpBytes(weights, first.back(), dispatch_bf16_));
-    ExpertMlp(weights, {buf.as<float>(), nullptr, first.data()}, dispatch_bf16_, call.Output<float>(0, sizes), workspace,
-              call.Runner());
+    ExpertMlp(weights, {buf.as<float>(), nullptr, first.data()}, dispatch_bf16_, call.Output<float>(0, sizes),
+              workspace, call.Runner());
   }
 
  private:

@@ -23,8 +23,8 @@ class NodeExpertWeights {
   std::shared_ptr<const PackedWeights> w1_, w2_;  // where constant
 };
 
-// Packs a constant tensor [matrices, depth, columns], or [depth, columns], and gives its mapped pages back to the system:
-// nothing reads the original again.
+// Packs a constant tensor [matrices, depth, columns], or [depth, columns], and gives its mapped pages back to the
+// system: nothing reads the original again.
 std::shared_ptr<const PackedWeights> PackConstant(const Kernels& kernels, const Tensor& tensor);
 
 // Packs a tensor for one call.

@@ -1,6 +1,5 @@
 // VmoeLinear: x, w, b -> y = x . w + b.
 #include "core/linear.h"
-
 #include "onnxruntime/expert_weights.h"
 #include "onnxruntime/op.h"
 

@@ -40,8 +40,7 @@ class Op : public OrtCustomOp {
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };
     CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
-      return AsStatus(*api, Kernel::kSpec.name,
-                      [&] { *kernel = new State{*api, Kernel(NodeInfo{*api, info})}; });
+      return AsStatus(*api, Kernel::kSpec.name, [&] { *kernel = new State{*api, Kernel(NodeInfo{*api, info})}; });
     };
     KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
       const auto* state = static_cast<const State*>(kernel);

@@ -13,8 +13,8 @@ void Register(const OrtApi& api, OrtSessionOptions* options) {
   static OrtCustomOpDomain* const domain = [&api] {
     OrtCustomOpDomain* made = nullptr;
     Check(api, api.CreateCustomOpDomain("vmoe", &made));
-    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp(),
-                                  LinearOp(), DenseMlpOp(), AttentionOp()}) {
+    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp(), LinearOp(),
+                                  DenseMlpOp(), AttentionOp()}) {
       Check(api, api.CustomOpDomain_Add(made, op));
     }
     return made;
@@ -25,8 +25,8 @@ void Register(const OrtApi& api, OrtSessionOptions* options) {
 }  // namespace
 }  // namespace vmoe::ort
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
-RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                                            const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(vmoe::ort::kOrtApiVersion);
   if (api == nullptr) {
     // Of every version's OrtApi, the first entry makes a status.

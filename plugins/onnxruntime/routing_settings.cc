@@ -41,9 +41,9 @@ RoutingShape RoutingSettings::Read(const Call& call, size_t first_input, Sizes& 
   if (bpr != 0 && bpr != 1) throw OpError("bpr must be 0 or 1, not " + std::to_string(bpr));
   // Places and tokens are numbered in int32.
   if ((groups > 0 && capacity > INT32_MAX / experts / groups) || (tokens > 0 && groups > INT32_MAX / tokens / k)) {
-    throw OpError("places and tokens are numbered in 32 bits: capacity " + std::to_string(capacity) + " is too much for " +
-                  std::to_string(experts) + " experts and " + std::to_string(groups) + " groups of " +
-                  std::to_string(tokens) + " tokens");
+    throw OpError("places and tokens are numbered in 32 bits: capacity " + std::to_string(capacity) +
+                  " is too much for " + std::to_string(experts) + " experts and " + std::to_string(groups) +
+                  " groups of " + std::to_string(tokens) + " tokens");
   }
   RoutingShape shape;
   shape.groups = sizes['G'];

@@ -1,6 +1,5 @@
 // VmoeSparseMlp: a whole MoE layer, x -> y, slot, weight.
 #include "core/sparse_mlp.h"
-
 #include "onnxruntime/expert_weights.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/routing_settings.h"

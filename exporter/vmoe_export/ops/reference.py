@@ -113,7 +113,7 @@ def attention(q: Array, k: Array, v: Array, num_heads: int = 1) -> Array:
 
     scores = heads(q) @ heads(k).swapaxes(2, 3) / math.sqrt(q.shape[2] // num_heads)
     exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mixed = exp / exp.sum(axis=-1, keepdims=True) @ heads(v)
+    mixed: Array = exp / exp.sum(axis=-1, keepdims=True) @ heads(v)
     return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
 
 

@@ -138,8 +138,8 @@ def _(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
     size = q.shape[2] // num_heads
-    query, key, value = (x.unflatten(2, (num_heads, size)).transpose(1, 2) for x in (q, k, v))
-    mixed = torch.softmax((query * (1 / math.sqrt(size))) @ key.transpose(2, 3), dim=-1) @ value
+    query, key, value = (x.reshape(*x.shape[:2], num_heads, size).transpose(1, 2) for x in (q, k, v))
+    mixed: Tensor = torch.softmax((query * (1 / math.sqrt(size))) @ key.transpose(2, 3), dim=-1) @ value
     return mixed.transpose(1, 2).flatten(2).contiguous()
 
 
