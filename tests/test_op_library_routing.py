@@ -188,7 +188,7 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
     elif kind == 2:  # tokens that repeat
         gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
     elif kind == 3:  # all the same
-        gates = np.full(shape, rng.choice(SPECIAL), np.float32)
+        gates = np.full(shape, rng.choice([0.25, np.nan, np.inf, -np.inf]), np.float32)
     elif kind == 4:
         gates[rng.random(shape) < 0.2] = np.nan
     elif kind == 5:
