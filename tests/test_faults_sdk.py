@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -333,11 +332,23 @@ def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, 
 
 
 def test_no_onnxruntime_at_all_is_one_sentence(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    if shutil.which("ldconfig") and "libonnxruntime" in sdk_build.run("ldconfig", "-p").stdout:
-        pytest.skip("this machine has ONNX Runtime on its library path")
-    done = sdk_build.run(programs / "sdk_runner", mnist_bundle, "", "1", VMOE_ONNXRUNTIME="")
+    # One that is installed would be found further down the library path.
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (tmp_path / name).write_text("this is no library")
+    variables = {"VMOE_ONNXRUNTIME": "", "LD_LIBRARY_PATH": str(tmp_path)}
+    done = sdk_build.run(programs / "sdk_runner", mnist_bundle, "", "1", **variables)
     assert done.returncode == 1
-    assert_one_sentence(done.stdout.split("\t", 2)[2].removesuffix("\n"), "VMOE_ONNXRUNTIME")
+    assert_one_sentence(done.stdout.split("\t", 2)[2].removesuffix("\n"), "ONNX Runtime was not found", "VMOE_ONNXRUNTIME")
+
+
+def test_an_onnxruntime_that_is_too_old_is_not_asked_for_anything(
+    programs: Path, mnist_bundle: Path, tmp_path: Path
+) -> None:
+    library = tmp_path / "libonnxruntime.so.1.20.2"
+    sdk_build.built("cc", "-shared", "-fPIC", "-o", library, sdk_build.SOURCES / "sdk_old_onnxruntime.c")
+    done = sdk_build.run(programs / "sdk_runner", mnist_bundle, library, "1")
+    assert done.returncode == 1
+    assert_one_sentence(done.stdout.split("\t", 2)[2].removesuffix("\n"), "1.20.2", str(library), "too old; 1.21")
 
 
 def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:

@@ -174,9 +174,7 @@ def cases(part: int) -> Iterator[Case]:
         k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 12) + 1))
         most = MOST_PLACES // (experts * groups)
         even = max(1, tokens * k // experts)
-        capacity = int(
-            rng.choice([1, 2, 3, max(1, even // 2), even, tokens, tokens * k + 5, most if number % 50 == 0 else 1])
-        )
+        capacity = most if number % 40 == 3 else int(rng.choice([1, 2, 3, max(1, even // 2), even, tokens, tokens * k + 5]))
         yield Case(make_gates(rng, int(rng.integers(8)), (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
 
 

@@ -1,25 +1,36 @@
 // The entry point: adds the domain `vmoe` to a session's options.
 #include <onnxruntime_c_api.h>
 
+#include <map>
+#include <mutex>
+
 #include "onnxruntime/op.h"
 #include "onnxruntime/ort_error.h"
 
 namespace vmoe::ort {
 namespace {
 
-void Register(const OrtApi& api, OrtSessionOptions* options) {
-  ProcessKernels();
-  // The options refer to the domain for as long as the process lives.
-  static OrtCustomOpDomain* const domain = [&api] {
+// The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
+const OrtCustomOpDomain* Domain(const OrtApi& api) {
+  static std::mutex mutex;
+  static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  OrtCustomOpDomain*& domain = (*domains)[&api];
+  if (domain == nullptr) {
     OrtCustomOpDomain* made = nullptr;
     Check(api, api.CreateCustomOpDomain("vmoe", &made));
     for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp(), LinearOp(),
                                   DenseMlpOp(), AttentionOp()}) {
       Check(api, api.CustomOpDomain_Add(made, op));
     }
-    return made;
-  }();
-  Check(api, api.AddCustomOpDomain(options, domain));
+    domain = made;
+  }
+  return domain;
+}
+
+void Register(const OrtApi& api, OrtSessionOptions* options) {
+  ProcessKernels();
+  Check(api, api.AddCustomOpDomain(options, Domain(api)));
 }
 
 }  // namespace
