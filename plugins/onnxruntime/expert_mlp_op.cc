@@ -19,7 +19,7 @@ class ExpertMlpKernel {
   static constexpr OpSpec kSpec{"VmoeExpertMlp", kInputs, 5, kOutputs, 1};
 
   explicit ExpertMlpKernel(const NodeInfo& node)
-      : weights_(node, kSpec, 1), dispatch_bf16_(node.Attribute("dispatch_bf16").value_or(0) != 0) {}
+      : weights_(node, kSpec, 1), dispatch_bf16_(node.Flag("dispatch_bf16")) {}
 
   void Compute(const Call& call) const {
     Sizes sizes;

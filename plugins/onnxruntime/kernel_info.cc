@@ -6,14 +6,39 @@
 
 namespace vmoe::ort {
 
+namespace {
+
+bool Succeeds(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return true;
+  api.ReleaseStatus(status);
+  return false;
+}
+
+// The status of a failed read doesn't say whether the attribute is missing or of another type.
+bool HasOtherType(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+  float number = 0;
+  size_t size = 0;
+  return Succeeds(api, api.KernelInfoGetAttribute_float(info, name, &number)) ||
+         Succeeds(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &size)) ||
+         Succeeds(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) ||
+         Succeeds(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
+}
+
+}  // namespace
+
 std::optional<int64_t> NodeInfo::Attribute(const char* name) const {
   int64_t value = 0;
-  if (OrtStatus* status = api.KernelInfoGetAttribute_int64(info, name, &value); status != nullptr) {
-    // The status doesn't say whether the attribute is missing or of another type.
-    api.ReleaseStatus(status);
-    return std::nullopt;
+  if (Succeeds(api, api.KernelInfoGetAttribute_int64(info, name, &value))) return value;
+  if (HasOtherType(api, info, name)) throw OpError("attribute " + std::string(name) + " is not an INT");
+  return std::nullopt;
+}
+
+bool NodeInfo::Flag(const char* name) const {
+  const int64_t value = Attribute(name).value_or(0);
+  if (value != 0 && value != 1) {
+    throw OpError("attribute " + std::string(name) + " must be 0 or 1, not " + std::to_string(value));
   }
-  return value;
+  return value == 1;
 }
 
 std::optional<Tensor> NodeInfo::Constant(size_t input, const char* name) const {

@@ -16,8 +16,11 @@ struct NodeInfo {
   const OrtApi& api;
   const OrtKernelInfo* info;
 
-  // An INT attribute, or nothing.
+  // An INT attribute, or nothing. Throws OpError if it is of another type.
   std::optional<int64_t> Attribute(const char* name) const;
+
+  // An INT attribute that is 0, which is its default, or 1. Throws OpError for anything else.
+  bool Flag(const char* name) const;
 
   // An input that is known at load, or nothing.
   std::optional<Tensor> Constant(size_t input, const char* name) const;

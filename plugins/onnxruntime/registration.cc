@@ -11,7 +11,7 @@ namespace vmoe::ort {
 namespace {
 
 // The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
-const OrtCustomOpDomain* Domain(const OrtApi& api) {
+OrtCustomOpDomain* Domain(const OrtApi& api) {
   static std::mutex mutex;
   static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
   const std::lock_guard<std::mutex> lock(mutex);

@@ -26,7 +26,7 @@ class SparseMlpKernel {
       : settings_(node),
         weights_(node, kSpec, 2),
         kernels_(ProcessKernels()),
-        dispatch_bf16_(node.Attribute("dispatch_bf16").value_or(0) != 0) {
+        dispatch_bf16_(node.Flag("dispatch_bf16")) {
     if (const std::optional<Tensor> router = node.Constant(1, "router")) {
       Sizes().Add(kInputs[1], *router);
       router_ = PackConstant(kernels_, *router);
