@@ -385,7 +385,7 @@ def test_mutated_files_are_accepted_and_refused_as_in_python(
     kind: str, file: str, read: Callable[[bytes], object], mnist_bundle: Path, tmp_path: Path
 ) -> None:
     data = (mnist_bundle / file).read_bytes()
-    tried = [data, *mutations(data, 3000 if kind == "m" else 300, seed=11)]
+    tried = [data, data + b"\0", data + b"\0{", *mutations(data, 3000 if kind == "m" else 300, seed=11)]
     stream = tmp_path / "stream"
     stream.write_bytes(b"".join(kind.encode() + struct.pack("=I", len(item)) + item for item in tried))
     with stream.open("rb") as given:

@@ -25,6 +25,8 @@ const Json& checked(const Json& object, const char* key, bool (Json::*is_kind)()
 }  // namespace
 
 Json parse_json(std::string_view text) {
+  // The parser takes a zero byte for the end, and would believe a text that goes on after it.
+  if (text.find('\0') != std::string_view::npos) fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
   bool too_deep = false;
   const auto keep = [&too_deep](int depth, Json::parse_event_t, Json&) {
     too_deep = too_deep || depth > kMaxDepth;
