@@ -1,0 +1,218 @@
+"""One bit pattern per image: whatever the threads, the neighbours in the batch, and how settings and weights arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from cpu_paths import Call, Outputs, outputs_of, run_calls
+from op_models import node_call, settings
+from variants import Variant
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+MODELS = ("mnist fp32", "mnist bf16", "s32 fp32", "s32 bf16")
+PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
+S32 = Variant(
+    "the size of S/32, fewer blocks", classifier="token", position="learned", trained_grid=(7, 7), image_size=(224, 224),
+    patch=(32, 32), hidden=160, heads=5, layers=4, moe=(1, 3), experts=8, classes=100,
+)  # fmt: skip
+EXPERTS, WIDTH, HIDDEN, TOKENS = 5, 21, 50, 33
+OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
+
+Inputs = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    mnist_checkpoint: Path,
+    mnist_images: dict[str, np.ndarray],
+) -> tuple[Path, np.ndarray]:
+    """A bundle that routes each image alone, and 64 images for it."""
+    name, precision = request.param.split()
+    folder = tmp_path_factory.mktemp("bits")
+    if name == "mnist":
+        checkpoint, config, images = mnist_checkpoint, None, mnist_images["images"][:64]
+        if precision == "fp32":
+            return request.getfixturevalue("mnist_image_bundle"), images
+    else:
+        checkpoint, config, images = folder / "s32.safetensors", S32.config, S32.images(64)
+        safetensors.numpy.save_file(S32.parameters(), checkpoint)
+    options = {"capacity": [0.3], "k": [1], "precision": precision, "config": config, "group": "image"}
+    export_bundle(checkpoint, folder / "model.vmoe", validate=False, **options)
+    return folder / "model.vmoe", images
+
+
+@pytest.fixture(scope="module")
+def engine(model: tuple[Path, np.ndarray]) -> Iterator[Engine]:
+    with Engine.load(model[0], backend="onnxruntime", threads=2) as loaded:
+        assert loaded.backend_description.endswith("vmoe op library")
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def logits(model: tuple[Path, np.ndarray], engine: Engine) -> dict[str, np.ndarray]:
+    """Of the 64 images in one batch on two threads, by profile."""
+    return {profile: engine(model[1], profile) for profile in PROFILES}
+
+
+def test_profiles_and_images_differ(logits: dict[str, np.ndarray]) -> None:
+    """Without this, equal bits would prove little."""
+    everything = np.concatenate(list(logits.values()))
+    assert np.isfinite(everything).all()
+    assert len(np.unique(everything, axis=0)) == len(everything)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_runs_repeat(model: tuple[Path, np.ndarray], engine: Engine, logits: dict[str, np.ndarray], profile: str) -> None:
+    for _ in range(3):
+        assert_same_bits(engine(model[1], profile), logits[profile])
+
+
+@pytest.mark.parametrize("threads", [1, 3, 4])
+def test_threads_do_not_matter(model: tuple[Path, np.ndarray], logits: dict[str, np.ndarray], threads: int) -> None:
+    with Engine.load(model[0], backend="onnxruntime", threads=threads) as other:
+        for profile in PROFILES:
+            assert_same_bits(other(model[1], profile), logits[profile])
+            assert_same_bits(other(model[1][:1], profile), logits[profile][:1])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("size", [1, 2, 7, 33])
+def test_the_size_of_the_batch_does_not_matter(
+    model: tuple[Path, np.ndarray], engine: Engine, logits: dict[str, np.ndarray], profile: str, size: int
+) -> None:
+    images = model[1]
+    batches = [engine(images[first : first + size], profile) for first in range(0, len(images), size)]
+    assert_same_bits(np.concatenate(batches), logits[profile])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_neighbours_do_not_matter(
+    model: tuple[Path, np.ndarray], engine: Engine, logits: dict[str, np.ndarray], profile: str
+) -> None:
+    order = np.random.default_rng(0).permutation(64)
+    assert_same_bits(engine(model[1][order], profile), logits[profile][order])
+    strangers = np.repeat(model[1][5:6], 9, axis=0)
+    strangers[4] = model[1][40]
+    assert_same_bits(engine(strangers, profile)[4], logits[profile][40])
+
+
+def test_eight_threads_with_profiles_of_their_own_do_not_disturb_each_other(
+    model: tuple[Path, np.ndarray], engine: Engine, logits: dict[str, np.ndarray]
+) -> None:
+    def serve(thread: int) -> list[tuple[str, int, np.ndarray]]:
+        answers = []
+        for turn in range(6):
+            profile = PROFILES[(thread + turn) % len(PROFILES)]
+            first = thread * 7 + turn
+            answers.append((profile, first, engine(model[1][first : first + 1 + thread % 3], profile)))
+        return answers
+
+    with ThreadPoolExecutor(8) as pool:
+        for answers in pool.map(serve, range(8)):
+            for profile, first, found in answers:
+                assert_same_bits(found, logits[profile][first : first + len(found)])
+
+
+@pytest.mark.parametrize("op_name", ["VmoeRoute", "VmoeSparseMlp"])
+def test_settings_are_inputs_or_attributes_and_an_input_wins(op_name: str) -> None:
+    rng = np.random.default_rng(1)
+    inputs = layer(rng) if op_name == "VmoeSparseMlp" else {"gates": rng.random((2, TOKENS, EXPERTS), np.float32)}
+    for capacity, k, bpr in ((1, 1, 0), (4, 2, 1), (9, 3, 0), (30, 5, 1)):
+        numbers = {"capacity": capacity, "k": k, "bpr": bpr}
+        arrays = dict(zip(OPTIONAL_SETTINGS, settings(capacity, k, bool(bpr)), strict=True))
+        others = {"capacity": 2, "k": 4, "bpr": 1 - bpr}
+        calls = [
+            node_call(op_name, inputs | arrays),
+            node_call(op_name, inputs, numbers),
+            node_call(op_name, inputs | arrays, others),
+            node_call(op_name, inputs | {"k": arrays["k"]}, others | {"capacity": capacity, "bpr": bpr}),
+            node_call(op_name, inputs | {"capacity": arrays["capacity"], "bpr": arrays["bpr"]}, {"k": k}),
+            node_call(op_name, inputs | arrays, constants=OPTIONAL_SETTINGS),
+        ]
+        expected, *found = run(calls)
+        for outputs in found:
+            assert_all_same_bits(outputs, expected)
+        assert not np.array_equal(run([node_call(op_name, inputs, others)])[0][0], expected[0])
+
+
+@pytest.mark.parametrize("wanted", [("y",), ("y", "slot"), ("y", "weight")])
+def test_outputs_of_the_layer_that_nobody_asks_for_may_be_left_out(wanted: tuple[str, ...]) -> None:
+    inputs = layer(np.random.default_rng(2)) | dict(zip(OPTIONAL_SETTINGS, settings(4, 2, True), strict=True))
+    everything, some = run([node_call("VmoeSparseMlp", inputs), node_call("VmoeSparseMlp", inputs, outputs=wanted)])
+    by_name = dict(zip(("y", "slot", "weight"), everything, strict=True))
+    assert_all_same_bits(some, [by_name[name] for name in wanted])
+
+
+@pytest.mark.parametrize(
+    ("op_name", "bf16"),
+    [
+        ("VmoeSparseMlp", False),
+        ("VmoeSparseMlp", True),
+        ("VmoeExpertMlp", False),
+        ("VmoeExpertMlp", True),
+        ("VmoeDenseMlp", False),
+        ("VmoeLinear", False),
+    ],
+)
+def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: bool) -> None:
+    rng = np.random.default_rng(3)
+    inputs, weights = layer(rng), ("router", "w1", "b1", "w2", "b2")
+    if op_name == "VmoeSparseMlp":
+        inputs |= dict(zip(OPTIONAL_SETTINGS, settings(4, 2, True), strict=True))
+    elif op_name == "VmoeExpertMlp":
+        inputs, weights = {"buf": normal(rng, EXPERTS, 9, WIDTH), **{n: inputs[n] for n in weights[1:]}}, weights[1:]
+    elif op_name == "VmoeDenseMlp":
+        inputs, weights = {"x": inputs["x"], **{n: inputs[n][0] for n in weights[1:]}}, weights[1:]
+    else:
+        inputs, weights = {"x": inputs["x"], "w": normal(rng, WIDTH, HIDDEN), "b": normal(rng, HIDDEN)}, ("w", "b")
+    if bf16:
+        inputs |= {name: inputs[name].astype(ml_dtypes.bfloat16) for name in ("w1", "w2")}
+    halves = (weights, weights[:2], weights[2:], tuple(n for n in weights if n.startswith("w")))
+    calls = [node_call(op_name, inputs), *(node_call(op_name, inputs, constants=names) for names in halves)]
+    expected, *found = run(calls)
+    for outputs in found:
+        assert_all_same_bits(outputs, expected)
+
+
+def layer(rng: np.random.Generator) -> Inputs:
+    """The float inputs of VmoeSparseMlp."""
+    return {
+        "x": normal(rng, 2, TOKENS, WIDTH),
+        "router": normal(rng, WIDTH, EXPERTS),
+        "w1": normal(rng, EXPERTS, WIDTH, HIDDEN),
+        "b1": normal(rng, EXPERTS, HIDDEN),
+        "w2": normal(rng, EXPERTS, HIDDEN, WIDTH),
+        "b2": normal(rng, EXPERTS, WIDTH),
+    }
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def run(calls: list[Call]) -> list[Outputs]:
+    return outputs_of(run_calls(calls))
+
+
+def assert_all_same_bits(found: Outputs, expected: Outputs) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert_same_bits(one, other)
+
+
+def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32))

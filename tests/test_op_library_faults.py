@@ -1,0 +1,193 @@
+"""Bad calls of the op library: each is an error that names the op and what is wrong with it, and none ends the process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cpu_paths import refusal, run_calls, supported_paths
+from op_models import NUMPY_TYPES, node_call
+
+from vmoe_export.ops.table import ELEMENT_TYPES, OPS, Op
+from vmoe_runtime.op_library import find_library, library_path
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 7, "1": 1}
+SETTINGS = {"capacity": 2, "k": 2, "bpr": 1}
+WEIGHTS = ("router", "w1", "w2", "w")
+"""Inputs that are packed at load where they are constant."""
+LARGEST = 2**31 - 1
+
+Inputs = dict[str, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A good call with one thing changed; `says` is in the message, beside the op's name."""
+
+    op: str
+    what: str
+    says: tuple[str, ...]
+    inputs: Mapping[str, np.ndarray | None] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.what}"
+
+
+def good_inputs(op: Op) -> Inputs:
+    rng = np.random.default_rng(0)
+    return {value.name: good_input(rng, value.name, ELEMENT_TYPES[value.type][0], value.dims) for value in op.inputs}
+
+
+def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[str, ...]) -> np.ndarray:
+    shape = [SIZES[dim] for dim in dims]
+    if element == "i64":
+        return np.array([SETTINGS[name]], np.int64)
+    if element == "i32":
+        return rng.integers(-1, 10, shape, dtype=np.int32)
+    return rng.standard_normal(shape).astype(NUMPY_TYPES[element])
+
+
+def shape_faults(op: Op) -> Iterator[Fault]:
+    """Each input left out, of another rank, of a size that contradicts another input, of another type."""
+    good = good_inputs(op)
+    optional = ("capacity", "k", "bpr") if "capacity" in good else ()
+    shared = [dim for value in op.inputs for dim in value.dims]
+    for value in op.inputs:
+        name, array = value.name, good[value.name]
+        assert array is not None
+        settings_error = "neither an input nor an attribute" if name in optional else ""
+        yield Fault(op.name, f"{name} left out", (settings_error or "input",), {name: None})
+        yield Fault(op.name, f"{name} with a dimension more", (name, "shape"), {name: array[None]})
+        yield Fault(op.name, f"{name} without its last dimension", (name, "shape"), {name: array[..., 0]})
+        other = ("tensor(double)", "tensor(int32)") if value.type != "W" else ("float64", "int32")
+        yield Fault(op.name, f"{name} of float64", (name, other[0]), {name: array.astype(np.float64)})
+        if array.dtype != np.int32:
+            yield Fault(op.name, f"{name} of int32", (name, other[1]), {name: array.astype(np.int32)})
+        if array.dtype == np.float32 and value.type != "W":
+            wide = array.astype(ml_dtypes.bfloat16)
+            yield Fault(op.name, f"{name} of bfloat16", (name, "tensor(bfloat16)"), {name: wide})
+        for axis, dim in enumerate(value.dims):
+            longer = np.concatenate([array, array.take([0], axis)], axis)
+            shorter = array.take(range(array.shape[axis] - 1), axis)
+            if dim == "1" or shared.count(dim) > 1:
+                for size, changed in (("longer", longer), ("shorter", shorter)):
+                    constants = (name,) if name in WEIGHTS else ()
+                    yield Fault(op.name, f"{name} {size} in {dim}", (name, "shape"), {name: changed})
+                    if constants:
+                        yield Fault(
+                            op.name, f"constant {name} {size} in {dim}", (name, "shape"), {name: changed}, {}, constants
+                        )
+
+
+def setting_faults() -> Iterator[Fault]:
+    most = LARGEST // (SIZES["G"] * SIZES["E"])
+    settings = {
+        "capacity": dict.fromkeys((0, -1, -(2**62)), "at least 1") | {most + 1: "32 bits", 2**62: "32 bits"},
+        "k": dict.fromkeys((0, -1, SIZES["E"] + 1, 2**40), "must be"),
+        "bpr": dict.fromkeys((2, -1, 2**32), "0 or 1"),
+    }
+    for op in ("VmoeRoute", "VmoeSparseMlp"):
+        for name, values in settings.items():
+            for number, says in values.items():
+                what = f"{name} {number}"
+                yield Fault(op, f"input {what}", (name, says, str(number)), {name: np.array([number])})
+                yield Fault(op, f"attribute {what}", (name, says, str(number)), {name: None}, {name: number})
+            for value in (2.0, "2", [2], [2.0], ["2"]):
+                yield Fault(op, f"attribute {name} {value!r}", (name, "INT"), {name: None}, {name: value})
+            yield Fault(op, f"attribute {name} of float beside the input", (name, "INT"), {}, {name: 2.0})
+    for op in ("VmoeSparseMlp", "VmoeExpertMlp"):
+        for value in (1.0, "1", [1]):
+            yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
+        yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
+    for value in (0, -1, 2**40, 4):
+        yield Fault("VmoeAttention", f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
+    for value in (2.0, "2", [2]):
+        yield Fault("VmoeAttention", f"num_heads {value!r}", ("num_heads", "INT"), {}, {"num_heads": value})
+
+
+def value_faults() -> Iterator[Fault]:
+    for bad in (-2, 10, LARGEST, -LARGEST):
+        src = np.zeros((3, 4), np.int32)
+        src[2, 3] = bad
+        yield Fault("VmoeDispatch", f"src {bad}", ("src", str(bad), "10 tokens"), {"src": src})
+    for bad in (-2, 12, LARGEST, -LARGEST):
+        slot = np.zeros((2, 5, 2), np.int32)
+        slot[1, 4, 1] = bad
+        yield Fault("VmoeCombine", f"slot {bad}", ("slot", str(bad), "12 places"), {"slot": slot})
+    wide, narrow = np.zeros((3, 6, 4), np.float32), np.zeros((3, 4, 6), ml_dtypes.bfloat16)
+    for op in ("VmoeExpertMlp", "VmoeSparseMlp"):
+        for constants in ((), ("w1", "w2"), ("w1",), ("w2",)):
+            weights: Inputs = {"w1": wide, "w2": narrow}
+            yield Fault(op, f"w1 float32 and w2 bfloat16, constant {constants}", ("w1", "w2"), weights, {}, constants)
+    none = {"w1": wide[:0], "b1": np.zeros((0, 4), np.float32), "w2": np.zeros((0, 4, 6), np.float32)}
+    none |= {"b2": np.zeros((0, 6), np.float32), "router": np.zeros((6, 0), np.float32)}
+    yield Fault("VmoeSparseMlp", "no experts", ("no experts",), none)
+    yield Fault("VmoeRoute", "no experts", ("no experts",), {"gates": np.zeros((2, 5, 0), np.float32)})
+    no_keys = np.zeros((2, 0, 6), np.float32)
+    yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
+
+
+FAULTS = {str(fault): fault for op in OPS.values() for fault in shape_faults(op)}
+FAULTS |= {str(fault): fault for fault in (*setting_faults(), *value_faults())}
+
+
+def test_the_good_calls_are_good() -> None:
+    results = run_calls([node_call(op.name, good_inputs(op)) for op in OPS.values()])
+    assert [result for result in results if isinstance(result, str)] == []
+
+
+def test_there_are_many_faults() -> None:
+    assert len(FAULTS) > 300
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
+    fault, message = FAULTS[name], messages()[name]
+    assert message, "it gave an answer"
+    for said in (fault.op, *fault.says):
+        assert said in message
+
+
+@functools.cache
+def messages() -> dict[str, str]:
+    """The error of every fault, or nothing where it gave an answer, from one process that outlives them all.
+
+    Good calls between them show that it still works.
+    """
+    calls = []
+    for fault in FAULTS.values():
+        op = OPS[fault.op]
+        calls.append(node_call(op.name, good_inputs(op) | dict(fault.inputs), fault.attributes, constants=fault.constants))
+        calls.append(node_call(op.name, good_inputs(op)))
+    results = run_calls(calls)
+    assert not any(isinstance(good, str) for good in results[1::2])
+    return {name: bad if isinstance(bad, str) else "" for name, bad in zip(FAULTS, results[::2], strict=True)}
+
+
+@pytest.mark.parametrize("path", ["fast", "AVX2", "avx2 ", "neon64", "x" * 10_000])
+def test_a_cpu_path_that_is_not_there_is_refused_with_those_that_are(path: str) -> None:
+    message = refusal(Path(library_path()), path)
+    for said in ("vmoe op library", "VMOE_CPU_PATH", path[:40], ", ".join(supported_paths())):
+        assert said in message
+    assert len(message) < 300
+
+
+def test_an_empty_cpu_path_is_none() -> None:
+    assert refusal(Path(library_path()), "") == ""
+
+
+@pytest.mark.parametrize("contents", [b"", b"not a library", b"\x7fELF", b"\x7fELF" + bytes(1000)])
+def test_a_damaged_library_is_an_error(contents: bytes, tmp_path: Path) -> None:
+    library = tmp_path / "libvmoe_onnxruntime.so"
+    library.write_bytes(contents)
+    assert str(library) in refusal(library)

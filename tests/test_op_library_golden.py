@@ -1,0 +1,70 @@
+"""The official model's logits from the op library, on every CPU path of this machine."""
+
+from __future__ import annotations
+
+import functools
+
+import golden
+import numpy as np
+import pytest
+from cpu_paths import Call, Outputs, outputs_of, run_calls, supported_paths
+from test_golden import check_routes
+
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
+CASES = golden.cases()
+
+
+@EVERY_PATH
+def test_float32_logits_and_kept_pairs_are_the_official_ones(path: str) -> None:
+    exact = [case for case in CASES if not case.bfloat16]
+    assert len(exact) == 203
+    for case in exact:
+        logits, *routes = answers(path)[str(case)]
+        np.testing.assert_allclose(logits, case.logits, rtol=0, atol=1e-5, err_msg=str(case))
+        check_routes(case, routes, atol=1e-5)
+
+
+@EVERY_PATH
+def test_the_bfloat16_dispatcher_keeps_the_official_pairs(path: str) -> None:
+    rounded = [case for case in CASES if case.bfloat16]
+    assert len(rounded) == 24
+    close = []
+    for case in rounded:
+        logits, *routes = answers(path)[str(case)]
+        difference = np.abs(logits - case.logits)
+        # One float32 ulp can flip a bfloat16 rounding, so single values may be off by a few 1e-3.
+        assert difference.max() <= 3e-3, case
+        assert difference.mean() <= 1.5e-4, case
+        close += list(difference.max(axis=1) <= 5e-5)
+        check_routes(case, routes, atol=3e-3)
+    # Counted by image: a flip shows in all cases that have the image.
+    assert len(close) == 128
+    assert np.mean(close) >= 0.9
+
+
+def test_without_a_choice_the_best_path_is_used() -> None:
+    best, *others = supported_paths()
+    assert same_logits(answers(None), answers(best))
+    # The portable path adds up the softmax in another order, so a path that is not the named one shows.
+    assert others == [] or not same_logits(answers(None), answers("scalar"))
+
+
+def same_logits(one: dict[str, Outputs], other: dict[str, Outputs]) -> bool:
+    return all(np.array_equal(outputs[0], other[name][0]) for name, outputs in one.items())
+
+
+@functools.cache
+def answers(path: str | None) -> dict[str, Outputs]:
+    """Logits, then slot and weight of each MoE layer, of every case."""
+    calls = []
+    for case in CASES:
+        folder, _ = golden.exported(case.model, case.group, case.bfloat16)
+        profile = case.profile
+        feeds = {"image": case.images} | (dict(profile.inputs()) if profile else {})
+        calls.append(Call(folder / "model.onnx", feeds))
+    return dict(zip(map(str, CASES), outputs_of(run_calls(calls, path)), strict=True))

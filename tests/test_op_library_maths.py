@@ -1,0 +1,206 @@
+"""The float ops of the op library against the float64 reference, at odd sizes, on every CPU path of this machine."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cpu_paths import Call, outputs_of, run_calls, supported_paths
+from op_models import node_call, run_reference, settings
+
+from vmoe_export.ops.table import OPS
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
+SIZES = (1, 2, 3, 7, 15, 16, 17, 31, 33, 47, 48, 49, 65, 97, 100, 130)
+WEIGHTS = ("w1", "w2")
+
+Inputs = dict[str, np.ndarray]
+
+
+@EVERY_PATH
+def test_a_linear_layer_is_the_reference(path: str) -> None:
+    rng = np.random.default_rng(1)
+    made = []
+    for depth, columns in zip(SIZES, rng.permutation(SIZES), strict=True):
+        for images, tokens in ((1, 1), (2, 5), (1, 17), (3, 50)):
+            made.append(
+                {"x": normal(rng, images, tokens, depth), "w": small(rng, depth, columns), "b": normal(rng, columns)}
+            )
+    check(path, "VmoeLinear", made, constants=("w",))
+
+
+@EVERY_PATH
+def test_a_dense_mlp_is_the_reference(path: str) -> None:
+    rng = np.random.default_rng(2)
+    made = []
+    for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
+        weights = expert_weights(rng, 1, width, hidden)
+        flat = {name: array[0] for name, array in weights.items()}
+        made += [{"x": normal(rng, images, tokens, width), **flat} for images, tokens in ((1, 1), (2, 9), (1, 131))]
+    check(path, "VmoeDenseMlp", made, constants=WEIGHTS)
+
+
+@EVERY_PATH
+def test_attention_is_the_reference(path: str) -> None:
+    rng = np.random.default_rng(3)
+    for heads in (1, 2, 3):
+        made = []
+        for size, tokens in zip(SIZES, rng.permutation(SIZES), strict=True):
+            for images, queries in ((1, 1), (2, tokens), (1, 9)):
+                shapes = {"q": queries, "k": tokens, "v": tokens}
+                made.append({name: normal(rng, images, rows, heads * size) for name, rows in shapes.items()})
+        made.append({name: normal(rng, 2, 1, heads * 21) for name in ("q", "k", "v")})
+        check(path, "VmoeAttention", made, attributes={"num_heads": heads})
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("scale", [30.0, 1e4, 1e18])
+def test_attention_to_one_token_alone_is_that_token(path: str, scale: float) -> None:
+    rng = np.random.default_rng(4)
+    tokens = np.eye(20, dtype=np.float32)[None] * np.float32(scale)
+    values = normal(rng, 1, 20, 20)
+    found = outputs_of(run_calls([node_call("VmoeAttention", {"q": tokens, "k": tokens, "v": values})], path))[0][0]
+    np.testing.assert_allclose(found, values, rtol=0, atol=1e-5)
+
+
+@EVERY_PATH
+def test_experts_are_the_reference(path: str) -> None:
+    rng = np.random.default_rng(5)
+    made = []
+    for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
+        for experts, places in ((1, 1), (3, 11), (2, 67)):
+            made.append({"buf": normal(rng, experts, places, width), **expert_weights(rng, experts, width, hidden)})
+    check(path, "VmoeExpertMlp", made, constants=WEIGHTS)
+    check(path, "VmoeExpertMlp", made)
+
+
+@EVERY_PATH
+def test_experts_in_bfloat16_are_the_reference_but_for_a_rounding(path: str) -> None:
+    rng = np.random.default_rng(6)
+    for dispatch_bf16 in (0, 1):
+        made = []
+        for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
+            weights = expert_weights(rng, 3, width, hidden)
+            narrow = {name: weights[name].astype(ml_dtypes.bfloat16) for name in WEIGHTS}
+            made.append({"buf": normal(rng, 3, 11, width), **weights, **narrow})
+        attributes = {"dispatch_bf16": dispatch_bf16}
+        calls = [node_call("VmoeExpertMlp", inputs, attributes, constants=WEIGHTS) for inputs in made]
+        exact = 0
+        for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
+            (expected,) = reference("VmoeExpertMlp", inputs, bool(dispatch_bf16))
+            # A hidden value that lies between two bfloat16 may become the other one: 1/256 of it, times a weight.
+            np.testing.assert_allclose(found, expected, rtol=2**-7 if dispatch_bf16 else 0, atol=1e-2)
+            exact += np.mean(np.abs(found - expected) <= 1e-5)
+        assert exact / len(made) > 0.9
+
+
+@EVERY_PATH
+def test_a_whole_layer_is_the_reference(path: str) -> None:
+    rng = np.random.default_rng(7)
+    calls: list[Call] = []
+    made: list[Inputs] = []
+    for number, (width, hidden) in enumerate(zip(SIZES, rng.permutation(SIZES), strict=True)):
+        experts = (1, 2, 5, 8, 17, 33)[number % 6]
+        for groups, tokens in ((1, 1), (2, 7), (3, 40)):
+            k = int(rng.integers(1, min(4, experts) + 1))
+            numbers = settings(int(rng.integers(1, tokens + 2)), k, bool(rng.integers(2)))
+            inputs = {"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)}
+            inputs |= expert_weights(rng, experts, width, hidden)
+            made.append(inputs | dict(zip(("capacity", "k", "bpr"), numbers, strict=True)))
+            calls.append(node_call("VmoeSparseMlp", made[-1], constants=("router", *WEIGHTS)))
+    for (y, slot, weight), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
+        expected = reference("VmoeSparseMlp", inputs)
+        np.testing.assert_array_equal(slot, expected[1])
+        np.testing.assert_allclose(weight, expected[2], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(y, expected[0], rtol=0, atol=2e-5)
+
+
+@EVERY_PATH
+def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
+    rng = np.random.default_rng(8)
+    numbers = dict(zip(("capacity", "k", "bpr"), settings(3, 2, True), strict=True))
+    experts = expert_weights(rng, 4, 5, 6)
+    layer = {"x": normal(rng, 0, 7, 5), "router": normal(rng, 5, 4), **experts, **numbers}
+    dense = {name: array[0] for name, array in experts.items()}
+    nobody = np.zeros((0, 7, 2), np.int32)
+    expected = {
+        "VmoeSparseMlp": (layer, [(0, 7, 5), (0, 7, 2), (0, 7, 2)]),
+        "VmoeRoute": ({"gates": normal(rng, 0, 7, 4), **numbers}, [(0, 7, 2), (0, 7, 2), (4, 0)]),
+        "VmoeDispatch": ({"x": normal(rng, 0, 7, 5), "src": np.zeros((4, 0), np.int32)}, [(4, 0, 5)]),
+        "VmoeExpertMlp": ({"buf": normal(rng, 4, 0, 5), **experts}, [(4, 0, 5)]),
+        "VmoeCombine": ({"out": normal(rng, 4, 0, 5), "slot": nobody, "weight": normal(rng, 0, 7, 2)}, [(0, 7, 5)]),
+        "VmoeLinear": ({"x": normal(rng, 0, 7, 5), "w": normal(rng, 5, 3), "b": normal(rng, 3)}, [(0, 7, 3)]),
+        "VmoeDenseMlp": ({"x": normal(rng, 0, 7, 5), **dense}, [(0, 7, 5)]),
+        "VmoeAttention": ({name: normal(rng, 0, 7, 5) for name in ("q", "k", "v")}, [(0, 7, 5)]),
+    }
+    assert expected.keys() == OPS.keys()
+    found = outputs_of(run_calls([node_call(name, inputs) for name, (inputs, _) in expected.items()], path))
+    for name, outputs in zip(expected, found, strict=True):
+        assert [output.shape for output in outputs] == expected[name][1], name
+
+
+@EVERY_PATH
+def test_what_is_not_a_number_stays_in_its_row(path: str) -> None:
+    rng = np.random.default_rng(9)
+    for op_name, rows in (("VmoeLinear", "x"), ("VmoeDenseMlp", "x"), ("VmoeExpertMlp", "buf"), ("VmoeAttention", "q")):
+        x = normal(rng, 1, 21, 19)
+        spoilt = x.copy()
+        spoilt[0, 4, 3], spoilt[0, 9, 0] = np.nan, np.inf
+        weights = expert_weights(rng, 1, 19, 35)
+        others: Inputs = {
+            "VmoeLinear": {"w": normal(rng, 19, 5), "b": normal(rng, 5)},
+            "VmoeDenseMlp": {name: array[0] for name, array in weights.items()},
+            "VmoeExpertMlp": weights,
+            "VmoeAttention": {"k": normal(rng, 1, 6, 19), "v": normal(rng, 1, 6, 19)},
+        }[op_name]
+        (clean,), (found,) = outputs_of(run_calls([node_call(op_name, {rows: x_, **others}) for x_ in (x, spoilt)], path))
+        assert np.isnan(found[0, 4]).all(), op_name
+        assert not np.isfinite(found[0, 9]).all(), op_name
+        untouched = [row for row in range(21) if row not in (4, 9)]
+        np.testing.assert_array_equal(found[0, untouched], clean[0, untouched], err_msg=op_name)
+
+
+def check(
+    path: str,
+    op_name: str,
+    made: list[Inputs],
+    attributes: dict[str, int] | None = None,
+    constants: tuple[str, ...] = (),
+) -> None:
+    calls = [node_call(op_name, inputs, attributes, constants=constants) for inputs in made]
+    for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
+        (expected,) = reference(op_name, inputs, *(attributes or {}).values())
+        shapes = {name: array.shape for name, array in inputs.items()}
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=str(shapes))
+
+
+def reference(op_name: str, inputs: Inputs, *flags: int) -> list[np.ndarray]:
+    """In float64; bfloat16 weights stay what they are, as they say how the op computes."""
+    wide = {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
+    if op_name == "VmoeAttention":
+        from vmoe_export.ops.reference import attention
+
+        return [attention(*wide.values(), *flags)]
+    return run_reference(OPS[op_name], *wide.values(), dispatch_bf16=bool(flags and flags[0]))
+
+
+def expert_weights(rng: np.random.Generator, experts: int, width: int, hidden: int) -> Inputs:
+    return {
+        "w1": small(rng, experts, width, hidden),
+        "b1": normal(rng, experts, hidden),
+        "w2": small(rng, experts, hidden, width),
+        "b2": normal(rng, experts, width),
+    }
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def small(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Weights that keep the size of what they are multiplied with."""
+    return normal(rng, *shape) / np.float32(np.sqrt(shape[-2]))

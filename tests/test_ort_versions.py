@@ -1,0 +1,144 @@
+"""One binary of the op library under every ONNX Runtime from 1.21 on, and what it asks of the system."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from cpu_paths import Call, Outputs, outputs_of, refusal, run_calls
+from op_models import node_call, settings
+
+from vmoe_runtime import Engine, library_path
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+VERSIONS = ("1.21.1", "1.24.4")
+TOO_OLD = "1.20.1"
+PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
+SYSTEM_LIBRARIES = {"libc", "libm", "libstdc++", "libgcc_s", "libpthread", "libdl", "ld-linux-x86-64", "ld-linux-aarch64"}
+
+
+@functools.cache
+def installed(version: str) -> Path:
+    """A folder with that onnxruntime alone; kept, so that it is downloaded once."""
+    cache = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
+    folder = cache / f"onnxruntime-{version}-{sys.implementation.cache_tag}"
+    if not folder.is_dir():
+        cache.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--target"]
+            options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
+            done = subprocess.run(
+                [*command, f"{scratch}/packages", *options, f"onnxruntime=={version}"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                pytest.skip(f"pip can't fetch onnxruntime {version}: {done.stderr.strip().splitlines()[-1][:200]}")
+            Path(scratch, "packages").rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list[Call]:
+    """The MNIST bundle at several profiles."""
+    images = (mnist_images["images"][:32, ..., None] / 127.5 - 1).astype(np.float32)
+    with Engine.load(mnist_image_bundle) as engine:
+        settings_of = [engine.setting(profile) for profile in PROFILES]
+    graph = mnist_image_bundle / "model.onnx"
+    return [Call(graph, {"image": images} | dict(setting.inputs())) for setting in settings_of if setting is not None]
+
+
+@pytest.fixture(scope="module")
+def here(calls: list[Call]) -> list[Outputs]:
+    """What this environment's ONNX Runtime gives."""
+    assert len(calls) == len(PROFILES)
+    return outputs_of(run_calls(calls))
+
+
+def test_this_environment_has_another_version() -> None:
+    assert onnxruntime.__version__ not in VERSIONS
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_bundle_gives_the_same_places_and_logits(version: str, calls: list[Call], here: list[Outputs]) -> None:
+    for (logits, *routes), (expected, *expected_routes) in zip(
+        outputs_of(run_calls(calls, packages=installed(version))), here, strict=True
+    ):
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+        for slot, expected_slot in zip(routes[::2], expected_routes[::2], strict=True):
+            np.testing.assert_array_equal(slot, expected_slot)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ops_alone_give_the_same_bits(version: str) -> None:
+    rng = np.random.default_rng(0)
+    experts, width, hidden = 6, 45, 70
+    shapes = {
+        "w1": (experts, width, hidden),
+        "b1": (experts, hidden),
+        "w2": (experts, hidden, width),
+        "b2": (experts, width),
+    }
+    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    x, router = rng.standard_normal((3, 40, width), np.float32), rng.standard_normal((width, experts), np.float32)
+    numbers = dict(zip(("capacity", "k", "bpr"), settings(7, 2, True), strict=True))
+    dense = {name: array[0] for name, array in weights.items()}
+    ops = [
+        node_call("VmoeSparseMlp", {"x": x, "router": router, **weights, **numbers}, constants=tuple(weights)),
+        node_call("VmoeSparseMlp", {"x": x, "router": router, **weights}, {"capacity": 7, "k": 2, "bpr": 0}),
+        node_call("VmoeDenseMlp", {"x": x, **dense}, constants=("w1", "w2")),
+        node_call("VmoeAttention", {"q": x, "k": x, "v": x}, {"num_heads": 5}),
+    ]
+    expected = outputs_of(run_calls(ops))
+    for found, wanted in zip(outputs_of(run_calls(ops, packages=installed(version))), expected, strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_bad_calls_are_errors_there_too(version: str) -> None:
+    gates = np.ones((1, 2, 3), np.float32)
+    bad = {"capacity": "2", "k": 2.0, "bpr": 2}
+    good = {"capacity": 1, "k": 1, "bpr": 1}
+    results = run_calls(
+        [node_call("VmoeRoute", {"gates": gates}, good | {name: value}) for name, value in bad.items()]
+        + [node_call("VmoeRoute", {"gates": gates}, good)],
+        packages=installed(version),
+    )
+    for name, message in zip(bad, results[:3], strict=True):
+        assert isinstance(message, str) and f"VmoeRoute: attribute {name} " in message
+    assert not isinstance(results[3], str)
+
+
+def test_an_older_one_is_refused_by_name() -> None:
+    message = refusal(Path(library_path()), packages=installed(TOO_OLD))
+    assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
+
+
+def test_the_library_exports_its_entry_point_alone() -> None:
+    listed = run("nm", "-D", "--defined-only", library_path())
+    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps"]
+
+
+def test_the_library_needs_the_c_and_cpp_runtimes_alone() -> None:
+    listed = run("ldd", library_path())
+    assert "not found" not in listed
+    needed = {re.split(r"[.]so", Path(line.split()[0]).name)[0] for line in listed.splitlines()}
+    assert "libc" in needed
+    assert needed - {"linux-vdso"} <= SYSTEM_LIBRARIES
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
