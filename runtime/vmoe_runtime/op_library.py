@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from vmoe_runtime.errors import BackendError
@@ -23,3 +24,15 @@ def library_path() -> str:
         return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
     except NotInstalledError as error:
         raise BackendError(f"{error}; bundles run without it, on standard ops") from None
+
+
+def is_cut_short(library: Path) -> bool:
+    """Whether a file ends before its ELF header says it does: loading it would end the process instead of failing."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or not header.startswith(b"\x7fELF\x02\x01"):
+        return False  # no 64-bit ELF file at all, which the loader refuses
+    (offset,) = struct.unpack_from("<Q", header, 40)
+    entry_size, entries = struct.unpack_from("<HH", header, 58)
+    end: int = offset + entry_size * entries
+    return library.stat().st_size < end

@@ -98,6 +98,8 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
             "run pip install --upgrade onnxruntime"
         )
     try:
+        if op_library.is_cut_short(library):
+            raise OSError("the file is cut short")
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
