@@ -311,7 +311,7 @@ constexpr Kernels kKernels = {
     CpuPath::kAvx512,
 #elif HWY_TARGET == HWY_AVX3_ZEN4
     CpuPath::kAvx512Bf16,
-#elif HWY_ARCH_ARM_A64
+#elif HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_NEON_WITHOUT_AES
     CpuPath::kNeon,
 #else
     CpuPath::kScalar,
