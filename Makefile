@@ -13,6 +13,8 @@ CXX_FILES := $(shell find plugins samples tests/cpp -name '*.cc' -o -name '*.h' 
 # What the native libraries need, and the Debian packages that have it.
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp openssl/evp.h
 PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev libssl-dev
+# What the tests use besides: the C++ samples' image decoder, and a compiler and an emulator of 64-bit ARM.
+TEST_PACKAGES := libstb-dev g++-aarch64-linux-gnu qemu-user
 # Every build by the same CMake: another one would compile everything again.
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
@@ -29,15 +31,17 @@ $(SETUP): pyproject.toml
 	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
 	touch $@ $(NATIVE)
 
-.PHONY: install-native-packages
-install-native-packages:
+.PHONY: install-native-packages install-test-packages
+install-native-packages: WANTED = $(PACKAGES)
+install-test-packages: WANTED = $(TEST_PACKAGES)
+install-native-packages install-test-packages:
 	@if command -v apt-get >/dev/null; then \
 		$(APT_GET) update -q; \
-		for package in $(PACKAGES); do \
+		for package in $(WANTED); do \
 			$(APT_GET) install -q -y $$package || echo "make: no $$package; going on without what needs it"; \
 		done; \
 	else \
-		echo "make: no apt-get here to install what the native libraries need ($(PACKAGES)); going on without"; \
+		echo "make: no apt-get here to install $(WANTED); going on without"; \
 	fi
 
 library: $(NATIVE)
@@ -54,6 +58,7 @@ demo: $(NATIVE)
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 
 test: $(NATIVE) lint
+	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
 
 lint: lint-python lint-native

@@ -1,6 +1,7 @@
 """Runs a bundle with nothing but ONNX Runtime and numpy.
 
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
+    python onnxruntime_plain.py mnist.vmoe test_data.npz --op-library $(python -m vmoe_runtime --op-library)
 
 The .npz holds `images` of the model's size, uint8 or float32 in [-1, 1], [N,H,W,C] or (one channel) [N,H,W],
 and `labels`, int[N], if the accuracy is wanted.
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--profile", help="such as c0.3-k1; default: the first one")
+    parser.add_argument("--op-library", help="path of vmoe's op library; without it, the ops run as standard ops")
     given = parser.parse_args()
     manifest = json.loads((given.bundle / "manifest.json").read_bytes())
     data = np.load(given.images)
@@ -46,6 +48,8 @@ def main() -> None:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
+    if given.op_library:
+        options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
     layers = (manifest["routing"] or {"layers": []})["layers"]
     outputs = [manifest["output"]["name"], *(f"{layer}/slot" for layer in layers)]
