@@ -58,7 +58,7 @@ demo: $(NATIVE)
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 
 test: $(NATIVE) lint
-	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
+	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
 
 lint: lint-python lint-native
