@@ -30,6 +30,7 @@ from contest.picture import draw
 from contest.points import fits_of, points_of, ratios_of
 from contest.report import JSON_NAME, PICTURE_NAME, TABLE_NAME, write_report
 
+from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.op_library import find_library
 
 _FOLDER = Path("build") / "speed"
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(time_forms(given, _say))
             return 0
         report = run(given)
-    except BenchmarkError as error:
+    except (BenchmarkError, VmoeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print((given.output / TABLE_NAME).read_text())

@@ -26,9 +26,17 @@ def measure_memory(bundle: Path, threads: int) -> dict[str, Any]:
     Returns:
         What it prints, with `first_over_weights` and `second_over_weights`: what each engine added, relative to the
         weights.
+
+    Raises:
+        BenchmarkError: the process failed.
     """
+    from contest.errors import BenchmarkError  # this file also runs as a script, away from its package
+
     command = [sys.executable, __file__, str(bundle), str(threads)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+        raise BenchmarkError(f"the memory of {bundle} can't be measured: {reason}")
     taken: dict[str, Any] = json.loads(done.stdout)
     resident = {when: sum(taken[when].values()) for when in ("before", "first", "second")}
     taken["first_over_weights"] = (resident["first"] - resident["before"]) / taken["weights"]
