@@ -40,6 +40,8 @@ constexpr size_t kTileVectors = 3;
 #endif
 // How far ahead of its use a panel is asked for, in bytes: enough to hide a read from memory.
 constexpr size_t kPrefetchBytes = 2048;
+// What a core's second-level cache holds of panels, beside the rows.
+constexpr size_t kCacheBytes = 768 << 10;
 
 // ---- Rounding
 
@@ -204,9 +206,15 @@ struct Bfloat16Step {
   }
 };
 
+// Memory to ask for before it is used: `stride` bytes further with each step of a product.
+struct ReadAhead {
+  const char* from;
+  size_t stride;
+};
+
 // Sums of kRows rows x kVectors vectors of columns, into `tile`.
 template <class Step, size_t kRows, size_t kVectors>
-HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, float* tile) {
+HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, ReadAhead ahead, float* tile) {
   using Element = typename Step::Element;
   const FloatTag d;
   const Element* rows[kRows];
@@ -227,8 +235,9 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
   for (size_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) {
-      hwy::Prefetch(reinterpret_cast<const char*>(panel + v * kLanes * Step::kDepth) + kPrefetchBytes);
+      hwy::Prefetch(ahead.from + v * kLanes * sizeof(float));
     }
+    ahead.from += ahead.stride;
     Step::template Add<kRows, kVectors>(rows, step, panel, sums);
     panel += kStepElements;
   }
@@ -241,11 +250,11 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
 
 // Calls the MultiplyTile of a number of rows that is known only now.
 template <class Step, size_t kVectors, size_t kRows = kTileRows>
-HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, float* tile) {
+HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead, float* tile) {
   if (rows == kRows) {
-    MultiplyTile<Step, kRows, kVectors>(product, first_row, tile);
+    MultiplyTile<Step, kRows, kVectors>(product, first_row, ahead, tile);
   } else if constexpr (kRows > 1) {
-    MultiplyRows<Step, kVectors, kRows - 1>(product, first_row, rows, tile);
+    MultiplyRows<Step, kVectors, kRows - 1>(product, first_row, rows, ahead, tile);
   }
 }
 
@@ -254,13 +263,26 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   if constexpr (kVectors > 1) {
     if (product.columns <= (kVectors - 1) * kLanes) return MultiplyPanel<Step, kVectors - 1>(product);
   }
+  constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
+  const size_t steps = (product.depth + Step::kDepth - 1) / Step::kDepth;
+  // The first tile brings the panel into the cache; the others have time to fetch the next one, as far as there is room.
+  ReadAhead ahead = {static_cast<const char*>(product.panel) + kPrefetchBytes, kStepBytes};
+  size_t next_bytes = 0;
+  if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {
+    next_bytes = std::min(product.next_panel_bytes, kCacheBytes - steps * kStepBytes);
+  }
+  const size_t later_steps = (product.row_count - 1) / kTileRows * steps;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
     // The last two tiles share what is left: 9 rows are 5 + 4, as 8 + 1 would read the panel once more for one row.
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
-    MultiplyRows<Step, kVectors>(product, first_row, rows, tile);
+    MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, tile);
     StoreTile(tile, rows, first_row, product);
+    if (next_bytes > 0) {
+      ahead.from = first_row == 0 ? static_cast<const char*>(product.next_panel) : ahead.from + ahead.stride * steps;
+      ahead.stride = (next_bytes + later_steps - 1) / later_steps;
+    }
     first_row += rows;
   }
 }

@@ -30,6 +30,9 @@ struct PanelProduct {
   size_t depth = 0;
   const void* panel = nullptr;  // packed as PackPanel does
   size_t columns = 0;           // 1 to panel_columns
+  // The panel that is likely to be used next, read ahead from memory; or none.
+  const void* next_panel = nullptr;
+  size_t next_panel_bytes = 0;
   Epilogue epilogue;
   void* out = nullptr;    // at the panel's first column
   size_t out_stride = 0;  // elements

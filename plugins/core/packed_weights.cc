@@ -112,6 +112,10 @@ size_t PackedWeights::PanelColumns(size_t panel) const {
   return std::min(kernels_.panel_columns, columns_ - panel * kernels_.panel_columns);
 }
 
+size_t PackedWeights::PanelBytes(size_t panel) const {
+  return PanelElements(kernels_, depth_, PanelColumns(panel), bf16_) * element_bytes_;
+}
+
 const void* PackedWeights::Panel(size_t matrix, size_t panel) const {
   return static_cast<const char*>(buffer_.data()) + matrix * matrix_bytes_ + panel * panel_bytes_;
 }

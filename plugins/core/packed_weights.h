@@ -41,6 +41,7 @@ class PackedWeights {
   // Column panels of each matrix.
   size_t panels() const { return panels_; }
   size_t PanelColumns(size_t panel) const;
+  size_t PanelBytes(size_t panel) const;
   const void* Panel(size_t matrix, size_t panel) const;
 
   bool Holds(const StoredWeights& weights) const;

@@ -48,6 +48,13 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     }
     mine.panel = weights.Panel(matrix, panel);
     mine.columns = weights.PanelColumns(panel);
+    // Tasks are taken in turn, so the next panel is the next task's.
+    const size_t next = panel + 1 < panels ? panel + 1 : 0;
+    const size_t next_matrix = next > 0 || chunk + 1 < chunks ? matrix : matrix + 1;
+    if (next_matrix < weights.matrices()) {
+      mine.next_panel = weights.Panel(next_matrix, next);
+      mine.next_panel_bytes = weights.PanelBytes(next);
+    }
     if (product.epilogue.bias != nullptr)
       mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
     mine.out = static_cast<char*>(product.out) + (begin * product.out_stride + column) * out_bytes;
