@@ -212,9 +212,17 @@ struct ReadAhead {
   size_t stride;
 };
 
-// Sums of kRows rows x kVectors vectors of columns, into `tile`.
+// Where a tile's sums go: bias, f32 of the tile's columns or none, is added to each row.
+struct TileTarget {
+  float* out;
+  size_t stride;
+  const float* bias;
+};
+
+// Sums of kRows rows x kVectors vectors of columns.
 template <class Step, size_t kRows, size_t kVectors>
-HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, ReadAhead ahead, float* tile) {
+HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
+                                        TileTarget target) {
   using Element = typename Step::Element;
   const FloatTag d;
   const Element* rows[kRows];
@@ -241,20 +249,29 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
     Step::template Add<kRows, kVectors>(rows, step, panel, sums);
     panel += kStepElements;
   }
+  if (target.bias != nullptr) {
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto bias = hn::LoadU(d, target.bias + v * kLanes);
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kRows; ++r) sums[r][v] = hn::Add(sums[r][v], bias);
+    }
+  }
 #pragma GCC unroll 16
   for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (size_t v = 0; v < kVectors; ++v) hn::Store(sums[r][v], d, tile + (r * kTileVectors + v) * kLanes);
+    for (size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[r][v], d, target.out + r * target.stride + v * kLanes);
   }
 }
 
 // Calls the MultiplyTile of a number of rows that is known only now.
 template <class Step, size_t kVectors, size_t kRows = kTileRows>
-HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead, float* tile) {
+HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
+                             TileTarget target) {
   if (rows == kRows) {
-    MultiplyTile<Step, kRows, kVectors>(product, first_row, ahead, tile);
+    MultiplyTile<Step, kRows, kVectors>(product, first_row, ahead, target);
   } else if constexpr (kRows > 1) {
-    MultiplyRows<Step, kVectors, kRows - 1>(product, first_row, rows, ahead, tile);
+    MultiplyRows<Step, kVectors, kRows - 1>(product, first_row, rows, ahead, target);
   }
 }
 
@@ -265,20 +282,29 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   }
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
   const size_t steps = (product.depth + Step::kDepth - 1) / Step::kDepth;
-  // The first tile brings the panel into the cache; the others have time to fetch the next one, as far as there is room.
+  // The first tile brings the panel into the cache; the others have time to fetch the next one, as far as there is
+  // room.
   ReadAhead ahead = {static_cast<const char*>(product.panel) + kPrefetchBytes, kStepBytes};
   size_t next_bytes = 0;
   if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {
     next_bytes = std::min(product.next_panel_bytes, kCacheBytes - steps * kStepBytes);
   }
   const size_t later_steps = (product.row_count - 1) / kTileRows * steps;
+  const Epilogue& epilogue = product.epilogue;
+  const bool direct =
+      !epilogue.gelu && !epilogue.to_bf16 && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
     // The last two tiles share what is left: 9 rows are 5 + 4, as 8 + 1 would read the panel once more for one row.
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
-    MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, tile);
-    StoreTile(tile, rows, first_row, product);
+    if (direct) {
+      float* out = static_cast<float*>(product.out) + first_row * product.out_stride;
+      MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
+    } else {
+      MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
+      StoreTile(tile, rows, first_row, product);
+    }
     if (next_bytes > 0) {
       ahead.from = first_row == 0 ? static_cast<const char*>(product.next_panel) : ahead.from + ahead.stride * steps;
       ahead.stride = (next_bytes + later_steps - 1) / later_steps;
@@ -289,6 +315,42 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
 
 HWY_ATTR inline void ProductFloat32(const PanelProduct& product) { MultiplyPanel<Float32Step>(product); }
 HWY_ATTR inline void ProductBfloat16(const PanelProduct& product) { MultiplyPanel<Bfloat16Step>(product); }
+
+// ---- Packing
+
+// to[row * to_stride + column] = from[column * from_stride + row]
+HWY_ATTR inline void Transpose(const float* from, size_t from_stride, size_t rows, size_t columns, float* to,
+                               size_t to_stride) {
+  size_t column = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  for (; column + 4 <= columns; column += 4) {
+    const float* first = from + column * from_stride;
+    size_t row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      const auto a = hn::LoadU(d, first + row);
+      const auto b = hn::LoadU(d, first + from_stride + row);
+      const auto c = hn::LoadU(d, first + 2 * from_stride + row);
+      const auto e = hn::LoadU(d, first + 3 * from_stride + row);
+      const auto low_ab = hn::InterleaveLower(d, a, b);
+      const auto low_ce = hn::InterleaveLower(d, c, e);
+      const auto high_ab = hn::InterleaveUpper(d, a, b);
+      const auto high_ce = hn::InterleaveUpper(d, c, e);
+      float* place = to + row * to_stride + column;
+      hn::StoreU(hn::ConcatLowerLower(d, low_ce, low_ab), d, place);
+      hn::StoreU(hn::ConcatUpperUpper(d, low_ce, low_ab), d, place + to_stride);
+      hn::StoreU(hn::ConcatLowerLower(d, high_ce, high_ab), d, place + 2 * to_stride);
+      hn::StoreU(hn::ConcatUpperUpper(d, high_ce, high_ab), d, place + 3 * to_stride);
+    }
+    for (; row < rows; ++row) {
+      for (size_t i = 0; i < 4; ++i) to[row * to_stride + column + i] = first[i * from_stride + row];
+    }
+  }
+#endif
+  for (; column < columns; ++column) {
+    for (size_t row = 0; row < rows; ++row) to[row * to_stride + column] = from[column * from_stride + row];
+  }
+}
 
 // ---- Softmax
 
@@ -338,7 +400,7 @@ constexpr Kernels kKernels = {
 #else
     CpuPath::kScalar,
 #endif
-    kLanes,         kTileVectors * kLanes, kTileRows,      ProductFloat32, ProductBfloat16,
+    kLanes,         kTileVectors * kLanes, kTileRows,      ProductFloat32, ProductBfloat16, Transpose,
     Softmax,        AttentionSoftmax,      RoundRowToBf16, RoundRow,
 };
 

@@ -84,9 +84,7 @@ void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t st
   const size_t padded = PaddedColumns(kernels, columns);
   for (size_t row = 0; row < depth; ++row)
     std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
-  for (size_t column = 0; column < columns; ++column) {
-    for (size_t row = 0; row < depth; ++row) packed[row * padded + column] = weights[column * stride + row];
-  }
+  kernels.transpose(weights, stride, depth, columns, packed, padded);
 }
 
 bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,

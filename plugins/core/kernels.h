@@ -47,6 +47,9 @@ struct Kernels {
   void (*product_f32)(const PanelProduct& product);
   void (*product_bf16)(const PanelProduct& product);
 
+  // to[row, column] = from[column, row] for `rows` rows and `columns` columns of `to`.
+  void (*transpose)(const float* from, size_t from_stride, size_t rows, size_t columns, float* to, size_t to_stride);
+
   // In place: values[i] = exp(values[i] - max) / sum.
   void (*softmax)(float* values, size_t count);
 
