@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                 floors[threads] = best_of(floors[threads], measure_floors(program, threads))
                 report = make_report(results, floors, extras)
                 write_report(report, given.output)
-            measure_layers(model, threads, floors[threads], given, work, extras)
+            measure_layers(model, threads, program, floors[threads], given, work, extras)
     report = make_report(results, floors, extras)
     if given.record_peers and not report["void"]:
         known_machines.record_peers(report["machine"]["cpu"], known_machines.peers_of(report["points"]))
@@ -104,6 +104,7 @@ def memory_of(model: Model, threads: int) -> list[dict[str, Any]]:
 def measure_layers(
     model: Model,
     threads: int,
+    program: Path,
     floors: Floors,
     given: argparse.Namespace,
     work: Path,
@@ -115,7 +116,10 @@ def measure_layers(
         return
     for bf16 in (False, True):
         for batch in (1, None):
-            kernel = layers.measure_kernel(model, bf16, floors, threads, batch, given.repeats, work, library)
+            # The read rate depends on what the neighbours of a shared machine do: both are measured at one time.
+            peaks = measure_floors(program, threads)
+            peaks = replace(peaks, fp32_flops=floors.fp32_flops, bf16_flops=floors.bf16_flops)
+            kernel = layers.measure_kernel(model, bf16, peaks, threads, batch, given.repeats, work, library)
             extras["kernels"].append(asdict(kernel))
     for batch in given.batch:
         cost = layers.measure_routing(model, threads, batch, given.repeats, work, library)

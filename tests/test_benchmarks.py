@@ -105,8 +105,8 @@ def test_layers_alone_are_measured_where_there_is_an_op_library(report: dict[str
         ("bf16", 32),
     ]
     many = report["kernels"][1]
-    assert many["kept_pairs"] == 32 * 50  # every token of every image
-    assert many["flops"] == pytest.approx(many["kept_pairs"] * 4 * 64 * 128 / (many["ms"] / 1e3))
+    assert many["places"] >= 32 * 50  # one for every token of every image
+    assert many["flops"] == pytest.approx(many["places"] * 4 * 64 * 128 / (many["ms"] / 1e3))
     for cost in report["routing"]:
         others = sum(ms for name, ms in cost["op_ms"].items() if name != "VmoeExpertMlp")
         assert cost["routing_ms"] == pytest.approx(others)

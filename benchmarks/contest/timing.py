@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 _WARM_UP_ROUNDS = 2
-_PAUSE_SECONDS = 0.01  # worker threads of the last call spin on for a while, and would disturb the next
+_PAUSE_SECONDS = 0.05  # worker threads of the last call spin on for a while, and would disturb the next
 _SEED = 0
 
 
