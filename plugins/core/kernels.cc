@@ -22,7 +22,7 @@ namespace {
 
 // Rows of weights that stand side by side in a panel.
 template <class T>
-constexpr size_t kInterleave = sizeof(float) / sizeof(T);
+constexpr size_t kInterleave = std::is_same_v<T, Bf16> ? 2 : 1;
 
 size_t PaddedColumns(const Kernels& kernels, size_t columns) {
   const size_t lanes = kernels.lanes;

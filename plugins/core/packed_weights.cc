@@ -79,8 +79,7 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
       columns_(weights.columns),
       panels_((weights.columns + kernels.panel_columns - 1) / kernels.panel_columns),
       element_bytes_(weights.bf16 ? sizeof(Bf16) : sizeof(float)),
-      panel_bytes_(PanelElements(kernels, depth_, std::min(kernels.panel_columns, columns_), bf16_) * element_bytes_),
-      matrix_bytes_(0) {
+      panel_bytes_(PanelElements(kernels, depth_, std::min(kernels.panel_columns, columns_), bf16_) * element_bytes_) {
   if (panels_ > 0) {
     const size_t last = PanelElements(kernels, depth_, PanelColumns(panels_ - 1), bf16_) * element_bytes_;
     matrix_bytes_ = (panels_ - 1) * panel_bytes_ + last;

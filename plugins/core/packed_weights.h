@@ -51,7 +51,8 @@ class PackedWeights {
   bool bf16_;
   size_t matrices_, depth_, columns_, panels_;
   size_t element_bytes_;
-  size_t panel_bytes_, matrix_bytes_;
+  size_t panel_bytes_;
+  size_t matrix_bytes_ = 0;
   PageBuffer buffer_;
 };
 

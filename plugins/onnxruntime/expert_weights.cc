@@ -55,14 +55,16 @@ std::shared_ptr<const PackedWeights> PackOnce(const Kernels& kernels, const Tens
 NodeExpertWeights::NodeExpertWeights(const NodeInfo& node, const OpSpec& spec, size_t first_input)
     : kernels_(ProcessKernels()), first_input_(first_input) {
   Sizes sizes;
-  std::optional<Tensor> constants[4];
-  for (size_t i = 0; i < 4; ++i) {
+  const auto constant = [&](size_t i) {
     const ValueSpec& value = spec.inputs[first_input + i];
-    constants[i] = node.Constant(first_input + i, value.name);
-    if (constants[i]) sizes.Add(value, *constants[i]);
-  }
-  const std::optional<Tensor>& w1 = constants[0];
-  const std::optional<Tensor>& w2 = constants[2];
+    std::optional<Tensor> tensor = node.Constant(first_input + i, value.name);
+    if (tensor) sizes.Add(value, *tensor);
+    return tensor;
+  };
+  const std::optional<Tensor> w1 = constant(0);
+  constant(1);
+  const std::optional<Tensor> w2 = constant(2);
+  constant(3);
   if (w1 && w2) CheckSameType(*w1, *w2);
   if (w1) w1_ = PackConstant(kernels_, *w1);
   if (w2) w2_ = PackConstant(kernels_, *w2);

@@ -20,7 +20,7 @@ constexpr int64_t kMaxGraphBytes = 64 << 20;
 
 void check_folder(const std::string& path) {
   if (path.empty()) fail(VMOE_BUNDLE_ERROR, "an empty path is not a bundle");
-  struct stat state {};
+  struct stat state{};
   if (stat(path.c_str(), &state) != 0) {
     const bool absent = errno == ENOENT || errno == ENOTDIR;
     fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: ", absent ? "there is no such folder" : system_error(errno));
@@ -77,7 +77,7 @@ std::string Bundle::content_key() const {
   std::string key = std::filesystem::canonical(path_, error).string();
   key += '\n' + sha256_of(manifest_text_);
   for (const auto& [name, record] : manifest_.files) {
-    struct stat state {};
+    struct stat state{};
     if (stat(file(name).c_str(), &state) != 0) {
       fail(VMOE_BUNDLE_ERROR, path_, ": ", name, ": ", system_error(errno));
     }

@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -69,10 +68,14 @@ Found find(const std::string& path) {
 }
 
 bool is_old(const char* version) {
-  int major = 0, minor = 0;
+  char* rest = nullptr;
+  const long major = std::strtol(version, &rest, 10);
   // What can't be read is left to GetApi.
-  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;
-  return major < 1 || (major == 1 && minor < static_cast<int>(kApiVersion));
+  if (rest == version || *rest != '.') return false;
+  const char* digits = rest + 1;
+  const long minor = std::strtol(digits, &rest, 10);
+  if (rest == digits) return false;
+  return major < 1 || (major == 1 && minor < static_cast<long>(kApiVersion));
 }
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {

@@ -29,7 +29,7 @@ void check_kind(const std::string& name, mode_t mode) {
 
 OwnFile::OwnFile(const std::string& folder, const std::string& name) : name_(name) {
   const std::string path = folder + "/" + name;
-  struct stat state {};
+  struct stat state{};
   if (lstat(path.c_str(), &state) != 0) fail_system(name);
   check_kind(name, state.st_mode);
   // Whatever was put in its place meanwhile is neither followed nor waited for.

@@ -65,7 +65,8 @@ std::optional<NamedSetting> parse_profile_name(std::string_view name) {
   const size_t digits = digits_from(name, 0);
   if (digits == 0 || digits > kMaxDigitsOfK) return std::nullopt;
   int64_t k = 0;
-  std::from_chars(name.data(), name.data() + digits, k);
+  const std::string number(name.substr(0, digits));
+  std::from_chars(number.data(), number.data() + number.size(), k);
   name.remove_prefix(digits);
   if (!name.empty() && name != kVanilla) return std::nullopt;
   return NamedSetting{*ratio, k, name.empty()};

@@ -76,8 +76,7 @@ typedef struct vmoe_load_options {
   const char* onnxruntime;
 } vmoe_load_options;
 
-#define VMOE_LOAD_OPTIONS_INIT \
-  { sizeof(vmoe_load_options), 0, 1, NULL, NULL }
+#define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
 
 /* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library; without it the bundle
  * runs on standard ops. Engines of one process on the same bundle with the same threads share one session and its
@@ -140,8 +139,7 @@ typedef struct vmoe_profile {
   int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order */
 } vmoe_profile;
 
-#define VMOE_PROFILE_INIT \
-  { sizeof(vmoe_profile), {0}, 0, 0, 0, 0 }
+#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0}
 
 /* A stored profile, 0 <= index < num_profiles.
  *
@@ -163,8 +161,7 @@ typedef struct vmoe_setting {
   int64_t k;
 } vmoe_setting;
 
-#define VMOE_SETTING_INIT \
-  { sizeof(vmoe_setting), NULL, 0, 0, 0, 0 }
+#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0}
 
 /* The profile that a call with this setting (NULL: the engine's) runs with; `capacity` as in vmoe_engine_profile.
  * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT, which has no profile. */
@@ -185,8 +182,7 @@ typedef struct vmoe_images {
   int64_t count, height, width, channels;
 } vmoe_images;
 
-#define VMOE_IMAGES_INIT \
-  { sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0 }
+#define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
 
 /* Logits, or features, of a batch.
  *
@@ -208,8 +204,7 @@ typedef struct vmoe_layer_routing {
   const float* weight; /* f32[G,S,K]: raw gate of each choice, dropped ones included */
 } vmoe_layer_routing;
 
-#define VMOE_LAYER_ROUTING_INIT \
-  { sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL }
+#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL}
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *
