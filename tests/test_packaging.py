@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sdk_build
 from damaged_files import assert_one_sentence
 
+from vmoe_runtime import Engine
 from vmoe_runtime.installation import find_native
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +167,21 @@ def test_an_installed_wheel_prints_its_paths_and_onnxruntime_registers_the_libra
     )
     done = ask(installed, "-c", register)
     assert (done.returncode, done.stdout) == (0, f"{installed / LIBRARY}\n"), done.stderr
+
+
+def test_a_cmake_project_builds_against_the_wheel_and_has_the_bits_of_the_python_engine(
+    wheel: Path, tmp_path: Path, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    installed = install(wheel, tmp_path / "native")
+    cmake_dir = ask(installed, "-m", "vmoe_runtime", "--cmake-dir").stdout.strip()
+    images = mnist_images["images"][:64, ..., None]
+    with Engine.load(mnist_bundle, backend="onnxruntime", threads=1) as engine:
+        expected = engine(images)
+    runner = sdk_build.Runner(Path(cmake_dir), mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+    found = runner.logits(images)
+    assert "vmoe op library" in "\t".join(runner.ask("info"))
+    runner.close()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_native_parts_carry_the_version_of_the_package() -> None:
