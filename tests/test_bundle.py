@@ -88,10 +88,14 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
     layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("slot", "weight")]
     assert [value.name for value in model.graph.output] == ["logits", *layers]
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
-    assert [node.op_type for node in nodes] == ["VmoeSparseMlp"] * 5
+    ops = [node.op_type for node in nodes]
+    # Each of the five blocks is sparse; a linear layer more is the patch embedding.
+    expected = {"VmoeLinear": 4 * 5 + 1, "VmoeAttention": 5, "VmoeSparseMlp": 5}
+    assert {op: ops.count(op) for op in ops} == expected
     for node in nodes:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        assert attributes == {"dispatch_bf16": 0, "plugin_namespace": b"vmoe", "plugin_version": b"1"}
+        own = {"VmoeSparseMlp": {"dispatch_bf16": 0}, "VmoeAttention": {"num_heads": 4}}.get(node.op_type, {})
+        assert attributes == {**own, "plugin_namespace": b"vmoe", "plugin_version": b"1"}
 
 
 def test_function_bodies_have_no_string_attributes(mnist_bundle: Path) -> None:

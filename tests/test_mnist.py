@@ -70,7 +70,9 @@ def test_the_runtime_answers_within_a_second_where_torch_and_onnx_are_not_instal
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:
             continue
-        source = Path(next(iter(spec.submodule_search_locations)))
+        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        # An editable installation has a folder of its own for what was compiled.
+        source = next((folder for folder in folders if (folder / "__init__.py").is_file()), folders[0])
         (site / name).symlink_to(source)
         if (libraries := source.with_name(f"{name}.libs")).is_dir():
             (site / libraries.name).symlink_to(libraries)
