@@ -31,6 +31,7 @@ void ComputeGates(const PackedWeights& router, const float* x, size_t first, siz
 
 // y = sum over the token's pairs of weight * out[row]; a row of -1 adds nothing. `row` is i32[K].
 void CombineToken(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
+  if (choices == 0) std::fill(y, y + hidden, 0.0f);
   for (size_t k = 0; k < choices; ++k) {
     if (row[k] < 0) {
       if (k == 0) std::fill(y, y + hidden, 0.0f);

@@ -32,6 +32,7 @@ PageBuffer::PageBuffer(size_t bytes) {
   // Large buffers begin at a large page; none is longer than whole small pages.
   const size_t alignment = bytes >= kLargePage ? kLargePage : kSmallPage;
   if (bytes > SIZE_MAX - 2 * kLargePage) throw std::bad_alloc();
+  const size_t asked = bytes;
   bytes = (bytes + kSmallPage - 1) / kSmallPage * kSmallPage;
   void* data = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
@@ -42,13 +43,16 @@ PageBuffer::PageBuffer(size_t bytes) {
   munmap(start + before + bytes, alignment - before);
   data_ = start + before;
   bytes_ = bytes;
+  ForbidAccess(start + before + asked, bytes - asked);
 #ifdef MADV_HUGEPAGE
   if (alignment == kLargePage) madvise(data_, bytes_, MADV_HUGEPAGE);
 #endif
 }
 
 PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  if (data_ == nullptr) return;
+  AllowAccess(data_, bytes_);  // whoever gets the addresses next
+  munmap(data_, bytes_);
 }
 
 PageBuffer::PageBuffer(PageBuffer&& other) noexcept
@@ -69,12 +73,13 @@ Workspace::Workspace() {
 }
 
 Workspace::~Workspace() {
+  ForbidAccess(buffer_.data(), buffer_.bytes());
   IdleBuffers& idle = Idle();
   const std::lock_guard<std::mutex> lock(idle.mutex);
   try {
     idle.buffers.push_back(std::move(buffer_));
   } catch (...) {
-    // Without room to keep it, the buffer goes back to the system.
+    buffer_ = PageBuffer();  // without room to keep it, it goes back to the system
   }
 }
 
@@ -85,6 +90,7 @@ void Workspace::Reserve(size_t bytes) {
     // Some slack, so that slowly growing batches don't allocate each time.
     buffer_ = PageBuffer(bytes + bytes / 4);
   }
+  ForbidAccess(buffer_.data(), buffer_.bytes());
 }
 
 }  // namespace vmoe

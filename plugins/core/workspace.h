@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "core/sanitizers.h"
+
 namespace vmoe {
 
 // Memory straight from the operating system, in large pages where it has them; not zeroed by us, but by the system.
@@ -41,7 +43,7 @@ class Workspace {
   // Bytes that Take<T>(count) uses, with its alignment.
   template <class T>
   static size_t Bytes(size_t count) {
-    return (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    return (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment + kGuardBytes;
   }
 
   // Makes room for `bytes` and forgets what was taken. Throws std::bad_alloc.
@@ -51,6 +53,7 @@ class Workspace {
   template <class T>
   T* Take(size_t count) {
     T* values = reinterpret_cast<T*>(static_cast<char*>(buffer_.data()) + used_);
+    AllowUninitialised(values, count * sizeof(T));
     used_ += Bytes<T>(count);
     return values;
   }

@@ -1,0 +1,67 @@
+// What the sanitizers can't see by themselves, told to them; nothing at all in other builds.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__has_feature)
+#define VMOE_HAS_FEATURE(name) __has_feature(name)
+#else
+#define VMOE_HAS_FEATURE(name) 0
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || VMOE_HAS_FEATURE(address_sanitizer)
+#define VMOE_ADDRESS_SANITIZER 1
+#include <sanitizer/asan_interface.h>
+
+#include <cstring>
+#endif
+#if defined(__SANITIZE_THREAD__) || VMOE_HAS_FEATURE(thread_sanitizer)
+#define VMOE_THREAD_SANITIZER 1
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace vmoe {
+
+// Between parts of one buffer, so that what runs over the end of a part is seen.
+#ifdef VMOE_ADDRESS_SANITIZER
+inline constexpr size_t kGuardBytes = 64;
+#else
+inline constexpr size_t kGuardBytes = 0;
+#endif
+
+// Memory that is ours and not in use: an access is an error.
+inline void ForbidAccess([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef VMOE_ADDRESS_SANITIZER
+  ASAN_POISON_MEMORY_REGION(data, bytes);
+#endif
+}
+
+inline void AllowAccess([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef VMOE_ADDRESS_SANITIZER
+  ASAN_UNPOISON_MEMORY_REGION(data, bytes);
+#endif
+}
+
+// The same for values that the caller must write before it reads them: they are NaN until then.
+inline void AllowUninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef VMOE_ADDRESS_SANITIZER
+  AllowAccess(data, bytes);
+  std::memset(data, 0xff, bytes);
+#endif
+}
+
+// For threads that are ordered by a library that isn't instrumented: what comes before Release(object) happens before
+// what comes after an Acquire(object) that follows it in time.
+inline void Release([[maybe_unused]] void* object) {
+#ifdef VMOE_THREAD_SANITIZER
+  __tsan_release(object);
+#endif
+}
+
+inline void Acquire([[maybe_unused]] void* object) {
+#ifdef VMOE_THREAD_SANITIZER
+  __tsan_acquire(object);
+#endif
+}
+
+}  // namespace vmoe

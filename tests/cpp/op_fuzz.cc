@@ -1,0 +1,193 @@
+// Runs one-node models on the op library with random shapes, settings and values, valid ones and ones that contradict
+// each other. Valid calls must fill outputs of the right shape; others must be refused with a message that names the
+// op.
+//
+//   op_fuzz ONNXRUNTIME OP_LIBRARY FOLDER CALLS SEED
+//
+// FOLDER holds the models and plan.txt, which says of each:
+//
+//   model FILE OP EXPECTED           EXPECTED: runs, or never-loads, or never-runs
+//   input NAME TYPE DIMS             those that are fed, in order; TYPE: float, bf16, i32 or i64
+//   output NAME TYPE DIMS
+//   size LETTER N                    a dimension that constants fix
+//   attribute NAME N
+//   end
+//
+// Inputs and outputs lie in heap buffers of exactly their size, so that the address sanitizer sees what goes past an
+// end. Prints "calls N refused N loads N refused N messages N", and exits with 0 if every call did what it should.
+#define ORT_API_MANUAL_INIT
+#include <dlfcn.h>
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "random_calls.h"
+
+namespace {
+
+constexpr uint32_t kApiVersion = 21;
+constexpr uint32_t kUnwritten = 0x7fa5a5a5;  // no result: a signalling NaN, or an index beyond everything
+
+// An empty text if the outputs of a valid call can be what they should.
+std::string CheckOutputs(const Model& model, const Call& call, const std::vector<Tensor>& outputs) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const Value& value = model.outputs[i];
+    for (size_t at = 0; at < outputs[i].elements; ++at) {
+      const std::string where = value.name + "[" + std::to_string(at) + "]";
+      if (outputs[i].as<uint32_t>()[at] == kUnwritten) return where + " was not written";
+      if (value.type == "float" && call.finite && !std::isfinite(outputs[i].as<float>()[at])) {
+        return where + " is not finite, but every input is";
+      }
+      if (value.type != "i32") continue;
+      const int64_t limit =
+          value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+      const int32_t index = outputs[i].as<int32_t>()[at];
+      if (index < -1 || index >= limit) return where + " is " + std::to_string(index);
+    }
+  }
+  if (model.op != "VmoeRoute") return "";
+  for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
+    const int32_t slot = outputs[0].as<int32_t>()[pair];
+    const auto token = static_cast<int32_t>(static_cast<int64_t>(pair) / call.k);
+    if (slot >= 0 && outputs[2].as<int32_t>()[slot] != token) return "src doesn't lead back from slot";
+  }
+  return "";
+}
+
+class Fuzzer {
+ public:
+  Fuzzer(const OrtApi* api, const std::string& library, const std::string& folder, uint64_t seed) : random_(seed) {
+    Ort::InitApi(api);
+    env_.emplace(ORT_LOGGING_LEVEL_FATAL, "op_fuzz");
+    memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    options_.emplace();
+    options_->SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
+    options_->AddConfigEntry("session.intra_op.allow_spinning", "0");
+    options_->RegisterCustomOpsLibrary(library.c_str());
+    models_ = ReadPlan(folder);
+    for (Model& model : models_) Load(model);
+  }
+
+  void Step() {
+    Model& model = models_[random_() % models_.size()];
+    // Now and then a session goes and comes back: weights are packed, shared and freed.
+    if (Chance(random_, 1)) Load(model);
+    if (model.session) Run(model);
+  }
+
+  size_t calls = 0, refused = 0, loads = 0, refused_loads = 0;
+  std::set<std::string> messages;
+
+ private:
+  Random random_;
+  std::optional<Ort::Env> env_;
+  std::optional<Ort::SessionOptions> options_;
+  Ort::MemoryInfo memory_{nullptr};
+  std::vector<Model> models_;
+
+  void Load(Model& model) {
+    if (Chance(random_, 50)) model.session.reset();
+    options_->SetIntraOpNumThreads(Chance(random_, 25) ? 2 : 1);
+    std::string message;
+    try {
+      model.session.emplace(*env_, model.file.c_str(), *options_);
+    } catch (const Ort::Exception& error) {
+      message = error.what();
+    }
+    ++loads;
+    if (message.empty() != (model.expected != "never-loads")) {
+      throw std::runtime_error(model.file + (message.empty() ? " was loaded" : " was not loaded: " + message));
+    }
+    if (!message.empty()) {
+      ++refused_loads;
+      CheckMessage(model, message);
+    }
+  }
+
+  void Run(Model& model) {
+    Call call = MakeCall(model, random_);
+    std::vector<Tensor> results;
+    std::vector<Ort::Value> inputs, outputs;
+    std::vector<const char*> input_names, output_names;
+    for (size_t i = 0; i < call.inputs.size(); ++i) {
+      inputs.push_back(call.inputs[i].value(memory_));
+      input_names.push_back(model.inputs[i].name.c_str());
+    }
+    call.sizes['K'] = model.routes() ? call.k : call.sizes['K'];
+    if (model.routes()) call.sizes['M'] = call.sizes['G'] * call.capacity;
+    for (const Value& value : model.outputs) {
+      output_names.push_back(value.name.c_str());
+      outputs.emplace_back(nullptr);
+      if (!call.valid) continue;
+      results.emplace_back(value.type, call.shape(value.dims));
+      std::fill_n(results.back().as<uint32_t>(), results.back().elements, kUnwritten);
+      outputs.back() = results.back().value(memory_);
+    }
+    std::string message;
+    try {
+      model.session->Run(Ort::RunOptions{nullptr}, input_names.data(), inputs.data(), inputs.size(),
+                         output_names.data(), outputs.data(), outputs.size());
+    } catch (const Ort::Exception& error) {
+      message = error.what();
+    }
+    ++calls;
+    if (call.valid != message.empty()) {
+      throw std::runtime_error(Text(model, call) +
+                               (call.valid ? "refused: " + message : "ran in spite of " + call.fault));
+    }
+    if (call.valid) {
+      const std::string wrong = CheckOutputs(model, call, results);
+      if (!wrong.empty()) throw std::runtime_error(Text(model, call) + wrong);
+    } else {
+      ++refused;
+      CheckMessage(model, message);
+    }
+  }
+
+  static std::string Text(const Model& model, const Call& call) {
+    std::string text = model.file + " " + model.op;
+    for (const auto& [letter, size] : call.sizes) text += std::string(" ") + letter + "=" + std::to_string(size);
+    return text + " capacity=" + std::to_string(call.capacity) + " k=" + std::to_string(call.k) + ": ";
+  }
+
+  void CheckMessage(const Model& model, const std::string& message) {
+    if (message.find(model.op) == std::string::npos) throw std::runtime_error(model.op + " says only: " + message);
+    // Without its numbers: how many different things were said.
+    std::string kind = message;
+    kind.erase(std::remove_if(kind.begin(), kind.end(), [](unsigned char c) { return std::isdigit(c) != 0; }),
+               kind.end());
+    messages.insert(kind);
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 6) return 2;
+  void* runtime = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+  if (runtime == nullptr) {
+    std::printf("%s\n", dlerror());
+    return 2;
+  }
+  const auto base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(runtime, "OrtGetApiBase"))();
+  const size_t calls = std::strtoull(argv[4], nullptr, 10);
+  try {
+    Fuzzer fuzzer(base->GetApi(kApiVersion), argv[2], argv[3], std::strtoull(argv[5], nullptr, 10));
+    while (fuzzer.calls < calls) fuzzer.Step();
+    std::printf("calls %zu refused %zu loads %zu refused %zu messages %zu\n", fuzzer.calls, fuzzer.refused,
+                fuzzer.loads, fuzzer.refused_loads, fuzzer.messages.size());
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

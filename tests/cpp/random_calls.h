@@ -1,0 +1,284 @@
+// Random calls of one-node models: shapes, settings and values, valid or not.
+#pragma once
+
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+inline constexpr int64_t kInt32Max = 0x7fffffff;
+
+using Random = std::mt19937_64;
+using Shape = std::vector<int64_t>;
+
+inline int64_t Between(Random& random, int64_t low, int64_t high) {
+  return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
+}
+inline bool Chance(Random& random, int percent) { return Between(random, 1, 100) <= percent; }
+inline int64_t OneOf(Random& random, const std::vector<int64_t>& values) { return values[random() % values.size()]; }
+
+struct Value {
+  std::string name, type, dims;
+};
+
+struct Model {
+  std::string file, op, expected;
+  std::vector<Value> inputs, outputs;
+  std::map<char, int64_t> fixed;
+  std::map<std::string, int64_t> attributes;
+  std::optional<Ort::Session> session;
+
+  bool routes() const { return op == "VmoeRoute" || op == "VmoeSparseMlp"; }
+  int64_t attribute(const std::string& name, int64_t otherwise) const {
+    const auto found = attributes.find(name);
+    return found == attributes.end() ? otherwise : found->second;
+  }
+};
+
+inline std::vector<Model> ReadPlan(const std::string& folder) {
+  std::ifstream plan(folder + "/plan.txt");
+  std::vector<Model> models;
+  for (std::string word; plan >> word;) {
+    if (word == "end") continue;
+    if (word == "model") models.emplace_back();
+    Model& model = models.back();
+    if (word == "model") {
+      plan >> model.file >> model.op >> model.expected;
+      model.file = folder + "/" + model.file;
+    } else if (word == "input" || word == "output") {
+      Value value;
+      plan >> value.name >> value.type >> value.dims;
+      (word == "input" ? model.inputs : model.outputs).push_back(value);
+    } else if (word == "size") {
+      char letter;
+      plan >> letter >> model.fixed[letter];
+    } else if (word == "attribute") {
+      plan >> word >> model.attributes[word];
+    } else {
+      throw std::runtime_error("the plan has the word " + word);
+    }
+  }
+  return models;
+}
+
+inline size_t ElementBytes(const std::string& type) { return type == "i64" ? 8 : type == "bf16" ? 2 : 4; }
+
+// A tensor in a buffer of exactly its size.
+struct Tensor {
+  Shape shape;
+  std::unique_ptr<char[]> data;
+  size_t elements = 1;
+  std::string type;
+
+  Tensor(const std::string& of_type, Shape with_shape) : shape(std::move(with_shape)), type(of_type) {
+    for (int64_t size : shape) elements *= static_cast<size_t>(size);
+    data.reset(new char[bytes()]);
+  }
+  size_t bytes() const { return elements * ElementBytes(type); }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data.get());
+  }
+  Ort::Value value(const Ort::MemoryInfo& memory) const {
+    const auto element = type == "i64"    ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+                         : type == "i32"  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
+                         : type == "bf16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
+                                          : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    return Ort::Value::CreateTensor(memory, data.get(), bytes(), shape.data(), shape.size(), element);
+  }
+};
+
+// One call: what is fed, and what must come of it.
+struct Call {
+  std::map<char, int64_t> sizes;
+  int64_t capacity = 1, k = 1, bpr = 1;
+  bool valid = true;
+  bool finite = true;
+  std::string fault = "settings";  // what makes it invalid
+  std::vector<Tensor> inputs;
+
+  Shape shape(const std::string& dims) const {
+    Shape shape;
+    for (char letter : dims) shape.push_back(letter == '1' ? 1 : sizes.at(letter));
+    return shape;
+  }
+};
+
+inline int64_t RandomSize(char letter, Random& random) {
+  if (Chance(random, 2)) return 0;
+  if (letter == 'G' || letter == 'N') return Between(random, 1, 3);
+  if (letter == 'E') return Between(random, 1, 7);
+  if (letter == 'K') return Between(random, Chance(random, 5) ? 0 : 1, 4);
+  if (letter == 'M') return Between(random, 1, 12);
+  if (Chance(random, 8)) return OneOf(random, {15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97});
+  return Between(random, 1, 12);
+}
+
+inline void ChooseSettings(const Model& model, Random& random, Call& call) {
+  const int64_t groups = call.sizes['G'], experts = call.sizes['E'], tokens = call.sizes['S'];
+  call.k = Chance(random, 20) ? experts : Between(random, 1, std::max<int64_t>(experts, 1));
+  call.k = std::max<int64_t>(call.k, 1);
+  call.bpr = Between(random, 0, 1);
+  // The most places that int32 numbers; only VmoeSparseMlp makes no output of that size.
+  const int64_t most = kInt32Max / std::max<int64_t>(experts * groups, 1);
+  const int64_t huge = model.op == "VmoeSparseMlp" ? most : 500;
+  call.capacity = OneOf(random, {1, 1, 2, 3, 5, std::max<int64_t>(tokens, 1), tokens + 1, huge});
+  const auto given = [&](const char* name) {
+    return std::any_of(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
+  };
+  if (!given("capacity")) call.capacity = model.attribute("capacity", 0);
+  if (!given("k")) call.k = model.attribute("k", 0);
+  if (!given("bpr")) call.bpr = model.attribute("bpr", -1);
+}
+
+inline bool SettingsAreValid(const Call& call) {
+  const int64_t groups = call.sizes.at('G'), experts = call.sizes.at('E');
+  if (experts < 1 || call.k < 1 || call.k > experts || call.capacity < 1) return false;
+  if (call.bpr != 0 && call.bpr != 1) return false;
+  return groups == 0 || call.capacity <= kInt32Max / experts / groups;
+}
+
+inline void ChooseSizes(const Model& model, Random& random, Call& call) {
+  for (const Value& value : model.inputs) {
+    for (char letter : value.dims) {
+      if (letter != '1' && call.sizes.count(letter) == 0) call.sizes[letter] = RandomSize(letter, random);
+    }
+  }
+  for (const auto& [letter, size] : model.fixed) call.sizes[letter] = size;
+  if (model.routes()) {
+    ChooseSettings(model, random, call);
+    call.valid = SettingsAreValid(call);
+  }
+  if (model.op == "VmoeAttention") {
+    const int64_t heads = model.attribute("num_heads", 1);
+    if (Chance(random, 90)) call.sizes['D'] = call.sizes['D'] / heads * heads;
+    call.valid = call.sizes['D'] % heads == 0 && call.sizes['T'] > 0;
+  }
+  if (model.expected == "never-runs") call.valid = false;
+}
+
+// Changes one shape so that it contradicts the others, or one setting or index so that it is out of range. False if
+// this model has no input that the chosen fault fits.
+inline bool PlanShapeFault(const Model& model, Random& random, std::vector<Shape>& shapes) {
+  std::map<char, int> uses;
+  for (const auto& entry : model.fixed) ++uses[entry.first];
+  for (const Value& value : model.inputs) {
+    for (char letter : value.dims) ++uses[letter];
+  }
+  const size_t input = random() % shapes.size();
+  Shape& shape = shapes[input];
+  if (Chance(random, 30)) {
+    if (shape.empty() || Chance(random, 50)) {
+      shape.insert(shape.begin() + Between(random, 0, static_cast<int64_t>(shape.size())), 1);
+    } else {
+      shape.erase(shape.begin() + Between(random, 0, static_cast<int64_t>(shape.size()) - 1));
+    }
+    return true;
+  }
+  const size_t dim = random() % shape.size();
+  const char letter = model.inputs[input].dims[dim];
+  if (letter != '1' && uses[letter] < 2) return false;
+  shape[dim] += shape[dim] > 0 && Chance(random, 50) ? -1 : Between(random, 1, 3);
+  return true;
+}
+
+inline bool MakeSettingInvalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
+  int64_t bad = 0;
+  if (name == "k") {
+    bad = OneOf(random, {0, -1, call.sizes.at('E') + 1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
+  } else if (name == "bpr") {
+    bad = OneOf(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32});
+  } else {
+    const int64_t cells = call.sizes.at('G') * call.sizes.at('E');
+    bad = OneOf(random, {0, -1, INT64_MIN});
+    if (cells > 0 && Chance(random, 60)) bad = OneOf(random, {INT64_MAX, kInt32Max / cells + 1, int64_t{1} << 33});
+  }
+  *tensor.as<int64_t>() = bad;
+  return true;
+}
+
+inline bool MakeIndexInvalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
+  if (tensor.elements == 0) return false;
+  const int64_t limit =
+      name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+  tensor.as<int32_t>()[random() % tensor.elements] =
+      static_cast<int32_t>(OneOf(random, {limit, limit + 1, kInt32Max, -2, -kInt32Max - 1}));
+  return true;
+}
+
+inline float RandomFloat(Random& random) {
+  return static_cast<float>(static_cast<int32_t>(random())) * (1.0f / 2147483648.0f);
+}
+
+inline float SpecialFloat(Random& random) {
+  constexpr float kSpecial[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 1e-42f, 3e38f, -3e38f, 1e-38f};
+  return kSpecial[random() % (sizeof(kSpecial) / sizeof(kSpecial[0]))];
+}
+
+inline void FillFloats(const Tensor& tensor, const Call& call, Random& random) {
+  const bool ties = Chance(random, 20);
+  for (size_t i = 0; i < tensor.elements; ++i) {
+    float number = RandomFloat(random);
+    if (ties) number = std::round(number * 4) / 4;
+    if (!call.finite && Chance(random, 10)) number = SpecialFloat(random);
+    if (tensor.type == "float") {
+      tensor.as<float>()[i] = number;
+    } else {
+      uint32_t bits;
+      std::memcpy(&bits, &number, sizeof(bits));
+      tensor.as<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16);
+    }
+  }
+}
+
+inline void Fill(const Value& value, const Tensor& tensor, const Call& call, Random& random) {
+  if (value.type == "i64") {
+    const int64_t setting = value.name == "k" ? call.k : value.name == "bpr" ? call.bpr : call.capacity;
+    std::fill_n(tensor.as<int64_t>(), tensor.elements, setting);
+  } else if (value.type == "i32") {
+    const int64_t limit =
+        value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+    for (size_t i = 0; i < tensor.elements; ++i)
+      tensor.as<int32_t>()[i] = static_cast<int32_t>(Between(random, -1, limit - 1));
+  } else {
+    FillFloats(tensor, call, random);
+  }
+}
+
+inline Call MakeCall(const Model& model, Random& random) {
+  Call call;
+  call.finite = Chance(random, 85);
+  ChooseSizes(model, random, call);
+  std::vector<Shape> shapes;
+  for (const Value& value : model.inputs) shapes.push_back(call.shape(value.dims));
+  const bool faulty = Chance(random, 25);
+  if (faulty && Chance(random, 60) && PlanShapeFault(model, random, shapes)) {
+    call.valid = false;
+    call.fault = "shapes";
+  }
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    call.inputs.emplace_back(model.inputs[i].type, shapes[i]);
+    Fill(model.inputs[i], call.inputs[i], call, random);
+  }
+  if (!faulty || !call.valid) return call;
+  const size_t input = random() % call.inputs.size();
+  const Value& value = model.inputs[input];
+  if (value.type == "i64" && MakeSettingInvalid(call, value.name, random, call.inputs[input])) {
+    call.valid = false;
+    call.fault = value.name;
+  }
+  if (value.type == "i32" && MakeIndexInvalid(call, value.name, random, call.inputs[input])) {
+    call.valid = false;
+    call.fault = value.name;
+  }
+  return call;
+}

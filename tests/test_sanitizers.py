@@ -1,0 +1,122 @@
+"""The native libraries under the sanitizers: random op calls, and many threads on one engine."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import cpu_paths
+import fuzz_models
+import pytest
+from sdk_build import ROOT, built, generator, onnxruntime_library, run
+
+from vmoe_runtime.op_library import find_library
+
+CALLS = 100_000
+CALLS_ON_OTHER_PATHS = 20_000
+PATHS = cpu_paths.supported_paths() if find_library() else ()
+MEMORY, THREADS = "address,undefined", "thread"
+TARGETS = {
+    MEMORY: ("vmoe_onnxruntime", "op_fuzz"),
+    THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads"),
+}
+# Exceptions leave address sanitizer's copies of stack frames behind; looking for a free one then takes all the time.
+ASAN_OPTIONS = "detect_stack_use_after_return=0"
+# ONNX Runtime is not instrumented: what its own code does is not watched. Our kernels are, also when it calls them.
+TSAN_OPTIONS = "ignore_noninstrumented_modules=1"
+
+
+@functools.cache
+def build(sanitizers: str) -> Path:
+    """The build folder of the libraries and programs with these sanitizers; skips where there are none."""
+    if not find_library():
+        pytest.skip("the op library was not built here, so that it can't be built with sanitizers either")
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake to build with")
+    folder = ROOT / "build" / {MEMORY: "asan", THREADS: "tsan"}[sanitizers]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+        _skip_without(sanitizers, folder)
+        options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_REQUIRE_ALL=ON", f"-DVMOE_SANITIZE={sanitizers}"]
+        built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *options)
+        built("cmake", "--build", folder, "--parallel", "2", "--target", *TARGETS[sanitizers])
+    return folder
+
+
+def _skip_without(sanitizers: str, folder: Path) -> None:
+    """Compiles and runs the smallest program there is."""
+    source, program = folder / "probe.cc", folder / "probe"
+    source.write_text("int main() { return 0; }\n")
+    compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)
+    if compiled.returncode != 0:
+        pytest.skip(f"the compiler has no -fsanitize={sanitizers}: {compiled.stderr.strip()[-300:]}")
+    started = run(program)
+    if started.returncode != 0:
+        pytest.skip(f"programs with -fsanitize={sanitizers} don't start here: {started.stderr.strip()[-300:]}")
+
+
+def checked(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[:6000]
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz")
+    fuzz_models.write_models(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", PATHS or ("any",))
+def test_random_op_calls_touch_no_memory_but_their_own(path: str, models: Path) -> None:
+    folder = build(MEMORY)
+    calls = CALLS if path == PATHS[0] else CALLS_ON_OTHER_PATHS
+    done = run(
+        folder / "tests" / "op_fuzz",
+        onnxruntime_library(),
+        folder / "lib" / "libvmoe_onnxruntime.so",
+        models,
+        str(calls),
+        str(1 + PATHS.index(path)),
+        VMOE_CPU_PATH=path,
+        ASAN_OPTIONS=ASAN_OPTIONS,
+        UBSAN_OPTIONS="print_stacktrace=1",
+    )
+    numbers = re.fullmatch(r"calls (\d+) refused (\d+) loads (\d+) refused (\d+) messages (\d+)\n", checked(done))
+    assert numbers
+    made, refused, loads, refused_loads, messages = map(int, numbers.groups())
+    assert made == calls
+    assert 0.1 < refused / made < 0.5
+    assert 0 < refused_loads < loads
+    assert messages >= 60
+
+
+def test_kernels_on_many_threads_have_no_races() -> None:
+    done = run(build(THREADS) / "tests" / "core_threads", TSAN_OPTIONS="")
+    assert checked(done) == "equal 48 of 48\n"
+
+
+@pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_image_bundle"])
+def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(bundle)
+    program = build(THREADS) / "tests" / "engine_threads"
+    done = run(program, path, onnxruntime_library(), "8", TSAN_OPTIONS=TSAN_OPTIONS)
+    words = checked(done)
+    assert words.startswith("equal 72 of 72 loads 8 ")
+    assert words.endswith("vmoe op library\n")
+
+
+def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:
+    programs = build(THREADS) / "tests"
+    engine = [programs / "engine_threads", mnist_image_bundle, onnxruntime_library(), "2"]
+    for command in ([programs / "core_threads"], engine):
+        done = run(*command, "race", TSAN_OPTIONS=TSAN_OPTIONS)
+        assert done.returncode == 66
+        assert "data race" in done.stderr
