@@ -243,8 +243,9 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
   for (size_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) {
-      hwy::Prefetch(ahead.from + v * kLanes * sizeof(float));
+      hwy::Prefetch(reinterpret_cast<const char*>(panel + v * kLanes * Step::kDepth) + kPrefetchBytes);
     }
+    __builtin_prefetch(ahead.from, 0, 2);  // into the second-level cache
     ahead.from += ahead.stride;
     Step::template Add<kRows, kVectors>(rows, step, panel, sums);
     panel += kStepElements;
@@ -284,7 +285,7 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   const size_t steps = (product.depth + Step::kDepth - 1) / Step::kDepth;
   // The first tile brings the panel into the cache; the others have time to fetch the next one, as far as there is
   // room.
-  ReadAhead ahead = {static_cast<const char*>(product.panel) + kPrefetchBytes, kStepBytes};
+  ReadAhead ahead = {static_cast<const char*>(product.panel), 0};
   size_t next_bytes = 0;
   if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {
     next_bytes = std::min(product.next_panel_bytes, kCacheBytes - steps * kStepBytes);
