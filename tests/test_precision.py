@@ -25,6 +25,7 @@ from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.manifest import parse_manifest
+from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"
@@ -69,10 +70,12 @@ def network(result: ExportResult) -> Vmoe:
     return Vmoe(plan.model, plan.grouping.tokens).load_weights(result.path / "weights.safetensors")
 
 
-@pytest.fixture(scope="module")
-def inlined_graphs(result: ExportResult, mnist_bundle: Path) -> list[OnnxRuntimeBackend]:
-    """The graphs of standard ops with expert weights in bfloat16 and in float32."""
-    return [OnnxRuntimeBackend(path / "model.inlined.onnx") for path in (result.path, mnist_bundle)]
+@pytest.fixture(scope="module", params=["standard ops", *(["op library"] if find_library() else [])])
+def graphs(request: pytest.FixtureRequest, result: ExportResult, mnist_bundle: Path) -> list[OnnxRuntimeBackend]:
+    """The graphs with expert weights in bfloat16 and in float32."""
+    library = find_library() if request.param == "op library" else None
+    name = "model.inlined.onnx" if library is None else "model.onnx"
+    return [OnnxRuntimeBackend(path / name, library=library) for path in (result.path, mnist_bundle)]
 
 
 # What is stored.
@@ -192,7 +195,7 @@ def test_every_runtime_answers_as_the_torch_model(
 @pytest.mark.parametrize(("ratio", "k", "bpr"), SETTINGS)
 def test_predictions_are_those_of_fp32(
     result: ExportResult,
-    inlined_graphs: list[OnnxRuntimeBackend],
+    graphs: list[OnnxRuntimeBackend],
     images: np.ndarray,
     ratio: float,
     k: int,
@@ -200,7 +203,7 @@ def test_predictions_are_those_of_fp32(
 ) -> None:
     profile = profile_of(result, ratio, k, bpr)
     feeds = {"image": images, **profile.inputs()}
-    narrow, exact = (inlined.run(feeds, OUTPUTS) for inlined in inlined_graphs)
+    narrow, exact = (graph.run(feeds, OUTPUTS) for graph in graphs)
     assert (narrow[0].argmax(axis=1) == exact[0].argmax(axis=1)).mean() >= 0.99
     assert np.abs(narrow[0] - exact[0]).max() > 1e-3
     agreement = agreement_by_layer(narrow, exact, profile)
