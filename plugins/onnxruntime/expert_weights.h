@@ -1,10 +1,11 @@
-// The experts' weights of a node: packed at load where they are constant, else at each call.
+// The experts' weights of a node.
 #pragma once
 
-#include <memory>
+#include <optional>
 
 #include "core/expert_mlp.h"
 #include "onnxruntime/kernel_info.h"
+#include "onnxruntime/node_matrix.h"
 
 namespace vmoe::ort {
 
@@ -18,16 +19,15 @@ class NodeExpertWeights {
   ExpertWeights Read(const Call& call, Sizes& sizes) const;
 
  private:
-  const Kernels& kernels_;
+  // What is known at load, checked before any of it is packed.
+  struct Constants {
+    Constants(const NodeInfo& node, const OpSpec& spec, size_t first_input);
+    std::optional<Tensor> w1, w2;
+  };
+  NodeExpertWeights(const Constants& constants, size_t first_input);
+
   size_t first_input_;
-  std::shared_ptr<const PackedWeights> w1_, w2_;  // where constant
+  NodeMatrix w1_, w2_;
 };
-
-// Packs a constant tensor [matrices, depth, columns], or [depth, columns], and gives its mapped pages back to the
-// system: nothing reads the original again.
-std::shared_ptr<const PackedWeights> PackConstant(const Kernels& kernels, const Tensor& tensor);
-
-// Packs a tensor for one call.
-std::shared_ptr<const PackedWeights> PackOnce(const Kernels& kernels, const Tensor& tensor);
 
 }  // namespace vmoe::ort

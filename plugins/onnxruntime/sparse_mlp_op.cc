@@ -22,16 +22,7 @@ class SparseMlpKernel {
  public:
   static constexpr OpSpec kSpec{"VmoeSparseMlp", kInputs, 9, kOutputs, 3};
 
-  explicit SparseMlpKernel(const NodeInfo& node)
-      : settings_(node),
-        weights_(node, kSpec, 2),
-        kernels_(ProcessKernels()),
-        dispatch_bf16_(node.Flag("dispatch_bf16")) {
-    if (const std::optional<Tensor> router = node.Constant(1, "router")) {
-      Sizes().Add(kInputs[1], *router);
-      router_ = PackConstant(kernels_, *router);
-    }
-  }
+  explicit SparseMlpKernel(const NodeInfo& node) : SparseMlpKernel(node, Sizes()) {}
 
   void Compute(const Call& call) const {
     Sizes sizes;
@@ -40,7 +31,7 @@ class SparseMlpKernel {
     SparseMlpWeights weights;
     weights.experts = weights_.Read(call, sizes);
     const RoutingShape shape = settings_.Read(call, 6, sizes);
-    weights.router = router_ ? router_ : PackOnce(kernels_, router);
+    weights.router = router_.Packed(router);
     auto* y = call.Output<float>(0, sizes);
     auto* slot = call.Output<int32_t>(1, sizes);
     auto* weight = call.Output<float>(2, sizes);
@@ -50,9 +41,14 @@ class SparseMlpKernel {
  private:
   RoutingSettings settings_;
   NodeExpertWeights weights_;
-  const Kernels& kernels_;
-  std::shared_ptr<const PackedWeights> router_;  // where constant
+  NodeMatrix router_;
   bool dispatch_bf16_;
+
+  SparseMlpKernel(const NodeInfo& node, Sizes sizes)
+      : settings_(node),
+        weights_(node, kSpec, 2),
+        router_(CheckedConstant(node, kSpec, 1, sizes)),
+        dispatch_bf16_(node.Flag("dispatch_bf16")) {}
 };
 
 }  // namespace

@@ -1,0 +1,54 @@
+#include "onnxruntime/node_matrix.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+namespace vmoe::ort {
+namespace {
+
+StoredWeights Stored(const Tensor& tensor) {
+  StoredWeights weights;
+  weights.data = tensor.data;
+  weights.bf16 = tensor.type == kBfloat16;
+  const size_t rank = tensor.shape.size();
+  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape[0]) : 1;
+  weights.depth = static_cast<size_t>(tensor.shape[rank - 2]);
+  weights.columns = static_cast<size_t>(tensor.shape[rank - 1]);
+  return weights;
+}
+
+// Pages of a mapped file leave the process's memory; anything else keeps its contents, too.
+void GiveBack(const void* data, size_t bytes) {
+#ifdef MADV_PAGEOUT
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+}  // namespace
+
+NodeMatrix::NodeMatrix(const std::optional<Tensor>& constant) : kernels_(ProcessKernels()) {
+  if (!constant) return;
+  const StoredWeights weights = Stored(*constant);
+  constant_ = PackedWeights::Shared(kernels_, weights);
+  GiveBack(weights.data, weights.bytes());
+}
+
+std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Tensor& given) const {
+  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(given));
+}
+
+std::optional<Tensor> CheckedConstant(const NodeInfo& node, const OpSpec& spec, size_t index, Sizes& sizes) {
+  std::optional<Tensor> tensor = node.Constant(index, spec.inputs[index].name);
+  if (tensor) sizes.Add(spec.inputs[index], *tensor);
+  return tensor;
+}
+
+}  // namespace vmoe::ort
