@@ -2,19 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+
+#include "core/gate_order.h"
 
 namespace vmoe {
 namespace {
-
-// Bits that sort ascending as the values sort descending; 0 and -0 are equal. `value` is not NaN.
-uint32_t DescendingBits(float value) {
-  value += 0.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const uint32_t ascending = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  return ~ascending;
-}
 
 constexpr size_t kTokensPerTask = 64;
 
