@@ -4,21 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/float_type.h"
+#include "core/routing_shape.h"
 #include "core/task_runner.h"
 #include "core/workspace.h"
 
 namespace vmoe {
-
-struct RoutingShape {
-  size_t groups = 0;    // G
-  size_t tokens = 0;    // S, per group
-  size_t experts = 0;   // E
-  size_t choices = 0;   // K, 1 to E
-  size_t capacity = 0;  // c, places per expert and group, at least 1; E * G * c fits an int32
-  bool batch_priority = true;
-
-  size_t places() const { return groups * capacity; }  // M
-};
 
 // The K best experts of one token: the lower expert first on ties, NaN ranks as 0.
 // expert i32[K], weight f32[K]: the raw gates. Returns the best gate as it ranks.
@@ -34,9 +25,9 @@ float ChooseExperts(const float* gates, size_t experts, size_t choices, int32_t*
 void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
                 int32_t* kept, uint64_t* order);
 
-// The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M] (flat tokens, -1 = empty
-// place). Throws std::bad_alloc.
-void Route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+// The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type` (the bits of the gates),
+// src i32[E,M] (flat tokens, -1 = empty place). Throws std::bad_alloc.
+void Route(const RoutingShape& shape, FloatType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -1,9 +1,9 @@
-// Routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no synchronisation, and
-// the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and weights have the bits of
-// core/routing.h; so has Combine in float32, of core/sparse_mlp.h.
+// Routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no synchronisation,
+// and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and weights have the bits
+// of core/routing.h; so has Combine in float32, of core/sparse_mlp.h.
 //
-// Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns CUDA's
-// error and does nothing else.
+// Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
+// CUDA's error and does nothing else.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/routing.h"
+#include "core/routing_shape.h"
 
 namespace vmoe::cuda {
 
@@ -23,12 +23,12 @@ inline constexpr size_t kMaxTokens = 65536;  // S, per group
 inline constexpr size_t kMaxExperts = 256;   // E
 inline constexpr size_t kMaxChoices = 8;     // K
 
-// Why Route and RouteDispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they can.
-// The text lives as long as the process.
+// Why Route and RouteDispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
+// can. The text lives as long as the process.
 const char* RoutingRefusal(const RoutingShape& shape);
 
-// Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups. They grow with G, S, E and K,
-// and with G and c for RouteDispatch, so the largest shape's workspace serves all smaller ones.
+// Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups (S * K <= 2048). The
+// workspace of more groups serves fewer of them, too.
 size_t RouteWorkspaceBytes(const RoutingShape& shape);
 size_t RouteDispatchWorkspaceBytes(const RoutingShape& shape);
 
@@ -39,17 +39,18 @@ cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32
 
 // The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1. A row is
 // D * TypeBytes(type) bytes.
-cudaError_t Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, cudaStream_t stream);
+cudaError_t Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+                     cudaStream_t stream);
 
 // The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],
 // weight [G,S,K] of `gate_type`, buf [E,M,D].
 cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
                           int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream);
 
-// The op VmoeCombine: out [places,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D] of
-// `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do slots
-// past `places`. `weight_type` is float32 or `type`, else cudaErrorInvalidValue.
-cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type, const void* weight,
-                    size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
+// The op VmoeCombine: out [places,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
+// of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do
+// slots past `places`. `weight_type` is float32 or `type`, else cudaErrorInvalidValue.
+cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
+                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 
 }  // namespace vmoe::cuda

@@ -1,0 +1,65 @@
+#include "cuda/launch.h"
+#include "cuda/memory.h"
+#include "cuda/ops.h"
+#include "cuda/row_phases.h"
+
+namespace vmoe::cuda {
+namespace {
+
+struct CombineShape {
+  size_t places;
+  size_t tokens;
+  size_t choices;
+  size_t hidden;
+};
+
+template <class T, class W, class Word>
+__global__ void CombineKernel(const Word* __restrict__ out, const int32_t* __restrict__ slot,
+                              const W* __restrict__ weight, CombineShape shape, size_t words, Word* __restrict__ y) {
+  const size_t token = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (token >= shape.tokens) return;
+  CombineRow<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.places,
+                ConstMemory<Word>{out}, ConstMemory<int32_t>{slot}, ConstMemory<W>{weight}, Memory<Word>{y});
+}
+
+template <class T, class W, class Word>
+cudaError_t Launch(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
+                   cudaStream_t stream) {
+  const size_t words = shape.hidden * sizeof(T) / sizeof(Word);
+  const RowLaunch rows = PlanRows(shape.tokens, words);
+  CombineKernel<T, W, Word><<<rows.grid, rows.block, 0, stream>>>(
+      static_cast<const Word*>(out), slot, static_cast<const W*>(weight), shape, words, static_cast<Word*>(y));
+  return cudaGetLastError();
+}
+
+template <class T, class W>
+cudaError_t LaunchWords(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
+                        cudaStream_t stream) {
+  if (shape.hidden * sizeof(T) % 16 == 0 && IsAligned16(out) && IsAligned16(y)) {
+    return Launch<T, W, Word16>(out, slot, weight, shape, y, stream);
+  }
+  return Launch<T, W, T>(out, slot, weight, shape, y, stream);
+}
+
+}  // namespace
+
+cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
+                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream) {
+  if (weight_type != Type::kFloat32 && weight_type != type) return cudaErrorInvalidValue;
+  if (tokens > INT32_MAX || choices > INT32_MAX) return cudaErrorInvalidValue;
+  if (tokens == 0 || hidden == 0) return cudaSuccess;
+  const CombineShape shape{places, tokens, choices, hidden};
+  const bool float_weights = weight_type == Type::kFloat32;
+  switch (type) {
+    case Type::kFloat32: return LaunchWords<float, float>(out, slot, weight, shape, y, stream);
+    case Type::kFloat16:
+      return float_weights ? LaunchWords<Float16, float>(out, slot, weight, shape, y, stream)
+                           : LaunchWords<Float16, Float16>(out, slot, weight, shape, y, stream);
+    case Type::kBfloat16:
+      return float_weights ? LaunchWords<Bfloat16, float>(out, slot, weight, shape, y, stream)
+                           : LaunchWords<Bfloat16, Bfloat16>(out, slot, weight, shape, y, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace vmoe::cuda

@@ -1,0 +1,69 @@
+// The element types of tensors, as bits, and their float32 values.
+#pragma once
+
+#include <cstdint>
+
+#include "core/bfloat16.h"
+#include "core/float16.h"
+#include "core/host_device.h"
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace vmoe::cuda {
+
+struct Float16 {
+  uint16_t bits;
+};
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+VMOE_HOST_DEVICE float ToFloat(float value) { return value; }
+
+VMOE_HOST_DEVICE float ToFloat(Float16 value) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(value.bits));
+#else
+  return FromFp16(value.bits);
+#endif
+}
+
+VMOE_HOST_DEVICE float ToFloat(Bfloat16 value) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+#else
+  return FromBf16(value.bits);
+#endif
+}
+
+// The nearest value of a type, ties to even.
+template <class T>
+VMOE_HOST_DEVICE T FromFloat(float value);
+
+template <>
+VMOE_HOST_DEVICE float FromFloat<float>(float value) {
+  return value;
+}
+
+template <>
+VMOE_HOST_DEVICE Float16 FromFloat<Float16>(float value) {
+#if defined(__CUDA_ARCH__)
+  return {__half_as_ushort(__float2half_rn(value))};
+#else
+  return {ToFp16(value)};
+#endif
+}
+
+template <>
+VMOE_HOST_DEVICE Bfloat16 FromFloat<Bfloat16>(float value) {
+#if defined(__CUDA_ARCH__)
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+#else
+  return {ToBf16(value)};
+#endif
+}
+
+}  // namespace vmoe::cuda

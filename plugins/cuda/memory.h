@@ -1,0 +1,30 @@
+// How a phase reads and writes memory. On the GPU a Memory is a pointer; the tests have one that watches who reads what
+// whom has written, so phases do everything through it.
+#pragma once
+
+#include <cstddef>
+
+#include "core/host_device.h"
+
+namespace vmoe::cuda {
+
+template <class T>
+struct Memory {
+  using Value = T;
+
+  T* data;
+
+  VMOE_HOST_DEVICE T Load(size_t index) const { return data[index]; }
+  VMOE_HOST_DEVICE void Store(size_t index, T value) const { data[index] = value; }
+};
+
+template <class T>
+struct ConstMemory {
+  using Value = T;
+
+  const T* data;
+
+  VMOE_HOST_DEVICE T Load(size_t index) const { return data[index]; }
+};
+
+}  // namespace vmoe::cuda

@@ -1,0 +1,170 @@
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/memory.h"
+#include "cuda/ops.h"
+#include "cuda/route_plan.h"
+#include "cuda/route_program.h"
+
+namespace vmoe::cuda {
+namespace {
+
+constexpr unsigned kRankThreads = 256;
+
+struct GpuBlock {
+  template <class Function>
+  __device__ void Phase(const Function& function) const {
+    function(threadIdx.x, blockDim.x);
+    __syncthreads();
+  }
+};
+
+__device__ BlockPlace ThisBlock() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}; }
+
+extern __shared__ Key shared_keys[];  // as TileSharedBytes says
+
+__device__ TileMemory<Memory<Key>, Memory<uint32_t>> SharedTile(const Groups& groups) {
+  const uint32_t stride = groups.tile_stride();
+  return {{shared_keys}, {shared_keys + stride}, {reinterpret_cast<uint32_t*>(shared_keys + 2 * stride)}};
+}
+
+template <class Gate>
+__global__ void __launch_bounds__(1024)
+    RouteKernel(Groups groups, const Gate* __restrict__ gates, int32_t* __restrict__ slot, Gate* __restrict__ weight,
+                int32_t* __restrict__ src) {
+  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight}, Memory<int32_t>{slot},
+             Memory<int32_t>{src}, SharedTile(groups));
+}
+
+template <class Gate>
+__global__ void __launch_bounds__(1024)
+    SortTilesKernel(Groups groups, const Gate* __restrict__ gates, Gate* __restrict__ weight, int32_t* __restrict__ src,
+                    Key* __restrict__ keys, uint32_t* __restrict__ offsets) {
+  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight}, Memory<int32_t>{src},
+            Memory<Key>{keys}, Memory<uint32_t>{offsets}, SharedTile(groups));
+}
+
+__global__ void __launch_bounds__(kRankThreads)
+    RankKernel(Groups groups, const Key* __restrict__ keys, const uint32_t* __restrict__ offsets,
+               int32_t* __restrict__ slot, int32_t* __restrict__ src) {
+  RankPairs(GpuBlock{}, ThisBlock(), groups, ConstMemory<Key>{keys}, ConstMemory<uint32_t>{offsets},
+            Memory<int32_t>{slot}, Memory<int32_t>{src});
+}
+
+template <class Gate, class Word>
+__global__ void __launch_bounds__(1024)
+    RouteDispatchKernel(Groups groups, const Gate* __restrict__ gates, const Word* __restrict__ x, size_t words,
+                        int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
+  RouteAndDispatch(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight},
+                   Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, SharedTile(groups));
+}
+
+template <class Gate>
+cudaError_t LaunchRoute(const RoutingShape& shape, const Gate* gates, int32_t* slot, Gate* weight, int32_t* src,
+                        void* workspace, cudaStream_t stream) {
+  const RoutePlan plan = PlanRoute(shape);
+  const Groups groups = GroupsOf(shape, plan);
+  const auto threads = static_cast<unsigned>(plan.threads);
+  const size_t shared = TileSharedBytes(shape, plan);
+  if (plan.single_tile()) {
+    RouteKernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src);
+    return cudaGetLastError();
+  }
+  const RouteWorkspace layout = PlanWorkspace(shape, plan, false);
+  auto* const bytes = static_cast<unsigned char*>(workspace);
+  auto* const keys = reinterpret_cast<Key*>(bytes + layout.keys);
+  auto* const offsets = reinterpret_cast<uint32_t*>(bytes + layout.offsets);
+  const auto rows = static_cast<unsigned>(std::min<size_t>(groups.count, kMaxGridY));
+  SortTilesKernel<<<dim3(groups.tiles, rows), threads, shared, stream>>>(groups, gates, weight, src, keys, offsets);
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+  const size_t parts = (shape.tokens * shape.choices + kRankThreads - 1) / kRankThreads;
+  RankKernel<<<dim3(static_cast<unsigned>(parts), rows), kRankThreads, 0, stream>>>(groups, keys, offsets, slot, src);
+  return cudaGetLastError();
+}
+
+// Blocks that share a group: as many as fill the GPU, but none without a row for each of its warps.
+cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
+  constexpr size_t kBlocksPerProcessor = 2;
+  int device = 0;
+  int processors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  const size_t warps = plan.threads / 32;
+  const size_t useful = (shape.experts * shape.capacity + warps - 1) / warps;
+  const size_t wanted = kBlocksPerProcessor * static_cast<size_t>(processors) / shape.groups;
+  *parts = static_cast<unsigned>(std::max<size_t>(1, std::min(useful, wanted)));
+  return cudaSuccess;
+}
+
+template <class Gate, class Word>
+cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const Gate* gates, const void* x, size_t row_bytes,
+                                int32_t* slot, Gate* weight, void* buf, cudaStream_t stream) {
+  const RoutePlan plan = PlanRoute(shape);
+  unsigned parts = 0;
+  if (const cudaError_t error = PartsOfGroup(shape, plan, &parts); error != cudaSuccess) return error;
+  const auto rows = static_cast<unsigned>(std::min<size_t>(shape.groups, kMaxGridY));
+  RouteDispatchKernel<Gate, Word>
+      <<<dim3(parts, rows), static_cast<unsigned>(plan.threads), TileSharedBytes(shape, plan), stream>>>(
+          GroupsOf(shape, plan), gates, static_cast<const Word*>(x), row_bytes / sizeof(Word), slot, weight,
+          static_cast<Word*>(buf));
+  return cudaGetLastError();
+}
+
+template <class Gate>
+cudaError_t RouteDispatchAs(const RoutingShape& shape, const void* gates, const void* x, size_t row_bytes,
+                            int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream) {
+  const auto* const typed_gates = static_cast<const Gate*>(gates);
+  auto* const typed_weight = static_cast<Gate*>(weight);
+  const RoutePlan plan = PlanRoute(shape);
+  if (plan.single_tile()) {
+    if (row_bytes % 16 == 0 && IsAligned16(x) && IsAligned16(buf)) {
+      return LaunchRouteDispatch<Gate, Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
+    }
+    return LaunchRouteDispatch<Gate, uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
+  }
+  const RouteWorkspace layout = PlanWorkspace(shape, plan, true);
+  auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
+  const cudaError_t error = LaunchRoute(shape, typed_gates, slot, typed_weight, src, workspace, stream);
+  if (error != cudaSuccess) return error;
+  return Dispatch(x, src, shape.experts * shape.places(), row_bytes, buf, stream);
+}
+
+bool IsEmpty(const RoutingShape& shape) { return shape.groups == 0; }
+
+}  // namespace
+
+cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+                  void* workspace, cudaStream_t stream) {
+  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (IsEmpty(shape)) return cudaSuccess;
+  switch (type) {
+    case Type::kFloat32:
+      return LaunchRoute(shape, static_cast<const float*>(gates), slot, static_cast<float*>(weight), src, workspace,
+                         stream);
+    case Type::kFloat16:
+      return LaunchRoute(shape, static_cast<const Float16*>(gates), slot, static_cast<Float16*>(weight), src, workspace,
+                         stream);
+    case Type::kBfloat16:
+      return LaunchRoute(shape, static_cast<const Bfloat16*>(gates), slot, static_cast<Bfloat16*>(weight), src,
+                         workspace, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
+                          int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream) {
+  if (RoutingRefusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
+  if (IsEmpty(shape)) return cudaSuccess;
+  switch (gate_type) {
+    case Type::kFloat32:
+      return RouteDispatchAs<float>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
+    case Type::kFloat16:
+      return RouteDispatchAs<Float16>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
+    case Type::kBfloat16:
+      return RouteDispatchAs<Bfloat16>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace vmoe::cuda

@@ -1,0 +1,229 @@
+// Routing, as phases between barriers: each is a function of one thread, and no thread may read what another one wrote
+// before the next barrier. A phase's comment lists what it reads and writes; the test that runs phases on the CPU, with
+// their threads in any order, fails where that is not so.
+//
+// Every chosen pair of a group gets a key. All keys differ, and their order is the order in which an expert serves its
+// pairs, so a pair's position is the number of smaller keys with its expert:
+//
+//   expert (8 bits) | choice (3) | best gate of the token, descending (32; 0 in vanilla order) | token (16)
+//
+// A tile, some tokens of a group, is sorted by one block. Where the group is one tile, positions can be read off;
+// otherwise each pair looks itself up in every tile of its group. No atomics, so nothing depends on the order of
+// threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/gate_order.h"
+#include "core/host_device.h"
+#include "cuda/element.h"
+
+namespace vmoe::cuda {
+
+using Key = uint64_t;
+
+VMOE_HOST_DEVICE Key MakeKey(uint32_t expert, uint32_t choice, uint32_t gate_bits, uint32_t token) {
+  return static_cast<Key>(expert) << 51 | static_cast<Key>(choice) << 48 | static_cast<Key>(gate_bits) << 16 | token;
+}
+VMOE_HOST_DEVICE uint32_t KeyExpert(Key key) { return static_cast<uint32_t>(key >> 51); }
+VMOE_HOST_DEVICE uint32_t KeyChoice(Key key) { return static_cast<uint32_t>(key >> 48) & 7u; }
+VMOE_HOST_DEVICE uint32_t KeyToken(Key key) { return static_cast<uint32_t>(key) & 0xffffu; }
+
+// One tile of one group, and the numbers of its routing.
+struct Tile {
+  uint32_t group;
+  uint32_t first;           // of its tokens, in the group
+  uint32_t tokens;          // in the tile
+  uint32_t group_tokens;    // S
+  uint32_t experts;         // E
+  uint32_t choices;         // K
+  uint32_t capacity;        // c
+  uint32_t places;          // M
+  uint32_t batch_priority;  // 1, or 0 for vanilla order
+
+  VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
+  // Of a pair of the group among all tokens' pairs.
+  VMOE_HOST_DEVICE size_t PairIndex(uint32_t token, uint32_t choice) const {
+    return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
+  }
+  // The group's places of all experts, E * c.
+  VMOE_HOST_DEVICE uint32_t group_places() const { return experts * capacity; }
+  // Of a place among those of all groups.
+  VMOE_HOST_DEVICE size_t PlaceIndex(uint32_t expert, uint32_t position) const {
+    return static_cast<size_t>(expert) * places + static_cast<size_t>(group) * capacity + position;
+  }
+};
+
+// Keys of one chunk are ranked against each other; wider runs are merged.
+inline constexpr uint32_t kChunk = 32;
+
+// Number of keys in sorted keys[begin, end) that are smaller than `key`.
+template <class Keys>
+VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t end, Key key) {
+  size_t low = begin;
+  while (low < end) {
+    const size_t middle = low + (end - low) / 2;
+    if (keys.Load(middle) < key) {
+      low = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return static_cast<uint32_t>(low - begin);
+}
+
+// Phase 1. Each token chooses its K best experts, the lower one first on ties.
+// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_weight`, weight[G,S,K], its own.
+template <class Gates, class Weights, class Keys>
+VMOE_HOST_DEVICE void ChooseExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Gates& gates,
+                                    bool writes_weight, const Weights& weight, const Keys& keys) {
+  for (uint32_t t = thread; t < tile.tokens; t += threads) {
+    const uint32_t token = tile.first + t;
+    const size_t first_gate = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * tile.experts;
+    uint64_t chosen = 0;
+    uint32_t best_bits = 0;
+    for (uint32_t choice = 0; choice < tile.choices; ++choice) {
+      // The first in the order (gate descending, expert ascending) that comes after the one chosen before.
+      uint64_t next = ~uint64_t{0};
+#if defined(__CUDA_ARCH__)
+#pragma unroll 8
+#endif
+      for (uint32_t e = 0; e < tile.experts; ++e) {
+        const uint64_t candidate = static_cast<uint64_t>(DescendingBits(ToFloat(gates.Load(first_gate + e)))) << 32 | e;
+        if (candidate < next && (choice == 0 || candidate > chosen)) next = candidate;
+      }
+      chosen = next;
+      const auto expert = static_cast<uint32_t>(chosen);
+      if (choice == 0) best_bits = tile.batch_priority != 0 ? static_cast<uint32_t>(chosen >> 32) : 0;
+      if (writes_weight) weight.Store(tile.PairIndex(token, choice), gates.Load(first_gate + expert));
+      keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
+    }
+  }
+}
+
+// Phase 2. Sorts chunks of 32 keys: a key's place is the number of smaller ones.
+// Reads keys, of its whole chunk. Writes sorted, one for each own key.
+template <class Keys>
+VMOE_HOST_DEVICE void SortChunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
+                                 const Keys& sorted) {
+  for (uint32_t i = thread; i < count; i += threads) {
+    const Key key = keys.Load(i);
+    const uint32_t begin = i / kChunk * kChunk;
+    const uint32_t end = begin + kChunk < count ? begin + kChunk : count;
+    uint32_t smaller = 0;
+    for (uint32_t j = begin; j < end; ++j) smaller += keys.Load(j) < key ? 1 : 0;
+    sorted.Store(begin + smaller, key);
+  }
+}
+
+// Phases 3. Merges each pair of neighbouring sorted runs of `width` keys.
+// Reads keys, of its run's neighbour. Writes merged, one for each own key.
+template <class Keys>
+VMOE_HOST_DEVICE void MergeRuns(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
+                                const Keys& merged) {
+  for (uint32_t i = thread; i < count; i += threads) {
+    const Key key = keys.Load(i);
+    const uint32_t run = i / width;
+    const uint32_t other = (run ^ 1u) * width;
+    const uint32_t other_end = other + width < count ? other + width : count;
+    const uint32_t smaller = other < count ? CountSmaller(keys, other, other_end, key) : 0;
+    merged.Store((run & ~1u) * width + i % width + smaller, key);
+  }
+}
+
+// Phase 4. Where each expert's keys begin; offsets[E] is where the last one's end.
+// Reads keys, all. Writes offsets[E+1], its own.
+template <class Keys, class Offsets>
+VMOE_HOST_DEVICE void FindExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                  const Offsets& offsets) {
+  for (uint32_t e = thread; e <= tile.experts; e += threads) {
+    offsets.Store(e, CountSmaller(keys, 0, tile.pairs(), MakeKey(e, 0, 0, 0)));
+  }
+}
+
+// The slot of a pair from its position among its expert's pairs, or -1.
+VMOE_HOST_DEVICE int32_t SlotAt(const Tile& tile, uint32_t expert, uint32_t position) {
+  if (position >= tile.capacity) return -1;
+  return static_cast<int32_t>(tile.PlaceIndex(expert, position));
+}
+
+// Phase 5, where the tile is the whole group. Every pair's slot.
+// Reads keys and offsets[E+1]. Writes slot[G,S,K], one for each own key.
+template <class Keys, class Offsets, class Slots>
+VMOE_HOST_DEVICE void GiveSlots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                const Offsets& offsets, const Slots& slot) {
+  for (uint32_t i = thread; i < tile.pairs(); i += threads) {
+    const Key key = keys.Load(i);
+    const uint32_t expert = KeyExpert(key);
+    slot.Store(tile.PairIndex(KeyToken(key), KeyChoice(key)), SlotAt(tile, expert, i - offsets.Load(expert)));
+  }
+}
+
+// The flat token at an expert's place, or -1, where the tile is the whole group.
+// Reads keys and offsets[E+1].
+template <class Keys, class Offsets>
+VMOE_HOST_DEVICE int32_t SourceOfPlace(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
+                                       uint32_t position) {
+  const uint32_t begin = offsets.Load(expert);
+  if (position >= offsets.Load(expert + 1) - begin) return -1;
+  return static_cast<int32_t>(tile.group * tile.group_tokens + KeyToken(keys.Load(begin + position)));
+}
+
+// Phase 5, where the tile is the whole group, along with GiveSlots. What each place of the group holds.
+// Reads keys and offsets[E+1]. Writes src[E,M], its own.
+template <class Keys, class Offsets, class Sources>
+VMOE_HOST_DEVICE void GiveSources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                  const Offsets& offsets, const Sources& src) {
+  for (uint32_t place = thread; place < tile.group_places(); place += threads) {
+    const uint32_t expert = place / tile.capacity;
+    const uint32_t position = place % tile.capacity;
+    src.Store(tile.PlaceIndex(expert, position), SourceOfPlace(tile, keys, offsets, expert, position));
+  }
+}
+
+// Phase 5, where the group has several tiles. Hands the sorted tile to the next launch.
+// Reads keys and offsets[E+1]. Writes tile_keys and tile_offsets, its own of this tile.
+template <class Keys, class Offsets, class TileKeys, class TileOffsets>
+VMOE_HOST_DEVICE void PublishTile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                  const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
+                                  size_t first_offset, const TileOffsets& tile_offsets) {
+  for (uint32_t i = thread; i < tile.pairs(); i += threads) tile_keys.Store(first_key + i, keys.Load(i));
+  for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.Store(first_offset + e, offsets.Load(e));
+}
+
+// Phase 5, along with PublishTile. Empties the group's places; this tile does its share of them.
+// Writes src[E,M], its own.
+template <class Sources>
+VMOE_HOST_DEVICE void EmptyPlaces(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
+                                  size_t tile_count, const Sources& src) {
+  for (size_t place = tile_index * threads + thread; place < tile.group_places(); place += tile_count * threads) {
+    const auto expert = static_cast<uint32_t>(place / tile.capacity);
+    src.Store(tile.PlaceIndex(expert, static_cast<uint32_t>(place % tile.capacity)), -1);
+  }
+}
+
+// The next launch. A pair counts the smaller keys of its expert in every tile of its group.
+// Reads tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its
+// pair.
+template <class TileKeys, class TileOffsets, class Slots, class Sources>
+VMOE_HOST_DEVICE void RankPair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
+                               const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
+                               const Sources& src) {
+  const size_t first_tile = static_cast<size_t>(tile.group) * tile_count;
+  const Key key = tile_keys.Load(first_tile * tile_stride + pair);
+  const uint32_t expert = KeyExpert(key);
+  uint32_t position = 0;
+  for (size_t other = first_tile; other < first_tile + tile_count && position < tile.capacity; ++other) {
+    const size_t offset = other * (tile.experts + 1) + expert;
+    const size_t first = other * tile_stride;
+    position += CountSmaller(tile_keys, first + tile_offsets.Load(offset), first + tile_offsets.Load(offset + 1), key);
+  }
+  const int32_t place = SlotAt(tile, expert, position);
+  slot.Store(tile.PairIndex(KeyToken(key), KeyChoice(key)), place);
+  if (place >= 0) {
+    src.Store(static_cast<size_t>(place), static_cast<int32_t>(tile.group * tile.group_tokens + KeyToken(key)));
+  }
+}
+
+}  // namespace vmoe::cuda

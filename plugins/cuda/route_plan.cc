@@ -1,0 +1,76 @@
+#include "cuda/route_plan.h"
+
+#include <algorithm>
+
+#include "cuda/ops.h"
+
+namespace vmoe::cuda {
+namespace {
+
+constexpr size_t kAlignment = 256;
+constexpr size_t kMinThreads = 128;
+constexpr size_t kMaxThreads = 1024;
+
+size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+const char* RoutingRefusal(const RoutingShape& shape) {
+  if (shape.experts < 1 || shape.experts > kMaxExperts) return "there must be 1 to 256 experts";
+  if (shape.choices < 1 || shape.choices > kMaxChoices || shape.choices > shape.experts) {
+    return "k must be between 1 and the number of experts, and at most 8";
+  }
+  if (shape.tokens > kMaxTokens) return "a group must have at most 65536 tokens";
+  if (shape.capacity < 1) return "capacity must be at least 1";
+  const size_t pairs = std::max<size_t>(1, shape.tokens * shape.choices);
+  if (shape.groups > INT32_MAX / pairs ||
+      (shape.groups > 0 && shape.capacity > INT32_MAX / shape.experts / shape.groups)) {
+    return "places and pairs of a token and an expert must be at most 2147483647";
+  }
+  return nullptr;
+}
+
+RoutePlan PlanRoute(const RoutingShape& shape) {
+  RoutePlan plan{};
+  plan.tile_tokens = std::max<size_t>(1, std::min(shape.tokens, kTilePairs / shape.choices));
+  plan.tiles = std::max<size_t>(1, (shape.tokens + plan.tile_tokens - 1) / plan.tile_tokens);
+  plan.threads = std::clamp(RoundUp(plan.tile_tokens * shape.choices, 32), kMinThreads, kMaxThreads);
+  return plan;
+}
+
+Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan) {
+  Groups groups{};
+  groups.count = static_cast<uint32_t>(shape.groups);
+  groups.tiles = static_cast<uint32_t>(plan.tiles);
+  groups.tile_tokens = static_cast<uint32_t>(plan.tile_tokens);
+  groups.tokens = static_cast<uint32_t>(shape.tokens);
+  groups.experts = static_cast<uint32_t>(shape.experts);
+  groups.choices = static_cast<uint32_t>(shape.choices);
+  groups.capacity = static_cast<uint32_t>(shape.capacity);
+  groups.places = static_cast<uint32_t>(shape.places());
+  groups.batch_priority = shape.batch_priority ? 1 : 0;
+  return groups;
+}
+
+size_t TileSharedBytes(const RoutingShape& shape, const RoutePlan& plan) {
+  return 2 * plan.tile_tokens * shape.choices * sizeof(Key) + (shape.experts + 1) * sizeof(uint32_t);
+}
+
+RouteWorkspace PlanWorkspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src) {
+  RouteWorkspace workspace{};
+  if (plan.single_tile()) return workspace;
+  const size_t tiles = shape.groups * plan.tiles;
+  workspace.offsets = RoundUp(tiles * plan.tile_tokens * shape.choices * sizeof(Key), kAlignment);
+  workspace.src = workspace.offsets + RoundUp(tiles * (shape.experts + 1) * sizeof(uint32_t), kAlignment);
+  workspace.bytes = workspace.src;
+  if (with_src) workspace.bytes += RoundUp(shape.experts * shape.places() * sizeof(int32_t), kAlignment);
+  return workspace;
+}
+
+size_t RouteWorkspaceBytes(const RoutingShape& shape) { return PlanWorkspace(shape, PlanRoute(shape), false).bytes; }
+
+size_t RouteDispatchWorkspaceBytes(const RoutingShape& shape) {
+  return PlanWorkspace(shape, PlanRoute(shape), true).bytes;
+}
+
+}  // namespace vmoe::cuda

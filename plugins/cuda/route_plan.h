@@ -1,0 +1,43 @@
+// How a routing is cut into tiles and launches.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/routing_shape.h"
+#include "cuda/route_program.h"
+
+namespace vmoe::cuda {
+
+// Pairs that one block sorts: two buffers of keys and the offsets of 256 experts fit 48 KiB, what every GPU gives a
+// block.
+inline constexpr size_t kTilePairs = 2048;
+
+struct RoutePlan {
+  size_t tile_tokens;  // in a tile, but for the last of a group
+  size_t tiles;        // of a group
+  size_t threads;      // of a block that sorts a tile
+
+  bool single_tile() const { return tiles == 1; }
+};
+
+RoutePlan PlanRoute(const RoutingShape& shape);
+
+// What a launch tells its blocks.
+Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan);
+
+// Bytes of a tile's shared memory: keys u64[2, stride], then offsets u32[E+1].
+size_t TileSharedBytes(const RoutingShape& shape, const RoutePlan& plan);
+
+// The workspace of a routing with several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1], and for
+// RouteDispatch src i32[E,M].
+struct RouteWorkspace {
+  size_t keys;  // where each begins, in bytes
+  size_t offsets;
+  size_t src;
+  size_t bytes;
+};
+
+RouteWorkspace PlanWorkspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src);
+
+}  // namespace vmoe::cuda

@@ -1,0 +1,143 @@
+// What the blocks of each launch do: phases, with a barrier after each. The GPU and the tests run these same programs.
+// A Block has Phase(f), which calls f(thread, threads) for every thread and then waits for all of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/host_device.h"
+#include "cuda/route_phases.h"
+#include "cuda/row_phases.h"
+
+namespace vmoe::cuda {
+
+// The routing of a launch.
+struct Groups {
+  uint32_t count;        // G
+  uint32_t tiles;        // of a group
+  uint32_t tile_tokens;  // in a tile, but for the last of a group
+  uint32_t tokens;       // S
+  uint32_t experts;      // E
+  uint32_t choices;      // K
+  uint32_t capacity;     // c
+  uint32_t places;       // M
+  uint32_t batch_priority;
+
+  VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
+
+  VMOE_HOST_DEVICE Tile At(uint32_t group, uint32_t index) const {
+    const uint32_t first = index * tile_tokens;
+    const uint32_t rest = tokens - first;
+    return {group,  first,         rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity,
+            places, batch_priority};
+  }
+};
+
+// Where a block stands in its grid. y counts groups, of which a block does every grid_y-th.
+struct BlockPlace {
+  uint32_t x;
+  uint32_t y;
+  uint32_t grid_x;
+  uint32_t grid_y;
+};
+
+// A block's shared memory: two buffers of tile_stride keys, and offsets[E+1].
+template <class Keys, class Offsets>
+struct TileMemory {
+  Keys keys;
+  Keys other;
+  Offsets offsets;
+};
+
+// Phases 1 to 4. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
+template <class Block, class Gates, class Weights, class Keys, class Offsets>
+VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates& gates, bool writes_weight,
+                               const Weights& weight, const TileMemory<Keys, Offsets>& shared) {
+  Keys keys = shared.keys;
+  Keys sorted = shared.other;
+  block.Phase([&](uint32_t thread, uint32_t threads) {
+    ChooseExperts(thread, threads, tile, gates, writes_weight, weight, keys);
+  });
+  block.Phase([&](uint32_t thread, uint32_t threads) { SortChunks(thread, threads, tile.pairs(), keys, sorted); });
+  for (uint32_t width = kChunk; width < tile.pairs(); width *= 2) {
+    const Keys merged = keys;
+    keys = sorted;
+    sorted = merged;
+    block.Phase(
+        [&](uint32_t thread, uint32_t threads) { MergeRuns(thread, threads, tile.pairs(), width, keys, sorted); });
+  }
+  block.Phase([&](uint32_t thread, uint32_t threads) { FindExperts(thread, threads, tile, sorted, shared.offsets); });
+  return sorted;
+}
+
+// Route, where a group is one tile; one block a group.
+template <class Block, class Gates, class Weights, class Slots, class Sources, class Shared>
+VMOE_HOST_DEVICE void RouteGroup(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
+                                 const Weights& weight, const Slots& slot, const Sources& src, const Shared& shared) {
+  const Tile tile = groups.At(place.x, 0);
+  const auto keys = SortTile(block, tile, gates, true, weight, shared);
+  block.Phase([&](uint32_t thread, uint32_t threads) {
+    GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
+    GiveSources(thread, threads, tile, keys, shared.offsets, src);
+  });
+}
+
+// Route, the first launch where a group has several tiles. Block x sorts tile x: tile_keys[G, tiles, stride],
+// tile_offsets[G, tiles, E+1].
+template <class Block, class Gates, class Weights, class Sources, class TileKeys, class TileOffsets, class Shared>
+VMOE_HOST_DEVICE void SortTiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
+                                const Weights& weight, const Sources& src, const TileKeys& tile_keys,
+                                const TileOffsets& tile_offsets, const Shared& shared) {
+  for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
+    const Tile tile = groups.At(group, place.x);
+    const size_t index = static_cast<size_t>(group) * groups.tiles + place.x;
+    const auto keys = SortTile(block, tile, gates, true, weight, shared);
+    block.Phase([&](uint32_t thread, uint32_t threads) {
+      PublishTile(thread, threads, tile, keys, shared.offsets, index * groups.tile_stride(), tile_keys,
+                  index * (groups.experts + 1), tile_offsets);
+      EmptyPlaces(thread, threads, tile, place.x, place.grid_x, src);
+    });
+  }
+}
+
+// Route, the second launch: each thread finds the position of one pair.
+template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
+VMOE_HOST_DEVICE void RankPairs(const Block& block, const BlockPlace& place, const Groups& groups,
+                                const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
+                                const Sources& src) {
+  block.Phase([&](uint32_t thread, uint32_t threads) {
+    // Only a group's last tile may be short, so its keys lie without gaps.
+    const uint32_t pair = place.x * threads + thread;
+    if (pair >= groups.tokens * groups.choices) return;
+    for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
+      RankPair(groups.At(group, 0), groups.tiles, groups.tile_stride(), pair, tile_keys, tile_offsets, slot, src);
+    }
+  });
+}
+
+// RouteDispatch, where a group is one tile. Each block of a group sorts it for itself, which costs less than waiting
+// for another launch, and copies its share of the rows, one row a warp.
+template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
+VMOE_HOST_DEVICE void RouteAndDispatch(const Block& block, const BlockPlace& place, const Groups& groups,
+                                       const Gates& gates, const Weights& weight, const Slots& slot, size_t words,
+                                       const In& x, const Out& buf, const Shared& shared) {
+  constexpr uint32_t kWarp = 32;
+  const bool is_first = place.x == 0;
+  for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
+    const Tile tile = groups.At(group, 0);
+    const auto keys = SortTile(block, tile, gates, is_first, weight, shared);
+    block.Phase([&](uint32_t thread, uint32_t threads) {
+      if (is_first) GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
+      const uint32_t warps = threads / kWarp;
+      for (size_t row = static_cast<size_t>(place.x) * warps + thread / kWarp; row < tile.group_places();
+           row += static_cast<size_t>(place.grid_x) * warps) {
+        const auto expert = static_cast<uint32_t>(row / tile.capacity);
+        const auto position = static_cast<uint32_t>(row % tile.capacity);
+        CopyRow(thread % kWarp, kWarp, words, SourceOfPlace(tile, keys, shared.offsets, expert, position),
+                tile.PlaceIndex(expert, position), x, buf);
+      }
+    });
+  }
+}
+
+}  // namespace vmoe::cuda
