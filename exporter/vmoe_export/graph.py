@@ -19,7 +19,7 @@ from onnxscript import values
 from vmoe_export import __version__
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
-from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
+from vmoe_export.ops.functions import IR_VERSION, ONNX_TYPES, OPSET, function_bodies
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from vmoe_export.parameters import graph_shape
 from vmoe_export.weights_file import Span
@@ -60,9 +60,7 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
     moe = model.config.moe
     bf16_weights = any(span.dtype == "BF16" for span in weights.values())
-    used = None if moe else {node.op_type for node in graph.node}
-    bodies = function_bodies(bool(moe and moe.dispatch_bf16), bf16_weights)
-    proto.functions.extend(body for body in bodies if used is None or body.name in used)
+    proto.functions.extend(_called(graph, function_bodies(bool(moe and moe.dispatch_bf16), bf16_weights)))
     if default is not None:
         for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
             graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
@@ -116,7 +114,7 @@ def _quiet() -> Iterator[None]:
 
 def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
     """Writes a torch op of the domain vmoe as the ONNX op of the table."""
-    names = {"float": "tensor(float)", "bf16": "tensor(bfloat16)", "i32": "tensor(int32)", "i64": "tensor(int64)"}
+    names = {name: f"tensor({onnx.TensorProto.DataType.Name(kind).lower()})" for name, kind in ONNX_TYPES.items()}
     schema = defs.OpSchema(
         op.name,
         DOMAIN,
@@ -129,6 +127,15 @@ def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
     tensors, numbers = inputs[: len(op.inputs)], inputs[len(op.inputs) :]
     attributes.update(zip(op.attributes, numbers, strict=False))
     return values.Op(values.Opset(DOMAIN, VERSION), op.name, schema)(*tensors, **attributes)
+
+
+def _called(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> list[onnx.FunctionProto]:
+    """The functions that the graph's nodes call, directly or through another."""
+    bodies = {function.name: function for function in functions}
+    names = {node.op_type for node in graph.node}
+    while more := {node.op_type for name in names & bodies.keys() for node in bodies[name].node} - names:
+        names |= more
+    return [function for function in functions if function.name in names]
 
 
 def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:

@@ -12,16 +12,25 @@ The bodies stand in ONNX's own text format. They are exact on ONNX Runtime and O
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.parser
 
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType
 
 OPSET = 20
 IR_VERSION = 10
+ONNX_TYPES: Mapping[ElementType, int] = {
+    "float": onnx.TensorProto.FLOAT,
+    "fp16": onnx.TensorProto.FLOAT16,
+    "bf16": onnx.TensorProto.BFLOAT16,
+    "i32": onnx.TensorProto.INT32,
+    "i64": onnx.TensorProto.INT64,
+}
 
 _ROUTE = """
-VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
+VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -39,8 +48,9 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     group_row = Range (start, groups_0d, step)
     group = Unsqueeze (group_row, one)
     token = Range (start, tokens_0d, step)
-    is_nan = IsNaN (gates)
-    ranked = Where (is_nan, nothing, gates)
+    {exact}
+    is_nan = IsNaN (exact)
+    ranked = Where (is_nan, nothing, exact)
 
     # The experts of each token by descending gate, the lower expert first on ties.
     gate, gate_index = TopK <axis = 2> (ranked, experts)
@@ -49,7 +59,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     gate_here = Slice (gate, zero, last_expert, two)
     gate_falls = Less (gate_next, gate_here)
     gate_steps = Cast <to = 7> (gate_falls)
-    gate_pads = Constant <value = int64[6] {0, 0, 1, 0, 0, 0}> ()
+    gate_pads = Constant <value = int64[6] {{0, 0, 1, 0, 0, 0}}> ()
     gate_padded = Pad (gate_steps, gate_pads)
     gate_run = CumSum (gate_padded, two)
     gate_base = Mul (gate_run, experts)
@@ -70,7 +80,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     turn_here = Slice (turn, zero, last_token, one)
     turn_falls = Less (turn_next, turn_here)
     turn_steps = Cast <to = 7> (turn_falls)
-    turn_pads = Constant <value = int64[4] {0, 1, 0, 0}> ()
+    turn_pads = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
     turn_padded = Pad (turn_steps, turn_pads)
     turn_run = CumSum (turn_padded, one)
     turn_base = Mul (turn_run, tokens)
@@ -134,12 +144,12 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {
     src_shape = Concat <axis = 0> (experts, places)
     src_i64 = Reshape (filled_places, src_shape)
     src = Cast <to = 6> (src_i64)
-}
+}}
 """
 
 # Index -1 reads the appended row of zeros.
 _DISPATCH = """
-VmoeDispatch (x, src) => (buf) {
+VmoeDispatch (x, src) => (buf) {{
     width = Shape <start = 2, end = 3> (x)
     one = Constant <value_ints = [1]> ()
     minus_one = Constant <value_ints = [-1]> ()
@@ -147,14 +157,37 @@ VmoeDispatch (x, src) => (buf) {
     rows_shape = Concat <axis = 0> (minus_one, width)
     rows = Reshape (x, rows_shape)
     row_shape = Concat <axis = 0> (one, width)
-    zero_row = Expand (nothing, row_shape)
+    zero_row_float = Expand (nothing, row_shape)
+    {zero_row}
     padded = Concat <axis = 0> (rows, zero_row)
     buf = Gather <axis = 0> (padded, src)
+}}
+"""
+
+_ROUTE_DISPATCH = """
+VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {
+    slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+    buf = vmoe.VmoeDispatch (x, src)
+}
+"""
+
+# The same where the settings are attributes.
+_ROUTE_DISPATCH_FIXED = """
+VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
+    rest = Constant <value_ints = [-1]> ()
+    capacity_0d = Constant <value_int: int = @capacity> ()
+    capacity_1d = Reshape (capacity_0d, rest)
+    k_0d = Constant <value_int: int = @k> ()
+    k_1d = Reshape (k_0d, rest)
+    bpr_0d = Constant <value_int: int = @bpr> ()
+    bpr_1d = Reshape (bpr_0d, rest)
+    slot, weight, src = vmoe.VmoeRoute (gates, capacity_1d, k_1d, bpr_1d)
+    buf = vmoe.VmoeDispatch (x, src)
 }
 """
 
 _COMBINE = """
-VmoeCombine (out, slot, weight) => (y) {
+VmoeCombine (out, slot, weight) => (y) {{
     width = Shape <start = 2, end = 3> (out)
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -162,18 +195,21 @@ VmoeCombine (out, slot, weight) => (y) {
     minus_one = Constant <value_ints = [-1]> ()
     nothing = Constant <value_float = 0.0> ()
     rows_shape = Concat <axis = 0> (minus_one, width)
-    rows = Reshape (out, rows_shape)
+    {out}
+    rows = Reshape (out_float, rows_shape)
     row_shape = Concat <axis = 0> (one, width)
     zero_row = Expand (nothing, row_shape)
     padded = Concat <axis = 0> (rows, zero_row)
     picked = Gather <axis = 0> (padded, slot)
-    no_slot = Constant <value = int32 {0}> ()
+    no_slot = Constant <value = int32 {{0}}> ()
     is_dropped = Less (slot, no_slot)
-    kept_weight = Where (is_dropped, nothing, weight)
+    {weight}
+    kept_weight = Where (is_dropped, nothing, weight_float)
     weight_column = Unsqueeze (kept_weight, three)
     weighted = Mul (picked, weight_column)
-    y = ReduceSum <keepdims = 0> (weighted, two)
-}
+    sum = ReduceSum <keepdims = 0> (weighted, two)
+    {y}
+}}
 """
 
 _SPARSE_MLP = """
@@ -295,20 +331,36 @@ def round_bf16(source: str, target: str, rounds: bool) -> str:
     """
 
 
-def function_bodies(dispatch_bf16: bool = False, bf16_weights: bool = False) -> list[onnx.FunctionProto]:
+def cast(source: str, target: str, source_type: ElementType, target_type: ElementType) -> str:
+    """The node line for target = source in another type."""
+    if source_type == target_type:
+        return f"{target} = Identity ({source})"
+    return f"{target} = Cast <to = {ONNX_TYPES[target_type]}> ({source})"
+
+
+def function_bodies(
+    dispatch_bf16: bool = False,
+    bf16_weights: bool = False,
+    *,
+    tokens: ElementType = "float",
+    gates: ElementType = "float",
+) -> list[onnx.FunctionProto]:
     """The ONNX function of each op of the table.
 
     Args:
         dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says. The bodies are written for that value.
         bf16_weights: whether the model's expert weights w1 and w2 are bfloat16. The bodies are written for that type.
+        tokens: the type T of the model, for the ops that have it; VmoeSparseMlp and the dense layers are float32.
+        gates: the type R of the model.
 
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
     """
     texts = {
         "VmoeSparseMlp": _SPARSE_MLP.format(dispatch_bf16=int(dispatch_bf16)),
-        "VmoeRoute": _ROUTE,
-        "VmoeDispatch": _DISPATCH,
+        "VmoeRoute": _ROUTE.format(exact=cast("gates", "exact", gates, "float")),
+        "VmoeDispatch": _DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),
+        "VmoeRouteDispatch": _ROUTE_DISPATCH,
         "VmoeExpertMlp": _EXPERT_MLP.format(
             round_in=round_bf16("buf", "rounded", dispatch_bf16),
             product1=expert_product("rounded", "w1", "product1", bf16_weights),
@@ -316,17 +368,42 @@ def function_bodies(dispatch_bf16: bool = False, bf16_weights: bool = False) -> 
             product2=expert_product("hidden", "w2", "product2", bf16_weights),
             round_out=round_bf16("exact", "out", dispatch_bf16),
         ),
-        "VmoeCombine": _COMBINE,
+        "VmoeCombine": _COMBINE.format(
+            out=cast("out", "out_float", tokens, "float"),
+            weight=cast("weight", "weight_float", gates, "float"),
+            y=cast("sum", "y", "float", tokens),
+        ),
         "VmoeLinear": _LINEAR,
         "VmoeDenseMlp": _DENSE_MLP.format(activation=gelu_tanh("product1", "b1", "hidden")),
         "VmoeAttention": _ATTENTION,
     }
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>'
     functions = []
     for name, op in OPS.items():
-        text = "\n".join(line.split("#")[0] for line in texts[name].splitlines())
-        function = onnx.parser.parse_function(header + text)
+        function = _parse(texts[name])
         for attribute, default in {**op.attributes, **PLUGIN_ATTRIBUTES}.items():
             function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
         functions.append(function)
     return functions
+
+
+def fixed_function_bodies(*, tokens: ElementType = "float", gates: ElementType = "float") -> list[onnx.FunctionProto]:
+    """The functions of a graph whose routing settings are attributes: VmoeRouteDispatch, VmoeCombine, and what they call.
+
+    Args:
+        tokens: the type T of the model.
+        gates: the type R of the model.
+
+    Returns:
+        VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
+        VmoeRoute, VmoeDispatch and VmoeCombine as `function_bodies` gives them.
+    """
+    route_dispatch = _parse(_ROUTE_DISPATCH_FIXED)
+    for attribute, default in PLUGIN_ATTRIBUTES.items():
+        route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
+    called = ("VmoeRoute", "VmoeDispatch", "VmoeCombine")
+    return [route_dispatch, *(body for body in function_bodies(tokens=tokens, gates=gates) if body.name in called)]
+
+
+def _parse(text: str) -> onnx.FunctionProto:
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>'
+    return onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))

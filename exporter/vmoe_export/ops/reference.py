@@ -70,6 +70,12 @@ def dispatch(x: Array, src: Array) -> Array:
     return np.where(src[..., None] < 0, x.dtype.type(0), rows[src])
 
 
+def route_dispatch(gates: Array, x: Array, capacity: int, k: int, bpr: bool) -> tuple[Array, Array, Array]:
+    """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
+    slot, weight, src = route(gates, capacity, k, bpr)
+    return slot, weight, dispatch(x, src)
+
+
 def expert_mlp(buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False) -> Array:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
 
@@ -86,11 +92,15 @@ def expert_mlp(buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_
 
 
 def combine(out: Array, slot: Array, weight: Array) -> Array:
-    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing."""
+    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing.
+
+    Sums are float32 where out is a shorter type, and in its type otherwise.
+    """
+    dtype = np.result_type(out.dtype, np.float32)
     rows = out.reshape(-1, out.shape[-1])
     kept = slot >= 0
-    picked = np.where(kept[..., None], rows[np.maximum(slot, 0)], 0)
-    y: Array = (np.where(kept, weight, 0)[..., None] * picked).sum(axis=2, dtype=out.dtype)
+    picked = np.where(kept[..., None], rows[np.maximum(slot, 0)], 0).astype(dtype)
+    y: Array = (np.where(kept, weight, 0).astype(dtype)[..., None] * picked).sum(axis=2).astype(out.dtype)
     return y
 
 

@@ -6,12 +6,14 @@ Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hid
 c places per expert and group, M = G * c. In the dense layers N images, T tokens per image, Q queries per image (T in
 self-attention) and P outputs.
 
-The five ops of the MoE layer are the model's own. The dense layers are ops as well, so that one library runs a whole block.
+The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, for runtimes in which
+every op costs a launch. The dense layers are ops as well, so that one library runs a whole block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,21 +22,30 @@ VERSION = 1
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
-ElementType = Literal["float", "bf16", "i32", "i64"]
-ValueType = Literal["float", "i32", "i64", "W"]
+ElementType = Literal["float", "fp16", "bf16", "i32", "i64"]
+ValueType = Literal["float", "i32", "i64", "W", "T", "R"]
 
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
     "W": ("float", "bf16"),
+    "T": ("float", "fp16", "bf16"),
+    "R": ("float", "fp16", "bf16"),
 }
-"""The element types that a value may have. W is a type variable: all values of that type have the same one.
+"""The element types that a value may have. W, T and R are type variables: all values of one of them have the same type.
 
 W is the type of the expert weights and decides how experts compute. With bf16, what enters each of the two products is
 rounded to bfloat16 (to nearest, ties to even) as well; products accumulate in float32, and biases, GELU and the output are
 float32. Routing reads tokens that are not rounded.
+
+T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and hands
+their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its sums to
+T once, to nearest with ties to even.
 """
+
+
+Types = dict[ValueType, ElementType]
 
 
 @dataclass(frozen=True)
@@ -49,12 +60,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Op:
-    """One op: its inputs and outputs in order, and its INT attributes with their defaults."""
+    """One op: its inputs and outputs in order, its INT attributes with their defaults, and which types go together."""
 
     name: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     attributes: Mapping[str, int] = field(default_factory=dict)
+    takes: Callable[[Types], bool] = lambda types: True
+
+    @property
+    def type_choices(self) -> list[Types]:
+        """Every choice of element types that the op takes: for each of its value types, such as T, the element type."""
+        used = list(dict.fromkeys(value.type for value in (*self.inputs, *self.outputs)))
+        products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
+        return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self.takes(types)]
 
     @property
     def torch_name(self) -> str:
@@ -101,17 +120,19 @@ _EXPERT_WEIGHTS = (
     Value("w2", "W", ("E", "F", "D")),
     Value("b2", "float", ("E", "D")),
 )
-_TOKENS = Value("x", "float", ("G", "S", "D"))
+_GATES = Value("gates", "R", ("G", "S", "E"))
+_TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
-_WEIGHT = Value("weight", "float", ("G", "S", "K"))
+_WEIGHT = Value("weight", "R", ("G", "S", "K"))
 _SRC = Value("src", "i32", ("E", "M"))
+_BUF = Value("buf", "T", ("E", "M", "D"))
 
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
         Op(
             "VmoeSparseMlp",
-            (_TOKENS, Value("router", "float", ("D", "E")), *_EXPERT_WEIGHTS, *_SETTINGS),
+            (Value("x", "float", ("G", "S", "D")), Value("router", "float", ("D", "E")), *_EXPERT_WEIGHTS, *_SETTINGS),
             (
                 Value("y", "float", ("G", "S", "D")),
                 Value("slot", "i32", ("G", "S", "K"), optional=True),
@@ -119,8 +140,9 @@ OPS: Mapping[str, Op] = {
             ),
             {"dispatch_bf16": 0},
         ),
-        Op("VmoeRoute", (Value("gates", "float", ("G", "S", "E")), *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
-        Op("VmoeDispatch", (_TOKENS, _SRC), (Value("buf", "float", ("E", "M", "D")),)),
+        Op("VmoeRoute", (_GATES, *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
+        Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
+        Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
         Op(
             "VmoeExpertMlp",
             (Value("buf", "float", ("E", "M", "D")), *_EXPERT_WEIGHTS),
@@ -129,8 +151,9 @@ OPS: Mapping[str, Op] = {
         ),
         Op(
             "VmoeCombine",
-            (Value("out", "float", ("E", "M", "D")), _SLOT, _WEIGHT),
-            (Value("y", "float", ("G", "S", "D")),),
+            (Value("out", "T", ("E", "M", "D")), _SLOT, _WEIGHT),
+            (Value("y", "T", ("G", "S", "D")),),
+            takes=lambda types: types["R"] in ("float", types["T"]),
         ),
         Op(
             "VmoeLinear",

@@ -1,7 +1,7 @@
 """The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
 
-Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::expert_mlp`, `vmoe::combine`,
-`vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
+Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`, `vmoe::expert_mlp`,
+`vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def route(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tens
     """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M])."""
     places, choices = int(capacity), int(k)
     groups, tokens, experts = gates.shape
-    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    ranked = gates.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     value, order = ranked.sort(dim=-1, descending=True, stable=True)
     expert = order[..., :choices]
     weight = gates.gather(-1, expert)
@@ -48,6 +48,13 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
     return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
 
 
+@torch.library.custom_op("vmoe::route_dispatch", mutates_args=())
+def route_dispatch(gates: Tensor, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
+    slot, weight, src = route(gates, capacity, k, bpr)
+    return slot, weight, dispatch(x, src)
+
+
 @torch.library.custom_op("vmoe::expert_mlp", mutates_args=())
 def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dispatch_bf16: int) -> Tensor:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
@@ -70,9 +77,9 @@ def _round_bf16(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("vmoe::combine", mutates_args=())
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
-    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing."""
-    picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()]
-    return (torch.where(slot < 0, 0.0, weight)[..., None] * picked).sum(dim=2)
+    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
+    picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
+    return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
 
 
 @torch.library.custom_op("vmoe::sparse_mlp", mutates_args=())
