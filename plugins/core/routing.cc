@@ -58,21 +58,37 @@ void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, 
   }
 }
 
-void Route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+void Route(const RoutingShape& shape, FloatType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
+  const size_t pairs = tokens * shape.choices;
+  // Gates and weights in half precision are widened here first.
+  const bool half = type != FloatType::kFloat32;
   Workspace workspace;
-  workspace.Reserve(Workspace::Bytes<int32_t>(tokens * shape.choices) + Workspace::Bytes<float>(tokens) +
-                    Workspace::Bytes<int32_t>(shape.groups * shape.experts) + Workspace::Bytes<uint64_t>(tokens));
-  auto* expert = workspace.Take<int32_t>(tokens * shape.choices);
+  workspace.Reserve(Workspace::Bytes<int32_t>(pairs) + Workspace::Bytes<float>(tokens) +
+                    Workspace::Bytes<int32_t>(shape.groups * shape.experts) + Workspace::Bytes<uint64_t>(tokens) +
+                    Workspace::Bytes<float>(half ? tokens * shape.experts : 0) +
+                    Workspace::Bytes<float>(half ? pairs : 0));
+  auto* expert = workspace.Take<int32_t>(pairs);
   auto* priority = workspace.Take<float>(tokens);
   auto* kept = workspace.Take<int32_t>(shape.groups * shape.experts);
   auto* order = workspace.Take<uint64_t>(tokens);
+  auto* wide_gates = workspace.Take<float>(half ? tokens * shape.experts : 0);
+  auto* wide_weight = workspace.Take<float>(half ? pairs : 0);
   ParallelFor(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
     const size_t end = std::min(tokens, (task + 1) * kTokensPerTask);
     for (size_t token = task * kTokensPerTask; token < end; ++token) {
-      priority[token] = ChooseExperts(gates + token * shape.experts, shape.experts, shape.choices,
-                                      expert + token * shape.choices, weight + token * shape.choices);
+      const size_t pair = token * shape.choices;
+      if (!half) {
+        priority[token] = ChooseExperts(static_cast<const float*>(gates) + token * shape.experts, shape.experts,
+                                        shape.choices, expert + pair, static_cast<float*>(weight) + pair);
+        continue;
+      }
+      const uint16_t* bits = static_cast<const uint16_t*>(gates) + token * shape.experts;
+      float* wide = wide_gates + token * shape.experts;
+      Widen(type, bits, shape.experts, wide);
+      priority[token] = ChooseExperts(wide, shape.experts, shape.choices, expert + pair, wide_weight + pair);
+      for (size_t i = pair; i < pair + shape.choices; ++i) static_cast<uint16_t*>(weight)[i] = bits[expert[i]];
     }
   });
   std::fill(src, src + shape.experts * shape.places(), -1);

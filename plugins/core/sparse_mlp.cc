@@ -47,6 +47,28 @@ void CombineToken(const float* out, const int32_t* row, const float* weight, siz
   }
 }
 
+// The same with values in half precision.
+void CombineHalfToken(FloatType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
+                      size_t hidden, uint16_t* y) {
+  constexpr size_t kBlock = 256;
+  float from[kBlock];
+  float sum[kBlock];
+  for (size_t first = 0; first < hidden; first += kBlock) {
+    const size_t count = std::min(kBlock, hidden - first);
+    std::fill(sum, sum + count, 0.0f);
+    for (size_t k = 0; k < choices; ++k) {
+      if (row[k] < 0) continue;
+      Widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
+      if (k == 0) {
+        for (size_t d = 0; d < count; ++d) sum[d] = weight[k] * from[d];
+      } else {
+        for (size_t d = 0; d < count; ++d) sum[d] += weight[k] * from[d];
+      }
+    }
+    Narrow(type, sum, count, y + first);
+  }
+}
+
 }  // namespace
 
 void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool dispatch_bf16, const float* x, float* y,
@@ -120,27 +142,53 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
   });
 
   ExpertMlp(weights.experts, {x, token_of_row, first}, dispatch_bf16, out, workspace, runner);
-  Combine(out, row_of_pair, weight, tokens, shape.choices, hidden, y, runner);
+  Combine(FloatType::kFloat32, out, row_of_pair, FloatType::kFloat32, weight, tokens, shape.choices, hidden, y, runner);
 }
 
-void Dispatch(const float* x, const int32_t* src, size_t places, size_t hidden, float* buf, const TaskRunner& runner) {
+void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner) {
   ParallelFor(runner, Tasks(places), [&](size_t task) {
     for (size_t place = task * kRowsPerTask; place < std::min(places, (task + 1) * kRowsPerTask); ++place) {
-      float* to = buf + place * hidden;
+      char* to = static_cast<char*>(buf) + place * row_bytes;
       if (src[place] < 0) {
-        std::fill(to, to + hidden, 0.0f);
+        std::memset(to, 0, row_bytes);
       } else {
-        std::memcpy(to, x + static_cast<size_t>(src[place]) * hidden, hidden * sizeof(float));
+        std::memcpy(to, static_cast<const char*>(x) + static_cast<size_t>(src[place]) * row_bytes, row_bytes);
       }
     }
   });
 }
 
-void Combine(const float* out, const int32_t* slot, const float* weight, size_t tokens, size_t choices, size_t hidden,
-             float* y, const TaskRunner& runner) {
+void RouteDispatch(const RoutingShape& shape, FloatType gate_type, const void* gates, const void* x, size_t row_bytes,
+                   int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
+  const size_t places = shape.experts * shape.places();
+  Workspace workspace;
+  workspace.Reserve(Workspace::Bytes<int32_t>(places));
+  auto* src = workspace.Take<int32_t>(places);
+  Route(shape, gate_type, gates, slot, weight, src, runner);
+  Dispatch(x, src, places, row_bytes, buf, runner);
+}
+
+void Combine(FloatType type, const void* out, const int32_t* slot, FloatType weight_type, const void* weight,
+             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
+  Workspace workspace;
+  const auto* wide_weight = static_cast<const float*>(weight);
+  if (weight_type != FloatType::kFloat32) {
+    workspace.Reserve(Workspace::Bytes<float>(tokens * choices));
+    auto* wide = workspace.Take<float>(tokens * choices);
+    Widen(weight_type, weight, tokens * choices, wide);
+    wide_weight = wide;
+  }
   ParallelFor(runner, Tasks(tokens), [&](size_t task) {
     for (size_t token = task * kRowsPerTask; token < std::min(tokens, (task + 1) * kRowsPerTask); ++token) {
-      CombineToken(out, slot + token * choices, weight + token * choices, choices, hidden, y + token * hidden);
+      const int32_t* row = slot + token * choices;
+      const float* scale = wide_weight + token * choices;
+      if (type == FloatType::kFloat32) {
+        CombineToken(static_cast<const float*>(out), row, scale, choices, hidden,
+                     static_cast<float*>(y) + token * hidden);
+      } else {
+        CombineHalfToken(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
+                         static_cast<uint16_t*>(y) + token * hidden);
+      }
     }
   });
 }

@@ -3,6 +3,7 @@
 
 #include "core/attention.h"
 #include "onnxruntime/op.h"
+#include "onnxruntime/process_kernels.h"
 
 namespace vmoe::ort {
 namespace {
@@ -41,9 +42,6 @@ class AttentionKernel {
 
 }  // namespace
 
-const OrtCustomOp* AttentionOp() {
-  static const Op<AttentionKernel> op;
-  return &op;
-}
+void AddAttention(OpList& list) { AddOps<AttentionKernel>(list); }
 
 }  // namespace vmoe::ort

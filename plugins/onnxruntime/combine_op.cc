@@ -2,17 +2,15 @@
 #include <string>
 
 #include "core/sparse_mlp.h"
+#include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {{"out", kFloat, "EMD"}, {"slot", kInt32, "GSK"}, {"weight", kFloat, "GSK"}};
-constexpr ValueSpec kOutputs[] = {{"y", kFloat, "GSD"}};
-
 class CombineKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeCombine", kInputs, 3, kOutputs, 1};
+  static constexpr const OpSpec& kSpec = kCombineSpec;
 
   explicit CombineKernel(const NodeInfo&) {}
 
@@ -30,16 +28,13 @@ class CombineKernel {
                       " places");
       }
     }
-    Combine(out.as<float>(), slot.as<int32_t>(), weight.as<float>(), tokens, sizes['K'], sizes['D'],
-            call.Output<float>(0, sizes), call.Runner());
+    Combine(out.float_type(), out.data, slot.as<int32_t>(), weight.float_type(), weight.data, tokens, sizes['K'],
+            sizes['D'], call.Output<void>(0, sizes), call.Runner());
   }
 };
 
 }  // namespace
 
-const OrtCustomOp* CombineOp() {
-  static const Op<CombineKernel> op;
-  return &op;
-}
+void AddCombine(OpList& list) { AddOps<CombineKernel>(list, kWeightsFloatOrAsTokens); }
 
 }  // namespace vmoe::ort

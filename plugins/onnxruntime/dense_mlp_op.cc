@@ -32,9 +32,6 @@ class DenseMlpKernel {
 
 }  // namespace
 
-const OrtCustomOp* DenseMlpOp() {
-  static const Op<DenseMlpKernel> op;
-  return &op;
-}
+void AddDenseMlp(OpList& list) { AddOps<DenseMlpKernel>(list); }
 
 }  // namespace vmoe::ort

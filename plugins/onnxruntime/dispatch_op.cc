@@ -2,17 +2,15 @@
 #include <string>
 
 #include "core/sparse_mlp.h"
+#include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {{"x", kFloat, "GSD"}, {"src", kInt32, "EM"}};
-constexpr ValueSpec kOutputs[] = {{"buf", kFloat, "EMD"}};
-
 class DispatchKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeDispatch", kInputs, 2, kOutputs, 1};
+  static constexpr const OpSpec& kSpec = kDispatchSpec;
 
   explicit DispatchKernel(const NodeInfo&) {}
 
@@ -29,15 +27,13 @@ class DispatchKernel {
                       " tokens");
       }
     }
-    Dispatch(x.as<float>(), src.as<int32_t>(), places, sizes['D'], call.Output<float>(0, sizes), call.Runner());
+    Dispatch(x.data, src.as<int32_t>(), places, sizes['D'] * BytesOf(x.float_type()), call.Output<void>(0, sizes),
+             call.Runner());
   }
 };
 
 }  // namespace
 
-const OrtCustomOp* DispatchOp() {
-  static const Op<DispatchKernel> op;
-  return &op;
-}
+void AddDispatch(OpList& list) { AddOps<DispatchKernel>(list, kAnyTokens); }
 
 }  // namespace vmoe::ort

@@ -40,9 +40,6 @@ class ExpertMlpKernel {
 
 }  // namespace
 
-const OrtCustomOp* ExpertMlpOp() {
-  static const Op<ExpertMlpKernel> op;
-  return &op;
-}
+void AddExpertMlp(OpList& list) { AddOps<ExpertMlpKernel>(list); }
 
 }  // namespace vmoe::ort

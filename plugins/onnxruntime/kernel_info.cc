@@ -68,13 +68,6 @@ std::optional<Tensor> NodeInfo::Constant(size_t input, const char* name) const {
   return ReadTensor(api, value, name);
 }
 
-const Kernels& ProcessKernels() {
-  CpuPath path;
-  std::string error;
-  if (!ChosenCpuPath(&path, &error)) throw OpError(error);
-  return KernelsFor(path);
-}
-
 Call::Call(const OrtApi& api, OrtKernelContext* context, const OpSpec& spec)
     : api_(api), context_(context), spec_(spec) {
   Check(api_, api_.KernelContext_GetInputCount(context_, &input_count_));

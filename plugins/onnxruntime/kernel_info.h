@@ -5,7 +5,6 @@
 
 #include <optional>
 
-#include "core/kernels.h"
 #include "core/task_runner.h"
 #include "onnxruntime/tensor_shapes.h"
 
@@ -25,9 +24,6 @@ struct NodeInfo {
   // An input that is known at load, or nothing.
   std::optional<Tensor> Constant(size_t input, const char* name) const;
 };
-
-// The kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names one that isn't there.
-const Kernels& ProcessKernels();
 
 // A node, while it runs.
 class Call {

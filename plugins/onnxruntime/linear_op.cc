@@ -32,9 +32,6 @@ class LinearKernel {
 
 }  // namespace
 
-const OrtCustomOp* LinearOp() {
-  static const Op<LinearKernel> op;
-  return &op;
-}
+void AddLinear(OpList& list) { AddOps<LinearKernel>(list); }
 
 }  // namespace vmoe::ort

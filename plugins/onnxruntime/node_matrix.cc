@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "onnxruntime/process_kernels.h"
+
 namespace vmoe::ort {
 namespace {
 

@@ -13,23 +13,20 @@ namespace {
 // The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
 OrtCustomOpDomain* Domain(const OrtApi& api) {
   static std::mutex mutex;
+  static const auto* const ops = new OpList(LibraryOps());
   static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
   const std::lock_guard<std::mutex> lock(mutex);
   OrtCustomOpDomain*& domain = (*domains)[&api];
   if (domain == nullptr) {
     OrtCustomOpDomain* made = nullptr;
     Check(api, api.CreateCustomOpDomain("vmoe", &made));
-    for (const OrtCustomOp* op : {SparseMlpOp(), RouteOp(), DispatchOp(), ExpertMlpOp(), CombineOp(), LinearOp(),
-                                  DenseMlpOp(), AttentionOp()}) {
-      Check(api, api.CustomOpDomain_Add(made, op));
-    }
+    for (const OrtCustomOp* op : *ops) Check(api, api.CustomOpDomain_Add(made, op));
     domain = made;
   }
   return domain;
 }
 
 void Register(const OrtApi& api, OrtSessionOptions* options) {
-  ProcessKernels();
   Check(api, api.AddCustomOpDomain(options, Domain(api)));
 }
 

@@ -1,17 +1,14 @@
 // VmoeRoute: gates -> slot, weight, src.
+#include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/routing_settings.h"
 
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {
-    {"gates", kFloat, "GSE"}, {"capacity", kInt64, "1", true}, {"k", kInt64, "1", true}, {"bpr", kInt64, "1", true}};
-constexpr ValueSpec kOutputs[] = {{"slot", kInt32, "GSK"}, {"weight", kFloat, "GSK"}, {"src", kInt32, "EM"}};
-
 class RouteKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeRoute", kInputs, 4, kOutputs, 3};
+  static constexpr const OpSpec& kSpec = kRouteSpec;
 
   explicit RouteKernel(const NodeInfo& node) : settings_(node) {}
 
@@ -20,9 +17,9 @@ class RouteKernel {
     const Tensor gates = call.Input(0, sizes);
     const RoutingShape shape = settings_.Read(call, 1, sizes);
     auto* slot = call.Output<int32_t>(0, sizes);
-    auto* weight = call.Output<float>(1, sizes);
+    auto* weight = call.Output<void>(1, sizes);
     auto* src = call.Output<int32_t>(2, sizes);
-    Route(shape, gates.as<float>(), slot, weight, src, call.Runner());
+    Route(shape, gates.float_type(), gates.data, slot, weight, src, call.Runner());
   }
 
  private:
@@ -31,9 +28,6 @@ class RouteKernel {
 
 }  // namespace
 
-const OrtCustomOp* RouteOp() {
-  static const Op<RouteKernel> op;
-  return &op;
-}
+void AddRoute(OpList& list) { AddOps<RouteKernel>(list, kAnyGates); }
 
 }  // namespace vmoe::ort

@@ -53,9 +53,6 @@ class SparseMlpKernel {
 
 }  // namespace
 
-const OrtCustomOp* SparseMlpOp() {
-  static const Op<SparseMlpKernel> op;
-  return &op;
-}
+void AddSparseMlp(OpList& list) { AddOps<SparseMlpKernel>(list); }
 
 }  // namespace vmoe::ort

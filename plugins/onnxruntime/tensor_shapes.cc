@@ -18,13 +18,32 @@ const char* TypeName(ONNXTensorElementDataType type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return "int32";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return "int64";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return "bool";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED: return "float32 or bfloat16";
     default: return "another type";
   }
 }
 
-bool TypeFits(ONNXTensorElementDataType wanted, ONNXTensorElementDataType given) {
-  return wanted == given || (wanted == kFloatOrBfloat16 && (given == kFloat || given == kBfloat16));
+const char* TypeName(ValueType type) {
+  switch (type) {
+    case kFloat: return "float32";
+    case kInt32: return "int32";
+    case kInt64: return "int64";
+    case kFloatOrBfloat16: return "float32 or bfloat16";
+    case kGates:
+    case kTokens: break;
+  }
+  return "float32, float16 or bfloat16";
+}
+
+bool TypeFits(ValueType wanted, ONNXTensorElementDataType given) {
+  switch (wanted) {
+    case kFloat: return given == kFloat32;
+    case kInt32: return given == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case kInt64: return given == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case kFloatOrBfloat16: return given == kFloat32 || given == kBfloat16;
+    case kGates:
+    case kTokens: break;
+  }
+  return given == kFloat32 || given == kFloat16 || given == kBfloat16;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/float_type.h"
 #include "onnxruntime/op_spec.h"
 
 namespace vmoe::ort {
@@ -21,6 +22,11 @@ struct Tensor {
   template <class T>
   const T* as() const {
     return static_cast<const T*>(data);
+  }
+
+  // Of a tensor that is float32, float16 or bfloat16.
+  FloatType float_type() const {
+    return type == kFloat16 ? FloatType::kFloat16 : type == kBfloat16 ? FloatType::kBfloat16 : FloatType::kFloat32;
   }
 };
 
