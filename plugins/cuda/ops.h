@@ -11,26 +11,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/routing_shape.h"
+#include "core/float_type.h"
+#include "cuda/limits.h"
 
 namespace vmoe::cuda {
 
-enum class Type : int32_t { kFloat32, kFloat16, kBfloat16 };
+using Type = FloatType;
 
-constexpr size_t TypeBytes(Type type) { return type == Type::kFloat32 ? 4 : 2; }
-
-inline constexpr size_t kMaxTokens = 65536;  // S, per group
-inline constexpr size_t kMaxExperts = 256;   // E
-inline constexpr size_t kMaxChoices = 8;     // K
-
-// Why Route and RouteDispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
-// can. The text lives as long as the process.
-const char* RoutingRefusal(const RoutingShape& shape);
-
-// Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups (S * K <= 2048). The
-// workspace of more groups serves fewer of them, too.
-size_t RouteWorkspaceBytes(const RoutingShape& shape);
-size_t RouteDispatchWorkspaceBytes(const RoutingShape& shape);
+constexpr size_t TypeBytes(Type type) { return BytesOf(type); }
 
 // The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M].
 // cudaErrorInvalidValue for a shape that is refused.

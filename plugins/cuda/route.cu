@@ -9,8 +9,6 @@
 namespace vmoe::cuda {
 namespace {
 
-constexpr unsigned kRankThreads = 256;
-
 struct GpuBlock {
   template <class Function>
   __device__ void Phase(const Function& function) const {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/ops.h"
+#include "cuda/limits.h"
 
 namespace vmoe::cuda {
 namespace {

@@ -13,6 +13,9 @@ namespace vmoe::cuda {
 // block.
 inline constexpr size_t kTilePairs = 2048;
 
+// Threads of a block that ranks pairs across tiles.
+inline constexpr unsigned kRankThreads = 256;
+
 struct RoutePlan {
   size_t tile_tokens;  // in a tile, but for the last of a group
   size_t tiles;        // of a group

@@ -1,0 +1,287 @@
+// Runs the programs of the GPU's routing kernels on the CPU: threads, blocks and launches as the GPU has them, each
+// phase's threads and each launch's blocks in an order drawn from a seed, on watched memory. Called from Python.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "cuda/limits.h"
+#include "cuda/route_plan.h"
+#include "cuda/route_program.h"
+#include "watched_memory.h"
+
+namespace {
+
+using vmoe::RoutingShape;
+using vmoe::cuda::Bfloat16;
+using vmoe::cuda::BlockPlace;
+using vmoe::cuda::Float16;
+using vmoe::cuda::Groups;
+using vmoe::cuda::Key;
+using vmoe::cuda::RoutePlan;
+using vmoe::cuda::Word16;
+using watched::Array;
+using watched::Clock;
+using watched::Memory;
+
+constexpr uint32_t kLanes = 32;
+
+class Machine {
+ public:
+  Machine(uint64_t seed, int64_t lost_barrier) : random_(seed), lost_barrier_(lost_barrier) {}
+
+  Clock& shared_clock() { return shared_; }
+  Clock& device_clock() { return device_; }
+
+  // Every block of a grid in any order; `run_block(block, place)`.
+  template <class RunBlock>
+  void Launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
+    std::vector<uint32_t> blocks(static_cast<size_t>(grid_x) * grid_y);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), random_);
+    threads_ = threads;
+    for (const uint32_t block : blocks) {
+      block_ = block;
+      run_block(*this, BlockPlace{block % grid_x, block / grid_x, grid_x, grid_y});
+      ++shared_.period;
+    }
+    ++device_.period;
+  }
+
+  template <class Function>
+  void Phase(const Function& function) const {
+    std::vector<uint32_t> order(threads_);
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random_);
+    for (const uint32_t thread : order) {
+      shared_.actor = thread;
+      device_.actor = block_ * threads_ + thread;
+      function(thread, threads_);
+    }
+    if (phases_++ != lost_barrier_) ++shared_.period;
+  }
+
+  std::string Fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
+  int64_t phases() const { return phases_; }
+
+ private:
+  mutable std::mt19937_64 random_;
+  mutable Clock shared_;
+  mutable Clock device_;
+  int64_t lost_barrier_;
+  mutable int64_t phases_ = 0;
+  uint32_t threads_ = 0;
+  uint32_t block_ = 0;
+};
+
+struct Job {
+  RoutingShape shape;
+  bool fused;
+  uint32_t parts;  // blocks that share a group in the fused program
+  size_t words;    // of a row, 16 bytes each
+  const void* gates;
+  const void* x;
+  int32_t* slot;
+  void* weight;
+  int32_t* src;
+  void* buf;
+};
+
+template <class Gate>
+std::string RunAs(const Job& job, Machine& machine) {
+  const RoutingShape& shape = job.shape;
+  const RoutePlan plan = vmoe::cuda::PlanRoute(shape);
+  const Groups groups = vmoe::cuda::GroupsOf(shape, plan);
+  const size_t tokens = shape.groups * shape.tokens;
+  const size_t pairs = tokens * shape.choices;
+  const size_t places = shape.experts * shape.places();
+  const size_t tiles = shape.groups * plan.tiles;
+  const auto threads = static_cast<uint32_t>(plan.threads);
+  Clock* const device = &machine.device_clock();
+  Clock* const on_chip = &machine.shared_clock();
+
+  Array<Gate> gates("gates", device, static_cast<const Gate*>(job.gates), tokens * shape.experts);
+  Array<Gate> weight("weight", device, pairs);
+  Array<int32_t> slot("slot", device, pairs);
+  Array<int32_t> src("src", device, places);
+  Array<Key> keys("keys", on_chip, groups.tile_stride());
+  Array<Key> other("keys", on_chip, groups.tile_stride());
+  Array<uint32_t> offsets("offsets", on_chip, shape.experts + 1);
+  const vmoe::cuda::TileMemory<Memory<Key>, Memory<uint32_t>> shared{{&keys}, {&other}, {&offsets}};
+  const auto new_block = [&] {
+    keys.Forget();
+    other.Forget();
+    offsets.Forget();
+  };
+  const Memory<Gate> gate_memory{&gates};
+  const Memory<Gate> weight_memory{&weight};
+  const Memory<int32_t> slot_memory{&slot};
+  const Memory<int32_t> src_memory{&src};
+  bool complete = true;
+
+  if (plan.single_tile() && job.fused) {
+    Array<Word16> x("x", device, static_cast<const Word16*>(job.x), tokens * job.words);
+    Array<Word16> buf("buf", device, places * job.words);
+    machine.Launch(job.parts, groups.count, threads, [&](const Machine& block, const BlockPlace& place) {
+      new_block();
+      vmoe::cuda::RouteAndDispatch(block, place, groups, gate_memory, weight_memory, slot_memory, job.words,
+                                   Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
+    });
+    complete = buf.CopyTo(static_cast<Word16*>(job.buf));
+  } else if (plan.single_tile()) {
+    machine.Launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
+      new_block();
+      vmoe::cuda::RouteGroup(block, place, groups, gate_memory, weight_memory, slot_memory, src_memory, shared);
+    });
+    complete = src.CopyTo(job.src);
+  } else {
+    Array<Key> tile_keys("tile_keys", device, tiles * groups.tile_stride());
+    Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
+    machine.Launch(groups.tiles, groups.count, threads, [&](const Machine& block, const BlockPlace& place) {
+      new_block();
+      vmoe::cuda::SortTiles(block, place, groups, gate_memory, weight_memory, src_memory, Memory<Key>{&tile_keys},
+                            Memory<uint32_t>{&tile_offsets}, shared);
+    });
+    const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
+    machine.Launch(static_cast<uint32_t>(parts), groups.count, vmoe::cuda::kRankThreads,
+                   [&](const Machine& block, const BlockPlace& place) {
+                     vmoe::cuda::RankPairs(block, place, groups, Memory<Key>{&tile_keys},
+                                           Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
+                   });
+    complete = src.CopyTo(job.src);
+  }
+  complete = slot.CopyTo(job.slot) && complete;
+  complete = weight.CopyTo(static_cast<Gate*>(job.weight)) && complete;
+  if (machine.Fault().empty() && !complete) return "some outputs were not written";
+  return machine.Fault();
+}
+
+void Tell(const std::string& found, char* fault, size_t fault_bytes) {
+  std::strncpy(fault, found.c_str(), fault_bytes - 1);
+  fault[fault_bytes - 1] = '\0';
+}
+
+}  // namespace
+
+extern "C" {
+
+struct PhasesCall {
+  int64_t groups, tokens, experts, choices, capacity, batch_priority;
+  int64_t gate_type;  // 0 float32, 1 float16, 2 bfloat16
+  int64_t fused;      // RouteDispatch instead of Route; single-tile groups only
+  int64_t parts;
+  int64_t words;
+  int64_t seed;          // of the order of threads and blocks
+  int64_t lost_barrier;  // the barrier after this phase is left out; -1: none
+  const void* gates;
+  const void* x;
+  int32_t* slot;
+  void* weight;
+  int32_t* src;
+  void* buf;
+};
+
+struct CombineCall {
+  int64_t type, weight_type, wide;
+  int64_t places, tokens, choices, hidden;
+  int64_t seed;
+  const void* out;
+  const int32_t* slot;
+  const void* weight;
+  void* y;
+};
+}
+
+namespace {
+
+template <class T, class W, class Word>
+std::string CombineWords(const CombineCall& call) {
+  Machine machine(static_cast<uint64_t>(call.seed), -1);
+  Clock* const clock = &machine.device_clock();
+  const size_t words = static_cast<size_t>(call.hidden) * sizeof(T) / sizeof(Word);
+  const auto pairs = static_cast<size_t>(call.tokens * call.choices);
+  Array<Word> out("out", clock, static_cast<const Word*>(call.out), static_cast<size_t>(call.places) * words);
+  Array<int32_t> slot("slot", clock, call.slot, pairs);
+  Array<W> weight("weight", clock, static_cast<const W*>(call.weight), pairs);
+  Array<Word> y("y", clock, static_cast<size_t>(call.tokens) * words);
+  machine.Launch(static_cast<uint32_t>(call.tokens), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
+    block.Phase([&](uint32_t lane, uint32_t lanes) {
+      vmoe::cuda::CombineRow<T>(lane, lanes, words, place.x, static_cast<uint32_t>(call.choices),
+                                static_cast<size_t>(call.places), Memory<Word>{&out}, Memory<int32_t>{&slot},
+                                Memory<W>{&weight}, Memory<Word>{&y});
+    });
+  });
+  const bool complete = y.CopyTo(static_cast<Word*>(call.y));
+  return machine.Fault().empty() && !complete ? "some of y was not written" : machine.Fault();
+}
+
+template <class T, class W>
+std::string CombineAs(const CombineCall& call) {
+  return call.wide != 0 ? CombineWords<T, W, Word16>(call) : CombineWords<T, W, T>(call);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Why a routing is refused, or null.
+const char* phases_refusal(const PhasesCall* call) {
+  const RoutingShape shape{static_cast<size_t>(call->groups),   static_cast<size_t>(call->tokens),
+                           static_cast<size_t>(call->experts),  static_cast<size_t>(call->choices),
+                           static_cast<size_t>(call->capacity), call->batch_priority != 0};
+  return vmoe::cuda::RoutingRefusal(shape);
+}
+
+// Runs one call. Returns the number of phases that were run; the first fault, if any, goes to `fault`.
+int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
+  Job job{};
+  job.shape = {static_cast<size_t>(call->groups),   static_cast<size_t>(call->tokens),
+               static_cast<size_t>(call->experts),  static_cast<size_t>(call->choices),
+               static_cast<size_t>(call->capacity), call->batch_priority != 0};
+  job.fused = call->fused != 0;
+  job.parts = static_cast<uint32_t>(call->parts);
+  job.words = static_cast<size_t>(call->words);
+  job.gates = call->gates;
+  job.x = call->x;
+  job.slot = call->slot;
+  job.weight = call->weight;
+  job.src = call->src;
+  job.buf = call->buf;
+  Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier);
+  const std::string found = call->gate_type == 0   ? RunAs<float>(job, machine)
+                            : call->gate_type == 1 ? RunAs<Float16>(job, machine)
+                                                   : RunAs<Bfloat16>(job, machine);
+  Tell(found, fault, fault_bytes);
+  return machine.phases();
+}
+
+// Combine, a row at a time in any order; `type` and `weight_type` as gate_type. Words are 16 bytes if `wide`, else
+// elements.
+void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
+  const bool float_weights = call->weight_type == 0;
+  const std::string found =
+      call->type == 0   ? CombineAs<float, float>(*call)
+      : call->type == 1 ? (float_weights ? CombineAs<Float16, float>(*call) : CombineAs<Float16, Float16>(*call))
+                        : (float_weights ? CombineAs<Bfloat16, float>(*call) : CombineAs<Bfloat16, Bfloat16>(*call));
+  Tell(found, fault, fault_bytes);
+}
+
+// Dispatch, a row at a time in any order.
+void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t places, int64_t words, void* buf,
+                     int64_t seed, char* fault, size_t fault_bytes) {
+  Machine machine(static_cast<uint64_t>(seed), -1);
+  Clock* const clock = &machine.device_clock();
+  Array<Word16> from("x", clock, static_cast<const Word16*>(x), static_cast<size_t>(tokens * words));
+  Array<Word16> to("buf", clock, static_cast<size_t>(places * words));
+  machine.Launch(static_cast<uint32_t>(places), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
+    block.Phase([&](uint32_t lane, uint32_t lanes) {
+      vmoe::cuda::CopyRow(lane, lanes, static_cast<size_t>(words), src[place.x], place.x, Memory<Word16>{&from},
+                          Memory<Word16>{&to});
+    });
+  });
+  const bool complete = to.CopyTo(static_cast<Word16*>(buf));
+  Tell(machine.Fault().empty() && !complete ? "some of buf was not written" : machine.Fault(), fault, fault_bytes);
+}
+}

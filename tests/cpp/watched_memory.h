@@ -1,0 +1,129 @@
+// Memory that watches its readers and writers: what the phases of GPU kernels are run with on the CPU.
+//
+// A barrier begins a new period. Within one, an element that somebody writes may be touched by no one else. For shared
+// memory a period is a phase and somebody a thread of the block; for device memory, where no barrier reaches other
+// blocks, it is a launch and any thread of it. Reads of what was never written and accesses out of bounds are faults as
+// well.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace watched {
+
+// Who runs now, and the first fault.
+struct Clock {
+  uint32_t period = 1;
+  uint32_t actor = 0;
+  std::string fault;
+
+  void Report(const std::string& what) {
+    if (fault.empty()) fault = what;
+  }
+};
+
+template <class T>
+class Array {
+ public:
+  Array(const char* name, Clock* clock, size_t size) : name_(name), clock_(clock), values_(size), marks_(size) {}
+
+  Array(const char* name, Clock* clock, const T* values, size_t size) : Array(name, clock, size) {
+    values_.assign(values, values + size);
+    for (Mark& mark : marks_) mark.is_set = true;
+  }
+
+  // Forgets all values, as the shared memory of a new block has none.
+  void Forget() {
+    for (Mark& mark : marks_) mark = {};
+    for (T& value : values_) value = Garbage();
+  }
+
+  T Load(size_t index) {
+    if (!Check(index)) return Garbage();
+    Mark& mark = marks_[index];
+    if (!mark.is_set) Report(index, "is read but was never written");
+    if (mark.written == clock_->period && mark.writer != clock_->actor) {
+      Report(index, "is read by one thread and written by another with no barrier between");
+    }
+    if (mark.read == clock_->period && mark.reader != clock_->actor) {
+      mark.has_readers = true;
+    } else if (mark.read != clock_->period) {
+      mark.has_readers = false;
+    }
+    mark.read = clock_->period;
+    mark.reader = clock_->actor;
+    return values_[index];
+  }
+
+  void Store(size_t index, T value) {
+    if (!Check(index)) return;
+    Mark& mark = marks_[index];
+    if (mark.written == clock_->period && mark.writer != clock_->actor) {
+      Report(index, "is written by two threads with no barrier between");
+    }
+    if (mark.read == clock_->period && (mark.has_readers || mark.reader != clock_->actor)) {
+      Report(index, "is written by one thread and read by another with no barrier between");
+    }
+    mark.is_set = true;
+    mark.written = clock_->period;
+    mark.writer = clock_->actor;
+    values_[index] = value;
+  }
+
+  bool CopyTo(T* values) const {
+    bool all = true;
+    for (size_t i = 0; i < values_.size(); ++i) {
+      values[i] = values_[i];
+      all = all && marks_[i].is_set;
+    }
+    return all;
+  }
+
+ private:
+  struct Mark {
+    uint32_t written = 0;
+    uint32_t writer = 0;
+    uint32_t read = 0;
+    uint32_t reader = 0;
+    bool has_readers = false;  // more than one in the period of the last read
+    bool is_set = false;
+  };
+
+  const char* name_;
+  Clock* clock_;
+  std::vector<T> values_;
+  std::vector<Mark> marks_;
+
+  static T Garbage() {
+    T value;
+    auto* const bytes = reinterpret_cast<unsigned char*>(&value);
+    for (size_t i = 0; i < sizeof(T); ++i) bytes[i] = 0xa5;
+    return value;
+  }
+
+  bool Check(size_t index) {
+    if (index < values_.size()) return true;
+    Report(index, "is out of bounds");
+    return false;
+  }
+
+  void Report(size_t index, const char* what) {
+    clock_->Report(std::string(name_) + "[" + std::to_string(index) + "] of " + std::to_string(values_.size()) + " " +
+                   what);
+  }
+};
+
+// What phases take for memory.
+template <class T>
+struct Memory {
+  using Value = T;
+
+  Array<T>* array;
+
+  T Load(size_t index) const { return array->Load(index); }
+  void Store(size_t index, T value) const { array->Store(index, value); }
+};
+
+}  // namespace watched
