@@ -43,6 +43,9 @@ class Call {
   // ONNX Runtime's own threads; valid while the call runs.
   TaskRunner Runner() const;
 
+  const OrtApi& api() const { return api_; }
+  OrtKernelContext* context() const { return context_; }
+
  private:
   const OrtApi& api_;
   OrtKernelContext* context_;

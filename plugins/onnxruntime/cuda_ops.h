@@ -1,0 +1,13 @@
+// The ops that run on an NVIDIA GPU, for ONNX Runtime's CUDA execution provider.
+#pragma once
+
+#include "onnxruntime/op.h"
+
+namespace vmoe::ort {
+
+inline constexpr const char* kCudaProvider = "CUDAExecutionProvider";
+
+// Adds VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine, run by `provider`.
+void AddCudaOps(OpList& list, const char* provider);
+
+}  // namespace vmoe::ort
