@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast
@@ -21,6 +21,12 @@ INLINED_GRAPH = "model.inlined.onnx"
 
 Precision = Literal["fp32", "bf16"]
 """What expert weights are stored in: float32, or bfloat16. Everything else is float32."""
+
+TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
+"""What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
+
+DENSE_GRAPH_KEY = "model"
+"""Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 _MAX_PIXELS = 65_536  # of a side, and channels
@@ -47,6 +53,19 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class TensorRtGraphs:
+    """What was exported for TensorRT.
+
+    Attributes:
+        precision: the type of the large products.
+        graphs: graph file by name of the profile it is fixed to; the one graph of a dense ViT is called "model".
+    """
+
+    precision: TensorRtPrecision
+    graphs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The checked content of `manifest.json`.
 
@@ -62,6 +81,7 @@ class Manifest:
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order they were asked for; the first is the default.
         class_names: names of the classes, or None.
+        tensorrt: the graphs for TensorRT, or None where the bundle was exported without.
         files: every other file of the bundle.
         raw: the whole manifest as read.
     """
@@ -77,6 +97,7 @@ class Manifest:
     batch_multiple: int
     profiles: Mapping[str, Profile]
     class_names: tuple[str, ...] | None
+    tensorrt: TensorRtGraphs | None
     files: Mapping[str, FileRecord]
     raw: Mapping[str, Any]
 
@@ -112,6 +133,8 @@ def parse_manifest(text: bytes) -> Manifest:
     names = _get(raw, "class_names", list | None)
     if names is not None and (len(names) != outputs or not all(isinstance(n, str) for n in names)):
         raise BundleError(f"{MANIFEST_NAME}: class_names must be {outputs} strings")
+    profiles = _profiles(_get(raw, "profiles", list), rules, len(layers))
+    files = _files(_get(raw, "files", dict))
     return Manifest(
         model=_get(raw, "model", dict),
         input=input_spec,
@@ -122,9 +145,10 @@ def parse_manifest(text: bytes) -> Manifest:
         group=group,
         precision=cast(Precision, _choice({"precision": "fp32", **raw}, "precision", "fp32", "bf16")),
         batch_multiple=_positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE),
-        profiles=MappingProxyType(_profiles(_get(raw, "profiles", list), rules, len(layers))),
+        profiles=MappingProxyType(profiles),
         class_names=None if names is None else tuple(names),
-        files=MappingProxyType(_files(_get(raw, "files", dict))),
+        tensorrt=_tensorrt(_get(raw, "tensorrt", dict | None), profiles.keys() or {DENSE_GRAPH_KEY}, files),
+        files=MappingProxyType(files),
         raw=MappingProxyType(raw),
     )
 
@@ -185,6 +209,23 @@ def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:
         if name not in files:
             raise BundleError(f"{MANIFEST_NAME}: the bundle has no {name}")
     return files
+
+
+def _tensorrt(entry: dict[str, Any] | None, keys: Set[str], files: Mapping[str, FileRecord]) -> TensorRtGraphs | None:
+    if entry is None:
+        return None
+    precision = cast(TensorRtPrecision, _choice(entry, "precision", "fp32", "fp16", "bf16"))
+    graphs = _get(entry, "graphs", dict)
+    if not graphs:
+        raise BundleError(f"{MANIFEST_NAME}: 'tensorrt' names no graphs")
+    for name, graph in graphs.items():
+        if name not in keys:
+            raise BundleError(f"{MANIFEST_NAME}: 'tensorrt' has a graph for {name!r:.60}, and there is no such profile")
+        if not isinstance(graph, str) or graph not in files or not graph.endswith(".onnx"):
+            raise BundleError(f"{MANIFEST_NAME}: 'tensorrt' names {graph!r:.60}, which is no graph file of the bundle")
+    if len(set(graphs.values())) < len(graphs):
+        raise BundleError(f"{MANIFEST_NAME}: 'tensorrt' names one file for two profiles")
+    return TensorRtGraphs(precision, MappingProxyType(graphs))
 
 
 def _get(mapping: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
