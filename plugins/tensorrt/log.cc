@@ -1,0 +1,77 @@
+#include "tensorrt/log.h"
+
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <mutex>
+
+#include "tensorrt/interface_layout.h"
+
+namespace vmoe::tensorrt {
+namespace {
+
+constexpr int32_t kErrorSeverity = 1;  // ILogger::Severity::kERROR
+
+struct Logger {
+  std::mutex mutex;
+  void* finder = nullptr;
+  const InterfaceLayout* layout = nullptr;
+};
+
+// Never destroyed: a plugin may still be told to go away while the process exits.
+Logger& State() {
+  static auto* state = new Logger;
+  return *state;
+}
+
+// The major version of the TensorRT that made `object`: the one that its virtual table's library is or uses. 0 for
+// none.
+int MajorBehind(void* object) {
+  Dl_info info{};
+  void* library = nullptr;
+  if (dladdr(*static_cast<void**>(object), &info) != 0 && info.dli_fname) {
+    library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  }
+  // Without one, the program itself and what it is linked with.
+  void* function = dlsym(library ? library : RTLD_DEFAULT, "getInferLibMajorVersion");
+  const int major = function ? reinterpret_cast<int32_t (*)()>(function)() : 0;
+  if (library) dlclose(library);
+  return major;
+}
+
+}  // namespace
+
+void SetLoggerFinder(void* finder) noexcept {
+  try {
+    const InterfaceLayout* layout = finder ? LayoutOf(MajorBehind(finder)) : nullptr;
+    {
+      Logger& state = State();
+      const std::lock_guard<std::mutex> lock(state.mutex);
+      state.finder = layout ? finder : nullptr;
+      state.layout = layout;
+    }
+    if (finder && !layout) LogError("the logger is of no TensorRT 10 or 11, so messages go to stderr");
+  } catch (...) {
+    std::fputs("vmoe: the logger could not be set\n", stderr);
+  }
+}
+
+void LogError(const char* sentence) noexcept {
+  char line[1024];
+  std::snprintf(line, sizeof(line), "vmoe: %s", sentence);
+  try {
+    Logger& state = State();
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    if (state.finder) {
+      if (void* logger = CallVirtual<void*>(state.finder, state.layout->find_logger)) {
+        CallVirtual<void, int32_t, const char*>(logger, state.layout->log, kErrorSeverity, line);
+        return;
+      }
+    }
+  } catch (...) {  // a logger that throws: the sentence still comes out below
+  }
+  std::fprintf(stderr, "%s\n", line);
+}
+
+}  // namespace vmoe::tensorrt

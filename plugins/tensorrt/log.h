@@ -1,0 +1,11 @@
+// Sentences for the user: to TensorRT's logger where one was handed over, else to stderr.
+#pragma once
+
+namespace vmoe::tensorrt {
+
+// `finder` is an ILoggerFinder of whichever TensorRT loads the plugin, or null for stderr.
+void SetLoggerFinder(void* finder) noexcept;
+
+void LogError(const char* sentence) noexcept;
+
+}  // namespace vmoe::tensorrt

@@ -1,0 +1,81 @@
+// A node of one of the ops, as TensorRT's IPluginV3. No function throws; what goes wrong is a logged sentence and a
+// status.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "tensorrt/op.h"
+#include "tensorrt/settings.h"
+
+namespace vmoe::tensorrt {
+
+inline constexpr char kNamespace[] = "vmoe";
+inline constexpr char kVersion[] = "1";
+
+class Plugin final : public nvinfer1::IPluginV3,
+                     public nvinfer1::IPluginV3OneCore,
+                     public nvinfer1::IPluginV3OneBuild,
+                     public nvinfer1::IPluginV3OneRuntime {
+ public:
+  // Throws std::bad_alloc.
+  Plugin(const OpSpec& op, const Settings& settings);
+
+  // IPluginV3
+  nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
+  nvinfer1::IPluginV3* clone() noexcept override;
+
+  // IPluginV3OneCore
+  const char* getPluginName() const noexcept override { return op_.name; }
+  const char* getPluginVersion() const noexcept override { return kVersion; }
+  const char* getPluginNamespace() const noexcept override { return kNamespace; }
+
+  // IPluginV3OneBuild
+  int32_t configurePlugin(const nvinfer1::DynamicPluginTensorDesc* in, int32_t in_count,
+                          const nvinfer1::DynamicPluginTensorDesc* out, int32_t out_count) noexcept override;
+  int32_t getOutputDataTypes(nvinfer1::DataType* output_types, int32_t out_count, const nvinfer1::DataType* input_types,
+                             int32_t in_count) const noexcept override;
+  int32_t getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t in_count, const nvinfer1::DimsExprs* shape_inputs,
+                          int32_t shape_input_count, nvinfer1::DimsExprs* outputs, int32_t out_count,
+                          nvinfer1::IExprBuilder& builder) noexcept override;
+  bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out, int32_t in_count,
+                                 int32_t out_count) noexcept override;
+  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(op_.output_count); }
+  size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t in_count,
+                          const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t out_count) const noexcept override;
+  const char* getTimingCacheID() noexcept override { return description_.c_str(); }
+  const char* getMetadataString() noexcept override { return description_.c_str(); }
+
+  // IPluginV3OneRuntime
+  int32_t onShapeChange(const nvinfer1::PluginTensorDesc* in, int32_t in_count, const nvinfer1::PluginTensorDesc* out,
+                        int32_t out_count) noexcept override;
+  int32_t enqueue(const nvinfer1::PluginTensorDesc* in, const nvinfer1::PluginTensorDesc* out,
+                  const void* const* inputs, void* const* outputs, void* workspace,
+                  cudaStream_t stream) noexcept override;
+  nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext* context) noexcept override;
+  const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
+
+ private:
+  // body(), or `failed` where it throws: the sentence is then logged, and recorded with the context's errors.
+  template <class Result, class Body>
+  Result Guarded(Result failed, Body body) const noexcept;
+
+  void CheckCounts(int32_t in_count, int32_t out_count) const;
+
+  // Sizes of all the op's dimensions, held against its limits. `shape_of(i)` is the i-th input's shape. Throws OpError.
+  template <class ShapeOf>
+  Sizes ReadSizes(ShapeOf shape_of) const;
+
+  const OpSpec& op_;
+  const Settings settings_;
+  const std::string description_;
+  std::array<nvinfer1::PluginField, Settings::kCount> fields_;
+  nvinfer1::PluginFieldCollection field_collection_;
+  nvinfer1::IPluginResourceContext* context_ = nullptr;  // set where this plugin is attached to one
+};
+
+}  // namespace vmoe::tensorrt
