@@ -1,0 +1,152 @@
+"""What the kernels are checked on: gates that make routing hard, and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpu.exact import BITS, Array, from_float32
+from gpu.shapes import TYPES, Shape, Type
+
+GATE_KINDS = ("random", "tied", "equal", "nan", "extreme", "one expert")
+
+_SMALL = Shape(3, 197, 8, 2, 30, hidden=64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One routing and the tokens that it moves.
+
+    Attributes:
+        shape: its sizes.
+        kind: how the gates are made, one of GATE_KINDS.
+        seed: of the random numbers.
+        offset: bytes that the tokens are misaligned by.
+    """
+
+    shape: Shape
+    kind: str
+    seed: int
+    offset: int = 0
+
+    def __str__(self) -> str:
+        """Such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
+        offset = f", {self.offset} bytes off" if self.offset else ""
+        return f"{self.shape}, {self.kind} gates, seed {self.seed}{offset}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Bits of gates [G,S,E], x [G,S,D] and out [E,M,D]."""
+
+    gates: Array
+    x: Array
+    out: Array
+
+
+def make_gates(kind: str, groups: int, tokens: int, experts: int, random: np.random.Generator) -> Array:
+    """Gates f32[G,S,E]: softmax outputs, and what no softmax would give but an op must route all the same."""
+    shape = groups, tokens, experts
+    if kind == "equal":
+        return np.full(shape, np.float32(1 / experts))
+    if kind == "tied":  # few values, so that experts and tokens tie with one another
+        return (random.integers(0, 4, shape) / 4).astype(np.float32)
+    logits = random.standard_normal(shape, np.float32)
+    if kind == "one expert":
+        logits[..., random.integers(experts)] += 9
+    gates = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    gates = (gates / gates.sum(axis=-1, keepdims=True)).astype(np.float32)
+    if kind == "nan":
+        gates[random.random(shape) < 0.1] = np.nan
+        gates[random.random(shape[:2]) < 0.1] = np.nan
+    if kind == "extreme":
+        odd = np.float32([0, -0.0, np.inf, -np.inf, -1, 1e-41, -1e-41, 3e38, -3e38, np.nan])
+        where = random.random(shape) < 0.5
+        gates[where] = random.choice(odd, int(where.sum()))
+    return gates
+
+
+def make_bits(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:
+    """Any bits at all, NaNs too: what is only copied must stay what it is."""
+    width = {"fp32": np.uint32, "fp16": np.uint16, "bf16": np.uint16}[type]
+    return random.integers(0, np.iinfo(width).max, shape, width, endpoint=True).view(BITS[type])
+
+
+def make_numbers(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:
+    """Numbers of both signs and many sizes, zeros, and some that are lost when they are scaled."""
+    numbers = random.standard_normal(shape, np.float32) * np.float32(10) ** random.integers(-3, 3, shape).astype(np.float32)
+    numbers[random.random(shape) < 0.02] = np.float32(-0.0)
+    numbers[random.random(shape) < 0.02] = np.float32(6e4)
+    numbers[random.random(shape) < 0.02] = np.float32(1e-40)
+    return from_float32(numbers, type)
+
+
+def make_inputs(case: Case) -> Inputs:
+    """The case's tensors."""
+    random, shape = np.random.default_rng(case.seed), case.shape
+    with np.errstate(over="ignore"):
+        gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, random)
+        return Inputs(
+            from_float32(gates, shape.gate_type),
+            make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, random),
+            make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, random),
+        )
+
+
+def named_cases(seed: int) -> Iterator[Case]:
+    """Every kind of gates in every type and order; then the ends of every size."""
+    for kind in GATE_KINDS:
+        for type in TYPES:
+            for bpr in (True, False):
+                shape = replace(_SMALL, type=type, gate_type=type, bpr=bpr)
+                yield Case(shape, kind, seed)
+                yield Case(replace(shape, capacity=1), kind, seed)
+                yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
+    for type in ("fp16", "bf16"):  # as exported graphs have them
+        yield Case(replace(_SMALL, type=type, hidden=768), "random", seed)
+    for type in TYPES:  # rows that no 16-byte access fits
+        yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
+        yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
+    ends = [
+        Shape(1, 1, 1, 1, 1, 4),
+        Shape(1, 1, 256, 8, 3, 4),
+        Shape(2, 10, 256, 8, 1, 4),
+        Shape(5, 7, 8, 8, 7, 4),
+        Shape(1, 197, 8, 2, 500, 4),  # more places than tokens
+        Shape(70_000, 2, 2, 1, 1, 4),  # more groups than a grid's second dimension
+        Shape(70_000, 1, 2, 2, 1, 4),
+        Shape(1, 2048, 32, 1, 64, 4),
+        Shape(1, 2049, 32, 1, 64, 4),
+        Shape(2, 1024, 8, 2, 250, 4),
+        Shape(2, 1025, 8, 2, 250, 4),
+        Shape(2, 682, 9, 3, 300, 4),
+        Shape(2, 683, 9, 3, 300, 4),
+        Shape(1, 256, 16, 8, 100, 4),
+        Shape(1, 257, 16, 8, 100, 4),
+        Shape(1, 40_000, 64, 4, 2_000, 2),
+        Shape(1, 65_536, 256, 8, 2_151, 2),
+        Shape(2, 65_536, 8, 1, 8_602, 2),
+    ]
+    for shape in ends:
+        yield Case(shape, "random", seed)
+        yield Case(replace(shape, bpr=False), "tied", seed)
+
+
+def random_cases(seed: int, count: int) -> Iterator[Case]:
+    """Cases of any sizes, types and kinds; large ones are rare."""
+    for index in range(count):
+        random = np.random.default_rng((seed, index))
+        experts = int(random.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256]))
+        choices = int(random.integers(1, min(experts, 8), endpoint=True))
+        largest = 5000 if random.random() < 0.1 else 600
+        tokens = int(random.integers(1, largest))
+        groups = int(random.integers(1, 9))
+        capacity = max(1, round(tokens * choices / experts * random.uniform(0.05, 2.2)))
+        type = TYPES[random.integers(3)]
+        gate_type = type if random.random() < 0.5 else "fp32"
+        hidden = int(random.choice([1, 2, 3, 8, 24, 40, 96]))
+        shape = Shape(groups, tokens, experts, choices, capacity, hidden, type, gate_type, bool(random.integers(2)))
+        offset = int(random.choice([0, 0, 0, 4, 8]))
+        yield Case(shape, GATE_KINDS[random.integers(len(GATE_KINDS))], int(random.integers(2**31)), offset)

@@ -1,0 +1,115 @@
+"""What a kernel is run on: sizes, element types, and the sizes that the bar is set for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vmoe_runtime.capacity import compute_capacity
+
+Type = Literal["fp32", "fp16", "bf16"]
+TYPES: tuple[Type, ...] = ("fp32", "fp16", "bf16")
+TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+HIDDEN = 768
+"""D of a B/16."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one MoE layer's routing.
+
+    Attributes:
+        groups, tokens, experts, choices: G, S, E and K.
+        capacity: c, places per expert and group.
+        hidden: D.
+        type: of the tokens.
+        gate_type: of the gates; the exported graphs' are float32 whatever the tokens are.
+        bpr: Batch Priority Routing, or vanilla order.
+    """
+
+    groups: int
+    tokens: int
+    experts: int
+    choices: int
+    capacity: int
+    hidden: int = HIDDEN
+    type: Type = "fp32"
+    gate_type: Type = "fp32"
+    bpr: bool = True
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of all groups, G * S."""
+        return self.groups * self.tokens
+
+    @property
+    def pairs(self) -> int:
+        """(token, expert) pairs that are asked for, G * S * K."""
+        return self.all_tokens * self.choices
+
+    @property
+    def places(self) -> int:
+        """Places of all experts, E * M = E * G * c."""
+        return self.experts * self.groups * self.capacity
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token."""
+        return self.hidden * TYPE_BYTES[self.type]
+
+    def __str__(self) -> str:
+        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
+        order = "" if self.bpr else ", vanilla"
+        gates = "" if self.gate_type == "fp32" else f", gates {self.gate_type}"
+        return (
+            f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}, D {self.hidden}, "
+            f"{self.type}{gates}{order}"
+        )
+
+
+def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float, type: Type = "fp32") -> Shape:
+    """The shape whose places per expert follow from a capacity ratio.
+
+    Example:
+        >>> shape_for(8, 197, 8, 2, 1.05).capacity
+        52
+    """
+    return Shape(groups, tokens, experts, choices, compute_capacity(tokens * choices, experts, ratio), type=type)
+
+
+SIZES: tuple[tuple[int, int], ...] = ((1, 197), (8, 197), (64, 197), (64, 577))
+"""Groups x tokens that the bar is set for: batches of images of 224 and 384 px in patches of 16, each routed alone."""
+
+SETTINGS: tuple[tuple[int, int, float], ...] = tuple(
+    (experts, choices, ratio) for experts in (8, 32) for choices in (1, 2) for ratio in (0.3, 1.05)
+)
+"""E, K and capacity ratio that the bar is set for."""
+
+
+def bar_shapes() -> list[Shape]:
+    """All shapes that the bar is checked at."""
+    return [
+        shape_for(groups, tokens, *setting, type)
+        for groups, tokens in SIZES
+        for setting in SETTINGS
+        for type in TYPES
+    ]
+
+
+def sweep_shapes() -> list[Shape]:
+    """One size at a time is moved away from 64 images of 224 px, 32 experts, two choices, bfloat16; no bar is set."""
+    base = shape_for(64, 197, 32, 2, 1.05, "bf16")
+    swept = [replace(base, bpr=False)]
+    swept += [replace(base, hidden=hidden) for hidden in (192, 384, 1024, 1536)]
+    swept += [shape_for(64, 197, experts, 2, 1.05, "bf16") for experts in (4, 64, 128, 256)]
+    swept += [shape_for(64, 197, 32, choices, 1.05, "bf16") for choices in (4, 8)]
+    swept += [shape_for(64, 197, 32, 2, ratio, "bf16") for ratio in (0.1, 0.5, 2.0)]
+    swept += [shape_for(groups, tokens, 32, 2, 1.05, "bf16") for groups, tokens in ((1, 4096), (1, 12608), (1, 65536))]
+    swept.append(replace(base, gate_type="bf16"))
+    return swept
+
+
+def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
+    """Routing alone has no tokens: what a shape says of their type, it then says of the gates."""
+    return replace(shape, gate_type=shape.type, hidden=0) if kernel == "Route" else shape
