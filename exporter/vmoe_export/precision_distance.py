@@ -10,7 +10,8 @@ import torch
 
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.model import Vmoe
-from vmoe_export.validation import pairs_alike, run_torch, validation_images
+from vmoe_export.validation import run_torch, validation_images
+from vmoe_runtime.comparison import pairs_alike
 from vmoe_runtime.profiles import Profile
 
 

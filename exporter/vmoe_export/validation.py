@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmoe_export.errors import ExportError
-from vmoe_runtime.images import resize_bilinear
+from vmoe_runtime.comparison import pairs_alike, smooth_images
 from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ DEFAULT_ATOL = 1e-4
 DEFAULT_ATOL_BF16 = 1e-2
 _MIN_AGREEMENT = 0.995
 _IMAGES = 2
-_SEED = 20220622
 
 
 @dataclass(frozen=True)
@@ -100,23 +99,6 @@ def validation_images(model: Vmoe, batch_multiple: int) -> Array:
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)
 
 
-def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
-    """Random images with the smooth shading of photographs, the same every time.
-
-    Returns:
-        uint8[count, height, width, channels].
-    """
-    rng = np.random.default_rng(_SEED)
-    images = np.empty((count, height, width, channels), np.uint8)
-    for image in images:
-        shade = 127.5 + rng.normal(0, 4, image.shape)
-        for cells in (2, 4, 8, 16):
-            coarse = rng.standard_normal((cells, cells, channels))
-            shade += 80 / cells**0.5 * resize_bilinear(coarse, height, width)
-        image[...] = np.clip(shade, 0, 255)
-    return images
-
-
 def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
     """What the torch model gives: logits (or features), then slot and weight of each MoE layer."""
     import torch
@@ -124,20 +106,6 @@ def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array
     settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
     with torch.inference_mode():
         return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
-
-
-def pairs_alike(expected: list[Array], found: list[Array], profile: Profile) -> list[Array]:
-    """For each MoE layer bool[images, tokens * K]: which (token, choice) pairs both keep at the same expert, or both drop.
-
-    Args:
-        expected, found: logits (or features), then slot and weight of each MoE layer.
-        profile: the profile that both ran with.
-    """
-    # Groups may cut images, so pairs are put back in the order of the images.
-    return [
-        (_expert(ours, places) == _expert(theirs, places)).reshape(len(expected[0]), -1)
-        for ours, theirs, places in zip(expected[1::2], found[1::2], profile.capacity, strict=True)
-    ]
 
 
 def _compare(graph: str, profile: Profile | None, expected: list[Array], found: list[Array]) -> Comparison:
@@ -157,8 +125,3 @@ def _compare(graph: str, profile: Profile | None, expected: list[Array], found: 
         count,
         int(alike.sum()),
     )
-
-
-def _expert(slot: Array, capacity: int) -> Array:
-    """The expert that each pair got a place at, -1 where it was dropped."""
-    return np.where(slot < 0, -1, slot // (slot.shape[0] * capacity))
