@@ -8,7 +8,10 @@ PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 SETUP := $(VENV)/.setup-done
 NATIVE := $(VENV)/.native-done
 NATIVE_SOURCES := $(shell find plugins -type f)
-CXX_FILES := $(shell find plugins samples tests/cpp -name '*.cc' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' 2>/dev/null)
+CXX_FILES := $(shell find plugins samples tests/cpp benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
+# The TensorRT plugin is built where this names a folder with TensorRT's headers.
+TENSORRT_INCLUDE_DIR ?=
+NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_DIR=$(TENSORRT_INCLUDE_DIR))
 
 # What the native libraries need, and the Debian packages that have it.
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp openssl/evp.h
@@ -28,7 +31,7 @@ $(SETUP): pyproject.toml
 	@printf '#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null || $(MAKE) -s install-native-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(BUILD_TOOLS)
-	$(PIP_INSTALL) --no-build-isolation -e '.[dev]'
+	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[dev]'
 	touch $@ $(NATIVE)
 
 .PHONY: install-native-packages install-test-packages
@@ -47,7 +50,7 @@ install-native-packages install-test-packages:
 library: $(NATIVE)
 
 $(NATIVE): $(SETUP) $(NATIVE_SOURCES)
-	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --no-deps --no-build-isolation $(NATIVE_OPTIONS) -e .
 	touch $@
 
 demo: $(NATIVE)
@@ -68,11 +71,11 @@ lint-python: $(SETUP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# clang-tidy reads what the compiler was called with, so it sees the libraries that were built.
+# clang-tidy reads what the compiler was called with, so it sees the libraries that were built. CUDA is nvcc's to read.
 lint-native: $(NATIVE)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@if test -f build/native/compile_commands.json; then \
-		$(BIN)/python $(BIN)/run-clang-tidy.py -p build/native -quiet -j 2 -clang-tidy-binary $(BIN)/clang-tidy plugins/; \
+		$(BIN)/python $(BIN)/run-clang-tidy.py -p build/native -quiet -j 2 -clang-tidy-binary $(BIN)/clang-tidy 'plugins/.*\.cc$$'; \
 	else \
 		echo "make: no native library was built, so clang-tidy has nothing to check"; \
 	fi

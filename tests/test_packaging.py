@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,7 +18,7 @@ import sdk_build
 from damaged_files import assert_one_sentence
 
 from vmoe_runtime import Engine
-from vmoe_runtime.installation import find_native
+from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, find_native
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = "vmoe_runtime/lib/libvmoe_onnxruntime.so"
@@ -27,6 +28,7 @@ SDK = {
     "vmoe_runtime/include/vmoe/engine.h",
     "vmoe_runtime/include/vmoe/engine.hpp",
 }
+CUDA_LIBRARY = "vmoe_runtime/lib/libvmoe_onnxruntime_cuda.so"
 MISSING = "vmoe_runtime/lib/missing.txt"
 NO_COMPILER = {"CXX": "/nonexistent/c++"}
 
@@ -88,7 +90,7 @@ def wheel_without_compiler(sdist: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built in the tree's own build folder, so that only what changed is compiled."""
-    if find_native("lib", "missing.txt") is not None:
+    if not all(find_native("lib", name) for name in (OP_LIBRARY, SDK_LIBRARY)):
         pytest.skip("this machine lacks what the native libraries need")
     return build_wheel(ROOT, tmp_path_factory.mktemp("native"))
 
@@ -100,7 +102,7 @@ def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) 
         path.relative_to(ROOT).as_posix()
         for folder in ("exporter", "runtime", "plugins", "tests", "samples", "benchmarks")
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".cc", ".h", ".hpp", ".txt", ".cmake", ".npz", ".index", ".json", ".typed"}
+        if path.suffix in {".py", ".cc", ".cu", ".h", ".hpp", ".txt", ".cmake", ".npz", ".index", ".json", ".typed"}
     }
     assert needed <= held
     assert {"pyproject.toml", "Makefile", "README.md", "LICENSE", "conftest.py", ".clang-format", ".clang-tidy"} <= held
@@ -113,7 +115,12 @@ def test_without_a_compiler_the_wheel_has_no_library_but_the_reason(wheel_withou
     assert not [name for name in held if name.endswith((".so", ".hpp", ".cmake"))]
     with zipfile.ZipFile(wheel_without_compiler) as archive:
         lines = archive.read(MISSING).decode().splitlines()
-    assert [line.partition(": ")[0] for line in lines] == ["libvmoe_onnxruntime.so", "libvmoe_engine.so"]
+    assert [line.partition(": ")[0] for line in lines] == [
+        "libvmoe_onnxruntime.so",
+        "libvmoe_engine.so",
+        "libvmoe_onnxruntime_cuda.so",
+        "libvmoe_tensorrt.so",
+    ]
     assert all("a C++17 compiler (Debian package g++)" in line for line in lines)
 
 
@@ -146,6 +153,7 @@ def test_the_wheel_holds_the_packages_and_stripped_libraries_for_any_python_3(wh
     }
     assert sources <= held
     assert {LIBRARY, *SDK} <= held
+    assert (CUDA_LIBRARY in held) == (shutil.which("nvcc") is not None)
     with zipfile.ZipFile(wheel) as archive:
         for library in (name for name in held if name.endswith(".so")):
             assert b".symtab\0" not in archive.read(library)

@@ -43,7 +43,7 @@ def build(sanitizers: str) -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
         _skip_without(sanitizers, folder)
-        options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_REQUIRE_ALL=ON", f"-DVMOE_SANITIZE={sanitizers}"]
+        options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_REQUIRE_ALL=ON", "-DVMOE_GPU=OFF", f"-DVMOE_SANITIZE={sanitizers}"]
         built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *options)
         built("cmake", "--build", folder, "--parallel", "2", "--target", *TARGETS[sanitizers])
     return folder
