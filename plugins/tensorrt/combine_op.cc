@@ -3,7 +3,7 @@
 
 namespace vmoe::tensorrt {
 
-const OpSpec kCombineOp{
+constexpr OpSpec kCombineOp{
     "VmoeCombine",
     {{"out", ValueType::kTokens, "EMD"}, {"slot", ValueType::kInt32, "GSK"}, {"weight", ValueType::kWeight, "GSK"}},
     3,

@@ -1,8 +1,12 @@
 // The library's two functions: TensorRT calls them when it loads the library.
 #include <NvInferRuntime.h>
 
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <memory>
 
 #include "tensorrt/log.h"
 #include "tensorrt/op.h"
@@ -21,13 +25,15 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     field_names_.nbFields = op.routes() ? static_cast<int32_t>(Settings::kCount) : 0;
     field_names_.fields = fields_.data();
   }
+  Creator(const Creator&) = delete;  // it points into itself
+  Creator& operator=(const Creator&) = delete;
 
   // The phase makes no difference: an engine stores the same fields that a network is built with.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     char sentence[512];
     try {
-      return new Plugin(op_, ReadSettings(fields, op_.routes()));
+      return std::make_unique<Plugin>(op_, ReadSettings(fields, op_.routes())).release();
     } catch (const std::exception& error) {
       std::snprintf(sentence, sizeof(sentence), "%s \"%.200s\": %s", op_.name, name ? name : "", error.what());
     } catch (...) {

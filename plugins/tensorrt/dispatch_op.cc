@@ -3,7 +3,7 @@
 
 namespace vmoe::tensorrt {
 
-const OpSpec kDispatchOp{
+constexpr OpSpec kDispatchOp{
     "VmoeDispatch",
     {{"x", ValueType::kTokens, "GSD"}, {"src", ValueType::kInt32, "EM"}},
     2,

@@ -40,6 +40,26 @@ int MajorBehind(void* object) {
   return major;
 }
 
+// False where there is no logger, or where it throws.
+bool GiveToLogger(const char* line) noexcept {
+  try {
+    Logger& state = State();
+    void* finder = nullptr;
+    const InterfaceLayout* layout = nullptr;
+    {
+      const std::lock_guard<std::mutex> lock(state.mutex);
+      finder = state.finder;
+      layout = state.layout;
+    }
+    void* logger = finder ? CallVirtual<void*>(finder, layout->find_logger) : nullptr;
+    if (!logger) return false;
+    CallVirtual<void, int32_t, const char*>(logger, layout->log, kErrorSeverity, line);
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void SetLoggerFinder(void* finder) noexcept {
@@ -60,18 +80,7 @@ void SetLoggerFinder(void* finder) noexcept {
 void LogError(const char* sentence) noexcept {
   char line[1024];
   std::snprintf(line, sizeof(line), "vmoe: %s", sentence);
-  try {
-    Logger& state = State();
-    const std::lock_guard<std::mutex> lock(state.mutex);
-    if (state.finder) {
-      if (void* logger = CallVirtual<void*>(state.finder, state.layout->find_logger)) {
-        CallVirtual<void, int32_t, const char*>(logger, state.layout->log, kErrorSeverity, line);
-        return;
-      }
-    }
-  } catch (...) {  // a logger that throws: the sentence still comes out below
-  }
-  std::fprintf(stderr, "%s\n", line);
+  if (!GiveToLogger(line)) std::fprintf(stderr, "%s\n", line);
 }
 
 }  // namespace vmoe::tensorrt

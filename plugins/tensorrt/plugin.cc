@@ -1,7 +1,9 @@
 #include "tensorrt/plugin.h"
 
+#include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 
 #include "tensorrt/log.h"
 #include "tensorrt/op_error.h"
@@ -130,7 +132,10 @@ Sizes Plugin::ReadSizes(ShapeOf shape_of) const {
   CheckNumbering(sizes, "EM", "places");
   CheckNumbering(sizes, "GSK", "tokens and their choices");
   if (op_.routes()) {
-    if (const char* refusal = cuda::RoutingRefusal(settings_.Shape(sizes))) throw OpError(refusal);
+    if (const char* refusal = cuda::RoutingRefusal(settings_.Shape(sizes))) {
+      throw OpError(std::string(refusal) + "; here " + op_.inputs[0].name + " is " + ShapeText(shape_of(0)) + ", k " +
+                    std::to_string(settings_.k()) + " and capacity " + std::to_string(settings_.capacity()));
+    }
   } else if (sizes.has('K') && (sizes['K'] < 1 || sizes['K'] > cuda::kMaxChoices)) {
     throw OpError("a token has 1 to " + std::to_string(cuda::kMaxChoices) + " choices, not " +
                   std::to_string(sizes['K']));
@@ -148,14 +153,14 @@ nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapa
 }
 
 nvinfer1::IPluginV3* Plugin::clone() noexcept {
-  return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] { return new Plugin(op_, settings_); });
+  return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] { return std::make_unique<Plugin>(op_, settings_).release(); });
 }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept {
   return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] {
-    auto* attached = new Plugin(op_, settings_);
+    auto attached = std::make_unique<Plugin>(op_, settings_);
     attached->context_ = context;
-    return attached;
+    return attached.release();
   });
 }
 

@@ -24,6 +24,8 @@ class Plugin final : public nvinfer1::IPluginV3,
  public:
   // Throws std::bad_alloc.
   Plugin(const OpSpec& op, const Settings& settings);
+  Plugin(const Plugin&) = delete;  // it points into itself
+  Plugin& operator=(const Plugin&) = delete;
 
   // IPluginV3
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;

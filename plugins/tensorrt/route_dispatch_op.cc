@@ -3,7 +3,7 @@
 
 namespace vmoe::tensorrt {
 
-const OpSpec kRouteDispatchOp{
+constexpr OpSpec kRouteDispatchOp{
     "VmoeRouteDispatch",
     {{"gates", ValueType::kGates, "GSE"}, {"x", ValueType::kTokens, "GSD"}},
     2,

@@ -3,7 +3,7 @@
 
 namespace vmoe::tensorrt {
 
-const OpSpec kRouteOp{
+constexpr OpSpec kRouteOp{
     "VmoeRoute",
     {{"gates", ValueType::kGates, "GSE"}},
     1,
