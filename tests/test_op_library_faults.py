@@ -76,7 +76,7 @@ def shape_faults(op: Op) -> Iterator[Fault]:
         yield Fault(op.name, f"{name} of float64", (name, other[0]), {name: array.astype(np.float64)})
         if array.dtype != np.int32:
             yield Fault(op.name, f"{name} of int32", (name, other[1]), {name: array.astype(np.int32)})
-        if array.dtype == np.float32 and value.type != "W":
+        if value.type == "float":
             wide = array.astype(ml_dtypes.bfloat16)
             yield Fault(op.name, f"{name} of bfloat16", (name, "tensor(bfloat16)"), {name: wide})
         for axis, dim in enumerate(value.dims):
@@ -99,7 +99,7 @@ def setting_faults() -> Iterator[Fault]:
         "k": dict.fromkeys((0, -1, SIZES["E"] + 1, 2**40), "must be"),
         "bpr": dict.fromkeys((2, -1, 2**32), "0 or 1"),
     }
-    for op in ("VmoeRoute", "VmoeSparseMlp"):
+    for op in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp"):
         for name, values in settings.items():
             for number, says in values.items():
                 what = f"{name} {number}"
@@ -135,7 +135,12 @@ def value_faults() -> Iterator[Fault]:
     none = {"w1": wide[:0], "b1": np.zeros((0, 4), np.float32), "w2": np.zeros((0, 4, 6), np.float32)}
     none |= {"b2": np.zeros((0, 6), np.float32), "router": np.zeros((6, 0), np.float32)}
     yield Fault("VmoeSparseMlp", "no experts", ("no experts",), none)
-    yield Fault("VmoeRoute", "no experts", ("no experts",), {"gates": np.zeros((2, 5, 0), np.float32)})
+    for op in ("VmoeRoute", "VmoeRouteDispatch"):
+        yield Fault(op, "no experts", ("no experts",), {"gates": np.zeros((2, 5, 0), np.float32)})
+    weight = np.zeros((2, 5, 2), np.float16)
+    for tokens in (np.float32, ml_dtypes.bfloat16):
+        wrong: Inputs = {"out": np.zeros((3, 4, 6), tokens), "weight": weight}
+        yield Fault("VmoeCombine", f"weight float16 and out {np.dtype(tokens)}", ("type",), wrong)
     no_keys = np.zeros((2, 0, 6), np.float32)
     yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
 

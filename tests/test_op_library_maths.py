@@ -130,6 +130,10 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     expected = {
         "VmoeSparseMlp": (layer, [(0, 7, 5), (0, 7, 2), (0, 7, 2)]),
         "VmoeRoute": ({"gates": normal(rng, 0, 7, 4), **numbers}, [(0, 7, 2), (0, 7, 2), (4, 0)]),
+        "VmoeRouteDispatch": (
+            {"gates": normal(rng, 0, 7, 4), "x": normal(rng, 0, 7, 5), **numbers},
+            [(0, 7, 2), (0, 7, 2), (4, 0, 5)],
+        ),
         "VmoeDispatch": ({"x": normal(rng, 0, 7, 5), "src": np.zeros((4, 0), np.int32)}, [(4, 0, 5)]),
         "VmoeExpertMlp": ({"buf": normal(rng, 4, 0, 5), **experts}, [(4, 0, 5)]),
         "VmoeCombine": ({"out": normal(rng, 4, 0, 5), "slot": nobody, "weight": normal(rng, 0, 7, 2)}, [(0, 7, 5)]),

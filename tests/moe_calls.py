@@ -1,0 +1,160 @@
+"""Random calls of the routing ops in every type that they take, and what each must give, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from cpu_paths import Call, Outputs
+from op_models import NUMPY_TYPES, SETTINGS, element_types, node_call, settings
+
+from vmoe_export.ops import reference
+from vmoe_export.ops.table import OPS, ElementType
+
+FLOATS: tuple[ElementType, ...] = ("float", "fp16", "bf16")
+MOE_OPS = ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
+WIDTHS = (1, 2, 7, 8, 33, 255, 256, 257, 600)
+
+Inputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class MoeCall:
+    """Inputs of one op by name, and its settings where they are attributes."""
+
+    op: str
+    tokens: ElementType
+    gates: ElementType
+    inputs: Inputs
+    attributes: dict[str, int]
+
+    @property
+    def call(self) -> Call:
+        return node_call(self.op, self.inputs, self.attributes)
+
+    @property
+    def expected(self) -> Outputs:
+        """In the types that come out of the model: what is bfloat16 as float32."""
+        made = _expected(self)
+        return [array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array for array in made]
+
+    def __str__(self) -> str:
+        shapes = {name: array.shape for name, array in self.inputs.items()}
+        return f"{self.op} tokens {self.tokens} gates {self.gates} {shapes} {self.attributes}"
+
+
+def type_choices(op_name: str) -> list[tuple[ElementType, ElementType]]:
+    """The pairs of types of tokens and gates that an op takes, those that it doesn't have being float."""
+    op = OPS[op_name]
+    has = {value.type for value in op.inputs}
+    pairs = itertools.product(FLOATS if "T" in has else FLOATS[:1], FLOATS if "R" in has else FLOATS[:1])
+    return [pair for pair in pairs if op.takes(element_types(op, tokens=pair[0], gates=pair[1]))]
+
+
+def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
+    """`count` calls of each op in each choice of its types."""
+    rng = np.random.default_rng([10, seed])
+    for op in MOE_OPS:
+        for tokens, gates in type_choices(op):
+            for _ in range(count):
+                yield _random_call(rng, op, tokens, gates)
+
+
+def same_bits(found: Outputs, expected: Outputs) -> bool:
+    return all(
+        a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_bits(a), _bits(b))
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def same_values(found: Outputs, expected: Outputs) -> bool:
+    """Bits, but for those of NaN."""
+    return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def _plain_nan(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.int32 else np.where(np.isnan(array), array.dtype.type(np.nan), array)
+
+
+def _random_call(rng: np.random.Generator, op: str, tokens: ElementType, gates: ElementType) -> MoeCall:
+    groups, group, experts = (int(n) for n in (rng.integers(1, 4), rng.integers(1, 60), rng.integers(1, 20)))
+    k = int(rng.integers(1, min(experts, 8) + 1))
+    capacity, width = int(rng.choice([1, 2, 3, group, 2 * group + 1])), int(rng.choice(WIDTHS))
+    places = groups * capacity
+    numbers = {"capacity": capacity, "k": k, "bpr": int(rng.integers(2))}
+    inputs = {
+        "gates": _gates(rng, (groups, group, experts), gates),
+        "x": _floats(rng, (groups, group, width), tokens),
+        "src": rng.integers(-1, groups * group, (experts, places), np.int32),
+        "out": _floats(rng, (experts, places, width), tokens),
+        "slot": rng.integers(-1, experts * places, (groups, group, k), np.int32),
+        "weight": _floats(rng, (groups, group, k), gates),
+    }
+    names = [value.name for value in OPS[op].inputs]
+    attributes: dict[str, int] = {}
+    if "capacity" in names:
+        if rng.random() < 0.5:
+            attributes = numbers
+        else:
+            inputs |= dict(zip(SETTINGS, settings(*numbers.values()), strict=True))
+    return MoeCall(op, tokens, gates, {name: inputs[name] for name in names if name in inputs}, attributes)
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
+    """Numbers of all sizes, now and then with infinities and NaN."""
+    values = rng.standard_normal(shape, np.float32) * np.float32(10.0) ** rng.integers(-8, 5, shape).astype(np.float32)
+    if rng.random() < 0.3:
+        values[rng.random(shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0], np.float32))
+    with np.errstate(over="ignore"):
+        return values.astype(NUMPY_TYPES[element])
+
+
+def _gates(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
+    kind = rng.integers(4)
+    if kind == 0 and element == "fp16":  # any bits at all; in bfloat16 those of NaN would not outlive the way in
+        return rng.integers(0, 2**16, shape, np.uint16).view(np.float16)
+    gates = rng.random(shape, np.float32)
+    if kind == 1:  # many ties
+        gates = np.round(gates * 4) / 4
+    elif kind == 2:
+        gates[rng.random(shape) < 0.3] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0, 1e-7], np.float32))
+    return gates.astype(NUMPY_TYPES[element])
+
+
+def _expected(call: MoeCall) -> Outputs:
+    given = call.inputs
+    if call.op == "VmoeDispatch":
+        return [_dispatch(given["x"], given["src"])]
+    if call.op == "VmoeCombine":
+        return [_combine(given["out"], given["slot"], given["weight"])]
+    numbers = call.attributes or {name: int(given[name][0]) for name in SETTINGS}
+    gates = given["gates"]
+    wide = gates.astype(np.float32)
+    slot, _, src = reference.route(wide, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
+    expert = np.argsort(-np.where(np.isnan(wide), np.float32(0), wide), axis=-1, kind="stable")[..., : numbers["k"]]
+    weight = np.take_along_axis(_bits(gates), expert, axis=-1).view(gates.dtype)
+    return [slot, weight, src if call.op == "VmoeRoute" else _dispatch(given["x"], src)]
+
+
+def _dispatch(x: np.ndarray, src: np.ndarray) -> np.ndarray:
+    rows = _bits(x).reshape(-1, x.shape[-1])
+    copied: np.ndarray = np.where(src[..., None] < 0, rows.dtype.type(0), rows[src]).view(x.dtype)
+    return copied
+
+
+def _combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Products are added in float32, in the order of k, and the sum is rounded once."""
+    rows, wide = out.astype(np.float32).reshape(-1, out.shape[-1]), weight.astype(np.float32)
+    total = np.zeros((*slot.shape[:2], out.shape[-1]), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k in range(slot.shape[2]):
+            product = wide[..., k, None] * rows[slot[..., k]]
+            total = np.where(slot[..., k, None] < 0, total, product if k == 0 else total + product)
+        return total.astype(out.dtype)

@@ -1,0 +1,70 @@
+"""The routing ops of the op library in float32, float16 and bfloat16: numpy's bits in every choice of types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cpu_paths import outputs_of, run_calls
+from moe_calls import FLOATS, MOE_OPS, MoeCall, moe_calls, same_values, type_choices
+
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+PER_CHOICE = 60
+
+
+@pytest.fixture(scope="module")
+def calls() -> list[MoeCall]:
+    return list(moe_calls(0, PER_CHOICE))
+
+
+def test_every_choice_of_types_is_called(calls: list[MoeCall]) -> None:
+    assert [len(type_choices(op)) for op in MOE_OPS] == [3, 3, 9, 5]
+    assert len(calls) == 20 * PER_CHOICE
+
+
+def test_random_calls_are_the_reference_bit_for_bit(calls: list[MoeCall]) -> None:
+    found = outputs_of(run_calls([call.call for call in calls]))
+    wrong = [str(call) for call, outputs in zip(calls, found, strict=True) if not same_values(outputs, call.expected)]
+    assert not wrong, f"{len(wrong)} of {len(calls)} calls differ, such as {wrong[:5]}"
+
+
+def test_weights_are_the_bits_of_the_gates() -> None:
+    """Those of NaN, too."""
+    rng = np.random.default_rng(1)
+    gates = rng.integers(0, 2**16, (2, 300, 7), np.uint16).view(np.float16)
+    call = MoeCall("VmoeRoute", "float", "fp16", {"gates": gates}, {"capacity": 5, "k": 7, "bpr": 1})
+    ((_, weight, _),) = outputs_of(run_calls([call.call]))
+    assert np.isnan(gates).sum() > 50
+    np.testing.assert_array_equal(weight.view(np.uint16), call.expected[1].view(np.uint16))
+
+
+@pytest.mark.parametrize("element", FLOATS)
+def test_both_ops_in_one_are_one_after_the_other(calls: list[MoeCall], element: str) -> None:
+    together = [call for call in calls if call.op == "VmoeRouteDispatch" and call.tokens == element]
+    routes = [
+        MoeCall("VmoeRoute", "float", c.gates, {n: a for n, a in c.inputs.items() if n != "x"}, c.attributes)
+        for c in together
+    ]
+    routed = outputs_of(run_calls([route.call for route in routes]))
+    dispatches = [
+        MoeCall("VmoeDispatch", c.tokens, "float", {"x": c.inputs["x"], "src": src}, {})
+        for c, (_, _, src) in zip(together, routed, strict=True)
+    ]
+    dispatched = outputs_of(run_calls([dispatch.call for dispatch in dispatches]))
+    found = outputs_of(run_calls([call.call for call in together]))
+    for both, (slot, weight, _), (buf,) in zip(found, routed, dispatched, strict=True):
+        assert same_values(both, [slot, weight, buf])
+
+
+def test_sums_in_half_precision_are_rounded_once() -> None:
+    """1 + 3 * 2^-12 is nearest to 1 + 2^-10 among halves; rounded after each product, it would stay 1."""
+    out = np.array([1, 2**-12], np.float16).reshape(1, 2, 1)
+    slot = np.array([0, 1, 1, 1], np.int32).reshape(1, 1, 4)
+    for weights in (np.float32, np.float16):
+        inputs = {"out": out, "slot": slot, "weight": np.ones((1, 1, 4), weights)}
+        call = MoeCall("VmoeCombine", "fp16", "float" if weights is np.float32 else "fp16", inputs, {})
+        ((y,),) = outputs_of(run_calls([call.call]))
+        assert y.item() == 1 + 2**-10
