@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpu.exact import BITS, Array, from_float32
-from gpu.shapes import TYPES, Shape, Type
+from gpu.shapes import TYPE_BYTES, TYPES, Shape, Type
 
 GATE_KINDS = ("random", "tied", "equal", "nan", "extreme", "one expert")
 
@@ -57,12 +57,12 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, random: np.ran
     if kind == "one expert":
         logits[..., random.integers(experts)] += 9
     gates = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    gates = (gates / gates.sum(axis=-1, keepdims=True)).astype(np.float32)
+    gates = np.asarray(gates / gates.sum(axis=-1, keepdims=True), np.float32)
     if kind == "nan":
         gates[random.random(shape) < 0.1] = np.nan
         gates[random.random(shape[:2]) < 0.1] = np.nan
     if kind == "extreme":
-        odd = np.float32([0, -0.0, np.inf, -np.inf, -1, 1e-41, -1e-41, 3e38, -3e38, np.nan])
+        odd = np.array([0, -0.0, np.inf, -np.inf, -1, 1e-41, -1e-41, 3e38, -3e38, np.nan], np.float32)
         where = random.random(shape) < 0.5
         gates[where] = random.choice(odd, int(where.sum()))
     return gates
@@ -70,8 +70,8 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, random: np.ran
 
 def make_bits(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:
     """Any bits at all, NaNs too: what is only copied must stay what it is."""
-    width = {"fp32": np.uint32, "fp16": np.uint16, "bf16": np.uint16}[type]
-    return random.integers(0, np.iinfo(width).max, shape, width, endpoint=True).view(BITS[type])
+    bits: Array = random.integers(0, 256, (*shape[:-1], shape[-1] * TYPE_BYTES[type]), np.uint8).view(BITS[type])
+    return bits
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:

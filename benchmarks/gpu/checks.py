@@ -13,7 +13,8 @@ from gpu.cases import Case, Inputs, make_inputs
 from gpu.device import Device
 from gpu.exact import Array
 from gpu.floors import KERNELS, kernel_launches
-from gpu.problem import Kernels, Problem
+from gpu.library import Library
+from gpu.problem import Problem
 from gpu.shapes import TYPES, Shape
 
 _REPEATS = 3
@@ -95,7 +96,7 @@ def run_separately(problem: Problem) -> None:
         problem.run(kernel)
 
 
-def check_case(device: Device, kernels: Kernels, case: Case) -> list[str]:
+def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
     """Runs all kernels on a case, several times; returns what was wrong."""
     inputs = make_inputs(case)
     expected = expected_of(case, inputs)
@@ -113,7 +114,7 @@ def check_case(device: Device, kernels: Kernels, case: Case) -> list[str]:
     return [f"{case}: {what}" for what in dict.fromkeys(found)]
 
 
-def check_cases(device: Device, kernels: Kernels, name: str, cases: Iterable[Case]) -> Check:
+def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
     """All kernels on every case."""
     count, failures = 0, []
     for case in cases:
@@ -131,7 +132,7 @@ def _layer_cases(seed: int, count: int) -> list[Case]:
     return [Case(shapes[index % len(shapes)], "random", seed + index) for index in range(count)]
 
 
-def check_streams(device: Device, kernels: Kernels, seed: int) -> Check:
+def check_streams(device: Device, kernels: Library, seed: int) -> Check:
     """Layers side by side on several streams, over and over, each with its own tensors."""
     cases = _layer_cases(seed, _STREAMS)
     inputs = [make_inputs(case) for case in cases]
@@ -157,7 +158,7 @@ def check_streams(device: Device, kernels: Kernels, seed: int) -> Check:
     return Check("several streams at once", len(cases), tuple(failures))
 
 
-def check_graphs(device: Device, kernels: Kernels, seed: int) -> Check:
+def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
     """A layer captured in a CUDA graph once, then replayed on other inputs."""
     replays = 4
     failures: list[str] = []
@@ -187,7 +188,7 @@ def check_graphs(device: Device, kernels: Kernels, seed: int) -> Check:
     return Check("CUDA graphs replayed on other inputs", replays * len(cases), tuple(failures))
 
 
-def check_launches(device: Device, kernels: Kernels, shapes: Sequence[Shape]) -> Check:
+def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:
     """Every kernel is as many launches as the floors say, and neither allocates nor synchronises."""
     failures: list[str] = []
 

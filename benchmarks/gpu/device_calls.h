@@ -1,5 +1,5 @@
-// The GPU kernels for callers without C++: every function returns 0 or CUDA's error code. Types are 0 float32, 1 float16,
-// 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
+// The GPU kernels for callers without C++: every function returns 0 or CUDA's error code. Types are 0 float32, 1
+// float16, 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
 #pragma once
 
 #include <stddef.h>

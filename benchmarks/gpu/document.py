@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contest.report import table
+
 from gpu.floors import BAR, H100_BYTES_PER_SECOND, KERNELS, floor_seconds, kernel_bytes, kernel_launches
-from gpu.shapes import SETTINGS, SIZES, shape_for, shape_of_kernel
+from gpu.shapes import SETTINGS, SIZES, Type, shape_for, shape_of_kernel
 
 BEGIN = "<!-- python benchmarks/gpu.py --floors -->"
 END = "<!-- end -->"
+_WIDTHS: tuple[Type, ...] = ("fp32", "bf16")  # float16 moves what bfloat16 moves
 
 
 def floors_text() -> str:
@@ -19,12 +21,25 @@ def floors_text() -> str:
 
 
 def _size(groups: int, tokens: int) -> list[str]:
-    head = ["kernel", "E", "K", "C", "c", "launches", "MB fp32", "floor µs", f"{BAR} x", "MB 16 bits", "floor µs", f"{BAR} x"]
+    head = [
+        "kernel",
+        "E",
+        "K",
+        "C",
+        "c",
+        "launches",
+        "MB fp32",
+        "floor µs",
+        f"{BAR} x",
+        "MB 16 bits",
+        "floor µs",
+        f"{BAR} x",
+    ]
     rows = []
     for kernel in KERNELS:
         for experts, choices, ratio in SETTINGS:
             row = [kernel, f"{experts}", f"{choices}", f"{ratio}"]
-            for index, type in enumerate(("fp32", "bf16")):
+            for index, type in enumerate(_WIDTHS):
                 shape = shape_of_kernel(kernel, shape_for(groups, tokens, experts, choices, ratio, type))
                 moved = kernel_bytes(shape)[kernel]
                 floor = floor_seconds(moved, H100_BYTES_PER_SECOND) * 1e6

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contest.errors import BenchmarkError
+
 from gpu.shapes import TYPES, Shape, Type
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -45,8 +46,18 @@ def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
         architecture: the card's, such as "sm_90".
         target: the library.
     """
-    sources = [_HERE / "device_calls.cu", *kernel_sources()]
-    return [str(nvcc), *_FLAGS, "-shared", f"-arch={architecture}", "-I", str(PLUGINS), *map(str, sources), "-o", str(target)]
+    sources = [_HERE / "device_calls.cc", _HERE / "empty_kernel.cu", *kernel_sources()]
+    return [
+        str(nvcc),
+        *_FLAGS,
+        "-shared",
+        f"-arch={architecture}",
+        "-I",
+        str(PLUGINS),
+        *map(str, sources),
+        "-o",
+        str(target),
+    ]
 
 
 def checker_command(nvcc: Path, architecture: str, target: Path) -> list[str]:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from gpu.device import Device
 from gpu.exact import BITS, Array
+from gpu.library import Library
 from gpu.shapes import Shape
 
 _GUARD_BYTES = 256
 _GARBAGE = 0xA5
-
-
-class Kernels(Protocol):
-    """The kernels on addresses; see `gpu.library.Library`."""
-
-    def workspace_bytes(self, shape: Shape) -> int: ...
-    def route(
-        self, shape: Shape, gates: int, slot: int, weight: int, src: int, workspace: int, stream: int
-    ) -> None: ...
-    def dispatch(self, shape: Shape, x: int, src: int, buf: int, stream: int) -> None: ...
-    def route_dispatch(
-        self, shape: Shape, gates: int, x: int, slot: int, weight: int, buf: int, workspace: int, stream: int
-    ) -> None: ...
-    def combine(self, shape: Shape, out: int, slot: int, weight: int, y: int, stream: int) -> None: ...
-    def empty(self, stream: int) -> None: ...
-    def begin_count(self, stream: int) -> None: ...
-    def end_count(self, stream: int) -> int: ...
 
 
 class DeviceArray:
@@ -75,7 +59,7 @@ class DeviceArray:
 class Problem:
     """Inputs, outputs and workspace of all four kernels for one shape."""
 
-    def __init__(self, device: Device, kernels: Kernels, shape: Shape, offset: int = 0) -> None:
+    def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
         """Allocates; `offset` misaligns the tensors of tokens by so many bytes."""
         self.shape, self._device, self._kernels = shape, device, kernels
         token, gate = BITS[shape.type], BITS[shape.gate_type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from gpu.cases import make_gates
 from gpu.device import Device
 from gpu.exact import from_float32
 from gpu.floors import KERNELS, bar_seconds, count_kept, floor_seconds, kernel_bytes, kernel_launches
-from gpu.problem import Kernels, Problem
+from gpu.library import Library
+from gpu.problem import Problem
 from gpu.shapes import SIZES, Shape, Type, shape_for, shape_of_kernel
 from gpu.timing import Call, buffer_sets, in_turns, measure_copy, measure_launch
 
@@ -38,7 +40,7 @@ class Rates:
     launch: float
 
 
-def measure_rates(device: Device, kernels: Kernels, repeats: int, floor_rate: Callable[[str, float], float]) -> Rates:
+def measure_rates(device: Device, kernels: Library, repeats: int, floor_rate: Callable[[str, float], float]) -> Rates:
     """Measures copy and launch; `floor_rate` says, of the card's name and the copy, what floors are taken from."""
     copy = measure_copy(device, repeats)
     launch = measure_launch(device, kernels.empty, repeats)
@@ -47,7 +49,7 @@ def measure_rates(device: Device, kernels: Kernels, repeats: int, floor_rate: Ca
 
 
 def measure_shape(
-    device: Device, kernels: Kernels, shape: Shape, rates: Rates, repeats: int, *, bar: bool, with_peers: bool
+    device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int, *, bar: bool, with_peers: bool
 ) -> list[dict[str, Any]]:
     """A row for each kernel, ready for JSON; times in seconds.
 
@@ -67,7 +69,7 @@ def measure_shape(
 
 
 def _measure_kernel(
-    device: Device, kernels: Kernels, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool, with_peers: bool
+    device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool, with_peers: bool
 ) -> dict[str, Any]:
     own_shape = shape_of_kernel(kernel, shape)
     problems = _problems(device, kernels, kernel, own_shape)
@@ -75,7 +77,7 @@ def _measure_kernel(
     moved, launches = kernel_bytes(own_shape, kept)[kernel], kernel_launches(own_shape)[kernel]
     floor = floor_seconds(moved, rates.floor)
     limit = bar_seconds(floor, launches, rates.launch)
-    contenders: dict[str, Sequence[Call]] = {OURS: [_runner(problem, kernel) for problem in problems]}
+    contenders: dict[str, Sequence[Call]] = {OURS: [functools.partial(problem.run, kernel) for problem in problems]}
     notes: list[str] = []
     if with_peers:
         contenders |= _peers_of(kernel, own_shape, problems)
@@ -102,7 +104,7 @@ def _measure_kernel(
     }
 
 
-def _problems(device: Device, kernels: Kernels, kernel: str, shape: Shape) -> list[Problem]:
+def _problems(device: Device, kernels: Library, kernel: str, shape: Shape) -> list[Problem]:
     """Sets of buffers with the same routing in other memory, larger than the cache together as far as that is needed."""
     random = np.random.default_rng(0)
     gates = from_float32(make_gates("random", shape.groups, shape.tokens, shape.experts, random), shape.gate_type)
@@ -116,10 +118,6 @@ def _problems(device: Device, kernels: Kernels, kernel: str, shape: Shape) -> li
         problem.run("Route")
     device.synchronize()
     return problems
-
-
-def _runner(problem: Problem, kernel: str) -> Call:
-    return lambda: problem.run(kernel)
 
 
 def _torch_type(type: Type) -> Any:
@@ -162,7 +160,7 @@ def _peer_function(kernel: str, shape: Shape) -> Callable[[Mapping[str, Any]], A
 
 
 def _calls(function: Callable[[Mapping[str, Any]], Any], tensors: Sequence[Mapping[str, Any]]) -> list[Call]:
-    return [lambda t=t: function(t) for t in tensors]
+    return [functools.partial(function, t) for t in tensors]
 
 
 def _peers_of(kernel: str, shape: Shape, problems: Sequence[Problem]) -> dict[str, Sequence[Call]]:
@@ -173,9 +171,7 @@ def _peers_of(kernel: str, shape: Shape, problems: Sequence[Problem]) -> dict[st
     return found
 
 
-def _compiled_peer(
-    kernel: str, shape: Shape, problems: Sequence[Problem], notes: list[str]
-) -> dict[str, Sequence[Call]]:
+def _compiled_peer(kernel: str, shape: Shape, problems: Sequence[Problem], notes: list[str]) -> dict[str, Sequence[Call]]:
     """torch.compile of the peer, if it compiles; else a note says why not."""
     import torch
 

@@ -89,12 +89,7 @@ SETTINGS: tuple[tuple[int, int, float], ...] = tuple(
 
 def bar_shapes() -> list[Shape]:
     """All shapes that the bar is checked at."""
-    return [
-        shape_for(groups, tokens, *setting, type)
-        for groups, tokens in SIZES
-        for setting in SETTINGS
-        for type in TYPES
-    ]
+    return [shape_for(groups, tokens, *setting, type) for groups, tokens in SIZES for setting in SETTINGS for type in TYPES]
 
 
 def sweep_shapes() -> list[Shape]:

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/ops.h"
+#include "empty_kernel.h"
 
 namespace {
 
@@ -13,8 +14,6 @@ cudaStream_t AsStream(void* stream) { return static_cast<cudaStream_t>(stream); 
 vmoe::RoutingShape AsShape(const VmoeShape& shape) {
   return {shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity, shape.batch_priority != 0};
 }
-
-__global__ void EmptyKernel() {}
 
 }  // namespace
 
@@ -44,8 +43,8 @@ int vmoe_gpu_dispatch(const void* x, const int32_t* src, size_t places, size_t r
 
 int vmoe_gpu_route_dispatch(const VmoeShape* shape, int32_t gate_type, const void* gates, const void* x,
                             size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, void* stream) {
-  return vmoe::cuda::RouteDispatch(AsShape(*shape), static_cast<Type>(gate_type), gates, x, row_bytes, slot, weight, buf,
-                                   workspace, AsStream(stream));
+  return vmoe::cuda::RouteDispatch(AsShape(*shape), static_cast<Type>(gate_type), gates, x, row_bytes, slot, weight,
+                                   buf, workspace, AsStream(stream));
 }
 
 int vmoe_gpu_combine(int32_t type, const void* out, size_t places, const int32_t* slot, int32_t weight_type,
@@ -54,10 +53,7 @@ int vmoe_gpu_combine(int32_t type, const void* out, size_t places, const int32_t
                              choices, hidden, y, AsStream(stream));
 }
 
-int vmoe_gpu_empty(void* stream) {
-  EmptyKernel<<<1, 32, 0, AsStream(stream)>>>();
-  return cudaGetLastError();
-}
+int vmoe_gpu_empty(void* stream) { return vmoe_gpu::LaunchEmpty(AsStream(stream)); }
 
 int vmoe_gpu_begin_count(void* stream) {
   return cudaStreamBeginCapture(AsStream(stream), cudaStreamCaptureModeThreadLocal);
