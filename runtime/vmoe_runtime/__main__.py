@@ -5,9 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, NotInstalledError, find_native, native_path
+from vmoe_runtime.installation import (
+    CUDA_OP_LIBRARY,
+    OP_LIBRARY,
+    SDK_LIBRARY,
+    TENSORRT_PLUGIN,
+    TENSORRT_REGISTER,
+    NotInstalledError,
+    find_native,
+    native_path,
+)
 
 _PROGRAM = "python -m vmoe_runtime"
+# Option: the file in words, the library it is installed along with, and where it is.
+_FILES = {
+    "--cmake-dir": ("CMake package", SDK_LIBRARY, "lib", "cmake", "vmoe"),
+    "--include-dir": ("C++ headers", SDK_LIBRARY, "include"),
+    "--op-library": ("op library", OP_LIBRARY, "lib", OP_LIBRARY),
+    "--cuda-op-library": ("CUDA op library", CUDA_OP_LIBRARY, "lib", CUDA_OP_LIBRARY),
+    "--tensorrt-plugin": ("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN),
+    "--tensorrt-register": ("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         "--include-dir": "folder of the C++ SDK's headers",
         "--library-dir": "folder of the shared libraries",
         "--op-library": "the op library for ONNX Runtime",
+        "--cuda-op-library": "the op library for ONNX Runtime's CUDA provider",
+        "--tensorrt-plugin": "the TensorRT plugin, for loaders that register plugins themselves",
+        "--tensorrt-register": "the library that registers the plugin once it is loaded, for all other loaders",
     }.items():
         choice.add_argument(option, dest="wanted", action="store_const", const=option, help=meaning)
     try:
@@ -30,13 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _path(wanted: str) -> object:
-    match wanted:
-        case "--cmake-dir":
-            return native_path("CMake package", SDK_LIBRARY, "lib", "cmake", "vmoe")
-        case "--include-dir":
-            return native_path("C++ headers", SDK_LIBRARY, "include")
-        case "--op-library":
-            return native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY)
+    if wanted in _FILES:
+        return native_path(*_FILES[wanted])
     sdk = find_native("lib", SDK_LIBRARY)
     return (sdk or native_path("native libraries", OP_LIBRARY, "lib", OP_LIBRARY)).parent
 

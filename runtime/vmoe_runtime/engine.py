@@ -35,6 +35,8 @@ class Routing(NamedTuple):
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
+    TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded with.
+
     Example:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
         ...     logits = engine(images)
@@ -66,15 +68,16 @@ class Engine:
             path: the `NAME.vmoe` folder.
             profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
                 such as `c0.3-k1`. Default: the first stored one.
-            backend: "onnxruntime", "openvino", or "auto" for the fastest that is installed; `engine.backend` and
+            backend: "onnxruntime" or "openvino" for the CPU; "cuda", "ort-tensorrt" or "tensorrt" for an NVIDIA GPU; or
+                "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
-            threads: threads per call; default: the runtime's own choice.
+            threads: CPU threads per call; default: the runtime's own choice. Backends on a GPU ignore it.
             verify: check the SHA-256 of every file.
 
         Raises:
             BundleError: the bundle is missing, damaged or was changed.
             RoutingError: the profile can't be.
-            BackendError: the backend is missing or can't load the graph.
+            BackendError: the backend is missing, can't load the graph, or has none for the profile.
         """
         bundle = Bundle.open(path, verify=verify)
         chosen = _chosen_profile(bundle.manifest, profile)
@@ -82,7 +85,7 @@ class Engine:
         with ThreadPoolExecutor(1) as pool:
             weights = pool.submit(bundle.verify_weights if verify else lambda: None)
             try:
-                loaded = open_backend(backend, bundle, threads)
+                loaded = open_backend(backend, bundle, threads, chosen)
             finally:
                 # Changed weights are the better explanation of whatever else went wrong.
                 weights.result()
@@ -126,7 +129,7 @@ class Engine:
             float32[N, classes], or float32[N, feature size] if the bundle was exported for features.
 
         Raises:
-            ImageError, RoutingError: what was asked for doesn't fit the model.
+            ImageError, RoutingError: what was asked for doesn't fit the model, or what its graph was built for.
             BackendError: the runtime failed, or the engine is closed.
         """
         return self._run(images, self.setting(profile, capacity, k, bpr), [self.manifest.output])[0]
@@ -201,9 +204,18 @@ class Engine:
                 f"that need a multiple of {multiple}"
             )
         feeds: dict[str, Array] = {"image": batch}
-        if setting is not None:
+        if backend.profile is not None:
+            self._check_profile(backend.profile, setting)
+        elif setting is not None:
             feeds |= setting.inputs()
         return backend.run(feeds, outputs)
+
+    def _check_profile(self, only: Profile, asked: Profile | None) -> None:
+        if asked is not None and (asked.capacity, asked.k, asked.bpr) != (only.capacity, only.k, only.bpr):
+            raise RoutingError(
+                f"backend '{self.backend}' was loaded for profile '{only.name}' and can't run '{asked.name}'; load an "
+                f"engine with profile='{asked.name}', or take a backend that runs any profile"
+            )
 
 
 def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:

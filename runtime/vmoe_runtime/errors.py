@@ -25,3 +25,7 @@ class BackendError(VmoeError, RuntimeError):
 
 class UnsuitedError(BackendError):
     """A backend that can't run this bundle exactly, where another one can."""
+
+
+class UnavailableError(BackendError):
+    """A backend whose package, driver, device or library this machine lacks."""

@@ -9,6 +9,9 @@ from vmoe_runtime.errors import VmoeError
 
 OP_LIBRARY = "libvmoe_onnxruntime.so"
 SDK_LIBRARY = "libvmoe_engine.so"
+CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
+TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
+TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
 
 _MISSING = Path("lib", "missing.txt")  # "LIBRARY: what it lacks", written when the package was built
 

@@ -1,16 +1,21 @@
-"""Backends: what runs a bundle's graph on this machine."""
+"""Backends: what runs a bundle's graph. Each lives in a module of its own that imports its runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.backends.sharing import SharedLoads, content_key
+from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
+from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,42 +27,91 @@ class Backend(Protocol):
     def description(self) -> str:
         """What runs the model, in words: runtime, version, and whether the op library is used."""
 
+    @property
+    def profile(self) -> Profile | None:
+        """The only profile that the graph can run; None where the setting is an input, or where it is dense."""
+
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph.
 
         Raises:
             BackendError: the runtime failed.
+            ImageError: the graph was built for fewer images, or for more.
         """
 
 
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Backend:
+Load = Callable[[Bundle, int | None, Profile | None], Backend]
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """How a backend is loaded.
+
+    Attributes:
+        load: takes the bundle, threads per call and the engine's profile.
+        extra: of the package, that installs it.
+        on_gpu: it runs on a GPU, where threads mean nothing.
+        one_profile: what it loads is fixed to the engine's profile.
+    """
+
+    load: Load
+    extra: str
+    on_gpu: bool = False
+    one_profile: bool = False
+
+
+def _onnxruntime(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
     from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend.for_bundle(bundle, threads)
 
 
-def _openvino(bundle: Bundle, threads: int | None) -> Backend:
+def _openvino(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
     from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 
     return OpenVinoBackend.for_bundle(bundle, threads)
 
 
-BACKENDS: Mapping[str, Callable[[Bundle, int | None], Backend]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+def _cuda(bundle: Bundle, _: int | None, __: Profile | None) -> Backend:
+    from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
+
+    return cuda_backend(bundle)
+
+
+def _onnxruntime_tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
+    tensorrt_graph(bundle, profile)  # what the bundle lacks comes before what the machine lacks
+    from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
+
+    return tensorrt_backend(bundle, profile)
+
+
+def _tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
+    tensorrt_graph(bundle, profile)
+    from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
+
+    return TensorRtBackend.for_bundle(bundle, profile)
+
+
+BACKENDS: Mapping[str, BackendKind] = {
+    "onnxruntime": BackendKind(_onnxruntime, "cpu"),
+    "openvino": BackendKind(_openvino, "openvino"),
+    "cuda": BackendKind(_cuda, "gpu", on_gpu=True),
+    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", on_gpu=True, one_profile=True),
+    "tensorrt": BackendKind(_tensorrt, "tensorrt", on_gpu=True, one_profile=True),
 }
 
 
 _loads: SharedLoads[Backend] = SharedLoads()
 
 
-def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, Backend]:
+def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profile | None = None) -> tuple[str, Backend]:
     """Loads a bundle's graph, or shares it with whoever loaded the same files on the same backend and threads.
 
     Args:
-        name: a key of BACKENDS, or "auto" for the fastest one that is installed.
+        name: a key of BACKENDS, or "auto" for the fastest one that works here.
         bundle: what to load.
-        threads: threads per call, or None for the runtime's own choice.
+        threads: threads per call, or None for the runtime's own choice; backends on a GPU have none.
+        profile: what a backend that is fixed to one profile is loaded for.
 
     Returns:
         The name of the backend, and the backend.
@@ -71,14 +125,14 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
         if name not in BACKENDS:
             raise BackendError(f"backend '{name}' is not known; {', '.join(BACKENDS)} and auto are")
         try:
-            return name, _load(name, bundle, threads)
+            return name, _load(name, bundle, threads, profile)
         except ImportError as error:
-            raise BackendError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
+            raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     unsuited: UnsuitedError | None = None
     for candidate in _fastest_first():
         try:
-            return candidate, _load(candidate, bundle, threads)
-        except ImportError:
+            return candidate, _load(candidate, bundle, threads, profile)
+        except (ImportError, UnavailableError):
             continue
         except UnsuitedError as error:
             unsuited = error
@@ -86,16 +140,26 @@ def open_backend(name: str, bundle: Bundle, threads: int | None) -> tuple[str, B
 
 
 def _fastest_first() -> tuple[str, ...]:
-    """ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops."""
-    return ("openvino", "onnxruntime") if op_library.find_library() is None else ("onnxruntime", "openvino")
+    """A GPU, where there is one; without, ONNX Runtime is the faster one with the op library, OpenVINO on standard ops."""
+    on_cpu = ("openvino", "onnxruntime") if op_library.find_library() is None else ("onnxruntime", "openvino")
+    try:
+        find_gpu()
+    except UnavailableError:
+        return on_cpu
+    return ("cuda", *on_cpu)
 
 
-def _load(name: str, bundle: Bundle, threads: int | None) -> Backend:
-    return _loads.get(
-        (name, threads, op_library.find_library(), content_key(bundle)), lambda: BACKENDS[name](bundle, threads)
+def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | None) -> Backend:
+    kind = BACKENDS[name]
+    key = (
+        name,
+        None if kind.on_gpu else threads,
+        profile if kind.one_profile else None,
+        find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else op_library.find_library(),
+        content_key(bundle),
     )
+    return _loads.get(key, lambda: kind.load(bundle, threads, profile))
 
 
 def _how_to_install(name: str) -> str:
-    extra = {"onnxruntime": "cpu"}.get(name, name)
-    return f"pip install 'vmoe-export[{extra}]'"
+    return f"pip install 'vmoe-export[{BACKENDS[name].extra}]'"

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the inlined graph, or the canonical one where the op library is at hand."""
+"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is at hand."""
 
 from __future__ import annotations
 
@@ -14,27 +14,41 @@ from vmoe_runtime import op_library
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+_CPU = (("CPUExecutionProvider", {}),)
 _OLDEST_FOR_LIBRARY = (1, 21)
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
 
 class OnnxRuntimeBackend:
-    """One session on the CPU execution provider.
+    """One session.
 
     Args:
         graph: path of the ONNX file; its external data lies beside it.
         threads: intra-op threads, or None for the runtime's own choice.
         library: the op library to register, or None.
+        providers: execution providers with their options, the one to run on first.
+        place: what the session runs on and with which ops, in words; default: the CPU.
+        profile: the profile that the graph is fixed to, or None.
 
     Raises:
-        BackendError: ONNX Runtime can't use the op library, or can't load the graph.
+        BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
     """
 
-    def __init__(self, graph: Path, threads: int | None = None, library: Path | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        threads: int | None = None,
+        library: Path | None = None,
+        *,
+        providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
+        place: str | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
@@ -47,15 +61,20 @@ class OnnxRuntimeBackend:
                 # Its fallback prints to stdout and tries the same again.
                 str(graph),
                 options,
-                providers=["CPUExecutionProvider"],
+                providers=[name for name, _ in providers],
+                provider_options=[dict(settings) for _, settings in providers],
                 enable_fallback=0,
             )
         except Exception as error:
             raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None
+        # It goes on without a provider that it can't start.
+        if self._session.get_providers()[0] != providers[0][0]:
+            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
         # Inputs with default values are among the latter, and a default must not stand in for a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = {port.name for port in ports}
-        self._library = library
+        self._place = place or f"CPU, {'standard ops' if library is None else 'vmoe op library'}"
+        self.profile = profile
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
@@ -66,9 +85,8 @@ class OnnxRuntimeBackend:
 
     @property
     def description(self) -> str:
-        """Runtime and version, and whether the op library is used."""
-        ops = "standard ops" if self._library is None else "vmoe op library"
-        return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
+        """Runtime and version, what it runs on, and whether the op library is used."""
+        return f"ONNX Runtime {onnxruntime.__version__} {self._place}"
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.

@@ -22,7 +22,7 @@ _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
 
 
 class OpenVinoBackend:
-    """One compiled model and as many inference requests as there are threads calling at once.
+    """One compiled model and as many inference requests as there are threads calling at once; it runs any profile.
 
     Args:
         graph: path of the ONNX file; its external data lies beside it.
@@ -31,6 +31,8 @@ class OpenVinoBackend:
     Raises:
         BackendError: OpenVINO can't load the graph.
     """
+
+    profile: None = None
 
     def __init__(self, graph: Path, threads: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.

@@ -1,0 +1,65 @@
+"""Which GPU this process can use, asked of NVIDIA's driver itself: no package and no CUDA toolkit is needed for that."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from vmoe_runtime.errors import UnavailableError
+
+_DRIVER = "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU that the process sees; CUDA_VISIBLE_DEVICES chooses among several.
+
+    Attributes:
+        name: such as "NVIDIA H100 80GB HBM3".
+        compute_capability: such as "9.0".
+        cuda: (major, minor) of the newest CUDA that the driver supports.
+    """
+
+    name: str
+    compute_capability: str
+    cuda: tuple[int, int]
+
+
+def find_gpu() -> Gpu:
+    """The GPU to run on.
+
+    Raises:
+        UnavailableError: there is no driver, or it finds no GPU.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        raise UnavailableError(f"there is no NVIDIA driver on this machine ({error})") from None
+    _call(driver, "cuInit", 0)
+    count, device, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    _call(driver, "cuDeviceGetCount", ctypes.byref(count))
+    if count.value == 0:
+        raise UnavailableError("the NVIDIA driver finds no GPU")
+    _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
+    _call(driver, "cuDriverGetVersion", ctypes.byref(version))
+    name = ctypes.create_string_buffer(256)
+    _call(driver, "cuDeviceGetName", name, len(name), device)
+    capability = []
+    for attribute in (_MAJOR, _MINOR):
+        value = ctypes.c_int()
+        _call(driver, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+        capability.append(str(value.value))
+    return Gpu(
+        name.value.decode(errors="replace"), ".".join(capability), (version.value // 1000, version.value % 1000 // 10)
+    )
+
+
+def _call(driver: ctypes.CDLL, function: str, *arguments: object) -> None:
+    code = driver[function](*arguments)
+    if code == 0:
+        return
+    text = ctypes.c_char_p()
+    driver["cuGetErrorString"](code, ctypes.byref(text))
+    reason = text.value.decode(errors="replace") if text.value else "unknown"
+    raise UnavailableError(f"the NVIDIA driver can't use a GPU: {reason} (error {code} of {function})")

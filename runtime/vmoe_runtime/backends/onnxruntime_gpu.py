@@ -1,0 +1,152 @@
+"""ONNX Runtime on an NVIDIA GPU: its CUDA provider on any profile, and its TensorRT provider on an exported one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnxruntime
+
+from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.engine_cache import private_folder
+from vmoe_runtime.errors import UnavailableError
+from vmoe_runtime.installation import (
+    CUDA_OP_LIBRARY,
+    TENSORRT_PLUGIN,
+    TENSORRT_REGISTER,
+    NotInstalledError,
+    find_native,
+    native_path,
+)
+from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.shared_objects import needed_libraries
+
+_CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+_FLOAT32 = {"use_tf32": "0"}  # TF32 has ten bits of mantissa, and the router would send tokens elsewhere
+
+
+def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
+    """The canonical graph with the CUDA op library, or the inlined one where this installation has none.
+
+    Raises:
+        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
+        BackendError: ONNX Runtime can't load the graph.
+    """
+    gpu = _require(_CUDA, "cuda")
+    library = find_native("lib", CUDA_OP_LIBRARY)
+    ops = "standard ops" if library is None else "vmoe CUDA op library"
+    return OnnxRuntimeBackend(
+        bundle.file(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
+        library=library,
+        providers=[(_CUDA, _FLOAT32), (_CPU, {})],
+        place=f"CUDA on {gpu.name}, {ops}",
+    )
+
+
+def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
+    """The graph that is fixed to a profile, as a TensorRT engine that ONNX Runtime builds, and keeps in the cache folder.
+
+    Raises:
+        UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin don't allow it.
+        BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
+    """
+    graph = tensorrt_graph(bundle, profile)
+    gpu = _require(_TENSORRT, "tensorrt")
+    try:
+        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
+    except NotInstalledError as error:
+        raise UnavailableError(str(error)) from None
+    cache = str(private_folder("onnxruntime", bundle.identity[:32]))
+    options = {
+        "trt_extra_plugin_lib_paths": str(plugin),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": cache,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": cache,
+    }
+    return OnnxRuntimeBackend(
+        graph,
+        providers=[(_TENSORRT, options), (_CUDA, _FLOAT32), (_CPU, {})],
+        place=f"TensorRT on {gpu.name}, vmoe plugin",
+        profile=profile,
+    )
+
+
+def _require(provider: str, library: str) -> Gpu:
+    """The GPU, once everything that the provider needs was found.
+
+    ONNX Runtime prints what is missing in red and goes on without the provider, so all of it is looked for first.
+    """
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    if provider not in onnxruntime.get_available_providers():
+        raise UnavailableError(
+            f"the installed {runtime} has no {provider}; run pip uninstall onnxruntime, then pip install 'vmoe-export[gpu]'"
+        )
+    gpu = find_gpu()
+    needed = _built_for_cuda()
+    if needed is not None and gpu.cuda[0] < needed:
+        raise UnavailableError(
+            f"{runtime} needs a driver for CUDA {needed}, and the one on this machine is for CUDA "
+            f"{'.'.join(map(str, gpu.cuda))}; update the driver"
+        )
+    file = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{library}.so"
+    missing = _missing_library(file)
+    if missing is not None:
+        raise UnavailableError(f"{runtime} can't use its {provider}: {missing}")
+    return gpu
+
+
+def _built_for_cuda() -> int | None:
+    """The major version of CUDA that this onnxruntime was built for, where it says so."""
+    try:
+        from onnxruntime.capi.build_and_package_info import cuda_version
+    except ImportError:
+        return None
+    major = str(cuda_version).partition(".")[0]
+    return int(major) if major.isdecimal() else None
+
+
+def _missing_library(provider: Path) -> str | None:
+    """What keeps a provider's library from being loaded, in words; None where nothing does.
+
+    Loading it before ONNX Runtime does would end the process, so what it needs is loaded instead.
+    """
+    if _first_missing(provider) is None:
+        return None
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find
+        onnxruntime.preload_dlls()  # from the packages that the extras cuda and cudnn install
+    with contextlib.suppress(Exception):
+        import tensorrt  # noqa: F401  (its libraries lie where only this finds them)
+    missing = _first_missing(provider)
+    if missing is None:
+        return None
+    if missing.startswith(("libnvinfer", "libnvonnxparser")):
+        major = missing.rpartition(".")[2]
+        return (
+            f"it needs TensorRT {major} ({missing}), and {_installed_tensorrt()}; run pip install 'tensorrt=={major}.*', or "
+            "take backend 'tensorrt', which runs with any TensorRT from 10 on"
+        )
+    return f"{missing} can't be loaded; run pip install 'vmoe-export[gpu]', which brings CUDA's libraries and cuDNN"
+
+
+def _first_missing(library: Path) -> str | None:
+    for name in needed_libraries(library):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return name
+    return None
+
+
+def _installed_tensorrt() -> str:
+    try:
+        return f"pip's is {version('tensorrt')}"
+    except PackageNotFoundError:
+        return "none is installed"

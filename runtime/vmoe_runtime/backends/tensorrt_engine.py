@@ -1,0 +1,139 @@
+"""TensorRT: an engine that `vmoe-build` built for one profile, from the cache folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import BoundedSemaphore
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime.backends import tensorrt_api
+from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.engine_cache import EngineCacheError, EngineKey, EngineRecord, difference, load_engine, other_engines
+from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
+from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, native_path
+from vmoe_runtime.profiles import Profile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_LANES = 2  # one call copies while the other computes; more would only take memory, since a GPU does one thing at a time
+
+
+class TensorRtBackend:
+    """A loaded engine; up to two calls run at once, others wait for them.
+
+    Args:
+        engine: as TensorRT serialised it.
+        record: what the engine was built from and for.
+        profile: the profile that the engine is fixed to; None for a dense ViT.
+
+    Raises:
+        UnavailableError: this installation has no plugin.
+        BackendError: TensorRT can't load the engine.
+    """
+
+    def __init__(self, engine: bytes, record: EngineRecord, profile: Profile | None) -> None:
+        self.profile = profile
+        self._record = record
+        self._loaded = tensorrt_api.LoadedEngine(engine, None if record.plugin_inside else plugin_library())
+        self._free = BoundedSemaphore(_LANES)
+        self._idle: SimpleQueue[tensorrt_api.Lane] = SimpleQueue()
+
+    @classmethod
+    def for_bundle(cls, bundle: Bundle, profile: Profile | None) -> TensorRtBackend:
+        """The engine that was built for a bundle at a profile, on this GPU by this TensorRT.
+
+        Raises:
+            UnavailableError: there is no GPU, or this installation has no plugin.
+            BackendError: no such engine was built, or it must not be trusted, or can't be loaded.
+        """
+        tensorrt_graph(bundle, profile)
+        key = engine_key(bundle, profile, tensorrt_api.gpu())
+        command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
+        try:
+            found = load_engine(key)
+        except EngineCacheError as error:
+            raise EngineCacheError(f"{error}; run {command} --force") from None
+        if found is None:
+            raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
+        return cls(*found, profile)
+
+    @property
+    def description(self) -> str:
+        """Version, GPU, precision and range of batches."""
+        key = self._record.key
+        batches = f"batches of {self._record.min_batch} to {self._record.max_batch}"
+        return f"TensorRT {key.tensorrt} on {key.gpu}, {key.precision}, {batches}"
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
+
+        Raises:
+            ImageError: the engine wasn't built for so few or so many images.
+            BackendError: TensorRT or CUDA failed.
+        """
+        if feeds.keys() != {tensorrt_api.INPUT}:
+            raise BackendError(f"TensorRT failed: the engine takes {tensorrt_api.INPUT}, not {', '.join(sorted(feeds))}")
+        image = feeds[tensorrt_api.INPUT]
+        smallest, largest = self._record.min_batch, self._record.max_batch
+        if not smallest <= len(image) <= largest:
+            option = "--max-batch" if len(image) > largest else "--min-batch"
+            raise ImageError(
+                f"the engine was built for {smallest} to {largest} images, and the batch has {len(image)}; "
+                f"run vmoe-build with {option} {len(image)}"
+            )
+        with self._lane() as lane:
+            return lane.run(image, outputs)
+
+    @contextmanager
+    def _lane(self) -> Iterator[tensorrt_api.Lane]:
+        with self._free:
+            try:
+                lane = self._idle.get_nowait()
+            except Empty:
+                lane = self._loaded.new_lane()
+            yield lane
+            # After a failure it isn't used again.
+            self._idle.put(lane)
+
+
+def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:
+    """What an engine of this bundle is built from and for, on this GPU by this TensorRT."""
+    return EngineKey(
+        bundle=bundle.identity,
+        profile=None if profile is None else profile.name,
+        precision=exported_graphs(bundle).precision,
+        tensorrt=tensorrt_api.version(),
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+    )
+
+
+def plugin_library() -> Path:
+    """Path of the TensorRT plugin.
+
+    Raises:
+        UnavailableError: this installation has none; says what to install.
+    """
+    try:
+        return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
+    except NotInstalledError as error:
+        raise UnavailableError(str(error)) from None
+
+
+def _described(key: EngineKey) -> str:
+    profile = "" if key.profile is None else f"profile {key.profile} with "
+    return f"{profile}TensorRT {key.tensorrt} on {key.gpu}"
+
+
+def _near_miss(key: EngineKey) -> str:
+    """The engine that comes closest, and what it is of instead."""
+    others = sorted(other_engines(key), key=lambda other: (other.profile != key.profile, difference(other, key)))
+    return f" (there is one of {difference(others[0], key)})" if others else ""

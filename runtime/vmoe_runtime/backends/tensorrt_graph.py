@@ -1,0 +1,45 @@
+"""Which graph of a bundle TensorRT builds an engine from: one for each profile, with its setting fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import BackendError
+from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
+from vmoe_runtime.profiles import Profile
+
+
+def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
+    """The graphs for TensorRT that a bundle has.
+
+    Raises:
+        BackendError: it was exported without them.
+    """
+    graphs = bundle.manifest.tensorrt
+    if graphs is None:
+        raise BackendError(f"{bundle.path} has no graphs for TensorRT: export it again with --tensorrt")
+    return graphs
+
+
+def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> Path:
+    """Path of the graph that is fixed to a profile; None stands for a dense ViT.
+
+    Raises:
+        BackendError: the bundle was exported without graphs for TensorRT, or without this one.
+    """
+    graphs = exported_graphs(bundle).graphs
+    if profile is None:
+        return bundle.file(graphs[DENSE_GRAPH_KEY])
+    if profile.name not in graphs:
+        raise BackendError(
+            f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
+            f"again with --tensorrt {_options(profile)}"
+        )
+    return bundle.file(graphs[profile.name])
+
+
+def _options(profile: Profile) -> str:
+    """The options of `vmoe-export` that store a profile."""
+    vanilla = "" if profile.bpr else " --no-bpr"
+    return f"--capacity {profile.capacity_ratio!r} --k {profile.k}{vanilla}"
