@@ -8,12 +8,19 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from moe_calls import MOE_OPS, type_choices
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import DOMAIN, OPS, VERSION, Op, Value
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Value
 
-ONNX_TYPES = {"float": TensorProto.FLOAT, "bf16": TensorProto.BFLOAT16, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
+ONNX_TYPES = {
+    "float": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "i32": TensorProto.INT32,
+    "i64": TensorProto.INT64,
+}
 SETTINGS = ("capacity", "k", "bpr")
 FIXED = (
     {"D": 16, "E": 8, "F": 48, "P": 10},
@@ -37,10 +44,12 @@ class Model:
     attributes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Inputs and outputs that the node doesn't have."""
+    tokens: ElementType = "float"
+    gates: ElementType = "float"
 
 
 def models() -> Iterator[Model]:
-    """Every op with weights fed and constant, float32 and bfloat16, settings as inputs and attributes, right and wrong."""
+    """Every op with weights fed and constant, in every type, settings as inputs and attributes, right and wrong."""
     for name, op in OPS.items():
         attributes = {"num_heads": 3} if name == "VmoeAttention" else {}
         has_weights = any(value.dims == ("E", "D", "F") for value in op.inputs)
@@ -50,9 +59,12 @@ def models() -> Iterator[Model]:
                 yield Model(name, bf16=bf16, attributes=flag)
                 if weights_of(op):
                     yield from (Model(name, bf16=bf16, attributes=flag, fixed=fixed) for fixed in FIXED)
+    for name in MOE_OPS:
+        yield from (Model(name, tokens=tokens, gates=gates) for tokens, gates in type_choices(name)[1:])
+    yield Model("VmoeCombine", "never-loads", tokens="fp16", gates="bf16")
     yield from (Model("VmoeAttention", attributes={"num_heads": heads}) for heads in (1, 2, 5))
     yield from (Model("VmoeAttention", "never-loads", attributes={"num_heads": heads}) for heads in (0, -1))
-    for name in ("VmoeRoute", "VmoeSparseMlp"):
+    for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp"):
         yield Model(name, attributes={"capacity": 3, "k": 2, "bpr": 0}, left_out=SETTINGS)
         yield Model(name, attributes={"capacity": 500, "k": 1, "bpr": 1}, left_out=SETTINGS)
         yield Model(name, "never-runs", attributes={"capacity": 2, "k": 3}, left_out=("bpr",))
@@ -127,5 +139,5 @@ def _write(model: Model, file: Path) -> list[str]:
 
 def _type(model: Model, value: Value) -> str:
     if value.type != "W":
-        return value.type
+        return {"T": model.tokens, "R": model.gates}.get(value.type, ELEMENT_TYPES[value.type][0])
     return "bf16" if model.bf16 in (True, value.name) else "float"

@@ -18,14 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.ops import reference
-from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, Op, Value
+from vmoe_export.ops.functions import IR_VERSION, ONNX_TYPES, OPSET, function_bodies
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Types, Value
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
 RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if find_library() else []))
-ONNX_TYPES = {"float": TensorProto.FLOAT, "i32": TensorProto.INT32, "i64": TensorProto.INT64}
-NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64, "bf16": ml_dtypes.bfloat16}
+NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64, "bf16": ml_dtypes.bfloat16, "fp16": np.float16}
 SETTINGS = ("capacity", "k", "bpr")
 
 Run = Callable[..., list[np.ndarray]]
@@ -51,9 +50,25 @@ def torch_op(op: Op) -> torch._ops.OpOverload:
     return getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default
 
 
+def element_types(op: Op, bf16_weights: bool = False, tokens: ElementType = "float", gates: ElementType = "float") -> Types:
+    """The element type of each value type of the op."""
+    chosen: Types = {"W": "bf16" if bf16_weights else "float", "T": tokens, "R": gates}
+    return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
+
+
 @functools.cache
-def runner(name: str, op_name: str, dispatch_bf16: bool = False, bf16_weights: bool = False) -> Run:
-    """A function from the op's inputs, in order, to its outputs, in order; with `bf16_weights`, w1 and w2 are bfloat16."""
+def runner(
+    name: str,
+    op_name: str,
+    dispatch_bf16: bool = False,
+    bf16_weights: bool = False,
+    tokens: ElementType = "float",
+    gates: ElementType = "float",
+) -> Run:
+    """A function from the op's inputs, in order, to its outputs, in order.
+
+    With `bf16_weights`, w1 and w2 are bfloat16; `tokens` and `gates` are the types T and R.
+    """
     op = OPS[op_name]
     names = [value.name for value in op.inputs]
     if name == "torch":
@@ -61,13 +76,17 @@ def runner(name: str, op_name: str, dispatch_bf16: bool = False, bf16_weights: b
 
         def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
             outputs = torch_op(op)(*map(_to_torch, inputs), *flags)
-            return [output.numpy() for output in _as_list(outputs)]
+            return [_to_numpy(output) for output in _as_list(outputs)]
 
         return run_torch
-    model = one_node_model(op, dispatch_bf16, bf16_weights)
+    types = element_types(op, bf16_weights, tokens, gates)
+    model = one_node_model(op, dispatch_bf16, bf16_weights, tokens, gates)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
-    return _session_runner(model, names, name)
+    run_widened = _session_runner(model, names, name)
+    return lambda *inputs: [
+        output.astype(NUMPY_TYPES[types[value.type]]) for output, value in zip(run_widened(*inputs), op.outputs, strict=True)
+    ]
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
@@ -76,25 +95,37 @@ def run_graph(name: str, model: onnx.ModelProto) -> Run:
     return _session_runner(model, names, name)
 
 
-def one_node_model(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -> onnx.ModelProto:
+def one_node_model(
+    op: Op,
+    dispatch_bf16: bool = False,
+    bf16_weights: bool = False,
+    tokens: ElementType = "float",
+    gates: ElementType = "float",
+) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
 
-    numpy has no bfloat16 that runtimes take: where the op gets bfloat16, the model takes the values as float32.
+    numpy has no bfloat16 that runtimes take or give: what is bfloat16 for the op goes in and out of the model as float32.
     """
-    inputs, outputs = (list(map(_value_info, values)) for values in (op.inputs, op.outputs))
-    narrow = [value.name for value in op.inputs if bf16_weights and "bf16" in ELEMENT_TYPES[value.type]]
-    casts = [helper.make_node("Cast", [name], [f"{name}_bf16"], to=TensorProto.BFLOAT16) for name in narrow]
-    node = helper.make_node(
-        op.name,
-        [f"{value.name}_bf16" if value.name in narrow else value.name for value in op.inputs],
-        [value.name for value in op.outputs],
-        domain=DOMAIN,
-        **attribute_values(op, dispatch_bf16),
+    types = element_types(op, bf16_weights, tokens, gates)
+    narrow = [value.name for value in (*op.inputs, *op.outputs) if types[value.type] == "bf16"]
+    inner = {name: f"{name}_bf16" for name in narrow}
+    names = [[inner.get(value.name, value.name) for value in values] for values in (op.inputs, op.outputs)]
+    node = helper.make_node(op.name, *names, domain=DOMAIN, **attribute_values(op, dispatch_bf16))
+    casts_in, casts_out = (
+        [
+            helper.make_node("Cast", [inner[v.name]], [v.name], to=TensorProto.FLOAT)
+            if outward
+            else helper.make_node("Cast", [v.name], [inner[v.name]], to=TensorProto.BFLOAT16)
+            for v in values
+            if v.name in narrow
+        ]
+        for values, outward in ((op.inputs, False), (op.outputs, True))
     )
+    inputs, outputs = ([_value_info(value, types) for value in values] for values in (op.inputs, op.outputs))
     model = helper.make_model(
-        helper.make_graph([*casts, node], op.name, inputs, outputs),
+        helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=function_bodies(dispatch_bf16, bf16_weights),
+        functions=function_bodies(dispatch_bf16, bf16_weights, tokens=tokens, gates=gates),
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -112,7 +143,8 @@ def node_call(
     """One node of the op alone, unchecked: inputs of any type and shape, those of `constants` as initializers.
 
     An input that is None, or not named, is left out, and so are outputs that `outputs` does not name. The model says
-    nothing about shapes, so calls that differ in them alone share it. bfloat16 that is no constant is fed as float32.
+    nothing about shapes, so calls that differ in them alone share it. bfloat16 that is no constant goes in and out as
+    float32. Outputs of type T or R have the type of the first input that is.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -124,24 +156,39 @@ def node_call(
     wanted = [value.name if outputs is None or value.name in outputs else "" for value in op.outputs]
     while not wanted[-1]:
         wanted.pop()
+    dtypes: dict[str, np.dtype] = {}
+    for value in op.inputs:
+        if value.type in ("T", "R") and value.name in given:
+            dtypes.setdefault(value.type, given[value.name].dtype)
+    made = {
+        value.name: dtypes.get(value.type, np.dtype(NUMPY_TYPES[ELEMENT_TYPES[value.type][0]]))
+        for value in op.outputs
+        if value.name in wanted
+    }
+    widened = [name for name, dtype in made.items() if dtype == ml_dtypes.bfloat16]
     node = helper.make_node(
         op.name,
         [f"{name}_bf16" if name in narrow else name for name in names],
-        [f"{name}_out" if name else "" for name in wanted],
+        [f"{name}_out_bf16" if name in widened else f"{name}_out" if name else "" for name in wanted],
         domain=DOMAIN,
         **(attributes or {}),
     )
     graph = helper.make_graph(
-        [helper.make_node("Cast", [name], [f"{name}_bf16"], to=TensorProto.BFLOAT16) for name in narrow] + [node],
+        [
+            *(helper.make_node("Cast", [name], [f"{name}_bf16"], to=TensorProto.BFLOAT16) for name in narrow),
+            node,
+            *(helper.make_node("Cast", [f"{n}_out_bf16"], [f"{n}_out"], to=TensorProto.FLOAT) for n in widened),
+        ],
         op.name,
         [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(_widened(array).dtype), None)
             for name, array in fed.items()
         ],
         [
-            helper.make_tensor_value_info(f"{value.name}_out", ONNX_TYPES[ELEMENT_TYPES[value.type][0]], None)
-            for value in op.outputs
-            if value.name in wanted
+            helper.make_tensor_value_info(
+                f"{name}_out", TensorProto.FLOAT if name in widened else helper.np_dtype_to_tensor_dtype(dtype), None
+            )
+            for name, dtype in made.items()
         ],
         [numpy_helper.from_array(given[name], name) for name in constants],
     )
@@ -158,9 +205,10 @@ def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:
     return [np.array([number], np.int64) for number in (capacity, k, bpr)]
 
 
-def _value_info(value: Value) -> onnx.ValueInfoProto:
+def _value_info(value: Value, types: Types) -> onnx.ValueInfoProto:
     dims = [int(dim) if dim.isdecimal() else dim for dim in value.dims]
-    return helper.make_tensor_value_info(value.name, ONNX_TYPES[ELEMENT_TYPES[value.type][0]], dims)
+    element = "float" if types[value.type] == "bf16" else types[value.type]
+    return helper.make_tensor_value_info(value.name, ONNX_TYPES[element], dims)
 
 
 def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> Run:
@@ -190,6 +238,12 @@ def _to_torch(array: np.ndarray) -> torch.Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def _as_list(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:

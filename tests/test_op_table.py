@@ -21,20 +21,26 @@ from op_models import (
 )
 
 from vmoe_export.ops.functions import OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op, Types
 
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 8}
 CAPACITY = 3
+CHOICES = [(op, types) for op in OPS.values() for types in op.type_choices]
+
+
+def _words(types: Types) -> str:
+    return "-".join(f"{name}-{types[name]}" for name in ("W", "T", "R") if name in types) or "float"
 
 
 def test_the_table_names_the_ops() -> None:
-    moe = ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeExpertMlp", "VmoeCombine"]
+    moe = ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeExpertMlp", "VmoeCombine"]
     assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention"]
     assert [op.torch_name for op in OPS.values()] == [
         "vmoe::sparse_mlp",
         "vmoe::route",
         "vmoe::dispatch",
+        "vmoe::route_dispatch",
         "vmoe::expert_mlp",
         "vmoe::combine",
         "vmoe::linear",
@@ -100,21 +106,38 @@ def test_the_numpy_reference_has_the_parameters_of_the_table(op: Op) -> None:
     assert reference_parameters(op) == [*(v.name for v in op.inputs), *op.attributes]
 
 
-def test_expert_weights_may_be_bfloat16_and_nothing_else_may() -> None:
-    narrow = {(op.name, v.name) for op in OPS.values() for v in (*op.inputs, *op.outputs) if "bf16" in ELEMENT_TYPES[v.type]}
-    assert narrow == {(op, name) for op in ("VmoeSparseMlp", "VmoeExpertMlp") for name in ("w1", "w2")}
+@pytest.mark.parametrize(
+    ("element", "names"),
+    [
+        ("bf16", {"w1", "w2", "gates", "weight", "x", "buf", "out", "y"}),
+        ("fp16", {"gates", "weight", "x", "buf", "out", "y"}),
+    ],
+)
+def test_expert_weights_tokens_and_gates_may_be_short_and_nothing_else_may(element: str, names: set[str]) -> None:
+    short = {(op.name, v.name) for op in OPS.values() for v in (*op.inputs, *op.outputs) if element in ELEMENT_TYPES[v.type]}
+    assert {name for _, name in short} == names
+    dense = {"VmoeLinear", "VmoeDenseMlp", "VmoeAttention"}
+    assert not {op for op, _ in short} & dense
+    assert {name for op, name in short if op in ("VmoeSparseMlp", "VmoeExpertMlp")} <= {"w1", "w2"}
 
 
-@pytest.mark.parametrize("bf16_weights", [False, True])
+def test_combine_takes_weights_in_float32_or_in_the_type_of_tokens() -> None:
+    found = {(types["T"], types["R"]) for types in OPS["VmoeCombine"].type_choices}
+    short = ("fp16", "bf16")
+    assert found == {("float", "float"), *((t, "float") for t in short), *((t, t) for t in short)}
+    assert len(OPS["VmoeRouteDispatch"].type_choices) == 9
+
+
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
-@EVERY_OP
-def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, name: str, bf16_weights: bool) -> None:
-    inputs = [_sample(op, position, bf16_weights) for position in range(len(op.inputs))]
-    run = runner(name, op.name, False, bf16_weights) if name != "reference" else functools.partial(run_reference, op)
+@pytest.mark.parametrize(("op", "types"), CHOICES, ids=[f"{op.name}-{_words(types)}" for op, types in CHOICES])
+def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, name: str) -> None:
+    inputs = [_sample(op, position, types) for position in range(len(op.inputs))]
+    chosen = types.get("W") == "bf16", types.get("T", "float"), types.get("R", "float")
+    run = runner(name, op.name, False, *chosen) if name != "reference" else functools.partial(run_reference, op)
     outputs = run(*inputs)
     found = [(output.shape, output.dtype) for output in outputs]
     shapes = op.output_shapes([array.shape for array in inputs], capacity=CAPACITY, k=SIZES["K"])
-    assert found == [(shape, NUMPY_TYPES[value.type]) for shape, value in zip(shapes, op.outputs, strict=True)]
+    assert found == [(shape, NUMPY_TYPES[types[value.type]]) for shape, value in zip(shapes, op.outputs, strict=True)]
 
 
 @EVERY_OP
@@ -149,7 +172,7 @@ def test_the_shape_rule_refuses_inputs_that_contradict_each_other(op: Op) -> Non
             op.output_shapes([wrong, *shapes[1:]], **settings_given)
 
 
-@pytest.mark.parametrize("name", ["VmoeRoute", "VmoeSparseMlp"])
+@pytest.mark.parametrize("name", ["VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp"])
 @pytest.mark.parametrize(
     ("setting", "message"),
     [({"capacity": 0, "k": 1}, "capacity"), ({"capacity": 1, "k": 0}, "k "), ({"capacity": 1, "k": 4}, "k ")],
@@ -170,14 +193,13 @@ def _function(op: Op, dispatch_bf16: bool = False, bf16_weights: bool = False) -
     return next(function for function in function_bodies(dispatch_bf16, bf16_weights) if function.name == op.name)
 
 
-def _sample(op: Op, position: int, bf16_weights: bool = False) -> np.ndarray:
+def _sample(op: Op, position: int, types: Types | None = None) -> np.ndarray:
     value = op.inputs[position]
     if value.type == "i64":
         return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
     shape = tuple(SIZES[dim] for dim in value.dims)
     rng = np.random.default_rng(position)
-    types = ELEMENT_TYPES[value.type]
-    if types[0] == "float":
-        return rng.random(shape, np.float32).astype(NUMPY_TYPES[types[-1 if bf16_weights else 0]])
+    if value.type != "i32":
+        return rng.random(shape, np.float32).astype(NUMPY_TYPES[(types or op.type_choices[0])[value.type]])
     limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"]}[value.name]
     return rng.integers(-1, limit, shape, dtype=np.int32)

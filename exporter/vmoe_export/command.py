@@ -19,7 +19,7 @@ from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
-from vmoe_export.summary import distance_table, model_table, profile_table, result_json, validation_table
+from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -97,7 +97,10 @@ def _output_name(checkpoint: Path) -> Path:
     type=click.Choice(["fp32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Store expert weights in float32 or bfloat16; fp16 is not offered yet.",
+    help="Store expert weights in float32 or bfloat16. With --tensorrt: what its graphs compute large products in.",
+)
+@click.option(
+    "--tensorrt", is_flag=True, help="Write a graph for TensorRT for each profile as well, fixed to its capacity and k."
 )
 @click.option(
     "--input",
@@ -145,6 +148,7 @@ def export_command(
     rounding: Any,
     dispatch_bf16: bool | None,
     precision: Any,
+    tensorrt: bool,
     input_dtype: Any,
     output_kind: Any,
     class_names: Path | None,
@@ -174,6 +178,7 @@ def export_command(
         capacity_multiple_of=capacity_multiple_of,
         dispatch_bf16=dispatch_bf16,
         precision=precision,
+        tensorrt=tensorrt,
         input=input_dtype,
         output=output_kind,
         class_names=None if class_names is None else _read_names(class_names),
@@ -207,8 +212,12 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
         result = write_bundle(plan, target, progress=progress, stage=stage, **settings)
     if result.comparisons:
         show.print(validation_table(result))
+    if result.rounded:
+        show.print(rounded_table(result))
     if result.distances:
         show.print(distance_table(result))
+    if result.tensorrt:
+        show.print(f"For TensorRT: {', '.join(result.tensorrt.values())}")
     show.print(f"Wrote {target}")
     return result
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,11 +20,20 @@ from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_bytes, stored_parameters
 from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, check, validate
 from vmoe_runtime.capacity import Rounding
-from vmoe_runtime.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, WEIGHTS_NAME, Precision
+from vmoe_runtime.manifest import (
+    CANONICAL_GRAPH,
+    FORMAT,
+    FORMAT_VERSION,
+    INLINED_GRAPH,
+    WEIGHTS_NAME,
+    Precision,
+    TensorRtPrecision,
+)
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 if TYPE_CHECKING:
     from vmoe_export.precision_distance import PrecisionDistance
+    from vmoe_export.tensorrt_validation import RoundedComparison
 
 _GRAPH_BYTES = 4 << 20
 
@@ -43,7 +52,9 @@ class ExportOptions:
         image_size: (height, width) in pixels.
         rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
-        precision: "fp32", or "bf16" to store the expert weights in bfloat16 and round what they are multiplied with.
+        precision: "fp32", or "bf16" to store the expert weights in bfloat16 and round what they are multiplied with. With
+            `tensorrt` it also says what the large products of the TensorRT graphs are computed in, and may be "fp16".
+        tensorrt: write a graph for TensorRT for each profile.
         input: "float32" in [-1, 1], or "uint8", scaled inside the graph.
         output: "logits" or "features".
         class_names: names of the classes.
@@ -62,16 +73,16 @@ class ExportOptions:
     rounding: Rounding | None = None
     capacity_multiple_of: int | None = None
     dispatch_bf16: bool | None = None
-    precision: Precision = "fp32"
+    precision: TensorRtPrecision = "fp32"
+    tensorrt: bool = False
     input: Literal["float32", "uint8"] = "float32"
     output: Literal["logits", "features"] = "logits"
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.precision == "fp16":  # type: ignore[comparison-overlap]
-            raise OptionError("precision fp16 is for the CUDA and TensorRT graphs, which are not offered yet")
         for name, allowed in (
-            ("precision", ("fp32", "bf16")),
+            ("precision", ("fp32", "bf16", "fp16")),
+            ("tensorrt", (True, False)),
             ("input", ("float32", "uint8")),
             ("output", ("logits", "features")),
             ("rounding", (None, "ceil", "round")),
@@ -99,6 +110,9 @@ class ExportOptions:
         if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
             raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
 
+        if self.precision == "fp16" and not self.tensorrt:
+            raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
+
     def routing_options(self) -> list[str]:
         """Names of the options given that only mean something to MoE layers."""
         defaults = {field.name: field.default for field in fields(self)}
@@ -123,6 +137,11 @@ class ExportPlan:
     notes: tuple[str, ...] = ()
 
     @property
+    def stored_precision(self) -> Precision:
+        """What the weights file holds: only expert weights may be bfloat16."""
+        return "bf16" if self.options.precision == "bf16" and self.model.moe else "fp32"
+
+    @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Stored shape of each tensor of the bundle."""
         return stored_parameters(self.model, features=self.output == "features")
@@ -130,7 +149,7 @@ class ExportPlan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors of the bundle."""
-        return sum(stored_bytes(name, shape, self.options.precision) for name, shape in self.weight_shapes.items())
+        return sum(stored_bytes(name, shape, self.stored_precision) for name, shape in self.weight_shapes.items())
 
     @property
     def dense_flops(self) -> int:
@@ -151,13 +170,17 @@ class ExportResult:
         path: the bundle.
         plan: what was exported.
         comparisons: each graph at each profile against the torch model of the same precision.
-        distances: for a precision other than fp32, that torch model at each profile against the one in float32.
+        distances: for expert weights stored in bfloat16, that torch model at each profile against the one in float32.
+        tensorrt: graph files for TensorRT by profile, or by "model" for a dense ViT.
+        rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
     """
 
     path: Path
     plan: ExportPlan
     comparisons: tuple[Comparison, ...] = ()
     distances: tuple[PrecisionDistance, ...] = ()
+    tensorrt: Mapping[str, str] = field(default_factory=dict)
+    rounded: tuple[RoundedComparison, ...] = ()
 
 
 ProgressHook = Callable[[str, int], None]
@@ -196,9 +219,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision != "fp32":
+    if model.moe is None and options.precision != "fp32" and not options.tensorrt:
         raise OptionError(
-            f"this is a dense ViT without experts, so there is nothing to store in {options.precision}; leave precision out"
+            f"this is a dense ViT without experts, so there is nothing to store in {options.precision}; "
+            "leave precision out, or add --tensorrt for a graph that computes in it"
         )
     grouping = parse_group(options.group, model.num_tokens, options.batch)
     rules, profiles = _profiles(model, grouping, options)
@@ -263,42 +287,52 @@ def write_bundle(
         CheckpointError: the checkpoint turned out damaged.
     """
     # torch takes seconds to import; planning and its errors don't wait for it.
-    from vmoe_export.graph_files import write_graphs
+    from vmoe_export.graph_files import write_graphs, write_tensorrt_graphs
     from vmoe_export.model import Vmoe
     from vmoe_export.precision_distance import distance_from_float32
+    from vmoe_export.tensorrt_validation import validate_float32, validate_rounded
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
     if atol is not None and not (math.isfinite(atol) and atol > 0):
         raise OptionError(f"atol must be a positive number, not {atol}")
-    model = plan.model
-    precision = plan.options.precision
-    bf16 = precision == "bf16" or bool(model.moe and model.moe.dispatch_bf16)
+    model, options, stored = plan.model, plan.options, plan.stored_precision
+    bf16 = stored == "bf16" or bool(model.moe and model.moe.dispatch_bf16)
     limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
+    multiple = plan.grouping.batch_multiple
+    tensorrt: dict[str, str] = {}
     comparisons: list[Comparison] = []
     distances: list[PrecisionDistance] = []
-    with new_bundle(target, force=force, needed_bytes=plan.weight_bytes + _GRAPH_BYTES) as folder:
-        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, precision)
+    rounded: list[RoundedComparison] = []
+    needed = plan.weight_bytes + _GRAPH_BYTES * (2 if options.tensorrt else 1)
+    with new_bundle(target, force=force, needed_bytes=needed) as folder:
+        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, stored)
         network = Vmoe(
             model,
             plan.grouping.tokens,
             features=plan.output == "features",
-            uint8_input=plan.options.input == "uint8",
+            uint8_input=options.input == "uint8",
         ).load_weights(folder / WEIGHTS_NAME)
         with stage("tracing the graph"):
-            write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+            canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+        if options.tensorrt:
+            with stage("writing the TensorRT graphs"):
+                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, options.precision, model.hidden_size)
         if validation:
             with stage("comparing with torch"):
-                comparisons = validate(
-                    network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, plan.grouping.batch_multiple
-                )
+                comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, multiple)
+                if tensorrt and options.precision == "fp32":
+                    comparisons += validate_float32(network, folder, tensorrt, plan.profiles, multiple)
             check(comparisons, limit)
-        if validation and precision != "fp32":
+        if validation and tensorrt and options.precision != "fp32":
+            with stage("comparing the TensorRT graphs with torch"):
+                rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, options.precision, atol)
+        if validation and stored != "fp32":
             with stage("comparing with float32"):
-                distances = distance_from_float32(network, plan.checkpoint, plan.profiles, plan.grouping.batch_multiple)
+                distances = distance_from_float32(network, plan.checkpoint, plan.profiles, multiple)
         with stage("writing the manifest"):
-            write_manifest(folder, _manifest(plan, comparisons, distances, limit))
-    return ExportResult(target, plan, tuple(comparisons), tuple(distances))
+            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limit))
+    return ExportResult(target, plan, tuple(comparisons), tuple(distances), tensorrt, tuple(rounded))
 
 
 def _profiles(
@@ -338,7 +372,12 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
 
 
 def _manifest(
-    plan: ExportPlan, comparisons: list[Comparison], distances: list[PrecisionDistance], atol: float
+    plan: ExportPlan,
+    tensorrt: Mapping[str, str],
+    comparisons: list[Comparison],
+    distances: list[PrecisionDistance],
+    rounded: list[RoundedComparison],
+    atol: float,
 ) -> dict[str, Any]:
     model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
     height, width = model.image_size
@@ -371,10 +410,11 @@ def _manifest(
             "rounding": rules.rounding,
             "capacity_multiple_of": rules.capacity_multiple_of,
         },
-        "precision": plan.options.precision,
+        "precision": plan.stored_precision,
         "batch_multiple": plan.grouping.batch_multiple,
         "profiles": [asdict(profile) for profile in plan.profiles],
         "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
+        **({"tensorrt": {"precision": plan.options.precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
             "dense": plan.dense_flops,
             **{profile.name: plan.flops(profile) for profile in plan.profiles},
@@ -383,6 +423,7 @@ def _manifest(
             "atol": atol,
             "comparisons": [asdict(comparison) for comparison in comparisons],
             "distance_from_fp32": [asdict(distance) for distance in distances],
+            **({"tensorrt": [asdict(comparison) for comparison in rounded]} if rounded else {}),
         }
         if comparisons
         else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -89,13 +90,24 @@ def validation_table(result: ExportResult) -> Table:
 
 def distance_table(result: ExportResult) -> Table:
     """One row per profile: the model as stored against the same model in float32."""
-    table = Table(title=f"{result.plan.options.precision} against fp32", title_justify="left")
+    table = Table(title=f"{result.plan.stored_precision} against fp32", title_justify="left")
     table.add_column("profile", no_wrap=True)
     table.add_column("max difference", justify="right")
     table.add_column("kept pairs alike, by block")
     for distance in result.distances:
-        layers = ", ".join(f"{name.rpartition('_')[2]}: {share:.1%}" for name, share in distance.agreement.items())
-        table.add_row(distance.profile, f"{distance.max_difference:.1e}", layers)
+        table.add_row(distance.profile, f"{distance.max_difference:.1e}", _by_block(distance.agreement))
+    return table
+
+
+def rounded_table(result: ExportResult) -> Table:
+    """One row per TensorRT graph in fp16 or bf16: ONNX Runtime's CPU against torch."""
+    how = "run by ONNX Runtime" if result.rounded[0].how == "onnxruntime" else "not run: emulated in float32"
+    table = Table(title=f"TensorRT graphs in {result.plan.options.precision} against torch, {how}", title_justify="left")
+    table.add_column("graph", no_wrap=True)
+    table.add_column("max difference", justify="right")
+    table.add_column("kept pairs alike, by block")
+    for comparison in result.rounded:
+        table.add_row(comparison.graph, f"{comparison.max_difference:.1e}", _by_block(comparison.agreement))
     return table
 
 
@@ -115,7 +127,17 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "notes": list(plan.notes),
         "validation": [asdict(comparison) for comparison in result.comparisons],
         "distance_from_fp32": [asdict(distance) for distance in result.distances],
+        "tensorrt": {
+            "graphs": dict(result.tensorrt),
+            "validation": [asdict(comparison) for comparison in result.rounded],
+        }
+        if plan.options.tensorrt
+        else None,
     }
+
+
+def _by_block(agreement: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.rpartition('_')[2]}: {share:.1%}" for name, share in agreement.items()) or "-"
 
 
 _ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By default", "inferred": "From the tensors"}
@@ -129,7 +151,7 @@ def _value(plan: ExportPlan, field: str) -> str:
 
 def _weights(plan: ExportPlan) -> str:
     stored = f"{plan.weight_bytes / 1e6:,.1f} MB"
-    if plan.options.precision == "fp32":
+    if plan.stored_precision == "fp32":
         return f"float32, {stored}"
     whole = sum(stored_bytes(name, shape, "fp32") for name, shape in plan.weight_shapes.items())
     return f"experts in bfloat16, all else in float32, {stored} (all in float32: {whole / 1e6:,.1f} MB)"

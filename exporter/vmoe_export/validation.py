@@ -67,7 +67,7 @@ def validate(
         for profile, reference in zip(settings, expected, strict=True):
             feeds = {"image": images, **(profile.inputs() if profile else {})}
             result = backend.run(feeds, [])
-            comparisons.append(_compare(graph, profile, reference, result))
+            comparisons.append(compare(graph, profile, reference, result))
     return comparisons
 
 
@@ -108,7 +108,8 @@ def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array
         return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
 
 
-def _compare(graph: str, profile: Profile | None, expected: list[Array], found: list[Array]) -> Comparison:
+def compare(graph: str, profile: Profile | None, expected: list[Array], found: list[Array]) -> Comparison:
+    """What a graph gave against what torch gives: logits (or features), then slot and weight of each MoE layer."""
     count = len(expected[0])
     alike = np.ones(count, bool)
     agreement = 1.0

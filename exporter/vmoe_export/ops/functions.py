@@ -386,12 +386,12 @@ def function_bodies(
     return functions
 
 
-def fixed_function_bodies(*, tokens: ElementType = "float", gates: ElementType = "float") -> list[onnx.FunctionProto]:
+def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
     """The functions of a graph whose routing settings are attributes: VmoeRouteDispatch, VmoeCombine, and what they call.
 
     Args:
-        tokens: the type T of the model.
-        gates: the type R of the model.
+        dispatched: the type of the tokens that VmoeRouteDispatch takes; gates are float32.
+        combined: the type of the tokens that VmoeCombine takes.
 
     Returns:
         VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
@@ -400,8 +400,11 @@ def fixed_function_bodies(*, tokens: ElementType = "float", gates: ElementType =
     route_dispatch = _parse(_ROUTE_DISPATCH_FIXED)
     for attribute, default in PLUGIN_ATTRIBUTES.items():
         route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
-    called = ("VmoeRoute", "VmoeDispatch", "VmoeCombine")
-    return [route_dispatch, *(body for body in function_bodies(tokens=tokens, gates=gates) if body.name in called)]
+    return [
+        route_dispatch,
+        *(body for body in function_bodies(tokens=dispatched) if body.name in ("VmoeRoute", "VmoeDispatch")),
+        *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
+    ]
 
 
 def _parse(text: str) -> onnx.FunctionProto:

@@ -39,9 +39,9 @@ W is the type of the expert weights and decides how experts compute. With bf16, 
 rounded to bfloat16 (to nearest, ties to even) as well; products accumulate in float32, and biases, GELU and the output are
 float32. Routing reads tokens that are not rounded.
 
-T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and hands
-their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its sums to
-T once, to nearest with ties to even.
+T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and
+hands their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its
+sums to T once, to nearest with ties to even.
 """
 
 

@@ -1,7 +1,7 @@
 """The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
 
-Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`, `vmoe::expert_mlp`,
-`vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
+Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`,
+`vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
 """
 
 from __future__ import annotations
