@@ -7,7 +7,7 @@
 // FOLDER holds the models and plan.txt, which says of each:
 //
 //   model FILE OP EXPECTED           EXPECTED: runs, or never-loads, or never-runs
-//   input NAME TYPE DIMS             those that are fed, in order; TYPE: float, bf16, i32 or i64
+//   input NAME TYPE DIMS             those that are fed, in order; TYPE: float, fp16, bf16, i32 or i64
 //   output NAME TYPE DIMS
 //   size LETTER N                    a dimension that constants fix
 //   attribute NAME N
@@ -24,6 +24,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -35,7 +36,22 @@
 namespace {
 
 constexpr uint32_t kApiVersion = 21;
-constexpr uint32_t kUnwritten = 0x7fa5a5a5;  // no result: a signalling NaN, or an index beyond everything
+
+// The rows of VmoeRouteDispatch: buf[slot] is its token, bit for bit.
+std::string CheckRows(const Call& call, const std::vector<Tensor>& outputs) {
+  const Tensor& x = call.inputs[1];
+  const Tensor& buf = outputs[2];
+  const size_t row = static_cast<size_t>(call.sizes.at('D')) * ElementBytes(x.type);
+  for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
+    const int32_t slot = outputs[0].as<int32_t>()[pair];
+    const size_t token = pair / static_cast<size_t>(call.k);
+    if (slot >= 0 &&
+        std::memcmp(buf.as<char>() + static_cast<size_t>(slot) * row, x.as<char>() + token * row, row) != 0) {
+      return "buf doesn't hold the token at its slot";
+    }
+  }
+  return "";
+}
 
 // An empty text if the outputs of a valid call can be what they should.
 std::string CheckOutputs(const Model& model, const Call& call, const std::vector<Tensor>& outputs) {
@@ -43,8 +59,8 @@ std::string CheckOutputs(const Model& model, const Call& call, const std::vector
     const Value& value = model.outputs[i];
     for (size_t at = 0; at < outputs[i].elements; ++at) {
       const std::string where = value.name + "[" + std::to_string(at) + "]";
-      if (outputs[i].as<uint32_t>()[at] == kUnwritten) return where + " was not written";
-      if (value.type == "float" && call.finite && !std::isfinite(outputs[i].as<float>()[at])) {
+      if (outputs[i].Unwritten(at)) return where + " was not written";
+      if (value.type != "i32" && call.finite && !std::isfinite(outputs[i].Number(at))) {
         return where + " is not finite, but every input is";
       }
       if (value.type != "i32") continue;
@@ -54,6 +70,7 @@ std::string CheckOutputs(const Model& model, const Call& call, const std::vector
       if (index < -1 || index >= limit) return where + " is " + std::to_string(index);
     }
   }
+  if (model.op == "VmoeRouteDispatch") return CheckRows(call, outputs);
   if (model.op != "VmoeRoute") return "";
   for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
     const int32_t slot = outputs[0].as<int32_t>()[pair];
@@ -129,7 +146,7 @@ class Fuzzer {
       outputs.emplace_back(nullptr);
       if (!call.valid) continue;
       results.emplace_back(value.type, call.shape(value.dims));
-      std::fill_n(results.back().as<uint32_t>(), results.back().elements, kUnwritten);
+      results.back().MarkUnwritten();
       outputs.back() = results.back().value(memory_);
     }
     std::string message;

@@ -15,6 +15,9 @@
 #include <string>
 #include <vector>
 
+#include "core/bfloat16.h"
+#include "core/float16.h"
+
 inline constexpr int64_t kInt32Max = 0x7fffffff;
 
 using Random = std::mt19937_64;
@@ -37,7 +40,7 @@ struct Model {
   std::map<std::string, int64_t> attributes;
   std::optional<Ort::Session> session;
 
-  bool routes() const { return op == "VmoeRoute" || op == "VmoeSparseMlp"; }
+  bool routes() const { return op == "VmoeRoute" || op == "VmoeRouteDispatch" || op == "VmoeSparseMlp"; }
   int64_t attribute(const std::string& name, int64_t otherwise) const {
     const auto found = attributes.find(name);
     return found == attributes.end() ? otherwise : found->second;
@@ -70,7 +73,12 @@ inline std::vector<Model> ReadPlan(const std::string& folder) {
   return models;
 }
 
-inline size_t ElementBytes(const std::string& type) { return type == "i64" ? 8 : type == "bf16" ? 2 : 4; }
+inline bool IsHalf(const std::string& type) { return type == "fp16" || type == "bf16"; }
+inline size_t ElementBytes(const std::string& type) { return type == "i64" ? 8 : IsHalf(type) ? 2 : 4; }
+
+// What no op gives: a signalling NaN, or an index beyond everything.
+inline constexpr uint32_t kUnwritten = 0x7fa5a5a5;
+inline constexpr uint16_t kUnwrittenHalf = 0x7fa5;
 
 // A tensor in a buffer of exactly its size.
 struct Tensor {
@@ -88,10 +96,26 @@ struct Tensor {
   T* as() const {
     return reinterpret_cast<T*>(data.get());
   }
+  void MarkUnwritten() const {
+    if (IsHalf(type)) {
+      std::fill_n(as<uint16_t>(), elements, kUnwrittenHalf);
+    } else {
+      std::fill_n(as<uint32_t>(), elements, kUnwritten);
+    }
+  }
+  bool Unwritten(size_t i) const {
+    return IsHalf(type) ? as<uint16_t>()[i] == kUnwrittenHalf : as<uint32_t>()[i] == kUnwritten;
+  }
+  // An element of a tensor that isn't of integers.
+  float Number(size_t i) const {
+    if (type == "fp16") return vmoe::FromFp16(as<uint16_t>()[i]);
+    return type == "bf16" ? vmoe::FromBf16(as<uint16_t>()[i]) : as<float>()[i];
+  }
   Ort::Value value(const Ort::MemoryInfo& memory) const {
     const auto element = type == "i64"    ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
                          : type == "i32"  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
                          : type == "bf16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
+                         : type == "fp16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
                                           : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     return Ort::Value::CreateTensor(memory, data.get(), bytes(), shape.data(), shape.size(), element);
   }
@@ -233,9 +257,7 @@ inline void FillFloats(const Tensor& tensor, const Call& call, Random& random) {
     if (tensor.type == "float") {
       tensor.as<float>()[i] = number;
     } else {
-      uint32_t bits;
-      std::memcpy(&bits, &number, sizeof(bits));
-      tensor.as<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16);
+      tensor.as<uint16_t>()[i] = tensor.type == "fp16" ? vmoe::ToFp16(number) : vmoe::ToBf16(number);
     }
   }
 }
