@@ -19,7 +19,7 @@ from vmoe_runtime.profiles import Profile
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
-_CPU = (("CPUExecutionProvider", {}),)
+_CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _OLDEST_FOR_LIBRARY = (1, 21)
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 

@@ -1,0 +1,57 @@
+"""How many images a call of an engine may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmoe_build.errors import UsageError
+from vmoe_runtime.manifest import Manifest
+
+Shape = tuple[int, int, int, int]
+
+_DEFAULT_LARGEST = 32
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Images per call: the fewest, those that TensorRT tunes for, and the most."""
+
+    smallest: int
+    tuned: int
+    largest: int
+
+    def shapes(self, manifest: Manifest) -> tuple[Shape, Shape, Shape]:
+        """Shapes [N, H, W, C] of the graph's input at the three sizes."""
+        spec = manifest.input
+        smallest, tuned, largest = (
+            (count, spec.height, spec.width, spec.channels) for count in (self.smallest, self.tuned, self.largest)
+        )
+        return smallest, tuned, largest
+
+
+def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:
+    """The batches that were asked for.
+
+    Args:
+        manifest: of the bundle; its routing groups say which batches fit.
+        smallest, tuned, largest: as asked for. Defaults: the fewest images that fit; the most; 32, or as many as fit.
+
+    Raises:
+        UsageError: they don't fit the routing groups, or each other.
+    """
+    multiple = manifest.batch_multiple
+    for option, size in (("--min-batch", smallest), ("--opt-batch", tuned), ("--max-batch", largest)):
+        if size is not None and size % multiple:
+            raise UsageError(
+                f"{option} {size} doesn't fit: the bundle routes in groups ({manifest.group}) "
+                f"that need a multiple of {multiple} images"
+            )
+    if largest is None:
+        largest = max(_DEFAULT_LARGEST // multiple * multiple, multiple, smallest or 0, tuned or 0)
+    smallest = multiple if smallest is None else smallest
+    tuned = largest if tuned is None else tuned
+    if not smallest <= tuned <= largest:
+        raise UsageError(
+            f"--min-batch {smallest}, --opt-batch {tuned} and --max-batch {largest}: none may be above the next"
+        )
+    return BatchRange(smallest, tuned, largest)

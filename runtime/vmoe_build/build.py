@@ -1,0 +1,120 @@
+"""The order of a build: read the bundle, build, check, and only then keep the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vmoe_build.batches import BatchRange
+from vmoe_build.check import Check, check_engine, refuse_wrong_answers
+from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.engine_cache import (
+    EngineRecord,
+    engine_path,
+    load_engine,
+    private_folder,
+    read_private,
+    store_engine,
+    write_private,
+)
+from vmoe_runtime.profiles import Profile
+
+Say = Callable[[str], None]
+
+_MAX_TIMING_CACHE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build left in the cache.
+
+    Attributes:
+        path: of the engine.
+        record: what it was built from and for.
+        seconds: that the build took; None where the engine was there already.
+        check: the engine against the CPU; None where it was there already.
+    """
+
+    path: Path
+    record: EngineRecord
+    seconds: float | None
+    check: Check | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report, ready for JSON."""
+        record = asdict(self.record)
+        return {
+            "engine": str(self.path),
+            **record.pop("key"),
+            **record,
+            "seconds": self.seconds,
+            "check": self.check and asdict(self.check),
+        }
+
+
+def build(
+    bundle: Bundle,
+    profile: Profile | None,
+    batches: BatchRange,
+    *,
+    workspace: int | None,
+    plugin_inside: bool,
+    force: bool,
+    say: Say,
+    log: Say | None,
+) -> BuiltEngine:
+    """Builds an engine, unless the same one is in the cache.
+
+    Args:
+        bundle: what to build from.
+        profile: the profile that the engine is fixed to; None for a dense ViT.
+        batches: images per call.
+        workspace: most scratch memory in MiB; None for all of the GPU's.
+        plugin_inside: store the plugin library in the engine.
+        force: build anyway.
+        say: told what is done, in a few words.
+        log: told what TensorRT logs.
+
+    Raises:
+        BuildError: the engine doesn't answer as the bundle does; it isn't kept.
+        BackendError: something is missing, or TensorRT can't build the engine.
+        BundleError: the weights were changed after export.
+    """
+    graph = tensorrt_graph(bundle, profile)
+    # Both need TensorRT, which printing a command line does not.
+    from vmoe_runtime.backends import tensorrt_api
+    from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
+
+    gpu = tensorrt_api.gpu()
+    key = engine_key(bundle, profile, gpu)
+    if not force and (found := load_engine(key)) is not None:
+        record = found[1]
+        same = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, record.sha256, record.size)
+        if record == same:
+            return BuiltEngine(engine_path(key), record, None, None)
+    plugin = plugin_library()
+    bundle.verify_weights()
+    timing = private_folder() / f"timing-{hashlib.sha256(f'{key.tensorrt} {gpu}'.encode()).hexdigest()[:16]}.cache"
+    say(f"building with TensorRT {key.tensorrt} for {gpu.name}, which takes minutes")
+    start = time.monotonic()
+    options = tensorrt_api.BuildOptions(
+        shapes=batches.shapes(bundle.manifest),
+        workspace=None if workspace is None else workspace << 20,
+        plugin_inside=plugin_inside,
+        timing_cache=read_private(timing, _MAX_TIMING_CACHE_BYTES) or b"",
+    )
+    engine, measured = tensorrt_api.build_engine(graph, plugin, options, log)
+    seconds = time.monotonic() - start
+    if measured:
+        write_private(timing, measured)
+    sha256 = hashlib.sha256(engine).hexdigest()
+    record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
+    say("comparing with the CPU")
+    check = check_engine(TensorRtBackend(engine, record, profile), bundle, profile, batches)
+    refuse_wrong_answers(check, key.precision)
+    return BuiltEngine(store_engine(engine, record), record, seconds, check)
