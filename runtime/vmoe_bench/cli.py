@@ -20,6 +20,9 @@ from vmoe_bench.points import Point, plan_points
 from vmoe_bench.quality import assess
 from vmoe_bench.report import PointReport, check_target, report_point, to_json, write_report
 from vmoe_runtime import Engine, VmoeError
+from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.profiles import Profile
 
 TablePrinter = Callable[[Sequence[PointReport], str, TextIO], None]
 
@@ -90,13 +93,22 @@ def _table_printer() -> TablePrinter:
 
 
 def _load_engines(arguments: Arguments, closing: ExitStack) -> list[Engine]:
-    """One engine per backend; "auto" and the backend that it stands for are one."""
-    engines: dict[str, Engine] = {}
-    for name in arguments.backends:
-        if name not in engines:
-            engine = Engine.load(arguments.bundle, backend=name, threads=arguments.threads)
-            engines.setdefault(engine.backend, closing.enter_context(engine))
+    """One engine per backend, or per backend and profile where it runs only one; "auto" is the backend it stands for."""
+    engines: dict[tuple[str, Profile | None], Engine] = {}
+    for name in dict.fromkeys(arguments.backends):
+        for profile in _profiles_to_load(arguments, name):
+            engine = Engine.load(arguments.bundle, profile, name, arguments.threads)
+            engines.setdefault((engine.backend, engine.only_profile), closing.enter_context(engine))
     return list(engines.values())
+
+
+def _profiles_to_load(arguments: Arguments, backend: str) -> Sequence[str | None]:
+    """Names of the profiles that a backend is loaded with; None stands for the bundle's first, or for a dense model."""
+    if backend not in BACKENDS or not BACKENDS[backend].one_profile:
+        return [None]
+    manifest = Bundle.open(arguments.bundle, verify=False).manifest
+    exported = manifest.tensorrt.graphs if manifest.tensorrt and manifest.profiles else ()
+    return arguments.profiles or list(exported) or [None]
 
 
 def _images(path: Path | None, points: Sequence[Point]) -> ImageSource:

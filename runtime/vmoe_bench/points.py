@@ -47,7 +47,7 @@ def plan_points(engines: Sequence[Engine], profile_names: Sequence[str], batch_s
     """Every combination of what was asked for, each once.
 
     Args:
-        engines: one per backend, all of the same bundle.
+        engines: one per backend, all of the same bundle, or several where each runs only one profile.
         profile_names: stored or systematic names; empty for all stored profiles.
         batch_sizes: images per call; empty for the smallest batch that the bundle takes.
 
@@ -69,4 +69,8 @@ def plan_points(engines: Sequence[Engine], profile_names: Sequence[str], batch_s
                 f"that need a multiple of {multiple} images"
             )
     sizes = list(dict.fromkeys(batch_sizes)) or [multiple]
-    return [Point(engine, profile, size) for profile, engine, size in product(profiles, engines, sizes)]
+    return [
+        Point(engine, profile, size)
+        for profile, engine, size in product(profiles, engines, sizes)
+        if engine.only_profile in (None, profile)
+    ]

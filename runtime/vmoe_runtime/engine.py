@@ -35,7 +35,8 @@ class Routing(NamedTuple):
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
-    TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded with.
+    TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded with, and
+    `only_profile` is that one, where it is None with others.
 
     Example:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
@@ -51,6 +52,7 @@ class Engine:
         self.backend = backend_name
         self.backend_description = backend.description
         self.profile = profile
+        self.only_profile = backend.profile
 
     @classmethod
     def load(
