@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls
 from moe_calls import FLOATS, MOE_OPS, MoeCall, moe_calls, same_values, type_choices
+from test_ort_versions import VERSIONS, installed
 
 from vmoe_runtime.op_library import find_library
 
@@ -29,6 +30,14 @@ def test_random_calls_are_the_reference_bit_for_bit(calls: list[MoeCall]) -> Non
     found = outputs_of(run_calls([call.call for call in calls]))
     wrong = [str(call) for call, outputs in zip(calls, found, strict=True) if not same_values(outputs, call.expected)]
     assert not wrong, f"{len(wrong)} of {len(calls)} calls differ, such as {wrong[:5]}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_other_onnxruntimes_know_the_types_and_give_the_same_bits(version: str) -> None:
+    made = list(moe_calls(1, 5))
+    found = outputs_of(run_calls([call.call for call in made], packages=installed(version)))
+    wrong = [str(call) for call, outputs in zip(made, found, strict=True) if not same_values(outputs, call.expected)]
+    assert not wrong, f"{len(wrong)} of {len(made)} calls differ, such as {wrong[:5]}"
 
 
 def test_weights_are_the_bits_of_the_gates() -> None:

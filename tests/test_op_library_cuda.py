@@ -1,0 +1,212 @@
+"""The op library for ONNX Runtime's CUDA provider, as far as it can be seen without a GPU.
+
+Its kernels for the CPU run as they are. What it does on a GPU between ONNX Runtime and the GPU's kernels runs here, too:
+built as a library for the CPU, with stand-ins for the kernels.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+import pytest
+from cpu_paths import Call, outputs_of, refusal, run_calls
+from moe_calls import MOE_OPS, moe_calls, same_bits, same_values
+from op_models import node_call
+from sdk_build import ROOT
+from test_op_library_faults import FAULTS, Fault, good_inputs
+from test_ort_versions import PROFILES, SYSTEM_LIBRARIES, TOO_OLD, VERSIONS, installed
+
+from vmoe_export.ops.table import OPS
+from vmoe_runtime import Engine, library_path
+from vmoe_runtime.installation import find_native
+
+NAME = "libvmoe_onnxruntime_cuda.so"
+PLUGINS = ROOT / "plugins"
+ADAPTER = ("cuda_ops", "cuda_call", "kernel_info", "ort_error", "registration", "routing_settings", "tensor_shapes")
+NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
+INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # of values that only the CPU's kernels look at
+
+found_library = find_native("lib", NAME)
+needs_library = pytest.mark.skipif(found_library is None, reason=f"{NAME} was not built here: it needs nvcc")
+
+
+def library() -> Path:
+    assert found_library is not None
+    return found_library
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def on_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter for the GPU as a library that runs on the CPU."""
+    headers = [Path("/usr/include/onnxruntime"), Path("/usr/local/cuda/include")]
+    wanted = [headers[0] / "onnxruntime_c_api.h", headers[1] / "cuda_runtime_api.h", Path("/usr/include/hwy/highway.h")]
+    missing = [str(path) for path in wanted if not path.is_file()]
+    if missing or not shutil.which("c++"):
+        pytest.skip(f"to build the adapter, this machine lacks {', '.join(missing) or 'a C++ compiler'}")
+    target = tmp_path_factory.mktemp("on_host") / "libcuda_ops_on_host.so"
+    sources = [*(PLUGINS / "core").glob("*.cc"), PLUGINS / "cuda" / "route_plan.cc"]
+    sources += [PLUGINS / "onnxruntime" / f"{name}.cc" for name in ADAPTER]
+    sources.append(ROOT / "tests" / "cpp" / "cuda_ops_on_host.cc")
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
+    places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]
+    run("c++", "-shared", *flags, *places, "-Wl,--no-undefined", *sources, "-o", target, "-lpthread")
+    return target
+
+
+@pytest.fixture(scope="module")
+def mnist_calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list[Call]:
+    """The canonical graph of the MNIST bundle at several profiles."""
+    images = (mnist_images["images"][:32, ..., None] / 127.5 - 1).astype(np.float32)
+    with Engine.load(mnist_image_bundle) as engine:
+        chosen = [engine.setting(profile) for profile in PROFILES]
+    graph = mnist_image_bundle / "model.onnx"
+    return [Call(graph, {"image": images} | dict(setting.inputs())) for setting in chosen if setting is not None]
+
+
+@needs_library
+def test_the_library_exports_its_entry_point_alone_and_stays_loaded() -> None:
+    listed = run("nm", "-D", "--defined-only", library())
+    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps"]
+    assert "NODELETE" in run("readelf", "-d", library())
+
+
+@needs_library
+def test_the_library_needs_neither_cuda_nor_tensorrt_to_load() -> None:
+    listed = run("ldd", library())
+    assert "not found" not in listed
+    needed = {re.split(r"[.]so", Path(line.split()[0]).name)[0] for line in listed.splitlines()}
+    assert "libc" in needed
+    assert needed - {"linux-vdso"} <= SYSTEM_LIBRARIES
+
+
+@needs_library
+@pytest.mark.parametrize("version", [*VERSIONS, None])
+def test_its_ops_on_the_cpu_are_those_of_the_cpu_library_bit_for_bit(version: str | None) -> None:
+    packages = installed(version) if version else None
+    calls = [call.call for call in moe_calls(1, 15)]
+    expected = outputs_of(run_calls(calls))
+    for found, wanted in zip(outputs_of(run_calls(calls, packages=packages, library=library())), expected, strict=True):
+        assert same_bits(found, wanted)
+
+
+@needs_library
+@pytest.mark.parametrize("version", [*VERSIONS, None])
+def test_the_canonical_graph_runs_on_it_with_the_outer_op_inlined(version: str | None, mnist_calls: list[Call]) -> None:
+    packages = installed(version) if version else None
+    expected = outputs_of(run_calls(mnist_calls))
+    assert len(expected) == len(PROFILES)
+    found = outputs_of(run_calls(mnist_calls, packages=packages, library=library()))
+    for (logits, *routes), (wanted, *wanted_routes) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+        for slot, wanted_slot in zip(routes[::2], wanted_routes[::2], strict=True):
+            np.testing.assert_array_equal(slot, wanted_slot)
+
+
+@needs_library
+def test_an_older_onnxruntime_is_refused_by_name() -> None:
+    message = refusal(library(), packages=installed(TOO_OLD))
+    assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
+
+
+@needs_library
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_a_session_that_asks_for_cuda_where_there_is_none_runs_on_the_cpu() -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(library()))
+    for made in moe_calls(2, 1):
+        call = made.call
+        session = onnxruntime.InferenceSession(call.model, options, providers=["CUDAExecutionProvider"])
+        assert session.get_providers() == ["CPUExecutionProvider"]
+        assert same_values(session.run(None, dict(call.feeds)), made.expected)
+
+
+@needs_library
+@pytest.mark.parametrize("turn", [1, -1])
+def test_both_libraries_in_one_session_are_an_error(turn: int) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for path in (str(library()), str(library_path()))[::turn]:
+        options.register_custom_ops_library(path)
+    call = next(moe_calls(3, 1)).call
+    with pytest.raises(Exception, match="Domain already set in registry"):
+        onnxruntime.InferenceSession(call.model, options, providers=["CPUExecutionProvider"])
+
+
+@needs_library
+def test_its_errors_on_the_cpu_are_those_of_the_cpu_library() -> None:
+    faults = [fault for fault in FAULTS.values() if fault.op in MOE_OPS]
+    assert len(faults) > 150
+    assert messages(faults, library()) == messages(faults)
+
+
+def test_the_adapter_gives_the_bits_of_the_ops_on_the_cpu(on_host: Path) -> None:
+    made = list(moe_calls(4, 20))
+    found = outputs_of(run_calls([call.call for call in made], library=on_host))
+    wrong = [str(call) for call, outputs in zip(made, found, strict=True) if not same_values(outputs, call.expected)]
+    assert not wrong, f"{len(wrong)} of {len(made)} calls differ, such as {wrong[:5]}"
+
+
+def test_the_adapter_gives_large_groups_a_workspace(on_host: Path) -> None:
+    rng = np.random.default_rng(5)
+    calls = []
+    for dtype in NUMPY_FLOATS:
+        gates, x = rng.random((2, 3000, 8), np.float32).astype(dtype), rng.random((2, 3000, 5), np.float32).astype(dtype)
+        for bpr in (0, 1):
+            attributes = {"capacity": 400, "k": 2, "bpr": bpr}
+            calls.append(node_call("VmoeRoute", {"gates": gates}, attributes))
+            calls.append(node_call("VmoeRouteDispatch", {"gates": gates, "x": x}, attributes))
+    for found, wanted in zip(outputs_of(run_calls(calls, library=on_host)), outputs_of(run_calls(calls)), strict=True):
+        assert same_bits(found, wanted)
+
+
+def test_the_errors_of_the_adapter_are_those_of_the_cpu_library(on_host: Path) -> None:
+    faults = [fault for fault in FAULTS.values() if fault.op in MOE_OPS and not INDEX_FAULTS.search(fault.what)]
+    assert len(faults) > 150
+    assert messages(faults, on_host) == messages(faults)
+
+
+@pytest.mark.parametrize("op", ["VmoeRoute", "VmoeRouteDispatch"])
+@pytest.mark.parametrize(
+    ("tokens", "experts", "k", "says"),
+    [(65_537, 1, 1, ("65536", "tokens")), (2, 257, 1, ("256", "experts")), (2, 20, 9, ("8", "k "))],
+)
+def test_what_the_gpu_kernels_cannot_route_is_refused_with_what_to_do(
+    op: str, tokens: int, experts: int, k: int, says: tuple[str, ...], on_host: Path
+) -> None:
+    inputs = {"gates": np.ones((1, tokens, experts), np.float32)}
+    if op == "VmoeRouteDispatch":
+        inputs["x"] = np.ones((1, tokens, 1), np.float32)
+    (message,) = run_calls([node_call(op, inputs, {"capacity": 1, "k": k, "bpr": 1})], library=on_host)
+    assert isinstance(message, str)
+    for said in (f"{op}: ", *says, "on the CPU"):
+        assert said in message
+
+
+@pytest.mark.parametrize("op", ["VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
+def test_an_error_of_cuda_is_an_error_of_the_op(op: str, on_host: Path) -> None:
+    inputs = good_inputs(OPS[op])
+    for name in ("x", "out"):
+        if name in inputs:
+            inputs[name] = np.ones((*inputs[name].shape[:2], 13), np.float32)
+    (message,) = run_calls([node_call(op, inputs)], library=on_host)
+    assert isinstance(message, str)
+    assert f"{op}: CUDA says: no device" in message
+
+
+def messages(faults: list[Fault], of: Path | None = None) -> list[str]:
+    """The error of each call, without what ONNX Runtime says of the file."""
+    made = [node_call(f.op, good_inputs(OPS[f.op]) | dict(f.inputs), f.attributes, constants=f.constants) for f in faults]
+    results = run_calls(made, library=of)
+    assert all(isinstance(result, str) for result in results)
+    return [re.sub(r"/[^ ]*[.]onnx", "FILE", str(result)) for result in results]
