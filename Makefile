@@ -1,5 +1,6 @@
 # make demo     sets up and shows the whole path on a trained checkpoint
 # make test     sets up and runs every check
+# make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc and a torch with CUDA
 # make library  builds the native libraries again, as far as their sources changed
 VENV ?= .venv
 PYTHON ?= python3
@@ -22,7 +23,7 @@ TEST_PACKAGES := libstb-dev g++-aarch64-linux-gnu qemu-user
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
 
-.PHONY: setup library demo test lint lint-python lint-native format clean
+.PHONY: setup library demo test gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -63,6 +64,9 @@ demo: $(NATIVE)
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
+
+gpu-test: $(NATIVE)
+	$(BIN)/python benchmarks/gpu.py $(GPU_TEST_OPTIONS)
 
 lint: lint-python lint-native
 

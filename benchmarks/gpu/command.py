@@ -87,7 +87,7 @@ def run(given: argparse.Namespace, device: Device, kernels: Library, checker: Pa
         "rows": [],
         "frameworks": [],
     }
-    steps = {
+    steps: dict[str, Callable[[], None]] = {
         "exactness": lambda: check_exactness(report, given, device, kernels, say),
         "sanitizer": lambda: check_sanitizer(report, given, checker, say),
         "timing": lambda: measure(report, given, device, kernels, say),

@@ -15,21 +15,28 @@ from gpu.shapes import TYPES, Shape, Type
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 _HERE = Path(__file__).parent
-_DEFAULT_NVCC = Path("/usr/local/cuda/bin/nvcc")
+_USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra")
 
 
+def find_program(name: str) -> Path | None:
+    """A program of the CUDA toolkit: on the PATH, below CUDA_HOME, or in its usual place."""
+    home = os.environ.get("CUDA_HOME")
+    folders = [Path(home, "bin")] if home else []
+    candidates = [shutil.which(name), *(folder / name for folder in (*folders, _USUAL_FOLDER))]
+    return next((Path(path) for path in candidates if path and Path(path).is_file()), None)
+
+
 def find_nvcc() -> Path:
-    """The compiler: on the PATH, below CUDA_HOME, or in its usual place.
+    """The compiler.
 
     Raises:
         BenchmarkError: there is none.
     """
-    home = os.environ.get("CUDA_HOME")
-    for candidate in (shutil.which("nvcc"), Path(home, "bin", "nvcc") if home else None, _DEFAULT_NVCC):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    raise BenchmarkError("there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to where it is")
+    nvcc = find_program("nvcc")
+    if nvcc is None:
+        raise BenchmarkError("there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to where it is")
+    return nvcc
 
 
 def kernel_sources() -> list[Path]:

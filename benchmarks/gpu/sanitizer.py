@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 from gpu.checks import Check
-from gpu.library import find_nvcc
+from gpu.library import find_program
 
 TOOLS = ("memcheck", "racecheck", "synccheck")
 LAYERS = 40
@@ -17,12 +16,8 @@ _FOUND_ERRORS = 77  # the sanitizer's own exit code, which the program doesn't u
 
 
 def find_sanitizer() -> Path | None:
-    """compute-sanitizer on the PATH, or beside nvcc."""
-    found = shutil.which("compute-sanitizer")
-    if found:
-        return Path(found)
-    beside = find_nvcc().with_name("compute-sanitizer")
-    return beside if beside.is_file() else None
+    """compute-sanitizer, if it is installed."""
+    return find_program("compute-sanitizer")
 
 
 def sanitizer_command(sanitizer: Path, tool: str, checker: Path, layers: int, seed: int) -> list[str]:
@@ -41,7 +36,7 @@ def run_checker(command: list[str], name: str, layers: int) -> Check:
         return Check(name, layers, (f"it took more than {_SECONDS} s",))
     failures: tuple[str, ...] = ()
     if done.returncode != 0:
-        lines = (done.stdout + done.stderr).strip().splitlines()
+        lines = (done.stderr + done.stdout).strip().splitlines()
         failures = (f"exit code {done.returncode}: " + " | ".join(line.strip() for line in lines[-20:]),)
     return Check(name, layers, failures)
 

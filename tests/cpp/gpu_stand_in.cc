@@ -1,0 +1,168 @@
+// Stands in for a GPU: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that
+// the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
+// can't.
+//
+// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused (RouteDispatch's
+// slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf), unsteady (y, every
+// fourth time), launches (one too many), refuse (CUDA's error 700).
+#include <cuda_runtime_api.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "core/routing.h"
+#include "cuda/ops.h"
+#include "empty_kernel.h"
+
+namespace {
+
+bool g_counting = false;
+size_t g_nodes = 0;
+
+bool Fault(const char* name) {
+  const char* fault = std::getenv("VMOE_STAND_IN_FAULT");
+  return fault != nullptr && std::strcmp(fault, name) == 0;
+}
+
+void Spoil(const char* name, void* tensor) {
+  if (Fault(name)) *static_cast<unsigned char*>(tensor) ^= 1;
+}
+
+// Whether these launches are counted instead of run.
+bool Counts(size_t launches) {
+  if (g_counting) g_nodes += launches + (Fault("launches") ? 1 : 0);
+  return g_counting;
+}
+
+void RouteOnCpu(vmoe::RoutingShape shape, vmoe::FloatType type, const void* gates, int32_t* slot, void* weight,
+                int32_t* src) {
+  if (Fault("order")) shape.batch_priority = false;
+  vmoe::Route(shape, type, gates, slot, weight, src, vmoe::SerialRunner());
+}
+
+void DispatchOnCpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
+  auto* to = static_cast<unsigned char*>(buf);
+  for (size_t place = 0; place < places; ++place, to += row_bytes) {
+    if (src[place] < 0) {
+      std::memset(to, 0, row_bytes);
+    } else {
+      std::memcpy(to, static_cast<const unsigned char*>(x) + static_cast<size_t>(src[place]) * row_bytes, row_bytes);
+    }
+  }
+  Spoil("buf", buf);
+  if (Fault("past")) *to = 0;
+}
+
+}  // namespace
+
+namespace vmoe::cuda {
+
+cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+                  void*, cudaStream_t) {
+  if (Fault("refuse")) return cudaErrorIllegalAddress;
+  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
+  RouteOnCpu(shape, type, gates, slot, weight, src);
+  Spoil("slot", slot);
+  Spoil("weight", weight);
+  Spoil("src", src);
+  return cudaSuccess;
+}
+
+cudaError_t Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, cudaStream_t) {
+  if (!Counts(1)) DispatchOnCpu(x, src, places, row_bytes, buf);
+  return cudaSuccess;
+}
+
+cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
+                          int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
+  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
+  const size_t places = shape.experts * shape.places();
+  std::vector<int32_t> src(places);
+  RouteOnCpu(shape, gate_type, gates, slot, weight, src.data());
+  Spoil("fused", slot);
+  DispatchOnCpu(x, src.data(), places, row_bytes, buf);
+  return cudaSuccess;
+}
+
+cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
+                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
+  static int calls = 0;
+  if (Counts(1)) return cudaSuccess;
+  const size_t row_bytes = hidden * TypeBytes(type);
+  std::vector<float> scale(tokens * choices), row(hidden), sum(hidden);
+  Widen(weight_type, weight, scale.size(), scale.data());
+  for (size_t token = 0; token < tokens; ++token) {
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    for (size_t k = 0; k < choices; ++k) {
+      const size_t pair = token * choices + k;
+      if (slot[pair] < 0 || static_cast<size_t>(slot[pair]) >= places) continue;
+      Widen(type, static_cast<const unsigned char*>(out) + static_cast<size_t>(slot[pair]) * row_bytes, hidden,
+            row.data());
+      for (size_t d = 0; d < hidden; ++d) {
+        const float product = scale[pair] * row[d];
+        sum[d] = k == 0 ? product : sum[d] + product;
+      }
+    }
+    Narrow(type, sum.data(), hidden, static_cast<unsigned char*>(y) + token * row_bytes);
+  }
+  Spoil("y", y);
+  if (++calls % 3 == 0) Spoil("unsteady", y);
+  return cudaSuccess;
+}
+
+}  // namespace vmoe::cuda
+
+namespace vmoe_gpu {
+
+cudaError_t LaunchEmpty(cudaStream_t) {
+  Counts(1);
+  return cudaSuccess;
+}
+
+}  // namespace vmoe_gpu
+
+extern "C" {
+
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "stand-in error"; }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  g_counting = true;
+  g_nodes = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) {
+  g_counting = false;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t*, size_t* count) {
+  *count = g_nodes;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  *memory = std::malloc(bytes);
+  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFree(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+
+}  // extern "C"
