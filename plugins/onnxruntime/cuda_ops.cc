@@ -46,7 +46,7 @@ class CudaDispatchKernel {
 
   explicit CudaDispatchKernel(const NodeInfo&) {}
 
-  // The tokens of src can't be checked here without waiting for the GPU.
+  // The tokens of src must be right: they can't be checked here without waiting for the GPU.
   void Compute(const Call& call) const {
     Sizes sizes;
     const Tensor x = call.Input(0, sizes);
