@@ -220,14 +220,17 @@ def read_private(path: Path, limit: int = _MAX_ENGINE_BYTES) -> bytes | None:
             _refuse_others(root / parent, (root / parent).stat())
         # A link could lead anywhere, and opening a pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:  # noqa: PTH123  (of a descriptor)
+        try:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise EngineCacheError(f"{path} is no plain file")
             _refuse_others(path, state)
             if state.st_size > limit:
                 raise EngineCacheError(f"{path} is larger than {limit} bytes")
-            return file.read(limit + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(state.st_size)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
