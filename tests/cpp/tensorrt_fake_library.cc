@@ -1,0 +1,135 @@
+// A TensorRT that has a plugin registry and a logger, and nothing else. Built with the headers of a version, it lays
+// its objects out as that version does.
+//
+// FAKE_MAJOR is the version it says it is. FAKE_TENSORRT in the environment makes it misbehave: "refuses" every
+// creator, or has "no_registry".
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensorrt_fake.h"
+
+#ifndef FAKE_MAJOR
+#define FAKE_MAJOR NV_TENSORRT_MAJOR
+#endif
+
+namespace {
+
+using nvinfer1::IPluginCreatorInterface;
+using nvinfer1::IPluginCreatorV3One;
+
+bool Misbehaves(const char* how) {
+  const char* wanted = std::getenv("FAKE_TENSORRT");
+  return wanted && std::strcmp(wanted, how) == 0;
+}
+
+struct Ready {
+  std::string text = "ready";
+};
+Ready ready;
+bool was_ready = false;
+
+class Registry final : public nvinfer1::IPluginRegistry {
+ public:
+  void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override {}
+  nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { return nullptr; }
+  bool isParentSearchEnabled() const override { return false; }
+  void setParentSearchEnabled(bool) override {}
+  void* loadLibrary(const char*) noexcept override { return nullptr; }
+  void deregisterLibrary(void*) noexcept override {}
+
+  bool registerCreator(IPluginCreatorInterface& creator, const char* plugin_namespace) noexcept override {
+    if (Misbehaves("refuses")) return false;
+    auto& one = static_cast<IPluginCreatorV3One&>(creator);
+    std::string name = std::string(plugin_namespace) + "::" + one.getPluginName() + "::" + one.getPluginVersion();
+    for (const std::string& other : names_) {
+      if (other == name) return false;
+    }
+    names_.push_back(std::move(name));
+    creators_.push_back(&creator);
+    return true;
+  }
+  IPluginCreatorInterface* const* getAllCreators(int32_t* count) const noexcept override {
+    *count = static_cast<int32_t>(creators_.size());
+    return creators_.data();
+  }
+  IPluginCreatorInterface* getCreator(const char*, const char*, const char*) noexcept override { return nullptr; }
+  bool deregisterCreator(const IPluginCreatorInterface&) noexcept override { return false; }
+  nvinfer1::IPluginResource* acquirePluginResource(const char*, nvinfer1::IPluginResource*) noexcept override {
+    return nullptr;
+  }
+  int32_t releasePluginResource(const char*) noexcept override { return 0; }
+
+  // Of some versions only: they override there, and are functions of this class elsewhere.
+  virtual bool registerCreator(nvinfer1::IPluginCreator&, const char*) noexcept { return false; }
+  virtual nvinfer1::IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept { return nullptr; }
+  virtual nvinfer1::IPluginCreator* getPluginCreator(const char*, const char*, const char*) noexcept { return nullptr; }
+  virtual bool deregisterCreator(const nvinfer1::IPluginCreator&) noexcept { return false; }
+  virtual IPluginCreatorInterface* const* getAllCreatorsRecursive(int32_t* count) noexcept {
+    return getAllCreators(count);
+  }
+
+  const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<IPluginCreatorInterface*> creators_;
+};
+
+class Logger final : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    text_ += (severity == Severity::kERROR ? "error: " : "other: ") + std::string(message) + "\n";
+  }
+  std::string Take() { return std::exchange(text_, ""); }
+
+ private:
+  std::string text_;
+};
+
+class Finder final : public nvinfer1::ILoggerFinder {
+ public:
+  nvinfer1::ILogger* findLogger() override { return &logger; }
+  Logger logger;
+};
+
+Registry& TheRegistry() {
+  static Registry registry;
+  return registry;
+}
+
+Finder& TheFinder() {
+  static Finder finder;
+  return finder;
+}
+
+}  // namespace
+
+extern "C" {
+
+nvinfer1::IPluginRegistry* getPluginRegistry() noexcept {
+  was_ready = ready.text == "ready";
+  return Misbehaves("no_registry") ? nullptr : &TheRegistry();
+}
+
+int32_t getInferLibMajorVersion() noexcept { return FAKE_MAJOR; }
+
+const char* fakeCreators() noexcept {
+  static std::string text;
+  text.clear();
+  for (const std::string& name : TheRegistry().names()) text += (text.empty() ? "" : " ") + name;
+  return text.c_str();
+}
+
+bool fakeWasReady() noexcept { return was_ready; }
+
+nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept { return &TheFinder(); }
+
+const char* fakeMessages() noexcept {
+  static std::string text;
+  text = TheFinder().logger.Take();
+  return text.c_str();
+}
+}
