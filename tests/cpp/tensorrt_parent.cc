@@ -1,7 +1,7 @@
 // A program that opens libraries in the order of its arguments, "local:PATH" or "global:PATH", and then prints a line
 // for each fake TensorRT among them: its creators, and whether it had been set up when it was asked for its registry.
 //
-// With HAS_TENSORRT it is linked with one or contains one, and prints the line of that first.
+// With HAS_TENSORRT it is linked with one or contains one, and prints the line of that last.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -13,9 +13,6 @@ extern "C" bool fakeWasReady() noexcept;
 #endif
 
 int main(int argc, char** argv) {
-#ifdef HAS_TENSORRT
-  std::printf("%s ready %d\n", fakeCreators(), fakeWasReady() ? 1 : 0);
-#endif
   void* opened[16] = {};
   for (int i = 1; i < argc && i < 16; ++i) {
     const char* path = std::strchr(argv[i], ':');
@@ -34,5 +31,8 @@ int main(int argc, char** argv) {
     std::printf("%s ready %d\n", reinterpret_cast<const char* (*)()>(creators)(),
                 reinterpret_cast<bool (*)()>(ready)() ? 1 : 0);
   }
+#ifdef HAS_TENSORRT
+  std::printf("%s ready %d\n", fakeCreators(), fakeWasReady() ? 1 : 0);
+#endif
   return 0;
 }
