@@ -52,12 +52,14 @@ class BackendKind:
         extra: of the package, that installs it.
         on_gpu: it runs on a GPU, where threads mean nothing.
         one_profile: what it loads is fixed to the engine's profile.
+        shared: engines of one process that load the same files share one; where not, the backend sees to that itself.
     """
 
     load: Load
     extra: str
     on_gpu: bool = False
     one_profile: bool = False
+    shared: bool = True
 
 
 def _onnxruntime(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
@@ -97,7 +99,7 @@ BACKENDS: Mapping[str, BackendKind] = {
     "openvino": BackendKind(_openvino, "openvino"),
     "cuda": BackendKind(_cuda, "gpu", on_gpu=True),
     "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", on_gpu=True, one_profile=True),
-    "tensorrt": BackendKind(_tensorrt, "tensorrt", on_gpu=True, one_profile=True),
+    "tensorrt": BackendKind(_tensorrt, "tensorrt", on_gpu=True, one_profile=True, shared=False),
 }
 
 
@@ -151,6 +153,8 @@ def _fastest_first() -> tuple[str, ...]:
 
 def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | None) -> Backend:
     kind = BACKENDS[name]
+    if not kind.shared:
+        return kind.load(bundle, threads, profile)
     key = (
         name,
         None if kind.on_gpu else threads,

@@ -14,6 +14,7 @@ import numpy as np
 
 from vmoe_runtime.backends import tensorrt_api
 from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine_cache import EngineCacheError, EngineKey, EngineRecord, difference, load_engine, other_engines
@@ -63,7 +64,8 @@ class TensorRtBackend:
             raise EngineCacheError(f"{error}; run {command} --force") from None
         if found is None:
             raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
-        return cls(*found, profile)
+        # An engine may be built again while the old one is still in use.
+        return _loads.get((key, found[1].sha256), lambda: cls(*found, profile))
 
     @property
     def description(self) -> str:
@@ -102,6 +104,9 @@ class TensorRtBackend:
             yield lane
             # After a failure it isn't used again.
             self._idle.put(lane)
+
+
+_loads: SharedLoads[TensorRtBackend] = SharedLoads()
 
 
 def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:

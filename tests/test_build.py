@@ -1,0 +1,451 @@
+"""`vmoe-build` and backend `tensorrt`, all but TensorRT itself: a fake of the one module that calls it stands in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damaged_files import assert_one_sentence, copied_bundle
+from fake_tensorrt import FakeTensorRt
+
+from vmoe_build.batches import BatchRange, choose_batches
+from vmoe_build.check import LIMITS, Check, refuse_wrong_answers
+from vmoe_build.cli import main
+from vmoe_build.errors import BuildError, UsageError
+from vmoe_export import export_bundle
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
+from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import UnavailableError
+
+API, BACKEND = "vmoe_runtime.backends.tensorrt_api", "vmoe_runtime.backends.tensorrt_engine"
+PROFILE = "c0.3-k1"
+Images = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """Every image routed alone, with graphs for TensorRT at two profiles."""
+    target = tmp_path_factory.mktemp("tensorrt") / "own.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], tensorrt=True, validate=False)
+    return target
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """Groups of 16 images."""
+    target = tmp_path_factory.mktemp("tensorrt") / "grouped.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[2], group="16", tensorrt=True, validate=False)
+    return target
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty file in place of the plugin, which many installations are built without."""
+    library = tmp_path / "libvmoe_tensorrt.so"
+    library.touch()
+    find = installation.find_native
+
+    def find_native(*path: str) -> Path | None:
+        return library if path[-1] == installation.TENSORRT_PLUGIN else find(*path)
+
+    monkeypatch.setattr(installation, "find_native", find_native)
+    monkeypatch.setattr("vmoe_build.cli.find_native", find_native)
+    return library
+
+
+@pytest.fixture
+def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
+    """TensorRT's fake, and an empty cache for its engines."""
+    fake = FakeTensorRt()
+    monkeypatch.setitem(sys.modules, API, fake)
+    sys.modules.pop(BACKEND, None)
+    yield fake
+    sys.modules.pop(BACKEND, None)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.engine")) if folder.exists() else []
+
+
+def assert_refuses(arguments: list[object], code: int, *names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`vmoe-build` ends with that exit code and one line on stderr."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    *progress, last = err.splitlines()
+    assert all(line.startswith("vmoe-build: ") for line in (*progress, last))
+    assert_one_sentence(last, *names)
+
+
+def test_an_engine_is_built_checked_kept_and_run(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, mnist_images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "--profile", PROFILE, "--max-batch", "8", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["min_batch"], report["opt_batch"], report["max_batch"]) == (1, 8, 8)
+    assert report["check"]["agreement"] == 1.0 and report["check"]["images"] == 8
+    assert report["check"]["max_difference"] < 1e-5 < report["check"]["largest_output"]
+    assert (report["profile"], report["precision"], report["tensorrt"]) == (PROFILE, "fp32", "10.13.0.35")
+    assert files(cache) == [Path(report["engine"]).name]
+    images = mnist_images["images"][:8]
+    with Engine.load(bundle, PROFILE, "tensorrt") as engine, Engine.load(bundle, PROFILE, "onnxruntime") as cpu:
+        assert engine.backend_description == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, fp32, batches of 1 to 8"
+        np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-5)
+        for (slot, weight), (cpu_slot, cpu_weight) in zip(
+            engine.routing(images).values(), cpu.routing(images).values(), strict=True
+        ):
+            np.testing.assert_array_equal(slot, cpu_slot)
+            np.testing.assert_allclose(weight, cpu_weight, rtol=0, atol=1e-6)
+
+
+def test_without_a_profile_the_first_exported_one_is_built(
+    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle)]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("c0.3-k1: fp32, batches of 1 to 32 (tuned for 32), TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3")
+    assert err.splitlines() == [
+        "vmoe-build: building with TensorRT 10.13.0.35 for NVIDIA H100 80GB HBM3, which takes minutes",
+        "vmoe-build: comparing with the CPU",
+    ]
+    assert tensorrt.built[0]["shapes"] == ((1, 28, 28, 1), (32, 28, 28, 1), (32, 28, 28, 1))
+
+
+def test_options_reach_the_build(bundle: Path, tensorrt: FakeTensorRt, plugin: Path) -> None:
+    options = ["--min-batch", "2", "--opt-batch", "4", "--max-batch", "6", "--workspace", "512", "--serialize-plugin", "-q"]
+    assert main([str(bundle), *options]) == 0
+    assert tensorrt.built == [
+        {
+            "shapes": ((2, 28, 28, 1), (4, 28, 28, 1), (6, 28, 28, 1)),
+            "workspace": 512 << 20,
+            "plugin_inside": True,
+            "timing_cache": b"",
+            "plugin": plugin,
+        }
+    ]
+
+
+def test_an_engine_that_is_there_is_not_built_again(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main([str(bundle)]) == 0
+    assert "it was there already" in capsys.readouterr().out
+    assert len(tensorrt.built) == 1
+    for more, builds in ((["--force"], 2), (["--max-batch", "64"], 3), (["--max-batch", "64", "--serialize-plugin"], 4)):
+        assert main([str(bundle), "-q", *more]) == 0
+        assert len(tensorrt.built) == builds
+    assert len(files(cache)) == 1
+
+
+def test_the_timing_cache_is_kept_for_the_next_build(bundle: Path, tensorrt: FakeTensorRt) -> None:
+    for profile in (PROFILE, "c1.05-k1"):
+        assert main([str(bundle), "--profile", profile, "-q"]) == 0
+    tensorrt.tensorrt = "11.4.0.106"
+    assert main([str(bundle), "-q"]) == 0
+    assert [options["timing_cache"] for options in tensorrt.built] == [b"", b"measured;", b""]
+
+
+def test_an_engine_with_wrong_answers_is_not_kept(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (0.01, float("inf"), float("nan")):
+        tensorrt.error = error
+        assert_refuses([bundle], 1, "differ from those of ONNX Runtime", "it was not kept", capsys=capsys)
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_what_may_differ_is_what_the_precision_gives(precision: str) -> None:
+    limits = LIMITS[precision]
+    good = Check("CPU", 8, 10.0, 1.0, 9.9 * limits.difference, limits.agreement)
+    refuse_wrong_answers(good, precision)
+    for bad in (
+        Check("CPU", 8, 10.0, 1.0, 10.1 * limits.difference, 1.0),
+        Check("CPU", 8, 10.0, 1.0, 0.0, limits.agreement - 0.001),
+        Check("CPU", 8, 10.0, 1.0, 0.0, float("nan")),
+    ):
+        with pytest.raises(BuildError, match="it was not kept"):
+            refuse_wrong_answers(bad, precision)
+
+
+def test_a_build_that_fails_leaves_nothing(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensorrt.error = None
+    assert_refuses([bundle], 1, "TensorRT can't build an engine", "c0.3-k1.tensorrt.onnx", capsys=capsys)
+    assert files(cache) == []
+
+
+def test_changed_weights_are_not_built(
+    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copied_bundle(bundle, tmp_path / "x.vmoe")
+    weights = bytearray((copy / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "weights.safetensors").write_bytes(weights)
+    assert_refuses([copy], 1, "weights.safetensors was changed after export", capsys=capsys)
+    assert tensorrt.built == []
+
+
+def test_without_a_gpu_it_says_so(bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
+    tensorrt.card = UnavailableError("there is no NVIDIA driver on this machine")
+    assert_refuses([bundle], 1, "there is no NVIDIA driver", capsys=capsys)
+    with pytest.raises(UnavailableError, match="there is no NVIDIA driver"):
+        Engine.load(bundle, backend="tensorrt")
+
+
+def test_verbose_tells_what_tensorrt_logs_and_where_errors_come_from(
+    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "-v"]) == 0
+    assert "vmoe-build: a line that TensorRT logs" in capsys.readouterr().err
+    assert main([str(bundle), "-v", "--profile", "c9-k1"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_engine_is_only_found_by_what_it_was_built_for(bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+    def refusal(path: Path = bundle, profile: str = PROFILE) -> str:
+        with pytest.raises(BackendError) as refused:
+            Engine.load(path, profile, "tensorrt")
+        assert_one_sentence(str(refused.value), f"run vmoe-build {path} --profile {profile}")
+        return str(refused.value)
+
+    assert refusal().startswith(f"no engine was built for profile {PROFILE} with TensorRT 10.13.0.35 on NVIDIA H100")
+    assert main([str(bundle), "--profile", PROFILE, "-q"]) == 0
+    Engine.load(bundle, PROFILE, "tensorrt").close()
+    assert "(there is one of profile c0.3-k1, not c1.05-k1)" in refusal(profile="c1.05-k1")
+    tensorrt.tensorrt = "11.4.0.106"
+    assert "(there is one of TensorRT 10.13.0.35, not 11.4.0.106)" in refusal()
+    tensorrt.tensorrt, tensorrt.card = "10.13.0.35", Gpu("NVIDIA L4", "8.9", (13, 0))
+    assert "(there is one of GPU NVIDIA H100 80GB HBM3, not NVIDIA L4; compute capability 9.0, not 8.9)" in refusal()
+    tensorrt.card = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
+    other = copied_bundle(
+        bundle, tmp_path / "other.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}
+    )
+    assert "no engine was built" in refusal(other)
+
+
+def test_a_changed_engine_is_refused_with_the_line_that_builds_it_again(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(bundle), "-q"]) == 0
+    engine = next(cache.rglob("*.engine"))
+    engine.write_bytes(engine.read_bytes() + b" ")
+    with pytest.raises(
+        BackendError, match=f"was changed after it was built .* run vmoe-build .* --profile {PROFILE} --force"
+    ):
+        Engine.load(bundle, PROFILE, "tensorrt")
+    assert_refuses([bundle], 1, "was changed after it was built", capsys=capsys)
+    assert main([str(bundle), "-q", "--force"]) == 0
+    Engine.load(bundle, PROFILE, "tensorrt").close()
+
+
+def test_a_bundle_with_spaces_gets_a_line_for_the_shell(bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+    copy = copied_bundle(bundle, tmp_path / "a b.vmoe")
+    with pytest.raises(BackendError) as refused:
+        Engine.load(copy, PROFILE, "tensorrt")
+    command = shlex.split(str(refused.value).partition("; run ")[2])
+    assert command == ["vmoe-build", str(copy), "--profile", PROFILE]
+
+
+def test_an_engine_runs_its_profile_and_no_other(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
+    images = mnist_images["images"][:2]
+    assert main([str(bundle), "--profile", PROFILE, "-q"]) == 0
+    with Engine.load(bundle, PROFILE, "tensorrt") as engine:
+        assert engine.only_profile is not None and engine.only_profile.name == PROFILE
+        np.testing.assert_array_equal(engine(images), engine(images, PROFILE))
+        np.testing.assert_array_equal(engine(images), engine(images, capacity=0.3, k=1, bpr=True))
+        for other in ({"profile": "c1.05-k1"}, {"capacity": 0.5}, {"k": 2}, {"bpr": False}):
+            with pytest.raises(RoutingError) as refused:
+                engine(images, **other)  # type: ignore[arg-type]
+            assert_one_sentence(str(refused.value), "backend 'tensorrt'", f"'{PROFILE}'", "load an engine with profile=")
+
+
+def test_a_batch_must_be_in_the_range_of_the_engine(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
+    assert main([str(bundle), "--min-batch", "2", "--max-batch", "4", "-q"]) == 0
+    with Engine.load(bundle, backend="tensorrt") as engine:
+        assert engine(mnist_images["images"][:4]).shape == (4, 10)
+        for count, option in ((1, "--min-batch 1"), (5, "--max-batch 5")):
+            with pytest.raises(ImageError, match=f"built for 2 to 4 images, and the batch has {count}.*{option}"):
+                engine(mnist_images["images"][:count])
+
+
+def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle: Path, tensorrt: FakeTensorRt) -> None:
+    assert main([str(bundle), "--max-batch", "4", "-q"]) == 0
+    with Engine.load(bundle, backend="tensorrt") as old:
+        assert main([str(bundle), "--max-batch", "8", "-q"]) == 0
+        with Engine.load(bundle, backend="tensorrt") as new:
+            assert (old.backend_description[-6:], new.backend_description[-6:]) == ("1 to 4", "1 to 8")
+
+
+def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
+    batches = mnist_images["images"][: 8 * 16].reshape(8, 16, 28, 28)
+    assert main([str(bundle), "-q"]) == 0
+    before = tensorrt.lanes
+    with Engine.load(bundle, backend="tensorrt") as engine:
+        expected = [engine(batch) for batch in batches]
+        assert tensorrt.lanes - before == 1
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(4):
+                for found, wanted in zip(pool.map(engine, batches), expected, strict=True):
+                    np.testing.assert_array_equal(found, wanted)
+    assert tensorrt.lanes - before <= 2 and tensorrt.most_at_once <= 2
+
+
+def test_engines_of_one_profile_share_what_is_loaded(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
+    for profile in (PROFILE, "c1.05-k1"):
+        assert main([str(bundle), "--profile", profile, "-q"]) == 0
+    before = tensorrt.lanes
+    loaded = [Engine.load(bundle, profile, "tensorrt", threads) for profile, threads in
+              ((PROFILE, None), (PROFILE, 2), ("c1.05-k1", None))]  # fmt: skip
+    answers = [engine(mnist_images["images"][:2]) for engine in loaded]
+    assert tensorrt.lanes - before == 2
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert not np.array_equal(answers[0], answers[2])
+
+
+def test_vmoe_bench_measures_each_exported_profile(
+    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vmoe_bench.cli import main as bench
+
+    for profile in (PROFILE, "c1.05-k1"):
+        assert main([str(bundle), "--profile", profile, "-q"]) == 0
+    for profiles, expected in (([], [PROFILE, "c1.05-k1"]), (["--profile", "c1.05-k1"], ["c1.05-k1"])):
+        assert bench([str(bundle), "--backend", "tensorrt", "--duration", "0.01", "--json", "-", *profiles]) == 0
+        points = json.loads(capsys.readouterr().out)["points"]
+        assert [point["profile"] for point in points] == expected
+        assert {point["backend"] for point in points} == {"tensorrt"}
+
+
+def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
+    import golden
+
+    case = golden.Case("g4", golden.settings("g4")["cases"][1])
+    dense = tmp_path / "dense.vmoe"
+    export_bundle(golden.FOLDER / "g4", dense, tensorrt=True, validate=False)
+    assert main([str(dense), "-q"]) == 0
+    with Engine.load(dense, backend="tensorrt") as engine:
+        np.testing.assert_allclose(engine(case.images), case.logits, rtol=0, atol=1e-5)
+        assert engine.routing(case.images) == {}
+    assert_refuses([dense, "--profile", "c0.3-k1"], 2, "dense model", capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ((None, None, None), (16, 32, 32)),
+        ((None, None, 64), (16, 64, 64)),
+        ((32, None, None), (32, 32, 32)),
+        ((None, 48, None), (16, 48, 48)),
+        ((16, 32, 128), (16, 32, 128)),
+        ((48, None, None), (48, 48, 48)),
+    ],
+)
+def test_batches_are_multiples_of_the_group(
+    asked: tuple[int | None, int | None, int | None], expected: tuple[int, int, int], grouped: Path
+) -> None:
+    assert choose_batches(Bundle.open(grouped).manifest, *asked) == BatchRange(*expected)
+
+
+@pytest.mark.parametrize("asked", [(8, None, None), (None, 20, None), (None, None, 8), (32, 16, None), (None, 64, 32)])
+def test_batches_that_do_not_fit_are_refused(asked: tuple[int | None, int | None, int | None], grouped: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        choose_batches(Bundle.open(grouped).manifest, *asked)
+    assert_one_sentence(str(refused.value), "-batch ")
+
+
+def test_print_trtexec_is_one_line_for_the_shell(
+    bundle: Path, plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = copied_bundle(bundle, tmp_path / "it's mine.vmoe")
+    options = ["--max-batch", "8", "--opt-batch", "4", "--workspace", "256", "--serialize-plugin"]
+    assert main([str(copy), "--print-trtexec", *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.count("\n") == 1
+    assert shlex.split(out) == [
+        "trtexec",
+        f"--onnx={copy}/c0.3-k1.tensorrt.onnx",
+        "--minShapes=image:1x28x28x1",
+        "--optShapes=image:4x28x28x1",
+        "--maxShapes=image:8x28x28x1",
+        "--stronglyTyped",
+        "--noTF32",
+        f"--dynamicPlugins={plugin}",
+        f"--setPluginsToSerialize={plugin}",
+        "--memPoolSize=workspace:256",
+        "--timingCacheFile=it's mine.c0.3-k1.timing",
+        "--saveEngine=it's mine.c0.3-k1.engine",
+        "--skipInference",
+    ]
+
+
+def test_print_trtexec_needs_no_plugin_either(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vmoe_build.cli.find_native", lambda *_: None)
+    assert main([str(bundle), "--profile", "c1.05-k1", "--print-trtexec"]) == 0
+    out, err = capsys.readouterr()
+    assert "--dynamicPlugins=libvmoe_tensorrt.so" in shlex.split(out)
+    assert "--setPluginsToSerialize" not in out and "--memPoolSize" not in out
+    assert_one_sentence(err.removesuffix("\n"), "has no libvmoe_tensorrt.so")
+
+
+USAGE: dict[str, tuple[list[str], str]] = {
+    "no bundle": ([], "BUNDLE"),
+    "unknown option": (["x.vmoe", "--fast"], "--fast"),
+    "batch of 0": (["x.vmoe", "--max-batch", "0"], "--max-batch"),
+    "batch as text": (["x.vmoe", "--opt-batch", "many"], "'many'"),
+    "batch of 1e9": (["x.vmoe", "--max-batch", "1000000000"], "--max-batch"),
+    "negative workspace": (["x.vmoe", "--workspace", "-1"], "--workspace"),
+    "verbose and quiet": (["x.vmoe", "-v", "-q"], "-q"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "name"), USAGE.values(), ids=USAGE)
+def test_a_wrong_command_line_is_one_sentence(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refuses([*arguments], 2, name, capsys=capsys)
+
+
+def test_what_the_bundle_lacks_is_one_sentence(
+    bundle: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refuses([tmp_path / "no.vmoe"], 1, "no.vmoe is not a bundle", capsys=capsys)
+    assert_refuses([mnist_image_bundle], 1, "has no graphs for TensorRT: export it again with --tensorrt", capsys=capsys)
+    assert_refuses([bundle, "--profile", "fast"], 2, "no profile 'fast'", "c0.3-k1, c1.05-k1", capsys=capsys)
+    assert_refuses([bundle, "--profile", "c0.3-k99"], 2, "k must be", capsys=capsys)
+    again = (
+        "no graph for TensorRT at profile 'c0.5-k2-vanilla', only at c0.3-k1, c1.05-k1; "
+        "export it again with --tensorrt --capacity 0.5 --k 2 --no-bpr"
+    )
+    for flag in ([], ["--print-trtexec"]):
+        assert_refuses([bundle, "--profile", "c0.5-k2-vanilla", *flag], 1, again, capsys=capsys)
+
+
+def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vmoe_build", bundle], capture_output=True, text=True, check=False, env=os.environ
+    )
+    if done.returncode == 0:
+        pytest.skip("TensorRT is installed, and built an engine")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), "vmoe-build: ", "TensorRT")
+    assert files(cache) == []
