@@ -6,3 +6,10 @@
 #else
 #define VMOE_HOST_DEVICE inline
 #endif
+
+// Before a loop whose count the compiler knows: a GPU keeps its arrays in registers then.
+#if defined(__CUDA_ARCH__)
+#define VMOE_UNROLL _Pragma("unroll")
+#else
+#define VMOE_UNROLL
+#endif

@@ -26,7 +26,7 @@ template <class T, class W, class Word>
 cudaError_t Launch(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
                    cudaStream_t stream) {
   const size_t words = shape.hidden * sizeof(T) / sizeof(Word);
-  const RowLaunch rows = PlanRows(shape.tokens, words);
+  const RowLaunch rows = PlanRows(shape.tokens, words, kCombineBatch);
   CombineKernel<T, W, Word><<<rows.grid, rows.block, 0, stream>>>(
       static_cast<const Word*>(out), slot, static_cast<const W*>(weight), shape, words, static_cast<Word*>(y));
   return cudaGetLastError();

@@ -17,7 +17,7 @@ __global__ void DispatchKernel(const Word* __restrict__ x, const int32_t* __rest
 template <class Word>
 cudaError_t Launch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, cudaStream_t stream) {
   const size_t words = row_bytes / sizeof(Word);
-  const RowLaunch rows = PlanRows(places, words);
+  const RowLaunch rows = PlanRows(places, words, kCopyBatch);
   DispatchKernel<<<rows.grid, rows.block, 0, stream>>>(static_cast<const Word*>(x), src, places, words,
                                                        static_cast<Word*>(buf));
   return cudaGetLastError();

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -10,8 +11,6 @@ namespace vmoe::cuda {
 
 // Of a grid's second dimension; more rows or groups are done in a loop.
 inline constexpr size_t kMaxGridY = 65535;
-
-inline unsigned Blocks(size_t count) { return static_cast<unsigned>(count); }
 
 inline bool IsAligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -21,10 +20,12 @@ struct RowLaunch {
   unsigned grid;
 };
 
-inline RowLaunch PlanRows(size_t rows, size_t words) {
+// Each lane has about `words_per_lane` of a row's words.
+inline RowLaunch PlanRows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
-  const size_t whole_warps = (words + 31) / 32 * 32;
-  const size_t lanes = whole_warps < 32 ? 32 : whole_warps > kThreads ? kThreads : whole_warps;
+  constexpr size_t kWarp = 32;
+  const size_t warps = (words + kWarp * words_per_lane - 1) / (kWarp * words_per_lane);
+  const size_t lanes = kWarp * std::clamp<size_t>(warps, 1, kThreads / kWarp);
   const size_t rows_per_block = kThreads / lanes;
   return {dim3(static_cast<unsigned>(lanes), static_cast<unsigned>(rows_per_block)),
           static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block)};

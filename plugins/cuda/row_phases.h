@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "core/host_device.h"
 #include "cuda/element.h"
@@ -15,19 +16,26 @@ struct alignas(16) Word16 {
   uint32_t part[4];
 };
 
+// Words that a lane reads before it writes the first of them, so that their ways to memory and back overlap.
+inline constexpr uint32_t kCopyBatch = 4;
+inline constexpr uint32_t kCombineBatch = 2;
+
 // Copies row `source` of x to row `place` of buf, or zeros where source is negative.
 // Reads x[tokens, words]. Writes buf[places, words], its own.
 template <class In, class Out>
 VMOE_HOST_DEVICE void CopyRow(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t place, const In& x,
                               const Out& buf) {
   using Word = typename Out::Value;
-#if defined(__CUDA_ARCH__)
-#pragma unroll 4
-#endif
-  for (size_t w = lane; w < words; w += lanes) {
-    Word word{};
-    if (source >= 0) word = x.Load(static_cast<size_t>(source) * words + w);
-    buf.Store(place * words + w, word);
+  for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCopyBatch) {
+    Word batch[kCopyBatch] = {};
+    VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {
+      const size_t w = first + static_cast<size_t>(i) * lanes;
+      if (w < words && source >= 0) batch[i] = x.Load(static_cast<size_t>(source) * words + w);
+    }
+    VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {
+      const size_t w = first + static_cast<size_t>(i) * lanes;
+      if (w < words) buf.Store(place * words + w, batch[i]);
+    }
   }
 }
 
@@ -38,36 +46,43 @@ struct Elements {
 };
 
 // One token of combine: y = the sum over k of weight * out[slot]. As on the CPU, the first pair's product is the sum so
-// far, not added to zero. Slots of no place add nothing. Reads out[places, words], slot[tokens,K], weight[tokens,K].
-// Writes y[tokens, words], its own.
+// far, not added to zero. Slots of no place add nothing.
+// Reads out[places, words], slot[tokens,K], weight[tokens,K]. Writes y[tokens, words], its own.
 template <class T, class Out, class Slots, class Weights, class Sums>
 VMOE_HOST_DEVICE void CombineRow(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
                                  size_t places, const Out& out, const Slots& slot, const Weights& weight,
                                  const Sums& y) {
   using Word = typename Sums::Value;
   using Parts = Elements<T, Word>;
-  for (size_t w = lane; w < words; w += lanes) {
-    float sum[Parts::kCount] = {};
+  for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCombineBatch) {
+    float sum[kCombineBatch][Parts::kCount] = {};
     for (uint32_t k = 0; k < choices; ++k) {
       const int32_t place = slot.Load(token * choices + k);
       if (place < 0 || static_cast<size_t>(place) >= places) continue;
       const float scale = ToFloat(weight.Load(token * choices + k));
-      const Word word = out.Load(static_cast<size_t>(place) * words + w);
-      Parts parts;
-      std::memcpy(&parts, &word, sizeof(parts));
-#if defined(__CUDA_ARCH__)
-#pragma unroll
-#endif
-      for (uint32_t i = 0; i < Parts::kCount; ++i) {
-        const float product = scale * ToFloat(parts.at[i]);
-        sum[i] = k == 0 ? product : sum[i] + product;
+      Word batch[kCombineBatch] = {};
+      VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+        const size_t w = first + static_cast<size_t>(i) * lanes;
+        if (w < words) batch[i] = out.Load(static_cast<size_t>(place) * words + w);
+      }
+      VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+        Parts parts;
+        std::memcpy(&parts, &batch[i], sizeof(parts));
+        VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
+          const float product = scale * ToFloat(parts.at[j]);
+          sum[i][j] = k == 0 ? product : sum[i][j] + product;
+        }
       }
     }
-    Parts parts;
-    for (uint32_t i = 0; i < Parts::kCount; ++i) parts.at[i] = FromFloat<T>(sum[i]);
-    Word word;
-    std::memcpy(&word, &parts, sizeof(word));
-    y.Store(token * words + w, word);
+    VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
+      const size_t w = first + static_cast<size_t>(i) * lanes;
+      if (w >= words) break;
+      Parts parts;
+      VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) parts.at[j] = FromFloat<T>(sum[i][j]);
+      Word word;
+      std::memcpy(&word, &parts, sizeof(word));
+      y.Store(token * words + w, word);
+    }
   }
 }
 
