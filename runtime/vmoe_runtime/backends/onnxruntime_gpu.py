@@ -97,7 +97,7 @@ def _require(provider: str, library: str) -> Gpu:
             f"{'.'.join(map(str, gpu.cuda))}; update the driver"
         )
     file = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{library}.so"
-    missing = _missing_library(file)
+    missing = missing_library(file)
     if missing is not None:
         raise UnavailableError(f"{runtime} can't use its {provider}: {missing}")
     return gpu
@@ -113,7 +113,7 @@ def _built_for_cuda() -> int | None:
     return int(major) if major.isdecimal() else None
 
 
-def _missing_library(provider: Path) -> str | None:
+def missing_library(provider: Path) -> str | None:
     """What keeps a provider's library from being loaded, in words; None where nothing does.
 
     Loading it before ONNX Runtime does would end the process, so what it needs is loaded instead.

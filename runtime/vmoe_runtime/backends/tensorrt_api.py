@@ -182,13 +182,13 @@ class Lane:
             if self._context is None:
                 raise BackendError(f"TensorRT can't make an execution context: {_log.reason()}")
             memory: list[Any] = []
-            self._stream = _call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
+            self._stream = call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
             weakref.finalize(self, _free, self._stream, memory)
             self._set_shape(loaded.largest_shape())
             self._address: dict[str, Any] = {}
             for name in (INPUT, *loaded.outputs):
                 size = int(np.prod(self._shape(name), dtype=np.int64)) * loaded.dtypes[name].itemsize
-                pointer = _call(cuda.cudaMalloc, max(size, 1))
+                pointer = call(cuda.cudaMalloc, max(size, 1))
                 memory.append(pointer)
                 self._address[name] = pointer
                 self._context.set_tensor_address(name, int(pointer))
@@ -202,13 +202,13 @@ class Lane:
         to_device, to_host = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         with _on_device():
             self._set_shape(image.shape)
-            _call(cuda.cudaMemcpyAsync, self._address[INPUT], image.ctypes.data, image.nbytes, to_device, self._stream)
+            call(cuda.cudaMemcpyAsync, self._address[INPUT], image.ctypes.data, image.nbytes, to_device, self._stream)
             if not self._context.execute_async_v3(int(self._stream)):
                 raise BackendError(f"TensorRT failed: {_log.reason()}")
             results = [np.empty(self._shape(name), self._loaded.dtypes[name]) for name in outputs]
             for name, result in zip(outputs, results, strict=True):
-                _call(cuda.cudaMemcpyAsync, result.ctypes.data, self._address[name], result.nbytes, to_host, self._stream)
-            _call(cuda.cudaStreamSynchronize, self._stream)
+                call(cuda.cudaMemcpyAsync, result.ctypes.data, self._address[name], result.nbytes, to_host, self._stream)
+            call(cuda.cudaStreamSynchronize, self._stream)
         return results
 
     def _set_shape(self, shape: Shape) -> None:
@@ -226,7 +226,7 @@ def _load_plugin(registry: Any, plugin: Path) -> None:
         raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {_log.reason()}")
 
 
-def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     """What a function of CUDA's runtime returns beside its error code."""
     code, *values = function(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
@@ -244,8 +244,8 @@ def _free(stream: Any, memory: Sequence[Any]) -> None:
 @contextmanager
 def _on_device() -> Iterator[None]:
     """Threads may work on other devices; each gets its own one back."""
-    before = _call(cuda.cudaGetDevice)
-    _call(cuda.cudaSetDevice, _DEVICE)
+    before = call(cuda.cudaGetDevice)
+    call(cuda.cudaSetDevice, _DEVICE)
     try:
         yield
     finally:

@@ -1,0 +1,267 @@
+"""Backends on a GPU, on a machine without one: what is missing is one sentence, told by the packages themselves."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from damaged_files import assert_one_sentence
+from wheels import wheel_folder
+
+import vmoe_runtime
+from vmoe_export import export_bundle
+from vmoe_runtime import BackendError, Engine
+from vmoe_runtime.backends import BACKENDS, nvidia_gpu, open_backend
+from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import UnavailableError
+from vmoe_runtime.shared_objects import needed_libraries
+
+ON_GPU = [name for name, kind in BACKENDS.items() if kind.on_gpu]
+API = Path(vmoe_runtime.__file__).parent / "backends" / "tensorrt_api.py"
+GPU_WHEEL, CUDA_WHEELS = "onnxruntime-gpu==1.31.1", ("cuda-bindings==13.4.4", "cuda-pathfinder==1.9.0")
+TENSORRT_WHEELS = ("tensorrt-cu12-bindings==10.13.0.35", "tensorrt-cu12-bindings==11.4.0.106")
+
+
+def has_gpu() -> bool:
+    try:
+        find_gpu()
+    except UnavailableError:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    target = tmp_path_factory.mktemp("gpu") / "own.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, validate=False)
+    return target
+
+
+def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a script with other packages before those of this environment."""
+    path = [str(packages)] if packages else []
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(API.parents[2])])}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+LOAD = """
+import sys
+from vmoe_runtime import BackendError, Engine
+try:
+    print(Engine.load(sys.argv[1], backend=sys.argv[2]).backend_description)
+except BackendError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+@pytest.mark.parametrize("backend", ["cuda", "ort-tensorrt"])
+def test_an_onnxruntime_for_cpus_says_what_to_install(bundle: Path, backend: str) -> None:
+    with pytest.raises(UnavailableError) as refused:
+        Engine.load(bundle, backend=backend)
+    assert_one_sentence(str(refused.value), "has no ", "ExecutionProvider", "pip install 'vmoe-export[gpu]'")
+
+
+@without_gpu
+@pytest.mark.parametrize("backend", ["cuda", "ort-tensorrt"])
+def test_an_onnxruntime_for_gpus_without_a_driver_is_one_sentence_and_prints_nothing(bundle: Path, backend: str) -> None:
+    done = python(LOAD, bundle, backend, packages=wheel_folder(GPU_WHEEL))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(done.stderr.removesuffix("\n"), "there is no NVIDIA driver on this machine", "libcuda.so.1")
+
+
+@without_gpu
+def test_auto_stays_on_the_cpu_with_an_onnxruntime_for_gpus(bundle: Path) -> None:
+    done = python(LOAD, bundle, "auto", packages=wheel_folder(GPU_WHEEL))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ONNX Runtime 1.31.1 CPU, ")
+
+
+def test_auto_asks_for_a_gpu_first_and_goes_on_where_cuda_does_not_work(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmoe_runtime.backends.find_gpu", lambda: Gpu("GPU", "9.0", (13, 0)))
+    asked = []
+
+    def load(*_: object) -> None:
+        asked.append("cuda")
+        raise UnavailableError("libcudnn.so.9 can't be loaded")
+
+    monkeypatch.setitem(vmoe_runtime.backends.BACKENDS, "cuda", vmoe_runtime.backends.BackendKind(load, "gpu", on_gpu=True))  # type: ignore[attr-defined]
+    name, _ = open_backend("auto", Bundle.open(bundle), None)
+    assert asked == ["cuda"] and name in ("onnxruntime", "openvino")
+
+
+MISSING = """
+import sys
+from pathlib import Path
+from vmoe_runtime.backends.onnxruntime_gpu import missing_library
+print(missing_library(Path(sys.argv[1])))
+"""
+
+
+@without_gpu
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_library_that_a_provider_lacks_is_named(provider: str) -> None:
+    packages = wheel_folder(GPU_WHEEL)
+    library = packages / "onnxruntime" / "capi" / f"libonnxruntime_providers_{provider}.so"
+    assert "libcudart.so.13" in needed_libraries(library)
+    done = python(MISSING, library, packages=packages)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_one_sentence(done.stdout.removesuffix("\n"), "can't be loaded; run pip install 'vmoe-export[gpu]'")
+
+
+def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> None:
+    (tmp_path / "none.c").write_text("")
+    for name, soname, needs in (("gone.so", "libnvinfer.so.10", []), ("provider.so", "provider.so", [tmp_path / "gone.so"])):
+        linked = ["-Wl,--no-as-needed", *map(str, needs), f"-Wl,-soname,{soname}", "-o", str(tmp_path / name)]
+        subprocess.run(["cc", "-shared", str(tmp_path / "none.c"), *linked], check=True)
+    (tmp_path / "gone.so").unlink()
+    assert "libnvinfer.so.10" in needed_libraries(tmp_path / "provider.so")
+    done = python(MISSING, tmp_path / "provider.so")
+    assert_one_sentence(
+        done.stdout.removesuffix("\n"), "needs TensorRT 10 (libnvinfer.so.10)", "pip install 'tensorrt==10.*'", "'tensorrt'"
+    )
+
+
+def test_files_that_are_no_shared_libraries_need_nothing(tmp_path: Path) -> None:
+    whole = Path(sys.executable).resolve().read_bytes()
+    for content in (b"", b"text", whole[:64], whole[: len(whole) // 2]):
+        (tmp_path / "x.so").write_bytes(content)
+        assert needed_libraries(tmp_path / "x.so") == []
+    assert needed_libraries(tmp_path / "none.so") == []
+
+
+@without_gpu
+def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnavailableError, match="there is no NVIDIA driver on this machine"):
+        find_gpu()
+
+
+def test_a_driver_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing of a GPU: a driver that has only the way to say no.
+    (tmp_path / "driver.c").write_text(
+        "int cuInit(unsigned flags) { return 100; }\n"
+        'int cuGetErrorString(int code, const char** text) { *text = "no CUDA-capable device is detected"; return 0; }\n'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "driver.c", "-o", tmp_path / "libcuda.so.1"], check=True)
+    monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(tmp_path / "libcuda.so.1"))
+    with pytest.raises(UnavailableError) as refused:
+        find_gpu()
+    assert_one_sentence(str(refused.value), "no CUDA-capable device is detected (error 100 of cuInit)")
+
+
+@pytest.mark.parametrize("backend", ["ort-tensorrt", "tensorrt"])
+def test_a_bundle_without_graphs_for_tensorrt_says_how_to_export_them(
+    mnist_image_bundle: Path, bundle: Path, backend: str
+) -> None:
+    with pytest.raises(BackendError) as refused:
+        Engine.load(mnist_image_bundle, backend=backend)
+    assert_one_sentence(str(refused.value), str(mnist_image_bundle), "export it again with --tensorrt")
+    with pytest.raises(BackendError) as refused:
+        Engine.load(bundle, "c0.7-k2-vanilla", backend)
+    assert_one_sentence(str(refused.value), "'c0.7-k2-vanilla'", "--tensorrt --capacity 0.7 --k 2 --no-bpr")
+
+
+@pytest.mark.parametrize("backend", ON_GPU)
+def test_threads_are_checked_though_a_gpu_has_none(bundle: Path, backend: str) -> None:
+    with pytest.raises(BackendError, match="threads must be"):
+        Engine.load(bundle, backend=backend, threads=0)
+
+
+@without_gpu
+def test_no_package_of_a_gpu_is_imported_where_there_is_none(bundle: Path) -> None:
+    script = (
+        "import sys\nfrom vmoe_runtime import Engine\nEngine.load(sys.argv[1])\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('tensorrt', 'cuda') or name.endswith('_gpu')])"
+    )
+    assert python(script, bundle).stdout == "['vmoe_runtime.backends.nvidia_gpu']\n"
+
+
+def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    # The bindings are the real ones. The package `tensorrt` that re-exports them can only be had along with the libraries.
+    packages = wheel_folder(*TENSORRT_WHEELS[1:])
+    (tmp_path / "tensorrt.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(packages)!r})\nfrom tensorrt_bindings import *\n"
+    )
+    done = python(LOAD, bundle, "tensorrt", packages=tmp_path)
+    if "shared object file" not in done.stderr:
+        pytest.skip("TensorRT's libraries are installed here")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_sentence(
+        done.stderr.removesuffix("\n"), "backend 'tensorrt' is not installed (lib", "'vmoe-export[tensorrt]'"
+    )
+
+
+def names_used(roots: set[str]) -> set[str]:
+    """Names that the module takes from objects it calls by one of these names: `config.set_flag` gives set_flag."""
+
+    def root(node: ast.expr) -> str:
+        return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+    found = set()
+    for node in ast.walk(ast.parse(API.read_text())):
+        if isinstance(node, ast.Attribute) and root(node.value).strip("_") in roots:
+            found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("wheel", TENSORRT_WHEELS)
+def test_every_name_of_tensorrt_that_is_used_is_in_its_bindings(wheel: str) -> None:
+    enums = {"ILogger", "Severity", "BuilderFlag", "MemoryPoolType", "NetworkDefinitionCreationFlag", "TensorIOMode"}
+    objects = {"builder", "network", "parser", "config", "profile", "registry", "measured", "runtime", "engine", "context"}
+    used = names_used({"tensorrt", *enums, *objects}) - {"__version__", "__init__"}
+    assert {"execute_async_v3", "plugins_to_serialize", "STRONGLY_TYPED", "get_tensor_profile_shape", "TF32"} <= used
+    bindings = (wheel_folder(wheel) / "tensorrt_bindings" / "tensorrt.so").read_bytes()
+    # Linkers store a string that ends another one within it.
+    assert {name for name in used if name.encode() + b"\0" not in bindings} == set()
+
+
+def test_every_name_of_cuda_that_is_used_is_in_its_bindings() -> None:
+    used = names_used({"cuda", "cudaMemcpyKind", "cudaError_t"})
+    assert {"cudaMalloc", "cudaMemcpyAsync", "cudaMemcpyHostToDevice", "cudaSuccess"} <= used
+    script = (
+        "import sys\nfrom cuda.bindings import runtime as cuda\n"
+        "owners = (cuda, cuda.cudaMemcpyKind, cuda.cudaError_t)\n"
+        "print([name for name in sys.argv[1:] if not any(hasattr(owner, name) for owner in owners)])"
+    )
+    assert python(script, *sorted(used), packages=wheel_folder(*CUDA_WHEELS)).stdout == "[]\n"
+
+
+@without_gpu
+def test_what_cuda_refuses_is_one_sentence() -> None:
+    script = (
+        "import sys, types\nsys.modules['tensorrt'] = types.SimpleNamespace(ILogger=object)\n"
+        "from vmoe_runtime.backends import tensorrt_api as api\nfrom vmoe_runtime.errors import BackendError\n"
+        "try:\n    api.call(api.cuda.cudaMalloc, 16)\nexcept BackendError as error:\n    print(error)\n"
+    )
+    done = python(script, packages=wheel_folder(*CUDA_WHEELS))
+    assert done.stderr == ""
+    assert_one_sentence(
+        done.stdout.removesuffix("\n"), "CUDA failed: ", "driver", "(cudaErrorInsufficientDriver of cudaMalloc)"
+    )
+
+
+@pytest.mark.skipif(not has_gpu(), reason="not run: there is no GPU here")
+@pytest.mark.parametrize("backend", ON_GPU)
+def test_a_gpu_gives_the_answers_of_the_cpu(backend: str, bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    images = mnist_images["images"][:32]
+    try:
+        engine = Engine.load(bundle, backend=backend)
+    except BackendError as error:
+        pytest.skip(str(error))
+    with engine, Engine.load(bundle, backend="onnxruntime") as cpu:
+        np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-3)
+        for found, expected in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
+            assert np.mean(found.slot == expected.slot) > 0.995
