@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -75,6 +76,11 @@ class FakeTensorRt(ModuleType):
 class FakeEngine:
     def __init__(self, module: FakeTensorRt, engine: dict[str, Any], plugin: Path | None) -> None:
         self.module, self.engine, self.plugin = module, engine, plugin
+        graph = onnx.load(engine["graph"], load_external_data=False).graph
+        self.dtypes = {
+            port.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type))
+            for port in (*graph.input, *graph.output)
+        }
 
     def new_lane(self) -> FakeLane:
         self.module.lanes += 1

@@ -22,6 +22,7 @@ from vmoe_build.cli import main
 from vmoe_build.errors import BuildError, UsageError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
+from vmoe_runtime.backends import open_backend
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import UnavailableError
@@ -294,6 +295,23 @@ def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle
         assert main([str(bundle), "--max-batch", "8", "-q"]) == 0
         with Engine.load(bundle, backend="tensorrt") as new:
             assert (old.backend_description[-6:], new.backend_description[-6:]) == ("1 to 4", "1 to 8")
+
+
+def test_an_engine_is_given_what_it_takes_and_asked_for_what_it_has(bundle: Path, tensorrt: FakeTensorRt) -> None:
+    assert main([str(bundle), "-q"]) == 0
+    opened = Bundle.open(bundle)
+    backend = open_backend("tensorrt", opened, None, opened.manifest.profiles[PROFILE])[1]
+    image = np.zeros((1, 28, 28, 1), np.float32)
+    for feeds, outputs, sentence in (
+        ({"image": image.astype(np.uint8)}, ["logits"], "takes image float32, not image uint8"),
+        ({"image": image, "k": np.ones(1, np.int64)}, ["logits"], "takes image float32, not image float32, k int64"),
+        ({}, ["logits"], "takes image float32, not nothing"),
+        ({"image": image}, ["features"], "has no output features"),
+    ):
+        with pytest.raises(BackendError) as refused:
+            backend.run(feeds, outputs)
+        assert_one_sentence(str(refused.value), sentence)
+    assert backend.run({"image": image[:, ::-1]}, ["logits"])[0].shape == (1, 10)
 
 
 def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends.nvidia_gpu import find_gpu
+from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads, content_key
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
@@ -142,13 +142,10 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
 
 
 def _fastest_first() -> tuple[str, ...]:
-    """A GPU, where there is one; without, ONNX Runtime is the faster one with the op library, OpenVINO on standard ops."""
+    """On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops."""
     on_cpu = ("openvino", "onnxruntime") if op_library.find_library() is None else ("onnxruntime", "openvino")
-    try:
-        find_gpu()
-    except UnavailableError:
-        return on_cpu
-    return ("cuda", *on_cpu)
+    # Without a driver nothing need be imported to know that CUDA isn't to be had.
+    return ("cuda", *on_cpu) if has_driver() else on_cpu
 
 
 def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | None) -> Backend:

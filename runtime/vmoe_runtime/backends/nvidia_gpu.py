@@ -26,6 +26,15 @@ class Gpu:
     cuda: tuple[int, int]
 
 
+def has_driver() -> bool:
+    """Whether there is a driver at all. Unlike `find_gpu`, it doesn't start it, after which a fork can't use CUDA."""
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        return False
+    return True
+
+
 def find_gpu() -> Gpu:
     """The GPU to run on.
 

@@ -63,7 +63,7 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
     except NotInstalledError as error:
         raise UnavailableError(str(error)) from None
-    cache = str(private_folder("onnxruntime", bundle.identity[:32]))
+    cache = str(private_folder("onnxruntime", onnxruntime.__version__, bundle.identity[:32]))
     options = {
         "trt_extra_plugin_lib_paths": str(plugin),
         "trt_engine_cache_enable": "1",
