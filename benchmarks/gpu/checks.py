@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from contest.errors import BenchmarkError
 
 from gpu import exact
 from gpu.cases import Case, Inputs, make_inputs
@@ -16,6 +17,9 @@ from gpu.floors import KERNELS, kernel_launches
 from gpu.library import Library
 from gpu.problem import Problem
 from gpu.shapes import TYPES, Shape
+
+DEVICE_ERRORS = (BenchmarkError, RuntimeError)
+"""What a call on the card may raise; torch's own errors are RuntimeErrors."""
 
 _REPEATS = 3
 _STREAMS = 8
@@ -38,6 +42,11 @@ class Check:
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that torch adds."""
+    return str(error).strip().partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -115,11 +124,16 @@ def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
 
 
 def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
-    """All kernels on every case."""
-    count, failures = 0, []
+    """All kernels on every case, until one ends in an error of the card: after that, nothing runs on it."""
+    count = 0
+    failures: list[str] = []
     for case in cases:
         count += 1
-        failures += check_case(device, kernels, case)
+        try:
+            failures += check_case(device, kernels, case)
+        except DEVICE_ERRORS as error:
+            failures.append(f"{case}: {first_line(error)}")
+            break
     return Check(name, count, tuple(failures))
 
 

@@ -112,7 +112,15 @@ def check_exactness(report: dict[str, Any], given: argparse.Namespace, device: D
     ]
     for name, step in steps:
         say(f"exactness: {name}, seed {given.seed}")
-        report["checks"].append(step().as_json())
+        report["checks"].append(guarded(name, step).as_json())
+
+
+def guarded(name: str, step: Callable[[], checks.Check]) -> checks.Check:
+    """The step's check; where the card gives an error, that is its failure."""
+    try:
+        return step()
+    except checks.DEVICE_ERRORS as error:
+        return checks.Check(name, 1, (checks.first_line(error),))
 
 
 def check_sanitizer(report: dict[str, Any], given: argparse.Namespace, checker: Path, say: Say) -> None:
@@ -128,15 +136,20 @@ def check_sanitizer(report: dict[str, Any], given: argparse.Namespace, checker: 
 def measure(report: dict[str, Any], given: argparse.Namespace, device: Device, kernels: Library, say: Say) -> None:
     """All shapes; with --quick, some."""
     repeats = _REPEATS[given.quick]
-    rates = measure_rates(device, kernels, repeats, memory_rate)
-    report["rates"] = asdict(rates)
     shapes = [(shape, True) for shape in bar_shapes()] + [(shape, False) for shape in sweep_shapes()]
     if given.quick:
         shapes = shapes[::12]
-    for index, (shape, bar) in enumerate(shapes):
-        say(f"timing: {index + 1} of {len(shapes)}, {shape}")
-        with_peers = shape.type != "fp16"  # bfloat16 moves the same bytes
-        report["rows"] += measure_shape(device, kernels, shape, rates, repeats, bar=bar, with_peers=with_peers)
+    what = "an empty kernel and a copy"
+    try:
+        rates = measure_rates(device, kernels, repeats, memory_rate)
+        report["rates"] = asdict(rates)
+        for index, (shape, bar) in enumerate(shapes):
+            what = str(shape)
+            say(f"timing: {index + 1} of {len(shapes)}, {what}")
+            with_peers = shape.type != "fp16"  # bfloat16 moves the same bytes
+            report["rows"] += measure_shape(device, kernels, shape, rates, repeats, bar=bar, with_peers=with_peers)
+    except checks.DEVICE_ERRORS as error:
+        report["checks"].append(checks.Check(f"timing, {what}", 1, (checks.first_line(error),)).as_json())
 
 
 def measure_frameworks(report: dict[str, Any], given: argparse.Namespace, say: Say) -> None:

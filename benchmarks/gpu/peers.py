@@ -1,4 +1,7 @@
-"""What a careful engineer writes in torch instead of the kernels. All shapes are fixed, so that it fits a CUDA graph."""
+"""What a careful engineer writes in torch instead of the kernels.
+
+All shapes are fixed and nothing waits for the card, so that it fits a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def route(gates: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     rank_sorted = torch.arange(choices * tokens, device=gates.device) - first.gather(1, by_expert)
     rank = torch.empty_like(asked_of).scatter_(1, together, rank_sorted)
     group = torch.arange(groups, device=gates.device)[:, None]
-    served_slot = torch.where(rank < capacity, asked_of * places + group * capacity + rank, -1)
+    served_slot = (asked_of * places + group * capacity + rank).masked_fill(rank >= capacity, -1)
     served_slot = served_slot.view(groups, choices, tokens).transpose(1, 2)
     token = torch.arange(tokens, device=gates.device).expand(groups, tokens)
     slot = served_slot
@@ -41,7 +44,7 @@ def route(gates: Tensor, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     flat = (group * tokens + token)[..., None].expand(-1, -1, choices).to(torch.int32)
     # Dropped pairs write to a place behind the last one.
     src = torch.full((experts * places + 1,), -1, dtype=torch.int32, device=gates.device)
-    src.scatter_(0, torch.where(served_slot < 0, experts * places, served_slot).reshape(-1), flat.reshape(-1))
+    src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * places).reshape(-1), flat.reshape(-1))
     return slot.to(torch.int32), weight, src[:-1].view(experts, places)
 
 
@@ -54,10 +57,8 @@ def padded(rows: Tensor) -> Tensor:
 
 def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
     """Padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D], by index_select."""
-    import torch
-
     row = src.reshape(-1)
-    return padded_x.index_select(0, torch.where(row < 0, padded_x.shape[0] - 1, row))
+    return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
 
 
 def combine_add(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
@@ -65,19 +66,18 @@ def combine_add(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     import torch
 
     rows = slot.reshape(-1)
-    scale = torch.where(rows < 0, 0, weight.reshape(-1))
+    scale = weight.reshape(-1).masked_fill(rows < 0, 0)
     product = out.index_select(0, rows.clamp(min=0)).float() * scale[:, None]
-    token = torch.arange(slot.shape[0] * slot.shape[1], device=out.device).repeat_interleave(slot.shape[2])
-    y = torch.zeros(slot.shape[0] * slot.shape[1], out.shape[1], device=out.device)
+    tokens = slot.shape[0] * slot.shape[1]
+    token = torch.arange(tokens, device=out.device)[:, None].expand(-1, slot.shape[2]).reshape(-1)
+    y = torch.zeros(tokens, out.shape[1], device=out.device)
     return y.index_add_(0, token, product).to(out.dtype)
 
 
 def combine_sum(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """Padded rows [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D], by index_select and a sum over K."""
-    import torch
-
     choices = slot.shape[2]
     row = slot.reshape(-1)
-    rows = padded_out.index_select(0, torch.where(row < 0, padded_out.shape[0] - 1, row))
+    rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
     scale = weight.reshape(-1, choices, 1)
     return (rows.view(-1, choices, rows.shape[1]).float() * scale).sum(1).to(padded_out.dtype)

@@ -17,7 +17,7 @@ from gpu.floors import KERNELS, bar_seconds, count_kept, floor_seconds, kernel_b
 from gpu.library import Library
 from gpu.problem import Problem
 from gpu.shapes import SIZES, Shape, Type, shape_for, shape_of_kernel
-from gpu.timing import Call, buffer_sets, in_turns, measure_copy, measure_launch
+from gpu.timing import Call, buffer_sets, capture, in_turns, measure_copy, measure_launch
 
 OURS = "this kernel"
 PEERS = ("torch", "torch, index_add", "torch.compile")
@@ -77,13 +77,15 @@ def _measure_kernel(
     moved, launches = kernel_bytes(own_shape, kept)[kernel], kernel_launches(own_shape)[kernel]
     floor = floor_seconds(moved, rates.floor)
     limit = bar_seconds(floor, launches, rates.launch)
-    contenders: dict[str, Sequence[Call]] = {OURS: [functools.partial(problem.run, kernel) for problem in problems]}
+    graphs = {OURS: capture(device, [functools.partial(problem.run, kernel) for problem in problems])}
     notes: list[str] = []
     if with_peers:
-        contenders |= _peers_of(kernel, own_shape, problems)
-        if shape in COMPILED_SHAPES:
-            contenders |= _compiled_peer(kernel, own_shape, problems, notes)
-    times = in_turns(device, contenders, repeats)
+        for name, calls in _peers_of(kernel, own_shape, problems, compiled=shape in COMPILED_SHAPES).items():
+            try:
+                graphs[name] = capture(device, calls)
+            except Exception as error:  # whatever torch and its compiler may say
+                notes.append(f"{name}, {kernel}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+    times = in_turns(device, graphs, repeats)
     seconds = times[OURS].median
     return {
         "kernel": kernel,
@@ -163,23 +165,15 @@ def _calls(function: Callable[[Mapping[str, Any]], Any], tensors: Sequence[Mappi
     return [functools.partial(function, t) for t in tensors]
 
 
-def _peers_of(kernel: str, shape: Shape, problems: Sequence[Problem]) -> dict[str, Sequence[Call]]:
-    tensors = [_tensors(problem) for problem in problems]
-    found: dict[str, Sequence[Call]] = {PEERS[0]: _calls(_peer_function(kernel, shape), tensors)}
-    if kernel == "Combine":
-        found[PEERS[1]] = _calls(lambda t: peers.combine_add(t["out"][:-1], t["slot"], t["weight"]), tensors)
-    return found
-
-
-def _compiled_peer(kernel: str, shape: Shape, problems: Sequence[Problem], notes: list[str]) -> dict[str, Sequence[Call]]:
-    """torch.compile of the peer, if it compiles; else a note says why not."""
+def _peers_of(kernel: str, shape: Shape, problems: Sequence[Problem], compiled: bool) -> dict[str, Sequence[Call]]:
+    """The calls of every peer; a compiled one compiles when it is called first."""
     import torch
 
     tensors = [_tensors(problem) for problem in problems]
-    try:
-        function = torch.compile(_peer_function(kernel, shape), dynamic=False)
-        function(tensors[0])
-    except Exception as error:  # whatever a compiler may say
-        notes.append(f"torch.compile: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
-        return {}
-    return {PEERS[2]: _calls(function, tensors)}
+    function = _peer_function(kernel, shape)
+    found: dict[str, Sequence[Call]] = {PEERS[0]: _calls(function, tensors)}
+    if kernel == "Combine":
+        found[PEERS[1]] = _calls(lambda t: peers.combine_add(t["out"][:-1], t["slot"], t["weight"]), tensors)
+    if compiled:
+        found[PEERS[2]] = _calls(torch.compile(function, dynamic=False), tensors)
+    return found

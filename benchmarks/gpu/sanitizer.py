@@ -23,8 +23,6 @@ def find_sanitizer() -> Path | None:
 def sanitizer_command(sanitizer: Path, tool: str, checker: Path, layers: int, seed: int) -> list[str]:
     """The line that runs the checker under one of TOOLS."""
     options = ["--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
-    if tool == "memcheck":
-        options += ["--leak-check", "full"]
     return [str(sanitizer), *options, str(checker), str(layers), str(seed)]
 
 

@@ -44,32 +44,42 @@ def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
     return min(_MAX_CALLS, max(2, -(-_CACHES * l2_bytes // max(1, bytes_per_set))))
 
 
-def in_turns(device: Device, contenders: Mapping[str, Sequence[Call]], repeats: int) -> dict[str, Time]:
-    """Times every contender once a round, in an order shuffled anew.
+@dataclass(frozen=True)
+class Graph:
+    """Some calls, captured: what runs them, and how many they are."""
+
+    replay: Callable[[], None]
+    calls: int
+
+
+def capture(device: Device, calls: Sequence[Call]) -> Graph:
+    """One CUDA graph of all calls, over and over until they are enough to be timed."""
+    many = list(calls) * -(-_MIN_CALLS // len(calls))
+
+    def work() -> None:
+        for call in many:
+            call()
+
+    return Graph(device.capture(work), len(many))
+
+
+def in_turns(device: Device, graphs: Mapping[str, Graph], repeats: int) -> dict[str, Time]:
+    """Times every graph once a round, in an order shuffled anew; returns the time of a call.
 
     Args:
         device: the card.
-        contenders: each one's calls, by name.
+        graphs: each contender's, by name.
         repeats: rounds that are timed, after three to warm up.
     """
-    graphs: dict[str, tuple[Callable[[], None], int]] = {}
-    for name, calls in contenders.items():
-        many = list(calls) * -(-_MIN_CALLS // len(calls))
-
-        def work(many: Sequence[Call] = many) -> None:
-            for call in many:
-                call()
-
-        graphs[name] = device.capture(work), len(many)
     order = np.random.default_rng(_SEED)
     names = list(graphs)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for index in range(_WARM_UP + repeats):
         for chosen in order.permutation(len(names)):
-            replay, count = graphs[names[chosen]]
-            seconds = device.milliseconds(replay) / 1e3 / count
+            name = names[chosen]
+            seconds = device.milliseconds(graphs[name].replay) / 1e3 / graphs[name].calls
             if index >= _WARM_UP:
-                taken[names[chosen]].append(seconds)
+                taken[name].append(seconds)
     return {name: summarize(seconds) for name, seconds in taken.items()}
 
 
@@ -90,10 +100,10 @@ def measure_copy(device: Device, repeats: int) -> float:
 
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     calls = [lambda: tensors[1].copy_(tensors[0]), lambda: tensors[3].copy_(tensors[2])]
-    return 2 * _COPY_BYTES / in_turns(device, {"copy": calls}, repeats)["copy"].median
+    return 2 * _COPY_BYTES / in_turns(device, {"copy": capture(device, calls)}, repeats)["copy"].median
 
 
 def measure_launch(device: Device, empty: Callable[[int], None], repeats: int) -> float:
     """Seconds of a kernel that does nothing, timed as all others are."""
     calls = [lambda: empty(device.stream())] * _EMPTY_CALLS
-    return in_turns(device, {"empty": calls}, repeats)["empty"].median
+    return in_turns(device, {"empty": capture(device, calls)}, repeats)["empty"].median
