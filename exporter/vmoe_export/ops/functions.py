@@ -37,6 +37,8 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     minus_one = Constant <value_ints = [-1]> ()
     start = Constant <value_int = 0> ()
     step = Constant <value_int = 1> ()
+    axis_1 = Constant <value_int = 1> ()
+    axis_2 = Constant <value_int = 2> ()
     nothing = Constant <value_float = 0.0> ()
     gates_shape = Shape (gates)
     groups = Shape <start = 0, end = 1> (gates)
@@ -61,7 +63,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     gate_steps = Cast <to = 7> (gate_falls)
     gate_pads = Constant <value = int64[6] {{0, 0, 1, 0, 0, 0}}> ()
     gate_padded = Pad (gate_steps, gate_pads)
-    gate_run = CumSum (gate_padded, two)
+    gate_run = CumSum (gate_padded, axis_2)
     gate_base = Mul (gate_run, experts)
     gate_keys = Add (gate_base, gate_index)
     gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, experts)
@@ -82,7 +84,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     turn_steps = Cast <to = 7> (turn_falls)
     turn_pads = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
     turn_padded = Pad (turn_steps, turn_pads)
-    turn_run = CumSum (turn_padded, one)
+    turn_run = CumSum (turn_padded, axis_1)
     turn_base = Mul (turn_run, tokens)
     turn_keys = Add (turn_base, turn_index)
     turn_key, turn_key_index = TopK <axis = 1, largest = 0> (turn_keys, tokens)
@@ -101,7 +103,7 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     expert_row = Range (start, experts_0d, step)
     is_asked = Equal (queue_column, expert_row)
     asks = Cast <to = 7> (is_asked)
-    asked_all = CumSum (asks, one)
+    asked_all = CumSum (asks, axis_1)
     asked_column = GatherElements <axis = 2> (asked_all, queue_column)
     asked = Squeeze (asked_column, two)
     position = Sub (asked, one)
@@ -401,8 +403,8 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
     for attribute, default in PLUGIN_ATTRIBUTES.items():
         route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return [
-        route_dispatch,
         *(body for body in function_bodies(tokens=dispatched) if body.name in ("VmoeRoute", "VmoeDispatch")),
+        route_dispatch,
         *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
     ]
 
