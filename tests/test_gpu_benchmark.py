@@ -666,6 +666,25 @@ def test_engines_that_agree_pass_and_others_do_not(mnist_image_bundle: Path) -> 
     assert all(point["images_per_second"] == pytest.approx(point["batch"] / point["time"]["median"]) for point in points)
 
 
+def test_models_are_exported_in_every_precision(tmp_path: Path) -> None:
+    from gpu.frameworks import prepare_bundles
+
+    from vmoe_runtime.bundle import Bundle
+
+    bundles = prepare_bundles(tmp_path, "tiny", lambda _: None)
+    assert [(bundle.name, bundle.timed) for bundle in bundles] == [
+        ("mnist fp32", False),
+        ("tiny fp32", True),
+        ("tiny fp16", True),
+        ("tiny bf16", True),
+    ]
+    for bundle in bundles:
+        graphs = Bundle.open(bundle.path).manifest.tensorrt
+        assert graphs is not None
+        assert graphs.precision == bundle.precision
+        assert {"c0.3-k1", "c1.05-k1"} <= set(graphs.graphs)
+
+
 def test_frameworks_that_are_missing_are_named(mnist_image_bundle: Path, tmp_path: Path) -> None:
     from gpu.frameworks import ModelBundle, run_frameworks
 
@@ -681,8 +700,8 @@ def test_frameworks_that_are_missing_are_named(mnist_image_bundle: Path, tmp_pat
         "TensorRT",
     ]
     assert parts[0].skipped and parts[1].skipped
-    # The bundle has no graphs for TensorRT, which is found out first where TensorRT is looked for second.
-    assert all(part.skipped or part.checks[0].failures for part in parts[2:])
+    # The bundle has no graphs for TensorRT, which is said before what the machine lacks.
+    assert all("export it again with --tensorrt" in part.checks[0].failures[0] for part in parts[2:])
     assert os.environ.get("VMOE_CACHE_DIR") == before
 
 

@@ -77,8 +77,13 @@ class ModelBundle:
         return f"{self.path.stem.partition('-')[0]} {self.precision}"
 
 
-def prepare_bundles(folder: Path, say: Callable[[str], None]) -> list[ModelBundle]:
-    """Exports a trained MNIST model and a random B/16, in every precision, with graphs for TensorRT.
+def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> list[ModelBundle]:
+    """Exports a trained MNIST model, and a random one in every precision, with graphs for TensorRT.
+
+    Args:
+        folder: where the bundles go.
+        model: a name in `contest.models.MODELS`, such as "b16".
+        say: takes a line on what is being done.
 
     Raises:
         ImportError: the exporter isn't installed.
@@ -90,11 +95,11 @@ def prepare_bundles(folder: Path, say: Callable[[str], None]) -> list[ModelBundl
 
     folder.mkdir(parents=True, exist_ok=True)
     mnist = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
-    prepare("b16", folder)  # its checkpoint is what is wanted
+    prepare(model, folder)  # its checkpoint is what is wanted
     bundles = []
-    for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), ("b16", folder / "b16", ("fp32", "fp16", "bf16"))):
+    for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), (model, folder / model, ("fp32", "fp16", "bf16"))):
         for precision in precisions:
-            bundle = ModelBundle(folder / f"{name}-{precision}-gpu.vmoe", precision, timed=name == "b16")
+            bundle = ModelBundle(folder / f"{name}-{precision}-gpu.vmoe", precision, timed=name == model)
             say(f"exporting {bundle.name}")
             options: dict[str, Any] = {"capacity": [0.3, 1.05], "k": [1, 2] if name == "mnist" else [1]}
             export_bundle(checkpoint, bundle.path, validate=False, force=True, tensorrt=True, precision=precision, **options)
