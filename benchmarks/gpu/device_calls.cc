@@ -37,8 +37,9 @@ int vmoe_gpu_route(const VmoeShape* shape, int32_t type, const void* gates, int3
                            AsStream(stream));
 }
 
-int vmoe_gpu_dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, void* stream) {
-  return vmoe::cuda::Dispatch(x, src, places, row_bytes, buf, AsStream(stream));
+int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+                      void* stream) {
+  return vmoe::cuda::Dispatch(x, tokens, src, places, row_bytes, buf, AsStream(stream));
 }
 
 int vmoe_gpu_route_dispatch(const VmoeShape* shape, int32_t gate_type, const void* gates, const void* x,

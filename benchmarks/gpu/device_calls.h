@@ -28,7 +28,8 @@ size_t vmoe_gpu_route_dispatch_workspace_bytes(const struct VmoeShape* shape);
 
 int vmoe_gpu_route(const struct VmoeShape* shape, int32_t type, const void* gates, int32_t* slot, void* weight,
                    int32_t* src, void* workspace, void* stream);
-int vmoe_gpu_dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, void* stream);
+int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+                      void* stream);
 int vmoe_gpu_route_dispatch(const struct VmoeShape* shape, int32_t gate_type, const void* gates, const void* x,
                             size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, void* stream);
 int vmoe_gpu_combine(int32_t type, const void* out, size_t places, const int32_t* slot, int32_t weight_type,

@@ -224,8 +224,8 @@ int CheckLayer(const Layer& layer, Random& random) {
       Require(cuda::Route(layer.shape, layer.gate_type, device_gates.as<void>(), slot.as<int32_t>(), weight.as<void>(),
                           src.as<int32_t>(), workspace.as<void>(), nullptr),
               "Route");
-      Require(cuda::Dispatch(device_x.as<void>(), src.as<int32_t>(), layer.places(), layer.row_bytes(), buf.as<void>(),
-                             nullptr),
+      Require(cuda::Dispatch(device_x.as<void>(), layer.tokens(), src.as<int32_t>(), layer.places(), layer.row_bytes(),
+                             buf.as<void>(), nullptr),
               "Dispatch");
     }
     Require(cuda::Combine(layer.type, device_out.as<void>(), layer.places(), slot.as<int32_t>(), layer.gate_type,

@@ -116,7 +116,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "route_workspace_bytes": (_N, (_P,)),
     "route_dispatch_workspace_bytes": (_N, (_P,)),
     "route": (ctypes.c_int, (_P, _I, _P, _P, _P, _P, _P, _P)),
-    "dispatch": (ctypes.c_int, (_P, _P, _N, _N, _P, _P)),
+    "dispatch": (ctypes.c_int, (_P, _N, _P, _N, _N, _P, _P)),
     "route_dispatch": (ctypes.c_int, (_P, _I, _P, _P, _N, _P, _P, _P, _P, _P)),
     "combine": (ctypes.c_int, (_I, _P, _N, _P, _I, _P, _N, _N, _N, _P, _P)),
     "empty": (ctypes.c_int, (_P,)),
@@ -161,7 +161,7 @@ class Library:
 
     def dispatch(self, shape: Shape, x: int, src: int, buf: int, stream: int) -> None:
         """VmoeDispatch."""
-        self._call("dispatch", x, src, shape.places, shape.row_bytes, buf, stream)
+        self._call("dispatch", x, shape.all_tokens, src, shape.places, shape.row_bytes, buf, stream)
 
     def route_dispatch(
         self, shape: Shape, gates: int, x: int, slot: int, weight: int, buf: int, workspace: int, stream: int

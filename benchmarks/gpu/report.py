@@ -153,4 +153,4 @@ def _points(points: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.2f}"
+    return f"{seconds * 1e6:.2f}" if seconds >= 1e-7 else f"{seconds * 1e6:.3f}"
