@@ -1,0 +1,123 @@
+"""Gates and tokens in float16 and bfloat16, in every runtime: exact ranks, copied bits, sums in float32."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from op_models import NUMPY_TYPES, RUNNERS, run_reference, runner, settings
+
+from vmoe_export.ops.table import OPS, ElementType
+
+EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
+SHORT: tuple[ElementType, ...] = ("fp16", "bf16")
+ALL: tuple[ElementType, ...] = ("float", *SHORT)
+NUM_CASES = 300
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("gates", SHORT)
+def test_short_gates_are_ranked_by_their_exact_values_and_handed_on_unchanged(gates: ElementType, name: str) -> None:
+    run = runner(name, "VmoeRoute", gates=gates)
+    wrong = []
+    for number in range(NUM_CASES):
+        values, setting = _routing_case(np.random.default_rng(number), number, gates)
+        slot, weight, src = run(values, *setting)
+        expected = run_reference(OPS["VmoeRoute"], values.astype(np.float64), *setting)
+        same = np.array_equal(slot, expected[0]) and np.array_equal(src, expected[2])
+        if not same or not np.array_equal(weight.astype(np.float64), expected[1], equal_nan=True):
+            wrong.append(number)
+    assert not wrong, f"{len(wrong)} of {NUM_CASES} cases differ, such as {wrong[:5]}"
+
+
+@pytest.mark.parametrize("gates", SHORT)
+def test_short_gates_tie_where_float32_gates_do_not(gates: ElementType) -> None:
+    exact = np.float32([[[0.5, 0.50001], [0.25, 0.25001]]])
+    setting = settings(2, 1, True)
+    assert run_reference(OPS["VmoeRoute"], exact, *setting)[0].tolist() == [[[2], [3]]]
+    short = exact.astype(NUMPY_TYPES[gates])
+    assert run_reference(OPS["VmoeRoute"], short, *setting)[0].tolist() == [[[0], [1]]]
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("tokens", SHORT)
+def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    x = bits.view(NUMPY_TYPES[tokens]).reshape(4, 64, 256)
+    src = np.random.default_rng(0).permutation(np.arange(-1, 255, dtype=np.int32)).reshape(2, 128)
+    (buf,) = runner(name, "VmoeDispatch", tokens=tokens)(x, src)
+    assert buf.dtype == x.dtype
+    (expected,) = run_reference(OPS["VmoeDispatch"], x, src)
+    # bfloat16 goes in and out of the runtimes as float32, which leaves NaNs NaN but not their bits.
+    np.testing.assert_array_equal(np.isnan(buf.astype(np.float32)), np.isnan(expected.astype(np.float32)))
+    numbers = ~np.isnan(expected.astype(np.float32))
+    np.testing.assert_array_equal(buf[numbers].view(np.uint16), expected[numbers].view(np.uint16))
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("tokens", "gates"), [("fp16", "float"), ("fp16", "fp16"), ("bf16", "float"), ("bf16", "bf16")])
+def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, gates: ElementType, name: str) -> None:
+    if (tokens, name) == ("bf16", "openvino"):
+        pytest.skip("OpenVINO leaves out a cast to bfloat16 and back, so nothing is rounded")
+    rng = np.random.default_rng(7)
+    out = rng.standard_normal((4, 30, 16)).astype(NUMPY_TYPES[tokens])
+    slot = rng.integers(-1, 120, (3, 50, 2), dtype=np.int32)
+    weight = rng.random(slot.shape, np.float32).astype(NUMPY_TYPES[gates])
+    weight[slot == -1] = np.nan
+    (y,) = runner(name, "VmoeCombine", tokens=tokens, gates=gates)(out, slot, weight)
+    assert y.dtype == out.dtype
+    # A sum of two products in float32 is the same in any order, but for a fused multiply and add.
+    (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
+    different = y != expected
+    assert different.mean() < 2e-3
+    (exact,) = run_reference(
+        OPS["VmoeCombine"], out.astype(np.float64), slot, np.where(slot < 0, 0, weight.astype(np.float64))
+    )
+    assert (np.abs(y.astype(np.float64) - exact) <= _half_spacing(exact, tokens) * 1.001 + 1e-6).all()
+    # Rounding each product to the short type as well would show.
+    products = (np.where(slot < 0, 0, weight)[..., None] * out.reshape(-1, 16)[slot]).astype(out.dtype)
+    twice = products.astype(np.float32).sum(axis=2).astype(out.dtype)
+    assert (twice != expected).mean() > 10 * different.mean()
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("tokens", "gates"), list(itertools.product(ALL, ALL)))
+def test_route_dispatch_is_route_and_dispatch(tokens: ElementType, gates: ElementType, name: str) -> None:
+    run = runner(name, "VmoeRouteDispatch", tokens=tokens, gates=gates)
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        values, setting = _routing_case(rng, number, gates)
+        x = rng.standard_normal((*values.shape[:2], 5)).astype(NUMPY_TYPES[tokens])
+        expected = run_reference(OPS["VmoeRouteDispatch"], values, x, *setting)
+        _assert_same(run(values, x, *setting), expected)
+        slot, weight, src = run_reference(OPS["VmoeRoute"], values, *setting)
+        _assert_same(expected, [slot, weight, *run_reference(OPS["VmoeDispatch"], x, src)])
+
+
+def _assert_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours.astype(np.float64), theirs.astype(np.float64))
+
+
+def _routing_case(rng: np.random.Generator, number: int, gates: ElementType) -> tuple[np.ndarray, list[np.ndarray]]:
+    groups, tokens, experts = (int(rng.integers(1, high)) for high in (4, 33, 10))
+    values = rng.dirichlet(np.ones(experts), (groups, tokens))
+    if number % 4 == 1:
+        values[rng.random(values.shape) < 0.2] = np.nan
+    elif number % 4 == 2:
+        values[rng.random(values.shape) < 0.2] *= -1
+        values[rng.random(values.shape) < 0.1] = np.inf
+    elif number % 4 == 3:
+        values = np.round(values * 4) / 4
+    k = int(rng.integers(1, min(experts, 4) + 1))
+    return values.astype(NUMPY_TYPES[gates]), settings(int(rng.integers(1, 9)), k, bool(number % 2))
+
+
+def _half_spacing(exact: np.ndarray, tokens: ElementType) -> np.ndarray:
+    bits = {"fp16": 11, "bf16": 8}[tokens]
+    smallest = {"fp16": -14, "bf16": -126}[tokens]
+    exponent = np.maximum(np.frexp(np.abs(exact))[1] - 1, smallest)
+    return np.ldexp(0.5, exponent - bits + 1)
