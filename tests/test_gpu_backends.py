@@ -17,10 +17,12 @@ from wheels import wheel_folder
 import vmoe_runtime
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
+from vmoe_runtime.__main__ import main
 from vmoe_runtime.backends import BACKENDS, nvidia_gpu, open_backend
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import UnavailableError
+from vmoe_runtime.installation import find_native
 from vmoe_runtime.shared_objects import needed_libraries
 
 ON_GPU = [name for name, kind in BACKENDS.items() if kind.on_gpu]
@@ -265,3 +267,21 @@ def test_a_gpu_gives_the_answers_of_the_cpu(backend: str, bundle: Path, mnist_im
         np.testing.assert_allclose(engine(images), cpu(images), rtol=0, atol=1e-3)
         for found, expected in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
             assert np.mean(found.slot == expected.slot) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("option", "library"),
+    [
+        ("--cuda-op-library", "libvmoe_onnxruntime_cuda.so"),
+        ("--tensorrt-plugin", "libvmoe_tensorrt.so"),
+        ("--tensorrt-register", "libvmoe_tensorrt_register.so"),
+    ],
+)
+def test_a_library_is_found_or_what_it_lacked_is_told(option: str, library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main([option])
+    out, err = capsys.readouterr()
+    if find_native("lib", library):
+        assert (code, Path(out.rstrip()).name, err) == (0, library, "")
+    else:
+        assert (code, out) == (1, "")
+        assert_one_sentence(err.removesuffix("\n"), "this installation of vmoe-export has no ", "'pip install .'")

@@ -63,6 +63,7 @@ class TensorRtBackend:
         except EngineCacheError as error:
             raise EngineCacheError(f"{error}; run {command} --force") from None
         if found is None:
+            plugin_library()  # without it none can be built either
             raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
         # An engine may be built again while the old one is still in use.
         return _loads.get((key, found[1].sha256), lambda: cls(*found, profile))
