@@ -11,8 +11,9 @@ constexpr OpSpec kDispatchOp{
     1,
     nullptr,
     [](const Call& call) {
-      return cuda::Dispatch(call.inputs[0], static_cast<const int32_t*>(call.inputs[1]),
-                            call.sizes['E'] * call.sizes['M'], call.row_bytes(0), call.outputs[0], call.stream);
+      return cuda::Dispatch(call.inputs[0], call.sizes['G'] * call.sizes['S'],
+                            static_cast<const int32_t*>(call.inputs[1]), call.sizes['E'] * call.sizes['M'],
+                            call.row_bytes(0), call.outputs[0], call.stream);
     },
 };
 

@@ -79,8 +79,7 @@ std::string OwnFolder() {
 
 Creators OpenPluginLibrary() {
   const std::string path = OwnFolder() + "/" + kPluginLibrary;
-  // For good: the registry keeps the creators.
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_NODELETE);
+  void* library = dlopen(path.c_str(), RTLD_NOW);  // never closed: the registry keeps the creators
   if (!library) throw std::runtime_error("the plugin library can't be loaded: " + LoaderError());
   void* function = dlsym(library, "getCreators");
   if (!function) throw std::runtime_error(path + " is no plugin library: " + LoaderError());
