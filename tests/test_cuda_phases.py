@@ -123,6 +123,8 @@ def test_dispatch(library: ctypes.CDLL, number: int) -> None:
     tokens, places, words = (int(n) for n in rng.integers(1, 150, 3))
     x = rng.integers(0, 2**32, (tokens, 4 * words), np.uint32)
     src = rng.integers(-1, tokens, places, np.int32)
+    nowhere = rng.random(places) < 0.1
+    src[nowhere] = rng.choice([tokens, 2**31 - 1, -(2**31)], places)[nowhere]
     buf = np.zeros((places, 4 * words), np.uint32)
     fault = ctypes.create_string_buffer(500)
     library.phases_dispatch(
@@ -130,7 +132,7 @@ def test_dispatch(library: ctypes.CDLL, number: int) -> None:
         ctypes.c_int64(number), fault, ctypes.c_size_t(len(fault)),
     )  # fmt: skip
     assert fault.value == b""
-    np.testing.assert_array_equal(buf, np.where(src[:, None] < 0, np.uint32(0), x[src]))
+    np.testing.assert_array_equal(buf, np.where(((src < 0) | (src >= tokens))[:, None], np.uint32(0), x[src % tokens]))
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["16-byte words", "single elements"])
@@ -173,7 +175,7 @@ def test_the_checker_finds_every_barrier_that_is_left_out(library: ctypes.CDLL, 
         except AssertionError as fault:
             assert "with no barrier between" in str(fault)
             found.append(lost)
-    # The last phase of a block needs no barrier; nor does the one before where a tile is published, since each thread hands on
+    # The last phase of a block needs no barrier; nor does the one before where a tile is published: each thread hands on
     # the offsets that it found itself.
     tiles = -(-tokens // 2048)
     needless = 1 if tiles == 1 else 2 * tiles + -(-tokens // 256)

@@ -25,9 +25,9 @@ constexpr size_t TypeBytes(Type type) { return BytesOf(type); }
 cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
                   void* workspace, cudaStream_t stream);
 
-// The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1. A row is
+// The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1 or no token. A row is
 // D * TypeBytes(type) bytes.
-cudaError_t Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+cudaError_t Dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
 // The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],

@@ -125,7 +125,7 @@ cudaError_t RouteDispatchAs(const RoutingShape& shape, const void* gates, const 
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
   const cudaError_t error = LaunchRoute(shape, typed_gates, slot, typed_weight, src, workspace, stream);
   if (error != cudaSuccess) return error;
-  return Dispatch(x, src, shape.experts * shape.places(), row_bytes, buf, stream);
+  return Dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
 }
 
 bool IsEmpty(const RoutingShape& shape) { return shape.groups == 0; }

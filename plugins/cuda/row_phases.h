@@ -39,6 +39,16 @@ VMOE_HOST_DEVICE void CopyRow(uint32_t lane, uint32_t lanes, size_t words, int32
   }
 }
 
+// One place of dispatch: the row of its source, or zeros where that is no token.
+// Reads src[places], x[tokens, words]. Writes buf[places, words], its own.
+template <class Sources, class In, class Out>
+VMOE_HOST_DEVICE void DispatchRow(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t place,
+                                  const Sources& src, const In& x, const Out& buf) {
+  const int32_t source = src.Load(place);
+  const bool is_token = source >= 0 && static_cast<size_t>(source) < tokens;
+  CopyRow(lane, lanes, words, is_token ? source : -1, place, x, buf);
+}
+
 template <class T, class Word>
 struct Elements {
   static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);

@@ -46,13 +46,13 @@ class CudaDispatchKernel {
 
   explicit CudaDispatchKernel(const NodeInfo&) {}
 
-  // The tokens of src must be right: they can't be checked here without waiting for the GPU.
+  // A src that is no token can't be told here without waiting for the GPU; its row is zeros.
   void Compute(const Call& call) const {
     Sizes sizes;
     const Tensor x = call.Input(0, sizes);
     const Tensor src = call.Input(1, sizes);
-    CheckCuda(cuda::Dispatch(x.data, src.as<int32_t>(), sizes['E'] * sizes['M'], sizes['D'] * BytesOf(x.float_type()),
-                             call.Output<void>(0, sizes), StreamOf(call)));
+    CheckCuda(cuda::Dispatch(x.data, sizes['G'] * sizes['S'], src.as<int32_t>(), sizes['E'] * sizes['M'],
+                             sizes['D'] * BytesOf(x.float_type()), call.Output<void>(0, sizes), StreamOf(call)));
   }
 };
 

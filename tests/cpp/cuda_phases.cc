@@ -274,11 +274,12 @@ void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t 
   Machine machine(static_cast<uint64_t>(seed), -1);
   Clock* const clock = &machine.device_clock();
   Array<Word16> from("x", clock, static_cast<const Word16*>(x), static_cast<size_t>(tokens * words));
+  Array<int32_t> sources("src", clock, src, static_cast<size_t>(places));
   Array<Word16> to("buf", clock, static_cast<size_t>(places * words));
   machine.Launch(static_cast<uint32_t>(places), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
     block.Phase([&](uint32_t lane, uint32_t lanes) {
-      vmoe::cuda::CopyRow(lane, lanes, static_cast<size_t>(words), src[place.x], place.x, Memory<Word16>{&from},
-                          Memory<Word16>{&to});
+      vmoe::cuda::DispatchRow(lane, lanes, static_cast<size_t>(words), static_cast<size_t>(tokens), place.x,
+                              Memory<int32_t>{&sources}, Memory<Word16>{&from}, Memory<Word16>{&to});
     });
   });
   const bool complete = to.CopyTo(static_cast<Word16*>(buf));

@@ -70,7 +70,8 @@ cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32
   return cudaSuccess;
 }
 
-cudaError_t Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, cudaStream_t) {
+cudaError_t Dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+                     cudaStream_t) {
   if (!Counts(1)) DispatchOnCpu(x, src, places, row_bytes, buf);
   return cudaSuccess;
 }
