@@ -66,4 +66,16 @@ VMOE_HOST_DEVICE Bfloat16 FromFloat<Bfloat16>(float value) {
 #endif
 }
 
+// What one access to memory moves where rows and pointers allow; elsewhere it is one element.
+struct alignas(16) Word16 {
+  uint32_t part[4];
+};
+
+// A word as elements.
+template <class T, class Word>
+struct Elements {
+  static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);
+  T at[kCount];
+};
+
 }  // namespace vmoe::cuda

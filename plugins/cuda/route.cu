@@ -26,19 +26,19 @@ __device__ TileMemory<Memory<Key>, Memory<uint32_t>> SharedTile(const Groups& gr
   return {{shared_keys}, {shared_keys + stride}, {reinterpret_cast<uint32_t*>(shared_keys + 2 * stride)}};
 }
 
-template <class Gate>
+template <class Gate, class GateWord>
 __global__ void __launch_bounds__(1024)
-    RouteKernel(Groups groups, const Gate* __restrict__ gates, int32_t* __restrict__ slot, Gate* __restrict__ weight,
-                int32_t* __restrict__ src) {
-  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight}, Memory<int32_t>{slot},
+    RouteKernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
+                Gate* __restrict__ weight, int32_t* __restrict__ src) {
+  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight}, Memory<int32_t>{slot},
              Memory<int32_t>{src}, SharedTile(groups));
 }
 
-template <class Gate>
+template <class Gate, class GateWord>
 __global__ void __launch_bounds__(1024)
-    SortTilesKernel(Groups groups, const Gate* __restrict__ gates, Gate* __restrict__ weight, int32_t* __restrict__ src,
-                    Key* __restrict__ keys, uint32_t* __restrict__ offsets) {
-  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight}, Memory<int32_t>{src},
+    SortTilesKernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
+                    int32_t* __restrict__ src, Key* __restrict__ keys, uint32_t* __restrict__ offsets) {
+  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight}, Memory<int32_t>{src},
             Memory<Key>{keys}, Memory<uint32_t>{offsets}, SharedTile(groups));
 }
 
@@ -49,16 +49,36 @@ __global__ void __launch_bounds__(kRankThreads)
             Memory<int32_t>{slot}, Memory<int32_t>{src});
 }
 
-template <class Gate, class Word>
+template <class Gate, class GateWord, class Word>
 __global__ void __launch_bounds__(1024)
-    RouteDispatchKernel(Groups groups, const Gate* __restrict__ gates, const Word* __restrict__ x, size_t words,
+    RouteDispatchKernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
                         int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
-  RouteAndDispatch(GpuBlock{}, ThisBlock(), groups, ConstMemory<Gate>{gates}, Memory<Gate>{weight},
+  RouteAndDispatch(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
                    Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, SharedTile(groups));
 }
 
-template <class Gate>
-cudaError_t LaunchRoute(const RoutingShape& shape, const Gate* gates, int32_t* slot, Gate* weight, int32_t* src,
+// launch(gates as words, weight). Words are 16 bytes where a token's gates are whole ones, else single gates.
+template <class Gate, class Launch>
+cudaError_t WithGateWords(size_t experts, const void* gates, void* weight, const Launch& launch) {
+  auto* const typed_weight = static_cast<Gate*>(weight);
+  if (experts * sizeof(Gate) % sizeof(Word16) == 0 && IsAligned16(gates)) {
+    return launch(static_cast<const Word16*>(gates), typed_weight);
+  }
+  return launch(static_cast<const Gate*>(gates), typed_weight);
+}
+
+template <class Launch>
+cudaError_t WithGates(Type type, size_t experts, const void* gates, void* weight, const Launch& launch) {
+  switch (type) {
+    case Type::kFloat32: return WithGateWords<float>(experts, gates, weight, launch);
+    case Type::kFloat16: return WithGateWords<Float16>(experts, gates, weight, launch);
+    case Type::kBfloat16: return WithGateWords<Bfloat16>(experts, gates, weight, launch);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class GateWord, class Gate>
+cudaError_t LaunchRoute(const RoutingShape& shape, const GateWord* gates, int32_t* slot, Gate* weight, int32_t* src,
                         void* workspace, cudaStream_t stream) {
   const RoutePlan plan = PlanRoute(shape);
   const Groups groups = GroupsOf(shape, plan);
@@ -95,74 +115,47 @@ cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsig
   return cudaSuccess;
 }
 
-template <class Gate, class Word>
-cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const Gate* gates, const void* x, size_t row_bytes,
+template <class Word, class GateWord, class Gate>
+cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const GateWord* gates, const void* x, size_t row_bytes,
                                 int32_t* slot, Gate* weight, void* buf, cudaStream_t stream) {
   const RoutePlan plan = PlanRoute(shape);
   unsigned parts = 0;
   if (const cudaError_t error = PartsOfGroup(shape, plan, &parts); error != cudaSuccess) return error;
   const auto rows = static_cast<unsigned>(std::min<size_t>(shape.groups, kMaxGridY));
-  RouteDispatchKernel<Gate, Word>
-      <<<dim3(parts, rows), static_cast<unsigned>(plan.threads), TileSharedBytes(shape, plan), stream>>>(
-          GroupsOf(shape, plan), gates, static_cast<const Word*>(x), row_bytes / sizeof(Word), slot, weight,
-          static_cast<Word*>(buf));
+  RouteDispatchKernel<<<dim3(parts, rows), static_cast<unsigned>(plan.threads), TileSharedBytes(shape, plan), stream>>>(
+      GroupsOf(shape, plan), gates, static_cast<const Word*>(x), row_bytes / sizeof(Word), slot, weight,
+      static_cast<Word*>(buf));
   return cudaGetLastError();
 }
-
-template <class Gate>
-cudaError_t RouteDispatchAs(const RoutingShape& shape, const void* gates, const void* x, size_t row_bytes,
-                            int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream) {
-  const auto* const typed_gates = static_cast<const Gate*>(gates);
-  auto* const typed_weight = static_cast<Gate*>(weight);
-  const RoutePlan plan = PlanRoute(shape);
-  if (plan.single_tile()) {
-    if (row_bytes % 16 == 0 && IsAligned16(x) && IsAligned16(buf)) {
-      return LaunchRouteDispatch<Gate, Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
-    }
-    return LaunchRouteDispatch<Gate, uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
-  }
-  const RouteWorkspace layout = PlanWorkspace(shape, plan, true);
-  auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
-  const cudaError_t error = LaunchRoute(shape, typed_gates, slot, typed_weight, src, workspace, stream);
-  if (error != cudaSuccess) return error;
-  return Dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
-}
-
-bool IsEmpty(const RoutingShape& shape) { return shape.groups == 0; }
 
 }  // namespace
 
 cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
                   void* workspace, cudaStream_t stream) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
-  if (IsEmpty(shape)) return cudaSuccess;
-  switch (type) {
-    case Type::kFloat32:
-      return LaunchRoute(shape, static_cast<const float*>(gates), slot, static_cast<float*>(weight), src, workspace,
-                         stream);
-    case Type::kFloat16:
-      return LaunchRoute(shape, static_cast<const Float16*>(gates), slot, static_cast<Float16*>(weight), src, workspace,
-                         stream);
-    case Type::kBfloat16:
-      return LaunchRoute(shape, static_cast<const Bfloat16*>(gates), slot, static_cast<Bfloat16*>(weight), src,
-                         workspace, stream);
-  }
-  return cudaErrorInvalidValue;
+  if (shape.groups == 0) return cudaSuccess;
+  return WithGates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
+    return LaunchRoute(shape, typed_gates, slot, typed_weight, src, workspace, stream);
+  });
 }
 
 cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
                           int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream) {
   if (RoutingRefusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
-  if (IsEmpty(shape)) return cudaSuccess;
-  switch (gate_type) {
-    case Type::kFloat32:
-      return RouteDispatchAs<float>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
-    case Type::kFloat16:
-      return RouteDispatchAs<Float16>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
-    case Type::kBfloat16:
-      return RouteDispatchAs<Bfloat16>(shape, gates, x, row_bytes, slot, weight, buf, workspace, stream);
+  if (shape.groups == 0) return cudaSuccess;
+  const RoutePlan plan = PlanRoute(shape);
+  if (plan.single_tile()) {
+    const bool wide = row_bytes % sizeof(Word16) == 0 && IsAligned16(x) && IsAligned16(buf);
+    return WithGates(gate_type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
+      return wide ? LaunchRouteDispatch<Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream)
+                  : LaunchRouteDispatch<uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
+    });
   }
-  return cudaErrorInvalidValue;
+  const RouteWorkspace layout = PlanWorkspace(shape, plan, true);
+  auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
+  const cudaError_t error = Route(shape, gate_type, gates, slot, weight, src, workspace, stream);
+  if (error != cudaSuccess) return error;
+  return Dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
 }
 
 }  // namespace vmoe::cuda

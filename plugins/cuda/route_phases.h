@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "core/gate_order.h"
 #include "core/host_device.h"
@@ -73,30 +74,44 @@ VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t en
   return static_cast<uint32_t>(low - begin);
 }
 
-// Phase 1. Each token chooses its K best experts, the lower one first on ties.
-// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_weight`, weight[G,S,K], its own.
+// Phase 1. Each token chooses its K best experts, the lower one first on ties. The words of `gates` are whole rows of
+// it. Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_weight`, weight[G,S,K], its own.
 template <class Gates, class Weights, class Keys>
 VMOE_HOST_DEVICE void ChooseExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Gates& gates,
                                     bool writes_weight, const Weights& weight, const Keys& keys) {
+  using Gate = typename Weights::Value;
+  using Parts = Elements<Gate, typename Gates::Value>;
+  const uint32_t words = tile.experts / Parts::kCount;
   for (uint32_t t = thread; t < tile.tokens; t += threads) {
     const uint32_t token = tile.first + t;
-    const size_t first_gate = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * tile.experts;
+    const size_t first_word = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * words;
     uint64_t chosen = 0;
     uint32_t best_bits = 0;
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       // The first in the order (gate descending, expert ascending) that comes after the one chosen before.
       uint64_t next = ~uint64_t{0};
+      Gate next_gate{};
 #if defined(__CUDA_ARCH__)
-#pragma unroll 8
+#pragma unroll 2
 #endif
-      for (uint32_t e = 0; e < tile.experts; ++e) {
-        const uint64_t candidate = static_cast<uint64_t>(DescendingBits(ToFloat(gates.Load(first_gate + e)))) << 32 | e;
-        if (candidate < next && (choice == 0 || candidate > chosen)) next = candidate;
+      for (uint32_t w = 0; w < words; ++w) {
+        const auto word = gates.Load(first_word + w);
+        Parts parts;
+        std::memcpy(&parts, &word, sizeof(parts));
+        VMOE_UNROLL
+        for (uint32_t i = 0; i < Parts::kCount; ++i) {
+          const uint32_t e = w * Parts::kCount + i;
+          const uint64_t candidate = static_cast<uint64_t>(DescendingBits(ToFloat(parts.at[i]))) << 32 | e;
+          if (candidate < next && (choice == 0 || candidate > chosen)) {
+            next = candidate;
+            next_gate = parts.at[i];
+          }
+        }
       }
       chosen = next;
       const auto expert = static_cast<uint32_t>(chosen);
       if (choice == 0) best_bits = tile.batch_priority != 0 ? static_cast<uint32_t>(chosen >> 32) : 0;
-      if (writes_weight) weight.Store(tile.PairIndex(token, choice), gates.Load(first_gate + expert));
+      if (writes_weight) weight.Store(tile.PairIndex(token, choice), next_gate);
       keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
     }
   }

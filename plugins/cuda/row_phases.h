@@ -1,6 +1,5 @@
 // Dispatch and combine, for one row at a time: its lanes take the row's words in turn. No lane reads what another one
-// writes, so there is no barrier. A Word is what one access moves: 16 bytes where rows and pointers allow, else one
-// element.
+// writes, so there is no barrier.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +10,6 @@
 #include "cuda/element.h"
 
 namespace vmoe::cuda {
-
-struct alignas(16) Word16 {
-  uint32_t part[4];
-};
 
 // Words that a lane reads before it writes the first of them, so that their ways to memory and back overlap.
 inline constexpr uint32_t kCopyBatch = 4;
@@ -48,12 +43,6 @@ VMOE_HOST_DEVICE void DispatchRow(uint32_t lane, uint32_t lanes, size_t words, s
   const bool is_token = source >= 0 && static_cast<size_t>(source) < tokens;
   CopyRow(lane, lanes, words, is_token ? source : -1, place, x, buf);
 }
-
-template <class T, class Word>
-struct Elements {
-  static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);
-  T at[kCount];
-};
 
 // One token of combine: y = the sum over k of weight * out[slot]. As on the CPU, the first pair's product is the sum so
 // far, not added to zero. Slots of no place add nothing.
