@@ -13,9 +13,9 @@ import onnx
 import pytest
 import safetensors
 import torch
-from damaged_files import DENSE, SPARSE, assert_command_refuses, golden_tensors, written
+from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
 
-from vmoe_export import ExportOptions, OptionError, export_bundle, open_checkpoint
+from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export import ExportResult, plan_export, write_bundle
 from vmoe_export.model import Vmoe
@@ -268,14 +268,6 @@ def test_an_fp32_export_has_no_distance(mnist_checkpoint: Path, tmp_path: Path) 
 
 
 # What is refused.
-
-
-def test_fp16_is_refused_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(SPARSE), "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["fp16", "CUDA and TensorRT", "not offered yet"], capfd)
-    with pytest.raises(OptionError, match="not offered yet"):
-        export_bundle(SPARSE, tmp_path / "x.vmoe", precision="fp16")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dense_model_has_nothing_to_store_in_bf16(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
