@@ -55,7 +55,7 @@ OPTIONS = {
     "capacity multiple of 0": (["--capacity-multiple-of", "0"], "--capacity-multiple-of"),
     "unknown rounding": (["--rounding", "down"], "--rounding"),
     "unknown precision": (["--precision", "int8"], "--precision"),
-    "precision of graphs that are not offered": (["--precision", "fp16"], "fp16"),
+    "precision of TensorRT graphs without them": (["--precision", "fp16"], "--tensorrt"),
     "unknown input": (["--input", "float16"], "--input"),
     "unknown output": (["--output", "boxes"], "--output"),
     "atol of 0": (["--atol", "0"], "--atol"),

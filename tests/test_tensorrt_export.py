@@ -61,7 +61,7 @@ PRECISIONS: dict[TensorRtPrecision, int] = {
 CONFIGS = list({(case.model, case.group, case.bfloat16): case for case in CASES}.values())
 """One case of every golden model, routing group and dispatcher."""
 
-# Of what is on the list of TensorRT 10.0's ONNX parser for float32, float16, bfloat16, int32 and int64.
+# Of what is on the list of TensorRT 10.1's ONNX parser for float32, float16, bfloat16, int32 and int64.
 PARSED = {
     "Add", "Cast", "Concat", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul", "ReduceMean",
     "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",

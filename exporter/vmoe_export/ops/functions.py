@@ -8,6 +8,9 @@ The bodies stand in ONNX's own text format. They are exact on ONNX Runtime and O
 - OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
 - ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
 - No integer is ever made from a float ratio.
+
+Gates and tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are compared or added up: so
+these bodies run in every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
 """
 
 from __future__ import annotations
