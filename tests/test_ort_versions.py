@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import onnxruntime
 import pytest
 from cpu_paths import Call, Outputs, outputs_of, refusal, run_calls
 from op_models import node_call, settings
+from wheels import onnxruntime_folder
 
 from vmoe_runtime import Engine, library_path
 from vmoe_runtime.op_library import find_library
@@ -28,36 +25,9 @@ PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
 SYSTEM_LIBRARIES = {"libc", "libm", "libstdc++", "libgcc_s", "libpthread", "libdl", "ld-linux-x86-64", "ld-linux-aarch64"}
 
 
-@functools.cache
-def installed(version: str) -> Path:
-    """A folder with that onnxruntime alone; kept, so that it is downloaded once."""
-    cache = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
-    folder = cache / f"onnxruntime-{version}-{sys.implementation.cache_tag}"
-    if not folder.is_dir():
-        cache.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:", "--target"]
-            options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
-            done = subprocess.run(
-                [*command, f"{scratch}/packages", *options, f"onnxruntime=={version}"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                pytest.skip(f"pip can't fetch onnxruntime {version}: {done.stderr.strip().splitlines()[-1][:200]}")
-            Path(scratch, "packages").rename(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list[Call]:
-    """The MNIST bundle at several profiles."""
-    images = (mnist_images["images"][:32, ..., None] / 127.5 - 1).astype(np.float32)
-    with Engine.load(mnist_image_bundle) as engine:
-        settings_of = [engine.setting(profile) for profile in PROFILES]
-    graph = mnist_image_bundle / "model.onnx"
-    return [Call(graph, {"image": images} | dict(setting.inputs())) for setting in settings_of if setting is not None]
+    return bundle_calls(mnist_image_bundle, mnist_images["images"])
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +44,7 @@ def test_this_environment_has_another_version() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_bundle_gives_the_same_places_and_logits(version: str, calls: list[Call], here: list[Outputs]) -> None:
     for (logits, *routes), (expected, *expected_routes) in zip(
-        outputs_of(run_calls(calls, packages=installed(version))), here, strict=True
+        outputs_of(run_calls(calls, packages=onnxruntime_folder(version))), here, strict=True
     ):
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
         for slot, expected_slot in zip(routes[::2], expected_routes[::2], strict=True):
@@ -102,7 +72,7 @@ def test_ops_alone_give_the_same_bits(version: str) -> None:
         node_call("VmoeAttention", {"q": x, "k": x, "v": x}, {"num_heads": 5}),
     ]
     expected = outputs_of(run_calls(ops))
-    for found, wanted in zip(outputs_of(run_calls(ops, packages=installed(version))), expected, strict=True):
+    for found, wanted in zip(outputs_of(run_calls(ops, packages=onnxruntime_folder(version))), expected, strict=True):
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))
 
@@ -115,7 +85,7 @@ def test_bad_calls_are_errors_there_too(version: str) -> None:
     results = run_calls(
         [node_call("VmoeRoute", {"gates": gates}, good | {name: value}) for name, value in bad.items()]
         + [node_call("VmoeRoute", {"gates": gates}, good)],
-        packages=installed(version),
+        packages=onnxruntime_folder(version),
     )
     for name, message in zip(bad, results[:3], strict=True):
         assert isinstance(message, str) and f"VmoeRoute: attribute {name} " in message
@@ -123,7 +93,7 @@ def test_bad_calls_are_errors_there_too(version: str) -> None:
 
 
 def test_an_older_one_is_refused_by_name() -> None:
-    message = refusal(Path(library_path()), packages=installed(TOO_OLD))
+    message = refusal(Path(library_path()), packages=onnxruntime_folder(TOO_OLD))
     assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
 
 
@@ -138,6 +108,14 @@ def test_the_library_needs_the_c_and_cpp_runtimes_alone() -> None:
     needed = {re.split(r"[.]so", Path(line.split()[0]).name)[0] for line in listed.splitlines()}
     assert "libc" in needed
     assert needed - {"linux-vdso"} <= SYSTEM_LIBRARIES
+
+
+def bundle_calls(bundle: Path, pictures: np.ndarray) -> list[Call]:
+    """The canonical graph of the MNIST bundle at several profiles, on the first of its test images."""
+    images = (pictures[:32, ..., None] / 127.5 - 1).astype(np.float32)
+    with Engine.load(bundle) as engine:
+        chosen = [engine.setting(profile) for profile in PROFILES]
+    return [Call(bundle / "model.onnx", {"image": images} | dict(setting.inputs())) for setting in chosen if setting]
 
 
 def run(*command: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 import sdk_build
 from PIL import Image
 from sdk_build import Runner, setting_fields
+from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
 from vmoe_runtime import RoutingError
@@ -260,22 +261,11 @@ def test_nine_engines_take_the_memory_of_one(prefix: Path, tmp_path: Path) -> No
     assert with_nine - with_one < weights
 
 
-@pytest.fixture(scope="session")
-def oldest_onnxruntime(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library of the oldest ONNX Runtime that is supported."""
-    target = tmp_path_factory.mktemp("onnxruntime")
-    command = ("-m", "pip", "install", "-q", "--no-deps", "--target", target, f"onnxruntime=={OLDEST}")
-    fetched = sdk_build.run(sys.executable, *map(str, command))
-    if fetched.returncode != 0:
-        pytest.skip(f"onnxruntime {OLDEST} can't be fetched: {fetched.stderr.strip().splitlines()[-1]}")
-    return sdk_build.onnxruntime_library(target / "onnxruntime")
-
-
 def test_the_same_binary_runs_with_the_oldest_onnxruntime(
-    prefix: Path, runners: Any, oldest_onnxruntime: Path, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+    prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
 ) -> None:
     images = mnist_images["images"][..., None]
-    runner = runners(prefix, mnist_bundle, oldest_onnxruntime)
+    runner = runners(prefix, mnist_bundle, sdk_build.onnxruntime_library(onnxruntime_folder(OLDEST) / "onnxruntime"))
     assert f"ONNX Runtime {OLDEST} CPU" in "\t".join(runner.ask("info"))
     expected = python_engine(mnist_bundle, prefix)(images)
     np.testing.assert_allclose(runner.logits(images), expected, rtol=0, atol=1e-5)

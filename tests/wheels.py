@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -12,20 +13,37 @@ from pathlib import Path
 
 import pytest
 
+_CACHE = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
+_OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1", "--timeout", "15")
 
-@functools.cache
+
 def wheel_folder(*requirements: str) -> Path:
     """A folder with these packages and nothing that they need; skips the test, and says why, where pip can't fetch them."""
-    cache = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
-    digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
-    folder = cache / f"wheels-{digest}-{sys.implementation.cache_tag}"
-    if not folder.is_dir():
-        cache.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:"]
-            options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15", "--target", f"{scratch}/packages"]
-            done = subprocess.run([*command, *options, *requirements], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                pytest.skip(f"pip can't fetch {', '.join(requirements)}: {done.stderr.strip().splitlines()[-1][:200]}")
-            Path(scratch, "packages").rename(folder)
+    folder, complaint = _fetched(requirements)
+    if complaint:
+        pytest.skip(f"pip can't fetch {', '.join(requirements)}: {complaint}")
     return folder
+
+
+def onnxruntime_folder(version: str) -> Path:
+    """A folder with that onnxruntime alone; skips as `wheel_folder` does."""
+    return wheel_folder(f"onnxruntime=={version}")
+
+
+@functools.cache
+def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
+    """The folder, and what pip complains of; asked once per process, so that a network that is away is waited for once."""
+    digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
+    folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"
+    _CACHE.mkdir(mode=0o700, exist_ok=True)
+    with (_CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side download it once
+        if folder.is_dir():
+            return folder, ""
+        with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+            command = [sys.executable, "-m", "pip", "install", *_OPTIONS, "--target", f"{scratch}/packages", *requirements]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                return folder, (done.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
+            Path(scratch, "packages").rename(folder)
+    return folder, ""
