@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 from cpu_paths import Call, Outputs
 from op_models import NUMPY_TYPES, SETTINGS, element_types, node_call, settings
+from routing_cases import same_bits
 
 from vmoe_export.ops import reference
 from vmoe_export.ops.table import OPS, ElementType
@@ -61,13 +62,6 @@ def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
         for tokens, gates in type_choices(op):
             for _ in range(count):
                 yield _random_call(rng, op, tokens, gates)
-
-
-def same_bits(found: Outputs, expected: Outputs) -> bool:
-    return all(
-        a.dtype == b.dtype and a.shape == b.shape and np.array_equal(_bits(a), _bits(b))
-        for a, b in zip(found, expected, strict=True)
-    )
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 DENORMAL = np.float32(1e-44)
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, DENORMAL, -DENORMAL, 1e-38, 3e38], np.float32)
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, DENORMAL, -DENORMAL, 1e-38, 3e38, -3e38], np.float32)
 
 Outputs = list[np.ndarray]
 
@@ -23,6 +23,12 @@ class Case:
     capacity: int
     k: int
     bpr: bool
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """VmoeRoute's, by name and in its order."""
+        settings = {"capacity": self.capacity, "k": self.k, "bpr": self.bpr}
+        return {"gates": self.gates} | {name: np.array([number], np.int64) for name, number in settings.items()}
 
     def __str__(self) -> str:
         return f"{self.gates.dtype} gates{list(self.gates.shape)} capacity {self.capacity} k {self.k} bpr {self.bpr}"
@@ -54,6 +60,7 @@ def route(case: Case, *, with_src: bool = True) -> Outputs:
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:
+    """Types and shapes are the same, too."""
     return all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(found, expected, strict=True)
@@ -61,6 +68,7 @@ def same_bits(found: Outputs, expected: Outputs) -> bool:
 
 
 def golden_cases() -> list[Case]:
+    """The official router's; what it gave stands in the same file."""
     with np.load(GOLDEN / "routing.npz") as stored:
         return [
             Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
@@ -77,9 +85,10 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
     elif kind == 2:  # tokens that repeat
         gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
     elif kind == 3:  # all the same
-        gates = np.full(shape, rng.choice([0.25, np.nan, np.inf, -np.inf]), np.float32)
-    elif kind == 4:
-        gates[rng.random(shape) < 0.2] = np.nan
+        gates = np.full(shape, rng.choice([0, 0.25, np.nan, np.inf, -np.inf]), np.float32)
+    elif kind == 4:  # some that are no numbers
+        for value in (np.nan, np.inf, -np.inf):
+            gates[rng.random(shape) < 0.1] = value
     elif kind == 5:
         gates = rng.choice(SPECIAL, shape)
     elif kind == 6:  # any bits at all: NaN of every kind, both signs, denormals

@@ -16,14 +16,16 @@ import numpy as np
 import onnxruntime
 import pytest
 from cpu_paths import Call, outputs_of, refusal, run_calls
-from moe_calls import MOE_OPS, moe_calls, same_bits, same_values
+from moe_calls import MOE_OPS, moe_calls, same_values
 from op_models import node_call
+from routing_cases import same_bits
 from sdk_build import ROOT
 from test_op_library_faults import FAULTS, Fault, good_inputs
-from test_ort_versions import PROFILES, SYSTEM_LIBRARIES, TOO_OLD, VERSIONS, installed
+from test_ort_versions import PROFILES, SYSTEM_LIBRARIES, TOO_OLD, VERSIONS, bundle_calls
+from wheels import onnxruntime_folder
 
 from vmoe_export.ops.table import OPS
-from vmoe_runtime import Engine, library_path
+from vmoe_runtime import library_path
 from vmoe_runtime.installation import find_native
 
 NAME = "libvmoe_onnxruntime_cuda.so"
@@ -65,12 +67,7 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mnist_calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> list[Call]:
-    """The canonical graph of the MNIST bundle at several profiles."""
-    images = (mnist_images["images"][:32, ..., None] / 127.5 - 1).astype(np.float32)
-    with Engine.load(mnist_image_bundle) as engine:
-        chosen = [engine.setting(profile) for profile in PROFILES]
-    graph = mnist_image_bundle / "model.onnx"
-    return [Call(graph, {"image": images} | dict(setting.inputs())) for setting in chosen if setting is not None]
+    return bundle_calls(mnist_image_bundle, mnist_images["images"])
 
 
 @needs_library
@@ -92,7 +89,7 @@ def test_the_library_needs_neither_cuda_nor_tensorrt_to_load() -> None:
 @needs_library
 @pytest.mark.parametrize("version", [*VERSIONS, None])
 def test_its_ops_on_the_cpu_are_those_of_the_cpu_library_bit_for_bit(version: str | None) -> None:
-    packages = installed(version) if version else None
+    packages = onnxruntime_folder(version) if version else None
     calls = [call.call for call in moe_calls(1, 15)]
     expected = outputs_of(run_calls(calls))
     for found, wanted in zip(outputs_of(run_calls(calls, packages=packages, library=library())), expected, strict=True):
@@ -102,7 +99,7 @@ def test_its_ops_on_the_cpu_are_those_of_the_cpu_library_bit_for_bit(version: st
 @needs_library
 @pytest.mark.parametrize("version", [*VERSIONS, None])
 def test_the_canonical_graph_runs_on_it_with_the_outer_op_inlined(version: str | None, mnist_calls: list[Call]) -> None:
-    packages = installed(version) if version else None
+    packages = onnxruntime_folder(version) if version else None
     expected = outputs_of(run_calls(mnist_calls))
     assert len(expected) == len(PROFILES)
     found = outputs_of(run_calls(mnist_calls, packages=packages, library=library()))
@@ -114,7 +111,7 @@ def test_the_canonical_graph_runs_on_it_with_the_outer_op_inlined(version: str |
 
 @needs_library
 def test_an_older_onnxruntime_is_refused_by_name() -> None:
-    message = refusal(library(), packages=installed(TOO_OLD))
+    message = refusal(library(), packages=onnxruntime_folder(TOO_OLD))
     assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
 
 

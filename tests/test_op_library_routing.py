@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import OP_LIBRARY, node_call, run_reference, runner, settings
+from routing_cases import Case, golden_cases, make_gates, route, same_bits
 
 from vmoe_export.ops.table import OPS
 from vmoe_runtime.op_library import find_library
@@ -18,31 +16,10 @@ from vmoe_runtime.op_library import find_library
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
 ROUTE = OPS["VmoeRoute"]
 PARTS, CASES_PER_PART = 10, 1000
 MOST_PLACES = 2**20  # of src, which a random case makes
 INT32_MAX = 2**31 - 1
-DENORMAL = np.float32(1e-44)
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, DENORMAL, -DENORMAL, 1e-38, 3e38], np.float32)
-
-Outputs = list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    gates: np.ndarray
-    capacity: int
-    k: int
-    bpr: bool
-
-    @property
-    def inputs(self) -> dict[str, np.ndarray]:
-        numbers = settings(self.capacity, self.k, self.bpr)
-        return dict(zip([value.name for value in ROUTE.inputs], [self.gates, *numbers], strict=True))
-
-    def __str__(self) -> str:
-        return f"gates{list(self.gates.shape)} capacity {self.capacity} k {self.k} bpr {self.bpr}"
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -125,45 +102,6 @@ def test_a_whole_layer_numbers_places_up_to_the_last_that_int32_has(path: str) -
         np.testing.assert_array_equal(slot, wanted)
 
 
-def route(case: Case, *, with_src: bool = True) -> Outputs:
-    """VmoeRoute by sorting: a pair's place is the number of pairs before it in the queue of its expert."""
-    groups, tokens, experts = case.gates.shape
-    places = groups * case.capacity
-    ranked = np.where(np.isnan(case.gates), np.float32(0), case.gates)
-    expert = np.argsort(-ranked, axis=-1, kind="stable")[..., : case.k]
-    weight = np.take_along_axis(case.gates, expert, axis=-1)
-    slot = np.empty((groups, tokens, case.k), np.int32)
-    src = np.full(experts * places if with_src else 0, -1, np.int32)
-    for group in range(groups):
-        best = ranked[group].max(axis=-1)
-        turn = np.argsort(-best, kind="stable") if case.bpr else np.arange(tokens)
-        queue = expert[group, turn].T.ravel()  # first choices in turn, then second choices, ...
-        by_expert = np.argsort(queue, kind="stable")
-        waiting = np.bincount(queue, minlength=experts)
-        before = np.empty_like(queue)
-        before[by_expert] = np.arange(queue.size) - np.repeat(np.cumsum(waiting) - waiting, waiting)
-        flat = np.where(before < case.capacity, queue * places + group * case.capacity + before, -1)
-        slot[group, turn] = flat.reshape(case.k, tokens).T
-        if with_src:
-            src[flat[flat >= 0]] = (group * tokens + np.tile(turn, case.k))[flat >= 0]
-    return [slot, weight, src.reshape(experts, -1)]
-
-
-def same_bits(found: Outputs, expected: Outputs) -> bool:
-    return all(
-        a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.view(np.int32), b.view(np.int32))
-        for a, b in zip(found, expected, strict=True)
-    )
-
-
-def golden_cases() -> list[Case]:
-    with np.load(GOLDEN / "routing.npz") as stored:
-        return [
-            Case(stored[f"g{number}"][None], raw["capacity"], raw["K"], raw["batch_priority"])
-            for number, raw in enumerate(json.loads((GOLDEN / "routing.json").read_text())["cases"])
-        ]
-
-
 def cases(part: int) -> Iterator[Case]:
     rng = np.random.default_rng([2106, part])
     for number in range(CASES_PER_PART):
@@ -176,23 +114,3 @@ def cases(part: int) -> Iterator[Case]:
         even = max(1, tokens * k // experts)
         capacity = most if number % 40 == 3 else int(rng.choice([1, 2, 3, max(1, even // 2), even, tokens, tokens * k + 5]))
         yield Case(make_gates(rng, int(rng.integers(8)), (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
-
-
-def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int]) -> np.ndarray:
-    gates = rng.random(shape, np.float32)
-    gates /= gates.sum(axis=-1, keepdims=True)
-    if kind == 1:  # many ties
-        gates = np.round(gates * 8) / 8
-    elif kind == 2:  # tokens that repeat
-        gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
-    elif kind == 3:  # all the same
-        gates = np.full(shape, rng.choice([0.25, np.nan, np.inf, -np.inf]), np.float32)
-    elif kind == 4:
-        gates[rng.random(shape) < 0.2] = np.nan
-    elif kind == 5:
-        gates = rng.choice(SPECIAL, shape)
-    elif kind == 6:  # any bits at all: NaN of every kind, both signs, denormals
-        gates = rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
-    elif kind == 7:  # neighbours
-        gates = np.float32(0.25) + rng.integers(0, 3, shape).astype(np.float32) * np.spacing(np.float32(0.25))
-    return np.ascontiguousarray(gates, np.float32)

@@ -5,54 +5,37 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-from op_models import RUNNERS, run_reference, runner, settings
+from op_models import RUNNERS, run_reference, runner
+from routing_cases import GOLDEN, Case, Outputs, golden_cases, make_gates
 
 from vmoe_export.ops.table import OPS
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
-GOLDEN_CASES = json.loads((GOLDEN / "routing.json").read_text())["cases"]
 ROUTE = OPS["VmoeRoute"]
 NUM_RANDOM_CASES = 2000
 
-Outputs = list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    gates: np.ndarray
-    capacity: int
-    k: int
-    bpr: bool
-
-    @property
-    def inputs(self) -> list[np.ndarray]:
-        return [self.gates, *settings(self.capacity, self.k, self.bpr)]
-
 
 def test_the_golden_routing_set_is_whole() -> None:
-    assert len(GOLDEN_CASES) == 40
-    assert sum(case["ties"] for case in GOLDEN_CASES) == 20
+    raw = json.loads((GOLDEN / "routing.json").read_text())["cases"]
+    assert len(raw) == 40
+    assert sum(case["ties"] for case in raw) == 20
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
 @pytest.mark.parametrize("number", range(40))
 def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: str) -> None:
-    raw = GOLDEN_CASES[number]
+    case = golden_cases()[number]
     with np.load(GOLDEN / "routing.npz") as stored:
-        gates, official_slot, official_weight = (stored[f"{key}{number}"] for key in ("g", "slot", "cw"))
-    case = Case(gates[None], raw["capacity"], raw["K"], raw["batch_priority"])
+        official_slot, official_weight = stored[f"slot{number}"], stored[f"cw{number}"]
     slot, weight, src = _route(name, case)
 
     kept = slot[0] >= 0
-    expert = slot[0] // raw["capacity"]
-    token = np.broadcast_to(np.arange(raw["S"])[:, None], kept.shape)
+    expert = slot[0] // case.capacity
+    token = np.broadcast_to(np.arange(len(official_slot))[:, None], kept.shape)
     found_slot = np.full_like(official_slot, -1)
-    found_slot[token[kept], expert[kept]] = slot[0][kept] % raw["capacity"]
+    found_slot[token[kept], expert[kept]] = slot[0][kept] % case.capacity
     np.testing.assert_array_equal(found_slot, official_slot)
     found_weight = np.zeros_like(official_weight)
     found_weight[token[kept], expert[kept]] = weight[0][kept]
@@ -63,7 +46,7 @@ def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_random_routing_cases_equal_the_reference_exactly(name: str) -> None:
     wrong = [
-        (number, case.gates.shape, case.capacity, case.k, case.bpr)
+        f"{number}: {case}"
         for number, (case, expected) in enumerate(random_cases())
         if not _same(_route(name, case), expected)
     ]
@@ -122,7 +105,7 @@ def test_a_nan_gate_ranks_as_zero_and_stays_nan_in_the_weights(name: str) -> Non
 @functools.cache
 def random_cases() -> list[tuple[Case, Outputs]]:
     """Random cases with what the reference gives."""
-    return [(case, run_reference(ROUTE, *case.inputs)) for case in _generate(np.random.default_rng(2106))]
+    return [(case, run_reference(ROUTE, *case.inputs.values())) for case in _generate(np.random.default_rng(2106))]
 
 
 def _generate(rng: np.random.Generator) -> Iterator[Case]:
@@ -132,35 +115,13 @@ def _generate(rng: np.random.Generator) -> Iterator[Case]:
         experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 33]))
         k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
         capacity = int(rng.choice([1, 2, 3, max(1, tokens * k // experts), tokens * k + 5]))
-        yield Case(_gates(rng, number, (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
-
-
-def _gates(rng: np.random.Generator, number: int, shape: tuple[int, int, int]) -> np.ndarray:
-    gates = rng.dirichlet(np.ones(shape[2]), shape[:2]).astype(np.float32)
-    kind = number % 8
-    if kind == 1:  # few levels
-        gates = np.round(gates * 4) / 4
-    elif kind == 2:  # repeated tokens
-        gates = gates[:, rng.integers(0, max(1, shape[1] // 3), shape[1])]
-    elif kind == 3:
-        gates = np.full(shape, rng.choice([0, 0.25, np.nan]), np.float32)
-    elif kind == 4:
-        gates[rng.random(shape) < 0.2] = np.nan
-    elif kind == 5:
-        gates[rng.random(shape) < 0.2] = np.inf
-        gates[rng.random(shape) < 0.2] = -np.inf
-    elif kind == 6:  # everything that a float can be, zeros of both signs
-        values = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-30, 3e38, -3e38]
-        gates = rng.choice(np.array(values, np.float32), shape)
-    elif kind == 7:  # neighbouring floats
-        gates = np.float32(0.25) + rng.integers(0, 3, shape).astype(np.float32) * np.spacing(np.float32(0.25))
-    return np.ascontiguousarray(gates, np.float32)
+        yield Case(make_gates(rng, number % 8, (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
 
 
 def _route(name: str, case: Case) -> Outputs:
     if name == "reference":
-        return run_reference(ROUTE, *case.inputs)
-    return runner(name, "VmoeRoute")(*case.inputs)
+        return run_reference(ROUTE, *case.inputs.values())
+    return runner(name, "VmoeRoute")(*case.inputs.values())
 
 
 def _same(found: Outputs, expected: Outputs) -> bool:
