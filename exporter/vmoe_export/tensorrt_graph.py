@@ -2,8 +2,8 @@
 
 TensorRT takes plugins from the main graph only and their settings from attributes, so everything is written out there:
 VmoeRouteDispatch and VmoeCombine as nodes with the settings of one profile, all else in standard ops. The two are functions
-of standard ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a function of its
-name from version 10.7 on; an older one takes the function even where the plugin is loaded.
+of standard ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a function of
+its name from version 10.7 on; an older one takes the function even where the plugin is loaded.
 
 A strongly typed network computes in the types that the graph says. The large products - linear layers, attention, MLPs and
 experts - are in the type of the chosen precision. What they are added to stays float32: the residual stream with its layer
