@@ -97,7 +97,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     flags += [f"-I{path}" for path in (plugins, parts)]
     sources = [Path(__file__).parent / "cpp" / "gpu_stand_in.cc", plugins / "cuda" / "route_plan.cc"]
-    sources += [plugins / "core" / name for name in ("routing.cc", "workspace.cc")]
+    sources += [plugins / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
     made = SimpleNamespace(library=folder / "libstand_in.so", checker=folder / "kernel_check")
     for target, source, options in (
         (made.library, parts / "device_calls.cc", ["-Xcompiler=-fPIC", "-shared"]),

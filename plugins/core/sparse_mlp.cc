@@ -1,14 +1,11 @@
 #include "core/sparse_mlp.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "core/combine.h"
 
 namespace vmoe {
 namespace {
-
-constexpr size_t kRowsPerTask = 32;
-
-size_t Tasks(size_t rows) { return (rows + kRowsPerTask - 1) / kRowsPerTask; }
 
 // Gates of the tokens `first` to `end`, f32[.., E].
 void ComputeGates(const PackedWeights& router, const float* x, size_t first, size_t end, float* gates) {
@@ -27,46 +24,6 @@ void ComputeGates(const PackedWeights& router, const float* x, size_t first, siz
     router.kernels().product_f32(product);
   }
   for (size_t token = first; token < end; ++token) router.kernels().softmax(gates + token * experts, experts);
-}
-
-// y = sum over the token's pairs of weight * out[row]; a row of -1 adds nothing. `row` is i32[K].
-void CombineToken(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
-  if (choices == 0) std::fill(y, y + hidden, 0.0f);
-  for (size_t k = 0; k < choices; ++k) {
-    if (row[k] < 0) {
-      if (k == 0) std::fill(y, y + hidden, 0.0f);
-      continue;
-    }
-    const float* from = out + static_cast<size_t>(row[k]) * hidden;
-    const float scale = weight[k];
-    if (k == 0) {
-      for (size_t d = 0; d < hidden; ++d) y[d] = scale * from[d];
-    } else {
-      for (size_t d = 0; d < hidden; ++d) y[d] += scale * from[d];
-    }
-  }
-}
-
-// The same with values in half precision.
-void CombineHalfToken(FloatType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
-                      size_t hidden, uint16_t* y) {
-  constexpr size_t kBlock = 256;
-  float from[kBlock];
-  float sum[kBlock];
-  for (size_t first = 0; first < hidden; first += kBlock) {
-    const size_t count = std::min(kBlock, hidden - first);
-    std::fill(sum, sum + count, 0.0f);
-    for (size_t k = 0; k < choices; ++k) {
-      if (row[k] < 0) continue;
-      Widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
-      if (k == 0) {
-        for (size_t d = 0; d < count; ++d) sum[d] = weight[k] * from[d];
-      } else {
-        for (size_t d = 0; d < count; ++d) sum[d] += weight[k] * from[d];
-      }
-    }
-    Narrow(type, sum, count, y + first);
-  }
 }
 
 }  // namespace
@@ -102,9 +59,7 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
   if (slot == nullptr) slot = own_slot;
   if (weight == nullptr) weight = own_weight;
 
-  ParallelFor(runner, Tasks(tokens), [&](size_t task) {
-    const size_t begin = task * kRowsPerTask;
-    const size_t end = std::min(tokens, begin + kRowsPerTask);
+  ParallelForRows(runner, tokens, [&](size_t begin, size_t end) {
     ComputeGates(*weights.router, x, begin, end, gates);
     for (size_t token = begin; token < end; ++token) {
       priority[token] = ChooseExperts(gates + token * shape.experts, shape.experts, shape.choices,
@@ -143,54 +98,6 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
 
   ExpertMlp(weights.experts, {x, token_of_row, first}, dispatch_bf16, out, workspace, runner);
   Combine(FloatType::kFloat32, out, row_of_pair, FloatType::kFloat32, weight, tokens, shape.choices, hidden, y, runner);
-}
-
-void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner) {
-  ParallelFor(runner, Tasks(places), [&](size_t task) {
-    for (size_t place = task * kRowsPerTask; place < std::min(places, (task + 1) * kRowsPerTask); ++place) {
-      char* to = static_cast<char*>(buf) + place * row_bytes;
-      if (src[place] < 0) {
-        std::memset(to, 0, row_bytes);
-      } else {
-        std::memcpy(to, static_cast<const char*>(x) + static_cast<size_t>(src[place]) * row_bytes, row_bytes);
-      }
-    }
-  });
-}
-
-void RouteDispatch(const RoutingShape& shape, FloatType gate_type, const void* gates, const void* x, size_t row_bytes,
-                   int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
-  const size_t places = shape.experts * shape.places();
-  Workspace workspace;
-  workspace.Reserve(Workspace::Bytes<int32_t>(places));
-  auto* src = workspace.Take<int32_t>(places);
-  Route(shape, gate_type, gates, slot, weight, src, runner);
-  Dispatch(x, src, places, row_bytes, buf, runner);
-}
-
-void Combine(FloatType type, const void* out, const int32_t* slot, FloatType weight_type, const void* weight,
-             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
-  Workspace workspace;
-  const auto* wide_weight = static_cast<const float*>(weight);
-  if (weight_type != FloatType::kFloat32) {
-    workspace.Reserve(Workspace::Bytes<float>(tokens * choices));
-    auto* wide = workspace.Take<float>(tokens * choices);
-    Widen(weight_type, weight, tokens * choices, wide);
-    wide_weight = wide;
-  }
-  ParallelFor(runner, Tasks(tokens), [&](size_t task) {
-    for (size_t token = task * kRowsPerTask; token < std::min(tokens, (task + 1) * kRowsPerTask); ++token) {
-      const int32_t* row = slot + token * choices;
-      const float* scale = wide_weight + token * choices;
-      if (type == FloatType::kFloat32) {
-        CombineToken(static_cast<const float*>(out), row, scale, choices, hidden,
-                     static_cast<float*>(y) + token * hidden);
-      } else {
-        CombineHalfToken(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
-                         static_cast<uint16_t*>(y) + token * hidden);
-      }
-    }
-  });
 }
 
 }  // namespace vmoe

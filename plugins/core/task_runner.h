@@ -1,6 +1,7 @@
 // How the kernels run on the caller's threads.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 namespace vmoe {
@@ -22,6 +23,14 @@ void ParallelFor(const TaskRunner& runner, size_t count, Body&& body) {
     return;
   }
   runner.run(runner.pool, count, [](void* context, size_t index) { (*static_cast<Body*>(context))(index); }, &body);
+}
+
+// The same for rows that take little time each: `body(first, end)` for blocks of them.
+template <class Body>
+void ParallelForRows(const TaskRunner& runner, size_t rows, const Body& body) {
+  constexpr size_t kRowsPerTask = 32;
+  ParallelFor(runner, (rows + kRowsPerTask - 1) / kRowsPerTask,
+              [&](size_t task) { body(task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask)); });
 }
 
 // Runs every task on the calling thread.

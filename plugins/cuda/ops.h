@@ -1,6 +1,6 @@
 // Routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no synchronisation,
 // and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and weights have the bits
-// of core/routing.h; so has Combine in float32, of core/sparse_mlp.h.
+// of core/routing.h; so has Combine in float32, of core/combine.h.
 //
 // Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
 // CUDA's error and does nothing else.

@@ -1,7 +1,7 @@
 // VmoeCombine: out, slot, weight -> y.
 #include <string>
 
-#include "core/sparse_mlp.h"
+#include "core/combine.h"
 #include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 

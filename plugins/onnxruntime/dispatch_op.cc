@@ -1,7 +1,7 @@
 // VmoeDispatch: x, src -> buf.
 #include <string>
 
-#include "core/sparse_mlp.h"
+#include "core/dispatch.h"
 #include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 

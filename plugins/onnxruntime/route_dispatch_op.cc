@@ -1,5 +1,5 @@
 // VmoeRouteDispatch: gates, x -> slot, weight, buf; VmoeRoute and VmoeDispatch in one.
-#include "core/sparse_mlp.h"
+#include "core/dispatch.h"
 #include "onnxruntime/moe_specs.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/routing_settings.h"

@@ -3,7 +3,9 @@
 // overwritten. A row of 13 bytes times 4 makes CUDA fail.
 #include <cstring>
 
-#include "core/sparse_mlp.h"
+#include "core/combine.h"
+#include "core/dispatch.h"
+#include "core/routing.h"
 #include "cuda/ops.h"
 #include "onnxruntime/cuda_ops.h"
 

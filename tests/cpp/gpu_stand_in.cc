@@ -4,13 +4,15 @@
 //
 // The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused (RouteDispatch's
 // slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf), unsteady (y, every
-// fourth time), launches (one too many), refuse (CUDA's error 700).
+// third time), launches (one too many), refuse (CUDA's error 700).
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "core/combine.h"
+#include "core/dispatch.h"
 #include "core/routing.h"
 #include "cuda/ops.h"
 #include "empty_kernel.h"
@@ -42,16 +44,9 @@ void RouteOnCpu(vmoe::RoutingShape shape, vmoe::FloatType type, const void* gate
 }
 
 void DispatchOnCpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
-  auto* to = static_cast<unsigned char*>(buf);
-  for (size_t place = 0; place < places; ++place, to += row_bytes) {
-    if (src[place] < 0) {
-      std::memset(to, 0, row_bytes);
-    } else {
-      std::memcpy(to, static_cast<const unsigned char*>(x) + static_cast<size_t>(src[place]) * row_bytes, row_bytes);
-    }
-  }
+  vmoe::Dispatch(x, src, places, row_bytes, buf, vmoe::SerialRunner());
   Spoil("buf", buf);
-  if (Fault("past")) *to = 0;
+  if (Fault("past")) static_cast<unsigned char*>(buf)[places * row_bytes] = 0;
 }
 
 }  // namespace
@@ -88,27 +83,11 @@ cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void*
   return cudaSuccess;
 }
 
-cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
-                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
+cudaError_t Combine(Type type, const void* out, size_t, const int32_t* slot, Type weight_type, const void* weight,
+                    size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
   static int calls = 0;
   if (Counts(1)) return cudaSuccess;
-  const size_t row_bytes = hidden * TypeBytes(type);
-  std::vector<float> scale(tokens * choices), row(hidden), sum(hidden);
-  Widen(weight_type, weight, scale.size(), scale.data());
-  for (size_t token = 0; token < tokens; ++token) {
-    std::fill(sum.begin(), sum.end(), 0.0f);
-    for (size_t k = 0; k < choices; ++k) {
-      const size_t pair = token * choices + k;
-      if (slot[pair] < 0 || static_cast<size_t>(slot[pair]) >= places) continue;
-      Widen(type, static_cast<const unsigned char*>(out) + static_cast<size_t>(slot[pair]) * row_bytes, hidden,
-            row.data());
-      for (size_t d = 0; d < hidden; ++d) {
-        const float product = scale[pair] * row[d];
-        sum[d] = k == 0 ? product : sum[d] + product;
-      }
-    }
-    Narrow(type, sum.data(), hidden, static_cast<unsigned char*>(y) + token * row_bytes);
-  }
+  vmoe::Combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, SerialRunner());
   Spoil("y", y);
   if (++calls % 3 == 0) Spoil("unsteady", y);
   return cudaSuccess;

@@ -1,0 +1,77 @@
+#include "core/combine.h"
+
+#include <algorithm>
+
+#include "core/workspace.h"
+
+namespace vmoe {
+namespace {
+
+// y = sum over the token's pairs of weight * out[row]; a row of -1 adds nothing. `row` is i32[K].
+void CombineToken(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
+  if (choices == 0) std::fill(y, y + hidden, 0.0f);
+  for (size_t k = 0; k < choices; ++k) {
+    if (row[k] < 0) {
+      if (k == 0) std::fill(y, y + hidden, 0.0f);
+      continue;
+    }
+    const float* from = out + static_cast<size_t>(row[k]) * hidden;
+    const float scale = weight[k];
+    if (k == 0) {
+      for (size_t d = 0; d < hidden; ++d) y[d] = scale * from[d];
+    } else {
+      for (size_t d = 0; d < hidden; ++d) y[d] += scale * from[d];
+    }
+  }
+}
+
+// The same with values in half precision.
+void CombineHalfToken(FloatType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
+                      size_t hidden, uint16_t* y) {
+  constexpr size_t kBlock = 256;
+  float from[kBlock];
+  float sum[kBlock];
+  for (size_t first = 0; first < hidden; first += kBlock) {
+    const size_t count = std::min(kBlock, hidden - first);
+    std::fill(sum, sum + count, 0.0f);
+    for (size_t k = 0; k < choices; ++k) {
+      if (row[k] < 0) continue;
+      Widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
+      if (k == 0) {
+        for (size_t d = 0; d < count; ++d) sum[d] = weight[k] * from[d];
+      } else {
+        for (size_t d = 0; d < count; ++d) sum[d] += weight[k] * from[d];
+      }
+    }
+    Narrow(type, sum, count, y + first);
+  }
+}
+
+}  // namespace
+
+void Combine(FloatType type, const void* out, const int32_t* slot, FloatType weight_type, const void* weight,
+             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
+  Workspace workspace;
+  const auto* wide_weight = static_cast<const float*>(weight);
+  if (weight_type != FloatType::kFloat32) {
+    workspace.Reserve(Workspace::Bytes<float>(tokens * choices));
+    auto* wide = workspace.Take<float>(tokens * choices);
+    Widen(weight_type, weight, tokens * choices, wide);
+    wide_weight = wide;
+  }
+  ParallelForRows(runner, tokens, [&](size_t first, size_t end) {
+    for (size_t token = first; token < end; ++token) {
+      const int32_t* row = slot + token * choices;
+      const float* scale = wide_weight + token * choices;
+      if (type == FloatType::kFloat32) {
+        CombineToken(static_cast<const float*>(out), row, scale, choices, hidden,
+                     static_cast<float*>(y) + token * hidden);
+      } else {
+        CombineHalfToken(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
+                         static_cast<uint16_t*>(y) + token * hidden);
+      }
+    }
+  });
+}
+
+}  // namespace vmoe
