@@ -315,7 +315,7 @@ def build_engine(bundle: ModelBundle, profile: str) -> Check:
 def _refuses_without_plugin() -> Check:
     """An engine that was built with the plugin must not load in a process that lacks it."""
     name = "TensorRT: an engine does not load without the plugin"
-    engines = sorted(Path(os.environ["VMOE_CACHE_DIR"]).rglob("*.engine"))
+    engines = sorted(Path(os.environ["VMOE_CACHE_DIR"], "tensorrt").rglob("*.engine"))  # not ONNX Runtime's
     if not engines:
         return Check(name, 0, ("there is no engine to load",))
     done = subprocess.run(

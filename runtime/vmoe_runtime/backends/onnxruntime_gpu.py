@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnxruntime
 
+from vmoe_runtime import op_library
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
@@ -53,6 +55,8 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
 def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
     """The graph that is fixed to a profile, as a TensorRT engine that ONNX Runtime builds, and keeps in the cache folder.
 
+    Turns TF32 off for the whole process, unless NVIDIA_TF32_OVERRIDE is set.
+
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin don't allow it.
         BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
@@ -63,6 +67,12 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
     except NotInstalledError as error:
         raise UnavailableError(str(error)) from None
+    # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
+    library = find_native("lib", CUDA_OP_LIBRARY) or op_library.find_library()
+    if library is None and profile is not None:
+        raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
+    # The provider has no option for it, and libraries read the variable when they are first used.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     cache = str(private_folder("onnxruntime", onnxruntime.__version__, bundle.identity[:32]))
     options = {
         "trt_extra_plugin_lib_paths": str(plugin),
@@ -73,6 +83,7 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
     }
     return OnnxRuntimeBackend(
         graph,
+        library=library,
         providers=[(_TENSORRT, options), (_CUDA, _FLOAT32), (_CPU, {})],
         place=f"TensorRT on {gpu.name}, vmoe plugin",
         profile=profile,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorrt
@@ -23,8 +23,10 @@ from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
+Made = TypeVar("Made")
 
 INPUT = "image"
+_OLDEST_PARSER = (10, 7)  # older ones take the functions in a graph rather than the plugins
 _DEVICE = 0  # as CUDA_VISIBLE_DEVICES numbers them
 _PLUGIN = ("VmoeRouteDispatch", "1", "vmoe")  # name, version and namespace of one creator in the plugin library
 _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}
@@ -101,10 +103,12 @@ def build_engine(
     Raises:
         BackendError: TensorRT can't build it.
     """
+    if tuple(int(part) for part in version().split(".")[:2]) < _OLDEST_PARSER:
+        raise BackendError(f"TensorRT {version()} leaves plugins aside where a graph has functions; install 10.7 or newer")
     _log.errors.clear()
     _log.listener = say
     try:
-        builder = tensorrt.Builder(_log)
+        builder = _start(tensorrt.Builder)
         _load_plugin(builder.get_plugin_registry(), plugin)
         # Version 11 knows strongly typed networks only, and ignores the flag.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -119,7 +123,8 @@ def build_engine(
             config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
         if options.plugin_inside:
             config.plugins_to_serialize = [str(plugin)]
-        config.set_timing_cache(config.create_timing_cache(options.timing_cache), False)
+        cache = config.create_timing_cache(options.timing_cache)
+        config.set_timing_cache(config.create_timing_cache(b"") if cache is None else cache, False)
         profile = builder.create_optimization_profile()
         profile.set_shape(INPUT, *options.shapes)
         config.add_optimization_profile(profile)
@@ -146,7 +151,7 @@ class LoadedEngine:
     def __init__(self, engine: bytes, plugin: Path | None) -> None:
         _log.errors.clear()
         with _on_device():
-            self._runtime = tensorrt.Runtime(_log)
+            self._runtime = _start(tensorrt.Runtime)
             if plugin is None:
                 self._runtime.engine_host_code_allowed = True
             else:
@@ -217,6 +222,14 @@ class Lane:
 
     def _shape(self, name: str) -> Shape:
         return tuple(self._context.get_tensor_shape(name))
+
+
+def _start(kind: Callable[[Any], Made]) -> Made:
+    """A builder or a runtime."""
+    try:
+        return kind(_log)
+    except TypeError:  # what the package makes of a null pointer
+        raise BackendError(f"TensorRT {version()} can't start: {_log.reason()}") from None
 
 
 def _load_plugin(registry: Any, plugin: Path) -> None:
