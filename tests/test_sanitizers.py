@@ -109,7 +109,7 @@ def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.
     program = build(THREADS) / "tests" / "engine_threads"
     done = run(program, path, onnxruntime_library(), "8", TSAN_OPTIONS=TSAN_OPTIONS)
     words = checked(done)
-    assert words.startswith("equal 72 of 72 loads 8 ")
+    assert words.startswith("equal 80 of 80 loads 16 ")
     assert words.endswith("vmoe op library\n")
 
 
