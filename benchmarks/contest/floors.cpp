@@ -32,7 +32,7 @@ constexpr int kLanes = kVectorBytes / sizeof(float);
 
 constexpr int kChains = 12;  // enough to hide the latency of two multiply-adds a cycle, and few enough for registers
 constexpr int64_t kRounds = 2'000'000;
-constexpr int kTries = 60;  // short and many, so that some meet no other process
+constexpr int kTries = 60;                        // short and many, so that some meet no other process
 constexpr size_t kReadBytes = size_t{256} << 20;  // far more than any cache
 
 volatile float sink;
@@ -48,18 +48,19 @@ double best_seconds(int threads, const std::function<void(int)>& work) {
   double best = 1e30;
   for (int attempt = 0; attempt < kTries; ++attempt) {
     best = std::min(best, seconds_of([&] {
-      std::vector<std::thread> others;
-      for (int t = 1; t < threads; ++t) others.emplace_back(work, t);
-      work(0);
-      for (auto& other : others) other.join();
-    }));
+                      std::vector<std::thread> others;
+                      for (int t = 1; t < threads; ++t) others.emplace_back(work, t);
+                      work(0);
+                      for (auto& other : others) other.join();
+                    }));
   }
   return best;
 }
 
 void multiply_fp32(int thread) {
   Vector sums[kChains] = {};
-  for (int chain = 0; chain < kChains; ++chain) sums[chain] += static_cast<float>(chain);  // no two alike, or one is left
+  for (int chain = 0; chain < kChains; ++chain)
+    sums[chain] += static_cast<float>(chain);  // no two alike, or one is left
   Vector factor = {}, term = {};
   factor += 0.5f + 1e-6f * static_cast<float>(thread);
   term += 1.0f;
