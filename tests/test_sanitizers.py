@@ -117,6 +117,6 @@ def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:
     programs = build(THREADS) / "tests"
     engine = [programs / "engine_threads", mnist_image_bundle, onnxruntime_library(), "2"]
     for command in ([programs / "core_threads"], engine):
-        done = run(*command, "race", TSAN_OPTIONS=TSAN_OPTIONS)
-        assert done.returncode == 66
-        assert "data race" in done.stderr
+        # In about one run of twenty, the sanitizer sees nothing of it.
+        runs = (run(*command, "race", TSAN_OPTIONS=TSAN_OPTIONS) for _ in range(5))
+        assert any(done.returncode == 66 and "data race" in done.stderr for done in runs)
