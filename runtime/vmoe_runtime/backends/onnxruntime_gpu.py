@@ -142,7 +142,7 @@ def missing_library(provider: Path) -> str | None:
         major = missing.rpartition(".")[2]
         return (
             f"it needs TensorRT {major} ({missing}), and {_installed_tensorrt()}; run pip install 'tensorrt=={major}.*', or "
-            "take backend 'tensorrt', which runs with any TensorRT from 10 on"
+            "take backend 'tensorrt', which runs with any TensorRT from 10.7 on"
         )
     return f"{missing} can't be loaded; run pip install 'vmoe-export[gpu]', which brings CUDA's libraries and cuDNN"
 
