@@ -84,9 +84,13 @@ def runner(
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
-    return lambda *inputs: [
-        output.astype(NUMPY_TYPES[types[value.type]]) for output, value in zip(run_widened(*inputs), op.outputs, strict=True)
-    ]
+
+    def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = zip(run_widened(*inputs), op.outputs, strict=True)
+        with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
+            return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
+
+    return run_session
 
 
 def run_graph(name: str, model: onnx.ModelProto) -> Run:
