@@ -122,6 +122,7 @@ def test_without_a_profile_the_first_exported_one_is_built(
     out, err = capsys.readouterr()
     assert out.startswith("c0.3-k1: fp32, batches of 1 to 32 (tuned for 32), TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3")
     assert err.splitlines() == [
+        "vmoe-build: running the bundle on the CPU",
         "vmoe-build: building with TensorRT 10.13.0.35 for NVIDIA H100 80GB HBM3, which takes minutes",
         "vmoe-build: comparing with the CPU",
     ]
@@ -193,6 +194,18 @@ def test_a_build_that_fails_leaves_nothing(
     tensorrt.error = None
     assert_refuses([bundle], 1, "TensorRT can't build an engine", "c0.3-k1.tensorrt.onnx", capsys=capsys)
     assert files(cache) == []
+
+
+def test_without_a_backend_for_the_cpu_nothing_is_built(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str, *_: object) -> None:
+        raise UnavailableError(f"{name} is not installed")
+
+    monkeypatch.setattr("vmoe_build.check.open_backend", missing)
+    assert_refuses([bundle, "--profile", PROFILE], 1, "on the CPU", "pip install 'vmoe-export[cpu]'", capsys=capsys)
+    assert not tensorrt.built
+    assert not files(cache)
 
 
 def test_changed_weights_are_not_built(

@@ -1,4 +1,4 @@
-"""The order of a build: read the bundle, build, check, and only then keep the engine."""
+"""The order of a build: read the bundle, run it on the CPU, build, compare, and only then keep the engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_build.batches import BatchRange
-from vmoe_build.check import Check, check_engine, refuse_wrong_answers
+from vmoe_build.check import Check, check_engine, expect, refuse_wrong_answers
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine_cache import (
@@ -100,6 +100,8 @@ def build(
     plugin = plugin_library()
     bundle.verify_weights()
     timing = private_folder() / f"timing-{hashlib.sha256(f'{key.tensorrt} {gpu}'.encode()).hexdigest()[:16]}.cache"
+    say("running the bundle on the CPU")
+    expected = expect(bundle, profile, batches)
     say(f"building with TensorRT {key.tensorrt} for {gpu.name}, which takes minutes")
     start = time.monotonic()
     options = tensorrt_api.BuildOptions(
@@ -115,6 +117,6 @@ def build(
     sha256 = hashlib.sha256(engine).hexdigest()
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
     say("comparing with the CPU")
-    check = check_engine(TensorRtBackend(engine, record, profile), bundle, profile, batches)
+    check = check_engine(TensorRtBackend(engine, record, profile), expected, profile)
     refuse_wrong_answers(check, key.precision)
     return BuiltEngine(store_engine(engine, record), record, seconds, check)

@@ -62,26 +62,52 @@ class Check:
     agreement: float
 
 
-def check_engine(engine: Backend, bundle: Bundle, profile: Profile | None, batches: BatchRange) -> Check:
-    """Runs smooth random images on the engine and on the CPU.
+@dataclass(frozen=True)
+class Expected:
+    """What the bundle's own graph gives on the CPU.
+
+    Attributes:
+        reference: what ran it, in words.
+        images: the batch, as the graph takes it.
+        outputs: names of the outputs: logits or features, then slot and weight of each MoE layer.
+        values: what they were.
+    """
+
+    reference: str
+    images: Array
+    outputs: tuple[str, ...]
+    values: list[Array]
+
+
+def expect(bundle: Bundle, profile: Profile | None, batches: BatchRange) -> Expected:
+    """Runs smooth random images on the CPU.
 
     Raises:
         BuildError: no backend for the CPU is installed.
-        BackendError: one of them failed.
+        BackendError: it failed.
     """
     manifest = bundle.manifest
     images = _images(manifest, batches)
     layers = manifest.moe_layers
-    outputs = [manifest.output, *(f"{layer}/{what}" for layer in layers for what in ("slot", "weight"))]
+    outputs = (manifest.output, *(f"{layer}/{what}" for layer in layers for what in ("slot", "weight")))
     cpu = _cpu_backend(bundle)
-    expected = cpu.run({"image": images, **(profile.inputs() if profile else {})}, outputs)
-    found = engine.run({"image": images}, outputs)
-    agreement = 1.0 if profile is None else float(np.mean(pairs_alike(expected, found, profile)))
-    differences = np.abs(expected[0] - found[0]).max(axis=1)
+    values = cpu.run({"image": images, **(profile.inputs() if profile else {})}, outputs)
+    return Expected(cpu.description, images, outputs, values)
+
+
+def check_engine(engine: Backend, expected: Expected, profile: Profile | None) -> Check:
+    """Runs the same images on the engine.
+
+    Raises:
+        BackendError: it failed.
+    """
+    found = engine.run({"image": expected.images}, expected.outputs)
+    agreement = 1.0 if profile is None else float(np.mean(pairs_alike(expected.values, found, profile)))
+    differences = np.abs(expected.values[0] - found[0]).max(axis=1)
     return Check(
-        reference=cpu.description,
-        images=len(images),
-        largest_output=float(np.abs(expected[0]).max()),
+        reference=expected.reference,
+        images=len(expected.images),
+        largest_output=float(np.abs(expected.values[0]).max()),
         max_difference=float(differences.max()),
         median_difference=float(np.median(differences)),
         agreement=agreement,
