@@ -30,9 +30,7 @@ def answers() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("precision", "profile"), EVERY_SETTING)
 def test_an_engine_answers_as_it_did(precision: str, profile: str, backend: str, answers: dict[str, np.ndarray]) -> None:
     with Engine.load(FOLDER / f"v1-{precision}", profile, backend, 1) as engine:
-        np.testing.assert_allclose(
-            engine(answers["images"]), answers[f"{precision}/{profile}/logits"], rtol=0, atol=ATOL
-        )
+        np.testing.assert_allclose(engine(answers["images"]), answers[f"{precision}/{profile}/logits"], rtol=0, atol=ATOL)
         (routing,) = engine.routing(answers["images"]).values()
         np.testing.assert_array_equal(routing.slot, answers[f"{precision}/{profile}/slot"])
 

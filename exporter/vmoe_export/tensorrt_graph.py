@@ -27,7 +27,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.graph import SETTINGS
-from vmoe_export.ops.functions import ONNX_TYPES, fixed_function_bodies
+from vmoe_export.ops.functions import fixed_function_bodies
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
 from vmoe_runtime.manifest import TensorRtPrecision
 from vmoe_runtime.profiles import Profile

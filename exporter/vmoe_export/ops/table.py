@@ -22,14 +22,14 @@ VERSION = 1
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
-ElementType = Literal["float", "fp16", "bf16", "i32", "i64"]
+ElementType = Literal["float", "fp16", "bf16", "i8", "i32", "i64"]
 ValueType = Literal["float", "i32", "i64", "W", "T", "R"]
 
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
-    "W": ("float", "bf16"),
+    "W": ("float", "bf16", "i8"),
     "T": ("float", "fp16", "bf16"),
     "R": ("float", "fp16", "bf16"),
 }
@@ -120,6 +120,21 @@ _EXPERT_WEIGHTS = (
     Value("w2", "W", ("E", "F", "D")),
     Value("b2", "float", ("E", "D")),
 )
+_EXPERT_SCALES = (
+    Value("w1_scale", "float", ("E", "F"), optional=True),
+    Value("w2_scale", "float", ("E", "D"), optional=True),
+)
+_MLP_WEIGHTS = (
+    Value("w1", "W", ("D", "F")),
+    Value("b1", "float", ("F",)),
+    Value("w2", "W", ("F", "D")),
+    Value("b2", "float", ("D",)),
+)
+_MLP_SCALES = (
+    Value("w1_scale", "float", ("F",), optional=True),
+    Value("w2_scale", "float", ("D",), optional=True),
+)
+_LAYER_NORM = (Value("ln_scale", "float", ("D",)), Value("ln_bias", "float", ("D",)))
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
@@ -132,22 +147,28 @@ OPS: Mapping[str, Op] = {
     for op in (
         Op(
             "VmoeSparseMlp",
-            (Value("x", "float", ("G", "S", "D")), Value("router", "float", ("D", "E")), *_EXPERT_WEIGHTS, *_SETTINGS),
+            (
+                Value("x", "float", ("G", "S", "D")),
+                Value("router", "float", ("D", "E")),
+                *_EXPERT_WEIGHTS,
+                *_SETTINGS,
+                *_EXPERT_SCALES,
+            ),
             (
                 Value("y", "float", ("G", "S", "D")),
                 Value("slot", "i32", ("G", "S", "K"), optional=True),
                 Value("weight", "float", ("G", "S", "K"), optional=True),
             ),
-            {"dispatch_bf16": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
         Op("VmoeRoute", (_GATES, *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
         Op(
             "VmoeExpertMlp",
-            (Value("buf", "float", ("E", "M", "D")), *_EXPERT_WEIGHTS),
+            (Value("buf", "float", ("E", "M", "D")), *_EXPERT_WEIGHTS, *_EXPERT_SCALES),
             (Value("out", "float", ("E", "M", "D")),),
-            {"dispatch_bf16": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
         Op(
             "VmoeCombine",
@@ -157,19 +178,19 @@ OPS: Mapping[str, Op] = {
         ),
         Op(
             "VmoeLinear",
-            (Value("x", "float", ("N", "T", "D")), Value("w", "float", ("D", "P")), Value("b", "float", ("P",))),
+            (
+                Value("x", "float", ("N", "T", "D")),
+                Value("w", "W", ("D", "P")),
+                Value("b", "float", ("P",)),
+                Value("w_scale", "float", ("P",), optional=True),
+            ),
             (Value("y", "float", ("N", "T", "P")),),
         ),
         Op(
             "VmoeDenseMlp",
-            (
-                Value("x", "float", ("N", "T", "D")),
-                Value("w1", "float", ("D", "F")),
-                Value("b1", "float", ("F",)),
-                Value("w2", "float", ("F", "D")),
-                Value("b2", "float", ("D",)),
-            ),
+            (Value("x", "float", ("N", "T", "D")), *_MLP_WEIGHTS, *_MLP_SCALES),
             (Value("y", "float", ("N", "T", "D")),),
+            {"hidden_chunk": 0},
         ),
         Op(
             "VmoeAttention",
@@ -179,7 +200,47 @@ OPS: Mapping[str, Op] = {
                 Value("v", "float", ("N", "T", "D")),
             ),
             (Value("y", "float", ("N", "Q", "D")),),
+            {"num_heads": 1, "bf16": 0},
+        ),
+        Op(
+            "VmoeAttentionBlock",
+            (
+                Value("x", "float", ("N", "T", "D")),
+                *_LAYER_NORM,
+                *(
+                    value
+                    for name in "qkvo"
+                    for value in (Value(f"w{name}", "W", ("D", "D")), Value(f"b{name}", "float", ("D",)))
+                ),
+                *(Value(f"w{name}_scale", "float", ("D",), optional=True) for name in "qkvo"),
+            ),
+            (Value("y", "float", ("N", "T", "D")),),
             {"num_heads": 1},
+        ),
+        Op(
+            "VmoeMlpBlock",
+            (Value("x", "float", ("N", "T", "D")), *_LAYER_NORM, *_MLP_WEIGHTS, *_MLP_SCALES),
+            (Value("y", "float", ("N", "T", "D")),),
+            {"hidden_chunk": 0},
+        ),
+        Op(
+            "VmoeRouterBlock",
+            (Value("x", "float", ("G", "S", "D")), *_LAYER_NORM, Value("router", "float", ("D", "E")), *_SETTINGS),
+            (_SLOT, Value("weight", "float", ("G", "S", "K")), _SRC),
+        ),
+        Op(
+            "VmoeExpertBlock",
+            (
+                Value("x", "float", ("G", "S", "D")),
+                *_LAYER_NORM,
+                _SLOT,
+                Value("weight", "float", ("G", "S", "K")),
+                _SRC,
+                *_EXPERT_WEIGHTS,
+                *_EXPERT_SCALES,
+            ),
+            (Value("y", "float", ("G", "S", "D")),),
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
     )
 }
