@@ -18,8 +18,8 @@ from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.precision import PRECISIONS, ExportPrecision, stored_precision
-from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, check, validate
+from vmoe_export.precision import PRECISIONS, ExportPrecision, Limits, graph_limits, stored_precision
+from vmoe_export.validation import Comparison, check, validate
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
@@ -301,8 +301,7 @@ def write_bundle(
     if atol is not None and not (math.isfinite(atol) and atol > 0):
         raise OptionError(f"atol must be a positive number, not {atol}")
     model, options, stored = plan.model, plan.options, plan.stored_precision
-    bf16 = stored != "fp32" or bool(model.moe and model.moe.dispatch_bf16)
-    limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
+    limits = graph_limits(stored, dispatch_bf16=bool(model.moe and model.moe.dispatch_bf16), atol=atol)
     multiple = plan.grouping.batch_multiple
     tensorrt: dict[str, str] = {}
     comparisons: list[Comparison] = []
@@ -328,7 +327,7 @@ def write_bundle(
                 comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, multiple)
                 if tensorrt and options.precision == "fp32":
                     comparisons += validate_float32(network, folder, tensorrt, plan.profiles, multiple)
-            check(comparisons, limit)
+            check(comparisons, limits)
         if validation and tensorrt and options.precision != "fp32":
             with stage("comparing the TensorRT graphs with torch"):
                 rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, options.precision, atol)
@@ -336,7 +335,7 @@ def write_bundle(
             with stage("comparing with float32"):
                 distances = distance_from_float32(network, plan.checkpoint, plan.profiles, multiple)
         with stage("writing the manifest"):
-            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limit))
+            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limits))
     return ExportResult(target, plan, tuple(comparisons), tuple(distances), tensorrt, tuple(rounded))
 
 
@@ -382,7 +381,7 @@ def _manifest(
     comparisons: list[Comparison],
     distances: list[PrecisionDistance],
     rounded: list[RoundedComparison],
-    atol: float,
+    limits: Limits,
 ) -> dict[str, Any]:
     model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
     height, width = model.image_size
@@ -425,7 +424,8 @@ def _manifest(
             **{profile.name: plan.flops(profile) for profile in plan.profiles},
         },
         "validation": {
-            "atol": atol,
+            "atol": limits.difference,
+            "relative_limit": limits.relative,
             "comparisons": [asdict(comparison) for comparison in comparisons],
             "distance_from_fp32": [asdict(distance) for distance in distances],
             **({"tensorrt": [asdict(comparison) for comparison in rounded]} if rounded else {}),

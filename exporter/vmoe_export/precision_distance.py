@@ -10,7 +10,7 @@ import torch
 
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.model import Vmoe
-from vmoe_export.validation import run_torch, validation_images
+from vmoe_export.validation import relative_difference, run_torch, validation_images
 from vmoe_runtime.comparison import pairs_alike
 from vmoe_runtime.profiles import Profile
 
@@ -22,7 +22,7 @@ class PrecisionDistance:
     Attributes:
         profile: name of the profile, or None for a dense ViT.
         max_difference: largest absolute difference of logits (or features), over all images.
-        relative_difference: the same in units of the largest absolute logit of the float32 model.
+        relative_difference: how far the logits of a typical image are off, as a share of their size.
         agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
             expert or both drop.
         images: number of images compared.
@@ -53,12 +53,11 @@ def distance_from_float32(
     for profile in list(profiles) or [None]:
         expected, found = run_torch(exact, images, profile), run_torch(model, images, profile)
         alike = pairs_alike(expected, found, profile) if profile else []
-        difference = float(np.abs(expected[0] - found[0]).max())
         distances.append(
             PrecisionDistance(
                 profile.name if profile else None,
-                difference,
-                difference / float(np.abs(expected[0]).max()),
+                float(np.abs(expected[0] - found[0]).max()),
+                relative_difference(expected[0], found[0]),
                 {layer: float(np.mean(same)) for layer, same in zip(layers, alike, strict=True)},
                 len(images),
             )
