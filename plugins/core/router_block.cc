@@ -28,7 +28,7 @@ void RouterBlock(const PackedWeights& router, const LayerNorm& norm, const Routi
     }
   });
   if (out_of_memory) throw std::bad_alloc();
-  Route(shape, FloatType::kFloat32, gates, slot, weight, src, runner);
+  Route(shape, ElementType::kFloat32, gates, slot, weight, src, runner);
 }
 
 }  // namespace vmoe

@@ -93,16 +93,13 @@ HWY_INLINE float SoftmaxToLines(float* scores, size_t stride, size_t tokens, flo
   }
   largest = hn::MaxOfLanes(d, largest);
   const auto slope = hn::Set(d, scale * 1.4426950408889634f);
-  const auto lowest = hn::Set(d, -126.0f);
   auto sums = hn::Zero(d);
   for (size_t panel = 0; panel < panels; ++panel) {
     Floats powers[kVectors];
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const auto score = hn::Load(d, scores + panel * stride + v * kLanes);
-      const auto t = hn::Mul(hn::Sub(score, largest), slope);
-      // Nothing is left of what lies far below; a NaN stays one, although Max doesn't keep it.
-      powers[v] = hn::IfThenZeroElse(hn::Lt(t, lowest), hn::IfThenElse(hn::IsNaN(t), t, Exp2(hn::Max(t, lowest))));
+      powers[v] = Exp2OfAny(hn::Mul(hn::Sub(score, largest), slope));
       sums = hn::Add(sums, powers[v]);
     }
     StoreBf16Line(powers, line + panel * kTileBytes);

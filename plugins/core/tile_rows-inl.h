@@ -60,40 +60,42 @@ HWY_INLINE void RowToBf16Lines(const float* row, size_t count, char* line) {
   }
 }
 
-// clip(rint(x / scale), -127, 127) for x = value, exactly: the division is done only where a product with the
-// reciprocal leaves it open which way to round.
-HWY_INLINE hn::Vec<SignedTag> Quantized(Floats value, Floats scale, Floats reciprocal) {
-  const FloatTag d;
-  auto quotient = hn::Mul(value, reciprocal);
-  const auto away = hn::Abs(hn::Sub(quotient, hn::Round(quotient)));
-  if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) quotient = hn::Div(value, scale);
-  const auto limit = hn::Set(d, 127.0f);
-  const auto clipped = hn::Max(hn::Min(hn::Round(quotient), limit), hn::Neg(limit));
-  return hn::ConvertTo(SignedTag(), clipped);
-}
-
-// One row as int8 lines, `count` a multiple of 64. Returns its scale.
+// One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale.
 template <bool kUnsigned>
 HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
   const FloatTag d;
   const SignedTag di;
-  const hn::Rebind<int8_t, SignedTag> d8;
+  constexpr size_t kVectors = kLineBytes / kLanes;
   auto largest = hn::Zero(d);
   for (size_t i = 0; i < count; i += kLanes) largest = hn::Max(largest, hn::Abs(hn::LoadU(d, row + i)));
   const float most = hn::ReduceMax(d, largest);
   const float scale = most == 0.0f ? 1.0f : most / 127.0f;
-  const auto scales = hn::Set(d, scale);
-  const auto reciprocals = hn::Set(d, 1.0f / scale);
+  const auto reciprocal = hn::Set(d, 1.0f / scale);
   for (size_t i = 0; i < count; i += kLineBytes, line += kTileBytes) {
-#pragma GCC unroll 4
-    for (size_t v = 0; v < kLineBytes; v += kLanes) {
-      auto whole = Quantized(hn::LoadU(d, row + i + v), scales, reciprocals);
+    // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
+    // the last place: close to the middle of two integers it could go the other way, and the division is done.
+    Floats rounded[kVectors];
+    auto away = hn::Zero(d);
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto quotient = hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal);
+      rounded[v] = hn::Round(quotient);
+      away = hn::Max(away, hn::Abs(hn::Sub(quotient, rounded[v])));
+    }
+    if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
+      for (size_t v = 0; v < kVectors; ++v) {
+        rounded[v] = hn::Round(hn::Div(hn::LoadU(d, row + i + v * kLanes), hn::Set(d, scale)));
+      }
+    }
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto whole = hn::ConvertTo(di, rounded[v]);
       if constexpr (kUnsigned) {
-        // Of -1 to 255 only the lower byte is stored: what VNNI reads as unsigned is 128 more.
         const hn::Rebind<uint8_t, SignedTag> du8;
-        hn::StoreU(hn::DemoteTo(du8, hn::Add(whole, hn::Set(di, 128))), du8, reinterpret_cast<uint8_t*>(line) + v);
+        hn::StoreU(hn::DemoteTo(du8, hn::Add(whole, hn::Set(di, 128))), du8, reinterpret_cast<uint8_t*>(line) + v * kLanes);
       } else {
-        hn::StoreU(hn::DemoteTo(d8, whole), d8, reinterpret_cast<int8_t*>(line) + v);
+        const hn::Rebind<int8_t, SignedTag> d8;
+        hn::StoreU(hn::DemoteTo(d8, whole), d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
       }
     }
   }

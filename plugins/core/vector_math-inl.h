@@ -34,22 +34,37 @@ HWY_INLINE Floats RoundBf16(Floats values) {
   return hn::BitCast(FloatTag(), RoundedBf16(hn::BitCast(BitsTag(), values)));
 }
 
-// 2^t for t from -126 to 127, within 2e-7 of it.
+// 2^t within 2e-7 of it, for t from -126 to 127.
 HWY_INLINE Floats Exp2(Floats t) {
   const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
   const auto whole = hn::Round(t);
   const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
-  // Nearly the best polynomial of its degree: the error is 2e-9.
-  auto power = hn::Set(d, 0.00015469732f);
-  power = hn::MulAdd(power, part, hn::Set(d, 0.0013400433f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.0096180253f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.055503272f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.24022651f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.69314718f));
-  power = hn::MulAdd(power, part, hn::Set(d, 1.0f));
+  // Nearly the best polynomial of its degree: the error is 8e-8.
+  auto power = hn::Set(d, 0.00132764706f);
+  power = hn::MulAdd(power, part, hn::Set(d, 0.00967554132f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.0555071328f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.240221197f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.693146967f));
+  power = hn::MulAdd(power, part, hn::Set(d, 1.00000007f));
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  return Floats{_mm512_scalef_ps(power.raw, whole.raw)};
+#else
+  const hn::RebindToSigned<FloatTag> di;
   const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, power), exponent));
+#endif
+}
+
+// 2^t for t of at most 127: zero far below, and NaN for a NaN.
+HWY_INLINE Floats Exp2OfAny(Floats t) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  return Exp2(t);
+#else
+  const FloatTag d;
+  const auto lowest = hn::Set(d, -126.0f);
+  const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), Exp2(hn::Max(t, lowest)));
+  return hn::IfThenElse(hn::IsNaN(t), t, power);
+#endif
 }
 
 // x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), written as x / (1 + exp(-2 u)): no cancellation.
