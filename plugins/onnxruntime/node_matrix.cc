@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "onnxruntime/process_kernels.h"
 
@@ -13,11 +14,11 @@ namespace {
 StoredWeights Stored(const Tensor& tensor) {
   StoredWeights weights;
   weights.data = tensor.data;
-  weights.bf16 = tensor.type == kBfloat16;
-  const size_t rank = tensor.shape.size();
-  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape[0]) : 1;
-  weights.depth = static_cast<size_t>(tensor.shape[rank - 2]);
-  weights.columns = static_cast<size_t>(tensor.shape[rank - 1]);
+  weights.bf16 = tensor.type == ElementType::kBfloat16;
+  const auto rank = static_cast<size_t>(tensor.shape.rank);
+  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
+  weights.depth = static_cast<size_t>(tensor.shape.sizes[rank - 2]);
+  weights.columns = static_cast<size_t>(tensor.shape.sizes[rank - 1]);
   return weights;
 }
 
@@ -36,21 +37,16 @@ void GiveBack(const void* data, size_t bytes) {
 
 }  // namespace
 
-NodeMatrix::NodeMatrix(const std::optional<Tensor>& constant) : kernels_(ProcessKernels()) {
+NodeMatrix::NodeMatrix(const NodeInfo& node, size_t index) : kernels_(ProcessKernels()), index_(index) {
+  const std::optional<Tensor> constant = node.Constant(index);
   if (!constant) return;
   const StoredWeights weights = Stored(*constant);
   constant_ = PackedWeights::Shared(kernels_, weights);
   GiveBack(weights.data, weights.bytes());
 }
 
-std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Tensor& given) const {
-  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(given));
-}
-
-std::optional<Tensor> CheckedConstant(const NodeInfo& node, const OpSpec& spec, size_t index, Sizes& sizes) {
-  std::optional<Tensor> tensor = node.Constant(index, spec.inputs[index].name);
-  if (tensor) sizes.Add(spec.inputs[index], *tensor);
-  return tensor;
+std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Call& call) const {
+  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(call.Input(index_)));
 }
 
 }  // namespace vmoe::ort

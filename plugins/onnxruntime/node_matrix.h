@@ -1,8 +1,8 @@
 // One weight matrix of a node: packed at load where it is constant, else at each call.
 #pragma once
 
+#include <cstddef>
 #include <memory>
-#include <optional>
 
 #include "core/packed_weights.h"
 #include "onnxruntime/kernel_info.h"
@@ -11,20 +11,17 @@ namespace vmoe::ort {
 
 class NodeMatrix {
  public:
-  // `constant` is the matrix [depth, columns] or [matrices, depth, columns], if it is known at load. It is packed, and
-  // its mapped pages are given back to the system: nothing reads the original again.
-  explicit NodeMatrix(const std::optional<Tensor>& constant);
+  // Input `index`, [depth, columns] or [matrices, depth, columns]. Where it is known at load it is packed, and its
+  // mapped pages are given back to the system: nothing reads the original again.
+  NodeMatrix(const NodeInfo& node, size_t index);
 
-  // The matrix of one call, which gets `given` for it.
-  std::shared_ptr<const PackedWeights> Packed(const Tensor& given) const;
+  // The matrix of one call.
+  std::shared_ptr<const PackedWeights> Packed(const Call& call) const;
 
  private:
   const Kernels& kernels_;
+  size_t index_;
   std::shared_ptr<const PackedWeights> constant_;
 };
-
-// Input `index` of a node if it is constant, its shape added to `sizes`. Throws OpError for a shape or type that isn't
-// the spec's.
-std::optional<Tensor> CheckedConstant(const NodeInfo& node, const OpSpec& spec, size_t index, Sizes& sizes);
 
 }  // namespace vmoe::ort
