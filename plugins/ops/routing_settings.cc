@@ -39,37 +39,34 @@ constexpr char kChoices[] = "choices of tokens";
 }  // namespace
 
 void RoutingSettings::Check() const {
-  for (size_t i = 0; i < kCount; ++i) {
-    const bool is_flag = i == 2;
-    if (values[i]) CheckRange(kNames[i], *values[i], is_flag ? 0 : 1, is_flag ? 1 : kNoMaximum);
-  }
+  if (capacity()) CheckRange(kNames[0], *capacity(), 1, kNoMaximum);
+  if (k()) CheckRange(kNames[1], *k(), 1, kNoMaximum);
+  if (bpr()) CheckRange(kNames[2], *bpr(), 0, 1);
 }
 
 RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
   for (size_t i = 0; i < kCount; ++i) {
     if (!values[i]) throw OpError(std::string(kNames[i]) + " is neither an input nor an attribute");
   }
-  const int64_t capacity = *values[0];
-  const int64_t k = *values[1];
   const int64_t groups = Size(sizes, 'G');
   const int64_t experts = Size(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
-  if (k < 1 || k > experts) {
+  if (*k() < 1 || *k() > experts) {
     throw OpError("k must be between 1 and the number of experts, " + std::to_string(experts) + ", not " +
-                  std::to_string(k));
+                  std::to_string(*k()));
   }
   Check();
-  CheckProduct(kPlaces, {{{"E", experts}, {"G", groups}, {"capacity", capacity}}});
-  CheckProduct(kChoices, {{{"G", groups}, {"S", Size(sizes, 'S')}, {"k", k}}});
-  sizes.Set('K', k);
-  sizes.Set('M', groups * capacity);
+  CheckProduct(kPlaces, {{{"E", experts}, {"G", groups}, {"capacity", *capacity()}}});
+  CheckProduct(kChoices, {{{"G", groups}, {"S", Size(sizes, 'S')}, {"k", *k()}}});
+  sizes.Set('K', *k());
+  sizes.Set('M', groups * *capacity());
   RoutingShape shape;
   shape.groups = sizes['G'];
   shape.tokens = sizes['S'];
   shape.experts = sizes['E'];
-  shape.choices = static_cast<size_t>(k);
-  shape.capacity = static_cast<size_t>(capacity);
-  shape.batch_priority = *values[2] == 1;
+  shape.choices = static_cast<size_t>(*k());
+  shape.capacity = static_cast<size_t>(*capacity());
+  shape.batch_priority = *bpr() == 1;
   return shape;
 }
 

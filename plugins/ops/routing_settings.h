@@ -19,6 +19,10 @@ struct RoutingSettings {
   // In the order of kNames; nothing for what isn't known yet.
   std::array<std::optional<int64_t>, kCount> values;
 
+  const std::optional<int64_t>& capacity() const { return values[0]; }
+  const std::optional<int64_t>& k() const { return values[1]; }
+  const std::optional<int64_t>& bpr() const { return values[2]; }
+
   // Throws OpError for a value that no sizes could run with.
   void Check() const;
 
