@@ -6,6 +6,7 @@
 #include "ops/op_error.h"
 
 namespace vmoe::ort {
+namespace {
 
 size_t CheckedChunk(int64_t chunk) {
   constexpr auto kMultiple = static_cast<int64_t>(DepthOfLine(ElementType::kInt8));
