@@ -50,7 +50,8 @@ def distance_from_float32(
     exact = _Float32Model(model, checkpoint)
     layers = [f"encoderblock_{i}" for i in (model.config.moe.layers if model.config.moe else ())]
     distances = []
-    for profile in list(profiles) or [None]:
+    settings: list[Profile | None] = list(profiles) or [None]
+    for profile in settings:
         expected, found = run_torch(exact, images, profile), run_torch(model, images, profile)
         alike = pairs_alike(expected, found, profile) if profile else []
         distances.append(
