@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,13 +14,13 @@ from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
 from vmoe_export.checkpoint import Checkpoint, open_checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.export_options import ExportOptions
 from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.precision import PRECISIONS, ExportPrecision, Limits, graph_limits, stored_precision
+from vmoe_export.precision import PRECISIONS, Limits, graph_limits, stored_precision
 from vmoe_export.validation import Comparison, check, validate
-from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
     FORMAT,
@@ -39,93 +39,6 @@ _GRAPH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What the user may choose. Fields that are None take the config's value, or else the default.
-
-    Attributes:
-        capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
-        k: experts per token. Default: the training k, or 2.
-        bpr: Batch Priority Routing (True) or vanilla order (False) for the stored profiles.
-        group: "image", "batch", a number of images, or "tokens:S".
-        batch: images per batch, which the group must divide; needed by group "batch".
-        config: official model config (a mapping, or the path of a JSON file).
-        image_size: (height, width) in pixels.
-        rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
-        dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
-        precision: "fp32", or "bf16" to store the expert weights in bfloat16 and round what they are multiplied with. With
-            `tensorrt` it also says what the large products of the TensorRT graphs are computed in, and may be "fp16".
-        tensorrt: write a graph for TensorRT for each profile.
-        input: "float32" in [-1, 1], or "uint8", scaled inside the graph.
-        output: "logits" or "features".
-        class_names: names of the classes.
-
-    Raises:
-        OptionError: a field of the wrong type, or not one of its choices.
-    """
-
-    capacity: Sequence[float] | None = None
-    k: Sequence[int] | None = None
-    bpr: bool = True
-    group: str = "image"
-    batch: int | None = None
-    config: dict[str, Any] | str | os.PathLike[str] | None = None
-    image_size: tuple[int, int] | None = None
-    rounding: Rounding | None = None
-    capacity_multiple_of: int | None = None
-    dispatch_bf16: bool | None = None
-    precision: ExportPrecision = "fp32"
-    tensorrt: bool = False
-    input: Literal["float32", "uint8"] = "float32"
-    output: Literal["logits", "features"] = "logits"
-    class_names: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("precision", tuple(PRECISIONS)),
-            ("tensorrt", (True, False)),
-            ("input", ("float32", "uint8")),
-            ("output", ("logits", "features")),
-            ("rounding", (None, "ceil", "round")),
-            ("bpr", (True, False)),
-            ("dispatch_bf16", (None, True, False)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} is {getattr(self, name)!r:.40}, not one of {', '.join(map(str, allowed))}")
-        for name, kind, text in (
-            ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
-            ("k", Sequence, "a sequence of numbers, such as [1]"),
-            ("group", str, "text, such as 'image' or '16'"),
-            ("batch", int, "a number of images"),
-            ("capacity_multiple_of", int, "a whole number"),
-            ("image_size", tuple, "(height, width)"),
-            ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
-            ("class_names", Sequence, "a sequence of names"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise OptionError(f"{name} is {value!r:.40}, but must be {text}")
-        if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
-            raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
-        size = self.image_size
-        if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
-            raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
-
-        if self.precision == "fp16" and not self.tensorrt:
-            raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
-        if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
-            raise OptionError(
-                f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, "
-                "or leave --tensorrt out"
-            )
-
-    def routing_options(self) -> list[str]:
-        """Names of the options given that only mean something to MoE layers."""
-        defaults = {field.name: field.default for field in fields(self)}
-        names = ("capacity", "k", "bpr", "group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16")
-        return [name for name in names if getattr(self, name) != defaults[name]]
-
-
-@dataclass(frozen=True)
 class ExportPlan:
     """Everything that is decided before a byte is written.
 
@@ -140,6 +53,11 @@ class ExportPlan:
     rules: RoutingRules | None
     profiles: tuple[Profile, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def input(self) -> Literal["float32", "uint8"]:
+        """The element type of the images that the graph takes."""
+        return self.options.input or "float32"
 
     @property
     def stored_precision(self) -> Precision:
@@ -199,6 +117,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
+    options = options.completed_by(checkpoint)
     config = options.config
     if config is not None and not isinstance(config, dict):
         config = load_config(Path(config))
@@ -217,7 +136,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise ConfigError(f"{checkpoint.path}: {error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    output = options.output if model.num_classes else "features"
+    output: Literal["logits", "features"] = (options.output or "logits") if model.num_classes else "features"
     size = model.num_classes if output == "logits" else model.feature_size
     names = options.class_names
     if names is not None and len(names) != size:
@@ -228,8 +147,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    grouping = parse_group(options.group, model.num_tokens, options.batch)
-    rules, profiles = _profiles(model, grouping, options)
+    grouping = parse_group(options.group or "image", model.num_tokens, options.batch)
+    rules, profiles = _profiles(checkpoint, model, grouping, options)
     return ExportPlan(
         checkpoint, options, model, output, grouping, rules, profiles, _notes(config or {}, model, grouping, options)
     )
@@ -303,6 +222,7 @@ def write_bundle(
     model, options, stored = plan.model, plan.options, plan.stored_precision
     limits = graph_limits(stored, dispatch_bf16=bool(model.moe and model.moe.dispatch_bf16), atol=atol)
     multiple = plan.grouping.batch_multiple
+    product_type = PRECISIONS[options.precision].tensorrt if options.tensorrt else None
     tensorrt: dict[str, str] = {}
     comparisons: list[Comparison] = []
     distances: list[PrecisionDistance] = []
@@ -314,23 +234,23 @@ def write_bundle(
             model,
             plan.grouping.tokens,
             features=plan.output == "features",
-            uint8_input=options.input == "uint8",
+            uint8_input=plan.input == "uint8",
             precision=stored,
         ).load_weights(folder / WEIGHTS_NAME)
         with stage("tracing the graph"):
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
-        if options.tensorrt:
+        if product_type is not None:
             with stage("writing the TensorRT graphs"):
-                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, options.precision, model.hidden_size)
+                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, product_type, model.hidden_size)
         if validation:
             with stage("comparing with torch"):
                 comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, multiple)
-                if tensorrt and options.precision == "fp32":
+                if product_type == "fp32":
                     comparisons += validate_float32(network, folder, tensorrt, plan.profiles, multiple)
             check(comparisons, limits)
-        if validation and tensorrt and options.precision != "fp32":
+        if validation and product_type not in (None, "fp32"):
             with stage("comparing the TensorRT graphs with torch"):
-                rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, options.precision, atol)
+                rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, product_type, atol)
         if validation and stored != "fp32":
             with stage("comparing with float32"):
                 distances = distance_from_float32(network, plan.checkpoint, plan.profiles, multiple)
@@ -340,17 +260,16 @@ def write_bundle(
 
 
 def _profiles(
-    model: ModelConfig, grouping: Grouping, options: ExportOptions
+    checkpoint: Checkpoint, model: ModelConfig, grouping: Grouping, options: ExportOptions
 ) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
     moe = model.moe
     if moe is None:
         return None, ()
     rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
     profiles = {}
-    for ratio in options.capacity or (moe.capacity_ratio,):
-        for k in options.k or (moe.k,):
-            profile = rules.profile(ratio, k, options.bpr)
-            profiles[profile.name] = profile
+    for ratio, k, bpr in options.asked_settings(checkpoint, moe):
+        profile = rules.profile(ratio, k, bpr)
+        profiles[profile.name] = profile
     return rules, tuple(profiles.values())
 
 
@@ -369,7 +288,7 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
             f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
             f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
         )
-    if dispatcher.get("batch_priority") not in (None, options.bpr):
+    if dispatcher.get("batch_priority") not in (None, options.bpr is not False):
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
     return tuple(notes)
@@ -394,7 +313,7 @@ def _manifest(
         "model": model.to_json(),
         "input": {
             "name": "image",
-            "dtype": plan.options.input,
+            "dtype": plan.input,
             "height": height,
             "width": width,
             "channels": model.channels,

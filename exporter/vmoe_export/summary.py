@@ -28,7 +28,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table.add_row(
         "Images",
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
-        f"{plan.options.input}",
+        f"{plan.input}",
     )
     if moe:
         table.add_row(
