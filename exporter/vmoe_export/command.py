@@ -18,7 +18,7 @@ from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export import ExportPlan, ExportResult, plan_export, write_bundle
+from vmoe_export.export import ExportPlan, ExportResult, ValidationOptions, plan_export, write_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
@@ -123,7 +123,19 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--atol",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with bfloat16).",
+    help="Largest difference of a graph's logits from torch. Default: 1e-4, and what fits the type in other precisions.",
+)
+@click.option(
+    "--max-distance",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Largest difference from float32, as a share of the logits' size. Default: 0.05 for bfloat16, 0.2 for int8.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="NPZ|DIR",
+    help="Images to measure the difference from float32 on, top-1 included. Default: a few random ones.",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
@@ -151,6 +163,8 @@ def export_command(
     output_kind: Any,
     class_names: Path | None,
     atol: float | None,
+    max_distance: float | None,
+    images: Path | None,
     no_validate: bool,
     force: bool,
     dry_run: bool,
@@ -182,6 +196,9 @@ def export_command(
         output=output_kind,
         class_names=None if class_names is None else _read_names(class_names),
     )
+    validation = None if no_validate else ValidationOptions(atol, max_distance, images)
+    if no_validate and images is not None:
+        raise OptionError("--images is for validation, which --no-validate leaves out")
     show = Console(quiet=quiet or as_json, highlight=False)
     target = output_path or _output_name(checkpoint, precision)
     if not dry_run:
@@ -195,7 +212,7 @@ def export_command(
             show.print(f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB.")
             result = ExportResult(target, plan)
         else:
-            result = _write(plan, target, show, validation=not no_validate, atol=atol, force=force)
+            result = _write(plan, target, show, validation=validation, force=force)
     if as_json:
         json.dump(result_json(result, written=not dry_run), sys.stdout, indent=1)
         sys.stdout.write("\n")

@@ -21,6 +21,7 @@ from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, Limits, graph_limits, stored_precision
 from vmoe_export.validation import Comparison, check, validate
+from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
     FORMAT,
@@ -28,10 +29,12 @@ from vmoe_runtime.manifest import (
     INLINED_GRAPH,
     WEIGHTS_NAME,
     Precision,
+    TensorRtPrecision,
 )
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 if TYPE_CHECKING:
+    from vmoe_export.model import Vmoe
     from vmoe_export.precision_distance import PrecisionDistance
     from vmoe_export.tensorrt_validation import RoundedComparison
 
@@ -65,6 +68,11 @@ class ExportPlan:
         return stored_precision(self.options.precision)
 
     @property
+    def tensorrt_precision(self) -> TensorRtPrecision | None:
+        """What the large products of the TensorRT graphs are computed in; None where there are no such graphs."""
+        return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
+
+    @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Stored shape of each tensor of the bundle."""
         return stored_parameters(self.model, features=self.output == "features")
@@ -83,6 +91,40 @@ class ExportPlan:
         """FLOPs per image at a profile."""
         assert self.rules is not None
         return sparse_flops(self.model, self.rules, profile)
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """How a written bundle is checked.
+
+    Attributes:
+        atol: largest difference of logits between a graph and torch; None for what the precision says.
+        max_distance: largest relative difference from float32; None for what the precision says.
+        images: an npz file or folder of pictures to measure that difference on; None for a few random images.
+
+    Raises:
+        OptionError: a number that is no limit.
+    """
+
+    atol: float | None = None
+    max_distance: float | None = None
+    images: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("atol", "max_distance"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise OptionError(f"{name} must be a positive number, not {value}")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What validation found; see ExportResult. `limits` is None where nothing was validated."""
+
+    limits: Limits | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    distances: tuple[PrecisionDistance, ...] = ()
+    rounded: tuple[RoundedComparison, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +202,8 @@ def export_bundle(
     *,
     validate: bool = True,
     atol: float | None = None,
+    max_distance: float | None = None,
+    images: str | os.PathLike[str] | None = None,
     force: bool = False,
     **options: Any,
 ) -> ExportResult:
@@ -169,7 +213,11 @@ def export_bundle(
         checkpoint: what `open_checkpoint` takes.
         path: the bundle's folder, such as `b16.vmoe`.
         validate: run the written graphs in ONNX Runtime and compare them with the torch model.
-        atol: largest difference of logits that validation accepts. Default 1e-4, or 1e-2 where the model rounds to bfloat16.
+        atol: largest difference of logits that validation accepts between a graph and torch. Default: what the precision
+            says, 1e-4 for fp32.
+        max_distance: largest relative difference from float32 that validation accepts. Default: what the precision says.
+        images: an npz file or folder of pictures, see `vmoe_runtime.image_source.open_images`, to measure the distance from
+            float32 on. Default: a few random images.
         force: replace a bundle that is already there.
         options: fields of ExportOptions.
 
@@ -181,17 +229,17 @@ def export_bundle(
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']
     """
+    settings = {"atol": atol, "max_distance": max_distance, "images": None if images is None else Path(images)}
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))
-        return write_bundle(plan, Path(path), validation=validate, atol=atol, force=force)
+        return write_bundle(plan, Path(path), validation=ValidationOptions(**settings) if validate else None, force=force)
 
 
 def write_bundle(
     plan: ExportPlan,
     target: Path,
     *,
-    validation: bool = True,
-    atol: float | None = None,
+    validation: ValidationOptions | None = ValidationOptions(),
     force: bool = False,
     progress: ProgressHook = lambda name, size: None,
     stage: StageHook = lambda text: nullcontext(),
@@ -201,33 +249,27 @@ def write_bundle(
     Args:
         plan: from `plan_export`.
         target: the bundle's folder.
-        validation, atol, force: as in `export_bundle`.
+        validation: how the written graphs are checked, or None for not at all.
+        force: as in `export_bundle`.
         progress: called with name and bytes after each tensor.
         stage: called with a few words before each longer step; the context lasts as long as the step.
 
     Raises:
         ExportError: the bundle can't be written, or validation failed.
         CheckpointError: the checkpoint turned out damaged.
+        ImageError: the images to validate on can't be read, or don't fit the model.
     """
     # torch takes seconds to import; planning and its errors don't wait for it.
     from vmoe_export.graph_files import write_graphs, write_tensorrt_graphs
     from vmoe_export.model import Vmoe
-    from vmoe_export.precision_distance import distance_from_float32
-    from vmoe_export.tensorrt_validation import validate_float32, validate_rounded
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
-    if atol is not None and not (math.isfinite(atol) and atol > 0):
-        raise OptionError(f"atol must be a positive number, not {atol}")
-    model, options, stored = plan.model, plan.options, plan.stored_precision
-    limits = graph_limits(stored, dispatch_bf16=bool(model.moe and model.moe.dispatch_bf16), atol=atol)
-    multiple = plan.grouping.batch_multiple
-    product_type = PRECISIONS[options.precision].tensorrt if options.tensorrt else None
+    source = validation and _validation_images(plan, validation)
+    model, stored = plan.model, plan.stored_precision
     tensorrt: dict[str, str] = {}
-    comparisons: list[Comparison] = []
-    distances: list[PrecisionDistance] = []
-    rounded: list[RoundedComparison] = []
-    needed = plan.weight_bytes + _GRAPH_BYTES * (2 if options.tensorrt else 1)
+    findings = Findings()
+    needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, stored)
         network = Vmoe(
@@ -239,24 +281,63 @@ def write_bundle(
         ).load_weights(folder / WEIGHTS_NAME)
         with stage("tracing the graph"):
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
-        if product_type is not None:
+        if plan.tensorrt_precision is not None:
             with stage("writing the TensorRT graphs"):
-                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, product_type, model.hidden_size)
+                tensorrt = write_tensorrt_graphs(
+                    folder, canonical, plan.profiles, plan.tensorrt_precision, model.hidden_size
+                )
         if validation:
-            with stage("comparing with torch"):
-                comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, multiple)
-                if product_type == "fp32":
-                    comparisons += validate_float32(network, folder, tensorrt, plan.profiles, multiple)
-            check(comparisons, limits)
-        if validation and product_type not in (None, "fp32"):
-            with stage("comparing the TensorRT graphs with torch"):
-                rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, product_type, atol)
-        if validation and stored != "fp32":
-            with stage("comparing with float32"):
-                distances = distance_from_float32(network, plan.checkpoint, plan.profiles, multiple)
+            findings = _validate(plan, network, folder, tensorrt, validation, source, stage)
         with stage("writing the manifest"):
-            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limits))
-    return ExportResult(target, plan, tuple(comparisons), tuple(distances), tensorrt, tuple(rounded))
+            write_manifest(folder, _manifest(plan, tensorrt, findings))
+    return ExportResult(target, plan, findings.comparisons, findings.distances, tensorrt, findings.rounded)
+
+
+def _validation_images(plan: ExportPlan, validation: ValidationOptions) -> ImageSource | None:
+    """The user's images, opened before anything is written."""
+    if validation.images is None:
+        return None
+    if plan.stored_precision == "fp32":
+        raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
+    names = plan.options.class_names
+    classes = plan.model.num_classes if plan.output == "logits" else None
+    return open_images(validation.images, None if names is None else tuple(names), classes)
+
+
+def _validate(
+    plan: ExportPlan,
+    network: Vmoe,
+    folder: Path,
+    tensorrt: Mapping[str, str],
+    validation: ValidationOptions,
+    source: ImageSource | None,
+    stage: StageHook,
+) -> Findings:
+    """Compares the written graphs with torch, and torch with float32."""
+    from vmoe_export.precision_distance import check_distance, distance_from_float32
+    from vmoe_export.tensorrt_validation import validate_float32, validate_rounded
+
+    stored, profiles, multiple, product_type = (
+        plan.stored_precision, plan.profiles, plan.grouping.batch_multiple, plan.tensorrt_precision,
+    )  # fmt: skip
+    moe = plan.model.moe
+    limits = graph_limits(stored, dispatch_bf16=bool(moe and moe.dispatch_bf16), atol=validation.atol)
+    rounded: list[RoundedComparison] = []
+    distances: list[PrecisionDistance] = []
+    with stage("comparing with torch"):
+        comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), profiles, multiple)
+        if product_type == "fp32":
+            comparisons += validate_float32(network, folder, tensorrt, profiles, multiple)
+    check(comparisons, limits)
+    if product_type is not None and product_type != "fp32":
+        with stage("comparing the TensorRT graphs with torch"):
+            rounded = validate_rounded(network, folder, tensorrt, profiles, multiple, product_type, validation.atol)
+    if stored != "fp32":
+        with stage("comparing with float32"):
+            distances = distance_from_float32(network, plan.checkpoint, profiles, multiple, source)
+        limit = validation.max_distance
+        check_distance(distances, stored, PRECISIONS[stored].max_distance if limit is None else limit)
+    return Findings(limits, tuple(comparisons), tuple(distances), tuple(rounded))
 
 
 def _profiles(
@@ -297,10 +378,7 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
 def _manifest(
     plan: ExportPlan,
     tensorrt: Mapping[str, str],
-    comparisons: list[Comparison],
-    distances: list[PrecisionDistance],
-    rounded: list[RoundedComparison],
-    limits: Limits,
+    findings: Findings,
 ) -> dict[str, Any]:
     model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
     height, width = model.image_size
@@ -337,18 +415,18 @@ def _manifest(
         "batch_multiple": plan.grouping.batch_multiple,
         "profiles": [asdict(profile) for profile in plan.profiles],
         "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
-        **({"tensorrt": {"precision": plan.options.precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
+        **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
             "dense": plan.dense_flops,
             **{profile.name: plan.flops(profile) for profile in plan.profiles},
         },
         "validation": {
-            "atol": limits.difference,
-            "relative_limit": limits.relative,
-            "comparisons": [asdict(comparison) for comparison in comparisons],
-            "distance_from_fp32": [asdict(distance) for distance in distances],
-            **({"tensorrt": [asdict(comparison) for comparison in rounded]} if rounded else {}),
+            "atol": findings.limits.difference,
+            "relative_limit": findings.limits.relative,
+            "comparisons": [asdict(comparison) for comparison in findings.comparisons],
+            "distance_from_fp32": [asdict(distance) for distance in findings.distances],
+            **({"tensorrt": [asdict(comparison) for comparison in findings.rounded]} if findings.rounded else {}),
         }
-        if comparisons
+        if findings.limits
         else None,
     }
