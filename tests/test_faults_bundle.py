@@ -142,7 +142,7 @@ def file_entry(name: str) -> Edit:
 
 MANIFEST_EDITS: dict[str, tuple[Edit, str]] = {
     "of another format": (put("format", "onnx-bundle"), MANIFEST),
-    "of a newer format": (put("format_version", 2), "format version 2"),
+    "of a newer format": (put("format_version", 3), "format version 3"),
     "of format version 0": (put("format_version", 0), "format_version"),
     "whose version is text": (put("format_version", "1"), "'format_version'"),
     "without files": (drop("files"), "'files'"),

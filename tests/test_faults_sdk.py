@@ -217,7 +217,7 @@ def file_named(name: str) -> Edit:
 
 EDITS: dict[str, tuple[Edit, str]] = {
     "another format": (put("format", "zip"), "not the manifest"),
-    "a newer format": (put("format_version", 2), "format version 2"),
+    "a newer format": (put("format_version", 3), "format version 3"),
     "format version 0": (put("format_version", 0), "format_version is 0"),
     "a format version that is true": (put("format_version", True), "'format_version'"),
     "no model": (drop("model"), "'model'"),
