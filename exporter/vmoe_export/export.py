@@ -229,10 +229,10 @@ def export_bundle(
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']
     """
-    settings = {"atol": atol, "max_distance": max_distance, "images": None if images is None else Path(images)}
+    checks = ValidationOptions(atol, max_distance, None if images is None else Path(images))
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))
-        return write_bundle(plan, Path(path), validation=ValidationOptions(**settings) if validate else None, force=force)
+        return write_bundle(plan, Path(path), validation=checks if validate else None, force=force)
 
 
 def write_bundle(
@@ -265,7 +265,7 @@ def write_bundle(
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
-    source = validation and _validation_images(plan, validation)
+    source = _validation_images(plan, validation) if validation else None
     model, stored = plan.model, plan.stored_precision
     tensorrt: dict[str, str] = {}
     findings = Findings()

@@ -101,10 +101,7 @@ def distance_table(result: ExportResult) -> Table:
         [
             f"{distance.relative_difference:.2%}",
             f"{distance.max_difference:.1e}",
-            *(
-                None if share is None else f"{share:.2%}"
-                for share in (distance.same_top1, distance.top1, distance.top1_float32)
-            ),
+            *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
         ]
         for distance in result.distances
     ]
@@ -152,6 +149,10 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         if plan.options.tensorrt
         else None,
     }
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%}"
 
 
 def _by_block(agreement: Mapping[str, float]) -> str:
