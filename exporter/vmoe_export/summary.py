@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vmoe_export.export import ExportPlan, ExportResult
+from vmoe_export.export import ExportResult
+from vmoe_export.export_plan import ExportPlan
 from vmoe_export.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 
