@@ -81,6 +81,20 @@ def test_each_row_has_the_scale_of_its_largest_value(name: str) -> None:
 
 
 @EVERY_RUNNER
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 5, 63])
+def test_a_row_that_is_not_finite_gives_nothing_finite(value: float, place: int, name: str) -> None:
+    rng = np.random.default_rng(3)
+    x, b = _normal(rng, 1, 3, 64), _normal(rng, 7)
+    w, scale = _int8(_normal(rng, 64, 7))
+    (clean,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    x[0, 1, place] = value
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    assert not np.isfinite(found[0, 1]).any()
+    np.testing.assert_array_equal(found[0, ::2], clean[0, ::2])
+
+
+@EVERY_RUNNER
 @pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (12, 12), (15, 3), (96, 32), (1536, 768)])
 def test_the_hidden_features_are_quantized_in_chunks(hidden: int, chunk: int, name: str) -> None:
     rng = np.random.default_rng(hidden)
