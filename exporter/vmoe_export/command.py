@@ -18,8 +18,9 @@ from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export import ExportPlan, ExportResult, ValidationOptions, plan_export, write_bundle
+from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
 from vmoe_export.export_options import ExportOptions
+from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 

@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
-from vmoe_export.checkpoint import Checkpoint, open_checkpoint
-from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.checkpoint import open_checkpoint
+from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
-from vmoe_export.flops import dense_flops, sparse_flops
-from vmoe_export.grouping import Grouping, parse_group
-from vmoe_export.model_config import ModelConfig, describe_model, load_config
-from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.precision import PRECISIONS, Limits, graph_limits, stored_precision
+from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.precision import PRECISIONS, Limits, graph_limits
 from vmoe_export.validation import Comparison, check, validate
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import (
@@ -28,10 +25,7 @@ from vmoe_runtime.manifest import (
     FORMAT_VERSION,
     INLINED_GRAPH,
     WEIGHTS_NAME,
-    Precision,
-    TensorRtPrecision,
 )
-from vmoe_runtime.profiles import Profile, RoutingRules
 
 if TYPE_CHECKING:
     from vmoe_export.model import Vmoe
@@ -39,58 +33,6 @@ if TYPE_CHECKING:
     from vmoe_export.tensorrt_validation import RoundedComparison
 
 _GRAPH_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class ExportPlan:
-    """Everything that is decided before a byte is written.
-
-    `rules` and `profiles` are None and empty for a dense ViT.
-    """
-
-    checkpoint: Checkpoint
-    options: ExportOptions
-    model: ModelConfig
-    output: Literal["logits", "features"]
-    grouping: Grouping
-    rules: RoutingRules | None
-    profiles: tuple[Profile, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def input(self) -> Literal["float32", "uint8"]:
-        """The element type of the images that the graph takes."""
-        return self.options.input or "float32"
-
-    @property
-    def stored_precision(self) -> Precision:
-        """What the weights file holds."""
-        return stored_precision(self.options.precision)
-
-    @property
-    def tensorrt_precision(self) -> TensorRtPrecision | None:
-        """What the large products of the TensorRT graphs are computed in; None where there are no such graphs."""
-        return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
-
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Stored shape of each tensor of the bundle."""
-        return stored_parameters(self.model, features=self.output == "features")
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all tensors of the bundle."""
-        return sum(tensor.nbytes for tensor in stored_tensors(self.weight_shapes, self.stored_precision).values())
-
-    @property
-    def dense_flops(self) -> int:
-        """FLOPs per image of the dense ViT of the same size."""
-        return dense_flops(self.model)
-
-    def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile."""
-        assert self.rules is not None
-        return sparse_flops(self.model, self.rules, profile)
 
 
 @dataclass(frozen=True)
@@ -152,50 +94,6 @@ ProgressHook = Callable[[str, int], None]
 StageHook = Callable[[str], AbstractContextManager[Any]]
 
 
-def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Decides what an export will write, from names and shapes alone.
-
-    Raises:
-        CheckpointError, ConfigError, OptionError: naming what doesn't fit.
-        RoutingError: a capacity ratio or k that the model can't be run with.
-    """
-    options = options.completed_by(checkpoint)
-    config = options.config
-    if config is not None and not isinstance(config, dict):
-        config = load_config(Path(config))
-    shapes = {name: info.shape for name, info in checkpoint.info.items()}
-    try:
-        model = describe_model(
-            shapes,
-            config,
-            image_size=options.image_size,
-            rounding=options.rounding,
-            capacity_multiple_of=options.capacity_multiple_of,
-            dispatch_bf16=options.dispatch_bf16,
-        )
-        check_parameters(checkpoint.info, model)
-    except ConfigError as error:
-        raise ConfigError(f"{checkpoint.path}: {error}") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    output: Literal["logits", "features"] = (options.output or "logits") if model.num_classes else "features"
-    size = model.num_classes if output == "logits" else model.feature_size
-    names = options.class_names
-    if names is not None and len(names) != size:
-        raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
-    if model.moe is None and (given := options.routing_options()):
-        raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision == "bf16-experts":
-        raise OptionError(
-            "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
-        )
-    grouping = parse_group(options.group or "image", model.num_tokens, options.batch)
-    rules, profiles = _profiles(checkpoint, model, grouping, options)
-    return ExportPlan(
-        checkpoint, options, model, output, grouping, rules, profiles, _notes(config or {}, model, grouping, options)
-    )
-
-
 def export_bundle(
     checkpoint: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -229,10 +127,10 @@ def export_bundle(
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']
     """
-    settings = {"atol": atol, "max_distance": max_distance, "images": None if images is None else Path(images)}
+    checks = ValidationOptions(atol, max_distance, None if images is None else Path(images))
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))
-        return write_bundle(plan, Path(path), validation=ValidationOptions(**settings) if validate else None, force=force)
+        return write_bundle(plan, Path(path), validation=checks if validate else None, force=force)
 
 
 def write_bundle(
@@ -265,7 +163,7 @@ def write_bundle(
     from vmoe_export.weights_file import write_weights
 
     check_target(target, force=force)
-    source = validation and _validation_images(plan, validation)
+    source = _validation_images(plan, validation) if validation else None
     model, stored = plan.model, plan.stored_precision
     tensorrt: dict[str, str] = {}
     findings = Findings()
@@ -338,41 +236,6 @@ def _validate(
         limit = validation.max_distance
         check_distance(distances, stored, PRECISIONS[stored].max_distance if limit is None else limit)
     return Findings(limits, tuple(comparisons), tuple(distances), tuple(rounded))
-
-
-def _profiles(
-    checkpoint: Checkpoint, model: ModelConfig, grouping: Grouping, options: ExportOptions
-) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
-    moe = model.moe
-    if moe is None:
-        return None, ()
-    rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
-    profiles = {}
-    for ratio, k, bpr in options.asked_settings(checkpoint, moe):
-        profile = rules.profile(ratio, k, bpr)
-        profiles[profile.name] = profile
-    return rules, tuple(profiles.values())
-
-
-def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
-    """What a user might not expect: above all, settings of training that are not followed."""
-    notes = []
-    (rows, columns), patches = model.grid, math.prod(model.grid)
-    if model.position_emb == "learned" and rows != columns and math.isqrt(patches) ** 2 == patches:
-        notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
-    if model.moe is None:
-        return tuple(notes)
-    moe = (config.get("encoder") or {}).get("moe") or {}
-    dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
-    if moe.get("group_size") not in (None, grouping.tokens):
-        notes.append(
-            f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
-            f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
-        )
-    if dispatcher.get("batch_priority") not in (None, options.bpr is not False):
-        flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
-        notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
-    return tuple(notes)
 
 
 def _manifest(

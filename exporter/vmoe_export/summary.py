@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vmoe_export.export import ExportPlan, ExportResult
+from vmoe_export.export import ExportResult
+from vmoe_export.export_plan import ExportPlan
 from vmoe_export.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 
@@ -101,10 +102,7 @@ def distance_table(result: ExportResult) -> Table:
         [
             f"{distance.relative_difference:.2%}",
             f"{distance.max_difference:.1e}",
-            *(
-                None if share is None else f"{share:.2%}"
-                for share in (distance.same_top1, distance.top1, distance.top1_float32)
-            ),
+            *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
         ]
         for distance in result.distances
     ]
@@ -152,6 +150,10 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         if plan.options.tensorrt
         else None,
     }
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%}"
 
 
 def _by_block(agreement: Mapping[str, float]) -> str:
