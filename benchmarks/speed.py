@@ -18,17 +18,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from contest import known_machines, layers
-from contest.cells import CellResult, make_cell, run_cell
-from contest.contenders import CONTENDERS
-from contest.errors import BenchmarkError
-from contest.floors import Floors, best_of, build_floors, measure_floors
-from contest.forms import time_forms
-from contest.memory import measure_memory
-from contest.models import MODELS, Model, prepare, setting_for
-from contest.picture import draw
-from contest.points import fits_of, points_of, ratios_of
-from contest.report import JSON_NAME, PICTURE_NAME, TABLE_NAME, write_report
+from cpu import known_machines, layers
+from cpu.cells import CellResult, make_cell, run_cell
+from cpu.contenders import CONTENDERS
+from cpu.errors import BenchmarkError
+from cpu.floors import Floors, best_of, build_floors, measure_floors
+from cpu.forms import time_forms
+from cpu.memory import measure_memory
+from cpu.models import MODELS, Model, prepare, setting_for
+from cpu.picture import draw
+from cpu.points import fits_of, points_of, ratios_of
+from cpu.report import JSON_NAME, PICTURE_NAME, TABLE_NAME, write_report
 
 from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.op_library import find_library

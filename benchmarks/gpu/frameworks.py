@@ -82,14 +82,14 @@ def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> lis
 
     Args:
         folder: where the bundles go.
-        model: a name in `contest.models.MODELS`, such as "b16".
+        model: a name in `cpu.models.MODELS`, such as "b16".
         say: takes a line on what is being done.
 
     Raises:
         ImportError: the exporter isn't installed.
         VmoeError: an export failed.
     """
-    from contest.models import prepare
+    from cpu.models import prepare
 
     from vmoe_export import export_bundle
 

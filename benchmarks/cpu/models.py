@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import safe_open
 
 import vmoe_export
-from contest.balanced_routers import balance_routers
+from cpu.balanced_routers import balance_routers
 from vmoe_export import export_bundle
 from vmoe_export.model_config import ModelConfig
 from vmoe_export.parameters import parameter_shapes

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from contest.errors import BenchmarkError
+from cpu.errors import BenchmarkError
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from contest.busy import OthersWatch
-from contest.contenders import CONTENDERS, Answers, Cell
-from contest.errors import BenchmarkError
-from contest.models import Model, Setting
-from contest.timing import Times, seconds_of, time_in_turns
+from cpu.busy import OthersWatch
+from cpu.contenders import CONTENDERS, Answers, Cell
+from cpu.errors import BenchmarkError
+from cpu.models import Model, Setting
+from cpu.timing import Times, seconds_of, time_in_turns
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle import Bundle
 

@@ -30,7 +30,7 @@ def measure_memory(bundle: Path, threads: int) -> dict[str, Any]:
     Raises:
         BenchmarkError: the process failed.
     """
-    from contest.errors import BenchmarkError  # this file also runs as a script, away from its package
+    from cpu.errors import BenchmarkError  # this file also runs as a script, away from its package
 
     command = [sys.executable, __file__, str(bundle), str(threads)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

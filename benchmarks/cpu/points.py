@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from contest.cells import BASELINE, REFERENCE, CellResult, Kept, Key
-from contest.contenders import CONTENDERS, Contender
-from contest.floors import Floors
-from contest.flops import expert_parameters, pair_flops, shared_flops, shared_parameters
+from cpu.cells import BASELINE, REFERENCE, CellResult, Kept, Key
+from cpu.contenders import CONTENDERS, Contender
+from cpu.floors import Floors
+from cpu.flops import expert_parameters, pair_flops, shared_flops, shared_parameters
 
 _FIT_CONTENDERS = ("engine-fp32", "engine-bf16")
 

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from contest.cells import make_cell
-from contest.contenders import Cell, dense_graph
-from contest.models import prepare
-from contest.peer_graphs import FORMS
-from contest.report import table
-from contest.runtimes import OpenVinoModel, ort_session
-from contest.timing import time_in_turns
+from cpu.cells import make_cell
+from cpu.contenders import Cell, dense_graph
+from cpu.models import prepare
+from cpu.peer_graphs import FORMS
+from cpu.report import table
+from cpu.runtimes import OpenVinoModel, ort_session
+from cpu.timing import time_in_turns
 
 
 def time_forms(given: argparse.Namespace, say: Callable[[str], None]) -> str:

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from contest.floors import Floors
-from contest.flops import expert_parameters, pair_flops
-from contest.models import Model
-from contest.runtimes import ort_session
+from cpu.floors import Floors
+from cpu.flops import expert_parameters, pair_flops
+from cpu.models import Model
+from cpu.runtimes import ort_session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from contest.models import Model, Setting, Tensors
-from contest.peer_graphs import Form, write_dense, write_sparse
-from contest.peer_weights import PeerWeights
-from contest.runtimes import OpenVinoModel, ort_description, ort_session
+from cpu.models import Model, Setting, Tensors
+from cpu.peer_graphs import Form, write_dense, write_sparse
+from cpu.peer_weights import PeerWeights
+from cpu.runtimes import OpenVinoModel, ort_description, ort_session
 from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 
@@ -135,7 +135,7 @@ def _inlined_in_openvino(cell: Cell, precision: str) -> Answers:
 def _torch_eager(cell: Cell, sparse: bool) -> Answers:
     import torch  # seconds, which runs without it needn't wait for
 
-    from contest.peer_torch import TorchVit
+    from cpu.peer_torch import TorchVit
 
     model = cell.model
     network = TorchVit(model.config, Tensors(model.sparse)) if sparse else TorchVit(model.dense_config, Tensors(model.dense))
