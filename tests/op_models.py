@@ -18,24 +18,39 @@ from onnx import TensorProto, helper, numpy_helper
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.ops import reference
-from vmoe_export.ops.functions import IR_VERSION, ONNX_TYPES, OPSET, function_bodies
+from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Types, Value
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
 RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if find_library() else []))
-NUMPY_TYPES = {"float": np.float32, "i32": np.int32, "i64": np.int64, "bf16": ml_dtypes.bfloat16, "fp16": np.float16}
+NUMPY_TYPES = {
+    "float": np.float32,
+    "i8": np.int8,
+    "i32": np.int32,
+    "i64": np.int64,
+    "bf16": ml_dtypes.bfloat16,
+    "fp16": np.float16,
+}
 SETTINGS = ("capacity", "k", "bpr")
 
 Run = Callable[..., list[np.ndarray]]
 
 
-def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False) -> list[np.ndarray]:
-    """The numpy reference, in the dtype of the inputs."""
-    arguments = [int(array[0]) if value.type == "i64" else array for value, array in zip(op.inputs, inputs, strict=True)]
-    flags = attribute_values(op, dispatch_bf16).values()
-    outputs = reference_function(op)(*arguments, *flags)
+def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False, **attributes: int) -> list[np.ndarray]:
+    """The numpy reference, in the dtype of the inputs; scales that are not needed may be left out."""
+    arguments = [
+        int(array[0]) if value.type == "i64" and array is not None else array
+        for value, array in zip(op.inputs, padded(op, inputs), strict=True)
+    ]
+    outputs = reference_function(op)(*arguments, *attribute_values(op, dispatch_bf16, **attributes).values())
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def padded(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    """The inputs, and None for optional ones at the end that were left out."""
+    return [*inputs, *[None] * (len(op.inputs) - len(inputs))]
 
 
 def reference_function(op: Op) -> Callable[..., object]:
@@ -50,10 +65,17 @@ def torch_op(op: Op) -> torch._ops.OpOverload:
     return getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default
 
 
-def element_types(op: Op, bf16_weights: bool = False, tokens: ElementType = "float", gates: ElementType = "float") -> Types:
+def element_types(
+    op: Op, weights: ElementType = "float", tokens: ElementType = "float", gates: ElementType = "float"
+) -> Types:
     """The element type of each value type of the op."""
-    chosen: Types = {"W": "bf16" if bf16_weights else "float", "T": tokens, "R": gates}
+    chosen: Types = {"W": weights, "T": tokens, "R": gates}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
+
+
+def given_inputs(op: Op, weights: ElementType = "float") -> list[Value]:
+    """The inputs that the op has with weights of that type: scales only with int8."""
+    return [value for value in op.inputs if not value.optional or weights == "i8"]
 
 
 @functools.cache
@@ -61,26 +83,30 @@ def runner(
     name: str,
     op_name: str,
     dispatch_bf16: bool = False,
-    bf16_weights: bool = False,
+    weights: ElementType = "float",
     tokens: ElementType = "float",
     gates: ElementType = "float",
+    *,
+    hidden: int = 0,
+    **attributes: int,
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
-    With `bf16_weights`, w1 and w2 are bfloat16; `tokens` and `gates` are the types T and R.
+    `weights`, `tokens` and `gates` are the types W, T and R; with int8 weights the inputs end in their scales. `hidden` is
+    F, for an MLP with a `hidden_chunk` among its attributes.
     """
     op = OPS[op_name]
-    names = [value.name for value in op.inputs]
+    names = [value.name for value in given_inputs(op, weights)]
     if name == "torch":
-        flags = attribute_values(op, dispatch_bf16).values()
+        flags = attribute_values(op, dispatch_bf16, **attributes).values()
 
         def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
-            outputs = torch_op(op)(*map(_to_torch, inputs), *flags)
-            return [_to_numpy(output) for output in _as_list(outputs)]
+            tensors = [None if array is None else _to_torch(array) for array in padded(op, inputs)]
+            return [_to_numpy(output) for output in _as_list(torch_op(op)(*tensors, *flags))]
 
         return run_torch
-    types = element_types(op, bf16_weights, tokens, gates)
-    model = one_node_model(op, dispatch_bf16, bf16_weights, tokens, gates)
+    types = element_types(op, weights, tokens, gates)
+    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, hidden=hidden, **attributes)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
@@ -102,19 +128,24 @@ def run_graph(name: str, model: onnx.ModelProto) -> Run:
 def one_node_model(
     op: Op,
     dispatch_bf16: bool = False,
-    bf16_weights: bool = False,
+    weights: ElementType = "float",
     tokens: ElementType = "float",
     gates: ElementType = "float",
+    *,
+    hidden: int = 0,
+    **attributes: int,
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
 
     numpy has no bfloat16 that runtimes take or give: what is bfloat16 for the op goes in and out of the model as float32.
     """
-    types = element_types(op, bf16_weights, tokens, gates)
-    narrow = [value.name for value in (*op.inputs, *op.outputs) if types[value.type] == "bf16"]
+    types = element_types(op, weights, tokens, gates)
+    given = given_inputs(op, weights)
+    narrow = [value.name for value in (*given, *op.outputs) if types[value.type] == "bf16"]
     inner = {name: f"{name}_bf16" for name in narrow}
-    names = [[inner.get(value.name, value.name) for value in values] for values in (op.inputs, op.outputs)]
-    node = helper.make_node(op.name, *names, domain=DOMAIN, **attribute_values(op, dispatch_bf16))
+    names = [[inner.get(value.name, value.name) for value in values] for values in (given, op.outputs)]
+    values = attribute_values(op, dispatch_bf16, **attributes)
+    node = helper.make_node(op.name, *names, domain=DOMAIN, **values)
     casts_in, casts_out = (
         [
             helper.make_node("Cast", [inner[v.name]], [v.name], to=TensorProto.FLOAT)
@@ -123,13 +154,23 @@ def one_node_model(
             for v in values
             if v.name in narrow
         ]
-        for values, outward in ((op.inputs, False), (op.outputs, True))
+        for values, outward in ((given, False), (op.outputs, True))
     )
-    inputs, outputs = ([_value_info(value, types) for value in values] for values in (op.inputs, op.outputs))
+    inputs, outputs = ([_value_info(value, types) for value in values] for values in (given, op.outputs))
+    chunks = hidden // values["hidden_chunk"] if values.get("hidden_chunk") else 1
     model = helper.make_model(
         helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=function_bodies(dispatch_bf16, bf16_weights, tokens=tokens, gates=gates),
+        functions=function_bodies(
+            dense=weights,
+            experts=weights,
+            attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
+            dispatch_bf16=dispatch_bf16,
+            dense_chunks=chunks,
+            expert_chunks=chunks,
+            tokens=tokens,
+            gates=gates,
+        ),
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -201,8 +242,10 @@ def node_call(
     return Call(model.SerializeToString(deterministic=True), {name: _widened(array) for name, array in fed.items()})
 
 
-def attribute_values(op: Op, dispatch_bf16: bool) -> dict[str, int]:
-    return {name: int(dispatch_bf16) if name == "dispatch_bf16" else value for name, value in op.attributes.items()}
+def attribute_values(op: Op, dispatch_bf16: bool = False, **given: int) -> dict[str, int]:
+    """Every attribute of the op, in the order of the table: as given, or its default."""
+    given = {"dispatch_bf16": int(dispatch_bf16), **given}
+    return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
 def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from op_models import IR_VERSION, OPSET, RUNNERS, Run, run_graph, run_reference, runner, settings
 
-from vmoe_export.ops.functions import round_bf16
+from vmoe_export.ops.onnx_lines import round_bf16
 from vmoe_export.ops.table import OPS
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
@@ -123,7 +123,7 @@ def test_bfloat16_weights_round_what_they_are_multiplied_with(experts: int, name
     width, hidden = 2 * experts + 5, 37 - 4 * experts
     buf, b1, b2 = _normal(rng, experts, 7, width), _normal(rng, experts, hidden), _normal(rng, experts, width)
     w1, w2 = (_narrow(_normal(rng, experts, *shape) * 0.3) for shape in ((width, hidden), (hidden, width)))
-    (found,) = runner(name, "VmoeExpertMlp", False, True)(buf, w1, b1, w2, b2)
+    (found,) = runner(name, "VmoeExpertMlp", False, "bf16")(buf, w1, b1, w2, b2)
     (expected,) = run_reference(OPS["VmoeExpertMlp"], *map(np.float64, (buf,)), w1, np.float64(b1), w2, np.float64(b2))
     # Float32 may bring a hidden value over the middle of two bfloat16: then, and only then, it may be the other of the two.
     v = _to_bf16(buf).astype(np.float64) @ w1.astype(np.float64) + b1[:, None]
@@ -143,7 +143,7 @@ def test_what_enters_the_second_product_is_bfloat16(name: str) -> None:
     buf, w1 = _normal(rng, 2, 300, 11), _narrow(_normal(rng, 2, 11, 11))
     b1, b2 = _normal(rng, 2, 11), np.zeros((2, 11), np.float32)
     unit = _narrow(np.broadcast_to(np.eye(11, dtype=np.float32), (2, 11, 11)))
-    (hidden,) = runner(name, "VmoeExpertMlp", False, True)(buf, w1, b1, unit, b2)
+    (hidden,) = runner(name, "VmoeExpertMlp", False, "bf16")(buf, w1, b1, unit, b2)
     np.testing.assert_array_equal(hidden, _to_bf16(hidden))
     assert np.ptp(hidden) > 1
 
@@ -154,7 +154,7 @@ def test_the_output_is_rounded_by_the_dispatcher_alone(dispatch_bf16: bool, name
     rng = np.random.default_rng(0)
     buf, (_, w1, b1, w2, b2) = _normal(rng, EXPERTS, 11, WIDTH), _layer(rng)
     inputs = (buf, _narrow(w1), b1, _narrow(w2), b2)
-    (found,) = runner(name, "VmoeExpertMlp", dispatch_bf16, True)(*inputs)
+    (found,) = runner(name, "VmoeExpertMlp", dispatch_bf16, "bf16")(*inputs)
     (expected,) = run_reference(OPS["VmoeExpertMlp"], *inputs, dispatch_bf16=dispatch_bf16)
     assert (found == _to_bf16(found)).all() == dispatch_bf16
     assert (np.abs(found - expected) <= 1e-5).mean() > 0.95
@@ -166,7 +166,7 @@ def test_bfloat16_weights_leave_gates_and_places_alone(seed: int, name: str) -> 
     rng = np.random.default_rng(seed)
     x, (router, w1, b1, w2, b2) = _normal(rng, GROUPS, TOKENS, WIDTH), _layer(rng)
     setting = settings(4, 1 + seed % EXPERTS, bool(seed % 2))
-    y, *routes = runner(name, "VmoeSparseMlp", False, True)(x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)
+    y, *routes = runner(name, "VmoeSparseMlp", False, "bf16")(x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)
     _, *exact = runner(name, "VmoeSparseMlp")(x, router, w1, b1, w2, b2, *setting)
     np.testing.assert_array_equal(routes[0], exact[0])
     np.testing.assert_array_equal(routes[1], exact[1])

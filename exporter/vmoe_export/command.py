@@ -19,6 +19,7 @@ from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 
 
@@ -94,7 +95,7 @@ def _output_name(checkpoint: Path) -> Path:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
     help="Store expert weights in float32 or bfloat16. With --tensorrt: what its graphs compute large products in.",

@@ -17,8 +17,9 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
-from vmoe_export.parameters import check_parameters, stored_bytes, stored_parameters
-from vmoe_export.validation import DEFAULT_ATOL, DEFAULT_ATOL_BF16, Comparison, check, validate
+from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
+from vmoe_export.precision import PRECISIONS, ExportPrecision, Limits, graph_limits, stored_precision
+from vmoe_export.validation import Comparison, check, validate
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
@@ -27,7 +28,6 @@ from vmoe_runtime.manifest import (
     INLINED_GRAPH,
     WEIGHTS_NAME,
     Precision,
-    TensorRtPrecision,
 )
 from vmoe_runtime.profiles import Profile, RoutingRules
 
@@ -73,7 +73,7 @@ class ExportOptions:
     rounding: Rounding | None = None
     capacity_multiple_of: int | None = None
     dispatch_bf16: bool | None = None
-    precision: TensorRtPrecision = "fp32"
+    precision: ExportPrecision = "fp32"
     tensorrt: bool = False
     input: Literal["float32", "uint8"] = "float32"
     output: Literal["logits", "features"] = "logits"
@@ -81,7 +81,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in (
-            ("precision", ("fp32", "bf16", "fp16")),
+            ("precision", tuple(PRECISIONS)),
             ("tensorrt", (True, False)),
             ("input", ("float32", "uint8")),
             ("output", ("logits", "features")),
@@ -112,6 +112,11 @@ class ExportOptions:
 
         if self.precision == "fp16" and not self.tensorrt:
             raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
+        if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
+            raise OptionError(
+                f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, "
+                "or leave --tensorrt out"
+            )
 
     def routing_options(self) -> list[str]:
         """Names of the options given that only mean something to MoE layers."""
@@ -138,8 +143,8 @@ class ExportPlan:
 
     @property
     def stored_precision(self) -> Precision:
-        """What the weights file holds: only expert weights may be bfloat16."""
-        return "bf16" if self.options.precision == "bf16" and self.model.moe else "fp32"
+        """What the weights file holds."""
+        return stored_precision(self.options.precision)
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -149,7 +154,7 @@ class ExportPlan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors of the bundle."""
-        return sum(stored_bytes(name, shape, self.stored_precision) for name, shape in self.weight_shapes.items())
+        return sum(tensor.nbytes for tensor in stored_tensors(self.weight_shapes, self.stored_precision).values())
 
     @property
     def dense_flops(self) -> int:
@@ -170,7 +175,7 @@ class ExportResult:
         path: the bundle.
         plan: what was exported.
         comparisons: each graph at each profile against the torch model of the same precision.
-        distances: for expert weights stored in bfloat16, that torch model at each profile against the one in float32.
+        distances: for other precisions than fp32, that torch model at each profile against the one in float32.
         tensorrt: graph files for TensorRT by profile, or by "model" for a dense ViT.
         rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
     """
@@ -219,10 +224,9 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision != "fp32" and not options.tensorrt:
+    if model.moe is None and options.precision == "bf16-experts":
         raise OptionError(
-            f"this is a dense ViT without experts, so there is nothing to store in {options.precision}; "
-            "leave precision out, or add --tensorrt for a graph that computes in it"
+            "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
     grouping = parse_group(options.group, model.num_tokens, options.batch)
     rules, profiles = _profiles(model, grouping, options)
@@ -297,8 +301,7 @@ def write_bundle(
     if atol is not None and not (math.isfinite(atol) and atol > 0):
         raise OptionError(f"atol must be a positive number, not {atol}")
     model, options, stored = plan.model, plan.options, plan.stored_precision
-    bf16 = stored == "bf16" or bool(model.moe and model.moe.dispatch_bf16)
-    limit = atol if atol is not None else DEFAULT_ATOL_BF16 if bf16 else DEFAULT_ATOL
+    limits = graph_limits(stored, dispatch_bf16=bool(model.moe and model.moe.dispatch_bf16), atol=atol)
     multiple = plan.grouping.batch_multiple
     tensorrt: dict[str, str] = {}
     comparisons: list[Comparison] = []
@@ -312,6 +315,7 @@ def write_bundle(
             plan.grouping.tokens,
             features=plan.output == "features",
             uint8_input=options.input == "uint8",
+            precision=stored,
         ).load_weights(folder / WEIGHTS_NAME)
         with stage("tracing the graph"):
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
@@ -323,7 +327,7 @@ def write_bundle(
                 comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), plan.profiles, multiple)
                 if tensorrt and options.precision == "fp32":
                     comparisons += validate_float32(network, folder, tensorrt, plan.profiles, multiple)
-            check(comparisons, limit)
+            check(comparisons, limits)
         if validation and tensorrt and options.precision != "fp32":
             with stage("comparing the TensorRT graphs with torch"):
                 rounded = validate_rounded(network, folder, tensorrt, plan.profiles, multiple, options.precision, atol)
@@ -331,7 +335,7 @@ def write_bundle(
             with stage("comparing with float32"):
                 distances = distance_from_float32(network, plan.checkpoint, plan.profiles, multiple)
         with stage("writing the manifest"):
-            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limit))
+            write_manifest(folder, _manifest(plan, tensorrt, comparisons, distances, rounded, limits))
     return ExportResult(target, plan, tuple(comparisons), tuple(distances), tensorrt, tuple(rounded))
 
 
@@ -377,7 +381,7 @@ def _manifest(
     comparisons: list[Comparison],
     distances: list[PrecisionDistance],
     rounded: list[RoundedComparison],
-    atol: float,
+    limits: Limits,
 ) -> dict[str, Any]:
     model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
     height, width = model.image_size
@@ -420,7 +424,8 @@ def _manifest(
             **{profile.name: plan.flops(profile) for profile in plan.profiles},
         },
         "validation": {
-            "atol": atol,
+            "atol": limits.difference,
+            "relative_limit": limits.relative,
             "comparisons": [asdict(comparison) for comparison in comparisons],
             "distance_from_fp32": [asdict(distance) for distance in distances],
             **({"tensorrt": [asdict(comparison) for comparison in rounded]} if rounded else {}),

@@ -19,9 +19,11 @@ from onnxscript import values
 from vmoe_export import __version__
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
-from vmoe_export.ops.functions import IR_VERSION, ONNX_TYPES, OPSET, function_bodies
+from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from vmoe_export.parameters import graph_shape
+from vmoe_export.precision import PRECISIONS, StoredType, WeightType, hidden_chunk
 from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
@@ -30,7 +32,20 @@ IMAGE = "image"
 SETTINGS = ("capacity", "k", "bpr")
 BATCH_DIM, GROUP_DIM, CHOICE_DIM = "batch", "groups", "k"
 
-_TRACED_OPS = ("VmoeSparseMlp", "VmoeLinear", "VmoeDenseMlp", "VmoeAttention")
+_TRACED_OPS = (
+    "VmoeLinear",
+    "VmoeDenseMlp",
+    "VmoeAttention",
+    "VmoeAttentionBlock",
+    "VmoeMlpBlock",
+    "VmoeRouterBlock",
+    "VmoeExpertBlock",
+)
+_STORED: Mapping[StoredType, ir.DataType] = {
+    "F32": ir.DataType.FLOAT,
+    "BF16": ir.DataType.BFLOAT16,
+    "I8": ir.DataType.INT8,
+}
 _TRACED_GROUPS = 2  # any number but 0 and 1, which torch takes for constants
 
 
@@ -58,9 +73,7 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
     for node in graph.node:
         if node.domain == DOMAIN:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
-    moe = model.config.moe
-    bf16_weights = any(span.dtype == "BF16" for span in weights.values())
-    proto.functions.extend(_called(graph, function_bodies(bool(moe and moe.dispatch_bf16), bf16_weights)))
+    proto.functions.extend(_called(graph, _bodies(model)))
     if default is not None:
         for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
             graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
@@ -115,18 +128,39 @@ def _quiet() -> Iterator[None]:
 def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
     """Writes a torch op of the domain vmoe as the ONNX op of the table."""
     names = {name: f"tensor({onnx.TensorProto.DataType.Name(kind).lower()})" for name, kind in ONNX_TYPES.items()}
+    single, optional = defs.OpSchema.FormalParameterOption.Single, defs.OpSchema.FormalParameterOption.Optional
     schema = defs.OpSchema(
         op.name,
         DOMAIN,
         VERSION,
-        inputs=[defs.OpSchema.FormalParameter(v.name, v.type) for v in op.inputs],
+        inputs=[
+            defs.OpSchema.FormalParameter(v.name, v.type, param_option=optional if v.optional else single) for v in op.inputs
+        ],
         outputs=[defs.OpSchema.FormalParameter(v.name, v.type) for v in op.outputs],
         type_constraints=[(key, [names[t] for t in types], "") for key, types in ELEMENT_TYPES.items()],
         attributes=[defs.OpSchema.Attribute(name, defs.OpSchema.AttrType.INT, "") for name in op.attributes],
     )
-    tensors, numbers = inputs[: len(op.inputs)], inputs[len(op.inputs) :]
+    tensors, numbers = list(inputs[: len(op.inputs)]), inputs[len(op.inputs) :]
     attributes.update(zip(op.attributes, numbers, strict=False))
+    while tensors[-1] is None:  # scales, which only int8 has
+        tensors.pop()
     return values.Op(values.Opset(DOMAIN, VERSION), op.name, schema)(*tensors, **attributes)
+
+
+def _bodies(model: Vmoe) -> list[onnx.FunctionProto]:
+    """The functions of all ops, written for the model."""
+    config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
+
+    def chunks(hidden: int, weights: WeightType) -> int:
+        return hidden // (hidden_chunk(hidden, weights) or hidden)
+
+    return function_bodies(
+        dense=numbers.dense,
+        experts=numbers.experts,
+        dispatch_bf16=bool(moe and moe.dispatch_bf16),
+        dense_chunks=chunks(config.mlp_dim, numbers.dense),
+        expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
+    )
 
 
 def _called(graph: onnx.GraphProto, functions: list[onnx.FunctionProto]) -> list[onnx.FunctionProto]:
@@ -150,7 +184,7 @@ def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
             WEIGHTS_NAME,
             span.offset,
             span.length,
-            {"F32": ir.DataType.FLOAT, "BF16": ir.DataType.BFLOAT16}[span.dtype],
+            _STORED[span.dtype],
             shape=ir.Shape(graph_shape(name, span.shape)),
             name=name,
             base_dir=Path(),

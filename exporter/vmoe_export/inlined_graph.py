@@ -7,16 +7,23 @@ twice. So each expert's weights are initializers of their own, which point into 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx.inliner
 import onnx.parser
 
 from vmoe_export.graph import SETTINGS
-from vmoe_export.ops.functions import OPSET, expert_product, gelu_tanh, round_bf16
+from vmoe_export.ops.functions import OPSET
+from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
 from vmoe_export.ops.table import DOMAIN, OPS
+from vmoe_export.precision import STORED_BYTES, STORED_TYPES, WeightType
 
-_BYTES: dict[int, int] = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.BFLOAT16: 2}
+_WEIGHT_TYPES: Mapping[int, WeightType] = {
+    onnx.TensorProto.FLOAT: "float",
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.INT8: "i8",
+}
 
 
 def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,23 +50,33 @@ def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
 
 def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
     buf, *weights = node.input
-    dispatch_bf16 = any(a.name == "dispatch_bf16" and a.i for a in node.attribute)
-    experts = range(initializers[weights[0]].dims[0])
+    w1, b1, w2, b2, *scales = weights
+    attributes = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+    dispatch_bf16 = bool(attributes["dispatch_bf16"])
+    element = _WEIGHT_TYPES[initializers[w1].data_type]
+    count, hidden, width = initializers[w2].dims
+    chunk = attributes["hidden_chunk"] or hidden
+    experts, chunks = range(count), range(hidden // chunk)
     parts = {
-        f"{local}_{e}": _slice(initializers, name, e)
-        for local, name in zip(("w1", "b1", "w2", "b2"), weights, strict=True)
+        f"{local}_{e}": _part(initializers, name, f"{name}/{e}", e, initializers[name].dims[1:])
+        for local, name in zip(("w1", "b1", "b2", "w1_scale", "w2_scale"), (w1, b1, b2, *scales), strict=False)
         for e in experts
     }
-    bf16_weights = initializers[weights[0]].data_type == onnx.TensorProto.BFLOAT16
+    for e in experts:
+        for i in chunks:
+            name = f"{w2}/{e}/{i}" if len(chunks) > 1 else f"{w2}/{e}"
+            parts[f"w2_{e}_{i}"] = _part(initializers, w2, name, e * len(chunks) + i, [chunk, width])
     lines = [
         round_bf16("buf", "rounded", dispatch_bf16),
         f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
     ]
     for e in experts:
+        rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
         lines += [
-            expert_product(f"buf_{e}", f"w1_{e}", f"product1_{e}", bf16_weights),
+            product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}"),
             gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
-            expert_product(f"hidden_{e}", f"w2_{e}", f"product2_{e}", bf16_weights),
+            f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
+            added_products(rows, [f"w2_{e}_{i}" for i in chunks], f"product2_{e}", element, f"w2_scale_{e}"),
             f"out_{e} = Add (product2_{e}, b2_{e})",
         ]
     lines += [
@@ -76,17 +93,16 @@ def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.
     return list(body.node)
 
 
-def _slice(initializers: dict[str, onnx.TensorProto], name: str, expert: int) -> str:
-    """One expert's share of a stored tensor, as an initializer of its own; returns its name."""
-    whole = initializers[name]
-    place = {entry.key: entry.value for entry in whole.external_data}
-    dims = list(whole.dims[1:])
-    length = _BYTES[whole.data_type] * math.prod(dims)
-    part = onnx.TensorProto(name=f"{name}/{expert}", data_type=whole.data_type, dims=dims)
+def _part(initializers: dict[str, onnx.TensorProto], whole: str, name: str, number: int, dims: Sequence[int]) -> str:
+    """The part of a stored tensor with that number, as an initializer of its own; returns its name."""
+    stored = initializers[whole]
+    place = {entry.key: entry.value for entry in stored.external_data}
+    length = STORED_BYTES[STORED_TYPES[_WEIGHT_TYPES[stored.data_type]]] * math.prod(dims)
+    part = onnx.TensorProto(name=name, data_type=stored.data_type, dims=dims)
     part.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (
         ("location", place["location"]),
-        ("offset", str(int(place["offset"]) + expert * length)),
+        ("offset", str(int(place["offset"]) + number * length)),
         ("length", str(length)),
     ):
         part.external_data.add(key=key, value=value)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.model_config import ModelConfig, MoeConfig
-from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, stored_parameters
+from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
+from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 
 _LAYER_NORM_EPSILON = 1e-6
 
@@ -33,16 +34,26 @@ class Vmoe(nn.Module):
         group_tokens: S, tokens per routing group; must divide the tokens of every batch.
         features: return what the head gets instead of logits.
         uint8_input: take uint8 images and scale them to [-1, 1] inside.
+        precision: what the weights are stored in, and so what the large products are computed in.
     """
 
-    def __init__(self, config: ModelConfig, group_tokens: int, *, features: bool = False, uint8_input: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        group_tokens: int,
+        *,
+        features: bool = False,
+        uint8_input: bool = False,
+        precision: ExportPrecision = "fp32",
+    ) -> None:
         super().__init__()
         self.config = config
         self.group_tokens = group_tokens
         self.features = features
         self.uint8_input = uint8_input
-        for name, shape in stored_parameters(config, features=features).items():
-            self._add_parameter(name, graph_shape(name, shape))
+        self.precision = precision
+        for name, tensor in stored_tensors(stored_parameters(config, features=features), precision).items():
+            self._add_parameter(name, graph_shape(name, tensor.shape))
 
     def load_weights(self, path: Path) -> Self:
         """Takes every parameter from a weights file, as a view of the mapped file."""
@@ -76,17 +87,15 @@ class Vmoe(nn.Module):
         routes: list[Tensor] = []
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
-            x = x + self._attention(f"{block}.SelfAttention", *([self._layer_norm(f"{block}.LayerNorm_0", x)] * 2))
-            normed = self._layer_norm(f"{block}.LayerNorm_1", x)
+            x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
             moe = self.config.moe
             if moe and i in moe.layers:
                 assert capacity is not None and k is not None and bpr is not None
                 layer = moe.layers.index(i)
-                y, *route = self._moe(f"{block}.Moe", moe, normed, capacity[layer : layer + 1], k, bpr)
+                x, *route = self._moe_block(block, moe, x, capacity[layer : layer + 1], k, bpr)
                 routes += route
             else:
-                y = self._mlp(f"{block}.Mlp", normed)
-            x = x + y
+                x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
         return (self._head(self._layer_norm("Encoder.encoder_norm", x)), *routes)
 
     def _add_parameter(self, name: str, shape: tuple[int, ...]) -> None:
@@ -102,15 +111,27 @@ class Vmoe(nn.Module):
     def _p(self, path: str) -> Tensor:
         return self.get_parameter(path)
 
+    def _norm(self, path: str) -> tuple[Tensor, Tensor]:
+        return self._p(f"{path}.scale"), self._p(f"{path}.bias")
+
+    def _layer(self, path: str) -> tuple[Tensor, Tensor]:
+        """Kernel and bias of a dense layer."""
+        return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
+
+    def _scale(self, path: str) -> Tensor | None:
+        """The scales of a dense layer's kernel, where it is int8."""
+        kernel = f"{path}.kernel"
+        return self._p(scale_name(kernel)) if weight_type(kernel.replace(".", "/"), self.precision) == "i8" else None
+
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        kernel, bias = self._p(f"{path}.kernel"), self._p(f"{path}.bias")
+        kernel, bias = self._layer(path)
         if x.ndim == 3:
-            y: Tensor = torch.ops.vmoe.linear(x, kernel, bias)
+            y: Tensor = torch.ops.vmoe.linear(x, kernel, bias, self._scale(path))
             return y
         return x @ kernel + bias
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), _LAYER_NORM_EPSILON)
+        return F.layer_norm(x, x.shape[-1:], *self._norm(path), _LAYER_NORM_EPSILON)
 
     def _embed(self, image: Tensor) -> Tensor:
         config = self.config
@@ -128,6 +149,17 @@ class Vmoe(nn.Module):
             x = x + self._p(POSITION_EMBEDDING.replace("/", "."))
         return x
 
+    def _attention_block(self, norm: str, path: str, x: Tensor) -> Tensor:
+        """Self-attention with its layer norm and residual; x[N,T,D]."""
+        if self.config.attention_qk_norm:
+            normed = self._layer_norm(norm, x)
+            return x + self._attention(path, normed, normed)
+        layers = [f"{path}.{name}" for name in ("query", "key", "value", "out")]
+        weights = [tensor for layer in layers for tensor in self._layer(layer)]
+        scales = [self._scale(layer) for layer in layers]
+        y: Tensor = torch.ops.vmoe.attention_block(x, *self._norm(norm), *weights, *scales, self.config.num_heads)
+        return y
+
     def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
         heads = self.config.num_heads
@@ -141,30 +173,34 @@ class Vmoe(nn.Module):
                 projected = F.layer_norm(by_head, (size,), scale, None, _LAYER_NORM_EPSILON).reshape(projected.shape)
             return projected
 
-        mixed = torch.ops.vmoe.attention(project("query", queries), project("key", keys), project("value", keys), heads)
-        return self._dense(f"{path}.out", mixed)
+        query, key, value = project("query", queries), project("key", keys), project("value", keys)
+        bf16 = PRECISIONS[self.precision].dense != "float"
+        return self._dense(f"{path}.out", torch.ops.vmoe.attention(query, key, value, heads, int(bf16)))
 
-    def _mlp(self, path: str, x: Tensor) -> Tensor:
-        layers = [self._p(f"{path}.Dense_{i}.{what}") for i in (0, 1) for what in ("kernel", "bias")]
-        y: Tensor = torch.ops.vmoe.dense_mlp(x, *layers)
+    def _mlp(self, path: str) -> tuple[list[Tensor | None], int]:
+        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
+        layers = [f"{path}.Dense_{i}" for i in (0, 1)]
+        kernel = f"{layers[0]}.kernel"
+        chunk = hidden_chunk(self._p(kernel).shape[-1], weight_type(kernel.replace(".", "/"), self.precision))
+        weights = [tensor for layer in layers for tensor in self._layer(layer)]
+        return [*weights, *(self._scale(layer) for layer in layers)], chunk
+
+    def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
+        """An MLP with its layer norm and residual; x[N,T,D]."""
+        weights, chunk = self._mlp(path)
+        y: Tensor = torch.ops.vmoe.mlp_block(x, *self._norm(norm), *weights, chunk)
         return y
 
-    def _moe(
-        self, path: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
+    def _moe_block(
+        self, block: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """A MoE layer with its layer norm and residual; returns x[N,T,D], slot and weight."""
         groups = x.reshape(-1, self.group_tokens, x.shape[-1])
-        y, slot, weight = torch.ops.vmoe.sparse_mlp(
-            groups,
-            self._p(f"{path}.Router.dense.kernel"),
-            self._p(f"{path}.Mlp.Dense_0.kernel"),
-            self._p(f"{path}.Mlp.Dense_0.bias"),
-            self._p(f"{path}.Mlp.Dense_1.kernel"),
-            self._p(f"{path}.Mlp.Dense_1.bias"),
-            capacity,
-            k,
-            bpr,
-            int(moe.dispatch_bf16),
-        )
+        norm = self._norm(f"{block}.LayerNorm_1")
+        router = self._p(f"{block}.Moe.Router.dense.kernel")
+        slot, weight, src = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr)
+        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
+        y = torch.ops.vmoe.expert_block(groups, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
         return y.reshape(-1, x.shape[1], x.shape[2]), slot, weight
 
     def _head(self, x: Tensor) -> Tensor:
@@ -181,5 +217,6 @@ class Vmoe(nn.Module):
     def _map_head(self, x: Tensor) -> Tensor:
         probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
         y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
-        y = y + self._mlp("MapHead.Mlp", self._layer_norm("MapHead.LayerNorm", y))
+        weights, chunk = self._mlp("MapHead.Mlp")
+        y = y + torch.ops.vmoe.dense_mlp(self._layer_norm("MapHead.LayerNorm", y), *weights, chunk)
         return y[:, 0]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from dataclasses import dataclass
 
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model_config import ModelConfig
-from vmoe_runtime.manifest import Precision
+from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
 
 Shape = tuple[int, ...]
-StoredType = Literal["F32", "BF16"]
-"""Element types of stored tensors, as safetensors names them."""
 
 POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 
@@ -37,15 +35,39 @@ def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str
     return {name: shape for name, shape in shapes.items() if not (features and name.startswith("head/"))}
 
 
-def stored_type(name: str, precision: Precision) -> StoredType:
-    """The element type that a parameter is stored in: with bf16, expert weights are bfloat16 and all else float32."""
-    is_expert_weight = name.endswith(("/Moe/Mlp/Dense_0/kernel", "/Moe/Mlp/Dense_1/kernel"))
-    return "BF16" if precision == "bf16" and is_expert_weight else "F32"
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the weights file: its shape, and its element type as safetensors names it."""
+
+    shape: Shape
+    dtype: StoredType
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return STORED_BYTES[self.dtype] * math.prod(self.shape)
 
 
-def stored_bytes(name: str, shape: Shape, precision: Precision) -> int:
-    """Bytes that a parameter takes in the weights file."""
-    return {"F32": 4, "BF16": 2}[stored_type(name, precision)] * math.prod(shape)
+def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
+    """What the parameters of these shapes are stored as. A kernel in int8 is followed by its scales, `<name>_scale`."""
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[name] = StoredTensor(shape, stored_type(name, precision))
+        if tensors[name].dtype == "I8":
+            tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape), "F32")
+    return tensors
+
+
+def scale_name(kernel: str) -> str:
+    """The name of the scales of an int8 kernel."""
+    return f"{kernel}_scale"
+
+
+def scale_shape(kernel: str, shape: Shape) -> Shape:
+    """The shape of the scales of a kernel of that shape: one for each output, as a bias has them."""
+    if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
+        return shape[1:]
+    return (*graph_shape(kernel, shape)[:-2], shape[-1])
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from vmoe_export.export import ExportPlan, ExportResult
-from vmoe_export.parameters import stored_bytes
+from vmoe_export.parameters import stored_tensors
+from vmoe_export.precision import PRECISIONS
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -153,8 +154,8 @@ def _weights(plan: ExportPlan) -> str:
     stored = f"{plan.weight_bytes / 1e6:,.1f} MB"
     if plan.stored_precision == "fp32":
         return f"float32, {stored}"
-    whole = sum(stored_bytes(name, shape, "fp32") for name, shape in plan.weight_shapes.items())
-    return f"experts in bfloat16, all else in float32, {stored} (all in float32: {whole / 1e6:,.1f} MB)"
+    whole = sum(tensor.nbytes for tensor in stored_tensors(plan.weight_shapes, "fp32").values())
+    return f"{PRECISIONS[plan.stored_precision].words}, {stored} (all in float32: {whole / 1e6:,.1f} MB)"
 
 
 def _size(pixels: tuple[int, int]) -> str:

@@ -27,8 +27,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.graph import SETTINGS
-from vmoe_export.ops.functions import ONNX_TYPES, fixed_function_bodies
+from vmoe_export.ops.functions import fixed_function_bodies
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
+from vmoe_export.unfused_graph import unfuse
 from vmoe_runtime.manifest import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
@@ -52,7 +54,7 @@ def tensorrt_graph(
     """
     writer = _Writer(canonical.graph, _PRODUCT_TYPES[precision], hidden_size)
     capacities = iter(profile.capacity if profile else ())
-    for node in canonical.graph.node:
+    for node in unfuse(canonical.graph):
         match node.op_type:
             case "VmoeLinear":
                 writer.linear(node)

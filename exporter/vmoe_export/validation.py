@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vmoe_export.errors import ExportError
+from vmoe_export.precision import Limits
 from vmoe_runtime.comparison import pairs_alike, smooth_images
 from vmoe_runtime.profiles import Profile
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DEFAULT_ATOL = 1e-4
-# Where a model rounds to bfloat16, float32 values that differ in the last bit may round to neighbours, 1/256 apart. One such
-# value moves the logits by up to a few 1e-3, and right implementations differ by several of them.
-DEFAULT_ATOL_BF16 = 1e-2
-_MIN_AGREEMENT = 0.995
 _IMAGES = 2
 
 
@@ -33,7 +29,9 @@ class Comparison:
     Attributes:
         graph: file name of the graph.
         profile: name of the profile, or None for a dense ViT.
-        max_difference: largest absolute difference of logits (or features), over the images whose routing agrees.
+        max_difference: largest absolute difference of logits (or features), over the images whose routing agrees; over all
+            images where it agrees on none.
+        relative_difference: see `relative_difference`, over all images.
         agreement: share of the (token, choice) pairs that were kept or dropped alike by both.
         images: number of images compared.
         images_alike: number of images whose routing agrees in every layer.
@@ -42,6 +40,7 @@ class Comparison:
     graph: str
     profile: str | None
     max_difference: float
+    relative_difference: float
     agreement: float
     images: int
     images_alike: int
@@ -71,23 +70,28 @@ def validate(
     return comparisons
 
 
-def check(comparisons: Iterable[Comparison], atol: float) -> None:
+def check(comparisons: Iterable[Comparison], limits: Limits) -> None:
     """Refuses a model whose graphs don't do what the torch model does.
 
     Raises:
-        ExportError: logits differ by more than `atol`, or routing agrees on less than 99.5 % of the pairs.
+        ExportError: logits differ by more than the limits say, or routing does.
     """
     for comparison in comparisons:
         where = f"{comparison.graph}" + (f" at {comparison.profile}" if comparison.profile else "")
-        if comparison.agreement < _MIN_AGREEMENT or not comparison.images_alike:
+        if comparison.agreement < limits.agreement or (limits.difference is not None and not comparison.images_alike):
             raise ExportError(
                 f"validation failed: {where} routes {comparison.agreement:.2%} of the pairs as the torch model does, "
                 f"and {comparison.images_alike} of {comparison.images} images throughout; no bundle was written"
             )
-        if not comparison.max_difference <= atol:
+        if limits.difference is not None and not comparison.max_difference <= limits.difference:
             raise ExportError(
                 f"validation failed: {where} differs from the torch model by {comparison.max_difference:.2e}, "
-                f"more than --atol {atol:g}; no bundle was written"
+                f"more than --atol {limits.difference:g}; no bundle was written"
+            )
+        if limits.relative is not None and not comparison.relative_difference <= limits.relative:
+            raise ExportError(
+                f"validation failed: the logits of {where} differ from those of the torch model by "
+                f"{comparison.relative_difference:.1%}, more than {limits.relative:.0%}; no bundle was written"
             )
 
 
@@ -117,12 +121,22 @@ def compare(graph: str, profile: Profile | None, expected: list[Array], found: l
         pairs = pairs_alike(expected, found, profile)
         alike = np.all([layer.all(axis=1) for layer in pairs], axis=0)
         agreement = float(np.mean(pairs))
-    difference = np.abs(expected[0] - found[0])[alike]
+    difference = np.abs(expected[0] - found[0])
     return Comparison(
         graph,
         profile.name if profile else None,
-        float(difference.max()) if difference.size else float("inf"),
+        float(difference[alike if alike.any() else ~alike].max()),
+        relative_difference(expected[0], found[0]),
         agreement,
         count,
         int(alike.sum()),
     )
+
+
+def relative_difference(expected: Array, found: Array) -> float:
+    """How far the logits of a typical image are off, as a share of their size.
+
+    That is the median over images of |found - expected| / |expected|, with Euclidean norms of an image's logits. An image
+    in which a token went to another expert may be off by more, and says nothing about the numbers.
+    """
+    return float(np.median(np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)))

@@ -13,14 +13,15 @@ from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 FORMAT = "vmoe-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
 
-Precision = Literal["fp32", "bf16"]
-"""What expert weights are stored in: float32, or bfloat16. Everything else is float32."""
+Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
+"""What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8; or
+expert weights in bfloat16 and all else in float32."""
 
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
@@ -77,7 +78,7 @@ class Manifest:
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles; None for a dense ViT.
         group: the routing group as it was asked for: "image", "batch", a number of images or "tokens:S".
-        precision: element type of the expert weights; "fp32" also where a manifest doesn't say.
+        precision: what the large products are computed in; "fp32" also where a manifest doesn't say.
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order they were asked for; the first is the default.
         class_names: names of the classes, or None.
@@ -143,7 +144,7 @@ def parse_manifest(text: bytes) -> Manifest:
         moe_layers=layers,
         rules=rules,
         group=group,
-        precision=cast(Precision, _choice({"precision": "fp32", **raw}, "precision", "fp32", "bf16")),
+        precision=_precision(raw, version),
         batch_multiple=_positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE),
         profiles=MappingProxyType(profiles),
         class_names=None if names is None else tuple(names),
@@ -151,6 +152,14 @@ def parse_manifest(text: bytes) -> Manifest:
         files=MappingProxyType(files),
         raw=MappingProxyType(raw),
     )
+
+
+def _precision(raw: Mapping[str, Any], version: int) -> Precision:
+    given = {"precision": "fp32", **raw}
+    if version == 1:
+        # bfloat16 was for experts alone then.
+        return "bf16-experts" if _choice(given, "precision", "fp32", "bf16") == "bf16" else "fp32"
+    return cast(Precision, _choice(given, "precision", "fp32", "bf16", "int8", "bf16-experts"))
 
 
 def _routing(

@@ -1,7 +1,8 @@
 """The vmoe ops in plain numpy: the reference that every other implementation is compared with.
 
 Written to be read against the paper (arXiv 2106.05974, section 2 and algorithm 1) and the official `vmoe/moe.py`, not to
-be fast. Shapes and dtypes are those of `vmoe_export.ops.table`.
+be fast. Shapes and dtypes are those of `vmoe_export.ops.table`. The dtype of the weights of a product says in which numbers
+it is computed, see `product`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_LAYER_NORM_EPSILON = 1e-6
+_LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
+
 
 def sparse_mlp(
     x: Array,
@@ -25,14 +29,14 @@ def sparse_mlp(
     capacity: int,
     k: int,
     bpr: bool,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
     dispatch_bf16: bool = False,
+    hidden_chunk: int = 0,
 ) -> tuple[Array, Array, Array]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
-    logits = x @ router
-    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    gates = exp / exp.sum(axis=-1, keepdims=True)
-    slot, weight, src = route(gates, capacity, k, bpr)
-    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, dispatch_bf16)
+    slot, weight, src = route(softmax(x @ router), capacity, k, bpr)
+    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
 
 
@@ -76,18 +80,20 @@ def route_dispatch(gates: Array, x: Array, capacity: int, k: int, bpr: bool) -> 
     return slot, weight, dispatch(x, src)
 
 
-def expert_mlp(buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, dispatch_bf16: bool = False) -> Array:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
-
-    With `dispatch_bf16` its input and output are rounded to bfloat16. With weights in bfloat16, what enters the products
-    is; everything is computed in the dtype of buf.
-    """
-    bf16_weights = w1.dtype == ml_dtypes.bfloat16
-    rounded = round_bf16(buf) if dispatch_bf16 or bf16_weights else buf
-    hidden = gelu_tanh(np.matmul(rounded, w1.astype(buf.dtype)) + b1[:, None])
-    if bf16_weights:
-        hidden = round_bf16(hidden)
-    out = np.matmul(hidden, w2.astype(buf.dtype)) + b2[:, None]
+def expert_mlp(
+    buf: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    dispatch_bf16: bool = False,
+    hidden_chunk: int = 0,
+) -> Array:
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` its input and output are rounded to bfloat16."""
+    rounded = round_bf16(buf) if dispatch_bf16 else buf
+    out = mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk)
     return round_bf16(out) if dispatch_bf16 else out
 
 
@@ -104,27 +110,174 @@ def combine(out: Array, slot: Array, weight: Array) -> Array:
     return y
 
 
-def linear(x: Array, w: Array, b: Array) -> Array:
+def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:
     """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
-    y: Array = x @ w + b
-    return y
+    return product(x, w, w_scale) + b
 
 
-def dense_mlp(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
+def dense_mlp(
+    x: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    hidden_chunk: int = 0,
+) -> Array:
     """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2."""
-    return linear(gelu_tanh(linear(x, w1, b1)), w2, b2)
+    return mlp(x, w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
-def attention(q: Array, k: Array, v: Array, num_heads: int = 1) -> Array:
-    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
+def attention(q: Array, k: Array, v: Array, num_heads: int = 1, bf16: bool = False) -> Array:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+
+    With `bf16`, what enters the two products is rounded to bfloat16: q, k, v, and the exponentials of the softmax, which
+    are divided by their sum, taken before the rounding, after the second product.
+    """
 
     def heads(x: Array) -> Array:
-        return x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
+        return (round_bf16(x) if bf16 else x).reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
 
     scores = heads(q) @ heads(k).swapaxes(2, 3) / math.sqrt(q.shape[2] // num_heads)
     exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mixed: Array = exp / exp.sum(axis=-1, keepdims=True) @ heads(v)
+    total = exp.sum(axis=-1, keepdims=True)
+    mixed: Array = round_bf16(exp) @ heads(v) / total if bf16 else exp / total @ heads(v)
     return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
+def attention_block(
+    x: Array,
+    ln_scale: Array,
+    ln_bias: Array,
+    wq: Array,
+    bq: Array,
+    wk: Array,
+    bk: Array,
+    wv: Array,
+    bv: Array,
+    wo: Array,
+    bo: Array,
+    wq_scale: Array | None = None,
+    wk_scale: Array | None = None,
+    wv_scale: Array | None = None,
+    wo_scale: Array | None = None,
+    num_heads: int = 1,
+) -> Array:
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x."""
+    normed = layer_norm(x, ln_scale, ln_bias)
+    q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
+    return x + linear(attention(q, k, v, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
+
+
+def mlp_block(
+    x: Array,
+    ln_scale: Array,
+    ln_bias: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    hidden_chunk: int = 0,
+) -> Array:
+    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
+    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+
+
+def router_block(
+    x: Array, ln_scale: Array, ln_bias: Array, router: Array, capacity: int, k: int, bpr: bool
+) -> tuple[Array, Array, Array]:
+    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]), by the gates of the normed x."""
+    return route(softmax(layer_norm(x, ln_scale, ln_bias) @ router), capacity, k, bpr)
+
+
+def expert_block(
+    x: Array,
+    ln_scale: Array,
+    ln_bias: Array,
+    slot: Array,
+    weight: Array,
+    src: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    dispatch_bf16: bool = False,
+    hidden_chunk: int = 0,
+) -> Array:
+    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
+    buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
+    out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
+    return x + combine(out, slot, weight)
+
+
+def mlp(
+    x: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None,
+    w2_scale: Array | None,
+    hidden_chunk: int,
+) -> Array:
+    """gelu_tanh(x . w1 + b1) . w2 + b2, where weights may have a leading axis of experts.
+
+    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    """
+    hidden = gelu_tanh(product(x, w1, w1_scale) + b1)
+    depth = w2.shape[-2]
+    size = hidden_chunk or depth
+    y = product(hidden[..., :size], w2[..., :size, :], w2_scale)
+    for start in range(size, depth, size):
+        y = y + product(hidden[..., start : start + size], w2[..., start : start + size, :], w2_scale)
+    return y + b2
+
+
+def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
+    """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x.
+
+    Weights in bfloat16: x is rounded to bfloat16 as well. Weights in int8, with w_scale[...,P]: each row of x is quantized,
+    the sums are whole numbers and exact, and are scaled by the product of both scales.
+    """
+    if w.dtype == np.int8:
+        assert w_scale is not None
+        quantized, scale = quantize(x)
+        exact = np.matmul(quantized.astype(np.float64), w.astype(np.float64))  # whole numbers below 2**53
+        scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
+        return scaled
+    narrow = w.dtype == ml_dtypes.bfloat16
+    y: Array = np.matmul(round_bf16(x) if narrow else x, w.astype(x.dtype))
+    return y
+
+
+def quantize(x: Array) -> tuple[Array, Array]:
+    """The rows of x[...,D] in whole numbers from -127 to 127 (in the dtype of x), and the scale[...,1] of each.
+
+    The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
+    """
+    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(_LARGEST_INT8)
+    scale = np.where(scale == 0, x.dtype.type(1), scale)
+    return np.clip(np.rint(x / scale), -_LARGEST_INT8, _LARGEST_INT8), scale
+
+
+def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
+    """Layer normalization over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    normed: Array = centred / np.sqrt(variance + x.dtype.type(_LAYER_NORM_EPSILON)) * scale + bias
+    return normed
+
+
+def softmax(x: Array) -> Array:
+    """Softmax over the last axis."""
+    exp = np.exp(x - x.max(axis=-1, keepdims=True))
+    shares: Array = exp / exp.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def gelu_tanh(x: Array) -> Array:

@@ -7,7 +7,9 @@ c places per expert and group, M = G * c. In the dense layers N images, T tokens
 self-attention) and P outputs.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, for runtimes in which
-every op costs a launch. The dense layers are ops as well, so that one library runs a whole block.
+every op costs a launch. The dense layers are ops as well, and so are the blocks of an encoder, each with the
+LayerNormalization before it (epsilon 1e-6): VmoeAttentionBlock, VmoeMlpBlock and VmoeExpertBlock include the residual,
+VmoeRouterBlock is the router and VmoeRoute.
 """
 
 from __future__ import annotations
@@ -22,22 +24,23 @@ VERSION = 1
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
-ElementType = Literal["float", "fp16", "bf16", "i32", "i64"]
+ElementType = Literal["float", "fp16", "bf16", "i8", "i32", "i64"]
 ValueType = Literal["float", "i32", "i64", "W", "T", "R"]
 
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
-    "W": ("float", "bf16"),
+    "W": ("float", "bf16", "i8"),
     "T": ("float", "fp16", "bf16"),
     "R": ("float", "fp16", "bf16"),
 }
 """The element types that a value may have. W, T and R are type variables: all values of one of them have the same type.
 
-W is the type of the expert weights and decides how experts compute. With bf16, what enters each of the two products is
-rounded to bfloat16 (to nearest, ties to even) as well; products accumulate in float32, and biases, GELU and the output are
-float32. Routing reads tokens that are not rounded.
+W is the type of weights and decides how their products compute; biases, GELU, softmax, LayerNormalization and outputs are
+float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
+With i8, a column of weights is its integers times its scale, what enters a product is rounded to integers of -127 to 127
+times a scale of the row, and sums are exact int32. Routing reads tokens that are not rounded.
 
 T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and
 hands their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its
@@ -49,13 +52,44 @@ Types = dict[ValueType, ElementType]
 
 
 @dataclass(frozen=True)
+class AttributeRule:
+    """The values that an INT attribute may have: `minimum` to `maximum`, None for no bound.
+
+    `divides` names the dimension that the attribute, if it isn't 0, divides. With `only_i8` it is 0 for other weights.
+    """
+
+    minimum: int
+    maximum: int | None = None
+    divides: str = ""
+    only_i8: bool = False
+
+
+ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
+    "dispatch_bf16": AttributeRule(0, 1),
+    "bf16": AttributeRule(0, 1),
+    "num_heads": AttributeRule(1, divides="D"),
+    "hidden_chunk": AttributeRule(0, divides="F", only_i8=True),
+}
+"""By name, for every op that has the attribute.
+
+dispatch_bf16: tokens are rounded to bfloat16 on their way to the experts and back. bf16: the two products of attention take
+bfloat16. hidden_chunk: the second product of an MLP cuts its depth F into chunks of so many, each with a scale of its own
+for a row; 0 is one chunk.
+"""
+
+
+@dataclass(frozen=True)
 class Value:
-    """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape."""
+    """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape.
+
+    `scale_of` names the weights whose scales it holds, one for each column: it is there where they are i8, and only there.
+    """
 
     name: str
     type: ValueType
     dims: tuple[str, ...]
     optional: bool = False
+    scale_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,12 +116,12 @@ class Op:
         return f"{DOMAIN}::{words.removeprefix('_vmoe_')}"
 
     def output_shapes(
-        self, input_shapes: Sequence[tuple[int, ...]], *, capacity: int = 0, k: int = 0
+        self, input_shapes: Sequence[tuple[int, ...] | None], *, capacity: int = 0, k: int = 0
     ) -> list[tuple[int, ...]]:
         """The shape rule: output shapes for given input shapes.
 
         Args:
-            input_shapes: shapes of the inputs, in order.
+            input_shapes: shapes of the inputs, in order; None, or nothing at the end, for an optional one that is left out.
             capacity: c, for ops that take it.
             k: K, for ops that take it.
 
@@ -96,6 +130,8 @@ class Op:
         """
         sizes: dict[str, int] = {}
         for value, shape in zip(self.inputs, input_shapes, strict=False):
+            if shape is None:
+                continue
             if len(shape) != len(value.dims):
                 raise ValueError(f"{self.name}: {value.name} has {len(shape)} dimensions, not {len(value.dims)}")
             for dim, size in zip(value.dims, shape, strict=True):
@@ -113,13 +149,15 @@ class Op:
         return [tuple(sizes[dim] for dim in value.dims) for value in self.outputs]
 
 
+def _f(name: str, *dims: str) -> Value:
+    return Value(name, "float", dims)
+
+
+def _scale(weight: Value) -> Value:
+    return Value(f"{weight.name}_scale", "float", (*weight.dims[:-2], weight.dims[-1]), optional=True, scale_of=weight.name)
+
+
 _SETTINGS = (Value("capacity", "i64", ("1",)), Value("k", "i64", ("1",)), Value("bpr", "i64", ("1",)))
-_EXPERT_WEIGHTS = (
-    Value("w1", "W", ("E", "D", "F")),
-    Value("b1", "float", ("E", "F")),
-    Value("w2", "W", ("E", "F", "D")),
-    Value("b2", "float", ("E", "D")),
-)
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
@@ -127,27 +165,38 @@ _WEIGHT = Value("weight", "R", ("G", "S", "K"))
 _SRC = Value("src", "i32", ("E", "M"))
 _BUF = Value("buf", "T", ("E", "M", "D"))
 
+_W = Value("w", "W", ("D", "P"))
+_W1, _W2 = Value("w1", "W", ("D", "F")), Value("w2", "W", ("F", "D"))
+_MLP, _MLP_SCALES = (_W1, _f("b1", "F"), _W2, _f("b2", "D")), (_scale(_W1), _scale(_W2))
+_EXPERT_W1, _EXPERT_W2 = Value("w1", "W", ("E", "D", "F")), Value("w2", "W", ("E", "F", "D"))
+_EXPERTS, _EXPERT_SCALES = (
+    (_EXPERT_W1, _f("b1", "E", "F"), _EXPERT_W2, _f("b2", "E", "D")),
+    (_scale(_EXPERT_W1), _scale(_EXPERT_W2)),
+)
+_PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
+_NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
+
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
         Op(
             "VmoeSparseMlp",
-            (Value("x", "float", ("G", "S", "D")), Value("router", "float", ("D", "E")), *_EXPERT_WEIGHTS, *_SETTINGS),
+            (_f("x", "G", "S", "D"), _f("router", "D", "E"), *_EXPERTS, *_SETTINGS, *_EXPERT_SCALES),
             (
-                Value("y", "float", ("G", "S", "D")),
+                _f("y", "G", "S", "D"),
                 Value("slot", "i32", ("G", "S", "K"), optional=True),
                 Value("weight", "float", ("G", "S", "K"), optional=True),
             ),
-            {"dispatch_bf16": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
         Op("VmoeRoute", (_GATES, *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
         Op(
             "VmoeExpertMlp",
-            (Value("buf", "float", ("E", "M", "D")), *_EXPERT_WEIGHTS),
-            (Value("out", "float", ("E", "M", "D")),),
-            {"dispatch_bf16": 0},
+            (_f("buf", "E", "M", "D"), *_EXPERTS, *_EXPERT_SCALES),
+            (_f("out", "E", "M", "D"),),
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
         Op(
             "VmoeCombine",
@@ -155,31 +204,46 @@ OPS: Mapping[str, Op] = {
             (Value("y", "T", ("G", "S", "D")),),
             takes=lambda types: types["R"] in ("float", types["T"]),
         ),
-        Op(
-            "VmoeLinear",
-            (Value("x", "float", ("N", "T", "D")), Value("w", "float", ("D", "P")), Value("b", "float", ("P",))),
-            (Value("y", "float", ("N", "T", "P")),),
-        ),
+        Op("VmoeLinear", (_f("x", "N", "T", "D"), _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
         Op(
             "VmoeDenseMlp",
-            (
-                Value("x", "float", ("N", "T", "D")),
-                Value("w1", "float", ("D", "F")),
-                Value("b1", "float", ("F",)),
-                Value("w2", "float", ("F", "D")),
-                Value("b2", "float", ("D",)),
-            ),
-            (Value("y", "float", ("N", "T", "D")),),
+            (_f("x", "N", "T", "D"), *_MLP, *_MLP_SCALES),
+            (_f("y", "N", "T", "D"),),
+            {"hidden_chunk": 0},
         ),
         Op(
             "VmoeAttention",
+            (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D")),
+            (_f("y", "N", "Q", "D"),),
+            {"num_heads": 1, "bf16": 0},
+        ),
+        Op(
+            "VmoeAttentionBlock",
             (
-                Value("q", "float", ("N", "Q", "D")),
-                Value("k", "float", ("N", "T", "D")),
-                Value("v", "float", ("N", "T", "D")),
+                _f("x", "N", "T", "D"),
+                *_NORM,
+                *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
+                *(_scale(weight) for weight in _PROJECTIONS),
             ),
-            (Value("y", "float", ("N", "Q", "D")),),
+            (_f("y", "N", "T", "D"),),
             {"num_heads": 1},
+        ),
+        Op(
+            "VmoeMlpBlock",
+            (_f("x", "N", "T", "D"), *_NORM, *_MLP, *_MLP_SCALES),
+            (_f("y", "N", "T", "D"),),
+            {"hidden_chunk": 0},
+        ),
+        Op(
+            "VmoeRouterBlock",
+            (_f("x", "G", "S", "D"), *_NORM, _f("router", "D", "E"), *_SETTINGS),
+            (_SLOT, _f("weight", "G", "S", "K"), _SRC),
+        ),
+        Op(
+            "VmoeExpertBlock",
+            (_f("x", "G", "S", "D"), *_NORM, _SLOT, _f("weight", "G", "S", "K"), _SRC, *_EXPERTS, *_EXPERT_SCALES),
+            (_f("y", "G", "S", "D"),),
+            {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
     )
 }

@@ -1,16 +1,22 @@
 """The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
 
 Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`,
-`vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`.
+`vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`, and the blocks
+`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`.
 """
 
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_LAYER_NORM_EPSILON = 1e-6
+_LARGEST_INT8 = 127
+_EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
 
 @torch.library.custom_op("vmoe::route", mutates_args=())
@@ -56,23 +62,21 @@ def route_dispatch(gates: Tensor, x: Tensor, capacity: Tensor, k: Tensor, bpr: T
 
 
 @torch.library.custom_op("vmoe::expert_mlp", mutates_args=())
-def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, dispatch_bf16: int) -> Tensor:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D].
-
-    With `dispatch_bf16` input and output are rounded to bfloat16. With weights in bfloat16, what enters the products is.
-    """
-    bf16_weights = w1.dtype == torch.bfloat16
-    if dispatch_bf16 or bf16_weights:
-        buf = _round_bf16(buf)
-    hidden = F.gelu(torch.baddbmm(b1[:, None], buf, w1.to(buf.dtype)), approximate="tanh")
-    if bf16_weights:
-        hidden = _round_bf16(hidden)
-    out = torch.baddbmm(b2[:, None], hidden, w2.to(buf.dtype))
+def expert_mlp(
+    buf: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
+    dispatch_bf16: int,
+    hidden_chunk: int,
+) -> Tensor:
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` input and output are rounded to bfloat16."""
+    rounded = _round_bf16(buf) if dispatch_bf16 else buf
+    out = _mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk)
     return _round_bf16(out) if dispatch_bf16 else out
-
-
-def _round_bf16(x: Tensor) -> Tensor:
-    return x.bfloat16().to(x.dtype)
 
 
 @torch.library.custom_op("vmoe::combine", mutates_args=())
@@ -93,63 +97,188 @@ def sparse_mlp(
     capacity: Tensor,
     k: Tensor,
     bpr: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
     dispatch_bf16: int,
+    hidden_chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot i32[G,S,K], weight[G,S,K])."""
     slot, weight, src = route(torch.softmax(x @ router, dim=-1), capacity, k, bpr)
-    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, dispatch_bf16)
+    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
 
 
-@sparse_mlp.register_fake
-def _(
-    x: Tensor,
-    router: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    capacity: Tensor,
-    k: Tensor,
-    bpr: Tensor,
-    dispatch_bf16: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    # K is data: a size that only the run knows.
-    pairs = (x.shape[0], x.shape[1], torch.library.get_ctx().new_dynamic_size())
-    return torch.empty_like(x), x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs)
-
-
 @torch.library.custom_op("vmoe::linear", mutates_args=())
-def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+def linear(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
-    return x @ w + b
+    return _product(x, w, w_scale) + b
 
 
 @linear.register_fake
-def _(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+def _(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], w.shape[1]))
 
 
 @torch.library.custom_op("vmoe::dense_mlp", mutates_args=())
-def dense_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def dense_mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
+    hidden_chunk: int,
+) -> Tensor:
     """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2."""
-    return F.gelu(x @ w1 + b1, approximate="tanh") @ w2 + b2
-
-
-@dense_mlp.register_fake
-def _(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return torch.empty_like(x)
+    return _mlp(x, w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
 @torch.library.custom_op("vmoe::attention", mutates_args=())
-def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
+def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bf16: int) -> Tensor:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+
+    With `bf16`, q, k, v and the exponentials of the softmax are rounded to bfloat16.
+    """
     size = q.shape[2] // num_heads
     query, key, value = (x.reshape(*x.shape[:2], num_heads, size).transpose(1, 2) for x in (q, k, v))
-    mixed: Tensor = torch.softmax((query * (1 / math.sqrt(size))) @ key.transpose(2, 3), dim=-1) @ value
+    if bf16:
+        scores = _round_bf16(query) @ _round_bf16(key).transpose(2, 3) / math.sqrt(size)
+        exp = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+        mixed = _round_bf16(exp) @ _round_bf16(value) / exp.sum(dim=-1, keepdim=True)
+    else:
+        mixed = torch.softmax((query * (1 / math.sqrt(size))) @ key.transpose(2, 3), dim=-1) @ value
     return mixed.transpose(1, 2).flatten(2).contiguous()
 
 
-@attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    return torch.empty_like(q)
+@torch.library.custom_op("vmoe::attention_block", mutates_args=())
+def attention_block(
+    x: Tensor,
+    ln_scale: Tensor,
+    ln_bias: Tensor,
+    wq: Tensor,
+    bq: Tensor,
+    wk: Tensor,
+    bk: Tensor,
+    wv: Tensor,
+    bv: Tensor,
+    wo: Tensor,
+    bo: Tensor,
+    wq_scale: Tensor | None,
+    wk_scale: Tensor | None,
+    wv_scale: Tensor | None,
+    wo_scale: Tensor | None,
+    num_heads: int,
+) -> Tensor:
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x."""
+    normed = _layer_norm(x, ln_scale, ln_bias)
+    q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
+    return x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
+
+
+@torch.library.custom_op("vmoe::mlp_block", mutates_args=())
+def mlp_block(
+    x: Tensor,
+    ln_scale: Tensor,
+    ln_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
+    hidden_chunk: int,
+) -> Tensor:
+    """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
+    return x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+
+
+@torch.library.custom_op("vmoe::router_block", mutates_args=())
+def router_block(
+    x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]), by the gates of the normed x."""
+    return route(torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1), capacity, k, bpr)
+
+
+@router_block.register_fake
+def _(
+    x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    # K and M are data: sizes that only the run knows.
+    context = torch.library.get_ctx()
+    pairs = (x.shape[0], x.shape[1], context.new_dynamic_size())
+    places = (router.shape[1], context.new_dynamic_size())
+    return x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs), x.new_empty(places, dtype=torch.int32)
+
+
+@torch.library.custom_op("vmoe::expert_block", mutates_args=())
+def expert_block(
+    x: Tensor,
+    ln_scale: Tensor,
+    ln_bias: Tensor,
+    slot: Tensor,
+    weight: Tensor,
+    src: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
+    dispatch_bf16: int,
+    hidden_chunk: int,
+) -> Tensor:
+    """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
+    buf = dispatch(_layer_norm(x, ln_scale, ln_bias), src)
+    out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
+    return x + combine(out, slot, weight)
+
+
+def _like_first(x: Tensor, *others: object) -> Tensor:
+    """What ops whose output is like their first input tell the tracer."""
+    return torch.empty_like(x)
+
+
+for _op in (dense_mlp, attention, attention_block, mlp_block, expert_block):
+    _op.register_fake(_like_first)
+
+
+def _mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w1_scale: Tensor | None,
+    w2_scale: Tensor | None,
+    hidden_chunk: int,
+) -> Tensor:
+    """gelu_tanh(x . w1 + b1) . w2 + b2; the second product quantizes its depth in chunks of `hidden_chunk`, 0 for one."""
+    hidden = F.gelu(_product(x, w1, w1_scale) + b1, approximate="tanh")
+    size = hidden_chunk or w2.shape[-2]
+    chunks = zip(hidden.split(size, dim=-1), w2.split(size, dim=-2), strict=True)
+    return reduce(torch.add, (_product(part, w, w2_scale) for part, w in chunks)) + b2
+
+
+def _product(x: Tensor, w: Tensor, w_scale: Tensor | None) -> Tensor:
+    """x . w in the numbers that the type of w asks for; see `vmoe_export.ops.reference.product`."""
+    if w.dtype == torch.int8:
+        assert w_scale is not None
+        scale = x.abs().amax(dim=-1, keepdim=True) / _LARGEST_INT8
+        scale = torch.where(scale == 0, 1.0, scale)
+        quantized = torch.round(x / scale).clamp(-_LARGEST_INT8, _LARGEST_INT8)
+        # Sums of whole numbers, exact in any order.
+        dtype = torch.float32 if w.shape[-2] <= _EXACT_IN_FLOAT32 else torch.float64
+        return (quantized.to(dtype) @ w.to(dtype)).float() * (scale * w_scale[..., None, :])
+    if w.dtype == torch.bfloat16:
+        x = _round_bf16(x)
+    return x @ w.to(x.dtype)
+
+
+def _round_bf16(x: Tensor) -> Tensor:
+    return x.bfloat16().to(x.dtype)
+
+
+def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], scale, bias, _LAYER_NORM_EPSILON)

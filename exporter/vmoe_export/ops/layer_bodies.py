@@ -1,0 +1,218 @@
+"""ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
+
+A body is written for the type of the weights of its products. With int8 weights it takes their scales as inputs, and with
+other weights it doesn't declare them: a node with fewer inputs than its function is refused.
+"""
+
+from __future__ import annotations
+
+from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
+from vmoe_export.ops.table import OPS, ElementType
+
+_LAYER_NORM = "normed = LayerNormalization <axis = -1, epsilon = 0.000001> (x, ln_scale, ln_bias)"
+
+
+def input_names(op: str, weights: ElementType) -> list[str]:
+    """The inputs that nodes of the op have where its weights are of that type: scales only with int8."""
+    return [value.name for value in OPS[op].inputs if not value.optional or weights == "i8"]
+
+
+def linear(weights: ElementType) -> str:
+    """VmoeLinear."""
+    return _body(
+        "VmoeLinear",
+        weights,
+        f"""
+        {product("x", "w", "product", weights, "w_scale")}
+        y = Add (product, b)
+        """,
+    )
+
+
+def dense_mlp(weights: ElementType, chunks: int) -> str:
+    """VmoeDenseMlp, whose hidden features are quantized in so many chunks."""
+    return _body(
+        "VmoeDenseMlp",
+        weights,
+        f"""
+        {product("x", "w1", "product1", weights, "w1_scale")}
+        {gelu_tanh("product1", "b1", "hidden")}
+        {chunked_product("hidden", "w2", "product2", weights, "w2_scale", chunks)}
+        y = Add (product2, b2)
+        """,
+    )
+
+
+def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
+    """VmoeExpertMlp, whose hidden features are quantized in so many chunks."""
+    scales = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
+    return _body(
+        "VmoeExpertMlp",
+        weights,
+        f"""
+        one = Constant <value_ints = [1]> ()
+        {round_bf16("buf", "rounded", dispatch_bf16)}
+        b1_row = Unsqueeze (b1, one)
+        b2_row = Unsqueeze (b2, one)
+        {scales}
+        {product("rounded", "w1", "product1", weights, "w1_scale_row")}
+        {gelu_tanh("product1", "b1_row", "hidden")}
+        {chunked_product("hidden", "w2", "product2", weights, "w2_scale_row", chunks)}
+        exact = Add (product2, b2_row)
+        {round_bf16("exact", "out", dispatch_bf16)}
+        """,
+    )
+
+
+def attention(bf16: bool) -> str:
+    """VmoeAttention; with `bf16`, what enters its two products is rounded."""
+    products = _ATTENTION_FLOAT32
+    if bf16:
+        products = _ATTENTION_BF16.format(
+            round_q=round_bf16("q_heads", "q_narrow", True),
+            round_k=round_bf16("k_heads", "k_narrow", True),
+            round_v=round_bf16("v_heads", "v_narrow", True),
+            round_exp=round_bf16("exp", "exp_narrow", True),
+        )
+    return _body("VmoeAttention", "float", _ATTENTION.format(products=products))
+
+
+def sparse_mlp(weights: ElementType) -> str:
+    """VmoeSparseMlp."""
+    return _body(
+        "VmoeSparseMlp",
+        weights,
+        f"""
+        logits = MatMul (x, router)
+        gates = Softmax <axis = -1> (logits)
+        slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+        buf = vmoe.VmoeDispatch (x, src)
+        {_expert_mlp_node(weights)}
+        y = vmoe.VmoeCombine (out, slot, weight)
+        """,
+    )
+
+
+def attention_block(weights: ElementType) -> str:
+    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32."""
+    bf16 = int(weights != "float")
+    return _body(
+        "VmoeAttentionBlock",
+        weights,
+        f"""
+        {_LAYER_NORM}
+        {_linear_node("normed", "q", weights)}
+        {_linear_node("normed", "k", weights)}
+        {_linear_node("normed", "v", weights)}
+        mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v)
+        {_linear_node("mixed", "o", weights)}
+        y = Add (x, o)
+        """,
+    )
+
+
+def mlp_block(weights: ElementType) -> str:
+    """VmoeMlpBlock."""
+    inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", weights)[1:]])
+    return _body(
+        "VmoeMlpBlock",
+        weights,
+        f"""
+        {_LAYER_NORM}
+        out = vmoe.VmoeDenseMlp <hidden_chunk: int = @hidden_chunk> ({inputs})
+        y = Add (x, out)
+        """,
+    )
+
+
+def router_block() -> str:
+    """VmoeRouterBlock, float32 always."""
+    return _body(
+        "VmoeRouterBlock",
+        "float",
+        f"""
+        {_LAYER_NORM}
+        logits = MatMul (normed, router)
+        gates = Softmax <axis = -1> (logits)
+        slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+        """,
+    )
+
+
+def expert_block(weights: ElementType) -> str:
+    """VmoeExpertBlock."""
+    return _body(
+        "VmoeExpertBlock",
+        weights,
+        f"""
+        {_LAYER_NORM}
+        buf = vmoe.VmoeDispatch (normed, src)
+        {_expert_mlp_node(weights)}
+        combined = vmoe.VmoeCombine (out, slot, weight)
+        y = Add (x, combined)
+        """,
+    )
+
+
+_ATTENTION = """
+    copy = Constant <value_ints = [0, 0]> ()
+    rest = Constant <value_ints = [-1]> ()
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    heads = Reshape (heads_0d, rest)
+    split = Concat <axis = 0> (copy, heads, rest)
+    width = Shape <start = 2, end = 3> (q)
+    size = Div (width, heads)
+    size_float = Cast <to = 1> (size)
+    root = Sqrt (size_float)
+    q_split = Reshape (q, split)
+    k_split = Reshape (k, split)
+    v_split = Reshape (v, split)
+    q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+    k_heads = Transpose <perm = [0, 2, 3, 1]> (k_split)
+    v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
+    {products}
+    mixed_by_token = Transpose <perm = [0, 2, 1, 3]> (mixed)
+    merge = Concat <axis = 0> (copy, rest)
+    y = Reshape (mixed_by_token, merge)
+"""
+
+_ATTENTION_FLOAT32 = """
+    scale = Reciprocal (root)
+    q_scaled = Mul (q_heads, scale)
+    scores = MatMul (q_scaled, k_heads)
+    shares = Softmax <axis = -1> (scores)
+    mixed = MatMul (shares, v_heads)
+"""
+
+# The sum of the softmax is that of the exponentials before they are rounded, and divides after the second product.
+_ATTENTION_BF16 = """
+    {round_q}
+    {round_k}
+    {round_v}
+    last = Constant <value_ints = [-1]> ()
+    products = MatMul (q_narrow, k_narrow)
+    scores = Div (products, root)
+    top = ReduceMax <keepdims = 1> (scores, last)
+    lowered = Sub (scores, top)
+    exp = Exp (lowered)
+    total = ReduceSum <keepdims = 1> (exp, last)
+    {round_exp}
+    sums = MatMul (exp_narrow, v_narrow)
+    mixed = Div (sums, total)
+"""
+
+
+def _body(op: str, weights: ElementType, lines: str) -> str:
+    outputs = ", ".join(value.name for value in OPS[op].outputs)
+    return f"{op} ({', '.join(input_names(op, weights))}) => ({outputs}) {{ {lines} }}"
+
+
+def _linear_node(x: str, which: str, weights: ElementType) -> str:
+    scale = f", w{which}_scale" if weights == "i8" else ""
+    return f"{which} = vmoe.VmoeLinear ({x}, w{which}, b{which}{scale})"
+
+
+def _expert_mlp_node(weights: ElementType) -> str:
+    inputs = ", ".join(input_names("VmoeExpertMlp", weights))
+    attributes = ", ".join(f"{name}: int = @{name}" for name in OPS["VmoeExpertMlp"].attributes)
+    return f"out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"

@@ -1,0 +1,139 @@
+"""Lines of ONNX's text format for what several function bodies compute: products, GELU, rounding, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from vmoe_export.ops.table import ElementType
+
+ONNX_TYPES: Mapping[ElementType, int] = {
+    "float": onnx.TensorProto.FLOAT,
+    "fp16": onnx.TensorProto.FLOAT16,
+    "bf16": onnx.TensorProto.BFLOAT16,
+    "i8": onnx.TensorProto.INT8,
+    "i32": onnx.TensorProto.INT32,
+    "i64": onnx.TensorProto.INT64,
+}
+
+
+def product(x: str, weights: str, result: str, element: ElementType, scale: str = "") -> str:
+    """Node lines for result = x . weights, in the numbers that the type of the weights asks for.
+
+    Args:
+        x: rows of float32.
+        weights: a matrix, or one for each of the leading sizes of x.
+        result: name of the product, without bias.
+        element: type of the weights: float, bf16 or i8.
+        scale: for i8 the scales of the columns, shaped so that they multiply the result.
+    """
+    if element == "float":
+        return f"{result} = MatMul ({x}, {weights})"
+    if element == "bf16":
+        # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
+        return f"""
+        {round_bf16(x, f"{result}_rows", True)}
+        {result}_weights = Cast <to = {ONNX_TYPES["float"]}> ({weights})
+        {result} = MatMul ({result}_rows, {result}_weights)
+        """
+    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
+    # would round once where this rounds twice.
+    return f"""
+    {quantize(x, f"{result}_rows", f"{result}_row_scale")}
+    {result}_sums = MatMulInteger ({result}_rows, {weights})
+    {result}_sums_cast = Cast <to = {ONNX_TYPES["float"]}> ({result}_sums)
+    {result}_sums_float = Sum ({result}_sums_cast)
+    {result}_scale = Mul ({result}_row_scale, {scale})
+    {result} = Mul ({result}_sums_float, {result}_scale)
+    """
+
+
+def quantize(x: str, rows: str, scale: str) -> str:
+    """Node lines for the rows of x as int8, and the scale of each: its largest value / 127, or 1 for a row of zeros."""
+    return f"""
+    {rows}_size = Abs ({x})
+    {rows}_axis = Constant <value_ints = [-1]> ()
+    {rows}_largest = ReduceMax <keepdims = 1> ({rows}_size, {rows}_axis)
+    {rows}_most = Constant <value_float = 127.0> ()
+    {rows}_least = Constant <value_float = -127.0> ()
+    {rows}_raw_scale = Div ({rows}_largest, {rows}_most)
+    {rows}_nothing = Constant <value_float = 0.0> ()
+    {rows}_unit = Constant <value_float = 1.0> ()
+    {rows}_is_zero = Equal ({rows}_raw_scale, {rows}_nothing)
+    {scale} = Where ({rows}_is_zero, {rows}_unit, {rows}_raw_scale)
+    {rows}_steps = Div ({x}, {scale})
+    {rows}_whole = Round ({rows}_steps)
+    {rows}_clipped = Clip ({rows}_whole, {rows}_least, {rows}_most)
+    {rows} = Cast <to = {ONNX_TYPES["i8"]}> ({rows}_clipped)
+    """
+
+
+def chunked_product(x: str, weights: str, result: str, element: ElementType, scale: str = "", chunks: int = 1) -> str:
+    """The same where the depth is cut into equal chunks, whose products are added up from the first to the last."""
+    if chunks == 1:
+        return product(x, weights, result, element, scale)
+    parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
+    return f"""
+    {", ".join(parts)} = Split <axis = -1, num_outputs = {chunks}> ({x})
+    {", ".join(matrices)} = Split <axis = -2, num_outputs = {chunks}> ({weights})
+    {added_products(parts, matrices, result, element, scale)}
+    """
+
+
+def added_products(parts: Sequence[str], weights: Sequence[str], result: str, element: ElementType, scale: str) -> str:
+    """Node lines for result = the sum over the parts, from the first to the last, of each with its weights."""
+    lines = []
+    total = ""
+    for i, (part, matrix) in enumerate(zip(parts, weights, strict=True)):
+        term = f"{result}_term_{i}" if len(parts) > 1 else result
+        lines.append(product(part, matrix, term, element, scale))
+        if not total:
+            total = term
+            continue
+        added = result if i == len(parts) - 1 else f"{result}_total_{i}"
+        lines.append(f"{added} = Add ({total}, {term})")
+        total = added
+    return "\n".join(lines)
+
+
+def gelu_tanh(product: str, bias: str, hidden: str, prefix: str = "") -> str:
+    """Node lines for hidden = gelu_tanh(product + bias); `prefix` keeps the names of several uses apart."""
+    p = prefix
+    return f"""
+    {p}biased = Add ({product}, {bias})
+    {p}square = Mul ({p}biased, {p}biased)
+    {p}cubic = Constant <value_float = 0.044715> ()
+    {p}cubed = Mul ({p}square, {p}cubic)
+    {p}unit = Constant <value_float = 1.0> ()
+    {p}bent = Add ({p}cubed, {p}unit)
+    {p}scale = Constant <value_float = 0.7978845608028654> ()
+    {p}scaled = Mul ({p}biased, {p}scale)
+    {p}inner = Mul ({p}bent, {p}scaled)
+    {p}tanh = Tanh ({p}inner)
+    {p}raised = Add ({p}tanh, {p}unit)
+    {p}half = Constant <value_float = 0.5> ()
+    {p}halved = Mul ({p}biased, {p}half)
+    {hidden} = Mul ({p}halved, {p}raised)
+    """
+
+
+def round_bf16(source: str, target: str, rounds: bool) -> str:
+    """Node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
+    if not rounds:
+        return f"{target} = Identity ({source})"
+    # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
+    # A pair of Casts would say the same, but OpenVINO drops it.
+    return f"""
+    {target}_factor = Constant <value_float = 65537.0> ()
+    {target}_product = Mul ({source}, {target}_factor)
+    {target}_rest = Sub ({target}_product, {source})
+    {target} = Sub ({target}_product, {target}_rest)
+    """
+
+
+def cast(source: str, target: str, source_type: ElementType, target_type: ElementType) -> str:
+    """The node line for target = source in another type."""
+    if source_type == target_type:
+        return f"{target} = Identity ({source})"
+    return f"{target} = Cast <to = {ONNX_TYPES[target_type]}> ({source})"

@@ -1,0 +1,201 @@
+"""ONNX function bodies of routing, dispatch and combine, in ONNX's own text format.
+
+They are exact on ONNX Runtime and OpenVINO; four habits make them so:
+
+- A TopK's order among equal values is not to be relied on (OpenVINO's is not stable). Sorting descending gives only the
+  values; equal values share a run number, and a second TopK over `run * n + index`, whose keys all differ, puts each run
+  in the order of its indices.
+- OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
+- ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
+- No integer is ever made from a float ratio.
+
+Gates and tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are compared or added up: so
+these bodies run in every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
+
+What stands in single braces is filled in by `vmoe_export.ops.functions`.
+"""
+
+ROUTE = """
+VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    start = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
+    axis_1 = Constant <value_int = 1> ()
+    axis_2 = Constant <value_int = 2> ()
+    nothing = Constant <value_float = 0.0> ()
+    gates_shape = Shape (gates)
+    groups = Shape <start = 0, end = 1> (gates)
+    tokens = Shape <start = 1, end = 2> (gates)
+    experts = Shape <start = 2, end = 3> (gates)
+    groups_0d = Squeeze (groups)
+    tokens_0d = Squeeze (tokens)
+    experts_0d = Squeeze (experts)
+    group_row = Range (start, groups_0d, step)
+    group = Unsqueeze (group_row, one)
+    token = Range (start, tokens_0d, step)
+    {exact}
+    is_nan = IsNaN (exact)
+    ranked = Where (is_nan, nothing, exact)
+
+    # The experts of each token by descending gate, the lower expert first on ties.
+    gate, gate_index = TopK <axis = 2> (ranked, experts)
+    gate_next = Slice (gate, one, experts, two)
+    last_expert = Sub (experts, one)
+    gate_here = Slice (gate, zero, last_expert, two)
+    gate_falls = Less (gate_next, gate_here)
+    gate_steps = Cast <to = 7> (gate_falls)
+    gate_pads = Constant <value = int64[6] {{0, 0, 1, 0, 0, 0}}> ()
+    gate_padded = Pad (gate_steps, gate_pads)
+    gate_run = CumSum (gate_padded, axis_2)
+    gate_base = Mul (gate_run, experts)
+    gate_keys = Add (gate_base, gate_index)
+    gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, experts)
+    expert = Mod (gate_key, experts)
+    weight_all = GatherElements <axis = 2> (gates, expert)
+    weight = Slice (weight_all, zero, k, two)
+
+    # The tokens in serving order: by descending best gate, the lower token first on ties. With equal keys: vanilla order.
+    best_column = Slice (gate, zero, one, two)
+    best = Squeeze (best_column, two)
+    is_bpr = Cast <to = 9> (bpr)
+    priority = Where (is_bpr, best, nothing)
+    turn, turn_index = TopK <axis = 1> (priority, tokens)
+    turn_next = Slice (turn, one, tokens, one)
+    last_token = Sub (tokens, one)
+    turn_here = Slice (turn, zero, last_token, one)
+    turn_falls = Less (turn_next, turn_here)
+    turn_steps = Cast <to = 7> (turn_falls)
+    turn_pads = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
+    turn_padded = Pad (turn_steps, turn_pads)
+    turn_run = CumSum (turn_padded, axis_1)
+    turn_base = Mul (turn_run, tokens)
+    turn_keys = Add (turn_base, turn_index)
+    turn_key, turn_key_index = TopK <axis = 1, largest = 0> (turn_keys, tokens)
+    serving = Mod (turn_key, tokens)
+
+    # The queue [G, K*S]: all first choices in serving order, then all second choices, and so on. The position of a pair is
+    # the number of earlier pairs for its expert.
+    serving_column = Unsqueeze (serving, two)
+    serving_all = Expand (serving_column, gates_shape)
+    served_all = GatherElements <axis = 1> (expert, serving_all)
+    served = Slice (served_all, zero, k, two)
+    served_by_choice = Transpose <perm = [0, 2, 1]> (served)
+    queue_shape = Concat <axis = 0> (groups, minus_one)
+    queue = Reshape (served_by_choice, queue_shape)
+    queue_column = Unsqueeze (queue, two)
+    expert_row = Range (start, experts_0d, step)
+    is_asked = Equal (queue_column, expert_row)
+    asks = Cast <to = 7> (is_asked)
+    asked_all = CumSum (asks, axis_1)
+    asked_column = GatherElements <axis = 2> (asked_all, queue_column)
+    asked = Squeeze (asked_column, two)
+    position = Sub (asked, one)
+    places = Mul (groups, capacity)
+    expert_base = Mul (queue, places)
+    group_base = Mul (group, capacity)
+    base = Add (expert_base, group_base)
+    place = Add (base, position)
+    is_kept = Less (position, capacity)
+    queue_slot = Where (is_kept, place, minus_one)
+
+    # Back to the order of the group.
+    by_choice_shape = Concat <axis = 0> (groups, k, tokens)
+    by_choice = Reshape (queue_slot, by_choice_shape)
+    served_slot = Transpose <perm = [0, 2, 1]> (by_choice)
+    inverse_base = Mul (serving, tokens)
+    inverse_keys = Add (inverse_base, token)
+    inverse_key, inverse_key_index = TopK <axis = 1, largest = 0> (inverse_keys, tokens)
+    inverse = Mod (inverse_key, tokens)
+    inverse_column = Unsqueeze (inverse, two)
+    pairs_shape = Shape (weight)
+    inverse_all = Expand (inverse_column, pairs_shape)
+    slot_i64 = GatherElements <axis = 1> (served_slot, inverse_all)
+    slot = Cast <to = 6> (slot_i64)
+
+    # Each kept pair writes its token to its place. Dropped pairs write to one place more, which is cut off.
+    total = Mul (experts, places)
+    is_dropped = Less (slot_i64, zero)
+    target_all = Where (is_dropped, total, slot_i64)
+    target = Reshape (target_all, minus_one)
+    token_base = Mul (group, tokens)
+    flat_token = Add (token_base, token)
+    token_column = Unsqueeze (flat_token, two)
+    source_all = Expand (token_column, pairs_shape)
+    source = Reshape (source_all, minus_one)
+    total_and_one = Add (total, one)
+    empty = Expand (minus_one, total_and_one)
+    filled = ScatterElements <axis = 0> (empty, target, source)
+    filled_places = Slice (filled, zero, total, zero)
+    src_shape = Concat <axis = 0> (experts, places)
+    src_i64 = Reshape (filled_places, src_shape)
+    src = Cast <to = 6> (src_i64)
+}}
+"""
+
+# Index -1 reads the appended row of zeros.
+DISPATCH = """
+VmoeDispatch (x, src) => (buf) {{
+    width = Shape <start = 2, end = 3> (x)
+    one = Constant <value_ints = [1]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    nothing = Constant <value_float = 0.0> ()
+    rows_shape = Concat <axis = 0> (minus_one, width)
+    rows = Reshape (x, rows_shape)
+    row_shape = Concat <axis = 0> (one, width)
+    zero_row_float = Expand (nothing, row_shape)
+    {zero_row}
+    padded = Concat <axis = 0> (rows, zero_row)
+    buf = Gather <axis = 0> (padded, src)
+}}
+"""
+
+ROUTE_DISPATCH = """
+VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {
+    slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+    buf = vmoe.VmoeDispatch (x, src)
+}
+"""
+
+# The same where the settings are attributes.
+ROUTE_DISPATCH_FIXED = """
+VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
+    rest = Constant <value_ints = [-1]> ()
+    capacity_0d = Constant <value_int: int = @capacity> ()
+    capacity_1d = Reshape (capacity_0d, rest)
+    k_0d = Constant <value_int: int = @k> ()
+    k_1d = Reshape (k_0d, rest)
+    bpr_0d = Constant <value_int: int = @bpr> ()
+    bpr_1d = Reshape (bpr_0d, rest)
+    slot, weight, src = vmoe.VmoeRoute (gates, capacity_1d, k_1d, bpr_1d)
+    buf = vmoe.VmoeDispatch (x, src)
+}
+"""
+
+COMBINE = """
+VmoeCombine (out, slot, weight) => (y) {{
+    width = Shape <start = 2, end = 3> (out)
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    three = Constant <value_ints = [3]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    nothing = Constant <value_float = 0.0> ()
+    rows_shape = Concat <axis = 0> (minus_one, width)
+    {out}
+    rows = Reshape (out_float, rows_shape)
+    row_shape = Concat <axis = 0> (one, width)
+    zero_row = Expand (nothing, row_shape)
+    padded = Concat <axis = 0> (rows, zero_row)
+    picked = Gather <axis = 0> (padded, slot)
+    no_slot = Constant <value = int32 {{0}}> ()
+    is_dropped = Less (slot, no_slot)
+    {weight}
+    kept_weight = Where (is_dropped, nothing, weight_float)
+    weight_column = Unsqueeze (kept_weight, three)
+    weighted = Mul (picked, weight_column)
+    sum = ReduceSum <keepdims = 0> (weighted, two)
+    {y}
+}}
+"""
