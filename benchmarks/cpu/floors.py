@@ -1,4 +1,4 @@
-"""What this machine could do at best: peak multiply-adds and read rate, measured by floors.cpp."""
+"""What this machine could do at best: peak multiply-adds and read rate, measured by floors.cpp on random data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpu.errors import BenchmarkError
+from cpu.flops import Arithmetic
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
+_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
+_PRODUCTS: Mapping[Arithmetic, tuple[str, ...]] = {
+    "fp32": ("fp32",),
+    # Widening bfloat16 and int8 to float32 is always possible, and on some CPUs faster than the vector instruction.
+    "bf16": ("bf16_tiles", "bf16_vectors", "fp32"),
+    "int8": ("int8_tiles", "int8_vectors", "fp32"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,17 +28,17 @@ class Floors:
     """Peaks of some number of threads together.
 
     Attributes:
-        fp32_flops, bf16_flops: operations per second; bf16_flops is None where the CPU has no bfloat16 products.
+        peaks: operations per second of each kind of product that the CPU has: "fp32", "bf16_vectors", "bf16_tiles",
+            "int8_vectors", "int8_tiles".
         read_bytes: bytes per second that are read from memory.
     """
 
-    fp32_flops: float
+    peaks: Mapping[str, float]
     read_bytes: float
-    bf16_flops: float | None
 
-    def flops(self, bf16: bool) -> float:
-        """Peak for a precision; without bfloat16 products, that of float32."""
-        return (self.bf16_flops if bf16 else None) or self.fp32_flops
+    def flops(self, arithmetic: Arithmetic) -> float:
+        """The fastest way to multiply numbers of a type."""
+        return max(self.peaks[name] for name in _PRODUCTS[arithmetic] if name in self.peaks)
 
 
 def build_floors(folder: Path) -> Path:
@@ -40,7 +49,7 @@ def build_floors(folder: Path) -> Path:
     """
     program = folder / "floors"
     compiler = shlex.split(os.environ.get("CXX", "c++"))
-    command = [*compiler, "-std=c++17", "-O3", "-march=native", "-pthread", str(_SOURCE), "-o", str(program)]
+    command = [*compiler, *_OPTIONS, str(_SOURCE), "-o", str(program)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
@@ -51,14 +60,22 @@ def build_floors(folder: Path) -> Path:
 
 
 def measure_floors(program: Path, threads: int) -> Floors:
-    """Runs the loops on `threads` threads; about two seconds."""
-    done = subprocess.run([str(program), str(threads)], check=True, capture_output=True, text=True)
-    return Floors(**json.loads(done.stdout))
+    """Runs the loops on `threads` threads; some seconds."""
+    return Floors(**_run(program, threads))
+
+
+def measure_read_rate(program: Path, threads: int) -> float:
+    """Bytes per second from memory alone: on a shared machine it depends on what the neighbours do."""
+    return float(_run(program, threads, "read")["read_bytes"])
 
 
 def best_of(first: Floors, second: Floors) -> Floors:
     """The higher of two measurements of the same peaks: whatever else ran can only have lowered them."""
-    bf16 = [value for value in (first.bf16_flops, second.bf16_flops) if value is not None]
-    return Floors(
-        max(first.fp32_flops, second.fp32_flops), max(first.read_bytes, second.read_bytes), max(bf16, default=None)
-    )
+    peaks = {name: max(value, second.peaks[name]) for name, value in first.peaks.items()}
+    return Floors(peaks, max(first.read_bytes, second.read_bytes))
+
+
+def _run(program: Path, threads: int, *what: str) -> dict[str, float]:
+    done = subprocess.run([str(program), str(threads), *what], check=True, capture_output=True, text=True)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured

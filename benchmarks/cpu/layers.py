@@ -1,203 +1,248 @@
-"""One MoE layer alone, with the op library: how near the expert kernel is to the peaks, and what routing costs.
+"""Single layers on the op library: how near the products of each kind are to the machine's peaks, and what routing costs.
 
-Times are those of ONNX Runtime's profiler for each node, so they hold no call overhead. The cache is emptied before
-every run, as the other layers of a model do.
+Each layer is a small ONNX model of one op with random weights. Times are those of ONNX Runtime's profiler for each node,
+so they hold no call overhead. The cache is emptied before every run, as the other layers of a model do.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
+from cpu.errors import BenchmarkError
 from cpu.floors import Floors
-from cpu.flops import expert_parameters, pair_flops
+from cpu.flops import WEIGHT_BYTES, Arithmetic, attention_flops, mlp_flops, pair_flops, projection_flops
+from cpu.layer_graph import WEIGHT_TYPES, Array, LayerGraph
 from cpu.models import Model
-from cpu.runtimes import ort_session
+from cpu.node_times import node_times
+from vmoe_export.model_config import ModelConfig
+from vmoe_export.precision import hidden_chunk
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_DOMAIN = "vmoe"
-_CACHE_BYTES = 128 << 20
-_WARM_UP_RUNS = 2
+ROUTING_CK = 0.3
 _SEED = 0
 _MANY_IMAGES = 32
-_ROUTING = ("router", "gates", "VmoeRoute", "VmoeDispatch", "VmoeCombine")
+_SWITCHES = {"k": [1], "bpr": [1]}
+
+Counts = Sequence[tuple[int, Arithmetic]]
 
 
 @dataclass(frozen=True)
-class KernelSpeed:
-    """VmoeExpertMlp alone, which computes all its places.
+class LayerSpeed:
+    """One op on one layer's weights.
 
     Attributes:
-        ms: best time of the node, as the peaks are the best of many tries, too.
-        places: rows that were computed, of all experts.
-        flops: operations per second, and `flops_share` of the measured peak.
-        read_bytes: expert weight bytes per second, and `read_share` of the measured read rate.
+        op: such as "VmoeMlpBlock"; `rows` of it were computed: tokens, or kept pairs.
+        arithmetic: of its large products.
+        ck: capacity ratio x k of a layer of experts, else None.
+        ms: best time of the node, as the peaks are the best of many tries, too; `ms_median` beside it.
+        flops: operations of its products, and `peak_share` the time that they take at the measured peaks over `ms`.
+        weight_bytes: of its weights, and `read_share` the time that they take at the measured read rate over `ms`.
     """
 
     model: str
-    precision: str
+    op: str
+    arithmetic: Arithmetic
     threads: int
     batch: int
-    ck: float
+    ck: float | None
+    rows: int
     ms: float
-    places: int
-    flops: float
-    flops_share: float
-    read_bytes: float
+    ms_median: float
+    flops: int
+    peak_share: float
+    weight_bytes: int
     read_share: float
 
 
 @dataclass(frozen=True)
 class RoutingCost:
-    """The separate ops of one MoE layer, in milliseconds (medians); `routing_ms` is all but the experts.
+    """Router, routing, dispatch and combine of one MoE layer as separate ops, in milliseconds (medians).
 
-    Separate ops cost more than VmoeSparseMlp, whose kernel dispatches and combines on the way: `routing_ms` is an upper
-    bound.
+    `routing_ms` is their sum. Fused, as in the graphs that this exporter writes, they cost less: it is an upper bound.
     """
 
     model: str
     threads: int
     batch: int
     ck: float
-    op_ms: dict[str, float]
+    op_ms: Mapping[str, float]
     routing_ms: float
 
 
-def measure_kernel(
-    model: Model, bf16: bool, floors: Floors, threads: int, batch: int | None, runs: int, folder: Path, library: Path
-) -> KernelSpeed:
-    """Times VmoeExpertMlp at the first MoE layer.
+@dataclass(frozen=True)
+class _Layer:
+    """A graph, its inputs, the node that is timed, and what that node computes: FLOPs, rows and parameters."""
 
-    Args:
-        model, bf16: whose layer, with float32 or bfloat16 experts.
+    graph: LayerGraph
+    feeds: Mapping[str, Array]
+    op: str
+    counts: Counts
+    rows: int
+    parameters: int
+    ck: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerBench:
+    """Where and how layers are timed.
+
+    Attributes:
         floors: peaks on `threads` threads.
-        batch: images at capacity ratio 0.3, k 1; None for many images at ratio 1, which is bound by computing.
-        runs: timed runs.
-        folder: where the layer's graph is written.
+        rounds: timed runs of each.
+        folder: where graphs are written.
         library: the op library.
     """
-    config = model.config
-    assert config.moe is not None
-    images = batch or _MANY_IMAGES
-    tokens = config.num_tokens
-    experts = config.moe.num_experts
-    capacity = max(1, int(np.ceil((0.3 if batch else 1.0) * tokens / experts)))
-    graph = _write_layer(model.sparse_bf16 if bf16 else model.sparse, folder)
-    times = _node_times(graph, _feeds(images, tokens, config.hidden_size, capacity), threads, runs, folder, library)
-    best = min(times["VmoeExpertMlp"])
-    places = experts * images * capacity
-    flops = places * pair_flops(config) / best * 1e3
-    rate = experts * expert_parameters(config) * (2 if bf16 else 4) / best * 1e3
-    return KernelSpeed(
-        model.name,
-        "bf16" if bf16 else "fp32",
-        threads,
-        images,
-        round(capacity * experts / tokens, 3),
-        best,
-        places,
-        flops,
-        flops / floors.flops(bf16),
-        rate,
-        rate / floors.read_bytes,
-    )
+
+    threads: int
+    floors: Floors
+    rounds: int
+    folder: Path
+    library: Path
+
+    def layers(self, model: Model, batch: int) -> Iterator[LayerSpeed]:
+        """Times every kind of layer in every arithmetic that the library has, at capacity ratio 0.3, k 1.
+
+        Expert MLPs are also timed on many images at capacity ratio 1, where computing bounds them and not memory.
+        """
+        for arithmetic in WEIGHT_BYTES:
+            for layer in _layers(model.config, batch, arithmetic):
+                if speed := self._time(model, batch, arithmetic, layer):
+                    yield speed
+            full = _expert_mlp(model.config, _MANY_IMAGES, arithmetic, 1.0)
+            if speed := self._time(model, _MANY_IMAGES, arithmetic, full):
+                yield speed
+
+    def routing(self, model: Model, batch: int) -> RoutingCost:
+        """Times router, routing, dispatch and combine as separate ops, at capacity ratio 0.3, k 1."""
+        graph, feeds = _separate_routing(model.config, batch)
+        times = node_times(graph.write(self.folder), feeds, self.threads, self.rounds, self.library)
+        op_ms = {name: float(np.median(taken)) for name, taken in times.items()}
+        return RoutingCost(model.name, self.threads, batch, ROUTING_CK, op_ms, sum(op_ms.values()))
+
+    def _time(self, model: Model, batch: int, arithmetic: Arithmetic, layer: _Layer) -> LayerSpeed | None:
+        """None where the library has no such op, or not for these weights."""
+        try:
+            times = node_times(layer.graph.write(self.folder), layer.feeds, self.threads, self.rounds, self.library)
+        except BenchmarkError:
+            return None
+        taken = times[layer.op]
+        seconds = min(taken) / 1e3
+        weight_bytes = layer.parameters * WEIGHT_BYTES[arithmetic]
+        return LayerSpeed(
+            model.name,
+            layer.op,
+            arithmetic,
+            self.threads,
+            batch,
+            layer.ck,
+            layer.rows,
+            min(taken),
+            float(np.median(taken)),
+            sum(count for count, _ in layer.counts),
+            sum(count / self.floors.flops(kind) for count, kind in layer.counts) / seconds,
+            weight_bytes,
+            weight_bytes / self.floors.read_bytes / seconds,
+        )
 
 
-def measure_routing(model: Model, threads: int, batch: int, runs: int, folder: Path, library: Path) -> RoutingCost:
-    """Times the separate ops of the first MoE layer at capacity ratio 0.3, k 1."""
-    config = model.config
-    assert config.moe is not None
-    places = max(1, int(np.ceil(0.3 * config.num_tokens / config.moe.num_experts)))
-    graph = _write_layer(model.sparse, folder)
-    feeds = _feeds(batch, config.num_tokens, config.hidden_size, places)
-    all_times = _node_times(graph, feeds, threads, runs, folder, library)
-    times = {name: float(np.median(taken)) for name, taken in all_times.items()}
-    return RoutingCost(model.name, threads, batch, 0.3, times, sum(times[name] for name in _ROUTING))
-
-
-def _feeds(images: int, tokens: int, width: int, places: int) -> dict[str, Array]:
-    x = np.random.default_rng(_SEED).standard_normal((images, tokens, width), np.float32)
-    settings = {"capacity": [places], "k": [1], "bpr": [1]}
-    return {"x": x, **{name: np.array(value, np.int64) for name, value in settings.items()}}
-
-
-def _write_layer(bundle: Path, folder: Path) -> Path:
-    """The first MoE layer of a bundle's model as a graph of its own, in separate ops."""
-    whole = onnx.load(str(bundle / "model.onnx"), load_external_data=False)
-    node = next(node for node in whole.graph.node if node.op_type == "VmoeSparseMlp")
-    weights = node.input[1:6]
-    initializers = [tensor for tensor in whole.graph.initializer if tensor.name in weights]
-    # ONNX Runtime reads external data from beside the graph only, and a bundle must stay as it is.
-    link = folder / f"{bundle.name}.weights"
-    if not link.exists():
-        os.link(bundle / "weights.safetensors", link)
-    for tensor in initializers:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = link.name
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["G", "S", _width_of(initializers, weights[0])])]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.INT64, [1]) for name in ("capacity", "k", "bpr")]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["G", "S", "D"])]
-    outputs += [helper.make_tensor_value_info("slot", TensorProto.INT32, ["G", "S", "K"])]
-    model = helper.make_model(
-        helper.make_graph(_separate_nodes(node), "layer", inputs, outputs, initializers),
-        opset_imports=whole.opset_import,
-        functions=whole.functions,
-        ir_version=whole.ir_version,
-    )
-    path = folder / f"{bundle.stem}-layer.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def _width_of(initializers: Sequence[onnx.TensorProto], router: str) -> int:
-    """D, from the router's kernel [D,E]."""
-    return next(int(tensor.dims[0]) for tensor in initializers if tensor.name == router)
-
-
-def _separate_nodes(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    router, *experts = node.input[1:6]
-    plugin = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name.startswith("plugin_")}
-    rounding = {a.name: a.i for a in node.attribute if a.name == "dispatch_bf16"}
-
-    def op(name: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
-        return helper.make_node(name, inputs, outputs, name, domain=_DOMAIN, **plugin, **attributes)
-
+def _layers(config: ModelConfig, batch: int, arithmetic: Arithmetic) -> list[_Layer]:
     return [
-        helper.make_node("MatMul", ["x", router], ["logits"], "router"),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], "gates", axis=-1),
-        op("VmoeRoute", ["probabilities", "capacity", "k", "bpr"], ["slot", "weight", "src"]),
-        op("VmoeDispatch", ["x", "src"], ["buf"]),
-        op("VmoeExpertMlp", ["buf", *experts], ["out"], **rounding),
-        op("VmoeCombine", ["out", "slot", "weight"], ["y"]),
+        *_dense_layers(config, batch, arithmetic),
+        _expert_mlp(config, batch, arithmetic, ROUTING_CK),
+        *_moe_blocks(config, batch, arithmetic),
     ]
 
 
-def _node_times(
-    graph: Path, feeds: dict[str, Array], threads: int, runs: int, folder: Path, library: Path
-) -> dict[str, list[float]]:
-    """Milliseconds of each node by its name, run by run."""
-    session = ort_session(graph, threads, library, folder / "layer-profile")
-    names = [output.name for output in session.get_outputs()]
-    cache = np.ones(_CACHE_BYTES // 4, np.float32)
-    for _ in range(_WARM_UP_RUNS + runs):
-        cache.sum()
-        session.run(names, feeds)
-    profile = Path(session.end_profiling())
-    events = json.loads(profile.read_text())
-    profile.unlink()
-    taken: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            taken[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e3)
-    return {name: times[_WARM_UP_RUNS:] for name, times in taken.items()}
+def _dense_layers(config: ModelConfig, batch: int, arithmetic: Arithmetic) -> list[_Layer]:
+    tokens, width, hidden, heads = config.num_tokens, config.hidden_size, config.mlp_dim, config.num_heads
+    rows, half = batch * tokens, "fp32" if arithmetic == "fp32" else "bf16"
+    sizes = {"N": batch, "T": tokens, "Q": tokens, "D": width, "F": hidden, "P": width}
+    x = _tokens(batch, tokens, width)
+    chunk = {"hidden_chunk": hidden_chunk(hidden, WEIGHT_TYPES[arithmetic])}
+    mixing: Counts = [(batch * attention_flops(config), half)]
+    projections: Counts = [(batch * projection_flops(config), arithmetic)]
+    mlp: Counts = [(rows * mlp_flops(width, hidden), arithmetic)]
+
+    def layer(op: str, counts: Counts, parameters: int, inputs: Sequence[str], **attributes: int) -> _Layer:
+        graph = LayerGraph(op, sizes, arithmetic)
+        graph.add(op, {name: name for name in inputs}, ["y"], **attributes)
+        return _Layer(graph, dict.fromkeys(inputs, x), op, counts, rows, parameters)
+
+    return [
+        layer("VmoeLinear", [(rows * 2 * width * width, arithmetic)], width**2, ["x"]),
+        layer("VmoeAttention", mixing, 0, ["q", "k", "v"], num_heads=heads, bf16=int(half == "bf16")),
+        layer("VmoeDenseMlp", mlp, 2 * width * hidden, ["x"], **chunk),
+        layer("VmoeAttentionBlock", [*projections, *mixing], 4 * width**2, ["x"], num_heads=heads),
+        layer("VmoeMlpBlock", mlp, 2 * width * hidden, ["x"], **chunk),
+    ]
+
+
+def _expert_mlp(config: ModelConfig, batch: int, arithmetic: Arithmetic, ck: float) -> _Layer:
+    """The experts alone, with every place taken."""
+    assert config.moe is not None
+    experts, width, hidden = config.moe.num_experts, config.hidden_size, config.moe.mlp_dim
+    places = batch * _places(config, ck)
+    graph = LayerGraph("VmoeExpertMlp", {"E": experts, "M": places, "D": width, "F": hidden}, arithmetic)
+    chunk = hidden_chunk(hidden, WEIGHT_TYPES[arithmetic])
+    graph.add("VmoeExpertMlp", {"buf": "buf"}, ["out"], hidden_chunk=chunk)
+    rows = experts * places
+    counts: Counts = [(rows * pair_flops(config), arithmetic)]
+    feeds = {"buf": _tokens(experts, places, width)}
+    return _Layer(graph, feeds, "VmoeExpertMlp", counts, rows, experts * 2 * width * hidden, ck)
+
+
+def _moe_blocks(config: ModelConfig, batch: int, arithmetic: Arithmetic) -> list[_Layer]:
+    """A whole MoE layer: the block that routes, which is float32 always, and that of the experts."""
+    assert config.moe is not None
+    tokens, width, experts, hidden = config.num_tokens, config.hidden_size, config.moe.num_experts, config.moe.mlp_dim
+    places = _places(config, ROUTING_CK)
+    sizes = {"G": batch, "S": tokens, "D": width, "E": experts, "F": hidden, "M": batch * places, "K": 1}
+    graph = LayerGraph("VmoeExpertBlock", sizes, arithmetic)
+    settings = {"capacity": [places], **_SWITCHES}
+    routes = ["slot", "weight", "src"]
+    graph.add("VmoeRouterBlock", {name: name for name in ("x", *settings)}, routes)
+    chunk = hidden_chunk(hidden, WEIGHT_TYPES[arithmetic])
+    graph.add("VmoeExpertBlock", {name: name for name in ("x", *routes)}, ["y"], hidden_chunk=chunk)
+    feeds = {"x": _tokens(batch, tokens, width), **_integers(settings)}
+    rows = batch * tokens
+    # Routers are random, so nearly all places are taken.
+    kept = min(rows, experts * batch * places)
+    expert_counts: Counts = [(kept * pair_flops(config), arithmetic)]
+    router_counts: Counts = [(rows * 2 * width * experts, "fp32")]
+    layers = [_Layer(graph, feeds, "VmoeExpertBlock", expert_counts, kept, experts * 2 * width * hidden, ROUTING_CK)]
+    if arithmetic == "fp32":
+        layers.append(_Layer(graph, feeds, "VmoeRouterBlock", router_counts, rows, width * experts, ROUTING_CK))
+    return layers
+
+
+def _separate_routing(config: ModelConfig, batch: int) -> tuple[LayerGraph, dict[str, Array]]:
+    """Everything of a MoE layer but the experts: what was dispatched is combined as it is."""
+    assert config.moe is not None
+    tokens, width, experts = config.num_tokens, config.hidden_size, config.moe.num_experts
+    places = _places(config, ROUTING_CK)
+    sizes = {"G": batch, "S": tokens, "D": width, "E": experts, "M": batch * places, "K": 1}
+    settings = {"capacity": [places], **_SWITCHES}
+    graph = LayerGraph("routing", sizes, "fp32")
+    graph.add_gates("x", "gates")
+    graph.add("VmoeRoute", {name: name for name in ("gates", *settings)}, ["slot", "weight", "src"])
+    graph.add("VmoeDispatch", {"x": "x", "src": "src"}, ["buf"])
+    graph.add("VmoeCombine", {"out": "buf", "slot": "slot", "weight": "weight"}, ["y"])
+    return graph, {"x": _tokens(batch, tokens, width), **_integers(settings)}
+
+
+def _places(config: ModelConfig, ck: float) -> int:
+    """Places per expert and image."""
+    assert config.moe is not None
+    return max(1, math.ceil(ck * config.num_tokens / config.moe.num_experts))
+
+
+def _tokens(*shape: int) -> Array:
+    return np.random.default_rng(_SEED).standard_normal(shape, np.float32)
+
+
+def _integers(values: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+    return {name: np.array(value, np.int64) for name, value in values.items()}

@@ -1,45 +1,58 @@
-"""What the measured times amount to: floors, gains, and how time grows with capacity."""
+"""What the measured times amount to: floors, ratios, and how time grows with capacity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from cpu.cells import BASELINE, REFERENCE, CellResult, Kept, Key
-from cpu.contenders import CONTENDERS, Contender
+from cpu.cells import CellResult, Kept
 from cpu.floors import Floors
-from cpu.flops import expert_parameters, pair_flops, shared_flops, shared_parameters
+from cpu.flops import WEIGHT_BYTES, dense_part_flops, dense_part_parameters, expert_parameters, pair_flops
+from cpu.runs import ENGINE_RUNS, RUNS, Run
 
-_FIT_CONTENDERS = ("engine-fp32", "engine-bf16")
+RATIOS = (
+    ("engine-sparse-fp32", "dense-ort-fp32"),
+    ("engine-sparse-fp32", "per-expert-ort-fp32"),
+    ("engine-sparse-fp32", "dense-openvino-fp32"),
+    ("engine-sparse-fp32", "inlined-openvino-fp32"),
+    ("engine-sparse-bf16-experts", "dense-ort-fp32"),
+    ("engine-sparse-bf16", "dense-openvino-bf16"),
+    ("engine-sparse-bf16", "inlined-openvino-bf16"),
+    ("engine-sparse-int8", "dense-openvino-int8"),
+    ("engine-sparse-int8", "dense-ort-int8"),
+    ("engine-dense-fp32", "dense-openvino-fp32"),
+    ("engine-dense-bf16", "dense-openvino-bf16"),
+    ("engine-dense-int8", "dense-openvino-int8"),
+    ("engine-sparse-fp32", "engine-dense-fp32"),
+    ("engine-sparse-bf16", "engine-dense-bf16"),
+    ("engine-sparse-int8", "engine-dense-int8"),
+)
+"""Which run's images/s are divided by which other's."""
 
 
 def points_of(result: CellResult, floors: Floors) -> list[dict[str, Any]]:
-    """A cell's figures, ready for JSON: one mapping per contender and setting.
+    """A cell's figures, ready for JSON: one mapping per run and setting.
 
     `ms`, its quartiles and the floors are per call of `batch` images; `kept_pairs` and `asked_pairs` are those of the
-    whole batch over all MoE layers. `gain_over_dense` is the dense ViT's time in ONNX Runtime over this one;
-    `from_sparsity` is the ratio of their FLOPs, and `from_kernel` the rest of the gain.
+    whole batch over all MoE layers.
     """
     cell = result.cell
-    baseline = result.times[BASELINE, None].median
-    dense_flops = cell.batch * shared_flops(cell.model.dense_config)
     points = []
     for key, times in result.times.items():
         name, setting = key
-        contender = CONTENDERS[name]
-        kept = _kept(result, key)
-        shared, experts = _flops(result, contender, kept)
-        sparsity, gain = dense_flops / (shared + experts), baseline / times.median
+        run, kept = RUNS[name], result.kept.get(key)
+        flops, floor_ms = _flops(result, run, kept, floors)
         points.append(
             {
-                "model": cell.model.name,
-                "batch": cell.batch,
-                "threads": cell.threads,
-                "contender": name,
-                "title": contender.title,
-                "peer": contender.peer,
+                **cell.key,
+                "run": name,
+                "title": run.title,
+                "kind": run.kind,
+                "peer": run.peer,
+                "numbers": asdict(run.numbers),
                 "description": result.descriptions[name],
                 "ck": setting.ck if setting else None,
                 "capacity_ratio": setting.capacity_ratio if setting else None,
@@ -49,36 +62,31 @@ def points_of(result: CellResult, floors: Floors) -> list[dict[str, Any]]:
                 "ms": times.median,
                 "ms_best": times.best,
                 "ms_quartiles": [times.lower, times.upper],
-                "repeats": times.repeats,
+                "rounds": times.repeats,
                 "images_per_second": cell.batch * 1e3 / times.median,
-                "flops": shared + experts,
-                "flop_floor_ms": 1e3
-                * (shared / floors.flops(contender.shared_bf16) + experts / floors.flops(contender.expert_bf16)),
-                "memory_floor_ms": 1e3 * _weight_bytes(result, contender, kept) / floors.read_bytes,
-                "gain_over_dense": gain,
-                "from_sparsity": sparsity,
-                "from_kernel": gain / sparsity,
-                "logits_difference": result.logits_difference[key],
+                "flops": flops,
+                "flop_floor_ms": floor_ms,
+                "memory_floor_ms": 1e3 * _weight_bytes(result, run, kept) / floors.read_bytes,
+                "logits_difference": result.distances[key].largest,
+                "relative_difference": result.distances[key].relative,
             }
         )
     return points
 
 
 def fits_of(result: CellResult) -> list[dict[str, Any]]:
-    """Straight lines of this engine's time over kept pairs, both per call."""
+    """Straight lines of this engine's time over kept pairs, both per call, one for each precision."""
     fits = []
-    for name in _FIT_CONTENDERS:
-        keys = [key for key in result.times if key[0] == name]
+    for name in ENGINE_RUNS:
+        keys = [key for key in result.times if key[0] == name and key in result.kept]
         if len(keys) < 3:
             continue
-        pairs = [kept.kept for key in keys if (kept := _kept(result, key))]
+        pairs = [result.kept[key].kept for key in keys]
         slope, intercept, fit = line_fit(pairs, [result.times[key].median for key in keys])
         fits.append(
             {
-                "model": result.cell.model.name,
-                "batch": result.cell.batch,
-                "threads": result.cell.threads,
-                "contender": name,
+                **result.cell.key,
+                "run": name,
                 "kept_pairs": pairs,
                 "intercept_ms": intercept,
                 "ms_per_1000_pairs": 1e3 * slope,
@@ -102,42 +110,50 @@ def line_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, floa
 
 
 def ratios_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """This engine's images/s over those of the dense ViT in ONNX Runtime, and of the careful user's export."""
-    times = {(p["model"], p["batch"], p["threads"], p["contender"], p["ck"]): p["ms"] for p in points}
+    """Images/s of one run over those of another in the same cell, from medians, for every pair of RATIOS that was timed.
+
+    A sparse run is compared with another one at the same setting. `flops_ratio` is the other's FLOPs over its own: what of
+    the ratio comes from doing less.
+    """
+    by_cell = {(p["model"], p["batch"], p["threads"], p["run"], p["ck"]): p for p in points}
     ratios = []
-    for point in points:
-        if point["contender"] not in _FIT_CONTENDERS:
-            continue
-        cell = point["model"], point["batch"], point["threads"]
-        careful = times.get((*cell, "careful-ort", point["ck"]))
-        ratios.append(
-            {
-                **{name: point[name] for name in ("model", "batch", "threads", "contender", "ck")},
-                "over_dense_ort": times[*cell, BASELINE, None] / point["ms"],
-                "over_careful_ort": careful / point["ms"] if careful else None,
-            }
-        )
+    for name, other_name in RATIOS:
+        for point in (p for p in points if p["run"] == name):
+            ck = point["ck"] if RUNS[other_name].kind == "sparse" else None
+            other = by_cell.get((point["model"], point["batch"], point["threads"], other_name, ck))
+            if other is None:
+                continue
+            ratios.append(
+                {
+                    **{key: point[key] for key in ("model", "batch", "threads", "run", "ck")},
+                    "over": other_name,
+                    "ratio": other["ms"] / point["ms"],
+                    "flops_ratio": other["flops"] / point["flops"],
+                }
+            )
     return ratios
 
 
-def _kept(result: CellResult, key: Key) -> Kept | None:
-    """A contender that doesn't tell its slots keeps the reference's pairs, as its logits show."""
-    return None if key[1] is None else result.kept.get(key) or result.kept[REFERENCE, key[1]]
+def _flops(result: CellResult, run: Run, kept: Kept | None, floors: Floors) -> tuple[int, float]:
+    """FLOPs of a batch, and the least milliseconds that they take at the measured peaks."""
+    model, batch, numbers = result.cell.model, result.cell.batch, run.numbers
+    dense_part = dense_part_flops(model.config if run.kind == "sparse" else model.dense_config)
+    counts = [
+        (batch * dense_part["linear"], floors.flops(numbers.linear)),
+        (batch * dense_part["attention"], floors.flops(numbers.attention)),
+        (batch * dense_part["float"], floors.flops("fp32")),
+        (kept.kept * pair_flops(model.config) if kept else 0, floors.flops(numbers.experts)),
+    ]
+    return sum(count for count, _ in counts), 1e3 * sum(count / peak for count, peak in counts)
 
 
-def _flops(result: CellResult, contender: Contender, kept: Kept | None) -> tuple[int, int]:
-    """FLOPs of a batch: everything but the experts, and the experts' kept pairs."""
-    model, batch = result.cell.model, result.cell.batch
-    if kept is None:
-        return batch * shared_flops(model.dense_config), 0
-    return batch * shared_flops(model.config), kept.kept * pair_flops(model.config)
-
-
-def _weight_bytes(result: CellResult, contender: Contender, kept: Kept | None) -> int:
+def _weight_bytes(result: CellResult, run: Run, kept: Kept | None) -> int:
     """Bytes of the weights that a call reads at least once."""
-    model = result.cell.model
-    shared = 2 if contender.shared_bf16 else 4
-    if kept is None:
-        return shared * shared_parameters(model.dense_config)
-    expert = 2 if contender.expert_bf16 else 4
-    return shared * shared_parameters(model.config) + expert * kept.used_experts * expert_parameters(model.config)
+    model, numbers = result.cell.model, run.numbers
+    dense_part = dense_part_parameters(model.config if run.kind == "sparse" else model.dense_config)
+    experts = kept.used_experts * expert_parameters(model.config) if kept else 0
+    return (
+        WEIGHT_BYTES[numbers.linear] * dense_part["linear"]
+        + WEIGHT_BYTES["fp32"] * dense_part["float"]
+        + WEIGHT_BYTES[numbers.experts] * experts
+    )
