@@ -1,1 +1,1 @@
-"""The speed benchmark's parts: models, peers, contenders, floors and reports, one subject a file."""
+"""The CPU benchmark's parts: models, runs, peers, floors, layers and reports, one subject a file."""

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cpu.errors import BenchmarkError
 from cpu.flops import Arithmetic
@@ -61,7 +62,8 @@ def build_floors(folder: Path) -> Path:
 
 def measure_floors(program: Path, threads: int) -> Floors:
     """Runs the loops on `threads` threads; some seconds."""
-    return Floors(**_run(program, threads))
+    found = _run(program, threads)
+    return Floors(found["peaks"], found["read_bytes"])
 
 
 def measure_read_rate(program: Path, threads: int) -> float:
@@ -75,7 +77,7 @@ def best_of(first: Floors, second: Floors) -> Floors:
     return Floors(peaks, max(first.read_bytes, second.read_bytes))
 
 
-def _run(program: Path, threads: int, *what: str) -> dict[str, float]:
+def _run(program: Path, threads: int, *what: str) -> dict[str, Any]:
     done = subprocess.run([str(program), str(threads), *what], check=True, capture_output=True, text=True)
-    measured: dict[str, float] = json.loads(done.stdout)
+    measured: dict[str, Any] = json.loads(done.stdout)
     return measured

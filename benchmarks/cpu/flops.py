@@ -60,7 +60,7 @@ def dense_part_flops(config: ModelConfig) -> dict[Literal["linear", "attention",
     Returns:
         Those of linear layers and MLPs, of attention's two products, and of what is always float32: routers and head.
     """
-    tokens, width, moe_layers = config.num_tokens, config.hidden_size, _moe_layers(config)
+    tokens, width, moe_layers = config.num_tokens, config.hidden_size, moe_layer_count(config)
     embedding = 2 * math.prod(config.grid) * _patch_size(config) * width
     mlps = (config.num_layers - moe_layers) * tokens * mlp_flops(width, config.mlp_dim)
     routers = moe_layers * 2 * tokens * width * config.moe.num_experts if config.moe else 0
@@ -70,6 +70,11 @@ def dense_part_flops(config: ModelConfig) -> dict[Literal["linear", "attention",
         "attention": config.num_layers * attention_flops(config),
         "float": routers + head,
     }
+
+
+def moe_layer_count(config: ModelConfig) -> int:
+    """How many layers have experts."""
+    return len(config.moe.layers) if config.moe else 0
 
 
 def expert_parameters(config: ModelConfig) -> int:
@@ -84,7 +89,7 @@ def dense_part_parameters(config: ModelConfig) -> dict[Literal["linear", "float"
     Returns:
         Those of linear layers and MLPs, and of what is always float32.
     """
-    width, moe_layers = config.hidden_size, _moe_layers(config)
+    width, moe_layers = config.hidden_size, moe_layer_count(config)
     attention = 4 * (width * width + width)
     mlps = (config.num_layers - moe_layers) * _mlp_parameters(width, config.mlp_dim)
     embedding = (_patch_size(config) + 1) * width

@@ -64,10 +64,8 @@ class LayerGraph:
                 self._inputs[name] = self._info(name, value)
         for name, value in zip(outputs, op.outputs, strict=True):
             self._outputs[name] = self._info(name, value)
-        kept = {name: value for name, value in attributes.items() if name in op.attributes}
-        self._nodes.append(
-            helper.make_node(op_name, inputs, outputs, op_name, domain=DOMAIN, **PLUGIN_ATTRIBUTES, **kept)
-        )
+        kept: dict[str, Any] = {name: value for name, value in attributes.items() if name in op.attributes}
+        self._nodes.append(helper.make_node(op_name, inputs, outputs, op_name, domain=DOMAIN, **PLUGIN_ATTRIBUTES, **kept))
 
     def add_gates(self, x: str, gates: str) -> None:
         """Adds a router and its softmax in standard ops, from `x`, an input float32[G,S,D], to `gates` float32[G,S,E]."""

@@ -104,17 +104,15 @@ class LayerBench:
     library: Path
 
     def layers(self, model: Model, batch: int) -> Iterator[LayerSpeed]:
-        """Times every kind of layer in every arithmetic that the library has, at capacity ratio 0.3, k 1.
-
-        Expert MLPs are also timed on many images at capacity ratio 1, where computing bounds them and not memory.
-        """
+        """Times every kind of layer in every arithmetic that the library has, at capacity ratio 0.3, k 1."""
         for arithmetic in WEIGHT_BYTES:
             for layer in _layers(model.config, batch, arithmetic):
-                if speed := self._time(model, batch, arithmetic, layer):
-                    yield speed
-            full = _expert_mlp(model.config, _MANY_IMAGES, arithmetic, 1.0)
-            if speed := self._time(model, _MANY_IMAGES, arithmetic, full):
-                yield speed
+                yield from self._time(model, batch, arithmetic, layer)
+
+    def full_experts(self, model: Model) -> Iterator[LayerSpeed]:
+        """Times the experts on many images at capacity ratio 1, where computing bounds them and not memory."""
+        for arithmetic in WEIGHT_BYTES:
+            yield from self._time(model, _MANY_IMAGES, arithmetic, _expert_mlp(model.config, _MANY_IMAGES, arithmetic, 1.0))
 
     def routing(self, model: Model, batch: int) -> RoutingCost:
         """Times router, routing, dispatch and combine as separate ops, at capacity ratio 0.3, k 1."""
@@ -123,16 +121,16 @@ class LayerBench:
         op_ms = {name: float(np.median(taken)) for name, taken in times.items()}
         return RoutingCost(model.name, self.threads, batch, ROUTING_CK, op_ms, sum(op_ms.values()))
 
-    def _time(self, model: Model, batch: int, arithmetic: Arithmetic, layer: _Layer) -> LayerSpeed | None:
-        """None where the library has no such op, or not for these weights."""
+    def _time(self, model: Model, batch: int, arithmetic: Arithmetic, layer: _Layer) -> Iterator[LayerSpeed]:
+        """Nothing where the library has no such op, or not for these weights."""
         try:
             times = node_times(layer.graph.write(self.folder), layer.feeds, self.threads, self.rounds, self.library)
         except BenchmarkError:
-            return None
+            return
         taken = times[layer.op]
         seconds = min(taken) / 1e3
         weight_bytes = layer.parameters * WEIGHT_BYTES[arithmetic]
-        return LayerSpeed(
+        yield LayerSpeed(
             model.name,
             layer.op,
             arithmetic,
@@ -159,7 +157,8 @@ def _layers(config: ModelConfig, batch: int, arithmetic: Arithmetic) -> list[_La
 
 def _dense_layers(config: ModelConfig, batch: int, arithmetic: Arithmetic) -> list[_Layer]:
     tokens, width, hidden, heads = config.num_tokens, config.hidden_size, config.mlp_dim, config.num_heads
-    rows, half = batch * tokens, "fp32" if arithmetic == "fp32" else "bf16"
+    rows = batch * tokens
+    half: Arithmetic = "fp32" if arithmetic == "fp32" else "bf16"
     sizes = {"N": batch, "T": tokens, "Q": tokens, "D": width, "F": hidden, "P": width}
     x = _tokens(batch, tokens, width)
     chunk = {"hidden_chunk": hidden_chunk(hidden, WEIGHT_TYPES[arithmetic])}

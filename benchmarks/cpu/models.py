@@ -163,7 +163,9 @@ def prepare(name: str, folder: Path) -> Model:
     size = _SIZES[name]
     layers = _random.moe_layers(_PLACEMENT, size.variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    sparse, dense = (_random.describe(size.variant, size.image_size, size.num_classes, _EXPERTS, who) for who in (layers, ()))
+    sparse, dense = (
+        _random.describe(size.variant, size.image_size, size.num_classes, _EXPERTS, who) for who in (layers, ())
+    )
     return Model(name, sparse, dense, folder)
 
 

@@ -91,7 +91,11 @@ def _quantize_by_nncf(graph: Path, path: Path) -> None:
 
 
 def calibration_batches(shape: tuple[int, ...]) -> list[Array]:
-    """Batches float32[N,H,W,C] in [-1, 1] of the given shape, in turns of uniform noise and of smooth images, at least one each."""
+    """Batches float32[N,H,W,C] in [-1, 1], in turns of uniform noise and of smooth images, and at least one of each.
+
+    Args:
+        shape: of a batch.
+    """
     batch, height, width, channels = shape
     random = np.random.default_rng(_SEED)
     cell = -(-height // _SMOOTH_CELLS), -(-width // _SMOOTH_CELLS)

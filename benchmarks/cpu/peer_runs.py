@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from cpu.cell import Array, Cell, LoadedRun, Slots
 from cpu.models import Setting, Tensors

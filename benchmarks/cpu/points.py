@@ -62,7 +62,7 @@ def points_of(result: CellResult, floors: Floors) -> list[dict[str, Any]]:
                 "ms": times.median,
                 "ms_best": times.best,
                 "ms_quartiles": [times.lower, times.upper],
-                "rounds": times.repeats,
+                "rounds": times.rounds,
                 "images_per_second": cell.batch * 1e3 / times.median,
                 "flops": flops,
                 "flop_floor_ms": floor_ms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from cpu import peer_runs
 from cpu.cell import Array, Cell, LoadedRun, Slots
@@ -66,22 +67,30 @@ def load_engine(cell: Cell, kind: Kind, precision: Precision) -> LoadedRun:
     return LoadedRun(call, slots, engine.backend_description)
 
 
-def _engine_run(kind: Kind, precision: Precision, words: str) -> Run:
+def _engine_run(kind: Kind, precision: Precision) -> Run:
+    model, words = "V-MoE" if kind == "sparse" else "dense ViT", precision.replace("-", " ")
+    title = f"{model}, this engine, {words}"
     load = partial(load_engine, kind=kind, precision=precision)
-    model = "V-MoE" if kind == "sparse" else "dense ViT"
-    return Run(f"engine-{kind}-{precision}", f"{model}, this engine, {words}", kind, ENGINE_NUMBERS[precision], load)
+    return Run(engine_run_name(kind, precision), title, kind, ENGINE_NUMBERS[precision], load)
 
+
+def engine_run_name(kind: Kind, precision: Precision) -> str:
+    """Such as `engine-sparse-int8`."""
+    return f"engine-{kind}-{precision}"
+
+
+ENGINE_RUNS: Mapping[str, tuple[Kind, Precision]] = {
+    engine_run_name(kind, precision): (kind, precision)
+    for kind in get_args(Kind)
+    for precision in get_args(Precision)
+    if (kind, precision) != ("dense", "bf16-experts")
+}
+"""The bundle that each of this engine's runs is on."""
 
 RUNS: Mapping[str, Run] = {
     run.name: run
     for run in (
-        _engine_run("sparse", "fp32", "fp32"),
-        _engine_run("sparse", "bf16", "bf16"),
-        _engine_run("sparse", "int8", "int8"),
-        _engine_run("sparse", "bf16-experts", "bf16 experts"),
-        _engine_run("dense", "fp32", "fp32"),
-        _engine_run("dense", "bf16", "bf16"),
-        _engine_run("dense", "int8", "int8"),
+        *(_engine_run(kind, precision) for kind, precision in ENGINE_RUNS.values()),
         Run(
             "dense-openvino-fp32",
             "dense ViT, OpenVINO, fp32",
@@ -167,4 +176,3 @@ RUNS: Mapping[str, Run] = {
 }
 
 DEFAULT_RUNS = tuple(run.name for run in RUNS.values() if run.by_default)
-ENGINE_RUNS = tuple(name for name in RUNS if name.startswith("engine-"))
