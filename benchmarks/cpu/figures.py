@@ -34,7 +34,7 @@ def speed_tables(report: Mapping[str, Any], points: Points, ck: float) -> list[s
         head = [f"batch {batch}" for batch in batches]
         lines += ["", *table(["", *head], _times(chosen, batches)), ""]
         ratios = [r for r in report["ratios"] if (r["model"], r["threads"]) == (model, threads) and r["ck"] in (None, ck)]
-        lines += table(["images/s over another's", *head], _ratios(ratios, batches)) + [""]
+        lines += [*table(["images/s over another's", *head], _ratios(ratios, batches)), ""]
     return lines
 
 
