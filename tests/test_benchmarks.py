@@ -47,7 +47,7 @@ def report(quick: tuple[Path, int]) -> dict[str, Any]:
 
 
 def test_every_contender_is_timed_at_every_setting(report: dict[str, Any]) -> None:
-    from contest.contenders import CONTENDERS
+    from cpu.contenders import CONTENDERS
 
     timed = {(p["contender"], p["batch"], p["ck"]) for p in report["points"]}
     cks = {name: (0.3, 1.05, 2.1) if c.sparse else (None,) for name, c in CONTENDERS.items()}
@@ -56,7 +56,7 @@ def test_every_contender_is_timed_at_every_setting(report: dict[str, Any]) -> No
 
 
 def test_all_contenders_give_the_same_logits(report: dict[str, Any]) -> None:
-    from contest.contenders import CONTENDERS
+    from cpu.contenders import CONTENDERS
 
     for p in report["points"]:
         contender = CONTENDERS[p["contender"]]
@@ -127,7 +127,7 @@ def test_exit_code_says_whether_the_run_is_void(quick: tuple[Path, int], report:
 
 
 def test_a_slow_peer_voids_the_run(speed: Any) -> None:
-    from contest.known_machines import find_machine, load_table, slow_peers
+    from cpu.known_machines import find_machine, load_table, slow_peers
 
     zen5 = find_machine(load_table(), {"vendor": "AuthenticAMD", "family": 26, "model": 2, "name": "AMD EPYC"})
     assert zen5 is not None
@@ -139,7 +139,7 @@ def test_a_slow_peer_voids_the_run(speed: Any) -> None:
 
 
 def test_recorded_peers_stay_the_fastest_seen(speed: Any, tmp_path: Path) -> None:
-    from contest.known_machines import load_table, record_peers
+    from cpu.known_machines import load_table, record_peers
 
     table, cpu = tmp_path / "machines.json", {"vendor": "V", "family": 1, "model": 2, "name": "some CPU"}
     record_peers(cpu, {"a": 5.0, "b": 7.0}, table)
@@ -159,11 +159,11 @@ def test_peer_graphs_are_of_standard_ops_only(quick: tuple[Path, int]) -> None:
 
 
 def test_all_forms_of_the_dense_peer_agree(quick: tuple[Path, int]) -> None:
-    from contest.cells import make_cell
-    from contest.contenders import dense_graph
-    from contest.models import prepare
-    from contest.peer_graphs import FORMS
-    from contest.runtimes import ort_session
+    from cpu.cells import make_cell
+    from cpu.contenders import dense_graph
+    from cpu.models import prepare
+    from cpu.peer_graphs import FORMS
+    from cpu.runtimes import ort_session
 
     work = quick[0] / "work"
     cell = make_cell(prepare("tiny", work), 2, 1, [], work)
@@ -175,8 +175,8 @@ def test_all_forms_of_the_dense_peer_agree(quick: tuple[Path, int]) -> None:
 
 
 def test_a_contender_with_other_weights_is_refused(speed: Any) -> None:
-    from contest.cells import check_agreement
-    from contest.errors import BenchmarkError
+    from cpu.cells import check_agreement
+    from cpu.errors import BenchmarkError
 
     check_agreement("peer", [0.0, 9e-4])
     with pytest.raises(BenchmarkError, match="peer is not the same model"):
@@ -186,7 +186,7 @@ def test_a_contender_with_other_weights_is_refused(speed: Any) -> None:
 
 
 def test_kept_pairs_and_experts_are_counted_from_slots(speed: Any) -> None:
-    from contest.cells import Kept, count_kept
+    from cpu.cells import Kept, count_kept
 
     # Two layers of one group of three tokens; two places per expert: slots 0 and 1 are expert 0's, 2 and 3 expert 1's.
     slots = [np.array([[[0], [1], [-1]]]), np.array([[[3], [-1], [0]]])]
@@ -195,7 +195,7 @@ def test_kept_pairs_and_experts_are_counted_from_slots(speed: Any) -> None:
 
 @pytest.mark.parametrize("name", ["known_machines", "models", "points", "timing"])
 def test_examples_in_docstrings_hold(speed: Any, name: str) -> None:
-    results = doctest.testmod(importlib.import_module(f"contest.{name}"))
+    results = doctest.testmod(importlib.import_module(f"cpu.{name}"))
     assert results.attempted > 0
     assert results.failed == 0
 

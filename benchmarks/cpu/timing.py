@@ -16,26 +16,26 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Times:
-    """What the calls of one contender took, in milliseconds: the best, median and quartiles."""
+    """What the calls of one key took, in milliseconds: the best, median and quartiles."""
 
     best: float
     median: float
     lower: float
     upper: float
-    repeats: int
+    rounds: int
 
 
-def time_in_turns(calls: Mapping[Any, Callable[[], object]], repeats: int) -> dict[Any, Times]:
+def time_in_turns(calls: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, Times]:
     """Times all calls round robin, after two rounds of warm-up, so that a disturbance meets all of them.
 
     Args:
         calls: what to time, by any key.
-        repeats: how often each is timed.
+        rounds: how often each is timed.
     """
     order = np.random.default_rng(_SEED)
     keys = list(calls)
     taken: dict[Any, list[float]] = {key: [] for key in keys}
-    for index in range(_WARM_UP_ROUNDS + repeats):
+    for index in range(_WARM_UP_ROUNDS + rounds):
         for chosen in order.permutation(len(keys)):
             key = keys[chosen]
             time.sleep(_PAUSE_SECONDS)
@@ -57,7 +57,7 @@ def summarize(seconds: list[float]) -> Times:
 
     Example:
         >>> summarize([0.001, 0.002, 0.003])
-        Times(best=1.0, median=2.0, lower=1.5, upper=2.5, repeats=3)
+        Times(best=1.0, median=2.0, lower=1.5, upper=2.5, rounds=3)
     """
     best, lower, median, upper = (float(value) for value in np.percentile(np.asarray(seconds) * 1e3, [0, 25, 50, 75]))
     return Times(best, median, lower, upper, len(seconds))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import safe_open
 
 import vmoe_export
-from contest.balanced_routers import balance_routers
+from cpu.balanced_routers import balance_routers
 from vmoe_export import export_bundle
 from vmoe_export.model_config import ModelConfig
 from vmoe_export.parameters import parameter_shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Kind = Literal["sparse", "dense"]
+Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 
 _RANDOM_CHECKPOINT = Path(__file__).parents[2] / "samples" / "random_checkpoint.py"
 _EXPERTS = 8
@@ -86,21 +89,51 @@ def setting_for(ck: float) -> Setting:
 
 @dataclass(frozen=True)
 class Model:
-    """A V-MoE and the dense ViT of the same size, as bundles.
+    """A V-MoE and the dense ViT of the same size. Their bundles are exported when they are first asked for.
 
     Attributes:
         name: such as "b16".
         config: the V-MoE.
         dense_config: the ViT of the same width and depth.
-        sparse, sparse_bf16, dense: bundles; float32, float32 with experts in bfloat16, float32.
+        folder: where the checkpoints and bundles are.
     """
 
     name: str
     config: ModelConfig
     dense_config: ModelConfig
-    sparse: Path
-    sparse_bf16: Path
-    dense: Path
+    folder: Path
+
+    @property
+    def sparse(self) -> Path:
+        """The V-MoE's float32 bundle."""
+        return self.bundle("sparse", "fp32")
+
+    @property
+    def dense(self) -> Path:
+        """The dense ViT's float32 bundle."""
+        return self.bundle("dense", "fp32")
+
+    def bundle(self, kind: Kind, precision: Precision) -> Path:
+        """The bundle in a precision; exported where it isn't there, or another exporter made it."""
+        path = self.folder / f"{self.name}-{kind}-{precision}.vmoe"
+        stamp, exporter = path.with_suffix(".exporter"), _exporter_hash()
+        if not (path.exists() and stamp.exists() and stamp.read_text() == exporter):
+            options: dict[str, Any] = {"capacity": [0.3], "k": [1], "group": "image"} if kind == "sparse" else {}
+            checkpoint = self.checkpoint(kind)
+            export_bundle(checkpoint, path, precision=precision, validate=False, force=True, **options)
+            stamp.write_text(exporter)
+        return path
+
+    def checkpoint(self, kind: Kind) -> Path:
+        """The checkpoint in the official format; written where it isn't there."""
+        prefix = self.folder / f"{self.name}-{kind}"
+        if not Path(f"{prefix}.index").exists():
+            config = self.config if kind == "sparse" else self.dense_config
+            make = _random.random_weights(_SEED)
+            if config.moe:
+                make = balance_routers(config, make, noise_images(config, _BALANCING_IMAGES))
+            _random.write_checkpoint(prefix, parameter_shapes(config), make, 2)
+        return prefix
 
     def images(self, batch: int) -> Array:
         """The images that the model is timed with, float32[N,H,W,C] in [-1, 1]."""
@@ -126,44 +159,20 @@ class Tensors:
 
 
 def prepare(name: str, folder: Path) -> Model:
-    """Makes the checkpoints and bundles of a model in `folder`, where they aren't there or another exporter made them.
-
-    Weights are N(0, 0.02), with balanced routers.
-    """
+    """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`."""
     size = _SIZES[name]
     layers = _random.moe_layers(_PLACEMENT, size.variant.num_layers)
-    configs = [_random.describe(size.variant, size.image_size, size.num_classes, _EXPERTS, who) for who in (layers, ())]
-    sparse, dense = configs
-    model = Model(name, sparse, dense, *(folder / f"{name}{kind}.vmoe" for kind in ("", "-bf16", "-dense")))
     folder.mkdir(parents=True, exist_ok=True)
-    routing: dict[str, Any] = {"capacity": [0.3], "k": [1], "group": "image"}
-    wanted: tuple[tuple[Path, ModelConfig, dict[str, Any]], ...] = (
-        (model.sparse, sparse, routing),
-        (model.sparse_bf16, sparse, {**routing, "precision": "bf16"}),
-        (model.dense, dense, {}),
+    sparse, dense = (
+        _random.describe(size.variant, size.image_size, size.num_classes, _EXPERTS, who) for who in (layers, ())
     )
-    exporter = _exporter_hash()
-    for bundle, config, options in wanted:
-        stamp = bundle.with_suffix(".exporter")
-        if not (bundle.exists() and stamp.exists() and stamp.read_text() == exporter):
-            prefix = _checkpoint(folder / (name if config.moe else f"{name}-dense"), config)
-            export_bundle(prefix, bundle, validate=False, force=True, **options)
-            stamp.write_text(exporter)
-    return model
+    return Model(name, sparse, dense, folder)
 
 
+@functools.cache
 def _exporter_hash() -> str:
     """Of the exporter's source: a bundle of another exporter would be another model to time."""
     digest = hashlib.sha256()
     for path in sorted(Path(vmoe_export.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _checkpoint(prefix: Path, config: ModelConfig) -> Path:
-    if not Path(f"{prefix}.index").exists():
-        make = _random.random_weights(_SEED)
-        if config.moe:
-            make = balance_routers(config, make, noise_images(config, _BALANCING_IMAGES))
-        _random.write_checkpoint(prefix, parameter_shapes(config), make, 2)
-    return prefix

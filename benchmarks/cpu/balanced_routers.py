@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contest.peer_torch import TorchVit
+from cpu.peer_torch import TorchVit
 from vmoe_export.model_config import ModelConfig
 from vmoe_export.parameters import parameter_shapes
 

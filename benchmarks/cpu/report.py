@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,13 +11,27 @@ from typing import Any
 
 Report = Mapping[str, Any]
 
-JSON_NAME, TABLE_NAME, PICTURE_NAME = "speed.json", "speed.md", "speed.png"
+STEM = "speed"
+JSON_NAME, TABLE_NAME, PICTURE_NAME = f"{STEM}.json", f"{STEM}.md", f"{STEM}.png"
+
+_PEAKS = ("fp32", "bf16_vectors", "bf16_tiles", "int8_vectors", "int8_tiles")
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Writes `speed.json` and `speed.md` into a folder."""
-    (folder / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
-    (folder / TABLE_NAME).write_text(markdown(report))
+def file_stem(cpu: Mapping[str, Any]) -> str:
+    """Name of the files that a machine's report is kept in.
+
+    Example:
+        >>> file_stem({"name": "Intel(R) Xeon(R) Processor", "family": 6, "model": 143})
+        'speed_Intel-R-Xeon-R-Processor-6-143'
+    """
+    words = [str(cpu[key]) for key in ("name", "family", "model") if key in cpu]
+    return "speed_" + re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(words)).strip("-")
+
+
+def write_report(report: Report, folder: Path, stem: str = STEM) -> None:
+    """Writes `<stem>.json` and `<stem>.md` into a folder."""
+    (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / f"{stem}.md").write_text(markdown(report))
 
 
 def markdown(report: Report) -> str:
@@ -25,23 +40,24 @@ def markdown(report: Report) -> str:
     lines = ["# Speed", ""]
     if report["void"]:
         lines += ["**VOID:** " + "; ".join(report["void"]) + ".", ""]
+    if report["missing"]:
+        lines += [f"Left out: {name}, as {reason}." for name, reason in report["missing"].items()] + [""]
     lines += [
         f"{machine['cpu']['name']} (family {machine['cpu'].get('family')}, model {machine['cpu'].get('model')}), "
-        f"known as: {machine['known_as'] or 'unknown machine'}. Op library: {report['op_library'] or 'none'}.",
-        "Medians of calls taken in turns. Floors: the FLOPs of the kept pairs and the dense part at the measured peak, and "
-        "the weights' bytes at the measured read rate. Gain: over the dense ViT in ONNX Runtime fp32, split into the ratio "
-        "of FLOPs and the rest.",
+        f"known as: {machine['known_as'] or 'unknown machine'}. This engine: {report['engine'] or 'not timed'}.",
+        "Medians of calls taken in turns. Floors: the FLOPs of the kept pairs and the dense part at the measured peaks, and "
+        "the weights' bytes at the measured read rate. Logits are compared with this engine's in float32.",
         "",
-        *_section("Peaks", _peaks(report["floors"])),
+        *_section("Peaks, on random data", _peaks(report["floors"])),
+        *_section("Images/s over another's", _ratios(report["ratios"])),
     ]
     for (model, batch, threads), points in _by_cell(report["points"]):
         lines += _section(f"{model}, batch {batch}, {threads} threads", _points(points))
-    lines += _section("This engine's images/s over its rivals'", _ratios(report["ratios"]))
     lines += _section("Time over kept pairs: straight lines", _fits(report["fits"]))
     lines += _section("Switching profiles", _switches(report["switches"]))
-    lines += _section("Expert kernel alone (VmoeExpertMlp)", _kernels(report["kernels"]))
-    lines += _section("Routing, dispatch and combine (separate ops, an upper bound)", _routing(report["routing"]))
-    lines += _section("Memory after load", _memory(report["memory"]))
+    lines += _section("Single layers", _layers(report["layers"]))
+    lines += _section("Router, routing, dispatch and combine (separate ops, an upper bound)", _routing(report["routing"]))
+    lines += _section("Loading", _loading(report["loading"]))
     return "\n".join(lines)
 
 
@@ -60,22 +76,22 @@ def _by_cell(points: Sequence[dict[str, Any]]) -> list[tuple[tuple[Any, ...], li
     return [(cell, list(members)) for cell, members in groups]
 
 
-def _peaks(floors: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def _peaks(floors: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = [name for name in _PEAKS if any(name in found["peaks"] for found in floors.values())]
     rows = [
         [
             threads,
-            f"{(peaks['fp32_flops'] or 0) / 1e9:.0f}",
-            f"{peaks['bf16_flops'] / 1e9:.0f}" if peaks["bf16_flops"] else "-",
-            f"{(peaks['read_bytes'] or 0) / 1e9:.1f}",
+            *(f"{found['peaks'][name] / 1e9:,.0f}" if name in found["peaks"] else "-" for name in names),
+            f"{found['read_bytes'] / 1e9:.1f}",
         ]
-        for threads, peaks in floors.items()
+        for threads, found in floors.items()
     ]
-    return table(["threads", "fp32 GFLOP/s", "bf16 GFLOP/s", "read GB/s"], rows)
+    return table(["threads", *(f"{name.replace('_', ', ')} Gop/s" for name in names), "read GB/s"], rows)
 
 
 def _points(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ["contender", "C x K", "kept pairs", "ms/image", "best, quartiles", "images/s"]
-    head += ["FLOP floor", "memory floor", "gain", "from sparsity", "from kernel", "logits differ by"]
+    head = ["", "C x K", "kept pairs", "ms/image", "best, quartiles", "images/s"]
+    head += ["FLOP floor", "memory floor", "logits differ by", "relative"]
     rows = []
     for p in points:
         per_image = 1 / p["batch"]
@@ -91,10 +107,8 @@ def _points(points: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{p['images_per_second']:.1f}",
                 f"{p['flop_floor_ms'] * per_image:.2f}",
                 f"{p['memory_floor_ms'] * per_image:.2f}",
-                f"{p['gain_over_dense']:.2f}",
-                f"{p['from_sparsity']:.2f}",
-                f"{p['from_kernel']:.2f}",
                 f"{p['logits_difference']:.1e}",
+                f"{p['relative_difference']:.1e}",
             ]
         )
     return table(head, rows)
@@ -103,19 +117,19 @@ def _points(points: Sequence[Mapping[str, Any]]) -> list[str]:
 def _ratios(ratios: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
-            f"{r['contender']}, {_cell(r)}, C x K {r['ck']:g}",
-            f"{r['over_dense_ort']:.2f}",
-            f"{r['over_careful_ort']:.2f}" if r["over_careful_ort"] else "-",
+            f"{_cell(r)}: {r['run']} over {r['over']}",
+            f"{r['ratio']:.2f}",
+            f"{r['flops_ratio']:.2f}",
         ]
         for r in ratios
     ]
-    return table(["", "dense ViT, ORT", "careful user's export, ORT"], rows) if rows else []
+    return table(["", "ratio", "of FLOPs"], rows) if rows else []
 
 
 def _fits(fits: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
-            f"{f['contender']}, {_cell(f)}",
+            f"{f['run']}, {_cell(f)}",
             f"{f['intercept_ms']:.2f}",
             f"{f['ms_per_1000_pairs']:.3f}",
             f"{f['r_squared']:.4f}",
@@ -128,7 +142,7 @@ def _fits(fits: Sequence[Mapping[str, Any]]) -> list[str]:
 def _switches(switches: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
-            f"{s['contender']}, {_cell(s)}, {' / '.join(s['profiles'])}",
+            f"{s['run']}, {_cell(s)}, {' / '.join(s['profiles'])}",
             f"{s['cost_ms']:+.3f} +- {s['error_ms']:.3f}",
             f"{s['pairs']}",
         ]
@@ -137,54 +151,53 @@ def _switches(switches: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(["", "cost of a switch, ms", "pairs of calls"], rows) if rows else []
 
 
-def _kernels(kernels: Sequence[Mapping[str, Any]]) -> list[str]:
+def _layers(layers: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
-            f"{k['precision']}, {_cell(k)}, C x K {k['ck']:g}",
-            f"{k['places']:,}",
-            f"{k['ms']:.2f}",
-            f"{k['flops'] / 1e9:.0f}",
-            f"{k['flops_share']:.0%}",
-            f"{k['read_bytes'] / 1e9:.1f}",
+            f"{k['op']}, {k['arithmetic']}, {_cell(k)}",
+            f"{k['rows']:,}",
+            f"{k['ms']:.3f}",
+            f"{k['ms_median']:.3f}",
+            f"{k['flops'] / k['ms'] / 1e6:,.0f}",
+            f"{k['peak_share']:.0%}",
+            f"{k['weight_bytes'] / k['ms'] / 1e6:.1f}",
             f"{k['read_share']:.0%}",
         ]
-        for k in kernels
+        for k in layers
     ]
-    head = ["", "places", "best ms", "GFLOP/s", "of peak", "GB/s of weights", "of read rate"]
+    head = ["", "rows", "best ms", "median ms", "Gop/s", "of peak", "GB/s of weights", "of read rate"]
     return table(head, rows) if rows else []
 
 
 def _routing(routing: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
-            f"{_cell(r)}, C x K {r['ck']:g}",
+            _cell(r),
             ", ".join(f"{name.removeprefix('Vmoe')} {ms:.3f}" for name, ms in r["op_ms"].items()),
             f"{r['routing_ms']:.3f}",
-            f"{r['share_of_model']:.1%}" if r["share_of_model"] is not None else "-",
+            ", ".join(f"{name.removeprefix('engine-sparse-')} {share:.1%}" for name, share in r["shares"].items()) or "-",
         ]
         for r in routing
     ]
-    return (
-        table(["", "ms per layer of each op", "all but the experts", "of the model's time, all MoE layers"], rows)
-        if rows
-        else []
-    )
+    return table(["", "ms per layer of each op", "sum", "of the model's time, all MoE layers"], rows) if rows else []
 
 
-def _memory(memory: Sequence[Mapping[str, Any]]) -> list[str]:
+def _loading(loading: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         [
             m["bundle"],
             f"{m['weights'] / 1e6:,.0f}",
+            f"{m['seconds']['load']:.2f} + {m['seconds']['answer']:.2f}",
             f"{m['first']['anonymous'] / 1e6:,.0f} + {m['first']['file'] / 1e6:,.0f}",
             f"{m['first_over_weights']:.2f}",
             f"{m['second_over_weights']:.1%}",
         ]
-        for m in memory
+        for m in loading
     ]
-    head = ["bundle", "weights MB", "resident MB, anonymous + file", "engine / weights", "second engine adds"]
-    return table(head, rows) if rows else []
+    head = ["bundle", "weights MB", "s to load + first answer", "MB held, anonymous + file", "growth / weights"]
+    return table([*head, "second engine adds"], rows) if rows else []
 
 
 def _cell(item: Mapping[str, Any]) -> str:
-    return f"{item['model']}, batch {item['batch']}, {item['threads']} threads"
+    setting = "" if item.get("ck") is None else f", C x K {item['ck']:g}"
+    return f"{item['model']}, batch {item['batch']}, {item['threads']} threads{setting}"

@@ -29,9 +29,9 @@ def this_cpu() -> dict[str, Any]:
     return {"vendor": fields.get("vendor_id", ""), **numbers, "name": name}
 
 
-def peer_key(model: str, batch: int, threads: int, contender: str, ck: float | None) -> str:
-    """Such as `b16 batch 1 threads 2 careful-ort ck 0.3`."""
-    return f"{model} batch {batch} threads {threads} {contender}" + ("" if ck is None else f" ck {ck:g}")
+def peer_key(model: str, batch: int, threads: int, run: str, ck: float | None) -> str:
+    """Such as `b16 batch 1 threads 2 per-expert-ort-fp32 ck 0.3`."""
+    return f"{model} batch {batch} threads {threads} {run}" + ("" if ck is None else f" ck {ck:g}")
 
 
 def find_machine(table: list[dict[str, Any]], cpu: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -85,7 +85,5 @@ def record_peers(cpu: Mapping[str, Any], measured: Mapping[str, float], path: Pa
 def peers_of(points: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Milliseconds per image of the peers among a report's points, by `peer_key`."""
     return {
-        peer_key(p["model"], p["batch"], p["threads"], p["contender"], p["ck"]): p["ms"] / p["batch"]
-        for p in points
-        if p["peer"]
+        peer_key(p["model"], p["batch"], p["threads"], p["run"], p["ck"]): p["ms"] / p["batch"] for p in points if p["peer"]
     }

@@ -1,4 +1,4 @@
-"""Which way to write the dense peer's graph is the fastest: all forms, in ONNX Runtime and OpenVINO, timed in turns."""
+"""Which way to write the dense peer's graph is the fastest: all forms in every runtime and precision, timed in turns."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from contest.cells import make_cell
-from contest.contenders import Cell, dense_graph
-from contest.models import prepare
-from contest.peer_graphs import FORMS
-from contest.report import table
-from contest.runtimes import OpenVinoModel, ort_session
-from contest.timing import time_in_turns
+from cpu.cell import Cell, make_cell
+from cpu.models import prepare
+from cpu.peer_graphs import FORMS
+from cpu.peer_int8 import missing_nncf, quantize_for_openvino, quantize_for_ort
+from cpu.peer_runs import dense_graph
+from cpu.report import table
+from cpu.runtimes import OpenVinoModel, OrtModel
+from cpu.timing import time_in_turns
 
 
 def time_forms(given: argparse.Namespace, say: Callable[[str], None]) -> str:
@@ -23,13 +24,13 @@ def time_forms(given: argparse.Namespace, say: Callable[[str], None]) -> str:
     """
     work = given.output / "work"
     lines = []
-    for name in given.model:
+    for name in given.models:
         model = prepare(name, work)
         for threads in given.threads:
             for batch in given.batch:
                 say(f"{name}, batch {batch}, {threads} threads: {len(FORMS)} forms")
                 calls = _calls(make_cell(model, batch, threads, [], work))
-                times = time_in_turns(calls, given.repeats)
+                times = time_in_turns(calls, given.rounds)
                 runtimes = list(dict.fromkeys(runtime for _, runtime in calls))
                 lines += ["", f"{name}, batch {batch}, {threads} threads", ""]
                 rows = [[form.name, *(f"{times[form.name, r].median / batch:.1f}" for r in runtimes)] for form in FORMS]
@@ -39,13 +40,17 @@ def time_forms(given: argparse.Namespace, say: Callable[[str], None]) -> str:
 
 def _calls(cell: Cell) -> dict[tuple[str, str], Callable[[], object]]:
     """A call for each form and runtime."""
-    images = cell.model.images(cell.batch)
+    feeds = {"image": cell.model.images(cell.batch)}
     calls: dict[tuple[str, str], Callable[[], object]] = {}
     for form in FORMS:
         graph = dense_graph(cell, form)
-        session = ort_session(graph, cell.threads)
-        calls[form.name, "ORT fp32"] = partial(session.run, ["logits"], {"image": images})
-        for precision in ("f32", "bf16"):
-            compiled = OpenVinoModel(graph, cell.threads, precision)
-            calls[form.name, f"OpenVINO {precision}"] = partial(compiled, {"image": images})
+        models: dict[str, OrtModel | OpenVinoModel] = {
+            "ORT fp32": OrtModel(graph, cell.threads, "fp32"),
+            "ORT int8": OrtModel(quantize_for_ort(graph), cell.threads, "int8"),
+            "OpenVINO fp32": OpenVinoModel(graph, cell.threads, "f32"),
+            "OpenVINO bf16": OpenVinoModel(graph, cell.threads, "bf16"),
+        }
+        if missing_nncf() is None:
+            models["OpenVINO int8"] = OpenVinoModel(quantize_for_openvino(graph), cell.threads, "bf16")
+        calls |= {(form.name, runtime): partial(model, feeds) for runtime, model in models.items()}
     return calls

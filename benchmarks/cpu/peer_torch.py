@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contest.peer_graphs import TensorSource
+from cpu.peer_graphs import TensorSource
 from vmoe_export.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]

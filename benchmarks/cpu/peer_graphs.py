@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from contest.peer_weights import PeerWeights
+from cpu.peer_weights import PeerWeights
 from vmoe_export.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]

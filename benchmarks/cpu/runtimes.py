@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 import openvino
 
 Array = np.ndarray[Any, np.dtype[Any]]
+OpenVinoPrecision = Literal["f32", "bf16"]
 
 _FATAL_ONLY = 4
 
@@ -39,22 +40,45 @@ def ort_session(
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def ort_description() -> str:
-    """Runtime, version and precision."""
-    return f"ONNX Runtime {onnxruntime.__version__} CPU, fp32"
+class OrtModel:
+    """A graph in ONNX Runtime.
+
+    Args:
+        graph: the ONNX file, with an output `logits`.
+        threads: intra-op threads.
+        precision: what the graph computes in, for the description.
+    """
+
+    def __init__(self, graph: Path, threads: int, precision: str) -> None:
+        self._session = ort_session(graph, threads)
+        self.description = f"ONNX Runtime {onnxruntime.__version__} CPU, {precision}"
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Array:
+        """Logits float32[N, classes]."""
+        logits: Array = self._session.run(["logits"], dict(feeds))[0]
+        return logits
 
 
 class OpenVinoModel:
-    """A compiled model with one request.
+    """A graph in OpenVINO, with one request.
 
     Args:
-        graph: the ONNX file.
+        graph: the ONNX file, or an OpenVINO model.
         threads: inference threads.
-        precision: "f32" or "bf16".
+        precision: what is computed in, where the graph itself says nothing.
+        weights: what the graph itself says, for the description.
         shapes: makes inputs static, by name.
     """
 
-    def __init__(self, graph: Path, threads: int, precision: str, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        threads: int,
+        precision: OpenVinoPrecision,
+        *,
+        weights: str = "",
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         core = openvino.Core()
         model = core.read_model(str(graph))
         if shapes:
@@ -66,7 +90,8 @@ class OpenVinoModel:
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        self.description = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, {precision}"
+        version = openvino.__version__.split("-")[0]
+        self.description = f"OpenVINO {version} CPU, {f'{weights}, rest ' if weights else ''}{precision}"
 
     def __call__(self, feeds: Mapping[str, Array]) -> Array:
         """Logits float32[N, classes]."""
