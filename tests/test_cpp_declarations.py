@@ -55,5 +55,11 @@ def test_an_op_has_no_more_choices_of_types_than_cpp_counts(monkeypatch: pytest.
         cpp_declarations.header()
 
 
+def test_int64_inputs_are_the_settings_of_a_routing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _add(monkeypatch, Op("VmoeRepeat", (Value("count", "i64", ("1",)),), (Value("y", "float", ("N",)),)))
+    with pytest.raises(ValueError, match="VmoeRepeat has the int64 inputs count, not capacity, k, bpr"):
+        cpp_declarations.header()
+
+
 def _add(monkeypatch: pytest.MonkeyPatch, op: Op) -> None:
     monkeypatch.setattr(cpp_declarations, "OPS", {**OPS, op.name: op})
