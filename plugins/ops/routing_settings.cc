@@ -8,6 +8,10 @@
 namespace vmoe::ops {
 namespace {
 
+// Of capacity, k and bpr.
+constexpr int64_t kMinimum[] = {1, 1, 0};
+constexpr int64_t kMaximum[] = {kNoMaximum, kNoMaximum, 1};
+
 struct Factor {
   const char* name;
   int64_t value;  // not negative
@@ -39,14 +43,16 @@ constexpr char kChoices[] = "choices of tokens";
 }  // namespace
 
 void RoutingSettings::Check() const {
-  if (values[0]) CheckRange(kNames[0], *values[0], 1, kNoMaximum);
-  if (values[1]) CheckRange(kNames[1], *values[1], 1, kNoMaximum);
-  if (values[2]) CheckRange(kNames[2], *values[2], 0, 1);
+  for (size_t i = 0; i < kCount; ++i) {
+    const std::optional<int64_t>& value = values[i];
+    if (value) CheckRange(kNames[i], *value, kMinimum[i], kMaximum[i]);
+  }
 }
 
 int64_t RoutingSettings::Known(size_t index) const {
-  if (values[index]) return *values[index];
-  throw OpError(std::string(kNames[index]) + " is neither an input nor an attribute");
+  const std::optional<int64_t>& value = values[index];
+  if (!value) throw OpError(std::string(kNames[index]) + " is neither an input nor an attribute");
+  return *value;
 }
 
 RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
