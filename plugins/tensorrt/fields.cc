@@ -49,7 +49,7 @@ RoutingSettings ReadFields(const nvinfer1::PluginFieldCollection* fields, const 
     if (!settings.values[i])
       throw OpError(std::string("field ") + RoutingSettings::kNames[i] + " is missing" + kWanted);
   }
-  ops::CheckRange("k", *settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
+  ops::CheckRange("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
   settings.Check();
   return settings;
 }

@@ -61,7 +61,7 @@ ops::Shape ShapeOf(const Dims& dims) {
 std::string Description(const ops::OpSpec& spec, const RoutingSettings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (size_t i = 0; spec.routes() && i < RoutingSettings::kCount; ++i) {
-    text += std::string("-") + RoutingSettings::kNames[i] + std::to_string(*settings.values[i]);
+    text += std::string("-") + RoutingSettings::kNames[i] + std::to_string(settings.values[i].value_or(0));
   }
   return text;
 }
@@ -220,9 +220,9 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
       outputs[i].nbDims = 0;
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);
-        if (!size && *dim == 'K') size = builder.constant(*node_.settings.k());
+        if (!size && *dim == 'K') size = builder.constant(node_.settings.k());
         if (!size && *dim == 'M') {  // the integer itself: a ratio of sizes would round otherwise than the exporter
-          const IDimensionExpr* capacity = Known(builder.constant(*node_.settings.capacity()));
+          const IDimensionExpr* capacity = Known(builder.constant(node_.settings.capacity()));
           size = builder.operation(nvinfer1::DimensionOperation::kPROD, *Known(input_size('G')), *capacity);
         }
         outputs[i].d[outputs[i].nbDims++] = Known(size);
