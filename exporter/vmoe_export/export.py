@@ -55,8 +55,9 @@ class ValidationOptions:
     def __post_init__(self) -> None:
         for name in ("atol", "max_distance"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise OptionError(f"{name} must be a positive number, not {value}")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value) and value > 0):
+                raise OptionError(f"{name} must be a positive number, not {value!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def export_bundle(
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']
     """
+    if images is not None and not isinstance(images, str | os.PathLike):
+        raise OptionError(f"images is {images!r:.40}, but must be the path of an npz file or a folder")
     checks = ValidationOptions(atol, max_distance, None if images is None else Path(images))
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**options))
