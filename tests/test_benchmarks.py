@@ -191,7 +191,7 @@ def test_layers_that_the_library_lacks_are_left_out(speed: Any, tmp_path: Path) 
     other = onnx.load(graph.write(tmp_path))
     other.graph.node[0].op_type = "VmoeNothing"
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(BenchmarkError, match="other.onnx can't be timed"):
+    with pytest.raises(BenchmarkError, match=r"other\.onnx can't be timed"):
         node_times(tmp_path / "other.onnx", {"x": np.zeros((1, 2, 3), np.float32)}, 1, 1, speed.find_library())
 
 

@@ -78,6 +78,7 @@ def _quantize_by_nncf(graph: Path, path: Path) -> None:
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(str(graph))
     batches = calibration_batches(tuple(model.input(0).shape))
+    no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantized = nncf.quantize(
             model,
@@ -85,7 +86,7 @@ def _quantize_by_nncf(graph: Path, path: Path) -> None:
             subset_size=len(batches),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.PERFORMANCE,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
         )
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
 
