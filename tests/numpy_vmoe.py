@@ -33,6 +33,7 @@ class Settings:
         bpr: Batch Priority Routing.
         bf16: round expert inputs and outputs to bfloat16.
         bf16_weights: expert weights are bfloat16, and so is what they are multiplied with.
+        numbers: what large products are computed in: "float64", "bf16" or "int8". Attention's own are bf16 in the last two.
         features: leave the head out.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     bpr: bool = False
     bf16: bool = False
     bf16_weights: bool = False
+    numbers: str = "float64"
     features: bool = False
 
 
@@ -65,7 +67,7 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Result
     for i in range(sum(name.endswith("/LayerNorm_1/scale") for name in p)):
         block = f"Encoder/encoderblock_{i}"
         normed = _layer_norm(p, f"{block}/LayerNorm_0", x)
-        x = x + _attention(p, f"{block}/SelfAttention", normed, normed)
+        x = x + _attention(p, f"{block}/SelfAttention", normed, normed, settings.numbers)
         normed = _layer_norm(p, f"{block}/LayerNorm_1", x)
         if f"{block}/Moe/Router/dense/kernel" in p:
             groups = normed.reshape(-1, settings.group_tokens, x.shape[-1])
@@ -73,7 +75,7 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Result
             result.kept[f"encoderblock_{i}"], result.gates[f"encoderblock_{i}"] = kept, gates
             x = x + y.reshape(x.shape)
         else:
-            x = x + _mlp(p, f"{block}/Mlp", normed)
+            x = x + _mlp(p, f"{block}/Mlp", normed, settings.numbers)
     result.output = _head(p, _layer_norm(p, "Encoder/encoder_norm", x), settings)
     return result
 
@@ -87,7 +89,7 @@ def _tokens(p: Parameters, images: Array, settings: Settings) -> Array:
     for row in range(rows):
         for column in range(columns):
             patch = images[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
-            x[:, row * columns + column] = patch.reshape(len(images), -1) @ kernel
+            x[:, row * columns + column] = _product(patch.reshape(len(images), -1), kernel, settings.numbers)
     x += p["embedding/bias"]
     if settings.position == "sincos2d":
         x += _sincos2d(rows, columns, hidden, settings.temperature)
@@ -113,22 +115,43 @@ def _layer_norm(p: Parameters, name: str, x: Array) -> Array:
     return (x - mean) * multiplier + p.get(f"{name}/bias", np.zeros(()))
 
 
-def _attention(p: Parameters, name: str, queries: Array, keys: Array) -> Array:
+def _attention(p: Parameters, name: str, queries: Array, keys: Array, numbers: str) -> Array:
     def project(which: str, x: Array) -> Array:
-        projected = np.einsum("ntd,dhs->nhts", x, p[f"{name}/{which}/kernel"], optimize=True)
-        projected += p[f"{name}/{which}/bias"][:, None]
+        kernel = p[f"{name}/{which}/kernel"]
+        projected = _product(x, kernel.reshape(len(kernel), -1), numbers).reshape(*x.shape[:2], *kernel.shape[1:])
+        projected = projected.transpose(0, 2, 1, 3) + p[f"{name}/{which}/bias"][:, None]
         return _layer_norm(p, f"{name}/{which}_ln", projected) if f"{name}/{which}_ln/scale" in p else projected
 
     query, key, value = project("query", queries), project("key", keys), project("value", keys)
-    scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(0, 1, 3, 2)
-    mixed = _softmax(scores) @ value
-    return np.einsum("nhts,hsd->ntd", mixed, p[f"{name}/out/kernel"], optimize=True) + p[f"{name}/out/bias"]
+    if numbers == "float64":
+        mixed = _softmax((query / math.sqrt(query.shape[-1])) @ key.transpose(0, 1, 3, 2)) @ value
+    else:
+        scores = _to_bf16(query) @ _to_bf16(key).transpose(0, 1, 3, 2) / math.sqrt(query.shape[-1])
+        exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = _to_bf16(exp) @ _to_bf16(value) / exp.sum(axis=-1, keepdims=True)
+    merged = mixed.transpose(0, 2, 1, 3).reshape(queries.shape)
+    out = p[f"{name}/out/kernel"]
+    return _product(merged, out.reshape(-1, out.shape[-1]), numbers) + p[f"{name}/out/bias"]
 
 
-def _mlp(p: Parameters, name: str, x: Array, bf16: bool = False) -> Array:
-    """With `bf16`, what enters the two products is rounded to bfloat16."""
-    hidden = _gelu((_to_bf16(x) if bf16 else x) @ p[f"{name}/Dense_0/kernel"] + p[f"{name}/Dense_0/bias"])
-    return (_to_bf16(hidden) if bf16 else hidden) @ p[f"{name}/Dense_1/kernel"] + p[f"{name}/Dense_1/bias"]
+def _mlp(p: Parameters, name: str, x: Array, numbers: str = "float64") -> Array:
+    hidden = _gelu(_product(x, p[f"{name}/Dense_0/kernel"], numbers) + p[f"{name}/Dense_0/bias"])
+    return _product(hidden, p[f"{name}/Dense_1/kernel"], numbers) + p[f"{name}/Dense_1/bias"]
+
+
+def _product(x: Array, weights: Array, numbers: str) -> Array:
+    """x[..., inputs] . weights[inputs, outputs] in those numbers; the weights are those of the checkpoint."""
+    if numbers == "bf16":
+        return _to_bf16(x) @ _to_bf16(weights)
+    if numbers == "int8":
+        # The scale of a column is float32, that of a row here float64.
+        columns = np.abs(weights).max(axis=0).astype(np.float32) / np.float32(127)
+        columns[columns == 0] = 1
+        rows = np.abs(x).max(axis=-1, keepdims=True) / 127
+        rows[rows == 0] = 1
+        whole = np.rint(weights.astype(np.float32) / columns).astype(np.float64)
+        return np.rint(x / rows) @ whole * rows * columns
+    return x @ weights
 
 
 def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array, Array, Array]:
@@ -139,7 +162,8 @@ def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array,
     inputs = _to_bf16(x) if settings.bf16 else x
     for expert in range(gates.shape[-1]):
         weights = {key: p[f"{name}/Mlp/{key}"][expert] for key in _EXPERT_PARAMETERS}
-        out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs, settings.bf16_weights)
+        numbers = "bf16" if settings.bf16_weights else settings.numbers
+        out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs, numbers)
         out = _to_bf16(out) if settings.bf16 else out
         y += np.where(kept[..., expert], gates[..., expert], 0)[..., None] * out
     return y, kept, gates
@@ -169,8 +193,8 @@ def _head(p: Parameters, x: Array, settings: Settings) -> Array:
         x = x.mean(axis=1)
     elif settings.classifier == "map":
         probe = np.repeat(p["MapHead/probe"], len(x), axis=0)
-        y = _attention(p, "MapHead/MultiHeadDotProductAttention", probe, x)
-        x = (y + _mlp(p, "MapHead/Mlp", _layer_norm(p, "MapHead/LayerNorm", y)))[:, 0]
+        y = _attention(p, "MapHead/MultiHeadDotProductAttention", probe, x, settings.numbers)
+        x = (y + _mlp(p, "MapHead/Mlp", _layer_norm(p, "MapHead/LayerNorm", y), settings.numbers))[:, 0]
     else:
         x = x[:, 0]
     if "pre_logits/kernel" in p:

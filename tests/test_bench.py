@@ -19,13 +19,13 @@ from PIL import Image
 
 from vmoe_bench import cli, machine, measurement
 from vmoe_bench.errors import BenchError
-from vmoe_bench.image_source import ImageSource, open_images, synthetic_images
 from vmoe_bench.measurement import call_order, summarize, time_interleaved
 from vmoe_bench.quality import count_pairs, count_right
 from vmoe_bench.report import check_target, write_report
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, ImageError, Routing
 from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.manifest import InputSpec, Manifest
 
 POINT_KEYS = [
@@ -429,7 +429,7 @@ def test_subfolders_with_class_names_are_labels(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Engine.load(named_bundle) as engine:
-        source = open_images(pictures, engine.manifest)
+        source = opened(pictures, engine.manifest)
         # The files are named after their place in the test set.
         chosen = [int(path.stem) for path in source.images[:32]]
         answers = engine(mnist_images["images"][chosen], "c1.05-k2").argmax(1)
@@ -453,31 +453,31 @@ def test_a_bundle_without_class_names_has_no_top1_on_subfolders(
 
 def test_a_subfolder_that_is_no_class_leaves_all_without_labels(pictures: Path, manifest: Manifest) -> None:
     (pictures / "nine").rename(pictures / "neuf")
-    source = open_images(pictures, manifest)
+    source = opened(pictures, manifest)
     assert (source.labels, len(source)) == (None, 40)
     assert source.note == "subfolder 'neuf' is not one class of the bundle, so there is no top-1"
 
 
 def test_a_name_that_two_classes_share_is_no_label(pictures: Path, manifest: Manifest) -> None:
     twice = dataclasses.replace(manifest, class_names=(*DIGITS[:8], "one", "nine"))
-    assert open_images(pictures, twice).labels is None
+    assert opened(pictures, twice).labels is None
 
 
 def test_a_picture_outside_the_subfolders_leaves_all_without_labels(pictures: Path, manifest: Manifest) -> None:
     next((pictures / "nine").glob("*.PNG")).rename(pictures / "stray.PNG")
-    source = open_images(pictures, manifest)
+    source = opened(pictures, manifest)
     assert (source.labels, len(source)) == (None, 40)
     assert source.note == "some pictures are in no subfolder, so there is no top-1"
 
 
 def test_a_flat_folder_has_no_labels_and_needs_no_note(pictures: Path, manifest: Manifest) -> None:
-    source = open_images(pictures / "one", manifest)
+    source = opened(pictures / "one", manifest)
     assert (source.labels, source.note) == (None, None)
     assert {path.suffix for path in source.images if isinstance(path, Path)} == {".PNG"}
 
 
 def test_features_have_no_top1(npz: Callable[..., Path], manifest: Manifest) -> None:
-    source = open_images(npz(), dataclasses.replace(manifest, output="features"))
+    source = opened(npz(), dataclasses.replace(manifest, output="features"))
     assert (source.labels, len(source)) == (None, 70)
     assert source.note == "the bundle puts out features, so there is no top-1"
 
@@ -518,19 +518,19 @@ def test_an_npz_that_does_not_fit_is_one_sentence(
 
 def test_other_files_are_no_npz(tmp_path: Path, npz: Callable[..., Path], manifest: Manifest) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(BenchError, match="is not an npz file with an array 'images'"):
-        open_images(tmp_path / "one.npy", manifest)
+    with pytest.raises(ImageError, match="is not an npz file with an array 'images'"):
+        opened(tmp_path / "one.npy", manifest)
     damaged = npz()
     damaged.write_bytes(damaged.read_bytes()[:-300])
-    with pytest.raises(BenchError, match="is not a readable npz file"):
-        open_images(damaged, manifest)
-    with pytest.raises(BenchError, match="No such file or directory"):
-        open_images(tmp_path / "missing.npz", manifest)
+    with pytest.raises(ImageError, match="is not a readable npz file"):
+        opened(damaged, manifest)
+    with pytest.raises(ImageError, match="No such file or directory"):
+        opened(tmp_path / "missing.npz", manifest)
 
 
 def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path, manifest: Manifest) -> None:
-    with pytest.raises(BenchError, match="has no pictures"):
-        open_images(tmp_path, manifest)
+    with pytest.raises(ImageError, match="has no pictures"):
+        opened(tmp_path, manifest)
 
 
 def test_a_folder_that_cannot_be_read_is_one_sentence(
@@ -540,13 +540,13 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(BenchError, match=r"^/.*: Permission denied$"):
-        open_images(tmp_path, manifest)
+    with pytest.raises(ImageError, match=r"^/.*: Permission denied$"):
+        opened(tmp_path, manifest)
 
 
 def test_a_picture_that_cannot_be_read_is_named(pictures: Path, manifest: Manifest) -> None:
     (pictures / "one" / "broken.png").write_text("no picture")
-    source = open_images(pictures, manifest)
+    source = opened(pictures, manifest)
     with pytest.raises(ImageError, match=r"broken\.png is not a readable image"):
         source.first_batch(len(source), manifest.input)
 
@@ -689,3 +689,8 @@ def test_a_reader_that_has_gone_is_one_sentence(
         assert cli.main([str(dense_bundle), *QUICK, "--json", "-"]) == 1
         monkeypatch.undo()
     assert capsys.readouterr().err.endswith("vmoe-bench: output: Broken pipe\n")
+
+
+def opened(path: Path, manifest: Manifest) -> ImageSource:
+    """The images of a path, as `vmoe-bench` opens them for a bundle."""
+    return open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)

@@ -140,9 +140,15 @@ def file_entry(name: str) -> Edit:
     return lambda manifest: manifest["files"].update({name: manifest["files"][WEIGHTS]})
 
 
+def put_both(*fields: tuple[str, Any]) -> Edit:
+    """Sets several fields."""
+    edits = [put(path, value) for path, value in fields]
+    return lambda manifest: [edit(manifest) for edit in edits]
+
+
 MANIFEST_EDITS: dict[str, tuple[Edit, str]] = {
     "of another format": (put("format", "onnx-bundle"), MANIFEST),
-    "of a newer format": (put("format_version", 2), "format version 2"),
+    "of a newer format": (put("format_version", 3), "format version 3"),
     "of format version 0": (put("format_version", 0), "format_version"),
     "whose version is text": (put("format_version", "1"), "'format_version'"),
     "without files": (drop("files"), "'files'"),
@@ -161,6 +167,12 @@ MANIFEST_EDITS: dict[str, tuple[Edit, str]] = {
     "with class names that are numbers": (put("class_names", list(range(10))), "class_names"),
     "with an unknown precision": (put("precision", "int4"), "'precision'"),
     "with a precision that is no text": (put("precision", ["bf16"]), "'precision'"),
+    "with the precision of TensorRT graphs": (put("precision", "fp16"), "'precision'"),
+    "with a precision that is null": (put("precision", None), "'precision'"),
+    "with a precision that is a number": (put("precision", 8), "'precision'"),
+    "of version 1 in int8": (put_both(("format_version", 1), ("precision", "int8")), "'int8'"),
+    "of version 1 with experts in bfloat16": (put_both(("format_version", 1), ("precision", "bf16-experts")), "'precision'"),
+    "whose version is a fraction": (put("format_version", 2.5), "'format_version'"),
     "with no experts": (put("routing/num_experts", 0), "'num_experts'"),
     "with an unknown rounding": (put("routing/rounding", "down"), "'rounding'"),
     "with layers that are paths": (put("routing/layers", ["../x"]), "'layers'"),

@@ -54,7 +54,18 @@ OPTIONS = {
     "image that is not square for a learned position embedding": (["--image-size", "64x96"], "position embedding"),
     "capacity multiple of 0": (["--capacity-multiple-of", "0"], "--capacity-multiple-of"),
     "unknown rounding": (["--rounding", "down"], "--rounding"),
-    "unknown precision": (["--precision", "int8"], "--precision"),
+    "unknown precision": (["--precision", "int4"], "--precision"),
+    "precision in capitals": (["--precision", "INT8"], "--precision"),
+    "two precisions at once": (["--precision", "bf16,int8"], "--precision"),
+    "TensorRT graphs in int8": (["--precision", "int8", "--tensorrt"], "precision int8"),
+    "TensorRT graphs with experts in bfloat16": (["--precision", "bf16-experts", "--tensorrt"], "precision bf16-experts"),
+    "max distance of 0": (["--precision", "int8", "--max-distance", "0"], "--max-distance"),
+    "max distance below 0": (["--precision", "int8", "--max-distance", "-0.1"], "--max-distance"),
+    "infinite max distance": (["--precision", "int8", "--max-distance", "inf"], "max_distance"),
+    "max distance that is not a number": (["--precision", "int8", "--max-distance", "nan"], "max_distance"),
+    "max distance as text": (["--precision", "int8", "--max-distance", "5%"], "--max-distance"),
+    "images without validation": (["--precision", "int8", "--images", "x.npz", "--no-validate"], "--no-validate"),
+    "images for a float32 export": (["--images", "x.npz"], "--images"),
     "precision of TensorRT graphs without them": (["--precision", "fp16"], "--tensorrt"),
     "unknown input": (["--input", "float16"], "--input"),
     "unknown output": (["--output", "boxes"], "--output"),
@@ -245,6 +256,94 @@ def test_failed_validation_names_atol_and_leaves_the_old_bundle(
     assert (folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())) == (before, beside)
 
 
+def test_failed_distance_names_max_distance_and_leaves_the_old_bundle(
+    mnist_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, beside = folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())
+    arguments = [
+        str(SPARSE),
+        "-o",
+        str(mnist_bundle),
+        "--force",
+        "--precision",
+        "int8",
+        "--max-distance",
+        "1e-6",
+        "--k",
+        "1",
+    ]
+    assert_command_refuses(arguments, FAILURE, ["--max-distance 1e-06", "in int8", "--precision"], capfd)
+    assert (folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())) == (before, beside)
+
+
+def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(
+    tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The same model in float32: one feature is as much smaller as the weights that it is multiplied with are larger.
+    tensors = golden_tensors(DENSE)
+    for name, array in tensors.items():
+        if "LayerNorm" in name:
+            array[0] *= 1e-4
+        elif name.endswith(("Dense_0/kernel", "query/kernel", "key/kernel", "value/kernel")):
+            array[0] *= 1e4
+    arguments = [str(written(tmp_path, tensors)), "-o", str(outputs / "x.vmoe"), "--precision", "int8"]
+    assert_command_refuses(arguments, FAILURE, ["in int8", "--max-distance 0.2", "another --precision"], capfd)
+    assert list(outputs.iterdir()) == []
+
+
+def npz(folder: Path, **arrays: np.ndarray) -> Path:
+    np.savez(folder / "images.npz", **arrays)
+    return folder / "images.npz"
+
+
+def pixels(count: int = 4, size: int = 96) -> np.ndarray:
+    return np.zeros((count, size, size, 3), np.uint8)
+
+
+def damaged(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-400])
+    return path
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "pictures").mkdir()
+    return folder / "pictures"
+
+
+def broken_pictures(folder: Path) -> Path:
+    empty_folder(folder)
+    for name in ("cat", "dog", "eel", "fly"):
+        (folder / "pictures" / f"{name}.png").write_text("no picture")
+    return folder / "pictures"
+
+
+IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "that are not there": (lambda folder: folder / "absent.npz", "absent.npz"),
+    "in a folder without pictures": (empty_folder, "no pictures"),
+    "with broken pictures": (broken_pictures, ".png is not a readable image"),
+    "in an npz without images": (lambda folder: npz(folder, pictures=pixels()), "no array 'images'"),
+    "in a damaged npz": (lambda folder: damaged(npz(folder, images=pixels())), "images.npz"),
+    "of another size": (lambda folder: npz(folder, images=pixels(size=95)), "(N, 96, 96, 3)"),
+    "in float64": (lambda folder: npz(folder, images=pixels() * 1.0), "float64"),
+    "that are one number": (lambda folder: npz(folder, images=np.zeros(1)), "'images' has shape (1,)"),
+    "that are none": (lambda folder: npz(folder, images=pixels(0)), "0 images"),
+    "too few for a group": (lambda folder: npz(folder, images=pixels(3)), "3 images"),
+    "with labels of other classes": (
+        lambda folder: npz(folder, images=pixels(), labels=np.full(4, 10)), "labels go from 10 to 10",
+    ),
+    "with fewer labels": (lambda folder: npz(folder, images=pixels(), labels=np.zeros(3, int)), "'labels' is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "name"), IMAGES.values(), ids=IMAGES)
+def test_export_refuses_images(
+    make: Callable[[Path], Path], name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--precision", "int8", "--k", "1", "--group", "4"]
+    assert_command_refuses([*arguments, "--images", str(make(tmp_path))], FAILURE, [name], capfd)
+    assert list(outputs.iterdir()) == []
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """A file system of its own at `folder`; skips where this user may not mount."""
@@ -309,8 +408,24 @@ def test_a_full_disk_under_standard_output_is_one_sentence() -> None:
         ({"group": "batch"}, OptionError, "'batch'"),
         ({"class_names": ["cat"]}, OptionError, "class names"),
         ({"config": {"hidden_size": 768}}, ConfigError, "hidden_size"),
+        ({"precision": "int8", "tensorrt": True}, OptionError, "precision int8"),
+        ({"atol": "small"}, OptionError, "atol"),
+        ({"max_distance": True}, OptionError, "max_distance"),
+        ({"images": 3}, OptionError, "images is 3"),
+        ({"images": "x.npz"}, OptionError, "float32"),
     ],
-    ids=["k", "capacity", "group", "class names", "config"],
+    ids=[
+        "k",
+        "capacity",
+        "group",
+        "class names",
+        "config",
+        "precision",
+        "atol",
+        "max distance",
+        "images",
+        "images of fp32",
+    ],
 )
 def test_export_bundle_raises_the_named_error_for(
     options: dict[str, Any], error: type[Exception], name: str, outputs: Path

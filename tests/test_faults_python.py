@@ -38,7 +38,7 @@ WRONG: Mapping[str, Any] = MappingProxyType(
         "rounding": "down",
         "bpr": "no",
         "dispatch_bf16": "false",
-        "precision": "int8",
+        "precision": "int4",
         "capacity_multiple_of": 0,
         "class_names": 10,
     }

@@ -217,7 +217,7 @@ def file_named(name: str) -> Edit:
 
 EDITS: dict[str, tuple[Edit, str]] = {
     "another format": (put("format", "zip"), "not the manifest"),
-    "a newer format": (put("format_version", 2), "format version 2"),
+    "a newer format": (put("format_version", 3), "format version 3"),
     "format version 0": (put("format_version", 0), "format_version is 0"),
     "a format version that is true": (put("format_version", True), "'format_version'"),
     "no model": (drop("model"), "'model'"),
@@ -232,6 +232,11 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "class names too few": (put("class_names", ["one"]), "class_names must be 10 strings"),
     "class names that are numbers": (put("class_names", [1] * 10), "class_names must be 10 strings"),
     "an unknown precision": (put("precision", "int4"), "'int4'"),
+    "the precision of TensorRT graphs": (put("precision", "fp16"), "'fp16'"),
+    "a precision that is null": (put("precision", None), "'precision'"),
+    "a precision that is a number": (put("precision", 8), "'precision'"),
+    "version 1 and int8": (lambda m: m.update(format_version=1, precision="int8"), "'int8'"),
+    "version 1 and bf16-experts": (lambda m: m.update(format_version=1, precision="bf16-experts"), "'bf16-experts'"),
     "routing that is a list": (put("routing", []), "'routing'"),
     "no MoE layers": (put("routing/layers", []), "'layers'"),
     "a MoE layer with a path": (put("routing/layers/0", "encoderblock_0/../x"), "'layers'"),

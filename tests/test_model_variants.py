@@ -1,7 +1,8 @@
-"""Every kind of model, exported and run in every runtime, against the independent numpy model in double precision."""
+"""Every kind of model in every precision, run in every runtime, against the independent numpy model in double precision."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from vmoe_export import ExportOptions, open_checkpoint
 from vmoe_export.export import ExportPlan, plan_export, write_bundle
 from vmoe_export.model import Vmoe
 from vmoe_export.position_embedding import resize_position_embedding
+from vmoe_export.validation import relative_differences
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.capacity import compute_capacity
 
 RUNNERS = ("torch", "canonical", "onnxruntime", "openvino")
 BATCHES = (1, 3)
+PRECISIONS = {"fp32": "float64", "bf16": "bf16", "int8": "int8"}
+"""What the numpy model calls the numbers of each."""
 DENSE: tuple[Setting | None, ...] = (None,)
 
 Answer = tuple[np.ndarray, dict[str, np.ndarray]]
@@ -56,6 +60,7 @@ class Exported:
             variant.temperature,
             features=self.plan.output == "features",
             bf16=variant.options.get("dispatch_bf16", False),
+            numbers=PRECISIONS[self.plan.stored_precision],
         )
         if setting is not None:
             settings = replace(
@@ -102,9 +107,10 @@ class Exported:
         return output, dict(zip(blocks, slots, strict=True))
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+@pytest.fixture(scope="module", params=itertools.product(PRECISIONS, VARIANTS), ids=lambda pair: f"{pair[0]}-{pair[1]}")
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    variant: Variant = request.param
+    variant: Variant
+    precision, variant = request.param
     folder = tmp_path_factory.mktemp("variant")
     parameters = variant.parameters()
     safetensors.numpy.save_file(parameters, folder / "ckpt.safetensors")
@@ -113,13 +119,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ratio, k, bpr = variant.settings[0]
         options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
     with open_checkpoint(folder / "ckpt.safetensors") as checkpoint:
-        plan = plan_export(checkpoint, ExportOptions(config=variant.config, **options))
-        result = write_bundle(plan, folder / "model.vmoe", validation=False)
+        plan = plan_export(checkpoint, ExportOptions(config=variant.config, precision=precision, **options))
+        result = write_bundle(plan, folder / "model.vmoe", validation=None)
     network = Vmoe(
         plan.model,
         plan.grouping.tokens,
         features=plan.output == "features",
-        uint8_input=plan.options.input == "uint8",
+        uint8_input=plan.input == "uint8",
+        precision=precision,
     )
     return Exported(
         variant,
@@ -135,6 +142,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_outputs_and_kept_pairs_are_those_of_the_numpy_model(exported: Exported, runner: str) -> None:
     variant = exported.variant
+    short = exported.plan.stored_precision != "fp32"
+    differences = []
     for groups in BATCHES:
         images = variant.images(groups * variant.batch_multiple)
         for setting in variant.settings or DENSE:
@@ -145,10 +154,17 @@ def test_outputs_and_kept_pairs_are_those_of_the_numpy_model(exported: Exported,
                 assert setting is not None
                 kept = golden.kept_pairs(slot, exported.capacity(setting), variant.experts)
                 np.testing.assert_array_equal(kept, expected.kept[block], err_msg=f"{block} at {setting}")
+            differences.append(np.median(relative_differences(expected.output, output)))
+            if short:
+                continue
             bfloat16 = variant.options.get("dispatch_bf16", False)
             scale = max(1.0, float(np.abs(expected.output).max()))
             atol = (3e-3 if bfloat16 else 1e-5) * scale
             np.testing.assert_allclose(output, expected.output, rtol=0, atol=atol, err_msg=f"at {setting}")
+    # The numpy model rounds the same values, computed in double precision. Few lie so close to the middle of two that
+    # float32 rounds them to the other: most outputs see none of it.
+    assert max(differences) <= 2e-2
+    assert np.median(differences) <= 1e-5
 
 
 def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) -> None:

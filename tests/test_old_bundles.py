@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sdk_build
+from sdk_build import Runner, setting_fields
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -43,6 +45,27 @@ def test_a_stock_runtime_answers_as_it_did(precision: str, profile: str, graph: 
     logits, slot = OnnxRuntimeBackend(bundle.path / graph, 1).run(feeds, ["logits", "encoderblock_1/slot"])
     np.testing.assert_allclose(logits, answers[f"{precision}/{profile}/logits"], rtol=0, atol=ATOL)
     np.testing.assert_array_equal(slot, answers[f"{precision}/{profile}/slot"])
+
+
+@pytest.mark.parametrize(("written", "read"), [("fp32", "fp32"), ("bf16", "bf16-experts")])
+def test_the_precision_is_what_it_was(written: str, read: str) -> None:
+    assert Bundle.open(FOLDER / f"v1-{written}").manifest.precision == read
+
+
+@pytest.mark.parametrize("ops", ["standard ops", "vmoe op library"])
+@pytest.mark.parametrize(("written", "code"), [("fp32", 1), ("bf16", 4)])
+def test_the_sdk_answers_as_it_did(
+    written: str, code: int, ops: str, answers: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    prefix = sdk_build.prefixes().all.get(ops)
+    if prefix is None:
+        pytest.skip("the op library was not built here")
+    runner = Runner(prefix, FOLDER / f"v1-{written}", sdk_build.onnxruntime_library(), 1, tmp_path)
+    assert f"precision={code}" in runner.ask("info")
+    for profile in PROFILES:
+        logits = runner.logits(answers["images"], *setting_fields(profile))
+        np.testing.assert_allclose(logits, answers[f"{written}/{profile}/logits"], rtol=0, atol=ATOL)
+    runner.close()
 
 
 def test_the_answers_tell_the_precisions_and_profiles_apart(answers: dict[str, np.ndarray]) -> None:

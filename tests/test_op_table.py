@@ -166,8 +166,6 @@ def test_combine_takes_weights_in_float32_or_in_the_type_of_tokens() -> None:
 @pytest.mark.parametrize(("op", "types"), CHOICES, ids=[f"{op.name}-{_words(types)}" for op, types in CHOICES])
 def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, name: str) -> None:
     chosen = types.get("W", "float"), types.get("T", "float"), types.get("R", "float")
-    if (name, chosen[0]) == ("openvino", "i8"):
-        pytest.skip("products of int8 are ONNX Runtime's")
     inputs = [_sample(op, position, types) for position in range(len(given_inputs(op, chosen[0])))]
     run = runner(name, op.name, False, *chosen) if name != "reference" else functools.partial(run_reference, op)
     outputs = run(*inputs)

@@ -1,4 +1,4 @@
-"""`--precision bf16` on the trained MNIST model: what is stored, what the graphs answer, and what validation reports."""
+"""`--precision bf16-experts` on the trained MNIST model: what is stored, what graphs answer, what validation reports."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
     """The export of conftest's `mnist_bundle`, in bfloat16, with validation at two profiles."""
     target = tmp_path_factory.mktemp("bf16") / "mnist.vmoe"
     options = ExportOptions(
-        capacity=[0.3, 1.05], k=[1], group=str(GROUP_IMAGES), config=MNIST / "config.json", precision="bf16"
+        capacity=[0.3, 1.05], k=[1], group=str(GROUP_IMAGES), config=MNIST / "config.json", precision="bf16-experts"
     )
     with open_checkpoint(mnist_checkpoint) as checkpoint:
         return write_bundle(plan_export(checkpoint, options), target)
@@ -143,18 +143,19 @@ def test_graphs_point_at_the_stored_bfloat16_of_each_expert(
 
 def test_moe_layers_of_the_canonical_graph_differ_in_types_alone(result: ExportResult, mnist_bundle: Path) -> None:
     graphs = [onnx.load(path / "model.onnx", load_external_data=False).graph for path in (result.path, mnist_bundle)]
-    narrow, whole = ([node for node in graph.node if node.op_type == "VmoeSparseMlp"] for graph in graphs)
+    narrow, whole = ([node for node in graph.node if node.op_type == "VmoeExpertBlock"] for graph in graphs)
     assert [node.SerializeToString() for node in narrow] == [node.SerializeToString() for node in whole]
     assert len(narrow) == LAYERS
     types = {tensor.name: tensor.data_type for tensor in graphs[0].initializer}
     for node in narrow:
-        _, router, w1, b1, w2, b2, *_ = node.input
+        w1, b1, w2, b2 = node.input[6:]
         assert [types[name] for name in (w1, w2)] == [onnx.TensorProto.BFLOAT16] * 2
-        assert [types[name] for name in (router, b1, b2)] == [onnx.TensorProto.FLOAT] * 3
+        assert [types[name] for name in (b1, b2)] == [onnx.TensorProto.FLOAT] * 2
+    assert list(types.values()).count(onnx.TensorProto.BFLOAT16) == 2 * LAYERS
 
 
 def test_the_manifest_says_the_precision_and_one_without_it_means_fp32(result: ExportResult, mnist_bundle: Path) -> None:
-    assert Bundle.open(result.path).manifest.precision == "bf16"
+    assert Bundle.open(result.path).manifest.precision == "bf16-experts"
     content = json.loads((mnist_bundle / "manifest.json").read_text())
     assert content.pop("precision") == "fp32"
     assert parse_manifest(json.dumps(content).encode()).precision == "fp32"
@@ -245,7 +246,17 @@ def test_the_manifest_and_the_command_say_the_distance(
     mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    arguments = [str(mnist_checkpoint), "-c", "0.3", "--k", "1", "--precision", "bf16", "-o", str(tmp_path / "x.vmoe")]
+    arguments = [
+        str(mnist_checkpoint),
+        "-c",
+        "0.3",
+        "--k",
+        "1",
+        "--precision",
+        "bf16-experts",
+        "-o",
+        str(tmp_path / "x.vmoe"),
+    ]
     for extra in ([], ["--json", "--force"]):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, *extra])
@@ -256,10 +267,10 @@ def test_the_manifest_and_the_command_say_the_distance(
     (distance,) = said["distance_from_fp32"]
     assert manifest["validation"]["distance_from_fp32"] == said["distance_from_fp32"]
     assert list(distance["agreement"]) == [f"encoderblock_{i}" for i in range(LAYERS)]
-    assert (manifest["precision"], said["precision"]) == ("bf16", "bf16")
+    assert (manifest["precision"], said["precision"]) == ("bf16-experts", "bf16-experts")
     assert "experts in bfloat16, all else in float32, 1.7 MB (all in float32: 3.0 MB)" in text
     last = distance["agreement"]["encoderblock_4"]
-    for part in ("bf16 against fp32", f"{distance['max_difference']:.1e}", f"4: {last:.1%}"):
+    for part in ("bf16-experts against fp32", f"{distance['max_difference']:.1e}", f"4: {last:.1%}"):
         assert part in text
 
 
@@ -270,9 +281,9 @@ def test_an_fp32_export_has_no_distance(mnist_checkpoint: Path, tmp_path: Path) 
 # What is refused.
 
 
-def test_a_dense_model_has_nothing_to_store_in_bf16(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(DENSE), "--precision", "bf16", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["dense ViT", "nothing to store in bf16"], capfd)
+def test_a_dense_model_has_no_experts_to_store_in_bf16(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(DENSE), "--precision", "bf16-experts", "-o", str(tmp_path / "x.vmoe")]
+    assert_command_refuses(arguments, 2, ["dense ViT", "bf16-experts means nothing"], capfd)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +292,14 @@ def test_an_expert_weight_beyond_bfloat16_is_refused(tmp_path: Path, capfd: pyte
     name = next(name for name in tensors if name.endswith(EXPERT_KERNELS))
     tensors[name] = tensors[name].copy()
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
-    arguments = [str(written(tmp_path, tensors)), "--precision", "bf16", "-o", str(tmp_path / "x.vmoe"), "--no-validate"]
+    arguments = [
+        str(written(tmp_path, tensors)),
+        "--precision",
+        "bf16-experts",
+        "-o",
+        str(tmp_path / "x.vmoe"),
+        "--no-validate",
+    ]
     assert_command_refuses(arguments, 1, [name, "too large for bfloat16"], capfd)
     assert not (tmp_path / "x.vmoe").exists()
 

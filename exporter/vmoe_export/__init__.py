@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vmoe_export.checkpoint import open_checkpoint
     from vmoe_export.errors import CheckpointError, ConfigError, ExportError, OptionError
-    from vmoe_export.export import ExportOptions, ExportResult, export_bundle
+    from vmoe_export.export import ExportResult, export_bundle
+    from vmoe_export.export_options import ExportOptions
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,7 @@ _HOMES = {
     "ConfigError": "errors",
     "ExportError": "errors",
     "OptionError": "errors",
-    "ExportOptions": "export",
+    "ExportOptions": "export_options",
     "ExportResult": "export",
     "export_bundle": "export",
 }

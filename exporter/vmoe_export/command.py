@@ -18,7 +18,9 @@ from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export import ExportOptions, ExportPlan, ExportResult, plan_export, write_bundle
+from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
+from vmoe_export.export_options import ExportOptions
+from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 
@@ -32,7 +34,9 @@ def _image_size(context: click.Context, parameter: click.Parameter, value: str |
     return int(match[1]), int(match[2] or match[1])
 
 
-def _output_name(checkpoint: Path) -> Path:
+def _output_name(checkpoint: Path, precision: str) -> Path:
+    if checkpoint.suffix == ".vmoe":
+        return Path(f"{checkpoint.stem}-{precision}.vmoe")
     stem = checkpoint.stem if checkpoint.suffix in {".index", ".safetensors", ".pt", ".pth"} else checkpoint.name
     return Path(f"{stem}.vmoe")
 
@@ -44,13 +48,13 @@ def _output_name(checkpoint: Path) -> Path:
     "-c",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
-    help="Capacity ratio; repeat for several. Default: the config's, or 1.05.",
+    help="Capacity ratio; repeat for several. Default: the bundle's, the config's, or 1.05.",
 )
 @click.option(
     "--k",
     type=click.IntRange(1),
     multiple=True,
-    help="Experts per token; repeat for several. Each pair with a --capacity is a profile. Default: the config's, or 2.",
+    help="Experts per token; repeat for several. Each pair with a --capacity is a profile. Default: as there, or 2.",
 )
 @click.option(
     "-o",
@@ -66,14 +70,12 @@ def _output_name(checkpoint: Path) -> Path:
     help="Official model config as JSON: says what tensors can't, such as a gap classifier.",
 )
 @click.option(
-    "--bpr/--no-bpr", default=True, show_default=True, help="Stored profiles use Batch Priority Routing, or vanilla order."
+    "--bpr/--no-bpr", default=None, help="Stored profiles use Batch Priority Routing (the default), or vanilla order."
 )
 @click.option(
     "--group",
-    default="image",
-    show_default=True,
     metavar="image|batch|N|tokens:S",
-    help="Tokens that share places: of one image, the batch, N images, or S tokens.",
+    help="Tokens that share places: of one image (the default), the batch, N images, or S tokens.",
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
 @click.option(
@@ -98,7 +100,7 @@ def _output_name(checkpoint: Path) -> Path:
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="Store expert weights in float32 or bfloat16. With --tensorrt: what its graphs compute large products in.",
+    help="What large products are computed in and their weights stored in. fp16 is for --tensorrt.",
 )
 @click.option(
     "--tensorrt", is_flag=True, help="Write a graph for TensorRT for each profile as well, fixed to its capacity and k."
@@ -107,17 +109,13 @@ def _output_name(checkpoint: Path) -> Path:
     "--input",
     "input_dtype",
     type=click.Choice(["float32", "uint8"]),
-    default="float32",
-    show_default=True,
-    help="Images as float32 in [-1, 1], or uint8 scaled inside the graph.",
+    help="Images as float32 in [-1, 1] (the default), or uint8 scaled inside the graph.",
 )
 @click.option(
     "--output",
     "output_kind",
     type=click.Choice(["logits", "features"]),
-    default="logits",
-    show_default=True,
-    help="What the graph returns.",
+    help="What the graph returns. Default: logits.",
 )
 @click.option(
     "--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line."
@@ -126,7 +124,19 @@ def _output_name(checkpoint: Path) -> Path:
     "--atol",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest difference that validation accepts. Default: 1e-4 (1e-2 with bfloat16).",
+    help="Largest difference of a graph's logits from torch. Default: 1e-4, and what fits the type in other precisions.",
+)
+@click.option(
+    "--max-distance",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Largest difference from float32, as a share of the logits' size. Default: 0.05 for bfloat16, 0.2 for int8.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="NPZ|DIR",
+    help="Images to measure the difference from float32 on, top-1 included. Default: a few random ones.",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
@@ -141,8 +151,8 @@ def export_command(
     k: tuple[int, ...],
     output_path: Path | None,
     config: Path | None,
-    bpr: bool,
-    group: str,
+    bpr: bool | None,
+    group: str | None,
     batch: int | None,
     image_size: tuple[int, int] | None,
     capacity_multiple_of: int | None,
@@ -154,6 +164,8 @@ def export_command(
     output_kind: Any,
     class_names: Path | None,
     atol: float | None,
+    max_distance: float | None,
+    images: Path | None,
     no_validate: bool,
     force: bool,
     dry_run: bool,
@@ -163,7 +175,8 @@ def export_command(
 ) -> None:
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
-    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, or a torch .pt or .pth file.
+    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt or .pth file, or a float32
+    bundle, which comes with the settings that it was exported with.
 
     Example: vmoe-export vmoe_b16 --capacity 0.3 --k 1
     """
@@ -184,8 +197,11 @@ def export_command(
         output=output_kind,
         class_names=None if class_names is None else _read_names(class_names),
     )
+    validation = None if no_validate else ValidationOptions(atol, max_distance, images)
+    if no_validate and images is not None:
+        raise OptionError("--images is for validation, which --no-validate leaves out")
     show = Console(quiet=quiet or as_json, highlight=False)
-    target = output_path or _output_name(checkpoint)
+    target = output_path or _output_name(checkpoint, precision)
     if not dry_run:
         check_target(target, force=force)
     with open_checkpoint(checkpoint) as opened:
@@ -197,7 +213,7 @@ def export_command(
             show.print(f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB.")
             result = ExportResult(target, plan)
         else:
-            result = _write(plan, target, show, validation=not no_validate, atol=atol, force=force)
+            result = _write(plan, target, show, validation=validation, force=force)
     if as_json:
         json.dump(result_json(result, written=not dry_run), sys.stdout, indent=1)
         sys.stdout.write("\n")

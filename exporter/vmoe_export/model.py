@@ -219,4 +219,5 @@ class Vmoe(nn.Module):
         y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
         weights, chunk = self._mlp("MapHead.Mlp")
         y = y + torch.ops.vmoe.dense_mlp(self._layer_norm("MapHead.LayerNorm", y), *weights, chunk)
-        return y[:, 0]
+        first: Tensor = y[:, 0]
+        return first

@@ -59,9 +59,9 @@ class Numbers:
         experts: type of the expert weights.
         tensorrt: what the large products of TensorRT graphs are computed in, or None where there are no such graphs.
         limits: of the graphs against torch.
-        max_distance: how far the logits of a typical image may be from the float32 model's, as a share of their size. Rounding
-            to bfloat16 moves them by about a percent, int8 by a few; a model that moves by far more has weights or activations
-            that the type has no room for.
+        max_distance: how far the logits of a typical image may be from the float32 model's, as a share of their size.
+            Rounding to bfloat16 moves them by about a percent, int8 by a few; a model that moves by far more has weights or
+            activations that the type has no room for.
         words: what is stored, for people.
     """
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.errors import ExportError
 from vmoe_export.model import Vmoe
-from vmoe_export.validation import relative_difference, run_torch, validation_images
+from vmoe_export.validation import Array, relative_differences, run_torch, validation_images
 from vmoe_runtime.comparison import pairs_alike
+from vmoe_runtime.errors import ImageError
+from vmoe_runtime.image_source import ImageSource
+from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.profiles import Profile
+
+_RANDOM_IMAGES = 8
+_BATCH = 32  # images at a time; the checkpoint is read once for each batch
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,13 @@ class PrecisionDistance:
     Attributes:
         profile: name of the profile, or None for a dense ViT.
         max_difference: largest absolute difference of logits (or features), over all images.
-        relative_difference: how far the logits of a typical image are off, as a share of their size.
+        relative_difference: how far the logits of a typical image are off, as a share of their size: the median of
+            `relative_differences`.
         agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
             expert or both drop.
         images: number of images compared.
+        same_top1: share of the images whose largest logit is that of the same class; None where the images are random.
+        top1, top1_float32: share of the images that each model puts into their class; None where that is not known.
     """
 
     profile: str | None
@@ -33,36 +43,113 @@ class PrecisionDistance:
     relative_difference: float
     agreement: dict[str, float]
     images: int
+    same_top1: float | None = None
+    top1: float | None = None
+    top1_float32: float | None = None
 
 
 def distance_from_float32(
-    model: Vmoe, checkpoint: Checkpoint, profiles: Iterable[Profile], batch_multiple: int
+    model: Vmoe,
+    checkpoint: Checkpoint,
+    profiles: Iterable[Profile],
+    batch_multiple: int,
+    source: ImageSource | None = None,
 ) -> list[PrecisionDistance]:
-    """Runs both models at each profile on the images of validation.
+    """Runs both models at each profile.
 
     Args:
         model: the torch model with its stored weights.
         checkpoint: the checkpoint that it comes from.
         profiles: the profiles to compare at; none for a dense ViT.
         batch_multiple: images that fill whole routing groups.
+        source: the images to compare on, as far as they fill whole routing groups. Default: a few smooth random ones.
+
+    Raises:
+        ImageError: there are too few images, or they don't fit the model.
     """
-    images = validation_images(model, batch_multiple)
     exact = _Float32Model(model, checkpoint)
+    settings: list[Profile | None] = list(profiles) or [None]
+    tallies = [_Tally(profile) for profile in settings]
+    for images, labels in _batches(model, batch_multiple, source):
+        for tally in tallies:
+            expected, found = (run_torch(each, images, tally.profile) for each in (exact, model))
+            tally.add(expected, found, labels)
     layers = [f"encoderblock_{i}" for i in (model.config.moe.layers if model.config.moe else ())]
-    distances = []
-    for profile in list(profiles) or [None]:
-        expected, found = run_torch(exact, images, profile), run_torch(model, images, profile)
-        alike = pairs_alike(expected, found, profile) if profile else []
-        distances.append(
-            PrecisionDistance(
-                profile.name if profile else None,
-                float(np.abs(expected[0] - found[0]).max()),
-                relative_difference(expected[0], found[0]),
-                {layer: float(np.mean(same)) for layer, same in zip(layers, alike, strict=True)},
-                len(images),
+    classifies = source is not None and not model.features
+    return [tally.distance(layers, classifies) for tally in tallies]
+
+
+def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
+    """Refuses a model that is too far from float32.
+
+    Args:
+        distances: from `distance_from_float32`.
+        precision: of the model.
+        limit: largest relative difference.
+
+    Raises:
+        ExportError: a profile is above the limit.
+    """
+    for distance in distances:
+        if not distance.relative_difference <= limit:
+            where = f" at {distance.profile}" if distance.profile else ""
+            raise ExportError(
+                f"validation failed: in {precision} the logits of a typical image are {distance.relative_difference:.1%} "
+                f"off those in float32{where}, more than --max-distance {limit:g}; choose another --precision; "
+                "no bundle was written"
             )
+
+
+@dataclass
+class _Tally:
+    """What is counted at one profile while batches go by."""
+
+    profile: Profile | None
+    relative: list[Array] = field(default_factory=list)
+    alike: list[list[Array]] = field(default_factory=list)  # by batch and layer
+    max_difference: float = 0.0
+    same: int = 0
+    right: list[int] = field(default_factory=lambda: [0, 0])  # as stored, in float32
+    labelled: bool = False
+
+    def add(self, expected: list[Array], found: list[Array], labels: Array | None) -> None:
+        self.relative.append(relative_differences(expected[0], found[0]))
+        self.max_difference = max(self.max_difference, float(np.abs(expected[0] - found[0]).max()))
+        if self.profile:
+            self.alike.append([layer.mean(axis=1) for layer in pairs_alike(expected, found, self.profile)])
+        answers = [run[0].argmax(axis=1) for run in (found, expected)]
+        self.same += int((answers[0] == answers[1]).sum())
+        if labels is not None:
+            self.labelled = True
+            for model, answer in enumerate(answers):
+                self.right[model] += int((answer == labels).sum())
+
+    def distance(self, layers: list[str], classifies: bool) -> PrecisionDistance:
+        relative = np.concatenate(self.relative)
+        count = len(relative)
+        by_layer = zip(*self.alike, strict=True) if self.alike else ()
+        return PrecisionDistance(
+            self.profile.name if self.profile else None,
+            self.max_difference,
+            float(np.median(relative)),
+            {layer: float(np.concatenate(same).mean()) for layer, same in zip(layers, by_layer, strict=True)},
+            count,
+            self.same / count if classifies else None,
+            *(right / count if self.labelled else None for right in self.right),
         )
-    return distances
+
+
+def _batches(model: Vmoe, batch_multiple: int, source: ImageSource | None) -> Iterator[tuple[Array, Array | None]]:
+    if source is None:
+        yield validation_images(model, batch_multiple, _RANDOM_IMAGES), None
+        return
+    if len(source) < batch_multiple:
+        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
+    config = model.config
+    spec = InputSpec("uint8" if model.uint8_input else "float32", *config.image_size, config.channels)
+    groups = len(source) // batch_multiple
+    size = batch_multiple * min(groups, max(1, _BATCH // batch_multiple))
+    yield from source.whole_batches(size, spec)
 
 
 class _Float32Model(Vmoe):

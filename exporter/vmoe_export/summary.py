@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vmoe_export.export import ExportPlan, ExportResult
+from vmoe_export.export import ExportResult
+from vmoe_export.export_plan import ExportPlan
 from vmoe_export.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 
@@ -28,7 +29,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table.add_row(
         "Images",
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
-        f"{plan.options.input}",
+        f"{plan.input}",
     )
     if moe:
         table.add_row(
@@ -91,12 +92,26 @@ def validation_table(result: ExportResult) -> Table:
 
 def distance_table(result: ExportResult) -> Table:
     """One row per profile: the model as stored against the same model in float32."""
-    table = Table(title=f"{result.plan.stored_precision} against fp32", title_justify="left")
+    measured = result.distances[0]
+    kind = "random images" if measured.same_top1 is None and measured.top1 is None else "images"
+    title = f"{result.plan.stored_precision} against fp32, on {measured.images} {kind}"
+    table = Table(title=title, title_justify="left")
     table.add_column("profile", no_wrap=True)
-    table.add_column("max difference", justify="right")
+    columns = ["typical difference", "max difference", "same top-1", "top-1", "top-1 in fp32"]
+    shown = [
+        [
+            f"{distance.relative_difference:.2%}",
+            f"{distance.max_difference:.1e}",
+            *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
+        ]
+        for distance in result.distances
+    ]
+    there = [i for i, cell in enumerate(shown[0]) if cell is not None]
+    for i in there:
+        table.add_column(columns[i], justify="right")
     table.add_column("kept pairs alike, by block")
-    for distance in result.distances:
-        table.add_row(distance.profile, f"{distance.max_difference:.1e}", _by_block(distance.agreement))
+    for distance, cells in zip(result.distances, shown, strict=True):
+        table.add_row(distance.profile or "-", *(cells[i] for i in there), _by_block(distance.agreement))
     return table
 
 
@@ -135,6 +150,10 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         if plan.options.tensorrt
         else None,
     }
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%}"
 
 
 def _by_block(agreement: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -84,7 +85,7 @@ def _inputs(node: onnx.NodeProto) -> dict[str, str]:
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:
-    return next(attribute.i for attribute in node.attribute if attribute.name == name)
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == name)
 
 
 def _layer_norm(node: onnx.NodeProto) -> tuple[str, onnx.NodeProto]:
@@ -98,5 +99,5 @@ def _residual(node: onnx.NodeProto, out: str) -> onnx.NodeProto:
     return helper.make_node("Add", [_inputs(node)["x"], out], [node.output[0]])
 
 
-def _vmoe(op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int) -> onnx.NodeProto:
+def _vmoe(op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, outputs, domain=DOMAIN, **attributes)

@@ -31,7 +31,8 @@ class Comparison:
         profile: name of the profile, or None for a dense ViT.
         max_difference: largest absolute difference of logits (or features), over the images whose routing agrees; over all
             images where it agrees on none.
-        relative_difference: see `relative_difference`, over all images.
+        relative_difference: how far the logits of a typical image are off, as a share of their size: the median of
+            `relative_differences`.
         agreement: share of the (token, choice) pairs that were kept or dropped alike by both.
         images: number of images compared.
         images_alike: number of images whose routing agrees in every layer.
@@ -95,10 +96,10 @@ def check(comparisons: Iterable[Comparison], limits: Limits) -> None:
             )
 
 
-def validation_images(model: Vmoe, batch_multiple: int) -> Array:
-    """The smallest batch of smooth random images, as the model takes them: at least two, in whole routing groups."""
+def validation_images(model: Vmoe, batch_multiple: int, least: int = _IMAGES) -> Array:
+    """The smallest batch of smooth random images, as the model takes them: at least so many, in whole routing groups."""
     config = model.config
-    count = -(-_IMAGES // batch_multiple) * batch_multiple
+    count = -(-least // batch_multiple) * batch_multiple
     images = smooth_images(count, *config.image_size, config.channels)
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)
 
@@ -126,17 +127,19 @@ def compare(graph: str, profile: Profile | None, expected: list[Array], found: l
         graph,
         profile.name if profile else None,
         float(difference[alike if alike.any() else ~alike].max()),
-        relative_difference(expected[0], found[0]),
+        float(np.median(relative_differences(expected[0], found[0]))),
         agreement,
         count,
         int(alike.sum()),
     )
 
 
-def relative_difference(expected: Array, found: Array) -> float:
-    """How far the logits of a typical image are off, as a share of their size.
+def relative_differences(expected: Array, found: Array) -> Array:
+    """How far the logits of each image are off, as a share of their size: |found - expected| / |expected|, f32[images].
 
-    That is the median over images of |found - expected| / |expected|, with Euclidean norms of an image's logits. An image
-    in which a token went to another expert may be off by more, and says nothing about the numbers.
+    The median is the typical image. One in which a token went to another expert may be off by far more, which says
+    nothing about the numbers.
     """
-    return float(np.median(np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)))
+    size = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
+    shares: Array = np.linalg.norm(found - expected, axis=1) / size
+    return shares

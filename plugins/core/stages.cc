@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kMostThreads = 64;
 // Tasks that a stage is cut into, per thread: they are taken in turn, so a thread that is late costs little.
-constexpr size_t kTasksPerThread = 3;
+constexpr size_t kTasksPerThread = 1;
 // How often a waiting thread looks before it lets others run.
 constexpr size_t kLooks = 4000;
 

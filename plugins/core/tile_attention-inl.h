@@ -93,13 +93,14 @@ HWY_INLINE float SoftmaxToLines(float* scores, size_t stride, size_t tokens, flo
   }
   largest = hn::MaxOfLanes(d, largest);
   const auto slope = hn::Set(d, scale * 1.4426950408889634f);
+  const auto highest = hn::Mul(largest, slope);
   auto sums = hn::Zero(d);
   for (size_t panel = 0; panel < panels; ++panel) {
     Floats powers[kVectors];
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const auto score = hn::Load(d, scores + panel * stride + v * kLanes);
-      powers[v] = Exp2OfAny(hn::Mul(hn::Sub(score, largest), slope));
+      powers[v] = Exp2OfAny(hn::MulSub(score, slope, highest));
       sums = hn::Add(sums, powers[v]);
     }
     StoreBf16Line(powers, line + panel * kTileBytes);

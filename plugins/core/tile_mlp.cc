@@ -11,6 +11,9 @@ namespace {
 // Hidden values that are computed, and multiplied on, at once: those of a group's rows stay in a core's second-level
 // cache. Sums are taken chunk by chunk wherever they are computed, so that they are the same everywhere.
 constexpr size_t kHiddenChunk = 768;
+// Up to so many rows all hidden values stay there, and weights are read in the order in which they lie in memory, which
+// is what so few rows wait for.
+constexpr size_t kFewRows = 96;
 
 // What a slot's group has in memory between its stages.
 struct Slot {
@@ -37,6 +40,7 @@ class Mlp {
     if (chunk_ == 0) chunk_ = std::max<size_t>(RoundUp(hidden_, DepthOfLine(weights.first.type())), 1);
     chunks_ = DivideUp(hidden_, chunk_);
     const size_t most_rows = MostRows(groups_);
+    holds_all_ = !apart_ || most_rows <= kFewRows;
     most_tiles_ = DivideUp(most_rows, kRowsPerTile);
     slots_.resize(StageSlots(groups_.size()));
     TakeAll(workspace_, [&](auto& memory) {
@@ -45,7 +49,6 @@ class Mlp {
       offset_ = memory.template Take<size_t>(most_rows);
       exact_offset_ = memory.template Take<size_t>(most_rows);
       line_offset_ = memory.template Take<size_t>(most_rows);
-      // A thread that runs its group alone needs one chunk at a time.
       for (Slot& slot : slots_) {
         slot.rows = memory.template Take<char>(most_tiles_ * first_steps() * kTileBytes);
         slot.hidden = memory.template Take<char>(most_tiles_ * HiddenSteps() * kTileBytes);
@@ -77,6 +80,7 @@ class Mlp {
   const size_t width_;   // D
   const std::vector<RowGroup> groups_;
   const bool apart_;
+  bool holds_all_ = true;
   size_t chunk_ = 0;
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
@@ -91,7 +95,7 @@ class Mlp {
   size_t chunk_panels() const { return DivideUp(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return Steps(second_.type(), chunk_); }
   // Of the hidden values that a slot holds.
-  size_t HiddenSteps() const { return apart_ ? std::min(chunk_steps(), second_.weights->steps()) : second_.weights->steps(); }
+  size_t HiddenSteps() const { return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps()); }
   size_t ExactStride() const { return HiddenSteps() * DepthOfLine(second_.type()); }
   size_t PanelsOfChunk(size_t chunk) const {
     return std::min(chunk_panels(), first_.weights->panels() - chunk * chunk_panels());
@@ -106,10 +110,19 @@ class Mlp {
     all.items = 1;
     all.run = [this](size_t group, size_t slot, size_t, size_t) {
       PackRows(group, slot, 0, row_tiles(group));
+      const size_t matrix = groups_[group].matrix;
+      if (holds_all_) {
+        First(group, slot, 0, first_.weights->panels(), 0, second_.weights->Panel(matrix, 0));
+        QuantizeAll(group, slot, 0, row_tiles(group));
+        SecondInOrder(group, slot, 0, second_.weights->panels());
+        return;
+      }
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-        First(group, slot, chunk * chunk_panels(), PanelsOfChunk(chunk), 0);
+        const char* second = second_.weights->Panel(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
+        const char* next = chunk + 1 < chunks_ ? first_.weights->Panel(matrix, (chunk + 1) * chunk_panels()) : nullptr;
+        First(group, slot, chunk * chunk_panels(), PanelsOfChunk(chunk), 0, second);
         if (int8_) Quantize(group, slot, chunk, 0, 0, row_tiles(group));
-        Second(group, slot, chunk, 0, 0, second_.weights->panels());
+        Second(group, slot, chunk, 0, 0, second_.weights->panels(), next);
       }
     };
     return {all};
@@ -121,19 +134,15 @@ class Mlp {
                         PackRows(group, slot, begin, end);
                       }});
     stages.push_back({first_.weights->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        First(group, slot, begin, end - begin, begin);
+                        First(group, slot, begin, end - begin, begin, nullptr);
                       }});
     if (int8_) {
       stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-                            Quantize(group, slot, chunk, chunk * chunk_steps(), begin, end);
-                          }
+                          QuantizeAll(group, slot, begin, end);
                         }});
     }
     stages.push_back({second_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-                          Second(group, slot, chunk, chunk * chunk_steps(), begin, end - begin);
-                        }
+                        SecondInOrder(group, slot, begin, end);
                       }});
     return stages;
   }
@@ -156,7 +165,7 @@ class Mlp {
   }
 
   // Some panels of the first product, with what is activated written from the panel `place` of the slot on.
-  void First(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place) const {
+  void First(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place, const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
     TileProduct product = first_.Product(mine.matrix, first_panel, panels);
@@ -164,6 +173,7 @@ class Mlp {
     product.row_tile_stride = first_steps() * kTileBytes;
     product.row_count = mine.count();
     product.row_scale = memory.row_scale;
+    product.next_panel = next;
     product.gelu = true;
     if (int8_) {
       product.offset = exact_offset_;
@@ -193,8 +203,29 @@ class Mlp {
     PackTiles(kernels_, rows, first_tile, end_tile);
   }
 
+  void QuantizeAll(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    for (size_t chunk = 0; int8_ && chunk < chunks_; ++chunk) {
+      Quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
+    }
+  }
+
+  // Some panels of the second product, each with all its chunks: the order in which the weights lie.
+  void SecondInOrder(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
+    const size_t matrix = groups_[group].matrix;
+    for (size_t panel = first_panel; panel < end_panel; ++panel) {
+      for (size_t chunk = 0; chunk < chunks_; ++chunk) {
+        const size_t step = chunk * chunk_steps();
+        const bool last = panel + 1 == second_.weights->panels() && chunk + 1 == chunks_;
+        const char* next = last ? nullptr
+                                : second_.weights->Panel(matrix, panel) + (step + StepsOfChunk(chunk)) * kPanelStepBytes;
+        Second(group, slot, chunk, step, panel, 1, next);
+      }
+    }
+  }
+
   // Some panels of one chunk's share of the second product; its hidden values begin at a step of the slot.
-  void Second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels) const {
+  void Second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
+              const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
     TileProduct product =
@@ -203,6 +234,7 @@ class Mlp {
     product.row_tile_stride = HiddenSteps() * kTileBytes;
     product.row_count = mine.count();
     if (int8_) product.row_scale = memory.hidden_scale + chunk * mine.count();
+    product.next_panel = next;
     const size_t place = mine.begin * width_ + first_panel * kPanelColumns;
     product.offset = offset_;
     product.out = out_ + place;

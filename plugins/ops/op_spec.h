@@ -96,6 +96,13 @@ struct OpSpec {
     }
     return false;
   }
+
+  // The inputs before `input` that are no settings.
+  constexpr size_t TensorsBefore(size_t input) const {
+    size_t count = 0;
+    for (size_t i = 0; i < input; ++i) count += inputs[i].presence == Presence::kSetting ? 0 : 1;
+    return count;
+  }
 };
 
 }  // namespace vmoe::ops

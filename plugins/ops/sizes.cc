@@ -23,7 +23,7 @@ void Sizes::Add(const ValueSpec& value, const Shape& shape) {
   for (size_t i = 0; i < rank; ++i) {
     const char dim = value.dims[i];
     const int64_t size = shape.sizes[i];
-    if (size < 0) throw OpError(has() + ", but sizes must be known");
+    if (size < 0 || size > INT32_MAX) throw OpError(has() + ", but sizes must be known and fit 32 bits");
     if (dim == '1') {
       if (size != 1) throw OpError(has() + ", not [1]");
       continue;

@@ -40,12 +40,12 @@ OpError Types::Refusal(const ValueSpec& value, const std::string& given) const {
     text += (i == 0 ? "" : i + 1 < wanted.size() ? ", " : " or ") + std::string(NameOf(wanted[i]));
   }
   if (value.type != ValueType::kFloat32 && value.type != ValueType::kInt32 && value.type != ValueType::kInt64) {
-    if (const char* first = FirstOf(value.type)) return OpError(text + ", the type of " + first);
+    if (const char* first = FirstOf(value.type)) return OpError{text + ", the type of " + first};
     for (const ValueType other : {ValueType::kW, ValueType::kT, ValueType::kR}) {
       if (const char* first = FirstOf(other)) text += std::string(" beside ") + first + " in " + NameOf((*this)[other]);
     }
   }
-  return OpError(text);
+  return OpError{text};
 }
 
 ElementType Types::operator[](ValueType type) const {

@@ -11,7 +11,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr char kFormat[] = "vmoe-bundle";
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kFormatVersion = 2;
 constexpr int64_t kMaxPixels = 65'536;  // of a side, and channels
 constexpr int64_t kMaxBatchMultiple = 65'536;
 // Callers allocate this many floats per image; no head comes near it.
@@ -42,7 +42,8 @@ bool is_block_name(std::string_view name) {
   return !name.empty() && name.size() <= kMaxBlockDigits && std::all_of(name.begin(), name.end(), is_digit);
 }
 
-void check_format(const Json& raw) {
+// Returns the format version.
+int64_t check_format(const Json& raw) {
   const Json* format = raw.is_object() ? optional_field(raw, "format") : nullptr;
   if (format == nullptr || *format != kFormat) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is not the manifest of a vmoe bundle");
@@ -53,6 +54,16 @@ void check_format(const Json& raw) {
          kFormatVersion, "; upgrade vmoe-export");
   }
   if (version < 1) fail(VMOE_BUNDLE_ERROR, kManifestName, ": format_version is ", version);
+  return version;
+}
+
+vmoe_precision read_precision(const Json& raw, int64_t version) {
+  // Bundles from before bfloat16 don't say.
+  if (!raw.contains("precision")) return VMOE_FP32;
+  // In version 1 bfloat16 was for experts alone.
+  if (version == 1) return choice_field(raw, "precision", {"fp32", "bf16"}) == 0 ? VMOE_FP32 : VMOE_BF16_EXPERTS;
+  constexpr vmoe_precision kPrecisions[] = {VMOE_FP32, VMOE_BF16, VMOE_INT8, VMOE_BF16_EXPERTS};
+  return kPrecisions[choice_field(raw, "precision", {"fp32", "bf16", "int8", "bf16-experts"})];
 }
 
 InputSpec read_input(const Json& image) {
@@ -154,16 +165,14 @@ const Profile* Manifest::find_profile(std::string_view name) const {
 
 Manifest parse_manifest(std::string_view text) {
   const Json raw = parse_json(text);
-  check_format(raw);
+  const int64_t version = check_format(raw);
   object_field(raw, "model");
   Manifest manifest;
   manifest.input = read_input(object_field(raw, "input"));
   const Json& output = object_field(raw, "output");
   manifest.output_size = positive_field(output, "size", kMaxOutputSize);
   manifest.output = choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
-  // Bundles from before bfloat16 don't say.
-  const bool is_bf16 = raw.contains("precision") && choice_field(raw, "precision", {"fp32", "bf16"}) == 1;
-  manifest.precision = is_bf16 ? VMOE_BF16 : VMOE_FP32;
+  manifest.precision = read_precision(raw, version);
   manifest.batch_multiple = positive_field(raw, "batch_multiple", kMaxBatchMultiple);
   read_routing(raw, manifest);
   read_profiles(raw, manifest);

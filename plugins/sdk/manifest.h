@@ -38,7 +38,7 @@ struct Manifest {
   std::optional<RoutingRules> rules;        // none for a dense ViT
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  vmoe_precision precision = VMOE_FP32;     // of the expert weights
+  vmoe_precision precision = VMOE_FP32;     // of the large products
   int64_t batch_multiple = 1;               // batches must be a multiple of this many images
   std::vector<Profile> profiles;            // in the order they were asked for; the first is the default
   std::vector<std::string> class_names;     // output_size of them, or none

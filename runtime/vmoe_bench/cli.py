@@ -13,7 +13,6 @@ from typing import TextIO
 
 from vmoe_bench.arguments import PROGRAM, STANDARD_OUTPUT, Arguments, parse_arguments
 from vmoe_bench.errors import BenchError, UsageError
-from vmoe_bench.image_source import ImageSource, open_images, synthetic_images
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.measurement import summarize, time_interleaved
 from vmoe_bench.points import Point, plan_points
@@ -22,6 +21,7 @@ from vmoe_bench.report import PointReport, check_target, report_point, to_json, 
 from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.profiles import Profile
 
 TablePrinter = Callable[[Sequence[PointReport], str, TextIO], None]
@@ -115,7 +115,7 @@ def _images(path: Path | None, points: Sequence[Point]) -> ImageSource:
     manifest = points[0].engine.manifest
     if path is None:
         return synthetic_images(max(point.batch_size for point in points), manifest.input)
-    source = open_images(path, manifest)
+    source = open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
     if source.note is not None:
         print(f"{PROGRAM}: {source.note}", file=sys.stderr)
     return source

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_bench.image_source import ImageSource
 from vmoe_bench.points import Point
 from vmoe_runtime import Routing
+from vmoe_runtime.image_source import ImageSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

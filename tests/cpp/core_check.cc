@@ -134,7 +134,7 @@ void CheckRouting(CpuPath path) {
   std::vector<int32_t> slot(tokens * shape.choices);
   std::vector<int32_t> src(shape.experts * shape.places());
   Floats weight(slot.size());
-  vmoe::Route(shape, vmoe::FloatType::kFloat32, gates.data(), slot.data(), weight.data(), src.data(),
+  vmoe::Route(shape, vmoe::ElementType::kFloat32, gates.data(), slot.data(), weight.data(), src.data(),
               vmoe::SerialRunner());
   Require(slot == Places(shape, gates), "routing", path);
   for (size_t pair = 0; pair < slot.size(); ++pair) {

@@ -37,7 +37,7 @@ bool Counts(size_t launches) {
   return g_counting;
 }
 
-void RouteOnCpu(vmoe::RoutingShape shape, vmoe::FloatType type, const void* gates, int32_t* slot, void* weight,
+void RouteOnCpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* gates, int32_t* slot, void* weight,
                 int32_t* src) {
   if (Fault("order")) shape.batch_priority = false;
   vmoe::Route(shape, type, gates, slot, weight, src, vmoe::SerialRunner());

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from vmoe_export.checkpoint.base import Checkpoint, TensorInfo
+from vmoe_export.checkpoint.bundle import BundleCheckpoint, is_bundle
 from vmoe_export.checkpoint.official import OfficialCheckpoint
 from vmoe_export.errors import CheckpointError
 
-__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
 _TORCH_SUFFIXES = {".pt", ".pth"}
 
@@ -18,14 +19,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint for reading, one tensor at a time.
 
     Args:
-        path: `PREFIX` or `PREFIX.index` of the official format, a `.safetensors` file, a torch `.pt`/`.pth` file, or a
-            folder that holds exactly one of these.
+        path: `PREFIX` or `PREFIX.index` of the official format, a `.safetensors` file, a torch `.pt`/`.pth` file, a
+            folder that holds exactly one of these, or a float32 bundle.
 
     Returns:
         A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays.
 
     Raises:
         CheckpointError: there is nothing to read, or it is damaged.
+        BundleError: a bundle that is damaged.
 
     Example:
         >>> with open_checkpoint("samples/mnist/vmoe_mnist") as checkpoint:
@@ -41,6 +43,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _reader(path: Path) -> Checkpoint:
     if path.is_dir():
+        if is_bundle(path):
+            return BundleCheckpoint(path)
         path = _only_checkpoint_in(path)
     if path.suffix == ".safetensors" and path.is_file():
         from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint

@@ -33,7 +33,7 @@ class Checkpoint(Mapping[str, Array]):
 
     Attributes:
         path: what was opened.
-        format: "vmoe", "safetensors" or "torch".
+        format: "vmoe", "safetensors", "torch" or "bundle".
         files: every file that belongs to the checkpoint.
         info: shape and dtype of each tensor.
     """

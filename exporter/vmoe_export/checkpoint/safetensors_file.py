@@ -51,7 +51,7 @@ class SafetensorsCheckpoint(Checkpoint):
         start, end = self._offsets[stored_name]
         info = self._info[stored_name]
         array: Array = np.fromfile(
-            self.path, info.dtype, (end - start) // info.dtype.itemsize, offset=self._data_start + start
+            self.files[0], info.dtype, (end - start) // info.dtype.itemsize, offset=self._data_start + start
         )
         if array.nbytes != end - start:
             raise CheckpointError("the file is cut short")

@@ -19,6 +19,8 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i64": "Int64",
 }
 _VARIABLES: tuple[ValueType, ...] = ("W", "T", "R")
+_SETTINGS = ("capacity", "k", "bpr")
+"""The int64 inputs of an op that routes, in the order that C++ reads them."""
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
 
@@ -43,7 +45,7 @@ def header() -> str:
 
     Raises:
         KeyError: an attribute without a rule.
-        ValueError: an op with more choices of types than C++ counts.
+        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are no routing settings.
     """
     ops = list(OPS.values())
     lines = [_HEAD]
@@ -62,6 +64,9 @@ def header() -> str:
 
 
 def _declaration(op: Op) -> Iterator[str]:
+    settings = tuple(value.name for value in op.inputs if value.type == "i64")
+    if settings not in ((), _SETTINGS):
+        raise ValueError(f"{op.name} has the int64 inputs {', '.join(settings)}, not {', '.join(_SETTINGS)}")
     space = op.torch_name.partition("::")[2]
     yield f"namespace {space} {{"
     yield from _constants("Input", [value.name for value in op.inputs])

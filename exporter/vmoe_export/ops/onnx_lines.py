@@ -50,9 +50,15 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
 
 
 def quantize(x: str, rows: str, scale: str) -> str:
-    """Node lines for the rows of x as int8, and the scale of each: its largest value / 127, or 1 for a row of zeros."""
+    """Node lines for the rows of x as int8, and the scale of each: its largest value / 127, or 1 for a row of zeros.
+
+    A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
+    """
     return f"""
-    {rows}_size = Abs ({x})
+    {rows}_number_size = Abs ({x})
+    {rows}_is_nan = IsNaN ({x})
+    {rows}_infinity = Constant <value = float {{inf}}> ()
+    {rows}_size = Where ({rows}_is_nan, {rows}_infinity, {rows}_number_size)
     {rows}_axis = Constant <value_ints = [-1]> ()
     {rows}_largest = ReduceMax <keepdims = 1> ({rows}_size, {rows}_axis)
     {rows}_most = Constant <value_float = 127.0> ()

@@ -173,7 +173,8 @@ def attention_block(
     """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x."""
     normed = _layer_norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
-    return x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
+    y: Tensor = x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
+    return y
 
 
 @torch.library.custom_op("vmoe::mlp_block", mutates_args=())
@@ -190,7 +191,8 @@ def mlp_block(
     hidden_chunk: int,
 ) -> Tensor:
     """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
-    return x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+    y: Tensor = x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+    return y
 
 
 @torch.library.custom_op("vmoe::router_block", mutates_args=())
@@ -198,7 +200,9 @@ def router_block(
     x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]), by the gates of the normed x."""
-    return route(torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1), capacity, k, bpr)
+    gates = torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1)
+    routes: tuple[Tensor, Tensor, Tensor] = route(gates, capacity, k, bpr)
+    return routes
 
 
 @router_block.register_fake
@@ -232,7 +236,8 @@ def expert_block(
     """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
     buf = dispatch(_layer_norm(x, ln_scale, ln_bias), src)
     out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
-    return x + combine(out, slot, weight)
+    y: Tensor = x + combine(out, slot, weight)
+    return y
 
 
 def _like_first(x: Tensor, *others: object) -> Tensor:
@@ -257,7 +262,7 @@ def _mlp(
     """gelu_tanh(x . w1 + b1) . w2 + b2; the second product quantizes its depth in chunks of `hidden_chunk`, 0 for one."""
     hidden = F.gelu(_product(x, w1, w1_scale) + b1, approximate="tanh")
     size = hidden_chunk or w2.shape[-2]
-    chunks = zip(hidden.split(size, dim=-1), w2.split(size, dim=-2), strict=True)
+    chunks = zip(torch.split(hidden, size, dim=-1), torch.split(w2, size, dim=-2), strict=True)
     return reduce(torch.add, (_product(part, w, w2_scale) for part, w in chunks)) + b2
 
 

@@ -96,8 +96,9 @@ VMOE_API void vmoe_engine_free(vmoe_engine* engine);
 typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2 } vmoe_output;
 
-/* What the expert weights are stored in; everything else is float32. */
-typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2 } vmoe_precision;
+/* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
+   BF16_EXPERTS has only expert weights in bfloat16, as bundles of format version 1 that say "bf16" do. */
+typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2, VMOE_INT8 = 3, VMOE_BF16_EXPERTS = 4 } vmoe_precision;
 
 typedef struct vmoe_info {
   size_t struct_size;

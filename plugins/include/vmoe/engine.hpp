@@ -120,7 +120,7 @@ struct Info {
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
   int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
-  vmoe_precision precision = VMOE_FP32;  // of the expert weights
+  vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // output_size of them, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
 };

@@ -1,4 +1,4 @@
-"""Where the images of a measurement come from: an npz file, a folder of pictures, or a fixed seed."""
+"""Where the images of a comparison or measurement come from: an npz file, a folder of pictures, or a fixed seed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_bench.errors import BenchError
+from vmoe_runtime.errors import ImageError
 from vmoe_runtime.images import resize_bilinear, to_batch
-from vmoe_runtime.manifest import InputSpec, Manifest
+from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,11 +43,10 @@ class ImageSource:
         """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].
 
         Raises:
-            BenchError: there are fewer images.
-            ImageError: the images don't fit the model, or a file can't be read.
+            ImageError: there are fewer images, they don't fit the model, or a file can't be read.
         """
         if len(self) < size:
-            raise BenchError(f"a batch needs {size} images, and --images has {len(self)}")
+            raise ImageError(f"a batch needs {size} images, and --images has {len(self)}")
         return to_batch(self.images[:size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
@@ -62,26 +61,27 @@ class ImageSource:
             yield to_batch(self.images[chosen], spec), labels
 
 
-def open_images(path: Path, manifest: Manifest) -> ImageSource:
+def open_images(path: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
     """The images that the user has.
 
     Args:
         path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
-        manifest: of the bundle; its class names give the subfolders their labels.
+        class_names: of the model; they give the subfolders their labels.
+        num_classes: of the model, or None where it puts out features.
 
     Raises:
-        BenchError: there are no such images.
+        ImageError: there are no such images.
     """
-    source = _from_folder(path, manifest.class_names) if path.is_dir() else _from_npz(path)
+    source = _from_folder(path, class_names) if path.is_dir() else _from_npz(path)
     if source.labels is None:
         return source
-    if manifest.output != "logits":
+    if num_classes is None:
         return ImageSource(source.images, note="the bundle puts out features, so there is no top-1")
-    if len(source) and not 0 <= source.labels.min() <= source.labels.max() < manifest.outputs:
-        raise BenchError(
+    if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
+        raise ImageError(
             f"{path}: labels go from {source.labels.min()} to {source.labels.max()}, "
-            f"and the model has classes 0 to {manifest.outputs - 1}"
+            f"and the model has classes 0 to {num_classes - 1}"
         )
     return source
 
@@ -108,25 +108,25 @@ def _from_npz(path: Path) -> ImageSource:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BenchError(f"{path} is not an npz file with an array 'images'")
+                raise ImageError(f"{path} is not an npz file with an array 'images'")
             arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
-    except BenchError:
+    except ImageError:
         raise
     except OSError as error:
-        raise BenchError(f"{path}: {error.strerror or error}") from None
+        raise ImageError(f"{path}: {error.strerror or error}") from None
     # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
     except Exception as error:
-        raise BenchError(f"{path} is not a readable npz file ({type(error).__name__})") from None
+        raise ImageError(f"{path} is not a readable npz file ({type(error).__name__})") from None
     if "images" not in arrays:
-        raise BenchError(f"{path} has no array 'images'")
+        raise ImageError(f"{path} has no array 'images'")
     images = arrays["images"]
     if images.ndim not in (3, 4):
-        raise BenchError(f"{path}: 'images' has shape {images.shape}, not [N,H,W,C] or [N,H,W]")
+        raise ImageError(f"{path}: 'images' has shape {images.shape}, not [N,H,W,C] or [N,H,W]")
     if "labels" not in arrays:
         return ImageSource(images)
     labels = arrays["labels"]
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
-        raise BenchError(
+        raise ImageError(
             f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, and {len(images)} images need {len(images)} integers"
         )
     return ImageSource(images, labels.astype(np.int64))
@@ -138,10 +138,10 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSour
         loose = _pictures(folder)
         by_class = {subfolder.name: _pictures(subfolder) for subfolder in subfolders}
     except OSError as error:
-        raise BenchError(f"{error.filename}: {error.strerror}") from None
+        raise ImageError(f"{error.filename}: {error.strerror}") from None
     paths = loose + [path for pictures in by_class.values() for path in pictures]
     if not paths:
-        raise BenchError(f"{folder} has no pictures ({', '.join(sorted(_PICTURE_SUFFIXES))})")
+        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(_PICTURE_SUFFIXES))})")
     # In folder order a batch would hold one class only, and one class asks for few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)

@@ -1,0 +1,75 @@
+"""Reads a float32 bundle as a checkpoint, so that a model can be exported once more in another precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
+from vmoe_export.errors import CheckpointError
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME
+
+_POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+
+
+class BundleCheckpoint(SafetensorsCheckpoint):
+    """The weights of a bundle, and in `manifest` what its export was told.
+
+    Args:
+        folder: the bundle; every file of it is checked against its SHA-256.
+
+    Raises:
+        BundleError: the bundle is damaged or was changed.
+        CheckpointError: its weights are not those of the checkpoint any more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        bundle = Bundle.open(folder)
+        precision = bundle.manifest.precision
+        if precision != "fp32":
+            raise CheckpointError(
+                f"{folder} is a bundle of precision {precision}, and only a float32 bundle has what another export needs"
+            )
+        bundle.verify_weights()
+        super().__init__(bundle.file(WEIGHTS_NAME))
+        self.path, self.format = folder, "bundle"
+        self.manifest = bundle.manifest
+        self._identity = bundle.identity
+        if self.manifest.model.get("position_emb") == "sincos2d":
+            # Computed at export, and no parameter of the model.
+            self.info = {name: info for name, info in self.info.items() if name != _POSITION_EMBEDDING}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The official config of the model, as far as the tensors can't say it."""
+        model = self.manifest.model
+        given = model.get("moe")
+        moe = given if isinstance(given, Mapping) else {}
+        return {
+            "classifier": model.get("classifier"),
+            "encoder": {
+                "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
+                "moe": {
+                    "router": {
+                        "num_selected_experts": moe.get("k"),
+                        "dispatcher": {
+                            "capacity_factor": moe.get("capacity_ratio"),
+                            "capacity_ceil_or_round": moe.get("rounding"),
+                            "capacity_multiple_of": moe.get("capacity_multiple_of"),
+                            "bfloat16": moe.get("dispatch_bf16"),
+                        },
+                    }
+                },
+            },
+        }
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) over the hashes of the bundle's files, which were checked when it was opened."""
+        return self._identity
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder holds what every bundle holds."""
+    return (path / MANIFEST_NAME).is_file() and (path / WEIGHTS_NAME).is_file()

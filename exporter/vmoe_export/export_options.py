@@ -1,0 +1,136 @@
+"""What the user of an export may choose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
+from vmoe_export.errors import OptionError
+from vmoe_export.model_config import MoeConfig
+from vmoe_export.precision import PRECISIONS, ExportPrecision
+from vmoe_runtime.capacity import Rounding
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the user may choose. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
+    config's, or else the default.
+
+    Attributes:
+        capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
+        k: experts per token. Default: the training k, or 2.
+        bpr: Batch Priority Routing (True, the default) or vanilla order (False) for the stored profiles.
+        group: "image" (the default), "batch", a number of images, or "tokens:S".
+        batch: images per batch, which the group must divide; needed by group "batch".
+        config: official model config (a mapping, or the path of a JSON file).
+        image_size: (height, width) in pixels.
+        rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
+        dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
+        precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
+            for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
+            computed in: "fp32", "bf16" or "fp16".
+        tensorrt: write a graph for TensorRT for each profile.
+        input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
+        output: "logits" (the default) or "features".
+        class_names: names of the classes.
+
+    Raises:
+        OptionError: a field of the wrong type, or not one of its choices.
+    """
+
+    capacity: Sequence[float] | None = None
+    k: Sequence[int] | None = None
+    bpr: bool | None = None
+    group: str | None = None
+    batch: int | None = None
+    config: dict[str, Any] | str | os.PathLike[str] | None = None
+    image_size: tuple[int, int] | None = None
+    rounding: Rounding | None = None
+    capacity_multiple_of: int | None = None
+    dispatch_bf16: bool | None = None
+    precision: ExportPrecision = "fp32"
+    tensorrt: bool = False
+    input: Literal["float32", "uint8"] | None = None
+    output: Literal["logits", "features"] | None = None
+    class_names: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("precision", tuple(PRECISIONS)),
+            ("tensorrt", (True, False)),
+            ("input", (None, "float32", "uint8")),
+            ("output", (None, "logits", "features")),
+            ("rounding", (None, "ceil", "round")),
+            ("bpr", (None, True, False)),
+            ("dispatch_bf16", (None, True, False)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise OptionError(f"{name} is {getattr(self, name)!r:.40}, not one of {', '.join(map(str, allowed))}")
+        for name, kind, text in (
+            ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
+            ("k", Sequence, "a sequence of numbers, such as [1]"),
+            ("group", str, "text, such as 'image' or '16'"),
+            ("batch", int, "a number of images"),
+            ("capacity_multiple_of", int, "a whole number"),
+            ("image_size", tuple, "(height, width)"),
+            ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
+            ("class_names", Sequence, "a sequence of names"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise OptionError(f"{name} is {value!r:.40}, but must be {text}")
+        if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
+            raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
+        size = self.image_size
+        if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
+            raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
+
+        if self.precision == "fp16" and not self.tensorrt:
+            raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
+        if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
+            raise OptionError(
+                f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, "
+                "or leave --tensorrt out"
+            )
+
+    def routing_options(self) -> list[str]:
+        """Names of the options given that only mean something to MoE layers."""
+        names = ("capacity", "k", "bpr", "group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
+        """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with.
+
+        Capacity ratios, k and bpr stay as they are: they are those of profiles, see `asked_settings`.
+        """
+        given: dict[str, Any] = {}
+        if isinstance(checkpoint, BundleCheckpoint):
+            manifest = checkpoint.manifest
+            batch = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
+            given = {
+                "config": checkpoint.config,
+                "image_size": (manifest.input.height, manifest.input.width),
+                "group": manifest.group,
+                "batch": batch,
+                "input": manifest.input.dtype,
+                "output": manifest.output,
+                "class_names": manifest.class_names,
+            }
+        given = {name: value for name, value in given.items() if getattr(self, name) is None}
+        return replace(self, **given)
+
+    def asked_settings(self, checkpoint: Checkpoint, moe: MoeConfig) -> list[tuple[float, int, bool]]:
+        """Capacity ratio, k and bpr of each profile: the ratios and ks that were given, each with each.
+
+        Where none are given, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
+        """
+        stored = list(checkpoint.manifest.profiles.values()) if isinstance(checkpoint, BundleCheckpoint) else []
+        if stored and self.capacity is None and self.k is None:
+            return [(p.capacity_ratio, p.k, p.bpr if self.bpr is None else self.bpr) for p in stored]
+        ratios = self.capacity or [p.capacity_ratio for p in stored] or [moe.capacity_ratio]
+        choices = self.k or [p.k for p in stored] or [moe.k]
+        bpr = self.bpr if self.bpr is not None else not stored or stored[0].bpr
+        return list(dict.fromkeys((ratio, k, bpr) for ratio in ratios for k in choices))

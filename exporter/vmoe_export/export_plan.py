@@ -1,0 +1,150 @@
+"""Decides what an export will write, from the names and shapes of the checkpoint alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.export_options import ExportOptions
+from vmoe_export.flops import dense_flops, sparse_flops
+from vmoe_export.grouping import Grouping, parse_group
+from vmoe_export.model_config import ModelConfig, describe_model, load_config
+from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
+from vmoe_export.precision import PRECISIONS, stored_precision
+from vmoe_runtime.manifest import Precision, TensorRtPrecision
+from vmoe_runtime.profiles import Profile, RoutingRules
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything that is decided before a byte is written.
+
+    `rules` and `profiles` are None and empty for a dense ViT.
+    """
+
+    checkpoint: Checkpoint
+    options: ExportOptions
+    model: ModelConfig
+    output: Literal["logits", "features"]
+    grouping: Grouping
+    rules: RoutingRules | None
+    profiles: tuple[Profile, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def input(self) -> Literal["float32", "uint8"]:
+        """The element type of the images that the graph takes."""
+        return self.options.input or "float32"
+
+    @property
+    def stored_precision(self) -> Precision:
+        """What the weights file holds."""
+        return stored_precision(self.options.precision)
+
+    @property
+    def tensorrt_precision(self) -> TensorRtPrecision | None:
+        """What the large products of the TensorRT graphs are computed in; None where there are no such graphs."""
+        return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Stored shape of each tensor of the bundle."""
+        return stored_parameters(self.model, features=self.output == "features")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors of the bundle."""
+        return sum(tensor.nbytes for tensor in stored_tensors(self.weight_shapes, self.stored_precision).values())
+
+    @property
+    def dense_flops(self) -> int:
+        """FLOPs per image of the dense ViT of the same size."""
+        return dense_flops(self.model)
+
+    def flops(self, profile: Profile) -> int:
+        """FLOPs per image at a profile."""
+        assert self.rules is not None
+        return sparse_flops(self.model, self.rules, profile)
+
+
+def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Decides what an export will write, from names and shapes alone.
+
+    Raises:
+        CheckpointError, ConfigError, OptionError: naming what doesn't fit.
+        RoutingError: a capacity ratio or k that the model can't be run with.
+    """
+    options = options.completed_by(checkpoint)
+    config = options.config
+    if config is not None and not isinstance(config, dict):
+        config = load_config(Path(config))
+    shapes = {name: info.shape for name, info in checkpoint.info.items()}
+    try:
+        model = describe_model(
+            shapes,
+            config,
+            image_size=options.image_size,
+            rounding=options.rounding,
+            capacity_multiple_of=options.capacity_multiple_of,
+            dispatch_bf16=options.dispatch_bf16,
+        )
+        check_parameters(checkpoint.info, model)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint.path}: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    output: Literal["logits", "features"] = (options.output or "logits") if model.num_classes else "features"
+    size = model.num_classes if output == "logits" else model.feature_size
+    names = options.class_names
+    if names is not None and len(names) != size:
+        raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
+    if model.moe is None and (given := options.routing_options()):
+        raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
+    if model.moe is None and options.precision == "bf16-experts":
+        raise OptionError(
+            "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
+        )
+    grouping = parse_group(options.group or "image", model.num_tokens, options.batch)
+    rules, profiles = _profiles(checkpoint, model, grouping, options)
+    return ExportPlan(
+        checkpoint, options, model, output, grouping, rules, profiles, _notes(config or {}, model, grouping, options)
+    )
+
+
+def _profiles(
+    checkpoint: Checkpoint, model: ModelConfig, grouping: Grouping, options: ExportOptions
+) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
+    moe = model.moe
+    if moe is None:
+        return None, ()
+    rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
+    profiles = {}
+    for ratio, k, bpr in options.asked_settings(checkpoint, moe):
+        profile = rules.profile(ratio, k, bpr)
+        profiles[profile.name] = profile
+    return rules, tuple(profiles.values())
+
+
+def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
+    """What a user might not expect: above all, settings of training that are not followed."""
+    notes = []
+    (rows, columns), patches = model.grid, math.prod(model.grid)
+    if model.position_emb == "learned" and rows != columns and math.isqrt(patches) ** 2 == patches:
+        notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
+    if model.moe is None:
+        return tuple(notes)
+    moe = (config.get("encoder") or {}).get("moe") or {}
+    dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
+    if moe.get("group_size") not in (None, grouping.tokens):
+        notes.append(
+            f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
+            f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
+        )
+    if dispatcher.get("batch_priority") not in (None, options.bpr is not False):
+        flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
+        notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
+    return tuple(notes)

@@ -1,0 +1,324 @@
+"""Products in int8 bit by bit, attention in bfloat16, and the encoder blocks, in every runtime."""
+
+from __future__ import annotations
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from op_models import RUNNERS, run_reference, runner, settings
+
+from vmoe_export.ops.table import OPS, ElementType
+
+EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
+EVERY_WEIGHT = pytest.mark.parametrize("weights", ["float", "bf16", "i8"])
+BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
+CERTAIN = 16  # GELU is the identity from here on, in every formula and to the last bit
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (7, 5), (33, 97), (64, 32), (130, 31), (768, 96)])
+def test_an_int8_product_has_the_bits_of_the_reference(depth: int, columns: int, name: str) -> None:
+    rng = np.random.default_rng(depth)
+    x, b = _normal(rng, 2, 13, depth) * 3, _normal(rng, columns)
+    w, scale = _int8(_normal(rng, depth, columns))
+    _check_bits(name, "VmoeLinear", x, w, b, scale)
+
+
+@EVERY_RUNNER
+def test_sums_are_exact_where_float32_is_not(name: str) -> None:
+    # 3001 products of up to 127 * 127: more than the 24 bits of a float32 hold.
+    rng = np.random.default_rng(0)
+    w = rng.integers(120, 128, (3001, 9)).astype(np.int8)
+    x = rng.integers(120, 128, (1, 5, 3001)).astype(np.float32)
+    x[..., 0] = 127  # the scale of every row is 1
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, np.zeros(9, np.float32), np.ones(9, np.float32))
+    exact = x.astype(np.int64) @ w.astype(np.int64)
+    assert (exact > 2**24).all()
+    # OpenVINO sums in float32.
+    np.testing.assert_allclose(found, exact.astype(np.float32), rtol=1e-6 if name == "openvino" else 0)
+
+
+@EVERY_RUNNER
+def test_values_halfway_between_two_integers_go_to_the_even_one(name: str) -> None:
+    halves = np.arange(-126.5, 127, 1, np.float32)
+    x = np.full((1, 2, len(halves) + 1), 127, np.float32)
+    x[0, :, 1:] = halves, np.nextafter(halves, np.float32(0))
+    unit = np.eye(x.shape[-1], dtype=np.int8)
+    nothing, one = np.zeros(len(unit), np.float32), np.ones(len(unit), np.float32)
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, unit, nothing, one)
+    np.testing.assert_array_equal(found[0, 0, 1:], 2 * np.rint(halves / 2))
+    np.testing.assert_array_equal(found[0, 1, 1:], np.trunc(halves))
+
+
+@EVERY_RUNNER
+def test_rows_and_columns_of_zeros_give_the_bias(name: str) -> None:
+    rng = np.random.default_rng(1)
+    x, b = _normal(rng, 2, 6, 11), _normal(rng, 7)
+    x[0, 2], x[1, 5] = 0, 0
+    weights = _normal(rng, 11, 7)
+    weights[:, 3] = 0
+    w, scale = _int8(weights)
+    assert scale[3] == 1
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    for row in found[0, 2], found[1, 5]:
+        np.testing.assert_array_equal(row, b)
+    np.testing.assert_array_equal(found[..., 3], np.full((2, 6), b[3]))
+    _check_bits(name, "VmoeLinear", x, w, b, scale)
+
+
+@EVERY_RUNNER
+def test_each_row_has_the_scale_of_its_largest_value(name: str) -> None:
+    """Rows of very different size, which one scale for all would wipe out."""
+    rng = np.random.default_rng(2)
+    x = _normal(rng, 1, 12, 40) * np.float32(10) ** np.arange(-18, 18, 3, np.float32)[:, None]
+    w, scale = _int8(_normal(rng, 40, 8))
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, np.zeros(8, np.float32), scale)
+    exact = x.astype(np.float64) @ (w * scale.astype(np.float64))
+    error = np.linalg.norm(found - exact, axis=-1) / np.linalg.norm(exact, axis=-1)
+    assert error.max() < 0.03
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 5, 63])
+def test_a_row_that_is_not_finite_gives_nothing_finite(value: float, place: int, name: str) -> None:
+    rng = np.random.default_rng(3)
+    x, b = _normal(rng, 1, 3, 64), _normal(rng, 7)
+    w, scale = _int8(_normal(rng, 64, 7))
+    (clean,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    x[0, 1, place] = value
+    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    assert not np.isfinite(found[0, 1]).any()
+    np.testing.assert_array_equal(found[0, ::2], clean[0, ::2])
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (12, 12), (15, 3), (96, 32), (1536, 768)])
+def test_the_hidden_features_are_quantized_in_chunks(hidden: int, chunk: int, name: str) -> None:
+    rng = np.random.default_rng(hidden)
+    x, (w1, b1, w2, b2, s1, s2) = _mlp(rng, (2, 9), 17, hidden)
+    _check_bits(name, "VmoeDenseMlp", x, w1, b1, w2, b2, s1, s2, hidden=hidden, hidden_chunk=chunk)
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (15, 3)])
+@pytest.mark.parametrize("dispatch_bf16", [False, True])
+@pytest.mark.parametrize("experts", [1, 3])
+def test_experts_are_quantized_in_chunks_after_the_dispatcher_has_rounded(
+    experts: int, dispatch_bf16: bool, hidden: int, chunk: int, name: str
+) -> None:
+    rng = np.random.default_rng(hidden)
+    parts = [_mlp(rng, (7,), 17, hidden) for _ in range(experts)]
+    buf = np.stack([x for x, _ in parts])
+    weights = [np.stack(arrays) for arrays in zip(*(arrays for _, arrays in parts), strict=True)]
+    attributes = {"hidden": hidden, "hidden_chunk": chunk, "dispatch_bf16": int(dispatch_bf16)}
+    found = _check_bits(name, "VmoeExpertMlp", buf, *weights, **attributes)
+    assert (found == _to_bf16(found)).all() == dispatch_bf16
+
+
+def test_chunks_have_scales_of_their_own() -> None:
+    rng = np.random.default_rng(3)
+    x, weights = _mlp(rng, (1, 9), 17, 12)
+    answers = [run_reference(OPS["VmoeDenseMlp"], x, *weights, hidden_chunk=chunk)[0] for chunk in (0, 3, 4)]
+    for one, other in itertools.combinations(answers, 2):
+        assert np.abs(one - other).max() > 1e-3
+
+
+@EVERY_RUNNER
+def test_attention_rounds_its_values(name: str) -> None:
+    # With equal scores the output is the mean of the values.
+    rng = np.random.default_rng(4)
+    nothing, v = np.zeros((2, 5, 12), np.float32), _normal(rng, 2, 7, 12)
+    keys = np.zeros((2, 7, 12), np.float32)
+    (found,) = runner(name, "VmoeAttention", num_heads=3, bf16=1)(nothing, keys, v)
+    mean = np.broadcast_to(_to_bf16(v).mean(axis=1, keepdims=True), nothing.shape)
+    np.testing.assert_allclose(found, mean, rtol=0, atol=1e-6)
+    assert np.abs(v.mean(axis=1) - mean[:, 0]).max() > 1e-4
+
+
+@EVERY_RUNNER
+def test_attention_rounds_exponentials_but_not_their_sum(name: str) -> None:
+    # Two keys, one head of size 1: the shares are 1 / (1 + e) and e / (1 + e), with e = exp(-score).
+    scores = np.array([0.5, 1.0, 2.0, 3.0, 5.0], np.float32)
+    q, k = scores.reshape(1, -1, 1), np.array([1, 0], np.float32).reshape(1, 2, 1)
+    v = np.array([0, 1], np.float32).reshape(1, 2, 1)
+    (found,) = runner(name, "VmoeAttention", bf16=1)(q, k, v)
+    e = np.exp(-scores.astype(np.float64))
+    expected = _to_bf16(e.astype(np.float32)) / (1 + e)
+    np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
+    assert (np.abs(expected - e / (1 + e)) > 1e-5 * expected).all()
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("heads", "size"), [(1, 4), (3, 8), (4, 10), (2, 64)])
+def test_bfloat16_attention_is_the_reference(heads: int, size: int, name: str) -> None:
+    rng = np.random.default_rng(heads)
+    q, k, v = (_normal(rng, 2, tokens, heads * size) for tokens in (5, 9, 9))
+    (found,) = runner(name, "VmoeAttention", num_heads=heads, bf16=1)(q, k, v)
+    (expected,) = run_reference(OPS["VmoeAttention"], *map(np.float64, (q, k, v)), num_heads=heads, bf16=1)
+    # An exponential in the middle of two bfloat16 may round to either.
+    assert np.abs(found - expected).max() <= 2e-2
+    assert (np.abs(found - expected) <= 1e-6).mean() > 0.8
+
+
+@EVERY_RUNNER
+@EVERY_WEIGHT
+@pytest.mark.parametrize("seed", range(3))
+def test_an_attention_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    width, heads = ((24, 3), (20, 1), (64, 4))[seed]
+    x = _normal(rng, 2, 7 + seed, width)
+    projections = [_normal(rng, width, width) * np.float32(width**-0.5) for _ in range(4)]
+    matrices, scales = _weights(projections, weights)
+    biases = [_normal(rng, width) * np.float32(0.1) for _ in range(4)]
+    pairs = [array for pair in zip(matrices, biases, strict=True) for array in pair]
+    _check_block(name, "VmoeAttentionBlock", weights, [x, *_norm(rng, width), *pairs, *scales], num_heads=heads)
+
+
+@EVERY_RUNNER
+@EVERY_WEIGHT
+@pytest.mark.parametrize("seed", range(3))
+def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    width, hidden = ((24, 40), (17, 48), (64, 128))[seed]
+    x = _normal(rng, 2, 7 + seed, width)
+    chunk = (0, 16, 64)[seed] if weights == "i8" else 0
+    _check_block(
+        name, "VmoeMlpBlock", weights, [x, *_norm(rng, width), *_layers(rng, (), width, hidden, weights)],
+        hidden=hidden, hidden_chunk=chunk,
+    )  # fmt: skip
+
+
+@EVERY_RUNNER
+@EVERY_WEIGHT
+@pytest.mark.parametrize("seed", range(3))
+def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    width, hidden, experts = ((24, 40, 3), (17, 48, 5), (64, 128, 2))[seed]
+    x, norm = _normal(rng, 3, 7 + seed, width), _norm(rng, width)
+    router = _normal(rng, width, experts)
+    slot, weight, src = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
+    assert (slot == -1).any()
+    _check_block(
+        name, "VmoeExpertBlock", weights,
+        [x, *norm, slot, weight, src, *_layers(rng, (experts,), width, hidden, weights)],
+        hidden=hidden, hidden_chunk=(0, 16, 64)[seed] if weights == "i8" else 0, dispatch_bf16=int(seed == 1),
+    )  # fmt: skip
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("seed", range(6))
+def test_a_router_block_routes_as_the_reference(seed: int, name: str) -> None:
+    rng = np.random.default_rng(seed)
+    x, norm, router = _normal(rng, 3, 11, 16), _norm(rng, 16), _normal(rng, 16, 5)
+    setting = settings(int(rng.integers(1, 6)), 1 + seed % 5, bool(seed % 2))
+    slot, weight, src = runner(name, "VmoeRouterBlock")(x, *norm, router, *setting)
+    expected = run_reference(OPS["VmoeRouterBlock"], *map(np.float64, (x, *norm, router)), *setting)
+    np.testing.assert_array_equal(slot, expected[0])
+    np.testing.assert_array_equal(src, expected[2])
+    np.testing.assert_allclose(weight, expected[1], rtol=0, atol=1e-6)
+
+
+@EVERY_RUNNER
+def test_dropped_tokens_leave_an_expert_block_as_they_came(name: str) -> None:
+    rng = np.random.default_rng(5)
+    x = _normal(rng, 2, 6, 8)
+    slot = np.full((2, 6, 1), -1, np.int32)
+    weight, src = np.ones((2, 6, 1), np.float32), np.full((3, 4), -1, np.int32)
+    (found,) = runner(name, "VmoeExpertBlock")(x, *_norm(rng, 8), slot, weight, src, *_layers(rng, (3,), 8, 12, "float"))
+    np.testing.assert_array_equal(found, x)
+
+
+def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attributes: int) -> np.ndarray:
+    """Holds a runtime to the bits of the reference in float32; OpenVINO, which fuses products and sums, to the last two."""
+    dispatch_bf16 = bool(attributes.pop("dispatch_bf16", 0))
+    (found,) = runner(name, op, dispatch_bf16, "i8", hidden=hidden, **attributes)(*inputs)
+    (expected,) = run_reference(OPS[op], *inputs, dispatch_bf16=dispatch_bf16, **attributes)
+    if name == "openvino":
+        size = np.abs(expected).max()
+        # Rounded to bfloat16, one value in a few thousand may become the next one.
+        assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if dispatch_bf16 else 1)
+        assert np.abs(found - expected).max() <= 2**-7 * size
+    else:
+        np.testing.assert_array_equal(found, expected)
+    return found
+
+
+def _check_block(
+    name: str, op: str, weights: ElementType, inputs: list[np.ndarray], hidden: int = 0, **attributes: int
+) -> None:
+    dispatch_bf16 = bool(attributes.pop("dispatch_bf16", 0))
+    (found,) = runner(name, op, dispatch_bf16, weights, hidden=hidden, **attributes)(*inputs)
+    wide = [array.astype(np.float64) if array.dtype == np.float32 else array for array in inputs]
+    (expected,) = run_reference(OPS[op], *wide, dispatch_bf16=dispatch_bf16, **attributes)
+    difference = np.abs(found - expected)
+    if weights == "float" and not dispatch_bf16:
+        assert difference.max() <= 1e-5
+        return
+    # Float32 rounds few values to the other of two neighbours than double precision; each moves its row by a little.
+    assert difference.max() <= 5e-2
+    assert (difference <= 1e-5).mean() > 0.6
+    # What is not rounded at all is further off everywhere.
+    if weights != "float":
+        exact = [array.astype(np.float64) if array.dtype == ml_dtypes.bfloat16 else array for array in wide]
+        exact = _dequantized(op, exact) if weights == "i8" else exact
+        (unrounded,) = run_reference(OPS[op], *exact)
+        assert np.median(np.abs(unrounded - expected)) > 50 * np.median(difference)
+
+
+def _dequantized(op: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """The inputs of an op with its int8 weights as the float64 that they stand for, without scales."""
+    given = dict(zip((value.name for value in OPS[op].inputs), inputs, strict=True))
+    for value in OPS[op].inputs:
+        if value.type == "W":
+            given[value.name] = given[value.name] * given.pop(f"{value.name}_scale")[..., None, :]
+    return list(given.values())
+
+
+def _mlp(rng: np.random.Generator, rows: tuple[int, ...], width: int, hidden: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Input and int8 weights of an MLP whose hidden features are all so large that GELU leaves them alone."""
+    x = _normal(rng, *rows, width)
+    w1, s1 = _int8(_normal(rng, width, hidden))
+    w2, s2 = _int8(_normal(rng, hidden, width))
+    b1 = np.float32(CERTAIN + 30) + rng.random(hidden, np.float32) * 40
+    assert (run_reference(OPS["VmoeLinear"], x.reshape(1, -1, width), w1, b1, s1)[0] > CERTAIN).all()
+    return x, [w1, b1, w2, _normal(rng, width), s1, s2]
+
+
+def _layers(
+    rng: np.random.Generator, experts: tuple[int, ...], width: int, hidden: int, weights: ElementType
+) -> list[np.ndarray]:
+    """Weights and biases of an MLP, and the scales if there are any."""
+    kernels = [_normal(rng, *experts, *shape) * np.float32(0.3) for shape in ((width, hidden), (hidden, width))]
+    (w1, w2), scales = _weights(kernels, weights)
+    b1, b2 = (_normal(rng, *experts, size) * np.float32(0.2) for size in (hidden, width))
+    return [w1, b1, w2, b2, *scales]
+
+
+def _weights(kernels: list[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Kernels in that type, and their scales if there are any."""
+    if weights == "i8":
+        pairs = [_int8(kernel) for kernel in kernels]
+        return [w for w, _ in pairs], [scale for _, scale in pairs]
+    return [kernel.astype(ml_dtypes.bfloat16) if weights == "bf16" else kernel for kernel in kernels], []
+
+
+def _int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8[..., inputs, outputs] and the float32 scale of each output."""
+    scale = np.abs(weights).max(axis=-2) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.clip(np.rint(weights / scale[..., None, :]), -127, 127).astype(np.int8), scale
+
+
+def _norm(rng: np.random.Generator, width: int) -> list[np.ndarray]:
+    return [1 + _normal(rng, width) * np.float32(0.2), _normal(rng, width) * np.float32(0.2)]
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _to_bf16(values: np.ndarray) -> np.ndarray:
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
