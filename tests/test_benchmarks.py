@@ -225,11 +225,18 @@ def test_the_readmes_table_and_picture_come_from_a_report(
     assert speed_figures.main([str(tmp_path / "nothing.json")]) == 1
 
 
-def test_only_the_chosen_runs_and_parts_are_measured(speed: Any, tmp_path: Path) -> None:
-    chosen = ["--runs", "engine-dense-int8", "dense-ort-int8", "--parts", "cells", "--batch", "1", "--rounds", "1"]
-    speed.main(["--quick", "-o", str(tmp_path), *chosen])
+def test_only_the_chosen_runs_and_parts_are_measured(
+    speed: Any, quick: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").symlink_to(quick[0] / "work")  # models are there already
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    chosen = ["engine-dense-int8", "dense-ort-int8", "dense-openvino-int8"]
+    options = ["--parts", "cells", "--batch", "1", "--rounds", "1"]
+    speed.main(["--quick", "-o", str(tmp_path), "--runs", *chosen, *options])
     report = json.loads((tmp_path / "speed.json").read_text())
     assert [p["run"] for p in report["points"]] == ["engine-dense-int8", "dense-ort-int8"]
+    assert list(report["missing"]) == ["dense-openvino-int8"]
+    assert report["missing"]["dense-openvino-int8"].startswith("nncf isn't installed")
     assert report["layers"] == report["loading"] == report["ratios"] == []
     assert report["void"] == [sentence for sentence in report["void"] if "other processes" in sentence]
 
