@@ -192,11 +192,11 @@ def _busy(results: Sequence[CellResult]) -> list[str]:
     ]
 
 
-def _shares(cost: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What routing takes of this engine's time, by run, where that was timed at the same setting."""
+def _shares(cost: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What routing takes of this engine's time in all MoE layers, by run, where that was timed at the same setting."""
     cell = cost["model"], cost["batch"], cost["threads"], ROUTING_CK
     return {
-        p["run"]: cost["moe_layers"] * cost["routing_ms"] / p["ms"]
+        p["run"]: {what: cost["moe_layers"] * cost[f"{what}_ms"] / p["ms"] for what in ("bare", "separate", "fused")}
         for p in points
         if p["run"] in ENGINE_RUNS and (p["model"], p["batch"], p["threads"], p["ck"]) == cell
     }

@@ -177,7 +177,10 @@ def test_layers_alone_are_measured_where_there_is_an_op_library(report: dict[str
     mlp = next(k for k in report["layers"] if (k["op"], k["arithmetic"], k["batch"]) == ("VmoeMlpBlock", "int8", 2))
     assert (mlp["rows"], mlp["flops"], mlp["weight_bytes"]) == (100, 100 * 4 * 64 * 128, 2 * 64 * 128)
     for cost in report["routing"]:
-        assert cost["routing_ms"] == pytest.approx(sum(cost["op_ms"].values()))
+        fused = cost["op_ms"]["VmoeRouterBlock"]
+        assert cost["separate_ms"] == pytest.approx(sum(cost["op_ms"].values()) - fused)
+        assert 0 < cost["bare_ms"] < cost["separate_ms"]
+        assert cost["fused_ms"] == pytest.approx(fused + cost["bare_ms"] - cost["op_ms"]["VmoeRoute"])
         assert set(cost["shares"]) == set(SPARSE)
 
 

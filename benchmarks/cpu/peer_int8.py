@@ -50,8 +50,12 @@ def quantize_for_ort(graph: Path) -> Path:
     def quantize(path: Path) -> None:
         # The type is for what shape inference can't see through: com.microsoft's own ops.
         options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-        # Signed weights: with unsigned ones a product takes three times as long.
-        quantize_dynamic(str(graph), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+        logging.disable(logging.WARNING)  # of steps before, which the session does itself
+        try:
+            # Signed weights: with unsigned ones a product takes three times as long.
+            quantize_dynamic(str(graph), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+        finally:
+            logging.disable(logging.NOTSET)
 
     return _cached(graph, f"ort-{importlib.metadata.version('onnxruntime')}.onnx", quantize)
 
