@@ -51,8 +51,9 @@ _FULL = {
     "threads": [1, 2],
     "ck": [0.1, 0.3, 0.5, 1.05, 2.1],
     "rounds": 15,
+    "loads": 3,
 }
-_QUICK = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "ck": [0.3, 1.05, 2.1], "rounds": 3}
+_QUICK = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "ck": [0.3, 1.05, 2.1], "rounds": 3, "loads": 1}
 _MAX_OTHERS_SHARE = 0.05
 
 
@@ -88,6 +89,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--record", action="store_true", help="keep the report, and the peers' times among the known ones")
     parser.add_argument("-o", "--output", type=Path, default=_FOLDER, metavar="DIR", help=f"default: {_FOLDER}")
     given = parser.parse_args(arguments)
+    given.loads = None
     for name, value in (_QUICK if given.quick else _FULL).items():
         if getattr(given, name) is None:
             setattr(given, name, value)
@@ -125,7 +127,7 @@ def measure_bundles(model: Model, given: argparse.Namespace, measured: Measured)
     for kind, precision in (bundle for name, bundle in ENGINE_RUNS.items() if name in given.runs):
         _say(f"{model.name}: loading the {kind} {precision} bundle")
         bundle = model.bundle(kind, precision)
-        measured.loading.append({"bundle": bundle.stem, **measure_loading(bundle, max(given.threads))})
+        measured.loading.append({"bundle": bundle.stem, **measure_loading(bundle, max(given.threads), given.loads)})
 
 
 def time_cells(model: Model, threads: int, program: Path, given: argparse.Namespace, measured: Measured) -> None:
@@ -190,11 +192,11 @@ def _busy(results: Sequence[CellResult]) -> list[str]:
     ]
 
 
-def _shares(cost: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What routing takes of this engine's time, by run, where that was timed at the same setting."""
+def _shares(cost: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What routing takes of this engine's time in all MoE layers, by run, where that was timed at the same setting."""
     cell = cost["model"], cost["batch"], cost["threads"], ROUTING_CK
     return {
-        p["run"]: cost["moe_layers"] * cost["routing_ms"] / p["ms"]
+        p["run"]: {what: cost["moe_layers"] * cost[f"{what}_ms"] / p["ms"] for what in ("bare", "separate", "fused")}
         for p in points
         if p["run"] in ENGINE_RUNS and (p["model"], p["batch"], p["threads"], p["ck"]) == cell
     }

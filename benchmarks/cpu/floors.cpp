@@ -318,11 +318,12 @@ double measure_read(int threads) {
   madvise(memory.get(), kReadBytes, MADV_HUGEPAGE);  // with small pages a core reads a quarter less
 #endif
   Random random(0);
-  for (size_t at = 0; at < kReadBytes; at += sizeof(uint64_t)) {
+  for (size_t at = 0; at < kHugePage; at += sizeof(uint64_t)) {
     // Floats of moderate size, as sums of numbers without a value are slow on some CPUs.
     const uint64_t floats = (random.bits() & 0x007fffff007fffffu) | 0x3f8000003f800000u;
     std::memcpy(memory.get() + at, &floats, sizeof(floats));
   }
+  for (size_t at = kHugePage; at < kReadBytes; at += kHugePage) std::memcpy(memory.get() + at, memory.get(), kHugePage);
   return static_cast<double>(kReadBytes) /
          best_seconds(threads, kReadTries, [&](int thread) { read(memory.get(), thread, threads); });
 }

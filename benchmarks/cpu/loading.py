@@ -22,11 +22,9 @@ import numpy as np
 
 from vmoe_runtime import Engine
 
-_PROCESSES = 3
 
-
-def measure_loading(bundle: Path, threads: int) -> dict[str, Any]:
-    """Runs this file on a bundle, in three fresh processes after each other.
+def measure_loading(bundle: Path, threads: int, processes: int) -> dict[str, Any]:
+    """Runs this file on a bundle, in so many fresh processes after each other.
 
     Returns:
         What the last one prints, with the medians of all for seconds, and `first_over_weights` and `second_over_weights`:
@@ -35,10 +33,10 @@ def measure_loading(bundle: Path, threads: int) -> dict[str, Any]:
     Raises:
         BenchmarkError: a process failed.
     """
-    processes = [_measure_once(bundle, threads) for _ in range(_PROCESSES)]
-    taken = processes[-1]
+    every = [_measure_once(bundle, threads) for _ in range(processes)]
+    taken = every[-1]
     for name in ("load", "answer"):
-        taken["seconds"][name] = statistics.median(process["seconds"][name] for process in processes)
+        taken["seconds"][name] = statistics.median(process["seconds"][name] for process in every)
     held = {when: sum(taken[when].values()) for when in ("before", "first", "second")}
     taken["first_over_weights"] = (held["first"] - held["before"]) / taken["weights"]
     taken["second_over_weights"] = (held["second"] - held["first"]) / taken["weights"]

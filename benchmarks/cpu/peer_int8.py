@@ -50,8 +50,12 @@ def quantize_for_ort(graph: Path) -> Path:
     def quantize(path: Path) -> None:
         # The type is for what shape inference can't see through: com.microsoft's own ops.
         options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-        # Signed weights: with unsigned ones a product takes three times as long.
-        quantize_dynamic(str(graph), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+        logging.disable(logging.WARNING)  # of steps before, which the session does itself
+        try:
+            # Signed weights: with unsigned ones a product takes three times as long.
+            quantize_dynamic(str(graph), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+        finally:
+            logging.disable(logging.NOTSET)
 
     return _cached(graph, f"ort-{importlib.metadata.version('onnxruntime')}.onnx", quantize)
 
@@ -78,6 +82,7 @@ def _quantize_by_nncf(graph: Path, path: Path) -> None:
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(str(graph))
     batches = calibration_batches(tuple(model.input(0).shape))
+    no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantized = nncf.quantize(
             model,
@@ -85,7 +90,7 @@ def _quantize_by_nncf(graph: Path, path: Path) -> None:
             subset_size=len(batches),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.PERFORMANCE,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alpha=-1),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
         )
     openvino.save_model(quantized, str(path), compress_to_fp16=False)
 

@@ -56,7 +56,7 @@ def markdown(report: Report) -> str:
     lines += _section("Time over kept pairs: straight lines", _fits(report["fits"]))
     lines += _section("Switching profiles", _switches(report["switches"]))
     lines += _section("Single layers", _layers(report["layers"]))
-    lines += _section("Router, routing, dispatch and combine (separate ops, an upper bound)", _routing(report["routing"]))
+    lines += _section("Router, routing, dispatch and combine (upper bounds)", _routing(report["routing"]))
     lines += _section("Loading", _loading(report["loading"]))
     return "\n".join(lines)
 
@@ -174,12 +174,18 @@ def _routing(routing: Sequence[Mapping[str, Any]]) -> list[str]:
         [
             _cell(r),
             ", ".join(f"{name.removeprefix('Vmoe')} {ms:.3f}" for name, ms in r["op_ms"].items()),
-            f"{r['routing_ms']:.3f}",
-            ", ".join(f"{name.removeprefix('engine-sparse-')} {share:.1%}" for name, share in r["shares"].items()) or "-",
+            *(_routing_part(r, what) for what in ("bare", "separate", "fused")),
         ]
         for r in routing
     ]
-    return table(["", "ms per layer of each op", "sum", "of the model's time, all MoE layers"], rows) if rows else []
+    head = ["ms per layer, share of the model's time in all", "each op", "routing, dispatch, combine"]
+    head += ["with router and softmax", "with the routing block instead"]
+    return table(head, rows) if rows else []
+
+
+def _routing_part(cost: Mapping[str, Any], what: str) -> str:
+    shares = (f"{name.removeprefix('engine-sparse-')} {share[what]:.1%}" for name, share in cost["shares"].items())
+    return f"{cost[f'{what}_ms']:.3f}: {', '.join(shares) or '-'}"
 
 
 def _loading(loading: Sequence[Mapping[str, Any]]) -> list[str]:
