@@ -1,6 +1,6 @@
 """What an export costs: time and memory to write a bundle, to load it, and to serve several profiles from it.
 
-    python benchmarks/export_cost.py [CHECKPOINT] [--json FILE]
+    python benchmarks/export_cost.py [CHECKPOINT] [--precision int8] [--json FILE]
 
 Without a checkpoint it makes a random V-MoE B/16 (E=8, Every 2), which the bars are for. Every number is from
 a fresh process. Memory is anonymous memory (RssAnon of /proc/PID/status), so mapped files don't count.
@@ -62,12 +62,12 @@ def anonymous_bytes(pid: int | str = "self") -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-def export_once(checkpoint: str, bundle: str) -> dict[str, Any]:
+def export_once(checkpoint: str, bundle: str, precision: str) -> dict[str, Any]:
     """Exports without validation; seconds include the imports."""
     start = time.perf_counter()
     from vmoe_export import export_bundle  # a part of what is measured
 
-    result = export_bundle(checkpoint, bundle, validate=False, capacity=CAPACITY, k=[1])
+    result = export_bundle(checkpoint, bundle, validate=False, capacity=CAPACITY, k=[1], precision=precision)
     seconds = time.perf_counter() - start
     stored = sum(path.stat().st_size for path in result.path.iterdir())
     return {"seconds": seconds, "bundle_bytes": stored, "weight_bytes": result.plan.weight_bytes}
@@ -120,14 +120,14 @@ def _send_result(sender: Connection, work: Callable[..., dict[str, Any]], argume
         sender.send((None, str(error) or type(error).__name__))
 
 
-def run(checkpoint: Path, folder: Path, backend: str) -> tuple[list[Row], dict[str, Any]]:
+def run(checkpoint: Path, folder: Path, backend: str, precision: str) -> tuple[list[Row], dict[str, Any]]:
     """Takes all numbers of a sparse checkpoint; the bundle is written into `folder`.
 
     Returns:
         The table, and the measurements as they were taken.
     """
     bundle = str(folder / "measured.vmoe")
-    export = measure(export_once, str(checkpoint), bundle)
+    export = measure(export_once, str(checkpoint), bundle, precision)
     single = {profile: measure(serve_once, bundle, [profile], backend) for profile in PROFILES}
     together = measure(serve_once, bundle, PROFILES, backend)
     loads = [served["seconds"] for served in (*single.values(), together)]
@@ -154,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measures what an export costs in time, memory and disk.")
     parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a random B/16")
     parser.add_argument("--backend", default="auto", help="what serves the bundle (default: auto)")
+    parser.add_argument("--precision", default="fp32", help="of the bundle; the bars are for fp32 (default)")
     parser.add_argument("--folder", type=Path, help="where the temporary files go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     given = parser.parse_args(arguments)
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checkpoint = Path(folder, "b16")
                 command = [sys.executable, str(RANDOM_CHECKPOINT), str(checkpoint), "--variant", "B/16"]
                 subprocess.run([*command, "--experts", "8", "--layers", "Every 2"], check=True)
-            rows, measured = run(checkpoint, Path(folder), given.backend)
+            rows, measured = run(checkpoint, Path(folder), given.backend, given.precision)
         print(*(row.text() for row in rows), sep="\n")
         print(f"backend: {measured['three_profiles']['backend']}; {machine['cores']} cores")
         if given.json:

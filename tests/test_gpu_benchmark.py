@@ -79,7 +79,7 @@ class HostDevice:
 
 @functools.cache
 def nvcc() -> Path:
-    from contest.errors import BenchmarkError
+    from cpu.errors import BenchmarkError
     from gpu.library import find_nvcc
 
     try:
@@ -370,7 +370,7 @@ def test_kernels_are_compiled_from_the_same_sources_and_alike_everywhere() -> No
 
 
 def test_what_nvcc_says_is_told(tmp_path: Path) -> None:
-    from contest.errors import BenchmarkError
+    from cpu.errors import BenchmarkError
     from gpu.library import build, library_command
 
     with pytest.raises(BenchmarkError, match=r"^nvcc can't build the kernels: .*sm_1"):

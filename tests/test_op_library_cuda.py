@@ -30,7 +30,7 @@ from vmoe_runtime.installation import find_native
 
 NAME = "libvmoe_onnxruntime_cuda.so"
 PLUGINS = ROOT / "plugins"
-ADAPTER = ("cuda_ops", "cuda_call", "kernel_info", "ort_error", "registration", "routing_settings", "tensor_shapes")
+ADAPTER = ("cuda_ops", "cuda_call", "kernel_info", "ort_error", "registration", "tensor")
 KERNELS = ("routing", "dispatch", "combine", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # of values that only the CPU's kernels look at
@@ -60,6 +60,7 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [PLUGINS / "core" / f"{name}.cc" for name in KERNELS]
     sources.append(PLUGINS / "cuda" / "route_plan.cc")
     sources += [PLUGINS / "onnxruntime" / f"{name}.cc" for name in ADAPTER]
+    sources += sorted((PLUGINS / "ops").glob("*.cc"))
     sources.append(ROOT / "tests" / "cpp" / "cuda_ops_on_host.cc")
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
     places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]

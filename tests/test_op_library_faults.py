@@ -27,6 +27,8 @@ SETTINGS = {"capacity": 2, "k": 2, "bpr": 1}
 WEIGHTS = ("router", "w1", "w2", "w")
 """Inputs that are packed at load where they are constant."""
 LARGEST = 2**31 - 1
+KERNELS = [op for op in OPS.values() if not op.name.endswith("Block")]
+"""The ops that the library has kernels of."""
 
 Inputs = dict[str, np.ndarray | None]
 
@@ -48,7 +50,10 @@ class Fault:
 
 def good_inputs(op: Op) -> Inputs:
     rng = np.random.default_rng(0)
-    return {value.name: good_input(rng, value.name, ELEMENT_TYPES[value.type][0], value.dims) for value in op.inputs}
+    return {
+        value.name: None if value.scale_of else good_input(rng, value.name, ELEMENT_TYPES[value.type][0], value.dims)
+        for value in op.inputs
+    }
 
 
 def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[str, ...]) -> np.ndarray:
@@ -64,10 +69,11 @@ def shape_faults(op: Op) -> Iterator[Fault]:
     """Each input left out, of another rank, of a size that contradicts another input, of another type."""
     good = good_inputs(op)
     optional = ("capacity", "k", "bpr") if "capacity" in good else ()
-    shared = [dim for value in op.inputs for dim in value.dims]
+    shared = [dim for value in op.inputs if not value.scale_of for dim in value.dims]
     for value in op.inputs:
         name, array = value.name, good[value.name]
-        assert array is not None
+        if array is None:
+            continue
         settings_error = "neither an input nor an attribute" if name in optional else ""
         yield Fault(op.name, f"{name} left out", (settings_error or "input",), {name: None})
         yield Fault(op.name, f"{name} with a dimension more", (name, "shape"), {name: array[None]})
@@ -92,6 +98,24 @@ def shape_faults(op: Op) -> Iterator[Fault]:
                         )
 
 
+def scale_faults(op: Op) -> Iterator[Fault]:
+    """Scales of float32 weights, and int8 weights without."""
+    weights = [value for value in op.inputs if value.type == "W"]
+    integers: Inputs = {value.name: np.ones([SIZES[dim] for dim in value.dims], np.int8) for value in weights}
+    for value in op.inputs:
+        if value.scale_of:
+            says = (value.scale_of, "float32", value.name, "left out")
+            scales: Inputs = {value.name: np.ones([SIZES[dim] for dim in value.dims], np.float32)}
+            yield Fault(op.name, f"{value.name} of float32 weights", says, scales)
+            yield Fault(op.name, f"constant {value.name} of float32 weights", says, scales, {}, (value.name,))
+    if weights:
+        first = weights[0].name
+        yield Fault(op.name, "int8 weights without scales", (first, "int8"), integers)
+        yield Fault(op.name, "constant int8 weights without scales", (first, "int8"), integers, {}, tuple(integers))
+        if len(weights) > 1:
+            yield Fault(op.name, f"{first} alone of int8", (first, "int8"), {first: integers[first]})
+
+
 def setting_faults() -> Iterator[Fault]:
     most = LARGEST // (SIZES["G"] * SIZES["E"])
     settings = {
@@ -114,6 +138,10 @@ def setting_faults() -> Iterator[Fault]:
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
     for value in (0, -1, 2**40, 4):
         yield Fault("VmoeAttention", f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
+    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeDenseMlp"):
+        yield Fault(op, "hidden_chunk -1", ("hidden_chunk", "at least 0", "-1"), {}, {"hidden_chunk": -1})
+        yield Fault(op, "hidden_chunk 2 of float32", ("hidden_chunk", "must be 0", "float32"), {}, {"hidden_chunk": 2})
+    yield Fault("VmoeAttention", "bf16 2", ("bf16", "0 or 1"), {}, {"bf16": 2})
     for value in (2.0, "2", [2]):
         yield Fault("VmoeAttention", f"num_heads {value!r}", ("num_heads", "INT"), {}, {"num_heads": value})
 
@@ -145,12 +173,12 @@ def value_faults() -> Iterator[Fault]:
     yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
 
 
-FAULTS = {str(fault): fault for op in OPS.values() for fault in shape_faults(op)}
+FAULTS = {str(fault): fault for op in KERNELS for fault in (*shape_faults(op), *scale_faults(op))}
 FAULTS |= {str(fault): fault for fault in (*setting_faults(), *value_faults())}
 
 
 def test_the_good_calls_are_good() -> None:
-    results = run_calls([node_call(op.name, good_inputs(op)) for op in OPS.values()])
+    results = run_calls([node_call(op.name, good_inputs(op)) for op in KERNELS])
     assert [result for result in results if isinstance(result, str)] == []
 
 

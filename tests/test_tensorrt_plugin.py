@@ -28,8 +28,8 @@ BAD_FIELDS = {
     "capacity:5:1:3 k:5:1:0 bpr:5:1:1": "k must be 1 to 8, not 0",
     "capacity:5:1:3 k:5:1:-1 bpr:5:1:1": "k must be 1 to 8, not -1",
     "capacity:5:1:3 k:5:1:9 bpr:5:1:1": "k must be 1 to 8, not 9",
-    "capacity:5:1:3 k:5:1:2 bpr:5:1:2": "bpr must be 0 to 1, not 2",
-    "capacity:5:1:3 k:5:1:2 bpr:5:1:-1": "bpr must be 0 to 1, not -1",
+    "capacity:5:1:3 k:5:1:2 bpr:5:1:2": "bpr must be 0 or 1, not 2",
+    "capacity:5:1:3 k:5:1:2 bpr:5:1:-1": "bpr must be 0 or 1, not -1",
     "": "field capacity is missing; it takes capacity, k and bpr, one INT each",
     "k:5:1:2 bpr:5:1:1": "field capacity is missing",
     "capacity:5:1:3 bpr:5:1:1": "field k is missing",
@@ -200,28 +200,28 @@ def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
         workspace = int(answer.removeprefix("workspace "))
         assert workspace == size if size is not None else workspace > 0 and workspace % 256 == 0, question
 
-    experts, choices = "there must be 1 to 256 experts", "k must be between 1 and the number of experts, and at most 8"
-    many = "are numbered in 32 bits, and here they are too many"
+    experts, choices = "there must be 1 to 256 experts", "k must be between 1 and the number of experts"
+    many = "are numbered in 32 bits, and"
     bad = {
         "VmoeRoute 3,2,1 4,197,257": f"{experts}; here gates is [4, 197, 257], k 2 and capacity 3",
-        "VmoeRoute 3,2,1 4,197,0": experts,
-        "VmoeRoute 3,2,1 4,197,1": choices,
-        "VmoeRouteDispatch 3,8,1 4,197,7 4,197,64": choices,
+        "VmoeRoute 3,2,1 4,197,0": "there are no experts",
+        "VmoeRoute 3,2,1 4,197,1": f"{choices}, 1, not 2",
+        "VmoeRouteDispatch 3,8,1 4,197,7 4,197,64": f"{choices}, 7, not 8",
         "VmoeRoute 3,2,1 1,65537,8": "a group must have at most 65536 tokens",
-        "VmoeRoute 2147483647,1,1 1,197,2": f"places {many}",
-        "VmoeRoute 100000,1,1 1000,1,32": f"places {many}",
-        "VmoeRoute 1,8,1 65536,65536,8": f"tokens and their choices {many}",
-        "VmoeRoute 3,2,1 4,197": "gates must have 3 dimensions, not 2",
-        "VmoeRoute 3,2,1 4,197,8,1": "gates must have 3 dimensions, not 4",
+        "VmoeRoute 2147483647,1,1 1,197,2": f"places {many} E * G * capacity = 2 * 1 * 2147483647 is too many",
+        "VmoeRoute 100000,1,1 1000,1,32": f"places {many} E * G * capacity = 32 * 1000 * 100000 is too many",
+        "VmoeRoute 1,8,1 65536,65536,8": f"choices of tokens {many} G * S * k = 65536 * 65536 * 8 is too many",
+        "VmoeRoute 3,2,1 4,197": "gates has shape [4, 197], not the 3 dimensions GSE",
+        "VmoeRoute 3,2,1 4,197,8,1": "gates has shape [4, 197, 8, 1], not the 3 dimensions GSE",
         "VmoeRoute 3,2,1 -1,197,8": "gates has shape [-1, 197, 8], but sizes must be known and fit 32 bits",
         "VmoeRoute 3,2,1 2147483648,1,8": "gates has shape [2147483648, 1, 8], but sizes must be known",
-        "VmoeRouteDispatch 3,2,1 4,197,8 4,196,64": "x has shape [4, 196, 64], but S is 197 in the inputs before it",
-        "VmoeRouteDispatch 3,2,1 4,197,8 5,197,64": "x has shape [5, 197, 64], but G is 4 in the inputs before it",
-        "VmoeDispatch - 4,197,768 65536,65536": f"places {many}",
-        "VmoeDispatch - 4,197 8,12": "x must have 3 dimensions, not 2",
+        "VmoeRouteDispatch 3,2,1 4,197,8 4,196,64": "x has shape [4, 196, 64], but S is 197 in gates",
+        "VmoeRouteDispatch 3,2,1 4,197,8 5,197,64": "x has shape [5, 197, 64], but G is 4 in gates",
+        "VmoeDispatch - 4,197,768 65536,65536": f"places {many} E * M = 65536 * 65536 is too many",
+        "VmoeDispatch - 4,197 8,12": "x has shape [4, 197], not the 3 dimensions GSD",
         "VmoeCombine - 8,12,768 4,197,9 4,197,9": "a token has 1 to 8 choices, not 9",
         "VmoeCombine - 8,12,768 4,197,0 4,197,0": "a token has 1 to 8 choices, not 0",
-        "VmoeCombine - 8,12,768 4,197,2 4,197,3": "weight has shape [4, 197, 3], but K is 2 in the inputs before it",
+        "VmoeCombine - 8,12,768 4,197,2 4,197,3": "weight has shape [4, 197, 3], but K is 2 in slot",
         "VmoeCombine - 65536,32768,1 4,197,2 4,197,2": f"places {many}",
     }
     answers = plugin.ask([f"limits {question}" for question in bad])

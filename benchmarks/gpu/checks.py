@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from contest.errors import BenchmarkError
+from cpu.errors import BenchmarkError
 
 from gpu import exact
 from gpu.cases import Case, Inputs, make_inputs

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from contest.errors import BenchmarkError
+from cpu.errors import BenchmarkError
 
 from gpu import checks, sanitizer
 from gpu.cases import named_cases, random_cases

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from contest.errors import BenchmarkError
+from cpu.errors import BenchmarkError
 
 _LARGEST_L2_BYTES = 128 << 20  # of any card; taken where torch doesn't say
 

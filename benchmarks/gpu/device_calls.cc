@@ -7,7 +7,7 @@
 
 namespace {
 
-using vmoe::cuda::Type;
+using vmoe::ElementType;
 
 cudaStream_t AsStream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
@@ -33,7 +33,7 @@ size_t vmoe_gpu_route_dispatch_workspace_bytes(const VmoeShape* shape) {
 
 int vmoe_gpu_route(const VmoeShape* shape, int32_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
                    void* workspace, void* stream) {
-  return vmoe::cuda::Route(AsShape(*shape), static_cast<Type>(type), gates, slot, weight, src, workspace,
+  return vmoe::cuda::Route(AsShape(*shape), static_cast<ElementType>(type), gates, slot, weight, src, workspace,
                            AsStream(stream));
 }
 
@@ -44,14 +44,14 @@ int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t p
 
 int vmoe_gpu_route_dispatch(const VmoeShape* shape, int32_t gate_type, const void* gates, const void* x,
                             size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, void* stream) {
-  return vmoe::cuda::RouteDispatch(AsShape(*shape), static_cast<Type>(gate_type), gates, x, row_bytes, slot, weight,
-                                   buf, workspace, AsStream(stream));
+  return vmoe::cuda::RouteDispatch(AsShape(*shape), static_cast<ElementType>(gate_type), gates, x, row_bytes, slot,
+                                   weight, buf, workspace, AsStream(stream));
 }
 
 int vmoe_gpu_combine(int32_t type, const void* out, size_t places, const int32_t* slot, int32_t weight_type,
                      const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, void* stream) {
-  return vmoe::cuda::Combine(static_cast<Type>(type), out, places, slot, static_cast<Type>(weight_type), weight, tokens,
-                             choices, hidden, y, AsStream(stream));
+  return vmoe::cuda::Combine(static_cast<ElementType>(type), out, places, slot, static_cast<ElementType>(weight_type),
+                             weight, tokens, choices, hidden, y, AsStream(stream));
 }
 
 int vmoe_gpu_empty(void* stream) { return vmoe_gpu::LaunchEmpty(AsStream(stream)); }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contest.report import table
+from cpu.report import table
 
 from gpu.floors import BAR, H100_BYTES_PER_SECOND, KERNELS, floor_seconds, kernel_bytes, kernel_launches
 from gpu.shapes import SETTINGS, SIZES, Type, shape_for, shape_of_kernel

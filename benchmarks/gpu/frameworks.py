@@ -82,22 +82,22 @@ def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> lis
 
     Args:
         folder: where the bundles go.
-        model: a name in `contest.models.MODELS`, such as "b16".
+        model: a name in `cpu.models.MODELS`, such as "b16".
         say: takes a line on what is being done.
 
     Raises:
         ImportError: the exporter isn't installed.
         VmoeError: an export failed.
     """
-    from contest.models import prepare
+    from cpu.models import prepare
 
     from vmoe_export import export_bundle
 
     folder.mkdir(parents=True, exist_ok=True)
     mnist = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
-    prepare(model, folder)  # its checkpoint is what is wanted
+    random = prepare(model, folder).checkpoint("sparse")
     bundles = []
-    for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), (model, folder / model, ("fp32", "fp16", "bf16"))):
+    for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), (model, random, ("fp32", "fp16", "bf16"))):
         for precision in precisions:
             bundle = ModelBundle(folder / f"{name}-{precision}-gpu.vmoe", precision, timed=name == model)
             say(f"exporting {bundle.name}")

@@ -14,13 +14,14 @@
 #include <string>
 #include <vector>
 
+#include "core/float_conversion.h"
 #include "core/routing.h"
 #include "cuda/ops.h"
 
 namespace {
 
 using vmoe::BytesOf;
-using vmoe::FloatType;
+using vmoe::ElementType;
 using vmoe::RoutingShape;
 
 constexpr int kFailed = 1;
@@ -70,8 +71,8 @@ class DeviceBytes {
 
 struct Layer {
   RoutingShape shape;
-  FloatType type;
-  FloatType gate_type;
+  ElementType type;
+  ElementType gate_type;
   size_t hidden;
   size_t offset;  // bytes that tokens are misaligned by
 
@@ -102,15 +103,15 @@ Layer RandomLayer(Random& random, size_t index) {
   shape.groups = Between(random, 1, 3);
   shape.capacity = std::max<size_t>(1, shape.tokens * shape.choices * Between(random, 5, 200) / 100 / shape.experts);
   shape.batch_priority = random() % 2 == 0;
-  layer.type = static_cast<FloatType>(random() % 3);
-  layer.gate_type = random() % 2 == 0 ? layer.type : FloatType::kFloat32;
+  layer.type = static_cast<ElementType>(random() % 3);
+  layer.gate_type = random() % 2 == 0 ? layer.type : ElementType::kFloat32;
   layer.hidden = kHidden[random() % 5];
   layer.offset = random() % 4 == 0 ? BytesOf(layer.type) : 0;
   return layer;
 }
 
 // Gates of few values, so that there are ties, and some NaN.
-Bytes RandomGates(Random& random, FloatType type, size_t count) {
+Bytes RandomGates(Random& random, ElementType type, size_t count) {
   std::vector<float> wide(count);
   const size_t levels = random() % 2 == 0 ? 4 : 1 << 20;
   for (float& value : wide) {
@@ -121,7 +122,7 @@ Bytes RandomGates(Random& random, FloatType type, size_t count) {
   return bits;
 }
 
-Bytes RandomRows(Random& random, FloatType type, size_t count) {
+Bytes RandomRows(Random& random, ElementType type, size_t count) {
   std::vector<float> wide(count);
   for (float& value : wide) value = static_cast<float>(static_cast<int64_t>(random() % 2001) - 1000) / 256.0f;
   Bytes bits(count * BytesOf(type));
@@ -174,7 +175,7 @@ Results OnCpu(const Layer& layer, const Bytes& gates, const Bytes& x, const Byte
 }
 
 // Whether two tensors have the same bits; where a sum is NaN on both sides its bits may differ.
-bool Same(const Bytes& got, const Bytes& wanted, const FloatType* sums) {
+bool Same(const Bytes& got, const Bytes& wanted, const ElementType* sums) {
   if (got == wanted) return true;
   if (sums == nullptr || got.size() != wanted.size()) return false;
   const size_t count = got.size() / BytesOf(*sums);
@@ -232,7 +233,7 @@ int CheckLayer(const Layer& layer, Random& random) {
                           weight.as<void>(), layer.tokens(), layer.shape.choices, layer.hidden, y.as<void>(), nullptr),
             "Combine");
     Require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    const auto check = [&](const char* name, const DeviceBytes& got, const Bytes& expected, const FloatType* sums) {
+    const auto check = [&](const char* name, const DeviceBytes& got, const Bytes& expected, const ElementType* sums) {
       if (Same(got.Get(), expected, sums)) return;
       std::fprintf(stderr, "kernel_check: %s%s is wrong at %s\n", fused ? "RouteDispatch: " : "", name,
                    layer.Name().c_str());

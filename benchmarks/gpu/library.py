@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from contest.errors import BenchmarkError
+from cpu.errors import BenchmarkError
 
 from gpu.shapes import TYPES, Shape, Type
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contest.report import table
+from cpu.report import table
 
 from gpu.floors import BAR
 

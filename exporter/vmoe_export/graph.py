@@ -73,6 +73,7 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
     for node in graph.node:
         if node.domain == DOMAIN:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
+    _name_block_shapes(graph, model, grouping)
     proto.functions.extend(_called(graph, _bodies(model)))
     if default is not None:
         for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
@@ -219,6 +220,25 @@ def _strip(proto: onnx.ModelProto) -> None:
     ):
         message.ClearField("doc_string")
         message.ClearField("metadata_props")
+
+
+def _name_block_shapes(graph: onnx.GraphProto, model: Vmoe, grouping: Grouping) -> None:
+    """Says what the encoder blocks take and give: a runtime that knows that both are the same size computes in place."""
+    config = model.config
+    groups = BATCH_DIM if grouping.batch_multiple == 1 else GROUP_DIM
+    if grouping.tokens != config.num_tokens:
+        groups = GROUP_DIM
+    shapes = {
+        "VmoeAttentionBlock": (BATCH_DIM, config.num_tokens, config.hidden_size),
+        "VmoeMlpBlock": (BATCH_DIM, config.num_tokens, config.hidden_size),
+        "VmoeExpertBlock": (groups, grouping.tokens, config.hidden_size),
+    }
+    known = {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        for name in (node.input[0], node.output[0]) if node.op_type in shapes else ():
+            if name not in known:
+                known.add(name)
+                graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[node.op_type]))
 
 
 def _name_dims(value: onnx.ValueInfoProto, batch_multiple: int, *, per_image: bool) -> None:

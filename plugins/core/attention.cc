@@ -80,14 +80,14 @@ class Head {
     for (size_t column = 0; column < columns; column += kernels_.panel_columns) {
       const size_t count = std::min(kernels_.panel_columns, columns - column);
       visit(column, count, place);
-      place += PanelElements(kernels_, depth, count, false);
+      place += PanelElements(kernels_, depth, count);
     }
   }
 
   size_t Elements(size_t columns, size_t depth) const {
     size_t elements = 0;
     ForEachPanel(columns, depth,
-                 [&](size_t, size_t count, size_t) { elements += PanelElements(kernels_, depth, count, false); });
+                 [&](size_t, size_t count, size_t) { elements += PanelElements(kernels_, depth, count); });
     return elements;
   }
   size_t KeyElements() const { return Elements(shape_.tokens, size_); }

@@ -16,7 +16,8 @@ struct AttentionShape {
   size_t heads = 0;    // H; head h has the columns h * D/H to (h + 1) * D/H
 };
 
-// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Throws std::bad_alloc.
+// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D], all in float32; see
+// TileAttention for products of bfloat16. Throws std::bad_alloc.
 void Attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k, const float* v,
                float* y, const TaskRunner& runner);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/float_conversion.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -26,7 +27,7 @@ void CombineToken(const float* out, const int32_t* row, const float* weight, siz
 }
 
 // The same with values in half precision.
-void CombineHalfToken(FloatType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
+void CombineHalfToken(ElementType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
                       size_t hidden, uint16_t* y) {
   constexpr size_t kBlock = 256;
   float from[kBlock];
@@ -49,11 +50,11 @@ void CombineHalfToken(FloatType type, const uint16_t* out, const int32_t* row, c
 
 }  // namespace
 
-void Combine(FloatType type, const void* out, const int32_t* slot, FloatType weight_type, const void* weight,
+void Combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
              size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
   Workspace workspace;
   const auto* wide_weight = static_cast<const float*>(weight);
-  if (weight_type != FloatType::kFloat32) {
+  if (weight_type != ElementType::kFloat32) {
     workspace.Reserve(Workspace::Bytes<float>(tokens * choices));
     auto* wide = workspace.Take<float>(tokens * choices);
     Widen(weight_type, weight, tokens * choices, wide);
@@ -63,7 +64,7 @@ void Combine(FloatType type, const void* out, const int32_t* slot, FloatType wei
     for (size_t token = first; token < end; ++token) {
       const int32_t* row = slot + token * choices;
       const float* scale = wide_weight + token * choices;
-      if (type == FloatType::kFloat32) {
+      if (type == ElementType::kFloat32) {
         CombineToken(static_cast<const float*>(out), row, scale, choices, hidden,
                      static_cast<float*>(y) + token * hidden);
       } else {

@@ -5,9 +5,10 @@
 
 namespace vmoe {
 
-enum class CpuPath { kScalar, kNeon, kAvx2, kAvx512, kAvx512Bf16 };
+// kAmxEmulated computes what kAmx does, bit for bit, on machines without a matrix unit: slowly, to check it there.
+enum class CpuPath { kScalar, kNeon, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated };
 
-// "scalar", "neon", "avx2", "avx512", "avx512_bf16".
+// "scalar", "neon", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated".
 const char* CpuPathName(CpuPath path);
 
 // Whether this build has the path and this machine can run it.

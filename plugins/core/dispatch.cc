@@ -20,7 +20,7 @@ void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes
   });
 }
 
-void RouteDispatch(const RoutingShape& shape, FloatType gate_type, const void* gates, const void* x, size_t row_bytes,
+void RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x, size_t row_bytes,
                    int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
   const size_t places = shape.experts * shape.places();
   Workspace workspace;

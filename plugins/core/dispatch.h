@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/float_type.h"
+#include "core/element_type.h"
 #include "core/routing_shape.h"
 #include "core/task_runner.h"
 
@@ -16,7 +16,7 @@ void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes
 
 // The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],
 // weight [G,S,K] of `gate_type`, buf [E,M,D]. Throws std::bad_alloc.
-void RouteDispatch(const RoutingShape& shape, FloatType gate_type, const void* gates, const void* x, size_t row_bytes,
+void RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x, size_t row_bytes,
                    int32_t* slot, void* weight, void* buf, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -1,76 +1,121 @@
 #include "core/expert_mlp.h"
 
 #include "core/panel_tasks.h"
+#include "core/residual.h"
+#include "core/tile_kernels.h"
+#include "core/tile_mlp.h"
+#include "core/workspace.h"
 
 namespace vmoe {
 namespace {
 
 constexpr size_t kRowsPerGather = 16;
 
-}  // namespace
-
-size_t ExpertMlpBytes(const ExpertWeights& weights, size_t rows, bool dispatch_bf16) {
-  const size_t element_bytes = weights.bf16() ? sizeof(Bf16) : sizeof(float);
-  const bool gathers = weights.bf16() || dispatch_bf16;
-  const size_t gathered = gathers ? rows * PaddedStride(weights.hidden(), element_bytes) * element_bytes : 0;
-  const size_t activations = rows * PaddedStride(weights.expert_hidden(), element_bytes) * element_bytes;
-  return Workspace::Bytes<char>(gathered) + Workspace::Bytes<char>(activations);
+TileMlpWeights InTiles(const ExpertWeights& weights) {
+  TileMlpWeights tiles;
+  tiles.first = {weights.w1.get(), weights.b1, weights.w1_scale};
+  tiles.second = {weights.w2.get(), weights.b2, weights.w2_scale};
+  tiles.hidden_chunk = weights.hidden_chunk;
+  return tiles;
 }
 
-void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
-               Workspace& workspace, const TaskRunner& runner) {
+void RoundRows(const Kernels& kernels, float* rows, size_t count, size_t width, const TaskRunner& runner) {
+  ParallelForRows(runner, count, [&](size_t begin, size_t end) {
+    kernels.round_bf16(rows + begin * width, (end - begin) * width, rows + begin * width);
+  });
+}
+
+// The experts on float32 weights.
+void Float32Mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+                const TaskRunner& runner) {
   const Kernels& kernels = weights.w1->kernels();
   const size_t count = rows.count(weights);
   const size_t hidden = weights.hidden();
-  const size_t element_bytes = weights.bf16() ? sizeof(Bf16) : sizeof(float);
+  const bool gathers = rows.norm || dispatch_bf16;
+  const size_t gathered_stride = PaddedStride(hidden);
+  const size_t stride = PaddedStride(weights.expert_hidden());
+  float* gathered = nullptr;
+  float* activations = nullptr;
+  Workspace workspace;
+  TakeAll(workspace, [&](auto& memory) {
+    if (gathers) gathered = memory.template Take<float>(count * gathered_stride);
+    activations = memory.template Take<float>(count * stride);
+  });
 
   PanelProduct first;
   first.rows = rows.x;
   first.index = rows.index;
   first.row_stride = hidden;
   first.depth = hidden;
-  if (weights.bf16() || dispatch_bf16) {
-    const size_t stride = PaddedStride(hidden, element_bytes);
-    char* gathered = workspace.Take<char>(count * stride * element_bytes);
+  if (gathers) {
+    const auto normalize = TileKernelsFor(kernels.path).normalize;
     ParallelFor(runner, (count + kRowsPerGather - 1) / kRowsPerGather, [&](size_t task) {
       for (size_t row = task * kRowsPerGather; row < count && row < (task + 1) * kRowsPerGather; ++row) {
         const float* from = rows.x + (rows.index == nullptr ? row : static_cast<size_t>(rows.index[row])) * hidden;
-        char* to = gathered + row * stride * element_bytes;
-        if (weights.bf16()) {
-          kernels.to_bf16(from, hidden, reinterpret_cast<Bf16*>(to));
-          // The other half of the last pair: finite, as it is multiplied by a weight of zero.
-          reinterpret_cast<Bf16*>(to)[hidden] = 0;
-        } else {
-          kernels.round_bf16(from, hidden, reinterpret_cast<float*>(to));
+        float* to = gathered + row * gathered_stride;
+        if (rows.norm) {
+          normalize(from, rows.norm.scale, rows.norm.bias, hidden, to);
+          from = to;
         }
+        if (dispatch_bf16) kernels.round_bf16(from, hidden, to);
       }
     });
     first.rows = gathered;
     first.index = nullptr;
-    first.row_stride = stride;
+    first.row_stride = gathered_stride;
   }
-  const size_t expert_hidden = weights.expert_hidden();
-  const size_t stride = PaddedStride(expert_hidden, element_bytes);
-  char* activations = workspace.Take<char>(count * stride * element_bytes);
   first.epilogue.gelu = true;
-  first.epilogue.to_bf16 = weights.bf16();
+  first.epilogue.bias = weights.b1;
   first.out = activations;
   first.out_stride = stride;
-  if (weights.bf16() && expert_hidden % 2 != 0) {
-    for (size_t row = 0; row < count; ++row) reinterpret_cast<Bf16*>(activations)[row * stride + expert_hidden] = 0;
-  }
-  first.epilogue.bias = weights.b1;
   MultiplyAll(*weights.w1, rows.first, first, runner);
 
   PanelProduct second;
   second.rows = activations;
   second.row_stride = stride;
-  second.depth = expert_hidden;
+  second.depth = weights.expert_hidden();
   second.epilogue.round_bf16 = dispatch_bf16;
+  second.epilogue.bias = weights.b2;
   second.out = out;
   second.out_stride = hidden;
-  second.epilogue.bias = weights.b2;
   MultiplyAll(*weights.w2, rows.first, second, runner);
+}
+
+}  // namespace
+
+void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+               const TaskRunner& runner) {
+  if (weights.type() == ElementType::kFloat32) return Float32Mlp(weights, rows, dispatch_bf16, out, runner);
+  TileMlpRows tiles;
+  tiles.x = rows.x;
+  tiles.index = rows.index;
+  tiles.first = rows.first;
+  tiles.norm_scale = rows.norm.scale;
+  tiles.norm_bias = rows.norm.bias;
+  tiles.round_bf16 = dispatch_bf16;
+  TileMlp(InTiles(weights), tiles, out, nullptr, runner);
+  if (dispatch_bf16) RoundRows(weights.w1->kernels(), out, rows.count(weights), weights.hidden(), runner);
+}
+
+void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
+              float* out, const TaskRunner& runner) {
+  const size_t first[] = {0, rows};
+  if (weights.type() == ElementType::kFloat32) {
+    if (!residual) return Float32Mlp(weights, {x, nullptr, first, norm}, false, out, runner);
+    const size_t hidden = weights.hidden();
+    float* mlp = nullptr;
+    Workspace workspace;
+    TakeAll(workspace, [&](auto& memory) { mlp = memory.template Take<float>(rows * hidden); });
+    Float32Mlp(weights, {x, nullptr, first, norm}, false, mlp, runner);
+    AddRows(x, mlp, rows, hidden, out, runner);
+    return;
+  }
+  TileMlpRows tiles;
+  tiles.x = x;
+  tiles.first = first;
+  tiles.norm_scale = norm.scale;
+  tiles.norm_bias = norm.bias;
+  TileMlp(InTiles(weights), tiles, out, residual ? x : nullptr, runner);
 }
 
 }  // namespace vmoe

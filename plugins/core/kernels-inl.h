@@ -11,7 +11,10 @@
 #include <cstring>
 #include <limits>
 
+#include "core/bfloat16.h"
 #include "core/kernels.h"
+#include "core/transpose-inl.h"
+#include "core/vector_math-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
@@ -21,12 +24,6 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using FloatTag = hn::ScalableTag<float>;
-using BitsTag = hn::RebindToUnsigned<FloatTag>;
-using Floats = hn::Vec<FloatTag>;
-using Bits = hn::Vec<BitsTag>;
-
-constexpr size_t kLanes = HWY_LANES(float);
 // Sums of a tile stay in registers: 24 of 32, or 12 of 16.
 #if HWY_TARGET == HWY_AVX2
 constexpr size_t kTileRows = 6;
@@ -45,31 +42,6 @@ constexpr size_t kCacheBytes = 768 << 10;
 
 // ---- Rounding
 
-HWY_INLINE Bits RoundedBf16(Bits bits) {
-  const BitsTag du;
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
-  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
-  const auto is_nan = hn::Gt(hn::And(bits, hn::Set(du, 0x7fffffffu)), hn::Set(du, 0x7f800000u));
-  return hn::And(hn::IfThenElse(is_nan, quiet, rounded), hn::Set(du, 0xffff0000u));
-}
-
-HWY_INLINE Floats RoundBf16(Floats values) {
-  return hn::BitCast(FloatTag(), RoundedBf16(hn::BitCast(BitsTag(), values)));
-}
-
-HWY_INLINE void StoreBf16(Floats values, Bf16* to) {
-  const BitsTag du;
-  const hn::Rebind<uint16_t, BitsTag> d16;
-  hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(RoundedBf16(hn::BitCast(du, values)))), d16, to);
-}
-
-HWY_ATTR inline void RoundRowToBf16(const float* from, size_t count, Bf16* to) {
-  size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) StoreBf16(hn::LoadU(FloatTag(), from + i), to + i);
-  for (; i < count; ++i) to[i] = ToBf16(from[i]);
-}
-
 HWY_ATTR inline void RoundRow(const float* from, size_t count, float* to) {
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) hn::StoreU(RoundBf16(hn::LoadU(FloatTag(), from + i)), FloatTag(), to + i);
@@ -77,33 +49,6 @@ HWY_ATTR inline void RoundRow(const float* from, size_t count, float* to) {
 }
 
 // ---- Epilogues
-
-// 2^t for t from -126 to 127, within 2e-7 of it.
-HWY_INLINE Floats Exp2(Floats t) {
-  const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  const auto whole = hn::Round(t);
-  const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
-  // Nearly the best polynomial of its degree: the error is 2e-9.
-  auto power = hn::Set(d, 0.00015469732f);
-  power = hn::MulAdd(power, part, hn::Set(d, 0.0013400433f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.0096180253f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.055503272f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.24022651f));
-  power = hn::MulAdd(power, part, hn::Set(d, 0.69314718f));
-  power = hn::MulAdd(power, part, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, power), exponent));
-}
-
-// x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), written as x / (1 + exp(-2 u)): no cancellation.
-HWY_INLINE Floats Gelu(Floats x) {
-  const FloatTag d;
-  // -2 u / ln 2; beyond the limits the quotient is x or 0 to float32's precision.
-  const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
-  const auto exponent = hn::Max(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp2(exponent)));
-}
 
 // Finishes `rows` rows of sums in `tile` and stores them.
 HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
@@ -120,19 +65,8 @@ HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row,
         values = hn::Add(values, left >= kLanes ? hn::LoadU(d, bias) : hn::LoadN(d, bias, left));
       }
       if (epilogue.gelu) values = Gelu(values);
-      if (epilogue.to_bf16) {
-        Bf16* to = static_cast<Bf16*>(product.out) + offset + column;
-        if (left >= kLanes) {
-          StoreBf16(values, to);
-        } else {
-          Bf16 last[kLanes];
-          StoreBf16(values, last);
-          std::memcpy(to, last, left * sizeof(Bf16));
-        }
-        continue;
-      }
       if (epilogue.round_bf16) values = RoundBf16(values);
-      float* to = static_cast<float*>(product.out) + offset + column;
+      float* to = product.out + offset + column;
       if (left >= kLanes) {
         hn::StoreU(values, d, to);
       } else {
@@ -144,67 +78,21 @@ HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row,
 
 // ---- Products
 
-// One step of the depth for float32: a row of the panel.
-struct Float32Step {
-  using Element = float;
-  static constexpr size_t kDepth = 1;
-
-  template <size_t kRows, size_t kVectors>
-  static HWY_INLINE void Add(const float* const (&rows)[kRows], size_t step, const float* panel,
-                             Floats (&sums)[kRows][kVectors]) {
-    const FloatTag d;
-    Floats weights[kVectors];
+// One step of the depth: a row of the panel.
+template <size_t kRows, size_t kVectors>
+HWY_INLINE void AddStep(const float* const (&rows)[kRows], size_t step, const float* panel,
+                        Floats (&sums)[kRows][kVectors]) {
+  const FloatTag d;
+  Floats weights[kVectors];
 #pragma GCC unroll 16
-    for (size_t v = 0; v < kVectors; ++v) weights[v] = hn::Load(d, panel + v * kLanes);
+  for (size_t v = 0; v < kVectors; ++v) weights[v] = hn::Load(d, panel + v * kLanes);
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
-      const auto value = hn::Set(d, rows[r][step]);
+  for (size_t r = 0; r < kRows; ++r) {
+    const auto value = hn::Set(d, rows[r][step]);
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(value, weights[v], sums[r][v]);
-    }
+    for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(value, weights[v], sums[r][v]);
   }
-};
-
-// One step of the depth for bfloat16: two interleaved rows of the panel.
-struct Bfloat16Step {
-  using Element = Bf16;
-  static constexpr size_t kDepth = 2;
-
-  template <size_t kRows, size_t kVectors>
-  static HWY_INLINE void Add(const Bf16* const (&rows)[kRows], size_t step, const Bf16* panel,
-                             Floats (&sums)[kRows][kVectors]) {
-    const FloatTag d;
-    const BitsTag du;
-    Bits weights[kVectors];
-#pragma GCC unroll 16
-    for (size_t v = 0; v < kVectors; ++v) {
-      weights[v] = hn::Load(du, reinterpret_cast<const uint32_t*>(panel) + v * kLanes);
-    }
-#pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
-      uint32_t pair;
-      std::memcpy(&pair, rows[r] + 2 * step, sizeof(pair));
-#if HWY_NATIVE_DOT_BF16
-      const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
-      const auto values = hn::BitCast(db, hn::Set(du, pair));
-      auto unused = hn::Zero(d);
-#pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) {
-        sums[r][v] = hn::ReorderWidenMulAccumulate(d, values, hn::BitCast(db, weights[v]), sums[r][v], unused);
-      }
-#else
-      const auto upper = hn::Set(du, 0xffff0000u);
-      const auto first = hn::BitCast(d, hn::Set(du, pair << 16));
-      const auto second = hn::BitCast(d, hn::Set(du, pair & 0xffff0000u));
-#pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) {
-        sums[r][v] = hn::MulAdd(first, hn::BitCast(d, hn::ShiftLeft<16>(weights[v])), sums[r][v]);
-        sums[r][v] = hn::MulAdd(second, hn::BitCast(d, hn::And(weights[v], upper)), sums[r][v]);
-      }
-#endif
-    }
-  }
-};
+}
 
 // Memory to ask for before it is used: `stride` bytes further with each step of a product.
 struct ReadAhead {
@@ -220,16 +108,15 @@ struct TileTarget {
 };
 
 // Sums of kRows rows x kVectors vectors of columns.
-template <class Step, size_t kRows, size_t kVectors>
+template <size_t kRows, size_t kVectors>
 HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
                                         TileTarget target) {
-  using Element = typename Step::Element;
   const FloatTag d;
-  const Element* rows[kRows];
+  const float* rows[kRows];
   for (size_t r = 0; r < kRows; ++r) {
     const size_t row = first_row + r;
     const size_t place = product.index == nullptr ? row : static_cast<size_t>(product.index[row]);
-    rows[r] = static_cast<const Element*>(product.rows) + place * product.row_stride;
+    rows[r] = product.rows + place * product.row_stride;
   }
   Floats sums[kRows][kVectors];
 #pragma GCC unroll 16
@@ -237,17 +124,17 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
   }
-  constexpr size_t kStepElements = kVectors * kLanes * Step::kDepth;
-  const auto* panel = static_cast<const Element*>(product.panel);
-  const size_t steps = (product.depth + Step::kDepth - 1) / Step::kDepth;
+  constexpr size_t kStepElements = kVectors * kLanes;
+  const float* panel = product.panel;
+  const size_t steps = product.depth;
   for (size_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) {
-      hwy::Prefetch(reinterpret_cast<const char*>(panel + v * kLanes * Step::kDepth) + kPrefetchBytes);
+      hwy::Prefetch(reinterpret_cast<const char*>(panel + v * kLanes) + kPrefetchBytes);
     }
     __builtin_prefetch(ahead.from, 0, 2);  // into the second-level cache
     ahead.from += ahead.stride;
-    Step::template Add<kRows, kVectors>(rows, step, panel, sums);
+    AddStep(rows, step, panel, sums);
     panel += kStepElements;
   }
   if (target.bias != nullptr) {
@@ -266,44 +153,43 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
 }
 
 // Calls the MultiplyTile of a number of rows that is known only now.
-template <class Step, size_t kVectors, size_t kRows = kTileRows>
+template <size_t kVectors, size_t kRows = kTileRows>
 HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
                              TileTarget target) {
   if (rows == kRows) {
-    MultiplyTile<Step, kRows, kVectors>(product, first_row, ahead, target);
+    MultiplyTile<kRows, kVectors>(product, first_row, ahead, target);
   } else if constexpr (kRows > 1) {
-    MultiplyRows<Step, kVectors, kRows - 1>(product, first_row, rows, ahead, target);
+    MultiplyRows<kVectors, kRows - 1>(product, first_row, rows, ahead, target);
   }
 }
 
-template <class Step, size_t kVectors = kTileVectors>
+template <size_t kVectors = kTileVectors>
 HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   if constexpr (kVectors > 1) {
-    if (product.columns <= (kVectors - 1) * kLanes) return MultiplyPanel<Step, kVectors - 1>(product);
+    if (product.columns <= (kVectors - 1) * kLanes) return MultiplyPanel<kVectors - 1>(product);
   }
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
-  const size_t steps = (product.depth + Step::kDepth - 1) / Step::kDepth;
+  const size_t steps = product.depth;
   // The first tile brings the panel into the cache; the others have time to fetch the next one, as far as there is
   // room.
-  ReadAhead ahead = {static_cast<const char*>(product.panel), 0};
+  ReadAhead ahead = {reinterpret_cast<const char*>(product.panel), 0};
   size_t next_bytes = 0;
   if (product.row_count > kTileRows && steps * kStepBytes < kCacheBytes) {
     next_bytes = std::min(product.next_panel_bytes, kCacheBytes - steps * kStepBytes);
   }
   const size_t later_steps = (product.row_count - 1) / kTileRows * steps;
   const Epilogue& epilogue = product.epilogue;
-  const bool direct =
-      !epilogue.gelu && !epilogue.to_bf16 && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
+  const bool direct = !epilogue.gelu && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
     // The last two tiles share what is left: 9 rows are 5 + 4, as 8 + 1 would read the panel once more for one row.
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
     if (direct) {
-      float* out = static_cast<float*>(product.out) + first_row * product.out_stride;
-      MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
+      float* out = product.out + first_row * product.out_stride;
+      MultiplyRows<kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
     } else {
-      MultiplyRows<Step, kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
+      MultiplyRows<kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
       StoreTile(tile, rows, first_row, product);
     }
     if (next_bytes > 0) {
@@ -314,44 +200,7 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   }
 }
 
-HWY_ATTR inline void ProductFloat32(const PanelProduct& product) { MultiplyPanel<Float32Step>(product); }
-HWY_ATTR inline void ProductBfloat16(const PanelProduct& product) { MultiplyPanel<Bfloat16Step>(product); }
-
-// ---- Packing
-
-// to[row * to_stride + column] = from[column * from_stride + row]
-HWY_ATTR inline void Transpose(const float* from, size_t from_stride, size_t rows, size_t columns, float* to,
-                               size_t to_stride) {
-  size_t column = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::FixedTag<float, 4> d;
-  for (; column + 4 <= columns; column += 4) {
-    const float* first = from + column * from_stride;
-    size_t row = 0;
-    for (; row + 4 <= rows; row += 4) {
-      const auto a = hn::LoadU(d, first + row);
-      const auto b = hn::LoadU(d, first + from_stride + row);
-      const auto c = hn::LoadU(d, first + 2 * from_stride + row);
-      const auto e = hn::LoadU(d, first + 3 * from_stride + row);
-      const auto low_ab = hn::InterleaveLower(d, a, b);
-      const auto low_ce = hn::InterleaveLower(d, c, e);
-      const auto high_ab = hn::InterleaveUpper(d, a, b);
-      const auto high_ce = hn::InterleaveUpper(d, c, e);
-      float* place = to + row * to_stride + column;
-      hn::StoreU(hn::ConcatLowerLower(d, low_ce, low_ab), d, place);
-      hn::StoreU(hn::ConcatUpperUpper(d, low_ce, low_ab), d, place + to_stride);
-      hn::StoreU(hn::ConcatLowerLower(d, high_ce, high_ab), d, place + 2 * to_stride);
-      hn::StoreU(hn::ConcatUpperUpper(d, high_ce, high_ab), d, place + 3 * to_stride);
-    }
-    for (; row < rows; ++row) {
-      for (size_t i = 0; i < 4; ++i) to[row * to_stride + column + i] = first[i * from_stride + row];
-    }
-  }
-#endif
-  for (; column < columns; ++column) {
-    for (size_t row = 0; row < rows; ++row) to[row * to_stride + column] = from[column * from_stride + row];
-  }
-}
+HWY_ATTR inline void ProductFloat32(const PanelProduct& product) { MultiplyPanel<>(product); }
 
 // ---- Softmax
 
@@ -389,21 +238,10 @@ HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) 
   for (size_t i = 0; i < padded; i += kLanes) hn::Store(hn::Mul(hn::Load(d, scores + i), unit), d, scores + i);
 }
 
-constexpr Kernels kKernels = {
-#if HWY_TARGET == HWY_AVX2
-    CpuPath::kAvx2,
-#elif HWY_TARGET == HWY_AVX3
-    CpuPath::kAvx512,
-#elif HWY_TARGET == HWY_AVX3_ZEN4
-    CpuPath::kAvx512Bf16,
-#elif HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_NEON_WITHOUT_AES
-    CpuPath::kNeon,
-#else
-    CpuPath::kScalar,
-#endif
-    kLanes,         kTileVectors * kLanes, kTileRows,      ProductFloat32, ProductBfloat16, Transpose,
-    Softmax,        AttentionSoftmax,      RoundRowToBf16, RoundRow,
-};
+constexpr Kernels KernelsOf(CpuPath path) {
+  return {path,      kLanes,  kTileVectors * kLanes, kTileRows, ProductFloat32,
+          Transpose, Softmax, AttentionSoftmax,      RoundRow};
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace vmoe

@@ -1,7 +1,6 @@
 #include "core/kernels.h"
 
 #include <algorithm>
-#include <type_traits>
 
 // Few targets: each costs code size, and what they leave out is served by the next one down.
 // Vectors of SVE have no size that a tile of them could have.
@@ -20,63 +19,30 @@
 namespace vmoe {
 namespace {
 
-// Rows of weights that stand side by side in a panel.
-template <class T>
-constexpr size_t kInterleave = std::is_same_v<T, Bf16> ? 2 : 1;
-
 size_t PaddedColumns(const Kernels& kernels, size_t columns) {
   const size_t lanes = kernels.lanes;
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-// Calls visit(row, column, place in the panel) for each weight.
-template <class T, class Visit>
-bool ForEachPlace(const Kernels& kernels, size_t depth, size_t columns, Visit&& visit) {
-  const size_t padded = PaddedColumns(kernels, columns);
-  for (size_t row = 0; row < depth; ++row) {
-    const size_t base = row / kInterleave<T> * padded * kInterleave<T> + row % kInterleave<T>;
-    for (size_t column = 0; column < columns; ++column) {
-      if (!visit(row, column, base + column * kInterleave<T>)) return false;
-    }
-  }
-  return true;
-}
-
-template <class T>
-void Pack(const Kernels& kernels, const T* weights, size_t stride, size_t depth, size_t columns, T* packed) {
-  if (columns % kernels.lanes != 0 || depth % kInterleave<T> != 0) {
-    const size_t elements = PanelElements(kernels, depth, columns, sizeof(T) == sizeof(Bf16));
-    for (size_t i = 0; i < elements; ++i) packed[i] = T{0};
-  }
-  ForEachPlace<T>(kernels, depth, columns, [&](size_t row, size_t column, size_t place) {
-    packed[place] = weights[row * stride + column];
-    return true;
-  });
-}
-
-template <class T>
-bool Holds(const Kernels& kernels, const T* weights, size_t stride, size_t depth, size_t columns, const T* packed) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
-  const auto* have = reinterpret_cast<const Bits*>(packed);
-  const auto* want = reinterpret_cast<const Bits*>(weights);
-  return ForEachPlace<T>(kernels, depth, columns, [&](size_t row, size_t column, size_t place) {
-    return have[place] == want[row * stride + column];
-  });
+template <CpuPath kPath, Kernels (*kKernelsOf)(CpuPath)>
+const Kernels& KernelsOnPath() {
+  static constexpr Kernels kKernels = kKernelsOf(kPath);
+  return kKernels;
 }
 
 }  // namespace
 
-size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool bf16) {
-  return (bf16 ? (depth + 1) / 2 * 2 : depth) * PaddedColumns(kernels, columns);
+size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns) {
+  return depth * PaddedColumns(kernels, columns);
 }
 
 void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                float* packed) {
-  Pack(kernels, weights, stride, depth, columns, packed);
-}
-
-void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed) {
-  Pack(kernels, weights, stride, depth, columns, packed);
+  const size_t padded = PaddedColumns(kernels, columns);
+  for (size_t row = 0; row < depth; ++row) {
+    std::copy_n(weights + row * stride, columns, packed + row * padded);
+    std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
+  }
 }
 
 void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
@@ -87,38 +53,32 @@ void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t st
   kernels.transpose(weights, stride, depth, columns, packed, padded);
 }
 
-bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-                const float* packed) {
-  return Holds(kernels, weights, stride, depth, columns, packed);
-}
-
-bool PanelHolds(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns,
-                const Bf16* packed) {
-  return Holds(kernels, weights, stride, depth, columns, packed);
-}
-
 const Kernels& KernelsFor(CpuPath path) {
   switch (path) {
 #if HWY_TARGETS & HWY_AVX2
-    case CpuPath::kAvx2: return N_AVX2::kKernels;
+    case CpuPath::kAvx2: return KernelsOnPath<CpuPath::kAvx2, N_AVX2::KernelsOf>();
+    case CpuPath::kAvx2Vnni: return KernelsOnPath<CpuPath::kAvx2Vnni, N_AVX2::KernelsOf>();
 #endif
 #if HWY_TARGETS & HWY_AVX3
-    case CpuPath::kAvx512: return N_AVX3::kKernels;
+    case CpuPath::kAvx512: return KernelsOnPath<CpuPath::kAvx512, N_AVX3::KernelsOf>();
+    case CpuPath::kAvx512Vnni: return KernelsOnPath<CpuPath::kAvx512Vnni, N_AVX3::KernelsOf>();
 #endif
 #if HWY_TARGETS & HWY_AVX3_ZEN4
-    case CpuPath::kAvx512Bf16: return N_AVX3_ZEN4::kKernels;
+    case CpuPath::kAvx512Bf16: return KernelsOnPath<CpuPath::kAvx512Bf16, N_AVX3_ZEN4::KernelsOf>();
+    case CpuPath::kAmx: return KernelsOnPath<CpuPath::kAmx, N_AVX3_ZEN4::KernelsOf>();
+    case CpuPath::kAmxEmulated: return KernelsOnPath<CpuPath::kAmxEmulated, N_AVX3_ZEN4::KernelsOf>();
 #endif
 #if HWY_TARGETS & HWY_NEON
-    case CpuPath::kNeon: return N_NEON::kKernels;
+    case CpuPath::kNeon: return KernelsOnPath<CpuPath::kNeon, N_NEON::KernelsOf>();
 #elif HWY_TARGETS & HWY_NEON_WITHOUT_AES
-    case CpuPath::kNeon: return N_NEON_WITHOUT_AES::kKernels;
+    case CpuPath::kNeon: return KernelsOnPath<CpuPath::kNeon, N_NEON_WITHOUT_AES::KernelsOf>();
 #endif
     default: break;
   }
 #if HWY_TARGETS & HWY_EMU128
-  return N_EMU128::kKernels;
+  return KernelsOnPath<CpuPath::kScalar, N_EMU128::KernelsOf>();
 #else
-  return N_SCALAR::kKernels;
+  return KernelsOnPath<CpuPath::kScalar, N_SCALAR::KernelsOf>();
 #endif
 }
 

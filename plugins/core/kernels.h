@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/bfloat16.h"
 #include "core/cpu_path.h"
 
 namespace vmoe {
@@ -16,25 +15,23 @@ namespace vmoe {
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   bool gelu = false;            // GELU in its tanh approximation
-  bool to_bf16 = false;         // store bfloat16 instead of float32
   bool round_bf16 = false;      // store float32 rounded to bfloat16
 };
 
-// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel). Float32 rows with a float32 panel, bfloat16 rows with a
-// bfloat16 panel.
+// out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel), all float32.
 struct PanelProduct {
-  const void* rows = nullptr;      // [.., row_stride], row r at index[r], or at r without an index
+  const float* rows = nullptr;     // [.., row_stride], row r at index[r], or at r without an index
   const int32_t* index = nullptr;  // i32[row_count] or none
-  size_t row_stride = 0;           // elements; even for bfloat16, with one readable element after an odd depth
+  size_t row_stride = 0;           // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const void* panel = nullptr;  // packed as PackPanel does
-  size_t columns = 0;           // 1 to panel_columns
+  const float* panel = nullptr;  // packed as PackPanel does
+  size_t columns = 0;            // 1 to panel_columns
   // The panel that is likely to be used next, read ahead from memory; or none.
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;
   Epilogue epilogue;
-  void* out = nullptr;    // at the panel's first column
+  float* out = nullptr;   // at the panel's first column
   size_t out_stride = 0;  // elements
 };
 
@@ -45,7 +42,6 @@ struct Kernels {
   size_t tile_rows;      // rows that a product takes at once
 
   void (*product_f32)(const PanelProduct& product);
-  void (*product_bf16)(const PanelProduct& product);
 
   // to[row, column] = from[column, row] for `rows` rows and `columns` columns of `to`.
   void (*transpose)(const float* from, size_t from_stride, size_t rows, size_t columns, float* to, size_t to_stride);
@@ -57,30 +53,22 @@ struct Kernels {
   // aligned to 64 bytes and has room for whole vectors of 16.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
-  // Nearest bfloat16, ties to even, as bits and as float32.
-  void (*to_bf16)(const float* from, size_t count, Bf16* to);
+  // Nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 };
 
 // The kernels of a path that CpuPathSupported.
 const Kernels& KernelsFor(CpuPath path);
 
-// Elements of a packed panel: `depth` rows of `columns` padded to whole vectors; bfloat16 panels interleave two rows.
-size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns, bool bf16);
+// Elements of a packed panel: `depth` rows of `columns` padded to whole vectors.
+size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns);
 
 // Packs weights[0:depth, 0:columns], rows `stride` elements apart, into PanelElements values.
 void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                float* packed);
-void PackPanel(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns, Bf16* packed);
 
 // Packs the transpose of weights[0:columns, 0:depth], rows `stride` elements apart.
 void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                          float* packed);
-
-// Whether a packed panel holds exactly these weights, bit for bit.
-bool PanelHolds(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-                const float* packed);
-bool PanelHolds(const Kernels& kernels, const Bf16* weights, size_t stride, size_t depth, size_t columns,
-                const Bf16* packed);
 
 }  // namespace vmoe

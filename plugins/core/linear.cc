@@ -1,20 +1,22 @@
 #include "core/linear.h"
 
 #include "core/panel_tasks.h"
+#include "core/tile_linear.h"
 
 namespace vmoe {
 
-void Linear(const PackedWeights& w, const float* bias, const float* x, size_t rows, float* y,
-            const TaskRunner& runner) {
+void Linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
+  const PackedWeights& matrix = *w.matrix;
+  if (matrix.type() != ElementType::kFloat32) return TileLinear({&matrix, w.bias, w.scale}, x, rows, y, runner);
   PanelProduct product;
   product.rows = x;
-  product.row_stride = w.depth();
-  product.depth = w.depth();
-  product.epilogue.bias = bias;
+  product.row_stride = matrix.depth();
+  product.depth = matrix.depth();
+  product.epilogue.bias = w.bias;
   product.out = y;
-  product.out_stride = w.columns();
+  product.out_stride = matrix.columns();
   const size_t first[] = {0, rows};
-  MultiplyAll(w, first, product, runner);
+  MultiplyAll(matrix, first, product, runner);
 }
 
 }  // namespace vmoe

@@ -1,4 +1,4 @@
-// Dense layers on the experts' kernels.
+// Dense layers.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,15 @@
 
 namespace vmoe {
 
-// y f32[rows, N] = x f32[rows, D] x w + bias, with w float32 [1, D, N] packed and bias f32[N].
-void Linear(const PackedWeights& w, const float* bias, const float* x, size_t rows, float* y, const TaskRunner& runner);
+// A weight matrix [1, D, P] packed, with what belongs to its columns (not owned): bias f32[P], and for int8 scale
+// f32[P].
+struct LinearWeights {
+  const PackedWeights* matrix = nullptr;
+  const float* bias = nullptr;
+  const float* scale = nullptr;
+};
+
+// y f32[rows, P] = x f32[rows, D] x w + bias. Throws std::bad_alloc.
+void Linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

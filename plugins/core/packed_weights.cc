@@ -1,44 +1,16 @@
 #include "core/packed_weights.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <tuple>
 
+#include "core/tile_kernels.h"
+#include "core/tile_panels.h"
+
 namespace vmoe {
 namespace {
-
-// Calls visit(first element, matrix, panel) for each panel of stored weights of element type T.
-template <class T, class Visit>
-bool ForEachPanel(const PackedWeights& packed, const StoredWeights& weights, Visit&& visit) {
-  const auto* data = static_cast<const T*>(weights.data);
-  for (size_t matrix = 0; matrix < packed.matrices(); ++matrix) {
-    for (size_t panel = 0; panel < packed.panels(); ++panel) {
-      const size_t first = matrix * weights.depth * weights.columns + panel * packed.kernels().panel_columns;
-      if (!visit(data + first, matrix, panel)) return false;
-    }
-  }
-  return true;
-}
-
-template <class T>
-void PackAll(const PackedWeights& packed, const StoredWeights& weights) {
-  ForEachPanel<T>(packed, weights, [&](const T* from, size_t matrix, size_t panel) {
-    PackPanel(packed.kernels(), from, weights.columns, weights.depth, packed.PanelColumns(panel),
-              static_cast<T*>(const_cast<void*>(packed.Panel(matrix, panel))));
-    return true;
-  });
-}
-
-template <class T>
-bool AllHold(const PackedWeights& packed, const StoredWeights& weights) {
-  return ForEachPanel<T>(packed, weights, [&](const T* want, size_t matrix, size_t panel) {
-    return PanelHolds(packed.kernels(), want, weights.columns, weights.depth, packed.PanelColumns(panel),
-                      static_cast<const T*>(packed.Panel(matrix, panel)));
-  });
-}
 
 // Tells most weights apart by a few of their values; what it can't tell apart is compared in full.
 uint64_t Sample(const StoredWeights& weights) {
@@ -56,7 +28,12 @@ uint64_t Sample(const StoredWeights& weights) {
   return hash;
 }
 
-using Key = std::tuple<uint64_t, bool, size_t, size_t, size_t>;
+using Key = std::tuple<uint64_t, ElementType, size_t, size_t, size_t, size_t, size_t, size_t>;
+
+Key KeyOf(const StoredWeights& weights) {
+  return {Sample(weights), weights.type,         weights.matrices,    weights.depth,
+          weights.columns, weights.column_parts, weights.depth_parts, weights.depth_chunk};
+}
 
 struct Registry {
   std::mutex mutex;
@@ -69,27 +46,49 @@ Registry& GetRegistry() {
   return *registry;
 }
 
+bool InTiles(ElementType type) { return type != ElementType::kFloat32; }
+
 }  // namespace
 
-PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weights)
-    : kernels_(kernels),
-      bf16_(weights.bf16),
-      matrices_(weights.matrices),
-      depth_(weights.depth),
-      columns_(weights.columns),
-      panels_((weights.columns + kernels.panel_columns - 1) / kernels.panel_columns),
-      element_bytes_(weights.bf16 ? sizeof(Bf16) : sizeof(float)),
-      panel_bytes_(PanelElements(kernels, depth_, std::min(kernels.panel_columns, columns_), bf16_) * element_bytes_) {
-  if (panels_ > 0) {
-    const size_t last = PanelElements(kernels, depth_, PanelColumns(panels_ - 1), bf16_) * element_bytes_;
-    matrix_bytes_ = (panels_ - 1) * panel_bytes_ + last;
+PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weights) : kernels_(kernels), form_(weights) {
+  form_.data = nullptr;
+  if (InTiles(type())) {
+    panel_columns_ = kPanelColumns;
+    padded_depth_ = weights.depth_parts == 1
+                        ? weights.depth
+                        : weights.depth_parts * RoundUp(weights.depth / weights.depth_parts, kPanelColumns);
+    panels_ = weights.column_parts * DivideUp(weights.columns / weights.column_parts, kPanelColumns);
+    panel_bytes_ = steps() * kPanelStepBytes;
+    matrix_bytes_ = panels_ * panel_bytes_;
+  } else {
+    panel_columns_ = kernels.panel_columns;
+    padded_depth_ = weights.depth;
+    panels_ = DivideUp(weights.columns, kernels.panel_columns);
+    panel_bytes_ = PanelElements(kernels, depth(), std::min(kernels.panel_columns, columns())) * sizeof(float);
+    if (panels_ > 0) matrix_bytes_ = (panels_ - 1) * panel_bytes_ + PanelBytes(panels_ - 1);
   }
-  buffer_ = PageBuffer(matrices_ * matrix_bytes_);
-  bf16_ ? PackAll<Bf16>(*this, weights) : PackAll<float>(*this, weights);
+  buffer_ = PageBuffer(matrices() * matrix_bytes_);
+  for (size_t matrix = 0; matrix < matrices(); ++matrix) {
+    for (size_t panel = 0; panel < panels_; ++panel) {
+      PackPanel(weights, matrix, panel, const_cast<char*>(Panel(matrix, panel)));
+    }
+  }
+  if (type() == ElementType::kInt8 && TileKernelsFor(kernels.path).unsigned_rows) {
+    column_excess_.resize(matrices() * chunks() * padded_columns());
+    int32_t* excess = column_excess_.data();
+    for (size_t matrix = 0; matrix < matrices(); ++matrix) {
+      for (size_t step = 0; step < steps(); step += chunk_steps()) {
+        for (size_t panel = 0; panel < panels_; ++panel, excess += kPanelColumns) {
+          ColumnExcessOfPanel(Panel(matrix, panel) + step * kPanelStepBytes, std::min(chunk_steps(), steps() - step),
+                              excess);
+        }
+      }
+    }
+  }
 }
 
 std::shared_ptr<const PackedWeights> PackedWeights::Shared(const Kernels& kernels, const StoredWeights& weights) {
-  const Key key{Sample(weights), weights.bf16, weights.matrices, weights.depth, weights.columns};
+  const Key key = KeyOf(weights);
   Registry& registry = GetRegistry();
   // Held while packing: of two sessions that load at once, the second waits and then shares.
   const std::lock_guard<std::mutex> lock(registry.mutex);
@@ -107,24 +106,51 @@ std::shared_ptr<const PackedWeights> PackedWeights::Shared(const Kernels& kernel
   return packed;
 }
 
+size_t PackedWeights::steps() const { return Steps(type(), padded_depth_); }
+
 size_t PackedWeights::PanelColumns(size_t panel) const {
-  return std::min(kernels_.panel_columns, columns_ - panel * kernels_.panel_columns);
+  return std::min(panel_columns_, columns() - panel * panel_columns_);
 }
 
 size_t PackedWeights::PanelBytes(size_t panel) const {
-  return PanelElements(kernels_, depth_, PanelColumns(panel), bf16_) * element_bytes_;
+  if (InTiles(type())) return panel_bytes_;
+  return PanelElements(kernels_, depth(), PanelColumns(panel)) * sizeof(float);
 }
 
-const void* PackedWeights::Panel(size_t matrix, size_t panel) const {
+const char* PackedWeights::Panel(size_t matrix, size_t panel) const {
   return static_cast<const char*>(buffer_.data()) + matrix * matrix_bytes_ + panel * panel_bytes_;
 }
 
-bool PackedWeights::Holds(const StoredWeights& weights) const {
-  if (weights.bf16 != bf16_ || weights.matrices != matrices_ || weights.depth != depth_ ||
-      weights.columns != columns_) {
-    return false;
+const int32_t* PackedWeights::ColumnExcess(size_t matrix, size_t first_step) const {
+  if (column_excess_.empty()) return nullptr;
+  return &column_excess_[(matrix * chunks() + first_step / chunk_steps()) * padded_columns()];
+}
+
+size_t PackedWeights::chunk_steps() const {
+  return form_.depth_chunk == 0 ? std::max<size_t>(steps(), 1) : Steps(type(), form_.depth_chunk);
+}
+
+size_t PackedWeights::chunks() const { return DivideUp(steps(), chunk_steps()); }
+
+void PackedWeights::PackPanel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
+  const char* from = static_cast<const char*>(weights.data) + matrix * depth() * columns() * BytesOf(type());
+  if (InTiles(type())) {
+    PackTilePanel(weights, from, panel, steps(), to);
+  } else {
+    vmoe::PackPanel(kernels_, reinterpret_cast<const float*>(from) + panel * panel_columns_, columns(), depth(),
+                    PanelColumns(panel), reinterpret_cast<float*>(to));
   }
-  return bf16_ ? AllHold<Bf16>(*this, weights) : AllHold<float>(*this, weights);
+}
+
+bool PackedWeights::Holds(const StoredWeights& weights) const {
+  std::vector<char> expected(panel_bytes_);
+  for (size_t matrix = 0; matrix < matrices(); ++matrix) {
+    for (size_t panel = 0; panel < panels_; ++panel) {
+      PackPanel(weights, matrix, panel, expected.data());
+      if (std::memcmp(expected.data(), Panel(matrix, panel), PanelBytes(panel)) != 0) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace vmoe

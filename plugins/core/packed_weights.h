@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "core/element_type.h"
 #include "core/kernels.h"
 #include "core/workspace.h"
 
@@ -12,16 +15,23 @@ namespace vmoe {
 // Weights as they are stored: `matrices` matrices of [depth, columns], row-major, one after another.
 struct StoredWeights {
   const void* data = nullptr;
-  bool bf16 = false;  // bfloat16, else float32
+  ElementType type = ElementType::kFloat32;  // float32, bfloat16 or int8
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
+  // bfloat16 and int8: the columns, or the depth, are so many equal parts (heads), and each part begins a panel, or a
+  // line of 32 bfloat16 or of 32 int8.
+  size_t column_parts = 1;
+  size_t depth_parts = 1;
+  // int8: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
+  size_t depth_chunk = 0;
 
   size_t elements() const { return matrices * depth * columns; }
-  size_t bytes() const { return elements() * (bf16 ? sizeof(Bf16) : sizeof(float)); }
+  size_t bytes() const { return elements() * BytesOf(type); }
 };
 
-// Immutable; any number of threads may read it.
+// Immutable; any number of threads may read it. float32 lies in panels as wide as the path's tiles of registers,
+// bfloat16 and int8 in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.
@@ -32,28 +42,45 @@ class PackedWeights {
   static std::shared_ptr<const PackedWeights> Shared(const Kernels& kernels, const StoredWeights& weights);
 
   const Kernels& kernels() const { return kernels_; }
-  bool bf16() const { return bf16_; }
-  size_t matrices() const { return matrices_; }
-  size_t depth() const { return depth_; }
-  size_t columns() const { return columns_; }
-  size_t bytes() const { return buffer_.bytes(); }
+  ElementType type() const { return form_.type; }
+  size_t matrices() const { return form_.matrices; }
+  size_t depth() const { return form_.depth; }
+  size_t columns() const { return form_.columns; }
 
-  // Column panels of each matrix.
+  // Column panels of each matrix, and their columns with the padding of parts.
   size_t panels() const { return panels_; }
+  size_t padded_columns() const { return panels_ * panel_columns_; }
+  // Elements of the depth with the padding of parts; what is beyond the last part isn't counted.
+  size_t padded_depth() const { return padded_depth_; }
+  size_t column_parts() const { return form_.column_parts; }
+  // Steps of the depth, of weights in tiles.
+  size_t steps() const;
+
   size_t PanelColumns(size_t panel) const;
   size_t PanelBytes(size_t panel) const;
-  const void* Panel(size_t matrix, size_t panel) const;
+  // Bytes from one panel of a matrix to the next.
+  size_t panel_stride() const { return panel_bytes_; }
+  const char* Panel(size_t matrix, size_t panel) const;
 
-  bool Holds(const StoredWeights& weights) const;
+  // int8 on paths that read rows as unsigned: 128 times the sum of each column over the chunk of the depth that begins
+  // with a step, i32[padded_columns]; else null.
+  const int32_t* ColumnExcess(size_t matrix, size_t first_step) const;
 
  private:
   const Kernels& kernels_;
-  bool bf16_;
-  size_t matrices_, depth_, columns_, panels_;
-  size_t element_bytes_;
+  StoredWeights form_;  // without the data
+  size_t panel_columns_;
+  size_t padded_depth_;
+  size_t panels_;
   size_t panel_bytes_;
   size_t matrix_bytes_ = 0;
   PageBuffer buffer_;
+  std::vector<int32_t> column_excess_;  // [matrices, chunks, padded_columns]
+
+  size_t chunk_steps() const;
+  size_t chunks() const;
+  void PackPanel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const;
+  bool Holds(const StoredWeights& weights) const;
 };
 
 }  // namespace vmoe

@@ -11,16 +11,13 @@ constexpr size_t kRowsPerTask = 128;
 
 }  // namespace
 
-size_t PaddedStride(size_t columns, size_t element_bytes) {
-  const size_t per_line = kCacheLine / element_bytes;
+size_t PaddedStride(size_t columns) {
+  constexpr size_t per_line = kCacheLine / sizeof(float);
   return (columns + per_line - 1) / per_line * per_line + per_line;
 }
 
 void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                  const TaskRunner& runner) {
-  const auto multiply = weights.bf16() ? weights.kernels().product_bf16 : weights.kernels().product_f32;
-  const size_t in_bytes = weights.bf16() ? sizeof(Bf16) : sizeof(float);
-  const size_t out_bytes = product.epilogue.to_bf16 ? sizeof(Bf16) : sizeof(float);
   size_t most_rows = 0;
   for (size_t matrix = 0; matrix < weights.matrices(); ++matrix) {
     most_rows = std::max(most_rows, first[matrix + 1] - first[matrix]);
@@ -44,9 +41,9 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     if (product.index != nullptr) {
       mine.index = product.index + begin;
     } else {
-      mine.rows = static_cast<const char*>(product.rows) + begin * product.row_stride * in_bytes;
+      mine.rows = product.rows + begin * product.row_stride;
     }
-    mine.panel = weights.Panel(matrix, panel);
+    mine.panel = reinterpret_cast<const float*>(weights.Panel(matrix, panel));
     mine.columns = weights.PanelColumns(panel);
     // Tasks are taken in turn, so the next panel is the next task's.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
@@ -57,8 +54,8 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     }
     if (product.epilogue.bias != nullptr)
       mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
-    mine.out = static_cast<char*>(product.out) + (begin * product.out_stride + column) * out_bytes;
-    multiply(mine);
+    mine.out = product.out + begin * product.out_stride + column;
+    weights.kernels().product_f32(mine);
   });
 }
 

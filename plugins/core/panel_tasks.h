@@ -1,4 +1,4 @@
-// Products of many rows with whole packed matrices, cut into tasks.
+// Products of many rows with whole packed float32 matrices, cut into tasks.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 namespace vmoe {
 
 // Row strides that are powers of two would put the rows of a tile into the same few cache lines; one line more, and
-// they don't. Elements of `element_bytes` bytes.
-size_t PaddedStride(size_t columns, size_t element_bytes);
+// they don't. Elements of float32.
+size_t PaddedStride(size_t columns);
 
 // out[r] = epilogue(rows[r] x matrix e) for the rows first[e] <= r < first[e + 1] of each matrix e of `weights`.
 //

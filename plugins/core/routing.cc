@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/float_conversion.h"
 #include "core/gate_order.h"
 
 namespace vmoe {
@@ -58,12 +59,12 @@ void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, 
   }
 }
 
-void Route(const RoutingShape& shape, FloatType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
   // Gates and weights in half precision are widened here first.
-  const bool half = type != FloatType::kFloat32;
+  const bool half = type != ElementType::kFloat32;
   Workspace workspace;
   workspace.Reserve(Workspace::Bytes<int32_t>(pairs) + Workspace::Bytes<float>(tokens) +
                     Workspace::Bytes<int32_t>(shape.groups * shape.experts) + Workspace::Bytes<uint64_t>(tokens) +

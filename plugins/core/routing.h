@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/float_type.h"
+#include "core/element_type.h"
 #include "core/routing_shape.h"
 #include "core/task_runner.h"
 #include "core/workspace.h"
@@ -27,7 +27,7 @@ void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, 
 
 // The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type` (the bits of the gates),
 // src i32[E,M] (flat tokens, -1 = empty place). Throws std::bad_alloc.
-void Route(const RoutingShape& shape, FloatType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -3,31 +3,10 @@
 #include <algorithm>
 
 #include "core/combine.h"
+#include "core/gates.h"
+#include "core/workspace.h"
 
 namespace vmoe {
-namespace {
-
-// Gates of the tokens `first` to `end`, f32[.., E].
-void ComputeGates(const PackedWeights& router, const float* x, size_t first, size_t end, float* gates) {
-  const size_t hidden = router.depth();
-  const size_t experts = router.columns();
-  for (size_t panel = 0; panel < router.panels(); ++panel) {
-    PanelProduct product;
-    product.rows = x + first * hidden;
-    product.row_stride = hidden;
-    product.row_count = end - first;
-    product.depth = hidden;
-    product.panel = router.Panel(0, panel);
-    product.columns = router.PanelColumns(panel);
-    product.out = gates + first * experts + panel * router.kernels().panel_columns;
-    product.out_stride = experts;
-    router.kernels().product_f32(product);
-  }
-  for (size_t token = first; token < end; ++token) router.kernels().softmax(gates + token * experts, experts);
-}
-
-}  // namespace
-
 void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool dispatch_bf16, const float* x, float* y,
                int32_t* slot, float* weight, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
@@ -42,8 +21,7 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
                     Workspace::Bytes<float>(pairs) + Workspace::Bytes<float>(tokens) +
                     Workspace::Bytes<uint64_t>(tokens) + Workspace::Bytes<int32_t>(cells) +
                     Workspace::Bytes<size_t>(cells) + Workspace::Bytes<size_t>(shape.experts + 1) +
-                    Workspace::Bytes<int32_t>(most_rows) + Workspace::Bytes<float>(most_rows * hidden) +
-                    ExpertMlpBytes(weights.experts, most_rows, dispatch_bf16));
+                    Workspace::Bytes<int32_t>(most_rows) + Workspace::Bytes<float>(most_rows * hidden));
   auto* gates = workspace.Take<float>(tokens * shape.experts);
   auto* expert = workspace.Take<int32_t>(pairs);
   auto* own_slot = workspace.Take<int32_t>(pairs);
@@ -60,7 +38,7 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
   if (weight == nullptr) weight = own_weight;
 
   ParallelForRows(runner, tokens, [&](size_t begin, size_t end) {
-    ComputeGates(*weights.router, x, begin, end, gates);
+    ComputeGates(*weights.router, {}, x + begin * hidden, end - begin, nullptr, gates + begin * shape.experts);
     for (size_t token = begin; token < end; ++token) {
       priority[token] = ChooseExperts(gates + token * shape.experts, shape.experts, shape.choices,
                                       expert + token * shape.choices, weight + token * shape.choices);
@@ -96,8 +74,9 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
     }
   });
 
-  ExpertMlp(weights.experts, {x, token_of_row, first}, dispatch_bf16, out, workspace, runner);
-  Combine(FloatType::kFloat32, out, row_of_pair, FloatType::kFloat32, weight, tokens, shape.choices, hidden, y, runner);
+  ExpertMlp(weights.experts, {x, token_of_row, first, {}}, dispatch_bf16, out, runner);
+  Combine(ElementType::kFloat32, out, row_of_pair, ElementType::kFloat32, weight, tokens, shape.choices, hidden, y,
+          runner);
 }
 
 }  // namespace vmoe

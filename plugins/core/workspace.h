@@ -65,4 +65,28 @@ class Workspace {
   size_t used_ = 0;
 };
 
+// Counts what a layout takes from a workspace: a layout is a function of where it takes its memory from, called once
+// with this, then with the workspace.
+class WorkspaceBytes {
+ public:
+  template <class T>
+  T* Take(size_t count) {
+    bytes_ += Workspace::Bytes<T>(count);
+    return nullptr;
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  size_t bytes_ = 0;
+};
+
+// Reserves what `layout` takes, and takes it.
+template <class Layout>
+void TakeAll(Workspace& workspace, Layout&& layout) {
+  WorkspaceBytes bytes;
+  layout(bytes);
+  workspace.Reserve(bytes.bytes());
+  layout(workspace);
+}
+
 }  // namespace vmoe

@@ -43,23 +43,23 @@ cudaError_t LaunchWords(const void* out, const int32_t* slot, const void* weight
 
 }  // namespace
 
-cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
+cudaError_t Combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream) {
-  if (weight_type != Type::kFloat32 && weight_type != type) return cudaErrorInvalidValue;
+  if (weight_type != ElementType::kFloat32 && weight_type != type) return cudaErrorInvalidValue;
   if (tokens > INT32_MAX || choices > INT32_MAX) return cudaErrorInvalidValue;
   if (tokens == 0 || hidden == 0) return cudaSuccess;
   const CombineShape shape{places, tokens, choices, hidden};
-  const bool float_weights = weight_type == Type::kFloat32;
+  const bool float_weights = weight_type == ElementType::kFloat32;
   switch (type) {
-    case Type::kFloat32: return LaunchWords<float, float>(out, slot, weight, shape, y, stream);
-    case Type::kFloat16:
+    case ElementType::kFloat32: return LaunchWords<float, float>(out, slot, weight, shape, y, stream);
+    case ElementType::kFloat16:
       return float_weights ? LaunchWords<Float16, float>(out, slot, weight, shape, y, stream)
                            : LaunchWords<Float16, Float16>(out, slot, weight, shape, y, stream);
-    case Type::kBfloat16:
+    case ElementType::kBfloat16:
       return float_weights ? LaunchWords<Bfloat16, float>(out, slot, weight, shape, y, stream)
                            : LaunchWords<Bfloat16, Bfloat16>(out, slot, weight, shape, y, stream);
+    default: return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 }  // namespace vmoe::cuda

@@ -11,34 +11,31 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/float_type.h"
+#include "core/element_type.h"
 #include "cuda/limits.h"
 
 namespace vmoe::cuda {
 
-using Type = FloatType;
-
-constexpr size_t TypeBytes(Type type) { return BytesOf(type); }
-
 // The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M].
 // cudaErrorInvalidValue for a shape that is refused.
-cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-                  void* workspace, cudaStream_t stream);
+cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src, void* workspace, cudaStream_t stream);
 
 // The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1 or no token. A row is
-// D * TypeBytes(type) bytes.
+// D * BytesOf(type) bytes.
 cudaError_t Dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
 // The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],
 // weight [G,S,K] of `gate_type`, buf [E,M,D].
-cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
-                          int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream);
+cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
+                          cudaStream_t stream);
 
 // The op VmoeCombine: out [places,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
 // of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do
 // slots past `places`. `weight_type` is float32 or `type`, else cudaErrorInvalidValue.
-cudaError_t Combine(Type type, const void* out, size_t places, const int32_t* slot, Type weight_type,
+cudaError_t Combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 
 }  // namespace vmoe::cuda

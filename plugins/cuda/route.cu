@@ -68,13 +68,13 @@ cudaError_t WithGateWords(size_t experts, const void* gates, void* weight, const
 }
 
 template <class Launch>
-cudaError_t WithGates(Type type, size_t experts, const void* gates, void* weight, const Launch& launch) {
+cudaError_t WithGates(ElementType type, size_t experts, const void* gates, void* weight, const Launch& launch) {
   switch (type) {
-    case Type::kFloat32: return WithGateWords<float>(experts, gates, weight, launch);
-    case Type::kFloat16: return WithGateWords<Float16>(experts, gates, weight, launch);
-    case Type::kBfloat16: return WithGateWords<Bfloat16>(experts, gates, weight, launch);
+    case ElementType::kFloat32: return WithGateWords<float>(experts, gates, weight, launch);
+    case ElementType::kFloat16: return WithGateWords<Float16>(experts, gates, weight, launch);
+    case ElementType::kBfloat16: return WithGateWords<Bfloat16>(experts, gates, weight, launch);
+    default: return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 template <class GateWord, class Gate>
@@ -130,8 +130,8 @@ cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const GateWord* gates
 
 }  // namespace
 
-cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-                  void* workspace, cudaStream_t stream) {
+cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src, void* workspace, cudaStream_t stream) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
   return WithGates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
@@ -139,8 +139,9 @@ cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32
   });
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
-                          int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t stream) {
+cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
+                          cudaStream_t stream) {
   if (RoutingRefusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
   const RoutePlan plan = PlanRoute(shape);

@@ -1,43 +1,44 @@
 // VmoeAttention: q, k, v -> y.
-#include <string>
-
 #include "core/attention.h"
+#include "core/tile_attention.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/process_kernels.h"
 
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {{"q", kFloat, "NQD"}, {"k", kFloat, "NTD"}, {"v", kFloat, "NTD"}};
-constexpr ValueSpec kOutputs[] = {{"y", kFloat, "NQD"}};
+using ops::attention::Attribute;
+using ops::attention::Input;
+using ops::attention::Output;
 
 class AttentionKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeAttention", kInputs, 3, kOutputs, 1};
+  static constexpr const ops::OpSpec& kSpec = ops::kAttention;
 
   explicit AttentionKernel(const NodeInfo& node)
-      : kernels_(ProcessKernels()), heads_(node.Attribute("num_heads").value_or(1)) {
-    if (heads_ < 1) throw OpError("attribute num_heads must be at least 1, not " + std::to_string(heads_));
-  }
+      : kernels_(ProcessKernels()),
+        heads_(static_cast<size_t>(node.attribute(Attribute::kNumHeads))),
+        bf16_(node.attribute(Attribute::kBf16) != 0) {}
 
   void Compute(const Call& call) const {
-    Sizes sizes;
-    const Tensor q = call.Input(0, sizes);
-    const Tensor k = call.Input(1, sizes);
-    const Tensor v = call.Input(2, sizes);
-    const auto heads = static_cast<size_t>(heads_);
-    if (sizes['D'] % heads != 0) {
-      throw OpError("q has shape " + ShapeText(q.shape) + ", whose last dimension is no multiple of num_heads, " +
-                    std::to_string(heads));
+    const ops::Sizes& sizes = call.sizes();
+    if (sizes['T'] == 0) throw ops::OpError("there are no keys");
+    const AttentionShape shape{sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads_};
+    const auto* q = call.Data<float>(Input::kQ);
+    const auto* k = call.Data<float>(Input::kK);
+    const auto* v = call.Data<float>(Input::kV);
+    auto* y = call.Output<float>(Output::kY);
+    if (bf16_) {
+      TileAttention(TileKernelsFor(kernels_.path), shape, q, k, v, y, call.Runner());
+    } else {
+      Attention(kernels_, shape, q, k, v, y, call.Runner());
     }
-    if (sizes['T'] == 0) throw OpError("there are no keys");
-    Attention(kernels_, {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads}, q.as<float>(), k.as<float>(),
-              v.as<float>(), call.Output<float>(0, sizes), call.Runner());
   }
 
  private:
   const Kernels& kernels_;
-  int64_t heads_;
+  size_t heads_;
+  bool bf16_;
 };
 
 }  // namespace

@@ -7,15 +7,9 @@ namespace vmoe::ort {
 OpList LibraryOps() {
   ProcessKernels();
   OpList list;
-  AddSparseMlp(list);
-  AddRoute(list);
-  AddDispatch(list);
-  AddRouteDispatch(list);
-  AddExpertMlp(list);
-  AddCombine(list);
-  AddLinear(list);
-  AddDenseMlp(list);
-  AddAttention(list);
+#define VMOE_ADD(Name) Add##Name(list);
+  VMOE_FOR_EACH_OP(VMOE_ADD)
+#undef VMOE_ADD
   return list;
 }
 

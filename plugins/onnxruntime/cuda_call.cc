@@ -20,7 +20,7 @@ const OrtMemoryInfo* DeviceMemory(const Call& call) {
 
 void CheckCuda(cudaError_t error) {
   if (error == cudaSuccess) return;
-  throw OpError(std::string("CUDA says: ") + cudaGetErrorString(error), ORT_FAIL);
+  throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
 cudaStream_t StreamOf(const Call& call) {
@@ -45,7 +45,7 @@ Scratch::Scratch(const Call& call, cudaStream_t stream, size_t bytes) : api_(cal
   if (status == nullptr && data_ != nullptr) return;
   api_.ReleaseAllocator(allocator_);
   Check(api_, status);
-  throw OpError("there is no room for " + std::to_string(bytes) + " bytes of workspace", ORT_FAIL);
+  throw StatusError("there is no room for " + std::to_string(bytes) + " bytes of workspace");
 }
 
 Scratch::~Scratch() {

@@ -9,7 +9,7 @@
 
 namespace vmoe::ort {
 
-// Throws OpError for anything but success.
+// Throws StatusError for anything but success.
 void CheckCuda(cudaError_t error);
 
 // A call's stream, its device made the current one: the CUDA runtime in this library is another than ONNX Runtime's.
@@ -19,7 +19,7 @@ cudaStream_t StreamOf(const Call& call);
 // what the arena gives out next is used behind them, in the same stream.
 class Scratch {
  public:
-  // Throws OpError if there isn't enough memory. `bytes` may be 0.
+  // Throws StatusError if there isn't enough memory. `bytes` may be 0.
   Scratch(const Call& call, cudaStream_t stream, size_t bytes);
   ~Scratch();
   Scratch(const Scratch&) = delete;

@@ -6,24 +6,19 @@
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {
-    {"x", kFloat, "NTD"}, {"w1", kFloat, "DF"}, {"b1", kFloat, "F"}, {"w2", kFloat, "FD"}, {"b2", kFloat, "D"}};
-constexpr ValueSpec kOutputs[] = {{"y", kFloat, "NTD"}};
+using ops::dense_mlp::Attribute;
+using ops::dense_mlp::Input;
+using ops::dense_mlp::Output;
 
 class DenseMlpKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeDenseMlp", kInputs, 5, kOutputs, 1};
+  static constexpr const ops::OpSpec& kSpec = ops::kDenseMlp;
 
-  explicit DenseMlpKernel(const NodeInfo& node) : weights_(node, kSpec, 1) {}
+  explicit DenseMlpKernel(const NodeInfo& node) : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)) {}
 
   void Compute(const Call& call) const {
-    Sizes sizes;
-    const Tensor x = call.Input(0, sizes);
-    const ExpertWeights weights = weights_.Read(call, sizes);
-    const size_t first[] = {0, sizes['N'] * sizes['T']};
-    Workspace workspace;
-    workspace.Reserve(ExpertMlpBytes(weights, first[1], false));
-    ExpertMlp(weights, {x.as<float>(), nullptr, first}, false, call.Output<float>(0, sizes), workspace, call.Runner());
+    DenseMlp(weights_.Read(call), {}, call.Data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
+             call.Output<float>(Output::kY), call.Runner());
   }
 
  private:

@@ -1,38 +1,40 @@
 #include "onnxruntime/expert_weights.h"
 
-#include "onnxruntime/ort_error.h"
+#include <string>
+
+#include "core/tiles.h"
+#include "ops/op_error.h"
 
 namespace vmoe::ort {
 namespace {
 
-void CheckSameType(const Tensor& w1, const Tensor& w2) {
-  if (w1.type != w2.type) throw OpError("w1 and w2 are of different types: both are float32, or both bfloat16");
+size_t CheckedChunk(int64_t chunk) {
+  constexpr auto kMultiple = static_cast<int64_t>(DepthOfLine(ElementType::kInt8));
+  if (chunk % kMultiple != 0) {
+    throw ops::OpError("attribute hidden_chunk must be a multiple of " + std::to_string(kMultiple) + ", not " +
+                       std::to_string(chunk));
+  }
+  return static_cast<size_t>(chunk);
 }
 
 }  // namespace
 
-NodeExpertWeights::Constants::Constants(const NodeInfo& node, const OpSpec& spec, size_t first_input) {
-  Sizes sizes;
-  w1 = CheckedConstant(node, spec, first_input, sizes);
-  CheckedConstant(node, spec, first_input + 1, sizes);
-  w2 = CheckedConstant(node, spec, first_input + 2, sizes);
-  CheckedConstant(node, spec, first_input + 3, sizes);
-  if (w1 && w2) CheckSameType(*w1, *w2);
-}
+NodeExpertWeights::NodeExpertWeights(const NodeInfo& node, size_t first_input, int64_t hidden_chunk)
+    : first_input_(first_input),
+      hidden_chunk_(CheckedChunk(hidden_chunk)),
+      w1_(node, first_input),
+      w2_(node, first_input + 2, {1, 1, hidden_chunk_}) {}
 
-NodeExpertWeights::NodeExpertWeights(const NodeInfo& node, const OpSpec& spec, size_t first_input)
-    : NodeExpertWeights(Constants(node, spec, first_input), first_input) {}
-
-NodeExpertWeights::NodeExpertWeights(const Constants& constants, size_t first_input)
-    : first_input_(first_input), w1_(constants.w1), w2_(constants.w2) {}
-
-ExpertWeights NodeExpertWeights::Read(const Call& call, Sizes& sizes) const {
-  const Tensor w1 = call.Input(first_input_, sizes);
-  const Tensor b1 = call.Input(first_input_ + 1, sizes);
-  const Tensor w2 = call.Input(first_input_ + 2, sizes);
-  const Tensor b2 = call.Input(first_input_ + 3, sizes);
-  CheckSameType(w1, w2);
-  return {w1_.Packed(w1), w2_.Packed(w2), b1.as<float>(), b2.as<float>()};
+ExpertWeights NodeExpertWeights::Read(const Call& call) const {
+  ExpertWeights weights;
+  weights.w1 = w1_.Packed(call);
+  weights.b1 = call.Data<float>(first_input_ + 1);
+  weights.w2 = w2_.Packed(call);
+  weights.b2 = call.Data<float>(first_input_ + 3);
+  weights.w1_scale = call.Scales(first_input_);
+  weights.w2_scale = call.Scales(first_input_ + 2);
+  weights.hidden_chunk = hidden_chunk_;
+  return weights;
 }
 
 }  // namespace vmoe::ort

@@ -1,7 +1,7 @@
-// The experts' weights of a node.
+// The weights of a node's MLPs: experts', or those of a dense layer.
 #pragma once
 
-#include <optional>
+#include <cstddef>
 
 #include "core/expert_mlp.h"
 #include "onnxruntime/kernel_info.h"
@@ -12,21 +12,16 @@ namespace vmoe::ort {
 // Inputs w1, b1, w2, b2 of a node, in this order.
 class NodeExpertWeights {
  public:
-  // `first_input` is the index of w1. Throws OpError for constant weights whose shapes or types contradict each other.
-  NodeExpertWeights(const NodeInfo& node, const OpSpec& spec, size_t first_input);
+  // `first_input` is the index of w1; `hidden_chunk` the attribute of that name. Throws OpError for one that kernels
+  // don't have.
+  NodeExpertWeights(const NodeInfo& node, size_t first_input, int64_t hidden_chunk);
 
-  // The weights of one call; valid as long as the call and this object. Adds their shapes to `sizes`.
-  ExpertWeights Read(const Call& call, Sizes& sizes) const;
+  // The weights of one call; valid as long as the call and this object.
+  ExpertWeights Read(const Call& call) const;
 
  private:
-  // What is known at load, checked before any of it is packed.
-  struct Constants {
-    Constants(const NodeInfo& node, const OpSpec& spec, size_t first_input);
-    std::optional<Tensor> w1, w2;
-  };
-  NodeExpertWeights(const Constants& constants, size_t first_input);
-
   size_t first_input_;
+  size_t hidden_chunk_;
   NodeMatrix w1_, w2_;
 };
 

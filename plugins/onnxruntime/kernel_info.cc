@@ -4,10 +4,12 @@
 
 #include "core/sanitizers.h"
 #include "onnxruntime/ort_error.h"
+#include "ops/op_error.h"
 
 namespace vmoe::ort {
-
 namespace {
+
+using ops::OpError;
 
 bool Succeeds(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return true;
@@ -42,52 +44,85 @@ void RunTask(void* data, size_t index) {
 
 }  // namespace
 
-std::optional<int64_t> NodeInfo::Attribute(const char* name) const {
+NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec, ops::TakesChoice takes)
+    : api_(api),
+      info_(info),
+      node_{&spec, ops::Attributes(spec, [this](const char* name) { return ReadAttribute(name); }),
+            ops::ReadRoutingSettings(spec, [this](const char* name) { return ReadAttribute(name); }),
+            ops::Types(spec, takes)} {
+  Check(api_, api_.KernelInfo_GetInputCount(info_, &input_count_));
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    if (!IsGiven(i)) continue;
+    const auto onnx_type = TypeOf(i);
+    if (!onnx_type) continue;
+    const std::optional<ElementType> type = ElementTypeOf(*onnx_type);
+    if (!type) throw node_.types.Refusal(spec.inputs[i], NameOf(*onnx_type));
+    node_.types.Add(spec.inputs[i], *type);
+  }
+  ops::CheckInputs(spec, node_.types, [this](size_t input) { return IsGiven(input); });
+  node_.attributes.Check(node_.types);
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    if (const std::optional<Tensor> constant = Constant(i)) sizes_.Add(spec.inputs[i], constant->shape);
+  }
+  node_.attributes.Check(sizes_);
+}
+
+std::optional<int64_t> NodeInfo::ReadAttribute(const char* name) const {
   int64_t value = 0;
-  if (Succeeds(api, api.KernelInfoGetAttribute_int64(info, name, &value))) return value;
-  if (HasOtherType(api, info, name)) throw OpError("attribute " + std::string(name) + " is not an INT");
+  if (Succeeds(api_, api_.KernelInfoGetAttribute_int64(info_, name, &value))) return value;
+  if (HasOtherType(api_, info_, name)) throw OpError("attribute " + std::string(name) + " is not an INT");
   return std::nullopt;
 }
 
-bool NodeInfo::Flag(const char* name) const {
-  const int64_t value = Attribute(name).value_or(0);
-  if (value != 0 && value != 1) {
-    throw OpError("attribute " + std::string(name) + " must be 0 or 1, not " + std::to_string(value));
-  }
-  return value == 1;
+bool NodeInfo::IsGiven(size_t input) const {
+  if (input >= input_count_) return false;
+  size_t size = 0;  // of the name with its end; an input that is left out has none
+  return Succeeds(api_, api_.KernelInfo_GetInputName(info_, input, nullptr, &size)) && size > 1;
 }
 
-std::optional<Tensor> NodeInfo::Constant(size_t input, const char* name) const {
-  size_t count = 0;
-  Check(api, api.KernelInfo_GetInputCount(info, &count));
-  if (input >= count) return std::nullopt;
+std::optional<ONNXTensorElementDataType> NodeInfo::TypeOf(size_t input) const {
+  OrtTypeInfo* info = nullptr;
+  if (!Succeeds(api_, api_.KernelInfo_GetInputTypeInfo(info_, input, &info))) return std::nullopt;
+  const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  OrtStatus* status = api_.CastTypeInfoToTensorInfo(info, &tensor);
+  if (status == nullptr && tensor != nullptr) status = api_.GetTensorElementType(tensor, &type);
+  api_.ReleaseTypeInfo(info);
+  Check(api_, status);
+  return type;
+}
+
+std::optional<Tensor> NodeInfo::Constant(size_t index) const {
+  if (index >= input_count_) return std::nullopt;
   int is_constant = 0;
   const OrtValue* value = nullptr;
-  Check(api, api.KernelInfoGetConstantInput_tensor(info, input, &is_constant, &value));
+  Check(api_, api_.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
   if (is_constant == 0 || value == nullptr) return std::nullopt;
-  return ReadTensor(api, value, name);
+  return ReadTensor(api_, value, spec().inputs[index].name);
 }
 
-Call::Call(const OrtApi& api, OrtKernelContext* context, const OpSpec& spec)
-    : api_(api), context_(context), spec_(spec) {
-  Check(api_, api_.KernelContext_GetInputCount(context_, &input_count_));
+Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
+    : api_(api), context_(context), node_(node) {
+  size_t input_count = 0;
+  Check(api_, api_.KernelContext_GetInputCount(context_, &input_count));
   Check(api_, api_.KernelContext_GetOutputCount(context_, &output_count_));
-}
-
-std::optional<Tensor> Call::OptionalInput(size_t index, Sizes& sizes) const {
-  if (index >= input_count_) return std::nullopt;
-  const OrtValue* value = nullptr;
-  Check(api_, api_.KernelContext_GetInput(context_, index, &value));
-  if (value == nullptr) return std::nullopt;
-  Tensor tensor = ReadTensor(api_, value, spec_.inputs[index].name);
-  sizes.Add(spec_.inputs[index], tensor);
-  return tensor;
-}
-
-Tensor Call::Input(size_t index, Sizes& sizes) const {
-  std::optional<Tensor> tensor = OptionalInput(index, sizes);
-  if (!tensor) throw OpError(std::string("input ") + spec_.inputs[index].name + " is missing");
-  return *std::move(tensor);
+  ops::Types types = node.types;
+  ops::RoutingSettings settings = node.settings;
+  size_t setting = 0;
+  for (size_t i = 0; i < node.spec->inputs.size(); ++i) {
+    const ops::ValueSpec& spec = node.spec->inputs[i];
+    const OrtValue* value = nullptr;
+    if (i < input_count) Check(api_, api_.KernelContext_GetInput(context_, i, &value));
+    if (value != nullptr) {
+      inputs_[i] = ReadTensor(api_, value, spec.name);
+      types.Add(spec, inputs_[i].type);
+      sizes_.Add(spec, inputs_[i].shape);
+    }
+    if (spec.presence != ops::Presence::kSetting) continue;
+    if (value != nullptr) settings.values[setting] = *Data<int64_t>(i);  // an input wins over an attribute
+    ++setting;
+  }
+  routing_ = ops::CheckCall(node, settings, sizes_);
 }
 
 TaskRunner Call::Runner() const {
@@ -104,11 +139,12 @@ TaskRunner Call::Runner() const {
           }};
 }
 
-void* Call::RawOutput(size_t index, const Sizes& sizes) const {
+void* Call::RawOutput(size_t index) const {
   if (index >= output_count_) return nullptr;
-  const std::vector<int64_t> shape = sizes.Shape(spec_.outputs[index]);
+  const ops::Shape shape = sizes_.ShapeOf(node_.spec->outputs[index]);
   OrtValue* value = nullptr;
-  Check(api_, api_.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+  Check(api_,
+        api_.KernelContext_GetOutput(context_, index, shape.sizes.data(), static_cast<size_t>(shape.rank), &value));
   if (value == nullptr) return nullptr;
   void* data = nullptr;
   Check(api_, api_.GetTensorMutableData(value, &data));

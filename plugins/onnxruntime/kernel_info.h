@@ -1,43 +1,78 @@
-// What ONNX Runtime tells a kernel when it is made and when it runs.
+// What ONNX Runtime tells a kernel when it is made and when it runs, held against the declaration of its op.
 #pragma once
 
 #include <onnxruntime_c_api.h>
 
+#include <array>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 
+#include "core/routing_shape.h"
 #include "core/task_runner.h"
-#include "onnxruntime/tensor_shapes.h"
+#include "onnxruntime/tensor.h"
+#include "ops/node.h"
+#include "ops/op_table.h"
 
 namespace vmoe::ort {
 
 // A node, while its kernel is made.
-struct NodeInfo {
-  const OrtApi& api;
-  const OrtKernelInfo* info;
+class NodeInfo {
+ public:
+  // `takes` is what the kernel takes of the op's choices of types; null: all. Throws OpError for a node that no call
+  // could run: its attributes, the types of its inputs, inputs left out, and the shapes of constants.
+  NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec, ops::TakesChoice takes);
 
-  // An INT attribute, or nothing. Throws OpError if it is of another type.
-  std::optional<int64_t> Attribute(const char* name) const;
+  const ops::Node& node() const { return node_; }
+  const ops::OpSpec& spec() const { return *node_.spec; }
+  int64_t attribute(size_t index) const { return node_.attributes[index]; }
+  ElementType type(ops::ValueType type) const { return node_.types[type]; }
 
-  // An INT attribute that is 0, which is its default, or 1. Throws OpError for anything else.
-  bool Flag(const char* name) const;
+  // Input `index` if it is known at load, or nothing. Its shape is the op's.
+  std::optional<Tensor> Constant(size_t index) const;
 
-  // An input that is known at load, or nothing.
-  std::optional<Tensor> Constant(size_t input, const char* name) const;
+  // The sizes that the constants have.
+  const ops::Sizes& sizes() const { return sizes_; }
+
+ private:
+  const OrtApi& api_;
+  const OrtKernelInfo* info_;
+  ops::Node node_;
+  ops::Sizes sizes_;
+  size_t input_count_ = 0;
+
+  std::optional<int64_t> ReadAttribute(const char* name) const;
+  bool IsGiven(size_t input) const;
+  std::optional<ONNXTensorElementDataType> TypeOf(size_t input) const;
 };
 
-// A node, while it runs.
+// A node, while it runs: its inputs, whose types, shapes and settings are the op's.
 class Call {
  public:
-  Call(const OrtApi& api, OrtKernelContext* context, const OpSpec& spec);
+  // Throws OpError for inputs that the op doesn't take.
+  Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node);
 
-  // Reads input `index`, adds its shape to `sizes`; nothing for an optional input that is left out.
-  std::optional<Tensor> OptionalInput(size_t index, Sizes& sizes) const;
-  Tensor Input(size_t index, Sizes& sizes) const;
+  const Tensor& Input(size_t index) const { return inputs_[index]; }
 
-  // Makes output `index` in the shape that the spec and `sizes` give; null for one that nobody asked for.
+  // The values of an input; null where it is left out.
   template <class T>
-  T* Output(size_t index, const Sizes& sizes) const {
-    return static_cast<T*>(RawOutput(index, sizes));
+  const T* Data(size_t index) const {
+    return inputs_[index].as<T>();
+  }
+
+  // The scales of input `weights`, which are there where it is int8, else null.
+  const float* Scales(size_t weights) const { return Data<float>(node_.spec->inputs[weights].scale); }
+
+  // All dimensions of the op; with an op that routes K and M as well.
+  const ops::Sizes& sizes() const { return sizes_; }
+
+  // Of an op that routes.
+  const RoutingShape& routing() const { return routing_; }
+
+  // Makes output `index`; null for one that nobody asked for.
+  template <class T>
+  T* Output(size_t index) const {
+    return static_cast<T*>(RawOutput(index));
   }
 
   // ONNX Runtime's own threads; valid while the call runs.
@@ -49,11 +84,13 @@ class Call {
  private:
   const OrtApi& api_;
   OrtKernelContext* context_;
-  const OpSpec& spec_;
-  size_t input_count_ = 0;
+  const ops::Node& node_;
+  std::array<Tensor, ops::kMaxInputs> inputs_;
+  ops::Sizes sizes_;
+  RoutingShape routing_;
   size_t output_count_ = 0;
 
-  void* RawOutput(size_t index, const Sizes& sizes) const;
+  void* RawOutput(size_t index) const;
 };
 
 }  // namespace vmoe::ort

@@ -6,28 +6,24 @@
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {{"x", kFloat, "NTD"}, {"w", kFloat, "DP"}, {"b", kFloat, "P"}};
-constexpr ValueSpec kOutputs[] = {{"y", kFloat, "NTP"}};
+using ops::linear::Input;
+using ops::linear::Output;
 
 class LinearKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeLinear", kInputs, 3, kOutputs, 1};
+  static constexpr const ops::OpSpec& kSpec = ops::kLinear;
 
-  explicit LinearKernel(const NodeInfo& node) : LinearKernel(node, Sizes()) {}
+  explicit LinearKernel(const NodeInfo& node) : w_(node, Input::kW) {}
 
   void Compute(const Call& call) const {
-    Sizes sizes;
-    const Tensor x = call.Input(0, sizes);
-    const Tensor w = call.Input(1, sizes);
-    const Tensor b = call.Input(2, sizes);
-    Linear(*w_.Packed(w), b.as<float>(), x.as<float>(), sizes['N'] * sizes['T'], call.Output<float>(0, sizes),
-           call.Runner());
+    const ops::Sizes& sizes = call.sizes();
+    const auto matrix = w_.Packed(call);
+    Linear({matrix.get(), call.Data<float>(Input::kB), call.Scales(Input::kW)}, call.Data<float>(Input::kX),
+           sizes['N'] * sizes['T'], call.Output<float>(Output::kY), call.Runner());
   }
 
  private:
   NodeMatrix w_;
-
-  LinearKernel(const NodeInfo& node, Sizes sizes) : w_(CheckedConstant(node, kSpec, 1, sizes)) {}
 };
 
 }  // namespace

@@ -4,20 +4,24 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "onnxruntime/process_kernels.h"
 
 namespace vmoe::ort {
 namespace {
 
-StoredWeights Stored(const Tensor& tensor) {
+StoredWeights Stored(const Tensor& tensor, const MatrixParts& parts) {
   StoredWeights weights;
   weights.data = tensor.data;
-  weights.bf16 = tensor.type == kBfloat16;
-  const size_t rank = tensor.shape.size();
-  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape[0]) : 1;
-  weights.depth = static_cast<size_t>(tensor.shape[rank - 2]);
-  weights.columns = static_cast<size_t>(tensor.shape[rank - 1]);
+  weights.type = tensor.type;
+  weights.column_parts = parts.columns;
+  weights.depth_parts = parts.depth;
+  weights.depth_chunk = parts.chunk;
+  const auto rank = static_cast<size_t>(tensor.shape.rank);
+  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
+  weights.depth = static_cast<size_t>(tensor.shape.sizes[rank - 2]);
+  weights.columns = static_cast<size_t>(tensor.shape.sizes[rank - 1]);
   return weights;
 }
 
@@ -36,21 +40,17 @@ void GiveBack(const void* data, size_t bytes) {
 
 }  // namespace
 
-NodeMatrix::NodeMatrix(const std::optional<Tensor>& constant) : kernels_(ProcessKernels()) {
+NodeMatrix::NodeMatrix(const NodeInfo& node, size_t index, MatrixParts parts)
+    : kernels_(ProcessKernels()), index_(index), parts_(parts) {
+  const std::optional<Tensor> constant = node.Constant(index);
   if (!constant) return;
-  const StoredWeights weights = Stored(*constant);
+  const StoredWeights weights = Stored(*constant, parts_);
   constant_ = PackedWeights::Shared(kernels_, weights);
   GiveBack(weights.data, weights.bytes());
 }
 
-std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Tensor& given) const {
-  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(given));
-}
-
-std::optional<Tensor> CheckedConstant(const NodeInfo& node, const OpSpec& spec, size_t index, Sizes& sizes) {
-  std::optional<Tensor> tensor = node.Constant(index, spec.inputs[index].name);
-  if (tensor) sizes.Add(spec.inputs[index], *tensor);
-  return tensor;
+std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Call& call) const {
+  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(call.Input(index_), parts_));
 }
 
 }  // namespace vmoe::ort

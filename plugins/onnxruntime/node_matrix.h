@@ -1,30 +1,35 @@
 // One weight matrix of a node: packed at load where it is constant, else at each call.
 #pragma once
 
+#include <cstddef>
 #include <memory>
-#include <optional>
 
 #include "core/packed_weights.h"
 #include "onnxruntime/kernel_info.h"
 
 namespace vmoe::ort {
 
+// How a matrix is cut up when it is packed; see StoredWeights.
+struct MatrixParts {
+  size_t columns = 1;
+  size_t depth = 1;
+  size_t chunk = 0;
+};
+
 class NodeMatrix {
  public:
-  // `constant` is the matrix [depth, columns] or [matrices, depth, columns], if it is known at load. It is packed, and
-  // its mapped pages are given back to the system: nothing reads the original again.
-  explicit NodeMatrix(const std::optional<Tensor>& constant);
+  // Input `index`, [depth, columns] or [matrices, depth, columns]. Where it is known at load it is packed, and its
+  // mapped pages are given back to the system: nothing reads the original again.
+  NodeMatrix(const NodeInfo& node, size_t index, MatrixParts parts = {});
 
-  // The matrix of one call, which gets `given` for it.
-  std::shared_ptr<const PackedWeights> Packed(const Tensor& given) const;
+  // The matrix of one call.
+  std::shared_ptr<const PackedWeights> Packed(const Call& call) const;
 
  private:
   const Kernels& kernels_;
+  size_t index_;
+  MatrixParts parts_;
   std::shared_ptr<const PackedWeights> constant_;
 };
-
-// Input `index` of a node if it is constant, its shape added to `sizes`. Throws OpError for a shape or type that isn't
-// the spec's.
-std::optional<Tensor> CheckedConstant(const NodeInfo& node, const OpSpec& spec, size_t index, Sizes& sizes);
 
 }  // namespace vmoe::ort

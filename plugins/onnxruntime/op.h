@@ -2,52 +2,80 @@
 //
 //   class Kernel {
 //    public:
-//     static const OpSpec kSpec;
+//     static constexpr const ops::OpSpec& kSpec = ops::kLinear;
+//     static constexpr bool Takes(const ops::TypeChoice& types);  // left out: every choice of the op's
+//     static constexpr bool kInPlace = true;  // left out: false. Output 0 may be where input 0 is
 //     explicit Kernel(const NodeInfo& node);
 //     void Compute(const Call& call) const;    // from many threads at once
 //   };
 //
-// The constructor and Compute may throw; ONNX Runtime gets a status that begins with the op's name.
+// What a node has and what a call gives is checked against kSpec before the constructor and Compute see it. Both may
+// throw OpError; ONNX Runtime gets a status that begins with the op's name.
 #pragma once
 
 #include <onnxruntime_c_api.h>
 
 #include <cstddef>
-#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "onnxruntime/kernel_info.h"
-#include "onnxruntime/op_spec.h"
 #include "onnxruntime/ort_error.h"
+#include "onnxruntime/tensor.h"
+#include "ops/op_table.h"
 
 namespace vmoe::ort {
 
 // The oldest ONNX Runtime that is supported: 1.21. Newer ones serve its API unchanged.
 inline constexpr uint32_t kOrtApiVersion = 21;
 
+template <class Kernel, class = void>
+inline constexpr ops::TakesChoice kTakes = nullptr;
+template <class Kernel>
+inline constexpr ops::TakesChoice kTakes<Kernel, std::void_t<decltype(&Kernel::Takes)>> = &Kernel::Takes;
+
+template <class Kernel, class = void>
+inline constexpr bool kRunsInPlace = false;
+template <class Kernel>
+inline constexpr bool kRunsInPlace<Kernel, std::void_t<decltype(Kernel::kInPlace)>> = Kernel::kInPlace;
+
 template <class Kernel>
 class Op : public OrtCustomOp {
  public:
-  Op(const TypeChoice& types, const char* provider) : OrtCustomOp{}, types_(types), provider_(provider) {
+  Op(const ops::TypeChoice& types, const char* provider) : OrtCustomOp{}, types_(types), provider_(provider) {
     version = kOrtApiVersion;
     GetName = [](const OrtCustomOp*) { return Kernel::kSpec.name; };
     GetExecutionProviderType = [](const OrtCustomOp* op) { return static_cast<const Op*>(op)->provider_; };
-    GetInputTypeCount = [](const OrtCustomOp*) { return Kernel::kSpec.input_count; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return Kernel::kSpec.inputs.size(); };
     GetInputType = [](const OrtCustomOp* op, size_t i) { return Type(op, Kernel::kSpec.inputs[i]); };
     GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return Characteristic(Kernel::kSpec.inputs[i]); };
     GetInputMemoryType = [](const OrtCustomOp* op, size_t i) { return MemoryType(op, Kernel::kSpec.inputs[i]); };
-    GetOutputTypeCount = [](const OrtCustomOp*) { return Kernel::kSpec.output_count; };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return Kernel::kSpec.outputs.size(); };
     GetOutputType = [](const OrtCustomOp* op, size_t i) { return Type(op, Kernel::kSpec.outputs[i]); };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t i) { return Characteristic(Kernel::kSpec.outputs[i]); };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };
+    if (kRunsInPlace<Kernel>) {
+      GetMayInplace = [](int** inputs, int** outputs) {
+        *inputs = new int(0);
+        *outputs = new int(0);
+        return size_t{1};
+      };
+      ReleaseMayInplace = [](int* inputs, int* outputs) {
+        delete inputs;
+        delete outputs;
+      };
+    }
     CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
-      return AsStatus(*api, Kernel::kSpec.name, [&] { *kernel = new State{*api, Kernel(NodeInfo{*api, info})}; });
+      return AsStatus(*api, Kernel::kSpec.name, [&] {
+        const NodeInfo node(*api, info, Kernel::kSpec, kTakes<Kernel>);
+        *kernel = new State{*api, node.node(), Kernel(node)};
+      });
     };
     KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
       const auto* state = static_cast<const State*>(kernel);
       return AsStatus(state->api, Kernel::kSpec.name,
-                      [&] { state->kernel.Compute(Call(state->api, context, Kernel::kSpec)); });
+                      [&] { state->kernel.Compute(Call(state->api, context, state->node)); });
     };
     KernelDestroy = [](void* kernel) { delete static_cast<State*>(kernel); };
   }
@@ -55,54 +83,52 @@ class Op : public OrtCustomOp {
  private:
   struct State {
     const OrtApi& api;
+    ops::Node node;
     Kernel kernel;
   };
 
-  TypeChoice types_;
+  ops::TypeChoice types_;
   const char* provider_;
 
-  static ONNXTensorElementDataType Type(const OrtCustomOp* op, const ValueSpec& spec) {
-    const TypeChoice& types = static_cast<const Op*>(op)->types_;
-    switch (spec.type) {
-      case kFloat: return kFloat32;
-      case kInt32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-      case kInt64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-      case kGates: return types.gates;
-      case kTokens: return types.tokens;
-      case kFloatOrBfloat16: break;
-    }
-    return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;  // any type, which the kernel checks
+  static ONNXTensorElementDataType Type(const OrtCustomOp* op, const ops::ValueSpec& spec) {
+    // Weights may be of any type, which NodeInfo checks.
+    if (spec.type == ops::ValueType::kW) return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    return OnnxTypeOf(static_cast<const Op*>(op)->types_[spec.type]);
   }
 
-  static OrtCustomOpInputOutputCharacteristic Characteristic(const ValueSpec& spec) {
-    return spec.optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+  static OrtCustomOpInputOutputCharacteristic Characteristic(const ops::ValueSpec& spec) {
+    return spec.presence == ops::Presence::kRequired ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   }
 
   // Settings are read by the host, wherever the kernel runs.
-  static OrtMemType MemoryType(const OrtCustomOp* op, const ValueSpec& spec) {
+  static OrtMemType MemoryType(const OrtCustomOp* op, const ops::ValueSpec& spec) {
     const bool on_device = static_cast<const Op*>(op)->provider_ != nullptr;
-    return on_device && spec.type == kInt64 ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+    return on_device && spec.presence == ops::Presence::kSetting ? OrtMemTypeCPUInput : OrtMemTypeDefault;
   }
 };
 
 // The ops of a library, in the order of registration. They live as long as the process.
 using OpList = std::vector<const OrtCustomOp*>;
 
-// Adds one op for each choice of types, run by an execution provider; null: the CPU's.
-template <class Kernel, size_t N = 1>
-void AddOps(OpList& list, const TypeChoice (&types)[N] = kFloatOnly, const char* provider = nullptr) {
-  for (const TypeChoice& choice : types) list.push_back(new Op<Kernel>(choice, provider));
+// Adds one op for each choice of the types of tokens and gates that the kernel takes, run by an execution provider;
+// null: the CPU's.
+template <class Kernel>
+void AddOps(OpList& list, const char* provider = nullptr) {
+  const auto& choices = Kernel::kSpec.choices;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    bool is_new = kTakes<Kernel> == nullptr || kTakes<Kernel>(choices[i]);
+    for (size_t j = 0; j < i; ++j) {
+      const bool was_taken = kTakes<Kernel> == nullptr || kTakes<Kernel>(choices[j]);
+      is_new = is_new && !(was_taken && choices[j].t == choices[i].t && choices[j].r == choices[i].r);
+    }
+    if (is_new) list.push_back(new Op<Kernel>(choices[i], provider));
+  }
 }
 
-void AddSparseMlp(OpList& list);
-void AddRoute(OpList& list);
-void AddDispatch(OpList& list);
-void AddRouteDispatch(OpList& list);
-void AddExpertMlp(OpList& list);
-void AddCombine(OpList& list);
-void AddLinear(OpList& list);
-void AddDenseMlp(OpList& list);
-void AddAttention(OpList& list);
+// AddLinear(list) and so on: one function for each op, beside its kernel for the CPU.
+#define VMOE_DECLARE_ADD(Name) void Add##Name(OpList& list);
+VMOE_FOR_EACH_OP(VMOE_DECLARE_ADD)
+#undef VMOE_DECLARE_ADD
 
 // All ops of this library: each library has its own. Throws OpError if this process can't run them.
 OpList LibraryOps();

@@ -7,7 +7,7 @@ void Check(const OrtApi& api, OrtStatus* status) {
   const OrtErrorCode code = api.GetErrorCode(status);
   const std::string message = api.GetErrorMessage(status);
   api.ReleaseStatus(status);
-  throw OpError(message, code);
+  throw StatusError(message, code);
 }
 
 }  // namespace vmoe::ort

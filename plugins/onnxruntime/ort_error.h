@@ -8,12 +8,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "ops/op_error.h"
+
 namespace vmoe::ort {
 
-// A sentence for the user, with the status code that it becomes.
-class OpError : public std::runtime_error {
+// What ONNX Runtime or CUDA says, with the status code that it becomes.
+class StatusError : public std::runtime_error {
  public:
-  explicit OpError(const std::string& message, OrtErrorCode code = ORT_INVALID_ARGUMENT)
+  explicit StatusError(const std::string& message, OrtErrorCode code = ORT_FAIL)
       : std::runtime_error(message), code_(code) {}
   OrtErrorCode code() const { return code_; }
 
@@ -30,7 +32,9 @@ OrtStatus* AsStatus(const OrtApi& api, const std::string& name, Body&& body) noe
   try {
     body();
     return nullptr;
-  } catch (const OpError& error) {
+  } catch (const ops::OpError& error) {
+    return api.CreateStatus(ORT_INVALID_ARGUMENT, (name + ": " + error.what()).c_str());
+  } catch (const StatusError& error) {
     return api.CreateStatus(error.code(), (name + ": " + error.what()).c_str());
   } catch (const std::bad_alloc&) {
     return api.CreateStatus(ORT_FAIL, "not enough memory for a vmoe op");

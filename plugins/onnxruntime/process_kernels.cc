@@ -2,14 +2,14 @@
 
 #include <string>
 
-#include "onnxruntime/ort_error.h"
+#include "ops/op_error.h"
 
 namespace vmoe::ort {
 
 const Kernels& ProcessKernels() {
   CpuPath path;
   std::string error;
-  if (!ChosenCpuPath(&path, &error)) throw OpError(error);
+  if (!ChosenCpuPath(&path, &error)) throw ops::OpError(error);
   return KernelsFor(path);
 }
 

@@ -1,33 +1,28 @@
 // VmoeRoute: gates -> slot, weight, src.
-#include "onnxruntime/moe_specs.h"
+#include "core/routing.h"
 #include "onnxruntime/op.h"
-#include "onnxruntime/routing_settings.h"
 
 namespace vmoe::ort {
 namespace {
 
+using ops::route::Input;
+using ops::route::Output;
+
 class RouteKernel {
  public:
-  static constexpr const OpSpec& kSpec = kRouteSpec;
+  static constexpr const ops::OpSpec& kSpec = ops::kRoute;
 
-  explicit RouteKernel(const NodeInfo& node) : settings_(node) {}
+  explicit RouteKernel(const NodeInfo&) {}
 
   void Compute(const Call& call) const {
-    Sizes sizes;
-    const Tensor gates = call.Input(0, sizes);
-    const RoutingShape shape = settings_.Read(call, 1, sizes);
-    auto* slot = call.Output<int32_t>(0, sizes);
-    auto* weight = call.Output<void>(1, sizes);
-    auto* src = call.Output<int32_t>(2, sizes);
-    Route(shape, gates.float_type(), gates.data, slot, weight, src, call.Runner());
+    const Tensor& gates = call.Input(Input::kGates);
+    Route(call.routing(), gates.type, gates.data, call.Output<int32_t>(Output::kSlot),
+          call.Output<void>(Output::kWeight), call.Output<int32_t>(Output::kSrc), call.Runner());
   }
-
- private:
-  RoutingSettings settings_;
 };
 
 }  // namespace
 
-void AddRoute(OpList& list) { AddOps<RouteKernel>(list, kAnyGates); }
+void AddRoute(OpList& list) { AddOps<RouteKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -2,53 +2,33 @@
 #include "core/sparse_mlp.h"
 #include "onnxruntime/expert_weights.h"
 #include "onnxruntime/op.h"
-#include "onnxruntime/routing_settings.h"
 
 namespace vmoe::ort {
 namespace {
 
-constexpr ValueSpec kInputs[] = {{"x", kFloat, "GSD"},
-                                 {"router", kFloat, "DE"},
-                                 {"w1", kFloatOrBfloat16, "EDF"},
-                                 {"b1", kFloat, "EF"},
-                                 {"w2", kFloatOrBfloat16, "EFD"},
-                                 {"b2", kFloat, "ED"},
-                                 {"capacity", kInt64, "1", true},
-                                 {"k", kInt64, "1", true},
-                                 {"bpr", kInt64, "1", true}};
-constexpr ValueSpec kOutputs[] = {{"y", kFloat, "GSD"}, {"slot", kInt32, "GSK", true}, {"weight", kFloat, "GSK", true}};
+using ops::sparse_mlp::Attribute;
+using ops::sparse_mlp::Input;
+using ops::sparse_mlp::Output;
 
 class SparseMlpKernel {
  public:
-  static constexpr OpSpec kSpec{"VmoeSparseMlp", kInputs, 9, kOutputs, 3};
+  static constexpr const ops::OpSpec& kSpec = ops::kSparseMlp;
 
-  explicit SparseMlpKernel(const NodeInfo& node) : SparseMlpKernel(node, Sizes()) {}
+  explicit SparseMlpKernel(const NodeInfo& node)
+      : experts_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)),
+        router_(node, Input::kRouter),
+        dispatch_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
   void Compute(const Call& call) const {
-    Sizes sizes;
-    const Tensor x = call.Input(0, sizes);
-    const Tensor router = call.Input(1, sizes);
-    SparseMlpWeights weights;
-    weights.experts = weights_.Read(call, sizes);
-    const RoutingShape shape = settings_.Read(call, 6, sizes);
-    weights.router = router_.Packed(router);
-    auto* y = call.Output<float>(0, sizes);
-    auto* slot = call.Output<int32_t>(1, sizes);
-    auto* weight = call.Output<float>(2, sizes);
-    SparseMlp(weights, shape, dispatch_bf16_, x.as<float>(), y, slot, weight, call.Runner());
+    SparseMlp({router_.Packed(call), experts_.Read(call)}, call.routing(), dispatch_bf16_, call.Data<float>(Input::kX),
+              call.Output<float>(Output::kY), call.Output<int32_t>(Output::kSlot), call.Output<float>(Output::kWeight),
+              call.Runner());
   }
 
  private:
-  RoutingSettings settings_;
-  NodeExpertWeights weights_;
+  NodeExpertWeights experts_;
   NodeMatrix router_;
   bool dispatch_bf16_;
-
-  SparseMlpKernel(const NodeInfo& node, Sizes sizes)
-      : settings_(node),
-        weights_(node, kSpec, 2),
-        router_(CheckedConstant(node, kSpec, 1, sizes)),
-        dispatch_bf16_(node.Flag("dispatch_bf16")) {}
 };
 
 }  // namespace

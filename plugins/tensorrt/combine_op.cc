@@ -3,18 +3,17 @@
 
 namespace vmoe::tensorrt {
 
-constexpr OpSpec kCombineOp{
-    "VmoeCombine",
-    {{"out", ValueType::kTokens, "EMD"}, {"slot", ValueType::kInt32, "GSK"}, {"weight", ValueType::kWeight, "GSK"}},
-    3,
-    {{"y", ValueType::kTokens, "GSD"}},
-    1,
+using ops::combine::Input;
+using ops::combine::Output;
+
+constexpr Op kCombineOp{
+    ops::kCombine,
     nullptr,
     [](const Call& call) {
-      const Sizes& sizes = call.sizes;
-      return cuda::Combine(call.type(0), call.inputs[0], sizes['E'] * sizes['M'],
-                           static_cast<const int32_t*>(call.inputs[1]), call.type(2), call.inputs[2],
-                           sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.outputs[0], call.stream);
+      const ops::Sizes& sizes = call.sizes;
+      return cuda::Combine(call.type(Input::kOut), call.Data<void>(Input::kOut), sizes['E'] * sizes['M'],
+                           call.Data<int32_t>(Input::kSlot), call.type(Input::kWeight), call.Data<void>(Input::kWeight),
+                           sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.Output<void>(Output::kY), call.stream);
     },
 };
 

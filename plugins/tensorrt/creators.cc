@@ -8,21 +8,24 @@
 #include <exception>
 #include <memory>
 
+#include "ops/routing_settings.h"
+#include "tensorrt/fields.h"
 #include "tensorrt/log.h"
 #include "tensorrt/op.h"
 #include "tensorrt/plugin.h"
-#include "tensorrt/settings.h"
 
 namespace vmoe::tensorrt {
 namespace {
 
+using ops::RoutingSettings;
+
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  explicit Creator(const OpSpec& op) : op_(op) {
-    for (size_t i = 0; i < Settings::kCount; ++i) {
-      fields_[i] = nvinfer1::PluginField(Settings::kNames[i], nullptr, nvinfer1::PluginFieldType::kINT32, 1);
+  explicit Creator(const Op& op) : op_(op) {
+    for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
+      fields_[i] = nvinfer1::PluginField(RoutingSettings::kNames[i], nullptr, nvinfer1::PluginFieldType::kINT32, 1);
     }
-    field_names_.nbFields = op.routes() ? static_cast<int32_t>(Settings::kCount) : 0;
+    field_names_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
     field_names_.fields = fields_.data();
   }
   Creator(const Creator&) = delete;  // it points into itself
@@ -33,24 +36,24 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
                                     nvinfer1::TensorRTPhase) noexcept override {
     char sentence[512];
     try {
-      return std::make_unique<Plugin>(op_, ReadSettings(fields, op_.routes())).release();
+      return std::make_unique<Plugin>(op_, ReadFields(fields, op_.spec)).release();
     } catch (const std::exception& error) {
-      std::snprintf(sentence, sizeof(sentence), "%s \"%.200s\": %s", op_.name, name ? name : "", error.what());
+      std::snprintf(sentence, sizeof(sentence), "%s \"%.200s\": %s", op_.spec.name, name ? name : "", error.what());
     } catch (...) {
-      std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.name);
+      std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
     }
     LogError(sentence);
     return nullptr;
   }
 
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &field_names_; }
-  const char* getPluginName() const noexcept override { return op_.name; }
+  const char* getPluginName() const noexcept override { return op_.spec.name; }
   const char* getPluginVersion() const noexcept override { return kVersion; }
   const char* getPluginNamespace() const noexcept override { return kNamespace; }
 
  private:
-  const OpSpec& op_;
-  std::array<nvinfer1::PluginField, Settings::kCount> fields_;
+  const Op& op_;
+  std::array<nvinfer1::PluginField, RoutingSettings::kCount> fields_;
   nvinfer1::PluginFieldCollection field_names_;
 };
 

@@ -3,17 +3,17 @@
 
 namespace vmoe::tensorrt {
 
-constexpr OpSpec kDispatchOp{
-    "VmoeDispatch",
-    {{"x", ValueType::kTokens, "GSD"}, {"src", ValueType::kInt32, "EM"}},
-    2,
-    {{"buf", ValueType::kTokens, "EMD"}},
-    1,
+using ops::dispatch::Input;
+using ops::dispatch::Output;
+
+constexpr Op kDispatchOp{
+    ops::kDispatch,
     nullptr,
     [](const Call& call) {
-      return cuda::Dispatch(call.inputs[0], call.sizes['G'] * call.sizes['S'],
-                            static_cast<const int32_t*>(call.inputs[1]), call.sizes['E'] * call.sizes['M'],
-                            call.row_bytes(0), call.outputs[0], call.stream);
+      const ops::Sizes& sizes = call.sizes;
+      return cuda::Dispatch(call.Data<void>(Input::kX), sizes['G'] * sizes['S'], call.Data<int32_t>(Input::kSrc),
+                            sizes['E'] * sizes['M'], call.row_bytes(Input::kX), call.Output<void>(Output::kBuf),
+                            call.stream);
     },
 };
 

@@ -1,12 +1,14 @@
 #include "tensorrt/plugin.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <optional>
 
+#include "ops/op_error.h"
 #include "tensorrt/log.h"
-#include "tensorrt/op_error.h"
 
 namespace vmoe::tensorrt {
 namespace {
@@ -17,47 +19,59 @@ using nvinfer1::DimsExprs;
 using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::IDimensionExpr;
 using nvinfer1::PluginTensorDesc;
+using ops::OpError;
+using ops::RoutingSettings;
 
 constexpr int32_t kFailed = 1;
 
-bool IsFloatingPoint(DataType type) {
-  return type == DataType::kFLOAT || type == DataType::kHALF || type == DataType::kBF16;
+struct TypePair {
+  ElementType type;
+  DataType tensorrt;
+};
+
+constexpr TypePair kTypes[] = {
+    {ElementType::kFloat32, DataType::kFLOAT}, {ElementType::kFloat16, DataType::kHALF},
+    {ElementType::kBfloat16, DataType::kBF16}, {ElementType::kInt8, DataType::kINT8},
+    {ElementType::kInt32, DataType::kINT32},   {ElementType::kInt64, DataType::kINT64},
+};
+
+// Nothing for a type that no op takes.
+std::optional<ElementType> ElementTypeOf(DataType type) {
+  for (const TypePair& pair : kTypes) {
+    if (pair.tensorrt == type) return pair.type;
+  }
+  return std::nullopt;
+}
+
+DataType DataTypeOf(ElementType type) {
+  for (const TypePair& pair : kTypes) {
+    if (pair.type == type) return pair.tensorrt;
+  }
+  return DataType::kFLOAT;
+}
+
+ops::Shape ShapeOf(const Dims& dims) {
+  ops::Shape shape;
+  shape.rank = dims.nbDims;
+  std::copy_n(dims.d, std::clamp<int64_t>(shape.rank, 0, ops::Shape::kMaxRank), shape.sizes.begin());
+  return shape;
 }
 
 // Names the op and its settings: what a node's timing depends on besides its shapes and types.
-std::string Description(const OpSpec& op, const Settings& settings) {
-  std::string text = std::string(kNamespace) + "-" + op.name + "-" + kVersion;
-  if (op.routes()) {
-    text += "-capacity" + std::to_string(settings.capacity()) + "-k" + std::to_string(settings.k()) + "-bpr" +
-            std::to_string(settings.bpr() ? 1 : 0);
+std::string Description(const ops::OpSpec& spec, const RoutingSettings& settings) {
+  std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
+  for (size_t i = 0; spec.routes() && i < RoutingSettings::kCount; ++i) {
+    text += std::string("-") + RoutingSettings::kNames[i] + std::to_string(settings.values[i].value_or(0));
   }
   return text;
 }
 
-const ValueSpec& Value(const OpSpec& op, size_t position) {
-  return position < op.input_count ? op.inputs[position] : op.outputs[position - op.input_count];
-}
-
-// Whether the value at `position`, inputs first and then outputs, may have `type`. `type_of(i)` are the values before
-// it.
-template <class TypeOf>
-bool Accepts(const OpSpec& op, size_t position, DataType type, TypeOf type_of) {
-  const ValueType wanted = Value(op, position).type;
-  if (wanted == ValueType::kInt32) return type == DataType::kINT32;
-  if (wanted == ValueType::kWeight && type == DataType::kFLOAT) return true;
-  const ValueType like = wanted == ValueType::kWeight ? ValueType::kTokens : wanted;
-  for (size_t i = 0; i < position; ++i) {
-    if (Value(op, i).type == like) return type == type_of(i);
+std::vector<size_t> Tensors(const ops::OpSpec& spec) {
+  std::vector<size_t> inputs;
+  for (size_t i = 0; i < spec.inputs.size(); ++i) {
+    if (spec.inputs[i].presence != ops::Presence::kSetting) inputs.push_back(i);
   }
-  return IsFloatingPoint(type);
-}
-
-// The input dimension with this letter; null if there is none.
-const IDimensionExpr* InputDimension(const OpSpec& op, const DimsExprs* inputs, char dim) {
-  for (size_t i = 0; i < op.input_count; ++i) {
-    if (const char* found = std::strchr(op.inputs[i].dims, dim)) return inputs[i].d[found - op.inputs[i].dims];
-  }
-  return nullptr;
+  return inputs;
 }
 
 const IDimensionExpr* Known(const IDimensionExpr* expression) {
@@ -65,34 +79,26 @@ const IDimensionExpr* Known(const IDimensionExpr* expression) {
   return expression;
 }
 
-void CheckNumbering(const Sizes& sizes, const char* dims, const char* what) {
-  size_t count = 1;
-  for (const char* dim = dims; *dim; ++dim) {
-    if (!sizes.has(*dim)) return;
-    if (sizes[*dim] > 0 && count > INT32_MAX / sizes[*dim]) {
-      throw OpError(std::string(what) + " are numbered in 32 bits, and here they are too many");
-    }
-    count *= sizes[*dim];
-  }
-}
-
 }  // namespace
 
-cuda::Type Call::type(size_t input) const {
-  switch (descs[input].type) {
-    case DataType::kHALF: return cuda::Type::kFloat16;
-    case DataType::kBF16: return cuda::Type::kBfloat16;
-    default: return cuda::Type::kFloat32;
+// Only settings are fields here: other attributes have the values of a node without them.
+Plugin::Plugin(const Op& op, const RoutingSettings& settings)
+    : op_(op),
+      node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,
+            ops::Types(op.spec)},
+      inputs_(Tensors(op.spec)),
+      description_(Description(op.spec, settings)) {
+  for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
+    field_values_[i] = static_cast<int32_t>(settings.values[i].value_or(0));
+    fields_[i] =
+        nvinfer1::PluginField(RoutingSettings::kNames[i], &field_values_[i], nvinfer1::PluginFieldType::kINT32, 1);
   }
+  field_collection_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
+  field_collection_.fields = fields_.data();
 }
 
-Plugin::Plugin(const OpSpec& op, const Settings& settings)
-    : op_(op), settings_(settings), description_(Description(op, settings)) {
-  for (size_t i = 0; i < Settings::kCount; ++i) {
-    fields_[i] = nvinfer1::PluginField(Settings::kNames[i], &settings_.values[i], nvinfer1::PluginFieldType::kINT32, 1);
-  }
-  field_collection_.nbFields = op.routes() ? static_cast<int32_t>(Settings::kCount) : 0;
-  field_collection_.fields = fields_.data();
+const ops::ValueSpec& Plugin::Value(size_t position) const {
+  return position < inputs_.size() ? op_.spec.inputs[inputs_[position]] : op_.spec.outputs[position - inputs_.size()];
 }
 
 template <class Result, class Body>
@@ -101,9 +107,9 @@ Result Plugin::Guarded(Result failed, Body body) const noexcept {
   try {
     return body();
   } catch (const std::exception& error) {
-    std::snprintf(sentence, sizeof(sentence), "%s: %s", op_.name, error.what());
+    std::snprintf(sentence, sizeof(sentence), "%s: %s", op_.spec.name, error.what());
   } catch (...) {
-    std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.name);
+    std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
   }
   LogError(sentence);
   if (nvinfer1::IErrorRecorder* recorder = context_ ? context_->getErrorRecorder() : nullptr) {
@@ -113,34 +119,41 @@ Result Plugin::Guarded(Result failed, Body body) const noexcept {
 }
 
 void Plugin::CheckCounts(int32_t in_count, int32_t out_count) const {
-  if (in_count == static_cast<int32_t>(op_.input_count) && out_count == static_cast<int32_t>(op_.output_count)) return;
-  std::string names = op_.inputs[0].name;
-  for (size_t i = 1; i < op_.input_count; ++i) names += std::string(", ") + op_.inputs[i].name;
-  throw OpError("it has " + std::to_string(op_.input_count) + " inputs (" + names + ") and " +
-                std::to_string(op_.output_count) + " outputs, not " + std::to_string(in_count) + " and " +
-                std::to_string(out_count) + (op_.routes() ? "; capacity, k and bpr are attributes here" : ""));
+  const size_t outputs = op_.spec.outputs.size();
+  if (in_count == static_cast<int32_t>(inputs_.size()) && out_count == static_cast<int32_t>(outputs)) return;
+  std::string names;
+  for (size_t i = 0; i < inputs_.size(); ++i) names += (i == 0 ? "" : ", ") + std::string(Value(i).name);
+  throw OpError("it has " + std::to_string(inputs_.size()) + " inputs (" + names + ") and " + std::to_string(outputs) +
+                " outputs, not " + std::to_string(in_count) + " and " + std::to_string(out_count) +
+                (op_.spec.routes() ? "; capacity, k and bpr are attributes here" : ""));
 }
 
 template <class ShapeOf>
-Sizes Plugin::ReadSizes(ShapeOf shape_of) const {
-  Sizes sizes;
-  for (size_t i = 0; i < op_.input_count; ++i) sizes.Add(op_.inputs[i].name, op_.inputs[i].dims, shape_of(i));
-  if (op_.routes()) {
-    sizes.Set('K', static_cast<size_t>(settings_.k()));
-    sizes.Set('M', sizes['G'] * static_cast<size_t>(settings_.capacity()));
-  }
-  CheckNumbering(sizes, "EM", "places");
-  CheckNumbering(sizes, "GSK", "tokens and their choices");
-  if (op_.routes()) {
-    if (const char* refusal = cuda::RoutingRefusal(settings_.Shape(sizes))) {
-      throw OpError(std::string(refusal) + "; here " + op_.inputs[0].name + " is " + ShapeText(shape_of(0)) + ", k " +
-                    std::to_string(settings_.k()) + " and capacity " + std::to_string(settings_.capacity()));
+RoutingShape Plugin::ReadSizes(ShapeOf shape_of, ops::Sizes& sizes) const {
+  for (size_t i = 0; i < inputs_.size(); ++i) sizes.Add(Value(i), tensorrt::ShapeOf(shape_of(i)));
+  const RoutingShape routing = ops::CheckCall(node_, node_.settings, sizes);
+  if (op_.spec.routes()) {
+    if (const char* refusal = cuda::RoutingRefusal(routing)) {
+      throw OpError(std::string(refusal) + "; here " + Value(0).name + " is " +
+                    ShapeText(tensorrt::ShapeOf(shape_of(0))) + ", k " + std::to_string(routing.choices) +
+                    " and capacity " + std::to_string(routing.capacity));
     }
   } else if (sizes.has('K') && (sizes['K'] < 1 || sizes['K'] > cuda::kMaxChoices)) {
     throw OpError("a token has 1 to " + std::to_string(cuda::kMaxChoices) + " choices, not " +
                   std::to_string(sizes['K']));
   }
-  return sizes;
+  return routing;
+}
+
+template <class TypeOf>
+ops::Types Plugin::ReadTypes(TypeOf type_of) const {
+  ops::Types types(op_.spec);
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const std::optional<ElementType> type = ElementTypeOf(type_of(i));
+    if (!type) throw types.Refusal(Value(i), "TensorRT's type " + std::to_string(static_cast<int32_t>(type_of(i))));
+    types.Add(Value(i), *type);
+  }
+  return types;
 }
 
 nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
@@ -153,12 +166,13 @@ nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapa
 }
 
 nvinfer1::IPluginV3* Plugin::clone() noexcept {
-  return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] { return std::make_unique<Plugin>(op_, settings_).release(); });
+  return Guarded<nvinfer1::IPluginV3*>(nullptr,
+                                       [&] { return std::make_unique<Plugin>(op_, node_.settings).release(); });
 }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept {
   return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] {
-    auto attached = std::make_unique<Plugin>(op_, settings_);
+    auto attached = std::make_unique<Plugin>(op_, node_.settings);
     attached->context_ = context;
     return attached.release();
   });
@@ -168,7 +182,8 @@ int32_t Plugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t in_co
                                 int32_t out_count) noexcept {
   return Guarded(kFailed, [&] {
     CheckCounts(in_count, out_count);
-    ReadSizes([&](size_t i) -> const Dims& { return in[i].max; });
+    ops::Sizes sizes;
+    ReadSizes([&](size_t i) -> const Dims& { return in[i].max; }, sizes);
     return 0;
   });
 }
@@ -177,20 +192,8 @@ int32_t Plugin::getOutputDataTypes(DataType* output_types, int32_t out_count, co
                                    int32_t in_count) const noexcept {
   return Guarded(kFailed, [&] {
     CheckCounts(in_count, out_count);
-    for (size_t i = 0; i < op_.input_count; ++i) {
-      if (!Accepts(op_, i, input_types[i], [&](size_t before) { return input_types[before]; })) {
-        throw OpError(std::string(op_.inputs[i].name) + " can't have TensorRT's type " +
-                      std::to_string(static_cast<int32_t>(input_types[i])) +
-                      "; gates and tokens are float32, float16 or bfloat16, slot and src int32, and the weight that "
-                      "VmoeCombine takes is float32 or of the tokens' type");
-      }
-    }
-    for (size_t i = 0; i < op_.output_count; ++i) {
-      output_types[i] = DataType::kINT32;
-      for (size_t j = 0; j < op_.input_count; ++j) {
-        if (op_.inputs[j].type == op_.outputs[i].type) output_types[i] = input_types[j];
-      }
-    }
+    const ops::Types types = ReadTypes([&](size_t i) { return input_types[i]; });
+    for (size_t i = 0; i < op_.spec.outputs.size(); ++i) output_types[i] = DataTypeOf(types[op_.spec.outputs[i].type]);
     return 0;
   });
 }
@@ -199,22 +202,28 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
                                 DimsExprs* outputs, int32_t out_count, nvinfer1::IExprBuilder& builder) noexcept {
   return Guarded(kFailed, [&] {
     CheckCounts(in_count, out_count);
-    for (size_t i = 0; i < op_.input_count; ++i) {
-      const size_t rank = std::strlen(op_.inputs[i].dims);
+    // The expression of a size that the inputs have; null for others.
+    const auto input_size = [&](char dim) -> const IDimensionExpr* {
+      for (size_t i = 0; i < inputs_.size(); ++i) {
+        if (const char* found = std::strchr(Value(i).dims, dim)) return inputs[i].d[found - Value(i).dims];
+      }
+      return nullptr;
+    };
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const size_t rank = std::strlen(Value(i).dims);
       if (inputs[i].nbDims != static_cast<int32_t>(rank)) {
-        throw OpError(std::string(op_.inputs[i].name) + " must have " + std::to_string(rank) + " dimensions, not " +
-                      std::to_string(inputs[i].nbDims));
+        throw OpError(std::string(Value(i).name) + " has " + std::to_string(inputs[i].nbDims) +
+                      " dimensions, not the " + std::to_string(rank) + " dimensions " + Value(i).dims);
       }
     }
-    for (size_t i = 0; i < op_.output_count; ++i) {
+    for (size_t i = 0; i < op_.spec.outputs.size(); ++i) {
       outputs[i].nbDims = 0;
-      for (const char* dim = op_.outputs[i].dims; *dim; ++dim) {
-        const IDimensionExpr* size = InputDimension(op_, inputs, *dim);
-        if (!size && *dim == 'K') size = builder.constant(settings_.k());
+      for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
+        const IDimensionExpr* size = input_size(*dim);
+        if (!size && *dim == 'K') size = builder.constant(node_.settings.k());
         if (!size && *dim == 'M') {  // the integer itself: a ratio of sizes would round otherwise than the exporter
-          const IDimensionExpr* capacity = Known(builder.constant(settings_.capacity()));
-          size = builder.operation(nvinfer1::DimensionOperation::kPROD, *Known(InputDimension(op_, inputs, 'G')),
-                                   *capacity);
+          const IDimensionExpr* capacity = Known(builder.constant(node_.settings.capacity()));
+          size = builder.operation(nvinfer1::DimensionOperation::kPROD, *Known(input_size('G')), *capacity);
         }
         outputs[i].d[outputs[i].nbDims++] = Known(size);
       }
@@ -228,9 +237,14 @@ bool Plugin::supportsFormatCombination(int32_t position, const DynamicPluginTens
   return Guarded(false, [&] {
     CheckCounts(in_count, out_count);
     if (position < 0 || position >= in_count + out_count) return false;
-    const PluginTensorDesc& desc = in_out[position].desc;
-    return desc.format == nvinfer1::PluginFormat::kLINEAR &&
-           Accepts(op_, static_cast<size_t>(position), desc.type, [&](size_t i) { return in_out[i].desc.type; });
+    if (in_out[position].desc.format != nvinfer1::PluginFormat::kLINEAR) return false;
+    ops::Types types(op_.spec);
+    for (size_t i = 0; i <= static_cast<size_t>(position); ++i) {
+      const std::optional<ElementType> type = ElementTypeOf(in_out[i].desc.type);
+      if (!type || !types.Take(Value(i), *type)) return false;
+      types.Add(Value(i), *type);
+    }
+    return true;
   });
 }
 
@@ -238,8 +252,9 @@ size_t Plugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t i
                                 int32_t out_count) const noexcept {
   return Guarded<size_t>(0, [&]() -> size_t {
     CheckCounts(in_count, out_count);
-    const Sizes sizes = ReadSizes([&](size_t i) -> const Dims& { return inputs[i].max; });
-    return op_.routes() ? op_.workspace_bytes(settings_.Shape(sizes)) : 0;
+    ops::Sizes sizes;
+    const RoutingShape routing = ReadSizes([&](size_t i) -> const Dims& { return inputs[i].max; }, sizes);
+    return op_.spec.routes() ? op_.workspace_bytes(routing) : 0;
   });
 }
 
@@ -247,7 +262,8 @@ int32_t Plugin::onShapeChange(const PluginTensorDesc* in, int32_t in_count, cons
                               int32_t out_count) noexcept {
   return Guarded(kFailed, [&] {
     CheckCounts(in_count, out_count);
-    ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; });
+    ops::Sizes sizes;
+    ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
     return 0;
   });
 }
@@ -255,10 +271,10 @@ int32_t Plugin::onShapeChange(const PluginTensorDesc* in, int32_t in_count, cons
 int32_t Plugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, const void* const* inputs,
                         void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
   return Guarded(kFailed, [&] {
-    const Sizes sizes = ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; });
-    Call call{{}, sizes, in, inputs, outputs, workspace, stream};
-    if (op_.routes()) call.routing = settings_.Shape(sizes);
-    const cudaError_t error = op_.enqueue(call);
+    ops::Sizes sizes;
+    const RoutingShape routing = ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
+    const ops::Types types = ReadTypes([&](size_t i) { return in[i].type; });
+    const cudaError_t error = op_.enqueue({op_.spec, routing, sizes, types, inputs, outputs, workspace, stream});
     if (error != cudaSuccess) {
       throw OpError(std::string("its work could not be put on the stream: ") + cudaGetErrorString(error) + " (" +
                     cudaGetErrorName(error) + ")");

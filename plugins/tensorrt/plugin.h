@@ -8,9 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "ops/node.h"
 #include "tensorrt/op.h"
-#include "tensorrt/settings.h"
 
 namespace vmoe::tensorrt {
 
@@ -23,7 +24,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneRuntime {
  public:
   // Throws std::bad_alloc.
-  Plugin(const OpSpec& op, const Settings& settings);
+  Plugin(const Op& op, const ops::RoutingSettings& settings);
   Plugin(const Plugin&) = delete;  // it points into itself
   Plugin& operator=(const Plugin&) = delete;
 
@@ -32,7 +33,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   nvinfer1::IPluginV3* clone() noexcept override;
 
   // IPluginV3OneCore
-  const char* getPluginName() const noexcept override { return op_.name; }
+  const char* getPluginName() const noexcept override { return op_.spec.name; }
   const char* getPluginVersion() const noexcept override { return kVersion; }
   const char* getPluginNamespace() const noexcept override { return kNamespace; }
 
@@ -46,7 +47,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                           nvinfer1::IExprBuilder& builder) noexcept override;
   bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out, int32_t in_count,
                                  int32_t out_count) noexcept override;
-  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(op_.output_count); }
+  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(op_.spec.outputs.size()); }
   size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t in_count,
                           const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t out_count) const noexcept override;
   const char* getTimingCacheID() noexcept override { return description_.c_str(); }
@@ -68,14 +69,24 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   void CheckCounts(int32_t in_count, int32_t out_count) const;
 
-  // Sizes of all the op's dimensions, held against its limits. `shape_of(i)` is the i-th input's shape. Throws OpError.
-  template <class ShapeOf>
-  Sizes ReadSizes(ShapeOf shape_of) const;
+  // The declaration of the value at `position`, inputs first and then outputs.
+  const ops::ValueSpec& Value(size_t position) const;
 
-  const OpSpec& op_;
-  const Settings settings_;
+  // Sizes of all the op's dimensions, held against its limits, and the routing of an op that routes. `shape_of(i)` is
+  // the i-th input's shape. Throws OpError.
+  template <class ShapeOf>
+  RoutingShape ReadSizes(ShapeOf shape_of, ops::Sizes& sizes) const;
+
+  // Throws OpError for a type that an input may not have.
+  template <class TypeOf>
+  ops::Types ReadTypes(TypeOf type_of) const;
+
+  const Op& op_;
+  const ops::Node node_;
+  const std::vector<size_t> inputs_;  // those that are tensors here: not capacity, k and bpr
   const std::string description_;
-  std::array<nvinfer1::PluginField, Settings::kCount> fields_;
+  std::array<int32_t, ops::RoutingSettings::kCount> field_values_{};
+  std::array<nvinfer1::PluginField, ops::RoutingSettings::kCount> fields_;
   nvinfer1::PluginFieldCollection field_collection_;
   nvinfer1::IPluginResourceContext* context_ = nullptr;  // set where this plugin is attached to one
 };

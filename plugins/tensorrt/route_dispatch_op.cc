@@ -3,17 +3,17 @@
 
 namespace vmoe::tensorrt {
 
-constexpr OpSpec kRouteDispatchOp{
-    "VmoeRouteDispatch",
-    {{"gates", ValueType::kGates, "GSE"}, {"x", ValueType::kTokens, "GSD"}},
-    2,
-    {{"slot", ValueType::kInt32, "GSK"}, {"weight", ValueType::kGates, "GSK"}, {"buf", ValueType::kTokens, "EMD"}},
-    3,
+using ops::route_dispatch::Input;
+using ops::route_dispatch::Output;
+
+constexpr Op kRouteDispatchOp{
+    ops::kRouteDispatch,
     cuda::RouteDispatchWorkspaceBytes,
     [](const Call& call) {
-      return cuda::RouteDispatch(call.routing, call.type(0), call.inputs[0], call.inputs[1], call.row_bytes(1),
-                                 static_cast<int32_t*>(call.outputs[0]), call.outputs[1], call.outputs[2],
-                                 call.workspace, call.stream);
+      return cuda::RouteDispatch(call.routing, call.type(Input::kGates), call.Data<void>(Input::kGates),
+                                 call.Data<void>(Input::kX), call.row_bytes(Input::kX),
+                                 call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
+                                 call.Output<void>(Output::kBuf), call.workspace, call.stream);
     },
 };
 

@@ -3,16 +3,16 @@
 
 namespace vmoe::tensorrt {
 
-constexpr OpSpec kRouteOp{
-    "VmoeRoute",
-    {{"gates", ValueType::kGates, "GSE"}},
-    1,
-    {{"slot", ValueType::kInt32, "GSK"}, {"weight", ValueType::kGates, "GSK"}, {"src", ValueType::kInt32, "EM"}},
-    3,
+using ops::route::Input;
+using ops::route::Output;
+
+constexpr Op kRouteOp{
+    ops::kRoute,
     cuda::RouteWorkspaceBytes,
     [](const Call& call) {
-      return cuda::Route(call.routing, call.type(0), call.inputs[0], static_cast<int32_t*>(call.outputs[0]),
-                         call.outputs[1], static_cast<int32_t*>(call.outputs[2]), call.workspace, call.stream);
+      return cuda::Route(call.routing, call.type(Input::kGates), call.Data<void>(Input::kGates),
+                         call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
+                         call.Output<int32_t>(Output::kSrc), call.workspace, call.stream);
     },
 };
 

@@ -25,8 +25,8 @@ cudaError_t UseWorkspace(void* workspace, size_t bytes) {
 
 }  // namespace
 
-cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-                  void* workspace, cudaStream_t) {
+cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src, void* workspace, cudaStream_t) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   vmoe::Route(shape, type, gates, slot, weight, src, SerialRunner());
   return UseWorkspace(workspace, RouteWorkspaceBytes(shape));
@@ -39,16 +39,16 @@ cudaError_t Dispatch(const void* x, size_t, const int32_t* src, size_t places, s
   return cudaSuccess;
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
-                          int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
+cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (row_bytes == kFailingRow) return cudaErrorNoDevice;
   vmoe::RouteDispatch(shape, gate_type, gates, x, row_bytes, slot, weight, buf, SerialRunner());
   return UseWorkspace(workspace, RouteDispatchWorkspaceBytes(shape));
 }
 
-cudaError_t Combine(Type type, const void* out, size_t, const int32_t* slot, Type weight_type, const void* weight,
-                    size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
+cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
+                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
   if (hidden * BytesOf(type) == kFailingRow) return cudaErrorNoDevice;
   vmoe::Combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, SerialRunner());
   return cudaSuccess;

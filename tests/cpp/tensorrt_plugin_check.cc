@@ -451,8 +451,18 @@ class Plugins {
     {
       const Node gone = std::move(original);
     }
+    const std::vector<Dims> shapes = ShapesOf(words);
+    const auto count = static_cast<int32_t>(shapes.size());
+    std::vector<DynamicPluginTensorDesc> descs(shapes.size() + 3);
     std::vector<PluginTensorDesc> in;
-    for (const Dims& shape : ShapesOf(words)) in.push_back({shape, DataType::kFLOAT, PluginFormat::kLINEAR, 1.0F});
+    for (int32_t i = 0; i < count; ++i) {
+      PluginTensorDesc& desc = descs[static_cast<size_t>(i)].desc;
+      desc = {shapes[static_cast<size_t>(i)], DataType::kFLOAT, PluginFormat::kLINEAR, 1.0F};
+      if (!node.build->supportsFormatCombination(i, descs.data(), count, node.build->getNbOutputs())) {
+        desc.type = DataType::kINT32;
+      }
+      in.push_back(desc);
+    }
     std::vector<PluginTensorDesc> out(3);
     // Aligned addresses that no device has: nothing may be read or written here.
     alignas(256) static char memory[256];

@@ -1,1 +1,0 @@
-"""The speed benchmark's parts: models, peers, contenders, floors and reports, one subject a file."""

@@ -1,0 +1,85 @@
+"""Another installation of this engine beside this one: the same model in two processes, called in turns.
+
+    python benchmarks/installations.py OLD_SITE_PACKAGES BUNDLE [--old-bundle BUNDLE] [--new SITE_PACKAGES]
+                                       [--batch 1 8] [--threads 2] [--profile c0.3-k1] [--rounds 15] [--json FILE]
+
+OLD_SITE_PACKAGES is what `pip install --target DIR old.whl` filled; ONNX Runtime is this Python's for both. An old version
+that can't read the bundle of a new one takes its own by --old-bundle; the logits of both are compared by the sum of their
+absolute values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cpu.busy import OthersWatch
+from cpu.errors import BenchmarkError
+from cpu.installations import Installation, time_installations
+from cpu.report import table
+
+from vmoe_runtime.errors import VmoeError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where something can't be measured."""
+    parser = argparse.ArgumentParser(description="Times two installations of this engine in turns.")
+    parser.add_argument("old", type=Path, metavar="OLD_SITE_PACKAGES")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--old-bundle", type=Path, metavar="BUNDLE", help="for the old one (default: the same)")
+    parser.add_argument("--new", type=Path, metavar="SITE_PACKAGES", help="the new one's (default: this Python's)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N")
+    parser.add_argument("--threads", type=int, default=2, metavar="N")
+    parser.add_argument("--profile", help="default: the bundle's first, as the engine's")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    given = parser.parse_args(arguments)
+    try:
+        report = _run(given)
+    except (BenchmarkError, VmoeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = [
+        [f"batch {p['batch']}", *(f"{p[which]['median'] / p['batch']:.2f}" for which in ("old", "new")), f"{p['ratio']:.3f}"]
+        for p in report["points"]
+    ]
+    print(*table(["ms per image, medians", "old", "new", "old / new"], rows), sep="\n")
+    print(
+        f"old: {report['old']}; new: {report['new']}; other processes took {report['others_share'] or 0:.0%} of the machine"
+    )
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _run(given: argparse.Namespace) -> dict[str, Any]:
+    old_bundle = given.old_bundle or given.bundle
+    with (
+        Installation(given.old, old_bundle, given.threads, given.profile) as old,
+        Installation(given.new, given.bundle, given.threads, given.profile) as new,
+    ):
+        with OthersWatch([old.pid, new.pid]) as others:
+            found = time_installations({"old": old, "new": new}, given.batch, given.rounds)
+        points = []
+        for batch in given.batch:
+            (old_times, old_sum), (new_times, new_sum) = found["old", batch], found["new", batch]
+            points.append(
+                {
+                    "batch": batch,
+                    "old": asdict(old_times),
+                    "new": asdict(new_times),
+                    "ratio": old_times.median / new_times.median,
+                    "logits_ratio": new_sum / old_sum,
+                }
+            )
+        names = {"old": f"{old.description}, {old.library}", "new": f"{new.description}, {new.library}"}
+    return {**names, "threads": given.threads, "others_share": others.share, "points": points}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The table of ops as a C++ header, which the op libraries and the TensorRT plugin share.
+
+After a change of the table: `python -m vmoe_export.ops.cpp_declarations > plugins/ops/op_table.h`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+
+from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
+
+_ELEMENTS: Mapping[ElementType, str] = {
+    "float": "Float32",
+    "fp16": "Float16",
+    "bf16": "Bfloat16",
+    "i8": "Int8",
+    "i32": "Int32",
+    "i64": "Int64",
+}
+_VARIABLES: tuple[ValueType, ...] = ("W", "T", "R")
+_SETTINGS = ("capacity", "k", "bpr")
+"""The int64 inputs of an op that routes, in the order that C++ reads them."""
+_MOST_CHOICES = 64
+"""The bits in which C++ keeps the choices that are left."""
+
+_HEAD = """\
+// The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
+//
+//   python -m vmoe_export.ops.cpp_declarations > plugins/ops/op_table.h
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+
+#include "ops/op_spec.h"
+
+namespace vmoe::ops {
+"""
+
+
+def header() -> str:
+    """The text of plugins/ops/op_table.h: for each op its specification and the indices of what it has.
+
+    Raises:
+        KeyError: an attribute without a rule.
+        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are no routing settings.
+    """
+    ops = list(OPS.values())
+    lines = [_HEAD]
+    for op in ops:
+        lines += [*_declaration(op), ""]
+    lines += [
+        "// The most inputs that an op has.",
+        f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
+        "",
+        "// X(Name) for each op.",
+        f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({_short(op)})' for op in ops)}",
+        "",
+        "}  // namespace vmoe::ops",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _declaration(op: Op) -> Iterator[str]:
+    settings = tuple(value.name for value in op.inputs if value.type == "i64")
+    if settings not in ((), _SETTINGS):
+        raise ValueError(f"{op.name} has the int64 inputs {', '.join(settings)}, not {', '.join(_SETTINGS)}")
+    space = op.torch_name.partition("::")[2]
+    yield f"namespace {space} {{"
+    yield from _constants("Input", [value.name for value in op.inputs])
+    yield from _constants("Output", [value.name for value in op.outputs])
+    yield from _array("ValueSpec", "kInputs", [_value(value, op) for value in op.inputs])
+    yield from _array("ValueSpec", "kOutputs", [_value(value, op) for value in op.outputs])
+    if op.attributes:
+        yield from _constants("Attribute", op.attributes)
+        rows = [_attribute(name, default) for name, default in op.attributes.items()]
+        yield from _array("AttributeSpec", "kAttributes", rows)
+    yield from _array("TypeChoice", "kChoices", _choices(op))
+    yield f"}}  // namespace {space}"
+    attributes = f"{space}::kAttributes" if op.attributes else "{}"
+    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, f"{space}::kChoices"]
+    yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
+
+
+def _array(specification: str, name: str, rows: Iterable[str]) -> Iterator[str]:
+    yield f"inline constexpr {specification} {name}[] = {{"
+    yield from (f"    {row}," for row in rows)
+    yield "};"
+
+
+def _constants(kind: str, names: Iterable[str]) -> Iterator[str]:
+    yield f"struct {kind} {{ enum : size_t {{ {', '.join(map(_constant, names))} }}; }};"
+
+
+def _value(value: Value, op: Op) -> str:
+    presence = "Required"
+    if value.scale_of:
+        presence = "Scale"
+    elif value.type == "i64":
+        presence = "Setting"
+    elif value.optional:
+        presence = "Optional"
+    scales = [f"Input::{_constant(scale.name)}" for scale in op.inputs if scale.scale_of == value.name]
+    fields = [f'"{value.name}"', _value_type(value.type), f'"{"".join(value.dims)}"']
+    if presence != "Required" or scales:
+        fields.append(f"Presence::k{presence}")
+    return f"{{{', '.join([*fields, *scales])}}}"
+
+
+def _attribute(name: str, default: int) -> str:
+    rule = ATTRIBUTE_RULES[name]
+    maximum = "kNoMaximum" if rule.maximum is None else str(rule.maximum)
+    divides = f"'{rule.divides}'" if rule.divides else "0"
+    return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_i8).lower()}}}'
+
+
+def _choices(op: Op) -> Iterator[str]:
+    choices = op.type_choices
+    if len(choices) > _MOST_CHOICES:
+        raise ValueError(f"{op.name} takes {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
+    for choice in choices:
+        types = [choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]
+        yield f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
+
+
+def _value_type(name: ValueType) -> str:
+    return f"ValueType::k{name if name in _VARIABLES else _ELEMENTS[ELEMENT_TYPES[name][0]]}"
+
+
+def _short(op: Op) -> str:
+    return op.name.removeprefix("Vmoe")
+
+
+def _constant(name: str) -> str:
+    return "k" + "".join(word.capitalize() for word in name.split("_"))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(header())

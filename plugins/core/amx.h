@@ -1,0 +1,34 @@
+// Intel's matrix unit: whether this process may use it, and its registers' configuration.
+#pragma once
+
+#include <cstdint>
+
+namespace vmoe {
+
+// Whether the processor has AMX with bfloat16 and int8 and the system lets this process use it. Asked once.
+bool AmxUsable();
+
+// What a thread's tile registers are set to; the layout is the processor's own.
+struct alignas(64) TileConfiguration {
+  uint8_t palette = 0;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t line_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// While it lives, the calling thread's eight tile registers have 16 lines of 64 bytes. Threads are shared with other
+// libraries that set the registers once and rely on that, so what was set before is set again afterwards.
+class TileConfigurationScope {
+ public:
+  explicit TileConfigurationScope(bool needed);
+  ~TileConfigurationScope();
+  TileConfigurationScope(const TileConfigurationScope&) = delete;
+  TileConfigurationScope& operator=(const TileConfigurationScope&) = delete;
+
+ private:
+  bool restores_ = false;
+  TileConfiguration before_;
+};
+
+}  // namespace vmoe

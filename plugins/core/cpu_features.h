@@ -1,0 +1,19 @@
+// What the processor has and the operating system saves, as far as kernels need it.
+#pragma once
+
+namespace vmoe {
+
+struct CpuFeatures {
+  bool amd = false;
+  bool avx2 = false;      // with FMA and BMI2
+  bool avx_vnni = false;  // VNNI on 256-bit vectors
+  bool avx512 = false;    // F, BW, CD, DQ, VL
+  bool avx512_vnni = false;
+  bool avx512_bf16 = false;  // with what else came with it: VBMI2, BITALG, VPOPCNTDQ, GFNI, VPCLMULQDQ
+  bool amx = false;          // tiles of bfloat16 and int8
+};
+
+// All false on other processors than x86-64.
+const CpuFeatures& GetCpuFeatures();
+
+}  // namespace vmoe

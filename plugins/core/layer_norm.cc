@@ -1,0 +1,17 @@
+#include "core/layer_norm.h"
+
+#include "core/tile_kernels.h"
+
+namespace vmoe {
+
+void Normalize(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
+               const TaskRunner& runner) {
+  const auto normalize = TileKernelsFor(kernels.path).normalize;
+  ParallelForRows(runner, rows, [&](size_t begin, size_t end) {
+    for (size_t row = begin; row < end; ++row) {
+      normalize(x + row * depth, norm.scale, norm.bias, depth, y + row * depth);
+    }
+  });
+}
+
+}  // namespace vmoe

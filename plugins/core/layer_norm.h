@@ -1,0 +1,24 @@
+// Layer normalization, epsilon 1e-6.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/kernels.h"
+#include "core/task_runner.h"
+
+namespace vmoe {
+
+// What normalized rows are multiplied with and what is added, f32[D] each; both null: rows are taken as they are.
+struct LayerNorm {
+  const float* scale = nullptr;
+  const float* bias = nullptr;
+
+  explicit operator bool() const { return scale != nullptr; }
+};
+
+// y[r] = norm(x[r]) for rows of f32[D].
+void Normalize(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
+               const TaskRunner& runner);
+
+}  // namespace vmoe

@@ -1,0 +1,129 @@
+#include "core/stages.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+
+#include "core/amx.h"
+#include "core/tiles.h"
+
+namespace vmoe {
+namespace {
+
+constexpr size_t kMostThreads = 64;
+// Tasks that a stage is cut into, per thread: they are taken in turn, so a thread that is late costs little.
+constexpr size_t kTasksPerThread = 1;
+// How often a waiting thread looks before it lets others run.
+constexpr size_t kLooks = 4000;
+
+size_t CountProcessors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::clamp<size_t>(static_cast<size_t>(CPU_COUNT(&set)), 1, kMostThreads);
+}
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A stage that threads share. They take its tasks in turn; whoever comes late finds none left.
+struct SharedStage {
+  size_t tasks = 0;
+  size_t tasks_of_group = 1;
+  alignas(64) std::atomic<size_t> next{0};
+  alignas(64) std::atomic<size_t> done{0};
+
+  // Every task that was taken is being run by some thread, so this ends.
+  void WaitForAll() const {
+    for (size_t looks = 0; done.load(std::memory_order_acquire) < tasks; ++looks) {
+      looks < kLooks ? Pause() : static_cast<void>(sched_yield());
+    }
+  }
+};
+
+class Run {
+ public:
+  Run(size_t groups, const std::vector<Stage>& stages, bool needs_tiles)
+      : groups_(groups), stages_(stages), needs_tiles_(needs_tiles) {}
+
+  void Apart(size_t slot) {
+    const TileConfigurationScope tiles(needs_tiles_);
+    for (size_t group; (group = next_group_.fetch_add(1)) < groups_;) {
+      for (const Stage& stage : stages_) Do(stage, group, slot, 0, stage.items);
+    }
+  }
+
+  void PrepareToShare(size_t threads) {
+    shared_ = std::make_unique<SharedStage[]>(stages_.size());
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      const Stage& stage = stages_[i];
+      const size_t wanted = DivideUp(threads * kTasksPerThread, groups_);
+      shared_[i].tasks_of_group = std::clamp<size_t>(stage.items / std::max<size_t>(stage.least_items, 1), 1, wanted);
+      shared_[i].tasks = groups_ * shared_[i].tasks_of_group;
+    }
+  }
+
+  void Together() {
+    const TileConfigurationScope tiles(needs_tiles_);
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      SharedStage& shared = shared_[i];
+      const size_t parts = shared.tasks_of_group;
+      for (size_t task; (task = shared.next.fetch_add(1)) < shared.tasks;) {
+        const size_t part = task % parts;
+        const size_t items = stages_[i].items;
+        Do(stages_[i], task / parts, task / parts, items * part / parts, items * (part + 1) / parts);
+        shared.done.fetch_add(1, std::memory_order_acq_rel);
+      }
+      shared.WaitForAll();
+    }
+  }
+
+  bool out_of_memory() const { return out_of_memory_; }
+
+ private:
+  const size_t groups_;
+  const std::vector<Stage>& stages_;
+  const bool needs_tiles_;
+  std::atomic<size_t> next_group_{0};
+  std::unique_ptr<SharedStage[]> shared_;
+  std::atomic<bool> out_of_memory_{false};
+
+  void Do(const Stage& stage, size_t group, size_t slot, size_t begin, size_t end) {
+    if (begin >= end || out_of_memory_) return;
+    try {
+      stage.run(group, slot, begin, end);
+    } catch (const std::bad_alloc&) {
+      out_of_memory_ = true;
+    }
+  }
+};
+
+}  // namespace
+
+size_t StageThreads() {
+  static const size_t threads = CountProcessors();
+  return threads;
+}
+
+size_t StageSlots(size_t groups) { return std::min(groups, StageThreads()); }
+
+bool GroupsRunApart(size_t groups) { return groups >= StageThreads(); }
+
+void RunStages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
+  if (groups == 0) return;
+  Run run(groups, stages, needs_tiles);
+  if (GroupsRunApart(groups)) {
+    ParallelFor(runner, StageSlots(groups), [&](size_t slot) { run.Apart(slot); });
+  } else {
+    run.PrepareToShare(StageThreads());
+    ParallelFor(runner, StageThreads(), [&](size_t) { run.Together(); });
+  }
+  if (run.out_of_memory()) throw std::bad_alloc();
+}
+
+}  // namespace vmoe

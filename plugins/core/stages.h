@@ -1,0 +1,34 @@
+// Layers as stages over groups of rows, on the caller's threads.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+#include "core/task_runner.h"
+
+namespace vmoe {
+
+// One step of a layer. `run(group, slot, begin, end)` does some of a group's items; it may throw std::bad_alloc. Groups
+// that run at once have different slots.
+struct Stage {
+  size_t items = 0;        // of each group
+  size_t least_items = 1;  // that are worth a task
+  std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
+};
+
+// Threads that layers are cut up for: the processors that this process may use.
+size_t StageThreads();
+
+// Slots that RunStages needs.
+size_t StageSlots(size_t groups);
+
+// Whether RunStages gives each group to one thread.
+bool GroupsRunApart(size_t groups);
+
+// Runs the stages of every group in order. With a group for every thread, each is run from its first stage to its last
+// by one thread; with fewer, threads share each stage and wait for its end. Which threads take part changes no result.
+// `needs_tiles`: the threads' tile registers are configured. Throws std::bad_alloc.
+void RunStages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
+
+}  // namespace vmoe

@@ -1,0 +1,299 @@
+#include "core/tile_attention.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/stages.h"
+
+namespace vmoe {
+namespace {
+
+// Rows of whole images that are normalized, projected and mixed at once; see GroupRows.
+constexpr size_t kMostRowsOfGroup = 416;
+
+// One head's queries, keys and values of one image lie as lines: 32 columns of a token in 64 bytes.
+void AttendHead(const TileKernels& kernels, TileHead head) {
+  Workspace scratch;
+  TakeAll(scratch,
+          [&](auto& memory) { head.scratch = memory.template Take<char>(TileHeadBytes(head.tokens, head.lines)); });
+  kernels.attend(head);
+}
+
+class Block {
+ public:
+  Block(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias, size_t images,
+        size_t tokens, const float* x, float* y)
+      : norm_scale_(norm_scale),
+        norm_bias_(norm_bias),
+        images_(images),
+        tokens_(tokens),
+        x_(x),
+        y_(y),
+        kernels_(TileKernelsFor(weights.query.weights->kernels().path)),
+        heads_(weights.heads),
+        width_(weights.query.weights->depth()),
+        int8_(weights.query.int8()) {
+    const size_t fair = DivideUp(images, StageThreads());
+    images_of_group_ = std::clamp<size_t>(kMostRowsOfGroup / tokens, 1, fair);
+    groups_ = DivideUp(images, images_of_group_);
+    slots_.resize(StageSlots(groups_));
+    const size_t rows = images_of_group_ * tokens;
+    const size_t row_tiles = DivideUp(rows, kRowsPerTile);
+    const size_t token_tiles = DivideUp(tokens, kRowsPerTile);
+    TakeAll(workspace_, [&](auto& memory) {
+      query_ = weights.query.Padded(memory);
+      key_ = weights.key.Padded(memory);
+      value_ = weights.value.Padded(memory);
+      out_ = weights.out.Padded(memory);
+      row_offset_ = memory.template Take<size_t>(rows);
+      mixed_offset_ = memory.template Take<size_t>(rows);
+      query_offset_ = memory.template Take<size_t>(rows);
+      token_offset_ = memory.template Take<size_t>(rows);
+      for (Slot& slot : slots_) {
+        slot.rows = memory.template Take<char>(row_tiles * query_.weights->steps() * kTileBytes);
+        slot.query = memory.template Take<char>(images_of_group_ * token_tiles * lines() * kTileBytes);
+        slot.key = memory.template Take<char>(rows * lines() * kLineBytes);
+        slot.value = memory.template Take<char>(rows * lines() * kLineBytes);
+        slot.mixed = memory.template Take<char>(row_tiles * out_.weights->steps() * kTileBytes);
+        if (!int8_) continue;
+        slot.row_scale = memory.template Take<float>(rows);
+        slot.exact = memory.template Take<float>(rows * lines() * kPanelColumns);
+        slot.mixed_scale = memory.template Take<float>(rows);
+      }
+    });
+    for (size_t row = 0; row < rows; ++row) {
+      const size_t image = row / tokens, token = row % tokens;
+      row_offset_[row] = row * width_ * sizeof(float);
+      mixed_offset_[row] =
+          int8_ ? row * lines() * kPanelColumns * sizeof(float) : LineOffset(row, out_.weights->steps() * kTileBytes);
+      query_offset_[row] = image * token_tiles * lines() * kTileBytes + LineOffset(token, kTileBytes);
+      token_offset_[row] = image * tokens * lines() * kLineBytes + token * kLineBytes;
+    }
+  }
+
+  void Run(const TaskRunner& runner) const {
+    const size_t row_tiles = DivideUp(images_of_group_ * tokens_, kRowsPerTile);
+    std::vector<Stage> stages;
+    stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        Normalize(group, slot, begin, end);
+                      }});
+    stages.push_back({3 * lines(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        Project(group, slot, begin, end);
+                      }});
+    stages.push_back({images_of_group_ * heads_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        Mix(group, slot, begin, std::min(end, ImagesOf(group) * heads_));
+                      }});
+    if (int8_) {
+      stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          Quantize(group, slot, begin, end);
+                        }});
+    }
+    stages.push_back({out_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        ProjectOut(group, slot, begin, end);
+                      }});
+    RunStages(runner, groups_, stages, kernels_.needs_tile_configuration);
+  }
+
+ private:
+  // What a slot's group has in memory between its stages.
+  struct Slot {
+    char* rows = nullptr;  // activations of the projections
+    float* row_scale = nullptr;
+    char* query = nullptr;  // [image][head][line] of row tiles
+    char* key = nullptr;    // [image][head][line] of lines
+    char* value = nullptr;
+    char* mixed = nullptr;   // activations of the output's projection
+    float* exact = nullptr;  // int8: f32[rows, lines * 32] before they are quantized
+    float* mixed_scale = nullptr;
+  };
+
+  const float* norm_scale_;
+  const float* norm_bias_;
+  const size_t images_, tokens_;
+  const float* x_;
+  float* y_;
+  const TileKernels& kernels_;
+  const size_t heads_;
+  const size_t width_;  // D
+  const bool int8_;
+  size_t images_of_group_ = 1;
+  size_t groups_ = 0;
+  TileMatrix query_, key_, value_, out_;
+  size_t* row_offset_ = nullptr;
+  size_t* mixed_offset_ = nullptr;
+  size_t* query_offset_ = nullptr;
+  size_t* token_offset_ = nullptr;
+  std::vector<Slot> slots_;
+  Workspace workspace_;
+
+  // Of all heads.
+  size_t lines() const { return query_.weights->panels(); }
+  size_t ImagesOf(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
+  size_t RowsOf(size_t group) const { return ImagesOf(group) * tokens_; }
+  size_t FirstRow(size_t group) const { return group * images_of_group_ * tokens_; }
+
+  void Normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    TileRows rows;
+    rows.type = query_.type();
+    rows.depth = rows.stride = width_;
+    rows.rows = x_ + FirstRow(group) * width_;
+    rows.row_count = RowsOf(group);
+    rows.norm_scale = norm_scale_;
+    rows.norm_bias = norm_bias_;
+    rows.tiles = slots_[slot].rows;
+    rows.row_tile_stride = query_.weights->steps() * kTileBytes;
+    rows.scale = slots_[slot].row_scale;
+    PackTiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  // Panels of the query's, the key's and the value's projection, one after the other.
+  void Project(size_t group, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    const struct {
+      const TileMatrix& matrix;
+      char* to;
+      const size_t* offset;
+      size_t line_stride;
+    } projections[] = {
+        {query_, memory.query, query_offset_, DivideUp(tokens_, kRowsPerTile) * kTileBytes},
+        {key_, memory.key, token_offset_, tokens_ * kLineBytes},
+        {value_, memory.value, token_offset_, tokens_ * kLineBytes},
+    };
+    for (size_t i = 0; i < 3; ++i) {
+      const size_t first = std::max(begin, i * lines()), last = std::min(end, (i + 1) * lines());
+      if (first >= last) continue;
+      const auto& mine = projections[i];
+      const size_t panel = first - i * lines();
+      TileProduct product = mine.matrix.Product(0, panel, last - first);
+      product.rows = memory.rows;
+      product.row_tile_stride = query_.weights->steps() * kTileBytes;
+      product.row_count = RowsOf(group);
+      product.row_scale = memory.row_scale;
+      product.lines = true;
+      product.offset = mine.offset;
+      product.line_stride = mine.line_stride;
+      product.out = mine.to + panel * mine.line_stride;
+      kernels_.multiply(product);
+    }
+  }
+
+  // Heads of the group's images, one after the other.
+  void Mix(size_t, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    const size_t lines_of_head = lines() / heads_;
+    for (size_t i = begin; i < end; ++i) {
+      const size_t image = i / heads_, line = i % heads_ * lines_of_head;
+      TileHead head;
+      head.q_step_stride = DivideUp(tokens_, kRowsPerTile) * kTileBytes;
+      head.line_stride = tokens_ * kLineBytes;
+      head.q = memory.query + (image * lines() + line) * head.q_step_stride;
+      head.k = memory.key + (image * lines() + line) * head.line_stride;
+      head.v = memory.value + (image * lines() + line) * head.line_stride;
+      head.queries = head.tokens = tokens_;
+      head.size = width_ / heads_;
+      head.lines = lines_of_head;
+      head.offset = mixed_offset_ + image * tokens_;
+      if (int8_) {
+        head.out = memory.exact + line * kPanelColumns;
+        head.out_columns = lines_of_head * kPanelColumns;
+      } else {
+        head.out = memory.mixed + line * kTileBytes;
+        head.out_lines = true;
+        head.out_line_stride = kTileBytes;
+      }
+      AttendHead(kernels_, head);
+    }
+  }
+
+  void Quantize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    TileRows rows;
+    rows.type = ElementType::kInt8;
+    rows.depth = rows.stride = lines() * kPanelColumns;
+    rows.rows = slots_[slot].exact;
+    rows.row_count = RowsOf(group);
+    rows.tiles = slots_[slot].mixed;
+    rows.row_tile_stride = out_.weights->steps() * kTileBytes;
+    rows.scale = slots_[slot].mixed_scale;
+    PackTiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  void ProjectOut(size_t group, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    TileProduct product = out_.Product(0, begin, end - begin);
+    product.rows = memory.mixed;
+    product.row_tile_stride = out_.weights->steps() * kTileBytes;
+    product.row_count = RowsOf(group);
+    product.row_scale = memory.mixed_scale;
+    product.offset = row_offset_;
+    const size_t place = FirstRow(group) * width_ + begin * kPanelColumns;
+    product.addend = x_ + place;
+    product.out = y_ + place;
+    kernels_.multiply(product);
+  }
+};
+
+}  // namespace
+
+void TileAttentionBlock(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
+                        size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner) {
+  if (images == 0 || tokens == 0) return;
+  Block(weights, norm_scale, norm_bias, images, tokens, x, y).Run(runner);
+}
+
+void TileAttention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                   const float* v, float* y, const TaskRunner& runner) {
+  if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
+  const size_t size = shape.hidden / shape.heads;
+  const size_t lines = DivideUp(size, kPanelColumns);
+  const size_t query_tiles = DivideUp(shape.queries, kRowsPerTile);
+  const size_t token_tiles = DivideUp(shape.tokens, kRowsPerTile);
+  const Stage heads{1, 1, [&](size_t group, size_t, size_t, size_t) {
+                      const size_t image = group / shape.heads;
+                      const size_t column = group % shape.heads * size;
+                      Workspace workspace;
+                      size_t* offset = nullptr;
+                      char *query = nullptr, *key = nullptr, *value = nullptr;
+                      TakeAll(workspace, [&](auto& memory) {
+                        offset = memory.template Take<size_t>(shape.queries);
+                        query = memory.template Take<char>(query_tiles * lines * kTileBytes);
+                        key = memory.template Take<char>(token_tiles * lines * kTileBytes);
+                        value = memory.template Take<char>(token_tiles * lines * kTileBytes);
+                      });
+                      for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
+                      TileRows rows;
+                      rows.stride = shape.hidden;
+                      const auto pack = [&](const float* from, size_t count, char* to) {
+                        rows.rows = from + image * count * shape.hidden + column;
+                        rows.row_count = count;
+                        const size_t tiles = DivideUp(count, kRowsPerTile);
+                        // Lines of the same 32 columns stand together, as a product writes them.
+                        rows.row_tile_stride = kTileBytes;
+                        for (size_t line = 0; line < lines; ++line) {
+                          rows.tiles = to + line * tiles * kTileBytes;
+                          rows.depth = std::min(kPanelColumns, size - line * kPanelColumns);
+                          PackTiles(kernels, rows, 0, tiles);
+                          rows.rows += kPanelColumns;
+                        }
+                      };
+                      pack(q, shape.queries, query);
+                      pack(k, shape.tokens, key);
+                      pack(v, shape.tokens, value);
+                      TileHead head;
+                      head.q = query;
+                      head.q_step_stride = query_tiles * kTileBytes;
+                      head.queries = shape.queries;
+                      head.k = key;
+                      head.v = value;
+                      head.line_stride = token_tiles * kTileBytes;
+                      head.tokens = shape.tokens;
+                      head.size = size;
+                      head.lines = lines;
+                      head.offset = offset;
+                      head.out_columns = size;
+                      head.out = y + image * shape.queries * shape.hidden + column;
+                      AttendHead(kernels, head);
+                    }};
+  RunStages(runner, shape.images * shape.heads, {heads}, kernels.needs_tile_configuration);
+}
+
+}  // namespace vmoe

@@ -1,0 +1,104 @@
+// The inner loops of low-precision layers, once per instruction set: products of tiles, rows into tiles, attention.
+//
+// A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the
+// weights alone: not on the other rows, their number, or the threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/cpu_path.h"
+#include "core/tiles.h"
+
+namespace vmoe {
+
+// Rows of activations times consecutive panels of weights, in bfloat16 with float32 sums or in int8 with int32 sums.
+struct TileProduct {
+  ElementType type = ElementType::kBfloat16;
+  const char* rows = nullptr;  // the first row tile, as tiles.h says
+  size_t row_tile_stride = 0;  // bytes
+  size_t row_count = 0;
+  size_t steps = 0;             // of the depth
+  const char* panel = nullptr;  // the first panel, at the first step
+  size_t panel_stride = 0;      // bytes
+  size_t panels = 0;
+  const char* next_panel = nullptr;  // read ahead behind the last one; or none
+
+  // int8: sums become float32(sum) * (row_scale * column_scale).
+  const float* row_scale = nullptr;     // f32[row_count]
+  const float* column_scale = nullptr;  // f32[panels * 32]
+  // What paths that read rows as unsigned take off each sum: 128 times the sum of its column, i32[panels * 32].
+  const int32_t* column_excess = nullptr;
+
+  // Then, in this order: + addend, + bias, GELU in its tanh approximation (with GELU or lines there is no addend).
+  const float* bias = nullptr;  // f32[panels * 32], or none
+  bool gelu = false;
+
+  // Row r goes to `out` + offset[r] bytes: as float32, `columns` of them in all, or as lines of bfloat16, one per
+  // panel and `line_stride` bytes apart, of which all 32 values are written.
+  const size_t* offset = nullptr;  // [row_count]
+  bool lines = false;
+  const float* addend = nullptr;  // float32, at the same offsets; may be `out`; or none
+  size_t columns = 0;             // float32: at most panels * 32
+  size_t line_stride = 0;
+  void* out = nullptr;
+};
+
+// Rows of float32 that become activations of a product: normalized, rounded, and for int8 scaled.
+struct TileRows {
+  ElementType type = ElementType::kBfloat16;
+  const float* rows = nullptr;     // f32[.., stride], row r at index[r], or at r without an index
+  const int32_t* index = nullptr;  // i32[row_count] or none
+  size_t stride = 0;               // elements
+  size_t row_count = 0;
+  size_t depth = 0;
+  const float* norm_scale = nullptr;  // f32[depth]: layer normalization with epsilon 1e-6; or none
+  const float* norm_bias = nullptr;   // f32[depth]
+  bool round_bf16 = false;            // round to bfloat16 before anything is scaled
+  float* scratch = nullptr;           // f32[depth in whole lines]
+  char* tiles = nullptr;              // all of the lines' steps are written
+  size_t row_tile_stride = 0;         // bytes
+  // int8: max|x| / 127 of each row, or 1 where the row is zero, f32[row_count].
+  float* scale = nullptr;
+};
+
+// One head of one image: softmax(q . k / sqrt(size)) . v. What enters the products is bfloat16, e = exp(score - max) is
+// rounded and divided by its sum afterwards. Lines have 32 columns of the head; its size is padded to whole lines.
+struct TileHead {
+  const char* q = nullptr;  // row tiles; those of the head's next 32 columns `q_step_stride` bytes further
+  size_t q_step_stride = 0;
+  size_t queries = 0;
+  const char* k = nullptr;  // lines of token 0, 1, ..; those of the head's next 32 columns `line_stride` bytes further
+  const char* v = nullptr;
+  size_t line_stride = 0;
+  size_t tokens = 0;
+  size_t size = 0;          // columns of a head
+  size_t lines = 0;         // lines that they take
+  char* scratch = nullptr;  // TileHeadBytes, at a multiple of 64
+  // Query r goes to `out` + offset[r] bytes: float32, or bfloat16 lines `out_line_stride` bytes apart.
+  const size_t* offset = nullptr;
+  bool out_lines = false;
+  size_t out_columns = 0;  // float32: columns that are written, at most lines * 32
+  size_t out_line_stride = 0;
+  void* out = nullptr;
+};
+
+size_t TileHeadBytes(size_t tokens, size_t lines);
+
+struct TileKernels {
+  CpuPath path;
+  void (*multiply)(const TileProduct& product);
+  void (*pack_rows)(const TileRows& rows);
+  void (*attend)(const TileHead& head);
+  // Layer normalization of one row, epsilon 1e-6: f32[count] each.
+  void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
+  // Around the calls of one thread: what the matrix unit's registers need to be set to. Never nested.
+  bool needs_tile_configuration;
+  // Whether rows of int8 are stored as unsigned, 128 more than they are; see TileProduct::column_excess.
+  bool unsigned_rows;
+};
+
+// The kernels of a path that CpuPathSupported.
+const TileKernels& TileKernelsFor(CpuPath path);
+
+}  // namespace vmoe

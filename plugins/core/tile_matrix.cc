@@ -1,0 +1,86 @@
+#include "core/tile_matrix.h"
+
+#include <algorithm>
+
+#include "core/stages.h"
+
+namespace vmoe {
+namespace {
+
+// Rows whose activations stay in a core's second-level cache, beside a panel.
+constexpr size_t kMostRowsOfGroup = 416;
+// Rows that are worth reading the weights once more for.
+constexpr size_t kLeastRowsOfGroup = 128;
+
+}  // namespace
+
+TileProduct TileMatrix::Product(size_t matrix, size_t first_panel, size_t panels, size_t first_step,
+                                size_t steps) const {
+  TileProduct product;
+  product.type = type();
+  product.steps = steps;
+  product.panel = weights->Panel(matrix, first_panel) + first_step * kPanelStepBytes;
+  product.panel_stride = weights->panel_stride();
+  product.panels = panels;
+  const size_t column = first_panel * kPanelColumns;
+  const size_t place = matrix * weights->padded_columns() + column;
+  product.bias = bias + place;
+  if (int8()) product.column_scale = scale + place;
+  if (const int32_t* excess = weights->ColumnExcess(matrix, first_step)) product.column_excess = excess + column;
+  product.columns =
+      std::min(weights->columns(), column + panels * kPanelColumns) - std::min(column, weights->columns());
+  return product;
+}
+
+const float* TileMatrix::Widened(const float* values, float* wide) const {
+  const size_t part = weights->columns() / weights->column_parts();
+  const size_t wide_part = weights->padded_columns() / weights->column_parts();
+  std::fill(wide, wide + weights->matrices() * weights->padded_columns(), 0.0f);
+  for (size_t i = 0; i < weights->matrices() * weights->column_parts(); ++i) {
+    std::copy_n(values + i * part, part, wide + i * wide_part);
+  }
+  return wide;
+}
+
+void PackTiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
+  end_tile = std::min(end_tile, DivideUp(rows.row_count, kRowsPerTile));
+  if (first_tile >= end_tile) return;
+  Workspace scratch;
+  TakeAll(scratch, [&](auto& memory) {
+    rows.scratch = memory.template Take<float>(Steps(rows.type, rows.depth) * DepthOfLine(rows.type));
+  });
+  const size_t first_row = first_tile * kRowsPerTile;
+  rows.row_count = std::min(rows.row_count, end_tile * kRowsPerTile) - first_row;
+  if (rows.index != nullptr) {
+    rows.index += first_row;
+  } else {
+    rows.rows += first_row * rows.stride;
+  }
+  rows.tiles += first_tile * rows.row_tile_stride;
+  if (rows.scale != nullptr) rows.scale += first_row;
+  kernels.pack_rows(rows);
+}
+
+std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices) {
+  const size_t fair = RoundUp(DivideUp(first[matrices] - first[0], StageThreads()), 2 * kRowsPerTile);
+  const size_t most = std::clamp(fair, kLeastRowsOfGroup, kMostRowsOfGroup);
+  std::vector<RowGroup> groups;
+  for (size_t matrix = 0; matrix < matrices; ++matrix) {
+    const size_t rows = first[matrix + 1] - first[matrix];
+    const size_t parts = DivideUp(rows, most);
+    const size_t tiles = DivideUp(rows, kRowsPerTile);
+    for (size_t part = 0; part < parts; ++part) {
+      groups.push_back({matrix, first[matrix] + tiles * part / parts * kRowsPerTile,
+                        std::min(first[matrix] + tiles * (part + 1) / parts * kRowsPerTile, first[matrix + 1])});
+    }
+  }
+  return groups;
+}
+
+size_t MostRows(const std::vector<RowGroup>& groups) {
+  size_t most = 0;
+  for (const RowGroup& group : groups) most = std::max(most, group.count());
+  return most;
+}
+
+}  // namespace vmoe

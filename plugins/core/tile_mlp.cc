@@ -1,0 +1,256 @@
+#include "core/tile_mlp.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/stages.h"
+
+namespace vmoe {
+namespace {
+
+// Hidden values that are computed, and multiplied on, at once: those of a group's rows stay in a core's second-level
+// cache. Sums are taken chunk by chunk wherever they are computed, so that they are the same everywhere.
+constexpr size_t kHiddenChunk = 768;
+// Up to so many rows all hidden values stay there, and weights are read in the order in which they lie in memory, which
+// is what so few rows wait for.
+constexpr size_t kFewRows = 96;
+
+// What a slot's group has in memory between its stages.
+struct Slot {
+  char* rows = nullptr;  // activations of the first product
+  float* row_scale = nullptr;
+  char* hidden = nullptr;         // activations of the second product
+  float* exact = nullptr;         // int8: f32[rows, hidden columns] before they are quantized
+  float* hidden_scale = nullptr;  // int8: f32[chunks, rows]
+};
+
+class Mlp {
+ public:
+  Mlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend)
+      : rows_(rows),
+        out_(out),
+        addend_(addend),
+        kernels_(TileKernelsFor(weights.first.weights->kernels().path)),
+        int8_(weights.first.int8()),
+        hidden_(weights.first.weights->columns()),
+        width_(weights.second.weights->columns()),
+        groups_(GroupRows(rows.first, weights.first.weights->matrices())),
+        apart_(GroupsRunApart(groups_.size())) {
+    chunk_ = int8_ ? weights.hidden_chunk : kHiddenChunk;
+    if (chunk_ == 0) chunk_ = std::max<size_t>(RoundUp(hidden_, DepthOfLine(weights.first.type())), 1);
+    chunks_ = DivideUp(hidden_, chunk_);
+    const size_t most_rows = MostRows(groups_);
+    holds_all_ = !apart_ || most_rows <= kFewRows;
+    most_tiles_ = DivideUp(most_rows, kRowsPerTile);
+    slots_.resize(StageSlots(groups_.size()));
+    TakeAll(workspace_, [&](auto& memory) {
+      first_ = weights.first.Padded(memory);
+      second_ = weights.second.Padded(memory);
+      offset_ = memory.template Take<size_t>(most_rows);
+      exact_offset_ = memory.template Take<size_t>(most_rows);
+      line_offset_ = memory.template Take<size_t>(most_rows);
+      for (Slot& slot : slots_) {
+        slot.rows = memory.template Take<char>(most_tiles_ * first_steps() * kTileBytes);
+        slot.hidden = memory.template Take<char>(most_tiles_ * HiddenSteps() * kTileBytes);
+        if (!int8_) continue;
+        slot.row_scale = memory.template Take<float>(most_rows);
+        slot.exact = memory.template Take<float>(most_rows * ExactStride());
+        slot.hidden_scale = memory.template Take<float>(most_rows * chunks_);
+      }
+    });
+    for (size_t row = 0; row < most_rows; ++row) {
+      offset_[row] = row * width_ * sizeof(float);
+      exact_offset_[row] = row * ExactStride() * sizeof(float);
+      line_offset_[row] = LineOffset(row, HiddenSteps() * kTileBytes);
+    }
+  }
+
+  void Run(const TaskRunner& runner) const {
+    const std::vector<Stage> stages = apart_ ? StagesApart() : StagesTogether();
+    RunStages(runner, groups_.size(), stages, kernels_.needs_tile_configuration);
+  }
+
+ private:
+  const TileMlpRows& rows_;
+  float* out_;
+  const float* addend_;
+  const TileKernels& kernels_;
+  const bool int8_;
+  const size_t hidden_;  // F
+  const size_t width_;   // D
+  const std::vector<RowGroup> groups_;
+  const bool apart_;
+  bool holds_all_ = true;
+  size_t chunk_ = 0;
+  size_t chunks_ = 0;
+  size_t most_tiles_ = 0;
+  TileMatrix first_, second_;
+  size_t* offset_ = nullptr;
+  size_t* exact_offset_ = nullptr;
+  size_t* line_offset_ = nullptr;
+  std::vector<Slot> slots_;
+  Workspace workspace_;
+
+  size_t first_steps() const { return first_.weights->steps(); }
+  size_t chunk_panels() const { return DivideUp(chunk_, kPanelColumns); }
+  size_t chunk_steps() const { return Steps(second_.type(), chunk_); }
+  // Of the hidden values that a slot holds.
+  size_t HiddenSteps() const {
+    return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps());
+  }
+  size_t ExactStride() const { return HiddenSteps() * DepthOfLine(second_.type()); }
+  size_t PanelsOfChunk(size_t chunk) const {
+    return std::min(chunk_panels(), first_.weights->panels() - chunk * chunk_panels());
+  }
+  size_t StepsOfChunk(size_t chunk) const {
+    return std::min(chunk_steps(), second_.weights->steps() - chunk * chunk_steps());
+  }
+  size_t row_tiles(size_t group) const { return DivideUp(groups_[group].count(), kRowsPerTile); }
+
+  std::vector<Stage> StagesApart() const {
+    Stage all;
+    all.items = 1;
+    all.run = [this](size_t group, size_t slot, size_t, size_t) {
+      PackRows(group, slot, 0, row_tiles(group));
+      const size_t matrix = groups_[group].matrix;
+      if (holds_all_) {
+        First(group, slot, 0, first_.weights->panels(), 0, second_.weights->Panel(matrix, 0));
+        QuantizeAll(group, slot, 0, row_tiles(group));
+        SecondInOrder(group, slot, 0, second_.weights->panels());
+        return;
+      }
+      for (size_t chunk = 0; chunk < chunks_; ++chunk) {
+        const char* second = second_.weights->Panel(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
+        const char* next = chunk + 1 < chunks_ ? first_.weights->Panel(matrix, (chunk + 1) * chunk_panels()) : nullptr;
+        First(group, slot, chunk * chunk_panels(), PanelsOfChunk(chunk), 0, second);
+        if (int8_) Quantize(group, slot, chunk, 0, 0, row_tiles(group));
+        Second(group, slot, chunk, 0, 0, second_.weights->panels(), next);
+      }
+    };
+    return {all};
+  }
+
+  std::vector<Stage> StagesTogether() const {
+    std::vector<Stage> stages;
+    stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        PackRows(group, slot, begin, end);
+                      }});
+    stages.push_back({first_.weights->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        First(group, slot, begin, end - begin, begin, nullptr);
+                      }});
+    if (int8_) {
+      stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          QuantizeAll(group, slot, begin, end);
+                        }});
+    }
+    stages.push_back({second_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        SecondInOrder(group, slot, begin, end);
+                      }});
+    return stages;
+  }
+
+  void PackRows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    const RowGroup& mine = groups_[group];
+    TileRows rows;
+    rows.type = first_.type();
+    rows.depth = rows.stride = first_.weights->depth();
+    rows.rows = rows_.index == nullptr ? rows_.x + mine.begin * rows.stride : rows_.x;
+    rows.index = rows_.index == nullptr ? nullptr : rows_.index + mine.begin;
+    rows.row_count = mine.count();
+    rows.norm_scale = rows_.norm_scale;
+    rows.norm_bias = rows_.norm_bias;
+    rows.round_bf16 = rows_.round_bf16;
+    rows.tiles = slots_[slot].rows;
+    rows.row_tile_stride = first_steps() * kTileBytes;
+    rows.scale = slots_[slot].row_scale;
+    PackTiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  // Some panels of the first product, with what is activated written from the panel `place` of the slot on.
+  void First(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place, const char* next) const {
+    const RowGroup& mine = groups_[group];
+    const Slot& memory = slots_[slot];
+    TileProduct product = first_.Product(mine.matrix, first_panel, panels);
+    product.rows = memory.rows;
+    product.row_tile_stride = first_steps() * kTileBytes;
+    product.row_count = mine.count();
+    product.row_scale = memory.row_scale;
+    product.next_panel = next;
+    product.gelu = true;
+    if (int8_) {
+      product.offset = exact_offset_;
+      product.out = memory.exact + place * kPanelColumns;
+    } else {
+      product.lines = true;
+      product.offset = line_offset_;
+      product.line_stride = kTileBytes;
+      product.out = memory.hidden + place * kTileBytes;
+    }
+    kernels_.multiply(product);
+  }
+
+  // Some row tiles of one chunk of hidden values, which begins at a step of the slot.
+  void Quantize(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
+    const Slot& memory = slots_[slot];
+    const size_t count = groups_[group].count();
+    TileRows rows;
+    rows.type = ElementType::kInt8;
+    rows.rows = memory.exact + step * DepthOfLine(rows.type);
+    rows.stride = ExactStride();
+    rows.row_count = count;
+    rows.depth = std::min(chunk_, hidden_ - chunk * chunk_);
+    rows.tiles = memory.hidden + step * kTileBytes;
+    rows.row_tile_stride = HiddenSteps() * kTileBytes;
+    rows.scale = memory.hidden_scale + chunk * count;
+    PackTiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  void QuantizeAll(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    for (size_t chunk = 0; int8_ && chunk < chunks_; ++chunk) {
+      Quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
+    }
+  }
+
+  // Some panels of the second product, each with all its chunks: the order in which the weights lie.
+  void SecondInOrder(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
+    const size_t matrix = groups_[group].matrix;
+    for (size_t panel = first_panel; panel < end_panel; ++panel) {
+      for (size_t chunk = 0; chunk < chunks_; ++chunk) {
+        const size_t step = chunk * chunk_steps();
+        const bool last = panel + 1 == second_.weights->panels() && chunk + 1 == chunks_;
+        const char* next =
+            last ? nullptr : second_.weights->Panel(matrix, panel) + (step + StepsOfChunk(chunk)) * kPanelStepBytes;
+        Second(group, slot, chunk, step, panel, 1, next);
+      }
+    }
+  }
+
+  // Some panels of one chunk's share of the second product; its hidden values begin at a step of the slot.
+  void Second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
+              const char* next) const {
+    const RowGroup& mine = groups_[group];
+    const Slot& memory = slots_[slot];
+    TileProduct product = second_.Product(mine.matrix, first_panel, panels, chunk * chunk_steps(), StepsOfChunk(chunk));
+    product.rows = memory.hidden + step * kTileBytes;
+    product.row_tile_stride = HiddenSteps() * kTileBytes;
+    product.row_count = mine.count();
+    if (int8_) product.row_scale = memory.hidden_scale + chunk * mine.count();
+    product.next_panel = next;
+    const size_t place = mine.begin * width_ + first_panel * kPanelColumns;
+    product.offset = offset_;
+    product.out = out_ + place;
+    // The first chunk is added to what the caller gave, each other one to those before; the last one adds the bias.
+    product.addend = chunk > 0 ? out_ + place : addend_ != nullptr ? addend_ + place : nullptr;
+    if (chunk + 1 < chunks_) product.bias = nullptr;
+    kernels_.multiply(product);
+  }
+};
+
+}  // namespace
+
+void TileMlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
+             const TaskRunner& runner) {
+  Mlp(weights, rows, out, addend).Run(runner);
+}
+
+}  // namespace vmoe

@@ -1,0 +1,77 @@
+#include "core/tile_panels.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace vmoe {
+namespace {
+
+constexpr size_t kGroupBytes = 4;  // of the depth that stand side by side
+
+// Where parts of `count` elements in all begin again after padding: the place of a padded element, or none.
+class PartPlaces {
+ public:
+  PartPlaces(size_t count, size_t parts)
+      : parts_(parts), size_(count / parts), padded_(parts == 1 ? size_ : RoundUp(size_, kPanelColumns)) {}
+
+  bool Has(size_t padded) const { return padded / padded_ < parts_ && padded % padded_ < size_; }
+  size_t operator()(size_t padded) const { return padded / padded_ * size_ + padded % padded_; }
+
+ private:
+  size_t parts_;
+  size_t size_;
+  size_t padded_;
+};
+
+template <class T>
+void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
+  constexpr size_t kGroup = kGroupBytes / sizeof(T);
+  const PartPlaces depth(weights.depth, weights.depth_parts);
+  // A panel lies within one part of the columns.
+  const size_t size = weights.columns / weights.column_parts;
+  const size_t panels_of_part = DivideUp(size, kPanelColumns);
+  const size_t in_part = panel % panels_of_part * kPanelColumns;
+  const size_t column = panel / panels_of_part * size + in_part;
+  const size_t count = std::min(kPanelColumns, size - in_part);
+  T rows[kGroup][kPanelColumns] = {};
+  for (size_t line = 0; line < steps * kRowsPerTile; ++line) {
+    for (size_t i = 0; i < kGroup; ++i) {
+      const size_t place = line * kGroup + i;
+      if (depth.Has(place)) {
+        std::memcpy(rows[i], matrix + depth(place) * weights.columns + column, count * sizeof(T));
+      } else {
+        std::memset(rows[i], 0, sizeof(rows[i]));
+      }
+    }
+    char* lines = to + line / kRowsPerTile * kPanelStepBytes + line % kRowsPerTile * kLineBytes;
+    for (size_t half = 0; half < 2; ++half) {
+      T* out = reinterpret_cast<T*>(lines + half * kTileBytes);
+      for (size_t c = 0; c < kPanelColumns / 2; ++c) {
+        for (size_t i = 0; i < kGroup; ++i) out[c * kGroup + i] = rows[i][half * kPanelColumns / 2 + c];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void PackTilePanel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to) {
+  if (weights.type == ElementType::kInt8) {
+    Pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, to);
+  } else {
+    Pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, to);
+  }
+}
+
+void ColumnExcessOfPanel(const char* panel, size_t steps, int32_t* excess) {
+  std::fill(excess, excess + kPanelColumns, 0);
+  const auto* weights = reinterpret_cast<const int8_t*>(panel);
+  for (size_t tile = 0; tile < 2 * steps; ++tile) {
+    for (size_t i = 0; i < kTileBytes; ++i) {
+      excess[tile % 2 * kPanelColumns / 2 + i % kLineBytes / kGroupBytes] += weights[tile * kTileBytes + i];
+    }
+  }
+  for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
+}
+
+}  // namespace vmoe

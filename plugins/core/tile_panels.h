@@ -1,0 +1,18 @@
+// Weights into panels of tiles.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/packed_weights.h"
+#include "core/tiles.h"
+
+namespace vmoe {
+
+// Packs one panel of a bfloat16 or int8 matrix that begins at `matrix` into `steps` steps at `to`.
+void PackTilePanel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to);
+
+// 128 times the sum of each of the 32 columns of a packed int8 panel.
+void ColumnExcessOfPanel(const char* panel, size_t steps, int32_t* excess);
+
+}  // namespace vmoe

@@ -1,0 +1,547 @@
+// Products of tiles; tile_kernels.cc compiles this file once per instruction set.
+//
+// What differs between processors is a block: up to three row tiles times one panel. MatrixUnitBlock does it in tile
+// registers, VectorBlock in vectors. Everything around it, and the order of the sums, is the same.
+
+#if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_TILE_PRODUCT_INL_H_
+#undef VMOE_CORE_TILE_PRODUCT_INL_H_
+#else
+#define VMOE_CORE_TILE_PRODUCT_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/tile_kernels.h"
+#include "core/vector_math-inl.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr size_t kMostRowTiles = 3;                            // of a block
+constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
+constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
+// How far ahead of its use a panel is asked for while it streams from memory, in bytes.
+constexpr size_t kStreamBytes = 4096;
+
+// ---- Sums of 4-byte groups of a row with the 16 columns of a line of weights
+
+using SignedTag = hn::RebindToSigned<FloatTag>;
+
+// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
+struct WidenedBf16 {
+  using Sums = Floats;
+  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const BitsTag du;
+    const auto upper = hn::Set(du, 0xffff0000u);
+    sums = hn::MulAdd(hn::BitCast(d, hn::Set(du, pair << 16)), hn::BitCast(d, hn::ShiftLeft<16>(weights)), sums);
+    return hn::MulAdd(hn::BitCast(d, hn::Set(du, pair & 0xffff0000u)), hn::BitCast(d, hn::And(weights, upper)), sums);
+  }
+};
+
+#if HWY_NATIVE_DOT_BF16
+struct NativeBf16 {
+  using Sums = Floats;
+  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
+    auto unused = hn::Zero(d);
+    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, hn::Set(BitsTag(), pair)), hn::BitCast(db, weights), sums,
+                                         unused);
+  }
+};
+#endif
+
+// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
+struct PortableInt8 {
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+    const SignedTag d;
+#if HWY_TARGET == HWY_SCALAR
+    int32_t sum = hn::GetLane(sums);
+    const uint32_t columns = hn::GetLane(weights);
+    for (int shift = 0; shift < 32; shift += 8) {
+      const uint8_t byte = group >> shift & 0xff;
+      sum +=
+          (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
+    }
+    return hn::Set(d, sum);
+#else
+    const hn::Repartition<int8_t, SignedTag> d8;
+    const auto row = hn::Set(BitsTag(), group);
+#if HWY_ARCH_X86
+    const hn::RebindToUnsigned<decltype(d8)> du8;
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(du8, row), hn::BitCast(d8, weights), sums);
+#else
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(d8, row), hn::BitCast(d8, weights), sums);
+#endif
+#endif
+  }
+};
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+// VNNI, which Highway knows only together with more that not every processor has.
+struct VnniInt8 {
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+    const auto row = hn::Set(BitsTag(), group);
+#if HWY_TARGET == HWY_AVX2
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.raw) : "x"(row.raw), "x"(weights.raw));
+#else
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
+#endif
+    return sums;
+  }
+};
+#endif
+
+// ---- Blocks
+
+// Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there
+// are.
+struct TileOperand {
+  const char* tiles;
+  size_t row_tile_stride;
+  size_t step_stride;
+  size_t row_count;
+};
+
+// Sums of row tiles times one panel in vectors, 32 columns to each row of `sums`.
+template <class Bf16Sums, class Int8Sums>
+struct VectorBlock {
+  static constexpr bool kUnsignedRows = HWY_ARCH_X86;
+
+  template <ElementType kType, size_t kRowTiles, class Step>
+  static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums, Step&& step) {
+    for (size_t k = 0; k < steps; ++k) step.Run();
+    // Rows beyond the last one are not worth their time.
+    const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
+    for (size_t row = 0; row < count; row += kRows) {
+      const char* mine = rows.tiles + LineOffset(row, rows.row_tile_stride);
+      for (size_t part = 0; part < 2; part += kParts) {
+        Rows<std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>>(
+            mine, rows.step_stride, panel + part * kTileBytes, steps,
+            sums + row * kPanelColumns + part * kPanelColumns / 2);
+      }
+    }
+  }
+
+ private:
+  // Vectors of a line of 16 columns, and lines side by side: the sums of kRows rows stay in registers.
+  static constexpr size_t kVectors = kRowsPerTile / kLanes;
+  static constexpr size_t kParts = kVectors == 1 ? 2 : 1;
+  static constexpr size_t kRows = kVectors == 1 ? 8 : 4;
+
+  template <class Group>
+  static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out) {
+    typename Group::Sums sums[kRows][kParts * kVectors];
+#pragma GCC unroll 16
+    for (auto& row : sums) {
+#pragma GCC unroll 16
+      for (auto& vector : row) vector = Group::Zero();
+    }
+    for (size_t k = 0; k < steps; ++k) {
+      for (size_t line = 0; line < kRowsPerTile; ++line) {
+        Bits weights[kParts * kVectors];
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
+          weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+        }
+        hwy::Prefetch(panel + line * kLineBytes + kStreamBytes);
+#pragma GCC unroll 16
+        for (size_t r = 0; r < kRows; ++r) {
+          uint32_t group;
+          std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
+#pragma GCC unroll 16
+          for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Add(group, weights[v], sums[r][v]);
+        }
+      }
+      rows += step_stride;
+      panel += kPanelStepBytes;
+    }
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) {
+        hn::StoreU(hn::BitCast(FloatTag(), sums[r][v]), FloatTag(), out + r * kPanelColumns + v * kLanes);
+      }
+    }
+  }
+};
+
+#if defined(__x86_64__)
+// The processor's tile registers, as instructions, so that no compiler needs to know them.
+struct HardwareTiles {
+  template <int kTile>
+  HWY_INLINE void Zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  // Through the second-level cache, leaving the first one to what is written.
+  template <int kTile>
+  HWY_INLINE void Load(const char* from) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
+  }
+  template <ElementType kType, int kSums, int kRows, int kWeights>
+  HWY_INLINE void Multiply() {
+    if constexpr (kType == ElementType::kInt8) {
+      asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kRows), "i"(kWeights));
+    } else {
+      asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kRows), "i"(kWeights));
+    }
+  }
+  template <int kTile>
+  HWY_INLINE void Store(float* to) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kPanelColumns * sizeof(float)), "i"(kTile));
+  }
+};
+#endif
+
+// The same in plain C++, bit for bit: for machines that have no tile registers.
+class EmulatedTiles {
+ public:
+  template <int kTile>
+  void Zero() {
+    std::memset(tiles_[kTile], 0, kTileBytes);
+  }
+  template <int kTile>
+  void Load(const char* from) {
+    std::memcpy(tiles_[kTile], from, kTileBytes);
+  }
+  template <ElementType kType, int kSums, int kRows, int kWeights>
+  void Multiply() {
+    for (size_t row = 0; row < kRowsPerTile; ++row) {
+      for (size_t column = 0; column < kRowsPerTile; ++column) {
+        if constexpr (kType == ElementType::kInt8) {
+          AddInt8(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+        } else {
+          AddBf16(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+        }
+      }
+    }
+  }
+  template <int kTile>
+  void Store(float* to) {
+    for (size_t row = 0; row < kRowsPerTile; ++row)
+      std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
+  }
+
+ private:
+  char tiles_[8][kRowsPerTile][kLineBytes];
+
+  // Subnormal numbers count as zero, going in and coming out.
+  static float Flushed(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+  static float Wide(const char* from) {
+    uint16_t half;
+    std::memcpy(&half, from, sizeof(half));
+    const uint32_t bits = uint32_t{half} << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return Flushed(value);
+  }
+
+  // Even and odd places of the depth are added up apart, each product with one rounding; then both, then to the sum.
+  static void AddBf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+    float parts[2] = {0, 0};
+    for (size_t line = 0; line < kRowsPerTile; ++line) {
+      for (size_t half = 0; half < 2; ++half) {
+        parts[half] = Flushed(
+            __builtin_fmaf(Wide(row + line * 4 + half * 2), Wide(weights[line] + column * 4 + half * 2), parts[half]));
+      }
+    }
+    float total;
+    std::memcpy(&total, sum, sizeof(total));
+    total = Flushed(total + Flushed(parts[0] + parts[1]));
+    std::memcpy(sum, &total, sizeof(total));
+  }
+
+  static void AddInt8(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+    int32_t total;
+    std::memcpy(&total, sum, sizeof(total));
+    for (size_t line = 0; line < kRowsPerTile; ++line) {
+      for (size_t i = 0; i < 4; ++i) {
+        total += static_cast<signed char>(row[line * 4 + i]) * static_cast<signed char>(weights[line][column * 4 + i]);
+      }
+    }
+    std::memcpy(sum, &total, sizeof(total));
+  }
+};
+
+// Sums of row tiles times one panel in tile registers. `step` runs between the products, where the vector units idle.
+template <class Tiles>
+struct MatrixUnitBlock {
+  static constexpr bool kUnsignedRows = false;
+
+  template <ElementType kType, size_t kRowTiles, class Step>
+  static HWY_INLINE void Multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                  Step&& step) {
+    static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
+    constexpr size_t kTile = kRowsPerTile * kPanelColumns;  // of sums
+    const char* rows = operand.tiles;
+    const size_t stride = operand.row_tile_stride;
+    Tiles t;
+    t.template Zero<0>();
+    t.template Zero<1>();
+    if constexpr (kRowTiles >= 2) {
+      t.template Zero<2>();
+      t.template Zero<3>();
+    }
+    if constexpr (kRowTiles == 3) {
+      t.template Zero<4>();
+      t.template Zero<5>();
+    }
+    for (size_t k = 0; k < steps; ++k) {
+      if constexpr (kRowTiles == 1) {
+        t.template Load<4>(rows);
+        t.template Load<5>(panel);
+        t.template Multiply<kType, 0, 4, 5>();
+        t.template Load<6>(panel + kTileBytes);
+        t.template Multiply<kType, 1, 4, 6>();
+      } else if constexpr (kRowTiles == 2) {
+        t.template Load<6>(panel);
+        t.template Load<4>(rows);
+        t.template Multiply<kType, 0, 4, 6>();
+        t.template Load<7>(panel + kTileBytes);
+        t.template Multiply<kType, 1, 4, 7>();
+        t.template Load<5>(rows + stride);
+        t.template Multiply<kType, 2, 5, 6>();
+        t.template Multiply<kType, 3, 5, 7>();
+      } else {
+        // Six of the eight registers hold sums: rows pass through one, there and back.
+        t.template Load<7>(panel);
+        t.template Load<6>(rows);
+        t.template Multiply<kType, 0, 6, 7>();
+        t.template Load<6>(rows + stride);
+        t.template Multiply<kType, 2, 6, 7>();
+        t.template Load<6>(rows + 2 * stride);
+        t.template Multiply<kType, 4, 6, 7>();
+        t.template Load<7>(panel + kTileBytes);
+        t.template Multiply<kType, 5, 6, 7>();
+        t.template Load<6>(rows + stride);
+        t.template Multiply<kType, 3, 6, 7>();
+        t.template Load<6>(rows);
+        t.template Multiply<kType, 1, 6, 7>();
+      }
+      rows += operand.step_stride;
+      panel += kPanelStepBytes;
+      step.Run();
+    }
+    t.template Store<0>(sums);
+    t.template Store<1>(sums + kPanelColumns / 2);
+    if constexpr (kRowTiles >= 2) {
+      t.template Store<2>(sums + kTile);
+      t.template Store<3>(sums + kTile + kPanelColumns / 2);
+    }
+    if constexpr (kRowTiles == 3) {
+      t.template Store<4>(sums + 2 * kTile);
+      t.template Store<5>(sums + 2 * kTile + kPanelColumns / 2);
+    }
+  }
+};
+
+// Row tiles of the next block: two, but three at an odd end, which read a panel once less than two and one.
+constexpr size_t RowTilesOfBlock(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
+
+// Multiply for a number of row tiles that is known only now.
+template <class Block, ElementType kType, class Step>
+HWY_INLINE void MultiplyBlock(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
+                              Step&& step) {
+  // Tile registers are read and written behind the compiler's back.
+  asm volatile("" : : : "memory");
+  switch (row_tiles) {
+    case 1: Block::template Multiply<kType, 1>(rows, panel, steps, sums, step); break;
+    case 2: Block::template Multiply<kType, 2>(rows, panel, steps, sums, step); break;
+    default: Block::template Multiply<kType, 3>(rows, panel, steps, sums, step); break;
+  }
+  asm volatile("" : : : "memory");
+}
+
+// ---- What becomes of sums
+
+// Two vectors of 16 floats' worth as 32 bfloat16.
+HWY_INLINE void StoreBf16Line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
+  const BitsTag du;
+#if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86
+  _mm512_storeu_si512(line, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(values[1].raw, values[0].raw)));
+  (void)du;
+#else
+  const hn::Rebind<uint16_t, BitsTag> d16;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(RoundedBf16(hn::BitCast(du, values[v])))), d16,
+               reinterpret_cast<uint16_t*>(line) + v * kLanes);
+  }
+#endif
+}
+
+template <ElementType kType, bool kGelu, bool kLines>
+struct Finish {
+  const TileProduct& product;
+
+  HWY_INLINE void Row(const float* sums, size_t row, size_t panel) const {
+    const FloatTag d;
+    constexpr size_t kVectors = kPanelColumns / kLanes;
+    const size_t column = panel * kPanelColumns;
+    Floats values[kVectors];
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kVectors; ++v) {
+      const size_t place = column + v * kLanes;
+      if constexpr (kType == ElementType::kInt8) {
+        const SignedTag di;
+        auto whole = hn::BitCast(di, hn::Load(d, sums + v * kLanes));
+        if (product.column_excess != nullptr) whole = hn::Sub(whole, hn::LoadU(di, product.column_excess + place));
+        const auto scale = hn::Mul(hn::Set(d, product.row_scale[row]), hn::LoadU(d, product.column_scale + place));
+        values[v] = hn::Mul(hn::ConvertTo(d, whole), scale);
+      } else {
+        values[v] = hn::Load(d, sums + v * kLanes);
+      }
+      if constexpr (kGelu || kLines) {
+        if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
+      }
+      if constexpr (kGelu) values[v] = FastGelu(values[v]);
+    }
+    const size_t offset = product.offset[row];
+    char* to = static_cast<char*>(product.out) + offset;
+    if constexpr (kLines) {
+      StoreBf16Line(values, to + panel * product.line_stride);
+    } else {
+      float* out = reinterpret_cast<float*>(to) + column;
+      const auto* addend =
+          product.addend == nullptr
+              ? nullptr
+              : reinterpret_cast<const float*>(reinterpret_cast<const char*>(product.addend) + offset) + column;
+      const float* bias = kGelu || product.bias == nullptr ? nullptr : product.bias + column;
+      const size_t left = product.columns - column;
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kVectors; ++v) {
+        const size_t i = v * kLanes;
+        if (left >= i + kLanes) {
+          if (addend != nullptr) values[v] = hn::Add(hn::LoadU(d, addend + i), values[v]);
+          if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
+          hn::StoreU(values[v], d, out + i);
+        } else if (left > i) {
+          if (addend != nullptr) values[v] = hn::Add(hn::LoadN(d, addend + i, left - i), values[v]);
+          if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
+          hn::StoreN(values[v], d, out + i, left - i);
+        }
+      }
+    }
+  }
+};
+
+// The finished sums of one block, whose rows are dealt with while the next block multiplies.
+template <class Finish>
+struct PendingRows {
+  const Finish& finish;
+  const float* sums = nullptr;
+  size_t first_row = 0;
+  size_t count = 0;
+  size_t done = 0;
+  size_t panel = 0;
+
+  HWY_INLINE void Next() {
+    if (done == count) return;
+    finish.Row(sums + done * kPanelColumns, first_row + done, panel);
+    ++done;
+  }
+  HWY_INLINE void All() {
+    while (done != count) Next();
+  }
+};
+
+// What is done beside one step of a block: rows of the block before, and lines of memory to ask for.
+template <class Pending>
+struct BesideProducts {
+  Pending& pending;
+  size_t rows_per_step;
+  const char* ahead;
+  size_t rate;  // lines per step, times 256
+  size_t due = 0;
+
+  HWY_INLINE void Run() {
+    for (size_t i = 0; i < rows_per_step; ++i) pending.Next();
+    for (due += rate; due >= 256; due -= 256) {
+      __builtin_prefetch(ahead, 0,
+                         2);  // into the second-level cache, which waits for more lines at once than the first
+      ahead += kLineBytes;
+    }
+  }
+};
+
+template <class Block, ElementType kType, bool kGelu, bool kLines>
+HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
+  using Rows = Finish<kType, kGelu, kLines>;
+  const Rows finish{product};
+  HWY_ALIGN float sums[2][kSumsOfBlock];
+  size_t buffer = 0;
+  PendingRows<Rows> pending{finish};
+  const size_t row_tiles = DivideUp(product.row_count, kRowsPerTile);
+  const size_t rows_per_step = DivideUp(kMostRowTiles * kRowsPerTile, std::max<size_t>(product.steps, 1));
+  for (size_t panel = 0; panel < product.panels; ++panel) {
+    const char* weights = product.panel + panel * product.panel_stride;
+    const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
+    // With a single row tile the panel itself streams from memory. With more, there is time to fetch the next one.
+    const char* ahead = row_tiles == 1 || next == nullptr ? weights + kStreamBytes : next;
+    for (size_t tile = 0; tile < row_tiles;) {
+      const size_t count = RowTilesOfBlock(row_tiles - tile);
+      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, ahead, kLinesOfStep * 256 * count / row_tiles};
+      const size_t first_row = tile * kRowsPerTile;
+      MultiplyBlock<Block, kType>(count,
+                                  {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,
+                                   product.row_count - first_row},
+                                  weights, product.steps, sums[buffer], beside);
+      ahead = beside.ahead;
+      pending.All();
+      pending.sums = sums[buffer];
+      pending.first_row = first_row;
+      pending.count = std::min(count * kRowsPerTile, product.row_count - first_row);
+      pending.done = 0;
+      pending.panel = panel;
+      buffer ^= 1;
+      tile += count;
+    }
+  }
+  pending.All();
+}
+
+template <class Block>
+void MultiplyTiles(const TileProduct& product) {
+  const bool int8 = product.type == ElementType::kInt8;
+  if (product.lines) {
+    if (product.gelu) {
+      int8 ? MultiplyPanels<Block, ElementType::kInt8, true, true>(product)
+           : MultiplyPanels<Block, ElementType::kBfloat16, true, true>(product);
+    } else {
+      int8 ? MultiplyPanels<Block, ElementType::kInt8, false, true>(product)
+           : MultiplyPanels<Block, ElementType::kBfloat16, false, true>(product);
+    }
+  } else if (product.gelu) {
+    int8 ? MultiplyPanels<Block, ElementType::kInt8, true, false>(product)
+         : MultiplyPanels<Block, ElementType::kBfloat16, true, false>(product);
+  } else {
+    int8 ? MultiplyPanels<Block, ElementType::kInt8, false, false>(product)
+         : MultiplyPanels<Block, ElementType::kBfloat16, false, false>(product);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_TILE_PRODUCT_INL_H_

@@ -1,0 +1,202 @@
+// Rows of float32 into tiles; tile_kernels.cc compiles this file once per instruction set.
+
+#if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_TILE_ROWS_INL_H_
+#undef VMOE_CORE_TILE_ROWS_INL_H_
+#else
+#define VMOE_CORE_TILE_ROWS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/tile_kernels.h"
+#include "core/tile_product-inl.h"
+#include "core/vector_math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr float kNormEpsilon = 1e-6f;
+
+// The values at `i` to `count` of a row, zeros behind.
+HWY_INLINE Floats LoadUpTo(const float* row, size_t i, size_t count) {
+  const FloatTag d;
+  return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
+}
+
+// Four sums at once, so that none waits for the one before: visit(i, sum) adds the vector at i.
+constexpr size_t kChains = 4;
+
+template <class Visit>
+HWY_INLINE void ForEachVector(size_t count, Floats (&sums)[kChains], const Visit& visit) {
+  size_t i = 0;
+  for (; i + kChains * kLanes <= count; i += kChains * kLanes) {
+#pragma GCC unroll 4
+    for (size_t chain = 0; chain < kChains; ++chain) sums[chain] = visit.Whole(i + chain * kLanes, sums[chain]);
+  }
+  for (size_t chain = 0; i < count; i += kLanes, ++chain) {
+    sums[chain] = i + kLanes <= count ? visit.Whole(i, sums[chain]) : visit.Part(i, count - i, sums[chain]);
+  }
+}
+
+HWY_INLINE float TotalOf(const Floats (&sums)[kChains]) {
+  return hn::ReduceSum(FloatTag(), hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
+}
+
+struct SumOfRow {
+  const float* row;
+  HWY_INLINE Floats Whole(size_t i, Floats sum) const { return hn::Add(sum, hn::LoadU(FloatTag(), row + i)); }
+  HWY_INLINE Floats Part(size_t i, size_t left, Floats sum) const {
+    return hn::Add(sum, hn::LoadN(FloatTag(), row + i, left));
+  }
+};
+
+struct SquaresOfRow {
+  const float* row;
+  Floats mean;
+  HWY_INLINE Floats Whole(size_t i, Floats sum) const {
+    const auto away = hn::Sub(hn::LoadU(FloatTag(), row + i), mean);
+    return hn::MulAdd(away, away, sum);
+  }
+  HWY_INLINE Floats Part(size_t i, size_t left, Floats sum) const {
+    const FloatTag d;
+    const auto away = hn::IfThenElseZero(hn::FirstN(d, left), hn::Sub(hn::LoadN(d, row + i, left), mean));
+    return hn::MulAdd(away, away, sum);
+  }
+};
+
+struct LargestOfRow {
+  const float* row;
+  HWY_INLINE Floats Whole(size_t i, Floats most) const {
+    return hn::Max(most, hn::Abs(hn::LoadU(FloatTag(), row + i)));
+  }
+  HWY_INLINE Floats Part(size_t i, size_t left, Floats most) const {
+    return hn::Max(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
+  }
+};
+
+HWY_ATTR inline void NormalizeRow(const float* row, const float* scale, const float* bias, size_t count, float* out) {
+  const FloatTag d;
+  const auto zero = hn::Zero(d);
+  Floats sums[kChains] = {zero, zero, zero, zero};
+  ForEachVector(count, sums, SumOfRow{row});
+  const auto mean = hn::Set(d, TotalOf(sums) / static_cast<float>(count));
+  Floats squares[kChains] = {zero, zero, zero, zero};
+  ForEachVector(count, squares, SquaresOfRow{row, mean});
+  const auto unit = hn::Set(d, 1.0f / std::sqrt(TotalOf(squares) / static_cast<float>(count) + kNormEpsilon));
+  for (size_t i = 0; i < count; i += kLanes) {
+    const auto normal = hn::Mul(hn::Sub(LoadUpTo(row, i, count), mean), unit);
+    const auto value = hn::MulAdd(normal, LoadUpTo(scale, i, count), LoadUpTo(bias, i, count));
+    i + kLanes <= count ? hn::StoreU(value, d, out + i) : hn::StoreN(value, d, out + i, count - i);
+  }
+}
+
+// One row as bfloat16 lines, `count` a multiple of 32.
+HWY_INLINE void RowToBf16Lines(const float* row, size_t count, char* line) {
+  for (size_t i = 0; i < count; i += kPanelColumns, line += kTileBytes) {
+    Floats values[kPanelColumns / kLanes];
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kPanelColumns / kLanes; ++v) values[v] = hn::LoadU(FloatTag(), row + i + v * kLanes);
+    StoreBf16Line(values, line);
+  }
+}
+
+// 64 whole numbers of at most 127 as bytes; as unsigned ones, 128 more.
+template <bool kUnsigned>
+HWY_INLINE void StoreInt8Line(const Floats (&values)[kLineBytes / kLanes], char* line) {
+  const SignedTag di;
+#if HWY_TARGET == HWY_SCALAR
+  for (size_t i = 0; i < kLineBytes; ++i) {
+    line[i] = static_cast<char>(hn::GetLane(hn::ConvertTo(di, values[i])) + (kUnsigned ? 128 : 0));
+  }
+#else
+  const hn::Repartition<int16_t, SignedTag> d16;
+  const hn::Repartition<int8_t, SignedTag> d8;
+  const hn::Repartition<uint8_t, SignedTag> du8;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kLineBytes / kLanes; v += 4) {
+    auto low = hn::OrderedDemote2To(d16, hn::ConvertTo(di, values[v]), hn::ConvertTo(di, values[v + 1]));
+    auto high = hn::OrderedDemote2To(d16, hn::ConvertTo(di, values[v + 2]), hn::ConvertTo(di, values[v + 3]));
+    if constexpr (kUnsigned) {
+      const auto shift = hn::Set(d16, 128);
+      const auto bytes = hn::OrderedDemote2To(du8, hn::Add(low, shift), hn::Add(high, shift));
+      hn::StoreU(bytes, du8, reinterpret_cast<uint8_t*>(line) + v * kLanes);
+    } else {
+      hn::StoreU(hn::OrderedDemote2To(d8, low, high), d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
+    }
+  }
+#endif
+}
+
+// One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale.
+template <bool kUnsigned>
+HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
+  const FloatTag d;
+  constexpr size_t kVectors = kLineBytes / kLanes;
+  const auto zero = hn::Zero(d);
+  Floats largest[kChains] = {zero, zero, zero, zero};
+  ForEachVector(count, largest, LargestOfRow{row});
+  const float most = hn::ReduceMax(d, hn::Max(hn::Max(largest[0], largest[1]), hn::Max(largest[2], largest[3])));
+  const float scale = most == 0.0f ? 1.0f : most / 127.0f;
+  const auto reciprocal = hn::Set(d, 1.0f / scale);
+  for (size_t i = 0; i < count; i += kLineBytes, line += kTileBytes) {
+    // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
+    // the last place: close to the middle of two integers it could go the other way, and the division is done.
+    Floats rounded[kVectors];
+    auto away = hn::Zero(d);
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto quotient = hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal);
+      rounded[v] = hn::Round(quotient);
+      away = hn::Max(away, hn::Abs(hn::Sub(quotient, rounded[v])));
+    }
+    if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
+      for (size_t v = 0; v < kVectors; ++v) {
+        rounded[v] = hn::Round(hn::Div(hn::LoadU(d, row + i + v * kLanes), hn::Set(d, scale)));
+      }
+    }
+    StoreInt8Line<kUnsigned>(rounded, line);
+  }
+  return scale;
+}
+
+template <class Block>
+HWY_ATTR void PackRows(const TileRows& rows) {
+  const size_t padded = Steps(rows.type, rows.depth) * DepthOfLine(rows.type);
+  const bool in_place = padded == rows.depth && rows.norm_scale == nullptr && !rows.round_bf16;
+  if (!in_place) std::fill(rows.scratch + rows.depth, rows.scratch + padded, 0.0f);
+  for (size_t r = 0; r < rows.row_count; ++r) {
+    const size_t place = rows.index == nullptr ? r : static_cast<size_t>(rows.index[r]);
+    const float* row = rows.rows + place * rows.stride;
+    if (!in_place) {
+      if (rows.norm_scale != nullptr) {
+        NormalizeRow(row, rows.norm_scale, rows.norm_bias, rows.depth, rows.scratch);
+      } else {
+        std::memcpy(rows.scratch, row, rows.depth * sizeof(float));
+      }
+      row = rows.scratch;
+    }
+    if (rows.round_bf16) {
+      for (size_t i = 0; i < padded; i += kLanes) {
+        hn::StoreU(RoundBf16(hn::LoadU(FloatTag(), row + i)), FloatTag(), rows.scratch + i);
+      }
+    }
+    char* line = rows.tiles + LineOffset(r, rows.row_tile_stride);
+    if (rows.type == ElementType::kInt8) {
+      rows.scale[r] = RowToInt8Lines<Block::kUnsignedRows>(row, padded, line);
+    } else {
+      RowToBf16Lines(row, padded, line);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_TILE_ROWS_INL_H_

@@ -1,0 +1,37 @@
+// The order in which low-precision products read and write: tiles of 16 lines of 64 bytes, which is what a processor's
+// matrix unit loads at once and what every other path reads just as well.
+//
+// A line of activations holds one row over a step of the depth: 32 bfloat16 or 64 int8. Activations lie as
+// [row tile][step][16 rows][64 B], so that one product writes whole lines of what the next one reads.
+// A line of weights holds 16 columns over 4 bytes of the depth: 2 bfloat16 or 4 int8. Weights lie in panels of 32
+// columns, [panel][step][2][16 lines][64 B]: a product reads a panel from its first byte to its last.
+// What is beyond the last row, column or depth is zero.
+#pragma once
+
+#include <cstddef>
+
+#include "core/element_type.h"
+
+namespace vmoe {
+
+inline constexpr size_t kRowsPerTile = 16;
+inline constexpr size_t kLineBytes = 64;
+inline constexpr size_t kTileBytes = kRowsPerTile * kLineBytes;
+inline constexpr size_t kPanelColumns = 32;
+inline constexpr size_t kPanelStepBytes = 2 * kTileBytes;
+
+constexpr size_t DivideUp(size_t count, size_t size) { return (count + size - 1) / size; }
+constexpr size_t RoundUp(size_t count, size_t size) { return DivideUp(count, size) * size; }
+
+// Elements of the depth in a line of activations.
+constexpr size_t DepthOfLine(ElementType type) { return kLineBytes / BytesOf(type); }
+
+// Steps of a depth.
+constexpr size_t Steps(ElementType type, size_t depth) { return DivideUp(depth, DepthOfLine(type)); }
+
+// Where a row begins in activations whose row tiles are `row_tile_stride` bytes apart.
+constexpr size_t LineOffset(size_t row, size_t row_tile_stride) {
+  return row / kRowsPerTile * row_tile_stride + row % kRowsPerTile * kLineBytes;
+}
+
+}  // namespace vmoe

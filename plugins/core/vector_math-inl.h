@@ -1,0 +1,104 @@
+// Rounding, powers and activations of vectors, once per instruction set.
+
+#if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_VECTOR_MATH_INL_H_
+#undef VMOE_CORE_VECTOR_MATH_INL_H_
+#else
+#define VMOE_CORE_VECTOR_MATH_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using FloatTag = hn::ScalableTag<float>;
+using BitsTag = hn::RebindToUnsigned<FloatTag>;
+using Floats = hn::Vec<FloatTag>;
+using Bits = hn::Vec<BitsTag>;
+
+constexpr size_t kLanes = HWY_LANES(float);
+
+HWY_INLINE Bits RoundedBf16(Bits bits) {
+  const BitsTag du;
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+  const auto is_nan = hn::Gt(hn::And(bits, hn::Set(du, 0x7fffffffu)), hn::Set(du, 0x7f800000u));
+  return hn::And(hn::IfThenElse(is_nan, quiet, rounded), hn::Set(du, 0xffff0000u));
+}
+
+HWY_INLINE Floats RoundBf16(Floats values) {
+  return hn::BitCast(FloatTag(), RoundedBf16(hn::BitCast(BitsTag(), values)));
+}
+
+// 2^t within 2e-7 of it, for t from -126 to 127. Nearly the best polynomials of their degree: their error is 8e-8.
+HWY_INLINE Floats Exp2(Floats t) {
+  const FloatTag d;
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  constexpr int kDown = 9;                            // towards minus infinity, without exceptions
+  const Floats part{_mm512_reduce_ps(t.raw, kDown)};  // 0 to 1
+  auto power = hn::Set(d, 0.00187757659f);
+  power = hn::MulAdd(power, part, hn::Set(d, 0.00898934031f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.0558263179f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.240153617f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.693153073f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.999999925f));
+  return Floats{_mm512_scalef_ps(power.raw, t.raw)};
+#else
+  const hn::RebindToSigned<FloatTag> di;
+  const auto whole = hn::Round(t);
+  const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
+  auto power = hn::Set(d, 0.00132764706f);
+  power = hn::MulAdd(power, part, hn::Set(d, 0.00967554132f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.0555071328f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.240221197f));
+  power = hn::MulAdd(power, part, hn::Set(d, 0.693146967f));
+  power = hn::MulAdd(power, part, hn::Set(d, 1.00000007f));
+  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, power), exponent));
+#endif
+}
+
+// 2^t for t of at most 127: zero far below, and NaN for a NaN.
+HWY_INLINE Floats Exp2OfAny(Floats t) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  return Exp2(t);
+#else
+  const FloatTag d;
+  const auto lowest = hn::Set(d, -126.0f);
+  const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), Exp2(hn::Max(t, lowest)));
+  return hn::IfThenElse(hn::IsNaN(t), t, power);
+#endif
+}
+
+// x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), written as x / (1 + exp(-2 u)): no cancellation.
+HWY_INLINE Floats Gelu(Floats x) {
+  const FloatTag d;
+  // -2 u / ln 2; beyond the limits the quotient is x or 0 to float32's precision.
+  const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
+  const auto exponent = hn::Max(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp2(exponent)));
+}
+
+// Gelu without a division: its quotient is within three units in the last place. For values that are rounded anyway.
+HWY_INLINE Floats FastGelu(Floats x) {
+  const FloatTag d;
+  const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
+  const auto divisor = hn::Add(hn::Set(d, 1.0f), Exp2OfAny(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f))));
+#if HWY_ARCH_X86
+  auto unit = hn::ApproximateReciprocal(divisor);
+  unit = hn::Mul(unit, hn::NegMulAdd(divisor, unit, hn::Set(d, 2.0f)));  // one step of Newton's
+  return hn::Mul(x, unit);
+#else
+  return hn::Div(x, divisor);
+#endif
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_VECTOR_MATH_INL_H_

@@ -1,0 +1,79 @@
+#include "onnxruntime/tensor.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "onnxruntime/ort_error.h"
+#include "ops/op_error.h"
+
+namespace vmoe::ort {
+namespace {
+
+struct TypePair {
+  ElementType type;
+  ONNXTensorElementDataType onnx;
+};
+
+constexpr TypePair kTypes[] = {
+    {ElementType::kFloat32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
+    {ElementType::kFloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
+    {ElementType::kBfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16},
+    {ElementType::kInt8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8},
+    {ElementType::kInt32, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},
+    {ElementType::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
+};
+
+}  // namespace
+
+std::optional<ElementType> ElementTypeOf(ONNXTensorElementDataType type) {
+  for (const TypePair& pair : kTypes) {
+    if (pair.onnx == type) return pair.type;
+  }
+  return std::nullopt;
+}
+
+ONNXTensorElementDataType OnnxTypeOf(ElementType type) {
+  for (const TypePair& pair : kTypes) {
+    if (pair.type == type) return pair.onnx;
+  }
+  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+}
+
+const char* NameOf(ONNXTensorElementDataType type) {
+  if (const std::optional<ElementType> known = ElementTypeOf(type)) return vmoe::NameOf(*known);
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return "float64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return "bool";
+    default: return "of another type";
+  }
+}
+
+Tensor ReadTensor(const OrtApi& api, const OrtValue* value, const char* name) {
+  int is_tensor = 0;
+  Check(api, api.IsTensor(value, &is_tensor));
+  if (is_tensor == 0) throw ops::OpError(std::string(name) + " is not a tensor");
+  Tensor tensor;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  Check(api, api.GetTensorTypeAndShape(value, &info));
+  size_t rank = 0;
+  OrtStatus* status = api.GetTensorElementType(info, &type);
+  if (status == nullptr) status = api.GetDimensionsCount(info, &rank);
+  if (status == nullptr) {
+    tensor.shape.rank = static_cast<int64_t>(rank);
+    status = api.GetDimensions(info, tensor.shape.sizes.data(), std::min(rank, ops::Shape::kMaxRank));
+  }
+  api.ReleaseTensorTypeAndShapeInfo(info);
+  Check(api, status);
+  const std::optional<ElementType> known = ElementTypeOf(type);
+  if (!known) throw ops::OpError(std::string(name) + " is " + NameOf(type) + ", which no op takes");
+  tensor.type = *known;
+  void* data = nullptr;
+  Check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  tensor.data = data;
+  return tensor;
+}
+
+}  // namespace vmoe::ort

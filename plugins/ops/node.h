@@ -1,0 +1,31 @@
+// What is known of a node before it runs, and what each of its calls is held against.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+#include "core/routing_shape.h"
+#include "ops/attributes.h"
+#include "ops/op_spec.h"
+#include "ops/routing_settings.h"
+#include "ops/sizes.h"
+#include "ops/types.h"
+
+namespace vmoe::ops {
+
+struct Node {
+  const OpSpec* spec;
+  Attributes attributes;
+  RoutingSettings settings;  // those that are attributes
+  Types types;               // of all inputs
+};
+
+// Throws OpError where an input that the op needs is left out, or scales are given for weights that have none. `types`
+// are those of the inputs that are given.
+void CheckInputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
+
+// The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
+// routes it sets K and M, and returns the routing. Throws OpError.
+RoutingShape CheckCall(const Node& node, const RoutingSettings& settings, Sizes& sizes);
+
+}  // namespace vmoe::ops

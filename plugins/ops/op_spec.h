@@ -1,0 +1,108 @@
+// What an op takes and gives; op_table.h says it of every op.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/element_type.h"
+
+namespace vmoe::ops {
+
+// The type of an input or output: an element type, or one of the type variables W, T and R. All values of a variable
+// have the same element type.
+enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kT, kR };
+inline constexpr size_t kValueTypes = 6;
+
+// What the type variables of an op stand for.
+struct TypeChoice {
+  ElementType w, t, r;
+
+  constexpr ElementType operator[](ValueType type) const {
+    switch (type) {
+      case ValueType::kFloat32: return ElementType::kFloat32;
+      case ValueType::kInt32: return ElementType::kInt32;
+      case ValueType::kInt64: return ElementType::kInt64;
+      case ValueType::kW: return w;
+      case ValueType::kT: return t;
+      case ValueType::kR: return r;
+    }
+    return ElementType::kFloat32;
+  }
+};
+
+// Whether something takes a choice of the op's.
+using TakesChoice = bool (*)(const TypeChoice& choice);
+
+enum class Presence : uint8_t {
+  kRequired,
+  kOptional,
+  kSetting,  // capacity, k or bpr of an op that routes: an input or an INT attribute
+  kScale,    // of int8 weights: there with them, and only then
+};
+
+inline constexpr size_t kNoScale = SIZE_MAX;
+
+// An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
+// hidden, K experts per token, M = G * capacity places, N images, T tokens and Q queries per image, P outputs of a
+// dense layer; 1 is itself.
+struct ValueSpec {
+  const char* name;
+  ValueType type;
+  const char* dims;
+  Presence presence = Presence::kRequired;
+  size_t scale = kNoScale;  // of weights: the input that holds their scales
+};
+
+inline constexpr int64_t kNoMaximum = INT64_MAX;
+
+// An INT attribute.
+struct AttributeSpec {
+  const char* name;
+  int64_t otherwise;         // what a node without it has
+  int64_t minimum, maximum;  // kNoMaximum: none
+  char divides;              // the dimension that it divides where it isn't 0, or 0
+  bool only_int8;            // 0 with weights of other types
+};
+
+// An array that lives as long as the process.
+template <class T>
+class Table {
+ public:
+  constexpr Table() = default;
+  template <size_t N>
+  constexpr Table(const T (&rows)[N]) : data_(rows), size_(N) {}  // NOLINT(google-explicit-constructor)
+
+  constexpr size_t size() const { return size_; }
+  constexpr const T& operator[](size_t index) const { return data_[index]; }
+  constexpr const T* begin() const { return data_; }
+  constexpr const T* end() const { return data_ + size_; }
+
+ private:
+  const T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+struct OpSpec {
+  const char* name;
+  Table<ValueSpec> inputs;
+  Table<ValueSpec> outputs;
+  Table<AttributeSpec> attributes;
+  Table<TypeChoice> choices;
+
+  // Whether it takes capacity, k and bpr.
+  constexpr bool routes() const {
+    for (const ValueSpec& input : inputs) {
+      if (input.presence == Presence::kSetting) return true;
+    }
+    return false;
+  }
+
+  // The inputs before `input` that are no settings.
+  constexpr size_t TensorsBefore(size_t input) const {
+    size_t count = 0;
+    for (size_t i = 0; i < input; ++i) count += inputs[i].presence == Presence::kSetting ? 0 : 1;
+    return count;
+  }
+};
+
+}  // namespace vmoe::ops

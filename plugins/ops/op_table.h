@@ -1,0 +1,361 @@
+// The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
+//
+//   python -m vmoe_export.ops.cpp_declarations > plugins/ops/op_table.h
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+
+#include "ops/op_spec.h"
+
+namespace vmoe::ops {
+
+namespace sparse_mlp {
+struct Input { enum : size_t { kX, kRouter, kW1, kB1, kW2, kB2, kCapacity, kK, kBpr, kW1Scale, kW2Scale }; };
+struct Output { enum : size_t { kY, kSlot, kWeight }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"router", ValueType::kFloat32, "DE"},
+    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
+    {"b1", ValueType::kFloat32, "EF"},
+    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
+    {"b2", ValueType::kFloat32, "ED"},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+    {"k", ValueType::kInt64, "1", Presence::kSetting},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
+    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "GSD"},
+    {"slot", ValueType::kInt32, "GSK", Presence::kOptional},
+    {"weight", ValueType::kFloat32, "GSK", Presence::kOptional},
+};
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"dispatch_bf16", 0, 0, 1, 0, false},
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace sparse_mlp
+inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, sparse_mlp::kChoices};
+
+namespace route {
+struct Input { enum : size_t { kGates, kCapacity, kK, kBpr }; };
+struct Output { enum : size_t { kSlot, kWeight, kSrc }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"gates", ValueType::kR, "GSE"},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+    {"k", ValueType::kInt64, "1", Presence::kSetting},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"slot", ValueType::kInt32, "GSK"},
+    {"weight", ValueType::kR, "GSK"},
+    {"src", ValueType::kInt32, "EM"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+};
+}  // namespace route
+inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, route::kChoices};
+
+namespace dispatch {
+struct Input { enum : size_t { kX, kSrc }; };
+struct Output { enum : size_t { kBuf }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kT, "GSD"},
+    {"src", ValueType::kInt32, "EM"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"buf", ValueType::kT, "EMD"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+};
+}  // namespace dispatch
+inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, dispatch::kChoices};
+
+namespace route_dispatch {
+struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
+struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"gates", ValueType::kR, "GSE"},
+    {"x", ValueType::kT, "GSD"},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+    {"k", ValueType::kInt64, "1", Presence::kSetting},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"slot", ValueType::kInt32, "GSK"},
+    {"weight", ValueType::kR, "GSK"},
+    {"buf", ValueType::kT, "EMD"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+};
+}  // namespace route_dispatch
+inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, route_dispatch::kChoices};
+
+namespace expert_mlp {
+struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct Output { enum : size_t { kOut }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"buf", ValueType::kFloat32, "EMD"},
+    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
+    {"b1", ValueType::kFloat32, "EF"},
+    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
+    {"b2", ValueType::kFloat32, "ED"},
+    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
+    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"out", ValueType::kFloat32, "EMD"},
+};
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"dispatch_bf16", 0, 0, 1, 0, false},
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace expert_mlp
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, expert_mlp::kChoices};
+
+namespace combine {
+struct Input { enum : size_t { kOut, kSlot, kWeight }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"out", ValueType::kT, "EMD"},
+    {"slot", ValueType::kInt32, "GSK"},
+    {"weight", ValueType::kR, "GSK"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kT, "GSD"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+};
+}  // namespace combine
+inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, combine::kChoices};
+
+namespace linear {
+struct Input { enum : size_t { kX, kW, kB, kWScale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"w", ValueType::kW, "DP", Presence::kRequired, Input::kWScale},
+    {"b", ValueType::kFloat32, "P"},
+    {"w_scale", ValueType::kFloat32, "P", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NTP"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace linear
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, linear::kChoices};
+
+namespace dense_mlp {
+struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"w1", ValueType::kW, "DF", Presence::kRequired, Input::kW1Scale},
+    {"b1", ValueType::kFloat32, "F"},
+    {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
+    {"b2", ValueType::kFloat32, "D"},
+    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
+    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NTD"},
+};
+struct Attribute { enum : size_t { kHiddenChunk }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace dense_mlp
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, dense_mlp::kChoices};
+
+namespace attention {
+struct Input { enum : size_t { kQ, kK, kV }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"q", ValueType::kFloat32, "NQD"},
+    {"k", ValueType::kFloat32, "NTD"},
+    {"v", ValueType::kFloat32, "NTD"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NQD"},
+};
+struct Attribute { enum : size_t { kNumHeads, kBf16 }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"num_heads", 1, 1, kNoMaximum, 'D', false},
+    {"bf16", 0, 0, 1, 0, false},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace attention
+inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, attention::kChoices};
+
+namespace attention_block {
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"ln_scale", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D"},
+    {"wq", ValueType::kW, "DD", Presence::kRequired, Input::kWqScale},
+    {"bq", ValueType::kFloat32, "D"},
+    {"wk", ValueType::kW, "DD", Presence::kRequired, Input::kWkScale},
+    {"bk", ValueType::kFloat32, "D"},
+    {"wv", ValueType::kW, "DD", Presence::kRequired, Input::kWvScale},
+    {"bv", ValueType::kFloat32, "D"},
+    {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
+    {"bo", ValueType::kFloat32, "D"},
+    {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NTD"},
+};
+struct Attribute { enum : size_t { kNumHeads }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"num_heads", 1, 1, kNoMaximum, 'D', false},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace attention_block
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, attention_block::kChoices};
+
+namespace mlp_block {
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"ln_scale", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D"},
+    {"w1", ValueType::kW, "DF", Presence::kRequired, Input::kW1Scale},
+    {"b1", ValueType::kFloat32, "F"},
+    {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
+    {"b2", ValueType::kFloat32, "D"},
+    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
+    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NTD"},
+};
+struct Attribute { enum : size_t { kHiddenChunk }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace mlp_block
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, mlp_block::kChoices};
+
+namespace router_block {
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr }; };
+struct Output { enum : size_t { kSlot, kWeight, kSrc }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"ln_scale", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D"},
+    {"router", ValueType::kFloat32, "DE"},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+    {"k", ValueType::kInt64, "1", Presence::kSetting},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"slot", ValueType::kInt32, "GSK"},
+    {"weight", ValueType::kFloat32, "GSK"},
+    {"src", ValueType::kInt32, "EM"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace router_block
+inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, router_block::kChoices};
+
+namespace expert_block {
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"ln_scale", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D"},
+    {"slot", ValueType::kInt32, "GSK"},
+    {"weight", ValueType::kFloat32, "GSK"},
+    {"src", ValueType::kInt32, "EM"},
+    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
+    {"b1", ValueType::kFloat32, "EF"},
+    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
+    {"b2", ValueType::kFloat32, "ED"},
+    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
+    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "GSD"},
+};
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"dispatch_bf16", 0, 0, 1, 0, false},
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace expert_block
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, expert_block::kChoices};
+
+// The most inputs that an op has.
+inline constexpr size_t kMaxInputs = 15;
+
+// X(Name) for each op.
+#define VMOE_FOR_EACH_OP(X) X(SparseMlp) X(Route) X(Dispatch) X(RouteDispatch) X(ExpertMlp) X(Combine) X(Linear) X(DenseMlp) X(Attention) X(AttentionBlock) X(MlpBlock) X(RouterBlock) X(ExpertBlock)
+
+}  // namespace vmoe::ops

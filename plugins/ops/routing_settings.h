@@ -1,0 +1,44 @@
+// capacity, k and bpr of a node that routes.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "core/routing_shape.h"
+#include "ops/attributes.h"
+#include "ops/sizes.h"
+
+namespace vmoe::ops {
+
+struct RoutingSettings {
+  static constexpr size_t kCount = 3;
+  static constexpr std::array<const char*, kCount> kNames{"capacity", "k", "bpr"};
+
+  // In the order of kNames; nothing for what isn't known yet.
+  std::array<std::optional<int64_t>, kCount> values;
+
+  // Throw OpError for one that isn't known.
+  int64_t capacity() const { return Known(0); }
+  int64_t k() const { return Known(1); }
+  int64_t bpr() const { return Known(2); }
+
+  // Throws OpError for a value that no sizes could run with.
+  void Check() const;
+
+  // The routing of gates [G, S, E], whose sizes must be known; sets K and M. Throws OpError for a setting that is out
+  // of range or missing, and for places or choices too many for 32 bits.
+  RoutingShape Shape(Sizes& sizes) const;
+
+ private:
+  int64_t Known(size_t index) const;
+};
+
+// The settings that a node has as attributes; none of an op that doesn't route. Throws OpError as Check.
+RoutingSettings ReadRoutingSettings(const OpSpec& spec, const ReadAttribute& read);
+
+// Throws OpError where the places, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
+void CheckNumbering(const Sizes& sizes);
+
+}  // namespace vmoe::ops

@@ -1,0 +1,48 @@
+// The shapes of a node's inputs, held against its op and against each other.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "ops/op_spec.h"
+
+namespace vmoe::ops {
+
+struct Shape {
+  static constexpr size_t kMaxRank = 8;
+
+  std::array<int64_t, kMaxRank> sizes{};
+  int64_t rank = 0;  // of more than kMaxRank dimensions the first are kept
+};
+
+// "[2, 3]"
+std::string ShapeText(const Shape& shape);
+
+// The sizes of an op's dimensions, gathered from its inputs.
+class Sizes {
+ public:
+  Sizes() { sizes_.fill(kUnknown); }
+
+  // Throws OpError where the rank isn't the specification's, a size is negative, or one contradicts a size that is
+  // known.
+  void Add(const ValueSpec& value, const Shape& shape);
+
+  void Set(char dim, int64_t size) { sizes_[Index(dim)] = size; }
+
+  bool has(char dim) const { return sizes_[Index(dim)] != kUnknown; }
+  size_t operator[](char dim) const { return static_cast<size_t>(sizes_[Index(dim)]); }
+
+  // Of a value whose dimensions are all known.
+  Shape ShapeOf(const ValueSpec& value) const;
+
+ private:
+  static constexpr int64_t kUnknown = -1;
+  static size_t Index(char dim) { return static_cast<unsigned char>(dim) & 127; }
+
+  std::array<int64_t, 128> sizes_;
+  std::array<const char*, 128> sources_{};
+};
+
+}  // namespace vmoe::ops

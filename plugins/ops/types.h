@@ -1,0 +1,42 @@
+// The element types of a node's inputs and outputs, held against the choices of its op.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "ops/op_error.h"
+#include "ops/op_spec.h"
+
+namespace vmoe::ops {
+
+// The choices of types that are left, the more values are known the fewer.
+class Types {
+ public:
+  // `takes` is what the implementation takes of the op's choices; null: all.
+  explicit Types(const OpSpec& spec, TakesChoice takes = nullptr);
+
+  // Whether `value` may have `type`, with the values that were added.
+  bool Take(const ValueSpec& value, ElementType type) const { return Left(value, type) != 0; }
+
+  // Throws OpError for a type that `value` may not have.
+  void Add(const ValueSpec& value, ElementType type);
+
+  // The error for a value whose type has this name.
+  OpError Refusal(const ValueSpec& value, const std::string& given) const;
+
+  // The element type that the values of `type` have; of a type variable, a value must have been added.
+  ElementType operator[](ValueType type) const;
+
+  // The first value of `type` that was added, or null.
+  const char* FirstOf(ValueType type) const { return first_[static_cast<size_t>(type)]; }
+
+ private:
+  const OpSpec* spec_;
+  uint64_t left_ = 0;  // bit i: choice i
+  std::array<const char*, kValueTypes> first_{};
+
+  uint64_t Left(const ValueSpec& value, ElementType type) const;
+};
+
+}  // namespace vmoe::ops
