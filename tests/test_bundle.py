@@ -83,19 +83,22 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
         t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in ("capacity", "k", "bpr")
     }
     assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1]}
-    # What its nodes call: all blocks are sparse, and the op that is two in one is for other graphs.
-    assert {function.name for function in model.functions} == OPS.keys() - {"VmoeDenseMlp", "VmoeRouteDispatch"}
+    # What its nodes call: all blocks are sparse, and the MoE layer in one op and routing in one op are for other graphs.
+    others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeSparseMlp", "VmoeRouteDispatch"}
+    assert {function.name for function in model.functions} == OPS.keys() - others
     assert {function.domain for function in model.functions} == {DOMAIN}
     layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("slot", "weight")]
     assert [value.name for value in model.graph.output] == ["logits", *layers]
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     ops = [node.op_type for node in nodes]
-    # Each of the five blocks is sparse; a linear layer more is the patch embedding.
-    expected = {"VmoeLinear": 4 * 5 + 1, "VmoeAttention": 5, "VmoeSparseMlp": 5}
-    assert {op: ops.count(op) for op in ops} == expected
+    # Each of the five blocks is sparse; the linear layer is the patch embedding.
+    assert ops == ["VmoeLinear", *["VmoeAttentionBlock", "VmoeRouterBlock", "VmoeExpertBlock"] * 5]
     for node in nodes:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        own = {"VmoeSparseMlp": {"dispatch_bf16": 0}, "VmoeAttention": {"num_heads": 4}}.get(node.op_type, {})
+        own = {
+            "VmoeExpertBlock": {"dispatch_bf16": 0, "hidden_chunk": 0},
+            "VmoeAttentionBlock": {"num_heads": 4},
+        }.get(node.op_type, {})
         assert attributes == {**own, "plugin_namespace": b"vmoe", "plugin_version": b"1"}
 
 

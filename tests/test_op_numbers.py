@@ -7,7 +7,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from op_models import RUNNERS, run_reference, runner, settings
+from op_models import OP_LIBRARY, RUNNERS, run_reference, runner, settings
 
 from vmoe_export.ops.table import OPS, ElementType
 
@@ -95,20 +95,22 @@ def test_a_row_that_is_not_finite_gives_nothing_finite(value: float, place: int,
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (12, 12), (15, 3), (96, 32), (1536, 768)])
+@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (15, 3), (128, 64), (192, 64), (1536, 768)])
 def test_the_hidden_features_are_quantized_in_chunks(hidden: int, chunk: int, name: str) -> None:
+    skip_chunks_of_no_tile(name, chunk)
     rng = np.random.default_rng(hidden)
     x, (w1, b1, w2, b2, s1, s2) = _mlp(rng, (2, 9), 17, hidden)
     _check_bits(name, "VmoeDenseMlp", x, w1, b1, w2, b2, s1, s2, hidden=hidden, hidden_chunk=chunk)
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (15, 3)])
+@pytest.mark.parametrize(("hidden", "chunk"), [(10, 0), (12, 4), (15, 3), (192, 64)])
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 @pytest.mark.parametrize("experts", [1, 3])
 def test_experts_are_quantized_in_chunks_after_the_dispatcher_has_rounded(
     experts: int, dispatch_bf16: bool, hidden: int, chunk: int, name: str
 ) -> None:
+    skip_chunks_of_no_tile(name, chunk)
     rng = np.random.default_rng(hidden)
     parts = [_mlp(rng, (7,), 17, hidden) for _ in range(experts)]
     buf = np.stack([x for x, _ in parts])
@@ -116,6 +118,11 @@ def test_experts_are_quantized_in_chunks_after_the_dispatcher_has_rounded(
     attributes = {"hidden": hidden, "hidden_chunk": chunk, "dispatch_bf16": int(dispatch_bf16)}
     found = _check_bits(name, "VmoeExpertMlp", buf, *weights, **attributes)
     assert (found == _to_bf16(found)).all() == dispatch_bf16
+
+
+def skip_chunks_of_no_tile(name: str, chunk: int) -> None:
+    if name == OP_LIBRARY and chunk % 64:
+        pytest.skip("the op library takes chunks of whole tiles, as exports have them")
 
 
 def test_chunks_have_scales_of_their_own() -> None:
@@ -182,9 +189,9 @@ def test_an_attention_block_is_the_reference(seed: int, weights: ElementType, na
 @pytest.mark.parametrize("seed", range(3))
 def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
-    width, hidden = ((24, 40), (17, 48), (64, 128))[seed]
+    width, hidden = ((24, 40), (17, 192), (64, 128))[seed]
     x = _normal(rng, 2, 7 + seed, width)
-    chunk = (0, 16, 64)[seed] if weights == "i8" else 0
+    chunk = (0, 64, 64)[seed] if weights == "i8" else 0
     _check_block(
         name, "VmoeMlpBlock", weights, [x, *_norm(rng, width), *_layers(rng, (), width, hidden, weights)],
         hidden=hidden, hidden_chunk=chunk,
@@ -196,7 +203,7 @@ def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: st
 @pytest.mark.parametrize("seed", range(3))
 def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
-    width, hidden, experts = ((24, 40, 3), (17, 48, 5), (64, 128, 2))[seed]
+    width, hidden, experts = ((24, 40, 3), (17, 192, 5), (64, 128, 2))[seed]
     x, norm = _normal(rng, 3, 7 + seed, width), _norm(rng, width)
     router = _normal(rng, width, experts)
     slot, weight, src = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
@@ -204,7 +211,7 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
     _check_block(
         name, "VmoeExpertBlock", weights,
         [x, *norm, slot, weight, src, *_layers(rng, (experts,), width, hidden, weights)],
-        hidden=hidden, hidden_chunk=(0, 16, 64)[seed] if weights == "i8" else 0, dispatch_bf16=int(seed == 1),
+        hidden=hidden, hidden_chunk=(0, 64, 64)[seed] if weights == "i8" else 0, dispatch_bf16=int(seed == 1),
     )  # fmt: skip
 
 
@@ -258,7 +265,7 @@ def _check_block(
         assert difference.max() <= 1e-5
         return
     # Float32 rounds few values to the other of two neighbours than double precision; each moves its row by a little.
-    assert difference.max() <= 5e-2
+    assert difference.max() <= 3e-2 * np.abs(expected).max()
     assert (difference <= 1e-5).mean() > 0.6
     # What is not rounded at all is further off everywhere.
     if weights != "float":

@@ -28,6 +28,7 @@ EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 8}
 CAPACITY = 3
+ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wq", "wk", "wv", "wo"}
 CHOICES = [(op, types) for op in OPS.values() for types in op.type_choices]
 
@@ -233,6 +234,10 @@ def _sample(op: Op, position: int, types: Types | None = None) -> np.ndarray:
     if value.type == "i64":
         return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
     shape = tuple(SIZES[dim] for dim in value.dims)
+    if op.name == "VmoeExpertBlock" and value.name in ROUTES:
+        gates = np.random.default_rng(0).random((SIZES["G"], SIZES["S"], SIZES["E"]), np.float32)
+        routes = run_reference(OPS["VmoeRoute"], gates, *settings(CAPACITY, SIZES["K"], True))
+        return routes[ROUTES.index(value.name)]  # places and tokens that belong together
     rng = np.random.default_rng(position)
     if value.type != "i32":
         return (rng.random(shape, np.float32) * 8).astype(NUMPY_TYPES[(types or op.type_choices[0])[value.type]])
