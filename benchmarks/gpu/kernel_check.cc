@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/float_conversion.h"
 #include "core/routing.h"
 #include "cuda/ops.h"
 

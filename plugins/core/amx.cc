@@ -36,8 +36,7 @@ void Release() { asm volatile("tilerelease"); }
 }  // namespace
 
 bool AmxUsable() {
-  static const bool usable =
-      GetCpuFeatures().amx && syscall(SYS_arch_prctl, kRequestStatePermission, kTileData) == 0;
+  static const bool usable = GetCpuFeatures().amx && syscall(SYS_arch_prctl, kRequestStatePermission, kTileData) == 0;
   return usable;
 }
 

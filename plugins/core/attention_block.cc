@@ -16,9 +16,9 @@ void AttentionBlock(const AttentionBlockWeights& weights, size_t images, size_t 
                     const TaskRunner& runner) {
   const PackedWeights& query = *weights.query.matrix;
   if (query.type() != ElementType::kFloat32) {
-    return TileAttentionBlock({InTiles(weights.query), InTiles(weights.key), InTiles(weights.value),
-                               InTiles(weights.out), weights.heads},
-                              weights.norm.scale, weights.norm.bias, images, tokens, x, y, runner);
+    return TileAttentionBlock(
+        {InTiles(weights.query), InTiles(weights.key), InTiles(weights.value), InTiles(weights.out), weights.heads},
+        weights.norm.scale, weights.norm.bias, images, tokens, x, y, runner);
   }
   const size_t width = query.depth();
   const size_t rows = images * tokens;

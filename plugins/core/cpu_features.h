@@ -5,9 +5,9 @@ namespace vmoe {
 
 struct CpuFeatures {
   bool amd = false;
-  bool avx2 = false;         // with FMA and BMI2
-  bool avx_vnni = false;     // VNNI on 256-bit vectors
-  bool avx512 = false;       // F, BW, CD, DQ, VL
+  bool avx2 = false;      // with FMA and BMI2
+  bool avx_vnni = false;  // VNNI on 256-bit vectors
+  bool avx512 = false;    // F, BW, CD, DQ, VL
   bool avx512_vnni = false;
   bool avx512_bf16 = false;  // with what else came with it: VBMI2, BITALG, VPOPCNTDQ, GFNI, VPCLMULQDQ
   bool amx = false;          // tiles of bfloat16 and int8

@@ -27,15 +27,15 @@ struct Choice {
 };
 
 Choice Choose() {
-  const char* forced = std::getenv("VMOE_CPU_PATH");
+  const char* variable = std::getenv("VMOE_CPU_PATH");
+  const std::string forced = variable == nullptr ? "" : variable;
   std::string supported;
   for (CpuPath path : BestFirst()) {
     if (!CpuPathSupported(path)) continue;
-    if (forced == nullptr || *forced == '\0' || std::string(forced) == CpuPathName(path)) return {path, ""};
+    if (forced.empty() || forced == CpuPathName(path)) return {path, ""};
     supported += (supported.empty() ? "" : ", ") + std::string(CpuPathName(path));
   }
-  return {CpuPath::kScalar,
-          "VMOE_CPU_PATH is '" + std::string(forced).substr(0, 40) + "'; this machine has " + supported};
+  return {CpuPath::kScalar, "VMOE_CPU_PATH is '" + forced.substr(0, 40) + "'; this machine has " + supported};
 }
 
 }  // namespace

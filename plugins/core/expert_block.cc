@@ -17,8 +17,8 @@ void ExpertBlock(const ExpertWeights& weights, const LayerNorm& norm, const Expe
                  bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner) {
   const size_t hidden = weights.hidden();
   const size_t places = weights.experts() * routing.places;
-  const auto kept = static_cast<size_t>(
-      std::count_if(routing.src, routing.src + places, [](int32_t token) { return token >= 0; }));
+  const auto kept =
+      static_cast<size_t>(std::count_if(routing.src, routing.src + places, [](int32_t token) { return token >= 0; }));
   int32_t *row_of_place = nullptr, *token_of_row = nullptr;
   size_t* first = nullptr;
   float* out = nullptr;

@@ -12,12 +12,12 @@ namespace vmoe {
 
 // What one routing op gives; see VmoeRoute.
 struct ExpertBlockRouting {
-  size_t tokens = 0;               // G * S
-  size_t choices = 0;              // K
-  size_t places = 0;               // M, of each expert
-  const int32_t* slot = nullptr;   // i32[G,S,K], -1 or a place below E * M
-  const float* weight = nullptr;   // f32[G,S,K]
-  const int32_t* src = nullptr;    // i32[E,M], -1 or a token
+  size_t tokens = 0;              // G * S
+  size_t choices = 0;             // K
+  size_t places = 0;              // M, of each expert
+  const int32_t* slot = nullptr;  // i32[G,S,K], -1 or a place below E * M
+  const float* weight = nullptr;  // f32[G,S,K]
+  const int32_t* src = nullptr;   // i32[E,M], -1 or a token
 };
 
 // The first slot that is a place without a token, or null.

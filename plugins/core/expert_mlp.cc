@@ -97,8 +97,8 @@ void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispat
   if (dispatch_bf16) RoundRows(weights.w1->kernels(), out, rows.count(weights), weights.hidden(), runner);
 }
 
-void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual, float* out,
-              const TaskRunner& runner) {
+void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
+              float* out, const TaskRunner& runner) {
   const size_t first[] = {0, rows};
   if (weights.type() == ElementType::kFloat32) {
     if (!residual) return Float32Mlp(weights, {x, nullptr, first, norm}, false, out, runner);

@@ -45,7 +45,7 @@ void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispat
 
 // The same for the one expert of a dense layer, which every row of x f32[rows, D] visits: out f32[rows, D] = addend +
 // MLP, where the addend f32[rows, D] is x, or none. out may be x. Throws std::bad_alloc.
-void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual, float* out,
-              const TaskRunner& runner);
+void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
+              float* out, const TaskRunner& runner);
 
 }  // namespace vmoe

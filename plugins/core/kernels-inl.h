@@ -11,8 +11,8 @@
 #include <cstring>
 #include <limits>
 
-#include "core/kernels.h"
 #include "core/bfloat16.h"
+#include "core/kernels.h"
 #include "core/transpose-inl.h"
 #include "core/vector_math-inl.h"
 #include "hwy/cache_control.h"
@@ -179,8 +179,7 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   }
   const size_t later_steps = (product.row_count - 1) / kTileRows * steps;
   const Epilogue& epilogue = product.epilogue;
-  const bool direct =
-      !epilogue.gelu && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
+  const bool direct = !epilogue.gelu && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;
@@ -240,8 +239,8 @@ HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) 
 }
 
 constexpr Kernels KernelsOf(CpuPath path) {
-  return {path,    kLanes,           kTileVectors * kLanes, kTileRows, ProductFloat32, Transpose,
-          Softmax, AttentionSoftmax, RoundRow};
+  return {path,      kLanes,  kTileVectors * kLanes, kTileRows, ProductFloat32,
+          Transpose, Softmax, AttentionSoftmax,      RoundRow};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -26,7 +26,7 @@ struct PanelProduct {
   size_t row_count = 0;
   size_t depth = 0;
   const float* panel = nullptr;  // packed as PackPanel does
-  size_t columns = 0;           // 1 to panel_columns
+  size_t columns = 0;            // 1 to panel_columns
   // The panel that is likely to be used next, read ahead from memory; or none.
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;

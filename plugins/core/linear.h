@@ -8,7 +8,8 @@
 
 namespace vmoe {
 
-// A weight matrix [1, D, P] packed, with what belongs to its columns (not owned): bias f32[P], and for int8 scale f32[P].
+// A weight matrix [1, D, P] packed, with what belongs to its columns (not owned): bias f32[P], and for int8 scale
+// f32[P].
 struct LinearWeights {
   const PackedWeights* matrix = nullptr;
   const float* bias = nullptr;

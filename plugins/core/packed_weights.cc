@@ -31,7 +31,7 @@ uint64_t Sample(const StoredWeights& weights) {
 using Key = std::tuple<uint64_t, ElementType, size_t, size_t, size_t, size_t, size_t, size_t>;
 
 Key KeyOf(const StoredWeights& weights) {
-  return {Sample(weights), weights.type,         weights.matrices,   weights.depth,
+  return {Sample(weights), weights.type,         weights.matrices,    weights.depth,
           weights.columns, weights.column_parts, weights.depth_parts, weights.depth_chunk};
 }
 

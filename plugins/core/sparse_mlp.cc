@@ -75,7 +75,8 @@ void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool 
   });
 
   ExpertMlp(weights.experts, {x, token_of_row, first, {}}, dispatch_bf16, out, runner);
-  Combine(ElementType::kFloat32, out, row_of_pair, ElementType::kFloat32, weight, tokens, shape.choices, hidden, y, runner);
+  Combine(ElementType::kFloat32, out, row_of_pair, ElementType::kFloat32, weight, tokens, shape.choices, hidden, y,
+          runner);
 }
 
 }  // namespace vmoe

@@ -12,7 +12,7 @@ namespace vmoe {
 // One step of a layer. `run(group, slot, begin, end)` does some of a group's items; it may throw std::bad_alloc. Groups
 // that run at once have different slots.
 struct Stage {
-  size_t items = 0;       // of each group
+  size_t items = 0;        // of each group
   size_t least_items = 1;  // that are worth a task
   std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
 };

@@ -247,53 +247,52 @@ void TileAttention(const TileKernels& kernels, const AttentionShape& shape, cons
   const size_t lines = DivideUp(size, kPanelColumns);
   const size_t query_tiles = DivideUp(shape.queries, kRowsPerTile);
   const size_t token_tiles = DivideUp(shape.tokens, kRowsPerTile);
-  const Stage heads{
-      1, 1, [&](size_t group, size_t, size_t, size_t) {
-        const size_t image = group / shape.heads;
-        const size_t column = group % shape.heads * size;
-        Workspace workspace;
-        size_t* offset = nullptr;
-        char *query = nullptr, *key = nullptr, *value = nullptr;
-        TakeAll(workspace, [&](auto& memory) {
-          offset = memory.template Take<size_t>(shape.queries);
-          query = memory.template Take<char>(query_tiles * lines * kTileBytes);
-          key = memory.template Take<char>(token_tiles * lines * kTileBytes);
-          value = memory.template Take<char>(token_tiles * lines * kTileBytes);
-        });
-        for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
-        TileRows rows;
-        rows.stride = shape.hidden;
-        const auto pack = [&](const float* from, size_t count, char* to) {
-          rows.rows = from + image * count * shape.hidden + column;
-          rows.row_count = count;
-          const size_t tiles = DivideUp(count, kRowsPerTile);
-          // Lines of the same 32 columns stand together, as a product writes them.
-          rows.row_tile_stride = kTileBytes;
-          for (size_t line = 0; line < lines; ++line) {
-            rows.tiles = to + line * tiles * kTileBytes;
-            rows.depth = std::min(kPanelColumns, size - line * kPanelColumns);
-            PackTiles(kernels, rows, 0, tiles);
-            rows.rows += kPanelColumns;
-          }
-        };
-        pack(q, shape.queries, query);
-        pack(k, shape.tokens, key);
-        pack(v, shape.tokens, value);
-        TileHead head;
-        head.q = query;
-        head.q_step_stride = query_tiles * kTileBytes;
-        head.queries = shape.queries;
-        head.k = key;
-        head.v = value;
-        head.line_stride = token_tiles * kTileBytes;
-        head.tokens = shape.tokens;
-        head.size = size;
-        head.lines = lines;
-        head.offset = offset;
-        head.out_columns = size;
-        head.out = y + image * shape.queries * shape.hidden + column;
-        AttendHead(kernels, head);
-      }};
+  const Stage heads{1, 1, [&](size_t group, size_t, size_t, size_t) {
+                      const size_t image = group / shape.heads;
+                      const size_t column = group % shape.heads * size;
+                      Workspace workspace;
+                      size_t* offset = nullptr;
+                      char *query = nullptr, *key = nullptr, *value = nullptr;
+                      TakeAll(workspace, [&](auto& memory) {
+                        offset = memory.template Take<size_t>(shape.queries);
+                        query = memory.template Take<char>(query_tiles * lines * kTileBytes);
+                        key = memory.template Take<char>(token_tiles * lines * kTileBytes);
+                        value = memory.template Take<char>(token_tiles * lines * kTileBytes);
+                      });
+                      for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
+                      TileRows rows;
+                      rows.stride = shape.hidden;
+                      const auto pack = [&](const float* from, size_t count, char* to) {
+                        rows.rows = from + image * count * shape.hidden + column;
+                        rows.row_count = count;
+                        const size_t tiles = DivideUp(count, kRowsPerTile);
+                        // Lines of the same 32 columns stand together, as a product writes them.
+                        rows.row_tile_stride = kTileBytes;
+                        for (size_t line = 0; line < lines; ++line) {
+                          rows.tiles = to + line * tiles * kTileBytes;
+                          rows.depth = std::min(kPanelColumns, size - line * kPanelColumns);
+                          PackTiles(kernels, rows, 0, tiles);
+                          rows.rows += kPanelColumns;
+                        }
+                      };
+                      pack(q, shape.queries, query);
+                      pack(k, shape.tokens, key);
+                      pack(v, shape.tokens, value);
+                      TileHead head;
+                      head.q = query;
+                      head.q_step_stride = query_tiles * kTileBytes;
+                      head.queries = shape.queries;
+                      head.k = key;
+                      head.v = value;
+                      head.line_stride = token_tiles * kTileBytes;
+                      head.tokens = shape.tokens;
+                      head.size = size;
+                      head.lines = lines;
+                      head.offset = offset;
+                      head.out_columns = size;
+                      head.out = y + image * shape.queries * shape.hidden + column;
+                      AttendHead(kernels, head);
+                    }};
   RunStages(runner, shape.images * shape.heads, {heads}, kernels.needs_tile_configuration);
 }
 

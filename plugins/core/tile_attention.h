@@ -15,8 +15,8 @@ struct TileAttentionWeights {
   size_t heads = 1;
 };
 
-// y f32[N,T,D] = x + out(attention(query(n), key(n), value(n))), where n is the layer normalization of x f32[N,T,D] with
-// f32[D] scale and bias, epsilon 1e-6. y may be x. Throws std::bad_alloc.
+// y f32[N,T,D] = x + out(attention(query(n), key(n), value(n))), where n is the layer normalization of x f32[N,T,D]
+// with f32[D] scale and bias, epsilon 1e-6. y may be x. Throws std::bad_alloc.
 void TileAttentionBlock(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
                         size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner);
 

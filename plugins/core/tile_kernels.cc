@@ -19,8 +19,8 @@ namespace HWY_NAMESPACE {
 
 template <class Block>
 constexpr TileKernels KernelsOf(CpuPath path, bool needs_tile_configuration = false) {
-  return {path, MultiplyTiles<Block>, PackRows<Block>, Attend<Block>, NormalizeRow, needs_tile_configuration,
-          Block::kUnsignedRows};
+  return {path,         MultiplyTiles<Block>,     PackRows<Block>,     Attend<Block>,
+          NormalizeRow, needs_tile_configuration, Block::kUnsignedRows};
 }
 
 #if HWY_TARGET == HWY_AVX3_ZEN4

@@ -72,8 +72,8 @@ struct TileHead {
   const char* v = nullptr;
   size_t line_stride = 0;
   size_t tokens = 0;
-  size_t size = 0;   // columns of a head
-  size_t lines = 0;  // lines that they take
+  size_t size = 0;          // columns of a head
+  size_t lines = 0;         // lines that they take
   char* scratch = nullptr;  // TileHeadBytes, at a multiple of 64
   // Query r goes to `out` + offset[r] bytes: float32, or bfloat16 lines `out_line_stride` bytes apart.
   const size_t* offset = nullptr;

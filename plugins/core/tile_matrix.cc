@@ -27,7 +27,8 @@ TileProduct TileMatrix::Product(size_t matrix, size_t first_panel, size_t panels
   product.bias = bias + place;
   if (int8()) product.column_scale = scale + place;
   if (const int32_t* excess = weights->ColumnExcess(matrix, first_step)) product.column_excess = excess + column;
-  product.columns = std::min(weights->columns(), column + panels * kPanelColumns) - std::min(column, weights->columns());
+  product.columns =
+      std::min(weights->columns(), column + panels * kPanelColumns) - std::min(column, weights->columns());
   return product;
 }
 

@@ -95,7 +95,9 @@ class Mlp {
   size_t chunk_panels() const { return DivideUp(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return Steps(second_.type(), chunk_); }
   // Of the hidden values that a slot holds.
-  size_t HiddenSteps() const { return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps()); }
+  size_t HiddenSteps() const {
+    return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps());
+  }
   size_t ExactStride() const { return HiddenSteps() * DepthOfLine(second_.type()); }
   size_t PanelsOfChunk(size_t chunk) const {
     return std::min(chunk_panels(), first_.weights->panels() - chunk * chunk_panels());
@@ -216,8 +218,8 @@ class Mlp {
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
         const size_t step = chunk * chunk_steps();
         const bool last = panel + 1 == second_.weights->panels() && chunk + 1 == chunks_;
-        const char* next = last ? nullptr
-                                : second_.weights->Panel(matrix, panel) + (step + StepsOfChunk(chunk)) * kPanelStepBytes;
+        const char* next =
+            last ? nullptr : second_.weights->Panel(matrix, panel) + (step + StepsOfChunk(chunk)) * kPanelStepBytes;
         Second(group, slot, chunk, step, panel, 1, next);
       }
     }
@@ -228,8 +230,7 @@ class Mlp {
               const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product =
-        second_.Product(mine.matrix, first_panel, panels, chunk * chunk_steps(), StepsOfChunk(chunk));
+    TileProduct product = second_.Product(mine.matrix, first_panel, panels, chunk * chunk_steps(), StepsOfChunk(chunk));
     product.rows = memory.hidden + step * kTileBytes;
     product.row_tile_stride = HiddenSteps() * kTileBytes;
     product.row_count = mine.count();

@@ -19,9 +19,9 @@ struct TileMlpWeights {
 
 // Rows of all experts, expert by expert: expert e has the rows first[e] to first[e + 1].
 struct TileMlpRows {
-  const float* x = nullptr;        // f32[.., D]
-  const int32_t* index = nullptr;  // i32[rows]: row r is x[index[r]]; or none: x[r]
-  const size_t* first = nullptr;   // [E + 1]
+  const float* x = nullptr;           // f32[.., D]
+  const int32_t* index = nullptr;     // i32[rows]: row r is x[index[r]]; or none: x[r]
+  const size_t* first = nullptr;      // [E + 1]
   const float* norm_scale = nullptr;  // f32[D], layer normalization; or none
   const float* norm_bias = nullptr;
   bool round_bf16 = false;  // round the rows to bfloat16 before anything else

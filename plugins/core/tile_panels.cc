@@ -24,7 +24,7 @@ class PartPlaces {
 };
 
 template <class T>
-void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, T* to) {
+void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
   constexpr size_t kGroup = kGroupBytes / sizeof(T);
   const PartPlaces depth(weights.depth, weights.depth_parts);
   // A panel lies within one part of the columns.
@@ -43,9 +43,9 @@ void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t st
         std::memset(rows[i], 0, sizeof(rows[i]));
       }
     }
-    T* lines = to + (line / kRowsPerTile * kPanelStepBytes + line % kRowsPerTile * kLineBytes) / sizeof(T);
+    char* lines = to + line / kRowsPerTile * kPanelStepBytes + line % kRowsPerTile * kLineBytes;
     for (size_t half = 0; half < 2; ++half) {
-      T* out = lines + half * kTileBytes / sizeof(T);
+      T* out = reinterpret_cast<T*>(lines + half * kTileBytes);
       for (size_t c = 0; c < kPanelColumns / 2; ++c) {
         for (size_t i = 0; i < kGroup; ++i) out[c * kGroup + i] = rows[i][half * kPanelColumns / 2 + c];
       }
@@ -57,9 +57,9 @@ void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t st
 
 void PackTilePanel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to) {
   if (weights.type == ElementType::kInt8) {
-    Pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, reinterpret_cast<uint8_t*>(to));
+    Pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, to);
   } else {
-    Pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, reinterpret_cast<uint16_t*>(to));
+    Pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, to);
   }
 }
 

@@ -23,7 +23,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr size_t kMostRowTiles = 3;  // of a block
+constexpr size_t kMostRowTiles = 3;                            // of a block
+constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
 // How far ahead of its use a panel is asked for while it streams from memory, in bytes.
 constexpr size_t kStreamBytes = 4096;
@@ -70,7 +71,8 @@ struct PortableInt8 {
     const uint32_t columns = hn::GetLane(weights);
     for (int shift = 0; shift < 32; shift += 8) {
       const uint8_t byte = group >> shift & 0xff;
-      sum += (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
+      sum +=
+          (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
     }
     return hn::Set(d, sum);
 #else
@@ -105,7 +107,8 @@ struct VnniInt8 {
 
 // ---- Blocks
 
-// Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there are.
+// Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there
+// are.
 struct TileOperand {
   const char* tiles;
   size_t row_tile_stride;
@@ -127,7 +130,8 @@ struct VectorBlock {
       const char* mine = rows.tiles + LineOffset(row, rows.row_tile_stride);
       for (size_t part = 0; part < 2; part += kParts) {
         Rows<std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>>(
-            mine, rows.step_stride, panel + part * kTileBytes, steps, sums + row * kPanelColumns + part * kPanelColumns / 2);
+            mine, rows.step_stride, panel + part * kTileBytes, steps,
+            sums + row * kPanelColumns + part * kPanelColumns / 2);
       }
     }
   }
@@ -142,9 +146,9 @@ struct VectorBlock {
   static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out) {
     typename Group::Sums sums[kRows][kParts * kVectors];
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
+    for (auto& row : sums) {
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Zero();
+      for (auto& vector : row) vector = Group::Zero();
     }
     for (size_t k = 0; k < steps; ++k) {
       for (size_t line = 0; line < kRowsPerTile; ++line) {
@@ -228,7 +232,8 @@ class EmulatedTiles {
   }
   template <int kTile>
   void Store(float* to) {
-    for (size_t row = 0; row < kRowsPerTile; ++row) std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
+    for (size_t row = 0; row < kRowsPerTile; ++row)
+      std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
   }
 
  private:
@@ -256,8 +261,8 @@ class EmulatedTiles {
     float parts[2] = {0, 0};
     for (size_t line = 0; line < kRowsPerTile; ++line) {
       for (size_t half = 0; half < 2; ++half) {
-        parts[half] = Flushed(__builtin_fmaf(Wide(row + line * 4 + half * 2), Wide(weights[line] + column * 4 + half * 2),
-                                             parts[half]));
+        parts[half] = Flushed(
+            __builtin_fmaf(Wide(row + line * 4 + half * 2), Wide(weights[line] + column * 4 + half * 2), parts[half]));
       }
     }
     float total;
@@ -417,7 +422,10 @@ struct Finish {
       StoreBf16Line(values, to + panel * product.line_stride);
     } else {
       float* out = reinterpret_cast<float*>(to) + column;
-      const float* addend = product.addend == nullptr ? nullptr : product.addend + offset / sizeof(float) + column;
+      const auto* addend =
+          product.addend == nullptr
+              ? nullptr
+              : reinterpret_cast<const float*>(reinterpret_cast<const char*>(product.addend) + offset) + column;
       const float* bias = kGelu || product.bias == nullptr ? nullptr : product.bias + column;
       const size_t left = product.columns - column;
 #pragma GCC unroll 16
@@ -469,7 +477,8 @@ struct BesideProducts {
   HWY_INLINE void Run() {
     for (size_t i = 0; i < rows_per_step; ++i) pending.Next();
     for (due += rate; due >= 256; due -= 256) {
-      __builtin_prefetch(ahead, 0, 2);  // into the second-level cache, which waits for more lines at once than the first
+      __builtin_prefetch(ahead, 0,
+                         2);  // into the second-level cache, which waits for more lines at once than the first
       ahead += kLineBytes;
     }
   }
@@ -491,7 +500,7 @@ HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
     const char* ahead = row_tiles == 1 || next == nullptr ? weights + kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = RowTilesOfBlock(row_tiles - tile);
-      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, ahead, 32 * 256 * count / row_tiles};
+      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, ahead, kLinesOfStep * 256 * count / row_tiles};
       const size_t first_row = tile * kRowsPerTile;
       MultiplyBlock<Block, kType>(count,
                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,

@@ -141,8 +141,7 @@ HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
   const auto zero = hn::Zero(d);
   Floats largest[kChains] = {zero, zero, zero, zero};
   ForEachVector(count, largest, LargestOfRow{row});
-  const float most =
-      hn::ReduceMax(d, hn::Max(hn::Max(largest[0], largest[1]), hn::Max(largest[2], largest[3])));
+  const float most = hn::ReduceMax(d, hn::Max(hn::Max(largest[0], largest[1]), hn::Max(largest[2], largest[3])));
   const float scale = most == 0.0f ? 1.0f : most / 127.0f;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
   for (size_t i = 0; i < count; i += kLineBytes, line += kTileBytes) {

@@ -17,8 +17,8 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // to[row * to_stride + column] = from[column * from_stride + row]
-HWY_ATTR HWY_NOINLINE inline void Transpose(const float* from, size_t from_stride, size_t rows, size_t columns, float* to,
-                               size_t to_stride) {
+HWY_ATTR HWY_NOINLINE inline void Transpose(const float* from, size_t from_stride, size_t rows, size_t columns,
+                                            float* to, size_t to_stride) {
   size_t column = 0;
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;

@@ -38,7 +38,7 @@ HWY_INLINE Floats RoundBf16(Floats values) {
 HWY_INLINE Floats Exp2(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  constexpr int kDown = 9;  // towards minus infinity, without exceptions
+  constexpr int kDown = 9;                            // towards minus infinity, without exceptions
   const Floats part{_mm512_reduce_ps(t.raw, kDown)};  // 0 to 1
   auto power = hn::Set(d, 0.00187757659f);
   power = hn::MulAdd(power, part, hn::Set(d, 0.00898934031f));

@@ -1,4 +1,7 @@
 // The ops of the op library for the CPU.
+#include <string>
+
+#include "core/cpu_path.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/process_kernels.h"
 
@@ -14,3 +17,11 @@ OpList LibraryOps() {
 }
 
 }  // namespace vmoe::ort
+
+// Name of the CPU path that the kernels take in this process, such as "amx"; it lives as long as the library.
+extern "C" __attribute__((visibility("default"))) const char* vmoe_cpu_path() {
+  vmoe::CpuPath path;
+  std::string error;
+  vmoe::ChosenCpuPath(&path, &error);
+  return vmoe::CpuPathName(path);
+}

@@ -1,8 +1,7 @@
 // VmoeExpertBlock: x, slot, weight, src -> y = x + combine(experts(dispatch(norm(x)))).
-#include "core/expert_block.h"
-
 #include <string>
 
+#include "core/expert_block.h"
 #include "onnxruntime/expert_weights.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/places.h"

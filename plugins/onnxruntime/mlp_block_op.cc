@@ -15,8 +15,7 @@ class MlpBlockKernel {
   static constexpr const ops::OpSpec& kSpec = ops::kMlpBlock;
   static constexpr bool kInPlace = true;
 
-  explicit MlpBlockKernel(const NodeInfo& node)
-      : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)) {}
+  explicit MlpBlockKernel(const NodeInfo& node) : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)) {}
 
   void Compute(const Call& call) const {
     DenseMlp(weights_.Read(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)},

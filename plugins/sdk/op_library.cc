@@ -19,4 +19,14 @@ std::string find_op_library() {
   return std::filesystem::is_regular_file(library, error) ? library.string() : std::string();
 }
 
+std::string op_library_cpu_path(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return "unknown path";
+  using Name = const char* (*)();
+  const auto name = reinterpret_cast<Name>(dlsym(handle, "vmoe_cpu_path"));
+  const std::string path = name == nullptr ? "unknown path" : name();
+  dlclose(handle);
+  return path;
+}
+
 }  // namespace vmoe::sdk

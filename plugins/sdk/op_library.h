@@ -9,6 +9,9 @@ namespace vmoe::sdk {
 // Path of libvmoe_onnxruntime.so beside this library; empty where there is none.
 std::string find_op_library();
 
+// The instruction set that the kernels of an op library that is loaded take, such as "amx".
+std::string op_library_cpu_path(const std::string& library);
+
 }  // namespace vmoe::sdk
 
 #endif  // VMOE_SDK_OP_LIBRARY_H_

@@ -1,6 +1,7 @@
 #include "sdk/session.h"
 
 #include "sdk/error.h"
+#include "sdk/op_library.h"
 
 namespace vmoe::sdk {
 
@@ -79,6 +80,7 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
   if (uses_op_library_) {
     check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.c_str()),
           "ONNX Runtime " + runtime.version + " can't use the op library " + op_library);
+    cpu_path_ = op_library_cpu_path(op_library);
   }
   OrtSession* session = nullptr;
   check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
@@ -125,7 +127,8 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
 }
 
 std::string Session::description() const {
-  return "ONNX Runtime " + runtime_.version + " CPU, " + (uses_op_library_ ? "vmoe op library" : "standard ops");
+  return "ONNX Runtime " + runtime_.version + " CPU, " +
+         (uses_op_library_ ? "vmoe op library, " + cpu_path_ : std::string("standard ops"));
 }
 
 }  // namespace vmoe::sdk

@@ -58,6 +58,7 @@ class Session {
  private:
   const OnnxRuntime& runtime_;
   bool uses_op_library_;
+  std::string cpu_path_;  // with the op library
   std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
   // Also of inputs with default values, which must not stand in for a setting.
   std::set<std::string> inputs_;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def library_path() -> str:
         return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
     except NotInstalledError as error:
         raise BackendError(f"{error}; bundles run without it, on standard ops") from None
+
+
+def cpu_path(library: Path) -> str:
+    """Name of the instruction set that the op library's kernels take on this machine, such as "amx" or "avx512_vnni".
+
+    Args:
+        library: an op library that a session has registered already.
+    """
+    name = ctypes.CDLL(str(library)).vmoe_cpu_path
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
 
 
 def is_cut_short(library: Path) -> bool:

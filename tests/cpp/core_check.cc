@@ -3,21 +3,25 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "core/attention.h"
+#include "core/attention_block.h"
 #include "core/bfloat16.h"
 #include "core/cpu_path.h"
 #include "core/kernels.h"
 #include "core/linear.h"
 #include "core/sparse_mlp.h"
+#include "core/tile_attention.h"
 
 namespace {
 
 using vmoe::CpuPath;
+using vmoe::ElementType;
 using vmoe::ExpertWeights;
 using vmoe::Kernels;
 using vmoe::PackedWeights;
@@ -73,15 +77,88 @@ Doubles Product(const Doubles& x, const float* w, const float* b, size_t rows, s
   return y;
 }
 
-std::shared_ptr<const PackedWeights> Pack(const Kernels& kernels, const void* data, bool bf16, size_t matrices,
-                                          size_t depth, size_t columns) {
-  StoredWeights stored;
-  stored.data = data;
-  stored.bf16 = bf16;
-  stored.matrices = matrices;
-  stored.depth = depth;
-  stored.columns = columns;
-  return PackedWeights::Shared(kernels, stored);
+// Weights of some type as they are stored, with the values that they stand for.
+struct Matrix {
+  ElementType type = ElementType::kFloat32;
+  size_t matrices = 1, depth = 0, columns = 0;
+  Floats values;
+  std::vector<char> stored;
+  Floats scale;  // of int8, by column
+
+  std::shared_ptr<const PackedWeights> Pack(const Kernels& kernels, size_t column_parts = 1, size_t depth_parts = 1,
+                                            size_t chunk = 0) const {
+    StoredWeights weights;
+    weights.data = stored.data();
+    weights.type = type;
+    weights.matrices = matrices;
+    weights.depth = depth;
+    weights.columns = columns;
+    weights.column_parts = column_parts;
+    weights.depth_parts = depth_parts;
+    weights.depth_chunk = chunk;
+    return PackedWeights::Shared(kernels, weights);
+  }
+};
+
+template <class T>
+void Store(const std::vector<T>& values, std::vector<char>& stored) {
+  stored.resize(values.size() * sizeof(T));
+  std::memcpy(stored.data(), values.data(), stored.size());
+}
+
+Matrix RandomMatrix(ElementType type, size_t matrices, size_t depth, size_t columns, float deviation = 0.2F) {
+  Matrix matrix{type, matrices, depth, columns, Normal(matrices * depth * columns, deviation), {}, {}};
+  Floats& values = matrix.values;
+  if (type == ElementType::kFloat32) {
+    Store(values, matrix.stored);
+  } else if (type == ElementType::kBfloat16) {
+    std::vector<vmoe::Bf16> bits;
+    for (float& value : values) bits.push_back(vmoe::ToBf16(value)), value = vmoe::FromBf16(bits.back());
+    Store(bits, matrix.stored);
+  } else {
+    std::vector<int8_t> whole(values.size());
+    for (size_t m = 0; m < matrices; ++m) {
+      for (size_t c = 0; c < columns; ++c) {
+        const auto at = [&](size_t d) { return (m * depth + d) * columns + c; };
+        float most = 0;
+        for (size_t d = 0; d < depth; ++d) most = std::max(most, std::abs(values[at(d)]));
+        matrix.scale.push_back(most == 0 ? 1 : most / 127);
+        for (size_t d = 0; d < depth; ++d) {
+          whole[at(d)] = static_cast<int8_t>(std::lrint(values[at(d)] / matrix.scale.back()));
+          values[at(d)] = static_cast<float>(whole[at(d)]) * matrix.scale.back();
+        }
+      }
+    }
+    Store(whole, matrix.stored);
+  }
+  return matrix;
+}
+
+// What enters a product: rounded or quantized, row by row, in chunks of the depth; 0 is all of it.
+void Enter(ElementType type, double* row, size_t depth, size_t chunk) {
+  if (type == ElementType::kFloat32) return;
+  if (chunk == 0) chunk = depth;
+  for (size_t first = 0; first < depth; first += chunk) {
+    float most = 0;
+    for (size_t i = first; i < first + chunk; ++i) most = std::max(most, static_cast<float>(std::abs(row[i])));
+    const float scale = most == 0 ? 1 : most / 127;
+    for (size_t i = first; i < first + chunk; ++i) {
+      const auto value = static_cast<float>(row[i]);
+      row[i] =
+          type == ElementType::kBfloat16 ? Rounded(value, true) : std::rint(value / scale) * static_cast<double>(scale);
+    }
+  }
+}
+
+Doubles Enters(ElementType type, Doubles rows, size_t depth, size_t chunk = 0) {
+  for (size_t row = 0; row * depth < rows.size(); ++row) Enter(type, &rows[row * depth], depth, chunk);
+  return rows;
+}
+
+// Float32 sums are exact to the last bits. Where sums are rounded again, some round to neighbours: in int8 by a 127th
+// of the largest value of a row.
+double Tolerance(ElementType type) {
+  return type == ElementType::kFloat32 ? 2e-6 : type == ElementType::kBfloat16 ? 6e-3 : 2.5e-2;
 }
 
 // Places by the definition: all first choices before any second one, tokens by descending best gate.
@@ -143,36 +220,33 @@ void CheckRouting(CpuPath path) {
   }
 }
 
-void CheckSparseMlp(const Kernels& kernels, bool bf16) {
+void CheckSparseMlp(const Kernels& kernels, ElementType type) {
   RoutingShape shape;
   shape.groups = Number(1, 3);
   shape.tokens = Number(1, 30);
   shape.experts = Number(1, 6);
   shape.choices = Number(1, shape.experts);
   shape.capacity = Number(1, shape.tokens + 2);
+  const size_t chunk = type == ElementType::kInt8 && Number(0, 1) == 1 ? 64 : 0;
   const size_t hidden = Number(1, 70);
-  const size_t expert_hidden = Number(1, 130);
+  const size_t expert_hidden = chunk == 0 ? Number(1, 130) : chunk * Number(1, 3);
   const size_t tokens = shape.groups * shape.tokens;
   const Floats x = Normal(tokens * hidden, 1);
-  const Floats router = Normal(hidden * shape.experts, 1);
-  Floats w1 = Normal(shape.experts * hidden * expert_hidden, 0.2F);
-  Floats w2 = Normal(shape.experts * hidden * expert_hidden, 0.2F);
+  const Matrix router = RandomMatrix(ElementType::kFloat32, 1, hidden, shape.experts, 1);
+  const Matrix w1 = RandomMatrix(type, shape.experts, hidden, expert_hidden);
+  const Matrix w2 = RandomMatrix(type, shape.experts, expert_hidden, hidden);
   const Floats b1 = Normal(shape.experts * expert_hidden, 0.2F);
   const Floats b2 = Normal(shape.experts * hidden, 0.2F);
-  std::vector<vmoe::Bf16> bits1;
-  std::vector<vmoe::Bf16> bits2;
-  for (float& value : w1) value = Rounded(value, bf16), bits1.push_back(vmoe::ToBf16(value));
-  for (float& value : w2) value = Rounded(value, bf16), bits2.push_back(vmoe::ToBf16(value));
 
   vmoe::SparseMlpWeights weights;
-  weights.router = Pack(kernels, router.data(), false, 1, hidden, shape.experts);
-  const auto data = [&](const Floats& floats, const std::vector<vmoe::Bf16>& bits) {
-    return bf16 ? static_cast<const void*>(bits.data()) : floats.data();
-  };
-  weights.experts.w1 = Pack(kernels, data(w1, bits1), bf16, shape.experts, hidden, expert_hidden);
-  weights.experts.w2 = Pack(kernels, data(w2, bits2), bf16, shape.experts, expert_hidden, hidden);
+  weights.router = router.Pack(kernels);
+  weights.experts.w1 = w1.Pack(kernels);
+  weights.experts.w2 = w2.Pack(kernels, 1, 1, chunk);
   weights.experts.b1 = b1.data();
   weights.experts.b2 = b2.data();
+  weights.experts.w1_scale = w1.scale.data();
+  weights.experts.w2_scale = w2.scale.data();
+  weights.experts.hidden_chunk = chunk;
   Floats y(x.size());
   Floats weight(tokens * shape.choices);
   std::vector<int32_t> slot(weight.size());
@@ -183,16 +257,43 @@ void CheckSparseMlp(const Kernels& kernels, bool bf16) {
     if (slot[pair] < 0) continue;
     const size_t token = pair / shape.choices;
     const size_t expert = static_cast<size_t>(slot[pair]) / shape.places();
-    Doubles row;
-    for (size_t d = 0; d < hidden; ++d) row.push_back(Rounded(x[token * hidden + d], bf16));
+    const auto from = x.begin() + static_cast<ptrdiff_t>(token * hidden);
+    const Doubles row = Enters(type, Doubles(from, from + static_cast<ptrdiff_t>(hidden)), hidden);
     const size_t first = expert * hidden * expert_hidden;
-    Doubles activation = Product(row, &w1[first], &b1[expert * expert_hidden], 1, hidden, expert_hidden);
-    for (double& value : activation) value = Rounded(static_cast<float>(Gelu(value)), bf16);
-    const Doubles out = Product(activation, &w2[first], &b2[expert * hidden], 1, expert_hidden, hidden);
+    Doubles activation = Product(row, &w1.values[first], &b1[expert * expert_hidden], 1, hidden, expert_hidden);
+    for (double& value : activation) value = Gelu(value);
+    activation = Enters(type, activation, expert_hidden, chunk);
+    const Doubles out = Product(activation, &w2.values[first], &b2[expert * hidden], 1, expert_hidden, hidden);
     for (size_t d = 0; d < hidden; ++d) expected[token * hidden + d] += weight[pair] * out[d];
   }
-  // With bfloat16, sums that differ in their last bit may round to neighbours.
-  RequireClose(y, expected, bf16 ? 5e-3 : 2e-6, bf16 ? "the sparse MLP in bfloat16" : "the sparse MLP", kernels.path);
+  RequireClose(y, expected, Tolerance(type), "the sparse MLP", kernels.path);
+}
+
+// softmax(q . k / sqrt(size)) . v, head by head.
+Doubles Mixed(const vmoe::AttentionShape& shape, const Doubles& q, const Doubles& k, const Doubles& v) {
+  const size_t size = shape.hidden / shape.heads;
+  Doubles mixed(q.size(), 0);
+  for (size_t row = 0; row < shape.images * shape.queries * shape.heads; ++row) {
+    const size_t head = row % shape.heads * size;
+    const size_t query = row / shape.heads;
+    const size_t first = query / shape.queries * shape.tokens;
+    Doubles share(shape.tokens);
+    double sum = 0;
+    for (size_t token = 0; token < shape.tokens; ++token) {
+      double score = 0;
+      for (size_t d = 0; d < size; ++d) {
+        score += q[query * shape.hidden + head + d] * k[(first + token) * shape.hidden + head + d];
+      }
+      share[token] = std::exp(score / std::sqrt(static_cast<double>(size)));
+      sum += share[token];
+    }
+    for (size_t token = 0; token < shape.tokens; ++token) {
+      for (size_t d = 0; d < size; ++d) {
+        mixed[query * shape.hidden + head + d] += share[token] / sum * v[(first + token) * shape.hidden + head + d];
+      }
+    }
+  }
+  return mixed;
 }
 
 void CheckAttention(const Kernels& kernels) {
@@ -207,58 +308,96 @@ void CheckAttention(const Kernels& kernels) {
   const Floats k = Normal(shape.images * shape.tokens * shape.hidden, 1);
   const Floats v = Normal(k.size(), 1);
   Floats y(q.size());
+  const auto wide = [](const Floats& values) { return Doubles(values.begin(), values.end()); };
   vmoe::Attention(kernels, shape, q.data(), k.data(), v.data(), y.data(), vmoe::SerialRunner());
-  Doubles expected(q.size(), 0);
-  for (size_t row = 0; row < shape.images * shape.queries * shape.heads; ++row) {
-    const size_t head = row % shape.heads * size;
-    const size_t query = row / shape.heads;
-    const size_t first = query / shape.queries * shape.tokens;
-    Doubles share(shape.tokens);
-    double sum = 0;
-    for (size_t token = 0; token < shape.tokens; ++token) {
-      double score = 0;
-      for (size_t d = 0; d < size; ++d) {
-        score += static_cast<double>(q[query * shape.hidden + head + d]) * k[(first + token) * shape.hidden + head + d];
-      }
-      share[token] = std::exp(score / std::sqrt(static_cast<double>(size)));
-      sum += share[token];
-    }
-    for (size_t token = 0; token < shape.tokens; ++token) {
-      for (size_t d = 0; d < size; ++d) {
-        expected[query * shape.hidden + head + d] += share[token] / sum * v[(first + token) * shape.hidden + head + d];
-      }
-    }
-  }
-  RequireClose(y, expected, 2e-6, "attention", kernels.path);
+  RequireClose(y, Mixed(shape, wide(q), wide(k), wide(v)), 2e-6, "attention", kernels.path);
+  vmoe::TileAttention(vmoe::TileKernelsFor(kernels.path), shape, q.data(), k.data(), v.data(), y.data(),
+                      vmoe::SerialRunner());
+  const auto enters = [&](const Floats& values) { return Enters(ElementType::kBfloat16, wide(values), shape.hidden); };
+  RequireClose(y, Mixed(shape, enters(q), enters(k), enters(v)), 6e-3, "attention in bfloat16", kernels.path);
 }
 
-void CheckLinear(const Kernels& kernels) {
+void CheckAttentionBlock(const Kernels& kernels, ElementType type) {
+  vmoe::AttentionShape shape;
+  shape.images = Number(1, 5);
+  shape.queries = shape.tokens = Number(1, 60);
+  shape.heads = Number(1, 3);
+  shape.hidden = shape.heads * Number(1, 40);
+  const size_t rows = shape.images * shape.tokens, width = shape.hidden;
+  const Floats x = Normal(rows * width, 1), scale = Normal(width, 1), bias = Normal(width, 1);
+  const Floats b[4] = {Normal(width, 1), Normal(width, 1), Normal(width, 1), Normal(width, 1)};
+  std::vector<Matrix> w;
+  for (size_t i = 0; i < 4; ++i) w.push_back(RandomMatrix(type, 1, width, width));
+  vmoe::AttentionBlockWeights weights;
+  std::shared_ptr<const PackedWeights> packed[4];
+  vmoe::LinearWeights* linears[4] = {&weights.query, &weights.key, &weights.value, &weights.out};
+  for (size_t i = 0; i < 4; ++i) {
+    packed[i] = i < 3 ? w[i].Pack(kernels, shape.heads) : w[i].Pack(kernels, 1, shape.heads);
+    *linears[i] = {packed[i].get(), b[i].data(), w[i].scale.data()};
+  }
+  weights.norm = {scale.data(), bias.data()};
+  weights.heads = shape.heads;
+  Floats y(x.size());
+  vmoe::AttentionBlock(weights, shape.images, shape.tokens, x.data(), y.data(), vmoe::SerialRunner());
+  Floats in_place = x;
+  vmoe::AttentionBlock(weights, shape.images, shape.tokens, in_place.data(), in_place.data(), vmoe::SerialRunner());
+  Require(std::memcmp(y.data(), in_place.data(), y.size() * sizeof(float)) == 0, "attention in place", kernels.path);
+
+  Doubles normed(x.size());
+  for (size_t row = 0; row < rows; ++row) {
+    const float* from = &x[row * width];
+    const double mean = std::accumulate(from, from + width, 0.0) / static_cast<double>(width);
+    double variance = 0;
+    for (size_t d = 0; d < width; ++d) variance += (from[d] - mean) * (from[d] - mean) / static_cast<double>(width);
+    for (size_t d = 0; d < width; ++d) {
+      normed[row * width + d] = (from[d] - mean) / std::sqrt(variance + 1e-6) * scale[d] + bias[d];
+    }
+  }
+  normed = Enters(type, normed, width);
+  Doubles projected[3];
+  for (size_t i = 0; i < 3; ++i) {
+    projected[i] = Product(normed, w[i].values.data(), b[i].data(), rows, width, width);
+    if (type != ElementType::kFloat32) projected[i] = Enters(ElementType::kBfloat16, projected[i], width);
+  }
+  const Doubles mixed = Enters(type, Mixed(shape, projected[0], projected[1], projected[2]), width);
+  Doubles expected = Product(mixed, w[3].values.data(), b[3].data(), rows, width, width);
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] += x[i];
+  // Shares are sharp here, and follow what was rounded before.
+  RequireClose(y, expected, 10 * Tolerance(type), "an attention block", kernels.path);
+}
+
+void CheckLinear(const Kernels& kernels, ElementType type) {
   const size_t rows = Number(1, 300);
   const size_t depth = Number(1, 80);
   const size_t columns = Number(1, 120);
   const Floats x = Normal(rows * depth, 1);
-  const Floats w = Normal(depth * columns, 0.2F);
+  const Matrix w = RandomMatrix(type, 1, depth, columns);
   const Floats b = Normal(columns, 1);
   Floats y(rows * columns);
-  vmoe::Linear(*Pack(kernels, w.data(), false, 1, depth, columns), b.data(), x.data(), rows, y.data(),
-               vmoe::SerialRunner());
-  RequireClose(y, Product(Doubles(x.begin(), x.end()), w.data(), b.data(), rows, depth, columns), 2e-6, "a dense layer",
+  const auto packed = w.Pack(kernels);
+  vmoe::Linear({packed.get(), b.data(), w.scale.data()}, x.data(), rows, y.data(), vmoe::SerialRunner());
+  const Doubles entered = Enters(type, Doubles(x.begin(), x.end()), depth);
+  // One product: nothing is rounded after it.
+  RequireClose(y, Product(entered, w.values.data(), b.data(), rows, depth, columns), 2e-6, "a dense layer",
                kernels.path);
 }
 
 }  // namespace
 
 int main() {
-  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx512, CpuPath::kAvx512Bf16}) {
+  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
+                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
     if (!vmoe::CpuPathSupported(path)) continue;
     const Kernels& kernels = vmoe::KernelsFor(path);
     Require(kernels.path == path, "the choice of kernels", path);
     for (int i = 0; i < 200; ++i) CheckRouting(path);
     for (int i = 0; i < 40; ++i) {
-      CheckSparseMlp(kernels, false);
-      CheckSparseMlp(kernels, true);
+      for (ElementType type : {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8}) {
+        CheckSparseMlp(kernels, type);
+        CheckAttentionBlock(kernels, type);
+        CheckLinear(kernels, type);
+      }
       CheckAttention(kernels);
-      CheckLinear(kernels);
     }
     std::printf("%s: right\n", CpuPathName(path));
   }

@@ -50,11 +50,13 @@ std::vector<float> Compute(const vmoe::Kernels& kernels, bool bf16, unsigned cal
   for (float weight : w2) narrow2.push_back(vmoe::ToBf16(weight));
   const void* stored1 = bf16 ? static_cast<const void*>(narrow1.data()) : w1.data();
   const void* stored2 = bf16 ? static_cast<const void*>(narrow2.data()) : w2.data();
+  const auto type = bf16 ? vmoe::ElementType::kBfloat16 : vmoe::ElementType::kFloat32;
   // All callers bring the same weights, so that they share, pack and free them at once.
   vmoe::SparseMlpWeights weights;
-  weights.router = vmoe::PackedWeights::Shared(kernels, {router.data(), false, 1, kHidden, kExperts});
-  weights.experts.w1 = vmoe::PackedWeights::Shared(kernels, {stored1, bf16, kExperts, kHidden, kExpertHidden});
-  weights.experts.w2 = vmoe::PackedWeights::Shared(kernels, {stored2, bf16, kExperts, kExpertHidden, kHidden});
+  weights.router =
+      vmoe::PackedWeights::Shared(kernels, {router.data(), vmoe::ElementType::kFloat32, 1, kHidden, kExperts});
+  weights.experts.w1 = vmoe::PackedWeights::Shared(kernels, {stored1, type, kExperts, kHidden, kExpertHidden});
+  weights.experts.w2 = vmoe::PackedWeights::Shared(kernels, {stored2, type, kExperts, kExpertHidden, kHidden});
   weights.experts.b1 = b1.data();
   weights.experts.b2 = b2.data();
   const size_t tokens = kGroups * kTokens;

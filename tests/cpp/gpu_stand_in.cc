@@ -53,8 +53,8 @@ void DispatchOnCpu(const void* x, const int32_t* src, size_t places, size_t row_
 
 namespace vmoe::cuda {
 
-cudaError_t Route(const RoutingShape& shape, Type type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-                  void*, cudaStream_t) {
+cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src, void*, cudaStream_t) {
   if (Fault("refuse")) return cudaErrorIllegalAddress;
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
@@ -71,8 +71,8 @@ cudaError_t Dispatch(const void* x, size_t, const int32_t* src, size_t places, s
   return cudaSuccess;
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void* gates, const void* x, size_t row_bytes,
-                          int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
+cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
   const size_t places = shape.experts * shape.places();
@@ -83,8 +83,8 @@ cudaError_t RouteDispatch(const RoutingShape& shape, Type gate_type, const void*
   return cudaSuccess;
 }
 
-cudaError_t Combine(Type type, const void* out, size_t, const int32_t* slot, Type weight_type, const void* weight,
-                    size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
+cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
+                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
   static int calls = 0;
   if (Counts(1)) return cudaSuccess;
   vmoe::Combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, SerialRunner());

@@ -73,7 +73,9 @@ class OnnxRuntimeBackend:
         # Inputs with default values are among the latter, and a default must not stand in for a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = {port.name for port in ports}
-        self._place = place or f"CPU, {'standard ops' if library is None else 'vmoe op library'}"
+        if place is None:
+            place = "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
+        self._place = place
         self.profile = profile
 
     @classmethod
