@@ -19,4 +19,14 @@ std::string find_op_library() {
   return std::filesystem::is_regular_file(library, error) ? library.string() : std::string();
 }
 
+std::string cpu_path_of(const std::string& op_library) {
+  void* library = dlopen(op_library.c_str(), RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return {};
+  const auto ask = reinterpret_cast<const char* (*)()>(dlsym(library, "vmoe_cpu_path"));
+  const char* path = ask == nullptr ? nullptr : ask();
+  const std::string name = path == nullptr ? "" : path;
+  dlclose(library);
+  return name;
+}
+
 }  // namespace vmoe::sdk

@@ -1,6 +1,7 @@
 #include "sdk/session.h"
 
 #include "sdk/error.h"
+#include "sdk/op_library.h"
 
 namespace vmoe::sdk {
 
@@ -79,6 +80,8 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
   if (uses_op_library_) {
     check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.c_str()),
           "ONNX Runtime " + runtime.version + " can't use the op library " + op_library);
+    ops_ = "vmoe op library";
+    if (const std::string path = cpu_path_of(op_library); !path.empty()) ops_ += ", " + path;
   }
   OrtSession* session = nullptr;
   check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
@@ -124,8 +127,6 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
   return results;
 }
 
-std::string Session::description() const {
-  return "ONNX Runtime " + runtime_.version + " CPU, " + (uses_op_library_ ? "vmoe op library" : "standard ops");
-}
+std::string Session::description() const { return "ONNX Runtime " + runtime_.version + " CPU, " + ops_; }
 
 }  // namespace vmoe::sdk

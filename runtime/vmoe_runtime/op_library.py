@@ -1,7 +1,8 @@
-"""Where the native op library is, if this installation has one."""
+"""Where the native op library is, if this installation has one, and how it computes."""
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def library_path() -> str:
         return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
     except NotInstalledError as error:
         raise BackendError(f"{error}; bundles run without it, on standard ops") from None
+
+
+def cpu_path(library: Path) -> str:
+    """The instruction set that an op library uses in this process, such as "amx"; the library has been registered.
+
+    Raises:
+        BackendError: the library doesn't say.
+    """
+    try:
+        ask = ctypes.CDLL(str(library)).vmoe_cpu_path
+    except (OSError, AttributeError):
+        raise BackendError(f"the op library {library} is of another version; install vmoe-export again") from None
+    ask.restype = ctypes.c_char_p
+    name: bytes = ask()
+    return name.decode()
 
 
 def is_cut_short(library: Path) -> bool:
