@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from cpu_paths import supported_paths
 from damaged_files import assert_one_sentence
 
 import vmoe_runtime
@@ -80,7 +79,7 @@ def test_the_backend_answers_with_it_as_without_it(
 ) -> None:
     images = mnist_images["images"][:32]
     with Engine.load(mnist_bundle, backend="onnxruntime") as engine:
-        assert engine.backend_description.endswith(f"vmoe op library, {supported_paths()[0]}")
+        assert "CPU, vmoe op library, " in engine.backend_description
         logits, routes = engine(images, profile), engine.routing(images, profile)
     use_library(monkeypatch, None)
     with Engine.load(mnist_bundle, backend="onnxruntime") as engine:

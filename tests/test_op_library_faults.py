@@ -24,11 +24,9 @@ if find_library() is None:
 
 SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 7, "1": 1}
 SETTINGS = {"capacity": 2, "k": 2, "bpr": 1}
-WEIGHTS = ("router", "w1", "w2", "w")
+WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
 """Inputs that are packed at load where they are constant."""
 LARGEST = 2**31 - 1
-KERNELS = [op for op in OPS.values() if not op.name.endswith("Block")]
-"""The ops that the library has kernels of."""
 
 Inputs = dict[str, np.ndarray | None]
 
@@ -116,6 +114,35 @@ def scale_faults(op: Op) -> Iterator[Fault]:
             yield Fault(op.name, f"{first} alone of int8", (first, "int8"), {first: integers[first]})
 
 
+def int8_inputs(op: Op) -> Inputs:
+    """Good weights in int8, and their scales."""
+    names = {value.name: value for value in op.inputs if value.type == "W" or value.scale_of}
+    return {
+        name: np.ones([SIZES[dim] for dim in value.dims], np.float32 if value.scale_of else np.int8)
+        for name, value in names.items()
+    }
+
+
+def int8_faults(op: Op) -> Iterator[Fault]:
+    """Scales that are missing or of another size, and chunks that don't divide the hidden features."""
+    good = int8_inputs(op)
+    for value in op.inputs:
+        if not value.scale_of:
+            continue
+        scale = good[value.name]
+        assert scale is not None
+        for constants in ((), (value.scale_of,), tuple(good)):
+            missing = tuple(name for name in constants if name != value.name)
+            says = (value.scale_of, "int8", value.name, "given")
+            yield Fault(op.name, f"no {value.name}, constant {missing}", says, good | {value.name: None}, {}, missing)
+            longer = good | {value.name: np.concatenate([scale, scale[..., :1]], -1)}
+            yield Fault(op.name, f"{value.name} longer, constant {constants}", (value.name, "shape"), longer, {}, constants)
+    if "hidden_chunk" in op.attributes:
+        for constants in ((), tuple(good)):
+            says = ("hidden_chunk", "64", "divide F")
+            yield Fault(op.name, f"hidden_chunk 64, constant {constants}", says, good, {"hidden_chunk": 64}, constants)
+
+
 def setting_faults() -> Iterator[Fault]:
     most = LARGEST // (SIZES["G"] * SIZES["E"])
     settings = {
@@ -123,7 +150,7 @@ def setting_faults() -> Iterator[Fault]:
         "k": dict.fromkeys((0, -1, SIZES["E"] + 1, 2**40), "must be"),
         "bpr": dict.fromkeys((2, -1, 2**32), "0 or 1"),
     }
-    for op in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp"):
+    for op in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp", "VmoeRouterBlock"):
         for name, values in settings.items():
             for number, says in values.items():
                 what = f"{name} {number}"
@@ -132,13 +159,14 @@ def setting_faults() -> Iterator[Fault]:
             for value in (2.0, "2", [2], [2.0], ["2"]):
                 yield Fault(op, f"attribute {name} {value!r}", (name, "INT"), {name: None}, {name: value})
             yield Fault(op, f"attribute {name} of float beside the input", (name, "INT"), {}, {name: 2.0})
-    for op in ("VmoeSparseMlp", "VmoeExpertMlp"):
+    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeExpertBlock"):
         for value in (1.0, "1", [1]):
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
-    for value in (0, -1, 2**40, 4):
-        yield Fault("VmoeAttention", f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
-    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeDenseMlp"):
+    for op in ("VmoeAttention", "VmoeAttentionBlock"):
+        for value in (0, -1, 2**40, 4):
+            yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
+    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeDenseMlp", "VmoeMlpBlock", "VmoeExpertBlock"):
         yield Fault(op, "hidden_chunk -1", ("hidden_chunk", "at least 0", "-1"), {}, {"hidden_chunk": -1})
         yield Fault(op, "hidden_chunk 2 of float32", ("hidden_chunk", "must be 0", "float32"), {}, {"hidden_chunk": 2})
     yield Fault("VmoeAttention", "bf16 2", ("bf16", "0 or 1"), {}, {"bf16": 2})
@@ -150,19 +178,22 @@ def value_faults() -> Iterator[Fault]:
     for bad in (-2, 10, LARGEST, -LARGEST):
         src = np.zeros((3, 4), np.int32)
         src[2, 3] = bad
-        yield Fault("VmoeDispatch", f"src {bad}", ("src", str(bad), "10 tokens"), {"src": src})
+        for op in ("VmoeDispatch", "VmoeExpertBlock"):
+            yield Fault(op, f"src {bad}", ("src", str(bad), "10 tokens"), {"src": src})
     for bad in (-2, 12, LARGEST, -LARGEST):
         slot = np.zeros((2, 5, 2), np.int32)
         slot[1, 4, 1] = bad
-        yield Fault("VmoeCombine", f"slot {bad}", ("slot", str(bad), "12 places"), {"slot": slot})
+        for op in ("VmoeCombine", "VmoeExpertBlock"):
+            yield Fault(op, f"slot {bad}", ("slot", str(bad), "12 places"), {"slot": slot})
     wide, narrow = np.zeros((3, 6, 4), np.float32), np.zeros((3, 4, 6), ml_dtypes.bfloat16)
-    for op in ("VmoeExpertMlp", "VmoeSparseMlp"):
+    for op in ("VmoeExpertMlp", "VmoeSparseMlp", "VmoeExpertBlock"):
         for constants in ((), ("w1", "w2"), ("w1",), ("w2",)):
             weights: Inputs = {"w1": wide, "w2": narrow}
             yield Fault(op, f"w1 float32 and w2 bfloat16, constant {constants}", ("w1", "w2"), weights, {}, constants)
     none = {"w1": wide[:0], "b1": np.zeros((0, 4), np.float32), "w2": np.zeros((0, 4, 6), np.float32)}
     none |= {"b2": np.zeros((0, 6), np.float32), "router": np.zeros((6, 0), np.float32)}
     yield Fault("VmoeSparseMlp", "no experts", ("no experts",), none)
+    yield Fault("VmoeRouterBlock", "no experts", ("no experts",), {"router": none["router"]})
     for op in ("VmoeRoute", "VmoeRouteDispatch"):
         yield Fault(op, "no experts", ("no experts",), {"gates": np.zeros((2, 5, 0), np.float32)})
     weight = np.zeros((2, 5, 2), np.float16)
@@ -173,12 +204,12 @@ def value_faults() -> Iterator[Fault]:
     yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
 
 
-FAULTS = {str(fault): fault for op in KERNELS for fault in (*shape_faults(op), *scale_faults(op))}
+FAULTS = {str(fault): fault for op in OPS.values() for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op))}
 FAULTS |= {str(fault): fault for fault in (*setting_faults(), *value_faults())}
 
 
 def test_the_good_calls_are_good() -> None:
-    results = run_calls([node_call(op.name, good_inputs(op)) for op in KERNELS])
+    results = run_calls([node_call(op.name, good_inputs(op)) for op in OPS.values()])
     assert [result for result in results if isinstance(result, str)] == []
 
 

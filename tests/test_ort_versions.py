@@ -98,7 +98,7 @@ def test_an_older_one_is_refused_by_name() -> None:
     assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
 
 
-def test_the_library_exports_its_entry_point_and_the_name_of_its_path_alone() -> None:
+def test_the_library_exports_its_entry_point_and_its_path_alone() -> None:
     listed = run("nm", "-D", "--defined-only", library_path())
     assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps", "vmoe_cpu_path"]
 

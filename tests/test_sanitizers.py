@@ -110,7 +110,7 @@ def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.
     done = run(program, path, onnxruntime_library(), "8", TSAN_OPTIONS=TSAN_OPTIONS)
     words = checked(done)
     assert words.startswith("equal 80 of 80 loads 16 ")
-    assert words.endswith(f"vmoe op library, {PATHS[0]}\n")
+    assert "vmoe op library, " in words
 
 
 def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:

@@ -1,6 +1,7 @@
-// The ops of the op library for the CPU, and the path that they take.
+// The ops of the op library for the CPU.
 #include <string>
 
+#include "core/cpu_path.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/process_kernels.h"
 
@@ -17,9 +18,10 @@ OpList LibraryOps() {
 
 }  // namespace vmoe::ort
 
-// The path's name, or null where VMOE_CPU_PATH names none that this machine has.
+// Name of the CPU path that the kernels take in this process, such as "amx"; it lives as long as the library.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cpu_path() {
   vmoe::CpuPath path;
   std::string error;
-  return vmoe::ChosenCpuPath(&path, &error) ? vmoe::CpuPathName(path) : nullptr;
+  vmoe::ChosenCpuPath(&path, &error);
+  return vmoe::CpuPathName(path);
 }

@@ -19,14 +19,14 @@ std::string find_op_library() {
   return std::filesystem::is_regular_file(library, error) ? library.string() : std::string();
 }
 
-std::string cpu_path_of(const std::string& op_library) {
-  void* library = dlopen(op_library.c_str(), RTLD_NOW | RTLD_NOLOAD);
-  if (library == nullptr) return {};
-  const auto ask = reinterpret_cast<const char* (*)()>(dlsym(library, "vmoe_cpu_path"));
-  const char* path = ask == nullptr ? nullptr : ask();
-  const std::string name = path == nullptr ? "" : path;
-  dlclose(library);
-  return name;
+std::string op_library_cpu_path(const std::string& library) {
+  void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) return "unknown path";
+  using Name = const char* (*)();
+  const auto name = reinterpret_cast<Name>(dlsym(handle, "vmoe_cpu_path"));
+  const std::string path = name == nullptr ? "unknown path" : name();
+  dlclose(handle);
+  return path;
 }
 
 }  // namespace vmoe::sdk

@@ -9,8 +9,8 @@ namespace vmoe::sdk {
 // Path of libvmoe_onnxruntime.so beside this library; empty where there is none.
 std::string find_op_library();
 
-// The CPU path that an op library takes which is loaded already, such as "amx"; empty where it doesn't say.
-std::string cpu_path_of(const std::string& op_library);
+// The instruction set that the kernels of an op library that is loaded take, such as "amx".
+std::string op_library_cpu_path(const std::string& library);
 
 }  // namespace vmoe::sdk
 

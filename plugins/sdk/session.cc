@@ -80,8 +80,7 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
   if (uses_op_library_) {
     check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.c_str()),
           "ONNX Runtime " + runtime.version + " can't use the op library " + op_library);
-    ops_ = "vmoe op library";
-    if (const std::string path = cpu_path_of(op_library); !path.empty()) ops_ += ", " + path;
+    cpu_path_ = op_library_cpu_path(op_library);
   }
   OrtSession* session = nullptr;
   check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
@@ -127,6 +126,9 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
   return results;
 }
 
-std::string Session::description() const { return "ONNX Runtime " + runtime_.version + " CPU, " + ops_; }
+std::string Session::description() const {
+  return "ONNX Runtime " + runtime_.version + " CPU, " +
+         (uses_op_library_ ? "vmoe op library, " + cpu_path_ : std::string("standard ops"));
+}
 
 }  // namespace vmoe::sdk

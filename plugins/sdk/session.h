@@ -47,7 +47,7 @@ class Session {
   // Values of the outputs that are asked for, in order. Throws VMOE_RUNTIME_ERROR: the runtime failed.
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs) const;
 
-  // Runtime and version, whether the op library is used, and its CPU path.
+  // Runtime and version, and whether the op library is used.
   std::string description() const;
 
   bool uses_op_library() const { return uses_op_library_; }
@@ -58,7 +58,7 @@ class Session {
  private:
   const OnnxRuntime& runtime_;
   bool uses_op_library_;
-  std::string ops_ = "standard ops";  // which ops run, in words
+  std::string cpu_path_;  // with the op library
   std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
   // Also of inputs with default values, which must not stand in for a setting.
   std::set<std::string> inputs_;

@@ -113,7 +113,7 @@ typedef struct vmoe_info {
   int64_t num_experts;             /* E; 0 for a dense ViT */
   int64_t group_tokens;            /* S; 0 for a dense ViT */
   const char* group;               /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
-  const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library, avx2" */
+  const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
   int32_t uses_op_library;         /* 1 or 0 */
   int32_t threads;                 /* as asked for; 0 where ONNX Runtime chose */
   int32_t precision;               /* vmoe_precision */

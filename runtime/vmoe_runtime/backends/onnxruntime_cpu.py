@@ -73,7 +73,9 @@ class OnnxRuntimeBackend:
         # Inputs with default values are among the latter, and a default must not stand in for a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = {port.name for port in ports}
-        self._place = place or f"CPU, {_ops(library)}"
+        if place is None:
+            place = "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
+        self._place = place
         self.profile = profile
 
     @classmethod
@@ -85,7 +87,7 @@ class OnnxRuntimeBackend:
 
     @property
     def description(self) -> str:
-        """Runtime and version, what it runs on, whether the op library is used, and that library's CPU path."""
+        """Runtime and version, what it runs on, and whether the op library is used."""
         return f"ONNX Runtime {onnxruntime.__version__} {self._place}"
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -105,10 +107,6 @@ class OnnxRuntimeBackend:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
-
-
-def _ops(library: Path | None) -> str:
-    return "standard ops" if library is None else f"vmoe op library, {op_library.cpu_path(library)}"
 
 
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
