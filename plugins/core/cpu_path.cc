@@ -1,25 +1,12 @@
 #include "core/cpu_path.h"
 
+#include <algorithm>
 #include <cstdlib>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include "core/amx.h"
-#include "core/cpu_features.h"
 
 namespace vmoe {
 namespace {
-
-// In the order in which they are preferred. Intel's instructions for bfloat16 products, which came before its matrix
-// unit, take twice as long as widening to float32; AMD's take half as long.
-std::vector<CpuPath> BestFirst() {
-  std::vector<CpuPath> paths = {CpuPath::kAmx,    CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16,
-                                CpuPath::kAvx512, CpuPath::kAvx2Vnni,   CpuPath::kAvx2,
-                                CpuPath::kNeon,   CpuPath::kScalar,     CpuPath::kAmxEmulated};
-  if (GetCpuFeatures().amd) std::swap(paths[1], paths[2]);
-  return paths;
-}
 
 struct Choice {
   CpuPath path = CpuPath::kScalar;
@@ -30,7 +17,7 @@ Choice Choose() {
   const char* variable = std::getenv("VMOE_CPU_PATH");
   const std::string forced = variable == nullptr ? "" : variable;
   std::string supported;
-  for (CpuPath path : BestFirst()) {
+  for (CpuPath path : CpuPathsOf(GetCpuFeatures())) {
     if (!CpuPathSupported(path)) continue;
     if (forced.empty() || forced == CpuPathName(path)) return {path, ""};
     supported += (supported.empty() ? "" : ", ") + std::string(CpuPathName(path));
@@ -55,23 +42,36 @@ const char* CpuPathName(CpuPath path) {
   return "";
 }
 
-bool CpuPathSupported(CpuPath path) {
-  [[maybe_unused]] const CpuFeatures& has = GetCpuFeatures();
-  switch (path) {
-    case CpuPath::kScalar: return true;
+std::vector<CpuPath> CpuPathsOf([[maybe_unused]] const CpuFeatures& has) {
+  std::vector<CpuPath> paths;
 #if defined(__x86_64__)
-    case CpuPath::kAvx2: return has.avx2;
-    case CpuPath::kAvx2Vnni: return has.avx_vnni;
-    case CpuPath::kAvx512: return has.avx512;
-    case CpuPath::kAvx512Vnni: return has.avx512_vnni;
-    case CpuPath::kAvx512Bf16: return has.avx512_bf16;
-    case CpuPath::kAmx: return AmxUsable();
-    case CpuPath::kAmxEmulated: return has.avx512_bf16;
+  const auto add = [&](bool there, CpuPath path) {
+    if (there) paths.push_back(path);
+  };
+  add(has.amx, CpuPath::kAmx);
+  // Intel's instructions for bfloat16 products, which came before its matrix unit, take twice as long as widening to
+  // float32; AMD's take half as long.
+  add(has.avx512_bf16 && has.amd, CpuPath::kAvx512Bf16);
+  add(has.avx512_vnni, CpuPath::kAvx512Vnni);
+  add(has.avx512_bf16 && !has.amd, CpuPath::kAvx512Bf16);
+  add(has.avx512, CpuPath::kAvx512);
+  add(has.avx_vnni, CpuPath::kAvx2Vnni);
+  add(has.avx2, CpuPath::kAvx2);
 #elif defined(__aarch64__)
-    case CpuPath::kNeon: return true;
+  paths.push_back(CpuPath::kNeon);
 #endif
-    default: return false;
-  }
+  paths.push_back(CpuPath::kScalar);
+#if defined(__x86_64__)
+  add(has.avx512_bf16, CpuPath::kAmxEmulated);
+#endif
+  return paths;
+}
+
+bool CpuPathSupported(CpuPath path) {
+  const std::vector<CpuPath> paths = CpuPathsOf(GetCpuFeatures());
+  // The system may not let this process use the registers that the processor has.
+  if (path == CpuPath::kAmx && !AmxUsable()) return false;
+  return std::find(paths.begin(), paths.end(), path) != paths.end();
 }
 
 bool ChosenCpuPath(CpuPath* path, std::string* error) {

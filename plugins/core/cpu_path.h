@@ -2,6 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
+
+#include "core/cpu_features.h"
 
 namespace vmoe {
 
@@ -10,6 +13,9 @@ enum class CpuPath { kScalar, kNeon, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAv
 
 // "scalar", "neon", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated".
 const char* CpuPathName(CpuPath path);
+
+// The paths of this build that a processor can run, the best first.
+std::vector<CpuPath> CpuPathsOf(const CpuFeatures& has);
 
 // Whether this build has the path and this machine can run it.
 bool CpuPathSupported(CpuPath path);

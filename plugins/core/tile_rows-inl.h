@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/tile_kernels.h"
 #include "core/tile_product-inl.h"
@@ -70,13 +71,17 @@ struct SquaresOfRow {
   }
 };
 
+// Values without their sign are in the order of their bits, where a NaN is the largest.
+HWY_INLINE Floats Larger(Floats a, Floats b) {
+  const SignedTag di;
+  return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
+}
+
 struct LargestOfRow {
   const float* row;
-  HWY_INLINE Floats Whole(size_t i, Floats most) const {
-    return hn::Max(most, hn::Abs(hn::LoadU(FloatTag(), row + i)));
-  }
+  HWY_INLINE Floats Whole(size_t i, Floats most) const { return Larger(most, hn::Abs(hn::LoadU(FloatTag(), row + i))); }
   HWY_INLINE Floats Part(size_t i, size_t left, Floats most) const {
-    return hn::Max(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
+    return Larger(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
   }
 };
 
@@ -133,7 +138,8 @@ HWY_INLINE void StoreInt8Line(const Floats (&values)[kLineBytes / kLanes], char*
 #endif
 }
 
-// One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale.
+// One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale, which isn't
+// finite where a value isn't.
 template <bool kUnsigned>
 HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
   const FloatTag d;
@@ -141,9 +147,12 @@ HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
   const auto zero = hn::Zero(d);
   Floats largest[kChains] = {zero, zero, zero, zero};
   ForEachVector(count, largest, LargestOfRow{row});
-  const float most = hn::ReduceMax(d, hn::Max(hn::Max(largest[0], largest[1]), hn::Max(largest[2], largest[3])));
-  const float scale = most == 0.0f ? 1.0f : most / 127.0f;
+  const auto most = hn::BitCast(SignedTag(), Larger(Larger(largest[0], largest[1]), Larger(largest[2], largest[3])));
+  const float share = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(SignedTag(), most))) / 127.0f;
+  const float scale = share == 0.0f ? 1.0f : share;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
+  // A scale of so few bits, whose reciprocal may be infinite, leaves quotients beyond 127.
+  const bool tiny = scale < std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; i += kLineBytes, line += kTileBytes) {
     // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
     // the last place: close to the middle of two integers it could go the other way, and the division is done.
@@ -155,9 +164,11 @@ HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
       rounded[v] = hn::Round(quotient);
       away = hn::Max(away, hn::Abs(hn::Sub(quotient, rounded[v])));
     }
-    if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
+    if (HWY_UNLIKELY(tiny || !hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
+      const auto most_whole = hn::Set(d, 127.0f);
       for (size_t v = 0; v < kVectors; ++v) {
-        rounded[v] = hn::Round(hn::Div(hn::LoadU(d, row + i + v * kLanes), hn::Set(d, scale)));
+        const auto whole = hn::Round(hn::Div(hn::LoadU(d, row + i + v * kLanes), hn::Set(d, scale)));
+        rounded[v] = hn::Clamp(whole, hn::Neg(most_whole), most_whole);
       }
     }
     StoreInt8Line<kUnsigned>(rounded, line);
