@@ -141,6 +141,18 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
         "VmoeDenseMlp": ({"x": normal(rng, 0, 7, 5), **dense}, [(0, 7, 5)]),
         "VmoeAttention": ({name: normal(rng, 0, 7, 5) for name in ("q", "k", "v")}, [(0, 7, 5)]),
     }
+    norm = {"ln_scale": normal(rng, 5), "ln_bias": normal(rng, 5)}
+    square = {f"{kind}{name}": normal(rng, *((5, 5) if kind == "w" else (5,))) for name in "qkvo" for kind in "wb"}
+    routes = {"slot": nobody, "weight": normal(rng, 0, 7, 2), "src": np.zeros((4, 0), np.int32)}
+    expected |= {
+        "VmoeAttentionBlock": ({"x": normal(rng, 0, 7, 5), **norm, **square}, [(0, 7, 5)]),
+        "VmoeMlpBlock": ({"x": normal(rng, 0, 7, 5), **norm, **dense}, [(0, 7, 5)]),
+        "VmoeRouterBlock": (
+            {"x": normal(rng, 0, 7, 5), **norm, "router": normal(rng, 5, 4), **numbers},
+            [(0, 7, 2), (0, 7, 2), (4, 0)],
+        ),
+        "VmoeExpertBlock": ({"x": normal(rng, 0, 7, 5), **norm, **routes, **experts}, [(0, 7, 5)]),
+    }
     assert expected.keys() == OPS.keys()
     found = outputs_of(run_calls([node_call(name, inputs) for name, (inputs, _) in expected.items()], path))
     for name, outputs in zip(expected, found, strict=True):

@@ -472,7 +472,7 @@ def test_a_dense_model_has_one_graph_in_any_precision(tmp_path: Path, capsys: py
         manifest = Bundle.open(target).manifest
         assert manifest.tensorrt is not None
         assert dict(manifest.tensorrt.graphs) == {"model": "model.tensorrt.onnx"}
-        assert (manifest.tensorrt.precision, manifest.precision) == (precision, "fp32")
+        assert (manifest.tensorrt.precision, manifest.precision) == (precision, "bf16" if precision == "bf16" else "fp32")
         with Engine.load(target) as engine:
             assert engine(np.zeros((1, *engine.manifest.raw["model"]["image_size"], 3), np.float32)).shape[0] == 1
 

@@ -69,6 +69,7 @@ def tensorrt_graph(
                 writer.standard(node)
     model = onnx.ModelProto()
     model.CopyFrom(canonical)
+    del model.graph.value_info[:]  # of blocks that are taken apart here, in another type
     del model.functions[:], model.graph.node[:], model.graph.initializer[:], model.graph.input[:]
     model.graph.input.extend(value for value in canonical.graph.input if value.name not in SETTINGS)
     for value in model.graph.output:
