@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 from moe_calls import MOE_OPS, type_choices
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Value
+from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Value
 
 ONNX_TYPES = {
     "float": TensorProto.FLOAT,
     "fp16": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
+    "i8": TensorProto.INT8,
     "i32": TensorProto.INT32,
     "i64": TensorProto.INT64,
+    "scale": TensorProto.FLOAT,
 }
+"""By the types of the plan, which knows scales of int8 weights as a type of their own."""
 SETTINGS = ("capacity", "k", "bpr")
 FIXED = (
     {"D": 16, "E": 8, "F": 48, "P": 10},
@@ -28,7 +34,22 @@ FIXED = (
     {"D": 1, "E": 1, "F": 1, "P": 1},
     {"D": 33, "E": 5, "F": 97, "P": 0},
     {"D": 24, "E": 2, "F": 0, "P": 49},
+    {"D": 65, "E": 2, "F": 128, "P": 64},
 )
+CHOICES: Mapping[str, tuple[int, ...]] = {
+    "dispatch_bf16": (0, 1),
+    "bf16": (0, 1),
+    "num_heads": (1, 2, 3, 5),
+    "hidden_chunk": (0, 64),
+}
+"""Values of an attribute that some sizes go with."""
+OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
+    "dispatch_bf16": (2, -1, 0.5),
+    "bf16": (2, -1, 2**63 - 1, 0.5),
+    "num_heads": (0, -1, -(2**63), 2.0),
+    "hidden_chunk": (-64, 1, 32, 65, -(2**63), 64.0),
+}
+"""Values that no sizes go with, and such that are no integers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,58 +58,118 @@ class Model:
 
     op: str
     expected: str = "runs"
-    bf16: bool | str = False
-    """Whether the expert weights are bfloat16, or the name of the one input that is."""
+    weights: ElementType = "float"
     fixed: Mapping[str, int] | None = None
     """Sizes of constant weights; None: weights are fed."""
-    attributes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    attributes: Mapping[str, int | float] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     """Inputs and outputs that the node doesn't have."""
+    fed: tuple[str, ...] = ()
+    """Weights that are fed though others are constant."""
+    types: Mapping[str, ElementType] = dataclasses.field(default_factory=dict)
+    """Weights that have another type than the others."""
+    added_scale: str = ""
+    """A scale that the node has though its weights aren't int8."""
     tokens: ElementType = "float"
     gates: ElementType = "float"
+    in_place: bool = False
+    """Whether the same node stands between others as well, where it may write its output over its input."""
 
 
 def models() -> Iterator[Model]:
     """Every op with weights fed and constant, in every type, settings as inputs and attributes, right and wrong."""
-    for name, op in OPS.items():
-        if name.endswith("Block"):  # the library has no kernels of these
-            continue
-        attributes = {"num_heads": 3} if name == "VmoeAttention" else {}
-        has_weights = any(value.dims == ("E", "D", "F") for value in op.inputs)
-        for bf16 in (False, True) if has_weights else (False,):
-            flags = ({"dispatch_bf16": 0}, {"dispatch_bf16": 1}) if "dispatch_bf16" in op.attributes else (attributes,)
-            for flag in flags:
-                yield Model(name, bf16=bf16, attributes=flag)
-                if weights_of(op):
-                    yield from (Model(name, bf16=bf16, attributes=flag, fixed=fixed) for fixed in FIXED)
+    for op in OPS.values():
+        yield from _with_all_attributes(op)
+        yield from _partly_constant(op)
+        yield from _wrong_attributes(op)
+        yield from _wrong_weights(op)
     for name in MOE_OPS:
         yield from (Model(name, tokens=tokens, gates=gates) for tokens, gates in type_choices(name)[1:])
     yield Model("VmoeCombine", "never-loads", tokens="fp16", gates="bf16")
-    yield from (Model("VmoeAttention", attributes={"num_heads": heads}) for heads in (1, 2, 5))
-    yield from (Model("VmoeAttention", "never-loads", attributes={"num_heads": heads}) for heads in (0, -1))
-    for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp"):
-        yield Model(name, attributes={"capacity": 3, "k": 2, "bpr": 0}, left_out=SETTINGS)
-        yield Model(name, attributes={"capacity": 500, "k": 1, "bpr": 1}, left_out=SETTINGS)
-        yield Model(name, "never-runs", attributes={"capacity": 2, "k": 3}, left_out=("bpr",))
-        yield Model(name, attributes={"capacity": 7, "k": 100, "bpr": 1})  # the inputs win
-        yield Model(name, "never-runs", left_out=SETTINGS)
-        yield Model(name, "never-runs", attributes={"capacity": 1, "bpr": 1}, left_out=SETTINGS)
-        for wrong in ({"capacity": 0}, {"capacity": -(2**63)}, {"k": 0}, {"k": -5}, {"bpr": 2}, {"bpr": -1}):
-            yield Model(name, "never-loads", attributes=wrong)
+    for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock", "VmoeSparseMlp"):
+        yield from _settings_as_attributes(name)
     yield Model("VmoeSparseMlp", left_out=("slot", "weight"))
-    yield Model("VmoeSparseMlp", left_out=("weight",), bf16=True, fixed=FIXED[1])
-    for name in ("VmoeSparseMlp", "VmoeExpertMlp"):
-        yield Model(name, "never-loads", attributes={"dispatch_bf16": 2})
-        yield Model(name, "never-loads", bf16="w1")
-        yield Model(name, "never-loads", bf16="w2", fixed=FIXED[0])
-    yield Model("VmoeSparseMlp", "never-loads", fixed={**FIXED[0], "b2.D": 15})
-    yield Model("VmoeDenseMlp", "never-loads", fixed={**FIXED[0], "w2.F": 47})
+    yield Model("VmoeSparseMlp", left_out=("weight",), weights="bf16", fixed=FIXED[1])
+    yield Model("VmoeSparseMlp", left_out=("slot",), weights="i8", fixed=FIXED[0])
 
 
 def weights_of(op: Op) -> list[Value]:
     """The inputs that an exporter writes as constants."""
-    names = ("router", "w", "b", "w1", "b1", "w2", "b2")
-    return [value for value in op.inputs if value.name in names]
+    return [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")] + [
+        value for value in op.inputs if value.name in ("router", "ln_scale", "ln_bias")
+    ]
+
+
+def weight_types(op: Op) -> tuple[ElementType, ...]:
+    return ELEMENT_TYPES["W"] if any(value.type == "W" for value in op.inputs) else ("float",)
+
+
+def _with_all_attributes(op: Op) -> Iterator[Model]:
+    writes_over_input = op.name.endswith("Block") and op.outputs[0].dims == op.inputs[0].dims
+    for weights in weight_types(op):
+        for numbers in itertools.product(*(CHOICES[name] for name in op.attributes)):
+            attributes = dict(zip(op.attributes, numbers, strict=True))
+            if any(attributes[name] and ATTRIBUTE_RULES[name].only_i8 and weights != "i8" for name in attributes):
+                yield Model(op.name, "never-loads", weights, attributes=attributes)
+                continue
+            for fixed in (None, *FIXED) if weights_of(op) else (None,):
+                expected = "runs" if fixed is None or _divide(attributes, fixed) else "never-loads"
+                yield Model(op.name, expected, weights, fixed, attributes)
+                if writes_over_input and expected == "runs":
+                    yield Model(op.name, expected, weights, fixed, attributes, in_place=True)
+
+
+def _divide(attributes: Mapping[str, int], sizes: Mapping[str, int]) -> bool:
+    rules = [(ATTRIBUTE_RULES[name].divides, number) for name, number in attributes.items()]
+    return all(sizes[dim] % number == 0 for dim, number in rules if dim and number)
+
+
+def _partly_constant(op: Op) -> Iterator[Model]:
+    constants = weights_of(op)
+    for weights in weight_types(op):
+        for value in constants:
+            if not value.scale_of or weights == "i8":
+                yield Model(op.name, weights=weights, fixed=FIXED[1], fed=(value.name,))
+
+
+def _wrong_attributes(op: Op) -> Iterator[Model]:
+    for name in op.attributes:
+        for number in OUT_OF_RANGE[name]:
+            yield Model(op.name, "never-loads", weight_types(op)[-1], attributes={name: number})
+
+
+def _wrong_weights(op: Op) -> Iterator[Model]:
+    """Scales that are missing or not wanted, weights of several types, constants whose shapes contradict each other."""
+    constants = weights_of(op)
+    typed = [value for value in constants if value.type == "W"]
+    for value, fixed in itertools.product(constants, (None, FIXED[0])):
+        if value.scale_of:
+            yield Model(op.name, "never-loads", "i8", fixed, left_out=(value.name,))
+            yield Model(op.name, "never-loads", "float", fixed, added_scale=value.name)
+            yield Model(op.name, "never-loads", "bf16", fixed, added_scale=value.name)
+        if value.type == "W" and len(typed) > 1:
+            for weights, other in itertools.permutations(ELEMENT_TYPES["W"], 2):
+                yield Model(op.name, "never-loads", weights, fixed, types={value.name: other})
+    uses = Counter(dim for value in constants for dim in value.dims)
+    for value in constants:
+        for dim in value.dims:
+            if uses[dim] > 1:
+                wrong = {**FIXED[0], f"{value.name}.{dim}": FIXED[0][dim] - 1}
+                yield Model(op.name, "never-loads", weight_types(op)[-1], wrong)
+
+
+def _settings_as_attributes(name: str) -> Iterator[Model]:
+    yield Model(name, attributes={"capacity": 3, "k": 2, "bpr": 0}, left_out=SETTINGS)
+    yield Model(name, attributes={"capacity": 500, "k": 1, "bpr": 1}, left_out=SETTINGS)
+    yield Model(name, "never-runs", attributes={"capacity": 2, "k": 3}, left_out=("bpr",))
+    yield Model(name, attributes={"capacity": 7, "k": 100, "bpr": 1})  # the inputs win
+    yield Model(name, "never-runs", left_out=SETTINGS)
+    yield Model(name, "never-runs", attributes={"capacity": 1, "bpr": 1}, left_out=SETTINGS)
+    wrong: tuple[dict[str, int | float], ...] = (
+        {"capacity": 0}, {"capacity": -(2**63)}, {"k": 0}, {"k": -5}, {"bpr": 2}, {"bpr": -1}, {"k": 1.0},
+    )  # fmt: skip
+    for attributes in wrong:
+        yield Model(name, "never-loads", attributes=attributes)
 
 
 def write_models(folder: Path) -> int:
@@ -105,28 +186,22 @@ def write_models(folder: Path) -> int:
 def _write(model: Model, file: Path) -> list[str]:
     """Writes one model; returns its lines of the plan."""
     op = OPS[model.op]
-    generator = np.random.default_rng(0)
-    constants = [] if model.fixed is None else weights_of(op)
-    inputs = [value for value in op.inputs if value.name not in model.left_out and not value.scale_of]
-    outputs = [value for value in op.outputs if value.name not in model.left_out]
+    inputs = [value for value in op.inputs if _is_given(model, value)]
+    constants = [value for value in weights_of(op) if model.fixed and value in inputs and value.name not in model.fed]
     fed = [value for value in inputs if value not in constants]
-    names = [value.name if value in inputs else "" for value in op.inputs]
-    while not names[-1]:
-        names.pop()
-    node = helper.make_node(op.name, names, [value.name for value in outputs], domain=DOMAIN, **dict(model.attributes))
-    initializers = []
-    for value in constants:
-        shape = [(model.fixed or {}).get(f"{value.name}.{dim}", (model.fixed or {}).get(dim, 0)) for dim in value.dims]
-        array = generator.standard_normal(shape).astype(np.float32)
-        initializers.append(
-            numpy_helper.from_array(array.astype(ml_dtypes.bfloat16) if _type(model, value) == "bf16" else array, value.name)
-        )
+    outputs = [value for value in op.outputs if value.name not in model.left_out]
+    node = helper.make_node(op.name, _names(op.inputs, inputs), _names(op.outputs, outputs), domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(name, number) for name, number in model.attributes.items())
+    nodes, between = _also_in_place(node, op) if model.in_place else ([node], [])
+    if model.in_place:
+        outputs.append(dataclasses.replace(op.outputs[0], name="in_place"))
     graph = helper.make_graph(
-        [node],
+        nodes,
         op.name,
         [helper.make_tensor_value_info(value.name, ONNX_TYPES[_type(model, value)], None) for value in fed],
         [helper.make_tensor_value_info(value.name, ONNX_TYPES[_type(model, value)], None) for value in outputs],
-        initializers,
+        [_constant(model, value) for value in constants],
+        value_info=between,
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     file.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString())
@@ -135,11 +210,58 @@ def _write(model: Model, file: Path) -> list[str]:
         *(f"input {value.name} {_type(model, value)} {''.join(value.dims)}" for value in fed),
         *(f"output {value.name} {_type(model, value)} {''.join(value.dims)}" for value in outputs),
         *(f"size {dim} {size}" for dim, size in sizes.items()),
-        *(f"attribute {name} {number}" for name, number in model.attributes.items()),
+        *(f"attribute {name} {int(number)}" for name, number in model.attributes.items()),
     ]
 
 
+def _is_given(model: Model, value: Value) -> bool:
+    if value.scale_of and model.weights != "i8":
+        return value.name == model.added_scale
+    return value.name not in model.left_out
+
+
+def _names(values: Sequence[Value], given: Sequence[Value]) -> list[str]:
+    """Of a node's inputs or outputs, empty for those that it doesn't have."""
+    names = [value.name if value in given else "" for value in values]
+    while not names[-1]:
+        names.pop()
+    return names
+
+
+def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
+    """The node, and the same one between others: ONNX Runtime writes over values of its own alone, of known shape."""
+    x = op.inputs[0]
+    again = onnx.NodeProto()
+    again.CopyFrom(node)
+    again.input[0], again.output[0] = "x_again", "y_again"
+    nodes = [
+        node,
+        helper.make_node("Neg", [x.name], ["x_negative"]),
+        helper.make_node("Neg", ["x_negative"], ["x_again"]),
+        again,
+        helper.make_node("Neg", ["y_again"], ["y_negative"]),
+        helper.make_node("Neg", ["y_negative"], ["in_place"]),
+    ]
+    shaped = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.dims)) for name in ("x_again", "y_again")]
+    return nodes, shaped
+
+
+def _constant(model: Model, value: Value) -> onnx.TensorProto:
+    sizes = model.fixed or {}
+    shape = [sizes.get(f"{value.name}.{dim}", sizes[dim]) for dim in value.dims]
+    generator = np.random.default_rng(0)
+    kind = _type(model, value)
+    if kind == "i8":
+        return numpy_helper.from_array(generator.integers(-128, 128, shape, np.int8), value.name)
+    array = generator.standard_normal(shape).astype(np.float32)
+    if kind == "scale":
+        array /= 64
+    return numpy_helper.from_array(array.astype(ml_dtypes.bfloat16) if kind == "bf16" else array, value.name)
+
+
 def _type(model: Model, value: Value) -> str:
-    if value.type != "W":
-        return {"T": model.tokens, "R": model.gates}.get(value.type, ELEMENT_TYPES[value.type][0])
-    return "bf16" if model.bf16 in (True, value.name) else "float"
+    if value.scale_of:
+        return "scale"
+    if value.type == "W":
+        return model.types.get(value.name, model.weights)
+    return {"T": model.tokens, "R": model.gates}.get(value.type, ELEMENT_TYPES[value.type][0])

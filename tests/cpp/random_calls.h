@@ -40,7 +40,9 @@ struct Model {
   std::map<std::string, int64_t> attributes;
   std::optional<Ort::Session> session;
 
-  bool routes() const { return op == "VmoeRoute" || op == "VmoeRouteDispatch" || op == "VmoeSparseMlp"; }
+  bool routes() const {
+    return op == "VmoeRoute" || op == "VmoeRouteDispatch" || op == "VmoeRouterBlock" || op == "VmoeSparseMlp";
+  }
   int64_t attribute(const std::string& name, int64_t otherwise) const {
     const auto found = attributes.find(name);
     return found == attributes.end() ? otherwise : found->second;
@@ -74,7 +76,9 @@ inline std::vector<Model> ReadPlan(const std::string& folder) {
 }
 
 inline bool IsHalf(const std::string& type) { return type == "fp16" || type == "bf16"; }
-inline size_t ElementBytes(const std::string& type) { return type == "i64" ? 8 : IsHalf(type) ? 2 : 4; }
+inline size_t ElementBytes(const std::string& type) {
+  return type == "i64" ? 8 : IsHalf(type) ? 2 : type == "i8" ? 1 : 4;
+}
 
 // What no op gives: a signalling NaN, or an index beyond everything.
 inline constexpr uint32_t kUnwritten = 0x7fa5a5a5;
@@ -114,6 +118,7 @@ struct Tensor {
   Ort::Value value(const Ort::MemoryInfo& memory) const {
     const auto element = type == "i64"    ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
                          : type == "i32"  ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
+                         : type == "i8"   ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
                          : type == "bf16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
                          : type == "fp16" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
                                           : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -143,8 +148,9 @@ inline int64_t RandomSize(char letter, Random& random) {
   if (letter == 'E') return Between(random, 1, 7);
   if (letter == 'K') return Between(random, Chance(random, 5) ? 0 : 1, 4);
   if (letter == 'M') return Between(random, 1, 12);
-  if (Chance(random, 8)) return OneOf(random, {15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97});
-  return Between(random, 1, 12);
+  // Around whole vectors and tiles.
+  if (Chance(random, 10)) return OneOf(random, {15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97});
+  return Between(random, 1, Chance(random, 3) ? 100 : 12);
 }
 
 inline void ChooseSettings(const Model& model, Random& random, Call& call) {
@@ -171,6 +177,23 @@ inline bool SettingsAreValid(const Call& call) {
   return groups == 0 || call.capacity <= kInt32Max / experts / groups;
 }
 
+// An attribute that divides a size, where it isn't 0.
+struct Divisor {
+  const char* attribute;
+  char letter;
+};
+inline constexpr Divisor kDivisors[] = {{"num_heads", 'D'}, {"hidden_chunk", 'F'}};
+
+inline void FollowDivisors(const Model& model, Random& random, Call& call) {
+  for (const auto& [attribute, letter] : kDivisors) {
+    const int64_t divisor = model.attribute(attribute, 0);
+    if (divisor == 0) continue;
+    int64_t& size = call.sizes[letter];
+    if (model.fixed.count(letter) == 0 && Chance(random, 90)) size = (size + divisor - 1) / divisor * divisor;
+    call.valid = call.valid && size % divisor == 0;
+  }
+}
+
 inline void ChooseSizes(const Model& model, Random& random, Call& call) {
   for (const Value& value : model.inputs) {
     for (char letter : value.dims) {
@@ -182,11 +205,8 @@ inline void ChooseSizes(const Model& model, Random& random, Call& call) {
     ChooseSettings(model, random, call);
     call.valid = SettingsAreValid(call);
   }
-  if (model.op == "VmoeAttention") {
-    const int64_t heads = model.attribute("num_heads", 1);
-    if (Chance(random, 90)) call.sizes['D'] = call.sizes['D'] / heads * heads;
-    call.valid = call.sizes['D'] % heads == 0 && call.sizes['T'] > 0;
-  }
+  FollowDivisors(model, random, call);
+  if (model.op == "VmoeAttention" && call.sizes['T'] == 0) call.valid = false;
   if (model.expected == "never-runs") call.valid = false;
 }
 
@@ -248,16 +268,24 @@ inline float SpecialFloat(Random& random) {
   return kSpecial[random() % (sizeof(kSpecial) / sizeof(kSpecial[0]))];
 }
 
+inline void FillBytes(const Tensor& tensor, Random& random) {
+  const bool extremes = Chance(random, 20);  // the largest sums that there are
+  for (size_t i = 0; i < tensor.elements; ++i) {
+    tensor.as<int8_t>()[i] = static_cast<int8_t>(extremes ? OneOf(random, {-128, -127, 127}) : random());
+  }
+}
+
 inline void FillFloats(const Tensor& tensor, const Call& call, Random& random) {
   const bool ties = Chance(random, 20);
   for (size_t i = 0; i < tensor.elements; ++i) {
     float number = RandomFloat(random);
     if (ties) number = std::round(number * 4) / 4;
+    if (tensor.type == "scale") number /= 64;
     if (!call.finite && Chance(random, 10)) number = SpecialFloat(random);
-    if (tensor.type == "float") {
-      tensor.as<float>()[i] = number;
-    } else {
+    if (IsHalf(tensor.type)) {
       tensor.as<uint16_t>()[i] = tensor.type == "fp16" ? vmoe::ToFp16(number) : vmoe::ToBf16(number);
+    } else {
+      tensor.as<float>()[i] = number;
     }
   }
 }
@@ -271,8 +299,32 @@ inline void Fill(const Value& value, const Tensor& tensor, const Call& call, Ran
         value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
     for (size_t i = 0; i < tensor.elements; ++i)
       tensor.as<int32_t>()[i] = static_cast<int32_t>(Between(random, -1, limit - 1));
+  } else if (value.type == "i8") {
+    FillBytes(tensor, random);
   } else {
     FillFloats(tensor, call, random);
+  }
+}
+
+// VmoeExpertBlock takes slots that have a token alone: others become pairs that are dropped, or make the call invalid.
+inline void MatchSlots(const Model& model, Random& random, Call& call) {
+  const auto input = [&](const char* name) -> const Tensor& {
+    const auto found =
+        std::find_if(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
+    return call.inputs[static_cast<size_t>(found - model.inputs.begin())];
+  };
+  const Tensor& slot = input("slot");
+  const Tensor& src = input("src");
+  const bool faulty = Chance(random, 5);
+  for (size_t pair = 0; pair < slot.elements; ++pair) {
+    int32_t& place = slot.as<int32_t>()[pair];
+    if (place < 0 || src.as<int32_t>()[place] >= 0) continue;
+    if (faulty) {
+      call.valid = false;
+      call.fault = "a slot without a token";
+    } else {
+      place = -1;
+    }
   }
 }
 
@@ -291,6 +343,7 @@ inline Call MakeCall(const Model& model, Random& random) {
     call.inputs.emplace_back(model.inputs[i].type, shapes[i]);
     Fill(model.inputs[i], call.inputs[i], call, random);
   }
+  if (model.op == "VmoeExpertBlock" && call.valid) MatchSlots(model, random, call);
   if (!faulty || !call.valid) return call;
   const size_t input = random() % call.inputs.size();
   const Value& value = model.inputs[input];
