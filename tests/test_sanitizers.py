@@ -15,10 +15,12 @@ import fuzz_models
 import pytest
 from sdk_build import ROOT, built, generator, onnxruntime_library, run
 
+from vmoe_export import export_bundle
 from vmoe_runtime.op_library import find_library
 
 CALLS = 100_000
 CALLS_ON_OTHER_PATHS = 20_000
+# With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 MEMORY, THREADS = "address,undefined", "thread"
 TARGETS = {
@@ -95,7 +97,7 @@ def test_random_op_calls_touch_no_memory_but_their_own(path: str, models: Path) 
     assert made == calls
     assert 0.1 < refused / made < 0.5
     assert 0 < refused_loads < loads
-    assert messages >= 60
+    assert messages >= 300
 
 
 def test_kernels_on_many_threads_have_no_races() -> None:
@@ -103,7 +105,23 @@ def test_kernels_on_many_threads_have_no_races() -> None:
     assert checked(done) == "equal 48 of 48\n"
 
 
-@pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_image_bundle"])
+def short_bundle(checkpoint: Path, precision: str, folder: Path) -> Path:
+    """The whole model in a lower precision."""
+    export_bundle(checkpoint, folder / "short.vmoe", capacity=[0.3, 1.05], k=[1, 2], precision=precision, validate=False)
+    return folder / "short.vmoe"
+
+
+@pytest.fixture
+def mnist_bf16_bundle(tmp_path: Path, mnist_checkpoint: Path) -> Path:
+    return short_bundle(mnist_checkpoint, "bf16", tmp_path)
+
+
+@pytest.fixture
+def mnist_int8_bundle(tmp_path: Path, mnist_checkpoint: Path) -> Path:
+    return short_bundle(mnist_checkpoint, "int8", tmp_path)
+
+
+@pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_image_bundle", "mnist_bf16_bundle", "mnist_int8_bundle"])
 def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(bundle)
     program = build(THREADS) / "tests" / "engine_threads"

@@ -1,5 +1,6 @@
-// The kernels by themselves: 8 callers at once, each with workers of its own, on shared weights. Answers must be those
-// of a single thread, bit for bit; the thread sanitizer sees every access, as nothing here is foreign code.
+// The layers by themselves: 8 callers at once, each with workers of its own, on shared weights of every type. Answers
+// must be those of a single thread, bit for bit; the thread sanitizer sees every access, as nothing here is foreign
+// code.
 //
 //   core_threads [race]
 //
@@ -7,70 +8,226 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/attention.h"
+#include "core/attention_block.h"
+#include "core/expert_block.h"
+#include "core/linear.h"
+#include "core/router_block.h"
 #include "core/sparse_mlp.h"
+#include "core/tile_attention.h"
 
 namespace {
 
+using vmoe::ElementType;
+using vmoe::Kernels;
+using vmoe::PackedWeights;
+using vmoe::StoredWeights;
+using vmoe::TaskRunner;
+using Floats = std::vector<float>;
+
 constexpr size_t kCallers = 8, kWorkers = 3, kRounds = 6;
-constexpr size_t kGroups = 2, kTokens = 37, kHidden = 33, kExperts = 5, kExpertHidden = 70, kHeads = 3, kChoices = 2;
+constexpr size_t kGroups = 2, kTokens = 37, kRows = kGroups * kTokens;
+constexpr size_t kHidden = 33, kHeads = 3, kExperts = 5, kExpertHidden = 128, kChoices = 2;
+constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8};
 
 // Runs the tasks of one ParallelFor on new threads.
-vmoe::TaskRunner ThreadsRunner() {
-  return {nullptr, [](void*, size_t count, vmoe::TaskRunner::Task task, void* context) {
+TaskRunner ThreadsRunner() {
+  return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             std::atomic<size_t> next{0};
             const auto work = [&] {
               for (size_t i = next++; i < count; i = next++) task(context, i);
             };
             std::vector<std::thread> workers;
+            workers.reserve(kWorkers);
             for (size_t i = 0; i < kWorkers; ++i) workers.emplace_back(work);
             for (std::thread& worker : workers) worker.join();
           }};
 }
 
-std::vector<float> Numbers(size_t count, unsigned seed) {
-  std::vector<float> numbers(count);
+Floats Numbers(size_t count, unsigned seed) {
+  Floats numbers(count);
   for (float& number : numbers) {
-    seed = seed * 1664525u + 1013904223u;
+    seed = seed * 1664525U + 1013904223U;
     number = static_cast<float>(static_cast<int>(seed >> 8) - (1 << 23)) / (1 << 24);
   }
   return numbers;
 }
 
-// What one caller computes: an MoE layer on its own tokens and settings, then attention.
-std::vector<float> Compute(const vmoe::Kernels& kernels, bool bf16, unsigned caller, const vmoe::TaskRunner& runner) {
-  const auto router = Numbers(kHidden * kExperts, 1);
-  const auto w1 = Numbers(kExperts * kHidden * kExpertHidden, 2), w2 = Numbers(w1.size(), 3);
-  const auto b1 = Numbers(kExperts * kExpertHidden, 4), b2 = Numbers(kExperts * kHidden, 5);
-  std::vector<vmoe::Bf16> narrow1, narrow2;
-  for (float weight : w1) narrow1.push_back(vmoe::ToBf16(weight));
-  for (float weight : w2) narrow2.push_back(vmoe::ToBf16(weight));
-  const void* stored1 = bf16 ? static_cast<const void*>(narrow1.data()) : w1.data();
-  const void* stored2 = bf16 ? static_cast<const void*>(narrow2.data()) : w2.data();
-  const auto type = bf16 ? vmoe::ElementType::kBfloat16 : vmoe::ElementType::kFloat32;
-  // All callers bring the same weights, so that they share, pack and free them at once.
-  vmoe::SparseMlpWeights weights;
-  weights.router =
-      vmoe::PackedWeights::Shared(kernels, {router.data(), vmoe::ElementType::kFloat32, 1, kHidden, kExperts});
-  weights.experts.w1 = vmoe::PackedWeights::Shared(kernels, {stored1, type, kExperts, kHidden, kExpertHidden});
-  weights.experts.w2 = vmoe::PackedWeights::Shared(kernels, {stored2, type, kExperts, kExpertHidden, kHidden});
-  weights.experts.b1 = b1.data();
-  weights.experts.b2 = b2.data();
-  const size_t tokens = kGroups * kTokens;
-  const auto x = Numbers(tokens * kHidden, 6 + caller);
-  const vmoe::RoutingShape shape{kGroups, kTokens, kExperts, kChoices, 3 + caller, caller % 2 == 0};
-  std::vector<float> answer(tokens * kHidden), weight(tokens * kChoices);
-  std::vector<int32_t> slot(tokens * kChoices);
-  vmoe::SparseMlp(weights, shape, caller % 3 == 0, x.data(), answer.data(), slot.data(), weight.data(), runner);
-  std::vector<float> attended(answer.size());
-  vmoe::Attention(kernels, {kGroups, kTokens, kTokens, kHidden, kHeads}, answer.data(), x.data(), answer.data(),
-                  attended.data(), runner);
-  answer.insert(answer.end(), attended.begin(), attended.end());
-  return answer;
+// A weight matrix for each expert, or one, with what belongs to its columns.
+struct Weights {
+  std::shared_ptr<const PackedWeights> packed;
+  Floats bias, scale;
+
+  vmoe::LinearWeights linear() const { return {packed.get(), bias.data(), scale.data()}; }
+};
+
+// `form` says how many there are of what size, and how they are packed. All callers bring the same weights, so that
+// they share, pack and free them at once.
+Weights MakeWeights(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
+  const Floats values = Numbers(form.elements(), seed);
+  std::vector<vmoe::Bf16> narrow;
+  std::vector<int8_t> whole;
+  form.type = type;
+  form.data = values.data();
+  if (type == ElementType::kBfloat16) {
+    for (float value : values) narrow.push_back(vmoe::ToBf16(value));
+    form.data = narrow.data();
+  } else if (type == ElementType::kInt8) {
+    for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));
+    form.data = whole.data();
+  }
+  const size_t columns = form.matrices * form.columns;
+  Weights weights{PackedWeights::Shared(kernels, form), Numbers(columns, seed + 1), Numbers(columns, seed + 2)};
+  for (float& scale : weights.scale) scale /= 127;
+  return weights;
 }
+
+StoredWeights Form(size_t matrices, size_t depth, size_t columns) {
+  StoredWeights form;
+  form.matrices = matrices;
+  form.depth = depth;
+  form.columns = columns;
+  return form;
+}
+
+struct MlpWeights {
+  Weights first, second;
+  size_t hidden_chunk = 0;
+
+  MlpWeights(const Kernels& kernels, ElementType type, size_t experts)
+      : first(MakeWeights(kernels, type, Form(experts, kHidden, kExpertHidden), 10)),
+        hidden_chunk(type == ElementType::kInt8 ? kExpertHidden / 2 : 0) {
+    StoredWeights form = Form(experts, kExpertHidden, kHidden);
+    form.depth_chunk = hidden_chunk;
+    second = MakeWeights(kernels, type, form, 20);
+  }
+
+  vmoe::ExpertWeights experts() const {
+    vmoe::ExpertWeights experts;
+    experts.w1 = first.packed;
+    experts.b1 = first.bias.data();
+    experts.w1_scale = first.scale.data();
+    experts.w2 = second.packed;
+    experts.b2 = second.bias.data();
+    experts.w2_scale = second.scale.data();
+    experts.hidden_chunk = hidden_chunk;
+    return experts;
+  }
+};
+
+// What one caller computes with weights of a type: every layer in turn, on its own tokens and settings.
+class Caller {
+ public:
+  Caller(const Kernels& kernels, ElementType type, unsigned number, const TaskRunner& runner)
+      : kernels_(kernels),
+        type_(type),
+        rounds_(number % 3 == 0),
+        runner_(runner),
+        shape_{kGroups, kTokens, kExperts, kChoices, 3 + number, number % 2 == 0},
+        x_(Numbers(kRows * kHidden, 6 + number)),
+        norm_scale_(Numbers(kHidden, 7)),
+        norm_bias_(Numbers(kHidden, 8)) {}
+
+  Floats Compute() {
+    DenseLayers();
+    Attentions();
+    AttentionBlock();
+    Experts();
+    Blocks();
+    return std::move(answer_);
+  }
+
+ private:
+  const Kernels& kernels_;
+  ElementType type_;
+  bool rounds_;  // to bfloat16 on the way to the experts
+  TaskRunner runner_;
+  vmoe::RoutingShape shape_;
+  Floats x_, norm_scale_, norm_bias_;
+  Floats answer_;
+
+  vmoe::LayerNorm Norm() const { return {norm_scale_.data(), norm_bias_.data()}; }
+  // Room for what a layer gives, for each token.
+  float* Give(size_t columns = kHidden) {
+    answer_.resize(answer_.size() + kRows * columns);
+    return answer_.data() + answer_.size() - kRows * columns;
+  }
+
+  void DenseLayers() {
+    constexpr size_t kColumns = 70;
+    const Weights w = MakeWeights(kernels_, type_, Form(1, kHidden, kColumns), 30);
+    vmoe::Linear(w.linear(), x_.data(), kRows, Give(kColumns), runner_);
+    const MlpWeights mlp(kernels_, type_, 1);
+    vmoe::DenseMlp(mlp.experts(), {}, x_.data(), kRows, false, Give(), runner_);
+  }
+
+  void Attentions() {
+    const vmoe::AttentionShape shape{kGroups, kTokens, kTokens, kHidden, kHeads};
+    const Floats k = Numbers(x_.size(), 40), v = Numbers(x_.size(), 41);
+    vmoe::Attention(kernels_, shape, x_.data(), k.data(), v.data(), Give(), runner_);
+    vmoe::TileAttention(vmoe::TileKernelsFor(kernels_.path), shape, x_.data(), k.data(), v.data(), Give(), runner_);
+  }
+
+  void AttentionBlock() {
+    StoredWeights by_column = Form(1, kHidden, kHidden), by_depth = by_column;
+    by_column.column_parts = by_depth.depth_parts = kHeads;
+    const Weights query = MakeWeights(kernels_, type_, by_column, 50),
+                  key = MakeWeights(kernels_, type_, by_column, 53),
+                  value = MakeWeights(kernels_, type_, by_column, 56), out = MakeWeights(kernels_, type_, by_depth, 59);
+    vmoe::AttentionBlockWeights weights;
+    weights.query = query.linear();
+    weights.key = key.linear();
+    weights.value = value.linear();
+    weights.out = out.linear();
+    weights.norm = Norm();
+    weights.heads = kHeads;
+    vmoe::AttentionBlock(weights, kGroups, kTokens, x_.data(), Give(), runner_);
+  }
+
+  void Experts() {
+    const MlpWeights mlp(kernels_, type_, kExperts);
+    vmoe::SparseMlpWeights weights;
+    weights.router = Router();
+    weights.experts = mlp.experts();
+    Floats weight(kRows * kChoices);
+    std::vector<int32_t> slot(kRows * kChoices);
+    vmoe::SparseMlp(weights, shape_, rounds_, x_.data(), Give(), slot.data(), weight.data(), runner_);
+    answer_.insert(answer_.end(), weight.begin(), weight.end());
+    answer_.insert(answer_.end(), slot.begin(), slot.end());
+  }
+
+  // The halves of an encoder block with an MLP, dense and sparse, each in place.
+  void Blocks() {
+    Floats y = x_;
+    const MlpWeights dense(kernels_, type_, 1);
+    vmoe::DenseMlp(dense.experts(), Norm(), y.data(), kRows, true, y.data(), runner_);
+    Floats weight(kRows * kChoices);
+    std::vector<int32_t> slot(kRows * kChoices), src(kExperts * shape_.places());
+    vmoe::RouterBlock(*Router(), Norm(), shape_, y.data(), slot.data(), weight.data(), src.data(), runner_);
+    vmoe::ExpertBlockRouting routing;
+    routing.tokens = kRows;
+    routing.choices = kChoices;
+    routing.places = shape_.places();
+    routing.slot = slot.data();
+    routing.weight = weight.data();
+    routing.src = src.data();
+    const MlpWeights sparse(kernels_, type_, kExperts);
+    vmoe::ExpertBlock(sparse.experts(), Norm(), routing, rounds_, y.data(), y.data(), runner_);
+    answer_.insert(answer_.end(), y.begin(), y.end());
+    answer_.insert(answer_.end(), slot.begin(), slot.end());
+  }
+
+  std::shared_ptr<const PackedWeights> Router() const {
+    return MakeWeights(kernels_, ElementType::kFloat32, Form(1, kHidden, kExperts), 70).packed;
+  }
+};
 
 }  // namespace
 
@@ -79,16 +236,16 @@ int main(int argc, char** argv) {
   vmoe::CpuPath path;
   std::string error;
   if (!vmoe::ChosenCpuPath(&path, &error)) return 2;
-  const vmoe::Kernels& kernels = vmoe::KernelsFor(path);
+  const Kernels& kernels = vmoe::KernelsFor(path);
   std::atomic<int> equal{0};
   int unguarded = 0;
   std::vector<std::thread> callers;
-  for (size_t caller = 0; caller < kCallers; ++caller) {
+  for (unsigned caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([&, caller] {
-      for (size_t round = 0; round < kRounds; ++round) {
-        const bool bf16 = (caller + round) % 2 == 1;
-        const auto alone = Compute(kernels, bf16, static_cast<unsigned>(caller), vmoe::SerialRunner());
-        const auto threaded = Compute(kernels, bf16, static_cast<unsigned>(caller), ThreadsRunner());
+      for (unsigned round = 0; round < kRounds; ++round) {
+        const ElementType type = kTypes[(caller + round) % std::size(kTypes)];
+        const Floats alone = Caller(kernels, type, caller, vmoe::SerialRunner()).Compute();
+        const Floats threaded = Caller(kernels, type, caller, ThreadsRunner()).Compute();
         equal += std::memcmp(alone.data(), threaded.data(), alone.size() * sizeof(float)) == 0 ? 1 : 0;
         if (race) ++unguarded;
       }
