@@ -17,6 +17,7 @@
 
 #include "core/attention.h"
 #include "core/attention_block.h"
+#include "core/bfloat16.h"
 #include "core/expert_block.h"
 #include "core/linear.h"
 #include "core/router_block.h"
