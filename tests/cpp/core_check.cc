@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "core/amx.h"
 #include "core/attention.h"
 #include "core/attention_block.h"
 #include "core/bfloat16.h"
@@ -382,6 +383,54 @@ void CheckLinear(const Kernels& kernels, ElementType type) {
                kernels.path);
 }
 
+#if defined(__x86_64__) && defined(__linux__)
+// As instructions, so that no compiler needs to know them.
+vmoe::TileConfiguration TileRegisters() {
+  vmoe::TileConfiguration configuration;
+  asm volatile("sttilecfg %0" : "=m"(configuration));
+  return configuration;
+}
+
+void SetTileRegisters(const vmoe::TileConfiguration& configuration) {
+  if (configuration.palette == 0) {
+    asm volatile("tilerelease");
+  } else {
+    asm volatile("ldtilecfg %0" : : "m"(configuration));
+  }
+}
+
+vmoe::TileConfiguration EightTiles(uint8_t rows, uint16_t line_bytes) {
+  vmoe::TileConfiguration configuration;
+  configuration.palette = 1;
+  std::fill_n(configuration.rows, 8, rows);
+  std::fill_n(configuration.line_bytes, 8, line_bytes);
+  return configuration;
+}
+
+// Layers on this thread find its tile registers in any configuration, and leave them in that.
+void CheckTileConfiguration(const Kernels& kernels) {
+  if (!vmoe::TileKernelsFor(kernels.path).needs_tile_configuration) return;
+  const vmoe::TileConfiguration configurations[] = {{}, EightTiles(16, 64), EightTiles(5, 20)};
+  for (const vmoe::TileConfiguration& before : configurations) {
+    const auto requires_it = [&](const std::function<void()>& check) {
+      SetTileRegisters(before);
+      check();
+      const vmoe::TileConfiguration after = TileRegisters();
+      Require(std::memcmp(&after, &before, sizeof(after)) == 0, "the tile registers' configuration", kernels.path);
+    };
+    for (ElementType type : {ElementType::kBfloat16, ElementType::kInt8}) {
+      requires_it([&] { CheckLinear(kernels, type); });
+      requires_it([&] { CheckSparseMlp(kernels, type); });
+      requires_it([&] { CheckAttentionBlock(kernels, type); });
+    }
+    requires_it([&] { CheckAttention(kernels); });
+  }
+  SetTileRegisters({});
+}
+#else
+void CheckTileConfiguration(const Kernels&) {}
+#endif
+
 }  // namespace
 
 int main() {
@@ -399,6 +448,7 @@ int main() {
       }
       CheckAttention(kernels);
     }
+    CheckTileConfiguration(kernels);
     std::printf("%s: right\n", CpuPathName(path));
   }
   return 0;
