@@ -195,7 +195,8 @@ def test_outputs_of_the_layer_that_nobody_asks_for_may_be_left_out(wanted: tuple
 )
 def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: bool) -> None:
     rng = np.random.default_rng(3)
-    inputs, weights = layer(rng), ("router", "w1", "b1", "w2", "b2")
+    inputs = layer(rng)
+    weights: tuple[str, ...] = ("router", "w1", "b1", "w2", "b2")
     if op_name == "VmoeSparseMlp":
         inputs |= dict(zip(OPTIONAL_SETTINGS, settings(4, 2, True), strict=True))
     elif op_name == "VmoeExpertMlp":

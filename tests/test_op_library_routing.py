@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cpu_paths import outputs_of, run_calls, supported_paths
+from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from op_models import OP_LIBRARY, node_call, run_reference, runner, settings
 from routing_cases import Case, golden_cases, make_gates, route, same_bits
 
@@ -16,7 +16,7 @@ from vmoe_runtime.op_library import find_library
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
-ROUTE = OPS["VmoeRoute"]
+ROUTE, BLOCK = OPS["VmoeRoute"], OPS["VmoeRouterBlock"]
 PARTS, CASES_PER_PART = 10, 1000
 MOST_PLACES = 2**20  # of src, which a random case makes
 INT32_MAX = 2**31 - 1
@@ -100,6 +100,66 @@ def test_a_whole_layer_numbers_places_up_to_the_last_that_int32_has(path: str) -
     assert max(slot.max() for slot in expected) > 2_000_000_000
     for (_, slot, _), wanted in zip(outputs_of(run_calls(calls, path)), expected, strict=True):
         np.testing.assert_array_equal(slot, wanted)
+
+
+@pytest.mark.parametrize("path", supported_paths())
+def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str) -> None:
+    rng = np.random.default_rng(7)
+    made = [router_block(rng, *sizes) for sizes in ((1, 1, 16, 1), (1, 50, 64, 8), (3, 40, 17, 5), (2, 130, 100, 33))]
+    calls = []
+    for layer, numbers in made:
+        calls += [router_call(layer, *setting) for setting in (whole_setting(layer), *numbers)]
+    found = iter(outputs_of(run_calls(calls, path)))
+    for layer, numbers in made:
+        gates = gates_of(layer, next(found))
+        finite = np.isfinite(layer["x"]).all(axis=-1)
+        exact = run_reference(
+            BLOCK, *(array.astype(np.float64) for array in layer.values()), *settings(*whole_setting(layer))
+        )
+        np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
+        # Experts that are twins have the same gate, and so have tokens that are.
+        assert (gates[finite, 0] == gates[finite, -1]).all()
+        np.testing.assert_array_equal(gates[:, 0], gates[:, -1])
+        for capacity, k, bpr in numbers:
+            case = Case(gates, capacity, k, bpr)
+            assert same_bits(next(found), route(case)), case
+
+
+def router_block(
+    rng: np.random.Generator, groups: int, tokens: int, width: int, experts: int
+) -> tuple[dict[str, np.ndarray], list[tuple[int, int, bool]]]:
+    """The float inputs of VmoeRouterBlock, with twins among experts and tokens and tokens that are no numbers; settings."""
+    x, router = (rng.standard_normal(shape, np.float32) for shape in ((groups, tokens, width), (width, experts)))
+    router *= np.float32(2 / width**0.5)
+    router[:, -1] = router[:, 0]
+    x[:, tokens // 2 :] = x[:, : tokens - tokens // 2]
+    x[:, -1] = x[:, 0]
+    if tokens > 4:
+        x[:, 1, 3], x[:, 3, 0] = np.nan, np.inf
+    norm = [1 + rng.standard_normal(width, np.float32) / 5, rng.standard_normal(width, np.float32) / 5]
+    layer: dict[str, np.ndarray] = {"x": x, "ln_scale": norm[0], "ln_bias": norm[1], "router": router}
+    choices = sorted({1, min(2, experts), experts})
+    return layer, [(c, k, bpr) for c in (1, max(1, tokens // 4), tokens) for k in choices for bpr in (True, False)]
+
+
+def whole_setting(layer: dict[str, np.ndarray]) -> tuple[int, int, bool]:
+    """Every choice of every token has a place."""
+    return layer["x"].shape[1], layer["router"].shape[1], False
+
+
+def router_call(layer: dict[str, np.ndarray], *setting: int) -> Call:
+    arrays = dict(zip(("capacity", "k", "bpr"), settings(setting[0], setting[1], bool(setting[2])), strict=True))
+    return node_call("VmoeRouterBlock", layer | arrays, constants=["router"])
+
+
+def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
+    """The gates [G,S,E] by which the block routed: the weights of all choices, each at its expert."""
+    slot, weight, _ = outputs
+    places = slot.shape[0] * slot.shape[1]
+    gates = np.empty_like(weight)
+    np.put_along_axis(gates, slot // places, weight, axis=-1)
+    assert (slot >= 0).all()
+    return gates
 
 
 def cases(part: int) -> Iterator[Case]:

@@ -1,0 +1,216 @@
+"""Every layer op with weights in int8 or bfloat16: on every CPU path the bits of its ONNX function in stock ONNX Runtime.
+
+Numbers are chosen so that nothing but the products under test rounds: normalized rows are ln_bias, hidden values are so
+large that GELU leaves them alone, all tokens of an image attend alike, and sums in bfloat16 are whole numbers that float32
+holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+import pytest
+from cpu_paths import outputs_of, run_calls, supported_paths
+from op_models import given_inputs, node_call, runner, settings
+
+from vmoe_export.ops.table import OPS, ElementType
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
+EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8"])
+TOKENS = 8  # of an image: a power of two, so that their mean is exact
+SIZES = ((1, 64, 0), (4, 128, 64), (33, 70, 0), (64, 192, 64), (100, 768, 0), (200, 1536, 768))
+"""Width, hidden features, and chunk of them in int8."""
+SMALLEST = np.float32(1e-45)
+APPROXIMATE_GELU = ("avx2", "avx2_vnni")
+"""Paths whose GELU is off by a few units in the last place, which may decide where a hidden value is rounded to."""
+
+Inputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of an op."""
+
+    op: str
+    inputs: Inputs
+    attributes: Mapping[str, int] = field(default_factory=dict)
+    hidden: int = 0
+
+
+@EVERY_PATH
+@EVERY_SHORT_TYPE
+def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: str) -> None:
+    rng = np.random.default_rng(1)
+    layers = [layer for sizes in SIZES for layer in made_layers(rng, weights, *sizes)]
+    assert {layer.op for layer in layers} == {op.name for op in OPS.values() if any(v.type == "W" for v in op.inputs)}
+    for layer, found in zip(layers, library_outputs(layers, path), strict=True):
+        expected = function_output(layer, weights)
+        assert np.isfinite(expected).all(), layer.op
+        assert np.ptp(expected) > 0, layer.op
+        assert_same_bits(found, expected, layer, path)
+
+
+@EVERY_PATH
+def test_rows_of_every_kind_have_the_bits_of_the_function_in_int8(path: str) -> None:
+    rng = np.random.default_rng(2)
+    layers = []
+    for depth in (4, 64, 130, 300):
+        rows = strange_rows(depth)
+        linear = {"x": rows[None], "w": int8(rng, depth, 37), "b": normal(rng, 37), "w_scale": small_scales(rng, 37)}
+        layers.append(Layer("VmoeLinear", linear))
+        mlp = {"w1": int8(rng, depth, 64), "b1": normal(rng, 64) * 0 + 1000, "w2": int8(rng, 64, depth)}
+        mlp |= {"b2": normal(rng, depth), "w1_scale": small_scales(rng, 64) / 1e6, "w2_scale": small_scales(rng, depth)}
+        layers.append(Layer("VmoeDenseMlp", {"x": rows[None], **mlp}, hidden=64))
+        experts = {name: np.stack([array, array[..., ::-1]]) for name, array in mlp.items()}
+        layers.append(Layer("VmoeExpertMlp", {"buf": np.stack([rows, rows[::-1]]), **experts}, hidden=64))
+    for layer, found in zip(layers, library_outputs(layers, path), strict=True):
+        expected = function_output(layer, "i8")
+        finite = np.isfinite(layer.inputs["buf" if layer.op == "VmoeExpertMlp" else "x"]).all(axis=-1)
+        assert 0 < finite.sum() < finite.size
+        assert np.isfinite(expected[finite]).all()
+        assert_same_bits(found[finite], expected[finite], layer, path)
+        for outputs in (found, expected):
+            assert not np.isfinite(outputs[~finite]).any(), layer.op
+
+
+@EVERY_PATH
+def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: str) -> None:
+    rng = np.random.default_rng(3)
+    layers = []
+    for depth, columns in ((1, 33), (2, 5), (31, 64), (64, 31), (130, 97), (768, 40), (3072, 17)):
+        x = normal(rng, 2, 19, depth)
+        x[0, ::2] = (x[0, ::2].view(np.uint32) & 0xFFFF0000 | 0x8000).view(np.float32)  # in the middle of two bfloat16
+        x[1, 0], x[1, 1] = 0, -0.0
+        w = normal(rng, depth, columns).astype(ml_dtypes.bfloat16)
+        layers.append(Layer("VmoeLinear", {"x": x, "w": w, "b": normal(rng, columns)}))
+    for layer, found in zip(layers, library_outputs(layers, path), strict=True):
+        x, w, b = layer.inputs["x"].astype(ml_dtypes.bfloat16), layer.inputs["w"], layer.inputs["b"]
+        terms = np.abs(x.astype(np.float64)) @ np.abs(w.astype(np.float64)) + np.abs(b)
+        difference = np.abs(found.astype(np.float64) - function_output(layer, "bf16"))
+        # Each of two sums of n terms is off by at most n roundings of what the terms add up to.
+        assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
+
+
+def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int) -> list[Layer]:
+    """Each op that has weights, at these sizes."""
+    chunk = chunk if weights == "i8" else 0
+    attributes = {"hidden_chunk": chunk}
+    x = rows_of(rng, weights, 2, TOKENS, width)
+    norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
+    mlp, experts = mlp_inputs(rng, weights, (), width, hidden), mlp_inputs(rng, weights, (2,), width, hidden)
+    # What is added to x comes without a bias, and x is nothing where two chunks are: the order of additions would show.
+    base = x * np.float32(not chunk)
+    unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
+    capacity, k, bpr = settings(TOKENS, 2, True)
+    layer = {"x": x, "router": np.zeros((width, 2), np.float32), **experts, "capacity": capacity, "k": k, "bpr": bpr}
+    # Each token has one expert and one choice that was dropped: a second one would be added to x first or last.
+    token = np.arange(2 * TOKENS, dtype=np.int32).reshape(2, TOKENS)
+    slot = np.stack([token % 2 * (2 * TOKENS) + token, np.full_like(token, -1)], axis=2)
+    src = np.stack([np.where(token % 2 == expert, token, -1).ravel() for expert in range(2)])
+    routes = {"slot": slot, "weight": np.ones(slot.shape, np.float32), "src": src.astype(np.int32)}
+    linear = matrix(rng, weights, "w", (), width, hidden) | {"b": rows_of(rng, weights, hidden)}
+    attention: Inputs = {}
+    for name in "qkvo":
+        attention |= matrix(rng, weights, f"w{name}", (), width, width)
+        attention[f"b{name}"] = rows_of(rng, weights, width) * np.float32(name != "o")
+    heads = next(count for count in (4, 3, 1) if width % count == 0)
+    return [
+        Layer("VmoeLinear", {"x": x, **linear}),
+        Layer("VmoeDenseMlp", {"x": x, **mlp}, attributes, hidden),
+        Layer("VmoeExpertMlp", {"buf": x, **experts}, attributes, hidden),
+        Layer("VmoeSparseMlp", layer, attributes, hidden),
+        Layer("VmoeMlpBlock", {"x": base, **norm, **unbiased}, attributes, hidden),
+        Layer("VmoeExpertBlock", {"x": base, **norm, **routes, **unbiased_experts}, attributes, hidden),
+        Layer("VmoeAttentionBlock", {"x": x, **norm, **attention}, {"num_heads": heads}),
+    ]
+
+
+def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[int, ...], width: int, hidden: int) -> Inputs:
+    """Weights and biases of an MLP; hidden values are at least 16 and differ."""
+    inputs = matrix(rng, weights, "w1", experts, width, hidden) | matrix(rng, weights, "w2", experts, hidden, width)
+    inputs["b1"] = np.float32(40 * width) + rng.integers(16, 90, (*experts, hidden)).astype(np.float32)
+    inputs["b2"] = rows_of(rng, weights, *experts, width)
+    return inputs
+
+
+def matrix(
+    rng: np.random.Generator, weights: ElementType, name: str, experts: tuple[int, ...], depth: int, columns: int
+) -> Inputs:
+    """A weight, and its scales if it has any."""
+    if weights == "i8":
+        scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
+        return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}
+    return {name: rng.integers(-2, 3, (*experts, depth, columns)).astype(ml_dtypes.bfloat16)}
+
+
+def rows_of(rng: np.random.Generator, weights: ElementType, *shape: int) -> np.ndarray:
+    """Activations or biases: whole numbers where bfloat16 must not round sums."""
+    return normal(rng, *shape) if weights == "i8" else rng.integers(-4, 5, shape).astype(np.float32)
+
+
+def strange_rows(depth: int) -> np.ndarray:
+    """f32[13,depth]: zeros, ties, rows so small that their scale or its reciprocal is no normal number, and no numbers."""
+    rng = np.random.default_rng(depth)
+    halves = np.resize(np.arange(-126.5, 127, 1).astype(np.float32), depth)
+    halves[0] = 127
+    beside = np.nextafter(halves, np.float32(0))
+    beside[0] = 127
+    one = np.zeros(depth, np.float32)
+    one[depth // 2] = SMALLEST
+    some = normal(rng, 9, depth)
+    some[0] *= np.float32(1e-40)
+    some[1] *= np.float32(1e-37)
+    some[2] *= np.float32(1e30)
+    some[3, ::2] = -0.0
+    some[4] = np.float32(3e-39)
+    some[5, 0], some[6, depth // 2], some[7, -1] = np.nan, np.inf, -np.inf
+    return np.stack([np.zeros(depth, np.float32), np.full(depth, -0.0, np.float32), halves, beside, one, *some])
+
+
+def int8(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-127, 128, shape).astype(np.int8)
+
+
+def small_scales(rng: np.random.Generator, columns: int) -> np.ndarray:
+    return (rng.random(columns, np.float32) + 1) / 1000
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def first_weight(op_name: str) -> str:
+    """The name of an op's first weight."""
+    return next(value.name for value in OPS[op_name].inputs if value.type == "W")
+
+
+def library_outputs(layers: list[Layer], path: str) -> list[np.ndarray]:
+    """The first output of each, with constant weights as graphs have them."""
+    calls = []
+    for layer in layers:
+        constants = [v.name for v in OPS[layer.op].inputs if v.name in layer.inputs and (v.type == "W" or v.scale_of)]
+        calls.append(node_call(layer.op, layer.inputs, layer.attributes, constants=constants))
+    return [outputs[0] for outputs in outputs_of(run_calls(calls, path))]
+
+
+def function_output(layer: Layer, weights: ElementType) -> np.ndarray:
+    inputs = [layer.inputs[value.name] for value in given_inputs(OPS[layer.op], weights)]
+    return runner("onnxruntime", layer.op, False, weights, hidden=layer.hidden, **layer.attributes)(*inputs)[0]
+
+
+def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path: str) -> None:
+    what = f"{layer.op} {layer.inputs[first_weight(layer.op)].shape}"
+    size = np.abs(expected).max(axis=-1, keepdims=True)
+    if layer.hidden and path in APPROXIMATE_GELU:
+        np.testing.assert_allclose(found / size, expected / size, rtol=0, atol=2**-6, err_msg=what)
+    elif layer.op == "VmoeAttentionBlock":  # what it mixes is off by little, which a scale of int8 hands on
+        np.testing.assert_allclose(found / size, expected / size, rtol=0, atol=4e-6, err_msg=what)
+    else:
+        np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)
