@@ -81,7 +81,7 @@ def models() -> Iterator[Model]:
     for op in OPS.values():
         yield from _with_all_attributes(op)
         yield from _partly_constant(op)
-        yield from _wrong_attributes(op)
+        yield from _extreme_attributes(op)
         yield from _wrong_weights(op)
     for name in MOE_OPS:
         yield from (Model(name, tokens=tokens, gates=gates) for tokens, gates in type_choices(name)[1:])
@@ -132,10 +132,13 @@ def _partly_constant(op: Op) -> Iterator[Model]:
                 yield Model(op.name, weights=weights, fixed=FIXED[1], fed=(value.name,))
 
 
-def _wrong_attributes(op: Op) -> Iterator[Model]:
+def _extreme_attributes(op: Op) -> Iterator[Model]:
     for name in op.attributes:
         for number in OUT_OF_RANGE[name]:
             yield Model(op.name, "never-loads", weight_types(op)[-1], attributes={name: number})
+        if ATTRIBUTE_RULES[name].divides:
+            for weights in ("i8",) if ATTRIBUTE_RULES[name].only_i8 else weight_types(op):
+                yield Model(op.name, weights=weights, attributes={name: 2**62})
 
 
 def _wrong_weights(op: Op) -> Iterator[Model]:

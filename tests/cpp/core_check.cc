@@ -328,6 +328,7 @@ void CheckAttentionBlock(const Kernels& kernels, ElementType type) {
   const Floats x = Normal(rows * width, 1), scale = Normal(width, 1), bias = Normal(width, 1);
   const Floats b[4] = {Normal(width, 1), Normal(width, 1), Normal(width, 1), Normal(width, 1)};
   std::vector<Matrix> w;
+  w.reserve(4);
   for (size_t i = 0; i < 4; ++i) w.push_back(RandomMatrix(type, 1, width, width));
   vmoe::AttentionBlockWeights weights;
   std::shared_ptr<const PackedWeights> packed[4];

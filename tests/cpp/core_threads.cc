@@ -241,6 +241,7 @@ int main(int argc, char** argv) {
   std::atomic<int> equal{0};
   int unguarded = 0;
   std::vector<std::thread> callers;
+  callers.reserve(kCallers);
   for (unsigned caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
