@@ -199,5 +199,15 @@ def test_a_bundle_of_another_precision_is_no_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
+def test_an_int8_bundle_that_says_it_is_float32_is_no_checkpoint(
+    mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export_bundle(mnist_image_bundle, tmp_path / "int8.vmoe", precision="int8", validate=False)
+    bundle = copied_bundle(tmp_path / "int8.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
+    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
+    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel_scale", "doesn't use"], capfd)
+    assert not (tmp_path / "y.vmoe").exists()
+
+
 def test_a_bundle_of_version_1_in_bf16_is_no_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert_command_refuses([str(OLD / "v1-bf16"), "-o", str(tmp_path / "y.vmoe")], 1, ["precision bf16-experts"], capfd)

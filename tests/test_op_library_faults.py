@@ -11,12 +11,15 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from cpu_paths import refusal, run_calls, supported_paths
-from damaged_files import assert_one_sentence
+from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 from op_models import NUMPY_TYPES, node_call
 
+from vmoe_export import export_bundle
 from vmoe_export.ops.table import ELEMENT_TYPES, OPS, Op
+from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.op_library import find_library, library_path
 
 if find_library() is None:
@@ -133,7 +136,7 @@ def int8_faults(op: Op) -> Iterator[Fault]:
         assert scale is not None
         for constants in ((), (value.scale_of,), tuple(good)):
             missing = tuple(name for name in constants if name != value.name)
-            says = (value.scale_of, "int8", value.name, "given")
+            says: tuple[str, ...] = (value.scale_of, "int8", value.name, "given")
             yield Fault(op.name, f"no {value.name}, constant {missing}", says, good | {value.name: None}, {}, missing)
             longer = good | {value.name: np.concatenate([scale, scale[..., :1]], -1)}
             yield Fault(op.name, f"{value.name} longer, constant {constants}", (value.name, "shape"), longer, {}, constants)
@@ -241,7 +244,95 @@ def messages() -> dict[str, str]:
     return {name: bad if isinstance(bad, str) else "" for name, bad in zip(FAULTS, results[::2], strict=True)}
 
 
-@pytest.mark.parametrize("path", ["fast", "AVX2", "avx2 ", "neon64", "x" * 10_000])
+# Bundles whose SHA-256s are right and whose graph contradicts itself.
+
+
+def first_node(model: onnx.ModelProto, op: str) -> onnx.NodeProto:
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type == op)
+    return found
+
+
+def attribute(op: str, name: str, value: object) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        node = first_node(model, op)
+        kept = [given for given in node.attribute if given.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    return edit
+
+
+def without_the_last_input(op: str) -> Edit:
+    return lambda model: first_node(model, op).input.pop()
+
+
+def with_scales_swapped(model: onnx.ModelProto) -> None:
+    inputs = first_node(model, "VmoeExpertBlock").input
+    inputs[-2], inputs[-1] = inputs[-1], inputs[-2]
+
+
+def with_types(element: int, other: int) -> Edit:
+    """Every initializer of one type read as another one."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == element:
+                tensor.data_type = other
+
+    return edit
+
+
+def with_fewer_scales(model: onnx.ModelProto) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("Moe/Mlp/Dense_1/kernel_scale"))
+    tensor.dims[-1] -= 1
+    entry = next(entry for entry in tensor.external_data if entry.key == "length")
+    entry.value = str(4 * tensor.dims[0] * tensor.dims[1])
+
+
+def without_a_scale_tensor(model: onnx.ModelProto) -> None:
+    scales = [tensor for tensor in model.graph.initializer if tensor.name.endswith("kernel_scale")]
+    model.graph.initializer.remove(scales[0])
+
+
+INT8, UINT8 = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
+GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "a hidden_chunk of 7": (attribute("VmoeExpertBlock", "hidden_chunk", 7), ("hidden_chunk is 7", "divide F, 128")),
+    "a hidden_chunk of 48": (attribute("VmoeExpertBlock", "hidden_chunk", 48), ("hidden_chunk is 48", "divide F, 128")),
+    "a hidden_chunk of 2^40": (attribute("VmoeExpertBlock", "hidden_chunk", 2**40), ("hidden_chunk", "divide F, 128")),
+    "a hidden_chunk of no tiles": (attribute("VmoeExpertBlock", "hidden_chunk", 32), ("hidden_chunk", "multiple of 64")),
+    "a hidden_chunk below 0": (attribute("VmoeExpertBlock", "hidden_chunk", -1), ("hidden_chunk", "at least 0, not -1")),
+    "a hidden_chunk of 64.0": (attribute("VmoeExpertBlock", "hidden_chunk", 64.0), ("hidden_chunk is not an INT",)),
+    "a hidden_chunk that is text": (attribute("VmoeExpertBlock", "hidden_chunk", "64"), ("hidden_chunk is not an INT",)),
+    "no heads": (attribute("VmoeAttentionBlock", "num_heads", 0), ("VmoeAttentionBlock", "num_heads", "at least 1")),
+    "7 heads": (attribute("VmoeAttentionBlock", "num_heads", 7), ("VmoeAttentionBlock", "num_heads is 7", "divide D, 64")),
+    "a dispatcher of 2": (attribute("VmoeExpertBlock", "dispatch_bf16", 2), ("dispatch_bf16", "0 or 1")),
+    "experts without scales of w2": (without_the_last_input("VmoeExpertBlock"), ("w2 is int8", "w2_scale must be given")),
+    "patches without scales": (without_the_last_input("VmoeLinear"), ("VmoeLinear", "w_scale must be given")),
+    "attention without scales of wo": (without_the_last_input("VmoeAttentionBlock"), ("wo is int8", "wo_scale")),
+    "scales swapped": (with_scales_swapped, ("w1_scale has shape [8, 64]", "F is 128")),
+    "fewer scales than columns": (with_fewer_scales, ("w2_scale has shape [8, 63]", "D is 64")),
+    "a scale tensor missing": (without_a_scale_tensor, ("kernel_scale", "not a graph input")),
+    "unsigned weights": (with_types(INT8, UINT8), ("VmoeLinear", "w is uint8", "bfloat16 or int8")),
+}
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    target = tmp_path_factory.mktemp("int8") / "mnist.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], precision="int8", validate=False)
+    return target
+
+
+@pytest.mark.parametrize(("edit", "says"), GRAPHS.values(), ids=GRAPHS)
+def test_an_engine_refuses_an_int8_graph_with(edit: Edit, says: tuple[str, ...], int8_bundle: Path, tmp_path: Path) -> None:
+    files = {"model.onnx": edited_graph(int8_bundle, edit, "model.onnx")}
+    bundle = copied_bundle(int8_bundle, tmp_path / "x.vmoe", files=files)
+    with pytest.raises(BackendError) as refused:
+        Engine.load(bundle, backend="onnxruntime", threads=1)
+    assert_one_sentence(str(refused.value), "x.vmoe/model.onnx", *says)
+
+
+@pytest.mark.parametrize("path", ["fast", "AVX2", "avx2 ", " ", "scalar,avx2", "neon64", "0", "x" * 10_000])
 def test_a_cpu_path_that_is_not_there_is_refused_with_those_that_are(path: str) -> None:
     message = refusal(Path(library_path()), path)
     for said in ("vmoe op library", "VMOE_CPU_PATH", path[:40], ", ".join(supported_paths())):
