@@ -7,6 +7,7 @@ the other never ran.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -165,7 +166,7 @@ def whole_call(
 
 
 def case(name: str, call: Call) -> Case:
-    (alone,) = outputs_of(run_calls([call], threads=1))
+    (alone,) = outputs_of(run_calls([call], os.environ.get("VMOE_CPU_PATH"), threads=1))
     return Case(name, call, alone)
 
 
