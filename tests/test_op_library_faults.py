@@ -224,6 +224,7 @@ def test_there_are_many_faults() -> None:
 def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
     fault, message = FAULTS[name], messages()[name]
     assert message, "it gave an answer"
+    assert "\n" not in message.strip()
     for said in (fault.op, *fault.says):
         assert said in message
 
