@@ -114,7 +114,8 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
         gates = gates_of(layer, next(found))
         finite = np.isfinite(layer["x"]).all(axis=-1)
         with np.errstate(invalid="ignore"):
-            exact = run_reference(BLOCK, *map(np.float64, layer.values()), *settings(*whole_setting(layer)))
+            wide = [array.astype(np.float64) for array in layer.values()]
+            exact = run_reference(BLOCK, *wide, *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
         # Experts that are twins have the same gate, and so have tokens that are.
         assert (gates[finite, 0] == gates[finite, -1]).all()
