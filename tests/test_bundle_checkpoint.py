@@ -199,13 +199,14 @@ def test_a_bundle_of_another_precision_is_no_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
-def test_an_int8_bundle_that_says_it_is_float32_is_no_checkpoint(
-    mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("bf16-experts", "bfloat16"), ("int8", "int8")])
+def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
+    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    export_bundle(mnist_image_bundle, tmp_path / "int8.vmoe", precision="int8", validate=False)
-    bundle = copied_bundle(tmp_path / "int8.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
+    export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
+    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
     arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel_scale", "doesn't use"], capfd)
+    assert_command_refuses(arguments, 1, ["x.vmoe", "says that it is float32", "kernel", dtype], capfd)
     assert not (tmp_path / "y.vmoe").exists()
 
 

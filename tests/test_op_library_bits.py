@@ -28,7 +28,7 @@ S32 = Variant(
     patch=(32, 32), hidden=160, heads=5, layers=3, moe=(0, 2), experts=8, classes=100,
 )  # fmt: skip
 DENSE = Variant(
-    "without experts, 1152 hidden features that int8 cuts in two", classifier="map", position="learned",
+    "without experts, 1152 hidden features that int8 cuts in three", classifier="map", position="learned",
     trained_grid=(4, 4), image_size=(16, 16), hidden=576, heads=9, classes=100,
 )  # fmt: skip
 MODELS = (

@@ -26,7 +26,7 @@ STORED_TYPES: Mapping[WeightType, StoredType] = {"float": "F32", "bf16": "BF16",
 STORED_BYTES: Mapping[StoredType, int] = {"F32": 4, "BF16": 2, "I8": 1}
 
 _LONGEST_ROW = 1024  # hidden features that one int8 scale serves
-_LONGEST_CHUNK = 768
+_LONGEST_CHUNK = 512
 _CHUNK_MULTIPLE = 64  # whole tiles of the CPUs that multiply int8 in tiles
 
 
@@ -119,7 +119,7 @@ def stored_type(name: str, precision: ExportPrecision) -> StoredType:
 def hidden_chunk(hidden: int, weights: WeightType) -> int:
     """Hidden features of an MLP that share one scale of their row in int8; 0 where the whole row does.
 
-    A row of many features has outliers, so it is cut into equal chunks of at most 768. That also keeps the sums of a chunk
+    A row of many features has outliers, so it is cut into equal chunks of at most 512. That also keeps the sums of a chunk
     below 2**24, where they are exact in float32.
     """
     if weights != "i8" or hidden <= _LONGEST_ROW:

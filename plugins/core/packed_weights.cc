@@ -143,6 +143,7 @@ void PackedWeights::PackPanel(const StoredWeights& weights, size_t matrix, size_
 }
 
 bool PackedWeights::Holds(const StoredWeights& weights) const {
+  if (panel_bytes_ == 0) return true;
   std::vector<char> expected(panel_bytes_);
   for (size_t matrix = 0; matrix < matrices(); ++matrix) {
     for (size_t panel = 0; panel < panels_; ++panel) {

@@ -122,9 +122,7 @@ HWY_ATTR void Attend(const TileHead& head) {
   PackKeys(head, keys);
   PackValues(head, values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
-  struct Nothing {
-    HWY_INLINE void Run() {}
-  } nothing;
+  NothingBeside nothing;
   for (size_t tile = 0; tile < row_tiles;) {
     const size_t count = RowTilesOfBlock(row_tiles - tile);
     const size_t first_row = tile * kRowsPerTile;

@@ -236,7 +236,7 @@ class Block {
 
 void TileAttentionBlock(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
                         size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner) {
-  if (images == 0 || tokens == 0) return;
+  if (images == 0 || tokens == 0 || weights.query.weights->depth() == 0) return;
   Block(weights, norm_scale, norm_bias, images, tokens, x, y).Run(runner);
 }
 

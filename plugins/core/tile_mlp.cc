@@ -38,7 +38,8 @@ class Mlp {
         apart_(GroupsRunApart(groups_.size())) {
     chunk_ = int8_ ? weights.hidden_chunk : kHiddenChunk;
     if (chunk_ == 0) chunk_ = std::max<size_t>(RoundUp(hidden_, DepthOfLine(weights.first.type())), 1);
-    chunks_ = DivideUp(hidden_, chunk_);
+    // Without hidden values one chunk is left, of no steps: the bias.
+    chunks_ = std::max<size_t>(DivideUp(hidden_, chunk_), 1);
     const size_t most_rows = MostRows(groups_);
     holds_all_ = !apart_ || most_rows <= kFewRows;
     most_tiles_ = DivideUp(most_rows, kRowsPerTile);

@@ -15,7 +15,6 @@
 
 #include "core/tile_kernels.h"
 #include "core/vector_math-inl.h"
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -26,8 +25,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr size_t kMostRowTiles = 3;                            // of a block
 constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
-// How far ahead of its use a panel is asked for while it streams from memory, in bytes.
-constexpr size_t kStreamBytes = 4096;
 
 // ---- Sums of 4-byte groups of a row with the 16 columns of a line of weights
 
@@ -35,6 +32,7 @@ using SignedTag = hn::RebindToSigned<FloatTag>;
 
 // Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
 struct WidenedBf16 {
+  static constexpr bool kOneInstruction = false;
   using Sums = Floats;
   static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
   static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
@@ -48,6 +46,7 @@ struct WidenedBf16 {
 
 #if HWY_NATIVE_DOT_BF16
 struct NativeBf16 {
+  static constexpr bool kOneInstruction = true;
   using Sums = Floats;
   static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
   static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
@@ -62,6 +61,7 @@ struct NativeBf16 {
 
 // Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
 struct PortableInt8 {
+  static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
   static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
@@ -91,11 +91,14 @@ struct PortableInt8 {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
 // VNNI, which Highway knows only together with more that not every processor has.
 struct VnniInt8 {
+  static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
   static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
     const auto row = hn::Set(BitsTag(), group);
-#if HWY_TARGET == HWY_AVX2
+#if HWY_TARGET <= HWY_AVX3_DL
+    sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
+#elif HWY_TARGET == HWY_AVX2
     asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.raw) : "x"(row.raw), "x"(weights.raw));
 #else
     asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
@@ -106,6 +109,22 @@ struct VnniInt8 {
 #endif
 
 // ---- Blocks
+
+// Lines of memory that are asked for at a steady rate before they are needed.
+struct LinesAhead {
+  const char* next = nullptr;
+  size_t rate = 0;  // lines per step, times 256
+  size_t due = 0;
+
+  // kLocality: 3 is the first-level cache, 2 the second.
+  template <int kLocality>
+  HWY_INLINE void Step() {
+    for (due += rate; due >= 256; due -= 256) {
+      __builtin_prefetch(next, 0, kLocality);
+      next += kLineBytes;
+    }
+  }
+};
 
 // Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there
 // are.
@@ -120,10 +139,14 @@ struct TileOperand {
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
+  // How far ahead of its use a panel is asked for while it streams from memory: what reads at the memory's rate.
+  static constexpr size_t kStreamBytes = 8192;
 
-  template <ElementType kType, size_t kRowTiles, class Step>
-  static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums, Step&& step) {
-    for (size_t k = 0; k < steps; ++k) step.Run();
+  template <ElementType kType, size_t kRowTiles, class Beside>
+  static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
+                                  Beside& beside) {
+    beside.FinishRows();
+    LinesAhead none;
     // Rows beyond the last one are not worth their time.
     const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
     for (size_t row = 0; row < count; row += kRows) {
@@ -131,7 +154,7 @@ struct VectorBlock {
       for (size_t part = 0; part < 2; part += kParts) {
         Rows<std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>>(
             mine, rows.step_stride, panel + part * kTileBytes, steps,
-            sums + row * kPanelColumns + part * kPanelColumns / 2);
+            sums + row * kPanelColumns + part * kPanelColumns / 2, row + part == 0 ? beside.lines : none);
       }
     }
   }
@@ -143,33 +166,43 @@ struct VectorBlock {
   static constexpr size_t kRows = kVectors == 1 ? 8 : 4;
 
   template <class Group>
-  static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out) {
+  static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
+                                LinesAhead& lines) {
+    LinesAhead ahead = lines;
     typename Group::Sums sums[kRows][kParts * kVectors];
 #pragma GCC unroll 16
     for (auto& row : sums) {
 #pragma GCC unroll 16
       for (auto& vector : row) vector = Group::Zero();
     }
+    const auto add_line = [&](size_t line) HWY_ATTR {
+      Bits weights[kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) {
+        const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
+        weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+      }
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kRows; ++r) {
+        uint32_t group;
+        std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Add(group, weights[v], sums[r][v]);
+      }
+    };
     for (size_t k = 0; k < steps; ++k) {
-      for (size_t line = 0; line < kRowsPerTile; ++line) {
-        Bits weights[kParts * kVectors];
+      // One instruction a sum: unrolled, they keep their registers from line to line.
+      if constexpr (Group::kOneInstruction) {
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) {
-          const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
-          weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
-        }
-        hwy::Prefetch(panel + line * kLineBytes + kStreamBytes);
-#pragma GCC unroll 16
-        for (size_t r = 0; r < kRows; ++r) {
-          uint32_t group;
-          std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
-#pragma GCC unroll 16
-          for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Add(group, weights[v], sums[r][v]);
-        }
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
+      } else {
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
       }
       rows += step_stride;
       panel += kPanelStepBytes;
+      ahead.Step<3>();
     }
+    lines = ahead;
 #pragma GCC unroll 16
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
@@ -283,14 +316,15 @@ class EmulatedTiles {
   }
 };
 
-// Sums of row tiles times one panel in tile registers. `step` runs between the products, where the vector units idle.
+// Sums of row tiles times one panel in tile registers. What is done beside fills the vector units, which idle.
 template <class Tiles>
 struct MatrixUnitBlock {
   static constexpr bool kUnsignedRows = false;
+  static constexpr size_t kStreamBytes = 4096;
 
-  template <ElementType kType, size_t kRowTiles, class Step>
+  template <ElementType kType, size_t kRowTiles, class Beside>
   static HWY_INLINE void Multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
-                                  Step&& step) {
+                                  Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
     constexpr size_t kTile = kRowsPerTile * kPanelColumns;  // of sums
     const char* rows = operand.tiles;
@@ -340,7 +374,7 @@ struct MatrixUnitBlock {
       }
       rows += operand.step_stride;
       panel += kPanelStepBytes;
-      step.Run();
+      beside.Step();
     }
     t.template Store<0>(sums);
     t.template Store<1>(sums + kPanelColumns / 2);
@@ -359,15 +393,15 @@ struct MatrixUnitBlock {
 constexpr size_t RowTilesOfBlock(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
 // Multiply for a number of row tiles that is known only now.
-template <class Block, ElementType kType, class Step>
+template <class Block, ElementType kType, class Beside>
 HWY_INLINE void MultiplyBlock(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
-                              Step&& step) {
+                              Beside& beside) {
   // Tile registers are read and written behind the compiler's back.
   asm volatile("" : : : "memory");
   switch (row_tiles) {
-    case 1: Block::template Multiply<kType, 1>(rows, panel, steps, sums, step); break;
-    case 2: Block::template Multiply<kType, 2>(rows, panel, steps, sums, step); break;
-    default: Block::template Multiply<kType, 3>(rows, panel, steps, sums, step); break;
+    case 1: Block::template Multiply<kType, 1>(rows, panel, steps, sums, beside); break;
+    case 2: Block::template Multiply<kType, 2>(rows, panel, steps, sums, beside); break;
+    default: Block::template Multiply<kType, 3>(rows, panel, steps, sums, beside); break;
   }
   asm volatile("" : : : "memory");
 }
@@ -470,18 +504,21 @@ template <class Pending>
 struct BesideProducts {
   Pending& pending;
   size_t rows_per_step;
-  const char* ahead;
-  size_t rate;  // lines per step, times 256
-  size_t due = 0;
+  LinesAhead lines;
 
-  HWY_INLINE void Run() {
+  HWY_INLINE void Step() {
     for (size_t i = 0; i < rows_per_step; ++i) pending.Next();
-    for (due += rate; due >= 256; due -= 256) {
-      __builtin_prefetch(ahead, 0,
-                         2);  // into the second-level cache, which waits for more lines at once than the first
-      ahead += kLineBytes;
-    }
+    // Tiles are loaded past the first-level cache, and the second one waits for more lines at once.
+    lines.Step<2>();
   }
+  HWY_INLINE void FinishRows() { pending.All(); }
+};
+
+struct NothingBeside {
+  LinesAhead lines;
+
+  HWY_INLINE void Step() {}
+  HWY_INLINE void FinishRows() {}
 };
 
 template <class Block, ElementType kType, bool kGelu, bool kLines>
@@ -497,16 +534,16 @@ HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     // With a single row tile the panel itself streams from memory. With more, there is time to fetch the next one.
-    const char* ahead = row_tiles == 1 || next == nullptr ? weights + kStreamBytes : next;
+    const char* ahead = row_tiles == 1 || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = RowTilesOfBlock(row_tiles - tile);
-      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, ahead, kLinesOfStep * 256 * count / row_tiles};
+      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, {ahead, kLinesOfStep * 256 * count / row_tiles}};
       const size_t first_row = tile * kRowsPerTile;
       MultiplyBlock<Block, kType>(count,
                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,
                                    product.row_count - first_row},
                                   weights, product.steps, sums[buffer], beside);
-      ahead = beside.ahead;
+      ahead = beside.lines.next;
       pending.All();
       pending.sums = sums[buffer];
       pending.first_row = first_row;

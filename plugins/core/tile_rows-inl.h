@@ -117,7 +117,8 @@ HWY_INLINE void StoreInt8Line(const Floats (&values)[kLineBytes / kLanes], char*
   const SignedTag di;
 #if HWY_TARGET == HWY_SCALAR
   for (size_t i = 0; i < kLineBytes; ++i) {
-    line[i] = static_cast<char>(hn::GetLane(hn::ConvertTo(di, values[i])) + (kUnsigned ? 128 : 0));
+    const auto whole = static_cast<uint32_t>(hn::GetLane(hn::ConvertTo(di, values[i])));
+    line[i] = static_cast<char>(whole + (kUnsigned ? 128 : 0));
   }
 #else
   const hn::Repartition<int16_t, SignedTag> d16;

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_runtime.bundle import Bundle
@@ -34,6 +36,9 @@ class BundleCheckpoint(SafetensorsCheckpoint):
             )
         bundle.verify_weights()
         super().__init__(bundle.file(WEIGHTS_NAME))
+        short = next((name for name, info in self.info.items() if info.dtype != np.float32), None)
+        if short is not None:
+            raise CheckpointError(f"{folder} says that it is float32, but its tensor {short} is {self.info[short].dtype}")
         self.path, self.format = folder, "bundle"
         self.manifest = bundle.manifest
         self._identity = bundle.identity
