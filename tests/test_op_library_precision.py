@@ -22,12 +22,16 @@ SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k i
 LAYERS, EXPERTS = 5, 8
 OUTPUTS = ["logits", *(f"encoderblock_{i}/slot" for i in range(LAYERS))]
 
-# Shares of the 1,536 images, of which one setting changes so few that three more or less are chance.
+# Shares of the 1,536 images, on average over the settings.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005}
-MOST_LOST_AT_ONE_SETTING = {"bf16": 0.004, "int8": 0.006}
+# At each one. In groups of 16 images a token that goes elsewhere takes places from other images as well.
+MOST_LOST_AT_ONE_SETTING = {
+    "mnist_image_bundle": {"bf16": 0.002, "int8": 0.005},
+    "mnist_bundle": {"bf16": 0.004, "int8": 0.006},
+}
 FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98}
 # By layer, of the (token, expert) pairs that have a place in float32: layers further on see what those before made of it.
-FEWEST_KEPT = {"bf16": (0.985, 0.98, 0.97, 0.965, 0.96), "int8": (0.97, 0.955, 0.935, 0.925, 0.915)}
+FEWEST_KEPT = {"bf16": (0.985, 0.98, 0.97, 0.96, 0.95), "int8": (0.965, 0.95, 0.925, 0.905, 0.885)}
 
 Run = tuple[np.ndarray, list[np.ndarray]]
 """The class of each image, and bool[G,S,E] of the pairs that have a place, of each layer."""
@@ -39,28 +43,34 @@ def images(mnist_images: dict[str, np.ndarray]) -> np.ndarray:
     return (mnist_images["images"] / 127.5 - 1).astype(np.float32)[..., None]
 
 
+@pytest.fixture(scope="module", params=MOST_LOST_AT_ONE_SETTING)
+def bundle(request: pytest.FixtureRequest) -> Path:
+    """The model in float32, with images routed alone and in groups of 16."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def rules(mnist_bundle: Path) -> RoutingRules:
-    found = Bundle.open(mnist_bundle).manifest.rules
+def rules(bundle: Path) -> RoutingRules:
+    found = Bundle.open(bundle).manifest.rules
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def exact(mnist_bundle: Path, images: np.ndarray, rules: RoutingRules) -> list[Run]:
-    return runs(mnist_bundle, images, rules)
+def exact(bundle: Path, images: np.ndarray, rules: RoutingRules) -> list[Run]:
+    return runs(bundle, images, rules)
 
 
 @pytest.fixture(scope="module")
 def short(
     request: pytest.FixtureRequest,
-    mnist_bundle: Path,
+    bundle: Path,
     tmp_path_factory: pytest.TempPathFactory,
     images: np.ndarray,
     rules: RoutingRules,
 ) -> list[Run]:
     target = tmp_path_factory.mktemp("precision") / "mnist.vmoe"
-    export_bundle(mnist_bundle, target, precision=request.param, validate=False)
+    export_bundle(bundle, target, precision=request.param, validate=False)
     return runs(target, images, rules)
 
 
@@ -78,7 +88,11 @@ def run(graph: OnnxRuntimeBackend, images: np.ndarray, profile: Profile) -> Run:
 
 @pytest.mark.parametrize(("precision", "short"), [(name, name) for name in MOST_LOST], indirect=["short"], ids=MOST_LOST)
 def test_answers_and_places_are_those_of_float32_but_for_a_few(
-    precision: str, short: list[Run], exact: list[Run], mnist_images: dict[str, np.ndarray]
+    precision: str,
+    short: list[Run],
+    exact: list[Run],
+    mnist_images: dict[str, np.ndarray],
+    request: pytest.FixtureRequest,
 ) -> None:
     labels = mnist_images["labels"]
     lost, kept = [], []
@@ -88,7 +102,7 @@ def test_answers_and_places_are_those_of_float32_but_for_a_few(
         kept.append([(one & other).sum() / other.sum() for one, other in zip(pairs, exact_pairs, strict=True)])
     print(f"{precision}: top-1 lost {np.mean(lost):.4%} on average, {max(lost):.4%} at most; kept {np.min(kept, axis=0)}")
     assert np.mean(lost) <= MOST_LOST[precision]
-    assert max(lost) <= MOST_LOST_AT_ONE_SETTING[precision]
+    assert max(lost) <= MOST_LOST_AT_ONE_SETTING[request.node.callspec.params["bundle"]][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()
     # It is another precision.
     assert np.max(np.mean(kept, axis=0)) < 1
