@@ -19,9 +19,10 @@ from cpu.timing import Times, seconds_of, time_in_turns
 Array = np.ndarray[Any, np.dtype[Any]]
 Key = tuple[str, Setting | None]
 
-LOGITS_TOLERANCE = 1e-3
-_RELATIVE_TOLERANCES = {"bf16": 0.1, "int8": 0.35}
-"""Far above what rounding does, and far below what another model would give."""
+LOGITS_TOLERANCE = 5e-3
+"""Rounding differs by 1e-5; a token with two gates nearly the same, which others may send elsewhere, by 1e-3."""
+_RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35}
+"""Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
 
 
 @dataclass(frozen=True)

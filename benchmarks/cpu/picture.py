@@ -74,5 +74,6 @@ def _draw_cell(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.grid(alpha=0.15, which="minor", axis="y")
