@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/tile_block-inl.h"
 #include "core/tile_kernels.h"
 #include "core/tile_product-inl.h"
 #include "core/transpose-inl.h"

@@ -1,0 +1,422 @@
+// Blocks of a product: up to three row tiles times one panel. tile_kernels.cc compiles this file once per instruction
+// set.
+//
+// A block is what differs between processors. MatrixUnitBlock does it in tile registers, VectorBlock in vectors.
+
+#if defined(VMOE_CORE_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_TILE_BLOCK_INL_H_
+#undef VMOE_CORE_TILE_BLOCK_INL_H_
+#else
+#define VMOE_CORE_TILE_BLOCK_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/element_type.h"
+#include "core/tiles.h"
+#include "core/vector_math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr size_t kMostRowTiles = 3;                            // of a block
+constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
+constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
+
+// ---- Sums of 4-byte groups of a row with the 16 columns of a line of weights
+
+using SignedTag = hn::RebindToSigned<FloatTag>;
+
+// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
+struct WidenedBf16 {
+  static constexpr bool kOneInstruction = false;
+  using Sums = Floats;
+  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const BitsTag du;
+    const auto upper = hn::Set(du, 0xffff0000u);
+    sums = hn::MulAdd(hn::BitCast(d, hn::Set(du, pair << 16)), hn::BitCast(d, hn::ShiftLeft<16>(weights)), sums);
+    return hn::MulAdd(hn::BitCast(d, hn::Set(du, pair & 0xffff0000u)), hn::BitCast(d, hn::And(weights, upper)), sums);
+  }
+};
+
+#if HWY_NATIVE_DOT_BF16
+struct NativeBf16 {
+  static constexpr bool kOneInstruction = true;
+  using Sums = Floats;
+  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
+    auto unused = hn::Zero(d);
+    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, hn::Set(BitsTag(), pair)), hn::BitCast(db, weights), sums,
+                                         unused);
+  }
+};
+#endif
+
+// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
+struct PortableInt8 {
+  static constexpr bool kOneInstruction = false;
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+    const SignedTag d;
+#if HWY_TARGET == HWY_SCALAR
+    int32_t sum = hn::GetLane(sums);
+    const uint32_t columns = hn::GetLane(weights);
+    for (int shift = 0; shift < 32; shift += 8) {
+      const uint8_t byte = group >> shift & 0xff;
+      sum +=
+          (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
+    }
+    return hn::Set(d, sum);
+#else
+    const hn::Repartition<int8_t, SignedTag> d8;
+    const auto row = hn::Set(BitsTag(), group);
+#if HWY_ARCH_X86
+    const hn::RebindToUnsigned<decltype(d8)> du8;
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(du8, row), hn::BitCast(d8, weights), sums);
+#else
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(d8, row), hn::BitCast(d8, weights), sums);
+#endif
+#endif
+  }
+};
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+// VNNI, which Highway knows only together with more that not every processor has.
+struct VnniInt8 {
+  static constexpr bool kOneInstruction = true;
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+    const auto row = hn::Set(BitsTag(), group);
+#if HWY_TARGET <= HWY_AVX3_DL
+    sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
+#elif HWY_TARGET == HWY_AVX2
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.raw) : "x"(row.raw), "x"(weights.raw));
+#else
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
+#endif
+    return sums;
+  }
+};
+#endif
+
+// ---- Blocks
+
+// Lines of memory that are asked for at a steady rate before they are needed.
+struct LinesAhead {
+  const char* next = nullptr;
+  size_t rate = 0;  // lines per step, times 256
+  size_t due = 0;
+
+  // kLocality: 3 is the first-level cache, 2 the second.
+  template <int kLocality>
+  HWY_INLINE void Step() {
+    for (due += rate; due >= 256; due -= 256) {
+      __builtin_prefetch(next, 0, kLocality);
+      next += kLineBytes;
+    }
+  }
+};
+
+// Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there
+// are.
+struct TileOperand {
+  const char* tiles;
+  size_t row_tile_stride;
+  size_t step_stride;
+  size_t row_count;
+};
+
+// Sums of row tiles times one panel in vectors, 32 columns to each row of `sums`.
+template <class Bf16Sums, class Int8Sums>
+struct VectorBlock {
+  static constexpr bool kUnsignedRows = HWY_ARCH_X86;
+  // How far ahead of its use a panel is asked for while it streams from memory: what reads at the memory's rate.
+  static constexpr size_t kStreamBytes = 8192;
+
+  template <ElementType kType, size_t kRowTiles, class Beside>
+  static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
+                                  Beside& beside) {
+    beside.FinishRows();
+    LinesAhead none;
+    // Rows beyond the last one are not worth their time.
+    const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
+    for (size_t row = 0; row < count; row += kRows) {
+      const char* mine = rows.tiles + LineOffset(row, rows.row_tile_stride);
+      for (size_t part = 0; part < 2; part += kParts) {
+        Rows<std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>>(
+            mine, rows.step_stride, panel + part * kTileBytes, steps,
+            sums + row * kPanelColumns + part * kPanelColumns / 2, row + part == 0 ? beside.lines : none);
+      }
+    }
+  }
+
+ private:
+  // Vectors of a line of 16 columns, and lines side by side: the sums of kRows rows stay in registers.
+  static constexpr size_t kVectors = kRowsPerTile / kLanes;
+  static constexpr size_t kParts = kVectors == 1 ? 2 : 1;
+  static constexpr size_t kRows = kVectors == 1 ? 8 : 4;
+
+  template <class Group>
+  static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
+                                LinesAhead& lines) {
+    LinesAhead ahead = lines;
+    typename Group::Sums sums[kRows][kParts * kVectors];
+#pragma GCC unroll 16
+    for (auto& row : sums) {
+#pragma GCC unroll 16
+      for (auto& vector : row) vector = Group::Zero();
+    }
+    const auto add_line = [&](size_t line) HWY_ATTR {
+      Bits weights[kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) {
+        const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
+        weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+      }
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kRows; ++r) {
+        uint32_t group;
+        std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Add(group, weights[v], sums[r][v]);
+      }
+    };
+    for (size_t k = 0; k < steps; ++k) {
+      // One instruction a sum: unrolled, they keep their registers from line to line.
+      if constexpr (Group::kOneInstruction) {
+#pragma GCC unroll 16
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
+      } else {
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
+      }
+      rows += step_stride;
+      panel += kPanelStepBytes;
+      ahead.Step<3>();
+    }
+    lines = ahead;
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) {
+        hn::StoreU(hn::BitCast(FloatTag(), sums[r][v]), FloatTag(), out + r * kPanelColumns + v * kLanes);
+      }
+    }
+  }
+};
+
+#if defined(__x86_64__)
+// The processor's tile registers, as instructions, so that no compiler needs to know them.
+struct HardwareTiles {
+  template <int kTile>
+  HWY_INLINE void Zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+  }
+  // Through the second-level cache, leaving the first one to what is written.
+  template <int kTile>
+  HWY_INLINE void Load(const char* from) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
+  }
+  template <ElementType kType, int kSums, int kRows, int kWeights>
+  HWY_INLINE void Multiply() {
+    if constexpr (kType == ElementType::kInt8) {
+      asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kRows), "i"(kWeights));
+    } else {
+      asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kRows), "i"(kWeights));
+    }
+  }
+  template <int kTile>
+  HWY_INLINE void Store(float* to) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kPanelColumns * sizeof(float)), "i"(kTile));
+  }
+};
+#endif
+
+// The same in plain C++, bit for bit: for machines that have no tile registers.
+class EmulatedTiles {
+ public:
+  template <int kTile>
+  void Zero() {
+    std::memset(tiles_[kTile], 0, kTileBytes);
+  }
+  template <int kTile>
+  void Load(const char* from) {
+    std::memcpy(tiles_[kTile], from, kTileBytes);
+  }
+  template <ElementType kType, int kSums, int kRows, int kWeights>
+  void Multiply() {
+    for (size_t row = 0; row < kRowsPerTile; ++row) {
+      for (size_t column = 0; column < kRowsPerTile; ++column) {
+        if constexpr (kType == ElementType::kInt8) {
+          AddInt8(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+        } else {
+          AddBf16(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+        }
+      }
+    }
+  }
+  template <int kTile>
+  void Store(float* to) {
+    for (size_t row = 0; row < kRowsPerTile; ++row)
+      std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
+  }
+
+ private:
+  char tiles_[8][kRowsPerTile][kLineBytes];
+
+  // Subnormal numbers count as zero, going in and coming out.
+  static float Flushed(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+  }
+  static float Wide(const char* from) {
+    uint16_t half;
+    std::memcpy(&half, from, sizeof(half));
+    const uint32_t bits = uint32_t{half} << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return Flushed(value);
+  }
+
+  // Even and odd places of the depth are added up apart, each product with one rounding; then both, then to the sum.
+  static void AddBf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+    float parts[2] = {0, 0};
+    for (size_t line = 0; line < kRowsPerTile; ++line) {
+      for (size_t half = 0; half < 2; ++half) {
+        parts[half] = Flushed(
+            __builtin_fmaf(Wide(row + line * 4 + half * 2), Wide(weights[line] + column * 4 + half * 2), parts[half]));
+      }
+    }
+    float total;
+    std::memcpy(&total, sum, sizeof(total));
+    total = Flushed(total + Flushed(parts[0] + parts[1]));
+    std::memcpy(sum, &total, sizeof(total));
+  }
+
+  static void AddInt8(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+    int32_t total;
+    std::memcpy(&total, sum, sizeof(total));
+    for (size_t line = 0; line < kRowsPerTile; ++line) {
+      for (size_t i = 0; i < 4; ++i) {
+        total += static_cast<signed char>(row[line * 4 + i]) * static_cast<signed char>(weights[line][column * 4 + i]);
+      }
+    }
+    std::memcpy(sum, &total, sizeof(total));
+  }
+};
+
+// Sums of row tiles times one panel in tile registers. What is done beside fills the vector units, which idle.
+template <class Tiles>
+struct MatrixUnitBlock {
+  static constexpr bool kUnsignedRows = false;
+  static constexpr size_t kStreamBytes = 4096;
+
+  template <ElementType kType, size_t kRowTiles, class Beside>
+  static HWY_INLINE void Multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                  Beside& beside) {
+    static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
+    constexpr size_t kTile = kRowsPerTile * kPanelColumns;  // of sums
+    const char* rows = operand.tiles;
+    const size_t stride = operand.row_tile_stride;
+    Tiles t;
+    t.template Zero<0>();
+    t.template Zero<1>();
+    if constexpr (kRowTiles >= 2) {
+      t.template Zero<2>();
+      t.template Zero<3>();
+    }
+    if constexpr (kRowTiles == 3) {
+      t.template Zero<4>();
+      t.template Zero<5>();
+    }
+    for (size_t k = 0; k < steps; ++k) {
+      if constexpr (kRowTiles == 1) {
+        t.template Load<4>(rows);
+        t.template Load<5>(panel);
+        t.template Multiply<kType, 0, 4, 5>();
+        t.template Load<6>(panel + kTileBytes);
+        t.template Multiply<kType, 1, 4, 6>();
+      } else if constexpr (kRowTiles == 2) {
+        t.template Load<6>(panel);
+        t.template Load<4>(rows);
+        t.template Multiply<kType, 0, 4, 6>();
+        t.template Load<7>(panel + kTileBytes);
+        t.template Multiply<kType, 1, 4, 7>();
+        t.template Load<5>(rows + stride);
+        t.template Multiply<kType, 2, 5, 6>();
+        t.template Multiply<kType, 3, 5, 7>();
+      } else {
+        // Six of the eight registers hold sums: rows pass through one, there and back.
+        t.template Load<7>(panel);
+        t.template Load<6>(rows);
+        t.template Multiply<kType, 0, 6, 7>();
+        t.template Load<6>(rows + stride);
+        t.template Multiply<kType, 2, 6, 7>();
+        t.template Load<6>(rows + 2 * stride);
+        t.template Multiply<kType, 4, 6, 7>();
+        t.template Load<7>(panel + kTileBytes);
+        t.template Multiply<kType, 5, 6, 7>();
+        t.template Load<6>(rows + stride);
+        t.template Multiply<kType, 3, 6, 7>();
+        t.template Load<6>(rows);
+        t.template Multiply<kType, 1, 6, 7>();
+      }
+      rows += operand.step_stride;
+      panel += kPanelStepBytes;
+      beside.Step();
+    }
+    t.template Store<0>(sums);
+    t.template Store<1>(sums + kPanelColumns / 2);
+    if constexpr (kRowTiles >= 2) {
+      t.template Store<2>(sums + kTile);
+      t.template Store<3>(sums + kTile + kPanelColumns / 2);
+    }
+    if constexpr (kRowTiles == 3) {
+      t.template Store<4>(sums + 2 * kTile);
+      t.template Store<5>(sums + 2 * kTile + kPanelColumns / 2);
+    }
+  }
+};
+
+// Row tiles of the next block: two, but three at an odd end, which read a panel once less than two and one.
+constexpr size_t RowTilesOfBlock(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
+
+// Multiply for a number of row tiles that is known only now.
+template <class Block, ElementType kType, class Beside>
+HWY_INLINE void MultiplyBlock(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
+                              Beside& beside) {
+  // Tile registers are read and written behind the compiler's back.
+  asm volatile("" : : : "memory");
+  switch (row_tiles) {
+    case 1: Block::template Multiply<kType, 1>(rows, panel, steps, sums, beside); break;
+    case 2: Block::template Multiply<kType, 2>(rows, panel, steps, sums, beside); break;
+    default: Block::template Multiply<kType, 3>(rows, panel, steps, sums, beside); break;
+  }
+  asm volatile("" : : : "memory");
+}
+
+// For MultiplyBlock where there is nothing else to do.
+struct NothingBeside {
+  LinesAhead lines;
+
+  HWY_INLINE void Step() {}
+  HWY_INLINE void FinishRows() {}
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_TILE_BLOCK_INL_H_
