@@ -356,12 +356,12 @@ def test_two_installations_are_timed_in_turns(other_installation: Path, tmp_path
     import installations
 
     out = tmp_path / "installations.json"
-    options = ["--batch", "1", "4", "--threads", "1", "--rounds", "3", "--json", str(out)]
+    options = ["--batch", "0", "1", "4", "--threads", "1", "--rounds", "3", "--json", str(out)]
     assert installations.main([str(other_installation), str(V1_BUNDLE), *options]) == 0
     report = json.loads(out.read_text())
     assert str(other_installation) in report["old"]
     assert str(other_installation) not in report["new"]
-    assert [p["batch"] for p in report["points"]] == [1, 4]
+    assert [p["batch"] for p in report["points"]] == [0, 1, 4]
     for p in report["points"]:
         assert p["ratio"] == p["old"]["median"] / p["new"]["median"]
         assert p["old"]["rounds"] == 3

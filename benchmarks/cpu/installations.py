@@ -17,6 +17,8 @@ from cpu.errors import BenchmarkError
 from cpu.timing import Times, summarize
 
 _WORKER = Path(__file__).with_name("installation_worker.py")
+LOADING = 0
+"""Stands among batch sizes for loading the bundle and answering once."""
 _WARM_UP_ROUNDS = 2
 _PAUSE_SECONDS = 0.05  # as in timing.py
 _SEED = 0
@@ -55,7 +57,10 @@ class Installation:
                 raise BenchmarkError(f"{folder} has no whole installation of vmoe-export: {path} would run")
 
     def call(self, batch: int) -> tuple[float, float]:
-        """Seconds of one call of `batch` images, and the sum over its logits' absolute values."""
+        """Seconds of one call of `batch` images, and the sum over its logits' absolute values.
+
+        With LOADING for a batch, the seconds of loading the bundle again and answering once.
+        """
         assert self._process.stdin is not None
         print(batch, file=self._process.stdin, flush=True)
         answer = self._read()
