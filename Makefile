@@ -15,8 +15,8 @@ TENSORRT_INCLUDE_DIR ?=
 NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_DIR=$(TENSORRT_INCLUDE_DIR))
 
 # What the native libraries need, and the Debian packages that have it.
-HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp openssl/evp.h
-PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev libssl-dev
+HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp
+PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
 # What the tests use besides: the C++ samples' image decoder, and a compiler and an emulator of 64-bit ARM.
 TEST_PACKAGES := libstb-dev g++-aarch64-linux-gnu qemu-user
 # Every build by the same CMake: another one would compile everything again.

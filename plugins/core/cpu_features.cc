@@ -1,10 +1,11 @@
 #include "core/cpu_features.h"
 
-#include <cstdint>
-#include <cstring>
-
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
 #endif
 
 namespace vmoe {
@@ -21,7 +22,9 @@ Registers Leaf(uint32_t leaf, uint32_t subleaf = 0) {
   return r;
 }
 
-constexpr bool Bit(uint32_t bits, int bit) { return (bits >> bit & 1) != 0; }
+bool All(uint32_t bits, std::initializer_list<int> numbers) {
+  return std::all_of(numbers.begin(), numbers.end(), [&](int number) { return (bits >> number & 1) != 0; });
+}
 
 // Which register states the operating system saves. As an instruction: the intrinsic asks for a compiler option.
 uint64_t SavedStates() {
@@ -35,21 +38,23 @@ CpuFeatures Detect() {
   const Registers vendor = Leaf(0);
   has.amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;  // "AuthenticAMD"
   const Registers one = Leaf(1);
-  if (!Bit(one.ecx, 27)) return has;  // OSXSAVE
+  if (!All(one.ecx, {27})) return has;  // OSXSAVE
   const uint64_t saved = SavedStates();
   const bool saves_avx = (saved & 0x6) == 0x6;
   const bool saves_avx512 = (saved & 0xe6) == 0xe6;
   const bool saves_tiles = (saved & 0x60000) == 0x60000;
   const Registers seven = Leaf(7);
   const Registers more = Leaf(7, 1);
-  has.avx2 = saves_avx && Bit(seven.ebx, 5) && Bit(seven.ebx, 8) && Bit(one.ecx, 12);
-  has.avx_vnni = has.avx2 && Bit(more.eax, 4);
-  has.avx512 = has.avx2 && saves_avx512 && Bit(seven.ebx, 16) && Bit(seven.ebx, 17) && Bit(seven.ebx, 28) &&
-               Bit(seven.ebx, 30) && Bit(seven.ebx, 31);
-  has.avx512_vnni = has.avx512 && Bit(seven.ecx, 11);
-  has.avx512_bf16 = has.avx512_vnni && Bit(more.eax, 5) && Bit(seven.ecx, 6) && Bit(seven.ecx, 8) &&
-                    Bit(seven.ecx, 10) && Bit(seven.ecx, 12) && Bit(seven.ecx, 14);
-  has.amx = has.avx512_bf16 && saves_tiles && Bit(seven.edx, 22) && Bit(seven.edx, 24) && Bit(seven.edx, 25);
+  // All that Highway compiles each target with: a virtual machine may hide any of it.
+  has.avx2 = saves_avx && All(one.ecx, {0, 1, 9, 19, 20, 25}) &&  // SSE3, PCLMULQDQ, SSSE3, SSE4.1, SSE4.2, AES
+             All(one.ecx, {12, 28, 29}) &&                        // FMA, AVX, F16C
+             All(seven.ebx, {3, 5, 8});                           // BMI, AVX2, BMI2
+  has.avx_vnni = has.avx2 && All(more.eax, {4});
+  has.avx512 = has.avx2 && saves_avx512 && All(seven.ebx, {16, 17, 28, 30, 31});  // F, DQ, CD, BW, VL
+  has.avx512_vnni = has.avx512 && All(seven.ecx, {11});
+  has.avx512_bf16 = has.avx512_vnni && All(more.eax, {5}) &&
+                    All(seven.ecx, {1, 6, 8, 9, 10, 12, 14});  // VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, BITALG, VPOPCNTDQ
+  has.amx = has.avx512_bf16 && saves_tiles && All(seven.edx, {22, 24, 25});  // bfloat16, tiles, int8
   return has;
 }
 #else

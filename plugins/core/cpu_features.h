@@ -5,11 +5,11 @@ namespace vmoe {
 
 struct CpuFeatures {
   bool amd = false;
-  bool avx2 = false;      // with FMA and BMI2
+  bool avx2 = false;      // with FMA, BMI, BMI2, F16C, AES and PCLMULQDQ
   bool avx_vnni = false;  // VNNI on 256-bit vectors
   bool avx512 = false;    // F, BW, CD, DQ, VL
   bool avx512_vnni = false;
-  bool avx512_bf16 = false;  // with what else came with it: VBMI2, BITALG, VPOPCNTDQ, GFNI, VPCLMULQDQ
+  bool avx512_bf16 = false;  // with what else came with it: VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
   bool amx = false;          // tiles of bfloat16 and int8
 };
 

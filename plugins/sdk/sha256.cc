@@ -1,36 +1,44 @@
 #include "sdk/sha256.h"
 
-#include <openssl/evp.h>
-
-#include "sdk/error.h"
+#include <algorithm>
+#include <cstring>
 
 namespace vmoe::sdk {
 
-namespace {
-
-void check(int result) {
-  if (result != 1) fail(VMOE_RUNTIME_ERROR, "OpenSSL can't compute a SHA-256");
+Sha256::Sha256() {
+  static const Sha256Way fastest = sha256_ways().front();
+  way_ = fastest;
 }
 
-}  // namespace
-
-void Sha256::Free::operator()(evp_md_ctx_st* context) const { EVP_MD_CTX_free(context); }
-
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  if (context_ == nullptr) throw std::bad_alloc();
-  check(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr));
+void Sha256::update(const void* data, size_t size) {
+  if (size == 0) return;
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  const size_t held = bytes_ % kSha256BlockBytes;
+  bytes_ += size;
+  if (held > 0) {
+    const size_t taken = std::min(size, kSha256BlockBytes - held);
+    std::memcpy(rest_ + held, bytes, taken);
+    if (held + taken < kSha256BlockBytes) return;
+    way_.add_blocks(state_, rest_, 1);
+    bytes += taken;
+    size -= taken;
+  }
+  const size_t blocks = size / kSha256BlockBytes;
+  way_.add_blocks(state_, bytes, blocks);
+  std::memcpy(rest_, bytes + blocks * kSha256BlockBytes, size % kSha256BlockBytes);
 }
-
-void Sha256::update(const void* data, size_t size) { check(EVP_DigestUpdate(context_.get(), data, size)); }
 
 std::string Sha256::hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  check(EVP_DigestFinal_ex(context_.get(), digest, &size));
+  // A one bit, zeros up to the last 8 bytes of a block, and the length in bits there.
+  const uint64_t bits = bytes_ * 8;
+  unsigned char padding[kSha256BlockBytes + 8] = {0x80};
+  const size_t held = bytes_ % kSha256BlockBytes;
+  const size_t zeros_end = (held < 56 ? 56 : 120) - held;
+  for (size_t i = 0; i < 8; ++i) padding[zeros_end + i] = static_cast<unsigned char>(bits >> (56 - 8 * i));
+  update(padding, zeros_end + 8);
   std::string text;
-  for (unsigned int i = 0; i < size; ++i) {
-    text += "0123456789abcdef"[digest[i] >> 4];
-    text += "0123456789abcdef"[digest[i] & 15];
+  for (const uint32_t word : state_) {
+    for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[word >> shift & 15];
   }
   return text;
 }

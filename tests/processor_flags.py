@@ -1,0 +1,28 @@
+"""Which CPU paths the kernel's own account of the processor promises."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+_AVX2 = {"pni", "pclmulqdq", "ssse3", "sse4_1", "sse4_2", "aes", "fma", "avx", "f16c", "bmi1", "avx2", "bmi2"}
+_AVX512 = _AVX2 | {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}
+_VNNI = _AVX512 | {"avx512_vnni"}
+_BF16 = _VNNI | {
+    *("avx512_bf16", "avx512vbmi", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_bitalg", "avx512_vpopcntdq")
+}
+_AMX = _BF16 | {"amx_bf16", "amx_tile", "amx_int8"}
+
+
+def promised_paths() -> tuple[str, ...]:
+    """The paths that /proc/cpuinfo promises, the best first."""
+    if platform.machine() == "aarch64":
+        return ("neon", "scalar")
+    text = Path("/proc/cpuinfo").read_text()
+    flags = next(set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith("flags"))
+    in_order = [("amx", _AMX), ("avx512_vnni", _VNNI), ("avx512", _AVX512), ("avx2_vnni", _AVX2 | {"avx_vnni"})]
+    in_order.insert(1 if "AuthenticAMD" in text else 2, ("avx512_bf16", _BF16))
+    paths = [
+        name for name, needs in (*in_order, ("avx2", _AVX2), ("scalar", set()), ("amx_emulated", _BF16)) if needs <= flags
+    ]
+    return tuple(paths)
