@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmoe_bench import cli, machine, measurement
-from vmoe_bench.errors import BenchError
+from vmoe_bench import cli, display, machine, measurement
 from vmoe_bench.measurement import call_order, summarize, time_interleaved
 from vmoe_bench.quality import count_pairs, count_right
-from vmoe_bench.report import check_target, write_report
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, ImageError, Routing
 from vmoe_runtime.bundle import Bundle
@@ -152,7 +154,7 @@ def test_percentiles_are_those_of_numpy(count: int) -> None:
     speed = summarize(list(seconds), images_per_call=16)
     assert speed.p50_ms == pytest.approx(1000 * np.percentile(seconds, 50), rel=1e-12)
     assert speed.p99_ms == pytest.approx(1000 * np.percentile(seconds, 99), rel=1e-12)
-    assert speed.images_per_second == pytest.approx(16 / seconds.mean(), rel=1e-12)
+    assert speed.images_per_second == pytest.approx(16 / np.percentile(seconds, 50), rel=1e-12)
 
 
 def test_percentiles_of_samples_known_by_heart() -> None:
@@ -160,6 +162,10 @@ def test_percentiles_of_samples_known_by_heart() -> None:
     speed = summarize(list(milliseconds / 1000), images_per_call=1)
     assert (speed.p50_ms, speed.p99_ms) == pytest.approx((50, 99))
     assert speed.images_per_second == pytest.approx(20)
+
+
+def test_one_slow_call_does_not_move_the_throughput() -> None:
+    assert summarize([0.1, 0.1, 0.1, 0.1, 60.0], images_per_call=8).images_per_second == pytest.approx(80)
 
 
 def test_every_round_calls_everyone_once_and_begins_one_further() -> None:
@@ -200,6 +206,13 @@ def test_a_duration_that_is_too_short_still_gives_three_calls_each() -> None:
     watch = Stopwatch(5, 5)
     assert time_interleaved(watch.calls, duration=1, clock=watch) == [[5] * 3, [5] * 3]
     assert measurement.MINIMUM_ROUNDS == 3
+
+
+def test_each_round_is_reported_with_its_time() -> None:
+    watch = Stopwatch(2, 3)
+    rounds: list[float] = []
+    time_interleaved(watch.calls, duration=20, clock=watch, after_round=rounds.append)
+    assert rounds == [5.0] * 4
 
 
 # What is reported
@@ -347,6 +360,81 @@ def test_the_table_says_what_the_json_file_says(
     ]
     assert mnist_bundle.name in captured.out
     assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "profiles", "backends"),
+    [
+        (["--profile", "c0.1-k1", "c2-k2", "BUNDLE"], ["c0.1-k1", "c2-k2"], 1),
+        (["--profile", "c0.1-k1", "BUNDLE", "--backend", "onnxruntime"], ["c0.1-k1"], 1),
+        (["--backend", "onnxruntime", "openvino", "BUNDLE", "--profile=c2-k2"], ["c2-k2"], 2),
+        (["--batch-size", "16", "BUNDLE", "--profile", "c2-k2"], ["c2-k2"], 1),
+    ],
+)
+def test_the_bundle_may_stand_anywhere(
+    mnist_bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], profiles: list[str], backends: int
+) -> None:
+    points = report_of(capsys, *(mnist_bundle if word == "BUNDLE" else word for word in words))["points"]
+    assert list(dict.fromkeys(point["profile"] for point in points)) == profiles
+    assert len({point["backend"] for point in points}) == backends
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_goes_to_a_terminal_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with display.Progress(terminal).step("speed [b]", 10.0) as advance:
+        for _ in range(2):
+            advance(2.5, 40)
+            time.sleep(0.06)
+    shown = terminal.getvalue()
+    assert "speed [b]" in shown and "images/s" in shown
+    assert re.search(r"0:00:\d\d", shown)
+
+
+def test_progress_is_nothing_in_a_pipe_and_when_quiet() -> None:
+    pipe, terminal = io.StringIO(), Terminal()
+    for progress in (display.Progress(pipe), display.Progress(terminal, quiet=True)):
+        with progress.step("speed", 1.0) as advance:
+            advance(1.0, 1)
+    assert (pipe.getvalue(), terminal.getvalue()) == ("", "")
+
+
+def test_progress_counts_all_images_that_are_assessed(
+    mnist_bundle: Path, npz: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: dict[str, tuple[float, list[tuple[float, int]]]] = {}
+
+    class Watched(display.Progress):
+        @contextmanager
+        def step(self, text: str, total: float) -> Iterator[Callable[[float, int], None]]:
+            calls: list[tuple[float, int]] = []
+            steps[text] = (total, calls)
+            yield lambda amount, images: calls.append((amount, images))
+
+    monkeypatch.setattr(display, "Progress", Watched)
+    report_of(capsys, mnist_bundle, "--profile", "c0.1-k1", "c2-k2", "--images", npz())
+    total, calls = steps["kept pairs and top-1"]
+    assert total == sum(amount for amount, _ in calls) == 2 * 64
+    assert {images for _, images in steps["speed"][1]} == {32}
+
+
+def test_quiet_prints_nothing(dense_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([str(dense_bundle), *QUICK, "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_name_of_a_bundle_is_printed_as_it_is(
+    dense_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "a [bold]:smile:\x1b[2J.vmoe"
+    shutil.copytree(dense_bundle, odd)
+    assert cli.main([str(odd), *QUICK]) == 0
+    assert "a [bold]:smile:\\x1b[2J.vmoe" in capsys.readouterr().out
 
 
 def test_without_json_only_the_table_is_printed(dense_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -551,39 +639,6 @@ def test_a_picture_that_cannot_be_read_is_named(pictures: Path, manifest: Manife
         source.first_batch(len(source), manifest.input)
 
 
-# The JSON file
-
-
-def test_a_report_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text("old")
-    (tmp_path / "link.json").symlink_to("old.json")
-    write_report(tmp_path / "link.json", "new")
-    assert (tmp_path / "old.json").read_text() == "new"
-    assert (tmp_path / "link.json").is_symlink()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "old.json"]
-
-
-def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / "report.json").write_text("old")
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(BenchError, match=r"report\.json can't be written: No space left on device"):
-        write_report(tmp_path / "report.json", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert (tmp_path / "report.json").read_text() == "old"
-
-
-def test_a_target_that_cannot_be_is_refused_before_anything_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nowhere = tmp_path / "nowhere" / "report.json"
-    assert "there is no folder" in complaint_of(capsys, 1, "no.vmoe", "--json", nowhere)
-    assert "no plain file" in complaint_of(capsys, 1, "no.vmoe", "--json", tmp_path)
-    check_target(tmp_path / "new.json")
-
-
 # Mistakes
 
 
@@ -602,7 +657,7 @@ def test_a_target_that_cannot_be_is_refused_before_anything_is_measured(
         (["--batch-size", "-16"], "--batch-size"),
         (["--batch-size", "9" * 5000], "must be a whole number from 1 to 65536"),
         (["--backend", "abacus"], "--backend: invalid choice: 'abacus'"),
-        (["--profile"], "--profile: expected at least one argument"),
+        (["--profile"], "--profile: expected one argument"),
         (["--speed"], "unrecognized arguments: --speed"),
     ],
 )
@@ -647,7 +702,7 @@ def test_a_backend_that_is_not_installed_is_one_sentence_and_code_1(
 def test_rich_missing_is_one_sentence_and_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "vmoe_bench.table", raising=False)
+    monkeypatch.delitem(sys.modules, "vmoe_bench.display", raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     complaint = complaint_of(capsys, 1, "some.vmoe")
     assert "needs rich" in complaint
@@ -672,7 +727,7 @@ def test_what_the_system_throws_is_one_sentence(
     code: int,
     says: str,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(cli, "time_interleaved", fail)

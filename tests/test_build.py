@@ -19,12 +19,13 @@ from fake_tensorrt import FakeTensorRt
 from vmoe_build.batches import BatchRange, choose_batches
 from vmoe_build.check import LIMITS, Check, refuse_wrong_answers
 from vmoe_build.cli import main
-from vmoe_build.errors import BuildError, UsageError
+from vmoe_build.errors import BuildError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import open_backend
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import UnavailableError
 
 API, BACKEND = "vmoe_runtime.backends.tensorrt_api", "vmoe_runtime.backends.tensorrt_engine"
@@ -97,7 +98,7 @@ def assert_refuses(arguments: list[object], code: int, *names: str, capsys: pyte
 def test_an_engine_is_built_checked_kept_and_run(
     bundle: Path, tensorrt: FakeTensorRt, cache: Path, mnist_images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle), "--profile", PROFILE, "--max-batch", "8", "--json"]) == 0
+    assert main([str(bundle), "--profile", PROFILE, "--max-batch", "8", "--json", "-"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["min_batch"], report["opt_batch"], report["max_batch"]) == (1, 8, 8)
     assert report["check"]["agreement"] == 1.0 and report["check"]["images"] == 8
@@ -127,6 +128,21 @@ def test_without_a_profile_the_first_exported_one_is_built(
         "vmoe-build: comparing with the CPU",
     ]
     assert tensorrt.built[0]["shapes"] == ((1, 28, 28, 1), (32, 28, 28, 1), (32, 28, 28, 1))
+
+
+def test_json_in_a_file_stands_beside_the_summary_and_on_standard_output_it_stands_alone(
+    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--json", str(tmp_path / "x.json"), str(bundle)]) == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert out.startswith("c0.3-k1: fp32") and out.endswith(f"{report['engine']}\n")
+    assert main([str(bundle), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["engine"] == report["engine"]
+    assert "it was there already" in err
+    assert_refuses([bundle, "--print-trtexec", "--json", "-"], 2, "--print-trtexec", "--json", capsys=capsys)
+    assert_refuses([bundle, "--json", tmp_path / "no" / "x.json"], 1, "there is no folder", capsys=capsys)
 
 
 def test_options_reach_the_build(bundle: Path, tensorrt: FakeTensorRt, plugin: Path) -> None:

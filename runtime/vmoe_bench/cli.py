@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from vmoe_bench.arguments import PROGRAM, STANDARD_OUTPUT, Arguments, parse_arguments
-from vmoe_bench.errors import BenchError, UsageError
+from vmoe_bench.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.measurement import summarize, time_interleaved
 from vmoe_bench.points import Point, plan_points
-from vmoe_bench.quality import assess
-from vmoe_bench.report import PointReport, check_target, report_point, to_json, write_report
-from vmoe_runtime import Engine, VmoeError
+from vmoe_bench.quality import assess, images_assessed
+from vmoe_bench.report import PointReport, report_point, to_json
+from vmoe_runtime import Engine
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.command_line import CommandError, complain, printable, run_command
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
+from vmoe_runtime.json_report import check_target, people_stream, write_json
 from vmoe_runtime.profiles import Profile
 
-TablePrinter = Callable[[Sequence[PointReport], str, TextIO], None]
+if TYPE_CHECKING:
+    from vmoe_bench.display import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,60 +37,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a wrong command line, 130 when interrupted, 1 for whatever else goes wrong.
     """
-    try:
-        _bench(parse_arguments(argv))
-        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
-        sys.stdout.flush()
-    except (BenchError, VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sentence, code = _explain(error)
-        print(f"{PROGRAM}: {sentence}", file=sys.stderr)
-        return code
-    return 0
+    return run_command(PROGRAM, _bench, argv, no_memory="there is not enough memory; try a smaller --batch-size")
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror or error}", 1
-    if isinstance(error, MemoryError):
-        return "there is not enough memory; try a smaller --batch-size", 1
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
-    return str(error), 2 if isinstance(error, UsageError) else 1
-
-
-def _bench(arguments: Arguments) -> None:
+def _bench(argv: Sequence[str]) -> None:
+    arguments = parse_arguments(argv)
     # Both before the measurement: nobody should wait for numbers that then can't be shown.
-    print_table = _table_printer()
-    json_file = None if arguments.json in (None, STANDARD_OUTPUT) else Path(str(arguments.json))
-    if json_file is not None:
-        check_target(json_file)
+    display = _display()
+    check_target(arguments.json)
     with ExitStack() as closing:
         engines = _load_engines(arguments, closing)
         points = plan_points(engines, arguments.profiles, arguments.batch_sizes)
-        source = _images(arguments.images, points)
-        reports = _measure(points, source, arguments.duration, arguments.threads)
-        text = to_json(describe_machine(engines), reports)
-    to_stdout = arguments.json == STANDARD_OUTPUT
-    # Standard output belongs to the JSON where that was asked for.
-    print_table(reports, arguments.bundle.resolve().name, sys.stderr if to_stdout else sys.stdout)
-    if to_stdout:
-        sys.stdout.write(text)
-    if json_file is not None:
-        write_report(json_file, text)
+        source = _images(arguments, points)
+        progress = display.Progress(sys.stderr, quiet=arguments.quiet)
+        reports = _measure(points, source, arguments.duration, arguments.threads, progress)
+        report = to_json(describe_machine(engines), reports)
+    if not arguments.quiet:
+        display.print_table(reports, printable(arguments.bundle.resolve().name), people_stream(arguments.json))
+    write_json(arguments.json, report)
 
 
-def _table_printer() -> TablePrinter:
+def _display() -> ModuleType:
     try:
-        table = import_module("vmoe_bench.table")
+        return import_module("vmoe_bench.display")
     except ImportError as error:
-        raise BenchError(
+        raise CommandError(
             f"the table needs rich, which can't be loaded ({error}): pip install 'vmoe-export[bench]'"
         ) from None
-    printer: TablePrinter = table.print_table
-    return printer
 
 
 def _load_engines(arguments: Arguments, closing: ExitStack) -> list[Engine]:
@@ -111,22 +85,29 @@ def _profiles_to_load(arguments: Arguments, backend: str) -> Sequence[str | None
     return arguments.profiles or list(exported) or [None]
 
 
-def _images(path: Path | None, points: Sequence[Point]) -> ImageSource:
+def _images(arguments: Arguments, points: Sequence[Point]) -> ImageSource:
     manifest = points[0].engine.manifest
-    if path is None:
+    if arguments.images is None:
         return synthetic_images(max(point.batch_size for point in points), manifest.input)
-    source = open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
-    if source.note is not None:
-        print(f"{PROGRAM}: {source.note}", file=sys.stderr)
+    outputs = manifest.outputs if manifest.output == "logits" else None
+    source = open_images(arguments.images, manifest.class_names, outputs)
+    if source.note is not None and not arguments.quiet:
+        complain(PROGRAM, source.note)
     return source
 
 
-def _measure(points: Sequence[Point], source: ImageSource, duration: float, threads: int | None) -> list[PointReport]:
+def _measure(
+    points: Sequence[Point], source: ImageSource, duration: float, threads: int | None, progress: Progress
+) -> list[PointReport]:
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
-    qualities = [assess(point, source) for point in points]
+    whole = sum(images_assessed(point, source) for point in points)
+    with progress.step("kept pairs and top-1", whole) as advance:
+        qualities = [assess(point, source, after_batch=lambda images: advance(images, images)) for point in points]
     calls = [partial(point.logits, batches[point.batch_size]) for point in points]
-    times = time_interleaved(calls, duration)
+    per_round = sum(point.batch_size for point in points)
+    with progress.step("speed", duration) as advance:
+        times = time_interleaved(calls, duration, after_round=lambda seconds: advance(seconds, per_round))
     return [
         report_point(point, threads, summarize(seconds, point.batch_size), quality)
         for point, seconds, quality in zip(points, times, qualities, strict=True)

@@ -17,7 +17,7 @@ class Speed:
     """How fast one call is.
 
     Attributes:
-        images_per_second: images of all calls over the time of all calls.
+        images_per_second: images of a call over the median time of one, which a call that was held up doesn't move.
         p50_ms, p99_ms: median and 99th percentile of the time of one call, in milliseconds.
     """
 
@@ -41,8 +41,7 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
         Speed(images_per_second=8.0, p50_ms=2000.0, p99_ms=2980.0)
     """
     p50, p99 = np.percentile(np.asarray(seconds, np.float64), [50, 99]) * 1e3
-    total = float(np.sum(seconds))
-    return Speed(images_per_call * len(seconds) / total, float(p50), float(p99))
+    return Speed(images_per_call * 1e3 / float(p50), float(p50), float(p99))
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:
@@ -61,6 +60,7 @@ def time_interleaved(
     calls: Sequence[Callable[[], object]],
     duration: float,
     clock: Callable[[], float] = time.perf_counter,
+    after_round: Callable[[float], None] = lambda seconds: None,
 ) -> list[list[float]]:
     """Times every call once per round, so that a machine that gets slower does so for all of them.
 
@@ -71,6 +71,7 @@ def time_interleaved(
         calls: what to time.
         duration: seconds for all calls together; `MINIMUM_ROUNDS` rounds are run however long they take.
         clock: returns seconds.
+        after_round: called between rounds, with the seconds that the round took.
 
     Returns:
         Per call the seconds of each round.
@@ -79,7 +80,8 @@ def time_interleaved(
         for chosen in call_order(len(calls), index):
             calls[chosen]()
     seconds: list[list[float]] = [[] for _ in calls]
-    end = clock() + duration
+    begin = clock()
+    end = begin + duration
     rounds = 0
     while rounds < MINIMUM_ROUNDS or clock() < end:
         for chosen in call_order(len(calls), rounds):
@@ -87,4 +89,6 @@ def time_interleaved(
             calls[chosen]()
             seconds[chosen].append(clock() - start)
         rounds += 1
+        begin, before = clock(), begin
+        after_round(begin - before)
     return seconds

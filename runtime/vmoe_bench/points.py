@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_bench.errors import UsageError
 from vmoe_runtime import Engine, Routing, RoutingError
+from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]

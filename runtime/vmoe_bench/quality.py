@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,28 @@ class Quality:
     top1: float | None
 
 
-def assess(point: Point, source: ImageSource) -> Quality:
+def images_assessed(point: Point, source: ImageSource) -> int:
+    """How many images `assess` runs: none where they tell nothing."""
+    if point.profile is None and source.labels is None:
+        return 0
+    return len(source) // point.batch_size * point.batch_size
+
+
+def assess(point: Point, source: ImageSource, after_batch: Callable[[int], None] = lambda images: None) -> Quality:
     """Runs all whole batches of the images through a point, once and untimed.
 
     Both numbers are about the same images. Kept pairs are counted and not computed from the capacity, because
     a router that prefers some experts drops pairs long before all places are taken.
 
+    Args:
+        point: the setting.
+        source: the images.
+        after_batch: called after each batch with its number of images.
+
     Raises:
         VmoeError: the images don't fit, or the backend failed.
     """
-    if point.profile is None and source.labels is None:
+    if not images_assessed(point, source):
         return Quality(None, None)
     kept = asked = right = seen = 0
     for batch, labels in source.whole_batches(point.batch_size, point.engine.manifest.input):
@@ -49,6 +61,7 @@ def assess(point: Point, source: ImageSource) -> Quality:
         if labels is not None:
             right += count_right(point.logits(batch), labels)
             seen += len(labels)
+        after_batch(len(batch))
     return Quality(kept / asked if asked else None, right / seen if seen else None)
 
 

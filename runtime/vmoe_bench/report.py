@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from vmoe_bench.errors import BenchError
 from vmoe_bench.measurement import Speed
 from vmoe_bench.points import Point
 from vmoe_bench.quality import Quality
@@ -27,7 +23,7 @@ class PointReport:
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as asked for; None for the runtime's own choice.
-        images_per_second: throughput.
+        images_per_second: throughput, the batch size over the median time of a call.
         p50_ms, p99_ms: milliseconds per call.
         kept_pairs: share of the (token, choice) pairs that got a place, 0 to 1; None for a dense model.
         top1: share of right answers, 0 to 1; None without labels.
@@ -63,38 +59,6 @@ def report_point(point: Point, threads: int | None, speed: Speed, quality: Quali
     )
 
 
-def to_json(machine: Mapping[str, Any], points: Sequence[PointReport]) -> str:
-    """The report as JSON text: `{"machine": {...}, "points": [...]}`."""
-    report = {"machine": dict(machine), "points": [asdict(point) for point in points]}
-    return json.dumps(report, indent=1, allow_nan=False) + "\n"
-
-
-def check_target(path: Path) -> None:
-    """Refuses a path that a report can't be written to, before anybody waits for the measurement.
-
-    Raises:
-        BenchError: its folder isn't there, or something that is no plain file has its name.
-    """
-    if not path.parent.is_dir():
-        raise BenchError(f"{path} can't be written: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise BenchError(f"{path} can't be written: it is there already and no plain file")
-
-
-def write_report(path: Path, text: str) -> None:
-    """Writes a report whole or not at all: to a temporary file beside its target, which is then renamed.
-
-    Raises:
-        BenchError: it can't be written; a file that was there before is unchanged.
-    """
-    # A link stays one: what it points to is replaced.
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_text(text)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise BenchError(f"{path} can't be written: {error.strerror}") from None
+def to_json(machine: Mapping[str, Any], points: Sequence[PointReport]) -> dict[str, Any]:
+    """The report, ready for JSON: `{"machine": {...}, "points": [...]}`."""
+    return {"machine": dict(machine), "points": [asdict(point) for point in points]}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from vmoe_build.errors import UsageError
+from vmoe_runtime.command_line import Parser, UsageError, whole_number
 
 PROGRAM = "vmoe-build"
 
-_USAGE = f"{PROGRAM} BUNDLE [options]"
 _MOST_IMAGES = 65536
 _MOST_MEBIBYTES = 1 << 20
 
@@ -29,7 +26,7 @@ class Arguments:
         plugin_inside: store the plugin library in the engine.
         force: build though there is an engine already.
         print_trtexec: print trtexec's command line and build nothing.
-        json: write the report as JSON to standard output.
+        json: path of the JSON file or "-" for standard output; None for no JSON.
         verbose, quiet: more on stderr; nothing but errors.
     """
 
@@ -42,7 +39,7 @@ class Arguments:
     plugin_inside: bool
     force: bool
     print_trtexec: bool
-    json: bool
+    json: str | None
     verbose: bool
     quiet: bool
 
@@ -54,50 +51,35 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         UsageError: it makes no sense.
         SystemExit: help was asked for, and was printed.
     """
-    return Arguments(**vars(_parser().parse_args(argv)))
+    arguments = Arguments(**vars(_parser().read(argv)))
+    if arguments.print_trtexec and arguments.json is not None:
+        raise UsageError("--print-trtexec builds nothing that --json could tell about; leave one out")
+    return arguments
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one sentence, without the usage text before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; the usage is {_USAGE}, and {PROGRAM} --help explains it")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROGRAM,
-        usage=_USAGE,
-        description="Builds a TensorRT engine for one profile of a bundle that was exported with --tensorrt, for this "
+def _parser() -> Parser:
+    parser = Parser(
+        PROGRAM,
+        "BUNDLE",
+        "Builds a TensorRT engine for one profile of a bundle that was exported with --tensorrt, for this "
         "machine's GPU, and checks it against the bundle's own graph on the CPU. The engine goes into the cache folder "
         "(VMOE_CACHE_DIR, else vmoe-export in XDG_CACHE_HOME or ~/.cache), where backend 'tensorrt' finds it.",
     )
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder")
     add("--profile", metavar="P", help="a profile that was exported for TensorRT (default: the first one)")
-    images = _whole_number(_MOST_IMAGES)
+    images = whole_number(_MOST_IMAGES)
     add("--max-batch", metavar="N", type=images, help="most images of a call (default: 32, or what fits the routing groups)")
     add("--min-batch", metavar="N", type=images, help="fewest images of a call (default: the fewest that fit)")
     add("--opt-batch", metavar="N", type=images, help="images that the engine is tuned for (default: the most)")
     text = "most scratch memory of the engine (default: all of the GPU's)"
-    add("--workspace", metavar="MIB", type=_whole_number(_MOST_MEBIBYTES), help=text)
+    add("--workspace", metavar="MIB", type=whole_number(_MOST_MEBIBYTES), help=text)
     text = "store the plugin library in the engine, which then loads without this package"
     add("--serialize-plugin", dest="plugin_inside", action="store_true", help=text)
     add("--force", action="store_true", help="build although there is an engine already")
     text = "print the command line with which trtexec builds the same engine, and build nothing; needs no GPU"
     add("--print-trtexec", action="store_true", help=text)
-    add("--json", action="store_true", help="write what was built as JSON to standard output")
-    volume = parser.add_mutually_exclusive_group()
-    volume.add_argument("-v", "--verbose", action="store_true", help="say what TensorRT logs, and where errors come from")
-    volume.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    text = "write what was built as JSON as well; - for standard output, and the summary goes to standard error then"
+    add("--json", metavar="FILE", help=text)
+    parser.add_volume("say nothing but errors, and the JSON", "say what TensorRT logs, and where errors come from")
     return parser
-
-
-def _whole_number(most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        # int() alone would take "1_6", " 16" and the digits of every script.
-        if text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {most}, not '{text}'")
-
-    return parse

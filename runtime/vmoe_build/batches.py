@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vmoe_build.errors import UsageError
+from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.manifest import Manifest
 
 Shape = tuple[int, int, int, int]

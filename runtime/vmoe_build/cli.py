@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from vmoe_build.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_build.batches import BatchRange, choose_batches
 from vmoe_build.build import BuiltEngine, build
-from vmoe_build.errors import BuildError, UsageError
+from vmoe_build.errors import BuildError
 from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import RoutingError, VmoeError
+from vmoe_runtime.command_line import UsageError, run_command
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
+from vmoe_runtime.json_report import check_target, people_stream, write_json
 from vmoe_runtime.profiles import Profile, parse_profile_name
 
 
@@ -30,37 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a wrong command line, 130 when interrupted, 1 for whatever else goes wrong.
     """
-    arguments = None
-    try:
-        arguments = parse_arguments(argv)
-        _run(arguments)
-        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
-        sys.stdout.flush()
-    except (BuildError, VmoeError, OSError, MemoryError, ImportError, KeyboardInterrupt) as error:
-        if arguments is not None and arguments.verbose:
-            traceback.print_exc()
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sentence, code = _explain(error)
-        print(f"{PROGRAM}: {' '.join(sentence.split())}", file=sys.stderr)
-        return code
-    return 0
+    return run_command(PROGRAM, _run, argv, interrupted="interrupted; no engine was kept")
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
-    if isinstance(error, ImportError):
-        return f"TensorRT's Python package can't be loaded ({error}); pip install 'vmoe-export[tensorrt]'", 1
-    if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror or error}", 1
-    if isinstance(error, MemoryError):
-        return "there is not enough memory", 1
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; no engine was kept", 130
-    return str(error), 2 if isinstance(error, UsageError | RoutingError) else 1
-
-
-def _run(arguments: Arguments) -> None:
+def _run(argv: Sequence[str]) -> None:
+    arguments = parse_arguments(argv)
+    check_target(arguments.json)
     bundle = Bundle.open(arguments.bundle)
     profile = _profile(bundle, arguments.profile)
     batches = choose_batches(bundle.manifest, arguments.min_batch, arguments.opt_batch, arguments.max_batch)
@@ -72,20 +46,24 @@ def _run(arguments: Arguments) -> None:
         if not arguments.quiet:
             print(f"{PROGRAM}: {text}", file=sys.stderr)
 
-    built = build(
-        bundle,
-        profile,
-        batches,
-        workspace=arguments.workspace,
-        plugin_inside=arguments.plugin_inside,
-        force=arguments.force,
-        say=say,
-        log=say if arguments.verbose else None,
-    )
-    if arguments.json:
-        print(json.dumps(built.to_json(), indent=1, allow_nan=False))
-    elif not arguments.quiet:
-        _print_summary(built)
+    try:
+        built = build(
+            bundle,
+            profile,
+            batches,
+            workspace=arguments.workspace,
+            plugin_inside=arguments.plugin_inside,
+            force=arguments.force,
+            say=say,
+            log=say if arguments.verbose else None,
+        )
+    except ImportError as error:
+        raise BuildError(
+            f"TensorRT's Python package can't be loaded ({error}); pip install 'vmoe-export[tensorrt]'"
+        ) from error
+    if not arguments.quiet:
+        _print_summary(built, people_stream(arguments.json))
+    write_json(arguments.json, built.to_json())
 
 
 def _trtexec(arguments: Arguments, bundle: Bundle, profile: Profile | None, batches: BatchRange) -> str:
@@ -118,18 +96,20 @@ def _profile(bundle: Bundle, name: str | None) -> Profile | None:
     raise UsageError(f"--profile: there is no profile '{name}'; the bundle has {', '.join(graphs)} for TensorRT")
 
 
-def _print_summary(built: BuiltEngine) -> None:
+def _print_summary(built: BuiltEngine, stream: TextIO) -> None:
     record, key = built.record, built.record.key
     print(
         f"{key.profile or 'dense'}: {key.precision}, batches of {record.min_batch} to {record.max_batch} (tuned for "
-        f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB"
+        f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB",
+        file=stream,
     )
     if built.check is None:
-        print("it was there already; --force builds it again")
+        print("it was there already; --force builds it again", file=stream)
     else:
         check = built.check
         print(
             f"built in {built.seconds:.0f} s; {check.images} images against {check.reference}: difference at most "
-            f"{check.max_difference:.2e}, median {check.median_difference:.2e}; {check.agreement:.2%} of the pairs alike"
+            f"{check.max_difference:.2e}, median {check.median_difference:.2e}; {check.agreement:.2%} of the pairs alike",
+            file=stream,
         )
-    print(built.path)
+    print(built.path, file=stream)

@@ -1,11 +1,9 @@
-"""The errors that vmoe_build raises. Each carries one sentence for the person at the keyboard."""
+"""The error that vmoe_build raises."""
 
 from __future__ import annotations
 
+from vmoe_runtime.command_line import CommandError
 
-class BuildError(Exception):
+
+class BuildError(CommandError):
     """An engine that can't be built, or that doesn't answer as its bundle does."""
-
-
-class UsageError(BuildError):
-    """The command line itself is wrong."""

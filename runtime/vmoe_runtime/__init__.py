@@ -1,16 +1,19 @@
 """Runs vmoe bundles: V-MoE models at the capacity you choose. Needs numpy and one backend."""
 
 from vmoe_runtime.engine import Engine, Routing
-from vmoe_runtime.errors import BackendError, BundleError, ImageError, RoutingError, VmoeError
+from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
 from vmoe_runtime.op_library import library_path
+from vmoe_runtime.version import __version__
 
 __all__ = [
     "BackendError",
     "BundleError",
+    "ClassifyError",
     "Engine",
     "ImageError",
     "Routing",
     "RoutingError",
     "VmoeError",
+    "__version__",
     "library_path",
 ]

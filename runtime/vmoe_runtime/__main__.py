@@ -15,6 +15,7 @@ from vmoe_runtime.installation import (
     find_native,
     native_path,
 )
+from vmoe_runtime.version import __version__
 
 _PROGRAM = "python -m vmoe_runtime"
 # Option: the file in words, the library it is installed along with, and where it is.
@@ -31,6 +32,7 @@ _FILES = {
 def main(argv: list[str] | None = None) -> int:
     """Prints one path and returns 0, or one sentence on stderr and returns 1 where this installation has no such file."""
     parser = argparse.ArgumentParser(prog=_PROGRAM, description="Prints where native files of this installation are.")
+    parser.add_argument("--version", action="version", version=f"vmoe_runtime, version {__version__}")
     choice = parser.add_mutually_exclusive_group(required=True)
     for option, meaning in {
         "--cmake-dir": "folder of the CMake package, for -Dvmoe_DIR= or CMAKE_PREFIX_PATH",

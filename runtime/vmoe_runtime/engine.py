@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,7 +12,8 @@ import numpy as np
 
 from vmoe_runtime.backends import Backend, open_backend
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError, ImageError, RoutingError
+from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile, parse_profile_name
@@ -136,6 +137,49 @@ class Engine:
         """
         return self._run(images, self.setting(profile, capacity, k, bpr), [self.manifest.output])[0]
 
+    def classify(
+        self,
+        images: Images,
+        top: int = 5,
+        *,
+        profile: str | None = None,
+        capacity: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+    ) -> list[list[tuple[str | int, float]]]:
+        """The likeliest classes of a batch of images; images and settings as for a call.
+
+        Args:
+            images: as for a call.
+            top: how many classes; all of them where the model has fewer.
+            profile, capacity, k, bpr: as for a call.
+
+        Returns:
+            For each image pairs, the likeliest first, and of equally likely ones the lower index: the name of the class, or
+            its index where the bundle has no names; and its probability, by softmax over all classes in double precision.
+            Where a logit is no finite number, the probabilities are NaN.
+
+        Raises:
+            ClassifyError: the bundle puts out features, or `top` is no whole number from 1 on.
+            ImageError, RoutingError, BackendError: as for a call.
+
+        Example:
+            >>> with Engine.load(bundle) as engine:
+            ...     answers = engine.classify(images, top=2)
+            >>> [index for index, probability in answers[0]]
+            [2, 5]
+        """
+        if self.manifest.output != "logits":
+            raise ClassifyError("this bundle puts out features, which have no classes; call the engine for them")
+        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+            raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
+        logits = self(images, profile, capacity=capacity, k=k, bpr=bpr)
+        names: Sequence[str | int] = self.class_names or range(self.manifest.outputs)
+        return [
+            [(names[index], float(shares[index])) for index in best]
+            for best, shares in zip(likeliest(logits, int(top)), softmax(logits), strict=True)
+        ]
+
     def routing(
         self,
         images: Images,
@@ -193,6 +237,11 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        profile = "" if self.profile is None else f", profile {self.profile.name}"
+        closed = ", closed" if self._backend is None else ""
+        return f"<Engine: {self.manifest.summary}{profile}, {self.manifest.precision}, {self.backend_description}{closed}>"
 
     def _run(self, images: Images, setting: Profile | None, outputs: list[str]) -> list[Array]:
         backend = self._backend

@@ -19,6 +19,10 @@ class ImageError(VmoeError, ValueError):
     """Images of a shape, size, dtype or number that the model can't be run with."""
 
 
+class ClassifyError(VmoeError, ValueError):
+    """Classes that a bundle can't give: it puts out features, or the number asked for is none."""
+
+
 class BackendError(VmoeError, RuntimeError):
     """A backend that is not installed, or that failed while it loaded or ran the model."""
 

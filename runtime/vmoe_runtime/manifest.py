@@ -102,6 +102,17 @@ class Manifest:
     files: Mapping[str, FileRecord]
     raw: Mapping[str, Any]
 
+    @property
+    def summary(self) -> str:
+        """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
+        blocks = self.model.get("num_layers")
+        words = ["V-MoE" if self.rules else "dense ViT"]
+        if isinstance(blocks, int):
+            words.append(f"{blocks} blocks")
+        if self.rules:
+            words.append(f"E={self.rules.num_experts}")
+        return ", ".join([*words, f"{self.input.height}x{self.input.width}"])
+
 
 def parse_manifest(text: bytes) -> Manifest:
     """Reads a manifest.

@@ -1,0 +1,1 @@
+"""Runs a vmoe bundle on image files: their classes and probabilities."""

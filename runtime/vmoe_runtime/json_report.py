@@ -1,0 +1,66 @@
+"""Where a command's `--json FILE` goes: to a file, whole or not at all, or to standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from vmoe_runtime.command_line import CommandError
+
+STANDARD_OUTPUT = "-"
+
+
+def check_target(target: str | None) -> None:
+    """Refuses a file that can't be written, before anybody waits for what is to stand in it.
+
+    Args:
+        target: what --json says; None for nothing.
+
+    Raises:
+        CommandError: its folder isn't there, or something that is no plain file has its name.
+    """
+    if target is None or target == STANDARD_OUTPUT:
+        return
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise CommandError(f"{path} can't be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path} can't be written: it is there already and no plain file")
+
+
+def people_stream(target: str | None) -> TextIO:
+    """Where what people read goes: standard output belongs to the JSON where that was asked for."""
+    return sys.stderr if target == STANDARD_OUTPUT else sys.stdout
+
+
+def write_json(target: str | None, content: Mapping[str, Any]) -> None:
+    """Writes the content as JSON: a file by way of a temporary one beside it, which is then renamed.
+
+    Args:
+        target: what --json says; None for nowhere.
+        content: what to write, without NaN and infinities.
+
+    Raises:
+        CommandError: it can't be written; a file that was there before is unchanged.
+    """
+    if target is None:
+        return
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    if target == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
+    # A link stays one: what it points to is replaced.
+    path = Path(target).resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            part.write_text(text)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"{target} can't be written: {error.strerror}") from None
