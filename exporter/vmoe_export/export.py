@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from vmoe_export import __version__
 from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export_options import ExportOptions
+from vmoe_export.export_options import ExportFields, ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS, Limits, graph_limits
 from vmoe_export.validation import Comparison, check, validate
@@ -98,19 +98,21 @@ StageHook = Callable[[str], AbstractContextManager[Any]]
 def export_bundle(
     checkpoint: str | os.PathLike[str],
     path: str | os.PathLike[str],
+    options: ExportOptions | None = None,
     *,
     validate: bool = True,
     atol: float | None = None,
     max_distance: float | None = None,
     images: str | os.PathLike[str] | None = None,
     force: bool = False,
-    **options: Any,
+    **fields: Unpack[ExportFields],
 ) -> ExportResult:
     """Exports a checkpoint to a bundle.
 
     Args:
         checkpoint: what `open_checkpoint` takes.
         path: the bundle's folder, such as `b16.vmoe`.
+        options: what to export; its fields may be given as keyword arguments instead.
         validate: run the written graphs in ONNX Runtime and compare them with the torch model.
         atol: largest difference of logits that validation accepts between a graph and torch. Default: what the precision
             says, 1e-4 for fp32.
@@ -118,7 +120,7 @@ def export_bundle(
         images: an npz file or folder of pictures, see `vmoe_runtime.image_source.open_images`, to measure the distance from
             float32 on. Default: a few random images.
         force: replace a bundle that is already there.
-        options: fields of ExportOptions.
+        fields: fields of ExportOptions, where `options` isn't given.
 
     Raises:
         VmoeError: nothing was written.
@@ -128,11 +130,15 @@ def export_bundle(
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']
     """
+    if options is not None and fields:
+        raise OptionError(f"{', '.join(fields)} can't be given beside options; put all fields into the ExportOptions")
+    if options is not None and not isinstance(options, ExportOptions):
+        raise OptionError(f"options is {options!r:.40}, but must be an ExportOptions")
     if images is not None and not isinstance(images, str | os.PathLike):
         raise OptionError(f"images is {images!r:.40}, but must be the path of an npz file or a folder")
     checks = ValidationOptions(atol, max_distance, None if images is None else Path(images))
     with open_checkpoint(checkpoint) as opened:
-        plan = plan_export(opened, ExportOptions(**options))
+        plan = plan_export(opened, ExportOptions(**fields) if options is None else options)
         return write_bundle(plan, Path(path), validation=checks if validate else None, force=force)
 
 

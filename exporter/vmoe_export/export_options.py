@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.errors import OptionError
@@ -134,3 +134,23 @@ class ExportOptions:
         choices = self.k or [p.k for p in stored] or [moe.k]
         bpr = self.bpr if self.bpr is not None else not stored or stored[0].bpr
         return list(dict.fromkeys((ratio, k, bpr) for ratio in ratios for k in choices))
+
+
+class ExportFields(TypedDict, total=False):
+    """The fields of ExportOptions as keyword arguments."""
+
+    capacity: Sequence[float] | None
+    k: Sequence[int] | None
+    bpr: bool | None
+    group: str | None
+    batch: int | None
+    config: dict[str, Any] | str | os.PathLike[str] | None
+    image_size: tuple[int, int] | None
+    rounding: Rounding | None
+    capacity_multiple_of: int | None
+    dispatch_bf16: bool | None
+    precision: ExportPrecision
+    tensorrt: bool
+    input: Literal["float32", "uint8"] | None
+    output: Literal["logits", "features"] | None
+    class_names: Sequence[str] | None
