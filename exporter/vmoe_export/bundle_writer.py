@@ -4,69 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vmoe_export.bundle_target import check_replaceable, check_target
 from vmoe_export.errors import ExportError
-from vmoe_runtime.manifest import FORMAT, MANIFEST_NAME, parse_manifest
+from vmoe_export.folder_swap import exchange, rename_to_free_name
+from vmoe_export.interruption import without_signals
+from vmoe_export.working_folder import WorkingFolder, moved_aside, remove_bundle, sweep, working_folder
+from vmoe_runtime.manifest import MANIFEST_NAME, parse_manifest
 
 
 @contextmanager
-def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0) -> Iterator[Path]:
+def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Iterable[Path] = ()) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its name when the block ends well, and goes when it doesn't.
+
+    At any time, also when the process is killed, the target is the old bundle or the new one, each of them whole.
 
     Args:
         target: where the bundle will be.
         force: replace a bundle that is already there.
         needed_bytes: about how large the bundle will be.
+        sources: files and folders that the export reads, and that must stay.
 
     Raises:
         ExportError: the target exists, is no bundle, or can't be written.
     """
-    parent = target.absolute().parent
-    check_target(target, force=force)
+    sources = list(sources)
+    place = target.absolute()
+    with suppress(OSError):
+        sweep(place)
+    check_target(target, force=force, sources=sources)
     try:
-        free = shutil.disk_usage(parent).free
-        if free < needed_bytes:
-            raise ExportError(f"{parent} has {free >> 20} MiB free, and the bundle needs about {needed_bytes >> 20} MiB")
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-    except OSError as error:
-        raise ExportError(f"{parent} can't be written to: {error.strerror}") from None
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        # Somebody else may have put something there meanwhile.
-        check_target(target, force=force)
-        _take_place(folder, target, parent)
+        with ExitStack() as closing:
+            try:
+                _check_room(place.parent, needed_bytes)
+                folder = closing.enter_context(working_folder(place))
+            except OSError as error:
+                raise ExportError(f"{place.parent} can't be written to: {error.strerror}") from None
+            yield folder.path
+            folder.path.chmod(0o777 & ~_umask())
+            # Somebody else may have put something there meanwhile.
+            check_target(target, force=force, sources=sources)
+            _take_place(folder, target, place, sources)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuses a target that can't become a bundle.
-
-    Raises:
-        ExportError: it exists and `force` is not given, or it is something else than a bundle.
-    """
-    if not target.name:
-        raise ExportError(f"'{target}' is not a name for a bundle")
-    try:
-        if not target.absolute().parent.is_dir():
-            raise ExportError(f"{target.absolute().parent} is not there; make the folder first")
-        if os.path.lexists(target):
-            if not force:
-                raise ExportError(f"{target} exists; --force replaces it")
-            if target.is_symlink() or not _is_bundle(target):
-                raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
-    except OSError as error:
-        raise ExportError(f"{target} can't be written: {error.strerror}") from None
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
@@ -81,28 +68,35 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     (folder / MANIFEST_NAME).write_bytes(text)
 
 
-def _is_bundle(folder: Path) -> bool:
-    # Other programs write a manifest.json too; only a folder that says it is a bundle may go.
-    try:
-        content = json.loads((folder / MANIFEST_NAME).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+def _check_room(parent: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        # Rounded apart, so that the two never read the same.
+        raise ExportError(
+            f"{parent} has {math.floor(free / 1e5) / 10:,.1f} MB free, and the bundle needs about "
+            f"{math.ceil(needed_bytes / 1e5) / 10:,.1f} MB"
+        )
 
 
-def _take_place(folder: Path, target: Path, parent: Path) -> None:
-    if not target.exists():
-        folder.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=parent))
-    target.rename(old / "bundle")
-    try:
-        folder.rename(target)
-    except BaseException:
-        (old / "bundle").rename(target)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _take_place(folder: WorkingFolder, target: Path, place: Path, sources: Iterable[Path]) -> None:
+    with without_signals():
+        if not os.path.lexists(place):
+            try:
+                rename_to_free_name(folder.path, place)
+            except FileExistsError:
+                raise ExportError(f"{target} exists; it was made during this export") from None
+        elif exchange(folder.path, place):
+            try:
+                # Looked at once more: it can't change under its name any more.
+                check_replaceable(folder.path, target, sources)
+            except BaseException:
+                exchange(folder.path, place)
+                raise
+            folder.holds_old_bundle = True
+        else:
+            with moved_aside(place) as old:
+                folder.path.rename(place)
+            remove_bundle(old)
 
 
 def _umask() -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
+
+from vmoe_export.interruption import end_at_signals
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -15,11 +15,11 @@ _NO_MEMORY = "there is not enough memory for this model at this image size and r
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 when it is done, 2 for wrong usage, 1 for everything else that went wrong."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    # Ended from outside, the command still takes its temporary folder away.
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(_run(list(arguments)))
+    restore = end_at_signals("vmoe-export")
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is not None:  # called, and the caller's process goes on
+        restore()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of error)
@@ -34,6 +34,8 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
     verbose = "-v" in arguments or "--verbose" in arguments
     try:
         export_command.main(arguments, prog_name="vmoe-export", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which click's Abort is
+        return _fail("interrupted", INTERRUPTED)
     except click.UsageError as error:
         return _fail(f"{error.format_message()} (see vmoe-export --help)", USAGE_ERROR)
     except (OptionError, RoutingError) as error:
@@ -50,8 +52,6 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
         if "can't allocate memory" not in str(error):  # torch has no class of its own for this
             raise
         return _fail(_NO_MEMORY, FAILURE, verbose)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; no bundle was written", INTERRUPTED)
     return 0
 
 

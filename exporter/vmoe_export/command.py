@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export import __version__
-from vmoe_export.bundle_writer import check_target
+from vmoe_export.bundle_target import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
@@ -203,7 +203,8 @@ def export_command(
     show = Console(quiet=quiet or as_json, highlight=False)
     target = output_path or _output_name(checkpoint, precision)
     if not dry_run:
-        check_target(target, force=force)
+        given = (checkpoint, config, class_names, images)
+        check_target(target, force=force, sources=[path for path in given if path is not None])
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, options)
         show.print(model_table(plan, verbose=verbose))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vmoe_export import __version__
-from vmoe_export.bundle_writer import check_target, new_bundle, write_manifest
+from vmoe_export.bundle_target import check_target
+from vmoe_export.bundle_writer import new_bundle, write_manifest
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportFields, ExportOptions
@@ -171,13 +172,14 @@ def write_bundle(
     from vmoe_export.model import Vmoe
     from vmoe_export.weights_file import write_weights
 
-    check_target(target, force=force)
+    sources = _sources(plan, validation)
+    check_target(target, force=force, sources=sources)
     source = _validation_images(plan, validation) if validation else None
     model, stored = plan.model, plan.stored_precision
     tensorrt: dict[str, str] = {}
     findings = Findings()
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
-    with new_bundle(target, force=force, needed_bytes=needed) as folder:
+    with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, model, plan.weight_shapes, progress, stored)
         network = Vmoe(
             model,
@@ -198,6 +200,13 @@ def write_bundle(
         with stage("writing the manifest"):
             write_manifest(folder, _manifest(plan, tensorrt, findings))
     return ExportResult(target, plan, findings.comparisons, findings.distances, tensorrt, findings.rounded)
+
+
+def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:
+    """What the export reads."""
+    config, images = plan.options.config, validation.images if validation else None
+    given = [path for path in (config, images) if isinstance(path, str | os.PathLike)]
+    return [plan.checkpoint.path, *plan.checkpoint.files, *map(Path, given)]
 
 
 def _validation_images(plan: ExportPlan, validation: ValidationOptions) -> ImageSource | None:

@@ -1,0 +1,371 @@
+"""`--force` replaces a bundle and nothing else: what the bundle didn't write, or what the export reads, stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from damaged_files import DENSE, assert_command_refuses, copied_bundle, copied_checkpoint
+
+from vmoe_export import ExportError, bundle_writer, export_bundle, working_folder
+from vmoe_export.bundle_writer import new_bundle
+
+FAILURE = 1
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("exported") / "x.vmoe"
+    export_bundle(DENSE, bundle, validate=False)
+    return bundle
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return copied_bundle(exported, tmp_path / "x.vmoe")
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every path under a folder, and what the plain files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def write_over(target: Path, **settings: bool) -> None:
+    """A bundle of one small file in the target's place."""
+    with new_bundle(target, force=True, **settings) as folder:
+        (folder / "weights.safetensors").write_bytes(b"new")
+        (folder / "manifest.json").write_text('{"format": "vmoe-bundle", "files": {"weights.safetensors": {}}}')
+
+
+# What a bundle didn't write.
+
+
+def a_file(bundle: Path) -> str:
+    (bundle / "thesis.txt").write_text("years of work")
+    return "thesis.txt"
+
+
+def a_hidden_file(bundle: Path) -> str:
+    (bundle / ".notes").write_text("mine")
+    return ".notes"
+
+
+def a_sub_folder(bundle: Path) -> str:
+    (bundle / "engines").mkdir()
+    return "engines"
+
+
+def a_link(bundle: Path) -> str:
+    (bundle / "latest.onnx").symlink_to("model.onnx")
+    return "latest.onnx"
+
+
+def a_graph_of_somebody_else(bundle: Path) -> str:
+    (bundle / "tuned.onnx").write_bytes(b"mine")
+    return "tuned.onnx"
+
+
+def a_folder_under_a_listed_name(bundle: Path) -> str:
+    (bundle / "model.onnx").unlink()
+    (bundle / "model.onnx").mkdir()
+    return "model.onnx"
+
+
+def a_link_under_a_listed_name(bundle: Path) -> str:
+    (bundle / "weights.safetensors").rename(bundle.parent / "weights")
+    (bundle / "weights.safetensors").symlink_to(bundle.parent / "weights")
+    return "weights.safetensors"
+
+
+def a_file_that_the_manifest_claims(bundle: Path) -> str:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["thesis.txt"] = manifest["files"]["model.onnx"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return a_file(bundle)
+
+
+def a_manifest_of_a_gigabyte(bundle: Path) -> str:
+    os.truncate(bundle / "manifest.json", 1 << 30)
+    return "not a bundle"
+
+
+def a_manifest_that_is_a_pipe(bundle: Path) -> str:
+    (bundle / "manifest.json").unlink()
+    os.mkfifo(bundle / "manifest.json")
+    return "not a bundle"
+
+
+FOREIGN = [
+    a_file, a_hidden_file, a_sub_folder, a_link, a_graph_of_somebody_else, a_folder_under_a_listed_name,
+    a_link_under_a_listed_name, a_file_that_the_manifest_claims, a_manifest_of_a_gigabyte, a_manifest_that_is_a_pipe,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("put_there", FOREIGN, ids=lambda put: put.__name__.replace("_", " "))
+def test_a_bundle_that_holds_more_is_kept(
+    put_there: Callable[[Path], str], bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = put_there(bundle)
+    names = sorted(bundle.parent.rglob("*"))
+    assert_command_refuses([str(DENSE), "-o", str(bundle), "--force"], FAILURE, ["x.vmoe", name], capfd)
+    assert sorted(bundle.parent.rglob("*")) == names
+
+
+def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+    (bundle / "weights.safetensors").write_bytes(b"cut")
+    write_over(bundle)
+    assert sorted(path.name for path in bundle.iterdir()) == ["manifest.json", "weights.safetensors"]
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
+
+
+# What the export reads.
+
+
+def the_bundle_itself(bundle: Path) -> tuple[Path, Path]:
+    return bundle, bundle
+
+
+def a_link_to_the_bundle(bundle: Path) -> tuple[Path, Path]:
+    (bundle.parent / "link").symlink_to(bundle)
+    return bundle.parent / "link", bundle
+
+
+def a_path_with_dots(bundle: Path) -> tuple[Path, Path]:
+    return bundle / ".." / "x.vmoe", bundle
+
+
+def a_target_behind_a_linked_folder(bundle: Path) -> tuple[Path, Path]:
+    (bundle.parent / "link").symlink_to(bundle.parent)
+    return bundle, bundle.parent / "link" / "x.vmoe"
+
+
+def its_weights_as_checkpoint(bundle: Path) -> tuple[Path, Path]:
+    return bundle / "weights.safetensors", bundle
+
+
+def a_link_to_its_weights(bundle: Path) -> tuple[Path, Path]:
+    (bundle.parent / "ckpt.safetensors").symlink_to(bundle / "weights.safetensors")
+    return bundle.parent / "ckpt.safetensors", bundle
+
+
+def a_hard_link_to_its_weights(bundle: Path) -> tuple[Path, Path]:
+    os.link(bundle / "weights.safetensors", bundle.parent / "ckpt.safetensors")
+    return bundle.parent / "ckpt.safetensors", bundle
+
+
+def a_checkpoint_inside(bundle: Path) -> tuple[Path, Path]:
+    return copied_checkpoint(bundle, DENSE), bundle
+
+
+def shards_that_link_inside(bundle: Path) -> tuple[Path, Path]:
+    prefix = copied_checkpoint(bundle.parent, DENSE)
+    shard = prefix.with_name("ckpt.data-00000-of-00001")
+    shard.replace(bundle / "model.onnx")
+    shard.symlink_to(bundle / "model.onnx")
+    return prefix, bundle
+
+
+SOURCES = [
+    the_bundle_itself, a_link_to_the_bundle, a_path_with_dots, a_target_behind_a_linked_folder, its_weights_as_checkpoint,
+    a_link_to_its_weights, a_hard_link_to_its_weights, a_checkpoint_inside, shards_that_link_inside,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arrange", SOURCES, ids=lambda arrange: arrange.__name__.replace("_", " "))
+def test_what_is_exported_is_kept(
+    arrange: Callable[[Path], tuple[Path, Path]], bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, target = arrange(bundle)
+    before = everything(bundle.parent)
+    assert_command_refuses([str(checkpoint), "-o", str(target), "--force"], FAILURE, ["x.vmoe", "holds"], capfd)
+    assert everything(bundle.parent) == before
+
+
+@pytest.mark.parametrize("option", ["--config", "--class-names"])
+def test_another_file_that_is_read_is_kept(option: str, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = everything(bundle)
+    read = str(bundle / "manifest.json")
+    assert_command_refuses([str(DENSE), "-o", str(bundle), "--force", option, read], FAILURE, ["holds", read], capfd)
+    assert everything(bundle) == before
+
+
+@pytest.mark.parametrize(("name", "word"), [("../x.vmoe", "folder you are in"), (".", "name"), ("..", "name")])
+def test_the_current_folder_is_kept(
+    name: str, word: str, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    before = everything(bundle.parent)
+    assert_command_refuses([str(DENSE), "-o", name, "--force"], FAILURE, [word], capfd)
+    assert everything(bundle.parent) == before
+
+
+# The swap.
+
+
+@pytest.fixture(params=["in one step", "in two steps"])
+def swap(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "in two steps":
+        monkeypatch.setattr(bundle_writer, "exchange", lambda one, other: False)
+    return str(request.param)
+
+
+def test_the_target_is_always_there(swap: str, bundle: Path) -> None:
+    missing, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            try:
+                bundle.stat()
+            except FileNotFoundError:
+                missing.append(1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(200):
+        write_over(bundle)
+    done.set()
+    watcher.join()
+    assert swap == "in two steps" or not missing
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
+
+
+def test_what_comes_into_the_old_bundle_at_the_last_moment_is_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = bundle_writer.exchange
+
+    def late(one: Path, other: Path) -> bool:
+        (bundle / "thesis.txt").write_text("years of work")
+        monkeypatch.setattr(bundle_writer, "exchange", exchange)
+        return exchange(one, other)
+
+    monkeypatch.setattr(bundle_writer, "exchange", late)
+    with pytest.raises(ExportError, match=r"thesis\.txt"):
+        write_over(bundle)
+    assert (bundle / "thesis.txt").read_text() == "years of work"
+    assert (bundle / "model.onnx").exists()
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
+
+
+def test_an_empty_folder_that_appears_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="exists"), new_bundle(tmp_path / "x.vmoe", force=False):
+        (tmp_path / "x.vmoe").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+
+
+def test_of_two_exports_at_once_the_second_finds_the_first(swap: str, tmp_path: Path) -> None:
+    target = tmp_path / "x.vmoe"
+    with pytest.raises(ExportError, match="exists"), new_bundle(target, force=False) as folder:
+        write_over(target)
+        (folder / "manifest.json").write_text("{}")
+    assert (target / "weights.safetensors").read_bytes() == b"new"
+    with new_bundle(target, force=True) as folder:
+        write_over(target)
+        (folder / "manifest.json").write_text('{"format": "vmoe-bundle"}')
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+
+
+# What a killed export left.
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Path]:
+    """The folder of an export that was killed."""
+    with working_folder.working_folder(tmp_path / "x.vmoe") as folder:
+        (folder.path / "weights.safetensors").write_bytes(b"half")
+        path = folder.path
+        shutil.copytree(path, tmp_path / "kept")
+    (tmp_path / "kept").rename(path)
+    yield path
+
+
+def test_the_next_export_takes_away_what_a_killed_one_left(left: Path) -> None:
+    write_over(left.parent / "y.vmoe")
+    assert [path.name for path in left.parent.iterdir()] == ["y.vmoe"]
+
+
+def test_an_empty_folder_of_a_killed_export_goes_too(left: Path) -> None:
+    (left / "weights.safetensors").unlink()
+    write_over(left.parent / "y.vmoe")
+    assert [path.name for path in left.parent.iterdir()] == ["y.vmoe"]
+
+
+def test_the_folder_of_a_living_export_stays(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "x.vmoe", force=False) as folder:
+        (folder / "weights.safetensors").write_bytes(b"half")
+        write_over(tmp_path / "y.vmoe")
+        assert (folder / "weights.safetensors").read_bytes() == b"half"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.vmoe", "y.vmoe"]
+
+
+def of_another_machine(left: Path) -> Path:
+    name, boot, random, kind = left.name.removeprefix(".").rsplit(".", 3)
+    return left.rename(left.with_name(f".{name}.{'0' * len(boot)}.{random}.{kind}"))
+
+
+def with_a_file_of_the_user(left: Path) -> Path:
+    (left / "notes.txt").write_text("mine")
+    return left
+
+
+def with_a_folder(left: Path) -> Path:
+    (left / "model.onnx").mkdir()
+    return left
+
+
+def that_is_a_link(left: Path) -> Path:
+    left.rename(left.parent / "elsewhere")
+    left.symlink_to(left.parent / "elsewhere")
+    return left
+
+
+def that_is_a_file(left: Path) -> Path:
+    shutil.rmtree(left)
+    left.write_text("mine")
+    return left
+
+
+def of_another_name(left: Path) -> Path:
+    return left.rename(left.with_name(".x.vmoe.abcd1234"))
+
+
+NOT_OURS = [of_another_machine, with_a_file_of_the_user, with_a_folder, that_is_a_link, that_is_a_file, of_another_name]
+
+
+@pytest.mark.parametrize("make", NOT_OURS, ids=lambda make: make.__name__.replace("_", " "))
+def test_a_folder_stays(make: Callable[[Path], Path], left: Path) -> None:
+    make(left)
+    before = everything(left.parent)
+    write_over(left.parent / "y.vmoe")
+    shutil.rmtree(left.parent / "y.vmoe")
+    assert everything(left.parent) == before
+
+
+def test_an_old_bundle_that_was_moved_aside_comes_back(bundle: Path) -> None:
+    before = everything(bundle)
+    with pytest.raises(KeyboardInterrupt), working_folder.moved_aside(bundle) as aside:
+        shutil.copytree(aside, bundle.parent / "kept")
+        raise KeyboardInterrupt
+    shutil.rmtree(bundle)
+    (bundle.parent / "kept").rename(aside)
+    with pytest.raises(ExportError, match="exists"), new_bundle(bundle, force=False):
+        pass
+    assert everything(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
+
+
+def test_free_space_and_what_is_needed_never_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 6_340_000}))
+    with (
+        pytest.raises(ExportError, match=r"has 6\.3 MB free, and the bundle needs about 6\.4 MB"),
+        new_bundle(tmp_path / "x.vmoe", force=False, needed_bytes=6_340_001),
+    ):
+        pass
