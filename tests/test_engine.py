@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
-from vmoe_runtime.images import resize_bilinear, scale_pixels
+from vmoe_runtime.images import scale_pixels
+from vmoe_runtime.resampling import resize_bilinear
 
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]

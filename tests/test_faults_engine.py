@@ -97,7 +97,7 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "objects": (BATCH.astype(object), "object"),
     "other byte order": (BATCH.astype(">f4"), ">f4"),
     "nothing": (None, "NoneType"),
-    "bytes": (b"images", "int"),
+    "bytes of no picture": (b"images", "not a readable image"),
     "numbers in a list": ([0.5, 0.5], "float"),
 }
 
@@ -257,11 +257,16 @@ def one_more_layer(manifest: Any) -> None:
         profile["capacity"].append(profile["capacity"][0])
 
 
+def larger(manifest: Any) -> None:
+    manifest["input"]["height"] = 56
+    manifest["preprocessing"]["steps"] = "resize(56,28)"
+
+
 CONTRADICTIONS: dict[str, tuple[Edit, np.ndarray]] = {
     "dense": (dense, BATCH),
     "a layer more": (one_more_layer, BATCH),
     "features": (put("output/name", "features"), BATCH),
-    "larger images": (put("input/height", 56), np.zeros((16, 56, 28, 1), np.float32)),
+    "larger images": (larger, np.zeros((16, 56, 28, 1), np.float32)),
     "uint8 images": (put("input/dtype", "uint8"), BATCH.astype(np.uint8)),
 }
 

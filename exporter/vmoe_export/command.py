@@ -112,6 +112,12 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     help="Images as float32 in [-1, 1] (the default), or uint8 scaled inside the graph.",
 )
 @click.option(
+    "--preprocess",
+    metavar="STEPS",
+    help="Official steps that make an image of a picture: resize_small(N), central_crop(N), resize(N), joined by '|'. "
+    "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
+)
+@click.option(
     "--output",
     "output_kind",
     type=click.Choice(["logits", "features"]),
@@ -161,6 +167,7 @@ def export_command(
     precision: Any,
     tensorrt: bool,
     input_dtype: Any,
+    preprocess: str | None,
     output_kind: Any,
     class_names: Path | None,
     atol: float | None,
@@ -194,6 +201,7 @@ def export_command(
         precision=precision,
         tensorrt=tensorrt,
         input=input_dtype,
+        preprocess=preprocess,
         output=output_kind,
         class_names=None if class_names is None else _read_names(class_names),
     )

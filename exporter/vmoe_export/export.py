@@ -250,7 +250,7 @@ def _validate(
             rounded = validate_rounded(network, folder, tensorrt, profiles, multiple, product_type, validation.atol)
     if stored != "fp32":
         with stage("comparing with float32"):
-            distances = distance_from_float32(network, plan.checkpoint, profiles, multiple, source)
+            distances = distance_from_float32(network, plan.checkpoint, profiles, multiple, plan.input_spec, source)
         limit = validation.max_distance
         check_distance(distances, stored, PRECISIONS[stored].max_distance if limit is None else limit)
     return Findings(limits, tuple(comparisons), tuple(distances), tuple(rounded))
@@ -277,7 +277,7 @@ def _manifest(
             "width": width,
             "channels": model.channels,
         },
-        "preprocessing": {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]},
+        "preprocessing": {"steps": str(plan.preprocessing)},
         "output": {
             "name": plan.output,
             "size": model.num_classes if plan.output == "logits" else model.feature_size,

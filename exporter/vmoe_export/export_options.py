@@ -35,6 +35,8 @@ class ExportOptions:
         tensorrt: write a graph for TensorRT for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default) or "features".
+        preprocess: the official steps that make an image of a picture, joined by "|". Default: those of the official
+            configs, "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         class_names: names of the classes.
 
     Raises:
@@ -55,6 +57,7 @@ class ExportOptions:
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
     output: Literal["logits", "features"] | None = None
+    preprocess: str | None = None
     class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class ExportOptions:
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
+            ("preprocess", str, "official steps, such as 'resize(384)'"),
             ("class_names", Sequence, "a sequence of names"),
         ):
             value = getattr(self, name)
@@ -109,14 +113,17 @@ class ExportOptions:
         given: dict[str, Any] = {}
         if isinstance(checkpoint, BundleCheckpoint):
             manifest = checkpoint.manifest
+            size = (manifest.input.height, manifest.input.width)
             batch = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
             given = {
                 "config": checkpoint.config,
-                "image_size": (manifest.input.height, manifest.input.width),
+                "image_size": size,
                 "group": manifest.group,
                 "batch": batch,
                 "input": manifest.input.dtype,
                 "output": manifest.output,
+                # Steps end in images of one size.
+                "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "class_names": manifest.class_names,
             }
         given = {name: value for name, value in given.items() if getattr(self, name) is None}

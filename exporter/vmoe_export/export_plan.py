@@ -15,7 +15,8 @@ from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
-from vmoe_runtime.manifest import Precision, TensorRtPrecision
+from vmoe_runtime.manifest import InputSpec, Precision, TensorRtPrecision
+from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 
@@ -33,12 +34,18 @@ class ExportPlan:
     grouping: Grouping
     rules: RoutingRules | None
     profiles: tuple[Profile, ...]
+    preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
 
     @property
     def input(self) -> Literal["float32", "uint8"]:
         """The element type of the images that the graph takes."""
         return self.options.input or "float32"
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the graph takes, and how a picture becomes it."""
+        return InputSpec(self.input, *self.model.image_size, self.model.channels, self.preprocessing)
 
     @property
     def stored_precision(self) -> Precision:
@@ -110,9 +117,20 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
-    return ExportPlan(
-        checkpoint, options, model, output, grouping, rules, profiles, _notes(config or {}, model, grouping, options)
-    )
+    steps = _preprocessing(options, model)
+    notes = _notes(config or {}, model, grouping, options)
+    return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
+
+
+def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
+    if options.preprocess is None:
+        return default_steps(*model.image_size)
+    try:
+        steps = parse_steps(options.preprocess)
+        steps.check_size(*model.image_size)
+    except ValueError as error:
+        raise OptionError(f"preprocess: {error}") from None
+    return steps
 
 
 def _profiles(

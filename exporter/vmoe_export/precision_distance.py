@@ -53,6 +53,7 @@ def distance_from_float32(
     checkpoint: Checkpoint,
     profiles: Iterable[Profile],
     batch_multiple: int,
+    spec: InputSpec,
     source: ImageSource | None = None,
 ) -> list[PrecisionDistance]:
     """Runs both models at each profile.
@@ -62,6 +63,7 @@ def distance_from_float32(
         checkpoint: the checkpoint that it comes from.
         profiles: the profiles to compare at; none for a dense ViT.
         batch_multiple: images that fill whole routing groups.
+        spec: what the graph takes, and how pictures become it.
         source: the images to compare on, as far as they fill whole routing groups. Default: a few smooth random ones.
 
     Raises:
@@ -70,7 +72,7 @@ def distance_from_float32(
     exact = _Float32Model(model, checkpoint)
     settings: list[Profile | None] = list(profiles) or [None]
     tallies = [_Tally(profile) for profile in settings]
-    for images, labels in _batches(model, batch_multiple, source):
+    for images, labels in _batches(model, batch_multiple, spec, source):
         for tally in tallies:
             expected, found = (run_torch(each, images, tally.profile) for each in (exact, model))
             tally.add(expected, found, labels)
@@ -139,14 +141,14 @@ class _Tally:
         )
 
 
-def _batches(model: Vmoe, batch_multiple: int, source: ImageSource | None) -> Iterator[tuple[Array, Array | None]]:
+def _batches(
+    model: Vmoe, batch_multiple: int, spec: InputSpec, source: ImageSource | None
+) -> Iterator[tuple[Array, Array | None]]:
     if source is None:
         yield validation_images(model, batch_multiple, _RANDOM_IMAGES), None
         return
     if len(source) < batch_multiple:
         raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
-    config = model.config
-    spec = InputSpec("uint8" if model.uint8_input else "float32", *config.image_size, config.channels)
     groups = len(source) // batch_multiple
     size = batch_multiple * min(groups, max(1, _BATCH // batch_multiple))
     yield from source.whole_batches(size, spec)

@@ -31,6 +31,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
         f"{plan.input}",
     )
+    assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess says otherwise)"
+    table.add_row("Pictures", f"{plan.preprocessing}{assumed}")
     if moe:
         table.add_row(
             "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {moe.num_experts} experts of size {moe.mlp_dim}"
@@ -136,6 +138,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "model": plan.model.to_json(),
         "group": asdict(plan.grouping),
         "output": plan.output,
+        "preprocessing": str(plan.preprocessing),
         "precision": plan.options.precision,
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,

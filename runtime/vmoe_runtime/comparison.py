@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.images import resize_bilinear
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.resampling import resize_bilinear
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

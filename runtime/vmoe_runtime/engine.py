@@ -54,6 +54,7 @@ class Engine:
         self.backend_description = backend.description
         self.profile = profile
         self.only_profile = backend.profile
+        self._warned: set[str] = set()
 
     @classmethod
     def load(
@@ -247,7 +248,7 @@ class Engine:
         backend = self._backend
         if backend is None:
             raise BackendError("the engine is closed")
-        batch = to_batch(images, self.manifest.input)
+        batch = to_batch(images, self.manifest.input, self._warned)
         multiple = self.manifest.batch_multiple
         if len(batch) % multiple:
             raise ImageError(

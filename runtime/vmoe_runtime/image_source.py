@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.images import resize_bilinear, to_batch
+from vmoe_runtime.images import to_batch
 from vmoe_runtime.manifest import InputSpec
+from vmoe_runtime.resampling import resize_bilinear
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

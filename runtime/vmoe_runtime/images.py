@@ -1,47 +1,60 @@
-"""Turns what callers have - arrays, PIL images, files - into the batch that a graph takes."""
+"""Turns what callers have - arrays, tensors, PIL images, files, bytes - into the batch that a graph takes."""
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.manifest import InputSpec
+from vmoe_runtime.pictures import PicturePixels, opened
+from vmoe_runtime.resampling import resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array = np.ndarray[Any, np.dtype[Any]]
-OneImage: TypeAlias = "Array | Image | str | os.PathLike[str]"
+OneImage: TypeAlias = "Array | Image | str | os.PathLike[str] | bytes | bytearray | BinaryIO"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
 
+TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"
 
-def to_batch(images: Images, spec: InputSpec) -> Array:
+_MOST_NESTED = 4
+_LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
+
+
+class ImageWarning(UserWarning):
+    """Images that a model takes, and hardly anybody means."""
+
+
+def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) -> Array:
     """A batch for the graph.
 
     Args:
-        images: an array [N,H,W,C], [H,W,C], or [N,H,W] for one channel, of the model's size; or a PIL image or file path,
-            resized to it; or a sequence of these. Arrays are float32 in [-1, 1], or uint8 in 0..255.
+        images: an array or torch CPU tensor [N,H,W,C], [H,W,C], or for one channel [N,H,W] or [H,W], of the model's size:
+            float32 in [-1, 1], or uint8 in 0..255. Or a PIL image, the path of a picture, its bytes or an open file, of any
+            size: the steps of `spec.preprocessing` are done to it. Or a sequence of these.
         spec: what the graph takes.
+        warned: what was warned of already and is not again; None warns each time.
 
     Returns:
         spec.dtype[N,H,W,C], contiguous.
 
     Raises:
         ImageError: naming what was given and what is needed.
+
+    Warns:
+        ImageWarning: float images that are all within [0, 1], or have NaN.
     """
-    if isinstance(images, np.ndarray):
-        return _from_array(images, spec)
-    if isinstance(images, str | os.PathLike) or _is_pil(images):
-        return _from_picture(images, spec)[None]
-    if isinstance(images, Sequence):
-        if not images:
-            raise ImageError("there are no images: the sequence is empty")
-        return np.concatenate([to_batch(image, spec) for image in images])
-    raise ImageError(f"images must be arrays, PIL images or file paths, not {type(images).__name__}")
+    batch = np.concatenate(parts) if len(parts := _parts(images, spec, 0)) > 1 else parts[0]
+    if batch.dtype == np.float32:
+        _check_values(batch, set() if warned is None else warned)
+    return batch
 
 
 def scale_pixels(pixels: Array) -> Array:
@@ -50,37 +63,46 @@ def scale_pixels(pixels: Array) -> Array:
     return scaled
 
 
-def resize_bilinear(pixels: Array, height: int, width: int) -> Array:
-    """Bilinear with half-pixel centres and without antialiasing, as `tf.image.resize` does.
+def _parts(images: Any, spec: InputSpec, depth: int) -> list[Array]:
+    """dtype[N,H,W,C] of each of what may be a list."""
+    if isinstance(images, np.ndarray):
+        return [_from_array(images, spec)]
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images) or hasattr(images, "read"):
+        return [_from_picture(images, spec)[None]]
+    if hasattr(images, "__array__"):
+        return [_from_array(_as_array(images), spec)]
+    if not isinstance(images, Sequence):
+        raise ImageError(f"images must be {TAKEN}, not {type(images).__name__}")
+    if not len(images):
+        raise ImageError("there are no images: the sequence is empty")
+    if depth == _MOST_NESTED:
+        raise ImageError(f"the list of images holds lists in lists, more than {_MOST_NESTED} deep, or itself")
+    return [part for image in images for part in _parts(image, spec, depth + 1)]
 
-    Args:
-        pixels: number[H,W,C].
-        height, width: of the result, in pixels.
 
-    Returns:
-        float32[height, width, C].
-    """
-    result = pixels.astype(np.float32)
-    for axis, size in ((0, height), (1, width)):
-        if result.shape[axis] != size:
-            source = result.shape[axis]
-            position = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(source / size) - np.float32(0.5)
-            low = np.floor(position)
-            share = (position - low).reshape(-1, *[1] * (2 - axis))
-            first = result.take(np.maximum(low, 0).astype(int), axis)
-            second = result.take(np.minimum(np.ceil(position), source - 1).astype(int), axis)
-            result = first + (second - first) * share
-    return result
+def _as_array(tensor: Any) -> Array:
+    """What a torch tensor or another library's array holds; torch itself is never imported."""
+    kind = f"{type(tensor).__module__.partition('.')[0]}.{type(tensor).__name__}"
+    if getattr(tensor, "requires_grad", False):
+        raise ImageError(f"images are a {kind} that requires grad; pass images.detach()")
+    device = getattr(getattr(tensor, "device", None), "type", "cpu")
+    if device != "cpu":
+        raise ImageError(f"images are a {kind} on the device '{device}'; pass images.cpu()")
+    try:
+        return np.asarray(tensor)
+    except Exception as error:  # whatever another library raises
+        raise ImageError(f"images are a {kind} that doesn't become an array ({error})") from None
 
 
 def _from_array(array: Array, spec: InputSpec) -> Array:
     size = (spec.height, spec.width, spec.channels)
-    if array.ndim == 3 and array.shape == size:
-        array = array[None]
-    elif array.ndim == 3 and spec.channels == 1 and array.shape[1:] == size[:2]:
+    given = array.shape
+    if given == size or (spec.channels == 1 and given == size[:2]):
+        array = array.reshape(1, *size)
+    elif spec.channels == 1 and given[1:] == size[:2]:
         array = array[..., None]
     if array.ndim != 4 or array.shape[1:] != size:
-        raise ImageError(f"images have shape {array.shape}, and the model takes (N, {', '.join(map(str, size))})")
+        raise ImageError(_wrong_shape(given, spec))
     if not len(array):
         raise ImageError("there are no images: the batch is empty")
     if array.dtype == spec.dtype:
@@ -91,30 +113,62 @@ def _from_array(array: Array, spec: InputSpec) -> Array:
     raise ImageError(f"images are {array.dtype}, and the model takes {takes}")
 
 
+def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
+    height, width, channels = spec.height, spec.width, spec.channels
+    shapes = [f"(N, {height}, {width}, {channels})", f"({height}, {width}, {channels})"]
+    if channels == 1:
+        shapes += [f"(N, {height}, {width})", f"({height}, {width})"]
+    text = f"images have shape {given}, and the model takes {', '.join(shapes[:-1])} or {shapes[-1]}"
+    if given[-3:] == (channels, height, width) and len(given) in (3, 4):
+        axes = (0, 2, 3, 1) if len(given) == 4 else (1, 2, 0)
+        return f"{text}; transpose them, as in np.transpose(images, {axes})"
+    return f"{text}; pictures of any size are taken as PIL images, file paths, bytes or file objects"
+
+
+def _check_values(batch: Array, warned: set[str]) -> None:
+    """Refuses or warns of floats that were scaled in another way; a minimum and a maximum are all that it costs."""
+    low, high = float(batch.min()), float(batch.max())
+    if np.isnan(low):
+        _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
+        low, high = float(np.fmin.reduce(batch, None)), float(np.fmax.reduce(batch, None))
+    if low < -_LARGEST_FLOAT or high > _LARGEST_FLOAT:
+        raise ImageError(
+            f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "
+            "uint8, or scale them: pixels / 255 * 2 - 1"
+        )
+    if low >= 0 and high <= 1:
+        _warn(
+            "unit",
+            f"the images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; if they were scaled to "
+            "[0, 1], pass images * 2 - 1",
+            warned,
+        )
+
+
+def _warn(kind: str, text: str, warned: set[str]) -> None:
+    if kind in warned:
+        return
+    warned.add(kind)
+    # The caller's line is the one to look at.
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ImageWarning, stacklevel=level)
+
+
 def _is_pil(value: object) -> bool:
     return type(value).__module__.startswith("PIL.") and hasattr(value, "convert")
 
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImageError("PIL images and files need pillow: pip install 'vmoe-export[images]'") from None
-    mode = {1: "L", 3: "RGB"}.get(spec.channels)
-    if mode is None:
-        raise ImageError(f"the model takes {spec.channels} channels, so images must be arrays")
-    named = isinstance(picture, str | os.PathLike)
-    name = os.fspath(picture) if named else "the image"
-    try:
-        opened = Image.open(picture) if named else picture
-        stored_mode = opened.mode
-        pixels = np.asarray(opened.convert(mode))
-        if named:
-            opened.close()
-    except Exception as error:  # a damaged file makes a decoder fail in any way
-        raise ImageError(f"{name} is not a readable image ({error})") from None
-    if stored_mode.startswith(("I", "F")):
-        # Pillow would cut such pixels off at 255 instead of scaling them.
-        raise ImageError(f"{name} has more than 8 bits per channel (mode {stored_mode}); convert it to 8 bits")
-    resized = resize_bilinear(pixels.reshape(*pixels.shape[:2], spec.channels), spec.height, spec.width)
-    return np.rint(resized).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(resized)
+    """dtype[H,W,C] of one picture, by the steps of the model."""
+    steps = spec.steps
+    result = np.empty((spec.height, spec.width, spec.channels), spec.dtype)
+    with opened(picture, spec.channels) as (image, name):
+        geometry = steps.geometry(image.height, image.width, name)
+        for top, rows in resampled(PicturePixels(image, spec.channels), geometry):
+            if geometry.method == "bilinear":
+                # The official step gives uint8 again, and the cast cuts off.
+                np.floor(rows, out=rows)
+            result[top : top + len(rows)] = np.rint(rows) if spec.dtype == "uint8" else scale_pixels(rows)
+    return result

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast
 
 from vmoe_runtime.errors import BundleError, RoutingError
+from vmoe_runtime.preprocessing import Preprocessing, read_steps, squash
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 FORMAT = "vmoe-bundle"
@@ -37,12 +38,21 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8."""
+    """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
+
+    `preprocessing` says how a picture of another size becomes such an image; None squashes it, as `resize(H,W)` does.
+    """
 
     dtype: Literal["float32", "uint8"]
     height: int
     width: int
     channels: int
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def steps(self) -> Preprocessing:
+        """The steps that `preprocessing` says, or stands for."""
+        return self.preprocessing or squash(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -137,8 +147,11 @@ def parse_manifest(text: bytes) -> Manifest:
     image = _get(raw, "input", dict)
     input_spec = InputSpec(
         cast(Literal["float32", "uint8"], _choice(image, "dtype", "float32", "uint8")),
-        *(_positive(image, key, _MAX_PIXELS) for key in ("height", "width", "channels")),
+        _positive(image, "height", _MAX_PIXELS),
+        _positive(image, "width", _MAX_PIXELS),
+        _positive(image, "channels", _MAX_PIXELS),
     )
+    input_spec = replace(input_spec, preprocessing=_preprocessing(_get(raw, "preprocessing", dict | None), input_spec))
     output = _get(raw, "output", dict)
     outputs = _positive(output, "size")
     rules, layers, group = _routing(_get(raw, "routing", dict | None))
@@ -163,6 +176,18 @@ def parse_manifest(text: bytes) -> Manifest:
         files=MappingProxyType(files),
         raw=MappingProxyType(raw),
     )
+
+
+def _preprocessing(entry: dict[str, Any] | None, spec: InputSpec) -> Preprocessing:
+    # Bundles from before there were steps say this, and squash.
+    if entry is None or entry == {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]}:
+        return spec.steps
+    try:
+        steps = read_steps(_get(entry, "steps", str))
+        steps.check_size(spec.height, spec.width)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_NAME}: 'preprocessing': {error}") from None
+    return steps
 
 
 def _precision(raw: Mapping[str, Any], version: int) -> Precision:
