@@ -18,6 +18,7 @@ import onnx
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.bundle import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray
@@ -59,14 +60,14 @@ class FakeTensorRt(ModuleType):
         return options
 
     def build_engine(
-        self, graph: Path, plugin: Path, options: dict[str, Any], say: Callable[[str], None] | None
+        self, graph: BundleGraph, plugin: Path, options: dict[str, Any], say: Callable[[str], None] | None
     ) -> tuple[bytes, bytes]:
         if self.error is None:
-            raise BackendError(f"TensorRT can't build an engine from {graph}: it is a fake that fails")
+            raise BackendError(f"TensorRT can't build an engine from {graph.path}: it is a fake that fails")
         if say is not None:
             say("a line that TensorRT logs")
         self.built.append(options | {"plugin": plugin})
-        engine = {"graph": str(graph), "error": self.error, "largest": options["shapes"][2]}
+        engine = {"graph": str(graph.path), "error": self.error, "largest": options["shapes"][2]}
         return json.dumps(engine).encode(), options["timing_cache"] + b"measured;"
 
     def LoadedEngine(self, engine: bytes, plugin: Path | None) -> FakeEngine:

@@ -1,14 +1,10 @@
 #include "sdk/bundle.h"
 
-#include <sys/stat.h>
-
-#include <cerrno>
-#include <filesystem>
 #include <string_view>
+#include <utility>
 
 #include "sdk/error.h"
 #include "sdk/external_data.h"
-#include "sdk/own_file.h"
 #include "sdk/sha256.h"
 
 namespace vmoe::sdk {
@@ -17,16 +13,6 @@ namespace {
 
 constexpr int64_t kMaxManifestBytes = 16 << 20;
 constexpr int64_t kMaxGraphBytes = 64 << 20;
-
-void check_folder(const std::string& path) {
-  if (path.empty()) fail(VMOE_BUNDLE_ERROR, "an empty path is not a bundle");
-  struct stat state{};
-  if (stat(path.c_str(), &state) != 0) {
-    const bool absent = errno == ENOENT || errno == ENOTDIR;
-    fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: ", absent ? "there is no such folder" : system_error(errno));
-  }
-  if (!S_ISDIR(state.st_mode)) fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: there is no such folder");
-}
 
 void check_sha256(const std::string& name, const std::string& found, const FileRecord& record) {
   if (found != record.sha256) {
@@ -50,6 +36,8 @@ template <typename Check>
 void in_folder(const std::string& path, const Check& check) {
   try {
     check();
+  } catch (const ChangedError& error) {
+    throw ChangedError(path + ": " + error.what());
   } catch (const Error& error) {
     fail(error.code(), path, ": ", error.what());
   }
@@ -57,67 +45,61 @@ void in_folder(const std::string& path, const Check& check) {
 
 }  // namespace
 
-Bundle Bundle::open(const std::string& path) {
-  check_folder(path);
+Bundle Bundle::open(const std::string& path, bool verify) {
   Bundle bundle;
   bundle.path_ = path;
-  in_folder(path, [&] {
-    const OwnFile file(path, kManifestName);
-    bundle.manifest_text_ = file.read(kMaxManifestBytes + 1);
-    if (bundle.manifest_text_.size() > static_cast<size_t>(kMaxManifestBytes)) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, " is larger than ", kMaxManifestBytes >> 20, " MiB");
-    }
-    bundle.manifest_ = parse_manifest(bundle.manifest_text_);
-  });
+  bundle.folder_ = std::make_unique<OpenedFolder>(path);
+  try {
+    in_folder(path, [&] { bundle.read(verify); });
+  } catch (const Error&) {
+    bundle.check_unchanged();  // the better explanation
+    throw;
+  }
   return bundle;
 }
 
-std::string Bundle::content_key() const {
-  std::error_code error;
-  std::string key = std::filesystem::canonical(path_, error).string();
-  key += '\n' + sha256_of(manifest_text_);
-  for (const auto& [name, record] : manifest_.files) {
-    struct stat state{};
-    if (stat(file(name).c_str(), &state) != 0) {
-      fail(VMOE_BUNDLE_ERROR, path_, ": ", name, ": ", system_error(errno));
-    }
-    for (const long long part :
-         {static_cast<long long>(state.st_dev), static_cast<long long>(state.st_ino),
-          static_cast<long long>(state.st_size), static_cast<long long>(state.st_mtim.tv_sec),
-          static_cast<long long>(state.st_mtim.tv_nsec), static_cast<long long>(state.st_ctim.tv_sec),
-          static_cast<long long>(state.st_ctim.tv_nsec)}) {
-      key += ' ' + std::to_string(part);
-    }
+void Bundle::read(bool verify) {
+  manifest_text_ = folder_->open(kManifestName)->read(kMaxManifestBytes + 1);
+  if (manifest_text_.size() > static_cast<size_t>(kMaxManifestBytes)) {
+    fail(VMOE_BUNDLE_ERROR, kManifestName, " is larger than ", kMaxManifestBytes >> 20, " MiB");
   }
-  return key;
+  manifest_ = parse_manifest(manifest_text_);
+  for (const auto& [name, record] : manifest_.files) check_file(name, record, verify);
 }
 
-void Bundle::check_files(bool verify) const {
-  in_folder(path_, [&] {
-    for (const auto& [name, record] : manifest_.files) {
-      const OwnFile file(path_, name);
-      if (file.size() != record.size) {
-        fail(VMOE_BUNDLE_ERROR, name, " has ", file.size(), " bytes where the manifest says ", record.size);
-      }
-      if (is_graph(name)) {
-        if (file.size() > kMaxGraphBytes) {
-          fail(VMOE_BUNDLE_ERROR, name, " is larger than ", kMaxGraphBytes >> 20,
-               " MiB, which no graph of a bundle is");
-        }
-        const std::string bytes = file.read(kMaxGraphBytes);
-        if (verify) check_sha256(name, sha256_of(bytes), record);
-        check_graph(name, bytes);
-      } else if (verify && name != kWeightsName) {
-        check_sha256(name, file.sha256(), record);
-      }
+void Bundle::check_file(const std::string& name, const FileRecord& record, bool verify) {
+  const auto file = folder_->open(name);
+  if (file->size() != record.size) {
+    fail(VMOE_BUNDLE_ERROR, name, " has ", file->size(), " bytes where the manifest says ", record.size);
+  }
+  if (is_graph(name)) {
+    if (file->size() > kMaxGraphBytes) {
+      fail(VMOE_BUNDLE_ERROR, name, " is larger than ", kMaxGraphBytes >> 20, " MiB, which no graph of a bundle is");
     }
-  });
+    std::string bytes = file->read(kMaxGraphBytes);
+    if (verify) check_sha256(name, sha256_of(bytes), record);
+    check_graph(name, bytes);
+    if (name == kCanonicalGraph || name == kInlinedGraph) graphs_[name] = std::move(bytes);
+  } else if (verify && name != kWeightsName) {
+    check_sha256(name, file->sha256(), record);
+  }
 }
+
+BundleGraph Bundle::graph(const std::string& name) const {
+  return {path_ + "/" + name, graphs_.at(name), folder_->location()};
+}
+
+std::string Bundle::content_key() const { return sha256_of(manifest_text_) + folder_->states(); }
 
 void Bundle::verify_weights() const {
   in_folder(path_, [&] {
-    check_sha256(kWeightsName, OwnFile(path_, kWeightsName).sha256(), manifest_.files.at(kWeightsName));
+    check_sha256(kWeightsName, folder_->open(kWeightsName)->sha256(), manifest_.files.at(kWeightsName));
   });
+}
+
+void Bundle::check_unchanged() const {
+  if (!folder_->has_changed()) return;
+  throw ChangedError(path_ + " was changed while it was loaded; load it again once nobody writes to it");
 }
 
 void Bundle::check_graph(const std::string& name, const std::string& bytes) const {

@@ -2,39 +2,56 @@
 #ifndef VMOE_SDK_BUNDLE_H_
 #define VMOE_SDK_BUNDLE_H_
 
+#include <map>
+#include <memory>
 #include <string>
 
 #include "sdk/manifest.h"
+#include "sdk/opened_folder.h"
 
 namespace vmoe::sdk {
 
+// A graph whose bytes were checked.
+struct BundleGraph {
+  std::string path;    // of the file, for people
+  std::string bytes;   // what was read from it, and checked
+  std::string folder;  // where a runtime finds the weights, under their name
+};
+
+// Stays open as long as the object lives.
 class Bundle {
  public:
-  // Reads the manifest of a NAME.vmoe folder. Throws VMOE_BUNDLE_ERROR: the folder is no bundle.
-  static Bundle open(const std::string& path);
+  // Reads the manifest of a NAME.vmoe folder. Checks kind and size of every file and that no graph reads outside the
+  // weights, and with `verify` the SHA-256 of every file but the weights.
+  //
+  // Throws VMOE_BUNDLE_ERROR: the folder is no bundle, or a file is missing, was changed, or reaches outside the
+  // bundle. Throws ChangedError: it was replaced meanwhile.
+  static Bundle open(const std::string& path, bool verify);
 
   const Manifest& manifest() const { return manifest_; }
 
-  // The path of one file of the bundle.
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  // The graph kCanonicalGraph or kInlinedGraph.
+  BundleGraph graph(const std::string& name) const;
 
-  // Equal for the same, unchanged files: the real folder, the manifest's text and the state of each file.
+  // Equal for bundles that were opened on the same, unchanged files.
   std::string content_key() const;
-
-  // Checks kind and size of every file and that no graph reads outside the weights, and with `verify` the SHA-256 of
-  // every file but the weights. Throws VMOE_BUNDLE_ERROR: a file is missing, was changed, or reaches outside the
-  // bundle.
-  void check_files(bool verify) const;
 
   // Compares the SHA-256 of the weights; may run beside a load. Throws VMOE_BUNDLE_ERROR: they were changed.
   void verify_weights() const;
 
+  // To be called when a load is done. Throws ChangedError: the bundle isn't as it was opened.
+  void check_unchanged() const;
+
  private:
+  void read(bool verify);
+  void check_file(const std::string& name, const FileRecord& record, bool verify);
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
+  std::unique_ptr<OpenedFolder> folder_;
   std::string manifest_text_;
   Manifest manifest_;
+  std::map<std::string, std::string> graphs_;  // bytes of those for this library
 };
 
 }  // namespace vmoe::sdk

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <future>
+#include <utility>
 
 #include "sdk/error.h"
 #include "sdk/images.h"
@@ -16,6 +17,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr int kAttempts = 3;
 constexpr int kAllFields = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
 
 void check_threads(int threads) {
@@ -57,31 +59,54 @@ InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values
 }  // namespace
 
 Engine::Engine(const std::string& path, const vmoe_load_options& options)
-    : bundle_(Bundle::open(path)), threads_(options.threads), profile_(named_profile(options.profile)) {
+    : process_(getpid()), threads_(options.threads) {
+  // A bundle may be replaced by a new export at any time.
+  for (int attempt = 1;; ++attempt) {
+    try {
+      load(path, options);
+      return;
+    } catch (const ChangedError&) {
+      if (attempt == kAttempts) throw;
+    }
+  }
+}
+
+Engine::~Engine() {
+  // A forked process has none of the threads that the session would wait for: it is never freed there.
+  if (getpid() != process_) new std::shared_ptr<Session>(std::move(session_));
+}
+
+void Engine::load(const std::string& path, const vmoe_load_options& options) {
+  const Bundle bundle = Bundle::open(path, options.verify != 0);
+  manifest_ = bundle.manifest();
+  profile_ = named_profile(options.profile);
   check_threads(threads_);
-  session_ = load_session(options.onnxruntime != nullptr ? options.onnxruntime : "", options.verify != 0);
+  try {
+    session_ = load_session(bundle, options);
+  } catch (const Error&) {
+    bundle.check_unchanged();  // the better explanation
+    throw;
+  }
+  bundle.check_unchanged();
   runtime_ = session_->description();
 }
 
-std::shared_ptr<Session> Engine::load_session(const std::string& onnxruntime, bool verify) const {
-  const OnnxRuntime& runtime = find_onnxruntime(onnxruntime);
+std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options) const {
+  const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const std::string op_library = find_op_library();
-  // A forked process has none of the threads that a session runs on, so it shares none of its parent's.
-  const std::string key = std::to_string(getpid()) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
+  // A forked process shares none of its parent's sessions.
+  const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
                           std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library + ' ' +
-                          bundle_.content_key();
-  // What was checked and not touched since needs no second look.
-  if (auto shared = find_session(key); shared != nullptr && (shared->verified || !verify)) return shared;
-  bundle_.check_files(verify);
+                          bundle.content_key();
   // The weights are hashed while the runtime loads them: neither waits for the other.
   auto weights = std::async(std::launch::async, [&] {
-    if (verify) bundle_.verify_weights();
+    if (options.verify != 0) bundle.verify_weights();
   });
   std::shared_ptr<Session> session;
   std::exception_ptr failure;
   try {
     session = find_or_load_session(key, [&] {
-      const std::string graph = bundle_.file(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
+      const BundleGraph graph = bundle.graph(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
       return std::make_shared<Session>(runtime, graph, threads_, op_library);
     });
   } catch (...) {
@@ -89,12 +114,11 @@ std::shared_ptr<Session> Engine::load_session(const std::string& onnxruntime, bo
   }
   weights.get();  // changed weights are the better explanation of whatever else went wrong
   if (failure != nullptr) std::rethrow_exception(failure);
-  if (verify) session->verified = true;
   return session;
 }
 
 std::optional<Profile> Engine::named_profile(const char* name) const {
-  const Manifest& manifest = bundle_.manifest();
+  const Manifest& manifest = manifest_;
   if (name == nullptr) {
     return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
   }
@@ -120,6 +144,11 @@ std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
 
 std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const vmoe_setting& setting,
                                             const std::vector<std::string>& outputs) const {
+  if (getpid() != process_) {
+    fail(VMOE_RUNTIME_ERROR,
+         "the engine was loaded before this process was forked, and none of its threads came along; "
+         "load it in each process that uses it");
+  }
   const auto profile = this->setting(setting);
   const Batch batch = make_batch(images, manifest());
   std::vector<InputTensor> inputs{batch.image};

@@ -2,6 +2,8 @@
 #ifndef VMOE_SDK_ENGINE_H_
 #define VMOE_SDK_ENGINE_H_
 
+#include <sys/types.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,8 +26,11 @@ class Engine {
  public:
   // See vmoe_engine_load. Throws VMOE_BUNDLE_ERROR, VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
   Engine(const std::string& path, const vmoe_load_options& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
-  const Manifest& manifest() const { return bundle_.manifest(); }
+  const Manifest& manifest() const { return manifest_; }
   const std::string& runtime() const { return runtime_; }
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
@@ -38,12 +43,14 @@ class Engine {
   std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
 
  private:
+  void load(const std::string& path, const vmoe_load_options& options);
   std::optional<Profile> named_profile(const char* name) const;
-  std::shared_ptr<Session> load_session(const std::string& onnxruntime, bool verify) const;
+  std::shared_ptr<Session> load_session(const Bundle& bundle, const vmoe_load_options& options) const;
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const vmoe_setting& setting,
                                       const std::vector<std::string>& outputs) const;
 
-  Bundle bundle_;
+  Manifest manifest_;
+  pid_t process_;  // that loaded it
   int threads_;
   std::optional<Profile> profile_;  // for calls that name none
   std::shared_ptr<Session> session_;

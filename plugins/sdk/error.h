@@ -21,6 +21,12 @@ class Error : public std::runtime_error {
   vmoe_code code_;
 };
 
+// A bundle was written to, renamed or replaced while it was being loaded.
+class ChangedError : public Error {
+ public:
+  explicit ChangedError(const std::string& sentence) : Error(VMOE_BUNDLE_ERROR, sentence) {}
+};
+
 inline void append(std::string& sentence, std::string_view part) { sentence += part; }
 
 template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>

@@ -20,6 +20,7 @@ static_assert(ORT_API_VERSION >= kApiVersion, "the headers of ONNX Runtime 1.21 
 constexpr char kVariable[] = "VMOE_ONNXRUNTIME";
 constexpr char kEntryPoint[] = "OrtGetApiBase";
 constexpr const char* kNames[] = {"libonnxruntime.so", "libonnxruntime.so.1"};
+constexpr char kNoTelemetry[] = "ORT_DISABLE_TELEMETRY";
 constexpr size_t kMaxMessage = 300;
 
 using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
@@ -32,7 +33,12 @@ struct Found {
 
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
+// ONNX Runtime reads it when it is loaded. With telemetry, versions from 1.29 on look up a host and write files by
+// themselves, and a process that is forked afterwards never ends. A value that is there stays.
+void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
+
 Found open_given(const std::string& path, const std::string& source) {
+  disable_telemetry();
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* reason = dlerror();
@@ -58,6 +64,7 @@ Found find(const std::string& path) {
   if (Found loaded = find_loaded(); loaded.entry != nullptr) return loaded;
   const char* variable = std::getenv(kVariable);
   if (variable != nullptr && *variable != '\0') return open_given(variable, std::string(kVariable) + "=" + variable);
+  disable_telemetry();
   for (const char* name : kNames) {
     if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
       if (const GetApiBase entry = entry_point(library)) return {entry, name};

@@ -1,11 +1,12 @@
 #include "sdk/own_file.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include "sdk/error.h"
@@ -16,6 +17,10 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr size_t kChunkBytes = size_t{1} << 20;
+constexpr int64_t kSecond = 1'000'000'000;
+// Clocks of file systems advance in steps, of 10 ms at most; a second change within a step leaves no trace.
+constexpr int64_t kStep = 20'000'000;
+constexpr int kLooks = 5;
 
 [[noreturn]] void fail_system(const std::string& name) { fail(VMOE_BUNDLE_ERROR, name, ": ", system_error(errno)); }
 
@@ -25,22 +30,55 @@ void check_kind(const std::string& name, mode_t mode) {
   fail(VMOE_BUNDLE_ERROR, name, " is a ", kind, ", and a bundle holds plain files only");
 }
 
+int64_t nanoseconds(const timespec& time) { return time.tv_sec * kSecond + time.tv_nsec; }
+
+int64_t now() {
+  timespec time{};
+  clock_gettime(CLOCK_REALTIME, &time);
+  return nanoseconds(time);
+}
+
 }  // namespace
 
-OwnFile::OwnFile(const std::string& folder, const std::string& name) : name_(name) {
-  const std::string path = folder + "/" + name;
+FileState::FileState(const struct stat& found)
+    : device(found.st_dev),
+      inode(found.st_ino),
+      size(found.st_size),
+      modified(nanoseconds(found.st_mtim)),
+      changed(nanoseconds(found.st_ctim)) {}
+
+bool FileState::operator==(const FileState& other) const {
+  return device == other.device && inode == other.inode && size == other.size && modified == other.modified &&
+         changed == other.changed;
+}
+
+FileState settled_state(const std::string& name, const std::function<int(struct stat*)>& look) {
+  for (int i = 0; i < kLooks; ++i) {
+    struct stat found{};
+    if (look(&found) != 0) fail_system(name);
+    const FileState state(found);
+    const int64_t age = now() - state.changed;
+    if (age < 0 || age >= kStep) return state;
+    std::this_thread::sleep_for(std::chrono::nanoseconds(kStep - age));
+  }
+  throw ChangedError(name + " is being written to");
+}
+
+OwnFile::OwnFile(int folder, const std::string& name) : name_(name) {
   struct stat state{};
-  if (lstat(path.c_str(), &state) != 0) fail_system(name);
+  if (fstatat(folder, name.c_str(), &state, AT_SYMLINK_NOFOLLOW) != 0) fail_system(name);
   check_kind(name, state.st_mode);
   // Whatever was put in its place meanwhile is neither followed nor waited for.
-  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  descriptor_ = openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (descriptor_ < 0) fail_system(name);
-  if (fstat(descriptor_, &state) != 0 || !S_ISREG(state.st_mode)) {
-    ::close(descriptor_);
+  try {
+    if (fstat(descriptor_, &state) != 0) fail_system(name);
     check_kind(name, state.st_mode);
-    fail_system(name);
+    state_ = settled_state(name, [this](struct stat* found) { return fstat(descriptor_, found); });
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
   }
-  size_ = state.st_size;
 }
 
 OwnFile::~OwnFile() { ::close(descriptor_); }
@@ -54,7 +92,7 @@ size_t OwnFile::read_at(int64_t offset, char* buffer, size_t size) const {
 }
 
 std::string OwnFile::read(int64_t limit) const {
-  std::string bytes(static_cast<size_t>(std::min(limit, size_)), '\0');
+  std::string bytes(static_cast<size_t>(std::min(limit, size())), '\0');
   size_t done = 0;
   while (done < bytes.size()) {
     const size_t count = read_at(static_cast<int64_t>(done), bytes.data() + done, bytes.size() - done);

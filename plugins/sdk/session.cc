@@ -7,6 +7,7 @@ namespace vmoe::sdk {
 
 namespace {
 
+constexpr char kWeightsFolder[] = "session.model_external_initializers_file_folder_path";
 constexpr int kFatalOnly = 4;  // errors come back as values; the runtime's own log lines would say them twice
 
 using Options = std::unique_ptr<OrtSessionOptions, void(ORT_API_CALL*)(OrtSessionOptions*)>;
@@ -70,7 +71,7 @@ const void* OutputTensor::data(ONNXTensorElementDataType dtype, const std::strin
   return data;
 }
 
-Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threads, const std::string& op_library)
+Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library)
     : runtime_(runtime),
       uses_op_library_(!op_library.empty()),
       session_(nullptr, runtime.api->ReleaseSession),
@@ -83,8 +84,11 @@ Session::Session(const OnnxRuntime& runtime, const std::string& graph, int threa
     cpu_path_ = op_library_cpu_path(op_library);
   }
   OrtSession* session = nullptr;
-  check(api, api.CreateSession(runtime.env, graph.c_str(), options.get(), &session),
-        "ONNX Runtime can't load " + graph);
+  check(api, api.AddSessionConfigEntry(options.get(), kWeightsFolder, graph.folder.c_str()),
+        "ONNX Runtime refuses the session options");
+  // The bytes that were checked, rather than what the file holds by now.
+  check(api, api.CreateSessionFromArray(runtime.env, graph.bytes.data(), graph.bytes.size(), options.get(), &session),
+        "ONNX Runtime can't load " + graph.path);
   session_.reset(session);
   add_names(api, session, api.SessionGetInputCount, api.SessionGetInputName, inputs_);
   add_names(api, session, api.SessionGetOverridableInitializerCount, api.SessionGetOverridableInitializerName, inputs_);

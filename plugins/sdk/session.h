@@ -2,13 +2,13 @@
 #ifndef VMOE_SDK_SESSION_H_
 #define VMOE_SDK_SESSION_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "sdk/bundle.h"
 #include "sdk/onnxruntime_library.h"
 
 namespace vmoe::sdk {
@@ -37,12 +37,12 @@ class OutputTensor {
 
 class Session {
  public:
-  // graph: path of the ONNX file; its external data lies beside it.
+  // graph: of a bundle; its bytes are not needed afterwards.
   // threads: intra-op threads, or 0 for the runtime's own choice.
   // op_library: path of the op library to register, or empty.
   //
   // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
-  Session(const OnnxRuntime& runtime, const std::string& graph, int threads, const std::string& op_library);
+  Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library);
 
   // Values of the outputs that are asked for, in order. Throws VMOE_RUNTIME_ERROR: the runtime failed.
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs) const;
@@ -51,9 +51,6 @@ class Session {
   std::string description() const;
 
   bool uses_op_library() const { return uses_op_library_; }
-
-  // Whether the SHA-256 of every file was compared since they were last changed.
-  std::atomic<bool> verified{false};
 
  private:
   const OnnxRuntime& runtime_;

@@ -36,12 +36,6 @@ std::shared_ptr<Slot> slot_of(const std::string& key) {
 
 }  // namespace
 
-std::shared_ptr<Session> find_session(const std::string& key) {
-  const auto slot = slot_of(key);
-  const std::lock_guard turn(slot->turn);
-  return slot->session.lock();
-}
-
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load) {
   const auto slot = slot_of(key);

@@ -10,10 +10,8 @@
 
 namespace vmoe::sdk {
 
-// The session that somebody still holds under that key, or null.
-std::shared_ptr<Session> find_session(const std::string& key);
-
-// The same, or else what `load` makes; threads that want the same session wait for its load.
+// The session that somebody still holds under that key, or else what `load` makes; threads that want the same session
+// wait for its load.
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load);
 

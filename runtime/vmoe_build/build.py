@@ -83,9 +83,9 @@ def build(
     Raises:
         BuildError: the engine doesn't answer as the bundle does; it isn't kept.
         BackendError: something is missing, or TensorRT can't build the engine.
-        BundleError: the weights were changed after export.
+        BundleError: the weights were changed after export, or any file meanwhile.
     """
-    graph = tensorrt_graph(bundle, profile)
+    graph = bundle.graph(tensorrt_graph(bundle, profile))
     # Both need TensorRT, which printing a command line does not.
     from vmoe_runtime.backends import tensorrt_api
     from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
@@ -111,6 +111,7 @@ def build(
         timing_cache=read_private(timing, _MAX_TIMING_CACHE_BYTES) or b"",
     )
     engine, measured = tensorrt_api.build_engine(graph, plugin, options, log)
+    bundle.check_unchanged()
     seconds = time.monotonic() - start
     if measured:
         write_private(timing, measured)

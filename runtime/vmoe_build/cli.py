@@ -71,7 +71,7 @@ def _trtexec(arguments: Arguments, bundle: Bundle, profile: Profile | None, batc
     if plugin is None:
         print(f"{PROGRAM}: this installation has no {TENSORRT_PLUGIN}; put its path into the line", file=sys.stderr)
     return trtexec_command(
-        tensorrt_graph(bundle, profile).resolve(),
+        bundle.file(tensorrt_graph(bundle, profile)).resolve(),
         str(plugin or TENSORRT_PLUGIN),
         batches.shapes(bundle.manifest),
         Path(f"{bundle.path.resolve().stem}.{profile.name if profile else 'dense'}.engine"),

@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
 
-from vmoe_runtime.errors import BundleError
+from vmoe_runtime.errors import BundleError, ChangedError, VmoeError
 from vmoe_runtime.external_data import external_data
-from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, parse_manifest
+from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest, parse_manifest
+from vmoe_runtime.opened_folder import OpenedFolder
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_GRAPH_BYTES = 64 << 20
+_ATTEMPTS = 3
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class BundleGraph:
+    """A graph whose bytes were checked.
+
+    Attributes:
+        path: of the file, for people.
+        data: what was read from it, and checked.
+        folder: where a runtime finds the weights, under their name.
+    """
+
+    path: Path
+    data: bytes
+    folder: str
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder and its manifest."""
+    """A checked bundle: its folder, which stays open until `close`, and its manifest.
+
+    What is loaded in a `with` block was loaded from the bundle as it was opened, or the block ends in a ChangedError.
+    """
 
     path: Path
     manifest: Manifest
+    _folder: OpenedFolder
+    _verify: bool
+    _graphs: dict[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         """Reads the manifest and checks every file against it, but for the SHA-256 of the weights.
 
-        The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs.
+        The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs. Load in a
+        `with` block, or call `check_unchanged` when that is done.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -36,25 +64,30 @@ class Bundle:
         Raises:
             BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
         """
-        folder = Path(path)
+        return while_unchanged(lambda: cls._open(path, verify))
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike[str], verify: bool) -> Bundle:
         try:
-            if not folder.is_dir():
-                raise BundleError(f"{folder} is not a bundle: there is no such folder")
+            folder = OpenedFolder(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise BundleError(f"{path} is not a bundle: there is no such folder") from None
         except OSError as error:
-            raise BundleError(f"{folder} is not a bundle: {error.strerror}") from None
+            raise BundleError(f"{path} is not a bundle: {error.strerror}") from None
+        except ChangedError:
+            raise _changed(Path(path)) from None
         try:
-            with _own_file(folder, MANIFEST_NAME).open("rb") as file:
-                text = file.read(_MAX_MANIFEST_BYTES + 1)
-            if len(text) > _MAX_MANIFEST_BYTES:
-                raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
-            manifest = parse_manifest(text)
-            bundle = cls(folder, manifest)
-            for name in manifest.files:
-                bundle._check_file(name, verify and name != WEIGHTS_NAME)
-        except OSError as error:
-            raise BundleError(f"{folder} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
-        except BundleError as error:
-            raise BundleError(f"{folder}: {error}") from None
+            bundle = cls(folder.path, _read_manifest(folder), folder, verify)
+            for name in bundle.manifest.files:
+                bundle._check_file(name)
+        except (BundleError, OSError) as error:
+            changed = folder.has_changed()
+            folder.close()
+            if changed:
+                raise _changed(folder.path) from None
+            if isinstance(error, OSError):
+                raise BundleError(f"{path} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
+            raise BundleError(f"{path}: {error}") from None
         return bundle
 
     def file(self, name: str) -> Path:
@@ -63,6 +96,21 @@ class Bundle:
             raise BundleError(f"{self.path} has no file {name}")
         return self.path / name
 
+    def graph(self, name: str) -> BundleGraph:
+        """A graph, for a runtime.
+
+        Raises:
+            BundleError: the bundle has no such graph any more.
+        """
+        path = self.file(name)
+        data = self._graphs.get(name)
+        if data is None:
+            try:
+                data = self._read_graph(name)
+            except (BundleError, OSError):
+                raise _changed(self.path) from None
+        return BundleGraph(path, data, self._folder.location)
+
     def verify_weights(self) -> None:
         """Compares the SHA-256 of the weights.
 
@@ -70,11 +118,23 @@ class Bundle:
             BundleError: they were changed after export, or can't be read.
         """
         try:
-            self._check_sha256(WEIGHTS_NAME)
+            with self._folder.open(WEIGHTS_NAME) as file:
+                self._check_sha256(WEIGHTS_NAME, hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise BundleError(f"{self.path}: {WEIGHTS_NAME}: {error.strerror}") from None
+        except ChangedError:
+            raise _changed(self.path) from None
         except BundleError as error:
             raise BundleError(f"{self.path}: {error}") from None
+
+    def check_unchanged(self) -> None:
+        """Refuses a bundle that isn't as it was opened.
+
+        Raises:
+            ChangedError: the folder or a file in it was written to, renamed or replaced.
+        """
+        if self._folder.has_changed():
+            raise _changed(self.path)
 
     @property
     def identity(self) -> str:
@@ -82,25 +142,58 @@ class Bundle:
         lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def _check_file(self, name: str, verify: bool) -> None:
-        record = self.manifest.files[name]
+    @property
+    def content_key(self) -> Hashable:
+        """Equal for bundles that were opened on the same, unchanged files."""
+        return self.identity, self._folder.states
+
+    def close(self) -> None:
+        """Lets go of the folder and the graphs; manifest and identity stay."""
+        self._folder.close()
+        self._graphs.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            path = _own_file(self.path, name)
-            size = path.stat().st_size
-            if size != record.size:
-                raise BundleError(f"{name} has {size} bytes where the manifest says {record.size}")
-            if name.endswith(".onnx") and size > _MAX_GRAPH_BYTES:
-                raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
-            if verify:
-                self._check_sha256(name)
+            # The better explanation of what went wrong, too.
+            if value is None or isinstance(value, VmoeError):
+                self.check_unchanged()
+        finally:
+            self.close()
+
+    def _check_file(self, name: str) -> None:
+        try:
             if name.endswith(".onnx"):
-                self._check_external_data(name, path.read_bytes())
+                data = self._read_graph(name)
+                if name in (CANONICAL_GRAPH, INLINED_GRAPH):
+                    self._graphs[name] = data
+                return
+            with self._folder.open(name) as file:
+                self._check_size(name)
+                if self._verify and name != WEIGHTS_NAME:
+                    self._check_sha256(name, hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise BundleError(f"{name}: {error.strerror}") from None
 
-    def _check_sha256(self, name: str) -> None:
-        with (self.path / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    def _read_graph(self, name: str) -> bytes:
+        with self._folder.open(name) as file:
+            self._check_size(name)
+            if self._folder.size(name) > _MAX_GRAPH_BYTES:
+                raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
+            graph = file.read(_MAX_GRAPH_BYTES)
+        if self._verify:
+            self._check_sha256(name, hashlib.sha256(graph).hexdigest())
+        self._check_external_data(name, graph)
+        return graph
+
+    def _check_size(self, name: str) -> None:
+        size, expected = self._folder.size(name), self.manifest.files[name].size
+        if size != expected:
+            raise BundleError(f"{name} has {size} bytes where the manifest says {expected}")
+
+    def _check_sha256(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name].sha256:
             raise BundleError(f"{name} was changed after export (its SHA-256 differs)")
 
@@ -117,11 +210,27 @@ class Bundle:
                 raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
 
 
-def _own_file(folder: Path, name: str) -> Path:
-    """The file itself: a link could lead out of the bundle, and reading a pipe might never end."""
-    path = folder / name
-    mode = path.lstat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = "link" if stat.S_ISLNK(mode) else "folder" if stat.S_ISDIR(mode) else "device or pipe"
-        raise BundleError(f"{name} is a {kind}, and a bundle holds plain files only")
-    return path
+def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
+    """What `load` returns; it is called again where the bundle was replaced meanwhile, as a new export does.
+
+    Raises:
+        ChangedError: it was replaced each time.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return load()
+        except ChangedError:
+            continue
+    return load()
+
+
+def _changed(path: Path) -> ChangedError:
+    return ChangedError(f"{path} was changed while it was loaded; load it again once nobody writes to it")
+
+
+def _read_manifest(folder: OpenedFolder) -> Manifest:
+    with folder.open(MANIFEST_NAME) as file:
+        text = file.read(_MAX_MANIFEST_BYTES + 1)
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
+    return parse_manifest(text)

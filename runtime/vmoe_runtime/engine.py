@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from vmoe_runtime.backends import Backend, open_backend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError
 from vmoe_runtime.images import Images, to_batch
@@ -49,6 +49,7 @@ class Engine:
 
     def __init__(self, bundle: Bundle, backend_name: str, backend: Backend, profile: Profile | None) -> None:
         self._bundle = bundle
+        self._process = os.getpid()
         self._backend: Backend | None = backend
         self.backend = backend_name
         self.backend_description = backend.description
@@ -83,17 +84,23 @@ class Engine:
             RoutingError: the profile can't be.
             BackendError: the backend is missing, can't load the graph, or has none for the profile.
         """
-        bundle = Bundle.open(path, verify=verify)
-        chosen = _chosen_profile(bundle.manifest, profile)
-        # The weights are hashed while the backend loads them: neither waits for the other.
-        with ThreadPoolExecutor(1) as pool:
-            weights = pool.submit(bundle.verify_weights if verify else lambda: None)
-            try:
-                loaded = open_backend(backend, bundle, threads, chosen)
-            finally:
-                # Changed weights are the better explanation of whatever else went wrong.
-                weights.result()
-        return cls(bundle, *loaded, chosen)
+        return while_unchanged(lambda: cls._load(path, profile, backend, threads, verify))
+
+    @classmethod
+    def _load(
+        cls, path: str | os.PathLike[str], profile: str | None, backend: str, threads: int | None, verify: bool
+    ) -> Engine:
+        with Bundle.open(path, verify=verify) as bundle:
+            chosen = _chosen_profile(bundle.manifest, profile)
+            # The weights are hashed while the backend loads them: neither waits for the other.
+            with ThreadPoolExecutor(1) as pool:
+                weights = pool.submit(bundle.verify_weights if verify else lambda: None)
+                try:
+                    loaded = open_backend(backend, bundle, threads, chosen)
+                finally:
+                    # Changed weights are the better explanation of whatever else went wrong.
+                    weights.result()
+            return cls(bundle, *loaded, chosen)
 
     @property
     def manifest(self) -> Manifest:
@@ -248,6 +255,11 @@ class Engine:
         backend = self._backend
         if backend is None:
             raise BackendError("the engine is closed")
+        if os.getpid() != self._process:
+            raise BackendError(
+                "the engine was loaded before this process was forked, and none of its threads came along; load it in each "
+                "process that uses it"
+            )
         batch = to_batch(images, self.manifest.input, self._warned)
         multiple = self.manifest.batch_multiple
         if len(batch) % multiple:

@@ -11,6 +11,10 @@ class BundleError(VmoeError):
     """A bundle is missing, damaged, changed after export, or of a format this version can't read."""
 
 
+class ChangedError(BundleError):
+    """A bundle was written to, renamed or replaced while it was being loaded."""
+
+
 class RoutingError(VmoeError, ValueError):
     """A profile, capacity ratio or k that the model can't be run with."""
 

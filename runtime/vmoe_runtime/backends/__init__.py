@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_runtime import op_library
 from vmoe_runtime.backends.nvidia_gpu import has_driver
-from vmoe_runtime.backends.sharing import SharedLoads, content_key
+from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
@@ -157,7 +157,7 @@ def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | Non
         None if kind.on_gpu else threads,
         profile if kind.one_profile else None,
         find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else op_library.find_library(),
-        content_key(bundle),
+        bundle.content_key,
     )
     return _loads.get(key, lambda: kind.load(bundle, threads, profile))
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
 from vmoe_runtime.profiles import Profile
@@ -21,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _OLDEST_FOR_LIBRARY = (1, 21)
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
 
@@ -28,7 +29,7 @@ class OnnxRuntimeBackend:
     """One session.
 
     Args:
-        graph: path of the ONNX file; its external data lies beside it.
+        graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
         threads: intra-op threads, or None for the runtime's own choice.
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
@@ -41,7 +42,7 @@ class OnnxRuntimeBackend:
 
     def __init__(
         self,
-        graph: Path,
+        graph: BundleGraph | Path,
         threads: int | None = None,
         library: Path | None = None,
         *,
@@ -56,10 +57,16 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if library is not None:
             _register(options, library)
+        model: bytes | str = str(graph)
+        if isinstance(graph, BundleGraph):
+            # The bytes that were checked, rather than what the file holds by now.
+            model = graph.data
+            options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
+            graph = graph.path
         try:
             self._session = onnxruntime.InferenceSession(
                 # Its fallback prints to stdout and tries the same again.
-                str(graph),
+                model,
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
@@ -83,7 +90,7 @@ class OnnxRuntimeBackend:
         """The graph of a bundle that suits this installation."""
         library = op_library.find_library()
         graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
-        return cls(bundle.file(graph), threads, library)
+        return cls(bundle.graph(graph), threads, library)
 
     @property
     def description(self) -> str:

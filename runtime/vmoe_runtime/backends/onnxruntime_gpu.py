@@ -45,7 +45,7 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
     library = find_native("lib", CUDA_OP_LIBRARY)
     ops = "standard ops" if library is None else "vmoe CUDA op library"
     return OnnxRuntimeBackend(
-        bundle.file(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
+        bundle.graph(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
         library=library,
         providers=[(_CUDA, _FLOAT32), (_CPU, {})],
         place=f"CUDA on {gpu.name}, {ops}",
@@ -73,7 +73,8 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     # The provider has no option for it, and libraries read the variable when they are first used.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    cache = str(private_folder("onnxruntime", onnxruntime.__version__, bundle.identity[:32]))
+    # It tells graphs that were not read from a file apart by little more than the names in them.
+    cache = str(private_folder("onnxruntime", onnxruntime.__version__, bundle.identity[:32], graph))
     options = {
         "trt_extra_plugin_lib_paths": str(plugin),
         "trt_engine_cache_enable": "1",
@@ -82,7 +83,7 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         "trt_timing_cache_path": cache,
     }
     return OnnxRuntimeBackend(
-        graph,
+        bundle.graph(graph),
         library=library,
         providers=[(_TENSORRT, options), (_CUDA, _FLOAT32), (_CPU, {})],
         place=f"TensorRT on {gpu.name}, vmoe plugin",

@@ -12,7 +12,7 @@ import numpy as np
 import openvino
 from openvino.frontend import FrontEndManager
 
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
 from vmoe_runtime.manifest import INLINED_GRAPH
 
@@ -25,7 +25,7 @@ class OpenVinoBackend:
     """One compiled model and as many inference requests as there are threads calling at once; it runs any profile.
 
     Args:
-        graph: path of the ONNX file; its external data lies beside it.
+        graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
         threads: inference threads, or None for the runtime's own choice.
 
     Raises:
@@ -34,15 +34,19 @@ class OpenVinoBackend:
 
     profile: None = None
 
-    def __init__(self, graph: Path, threads: int | None = None) -> None:
+    def __init__(self, graph: BundleGraph | Path, threads: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
+        file = graph
+        if isinstance(graph, BundleGraph):
+            # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
+            file, graph = Path(graph.folder, graph.path.name), graph.path
         try:
             # Core.read_model would try every format it knows on a file that ONNX can't be read from.
             reader = FrontEndManager().load_by_framework("onnx")
-            model = reader.convert(reader.load(str(graph)))
+            model = reader.convert(reader.load(str(file)))
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
@@ -63,7 +67,7 @@ class OpenVinoBackend:
                 f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
                 f"{rules.group_tokens}; use backend 'onnxruntime'"
             )
-        return cls(bundle.file(INLINED_GRAPH), threads)
+        return cls(bundle.graph(INLINED_GRAPH), threads)
 
     @property
     def description(self) -> str:

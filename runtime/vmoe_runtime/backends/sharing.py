@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
-
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BundleError
-from vmoe_runtime.manifest import MANIFEST_NAME
 
 Loaded = TypeVar("Loaded")
 
@@ -19,10 +16,9 @@ class SharedLoads(Generic[Loaded]):
     """Loaded things by key, each for as long as somebody holds it; threads that want the same one wait for its load."""
 
     def __init__(self) -> None:
-        self._forget()
+        self._start()
         if hasattr(os, "register_at_fork"):
-            # A forked process has none of the threads that a loaded graph runs on.
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
         """What `load` returned for the same key, if somebody still holds it, or else what it returns now."""
@@ -36,23 +32,13 @@ class SharedLoads(Generic[Loaded]):
                 loaded = self._loaded[key] = load()
             return loaded
 
-    def _forget(self) -> None:
+    def _abandon(self) -> None:
+        """A forked process has none of the threads that a loaded graph runs on: it can't be shared, nor even freed."""
+        for loaded in self._loaded.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))
+        self._start()
+
+    def _start(self) -> None:
         self._lock = threading.Lock()
         self._turns: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
         self._loaded: WeakValueDictionary[Hashable, Loaded] = WeakValueDictionary()
-
-
-def content_key(bundle: Bundle) -> Hashable:
-    """Equal for loads of the same, unchanged files: the real folder, the manifest's identity, and the state of each file.
-
-    Raises:
-        BundleError: a file is gone.
-    """
-    states = []
-    for name in (MANIFEST_NAME, *sorted(bundle.manifest.files)):
-        try:
-            state = (bundle.path / name).stat()
-        except OSError as error:
-            raise BundleError(f"{bundle.path}: {name}: {error.strerror}") from None
-        states.append((name, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-    return (os.path.realpath(bundle.path), bundle.identity, tuple(states))

@@ -19,6 +19,7 @@ import tensorrt
 from cuda.bindings import runtime as cuda
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
+from vmoe_runtime.bundle import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -87,12 +88,12 @@ def gpu() -> Gpu:
 
 
 def build_engine(
-    graph: Path, plugin: Path, options: BuildOptions, say: Callable[[str], None] | None = None
+    graph: BundleGraph, plugin: Path, options: BuildOptions, say: Callable[[str], None] | None = None
 ) -> tuple[bytes, bytes]:
     """Builds an engine in the precision that the graph is written in.
 
     Args:
-        graph: the ONNX file; its weights lie beside it.
+        graph: what to build from.
         plugin: the plugin library.
         options: how.
         say: told what TensorRT logs.
@@ -113,9 +114,12 @@ def build_engine(
         # Version 11 knows strongly typed networks only, and ignores the flag.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, _log)
-        if not parser.parse_from_file(str(graph)):
+        # Weights lie beside the path.
+        if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-            raise BackendError(f"TensorRT can't read {graph}: {' '.join((problems or [_log.reason()])[0].split())[:400]}")
+            raise BackendError(
+                f"TensorRT can't read {graph.path}: {' '.join((problems or [_log.reason()])[0].split())[:400]}"
+            )
         config = builder.create_builder_config()
         # The router is float32 in every precision, and TF32's ten bits would send tokens elsewhere.
         config.clear_flag(tensorrt.BuilderFlag.TF32)
@@ -130,7 +134,7 @@ def build_engine(
         config.add_optimization_profile(profile)
         engine = builder.build_serialized_network(network, config)
         if engine is None:
-            raise BackendError(f"TensorRT can't build an engine from {graph}: {_log.reason()}")
+            raise BackendError(f"TensorRT can't build an engine from {graph.path}: {_log.reason()}")
         measured = config.get_timing_cache()
         return bytes(engine), b"" if measured is None else bytes(measured.serialize())
     finally:

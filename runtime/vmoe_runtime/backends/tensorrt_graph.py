@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
@@ -22,21 +20,21 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
     return graphs
 
 
-def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> Path:
-    """Path of the graph that is fixed to a profile; None stands for a dense ViT.
+def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
+    """Name of the graph that is fixed to a profile; None stands for a dense ViT.
 
     Raises:
         BackendError: the bundle was exported without graphs for TensorRT, or without this one.
     """
     graphs = exported_graphs(bundle).graphs
     if profile is None:
-        return bundle.file(graphs[DENSE_GRAPH_KEY])
+        return graphs[DENSE_GRAPH_KEY]
     if profile.name not in graphs:
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
             f"again with --tensorrt {_options(profile)}"
         )
-    return bundle.file(graphs[profile.name])
+    return graphs[profile.name]
 
 
 def _options(profile: Profile) -> str:
