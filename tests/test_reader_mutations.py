@@ -1,0 +1,14 @@
+"""Checkpoints that are damaged at random are refused, or the same, or differ in bits that no checksum guards."""
+
+from __future__ import annotations
+
+from reader_mutations import KINDS, run
+
+
+def test_damage_at_random_is_noticed() -> None:
+    report = run(cases=300, seed=1)
+    assert report.failures == []
+    # Each kind was damaged, and the damage did something.
+    for kind in KINDS:
+        assert report.verdicts[f"{kind}: refused"] > 10
+    assert all("raw bits" not in verdict for verdict in report.verdicts if verdict.startswith(("torch:", "torch,")))

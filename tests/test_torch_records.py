@@ -1,0 +1,190 @@
+"""A torch zip file is read only if it is whole: sizes, CRC-32 and layout, none of which torch.load checks."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from damaged_files import assert_one_sentence
+
+from vmoe_export import CheckpointError, open_checkpoint
+
+NAME = "embedding/kernel"
+VALUES = np.arange(300, dtype=np.float32).reshape(20, 15)
+
+
+def saved(folder: Path, tensor: torch.Tensor | None = None) -> Path:
+    """A file of two tensors; that of the landmark comes first."""
+    first = torch.from_numpy(VALUES) if tensor is None else tensor
+    torch.save({NAME: first, "head/bias": torch.full((77,), 5.0)}, folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+def rewritten(path: Path, edit: Callable[[dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> Path:
+    """The file with other contents of its records, and right sizes and CRC-32s."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    edit(records)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    return path
+
+
+def read(path: Path, name: str = NAME) -> np.ndarray:
+    with open_checkpoint(path) as checkpoint:
+        return checkpoint[name]
+
+
+def entry(path: Path, name: str = "ckpt/data/0") -> tuple[int, int]:
+    """Where the data of a record lies, and where its entry in the directory."""
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(name).header_offset
+    lengths = struct.unpack_from("<2H", data, start + 26)
+    return start + 30 + sum(lengths), data.rindex(name.encode()) - 46
+
+
+def patched(path: Path, **places: bytes) -> Path:
+    data = bytearray(path.read_bytes())
+    for place, piece in places.items():
+        at = int(place.removeprefix("at"))
+        data[at : at + len(piece)] = piece
+    path.write_bytes(data)
+    return path
+
+
+# What is read as it was saved.
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.from_numpy(VALUES).T,
+        torch.arange(1000.0)[17:317].reshape(20, 15),
+        torch.arange(1000.0)[1::3].reshape(9, 37),
+        torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+        torch.tensor([[1 + 2j, 3 - 4j]]).conj(),
+        torch.nn.Parameter(torch.arange(4.0)),
+        torch.tensor(7),
+        torch.empty(0, 3),
+        torch.arange(10.0).to(torch.bfloat16)[::2],
+    ],
+    ids=["transposed", "part", "strided", "permuted", "conjugate", "parameter", "scalar", "empty", "bfloat16"],
+)
+def test_a_view_is_read_as_torch_reads_it(tensor: torch.Tensor, tmp_path: Path) -> None:
+    expected = tensor.detach().resolve_conj()
+    array = read(saved(tmp_path, tensor))
+    assert array.shape == tuple(expected.shape)
+    np.testing.assert_array_equal(array.astype(np.complex128), expected.to(torch.complex128).numpy())
+
+
+def test_a_file_that_was_zipped_again_is_read(tmp_path: Path) -> None:
+    path = rewritten(saved(tmp_path), lambda records: records.pop("ckpt/.format_version"))
+    np.testing.assert_array_equal(read(path), VALUES)
+
+
+def test_tensors_of_a_graphics_card_are_read(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+
+    def move(records: dict[str, bytes]) -> None:
+        data = records["ckpt/data.pkl"]
+        assert data.count(b"X\x03\x00\x00\x00cpu") == 1
+        records["ckpt/data.pkl"] = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+        records.pop("ckpt/.format_version")
+
+    np.testing.assert_array_equal(read(rewritten(path, move)), VALUES)
+
+
+# What is refused.
+
+
+def data_changed(path: Path) -> Path:
+    data, _ = entry(path)
+    return patched(path, **{f"at{data + 100}": b"\xff"})
+
+
+def record_cut_in_the_directory(path: Path) -> Path:
+    data, directory = entry(path)
+    size = struct.pack("<I", 400)
+    crc = struct.pack("<I", zlib.crc32(path.read_bytes()[data : data + 400]))
+    return patched(path, **{f"at{directory + 16}": crc, f"at{directory + 20}": size + size})
+
+
+def record_that_is_too_short(path: Path) -> Path:
+    return rewritten(path, lambda records: records.update({"ckpt/data/0": records["ckpt/data/0"][:-4]}))
+
+
+def record_that_is_missing(path: Path) -> Path:
+    return rewritten(path, lambda records: records.pop("ckpt/data/0"))
+
+
+def compressed(path: Path) -> Path:
+    return rewritten(path, lambda records: None, zipfile.ZIP_DEFLATED)
+
+
+def another_byte_order(path: Path) -> Path:
+    return rewritten(path, lambda records: records.update({"ckpt/byteorder": b"big"}))
+
+
+def names_changed(path: Path) -> Path:
+    data, _ = entry(path, "ckpt/data.pkl")
+    place = path.read_bytes().index(b"head/bias", data)
+    return patched(path, **{f"at{place}": b"hEad"})
+
+
+def something_behind_it(path: Path) -> Path:
+    path.write_bytes(path.read_bytes() + b"more")
+    return path
+
+
+def something_before_it(path: Path) -> Path:
+    path.write_bytes(b"PK\3\4" + path.read_bytes())
+    return path
+
+
+def two_records_at_one_place(path: Path) -> Path:
+    _, one = entry(path, "ckpt/data/0")
+    _, two = entry(path, "ckpt/data/1")
+    place = path.read_bytes()[two + 42 : two + 46]
+    return patched(path, **{f"at{one + 42}": place})
+
+
+def cut_in_the_middle(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:900])
+    return path
+
+
+def names_of_a_gigabyte(path: Path) -> Path:
+    return rewritten(path, lambda records: records.update({"ckpt/data.pkl": b"0" * (17 << 20)}))
+
+
+DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
+    (data_changed, NAME), (record_cut_in_the_directory, "does not end"), (record_that_is_too_short, NAME),
+    (record_that_is_missing, "torch"), (compressed, "compressed"), (another_byte_order, "byte order"),
+    (names_changed, "data.pkl"), (something_behind_it, "follows"), (something_before_it, "damaged"),
+    (two_records_at_one_place, "damaged"), (cut_in_the_middle, "cut short"), (names_of_a_gigabyte, "16 MiB"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "word"), DAMAGE, ids=[damage.__name__.replace("_", " ") for damage, _ in DAMAGE])
+def test_a_damaged_file_is_refused(damage: Callable[[Path], Path], word: str, tmp_path: Path) -> None:
+    path = damage(saved(tmp_path))
+    with pytest.raises(CheckpointError) as refused:
+        read(path)
+    assert_one_sentence(str(refused.value), "ckpt.pt", word)
+
+
+def test_damage_in_a_storage_that_tensors_share_is_noticed(tmp_path: Path) -> None:
+    shared = torch.arange(1000.0)
+    torch.save({NAME: shared[:10], "head/bias": shared[990:]}, tmp_path / "ckpt.pt")
+    data, _ = entry(tmp_path / "ckpt.pt")
+    patched(tmp_path / "ckpt.pt", **{f"at{data + 2000}": b"\xff"})
+    with pytest.raises(CheckpointError, match="CRC-32"):
+        read(tmp_path / "ckpt.pt", "head/bias")
