@@ -25,6 +25,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Pillow knows more, and some of those run other programs or need far more memory than their pixels.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+# Pillow keeps a pointer for each row, which would be most of a picture that is one pixel wide.
+_MOST_ROWS = 1 << 22
+
 _MODES = {1: "L", 3: "RGB"}
 _filters = threading.Lock()
 
@@ -96,6 +99,8 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     try:
         with _open(file, name) as image:
             _check_bits(image, name)
+            if image.height > _MOST_ROWS:
+                raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
             _decode(image, name)
             yield image, name
     finally:

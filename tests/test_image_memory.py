@@ -1,0 +1,121 @@
+"""The memory that a picture takes: a small multiple of its pixels and the model's, whatever its shape, held by a limit."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vmoe_runtime import ImageError
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.manifest import InputSpec
+
+# 64 MB and 8 bytes for each pixel of the picture and of the model, times the channels of the one that has more.
+PROGRAM = """
+import io, resource, sys
+import numpy as np
+from PIL import Image
+from vmoe_runtime import ImageError
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.manifest import InputSpec
+from vmoe_runtime.preprocessing import parse_steps
+
+STEPS = {28: "resize(28)", 224: "resize_small(256)|central_crop(224)", 640: "resize(640)"}
+REFUSALS = ("is too long and narrow",)
+
+def prepared(picture, pixels, bands, side, channels):
+    spec = InputSpec("uint8", side, side, channels, parse_steps(STEPS[side]))
+    with open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    room = (64 << 20) + 8 * (pixels + side * side) * max(bands, channels)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, most))
+    try:
+        assert to_batch(picture, spec).shape == (1, side, side, channels)
+    except ImageError as error:
+        assert any(words in str(error) for words in REFUSALS), error
+        return False
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    return True
+
+def encoded(image, kind):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+"""
+
+ODD = """
+generator = np.random.default_rng(0)
+prepared(encoded(Image.new("RGB", (9, 9)), "PNG"), 81, 3, 28, 3)  # Pillow's decoders are loaded once
+answered = 0
+for number in range(500):
+    area = 10 ** generator.uniform(0, 6)
+    width = max(1, min(int(area), int(10 ** generator.uniform(0, 6)))) if number % 5 else int(area)
+    size = (width, max(1, int(area / width)))
+    size = size if number % 2 else size[::-1]
+    mode, kind = [("L", "PNG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("RGB", "JPEG")][number % 6]
+    image = Image.new(mode, size, 7)
+    picture = image if number % 4 == 0 or max(size) > 65000 else encoded(image, kind)
+    side, channels = [28, 224, 640][number % 3], [1, 3][number // 3 % 2]
+    answered += prepared(picture, size[0] * size[1], len(image.getbands()), side, channels)
+print(answered)
+"""
+
+LONG = """
+for size in ((1_000_000, 1), (1, 1_000_000), (80_000_000, 1)):
+    for side in STEPS:
+        prepared(Image.new("L", size, 7), size[0] * size[1], 1, side, 3)
+assert prepared(Image.new("L", (80_000_000, 1), 7), 80_000_000, 1, 28, 1)
+print("done")
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + script], capture_output=True, text=True, check=False,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_500_odd_pictures_stay_within_their_memory() -> None:
+    assert int(run(ODD)) > 400  # the others are too long and narrow
+
+
+def test_a_picture_of_one_row_or_column_stays_within_its_memory() -> None:
+    assert run(LONG) == "done"
+
+
+def png_that_says(width: int, height: int) -> bytes:
+    """A small PNG whose header tells of another size."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    data = bytearray(file.getvalue())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "words"),
+    [(10_000, 10_000, "pixels"), (100_000, 100_000, "pixels"), (2**31 - 1, 1, "pixels"), (1, 80_000_000, "rows")],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_header_that_tells_of_too_many_pixels_is_believed_before_they_are_decoded(
+    width: int, height: int, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_that_says(width, height))
+    start = time.monotonic()
+    with pytest.raises(ImageError, match=f"large.png has .* {words}"):
+        to_batch(path, InputSpec("float32", 28, 28, 1))
+    assert time.monotonic() - start < 5
