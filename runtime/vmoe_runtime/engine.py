@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_runtime.backends import Backend, open_backend
 from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, softmax
-from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError
+from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile, parse_profile_name
@@ -286,7 +286,7 @@ def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:
     if name is None:
         return next(iter(manifest.profiles.values()), None)
     if not isinstance(name, str):
-        raise RoutingError(f"a profile is given by its name, not by {name!r}")
+        raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
     if name in manifest.profiles:
         return manifest.profiles[name]
     if manifest.rules is None:

@@ -37,3 +37,8 @@ class UnsuitedError(BackendError):
 
 class UnavailableError(BackendError):
     """A backend whose package, driver, device or library this machine lacks."""
+
+
+def shown(value: object, most: int = 40) -> str:
+    """A value as it may stand in a sentence: on one line, and not without end."""
+    return " ".join(repr(value).split())[:most]

@@ -13,6 +13,7 @@ import numpy as np
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.manifest import InputSpec
+from vmoe_runtime.pictures import open_regular
 from vmoe_runtime.resampling import resize_bilinear
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -106,7 +107,7 @@ def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
 
 def _from_npz(path: Path) -> ImageSource:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ImageError(f"{path} is not an npz file with an array 'images'")

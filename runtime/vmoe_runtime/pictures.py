@@ -91,7 +91,10 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     file: BinaryIO
     if isinstance(picture, str | os.PathLike):
         name = printable(picture)
-        file = open_regular(picture, name)
+        try:
+            file = open_regular(picture)
+        except (OSError, ValueError) as error:
+            raise _unreadable(name, error) from None
     elif isinstance(picture, bytes | bytearray | memoryview):
         file = io.BytesIO(picture)
     else:
@@ -108,21 +111,19 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
             file.close()
 
 
-def open_regular(path: str | os.PathLike[str], name: str) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file for reading; others may have no end, or wait for somebody to write.
 
     Raises:
-        ImageError: it can't be opened, or is something else.
+        OSError, ValueError: it can't be opened.
+        ImageError: it is something else.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name} is not a readable image ({getattr(error, 'strerror', None) or error})") from None
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb") if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) else None
     if file is None:
         os.close(descriptor)
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
-        raise ImageError(f"{name} is {kind}, and an image is read from a plain file")
+        raise ImageError(f"{printable(path)} is {kind}, and images are read from plain files")
     return file
 
 
@@ -159,7 +160,9 @@ def _decode(image: Image, name: str) -> None:
 
 
 def _unreadable(name: str, error: Exception) -> ImageError:
-    return ImageError(f"{name} is not a readable image ({str(error) or type(error).__name__})")
+    # A path that can't be printed would stand in an OSError's text, too.
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return ImageError(f"{name} is not a readable image ({' '.join(reason.split())})")
 
 
 def _check_bits(image: Image, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
-from vmoe_runtime.errors import RoutingError
+from vmoe_runtime.errors import RoutingError, shown
 
 _SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
 
@@ -62,6 +62,13 @@ def parse_profile_name(name: str) -> tuple[float, int, bool] | None:
     return (float(match[1]), int(match[2]), match[3] is None) if match else None
 
 
+def _is_flag(value: object) -> bool:
+    try:
+        return bool(value in (True, False))
+    except Exception:  # an array of several, which other libraries refuse in their own ways
+        return False
+
+
 @dataclass(frozen=True)
 class RoutingRules:
     """What turns a requested setting into a profile.
@@ -90,10 +97,10 @@ class RoutingRules:
             capacity_ratio, k = float(capacity_ratio), operator.index(k)
         except (TypeError, ValueError, OverflowError):
             raise RoutingError(
-                f"capacity must be a number and k a whole number, not {capacity_ratio!r:.40} and {k!r:.40}"
+                f"capacity must be a number and k a whole number, not {shown(capacity_ratio)} and {shown(k)}"
             ) from None
-        if bpr not in (True, False):
-            raise RoutingError(f"bpr must be True or False, not {bpr!r:.40}")
+        if not _is_flag(bpr):
+            raise RoutingError(f"bpr must be True or False, not {shown(bpr)}")
         if not 1 <= k <= self.num_experts:
             raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {k}")
         if capacity_ratio > self.num_experts:
