@@ -33,7 +33,7 @@ from vmoe_export.export_plan import plan_export
 
 Tensors = dict[str, np.ndarray]
 
-SECONDS = 5.0  # for one small file; a reader that is led astray takes minutes
+SECONDS = 5.0  # of work on one small file; a reader that is led astray takes minutes
 PEAK_BYTES = 64 << 20
 SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 
@@ -143,7 +143,7 @@ class Mutations:
     @staticmethod
     def _read(path: Path, original: Tensors, kind: Kind) -> str:
         tracemalloc.start()
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             with open_checkpoint(path) as checkpoint:
                 read = {name: checkpoint[name] for name in checkpoint}
@@ -155,7 +155,7 @@ class Mutations:
             verdict = "refused" if "\n" not in sentence and path.stem in sentence else f"no sentence: {sentence}"
         except Exception as error:
             verdict = f"another error: {error!r:.200}"
-        seconds, peak = time.monotonic() - begin, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         if seconds > SECONDS:
             return f"too slow: {seconds:.1f} s"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ import msgpack
 import numpy as np
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
+from vmoe_export.checkpoint.chunk_cover import Box, covers
 from vmoe_export.checkpoint.dtypes import dtype_from_name
-from vmoe_export.checkpoint.msgpack_cursor import MsgpackCursor
+from vmoe_export.checkpoint.msgpack_cursor import MsgpackCursor, Span
+from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
 from vmoe_export.errors import CheckpointError
 
@@ -32,10 +33,10 @@ _VERSION = "20220622"
 _MAX_SHARDS = 99_999
 _MAX_CHUNKS = 8192  # of one array
 _MAX_TOTAL_CHUNKS = 100_000
+_MAX_INDEX_BYTES = 16 << 20  # that many chunks, and their names
+_MAX_SLICE_BYTES = 1024
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
-
-Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class OfficialCheckpoint(Checkpoint):
     def __init__(self, prefix: Path) -> None:
         index_path = Path(f"{prefix}.index")
         try:
-            with _naming(index_path):
-                shard_count, self._arrays = _read_index(index_path.read_bytes())
+            with _naming(index_path), PlainFile(index_path) as file:
+                if file.size > _MAX_INDEX_BYTES:
+                    raise CheckpointError(
+                        f"it is {file.size / 1e6:,.0f} MB long, and no index is longer than {_MAX_INDEX_BYTES >> 20} MiB"
+                    )
+                shard_count, self._arrays = _read_index(bytes(file.read(0, file.size)))
         except OSError as error:
             raise CheckpointError(f"{index_path}: {error.strerror}") from None
         needed = {shard for array in self._arrays.values() for _, shard in array.chunks}
@@ -72,7 +77,7 @@ class OfficialCheckpoint(Checkpoint):
         )
 
     def close(self) -> None:
-        """Unmaps the shards."""
+        """Closes the shards."""
         for shard in self._shards.values():
             shard.close()
         self._shards.clear()
@@ -80,64 +85,71 @@ class OfficialCheckpoint(Checkpoint):
     def _read(self, stored_name: str) -> Array:
         array = self._arrays[stored_name]
         info = array.info
-        found: list[tuple[Box, list[memoryview], Path]] = []
-        for shard in sorted({shard for _, shard in array.chunks}):
-            if shard not in self._shards:
-                self._shards[shard] = _Shard(self._shard_paths[shard])
-            source = self._shards[shard]
-            with _naming(source.path):
-                found += [(box, views, source.path) for box, views in source.chunks(array.id, info.dtype)]
+        found: list[tuple[Box, list[Span], _Shard]] = []
+        for number in sorted({shard for _, shard in array.chunks}):
+            if number not in self._shards:
+                self._shards[number] = _Shard(self._shard_paths[number])
+            shard = self._shards[number]
+            with _naming(shard.path):
+                found += [(box, spans, shard) for box, spans in shard.chunks(array.id, info.dtype)]
         if sorted(box for box, _, _ in found) != sorted(box for box, _ in array.chunks):
             raise CheckpointError("the chunks in the shards are not the ones that the index lists")
         # Memory is only taken once the shards are known to hold every byte of the array.
-        for box, views, path in found:
-            if sum(map(len, views)) != _volume(box) * info.dtype.itemsize:
-                raise CheckpointError(f"{path.name}: a chunk has not as many bytes as its slice needs")
+        for box, spans, shard in found:
+            if sum(span.length for span in spans) != _volume(box) * info.dtype.itemsize:
+                raise CheckpointError(f"{shard.path.name}: a chunk has not as many bytes as its slice needs")
         result = np.empty(info.shape, info.dtype)
-        for box, views, _ in found:
-            extents = [stop - start for start, stop in box]
-            parts = [np.frombuffer(view, info.dtype) for view in views]
-            flat = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, info.dtype), *parts])
+        for box, spans, shard in found:
+            extents = tuple(stop - start for start, stop in box)
+            # A chunk that is the whole array is read to its place, the others through memory of their own.
+            chunk = result if extents == info.shape else np.empty(extents, info.dtype)
+            with _naming(shard.path):
+                shard.read_into(spans, chunk)
             # The ellipsis makes this an assignment for scalars, too.
             where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
-            result[where] = flat.reshape(extents)
+            if chunk is not result:
+                result[where] = chunk
         return result
 
 
 class _Shard:
-    """A memory-mapped data file and where the chunks of each array start in it."""
+    """A data file and where the chunks of each array lie in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with _naming(path):
+                self._file = PlainFile(path)
         except OSError as error:
             raise CheckpointError(f"{path.name}: {error.strerror}") from None
-        except ValueError:
-            raise CheckpointError(f"{path.name} is empty") from None
-        self._view = memoryview(self._map)
         try:
             with _naming(path):
+                if not self._file.size:
+                    raise CheckpointError("it is empty")
                 self._chunks = self._scan()
         except CheckpointError:
             self.close()
             raise
 
     def close(self) -> None:
-        self._view.release()
-        # A map that an exception's traceback still looks at goes when the traceback does.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._file.close()
 
-    def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[memoryview]]]:
-        """The chunks of one array: the box that each fills, and its data as views in order."""
+    def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[Span]]]:
+        """The chunks of one array: the box that each fills, and where the pieces of its data lie in order."""
         for bodies, box in self._chunks.get(array_id, []):
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
+    def read_into(self, spans: list[Span], chunk: Array) -> None:
+        """Fills an array with the bytes of some pieces."""
+        data, position = chunk.reshape(-1).view(np.uint8), 0
+        for span in spans:
+            self._file.read_into(span.start, data[position : position + span.length])
+            position += span.length
+
     def _scan(self) -> dict[int, list[tuple[list[MsgpackCursor], Box]]]:
-        cursor = MsgpackCursor(self._view)
+        cursor = MsgpackCursor(self._file)
         chunks: dict[int, list[tuple[list[MsgpackCursor], Box]]] = {}
+        pieces = 0
         entries = cursor.map_header()
         for entry in range(entries):
             key = cursor.text()
@@ -148,7 +160,12 @@ class _Shard:
                 raise CheckpointError(f"it is not a V-MoE data shard (it starts with the key {key[:40]!r})")
             if int(key) in chunks:
                 raise CheckpointError(f"it holds the array {int(key)} twice")
-            chunks[int(key)] = [self._scan_chunk(cursor) for _ in range(cursor.array_header())]
+            chunks[int(key)] = []
+            for _ in range(cursor.array_header()):
+                chunks[int(key)].append(self._scan_chunk(cursor))
+                pieces += 1 + len(chunks[int(key)][-1][0])
+                _check_count(pieces)
+            _check_count(entry)
         if cursor.position != cursor.end:
             raise CheckpointError(f"there are {cursor.end - cursor.position} bytes after its end")
         return chunks
@@ -157,13 +174,20 @@ class _Shard:
     def _scan_chunk(cursor: MsgpackCursor) -> tuple[list[MsgpackCursor], Box]:
         if cursor.array_header() != 2:
             raise CheckpointError("a chunk is not a pair of data and slice")
-        bodies = [_extension(cursor, _NDARRAY) for _ in range(cursor.array_header())]
-        payload = _extension(cursor, _ND_SLICE)
-        return bodies, _box(_unpack(bytes(payload.buffer[payload.position : payload.end])))
+        count = cursor.array_header()
+        _check_count(count)
+        bodies = [_extension(cursor, _NDARRAY) for _ in range(count)]
+        return bodies, _box(_unpack(_extension(cursor, _ND_SLICE).rest(_MAX_SLICE_BYTES)))
 
 
-def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> memoryview:
-    cursor = MsgpackCursor(body.buffer, body.position, body.end)
+def _check_count(number: int) -> None:
+    # A chunk of more than a gigabyte is stored in pieces, so there may be twice as many things as chunks.
+    if number > 2 * _MAX_TOTAL_CHUNKS:
+        raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
+
+
+def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> Span:
+    cursor = MsgpackCursor(body.file, body.position, body.end)
     if cursor.array_header() != 3:
         raise CheckpointError("an array is not (shape, dtype, data)")
     for _ in range(cursor.array_header()):
@@ -172,8 +196,8 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> memoryview:
     if stored != dtype:
         raise CheckpointError(f"a chunk is {stored} where the index says {dtype}")
     data = cursor.binary()
-    if len(data) % dtype.itemsize:
-        raise CheckpointError(f"a chunk of {len(data)} bytes does not hold whole {dtype} values")
+    if data.length % dtype.itemsize:
+        raise CheckpointError(f"a chunk of {data.length} bytes does not hold whole {dtype} values")
     return data
 
 
@@ -239,37 +263,11 @@ def _array_index(rank: int, name: str, leaf: Any, shard_count: int) -> _ArrayInd
         raise CheckpointError(f"{name} has the shape {shape}, which no checkpoint can hold")
     if len(boxes) != len(shards) or not all(isinstance(s, int) and 0 <= s < shard_count for s in shards):
         raise CheckpointError(f"{name} points to shards that are not there")
-    _check_cover(name, shape, boxes)
-    return _ArrayIndex(rank, TensorInfo(shape, dtype), tuple(zip(boxes, shards, strict=True)))
-
-
-def _check_cover(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
-    """Every element of the array lies in exactly one box."""
     if len(boxes) > _MAX_CHUNKS:
         raise CheckpointError(f"{name} is cut into {len(boxes)} chunks")
-    inside = all(
-        len(box) == len(shape)
-        and all(0 <= start <= stop <= extent for (start, stop), extent in zip(box, shape, strict=True))
-        for box in boxes
-    )
-    # Boxes of the right total volume can only leave a gap where two of them overlap.
-    if not inside or sum(map(_volume, boxes)) != math.prod(shape) or _overlap(boxes):
+    if not covers(shape, boxes):
         raise CheckpointError(f"the chunks of {name} do not make up its shape {shape}")
-
-
-def _overlap(boxes: list[Box]) -> bool:
-    """Whether two of the boxes share an element."""
-    filled = sorted(box for box in boxes if _volume(box))
-    if len(filled) < 2:
-        return False
-    starts, stops = np.moveaxis(np.array(filled, np.int64), 2, 0)
-    for i in range(len(filled) - 1):
-        # Of the boxes that come later in order, only the next few start before this one stops.
-        last = i + 1 + int(np.searchsorted(starts[i + 1 :, 0], stops[i, 0]))
-        later = slice(i + 1, last)
-        if ((starts[later] < stops[i]) & (starts[i] < stops[later])).all(axis=1).any():
-            return True
-    return False
+    return _ArrayIndex(rank, TensorInfo(shape, dtype), tuple(zip(boxes, shards, strict=True)))
 
 
 def _volume(box: Box) -> int:

@@ -6,11 +6,11 @@ import json
 import struct
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
 _DTYPES = {
@@ -18,6 +18,7 @@ _DTYPES = {
     "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
 }  # fmt: skip
+_MAX_HEADER_BYTES = 16 << 20
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -25,13 +26,15 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         try:
+            self._file = PlainFile(path)
+            size = self._header_size()
             with safe_open(path, framework="numpy"):
                 pass
-            with path.open("rb") as file:
-                (size,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(size))
+            header = json.loads(bytes(self._file.read(8, size)))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         header.pop("__metadata__", None)
@@ -47,12 +50,22 @@ class SafetensorsCheckpoint(Checkpoint):
         self._info = stored
         super().__init__(path, "safetensors", [path], stored)
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _header_size(self) -> int:
+        if self._file.size < 8:
+            raise CheckpointError("it is not a valid safetensors file (it is cut short)")
+        (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
+        if size > _MAX_HEADER_BYTES:
+            raise CheckpointError(
+                f"it is not a valid safetensors file (its header of {size / 1e6:,.0f} MB is larger than "
+                f"{_MAX_HEADER_BYTES >> 20} MiB)"
+            )
+        return int(size)
+
     def _read(self, stored_name: str) -> Array:
         start, end = self._offsets[stored_name]
         info = self._info[stored_name]
-        array: Array = np.fromfile(
-            self.files[0], info.dtype, (end - start) // info.dtype.itemsize, offset=self._data_start + start
-        )
-        if array.nbytes != end - start:
-            raise CheckpointError("the file is cut short")
-        return array.reshape(info.shape)
+        return self._file.read(self._data_start + start, end - start).view(info.dtype).reshape(info.shape)

@@ -1,0 +1,56 @@
+"""A checkpoint that gets shorter while it is read is one sentence, and never the end of the process by SIGBUS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from damaged_files import assert_one_sentence, written
+
+# In a process of its own, which SIGBUS would end.
+PROGRAM = """
+import os, sys
+from vmoe_export import CheckpointError, open_checkpoint
+path, victim = sys.argv[1:]
+with open_checkpoint(path) as checkpoint:
+    first, *others = checkpoint
+    checkpoint[first]
+    os.truncate(victim, 4096)
+    for name in others:
+        try:
+            checkpoint[name]
+        except CheckpointError as error:
+            print(error)
+"""
+TENSORS = {name: np.ones((500, 1000), np.float32) for name in ("cls", "embedding/kernel", "head/bias")}
+
+
+def official(folder: Path) -> tuple[Path, Path]:
+    return written(folder, TENSORS), folder / "ckpt.data-00000-of-00001"
+
+
+def torch_file(folder: Path) -> tuple[Path, Path]:
+    torch.save({name: torch.from_numpy(array) for name, array in TENSORS.items()}, folder / "ckpt.pt")
+    return folder / "ckpt.pt", folder / "ckpt.pt"
+
+
+def safetensors_file(folder: Path) -> tuple[Path, Path]:
+    safetensors.numpy.save_file(TENSORS, folder / "ckpt.safetensors")
+    return folder / "ckpt.safetensors", folder / "ckpt.safetensors"
+
+
+@pytest.mark.parametrize("write", [official, torch_file, safetensors_file], ids=lambda write: write.__name__)
+def test_a_file_that_is_cut_while_it_is_read(write: object, tmp_path: Path) -> None:
+    assert callable(write)
+    path, victim = write(tmp_path)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, path, victim], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    sentences = done.stdout.splitlines()
+    assert len(sentences) == 2
+    for sentence in sentences:
+        assert_one_sentence(sentence, "ckpt", "cut short")
