@@ -69,19 +69,20 @@ def test_dry_run_prints_the_same_plan_and_writes_nothing(
 
 def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, output: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "out.vmoe"
-    arguments = ("--config", MNIST / "config.json", "--group", "tokens:800", "--no-bpr", "--no-validate", "--json")
+    arguments = ("--config", MNIST / "config.json", "--group", "tokens:800", "--no-bpr", "--no-validate", "--json", "-")
     assert run(mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, "-o", bundle, *arguments) == 0
     result = json.loads(output.readouterr().out)
     assert result["written"] is True and result["bundle"] == str(bundle)
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2-vanilla", "c1.05-k2-vanilla"]
     assert [p["capacity"] for p in result["profiles"]] == [[compute_capacity(1600, 8, c)] * 5 for c in (0.3, 1.05)]
     assert result["group"] == {"name": "tokens:800", "tokens": 800, "batch_multiple": 16}
-    assert result["validation"] == [] and result["notes"] == []
+    assert result["validation"] == [] and result["limits"] is None
+    assert result["notes"] == ["c1.05-k2-vanilla costs more than the dense ViT of the same size"]
     assert result["model"]["origins"]["k"] == "config"
 
 
 def test_flops_of_a_profile_are_those_of_its_places(mnist_checkpoint: Path, output: pytest.CaptureFixture[str]) -> None:
-    assert run(mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json") == 0
+    assert run(mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-") == 0
     result = json.loads(output.readouterr().out)
     tokens, width, hidden, layers, experts = 50, 64, 128, 5, 8
     dense = 2 * 49 * 16 * width + layers * (8 * tokens * width**2 + 4 * tokens**2 * width) + 2 * width * 10

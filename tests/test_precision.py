@@ -257,7 +257,7 @@ def test_the_manifest_and_the_command_say_the_distance(
         "-o",
         str(tmp_path / "x.vmoe"),
     ]
-    for extra in ([], ["--json", "--force"]):
+    for extra in ([], ["--json", "-", "--force"]):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, *extra])
         assert stopped.value.code == 0

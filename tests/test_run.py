@@ -65,6 +65,11 @@ def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path],
         assert first.index(name) == second.index(other), "columns are not aligned"
 
 
+def test_the_sample_of_a_seven_is_a_seven(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seven = Path(__file__).parents[1] / "samples" / "mnist" / "seven.png"
+    assert run(capsys, mnist_image_bundle, seven)[0][1].endswith("class 7")
+
+
 def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     lines, table = run(capsys, named, digits[0], "--top", 3, "--json", "-", "--backend", "onnxruntime")
     report = json.loads("\n".join(lines))

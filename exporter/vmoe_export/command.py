@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
+import shlex
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,7 +22,10 @@ from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
+from vmoe_export.profile_notes import profile_notes
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
+from vmoe_runtime import json_report
+from vmoe_runtime.command_line import printable
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -58,6 +61,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 )
 @click.option(
     "-o",
+    "--out",
     "output_path",
     type=click.Path(path_type=Path),
     metavar="OUT.vmoe",
@@ -147,7 +151,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--json", "json_target", metavar="FILE", help="Write the result as JSON as well; - for standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Show where each value comes from, and a traceback with an error.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.version_option(__version__, prog_name="vmoe-export")
@@ -176,7 +180,7 @@ def export_command(
     no_validate: bool,
     force: bool,
     dry_run: bool,
-    as_json: bool,
+    json_target: str | None,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -208,8 +212,14 @@ def export_command(
     validation = None if no_validate else ValidationOptions(atol, max_distance, images)
     if no_validate and images is not None:
         raise OptionError("--images is for validation, which --no-validate leaves out")
-    show = Console(quiet=quiet or as_json, highlight=False)
+    if verbose and quiet:
+        raise click.UsageError("-v and -q exclude each other.")
+    json_report.check_target(json_target)
+    # Nothing of what is printed is markup: paths and names of groups may hold brackets.
+    stream = json_report.people_stream(json_target)
+    show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, precision)
+    started = time.monotonic()
     if not dry_run:
         given = (checkpoint, config, class_names, images)
         check_target(target, force=force, sources=[path for path in given if path is not None])
@@ -218,18 +228,16 @@ def export_command(
         show.print(model_table(plan, verbose=verbose))
         if plan.profiles:
             show.print(profile_table(plan))
-        if dry_run:
-            show.print(f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB.")
-            result = ExportResult(target, plan)
-        else:
-            result = _write(plan, target, show, validation=validation, force=force)
-    if as_json:
-        json.dump(result_json(result, written=not dry_run), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+            for text in profile_notes(plan):
+                show.print(f"Note: {text}")
+        result = ExportResult(target, plan) if dry_run else _write(plan, target, show, validation=validation, force=force)
+    seconds = time.monotonic() - started
+    show.print(_last_line(result, seconds, written=not dry_run), soft_wrap=True)
+    json_report.write_json(json_target, {**result_json(result, written=not dry_run), "seconds": round(seconds, 3)})
 
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
-    progress_console = Console(stderr=True, quiet=show.quiet)
+    progress_console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
 
     def stage(text: str) -> AbstractContextManager[Any]:
         return progress_console.status(text) if progress_console.is_terminal else nullcontext()
@@ -244,8 +252,20 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
         show.print(distance_table(result))
     if result.tensorrt:
         show.print(f"For TensorRT: {', '.join(result.tensorrt.values())}")
-    show.print(f"Wrote {target}")
     return result
+
+
+def _last_line(result: ExportResult, seconds: float, *, written: bool) -> str:
+    """What there is now, and what to type next."""
+    target, plan = printable(str(result.path)), result.plan
+    if not written:
+        return f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB."
+    size = sum(path.stat().st_size for path in result.path.iterdir())
+    # The program would take a path that begins with a dash for an option.
+    path = f"./{target}" if target.startswith("-") else target
+    alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
+    command = f"vmoe-run {shlex.quote(path)} IMAGE" if alone else f"vmoe-bench {shlex.quote(path)}"
+    return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
 
 
 class _tensor_bar:

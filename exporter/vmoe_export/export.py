@@ -63,11 +63,22 @@ class ValidationOptions:
 
 @dataclass(frozen=True)
 class Findings:
-    """What validation found; see ExportResult. `limits` is None where nothing was validated."""
+    """What validation found, and what it would have refused.
+
+    Attributes:
+        limits: of `comparisons`; None where nothing was validated.
+        comparisons: each graph at each profile against the torch model of the same precision.
+        distance_limit: largest relative difference of `distances`; None where there are none.
+        distances: for other precisions than fp32, that torch model at each profile against the one in float32.
+        rounded_limits: of `rounded`; None where there are none.
+        rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
+    """
 
     limits: Limits | None = None
     comparisons: tuple[Comparison, ...] = ()
+    distance_limit: float | None = None
     distances: tuple[PrecisionDistance, ...] = ()
+    rounded_limits: Limits | None = None
     rounded: tuple[RoundedComparison, ...] = ()
 
 
@@ -78,18 +89,29 @@ class ExportResult:
     Attributes:
         path: the bundle.
         plan: what was exported.
-        comparisons: each graph at each profile against the torch model of the same precision.
-        distances: for other precisions than fp32, that torch model at each profile against the one in float32.
+        findings: of validation.
         tensorrt: graph files for TensorRT by profile, or by "model" for a dense ViT.
-        rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
     """
 
     path: Path
     plan: ExportPlan
-    comparisons: tuple[Comparison, ...] = ()
-    distances: tuple[PrecisionDistance, ...] = ()
+    findings: Findings = Findings()
     tensorrt: Mapping[str, str] = field(default_factory=dict)
-    rounded: tuple[RoundedComparison, ...] = ()
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each graph at each profile against the torch model of the same precision."""
+        return self.findings.comparisons
+
+    @property
+    def distances(self) -> tuple[PrecisionDistance, ...]:
+        """For other precisions than fp32, that torch model at each profile against the one in float32."""
+        return self.findings.distances
+
+    @property
+    def rounded(self) -> tuple[RoundedComparison, ...]:
+        """The TensorRT graphs against torch, where they are in fp16 or bf16."""
+        return self.findings.rounded
 
 
 ProgressHook = Callable[[str, int], None]
@@ -199,7 +221,7 @@ def write_bundle(
             findings = _validate(plan, network, folder, tensorrt, validation, source, stage)
         with stage("writing the manifest"):
             write_manifest(folder, _manifest(plan, tensorrt, findings))
-    return ExportResult(target, plan, findings.comparisons, findings.distances, tensorrt, findings.rounded)
+    return ExportResult(target, plan, findings, tensorrt)
 
 
 def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:
@@ -231,7 +253,7 @@ def _validate(
 ) -> Findings:
     """Compares the written graphs with torch, and torch with float32."""
     from vmoe_export.precision_distance import check_distance, distance_from_float32
-    from vmoe_export.tensorrt_validation import validate_float32, validate_rounded
+    from vmoe_export.tensorrt_validation import check_rounded, rounded_limits, validate_float32, validate_rounded
 
     stored, profiles, multiple, product_type = (
         plan.stored_precision, plan.profiles, plan.grouping.batch_multiple, plan.tensorrt_precision,
@@ -240,6 +262,8 @@ def _validate(
     limits = graph_limits(stored, dispatch_bf16=bool(moe and moe.dispatch_bf16), atol=validation.atol)
     rounded: list[RoundedComparison] = []
     distances: list[PrecisionDistance] = []
+    limits_of_rounded: Limits | None = None
+    distance_limit: float | None = None
     with stage("comparing with torch"):
         comparisons = validate(network, folder, (CANONICAL_GRAPH, INLINED_GRAPH), profiles, multiple)
         if product_type == "fp32":
@@ -247,13 +271,16 @@ def _validate(
     check(comparisons, limits)
     if product_type is not None and product_type != "fp32":
         with stage("comparing the TensorRT graphs with torch"):
-            rounded = validate_rounded(network, folder, tensorrt, profiles, multiple, product_type, validation.atol)
+            rounded = validate_rounded(network, folder, tensorrt, profiles, multiple, product_type)
+        limits_of_rounded = rounded_limits(product_type, validation.atol)
+        check_rounded(rounded, product_type, limits_of_rounded)
     if stored != "fp32":
         with stage("comparing with float32"):
             distances = distance_from_float32(network, plan.checkpoint, profiles, multiple, plan.input_spec, source)
-        limit = validation.max_distance
-        check_distance(distances, stored, PRECISIONS[stored].max_distance if limit is None else limit)
-    return Findings(limits, tuple(comparisons), tuple(distances), tuple(rounded))
+        given = validation.max_distance
+        distance_limit = PRECISIONS[stored].max_distance if given is None else given
+        check_distance(distances, stored, distance_limit)
+    return Findings(limits, tuple(comparisons), distance_limit, tuple(distances), limits_of_rounded, tuple(rounded))
 
 
 def _manifest(

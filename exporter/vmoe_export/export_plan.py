@@ -153,6 +153,7 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
     (rows, columns), patches = model.grid, math.prod(model.grid)
     if model.position_emb == "learned" and rows != columns and math.isqrt(patches) ** 2 == patches:
         notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
+    notes += _unseen_pixels(model)
     if model.moe is None:
         return tuple(notes)
     moe = (config.get("encoder") or {}).get("moe") or {}
@@ -166,3 +167,17 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
     return tuple(notes)
+
+
+def _unseen_pixels(model: ModelConfig) -> list[str]:
+    """What is cut off where the patches don't fill the image."""
+    (height, width), (patch_height, patch_width) = model.image_size, model.patch_size
+    rows, columns = height % patch_height, width % patch_width
+    if not rows and not columns:
+        return []
+    unseen = [f"{count} px {where}" for count, where in ((rows, "at the bottom"), (columns, "on the right")) if count]
+    whole = f"{height - rows}x{width - columns}"
+    return [
+        f"patches of {patch_height}x{patch_width} px don't fill {height}x{width}: the model doesn't see "
+        f"{' and '.join(unseen)}; it sees all of {whole}"
+    ]

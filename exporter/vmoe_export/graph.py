@@ -17,8 +17,10 @@ from onnx import defs, helper
 from onnxscript import values
 
 from vmoe_export import __version__
+from vmoe_export.graph_description import describe
 from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
+from vmoe_export.node_names import name_nodes
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
@@ -68,6 +70,8 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
     graph = proto.graph
     _name_outputs(graph, model)
     _strip(proto)
+    name_nodes(graph, values=True)
+    describe(proto, model, grouping, default)
     for value in (*graph.input, *graph.output):
         _name_dims(value, grouping.batch_multiple, per_image=value.name in (IMAGE, graph.output[0].name))
     for node in graph.node:

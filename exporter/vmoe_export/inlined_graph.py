@@ -14,6 +14,8 @@ import onnx.inliner
 import onnx.parser
 
 from vmoe_export.graph import SETTINGS
+from vmoe_export.graph_description import explain
+from vmoe_export.node_names import name_nodes
 from vmoe_export.ops.functions import OPSET
 from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
 from vmoe_export.ops.table import DOMAIN, OPS
@@ -45,7 +47,14 @@ def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
     standard = [opset for opset in model.opset_import if opset.domain == ""]
     del model.opset_import[:]
     model.opset_import.extend(standard)
+    name_nodes(graph)
+    settings = "Inputs capacity, k and bpr choose the routing and must be given. " if _has_settings(graph) else ""
+    explain(model, f"{settings}Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO.")
     return model
+
+
+def _has_settings(graph: onnx.GraphProto) -> bool:
+    return any(value.name in SETTINGS for value in graph.input)
 
 
 def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:

@@ -11,7 +11,8 @@ from rich.table import Table
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.parameters import stored_tensors
-from vmoe_export.precision import PRECISIONS
+from vmoe_export.precision import PRECISIONS, Limits
+from vmoe_export.profile_notes import profile_notes
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -80,15 +81,17 @@ def profile_table(plan: ExportPlan) -> Table:
 
 
 def validation_table(result: ExportResult) -> Table:
-    """One row per graph and profile: ONNX Runtime against torch."""
-    table = Table(title="ONNX Runtime against torch", title_justify="left")
-    table.add_column("graph", no_wrap=True)
+    """One row per graph and profile: ONNX Runtime against torch, and how near to the limits."""
+    limits = result.findings.limits
+    assert limits is not None
+    table = _differences("ONNX Runtime against torch", result, result.comparisons[0].images)
     table.add_column("profile", no_wrap=True)
-    for name in ("max difference", "kept pairs alike"):
-        table.add_column(name, justify="right")
+    _add_difference_columns(table, limits)
+    table.add_column(f"kept pairs alike (at least {limits.agreement:.1%})", justify="right")
     for comparison in result.comparisons:
         agreement = f"{comparison.agreement:.2%}" if comparison.profile else "-"
-        table.add_row(comparison.graph, comparison.profile or "-", f"{comparison.max_difference:.1e}", agreement)
+        cells = _difference_cells(comparison.max_difference, comparison.relative_difference, limits)
+        table.add_row(comparison.graph, comparison.profile or "-", *cells, agreement)
     return table
 
 
@@ -96,13 +99,23 @@ def distance_table(result: ExportResult) -> Table:
     """One row per profile: the model as stored against the same model in float32."""
     measured = result.distances[0]
     kind = "random images" if measured.same_top1 is None and measured.top1 is None else "images"
-    title = f"{result.plan.stored_precision} against fp32, on {measured.images} {kind}"
+    title = f"{result.plan.stored_precision} against fp32: difference of {result.plan.output}, on {measured.images} {kind}"
     table = Table(title=title, title_justify="left")
     table.add_column("profile", no_wrap=True)
-    columns = ["typical difference", "max difference", "same top-1", "top-1", "top-1 in fp32"]
+    limit = result.findings.distance_limit
+    assert limit is not None
+    columns = [
+        f"typical, of their size (at most {limit:.0%})",
+        "of the limit",
+        "largest",
+        "same top-1",
+        "top-1",
+        "top-1 in fp32",
+    ]
     shown = [
         [
             f"{distance.relative_difference:.2%}",
+            f"{distance.relative_difference / limit:.0%}",
             f"{distance.max_difference:.1e}",
             *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
         ]
@@ -118,20 +131,51 @@ def distance_table(result: ExportResult) -> Table:
 
 
 def rounded_table(result: ExportResult) -> Table:
-    """One row per TensorRT graph in fp16 or bf16: ONNX Runtime's CPU against torch."""
-    how = "run by ONNX Runtime" if result.rounded[0].how == "onnxruntime" else "not run: emulated in float32"
-    table = Table(title=f"TensorRT graphs in {result.plan.options.precision} against torch, {how}", title_justify="left")
-    table.add_column("graph", no_wrap=True)
-    table.add_column("max difference", justify="right")
-    table.add_column("kept pairs alike, by block")
-    for comparison in result.rounded:
-        table.add_row(comparison.graph, f"{comparison.max_difference:.1e}", _by_block(comparison.agreement))
+    """One row per TensorRT graph in fp16 or bf16: ONNX Runtime's CPU against torch, and how near to the limits."""
+    first, limits = result.rounded[0], result.findings.rounded_limits
+    assert limits is not None
+    how = "run by ONNX Runtime" if first.how == "onnxruntime" else "not run: emulated in float32"
+    title = f"TensorRT graphs in {result.plan.options.precision} against torch, {how}"
+    table = _differences(title, result, first.images)
+    _add_difference_columns(table, limits)
+    table.add_column(f"kept pairs alike (at least {limits.agreement:.0%})", justify="right")
+    table.add_column("by block")
+    for found in result.rounded:
+        difference = found.max_difference if limits.difference is None else found.difference_alike
+        cells = _difference_cells(difference, found.relative_difference, limits)
+        agreement = f"{found.all_pairs:.2%}" if found.profile else "-"
+        table.add_row(found.graph, *cells, agreement, _by_block(found.agreement))
     return table
+
+
+def _differences(title: str, result: ExportResult, images: int) -> Table:
+    table = Table(title=f"{title}: difference of {result.plan.output}, on {images} random images", title_justify="left")
+    table.add_column("graph", no_wrap=True)
+    return table
+
+
+def _add_difference_columns(table: Table, limits: Limits) -> None:
+    largest, typical = limits.difference, limits.relative
+    table.add_column("largest" + (f" (at most {largest:g})" if largest is not None else ""), justify="right")
+    if typical is not None:
+        table.add_column(f"typical, of their size (at most {typical:.0%})", justify="right")
+    table.add_column("of the limit", justify="right")
+
+
+def _difference_cells(difference: float, relative: float, limits: Limits) -> list[str]:
+    shares = []
+    if limits.difference is not None:
+        shares.append(difference / limits.difference)
+    if limits.relative is not None:
+        shares.append(relative / limits.relative)
+    typical = [] if limits.relative is None else [f"{relative:.2%}"]
+    return [f"{difference:.1e}", *typical, f"{max(shares):.0%}"]
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     """The same as JSON."""
     plan = result.plan
+    findings = result.findings
     return {
         "bundle": str(result.path),
         "written": written,
@@ -143,11 +187,14 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,
         "profiles": [{**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *profile_notes(plan)],
         "validation": [asdict(comparison) for comparison in result.comparisons],
+        "limits": findings.limits and asdict(findings.limits),
         "distance_from_fp32": [asdict(distance) for distance in result.distances],
+        "distance_limit": findings.distance_limit,
         "tensorrt": {
             "graphs": dict(result.tensorrt),
+            "limits": findings.rounded_limits and asdict(findings.rounded_limits),
             "validation": [asdict(comparison) for comparison in result.rounded],
         }
         if plan.options.tensorrt

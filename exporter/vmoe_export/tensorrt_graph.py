@@ -27,6 +27,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.graph import SETTINGS
+from vmoe_export.graph_description import explain, fix_profile
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
@@ -86,6 +87,10 @@ def tensorrt_graph(
         standard = [opset for opset in model.opset_import if opset.domain != DOMAIN]
         del model.opset_import[:]
         model.opset_import.extend(standard)
+    fix_profile(model, profile, precision)
+    fixed = f"Fixed to profile {profile.name}. " if profile else ""
+    plugins = "with the vmoe plugin, and any ONNX Runtime from 1.21 on" if profile else "and any ONNX Runtime from 1.21 on"
+    explain(model, f"{fixed}For TensorRT from 10.7 on {plugins}.")
     return model
 
 
@@ -108,7 +113,7 @@ class _Writer:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = [self._as(name, "float") if name in self._types else name for name in node.input]
-        copy.name = node.output[0]
+        copy.name = node.name or node.output[0]
         self.nodes.append(copy)
 
     def linear(self, node: onnx.NodeProto) -> None:
