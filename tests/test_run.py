@@ -55,7 +55,7 @@ def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path],
     lines, complaints = run(capsys, named, *digits, "--top", 2, "--profile", "c1.05-k1")
     with Engine.load(named, threads=1) as engine:
         expected = engine.classify(digits, 2, profile="c1.05-k1")
-        assert lines[0] == f"V-MoE, 5 blocks, E=8, 28x28, c1.05-k1, on {engine.backend_description}"
+        assert lines[0] == f"V-MoE, 5 blocks, E=8, 28x28, c1.05-k1, on {engine.backend_description}; pictures: resize(28)"
     assert complaints == []
     assert len(lines) == 1 + 2 * len(digits)
     for path, answer, first, second in zip(digits, expected, lines[1::2], lines[2::2], strict=True):

@@ -160,4 +160,5 @@ class ExportFields(TypedDict, total=False):
     tensorrt: bool
     input: Literal["float32", "uint8"] | None
     output: Literal["logits", "features"] | None
+    preprocess: str | None
     class_names: Sequence[str] | None

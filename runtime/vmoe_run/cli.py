@@ -62,7 +62,8 @@ def _complained(answers: Iterator[Answer]) -> Iterator[Answer]:
 def _shown(answers: Iterator[Answer], engine: Engine, arguments: Arguments, stream: TextIO) -> Iterator[Answer]:
     """The same answers, each printed as it comes: file, probability and class, in columns."""
     profile = f", {engine.profile.name}" if engine.profile else ""
-    print(f"{engine.manifest.summary}{profile}, on {engine.backend_description}", file=stream)
+    manifest = engine.manifest
+    print(f"{manifest.summary}{profile}, on {engine.backend_description}; pictures: {manifest.input.steps}", file=stream)
     names = [printable(str(path)) for path in arguments.images]
     width = max(map(len, names))
     for name, each in zip(names, answers, strict=True):
