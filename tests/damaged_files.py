@@ -73,12 +73,12 @@ def put(path: str, value: Any) -> Edit:
 
 
 def drop(path: str) -> Edit:
-    """Takes one field out of nested mappings."""
+    """Takes one field out of nested mappings and lists."""
 
     def edit(content: Any) -> None:
         *parents, last = path.split("/")
         for key in parents:
-            content = content[key]
+            content = content[int(key) if isinstance(content, list) else key]
         del content[last]
 
     return edit

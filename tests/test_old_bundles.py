@@ -1,7 +1,8 @@
 """Bundles as earlier versions of vmoe-export wrote them load and answer as they did then.
 
 `v1-PRECISION` are of format version 1, by vmoe-export 0.1; `v2-PRECISION` are the first of format version 2. `v1.npz` and
-`v2.npz` hold `images` f32[6,12,12,3], and `PRECISION/PROFILE/logits` f32[6,7] and `.../slot` i32[6,10,K] of stock ONNX Runtime.
+`v2.npz` hold `images` f32[6,12,12,3], and `PRECISION/PROFILE/logits` f32[6,7] and `.../slot` i32[6,10,K] of stock ONNX
+Runtime. `v2-dense` has no routing, takes uint8 and gives features: `dense/images` u8[6,12,12,3], `dense/features` f32[6,24].
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def answers(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def images(name: str) -> np.ndarray:
-    return data(name.split("-")[0])["images"]
+    return data(name.split("-", maxsplit=1)[0])["images"]
 
 
 EVERY_SETTING = [pytest.param(name, p, id=f"{name}-{p}") for name in OLD for p in answers(name)]
@@ -85,6 +86,12 @@ def test_a_stock_runtime_answers_as_it_did(name: str, profile: str, graph: str) 
 def test_the_precision_is_what_it_was(name: str) -> None:
     manifest = Bundle.open(FOLDER / name).manifest
     assert (manifest.precision, list(manifest.profiles)) == (OLD[name].precision, list(answers(name)))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_of_a_dense_model_answers_as_it_did(backend: str) -> None:
+    with Engine.load(FOLDER / "v2-dense", backend=backend, threads=1) as engine:
+        np.testing.assert_allclose(engine(data("v2")["dense/images"]), data("v2")["dense/features"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ops", ["standard ops", "vmoe op library"])

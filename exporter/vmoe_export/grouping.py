@@ -47,7 +47,7 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
         if batch is None:
             raise OptionError("group 'batch' needs the number of images per batch: --batch N")
         return _checked(Grouping(text, batch * tokens_per_image, batch))
-    match = re.fullmatch(r"(tokens:)?([1-9]\d{0,8})", "1" if text == "image" else text)
+    match = re.fullmatch(r"(tokens:)?([1-9][0-9]{0,8})", "1" if text == "image" else text)
     if not match:
         raise OptionError(f"group '{text}' is not image, batch, a number of images or tokens:S")
     count = int(match[2])

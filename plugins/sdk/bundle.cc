@@ -5,7 +5,9 @@
 
 #include "sdk/error.h"
 #include "sdk/external_data.h"
+#include "sdk/graph_interface.h"
 #include "sdk/sha256.h"
+#include "sdk/weight_scales.h"
 
 namespace vmoe::sdk {
 
@@ -18,11 +20,6 @@ void check_sha256(const std::string& name, const std::string& found, const FileR
   if (found != record.sha256) {
     fail(VMOE_BUNDLE_ERROR, name, " was changed after export (its SHA-256 differs)");
   }
-}
-
-bool is_graph(std::string_view name) {
-  constexpr std::string_view kSuffix = ".onnx";
-  return name.size() >= kSuffix.size() && name.substr(name.size() - kSuffix.size()) == kSuffix;
 }
 
 std::string sha256_of(const std::string& bytes) {
@@ -65,6 +62,7 @@ void Bundle::read(bool verify) {
   }
   manifest_ = parse_manifest(manifest_text_);
   for (const auto& [name, record] : manifest_.files) check_file(name, record, verify);
+  check_scales(*folder_->open(kWeightsName), references_);
 }
 
 void Bundle::check_file(const std::string& name, const FileRecord& record, bool verify) {
@@ -102,7 +100,7 @@ void Bundle::check_unchanged() const {
   throw ChangedError(path_ + " was changed while it was loaded; load it again once nobody writes to it");
 }
 
-void Bundle::check_graph(const std::string& name, const std::string& bytes) const {
+void Bundle::check_graph(const std::string& name, const std::string& bytes) {
   const int64_t weights = manifest_.files.at(kWeightsName).size;
   std::vector<ExternalData> references;
   try {
@@ -119,6 +117,8 @@ void Bundle::check_graph(const std::string& name, const std::string& bytes) cons
       fail(VMOE_BUNDLE_ERROR, name, " reads past the end of ", kWeightsName);
     }
   }
+  sdk::check_graph(name, bytes, manifest_);
+  references_.insert(references_.end(), references.begin(), references.end());
 }
 
 }  // namespace vmoe::sdk

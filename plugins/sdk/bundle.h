@@ -5,7 +5,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "sdk/external_data.h"
 #include "sdk/manifest.h"
 #include "sdk/opened_folder.h"
 
@@ -45,13 +47,14 @@ class Bundle {
  private:
   void read(bool verify);
   void check_file(const std::string& name, const FileRecord& record, bool verify);
-  void check_graph(const std::string& name, const std::string& bytes) const;
+  void check_graph(const std::string& name, const std::string& bytes);
 
   std::string path_;
   std::unique_ptr<OpenedFolder> folder_;
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of those for this library
+  std::vector<ExternalData> references_;       // what graphs read
 };
 
 }  // namespace vmoe::sdk

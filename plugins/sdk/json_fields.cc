@@ -1,5 +1,10 @@
 #include "sdk/json_fields.h"
 
+#include <limits>
+#include <optional>
+#include <set>
+#include <vector>
+
 #include "sdk/error.h"
 #include "sdk/manifest.h"
 
@@ -7,7 +12,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr int kMaxDepth = 900;
+constexpr int kMaxDepth = 64;
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 const Json* find(const Json& object, const char* key) {
   const auto entry = object.find(key);
@@ -25,16 +31,29 @@ const Json& checked(const Json& object, const char* key, bool (Json::*is_kind)()
 }  // namespace
 
 Json parse_json(std::string_view text) {
-  // The parser takes a zero byte for the end, and would believe a text that goes on after it.
-  if (text.find('\0') != std::string_view::npos) fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
+  // The parser takes a zero byte for the end, and would believe a text that goes on after it. It skips a mark.
+  if (text.find('\0') != std::string_view::npos || text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
+    fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
+  }
   bool too_deep = false;
-  const auto keep = [&too_deep](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
+  std::optional<std::string> twice;
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    using Event = Json::parse_event_t;
+    const bool opens = event == Event::object_start || event == Event::array_start;
+    too_deep = too_deep || (opens && depth >= kMaxDepth);
+    if (too_deep) return false;
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(parsed.get_ref<const std::string&>()).second) {
+      twice = parsed.get<std::string>();
+    }
+    return true;
   };
-  Json json = Json::parse(text.begin(), text.end(), keep, /*allow_exceptions=*/false);
+  Json json = Json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
   if (too_deep) fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON (nested too deeply)");
   if (json.is_discarded()) fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
+  if (twice) fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON (the key ", in_quotes(*twice), " is twice)");
   return json;
 }
 
@@ -69,9 +88,13 @@ const Json* optional_field(const Json& object, const char* key) {
 int64_t positive_field(const Json& object, const char* key, int64_t limit) {
   const int64_t value = integer_field(object, key);
   if (value < 1 || value > limit) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": '", key, "' is ", value, ", which is out of range");
+    fail(VMOE_BUNDLE_ERROR, kManifestName, ": '", key, "' is ", value, ", which is out of range, 1 to ", limit);
   }
   return value;
+}
+
+void only_field(const Json& object, const char* key, const char* value) {
+  if (find(object, key) != nullptr) choice_field(object, key, {value});
 }
 
 size_t choice_field(const Json& object, const char* key, std::initializer_list<const char*> choices) {

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -13,10 +12,9 @@ namespace vmoe::sdk {
 
 using Json = nlohmann::json;
 
-inline constexpr int64_t kMaxJsonInteger = int64_t{1} << 53;
-
-// Parses text as the JSON standard has it: no NaN, no numbers above the largest double, no lone surrogates.
-// Throws VMOE_BUNDLE_ERROR and nothing else: it is no JSON, or nested without end.
+// Parses text as a manifest may be written. Refused beside what is no JSON: other encodings than UTF-8 and a byte order
+// mark; a key that an object has twice; NaN, Infinity and numbers that a double has no room for; escapes that are half
+// a character; more than 64 levels of lists and objects. Throws VMOE_BUNDLE_ERROR and nothing else.
 Json parse_json(std::string_view text);
 
 // Each throws VMOE_BUNDLE_ERROR, naming the key, where the field is missing or of another type.
@@ -31,7 +29,10 @@ int64_t integer_field(const Json& object, const char* key);
 const Json* optional_field(const Json& object, const char* key);
 
 // A whole number from 1 to `limit`.
-int64_t positive_field(const Json& object, const char* key, int64_t limit = kMaxJsonInteger);
+int64_t positive_field(const Json& object, const char* key, int64_t limit);
+
+// Refuses another text than `value`; the field may be left out.
+void only_field(const Json& object, const char* key, const char* value);
 
 // The index of a text among those it may be.
 size_t choice_field(const Json& object, const char* key, std::initializer_list<const char*> choices);

@@ -18,6 +18,7 @@ inline constexpr char kManifestName[] = "manifest.json";
 inline constexpr char kWeightsName[] = "weights.safetensors";
 inline constexpr char kCanonicalGraph[] = "model.onnx";
 inline constexpr char kInlinedGraph[] = "model.inlined.onnx";
+inline constexpr char kImageInput[] = "image";
 
 // What the graph input `image` takes: dtype[N, height, width, channels].
 struct InputSpec {
@@ -43,13 +44,24 @@ struct Manifest {
   std::vector<Profile> profiles;            // in the order they were asked for; the first is the default
   std::vector<std::string> class_names;     // output_size of them, or none
   std::map<std::string, FileRecord> files;  // every other file of the bundle
+  // File by the profile that a TensorRT graph is fixed to; "model" stands for a dense ViT's.
+  std::map<std::string, std::string> tensorrt_graphs;
 
   // The name of the graph's output.
   const char* output_name() const { return output == VMOE_LOGITS ? "logits" : "features"; }
 
+  // What the manifest calls the precision: "fp32", "bf16", "int8" or "bf16-experts".
+  const char* precision_name() const;
+
   // The stored profile of that name, or null.
   const Profile* find_profile(std::string_view name) const;
 };
+
+// Whether a file is a graph, by its name.
+bool is_graph(std::string_view file);
+
+// Whether a text is the name of an encoder block: "encoderblock_" and one to six digits.
+bool is_block(std::string_view name);
 
 // Reads a manifest. Throws VMOE_BUNDLE_ERROR: it is not JSON, of a newer format, or says something that can't be.
 Manifest parse_manifest(std::string_view text);

@@ -42,13 +42,13 @@ class OwnFile {
   // The first bytes of the file, at most `limit`; from its start, each time.
   std::string read(int64_t limit) const;
 
+  // Bytes read into `buffer` from `offset` on; 0 at the end.
+  size_t read_at(int64_t offset, char* buffer, size_t size) const;
+
   // SHA-256 of the whole file, in hex.
   std::string sha256() const;
 
  private:
-  // Bytes read into `buffer` from `offset` on; 0 at the end.
-  size_t read_at(int64_t offset, char* buffer, size_t size) const;
-
   std::string name_;
   int descriptor_ = -1;
   FileState state_{{}};

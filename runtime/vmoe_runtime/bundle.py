@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from vmoe_runtime.errors import BundleError, ChangedError, VmoeError
-from vmoe_runtime.external_data import external_data
+from vmoe_runtime.external_data import ExternalData, external_data
+from vmoe_runtime.graph_interface import check_graph
 from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest, parse_manifest
 from vmoe_runtime.opened_folder import OpenedFolder
+from vmoe_runtime.weight_scales import check_scales, scales_among
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_GRAPH_BYTES = 64 << 20
@@ -49,6 +51,7 @@ class Bundle:
     _folder: OpenedFolder
     _verify: bool
     _graphs: dict[str, bytes] = field(default_factory=dict)
+    _scales: list[ExternalData] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
@@ -80,6 +83,8 @@ class Bundle:
             bundle = cls(folder.path, _read_manifest(folder), folder, verify)
             for name in bundle.manifest.files:
                 bundle._check_file(name)
+            with folder.open(WEIGHTS_NAME) as file:
+                check_scales(file, bundle._scales)
         except (BundleError, OSError) as error:
             changed = folder.has_changed()
             folder.close()
@@ -203,11 +208,13 @@ class Bundle:
             references = external_data(graph)
         except BundleError as error:
             raise BundleError(f"{name} is {error}") from None
+        self._scales.extend(scales_among(references))
         for reference in references:
             if reference.location != WEIGHTS_NAME:
                 raise BundleError(f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only")
             if reference.offset < 0 or not 0 <= (reference.length or 0) <= weights - reference.offset:
                 raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
+        check_graph(name, graph, self.manifest)
 
 
 def while_unchanged(load: Callable[[], Loaded]) -> Loaded:

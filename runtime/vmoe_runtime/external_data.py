@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.protobuf_fields import messages
 
 # message -> {field number: message of that field}: every path from ModelProto to a TensorProto.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -30,13 +31,15 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "sparse_tensor": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
+_TENSOR_NAME = 8
 _MAX_DEPTH = 64
 
 
 @dataclass(frozen=True)
 class ExternalData:
-    """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes."""
+    """Where the data of one tensor lies: its name and a file name as written in the graph, offset and length in bytes."""
 
+    name: bytes
     location: str
     offset: int
     length: int | None
@@ -59,12 +62,15 @@ def _references(buffer: memoryview, message: str, depth: int) -> Iterator[Extern
         raise ValueError("nested too deeply")
     children = _CHILDREN[message]
     entries: dict[str, str] = {}
-    for number, value in _fields(buffer):
+    name = b""
+    for number, value in messages(buffer):
         child = children.get(number)
-        if child is None or value is None:
+        if child is None:
+            if message == "tensor" and number == _TENSOR_NAME:
+                name = bytes(value)
             continue
         if child == "entry":
-            pair = {n: bytes(v).decode() for n, v in _fields(value) if v is not None}
+            pair = {n: bytes(v).decode() for n, v in messages(value)}
             if entries.setdefault(pair.get(1, ""), pair.get(2, "")) != pair.get(2, ""):
                 raise ValueError("external data that contradicts itself")
         else:
@@ -72,6 +78,7 @@ def _references(buffer: memoryview, message: str, depth: int) -> Iterator[Extern
     if entries:
         length = entries.get("length")
         yield ExternalData(
+            name,
             entries.get("location", ""),
             _bytes(entries.get("offset", "0")),
             None if length is None else _bytes(length),
@@ -83,41 +90,3 @@ def _bytes(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise ValueError(f"{text[:40]!r} is not a number of bytes")
     return int(text)
-
-
-def _fields(buffer: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """(field number, payload) of each field; the payload is None unless it is length-delimited."""
-    position = 0
-    while position < len(buffer):
-        key, position = _varint(buffer, position)
-        # Runtimes drop the bits above, and would see another field than the one checked here.
-        if key >= 1 << 32:
-            raise ValueError("a field number of more than 29 bits")
-        wire_type = key & 7
-        payload = None
-        if wire_type == 0:
-            _, position = _varint(buffer, position)
-        elif wire_type == 1:
-            position += 8
-        elif wire_type == 5:
-            position += 4
-        elif wire_type == 2:
-            size, position = _varint(buffer, position)
-            payload = buffer[position : position + size]
-            position += size
-        else:
-            raise ValueError(f"wire type {wire_type}")
-        if position > len(buffer):
-            raise ValueError("it is cut short")
-        yield key >> 3, payload
-
-
-def _varint(buffer: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = buffer[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a number of more than 64 bits")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal, cast
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps, squash
 from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.strict_json import parse_json
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 2
@@ -19,6 +19,7 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
+IMAGE_INPUT = "image"
 
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 """What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8; or
@@ -31,9 +32,16 @@ DENSE_GRAPH_KEY = "model"
 """Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOCK_NAME = re.compile(r"encoderblock_[0-9]{1,6}")
+_GROUP = re.compile(r"image|batch|(tokens:)?([1-9][0-9]{0,8})")
 _MAX_PIXELS = 65_536  # of a side, and channels
 _MAX_BATCH_MULTIPLE = 65_536
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it
+_MAX_MOE_LAYERS = 1_000
+_MAX_EXPERTS = 65_536
+_MAX_INT32 = 2**31 - 1  # tokens and places are counted in int32 by the graphs
+_MAX_FILE_BYTES = 2**53
 
 
 @dataclass(frozen=True)
@@ -131,19 +139,19 @@ def parse_manifest(text: bytes) -> Manifest:
         BundleError: it is not JSON, of a newer format, or says something that can't be.
     """
     try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(text)
+    except ValueError as error:
         raise BundleError(f"{MANIFEST_NAME} is not readable JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise BundleError(f"{MANIFEST_NAME} is not the manifest of a vmoe bundle")
     version = _get(raw, "format_version", int)
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"the bundle has format version {version}, and this version of vmoe_runtime reads up to "
+            f"the bundle has format version {version!s:.40}, and this version of vmoe_runtime reads up to "
             f"{FORMAT_VERSION}; upgrade vmoe-export"
         )
     if version < 1:
-        raise BundleError(f"{MANIFEST_NAME}: format_version is {version}")
+        raise BundleError(f"{MANIFEST_NAME}: format_version is {version!s:.40}")
     image = _get(raw, "input", dict)
     input_spec = InputSpec(
         cast(Literal["float32", "uint8"], _choice(image, "dtype", "float32", "uint8")),
@@ -152,9 +160,14 @@ def parse_manifest(text: bytes) -> Manifest:
         _positive(image, "channels", _MAX_PIXELS),
     )
     input_spec = replace(input_spec, preprocessing=_preprocessing(_get(raw, "preprocessing", dict | None), input_spec))
+    _only(image, "name", IMAGE_INPUT)
+    graphs = _get(raw, "graphs", dict | None) or {}
+    _only(graphs, "canonical", CANONICAL_GRAPH)
+    _only(graphs, "inlined", INLINED_GRAPH)
     output = _get(raw, "output", dict)
-    outputs = _positive(output, "size")
-    rules, layers, group = _routing(_get(raw, "routing", dict | None))
+    outputs = _positive(output, "size", _MAX_OUTPUT_SIZE)
+    batch_multiple = _positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE)
+    rules, layers, group = _routing(_get(raw, "routing", dict | None), batch_multiple)
     names = _get(raw, "class_names", list | None)
     if names is not None and (len(names) != outputs or not all(isinstance(n, str) for n in names)):
         raise BundleError(f"{MANIFEST_NAME}: class_names must be {outputs} strings")
@@ -169,7 +182,7 @@ def parse_manifest(text: bytes) -> Manifest:
         rules=rules,
         group=group,
         precision=_precision(raw, version),
-        batch_multiple=_positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE),
+        batch_multiple=batch_multiple,
         profiles=MappingProxyType(profiles),
         class_names=None if names is None else tuple(names),
         tensorrt=_tensorrt(_get(raw, "tensorrt", dict | None), profiles.keys() or {DENSE_GRAPH_KEY}, files),
@@ -198,22 +211,30 @@ def _precision(raw: Mapping[str, Any], version: int) -> Precision:
     return cast(Precision, _choice(given, "precision", "fp32", "bf16", "int8", "bf16-experts"))
 
 
-def _routing(
-    routing: dict[str, Any] | None,
-) -> tuple[RoutingRules | None, tuple[str, ...], str | None]:
+def _routing(routing: dict[str, Any] | None, batch_multiple: int) -> tuple[RoutingRules | None, tuple[str, ...], str | None]:
     if routing is None:
         return None, (), None
     layers = _get(routing, "layers", list)
-    if not layers or not all(isinstance(n, str) and re.fullmatch(r"encoderblock_\d{1,6}", n) for n in layers):
+    if not layers or not all(isinstance(n, str) and _BLOCK_NAME.fullmatch(n) for n in layers):
         raise BundleError(f"{MANIFEST_NAME}: 'layers' must name encoder blocks")
+    if len(set(layers)) < len(layers) or len(layers) > _MAX_MOE_LAYERS:
+        raise BundleError(f"{MANIFEST_NAME}: 'layers' names a block twice, or more than {_MAX_MOE_LAYERS}")
     rules = RoutingRules(
-        num_experts=_positive(routing, "num_experts"),
-        group_tokens=_positive(routing, "group_tokens"),
+        num_experts=_positive(routing, "num_experts", _MAX_EXPERTS),
+        group_tokens=_positive(routing, "group_tokens", _MAX_INT32),
         num_moe_layers=len(layers),
         rounding=cast(Literal["ceil", "round"], _choice(routing, "rounding", "ceil", "round")),
-        capacity_multiple_of=_positive(routing, "capacity_multiple_of"),
+        capacity_multiple_of=_positive(routing, "capacity_multiple_of", _MAX_INT32),
     )
-    return rules, tuple(layers), _get(routing, "group", str)
+    group = _get(routing, "group", str)
+    match = _GROUP.fullmatch(group)
+    if match is None:
+        raise BundleError(f"{MANIFEST_NAME}: 'group' is {group!r:.60}, not image, batch, a number of images or tokens:S")
+    count, said = int(match[2] or 1), rules.group_tokens if match[1] else batch_multiple
+    if group != "batch" and count != said:
+        what = "'group_tokens'" if match[1] else "'batch_multiple'"
+        raise BundleError(f"{MANIFEST_NAME}: 'group' is '{group}', and {what} is {said}")
+    return rules, tuple(layers), group
 
 
 def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> dict[str, Profile]:
@@ -226,16 +247,21 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
         try:
             computed = rules.profile(
                 _get(entry, "capacity_ratio", int | float),
-                _positive(entry, "k"),
+                _positive(entry, "k", _MAX_EXPERTS),
                 _get(entry, "bpr", bool),
             )
         except RoutingError as error:
-            raise BundleError(f"{MANIFEST_NAME}: profile {name!r}: {error}") from None
-        if list(computed.capacity) != capacity or computed.name != name or name in profiles:
+            raise BundleError(f"{MANIFEST_NAME}: profile {name!r:.60}: {error}") from None
+        # 1.0 and true are equal to 1 in Python, and no numbers of places.
+        whole = all(type(places) is int for places in capacity)
+        if not whole or tuple(capacity) != computed.capacity or computed.name != name:
             raise BundleError(
-                f"{MANIFEST_NAME}: profile {name!r} says capacity {capacity}, "
-                f"but its setting gives {computed.name} with {list(computed.capacity)}"
+                f"{MANIFEST_NAME}: profile {name!r:.60} says capacity {capacity!r:.60}, "
+                f"but its setting gives {computed.name} with {computed.capacity[0]} places per expert in each of "
+                f"{layers} MoE layers"
             )
+        if name in profiles:
+            raise BundleError(f"{MANIFEST_NAME}: there are two profiles {name!r}")
         profiles[name] = computed
     if rules is not None and not profiles:
         raise BundleError(f"{MANIFEST_NAME}: a sparse model needs at least one profile")
@@ -246,10 +272,10 @@ def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:
     files = {}
     for name, entry in entries.items():
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
-            raise BundleError(f"{MANIFEST_NAME}: {name!r} is not a file name that a bundle may hold")
+            raise BundleError(f"{MANIFEST_NAME}: {name!r:.60} is not a file name that a bundle may hold")
         if not isinstance(entry, dict) or not _SHA256.fullmatch(_get(entry, "sha256", str)):
             raise BundleError(f"{MANIFEST_NAME}: '{name}' has no SHA-256")
-        files[name] = FileRecord(entry["sha256"], _positive(entry, "bytes"))
+        files[name] = FileRecord(entry["sha256"], _positive(entry, "bytes", _MAX_FILE_BYTES))
     for name in (WEIGHTS_NAME, CANONICAL_GRAPH, INLINED_GRAPH):
         if name not in files:
             raise BundleError(f"{MANIFEST_NAME}: the bundle has no {name}")
@@ -281,15 +307,20 @@ def _get(mapping: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
     return value
 
 
-def _positive(mapping: Mapping[str, Any], key: str, limit: int = 2**53) -> int:
+def _positive(mapping: Mapping[str, Any], key: str, limit: int) -> int:
     value: int = _get(mapping, key, int)
     if not 1 <= value <= limit:
-        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value}, which is out of range")
+        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value!s:.40}, which is out of range, 1 to {limit}")
     return value
+
+
+def _only(mapping: Mapping[str, Any], key: str, value: str) -> None:
+    """Refuses another value; the field may be left out."""
+    _choice({key: value, **mapping}, key, value)
 
 
 def _choice(mapping: Mapping[str, Any], key: str, *choices: str) -> str:
     value = mapping.get(key)
     if value not in choices:
-        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value!r}, not one of {', '.join(choices)}")
+        raise BundleError(f"{MANIFEST_NAME}: '{key}' is {value!r:.60}, not one of {', '.join(choices)}")
     return cast(str, value)

@@ -58,7 +58,7 @@ def parse_profile_name(name: str) -> tuple[float, int, bool] | None:
         >>> parse_profile_name("c0.3-k1")
         (0.3, 1, True)
     """
-    match = re.fullmatch(r"c(\d+(?:\.\d+)?(?:e-?\d+)?)-k(\d{1,6})(-vanilla)?", name)
+    match = re.fullmatch(r"c([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)-k([0-9]{1,6})(-vanilla)?", name)
     return (float(match[1]), int(match[2]), match[3] is None) if match else None
 
 

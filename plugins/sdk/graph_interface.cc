@@ -1,0 +1,278 @@
+#include "sdk/graph_interface.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "sdk/error.h"
+#include "sdk/protobuf_fields.h"
+#include "sdk/utf8.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+// Element types, as TensorProto.DataType numbers them. Field numbers below are those of onnx.proto3, too.
+constexpr uint64_t kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBfloat16 = 16;
+
+// An input, an output or an initializer of a graph.
+struct Tensor {
+  uint64_t element = 0;  // 0 where the graph doesn't say
+  bool has_shape = false;
+  std::vector<std::optional<uint64_t>> shape;  // nothing where a dimension varies
+
+  bool operator==(const Tensor& other) const {
+    return element == other.element && has_shape == other.has_shape && shape == other.shape;
+  }
+};
+
+using Tensors = std::map<std::string, Tensor>;
+
+// What the main graph of a model takes, gives and holds.
+struct Interface {
+  Tensors inputs, outputs, initializers;
+};
+
+Tensor tensor(uint64_t element, std::vector<std::optional<uint64_t>> shape) {
+  return {element, true, std::move(shape)};
+}
+
+std::string type_name(uint64_t element) {
+  switch (element) {
+    case kFloat: return "float32";
+    case kUint8: return "uint8";
+    case kInt8: return "int8";
+    case kInt32: return "int32";
+    case kInt64: return "int64";
+    case kBfloat16: return "bfloat16";
+    default: return "type " + std::to_string(element);
+  }
+}
+
+std::string words(const Tensor& tensor) {
+  std::string shape;
+  for (const auto& extent : tensor.shape) {
+    shape += (shape.empty() ? "" : ",") + (extent ? std::to_string(*extent) : "N");
+  }
+  return type_name(tensor.element) + "[" + (tensor.has_shape ? shape : "?") + "]";
+}
+
+// The two fields of one message that matter. Runtimes would join or replace a field that stands there twice.
+struct Pair {
+  std::optional<std::string_view> first_payload, second_payload;
+  std::optional<uint64_t> first_value, second_value;
+
+  Pair(std::string_view bytes, uint32_t first, uint32_t second) {
+    for (FieldReader fields(bytes); fields.next();) {
+      if (!fields.payload() && !fields.value()) continue;
+      if (fields.number() == first) set(first_payload, first_value, fields);
+      if (fields.number() == second) set(second_payload, second_value, fields);
+    }
+  }
+
+  bool has_first() const { return first_payload || first_value; }
+  bool has_second() const { return second_payload || second_value; }
+
+ private:
+  static void set(std::optional<std::string_view>& payload, std::optional<uint64_t>& value, const FieldReader& fields) {
+    if (payload || value) unreadable_model("field " + std::to_string(fields.number()) + " stands there twice");
+    payload = fields.payload();
+    value = fields.value();
+  }
+};
+
+std::string text(const std::optional<std::string_view>& payload) {
+  if (!payload) return "";
+  if (!is_utf8(*payload)) unreadable_model("a name that is no text");
+  return std::string(*payload);
+}
+
+// A Dimension: dim_value = 1 or dim_param = 2.
+std::optional<uint64_t> read_extent(std::string_view bytes) {
+  const Pair dimension(bytes, 1, 2);
+  if (dimension.has_first() && dimension.has_second()) unreadable_model("a dimension that is a number and a name");
+  return dimension.first_value;
+}
+
+// A ValueInfoProto: name = 1, type = 2, in that tensor_type = 1, in that elem_type = 1 and shape = 2.
+std::pair<std::string, Tensor> read_value(std::string_view bytes) {
+  const Pair value(bytes, 1, 2);
+  const Pair type(value.second_payload.value_or(""), 1, 1);
+  const Pair content(type.first_payload.value_or(""), 1, 2);
+  Tensor tensor;
+  tensor.element = content.first_value.value_or(0);
+  tensor.has_shape = content.has_second();
+  for (FieldReader fields(content.second_payload.value_or("")); fields.next();) {
+    if (fields.number() == 1 && fields.payload()) tensor.shape.push_back(read_extent(*fields.payload()));
+  }
+  return {text(value.first_payload), tensor};
+}
+
+// A TensorProto: dims = 1, data_type = 2, name = 8.
+std::pair<std::string, Tensor> read_initializer(std::string_view bytes) {
+  Tensor tensor;
+  tensor.has_shape = true;
+  for (FieldReader fields(bytes); fields.next();) {
+    if (fields.number() != 1) continue;
+    if (fields.payload()) unreadable_model("packed dimensions");
+    if (fields.value()) tensor.shape.emplace_back(*fields.value());
+  }
+  const Pair content(bytes, 2, 8);
+  tensor.element = content.first_value.value_or(0);
+  return {text(content.second_payload), tensor};
+}
+
+void add(Tensors& tensors, const std::pair<std::string, Tensor>& named) {
+  if (!tensors.insert(named).second) unreadable_model(in_quotes(named.first) + " stands there twice");
+}
+
+Interface graph_interface(std::string_view model) {
+  Interface interface;
+  // Runtimes join the parts of a graph that stands there twice.
+  for (FieldReader parts(model); parts.next();) {
+    if (parts.number() != 7 || !parts.payload()) continue;
+    for (FieldReader fields(*parts.payload()); fields.next();) {
+      if (!fields.payload()) continue;
+      if (fields.number() == 5) add(interface.initializers, read_initializer(*fields.payload()));
+      if (fields.number() == 11) add(interface.inputs, read_value(*fields.payload()));
+      if (fields.number() == 12) add(interface.outputs, read_value(*fields.payload()));
+    }
+  }
+  return interface;
+}
+
+Tensors expected_inputs(const Manifest& manifest, bool settings) {
+  const auto extent = [](int64_t n) { return std::optional(static_cast<uint64_t>(n)); };
+  const InputSpec& image = manifest.input;
+  Tensors inputs{
+      {kImageInput, tensor(image.dtype == VMOE_FLOAT32 ? kFloat : kUint8,
+                           {std::nullopt, extent(image.height), extent(image.width), extent(image.channels)})}};
+  if (settings && manifest.rules) {
+    inputs["capacity"] = tensor(kInt64, {manifest.moe_layers.size()});
+    inputs["k"] = inputs["bpr"] = tensor(kInt64, {uint64_t{1}});
+  }
+  return inputs;
+}
+
+// `k` is what the graph is fixed to, if it is.
+Tensors expected_outputs(const Manifest& manifest, std::optional<uint64_t> k) {
+  Tensors outputs{
+      {manifest.output_name(), tensor(kFloat, {std::nullopt, static_cast<uint64_t>(manifest.output_size)})}};
+  for (const std::string& layer : manifest.moe_layers) {
+    const auto tokens = static_cast<uint64_t>(manifest.rules->group_tokens);
+    outputs[layer + "/slot"] = tensor(kInt32, {std::nullopt, tokens, k});
+    outputs[layer + "/weight"] = tensor(kFloat, {std::nullopt, tokens, k});
+  }
+  return outputs;
+}
+
+std::string names(const Tensors& tensors) {
+  std::string list;
+  for (const auto& [name, tensor] : tensors) list += (list.empty() ? "" : ", ") + name;
+  return list;
+}
+
+void check_tensors(const std::string& graph, const char* verb, const Tensors& found, const Tensors& expected) {
+  for (const auto& [name, tensor] : expected) {
+    const auto entry = found.find(name);
+    if (entry != found.end() && entry->second == tensor) continue;
+    fail(VMOE_BUNDLE_ERROR, graph, " ", verb, " ", in_quotes(name), " as ",
+         entry == found.end() ? "nothing" : words(entry->second), ", and by the manifest it is ", words(tensor));
+  }
+}
+
+bool has_part(std::string_view name, std::string_view part) {
+  return ("/" + std::string(name) + "/").find("/" + std::string(part) + "/") != std::string::npos;
+}
+
+// The element type that an initializer must have, or nothing where any will do: it is the kernel of no product.
+std::optional<uint64_t> kernel_type(std::string_view name, vmoe_precision precision) {
+  name = whole_name(name);
+  const size_t slash = name.rfind('/');
+  if (name.substr(slash == std::string_view::npos ? 0 : slash + 1) != "kernel") return std::nullopt;
+  const auto parents = name.substr(0, slash == std::string_view::npos ? 0 : slash);
+  if (precision == VMOE_FP32 || has_part(parents, "head") || has_part(parents, "pre_logits") ||
+      has_part(parents, "Router")) {
+    return kFloat;
+  }
+  if (precision == VMOE_BF16_EXPERTS) return has_part(parents, "Moe") ? kBfloat16 : kFloat;
+  return precision == VMOE_INT8 ? kInt8 : kBfloat16;
+}
+
+// The block of a router's kernel, "Encoder/BLOCK/Moe/Router/dense/kernel", or nothing.
+std::optional<std::string> router_block(std::string_view name) {
+  constexpr std::string_view kBefore = "Encoder/", kBehind = "/Moe/Router/dense/kernel";
+  if (name.size() < kBefore.size() + kBehind.size() || name.substr(0, kBefore.size()) != kBefore ||
+      name.substr(name.size() - kBehind.size()) != kBehind) {
+    return std::nullopt;
+  }
+  name = name.substr(kBefore.size(), name.size() - kBefore.size() - kBehind.size());
+  return is_block(name) ? std::optional<std::string>(name) : std::nullopt;
+}
+
+void check_weights(const std::string& graph, const Tensors& initializers, const Manifest& manifest) {
+  Tensors routers;
+  for (const auto& [name, tensor] : initializers) {
+    if (kernel_type(name, manifest.precision).value_or(tensor.element) != tensor.element) {
+      fail(VMOE_BUNDLE_ERROR, graph, " has ", in_quotes(name), " in ", type_name(tensor.element),
+           ", and the manifest says that the precision is ", manifest.precision_name());
+    }
+    if (const auto block = router_block(name)) routers[*block] = tensor;
+  }
+  const auto& layers = manifest.moe_layers;
+  for (const auto& [block, router] : routers) {
+    if (std::find(layers.begin(), layers.end(), block) == layers.end()) {
+      fail(VMOE_BUNDLE_ERROR, graph, " has a router in ", in_quotes(block),
+           ", which is not among the MoE layers of the manifest");
+    }
+  }
+  for (const std::string& layer : layers) {
+    const auto router = routers.find(layer);
+    if (router == routers.end()) {
+      fail(VMOE_BUNDLE_ERROR, graph, " has no router in ", in_quotes(layer),
+           ", which the manifest names as a MoE layer");
+    }
+    const auto& shape = router->second.shape;
+    if (shape.size() != 2 || shape[1] != static_cast<uint64_t>(manifest.rules->num_experts)) {
+      fail(VMOE_BUNDLE_ERROR, graph, " has a router ", words(router->second), " in ", in_quotes(layer),
+           ", and by the manifest there are ", manifest.rules->num_experts, " experts");
+    }
+  }
+}
+
+}  // namespace
+
+std::string_view whole_name(std::string_view name) {
+  while (true) {
+    const size_t end = name.find_last_not_of("0123456789");
+    if (end == std::string_view::npos || end + 1 == name.size() || name[end] != '/') return name;
+    name = name.substr(0, end);
+  }
+}
+
+void check_graph(const std::string& name, std::string_view graph, const Manifest& manifest) {
+  const auto fixed = std::find_if(manifest.tensorrt_graphs.begin(), manifest.tensorrt_graphs.end(),
+                                  [&](const auto& entry) { return entry.second == name; });
+  const bool is_fixed = fixed != manifest.tensorrt_graphs.end();
+  if (name != kCanonicalGraph && name != kInlinedGraph && !is_fixed) return;
+  Interface interface;
+  try {
+    interface = graph_interface(graph);
+  } catch (const Error& error) {
+    fail(error.code(), name, " is ", error.what());
+  }
+  const Profile* profile = is_fixed ? manifest.find_profile(fixed->first) : nullptr;
+  const Tensors inputs = expected_inputs(manifest, !is_fixed);
+  if (names(inputs) != names(interface.inputs)) {
+    fail(VMOE_BUNDLE_ERROR, name, " takes ", in_quotes(names(interface.inputs)), ", and by the manifest it takes ",
+         in_quotes(names(inputs)));
+  }
+  check_tensors(name, "takes", interface.inputs, inputs);
+  check_tensors(name, "gives", interface.outputs,
+                expected_outputs(manifest, profile == nullptr ? std::nullopt : std::optional<uint64_t>(profile->k)));
+  check_weights(name, interface.initializers, manifest);
+}
+
+}  // namespace vmoe::sdk

@@ -1,0 +1,51 @@
+"""What the two bundle readers, Python's and the C++ SDK's, say of bundles, manifests and graphs."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import sdk_build
+
+from vmoe_runtime import BundleError
+from vmoe_runtime.bundle import Bundle
+
+Kind = Literal["manifest", "graph", "bundle"]
+"""What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it."""
+
+
+def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
+    """The sentence that refuses, or None."""
+    try:
+        read(data)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+def read_bundle(path: bytes) -> None:
+    """All that is checked of a bundle before a runtime sees it."""
+    Bundle.open(path.decode()).verify_weights()
+
+
+def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
+    """The sentence that refuses each, or None. The program runs under sanitizers, and fails the test where they speak."""
+    with tempfile.TemporaryFile() as stream:
+        for item in items:
+            stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
+        stream.seek(0)
+        done = subprocess.run([sdk_build.readers()], stdin=stream, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    verdicts = [line.partition("\t") for line in done.stdout.decode().splitlines()]
+    assert len(verdicts) == len(items)
+    return [None if word == "ok" else sentence for word, _, sentence in verdicts]
+
+
+def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:
+    """The sentence that refuses each bundle, or None, by reader."""
+    given = [str(path).encode() for path in paths]
+    return {"Python": [python_verdict(read_bundle, path) for path in given], "C++": cpp_verdicts("bundle", given)}
