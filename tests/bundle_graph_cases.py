@@ -260,3 +260,11 @@ good(
     "another constant in float64",
     graph(lambda m: m.graph.initializer.add(name="pi", data_type=TensorProto.DOUBLE, double_data=[3.14])),
 )
+bad(
+    "unsigned weights",
+    graph(retyped("embedding/kernel", TensorProto.UINT8)),
+    CANONICAL,
+    "embedding/kernel",
+    "uint8",
+    base="v2-int8",
+)

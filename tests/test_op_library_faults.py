@@ -272,17 +272,6 @@ def with_scales_swapped(model: onnx.ModelProto) -> None:
     inputs[-2], inputs[-1] = inputs[-1], inputs[-2]
 
 
-def with_types(element: int, other: int) -> Edit:
-    """Every initializer of one type read as another one."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        for tensor in model.graph.initializer:
-            if tensor.data_type == element:
-                tensor.data_type = other
-
-    return edit
-
-
 def with_fewer_scales(model: onnx.ModelProto) -> None:
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("Moe/Mlp/Dense_1/kernel_scale"))
     tensor.dims[-1] -= 1
@@ -295,7 +284,6 @@ def without_a_scale_tensor(model: onnx.ModelProto) -> None:
     model.graph.initializer.remove(scales[0])
 
 
-INT8, UINT8 = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
 GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "a hidden_chunk of 7": (attribute("VmoeExpertBlock", "hidden_chunk", 7), ("hidden_chunk is 7", "divide F, 128")),
     "a hidden_chunk of 48": (attribute("VmoeExpertBlock", "hidden_chunk", 48), ("hidden_chunk is 48", "divide F, 128")),
@@ -313,7 +301,6 @@ GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "scales swapped": (with_scales_swapped, ("w1_scale has shape [8, 64]", "F is 128")),
     "fewer scales than columns": (with_fewer_scales, ("w2_scale has shape [8, 63]", "D is 64")),
     "a scale tensor missing": (without_a_scale_tensor, ("kernel_scale", "not a graph input")),
-    "unsigned weights": (with_types(INT8, UINT8), ("VmoeLinear", "w is uint8", "bfloat16 or int8")),
 }
 
 

@@ -20,14 +20,10 @@ import sdk_build
 from damaged_files import (
     DENSE,
     SPARSE,
-    Edit,
     assert_command_refuses,
     assert_one_sentence,
-    copied_bundle,
-    drop,
     folder_bytes,
     golden_tensors,
-    put,
     written,
 )
 from onnx import TensorProto
@@ -43,7 +39,7 @@ from vmoe_export.errors import ExportError
 from vmoe_export.ops.functions import IR_VERSION, OPSET
 from vmoe_export.ops.table import DOMAIN
 from vmoe_export.tensorrt_graph import tensorrt_graph
-from vmoe_runtime import BundleError, Engine
+from vmoe_runtime import Engine
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.manifest import TensorRtPrecision
 from vmoe_runtime.op_library import find_library
@@ -568,27 +564,3 @@ def test_a_graph_that_routes_otherwise_is_refused(tmp_path: Path, monkeypatch: p
             export_bundle(SPARSE, tmp_path / "x.vmoe", tensorrt=True, precision=precision)
         assert_one_sentence(str(refused.value), "c1.05-k2.tensorrt.onnx", "routes only", "no bundle was written")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("edit", "name"),
-    [
-        (put("tensorrt", []), "'tensorrt' is missing or of the wrong type"),
-        (put("tensorrt/precision", "fp8"), "'precision' is 'fp8'"),
-        (drop("tensorrt/precision"), "'precision' is None"),
-        (put("tensorrt/graphs", "c0.1-k1.tensorrt.onnx"), "'graphs' is missing or of the wrong type"),
-        (put("tensorrt/graphs", {}), "names no graphs"),
-        (put("tensorrt/graphs", {"c9-k9": "model.onnx"}), "a graph for 'c9-k9', and there is no such profile"),
-        (put("tensorrt/graphs", {"model": "model.onnx"}), "a graph for 'model'"),
-        (put("tensorrt/graphs", {"c0.1-k1": "other.onnx"}), "'other.onnx', which is no graph file"),
-        (put("tensorrt/graphs", {"c0.1-k1": "weights.safetensors"}), "'weights.safetensors', which is no graph file"),
-        (put("tensorrt/graphs", {"c0.1-k1": "../model.onnx"}), "'../model.onnx', which is no graph file"),
-        (put("tensorrt/graphs", {"c0.1-k1": 7}), "names 7, which is no graph file"),
-        (put("tensorrt/graphs", {"c0.1-k1": "model.onnx", "c0.1-k2": "model.onnx"}), "one file for two profiles"),
-    ],
-)
-def test_a_manifest_is_refused(edit: Edit, name: str, bundles: Mapping[str, Path], tmp_path: Path) -> None:
-    bundle = copied_bundle(bundles["fp16"], tmp_path / "x.vmoe", edit)
-    with pytest.raises(BundleError) as refused:
-        Bundle.open(bundle)
-    assert_one_sentence(str(refused.value), "x.vmoe", name)

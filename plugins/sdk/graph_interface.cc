@@ -160,8 +160,8 @@ Tensors expected_inputs(const Manifest& manifest, bool settings) {
 Tensors expected_outputs(const Manifest& manifest, std::optional<uint64_t> k) {
   Tensors outputs{
       {manifest.output_name(), tensor(kFloat, {std::nullopt, static_cast<uint64_t>(manifest.output_size)})}};
+  const uint64_t tokens = manifest.rules ? static_cast<uint64_t>(manifest.rules->group_tokens) : 0;
   for (const std::string& layer : manifest.moe_layers) {
-    const auto tokens = static_cast<uint64_t>(manifest.rules->group_tokens);
     outputs[layer + "/slot"] = tensor(kInt32, {std::nullopt, tokens, k});
     outputs[layer + "/weight"] = tensor(kFloat, {std::nullopt, tokens, k});
   }
@@ -222,6 +222,7 @@ void check_weights(const std::string& graph, const Tensors& initializers, const 
     if (const auto block = router_block(name)) routers[*block] = tensor;
   }
   const auto& layers = manifest.moe_layers;
+  const int64_t experts = manifest.rules ? manifest.rules->num_experts : 0;
   for (const auto& [block, router] : routers) {
     if (std::find(layers.begin(), layers.end(), block) == layers.end()) {
       fail(VMOE_BUNDLE_ERROR, graph, " has a router in ", in_quotes(block),
@@ -235,9 +236,9 @@ void check_weights(const std::string& graph, const Tensors& initializers, const 
            ", which the manifest names as a MoE layer");
     }
     const auto& shape = router->second.shape;
-    if (shape.size() != 2 || shape[1] != static_cast<uint64_t>(manifest.rules->num_experts)) {
+    if (shape.size() != 2 || shape[1] != static_cast<uint64_t>(experts)) {
       fail(VMOE_BUNDLE_ERROR, graph, " has a router ", words(router->second), " in ", in_quotes(layer),
-           ", and by the manifest there are ", manifest.rules->num_experts, " experts");
+           ", and by the manifest there are ", experts, " experts");
     }
   }
 }

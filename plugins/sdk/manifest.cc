@@ -237,8 +237,12 @@ bool is_block(std::string_view name) {
 }
 
 const char* Manifest::precision_name() const {
-  const auto* code = std::find(std::begin(kPrecisionCodes), std::end(kPrecisionCodes), precision);
-  return kPrecisions[code - kPrecisionCodes];
+  switch (precision) {
+    case VMOE_BF16: return kPrecisions[1];
+    case VMOE_INT8: return kPrecisions[2];
+    case VMOE_BF16_EXPERTS: return kPrecisions[3];
+    default: return kPrecisions[0];
+  }
 }
 
 const Profile* Manifest::find_profile(std::string_view name) const {
