@@ -90,34 +90,17 @@ def test_the_backend_answers_with_it_as_without_it(
             np.testing.assert_allclose(routes[layer].weight, expected.weight, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
-def test_a_damaged_library_is_an_error_that_names_it_and_the_runtime(
-    mnist_image_bundle: Path,
-    tmp_path: Path,
-    backend: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    damaged = tmp_path / "libvmoe_onnxruntime.so"
-    damaged.write_bytes(b"\x7fELF and nothing else")
-    use_library(monkeypatch, damaged)
-    with pytest.raises(BackendError) as refused:
-        Engine.load(mnist_image_bundle, backend=backend)
-    assert_one_sentence(str(refused.value), f"ONNX Runtime {onnxruntime.__version__}", str(damaged), "install")
-    assert capfd.readouterr() == ("", "")
-
-
+@needs_library
 @pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
 @pytest.mark.parametrize("version", ["1.20.1", "1.9.0", "0.5"])
 def test_an_onnxruntime_too_old_for_the_library_is_an_error_that_says_so(
-    mnist_image_bundle: Path, tmp_path: Path, version: str, backend: str, monkeypatch: pytest.MonkeyPatch
+    mnist_image_bundle: Path, version: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = tmp_path / "libvmoe_onnxruntime.so"
-    use_library(monkeypatch, library)
+    library = library_path()
     monkeypatch.setattr(onnxruntime, "__version__", version)
     with pytest.raises(BackendError) as refused:
         Engine.load(mnist_image_bundle, backend=backend)
-    assert_one_sentence(str(refused.value), str(library), "1.21 or newer", version)
+    assert_one_sentence(str(refused.value), library, "1.21 or newer", version)
 
 
 def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(

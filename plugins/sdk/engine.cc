@@ -88,12 +88,12 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
     throw;
   }
   bundle.check_unchanged();
-  runtime_ = session_->description();
+  runtime_ = session_->description() + find_op_library().failure;
 }
 
 std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options) const {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
-  const std::string op_library = find_op_library();
+  const std::string& op_library = find_op_library().path;
   // A forked process shares none of its parent's sessions.
   const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
                           std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library + ' ' +

@@ -6,8 +6,13 @@
 
 namespace vmoe::sdk {
 
-// Path of libvmoe_onnxruntime.so beside this library; empty where there is none.
-std::string find_op_library();
+struct OpLibrary {
+  std::string path;     // empty where there is none, or none that can be loaded
+  std::string failure;  // why not, as a sentence that begins with "; "; empty otherwise
+};
+
+// libvmoe_onnxruntime.so beside this library. Looked for once.
+const OpLibrary& find_op_library();
 
 // The instruction set that the kernels of an op library that is loaded take, such as "amx".
 std::string op_library_cpu_path(const std::string& library);

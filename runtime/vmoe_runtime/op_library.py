@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
+import warnings
 from pathlib import Path
 
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.installation import OP_LIBRARY, NotInstalledError, find_native, native_path
 
+_THIS_PROGRAM = Path("/proc/self/exe")
+
 
 def find_library() -> Path | None:
     """Path of the op library, or None where the package was installed without it."""
     return find_native("lib", OP_LIBRARY)
+
+
+def usable_library() -> tuple[Path | None, str]:
+    """The op library that this process can load, and if there is one that it can't, why not.
+
+    A library that can't be loaded is warned of once: bundles run without it, on standard ops, and slower.
+    """
+    library = find_library()
+    if library is None:
+        return None, ""
+    failure = load_failure(library)
+    if failure is None:
+        return library, ""
+    sentence = f"the op library {library} can't be loaded: {failure}"
+    _warn_once(f"{sentence}; going on with standard ops, which are slower. Install vmoe-export again")
+    return None, sentence
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 
 def library_path() -> str:
@@ -38,13 +63,30 @@ def cpu_path(library: Path) -> str:
     return str(name().decode())
 
 
-def is_cut_short(library: Path) -> bool:
-    """Whether a file ends before its ELF header says it does: loading it would end the process instead of failing."""
-    with library.open("rb") as file:
-        header = file.read(64)
+def load_failure(library: Path) -> str | None:
+    """Why this process can't load a library; None if it can, and then it is loaded."""
+    try:
+        header = _elf_header(library)
+        if header is not None:
+            machine, end = header
+            # The loader says "no such file" of the one, and the other would end the process.
+            if (ours := _elf_header(_THIS_PROGRAM)) is not None and machine != ours[0]:
+                return "it is for another kind of processor"
+            if library.stat().st_size < end:
+                return "the file is cut short"
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return (error.strerror or str(error)).removeprefix(f"{library}: ")
+    return None
+
+
+def _elf_header(file: Path) -> tuple[int, int] | None:
+    """The machine that a 64-bit ELF file is for, and where its sections end; None if it is none."""
+    with file.open("rb") as opened:
+        header = opened.read(64)
     if len(header) < 64 or not header.startswith(b"\x7fELF\x02\x01"):
-        return False  # no 64-bit ELF file at all, which the loader refuses
+        return None
+    (machine,) = struct.unpack_from("<H", header, 18)
     (offset,) = struct.unpack_from("<Q", header, 40)
     entry_size, entries = struct.unpack_from("<HH", header, 58)
-    end: int = offset + entry_size * entries
-    return library.stat().st_size < end
+    return machine, offset + entry_size * entries

@@ -127,13 +127,15 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
         if name not in BACKENDS:
             raise BackendError(f"backend '{name}' is not known; {', '.join(BACKENDS)} and auto are")
         try:
-            return name, _load(name, bundle, threads, profile)
+            loaded = _load(name, bundle, threads, profile)
+            return name, _described(loaded) if name == "onnxruntime" else loaded
         except ImportError as error:
             raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     unsuited: UnsuitedError | None = None
     for candidate in _fastest_first():
         try:
-            return candidate, _load(candidate, bundle, threads, profile)
+            loaded = _load(candidate, bundle, threads, profile)
+            return candidate, loaded if BACKENDS[candidate].on_gpu else _described(loaded)
         except (ImportError, UnavailableError):
             continue
         except UnsuitedError as error:
@@ -141,9 +143,33 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
     raise unsuited or BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
 
 
+@dataclass(frozen=True)
+class _OnStandardOps:
+    """A backend that would have been the op library's, and says why it isn't."""
+
+    backend: Backend
+    reason: str
+
+    @property
+    def description(self) -> str:
+        return f"{self.backend.description}; {self.reason}"
+
+    @property
+    def profile(self) -> Profile | None:
+        return self.backend.profile
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        return self.backend.run(feeds, outputs)
+
+
+def _described(backend: Backend) -> Backend:
+    _, reason = op_library.usable_library()
+    return _OnStandardOps(backend, reason) if reason else backend
+
+
 def _fastest_first() -> tuple[str, ...]:
     """On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops."""
-    on_cpu = ("openvino", "onnxruntime") if op_library.find_library() is None else ("onnxruntime", "openvino")
+    on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
     # Without a driver nothing need be imported to know that CUDA isn't to be had.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
 
@@ -152,11 +178,14 @@ def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | Non
     kind = BACKENDS[name]
     if not kind.shared:
         return kind.load(bundle, threads, profile)
+    library = find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else None
+    if name == "onnxruntime":
+        library, _ = op_library.usable_library()
     key = (
         name,
         None if kind.on_gpu else threads,
         profile if kind.one_profile else None,
-        find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else op_library.find_library(),
+        library,
         bundle.content_key,
     )
     return _loads.get(key, lambda: kind.load(bundle, threads, profile))

@@ -88,7 +88,7 @@ class OnnxRuntimeBackend:
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
         """The graph of a bundle that suits this installation."""
-        library = op_library.find_library()
+        library, _ = op_library.usable_library()
         graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
         return cls(bundle.graph(graph), threads, library)
 
@@ -125,8 +125,8 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
             "run pip install --upgrade onnxruntime"
         )
     try:
-        if op_library.is_cut_short(library):
-            raise OSError("the file is cut short")
+        if (failure := op_library.load_failure(library)) is not None:
+            raise OSError(failure)
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(

@@ -1,0 +1,100 @@
+"""An op library that can't be loaded leaves bundles on standard ops, and says so; in Python and in C++."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sdk_build
+from damaged_files import assert_one_sentence
+
+from vmoe_runtime import Engine, op_library
+from vmoe_runtime.installation import SDK_LIBRARY, find_native
+
+pytestmark = pytest.mark.skipif(op_library.find_library() is None, reason="this installation has no op library")
+
+_MACHINE = 18  # where an ELF header names the processor
+_SPARC = 2
+
+
+def for_another_processor(library: bytes) -> bytes:
+    return library[:_MACHINE] + bytes([_SPARC, 0]) + library[_MACHINE + 2 :]
+
+
+def for_a_newer_system(library: bytes) -> bytes:
+    assert b"\0GLIBC_2.2.5\0" in library or b"\0GLIBC_2.17\0" in library
+    return library.replace(b"\0GLIBC_2.2.5\0", b"\0GLIBC_9.9.9\0").replace(b"\0GLIBC_2.17\0", b"\0GLIBC_9.99\0")
+
+
+def cut_short(library: bytes) -> bytes:
+    return library[: len(library) // 2]
+
+
+def no_library(_: bytes) -> bytes:
+    return b"a name of a library, and nothing of one" * 10
+
+
+FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another processor": (for_another_processor, "another kind of processor"),
+    "a newer system": (for_a_newer_system, "GLIBC_9.9"),
+    "cut short": (cut_short, "the file is cut short"),
+    "no library": (no_library, "ELF"),
+}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_engine_goes_on_with_standard_ops_says_why_and_warns_once(
+    fault: str,
+    backend: str,
+    mnist_image_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = op_library.find_library()
+    assert library is not None
+    with Engine.load(mnist_image_bundle, backend="onnxruntime") as engine:
+        expected = engine(mnist_images["images"][:4])
+    damage, reason = FAULTS[fault]
+    damaged = tmp_path / library.name
+    damaged.write_bytes(damage(library.read_bytes()))
+    monkeypatch.setattr(op_library, "find_library", lambda: damaged)
+    with pytest.warns(RuntimeWarning) as warned, Engine.load(mnist_image_bundle, backend=backend) as engine:
+        assert_one_sentence(engine.backend_description, "CPU, standard ops", f"; the op library {damaged}", reason)
+        np.testing.assert_allclose(engine(mnist_images["images"][:4]), expected, rtol=0, atol=1e-4)
+    assert len(warned) == 1
+    assert_one_sentence(str(warned[0].message), str(damaged), reason, "Install vmoe-export again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Engine.load(mnist_image_bundle, backend=backend).close()
+
+
+def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    sdk = find_native("lib", SDK_LIBRARY)
+    if sdk is None or shutil.which("cmake") is None:
+        pytest.skip("this machine lacks the C++ SDK, or cmake")
+    prefix = tmp_path / "prefix"
+    shutil.copytree(sdk.parents[1], prefix, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    library = prefix / "lib" / sdk_build.OP_LIBRARY
+    whole = library.read_bytes()
+    answers = []
+    for damage, reason in ((None, "CPU, vmoe op library"), *FAULTS.values()):
+        library.unlink()
+        library.write_bytes(whole if damage is None else damage(whole))
+        runner = sdk_build.Runner(prefix, mnist_image_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+        said = dict(field.split("=", 1) for field in runner.ask("info"))
+        assert_one_sentence(said["runtime"], reason)
+        assert (said["uses_op_library"] == "1") == (damage is None)
+        if damage is not None:
+            assert_one_sentence(said["runtime"], f"CPU, standard ops; the op library {library} can't be loaded")
+        answers.append(runner.logits(mnist_images["images"][:4, ..., None]))
+        runner.close()
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-4)
