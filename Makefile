@@ -2,6 +2,7 @@
 # make test     sets up and runs every check
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc and a torch with CUDA
 # make library  builds the native libraries again, as far as their sources changed
+# make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -23,13 +24,19 @@ TEST_PACKAGES := libstb-dev g++-aarch64-linux-gnu qemu-user
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
 
-.PHONY: setup library demo test gpu-test lint lint-python lint-native format clean
+# The wheels' compiler and tools, apart from everything else.
+WHEEL_VENV := build/wheel/venv
+HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null
+HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
+INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
+
+.PHONY: setup library wheel demo test gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
 $(SETUP): pyproject.toml
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
-	@printf '#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null || $(MAKE) -s install-native-packages
+	$(HAS_VENV) || $(INSTALL_VENV)
+	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(BUILD_TOOLS)
 	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[dev]'
@@ -52,6 +59,16 @@ library: $(NATIVE)
 
 $(NATIVE): $(SETUP) $(NATIVE_SOURCES)
 	$(PIP_INSTALL) --no-deps --no-build-isolation $(NATIVE_OPTIONS) -e .
+	touch $@
+
+wheel: $(WHEEL_VENV)/.done
+	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
+	$(WHEEL_VENV)/bin/python tools/build_wheels.py dist
+
+$(WHEEL_VENV)/.done: tools/requirements.txt
+	$(HAS_VENV) || $(INSTALL_VENV)
+	test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 demo: $(NATIVE)

@@ -31,9 +31,12 @@ class Call:
     outputs: Sequence[str] | None = None
 
 
-def supported_paths() -> tuple[str, ...]:
-    """The CPU paths of this machine, the best first: the one that is used unless VMOE_CPU_PATH names another."""
-    return _supported(_library())
+def supported_paths(library: Path | None = None) -> tuple[str, ...]:
+    """The CPU paths that a library, or the installed one, finds on this machine, the best first.
+
+    The first is used unless VMOE_CPU_PATH names another.
+    """
+    return _supported(library or _library())
 
 
 @functools.cache

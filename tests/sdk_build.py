@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,10 +136,19 @@ class Runner:
     """A running `sdk_runner`: an engine in another process."""
 
     def __init__(self, prefix: Path, bundle: Path, library: Path, threads: int, folder: Path) -> None:
-        program = programs(prefix, "sdk_runner") / "sdk_runner"
+        self._start([programs(prefix, "sdk_runner") / "sdk_runner"], bundle, library, threads, folder)
+
+    @classmethod
+    def of_program(cls, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> Runner:
+        """One that was built already: the program, and before it what it is run by."""
+        runner = cls.__new__(cls)
+        runner._start(program, bundle, library, threads, folder)
+        return runner
+
+    def _start(self, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [program, bundle, library, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*program, bundle, library, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, *fields: object) -> list[str]:

@@ -100,7 +100,7 @@ def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) 
         held = {name.partition("/")[2] for name in archive.getnames()}
     needed = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("exporter", "runtime", "plugins", "tests", "samples", "benchmarks")
+        for folder in ("exporter", "runtime", "plugins", "tests", "samples", "benchmarks", "tools")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in {".py", ".cc", ".cu", ".h", ".hpp", ".txt", ".cmake", ".npz", ".index", ".json", ".typed"}
     }
@@ -109,7 +109,10 @@ def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) 
     assert not [name for name in held if re.match(r"build/|\.venv|demo/|shared/", name)]
 
 
-def test_without_a_compiler_the_wheel_has_no_library_but_the_reason(wheel_without_compiler: Path) -> None:
+def test_without_a_compiler_the_wheel_is_for_any_machine_and_has_no_library_but_the_reason(
+    wheel_without_compiler: Path,
+) -> None:
+    assert re.fullmatch(r"vmoe_export-[\d.]+-py3-none-any\.whl", wheel_without_compiler.name)
     held = names(wheel_without_compiler)
     assert MISSING in held
     assert not [name for name in held if name.endswith((".so", ".hpp", ".cmake"))]
@@ -133,6 +136,28 @@ def test_an_installation_without_a_compiler_runs_and_says_what_to_install(
     assert_one_sentence(done.stderr.removesuffix("\n"), "no native libraries", "(Debian package g++)", "pip install .")
     load = "import vmoe_runtime, vmoe_bench; print(vmoe_runtime.__file__)"
     assert ask(installed, "-c", load).stdout == f"{installed}/vmoe_runtime/__init__.py\n"
+
+
+def test_a_build_that_breaks_is_no_reason_for_a_wheel_without_libraries(tmp_path: Path) -> None:
+    """A compiler that accepts every file but those of this project."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{ROOT}*) echo broken >&2; exit 1;; esac\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    options = (
+        "-m",
+        "pip",
+        "wheel",
+        ROOT,
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        f"-Cbuild-dir={tmp_path / 'build'}",
+    )
+    done = run(*options, "-Ccmake.define.VMOE_GPU=OFF", environment={"CXX": str(compiler)})
+    assert done.returncode != 0
+    assert "The native libraries failed to build" in done.stdout + done.stderr
+    assert not list(tmp_path.glob("*.whl"))
 
 
 def test_requiring_every_library_fails_the_build_where_one_is_left_out(sdist: Path, tmp_path: Path) -> None:

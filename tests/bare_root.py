@@ -1,0 +1,96 @@
+"""A root folder with this Python, numpy, ONNX Runtime and what a wheel installs: no compiler, no shell, no OpenSSL."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+_PACKAGES = "packages"
+_WITHOUT = ("_ssl", "_hashlib")  # extension modules that are of no use without OpenSSL
+_INTO_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
+
+
+class BareRoot:
+    """Builds the root below `folder`, and runs programs in it.
+
+    What is big is mounted, in a namespace of its own that ends with the program; the rest is copied. Skips the test where
+    this machine allows no such namespaces.
+    """
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        try:
+            subprocess.run([*_INTO_NAMESPACE, "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no mount namespace to hide this machine's compiler in: {error}")
+        self.root = folder
+        packages = self.root / _PACKAGES
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(packages),
+            str(wheel),
+        ]
+        subprocess.run(pip, check=True)
+        self._stdlib = Path(sysconfig.get_path("stdlib"))
+        self._mounts = {Path(name): Path(name) for name in ("/proc", "/sys", "/dev")}
+        self._mounts[self._stdlib] = self._stdlib
+        for module in (np, onnxruntime):
+            source = Path(str(module.__file__)).parent
+            for mounted in (source, source.with_name(f"{source.name}.libs")):
+                if mounted.is_dir():
+                    self._mounts[mounted] = Path("/", _PACKAGES, mounted.name)
+        for target in self._mounts.values():
+            self._inside(target).mkdir(parents=True, exist_ok=True)
+        self._copy_python()
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Runs a Python program in the root, with no environment but its own, and returns what it prints."""
+        lines = [f"mount --rbind '{source}' '{self._inside(target)}'" for source, target in self._mounts.items()]
+        home = self._stdlib.parents[1]
+        variables = f"PYTHONHOME={home} PYTHONPATH=/{_PACKAGES} HOME=/"
+        lines.append(f"exec env -i {variables} {shutil.which('chroot')} '{self.root}' /python -S -c \"$@\"")
+        done = subprocess.run(
+            [*_INTO_NAMESPACE, "sh", "-e", "-c", "\n".join(lines), "sh", program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def _inside(self, path: Path) -> Path:
+        return self.root / path.relative_to("/")
+
+    def _copy_python(self) -> None:
+        program = Path(sys.executable).resolve()
+        shutil.copy(program, self.root / "python")
+        extensions = (self._stdlib / "lib-dynload").glob("*.so")
+        packages = [source for source in self._mounts if source.name in ("numpy", "onnxruntime")]
+        need = [program, *(path for path in extensions if not path.name.startswith(_WITHOUT))]
+        need += [path for package in packages for path in package.rglob("*.so*")]
+        for library in _libraries(need):
+            if any(library.is_relative_to(mounted) for mounted in (self._stdlib, *packages)):
+                continue
+            target = self._inside(library)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, target)
+
+
+def _libraries(files: list[Path]) -> set[Path]:
+    """The shared libraries that the loader finds for these files."""
+    printed = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False).stdout
+    return {Path(found) for found in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", printed, re.MULTILINE)}

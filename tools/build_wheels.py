@@ -1,0 +1,131 @@
+"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is.
+
+    python tools/build_wheels.py dist
+
+Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json; zig is the compiler.
+auditwheel has the last word: a wheel that asks for more than it says is removed, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "wheel"
+ARCHITECTURES = ("x86_64", "aarch64")
+GLIBC = (2, 28)
+
+
+class BuildError(Exception):
+    """One sentence that says what is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds into a folder and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
+    parser = argparse.ArgumentParser(description="Builds wheels for every Linux with glibc 2.28 or newer.")
+    parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
+    parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="default: all")
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        sdist = build_sdist(arguments.out.resolve())
+        print(f"{sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB", flush=True)
+        for arch in arguments.arch:
+            wheel = build_wheel(sdist, arguments.out.resolve(), arch)
+            print(f"{described(wheel)}; auditwheel: {audited(wheel, arch)}", flush=True)
+    except BuildError as error:
+        print(f"build_wheels: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_sdist(out: Path) -> Path:
+    """Writes the source archive of this tree and returns its path."""
+    build = f"from scikit_build_core.build import build_sdist; print(build_sdist({str(out)!r}))"
+    return out / run([sys.executable, "-c", build], "scikit-build-core can't make the source archive").splitlines()[-1]
+
+
+def build_wheel(sdist: Path, out: Path, arch: str) -> Path:
+    """Builds the wheel of one architecture from a source archive and returns its path."""
+    shutil.rmtree(WORK / "source", ignore_errors=True)  # always the same path: zig compiles again only what changed
+    with tarfile.open(sdist) as archive:
+        archive.extractall(WORK / "source", filter="data")
+    (source,) = (WORK / "source").iterdir()
+    options = [
+        f"build-dir={WORK / arch}",
+        f"wheel.tags=py3-none-{platform(arch)}",
+        "install.strip=false",  # the linker does, for every architecture
+        f"cmake.toolchain-file={source / 'plugins' / 'cmake' / 'manylinux.cmake'}",
+        *(f"cmake.define.{name}={value}" for name, value in cmake_settings(arch).items()),
+    ]
+    shutil.rmtree(WORK / arch, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
+    run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
+    (wheel,) = out.glob(f"*-{platform(arch)}.whl")
+    return wheel
+
+
+def cmake_settings(arch: str) -> dict[str, str]:
+    """CMake's cache entries for one architecture: nothing left out but the GPU's."""
+    return {"VMOE_ARCH": arch, "VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
+
+
+def zig() -> Path:
+    """The zig program of the package ziglang."""
+    found = importlib.util.find_spec("ziglang")
+    if found is None or found.origin is None:
+        raise BuildError("ziglang is not installed; run pip install -r tools/requirements.txt")
+    return Path(found.origin).with_name("zig")
+
+
+def platform(arch: str) -> str:
+    """The platform that a wheel says it is for."""
+    return f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
+
+
+def audited(wheel: Path, arch: str) -> str:
+    """What auditwheel says that a wheel runs on.
+
+    Raises:
+        BuildError: that is less than its name says; the wheel is removed.
+    """
+    report = run([sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)], "auditwheel can't read the wheel")
+    tag = str(json.loads(report)["overall_tag"])
+    found = re.fullmatch(rf"manylinux_(\d+)_(\d+)_{arch}", tag)
+    if not found or (int(found[1]), int(found[2])) > GLIBC:
+        wheel.unlink()
+        raise BuildError(f"auditwheel says {tag} of {wheel.name}, which was to be {platform(arch)}")
+    return tag
+
+
+def described(wheel: Path) -> str:
+    """Name and size of a wheel, and of the libraries in it."""
+    with zipfile.ZipFile(wheel) as archive:
+        libraries = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
+    sizes = ", ".join(f"{Path(entry.filename).name} {entry.file_size / 1e6:.2f} MB" for entry in libraries)
+    return f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB with {sizes}"
+
+
+def run(command: list[str], what_failed: str) -> str:
+    """Runs a command in this tree and returns what it prints."""
+    environment = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), **os.environ}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print((done.stdout + done.stderr)[-4000:], file=sys.stderr)
+        raise BuildError(what_failed)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
