@@ -2,8 +2,8 @@
 
     python tools/build_wheels.py dist
 
-Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json; zig is the compiler.
-auditwheel has the last word: a wheel that asks for more than it says is removed, and the exit code is 1.
+Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json. zig is the
+compiler. auditwheel has the last word: a wheel that asks for more than it says is removed, and the exit code is 1.
 """
 
 from __future__ import annotations
