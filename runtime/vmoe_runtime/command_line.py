@@ -130,10 +130,8 @@ def run_command(
         The exit code: that of `run`, 2 for a wrong command line, 130 when interrupted, 1 for whatever else goes wrong.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    _hold_standard_files()
     try:
-        if sys.stdout is None:
-            raise CommandError("standard output is closed")
+        check_standard_files()
         code = run(words) or 0
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
@@ -163,9 +161,15 @@ def _explain(error: BaseException, no_memory: str, interrupted: str) -> tuple[st
     return str(error), USAGE_ERROR if isinstance(error, UsageError | RoutingError) else FAILURE
 
 
-def _hold_standard_files() -> None:
-    """Gives closed standard files to /dev/null: the next file opened would get their numbers, and what is printed."""
+def check_standard_files() -> None:
+    """Gives closed standard files to /dev/null: the next file opened would get their numbers, and what is printed.
+
+    Raises:
+        CommandError: standard output is closed.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         if number == 2:
             sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
     os.close(number)
+    if sys.stdout is None:
+        raise CommandError("standard output is closed")

@@ -29,11 +29,11 @@ def main() -> None:
     with np.load(HERE / "test_data.npz") as data:
         images, labels = data["images"], data["labels"]
     with Engine.load(arguments.bundle, backend=arguments.backend) as engine:
-        Console().print(f"{len(images)} test images, {engine.backend_description}")
+        Console(markup=False).print(f"{len(images)} test images, {engine.backend_description}")
         accuracy = compare(engine, images, labels)
     if arguments.picture:
         draw(accuracy, arguments.picture)
-        Console().print(f"Drew {arguments.picture}")
+        Console(markup=False).print(f"Drew {arguments.picture}")
 
 
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
