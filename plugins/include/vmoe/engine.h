@@ -78,9 +78,9 @@ typedef struct vmoe_load_options {
 
 #define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
 
-/* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library; without it the bundle
- * runs on standard ops. Engines of one process on the same bundle with the same threads share one session and its
- * memory.
+/* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library and can be loaded;
+ * without it the bundle runs on standard ops, and vmoe_info.runtime says why it could not be loaded. Engines of one
+ * process on the same bundle with the same threads share one session and its memory.
  *
  * path: the NAME.vmoe folder.
  * options: NULL for the defaults.
