@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.protobuf_fields import messages
+from vmoe_runtime.protobuf_fields import fields, messages
 
 # message -> {field number: message of that field}: every path from ModelProto to a TensorProto.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -63,7 +63,9 @@ def _references(buffer: memoryview, message: str, depth: int) -> Iterator[Extern
     children = _CHILDREN[message]
     entries: dict[str, str] = {}
     name = b""
-    for number, value in messages(buffer):
+    for number, value in fields(buffer):
+        if not isinstance(value, memoryview):
+            continue
         child = children.get(number)
         if child is None:
             if message == "tensor" and number == _TENSOR_NAME:

@@ -14,9 +14,13 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
     Raises:
         ValueError, IndexError: the bytes are no such message.
     """
-    position = 0
-    while position < len(buffer):
-        key, position = _varint(buffer, position)
+    position, end = 0, len(buffer)
+    while position < end:
+        # Nearly all tags and sizes are of one byte, and a graph has tens of thousands.
+        key = buffer[position]
+        position += 1
+        if key >= 0x80:
+            key, position = _varint(buffer, position - 1)
         # Runtimes drop the bits above, and would see another field than the one checked here.
         if key >= 1 << 32:
             raise ValueError("a field number of more than 29 bits")
@@ -29,12 +33,15 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
         elif wire_type == 5:
             position += 4
         elif wire_type == 2:
-            size, position = _varint(buffer, position)
+            size = buffer[position]
+            position += 1
+            if size >= 0x80:
+                size, position = _varint(buffer, position - 1)
             value = buffer[position : position + size]
             position += size
         else:
             raise ValueError(f"wire type {wire_type}")
-        if position > len(buffer):
+        if position > end:
             raise ValueError("it is cut short")
         yield key >> 3, value
 
