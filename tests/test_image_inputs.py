@@ -121,7 +121,7 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
-def warned(engine: Engine, *batches: np.ndarray) -> list[warnings.WarningMessage]:
+def warned(engine: Engine, *batches: Any) -> list[warnings.WarningMessage]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for batch in batches:
@@ -143,7 +143,13 @@ def test_images_within_nought_and_one_and_nan_are_warned_of_once_per_engine() ->
 
 def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) -> None:
     batch = np.random.default_rng(0).uniform(-2, 2, (1, 12, 12, 3)).astype(np.float32)
-    assert not warned(engine, batch, np.zeros((1, 12, 12, 3), np.uint8), np.ones((1, 12, 12, 3), np.uint8))
+    assert not warned(engine, batch, np.zeros((1, 12, 12, 3), np.uint8))
+    # Bright pictures are scaled to [0, 1] by the engine itself, and one bright image is no batch of them.
+    bright = np.full((12, 12, 3), 200, np.uint8)
+    floats = np.full((1, 12, 12, 3), 0.5, np.float32)
+    for given in (bright, [bright], Image.fromarray(bright), png(bright), [floats, batch], [bright, batch]):
+        assert not warned(engine, given)
+    assert len(warned(engine, [floats, bright], floats)) == 1
 
 
 def test_routing_arguments_that_are_arrays_work_or_are_refused_in_a_sentence(engine: Engine) -> None:

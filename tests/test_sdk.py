@@ -29,9 +29,9 @@ OLDEST = "1.21.1"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 PUBLIC = {
     "vmoe_engine_class_name", "vmoe_engine_free", "vmoe_engine_info", "vmoe_engine_load", "vmoe_engine_moe_layer",
-    "vmoe_engine_profile", "vmoe_engine_routing", "vmoe_engine_run", "vmoe_engine_setting", "vmoe_routing_free",
-    "vmoe_routing_layer", "vmoe_routing_num_layers", "vmoe_status_code", "vmoe_status_free", "vmoe_status_message",
-    "vmoe_version",
+    "vmoe_engine_prepare_image", "vmoe_engine_profile", "vmoe_engine_routing", "vmoe_engine_run", "vmoe_engine_setting",
+    "vmoe_routing_free", "vmoe_routing_layer", "vmoe_routing_num_layers", "vmoe_status_code", "vmoe_status_free",
+    "vmoe_status_message", "vmoe_version",
 }  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: 
     assert found == {
         "height": "28", "width": "28", "channels": "1", "input_dtype": "1", "output": "1", "output_size": "10",
         "batch_multiple": "16", "num_experts": "8", "group_tokens": "800", "group": "16", "threads": "2", "precision": "1",
-        "moe_layers": "".join(f"encoderblock_{i}," for i in range(5)), "class_names": "",
+        "preprocessing": "resize(28)", "moe_layers": "".join(f"encoderblock_{i}," for i in range(5)), "class_names": "",
         "uses_op_library": str(int((prefix / "lib" / sdk_build.OP_LIBRARY).is_file())),
         "runtime": backend.backend_description,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 // The C API: checks what C callers can get wrong, and turns what the library throws into a status.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <new>
 #include <string>
@@ -7,6 +8,7 @@
 
 #include "sdk/engine.h"
 #include "sdk/error.h"
+#include "sdk/images.h"
 #include "vmoe/engine.h"
 
 using vmoe::sdk::Engine;
@@ -80,15 +82,15 @@ Struct read_struct(const Struct* given, const char* name) {
   return *given;
 }
 
-// Fills what a caller's struct has room for.
+// Fills what a caller's struct has room for. `least` is the size of its first version.
 template <typename Struct>
-void write_struct(Struct* target, Struct source, const char* name) {
+void write_struct(Struct* target, Struct source, const char* name, size_t least = sizeof(Struct)) {
   const size_t size = target->struct_size;
-  if (size < sizeof(Struct)) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", sizeof(Struct), " or more is needed");
+  if (size < least) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
   }
   source.struct_size = size;
-  std::memcpy(target, &source, sizeof(Struct));
+  std::memcpy(target, &source, std::min(size, sizeof(Struct)));
 }
 
 size_t check_index(int64_t index, size_t size, const char* what) {
@@ -147,6 +149,7 @@ vmoe_info info_of(const Engine& engine) {
   info.uses_op_library = engine.uses_op_library() ? 1 : 0;
   info.threads = engine.threads();
   info.precision = manifest.precision;
+  info.preprocessing = manifest.preprocessing.text.c_str();
   return info;
 }
 
@@ -181,7 +184,7 @@ vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info) {
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(info, "info");
-    write_struct(info, info_of(engine->engine), "info");
+    write_struct(info, info_of(engine->engine), "info", offsetof(vmoe_info, preprocessing));
   });
 }
 
@@ -223,6 +226,15 @@ vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* 
     const auto found = engine->engine.setting(known);
     if (!found) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile");
     write_profile(*found, profile, capacity, capacity_size);
+  });
+}
+
+vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_picture* picture, void* image,
+                                       size_t image_bytes) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(picture, "picture");
+    vmoe::sdk::prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
   });
 }
 

@@ -1,8 +1,12 @@
 #include "sdk/images.h"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 
 #include "sdk/error.h"
+#include "sdk/resampling.h"
 
 namespace vmoe::sdk {
 
@@ -60,7 +64,60 @@ void check_data(const vmoe_images& images) {
   }
 }
 
+void check_picture(const vmoe_picture& picture, const InputSpec& input) {
+  if (picture.channels != input.channels) {
+    fail(VMOE_IMAGE_ERROR, "the picture has ", picture.channels, " channels, and the model takes ", input.channels);
+  }
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (picture.height < 1 || picture.width < 1 || picture.height > kMost || picture.width > kMost) {
+    fail(VMOE_IMAGE_ERROR, "the picture has ", picture.height, "x", picture.width, " pixels, which no picture has");
+  }
+  const WideSize needed = static_cast<WideSize>(picture.height) * static_cast<WideSize>(picture.width) *
+                          static_cast<WideSize>(picture.channels);
+  if (needed != picture.data_bytes) {
+    fail(VMOE_IMAGE_ERROR, "the picture's data has ", picture.data_bytes, " bytes, and uint8[", picture.height, ",",
+         picture.width, ",", picture.channels, "] has another number");
+  }
+  if (picture.data == nullptr) fail(VMOE_ARGUMENT_ERROR, "the picture's data is a null pointer");
+}
+
+void check_room(const InputSpec& input, const void* image, size_t image_bytes) {
+  const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  const WideSize needed = static_cast<WideSize>(input.height) * static_cast<WideSize>(input.width) *
+                          static_cast<WideSize>(input.channels) * item;
+  if (needed > image_bytes) {
+    fail(VMOE_ARGUMENT_ERROR, "the image has room for ", image_bytes, " bytes, and it has ", dtype_name(input.dtype),
+         "[", input.height, ",", input.width, ",", input.channels, "]");
+  }
+  if (image == nullptr) fail(VMOE_ARGUMENT_ERROR, "the image's memory is a null pointer");
+  if (reinterpret_cast<uintptr_t>(image) % item != 0) {
+    fail(VMOE_ARGUMENT_ERROR, "the image's memory is not aligned to the size of a float");
+  }
+}
+
 }  // namespace
+
+void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* image, size_t image_bytes) {
+  const InputSpec& input = manifest.input;
+  check_picture(picture, input);
+  check_room(input, image, image_bytes);
+  const Geometry geometry = manifest.preprocessing.geometry(picture.height, picture.width);
+  const auto count = static_cast<size_t>(input.width * input.channels);
+  auto* floats = static_cast<float*>(image);
+  auto* bytes = static_cast<uint8_t*>(image);
+  resample({picture.data, picture.height, picture.width, picture.channels}, geometry, [&](const float* row) {
+    for (size_t i = 0; i < count; ++i) {
+      // The official bilinear step gives uint8 again, and the cast cuts off.
+      const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];
+      if (input.dtype == VMOE_UINT8) {
+        *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));
+      } else {
+        const float share = pixel / 255.0F;
+        *floats++ = share * 2.0F - 1.0F;
+      }
+    }
+  });
+}
 
 Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
   const InputSpec& input = manifest.input;

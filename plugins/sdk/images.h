@@ -19,6 +19,9 @@ struct Batch {
 // Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes.
 Batch make_batch(const vmoe_images& images, const Manifest& manifest);
 
+// See vmoe_engine_prepare_image. Throws VMOE_IMAGE_ERROR, or VMOE_ARGUMENT_ERROR where the memory doesn't suit.
+void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* image, size_t image_bytes);
+
 }  // namespace vmoe::sdk
 
 #endif  // VMOE_SDK_IMAGES_H_

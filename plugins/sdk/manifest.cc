@@ -107,6 +107,15 @@ void check_group(const std::string& group, const RoutingRules& rules, int64_t ba
   }
 }
 
+Preprocessing read_preprocessing(const Json& raw, const InputSpec& input) {
+  constexpr char kSquash[] =
+      R"({"antialias":false,"resize":"bilinear","value_range":[-1,1]})";  // before there were steps
+  if (optional_field(raw, "preprocessing") == nullptr) return squash(input.height, input.width);
+  const Json& entry = object_field(raw, "preprocessing");
+  if (entry.dump() == kSquash) return squash(input.height, input.width);
+  return read_steps(string_field(entry, "steps"), input.height, input.width);
+}
+
 void read_routing(const Json& raw, Manifest& manifest) {
   if (optional_field(raw, "routing") == nullptr) return;
   const Json& routing = object_field(raw, "routing");
@@ -257,6 +266,7 @@ Manifest parse_manifest(std::string_view text) {
   Manifest manifest;
   manifest.input = read_input(object_field(raw, "input"));
   check_graph_names(raw);
+  manifest.preprocessing = read_preprocessing(raw, manifest.input);
   const Json& output = object_field(raw, "output");
   manifest.output_size = positive_field(output, "size", kMaxOutputSize);
   manifest.output = choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "sdk/preprocessing.h"
 #include "sdk/profile.h"
 #include "vmoe/engine.h"
 
@@ -34,6 +35,7 @@ struct FileRecord {
 
 struct Manifest {
   InputSpec input;
+  Preprocessing preprocessing;  // how a picture of another size becomes an image
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                  // of the last dimension
   std::optional<RoutingRules> rules;        // none for a dense ViT

@@ -51,10 +51,11 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
     Warns:
         ImageWarning: float images that are all within [0, 1], or have NaN.
     """
-    batch = np.concatenate(parts) if len(parts := _parts(images, spec, 0)) > 1 else parts[0]
-    if batch.dtype == np.float32:
-        _check_values(batch, set() if warned is None else warned)
-    return batch
+    floats: list[Array] = []
+    parts = _parts(images, spec, floats, 0)
+    if floats:
+        _check_values(floats, set() if warned is None else warned)
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def scale_pixels(pixels: Array) -> Array:
@@ -63,21 +64,24 @@ def scale_pixels(pixels: Array) -> Array:
     return scaled
 
 
-def _parts(images: Any, spec: InputSpec, depth: int) -> list[Array]:
-    """dtype[N,H,W,C] of each of what may be a list."""
+def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
+    """dtype[N,H,W,C] of each of what may be a list; those that came as floats join `floats`."""
+    if not isinstance(images, np.ndarray) and hasattr(images, "__array__") and not _is_pil(images):
+        images = _as_array(images)
     if isinstance(images, np.ndarray):
-        return [_from_array(images, spec)]
+        array = _from_array(images, spec)
+        if images.dtype != np.uint8:
+            floats.append(array)
+        return [array]
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images) or hasattr(images, "read"):
         return [_from_picture(images, spec)[None]]
-    if hasattr(images, "__array__"):
-        return [_from_array(_as_array(images), spec)]
     if not isinstance(images, Sequence):
         raise ImageError(f"images must be {TAKEN}, not {type(images).__name__}")
     if not len(images):
         raise ImageError("there are no images: the sequence is empty")
     if depth == _MOST_NESTED:
         raise ImageError(f"the list of images holds lists in lists, more than {_MOST_NESTED} deep, or itself")
-    return [part for image in images for part in _parts(image, spec, depth + 1)]
+    return [part for image in images for part in _parts(image, spec, floats, depth + 1)]
 
 
 def _as_array(tensor: Any) -> Array:
@@ -125,12 +129,13 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
     return f"{text}; pictures of any size are taken as PIL images, file paths, bytes or file objects"
 
 
-def _check_values(batch: Array, warned: set[str]) -> None:
+def _check_values(floats: list[Array], warned: set[str]) -> None:
     """Refuses or warns of floats that were scaled in another way; a minimum and a maximum are all that it costs."""
-    low, high = float(batch.min()), float(batch.max())
+    low, high = float(np.min([part.min() for part in floats])), float(np.max([part.max() for part in floats]))
     if np.isnan(low):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
-        low, high = float(np.fmin.reduce(batch, None)), float(np.fmax.reduce(batch, None))
+        low = min(float(np.fmin.reduce(part, None)) for part in floats)
+        high = max(float(np.fmax.reduce(part, None)) for part in floats)
     if low < -_LARGEST_FLOAT or high > _LARGEST_FLOAT:
         raise ImageError(
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "
@@ -170,5 +175,5 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
             if geometry.method == "bilinear":
                 # The official step gives uint8 again, and the cast cuts off.
                 np.floor(rows, out=rows)
-            result[top : top + len(rows)] = np.rint(rows) if spec.dtype == "uint8" else scale_pixels(rows)
+            result[top : top + len(rows)] = np.rint(rows).clip(0, 255) if spec.dtype == "uint8" else scale_pixels(rows)
     return result

@@ -42,6 +42,7 @@ _MAX_MOE_LAYERS = 1_000
 _MAX_EXPERTS = 65_536
 _MAX_INT32 = 2**31 - 1  # tokens and places are counted in int32 by the graphs
 _MAX_FILE_BYTES = 2**53
+_SQUASH = '{"antialias": false, "resize": "bilinear", "value_range": [-1, 1]}'  # of bundles from before there were steps
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,7 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def _preprocessing(entry: dict[str, Any] | None, spec: InputSpec) -> Preprocessing:
-    # Bundles from before there were steps say this, and squash.
-    if entry is None or entry == {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]}:
+    if entry is None or json.dumps(entry, sort_keys=True) == _SQUASH:
         return spec.steps
     try:
         steps = read_steps(_get(entry, "steps", str))

@@ -102,8 +102,8 @@ def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, 
     scale = np.float32(source) / np.float32(size)
     position = (np.arange(start, start + count).astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     floor = np.floor(position)
-    low = np.clip(floor, 0, source - 1).astype(np.int64)
-    high = np.clip(np.ceil(position), 0, source - 1).astype(np.int64)
+    low = np.clip(floor.astype(np.int64), 0, source - 1)
+    high = np.clip(np.ceil(position).astype(np.int64), 0, source - 1)
     return low, high, position - floor
 
 

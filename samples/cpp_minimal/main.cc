@@ -1,8 +1,6 @@
 // Classifies one image file:  classify BUNDLE IMAGE [PROFILE]
 #define STB_IMAGE_IMPLEMENTATION
-#define STB_IMAGE_RESIZE_IMPLEMENTATION
 #include <stb_image.h>
-#include <stb_image_resize2.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -15,20 +13,20 @@ int main(int argc, char** argv) {
   auto engine = vmoe::Engine::load(argv[1]);
   if (!engine) return fail(engine.error().message);
   const vmoe::Info& info = engine->info();
-  const int height = info.height, width = info.width, channels = info.channels, batch = info.batch_multiple;
+  const int channels = info.channels, batch = info.batch_multiple;
 
   int file_width = 0, file_height = 0;
   stbi_uc* file = stbi_load(argv[2], &file_width, &file_height, nullptr, channels);
   if (file == nullptr) return fail(std::string(argv[2]) + " is not a readable image: " + stbi_failure_reason());
-  // A bundle that routes several images together wants that many: the others stay black.
-  std::vector<uint8_t> pixels(size_t(batch) * height * width * channels);
-  stbir_resize(file, file_width, file_height, 0, pixels.data(), width, height, 0, stbir_pixel_layout(channels),
-               STBIR_TYPE_UINT8, STBIR_EDGE_CLAMP, STBIR_FILTER_TRIANGLE);
+  // A bundle that routes several images together wants that many: the others stay empty.
+  std::vector<uint8_t> images(batch * info.image_bytes());
+  auto prepared = engine->prepare_image({file, file_height, file_width, channels}, images.data(), info.image_bytes());
   stbi_image_free(file);
+  if (!prepared) return fail(prepared.error().message);
 
   vmoe::Setting setting;
   if (argc > 3) setting.profile = argv[3];
-  auto logits = engine->run(vmoe::Images::uint8(pixels.data(), batch, height, width, channels), setting);
+  auto logits = engine->run({images.data(), info.input_dtype, batch, info.height, info.width, channels}, setting);
   if (!logits) return fail(logits.error().message);
   const int best = std::max_element(logits->begin(), logits->begin() + info.output_size) - logits->begin();
   const std::string name = info.class_names.empty() ? "class " + std::to_string(best) : info.class_names[best];

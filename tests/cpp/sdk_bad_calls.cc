@@ -20,6 +20,7 @@ struct Call {
   std::vector<float> pixels;
   std::vector<float> output;
   vmoe_images images = VMOE_IMAGES_INIT;
+  vmoe_picture picture = VMOE_PICTURE_INIT;
   vmoe_setting setting = VMOE_SETTING_INIT;
   vmoe_load_options options = VMOE_LOAD_OPTIONS_INIT;
   std::string bundle;
@@ -31,6 +32,9 @@ struct Call {
     auto* status = vmoe_engine_routing(engine, &images, &setting, &routing);
     vmoe_routing_free(routing);
     return status;
+  }
+  vmoe_status* prepare() {
+    return vmoe_engine_prepare_image(engine, &picture, pixels.data(), pixels.size() * sizeof(float));
   }
   vmoe_status* load() {
     vmoe_engine* other = nullptr;
@@ -48,6 +52,14 @@ Case running(const Change& change) {
   return [change](Call& call) {
     change(call);
     return call.run();
+  };
+}
+
+template <typename Change>
+Case preparing(const Change& change) {
+  return [change](Call& call) {
+    change(call);
+    return call.prepare();
   };
 }
 
@@ -106,6 +118,25 @@ const std::map<std::string, Case>& cases() {
        loading([](Call& c) { c.options.onnxruntime = "/absent/libonnxruntime.so"; })},
       {"load a runtime that is a text file", loading([](Call& c) { c.options.onnxruntime = "/etc/passwd"; })},
       {"load a runtime that is another library", loading([](Call& c) { c.options.onnxruntime = "libm.so.6"; })},
+
+      {"prepare without an engine", preparing([](Call& c) { c.engine = nullptr; })},
+      {"prepare nothing", [](Call& c) { return vmoe_engine_prepare_image(c.engine, nullptr, c.pixels.data(), 9999); }},
+      {"prepare a picture of no struct size", preparing([](Call& c) { c.picture.struct_size = 0; })},
+      {"prepare a picture without data", preparing([](Call& c) { c.picture.data = nullptr; })},
+      {"prepare a picture of no height", preparing([](Call& c) { c.picture.height = 0; })},
+      {"prepare a picture of negative sides", preparing([](Call& c) { c.picture.height = c.picture.width = -5; })},
+      {"prepare a picture of 2^62 rows", preparing([](Call& c) { c.picture.height = int64_t{1} << 62; })},
+      {"prepare another number of bytes", preparing([](Call& c) { c.picture.data_bytes += 1; })},
+      {"prepare four channels", preparing([](Call& c) { c.picture.channels = 4; })},
+      {"prepare into nothing",
+       [](Call& c) { return vmoe_engine_prepare_image(c.engine, &c.picture, nullptr, SIZE_MAX); }},
+      {"prepare into too little room",
+       [](Call& c) { return vmoe_engine_prepare_image(c.engine, &c.picture, c.pixels.data(), 3); }},
+      {"prepare into memory that is not aligned",
+       [](Call& c) {
+         char* start = reinterpret_cast<char*>(c.pixels.data());
+         return vmoe_engine_prepare_image(c.engine, &c.picture, start + 1, c.pixels.size() * sizeof(float) - 4);
+       }},
 
       {"run without an engine", running([](Call& c) { c.engine = nullptr; })},
       {"run without images",
@@ -257,7 +288,12 @@ int main(int argc, char** argv) {
   call.images.height = info.height;
   call.images.width = info.width;
   call.images.channels = info.channels;
-  if (call.run() != nullptr) return 1;
+  const std::vector<uint8_t> black(static_cast<size_t>(5 * 5 * info.channels));
+  call.picture.data = black.data();
+  call.picture.data_bytes = black.size();
+  call.picture.height = call.picture.width = 5;
+  call.picture.channels = info.channels;
+  if (call.run() != nullptr || call.prepare() != nullptr) return 1;
   const int code = report(found->second(call));
   vmoe_engine_free(owned);
   return code;

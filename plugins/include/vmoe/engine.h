@@ -118,6 +118,7 @@ typedef struct vmoe_info {
   int32_t threads;                 /* as asked for; 0 where ONNX Runtime chose */
   int32_t precision;               /* vmoe_precision */
   int32_t reserved;                /* 0 */
+  const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */
@@ -184,6 +185,26 @@ typedef struct vmoe_images {
 } vmoe_images;
 
 #define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
+
+/* uint8[height,width,channels] in 0..255, contiguous: one decoded picture of any size, its channels those of the model
+ * (RGB where it takes three). The data is only read, and only during the call. */
+typedef struct vmoe_picture {
+  size_t struct_size;
+  const uint8_t* data;
+  size_t data_bytes; /* height * width * channels */
+  int64_t height, width, channels;
+} vmoe_picture;
+
+#define VMOE_PICTURE_INIT {sizeof(vmoe_picture), NULL, 0, 0, 0, 0}
+
+/* Makes one image of a picture by the steps that vmoe_info names as `preprocessing`, with the bits that the Python
+ * engine gives the same pixels. Of memory it takes little beside that of the image.
+ *
+ * image: receives dtype[H,W,C] of the engine's input, float32 in [-1, 1] or uint8; caller's memory, aligned to the
+ * dtype. image_bytes: room in bytes, at least H * W * C * sizeof(dtype).
+ */
+VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_picture* picture, void* image,
+                                                size_t image_bytes);
 
 /* Logits, or features, of a batch.
  *

@@ -100,6 +100,12 @@ struct Images {
   }
 };
 
+// uint8[height,width,channels], contiguous, not owned: one decoded picture of any size.
+struct Picture {
+  const uint8_t* data = nullptr;
+  int64_t height = 0, width = 0, channels = 0;
+};
+
 // Where one MoE layer sent its tokens.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
@@ -123,6 +129,13 @@ struct Info {
   vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // output_size of them, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
+  std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
+
+  // Bytes of one image, input_dtype[height,width,channels].
+  size_t image_bytes() const {
+    const size_t item = input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+    return static_cast<size_t>(height) * static_cast<size_t>(width) * static_cast<size_t>(channels) * item;
+  }
 };
 
 namespace internal {
@@ -206,6 +219,19 @@ class Engine {
     return internal::profile(found, std::move(capacity));
   }
 
+  // Makes one image, input_dtype[height,width,channels], of a picture of any size, by the steps info().preprocessing.
+  // `size` bytes of room, info().image_bytes() or more. Returns the number of bytes written.
+  Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
+    vmoe_picture c = VMOE_PICTURE_INIT;
+    c.data = picture.data;
+    c.height = picture.height;
+    c.width = picture.width;
+    c.channels = picture.channels;
+    c.data_bytes = static_cast<size_t>(c.height) * static_cast<size_t>(c.width) * static_cast<size_t>(c.channels);
+    if (auto* status = vmoe_engine_prepare_image(handle_.get(), &c, image, size)) return internal::take(status);
+    return info_.image_bytes();
+  }
+
   // Logits, or features, f32[N, output_size], into the caller's memory; `size` floats of room, N * output_size or more.
   // Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
@@ -273,7 +299,8 @@ class Engine {
              c.threads,
              static_cast<vmoe_precision>(c.precision),
              {},
-             {}};
+             {},
+             c.preprocessing != nullptr ? c.preprocessing : ""};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;

@@ -1,0 +1,165 @@
+#include "sdk/preprocessing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "sdk/error.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+constexpr char kWhere[] = "manifest.json: 'preprocessing': ";
+constexpr size_t kMaxSteps = 4;
+constexpr int64_t kMaxSide = 65'536;
+constexpr size_t kMaxDigits = 5;
+// Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
+constexpr int64_t kMaxResizedSide = int64_t{1} << 23;
+constexpr std::string_view kNames[] = {"resize_small", "central_crop", "resize"};  // by Step::Name
+
+using Size = std::pair<int64_t, int64_t>;
+
+std::string size_text(int64_t height, int64_t width) { return std::to_string(height) + "x" + std::to_string(width); }
+
+std::string step_text(const Step& step) {
+  const std::string second = step.height == step.width ? "" : "," + std::to_string(step.width);
+  return std::string(kNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
+}
+
+// Takes a number without leading noughts off the front; 0 where there is none.
+int64_t take_number(std::string_view& text) {
+  int64_t number = 0;
+  size_t digits = 0;
+  while (digits < text.size() && digits < kMaxDigits && text[digits] >= '0' && text[digits] <= '9') {
+    if (digits == 0 && text[0] == '0') return 0;
+    number = number * 10 + (text[digits++] - '0');
+  }
+  text.remove_prefix(digits);
+  return number;
+}
+
+bool take(std::string_view& text, std::string_view prefix) {
+  if (text.substr(0, prefix.size()) != prefix) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+// A step, or nothing where the text is none.
+std::optional<Step> parse_step(std::string_view text) {
+  for (const Step::Name name : {Step::kResizeSmall, Step::kCentralCrop, Step::kResize}) {
+    std::string_view rest = text;
+    if (!take(rest, kNames[name]) || !take(rest, "(")) continue;
+    Step step{name, take_number(rest), 0};
+    step.width = name != Step::kResizeSmall && take(rest, ",") ? take_number(rest) : step.height;
+    if (step.height == 0 || step.width == 0 || rest != ")") return std::nullopt;
+    return step;
+  }
+  return std::nullopt;
+}
+
+Step read_step(std::string_view text) {
+  const auto step = parse_step(text);
+  if (!step) {
+    fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text),
+         " is not a step; the steps are resize_small(N), central_crop(N) and resize(N)");
+  }
+  if (std::max(step->height, step->width) > kMaxSide) {
+    fail(VMOE_BUNDLE_ERROR, kWhere, text, " is out of range: a side has at most ", kMaxSide, " pixels");
+  }
+  return *step;
+}
+
+Size resized_small(int64_t height, int64_t width, int64_t small) {
+  // Each operation is rounded to float32, as in the official code.
+  const float ratio = static_cast<float>(small) / static_cast<float>(std::min(height, width));
+  return {static_cast<int64_t>(std::nearbyint(static_cast<float>(height) * ratio)),
+          static_cast<int64_t>(std::nearbyint(static_cast<float>(width) * ratio))};
+}
+
+Window centered(const Window& window, int64_t height, int64_t width) {
+  return {window.top + (window.height - height) / 2, window.left + (window.width - width) / 2, height, width};
+}
+
+void check_size(const Preprocessing& preprocessing, int64_t height, int64_t width) {
+  std::optional<Size> size;   // where it is the same for every picture
+  std::optional<Size> least;  // what every picture has at this point
+  for (const Step& step : preprocessing.steps) {
+    if (step.name == Step::kResizeSmall) {
+      if (size) size = resized_small(size->first, size->second, step.height);
+      least = size ? size : Size{step.height, step.height};
+      continue;
+    }
+    if (step.name == Step::kCentralCrop && least && (step.height > least->first || step.width > least->second)) {
+      fail(VMOE_BUNDLE_ERROR, kWhere, step_text(step), " takes more pixels than the steps before it leave");
+    }
+    size = least = Size{step.height, step.width};
+  }
+  if (size != Size{height, width}) {
+    const std::string made =
+        size ? "pictures of " + size_text(size->first, size->second) + " pixels" : "pictures of several sizes";
+    fail(VMOE_BUNDLE_ERROR, kWhere, "the steps ", preprocessing.text, " give ", made, ", and the model takes ",
+         size_text(height, width));
+  }
+}
+
+Preprocessing with_text(std::vector<Step> steps) {
+  Preprocessing preprocessing{std::move(steps), ""};
+  for (const Step& step : preprocessing.steps) {
+    preprocessing.text += (preprocessing.text.empty() ? "" : "|") + step_text(step);
+  }
+  return preprocessing;
+}
+
+}  // namespace
+
+Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
+  const std::string whole = size_text(height, width);
+  if (height < 1 || width < 1) fail(VMOE_IMAGE_ERROR, "the picture has no pixels: it is ", whole);
+  Geometry geometry{{0, 0, height, width}, Method::kNone, height, width, {0, 0, height, width}};
+  Window& target = geometry.target;
+  for (const Step& step : steps) {
+    if (step.name == Step::kCentralCrop) {
+      if (step.height > target.height || step.width > target.width) {
+        fail(VMOE_IMAGE_ERROR, "the picture is too small for ", step_text(step), ": it has ",
+             size_text(target.height, target.width), " pixels there");
+      }
+      target = centered(target, step.height, step.width);
+      continue;
+    }
+    geometry.source = target;
+    geometry.method = step.name == Step::kResize ? Method::kBilinear : Method::kArea;
+    const Size resized = step.name == Step::kResize ? Size{step.height, step.width}
+                                                    : resized_small(target.height, target.width, step.height);
+    if (std::max(resized.first, resized.second) > kMaxResizedSide) {
+      fail(VMOE_IMAGE_ERROR, "the picture is too long and narrow: ", step_text(step), " makes ",
+           size_text(resized.first, resized.second), " pixels of its ", whole, "; crop it first");
+    }
+    geometry.height = resized.first;
+    geometry.width = resized.second;
+    target = {0, 0, resized.first, resized.second};
+  }
+  return geometry;
+}
+
+Preprocessing squash(int64_t height, int64_t width) { return with_text({{Step::kResize, height, width}}); }
+
+Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
+  std::vector<Step> steps;
+  for (bool more = true; more;) {
+    if (steps.size() == kMaxSteps) fail(VMOE_BUNDLE_ERROR, kWhere, "there are more than ", kMaxSteps, " steps");
+    const size_t end = text.find('|');
+    steps.push_back(read_step(text.substr(0, end)));
+    more = end != std::string_view::npos;
+    if (more) text.remove_prefix(end + 1);
+  }
+  if (std::count_if(steps.begin(), steps.end(), [](const Step& step) { return step.name != Step::kCentralCrop; }) > 1) {
+    fail(VMOE_BUNDLE_ERROR, kWhere, "only one step may resize");
+  }
+  Preprocessing preprocessing = with_text(std::move(steps));
+  check_size(preprocessing, height, width);
+  return preprocessing;
+}
+
+}  // namespace vmoe::sdk

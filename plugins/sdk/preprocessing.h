@@ -1,0 +1,50 @@
+// The official preprocessing steps: how a picture of any size becomes an image of the model's size.
+#ifndef VMOE_SDK_PREPROCESSING_H_
+#define VMOE_SDK_PREPROCESSING_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vmoe::sdk {
+
+// A rectangle of pixels inside a larger one.
+struct Window {
+  int64_t top = 0, left = 0, height = 0, width = 0;
+};
+
+enum class Method { kNone, kArea, kBilinear };
+
+// What the steps do to a picture of one size.
+struct Geometry {
+  Window source;                  // what is used of the picture
+  Method method = Method::kNone;  // how it is resized
+  int64_t height = 0, width = 0;  // what it is resized to
+  Window target;                  // what is kept of that
+};
+
+// One step, in pixels; kResizeSmall has the short side in both.
+struct Step {
+  enum Name { kResizeSmall, kCentralCrop, kResize };
+  Name name = kResize;
+  int64_t height = 0, width = 0;
+};
+
+struct Preprocessing {
+  std::vector<Step> steps;
+  std::string text;  // such as "resize_small(256)|central_crop(224)"
+
+  // Throws VMOE_IMAGE_ERROR: the picture is empty, too small to be cropped, or too long and narrow to be resized.
+  Geometry geometry(int64_t height, int64_t width) const;
+};
+
+// The official resize(PX): the whole picture, whatever its shape.
+Preprocessing squash(int64_t height, int64_t width);
+
+// Reads the steps of a manifest. Throws VMOE_BUNDLE_ERROR: they are none, or don't end in images of height x width.
+Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_PREPROCESSING_H_

@@ -1,0 +1,26 @@
+// Resizes pictures as the official code does, bit for bit, and holds no more of one than a few rows.
+#ifndef VMOE_SDK_RESAMPLING_H_
+#define VMOE_SDK_RESAMPLING_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "sdk/preprocessing.h"
+
+namespace vmoe::sdk {
+
+// uint8[height,width,channels], contiguous, not owned.
+struct Pixels {
+  const uint8_t* data = nullptr;
+  int64_t height = 0, width = 0, channels = 0;
+
+  const uint8_t* at(int64_t row, int64_t column) const { return data + (row * width + column) * channels; }
+};
+
+// Gives the target of a geometry row by row from the top: float32[width * channels] of what is kept, in 0..255 and not
+// rounded. The row lives until the call returns.
+void resample(const Pixels& pixels, const Geometry& geometry, const std::function<void(const float* row)>& take);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_RESAMPLING_H_

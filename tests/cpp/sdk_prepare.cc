@@ -1,0 +1,66 @@
+// Prepares one picture through the public API, with hardly more memory than it has by then.
+//
+//   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
+//
+// PIXELS holds raw uint8 pixels, or is "-" for black ones. Prints the steps, or the sentence that refuses the picture.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+constexpr size_t kRoom = size_t{64} << 20;
+
+// Programs that were built before there was a `preprocessing` get what they know of, and nothing behind it.
+bool older_callers_are_served(const vmoe::Engine& engine) {
+  vmoe_info info{};
+  info.struct_size = offsetof(vmoe_info, preprocessing);
+  const char untouched[] = "untouched";
+  info.preprocessing = untouched;
+  vmoe_status* status = vmoe_engine_info(engine.handle(), &info);
+  vmoe_status_free(status);
+  return status == nullptr && info.preprocessing == untouched && info.height == engine.info().height &&
+         info.struct_size == offsetof(vmoe_info, preprocessing);
+}
+
+void limit_memory() {
+  size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlim_t bytes = pages * static_cast<size_t>(sysconf(_SC_PAGESIZE)) + kRoom;
+  const rlimit limit{bytes, bytes};
+  setrlimit(RLIMIT_AS, &limit);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 8) return 2;
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  const auto engine = vmoe::Engine::load(argv[1], options);
+  if (!engine) return std::printf("%s\n", engine.error().message.c_str()), 1;
+  if (!older_callers_are_served(*engine)) return 3;
+  const int64_t height = std::atoll(argv[3]), width = std::atoll(argv[4]), channels = std::atoll(argv[5]);
+  std::vector<uint8_t> pixels(static_cast<size_t>(height * width * channels));
+  if (std::string(argv[6]) != "-") {
+    std::ifstream stream(argv[6], std::ios::binary);
+    stream.read(reinterpret_cast<char*>(pixels.data()), static_cast<std::streamsize>(pixels.size()));
+  }
+  std::vector<uint8_t> image(engine->info().image_bytes());
+  limit_memory();
+  const auto written = engine->prepare_image({pixels.data(), height, width, channels}, image.data(), image.size());
+  if (!written) return std::printf("%s\n", written.error().message.c_str()), 1;
+  std::ofstream(argv[7], std::ios::binary)
+      .write(reinterpret_cast<const char*>(image.data()), static_cast<std::streamsize>(*written));
+  std::printf("%s\n", engine->info().preprocessing.c_str());
+  return 0;
+}
