@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from damaged_files import Edit, edited_graph, external_tensor
+from damaged_files import Edit, edited_graph, external_tensor, put
 from onnx import TensorProto, helper
 
 BUNDLES = Path(__file__).parent / "data" / "bundles"
@@ -60,6 +60,11 @@ def says(*edits: Edit) -> Change:
         (bundle / MANIFEST).write_text(json.dumps(content))
 
     return change
+
+
+def steps(text: object) -> Change:
+    """Another text of preprocessing."""
+    return says(put("preprocessing", {"steps": text}))
 
 
 def text(data: bytes) -> Change:

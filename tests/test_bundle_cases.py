@@ -5,14 +5,11 @@ from __future__ import annotations
 import collections
 from pathlib import Path
 
-import bundle_cases
-import bundle_graph_cases
 import pytest
+from bundle_cases import CASES
 from bundle_changes import Case
 from bundle_verdicts import both_verdicts
 from damaged_files import assert_one_sentence
-
-CASES = [*bundle_cases.CASES, *bundle_graph_cases.CASES]
 
 Verdicts = dict[tuple[str, str], str | None]
 

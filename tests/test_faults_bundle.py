@@ -1,6 +1,6 @@
 """A bundle that is damaged, changed after export, or made to do harm is refused by Engine.load before any runtime sees it.
 
-What both readers refuse is the list in `bundle_cases.py` and `bundle_graph_cases.py`; here is how the engine says it.
+What both readers refuse is the list in `bundle_cases.py`; here is how the engine says it.
 """
 
 from __future__ import annotations
