@@ -32,6 +32,12 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
         raise ExportError(f"'{target}' is not a name for a bundle")
     _check_encoding(target)
     try:
+        str(target.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ExportError(
+            f"{target} is not text in UTF-8, which the libraries that write graphs need; choose another place"
+        ) from None
+    try:
         if not target.absolute().parent.is_dir():
             raise ExportError(f"{target.absolute().parent} is not there; make the folder first")
         if os.path.lexists(target):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,8 +33,13 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
     except ImportError as error:
         return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE)
     verbose = "-v" in arguments or "--verbose" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         export_command.main(arguments, prog_name="vmoe-export", standalone_mode=False)
+        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which click's Abort is
         return _fail("interrupted", INTERRUPTED)
     except click.UsageError as error:

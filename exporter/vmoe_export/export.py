@@ -295,7 +295,11 @@ def _manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "producer": {"name": "vmoe-export", "version": __version__},
-        "source": {"name": checkpoint.path.name, "format": checkpoint.format, "sha256": checkpoint.sha256()},
+        "source": {
+            "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),
+            "format": checkpoint.format,
+            "sha256": checkpoint.sha256(),
+        },
         "model": model.to_json(),
         "input": {
             "name": "image",
