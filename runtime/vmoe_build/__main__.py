@@ -1,10 +1,19 @@
-"""`python -m vmoe_build`, the same as `vmoe-build`."""
+"""The entry point of `vmoe-build` and `python -m vmoe_build`."""
 
 from __future__ import annotations
 
 import sys
 
-from vmoe_build.cli import main
+
+def main() -> int:
+    """Runs the command of this process and returns its exit code."""
+    try:
+        from vmoe_build.cli import main as run
+    except KeyboardInterrupt:  # imports take a while; afterwards the command sees to this itself
+        print("vmoe-build: interrupted", file=sys.stderr)
+        return 130
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

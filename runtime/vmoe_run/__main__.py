@@ -1,10 +1,19 @@
-"""`python -m vmoe_run`, the same as `vmoe-run`."""
+"""The entry point of `vmoe-run` and `python -m vmoe_run`."""
 
 from __future__ import annotations
 
 import sys
 
-from vmoe_run.cli import main
+
+def main() -> int:
+    """Runs the command of this process and returns its exit code."""
+    try:
+        from vmoe_run.cli import main as run
+    except KeyboardInterrupt:  # imports take a while; afterwards the command sees to this itself
+        print("vmoe-run: interrupted", file=sys.stderr)
+        return 130
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())
