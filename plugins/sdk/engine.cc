@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <future>
+#include <new>
 #include <utility>
 
 #include "sdk/error.h"
@@ -73,7 +74,7 @@ Engine::Engine(const std::string& path, const vmoe_load_options& options)
 
 Engine::~Engine() {
   // A forked process has none of the threads that the session would wait for: it is never freed there.
-  if (getpid() != process_) new std::shared_ptr<Session>(std::move(session_));
+  if (getpid() != process_) (void)new (std::nothrow) std::shared_ptr<Session>(std::move(session_));
 }
 
 void Engine::load(const std::string& path, const vmoe_load_options& options) {
@@ -81,13 +82,15 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   manifest_ = bundle.manifest();
   profile_ = named_profile(options.profile);
   check_threads(threads_);
+  std::shared_ptr<Session> session;
   try {
-    session_ = load_session(bundle, options);
+    session = load_session(bundle, options);
   } catch (const Error&) {
     bundle.check_unchanged();  // the better explanation
     throw;
   }
   bundle.check_unchanged();
+  session_ = std::move(session);
   runtime_ = session_->description() + find_op_library().failure;
 }
 

@@ -63,10 +63,12 @@ bool OpenedFolder::has_changed() const {
 
 std::string OpenedFolder::states() const {
   std::string text;
-  for (const auto& [name, state] : states_) {
+  const auto add = [&](const std::string& name, const FileState& state) {
     text += '\n' + name + ' ' + std::to_string(state.device) + ' ' + std::to_string(state.inode);
     for (const int64_t part : {state.size, state.modified, state.changed}) text += ' ' + std::to_string(part);
-  }
+  };
+  add(".", state_);
+  for (const auto& [name, state] : states_) add(name, state);
   return text;
 }
 

@@ -33,7 +33,7 @@ class OpenedFolder {
   // Whether the folder, or a file that was opened in it, was written to, renamed or replaced since.
   bool has_changed() const;
 
-  // Names and states of the files that were opened, as text.
+  // States of the folder and of the files that were opened, with their names, as text.
   std::string states() const;
 
  private:

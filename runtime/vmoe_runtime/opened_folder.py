@@ -69,8 +69,8 @@ class OpenedFolder:
 
     @property
     def states(self) -> tuple[tuple[str, State], ...]:
-        """Name and state of each file that was opened, sorted by name."""
-        return tuple(sorted(self._states.items()))
+        """Name and state of the folder itself, as ".", and of each file that was opened, sorted by name."""
+        return tuple(sorted({".": self._state, **self._states}.items()))
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader]:

@@ -9,12 +9,15 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino.frontend import FrontEndManager
 
 from vmoe_runtime.bundle import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
 from vmoe_runtime.manifest import INLINED_GRAPH
+from vmoe_runtime.telemetry import silent_openvino
+
+with silent_openvino():
+    import openvino
+    from openvino.frontend import FrontEndManager
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

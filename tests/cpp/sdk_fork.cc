@@ -1,0 +1,56 @@
+// Loads an engine, forks, and in the child runs the parent's engine, which is refused, and one of its own; all are
+// freed.
+//
+//   sdk_fork BUNDLE ONNXRUNTIME
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+using Answer = vmoe::Result<std::vector<float>>;
+
+Answer answer(const vmoe::Engine& engine) {
+  const vmoe::Info info = engine.info();
+  static const std::vector<float> pixels(static_cast<size_t>(info.height * info.width * info.channels), 0.5F);
+  return engine.run({pixels.data(), VMOE_FLOAT32, 1, info.height, info.width, info.channels});
+}
+
+vmoe::Result<vmoe::Engine> load(char** argv) {
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  options.threads = 2;
+  return vmoe::Engine::load(argv[1], options);
+}
+
+int child(const vmoe::Engine& parents, const std::vector<float>& expected, char** argv) {
+  const Answer refused = answer(parents);
+  if (refused) return 3;
+  std::printf("%s\n", refused.error().message.c_str());
+  const auto own = load(argv);
+  if (!own) return 4;
+  const Answer found = answer(*own);
+  if (!found || *found != expected) return 5;
+  std::printf("the same answer\n");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const auto engine = load(argv);
+  if (!engine) return 1;
+  const Answer expected = answer(*engine);
+  if (!expected) return 1;
+  const pid_t forked = fork();
+  if (forked == 0) return child(*engine, *expected, argv);  // frees the parent's engine, too
+  int status = 0;
+  if (waitpid(forked, &status, 0) != forked) return 1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}

@@ -1,0 +1,38 @@
+"""Servers that fork their workers: each worker answers with an engine of its own and ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damaged_files import assert_one_sentence
+
+from vmoe_runtime import Engine
+
+SERVER = Path(__file__).parent / "prefork_server.py"
+
+
+@pytest.mark.parametrize("before", ["nothing", "import", "engine"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_four_forked_workers_answer_and_end(backend: str, before: str, mnist_image_bundle: Path) -> None:
+    command = [sys.executable, str(SERVER), str(mnist_image_bundle), backend, before]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout and server.stderr
+        answers = json.loads(server.stdout.readline())
+        server.send_signal(signal.SIGTERM)
+        ended = json.loads(server.stdout.readline())
+        complaints = server.stderr.read()
+    assert (server.returncode, complaints) == (0, "")
+    assert ended["codes"] == [0, 0, 0, 0], ended
+    assert len({answer["process"] for answer in answers}) == 4
+    with Engine.load(mnist_image_bundle, backend=backend, threads=2) as engine:
+        expected = engine(-np.ones((1, 28, 28, 1), np.float32))[0]
+    for answer in answers:
+        np.testing.assert_array_equal(np.float32(answer["logits"]), expected)
+        if before == "engine":
+            assert_one_sentence(answer["refusal"], "loaded before this process was forked", "load it in each process")

@@ -1,0 +1,124 @@
+"""Nothing looks up a host or writes outside the cache folder, whatever ONNX Runtime would do by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sdk_build
+from wheels import onnxruntime_folder
+
+WITH_TELEMETRY = "1.32.0"
+WATCH = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+static void note(const char *what) {
+  FILE *file = fopen(getenv("LOOKUPS"), "a");
+  if (file) { fprintf(file, "%s\\n", what); fclose(file); }
+}
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+  note(host ? host : "nobody");
+  return EAI_FAIL;
+}
+int connect(int descriptor, const struct sockaddr *address, socklen_t size) {
+  if (address->sa_family != AF_UNIX) note("connect");
+  return -1;
+}
+"""
+LOAD = """
+import sys, time
+import numpy as np
+from vmoe_runtime import Engine
+with Engine.load(sys.argv[1], backend=sys.argv[2], threads=1) as engine:
+    engine(-np.ones((1, 28, 28, 1), np.float32))
+time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that notes each host that a process wants to find, and lets it find none."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to build the watch with")
+    library = tmp_path_factory.mktemp("watch") / "watch.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=WATCH, text=True, check=True)
+    return library
+
+
+def traces(watch: Path, home: Path, *command: str | Path, **environment: str) -> tuple[list[str], list[str]]:
+    """Hosts that a command looked up, and files that it wrote to its home folder."""
+    home.mkdir()
+    lookups = home.parent / f"{home.name}.lookups"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_", "VMOE_"))}
+    subprocess.run(
+        command,
+        env={**kept, "HOME": str(home), "LOOKUPS": str(lookups), "LD_PRELOAD": str(watch), **environment},
+        check=True,
+        stdin=subprocess.DEVNULL,
+        cwd=home,
+    )
+    return (
+        lookups.read_text().split() if lookups.exists() else [],
+        sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()),
+    )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_leaves_no_trace(backend: str, watch: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOAD, mnist_image_bundle, backend, "1"]
+    assert traces(watch, tmp_path / "home", *command) == ([], [])
+
+
+def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    packages = onnxruntime_folder(WITH_TELEMETRY)
+    command = [sys.executable, "-c", LOAD, mnist_image_bundle, "onnxruntime", "3"]
+    environment = {"PYTHONPATH": str(packages)}
+    assert traces(watch, tmp_path / "home", *command, **environment) == ([], [])
+    lookups, files = traces(watch, tmp_path / "other", *command, ORT_DISABLE_TELEMETRY="0", **environment)
+    assert lookups and files  # else neither this test nor the one above could fail
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "vmoe_bench", "--help"],
+        ["-m", "vmoe_build", "--help"],
+        ["-m", "vmoe_export", "--help"],
+        ["-c", "import vmoe_export"],
+    ],
+    ids=lambda command: command[1],
+)
+def test_every_tool_says_so_before_onnxruntime_is_imported(command: list[str]) -> None:
+    hook = (
+        "import os, runpy, sys\n"
+        "class Look:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'onnxruntime': assert os.environ.get('ORT_DISABLE_TELEMETRY') == '1'\n"
+        "sys.meta_path.insert(0, Look())\n"
+        "kind, what, *sys.argv[1:] = sys.argv[1:]\n"
+        "try:\n"
+        "    exec(what) if kind == '-c' else runpy.run_module(what, run_name='__main__', alter_sys=True)\n"
+        "except SystemExit: pass\n"
+        "import onnxruntime\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", hook, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_sdk_leaves_no_trace(watch: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    (library,) = (onnxruntime_folder(WITH_TELEMETRY) / "onnxruntime" / "capi").glob("libonnxruntime.so.*")
+    program = sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_runner") / "sdk_runner"
+    assert traces(watch, tmp_path / "home", program, mnist_image_bundle, library, "1") == ([], [])

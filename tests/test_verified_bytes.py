@@ -1,0 +1,215 @@
+"""The bytes that were checked are those that run: whatever is exchanged during a load is noticed, at any moment of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from bundle_swaps import WEIGHTS, engine_load, image, other_bundle, swap_files, swap_folders
+from damaged_files import assert_one_sentence
+from path_swapper import exchange
+
+from vmoe_runtime import BundleError, Engine, opened_folder
+from vmoe_runtime.backends import openvino_cpu
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import ChangedError
+
+BACKENDS = ("onnxruntime", "openvino")
+CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
+Change = Callable[[Path, Path], None]  # of a bundle, with another one at hand; or back
+
+
+@pytest.fixture
+def bundle(mnist_image_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
+
+
+@pytest.fixture
+def other(bundle: Path, tmp_path: Path) -> Path:
+    return other_bundle(bundle, tmp_path / "other.vmoe")
+
+
+class Meanwhile:
+    """Calls `before` and `after` around each moment in which a backend opens files, as often as `times` says."""
+
+    def __init__(self) -> None:
+        self.before = self.after = lambda: None
+        self.times = 0
+
+    def around(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self.times -= 1
+        if self.times < 0:
+            return load(*arguments, **options)
+        self.before()
+        try:
+            return load(*arguments, **options)
+        finally:
+            self.after()
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meanwhile]:
+    watch = Meanwhile()
+    session, manager = onnxruntime.InferenceSession, openvino_cpu.FrontEndManager
+
+    class Reader:
+        def __init__(self) -> None:
+            self.reader = manager().load_by_framework("onnx")
+
+        def load_by_framework(self, _: str) -> Reader:
+            return self
+
+        def load(self, path: str) -> Any:
+            return path
+
+        def convert(self, path: str) -> Any:
+            return watch.around(lambda: self.reader.convert(self.reader.load(path)))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *given, **options: watch.around(session, *given, **options))
+    monkeypatch.setattr(openvino_cpu, "FrontEndManager", Reader)
+    yield watch
+
+
+def exchange_weights(bundle: Path, other: Path) -> None:
+    exchange(bundle / WEIGHTS, other / WEIGHTS)
+
+
+def exchange_graphs(bundle: Path, other: Path) -> None:
+    for name in ("model.onnx", "model.inlined.onnx"):
+        exchange(bundle / name, other / name)
+
+
+def put_a_link_in_place(bundle: Path, other: Path) -> None:
+    """A new name for the other weights, moved over the old one; the old weights have a second name to come back by."""
+    kept = bundle.parent / "kept"
+    if kept.exists():
+        kept.replace(bundle / WEIGHTS)
+        return
+    kept.hardlink_to(bundle / WEIGHTS)
+    (bundle.parent / "new").hardlink_to(other / WEIGHTS)
+    (bundle.parent / "new").replace(bundle / WEIGHTS)
+
+
+def write_into_the_file(bundle: Path, other: Path) -> None:
+    """Exchanges the contents, with the time of the last write set back."""
+    state = (bundle / WEIGHTS).stat()
+    own, others = (bundle / WEIGHTS).read_bytes(), (other / WEIGHTS).read_bytes()
+    for path, data in ((bundle / WEIGHTS, others), (other / WEIGHTS, own)):
+        with path.open("r+b") as file:
+            file.write(data)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+CHANGES: list[Change] = [exchange_weights, exchange_graphs, exchange, put_a_link_in_place, write_into_the_file]
+
+
+CASES = [(backend, change, True) for backend in BACKENDS for change in CHANGES[:: 1 if backend == "onnxruntime" else 2]]
+
+
+@pytest.mark.parametrize(
+    ("backend", "change", "verify"),
+    [*CASES, *(("onnxruntime", change, False) for change in CHANGES)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_what_is_exchanged_only_while_the_backend_opens_it_is_noticed(
+    backend: str, change: Change, verify: bool, bundle: Path, other: Path, meanwhile: Meanwhile
+) -> None:
+    load = engine_load(backend, verify=verify)
+    right = load(bundle)
+    assert not np.array_equal(load(other), right)
+    meanwhile.before = meanwhile.after = lambda: change(bundle, other)
+    meanwhile.times = 1
+    np.testing.assert_array_equal(load(bundle), right)  # the second attempt
+    meanwhile.times = 99
+    with pytest.raises(ChangedError, match=CHANGED) as refusal:
+        load(bundle)
+    assert_one_sentence(str(refusal.value), "own.vmoe")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_new_export_during_a_load_is_loaded(
+    backend: str, bundle: Path, other: Path, tmp_path: Path, meanwhile: Meanwhile
+) -> None:
+    new = engine_load(backend)(other)
+
+    def replace() -> None:
+        bundle.rename(tmp_path / "old")
+        other.rename(bundle)
+        shutil.rmtree(tmp_path / "old")
+
+    meanwhile.before, meanwhile.times = replace, 1
+    np.testing.assert_array_equal(engine_load(backend)(bundle), new)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loaded_engine_doesnt_care_what_becomes_of_the_folder(backend: str, bundle: Path, other: Path) -> None:
+    with Engine.load(bundle, backend=backend, threads=1) as engine:
+        right = engine(image(bundle))
+        images = image(bundle)
+        exchange_weights(bundle, other)
+        np.testing.assert_array_equal(engine(images), right)
+        shutil.rmtree(bundle)
+        np.testing.assert_array_equal(engine(images), right)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_DESCRIPTORS", "/absent"), ("_HAS_DESCRIPTORS_OF_FOLDERS", False)])
+def test_a_change_is_noticed_where_the_system_has_no_descriptors_of_folders_or_no_paths_of_them(
+    name: str, value: object, bundle: Path, other: Path, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened_folder, name, value)
+    right = engine_load("onnxruntime")(bundle)
+    meanwhile.before = meanwhile.after = lambda: exchange(bundle, other)
+    meanwhile.times = 1
+    np.testing.assert_array_equal(engine_load("onnxruntime")(bundle), right)
+
+
+def test_weights_cut_short_while_they_are_hashed_give_a_sentence(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    os.truncate(bundle / WEIGHTS, 5000)
+    with pytest.raises(BundleError) as refusal:
+        opened.verify_weights()
+    assert_one_sentence(str(refusal.value), "own.vmoe", CHANGED)
+
+
+def test_a_file_of_this_moment_is_waited_for_until_its_next_change_shows(tmp_path: Path) -> None:
+    folder = opened_folder.OpenedFolder(tmp_path)
+    (tmp_path / "file").write_bytes(b"1")
+    with folder.open("file"):
+        assert time.time_ns() - (tmp_path / "file").stat().st_ctime_ns >= 20_000_000
+    (tmp_path / "file").write_bytes(b"2")
+    with pytest.raises(ChangedError), folder.open("file"):
+        pass
+
+
+def descriptors(folder: Path) -> list[Path]:
+    """The open files of this process that lie in a folder."""
+    targets = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [target for target in targets if target.is_relative_to(folder)]
+
+
+def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: Path, meanwhile: Meanwhile) -> None:
+    with Engine.load(bundle, backend="onnxruntime", threads=1):
+        assert not descriptors(tmp_path)
+    meanwhile.before = meanwhile.after = lambda: exchange(bundle, other)
+    meanwhile.times = 99
+    with pytest.raises(ChangedError):
+        engine_load("onnxruntime")(bundle)
+    (bundle / WEIGHTS).unlink()
+    with pytest.raises(BundleError) as refusal:  # which holds on to the frames that it came through
+        Engine.load(bundle)
+    assert not descriptors(tmp_path), refusal
+
+
+def test_swaps_at_any_moment_give_no_wrong_answer(mnist_image_bundle: Path) -> None:
+    load = engine_load("onnxruntime")
+    for tally in (swap_files(mnist_image_bundle, 60, load), swap_folders(mnist_image_bundle, 40, load)):
+        assert tally.wrong == 0 and tally.right > 0, tally
+        for sentence in tally.sentences:
+            assert_one_sentence(sentence)

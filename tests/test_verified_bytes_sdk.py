@@ -1,0 +1,112 @@
+"""The C++ SDK: the bytes that were checked are those that run, and a change during a load is noticed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sdk_build
+from bundle_swaps import WEIGHTS, Load, image, other_bundle, swap_files, swap_folders
+from damaged_files import assert_one_sentence
+
+from vmoe_runtime import VmoeError
+
+CHANGED = "was changed while it was loaded; load it again once nobody writes to it"
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_runner") / "sdk_runner"
+
+
+@pytest.fixture(scope="module")
+def meddling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX Runtime that exchanges paths while it makes a session."""
+    sdk_build.prefixes()
+    cache = (sdk_build.BUILD / "tree" / "CMakeCache.txt").read_text()
+    (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
+    library = tmp_path_factory.mktemp("meddling") / "libonnxruntime.so"
+    source = sdk_build.SOURCES / "sdk_meddling_onnxruntime.c"
+    sdk_build.built("cc", "-shared", "-fPIC", "-I", headers, "-o", library, source, "-ldl")
+    return library
+
+
+@pytest.fixture
+def own(mnist_image_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
+
+
+@pytest.fixture
+def other(own: Path, tmp_path: Path) -> Path:
+    return other_bundle(own, tmp_path / "other.vmoe")
+
+
+def sdk_load(program: Path, library: Path, folder: Path, **environment: str) -> Load:
+    """Loads a bundle with the SDK in a process of its own, and runs it on one image."""
+
+    def load(bundle: Path) -> np.ndarray:
+        given, output = folder / "image", folder / "logits"
+        given.write_bytes(image_bytes)
+        command = "\t".join(map(str, ("run", *sdk_build.setting_fields(), "float32", 1, given, output)))
+        done = sdk_build.run(program, bundle, library, "1", text=f"{command}\n", **environment)
+        assert done.stderr == ""
+        verdict, *rest = done.stdout.removesuffix("\n").split("\t")
+        if verdict == "error":
+            raise VmoeError(rest[1])
+        return np.fromfile(output, np.float32)
+
+    image_bytes = image(folder / "own.vmoe").tobytes()
+    return load
+
+
+@pytest.mark.parametrize("what", [WEIGHTS, "model.inlined.onnx", ""], ids=["weights", "graph", "folder"])
+def test_what_is_exchanged_only_while_the_session_is_made_is_noticed(
+    what: str, program: Path, meddling: Path, own: Path, other: Path, tmp_path: Path
+) -> None:
+    def load(times: int) -> np.ndarray:
+        environment = {
+            "MEDDLE_LIBRARY": str(sdk_build.onnxruntime_library()),
+            "MEDDLE_ONE": str(own / what),
+            "MEDDLE_OTHER": str(other / what),
+            "MEDDLE_TIMES": str(times),
+        }
+        return sdk_load(program, meddling, tmp_path, **environment)(own)
+
+    right = load(0)
+    assert not np.array_equal(right, sdk_load(program, sdk_build.onnxruntime_library(), tmp_path)(other))
+    np.testing.assert_array_equal(load(1), right)  # the second attempt
+    with pytest.raises(VmoeError, match=CHANGED) as refusal:
+        load(99)
+    assert_one_sentence(str(refusal.value), "own.vmoe")
+
+
+def test_swaps_at_any_moment_give_no_wrong_answer(program: Path, own: Path, tmp_path: Path) -> None:
+    load = sdk_load(program, sdk_build.onnxruntime_library(), tmp_path)
+    for tally in (swap_files(own, 30, load), swap_folders(own, 20, load)):
+        assert tally.wrong == 0 and tally.right > 0, tally
+        for sentence in tally.sentences:
+            assert_one_sentence(sentence)
+
+
+@pytest.fixture
+def forking(program: Path, mnist_image_bundle: Path) -> Iterator[Path]:
+    yield sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_fork") / "sdk_fork"
+
+
+def test_a_forked_process_loads_its_own_engine_and_is_refused_its_parents(forking: Path, mnist_image_bundle: Path) -> None:
+    done = subprocess.run(
+        [forking, mnist_image_bundle, sdk_build.onnxruntime_library()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    refusal, same = done.stdout.splitlines()
+    assert_one_sentence(refusal, "loaded before this process was forked", "load it in each process")
+    assert same == "the same answer"
