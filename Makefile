@@ -1,5 +1,6 @@
 # make demo     sets up and shows the whole path on a trained checkpoint
 # make test     sets up and runs every check
+# make hostile  does to readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc and a torch with CUDA
 # make library  builds the native libraries again, as far as their sources changed
 # make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
@@ -30,7 +31,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel demo test gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel demo test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -81,6 +82,14 @@ demo: $(NATIVE)
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
+
+hostile: $(NATIVE)
+	mkdir -p build/hostile
+	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
+	$(BIN)/python tests/reader_mutations.py --cases 20000
+	$(BIN)/python tests/bundle_mutations.py --count 4000
+	$(BIN)/python tests/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
+	$(BIN)/python tests/export_kills.py --kills 170 --signals 60
 
 gpu-test: $(NATIVE)
 	$(BIN)/python benchmarks/gpu.py $(GPU_TEST_OPTIONS)
