@@ -227,12 +227,3 @@ def test_a_closed_standard_output_is_one_sentence() -> None:
     command = f'exec {shlex.quote(sys.executable)} -c "from vmoe_export.cli import main; main()" {DENSE} --dry-run >&-'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "vmoe-export: standard output is closed\n")
-
-
-def test_a_path_that_is_not_utf8_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = tmp_path / "o\udcff.vmoe"
-    out, err = export(capsys, DENSE, "--no-validate", "-o", odd, code=1)
-    assert out == "" and err.count("\n") == 1
-    assert err.startswith(f"vmoe-export: {tmp_path}/o\\udcff.vmoe can't be written: it is not UTF-8")
-    assert list(tmp_path.iterdir()) == []
-    assert "would take" in export(capsys, DENSE, "--dry-run", "-o", odd)[0]

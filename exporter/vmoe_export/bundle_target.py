@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmoe_export.errors import ExportError
-from vmoe_runtime.command_line import printable
 from vmoe_runtime.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME
 
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -30,7 +29,6 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
     """
     if target.name in {"", ".."}:
         raise ExportError(f"'{target}' is not a name for a bundle")
-    _check_encoding(target)
     try:
         str(target.absolute()).encode()
     except UnicodeEncodeError:
@@ -46,16 +44,6 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
             check_replaceable(target, target, sources)
     except OSError as error:
         raise ExportError(f"{target} can't be written: {error.strerror}") from None
-
-
-def _check_encoding(target: Path) -> None:
-    """Refuses a path that safetensors and ONNX can't open."""
-    try:
-        str(target.absolute()).encode()
-    except UnicodeEncodeError:
-        raise ExportError(
-            f"{printable(str(target.absolute()))} can't be written: it is not UTF-8; choose another name"
-        ) from None
 
 
 def check_replaceable(folder: Path, name: Path, sources: Iterable[Path] = ()) -> None:
