@@ -49,7 +49,7 @@ def test_a_bundle_is_little_more_than_its_weights(mnist_bundle: Path) -> None:
     with open_checkpoint(Path(__file__).parents[1] / "samples" / "mnist" / "vmoe_mnist") as checkpoint:
         weights = sum(array.nbytes for array in checkpoint.values())
     overhead = sum(path.stat().st_size for path in mnist_bundle.iterdir()) - weights
-    assert overhead < 250_000
+    assert overhead < 300_000
 
 
 @pytest.mark.parametrize("name", GRAPHS)

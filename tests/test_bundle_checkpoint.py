@@ -212,3 +212,19 @@ def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
 
 def test_a_bundle_of_version_1_in_bf16_is_no_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert_command_refuses([str(OLD / "v1-bf16"), "-o", str(tmp_path / "y.vmoe")], 1, ["precision bf16-experts"], capfd)
+
+
+def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
+    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
+    verify = Bundle.verify_weights
+
+    def verify_and_replace(self: Bundle) -> None:
+        verify(self)
+        data = (bundle / "weights.safetensors").read_bytes()
+        (bundle / "other").write_bytes(data)
+        (bundle / "other").rename(bundle / "weights.safetensors")
+
+    monkeypatch.setattr(Bundle, "verify_weights", verify_and_replace)
+    assert_command_refuses([str(bundle), "-o", str(tmp_path / "o.vmoe")], 1, ("b.vmoe", "was changed while"), capfd)

@@ -28,14 +28,15 @@ class BundleCheckpoint(SafetensorsCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        bundle = Bundle.open(folder)
-        precision = bundle.manifest.precision
-        if precision != "fp32":
-            raise CheckpointError(
-                f"{folder} is a bundle of precision {precision}, and only a float32 bundle has what another export needs"
-            )
-        bundle.verify_weights()
-        super().__init__(bundle.file(WEIGHTS_NAME))
+        # What is opened in here is what was checked; it stays open until the checkpoint is closed.
+        with Bundle.open(folder) as bundle:
+            precision = bundle.manifest.precision
+            if precision != "fp32":
+                raise CheckpointError(
+                    f"{folder} is a bundle of precision {precision}, and only a float32 bundle has what another export needs"
+                )
+            bundle.verify_weights()
+            super().__init__(bundle.file(WEIGHTS_NAME))
         short = next((name for name, info in self.info.items() if info.dtype != np.float32), None)
         if short is not None:
             raise CheckpointError(f"{folder} says that it is float32, but its tensor {short} is {self.info[short].dtype}")
