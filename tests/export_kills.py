@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from terminal import default_signals
 
 from vmoe_export import cli, export
 from vmoe_export.bundle_writer import new_bundle
@@ -250,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, default in (("kills", 170), ("signals", 60), ("swaps", 500), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    report = run(**vars(parser.parse_args()))
+    given = parser.parse_args()
+    default_signals()
+    report = run(**vars(given))
     print(*report.failures, sep="\n", end="\n" if report.failures else "")
     print(json.dumps({"endings": report.endings, "failures": len(report.failures)}))
     sys.exit(1 if report.failures else 0)

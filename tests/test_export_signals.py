@@ -6,10 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from damaged_files import DENSE
+from terminal import default_signals
 
 HARNESS = Path(__file__).with_name("export_kills.py")
 
@@ -45,11 +47,11 @@ shutil.rmtree = lambda *arguments, **settings: (hit(), remove(*arguments, **sett
 {WRITING}"""
 
 
-def end(folder: Path, moment: str, number: signal.Signals, **settings: object) -> tuple[int, str]:
+def end(folder: Path, moment: str, number: signal.Signals, before: Callable[[], None] = default_signals) -> tuple[int, str]:
     """Exit code and standard error of an export that gets a signal at a moment."""
     program = PROGRAM.replace("MOMENT", moment).replace("NUMBER", str(int(number)))
     command = [sys.executable, "-c", program, str(DENSE), "-o", str(folder / "x.vmoe"), "--no-validate", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **settings)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=before)
     return done.returncode, done.stderr
 
 
@@ -74,12 +76,12 @@ def test_a_signal_that_is_to_be_ignored_is_ignored(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     moment = "os.kill(os.getpid(), NUMBER); import vmoe_export.command as module; os.kill(os.getpid(), NUMBER)"
-    assert end(tmp_path, moment, signal.SIGHUP, preexec_fn=as_nohup) == (0, "")
+    assert end(tmp_path, moment, signal.SIGHUP, before=as_nohup) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
 def test_kills_and_signals_at_random_moments() -> None:
     command = [sys.executable, HARNESS, "--kills", "6", "--signals", "6", "--swaps", "60"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["failures"] == 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from terminal import default_signals
 
 PROGRAM = """
 import os, signal, sys
@@ -23,5 +24,6 @@ sys.exit(import_module(sys.argv[1] + ".__main__").main())
 
 @pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run"])
 def test_ctrl_c_during_the_imports(tool: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, tool], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", PROGRAM, tool]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)
     assert (done.returncode, done.stderr) == (130, f"{tool.replace('_', '-')}: interrupted\n")
