@@ -119,3 +119,8 @@ def test_a_header_that_tells_of_too_many_pixels_is_believed_before_they_are_deco
     with pytest.raises(ImageError, match=f"large.png has .* {words}"):
         to_batch(path, InputSpec("float32", 28, 28, 1))
     assert time.monotonic() - start < 5
+
+
+def test_a_picture_in_memory_of_too_many_rows_is_refused() -> None:
+    with pytest.raises(ImageError, match="the image has 4,194,305 rows, more than 4,194,304; crop it first"):
+        to_batch(Image.new("L", (1, (1 << 22) + 1)), InputSpec("float32", 28, 28, 1))

@@ -84,6 +84,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
         raise ImageError(f"the model takes {channels} channels, so images must be arrays")
     if isinstance(picture, Image.Image):
         _check_bits(picture, "the image")
+        _check_rows(picture, "the image")
         _decode(picture, "the image")
         yield picture, "the image"
         return
@@ -102,8 +103,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     try:
         with _open(file, name) as image:
             _check_bits(image, name)
-            if image.height > _MOST_ROWS:
-                raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
+            _check_rows(image, name)
             _decode(image, name)
             yield image, name
     finally:
@@ -163,6 +163,11 @@ def _unreadable(name: str, error: Exception) -> ImageError:
     # A path that can't be printed would stand in an OSError's text, too.
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return ImageError(f"{name} is not a readable image ({' '.join(reason.split())})")
+
+
+def _check_rows(image: Image, name: str) -> None:
+    if image.height > _MOST_ROWS:
+        raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
 
 
 def _check_bits(image: Image, name: str) -> None:
