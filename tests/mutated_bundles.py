@@ -133,7 +133,8 @@ def _change_message(message: Any, rng: Random, path: str = "") -> str:
             return _change_message(value, rng, path)
         message.ClearField(descriptor.name)
         return f"{path} dropped"
-    setattr(message, descriptor.name, _another(value, rng))
+    enum = descriptor.enum_type
+    setattr(message, descriptor.name, rng.choice(enum.values).number if enum else _another(value, rng))
     return f"{path} = {getattr(message, descriptor.name)!r:.60}"
 
 
@@ -161,7 +162,7 @@ def _another(value: Any, rng: Random) -> Any:
         return rng.choice((value[:-1], value + "x", *_OTHER_TEXTS))
     if isinstance(value, float):
         return rng.choice((0.0, -1.0, 1e30, float("nan"), float("inf"), value * 2))
-    # Enums and int32 fields take no more than 31 bits.
+    # int32 fields take no more than 31 bits.
     return rng.choice((0, 1, 2, 7, 10, 16, value + 1, max(value - 1, 0), value * 2, 2**31 - 1)) % 2**31
 
 
