@@ -219,6 +219,10 @@ def nested(levels: int) -> bytes:
     return chunk(7, data)
 
 
+def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
+    importer.opset_import[0].version = version
+
+
 def two_locations(model: onnx.ModelProto) -> None:
     tensor = outside()
     tensor.external_data.add(key="location", value=WEIGHTS)

@@ -30,6 +30,7 @@ from bundle_changes import (
     hide_in_training,
     holds,
     nested,
+    opset,
     port,
     ports,
     profile,
@@ -105,6 +106,10 @@ bad("a second graph with one more input", appended(chunk(7, chunk(11, chunk(1, b
 bad("an input twice", graph(lambda m: m.graph.input.append(m.graph.input[0])), CANONICAL, "'image' stands there twice")
 bad("a weight twice", graph(lambda m: m.graph.initializer.append(m.graph.initializer[0])), CANONICAL, "twice")
 bad("a graph with a name that is no text", appended(chunk(7, chunk(11, chunk(1, b"\xff")))), INLINED)
+
+for _version in (1001, 2**31 - 1, -1):
+    bad(f"operator set {_version}", graph(lambda m, v=_version: opset(m, v)), CANONICAL, "above 1000")
+    bad(f"a function's operator set {_version}", graph(lambda m, v=_version: opset(m.functions[-1], v)), CANONICAL, "above 1000")
 
 # ---- graphs: their inputs, outputs and weights against the manifest
 

@@ -13,7 +13,7 @@ import pytest
 from bundle_changes import BUNDLES
 
 from vmoe_export import export
-from vmoe_runtime import bundle, manifest, strict_json
+from vmoe_runtime import bundle, graph_interface, manifest, strict_json
 from vmoe_runtime.profiles import Profile
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bundle.md").read_text()
@@ -52,6 +52,7 @@ def test_every_field_of_a_kept_bundle_is_on_the_page(name: str) -> None:
         f'"bytes": 1 to 2^{manifest._MAX_FILE_BYTES.bit_length() - 1}',
         f"at most {bundle._MAX_MANIFEST_BYTES >> 20} MiB",
         f"A graph has at most {bundle._MAX_GRAPH_BYTES >> 20} MiB",
+        f"in a version above {graph_interface.MAX_OPSET:,}, ",
         f"more than {strict_json.MAX_DEPTH} lists and objects",
         f"1 or {manifest.FORMAT_VERSION} ",
     ],

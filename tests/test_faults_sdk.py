@@ -20,6 +20,7 @@ CALLS: dict[str, tuple[int, str]] = {
     "load a folder that is not there": (BUNDLE, "absent.vmoe is not a bundle"),
     "load a path that is too long": (BUNDLE, "not a bundle"),
     "load a path with a line break": (BUNDLE, "two lines.vmoe"),
+    "load a path that is no text": (BUNDLE, "\ufffd\ufffd?\ufffd.vmoe"),
     "load a file": (BUNDLE, "not a bundle"),
     "load a folder that is no bundle": (BUNDLE, MANIFEST),
     "load with options of no size": (ARGUMENT, "options has struct_size 0"),

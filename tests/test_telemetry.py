@@ -35,12 +35,15 @@ int connect(int descriptor, const struct sockaddr *address, socklen_t size) {
 }
 """
 LOAD = """
-import sys, time
+import os, sys, time
+from pathlib import Path
 import numpy as np
 from vmoe_runtime import Engine
 with Engine.load(sys.argv[1], backend=sys.argv[2], threads=1) as engine:
     engine(-np.ones((1, 28, 28, 1), np.float32))
-time.sleep(float(sys.argv[3]))
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end and not os.path.exists(os.environ["LOOKUPS"]) and not any(Path.home().iterdir()):
+    time.sleep(0.1)
 """
 
 
@@ -59,7 +62,8 @@ def traces(watch: Path, home: Path, *command: str | Path, **environment: str) ->
     """Hosts that a command looked up, and files that it wrote to its home folder."""
     home.mkdir()
     lookups = home.parent / f"{home.name}.lookups"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_", "VMOE_"))}
+    # ONNX Runtime keeps quiet by itself where a variable says that a continuous integration service runs it.
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     subprocess.run(
         command,
         env={**kept, "HOME": str(home), "LOOKUPS": str(lookups), "LD_PRELOAD": str(watch), **environment},
@@ -81,10 +85,10 @@ def test_an_engine_leaves_no_trace(backend: str, watch: Path, mnist_image_bundle
 
 def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
     packages = onnxruntime_folder(WITH_TELEMETRY)
-    command = [sys.executable, "-c", LOAD, mnist_image_bundle, "onnxruntime", "3"]
+    command = [sys.executable, "-c", LOAD, mnist_image_bundle, "onnxruntime"]
     environment = {"PYTHONPATH": str(packages)}
-    assert traces(watch, tmp_path / "home", *command, **environment) == ([], [])
-    lookups, files = traces(watch, tmp_path / "other", *command, ORT_DISABLE_TELEMETRY="0", **environment)
+    assert traces(watch, tmp_path / "home", *command, "3", **environment) == ([], [])
+    lookups, files = traces(watch, tmp_path / "other", *command, "120", ORT_DISABLE_TELEMETRY="0", **environment)
     assert lookups or files  # else neither this test nor the one above could fail
 
 

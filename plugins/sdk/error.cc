@@ -2,6 +2,8 @@
 
 #include <system_error>
 
+#include "sdk/utf8.h"
+
 namespace vmoe::sdk {
 
 namespace {
@@ -13,9 +15,18 @@ bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 
 }  // namespace
 
 std::string one_line(std::string_view text) {
-  std::string line(text);
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
+  std::string line;
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    const auto first = static_cast<unsigned char>(text[0]);
+    if (length == 0) {
+      line += "\uFFFD";
+    } else if (first < 0x20 || first == 0x7F) {
+      line += ' ';
+    } else {
+      line += text.substr(0, length);
+    }
+    text.remove_prefix(length == 0 ? 1 : length);
   }
   return line;
 }

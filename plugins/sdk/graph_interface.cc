@@ -17,6 +17,9 @@ namespace {
 // Element types, as TensorProto.DataType numbers them. Field numbers below are those of onnx.proto3, too.
 constexpr uint64_t kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBfloat16 = 16;
 
+// The highest version of an operator set that a graph may import: a runtime may count up to it one by one.
+constexpr uint64_t kMaxOpset = 1000;
+
 // An input, an output or an initializer of a graph.
 struct Tensor {
   uint64_t element = 0;  // 0 where the graph doesn't say
@@ -128,16 +131,34 @@ void add(Tensors& tensors, const std::pair<std::string, Tensor>& named) {
   if (!tensors.insert(named).second) unreadable_model(in_quotes(named.first) + " stands there twice");
 }
 
+// An OperatorSetIdProto: version = 2.
+void check_opset(std::string_view bytes) {
+  for (FieldReader fields(bytes); fields.next();) {
+    if (fields.number() == 2 && fields.value().value_or(0) > kMaxOpset) {
+      unreadable_model("an operator set of a version above " + std::to_string(kMaxOpset));
+    }
+  }
+}
+
+void read_graph(std::string_view bytes, Interface& interface) {
+  for (FieldReader fields(bytes); fields.next();) {
+    if (!fields.payload()) continue;
+    if (fields.number() == 5) add(interface.initializers, read_initializer(*fields.payload()));
+    if (fields.number() == 11) add(interface.inputs, read_value(*fields.payload()));
+    if (fields.number() == 12) add(interface.outputs, read_value(*fields.payload()));
+  }
+}
+
 Interface graph_interface(std::string_view model) {
   Interface interface;
-  // Runtimes join the parts of a graph that stands there twice.
   for (FieldReader parts(model); parts.next();) {
-    if (parts.number() != 7 || !parts.payload()) continue;
-    for (FieldReader fields(*parts.payload()); fields.next();) {
-      if (!fields.payload()) continue;
-      if (fields.number() == 5) add(interface.initializers, read_initializer(*fields.payload()));
-      if (fields.number() == 11) add(interface.inputs, read_value(*fields.payload()));
-      if (fields.number() == 12) add(interface.outputs, read_value(*fields.payload()));
+    if (!parts.payload()) continue;
+    if (parts.number() == 8) check_opset(*parts.payload());
+    if (parts.number() == 7) read_graph(*parts.payload(), interface);  // runtimes join them where there are several
+    if (parts.number() == 25) {                                        // a FunctionProto
+      for (FieldReader fields(*parts.payload()); fields.next();) {
+        if (fields.number() == 9 && fields.payload()) check_opset(*fields.payload());
+      }
     }
   }
   return interface;

@@ -24,18 +24,25 @@ Lead lead_of(unsigned char byte) {
 
 }  // namespace
 
+size_t utf8_length(std::string_view bytes) {
+  if (bytes.empty()) return 0;
+  const Lead lead = lead_of(static_cast<unsigned char>(bytes[0]));
+  if (lead.length > bytes.size()) return 0;
+  uint32_t code = lead.bits;
+  for (size_t i = 1; i < lead.length; ++i) {
+    const auto byte = static_cast<unsigned char>(bytes[i]);
+    if ((byte & 0xC0) != 0x80) return 0;
+    code = code << 6 | (byte & 0x3F);
+  }
+  const bool is_surrogate = code >= 0xD800 && code < 0xE000;
+  return code < lead.smallest || code > 0x10FFFF || is_surrogate ? 0 : lead.length;
+}
+
 bool is_utf8(std::string_view bytes) {
   while (!bytes.empty()) {
-    const Lead lead = lead_of(static_cast<unsigned char>(bytes[0]));
-    if (lead.length == 0 || lead.length > bytes.size()) return false;
-    uint32_t code = lead.bits;
-    for (size_t i = 1; i < lead.length; ++i) {
-      const auto byte = static_cast<unsigned char>(bytes[i]);
-      if ((byte & 0xC0) != 0x80) return false;
-      code = code << 6 | (byte & 0x3F);
-    }
-    if (code < lead.smallest || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return false;
-    bytes.remove_prefix(lead.length);
+    const size_t length = utf8_length(bytes);
+    if (length == 0) return false;
+    bytes.remove_prefix(length);
   }
   return true;
 }

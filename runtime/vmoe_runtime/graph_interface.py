@@ -16,6 +16,9 @@ from vmoe_runtime.protobuf_fields import fields, messages
 FLOAT, UINT8, INT8, INT32, INT64, BFLOAT16 = 1, 2, 3, 6, 7, 16
 """Element types, as TensorProto.DataType numbers them."""
 
+MAX_OPSET = 1000
+"""The highest version of an operator set that a graph may import: a runtime may count up to it one by one."""
+
 _TYPE_NAMES = {FLOAT: "float32", UINT8: "uint8", INT8: "int8", INT32: "int32", INT64: "int64", BFLOAT16: "bfloat16"}
 _PART = re.compile(r"(/[0-9]+)+\Z")  # an expert's part of a tensor, or a chunk of that
 _ROUTER = re.compile(r"Encoder/(encoderblock_[0-9]{1,6})/Moe/Router/dense/kernel")
@@ -60,14 +63,19 @@ def graph_interface(graph: bytes) -> Interface:
     interface = Interface()
     places = {5: (interface.initializers, _initializer), 11: (interface.inputs, _value), 12: (interface.outputs, _value)}
     try:
-        # Runtimes join the parts of a graph that stands there twice.
-        for payload in _of(memoryview(graph), 7):
-            for number, message in messages(payload):
-                if number in places:
-                    found, read = places[number]
-                    name, tensor = read(message)
-                    if found.setdefault(name, tensor) is not tensor:
-                        raise ValueError(f"{name!r:.60} stands there twice")
+        for part, payload in messages(memoryview(graph)):
+            if part == 8:
+                _check_opset(payload)
+            elif part == 25:  # a FunctionProto
+                for opset in _of(payload, 9):
+                    _check_opset(opset)
+            elif part == 7:  # runtimes join the parts of a graph that stands there twice
+                for number, message in messages(payload):
+                    if number in places:
+                        found, read = places[number]
+                        name, tensor = read(message)
+                        if found.setdefault(name, tensor) is not tensor:
+                            raise ValueError(f"{name!r:.60} stands there twice")
     except (IndexError, ValueError) as error:
         raise BundleError(f"not a readable ONNX model ({error})") from None
     return interface
@@ -208,6 +216,13 @@ def _extent(buffer: memoryview) -> int | None:
     if len(content) == 2:
         raise ValueError("a dimension that is a number and a name")
     return _number(content, 1)
+
+
+def _check_opset(buffer: memoryview) -> None:
+    """An OperatorSetIdProto: version = 2."""
+    for number, value in fields(buffer):
+        if number == 2 and isinstance(value, int) and value > MAX_OPSET:
+            raise ValueError(f"an operator set of a version above {MAX_OPSET}")
 
 
 def _initializer(buffer: memoryview) -> tuple[str, Tensor]:

@@ -97,6 +97,7 @@ const std::map<std::string, Case>& cases() {
       {"load a folder that is not there", loading([](Call& c) { c.bundle = "absent.vmoe"; })},
       {"load a path that is too long", loading([](Call& c) { c.bundle = std::string(5000, 'x'); })},
       {"load a path with a line break", loading([](Call& c) { c.bundle = "two\nlines.vmoe"; })},
+      {"load a path that is no text", loading([](Call& c) { c.bundle = "\xEB\x88?\xC3.vmoe"; })},
       {"load a file", loading([](Call& c) { c.bundle += "/weights.safetensors"; })},
       {"load a folder that is no bundle", loading([](Call& c) { c.bundle = "/"; })},
       {"load with options of no size", loading([](Call& c) { c.options.struct_size = 0; })},
