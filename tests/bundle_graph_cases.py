@@ -109,7 +109,7 @@ bad("a graph with a name that is no text", appended(chunk(7, chunk(11, chunk(1, 
 
 for _version in (1001, 2**31 - 1, -1):
     bad(f"operator set {_version}", graph(lambda m, v=_version: opset(m, v)), CANONICAL, "above 1000")
-    bad(f"a function's operator set {_version}", graph(lambda m, v=_version: opset(m.functions[-1], v)), CANONICAL, "above 1000")
+    bad(f"a function's opset {_version}", graph(lambda m, v=_version: opset(m.functions[-1], v)), CANONICAL, "above 1000")
 
 # ---- graphs: their inputs, outputs and weights against the manifest
 
