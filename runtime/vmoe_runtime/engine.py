@@ -56,6 +56,7 @@ class Engine:
         self.profile = profile
         self.only_profile = backend.profile
         self._warned: set[str] = set()
+        self._last_inputs: tuple[Profile, Mapping[str, Array]] | None = None
 
     @classmethod
     def load(
@@ -271,8 +272,15 @@ class Engine:
         if backend.profile is not None:
             self._check_profile(backend.profile, setting)
         elif setting is not None:
-            feeds |= setting.inputs()
+            feeds |= self._inputs_of(setting)
         return backend.run(feeds, outputs)
+
+    def _inputs_of(self, setting: Profile) -> Mapping[str, Array]:
+        """The graph inputs of a setting. The last one's are kept: most calls have that of the call before."""
+        last = self._last_inputs
+        if last is None or last[0] is not setting:
+            self._last_inputs = last = (setting, setting.inputs())
+        return last[1]
 
     def _check_profile(self, only: Profile, asked: Profile | None) -> None:
         if asked is not None and (asked.capacity, asked.k, asked.bpr) != (only.capacity, only.k, only.bpr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -24,6 +25,7 @@ Images: TypeAlias = "OneImage | Sequence[OneImage]"
 
 TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"
 
+_DTYPES = {"float32": np.dtype(np.float32), "uint8": np.dtype(np.uint8)}
 _MOST_NESTED = 4
 _LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
 
@@ -70,7 +72,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
         images = _as_array(images)
     if isinstance(images, np.ndarray):
         array = _from_array(images, spec)
-        if images.dtype != np.uint8:
+        if images.dtype != _DTYPES["uint8"]:
             floats.append(array)
         return [array]
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images) or hasattr(images, "read"):
@@ -109,9 +111,9 @@ def _from_array(array: Array, spec: InputSpec) -> Array:
         raise ImageError(_wrong_shape(given, spec))
     if not len(array):
         raise ImageError("there are no images: the batch is empty")
-    if array.dtype == spec.dtype:
-        return np.ascontiguousarray(array)
-    if array.dtype == np.uint8:
+    if array.dtype == _DTYPES[spec.dtype]:
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if array.dtype == _DTYPES["uint8"]:
         return scale_pixels(array)
     takes = "uint8" if spec.dtype == "uint8" else "float32 in [-1, 1], or uint8"
     raise ImageError(f"images are {array.dtype}, and the model takes {takes}")
@@ -131,8 +133,12 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
     """Refuses or warns of floats that were scaled in another way; a minimum and a maximum are all that it costs."""
-    low, high = float(np.min([part.min() for part in floats])), float(np.max([part.max() for part in floats]))
-    if np.isnan(low):
+    # Where the extremes stand, as finding that needs less of numpy: it counts where a small model is called now and then.
+    extremes = [(part.item(part.argmin()), part.item(part.argmax())) for part in floats]
+    if all(-_LARGEST_FLOAT <= low < 0 and high <= _LARGEST_FLOAT for low, high in extremes):
+        return
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if any(math.isnan(low) for low, _ in extremes):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
         low = min(float(np.fmin.reduce(part, None)) for part in floats)
         high = max(float(np.fmax.reduce(part, None)) for part in floats)
