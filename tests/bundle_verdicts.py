@@ -38,7 +38,7 @@ def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
         stream.seek(0)
-        done = subprocess.run([sdk_build.readers()], stdin=stream, capture_output=True, check=False)
+        done = subprocess.run([sdk_build.readers()], stdin=stream, capture_output=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
     verdicts = [line.partition("\t") for line in done.stdout.decode().splitlines()]
     assert len(verdicts) == len(items)
