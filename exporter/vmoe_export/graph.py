@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx import defs, helper
-from onnxscript import values
+from onnxscript import opset18, values
 
 from vmoe_export import __version__
 from vmoe_export.graph_description import describe
@@ -110,7 +110,8 @@ def _export(model: Vmoe, grouping: Grouping) -> ir.Model:
             custom_translation_table={
                 getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default: partial(_vmoe_node, op)
                 for op in map(OPS.__getitem__, _TRACED_OPS)
-            },
+            }
+            | {torch.ops.vmoe.regroup.default: partial(_reshape, config.hidden_size)},
         )
     assert program is not None
     return program.model
@@ -150,6 +151,12 @@ def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
     while tensors[-1] is None:  # scales, which only int8 has
         tensors.pop()
     return values.Op(values.Opset(DOMAIN, VERSION), op.name, schema)(*tensors, **attributes)
+
+
+def _reshape(hidden_size: int, x: Any, _: Any, tokens: int) -> Any:
+    """Writes vmoe::regroup. How many groups there are follows from the batch."""
+    shape: Any = opset18.Constant(value_ints=[-1, tokens, hidden_size])
+    return opset18.Reshape(x, shape)
 
 
 def _bodies(model: Vmoe) -> list[onnx.FunctionProto]:

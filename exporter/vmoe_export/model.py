@@ -195,13 +195,14 @@ class Vmoe(nn.Module):
         self, block: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A MoE layer with its layer norm and residual; returns x[N,T,D], slot and weight."""
-        groups = x.reshape(-1, self.group_tokens, x.shape[-1])
+        images, tokens = x.shape[0], x.shape[1]
+        groups = torch.ops.vmoe.regroup(x, images * tokens // self.group_tokens, self.group_tokens)
         norm = self._norm(f"{block}.LayerNorm_1")
         router = self._p(f"{block}.Moe.Router.dense.kernel")
         slot, weight, src = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr)
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         y = torch.ops.vmoe.expert_block(groups, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
-        return y.reshape(-1, x.shape[1], x.shape[2]), slot, weight
+        return torch.ops.vmoe.regroup(y, images, tokens), slot, weight
 
     def _head(self, x: Tensor) -> Tensor:
         if self.config.classifier == "gap":

@@ -2,7 +2,8 @@
 
 Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`,
 `vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`, and the blocks
-`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`.
+`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`; and `vmoe::regroup`, which is a
+Reshape in graphs.
 """
 
 from __future__ import annotations
@@ -238,6 +239,21 @@ def expert_block(
     out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     y: Tensor = x + combine(out, slot, weight)
     return y
+
+
+@torch.library.custom_op("vmoe::regroup", mutates_args=())
+def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
+    """The tokens of x[A,B,D] in groups of another size: [count,tokens,D].
+
+    An op of its own, since the tracer would describe a plain reshape by quotients of the batch. Where groups cut images,
+    they stand one inside the other, deeper with each layer, and it never gets done with simplifying them.
+    """
+    return x.reshape(count, tokens, -1).clone()
+
+
+@regroup.register_fake
+def _(x: Tensor, count: int, tokens: int) -> Tensor:
+    return x.new_empty((count, tokens, x.shape[-1]))
 
 
 def _like_first(x: Tensor, *others: object) -> Tensor:
