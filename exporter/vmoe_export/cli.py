@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,23 +28,22 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
 
         from vmoe_export.command import export_command
         from vmoe_export.errors import OptionError
+        from vmoe_runtime.command_line import check_standard_files
         from vmoe_runtime.errors import RoutingError, VmoeError
     except ImportError as error:
         return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE)
     verbose = "-v" in arguments or "--verbose" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # paths may hold bytes that are no text
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        check_standard_files()
         export_command.main(arguments, prog_name="vmoe-export", standalone_mode=False)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):  # before RuntimeError, which click's Abort is
         return _fail("interrupted", INTERRUPTED)
     except click.UsageError as error:
         return _fail(f"{error.format_message()} (see vmoe-export --help)", USAGE_ERROR)
     except (OptionError, RoutingError) as error:
-        return _fail(str(error), USAGE_ERROR, verbose)
+        return _fail(str(error), USAGE_ERROR)
     except VmoeError as error:
         return _fail(str(error), FAILURE, verbose)
     except ImportError as error:
@@ -64,5 +62,8 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
 def _fail(sentence: str, code: int, verbose: bool = False) -> int:
     if verbose:
         traceback.print_exc()
-    print(f"vmoe-export: {' '.join(sentence.split())}", file=sys.stderr)
+    # Only here, where Ctrl-C is seen to: it takes a while.
+    from vmoe_runtime.command_line import complain
+
+    complain("vmoe-export", sentence)
     return code

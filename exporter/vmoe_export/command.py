@@ -25,7 +25,7 @@ from vmoe_export.precision import PRECISIONS
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 from vmoe_runtime import json_report
-from vmoe_runtime.command_line import check_standard_files, printable
+from vmoe_runtime.command_line import printable
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -214,7 +214,6 @@ def export_command(
         raise OptionError("--images is for validation, which --no-validate leaves out")
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other.")
-    check_standard_files()
     json_report.check_target(json_target)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     stream = json_report.people_stream(json_target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -101,7 +102,7 @@ def is_whole_number(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    r"""Text of a user or a bundle for a terminal: on one line, without what steers one, and encodable.
+    r"""Text of a user or a bundle for a terminal: on one line, and without what steers one.
 
     Example:
         >>> print(printable("a cat\x1b[2J \udcff"))
@@ -136,11 +137,11 @@ def run_command(
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
     except (VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
-        if not isinstance(error, UsageError) and ("-v" in words or "--verbose" in words):
+        sentence, code = _explain(error, no_memory, interrupted)
+        if code != USAGE_ERROR and ("-v" in words or "--verbose" in words):
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sentence, code = _explain(error, no_memory, interrupted)
         complain(program, sentence)
     return code
 
@@ -162,7 +163,10 @@ def _explain(error: BaseException, no_memory: str, interrupted: str) -> tuple[st
 
 
 def check_standard_files() -> None:
-    """Gives closed standard files to /dev/null: the next file opened would get their numbers, and what is printed.
+    """Makes sure that whatever is printed has somewhere to go.
+
+    Closed standard files are given to /dev/null: the next file opened would get their numbers, and what is printed.
+    Characters that the encoding of standard output lacks are escaped, as on standard error.
 
     Raises:
         CommandError: standard output is closed.
@@ -173,3 +177,5 @@ def check_standard_files() -> None:
     os.close(number)
     if sys.stdout is None:
         raise CommandError("standard output is closed")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
