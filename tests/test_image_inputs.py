@@ -36,6 +36,12 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def tiff(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    return file.getvalue()
+
+
 def test_one_image_answers_one_row(engine: Engine) -> None:
     expected = engine(PIXELS[None])
     assert expected.shape == (1, 7)
@@ -109,6 +115,16 @@ def test_images_are_refused_that_are(images: Any, words: str) -> None:
             to_batch(given, RGB)
         assert words in str(refused.value) and "\n" not in str(refused.value)
         str(refused.value).encode()
+
+
+@pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
+def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
+    given: list[Any] = [Image.new(mode, (12, 12))]
+    if mode == "LAB":  # the one that files may have
+        given.append(tiff(given[0]))
+    for image in given:
+        with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
+            to_batch(image, spec)
 
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:

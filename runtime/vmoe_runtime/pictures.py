@@ -86,6 +86,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
         _check_bits(picture, "the image")
         _check_rows(picture, "the image")
         _decode(picture, "the image")
+        _check_colours(picture, channels, "the image")
         yield picture, "the image"
         return
     name = "the image"
@@ -105,6 +106,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
             _check_bits(image, name)
             _check_rows(image, name)
             _decode(image, name)
+            _check_colours(image, channels, name)
             yield image, name
     finally:
         if file is not picture:
@@ -168,6 +170,15 @@ def _unreadable(name: str, error: Exception) -> ImageError:
 def _check_rows(image: Image, name: str) -> None:
     if image.height > _MOST_ROWS:
         raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
+
+
+def _check_colours(image: Image, channels: int, name: str) -> None:
+    try:
+        PicturePixels(image, channels).read(Window(0, 0, 1, 1))
+    except ValueError:
+        raise ImageError(
+            f"{name} has colours (mode {image.mode}) that don't become {_MODES[channels]}; convert it first"
+        ) from None
 
 
 def _check_bits(image: Image, name: str) -> None:
