@@ -238,18 +238,21 @@ def test_the_target_is_always_there(swap: str, bundle: Path) -> None:
     assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
 
 
-def test_what_comes_into_the_old_bundle_at_the_last_moment_is_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["thesis.txt", "thesis.onnx"])
+def test_what_comes_into_the_old_bundle_at_the_last_moment_is_kept(
+    swap: str, name: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exchange = bundle_writer.exchange
 
     def late(one: Path, other: Path) -> bool:
-        (bundle / "thesis.txt").write_text("years of work")
+        (bundle / name).write_text("years of work")
         monkeypatch.setattr(bundle_writer, "exchange", exchange)
         return exchange(one, other)
 
     monkeypatch.setattr(bundle_writer, "exchange", late)
-    with pytest.raises(ExportError, match=r"thesis\.txt"):
+    with pytest.raises(ExportError, match=f"x.vmoe holds '{name}'"):
         write_over(bundle)
-    assert (bundle / "thesis.txt").read_text() == "years of work"
+    assert (bundle / name).read_text() == "years of work"
     assert (bundle / "model.onnx").exists()
     assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]
 

@@ -87,7 +87,7 @@ def _take_place(folder: WorkingFolder, target: Path, place: Path, sources: Itera
                 raise ExportError(f"{target} exists; it was made during this export") from None
         elif exchange(folder.path, place):
             try:
-                # Looked at once more: it can't change under its name any more.
+                # Looked at once more, here and below: nobody finds it under its name any more.
                 check_replaceable(folder.path, target, sources)
             except BaseException:
                 exchange(folder.path, place)
@@ -95,6 +95,7 @@ def _take_place(folder: WorkingFolder, target: Path, place: Path, sources: Itera
             folder.holds_old_bundle = True
         else:
             with moved_aside(place) as old:
+                check_replaceable(old, target, sources)
                 folder.path.rename(place)
             remove_bundle(old)
 
