@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmoe_export.errors import ExportError
+from vmoe_runtime.errors import shown
 from vmoe_runtime.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME
 
 _MAX_MANIFEST_BYTES = 16 << 20
@@ -27,6 +28,10 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
         ExportError: the target exists and `force` is not given; or it is something else than a bundle, holds a file that
             no bundle holds, or one of the sources.
     """
+    sources = list(sources)
+    for path in (target, *sources):
+        if "\0" in str(path):
+            raise ExportError(f"{shown(str(path))} is no path: there is a zero byte in it")
     if target.name in {"", ".."}:
         raise ExportError(f"'{target}' is not a name for a bundle")
     try:

@@ -31,7 +31,7 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
         from vmoe_runtime.command_line import check_standard_files
         from vmoe_runtime.errors import RoutingError, VmoeError
     except ImportError as error:
-        return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE)
+        return _fail(_what_is_missing(error), FAILURE)
     verbose = "-v" in arguments or "--verbose" in arguments
     try:
         check_standard_files()
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
     except VmoeError as error:
         return _fail(str(error), FAILURE, verbose)
     except ImportError as error:
-        return _fail(f"{error.name} is not installed; pip install 'vmoe-export[export]'", FAILURE, verbose)
+        return _fail(_what_is_missing(error), FAILURE, verbose)
     except OSError as error:
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", FAILURE, verbose)
     except MemoryError:
@@ -57,6 +57,12 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
             raise
         return _fail(_NO_MEMORY, FAILURE, verbose)
     return 0
+
+
+def _what_is_missing(error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; pip install 'vmoe-export[export]'"
+    return f"a package can't be loaded ({error}); pip install --force-reinstall 'vmoe-export[export]'"
 
 
 def _fail(sentence: str, code: int, verbose: bool = False) -> int:

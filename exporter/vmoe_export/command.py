@@ -23,6 +23,7 @@ from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.profile_notes import profile_notes
+from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 from vmoe_runtime import json_report
 from vmoe_runtime.command_line import printable
@@ -294,8 +295,10 @@ class _tensor_bar:
 
 def _read_names(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_small(path).decode().splitlines()
     except UnicodeDecodeError:
         raise OptionError(f"--class-names {path} is not text in UTF-8") from None
+    except ValueError as error:
+        raise OptionError(f"--class-names {path} can't be read: {error}") from None
     except OSError as error:
         raise OptionError(f"--class-names {path} can't be read: {error.strerror}") from None

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.model_config import MoeConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.errors import shown
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class ExportOptions:
             ("bpr", (None, True, False)),
             ("dispatch_bf16", (None, True, False)),
         ):
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} is {getattr(self, name)!r:.40}, not one of {', '.join(map(str, allowed))}")
+            value = getattr(self, name)
+            # An array is not even compared: it would be equal in some places.
+            if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
+                raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
         for name, kind, text in (
             ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
             ("k", Sequence, "a sequence of numbers, such as [1]"),
@@ -84,8 +89,9 @@ class ExportOptions:
             ("class_names", Sequence, "a sequence of names"),
         ):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise OptionError(f"{name} is {value!r:.40}, but must be {text}")
+            # Text is a sequence, too: of letters, which nobody means.
+            if value is not None and (not isinstance(value, kind) or (kind is Sequence and isinstance(value, str))):
+                raise OptionError(f"{name} is {shown(value)}, but must be {text}")
         if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
             raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
         size = self.image_size

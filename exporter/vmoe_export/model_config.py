@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.small_file import read_small
 from vmoe_runtime.capacity import Rounding
 
 Classifier = Literal["token", "0", "gap", "map"]
@@ -94,7 +95,7 @@ def load_config(path: Path) -> dict[str, Any]:
         ConfigError: there is no such file, or it holds no such mapping.
     """
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(read_small(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
