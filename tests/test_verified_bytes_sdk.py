@@ -79,9 +79,9 @@ def test_what_is_exchanged_only_while_the_session_is_made_is_noticed(
 
     right = load(0)
     assert not np.array_equal(right, sdk_load(program, sdk_build.onnxruntime_library(), tmp_path)(other))
-    np.testing.assert_array_equal(load(1), right)  # the second attempt
+    np.testing.assert_array_equal(load(2), right)  # the third attempt
     with pytest.raises(VmoeError, match=CHANGED) as refusal:
-        load(99)
+        load(3)
     assert_one_sentence(str(refusal.value), "own.vmoe")
 
 

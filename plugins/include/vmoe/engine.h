@@ -81,7 +81,7 @@ typedef struct vmoe_load_options {
 /* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library and can be loaded;
  * without it the bundle runs on standard ops, and vmoe_info.runtime says why it could not be loaded. Engines of one
  * process on the same bundle with the same threads share one session and its memory.
- * A bundle that is replaced meanwhile is loaded again, up to three times.
+ * A bundle that is replaced meanwhile is loaded again, in three attempts at most.
  *
  * Load in the process that runs: after a fork the child's calls on its parent's engines fail. Unless it is set already,
  * the first load that opens ONNX Runtime sets the environment variable ORT_DISABLE_TELEMETRY to 1, with setenv, which
