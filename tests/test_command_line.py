@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from vmoe_runtime.__main__ import main as runtime_main
 from vmoe_runtime.command_line import CommandError, Parser, UsageError, printable, run_command, whole_number
 from vmoe_runtime.json_report import check_target, people_stream, write_json
 
+BUNDLE = Path(__file__).parent / "data" / "bundles" / "v2-fp32"
 TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run")
 
 
@@ -163,6 +165,38 @@ def test_a_target_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for target in (str(tmp_path / "new.json"), "-", None):
         check_target(target)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_the_command_uses_is_refused(tmp_path: Path) -> None:
+    bundle, image = tmp_path / "x.vmoe", tmp_path / "x.png"
+    bundle.mkdir()
+    for file in (bundle / "manifest.json", image):
+        file.write_text("{}")
+    (tmp_path / "link.png").symlink_to(image)
+    for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
+        with pytest.raises(CommandError, match="is used by this command; choose another file"):
+            check_target(str(target), [None, bundle, image])
+    # Folders of pictures and of checkpoints may well be where one is.
+    check_target(str(tmp_path / "new.json"), [tmp_path, bundle, image])
+
+
+@pytest.mark.parametrize("tool", ["vmoe-export", "vmoe-run", "vmoe-bench", "vmoe-build"])
+def test_no_report_is_written_over_a_bundle(tool: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "x.vmoe"
+    shutil.copytree(BUNDLE, bundle)
+    words = {"vmoe-export": ["-o", tmp_path / "y.vmoe"], "vmoe-run": ["x.png"]}.get(tool, [])
+    command = [Path(sys.executable).with_name(tool), bundle, *words, "--json", bundle / "manifest.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("x.vmoe is used by this command; choose another file for --json\n")
+    assert (bundle / "manifest.json").read_bytes() == (BUNDLE / "manifest.json").read_bytes()
+
+
+def test_links_that_lead_in_a_circle_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to(tmp_path / "a.json")
+    check_target(str(tmp_path / "a.json"), [tmp_path / "a.json" / "b"])
+    write_json(str(tmp_path / "a.json"), {"a": 1})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n'
 
 
 def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str]) -> None:

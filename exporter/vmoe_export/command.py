@@ -215,14 +215,14 @@ def export_command(
         raise OptionError("--images is for validation, which --no-validate leaves out")
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other.")
-    json_report.check_target(json_target)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     stream = json_report.people_stream(json_target)
     show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, precision)
     started = time.monotonic()
+    given = (checkpoint, config, class_names, images)
+    json_report.check_target(json_target, [target, *given, Path(f"{checkpoint}.index")])
     if not dry_run:
-        given = (checkpoint, config, class_names, images)
         check_target(target, force=force, sources=[path for path in given if path is not None])
     with open_checkpoint(checkpoint) as opened:
         plan = plan_export(opened, options)

@@ -44,7 +44,7 @@ def _bench(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     # Both before the measurement: nobody should wait for numbers that then can't be shown.
     display = _display()
-    check_target(arguments.json)
+    check_target(arguments.json, [arguments.bundle, arguments.images])
     with ExitStack() as closing:
         engines = _load_engines(arguments, closing)
         points = plan_points(engines, arguments.profiles, arguments.batch_sizes)

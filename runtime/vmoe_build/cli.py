@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    check_target(arguments.json)
+    check_target(arguments.json, [arguments.bundle])
     bundle = Bundle.open(arguments.bundle)
     profile = _profile(bundle, arguments.profile)
     batches = choose_batches(bundle.manifest, arguments.min_batch, arguments.opt_batch, arguments.max_batch)

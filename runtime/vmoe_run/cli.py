@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
-    check_target(arguments.json)
+    check_target(arguments.json, [arguments.bundle, *arguments.images])
     with Engine.load(arguments.bundle, arguments.profile, arguments.backend, arguments.threads) as engine:
         _check(engine.manifest, arguments)
         answers = answer(engine, arguments.images, arguments.top)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from vmoe_runtime.command_line import CommandError
+from vmoe_runtime.manifest import MANIFEST_NAME
 
 STANDARD_OUTPUT = "-"
 
 
-def check_target(target: str | None) -> None:
-    """Refuses a file that can't be written, before anybody waits for what is to stand in it.
+def check_target(target: str | None, used: Iterable[Path | None] = ()) -> None:
+    """Refuses a file that can't or mustn't be written, before anybody waits for what is to stand in it.
 
     Args:
         target: what --json says; None for nothing.
+        used: files and bundles that the command reads or writes besides.
 
     Raises:
-        CommandError: its folder isn't there, or something that is no plain file has its name.
+        CommandError: its folder isn't there; something that is no plain file has its name; it is one of the files used, or
+            would lie in one of the bundles.
     """
     if target is None or target == STANDARD_OUTPUT:
         return
@@ -30,6 +33,11 @@ def check_target(target: str | None) -> None:
         raise CommandError(f"{path} can't be written: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
         raise CommandError(f"{path} can't be written: it is there already and no plain file")
+    real = _real(path)
+    taken = {real, real.parent} if (real.parent / MANIFEST_NAME).exists() else {real}
+    for other in used:
+        if other is not None and _real(other) in taken:
+            raise CommandError(f"{path} can't be written: {other} is used by this command; choose another file for --json")
 
 
 def people_stream(target: str | None) -> TextIO:
@@ -54,7 +62,7 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
         sys.stdout.write(text)
         return
     # A link stays one: what it points to is replaced.
-    path = Path(target).resolve()
+    path = _real(Path(target))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -64,3 +72,8 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(f"{target} can't be written: {error.strerror}") from None
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve raises where links lead in a circle.
+    return Path(os.path.realpath(path))
