@@ -92,7 +92,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     name = "the image"
     file: BinaryIO
     if isinstance(picture, str | os.PathLike):
-        name = printable(picture)
+        name = path_text(picture)
         try:
             file = open_regular(picture)
         except (OSError, ValueError) as error:
@@ -125,11 +125,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if file is None:
         os.close(descriptor)
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
-        raise ImageError(f"{printable(path)} is {kind}, and images are read from plain files")
+        raise ImageError(f"{path_text(path)} is {kind}, and images are read from plain files")
     return file
 
 
-def printable(path: str | os.PathLike[str]) -> str:
+def path_text(path: str | os.PathLike[str]) -> str:
     """A path as text that can be printed, whatever bytes it has."""
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
