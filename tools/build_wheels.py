@@ -3,7 +3,7 @@
     python tools/build_wheels.py dist
 
 Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json. zig is the
-compiler. auditwheel has the last word: a wheel that asks for more than it says is removed, and the exit code is 1.
+compiler. auditwheel has the last word: a wheel that asks for more than it says is not kept, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sdist = build_sdist(arguments.out.resolve())
         print(f"{sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB", flush=True)
         for arch in arguments.arch:
-            wheel = build_wheel(sdist, arguments.out.resolve(), arch)
-            print(f"{described(wheel)}; auditwheel: {audited(wheel, arch)}", flush=True)
+            wheel = build_wheel(sdist, arch)
+            tag = audited(wheel, arch)
+            wheel = Path(shutil.move(wheel, arguments.out.resolve() / wheel.name))
+            print(f"{described(wheel)}; auditwheel: {tag}", flush=True)
     except BuildError as error:
         print(f"build_wheels: {error}", file=sys.stderr)
         return 1
@@ -56,8 +58,8 @@ def build_sdist(out: Path) -> Path:
     return out / run([sys.executable, "-c", build], "scikit-build-core can't make the source archive").splitlines()[-1]
 
 
-def build_wheel(sdist: Path, out: Path, arch: str) -> Path:
-    """Builds the wheel of one architecture from a source archive and returns its path."""
+def build_wheel(sdist: Path, arch: str) -> Path:
+    """Builds the wheel of one architecture from a source archive and returns its path, in a folder of its own."""
     shutil.rmtree(WORK / "source", ignore_errors=True)  # always the same path: zig compiles again only what changed
     with tarfile.open(sdist) as archive:
         archive.extractall(WORK / "source", filter="data")
@@ -70,9 +72,11 @@ def build_wheel(sdist: Path, out: Path, arch: str) -> Path:
         *(f"cmake.define.{name}={value}" for name, value in cmake_settings(arch).items()),
     ]
     shutil.rmtree(WORK / arch, ignore_errors=True)
+    out = WORK / f"wheel-{arch}"  # that of the user may hold wheels of other versions
+    shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
     run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
-    (wheel,) = out.glob(f"*-{platform(arch)}.whl")
+    (wheel,) = out.iterdir()
     return wheel
 
 
@@ -98,13 +102,12 @@ def audited(wheel: Path, arch: str) -> str:
     """What auditwheel says that a wheel runs on.
 
     Raises:
-        BuildError: that is less than its name says; the wheel is removed.
+        BuildError: that is less than its name says.
     """
     report = run([sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)], "auditwheel can't read the wheel")
     tag = str(json.loads(report)["overall_tag"])
     found = re.fullmatch(rf"manylinux_(\d+)_(\d+)_{arch}", tag)
     if not found or (int(found[1]), int(found[2])) > GLIBC:
-        wheel.unlink()
         raise BuildError(f"auditwheel says {tag} of {wheel.name}, which was to be {platform(arch)}")
     return tag
 
