@@ -41,4 +41,8 @@ class UnavailableError(BackendError):
 
 def shown(value: object, most: int = 40) -> str:
     """A value as it may stand in a sentence: on one line, and not without end."""
-    return " ".join(repr(value).split())[:most]
+    try:
+        text = repr(value)
+    except Exception:  # a number of more digits than Python writes, or whatever an object of others raises
+        text = f"{type(value).__name__} that can't be shown"
+    return " ".join(text.split())[:most]

@@ -102,7 +102,7 @@ class RoutingRules:
         if not _is_flag(bpr):
             raise RoutingError(f"bpr must be True or False, not {shown(bpr)}")
         if not 1 <= k <= self.num_experts:
-            raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {k}")
+            raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {shown(k)}")
         if capacity_ratio > self.num_experts:
             raise RoutingError(
                 f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "

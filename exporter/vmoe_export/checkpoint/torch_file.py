@@ -36,7 +36,8 @@ class TorchCheckpoint(Checkpoint):
         try:
             loaded = self._load(path)
             if not isinstance(loaded, Mapping):
-                raise CheckpointError(f"it holds a {type(loaded).__name__}, not a mapping of names to tensors")
+                kind = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
+                raise CheckpointError(f"it holds a {kind}, not a mapping of names to tensors")
             self._tensors: dict[str, torch.Tensor] = {}
             for name, tensor in _flatten(loaded, ""):
                 if self._tensors.setdefault(name, tensor) is not tensor:
