@@ -89,6 +89,7 @@ hostile: $(NATIVE)
 	$(BIN)/python tests/reader_mutations.py --cases 20000
 	$(BIN)/python tests/bundle_mutations.py --count 4000
 	$(BIN)/python tests/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
+	$(BIN)/python tests/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
 	$(BIN)/python tests/export_kills.py --kills 170 --signals 60
 
 gpu-test: $(NATIVE)

@@ -2,7 +2,7 @@
 
     python tests/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints what came out, as JSON, and exits with 1 if any answer was a wrong one.
+prints what came out, as JSON, and exits with 1 if any answer was a wrong one. `--backend sdk` is the C++ SDK.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import c_engine
 import numpy as np
 import onnx
 from damaged_files import copied_bundle, edited_graph
@@ -111,6 +112,19 @@ def engine_load(backend: str, **options: bool) -> Load:
     return load
 
 
+def sdk_load(bundle: Path) -> Load:
+    """Loads a bundle with the C++ SDK and runs it on one image; `bundle` is one of those that will be loaded."""
+    given, outputs = image(bundle), Bundle.open(bundle, verify=False).manifest.outputs
+
+    def load(bundle: Path) -> np.ndarray:
+        try:
+            return c_engine.answer(bundle, given, outputs)
+        except c_engine.RefusedError as error:
+            raise VmoeError(str(error)) from None
+
+    return load
+
+
 def image(bundle: Path) -> np.ndarray:
     """The image that every load is asked about."""
     spec = Bundle.open(bundle, verify=False).manifest.input
@@ -172,7 +186,10 @@ def main() -> int:
     parser.add_argument("--folders", type=int, default=400)
     parser.add_argument("--backend", default="onnxruntime")
     arguments = parser.parse_args()
-    load = engine_load(arguments.backend)
+    if arguments.backend == "sdk" and c_engine.sdk() is None:
+        print("this installation has no C++ SDK")
+        return 0
+    load = sdk_load(arguments.bundle) if arguments.backend == "sdk" else engine_load(arguments.backend)
     tallies = {
         "files": swap_files(arguments.bundle, arguments.files, load),
         "folders": swap_folders(arguments.bundle, arguments.folders, load),
