@@ -128,13 +128,12 @@ def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> Non
 
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    # Who opened it would wait for ever.
     os.mkfifo(pipe := tmp_path / "pipe.png")
-    start = time.monotonic()
     with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
         to_batch(pipe, RGB)
     with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
         open_images(pipe, None, None)
-    assert time.monotonic() - start < 1
 
 
 def warned(engine: Engine, *batches: Any) -> list[warnings.WarningMessage]:

@@ -115,10 +115,10 @@ def test_a_header_that_tells_of_too_many_pixels_is_believed_before_they_are_deco
 ) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png_that_says(width, height))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ImageError, match=f"large.png has .* {words}"):
         to_batch(path, InputSpec("float32", 28, 28, 1))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_picture_in_memory_of_too_many_rows_is_refused() -> None:
