@@ -104,6 +104,7 @@ bad("a location that is no text", appended(chunk(7, chunk(5, chunk(13, chunk(1, 
 good("a second graph without anything", appended(chunk(7, b"")))
 bad("a second graph with one more input", appended(chunk(7, chunk(11, chunk(1, b"more")))), INLINED, "takes", "more")
 bad("an input twice", graph(lambda m: m.graph.input.append(m.graph.input[0])), CANONICAL, "'image' stands there twice")
+bad("an input without a name", graph(lambda m: m.graph.input.add()), CANONICAL, "takes")
 bad("a weight twice", graph(lambda m: m.graph.initializer.append(m.graph.initializer[0])), CANONICAL, "twice")
 bad("a graph with a name that is no text", appended(chunk(7, chunk(11, chunk(1, b"\xff")))), INLINED)
 

@@ -191,8 +191,8 @@ Tensors expected_outputs(const Manifest& manifest, std::optional<uint64_t> k) {
 
 std::string names(const Tensors& tensors) {
   std::string list;
-  for (const auto& [name, tensor] : tensors) list += (list.empty() ? "" : ", ") + name;
-  return list;
+  for (const auto& [name, tensor] : tensors) list += ", " + name;
+  return list.empty() ? list : list.substr(2);
 }
 
 void check_tensors(const std::string& graph, const char* verb, const Tensors& found, const Tensors& expected) {
