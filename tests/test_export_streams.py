@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
 from damaged_files import DENSE, assert_one_sentence, copied_checkpoint
 
 from vmoe_export import export_bundle
+from vmoe_export.cli import main
 
 COMMAND = [sys.executable, "-c", "from vmoe_export.cli import main; main()"]
 ODD = os.fsdecode(b"odd\xff")
@@ -71,3 +74,19 @@ def test_tools_take_a_bundle_whose_path_is_no_text(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_another_thread_may_run_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[object] = []
+
+    def run() -> None:
+        try:
+            main(["absent"])
+        except SystemExit as stopped:
+            codes.append(stopped.code)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert codes == [1]
+    assert_one_sentence(capsys.readouterr().err.removesuffix("\n"), "absent is not a checkpoint")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ _state = _State()
 def end_at_signals(program: str) -> Callable[[], None]:
     """From now on Ctrl-C, SIGTERM and SIGHUP end the process with exit code 128 + the signal's number.
 
-    A signal that the process was told to ignore, as by nohup, stays ignored.
+    A signal that the process was told to ignore, as by nohup, stays ignored. Called by another thread than the main one, it
+    changes nothing.
 
     Args:
         program: what the line on standard error starts with.
@@ -40,6 +42,8 @@ def end_at_signals(program: str) -> Callable[[], None]:
     Returns:
         What puts the handlers back that were there before.
     """
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread choose a handler
+        return lambda: None
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def handle(number: int, frame: FrameType | None) -> None:
