@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ import pytest
 import safetensors.numpy
 import torch
 from damaged_files import assert_one_sentence, written
+
+from vmoe_export import CheckpointError, open_checkpoint
+from vmoe_export.checkpoint import safetensors_file as reader
 
 # In a process of its own, which SIGBUS would end.
 PROGRAM = """
@@ -42,6 +47,27 @@ def torch_file(folder: Path) -> tuple[Path, Path]:
 def safetensors_file(folder: Path) -> tuple[Path, Path]:
     safetensors.numpy.save_file(TENSORS, folder / "ckpt.safetensors")
     return folder / "ckpt.safetensors", folder / "ckpt.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"shape"', '"shapE"'), ("[500,1000]", "[500,1001]"), ('{"cls"', '["cls"'), ('"F32"', "    7")]
+)
+def test_a_header_that_is_written_to_after_the_look_at_it(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = safetensors_file(tmp_path)
+    content = path.read_bytes()
+    assert old.encode() in content
+
+    @contextmanager
+    def safe_open(*_: object, **__: object) -> Iterator[None]:
+        yield
+        path.write_bytes(content.replace(old.encode(), new.encode(), 1))
+
+    monkeypatch.setattr(reader, "safe_open", safe_open)
+    with pytest.raises(CheckpointError) as refused:
+        open_checkpoint(path)
+    assert_one_sentence(str(refused.value), "ckpt.safetensors was changed while it was read")
 
 
 @pytest.mark.parametrize("write", [official, torch_file, safetensors_file], ids=lambda write: write.__name__)

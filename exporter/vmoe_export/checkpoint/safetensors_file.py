@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -30,25 +31,24 @@ class SafetensorsCheckpoint(Checkpoint):
             size = self._header_size()
             with safe_open(path, framework="numpy"):
                 pass
-            header = json.loads(bytes(self._file.read(8, size)))
+            header = bytes(self._file.read(8, size))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        header.pop("__metadata__", None)
         self._data_start = 8 + size
-        self._offsets = {name: entry["data_offsets"] for name, entry in header.items()}
-        stored = {}
-        for name, entry in header.items():
-            try:
-                dtype = dtype_from_name(_DTYPES.get(entry["dtype"], entry["dtype"]))
-            except CheckpointError as error:
-                raise CheckpointError(f"{path}: tensor {name}: {error}") from None
-            stored[name] = TensorInfo(tuple(entry["shape"]), dtype)
-        self._info = stored
-        super().__init__(path, "safetensors", [path], stored)
+        self._offsets: dict[str, tuple[int, int]] = {}
+        self._info: dict[str, TensorInfo] = {}
+        try:
+            self._read_header(header)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        # The library looked at the file a moment earlier.
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            raise CheckpointError(f"{path} was changed while it was read") from None
+        super().__init__(path, "safetensors", [path], self._info)
 
     def close(self) -> None:
         """Closes the file."""
@@ -64,6 +64,20 @@ class SafetensorsCheckpoint(Checkpoint):
                 f"{_MAX_HEADER_BYTES >> 20} MiB)"
             )
         return int(size)
+
+    def _read_header(self, text: bytes) -> None:
+        for name, entry in json.loads(text).items():
+            if name == "__metadata__":
+                continue
+            try:
+                dtype = dtype_from_name(_DTYPES.get(entry["dtype"], entry["dtype"]))
+            except CheckpointError as error:
+                raise CheckpointError(f"tensor {name}: {error}") from None
+            start, end = entry["data_offsets"]
+            info = TensorInfo(tuple(entry["shape"]), dtype)
+            if start < 0 or end - start != math.prod(info.shape) * dtype.itemsize:
+                raise ValueError
+            self._offsets[name], self._info[name] = (start, end), info
 
     def _read(self, stored_name: str) -> Array:
         start, end = self._offsets[stored_name]
