@@ -49,9 +49,7 @@ def safetensors_file(folder: Path) -> tuple[Path, Path]:
     return folder / "ckpt.safetensors", folder / "ckpt.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [('"shape"', '"shapE"'), ("[500,1000]", "[500,1001]"), ('{"cls"', '["cls"'), ('"F32"', "    7")]
-)
+@pytest.mark.parametrize(("old", "new"), [('"shape"', '"shapE"'), ("[500,1000]", "[500,1001]"), ('{"cls"', '["cls"')])
 def test_a_header_that_is_written_to_after_the_look_at_it(
     old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
