@@ -58,10 +58,10 @@ def test_a_wrong_command_line_is_a_usage_error(words: str) -> None:
 def test_every_tool_says_its_version() -> None:
     assert vmoe_runtime.__version__[0].isdigit()
     for tool in TOOLS:
-        done = subprocess.run(
-            [Path(sys.executable).with_name(tool), "--version"], capture_output=True, text=True, check=True
-        )
-        assert done.stdout == f"{tool}, version {vmoe_runtime.__version__}\n"
+        module = [sys.executable, "-m", tool.replace("-", "_")]
+        for command in ([Path(sys.executable).with_name(tool)], module):
+            done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+            assert done.stdout == f"{tool}, version {vmoe_runtime.__version__}\n"
 
 
 def test_the_runtime_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,6 +174,8 @@ LOADING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no threads": ({"threads": 0}, BackendError, "threads"),
     "a million threads": ({"threads": 10**6}, BackendError, "threads"),
     "threads as text": ({"threads": "all"}, BackendError, "'all'"),
+    "threads as a flag": ({"threads": True}, BackendError, "not True"),
+    "a list of backends": ({"backend": ["onnxruntime"]}, BackendError, "['onnxruntime'] is not known"),
     "unknown profile": ({"profile": "fastest"}, RoutingError, "'fastest'"),
     "profile of too many experts": ({"profile": "c0.3-k9"}, RoutingError, "k must be"),
 }

@@ -13,7 +13,7 @@ from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
+from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 from vmoe_runtime.profiles import Profile
 
@@ -121,11 +121,11 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
     Raises:
         BackendError: no such backend, it is not installed, or it can't load the graph.
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= 1024):
-        raise BackendError(f"threads must be a whole number from 1 to 1024, not {threads!r}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+        raise BackendError(f"threads must be a whole number from 1 to 1024, not {shown(threads)}")
     if name != "auto":
-        if name not in BACKENDS:
-            raise BackendError(f"backend '{name}' is not known; {', '.join(BACKENDS)} and auto are")
+        if not isinstance(name, str) or name not in BACKENDS:
+            raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
         try:
             loaded = _load(name, bundle, threads, profile)
             return name, _described(loaded) if name == "onnxruntime" else loaded
