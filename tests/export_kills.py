@@ -153,6 +153,7 @@ class Exports:
 
     def _start(self, options: list[str], *, cold: bool, force: bool) -> int:
         arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
+        self._errors.write_bytes(b"")  # a process that is ended before it begins leaves what the one before wrote
         if not cold:
             return self._fork(lambda: cli.main(arguments))
         with self._errors.open("wb") as errors:
@@ -164,7 +165,7 @@ class Exports:
             return pid
         code = 1
         try:
-            os.dup2(os.open(self._errors, os.O_WRONLY | os.O_TRUNC), 2)
+            os.dup2(os.open(self._errors, os.O_WRONLY), 2)
             run()
             code = 0
         except SystemExit as stopped:
