@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, Setting, op_library
 from vmoe_runtime.images import scale_pixels
 from vmoe_runtime.resampling import resize_bilinear
 
@@ -67,6 +68,23 @@ def test_a_call_may_name_a_profile_or_override_capacity_k_and_bpr(engine: Engine
     np.testing.assert_array_equal(engine(images, k=2), engine(images, "c0.3-k2"))
     np.testing.assert_array_equal(engine(images, bpr=False), engine(images, profile="c0.3-k1-vanilla"))
     assert not np.array_equal(engine(images), engine(images, bpr=False))
+
+
+def test_a_setting_is_one_value_for_every_call(engine: Engine, mnist_images: Images) -> None:
+    images = mnist_images["images"][:3]
+    setting = Setting("c0.3-k1", k=2, bpr=False)
+    np.testing.assert_array_equal(engine(images, setting), engine(images, "c0.3-k2-vanilla"))
+    np.testing.assert_array_equal(engine(images, setting, k=1), engine(images, "c0.3-k1-vanilla"))
+    assert engine.setting(setting) == engine.setting(capacity=0.3, k=2, bpr=False)
+    assert engine.classify(images, 2, setting) == engine.classify(images, top=2, profile="c0.3-k2-vanilla")
+    for layer, route in engine.routing(images, setting).items():
+        np.testing.assert_array_equal(route.slot, engine.routing(images, "c0.3-k2-vanilla")[layer].slot)
+
+
+@pytest.mark.parametrize("setting", [0.3, ("c0.3-k1", 0.3), b"c0.3-k1"])
+def test_what_is_no_setting_is_refused(engine: Engine, mnist_images: Images, setting: Any) -> None:
+    with pytest.raises(RoutingError, match="a setting is a Setting or the name of a profile"):
+        engine(mnist_images["images"][:1], setting)
 
 
 def test_a_profile_chosen_at_load_is_the_default(mnist_image_bundle: Path, mnist_images: Images) -> None:

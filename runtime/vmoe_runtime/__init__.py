@@ -3,6 +3,7 @@
 from vmoe_runtime.engine import Engine, Routing
 from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
 from vmoe_runtime.op_library import library_path
+from vmoe_runtime.setting import Setting
 from vmoe_runtime.telemetry import silence_onnxruntime
 from vmoe_runtime.version import __version__
 
@@ -16,6 +17,7 @@ __all__ = [
     "ImageError",
     "Routing",
     "RoutingError",
+    "Setting",
     "VmoeError",
     "__version__",
     "library_path",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, Routing
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile, parse_profile_name
+from vmoe_runtime.setting import Setting
+
+if TYPE_CHECKING:
+    from vmoe_runtime.setting import SettingFields
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -118,24 +122,14 @@ class Engine:
         """Names of the classes, or None if the bundle has none."""
         return self.manifest.class_names
 
-    def __call__(
-        self,
-        images: Images,
-        profile: str | None = None,
-        *,
-        capacity: float | None = None,
-        k: int | None = None,
-        bpr: bool | None = None,
-    ) -> Array:
+    def __call__(self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Array:
         """Logits, or features, of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
-            profile: a profile name; default: the engine's.
-            capacity: capacity ratio, instead of the profile's.
-            k: experts per token, instead of the profile's.
-            bpr: True for Batch Priority Routing, False for vanilla order, instead of the profile's.
+            setting: a setting, or the name of a profile; default: the engine's profile.
+            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, or profile="c0.3-k1".
 
         Returns:
             float32[N, classes], or float32[N, feature size] if the bundle was exported for features.
@@ -144,24 +138,21 @@ class Engine:
             ImageError, RoutingError: what was asked for doesn't fit the model, or what its graph was built for.
             BackendError: the runtime failed, or the engine is closed.
         """
-        return self._run(images, self.setting(profile, capacity, k, bpr), [self.manifest.output])[0]
+        return self._run(images, self.setting(setting, **fields), [self.manifest.output])[0]
 
     def classify(
         self,
         images: Images,
         top: int = 5,
-        *,
-        profile: str | None = None,
-        capacity: float | None = None,
-        k: int | None = None,
-        bpr: bool | None = None,
+        setting: Setting | str | None = None,
+        **fields: Unpack[SettingFields],
     ) -> list[list[tuple[str | int, float]]]:
         """The likeliest classes of a batch of images; images and settings as for a call.
 
         Args:
             images: as for a call.
             top: how many classes; all of them where the model has fewer.
-            profile, capacity, k, bpr: as for a call.
+            setting, **fields: as for a call.
 
         Returns:
             For each image pairs, the likeliest first, and of equally likely ones the lower index: the name of the class, or
@@ -182,7 +173,7 @@ class Engine:
             raise ClassifyError("this bundle puts out features, which have no classes; call the engine for them")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
-        logits = self(images, profile, capacity=capacity, k=k, bpr=bpr)
+        logits = self(images, setting, **fields)
         names: Sequence[str | int] = self.class_names or range(self.manifest.outputs)
         return [
             [(names[index], float(shares[index])) for index in best]
@@ -190,13 +181,7 @@ class Engine:
         ]
 
     def routing(
-        self,
-        images: Images,
-        profile: str | None = None,
-        *,
-        capacity: float | None = None,
-        k: int | None = None,
-        bpr: bool | None = None,
+        self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]
     ) -> dict[str, Routing]:
         """Where each MoE layer sends the tokens of a batch; arguments as for a call.
 
@@ -206,32 +191,27 @@ class Engine:
         layers = self.manifest.moe_layers
         names = [f"{layer}/{what}" for layer in layers for what in ("slot", "weight")]
         # A graph must be asked for something.
-        results = self._run(images, self.setting(profile, capacity, k, bpr), names or [self.manifest.output])
+        results = self._run(images, self.setting(setting, **fields), names or [self.manifest.output])
         pairs = zip(results[::2], results[1::2], strict=False)
         return {layer: Routing(*pair) for layer, pair in zip(layers, pairs, strict=False)}
 
-    def setting(
-        self,
-        profile: str | None = None,
-        capacity: float | None = None,
-        k: int | None = None,
-        bpr: bool | None = None,
-    ) -> Profile | None:
+    def setting(self, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a dense ViT.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
-        base = self.profile if profile is None else _chosen_profile(self.manifest, profile)
-        if capacity is None and k is None and bpr is None:
+        asked = Setting.of(setting, fields)
+        base = self.profile if asked.profile is None else _chosen_profile(self.manifest, asked.profile)
+        if asked.capacity is None and asked.k is None and asked.bpr is None:
             return base
         rules = self.manifest.rules
         if base is None or rules is None:
             raise RoutingError("this is a dense model: it has no capacity, k or bpr")
         return rules.profile(
-            base.capacity_ratio if capacity is None else capacity,
-            base.k if k is None else k,
-            base.bpr if bpr is None else bpr,
+            base.capacity_ratio if asked.capacity is None else asked.capacity,
+            base.k if asked.k is None else asked.k,
+            base.bpr if asked.bpr is None else asked.bpr,
         )
 
     def close(self) -> None:
