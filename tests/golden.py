@@ -22,6 +22,7 @@ from vmoe_export.parameters import stored_parameters
 from vmoe_export.weights_file import write_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
+from vmoe_runtime.manifest import Output
 from vmoe_runtime.profiles import Profile, RoutingRules
 
 FOLDER = Path(__file__).parent / "data" / "golden"
@@ -38,9 +39,14 @@ class Case:
 
     model: str
     raw: dict[str, Any]
+    output: Output = "logits"
 
     def __str__(self) -> str:
-        return f"{self.model}-{self.raw['id']}"
+        return f"{self.model}-{self.raw['id']}" + ("-members" if self.output == "members" else "")
+
+    @property
+    def members(self) -> int:
+        return (settings(self.model)["model"]["encoder"].get("moe") or {}).get("ensemble_size", 1)
 
     @property
     def bfloat16(self) -> bool:
@@ -57,7 +63,12 @@ class Case:
 
     @property
     def logits(self) -> np.ndarray:
-        return arrays(self.model)[self.raw["logits"]]
+        """Logits, or those of each member; of an ensemble the logarithm of its prediction."""
+        stored = arrays(self.model)
+        if self.output == "members":
+            rows = stored[self.raw["logits"]]
+            return rows.reshape(-1, self.members, rows.shape[-1])
+        return stored[self.raw["logits" if self.members == 1 else "ensemble_log_probs"]]
 
     def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
         """(gates f32[G,S,E] or None where not recorded, kept bool[G,S,E]) of each MoE layer."""
@@ -74,6 +85,7 @@ class Case:
             tokens,
             len(self.raw["layers"]),
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
+            ensemble_size=self.members,
         )
         return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
 
@@ -82,7 +94,7 @@ class Case:
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
             feeds |= profile.inputs()
-        return _runner(self.model, self.group, self.bfloat16, runner)(feeds)
+        return _runner(self.model, self.group, self.bfloat16, runner, self.output)(feeds)
 
 
 @functools.cache
@@ -100,6 +112,12 @@ def cases() -> list[Case]:
     return [Case(model, raw) for model in ("g1", "g2", "g3", "g4") for raw in settings(model)["cases"]]
 
 
+def ensemble_cases() -> list[Case]:
+    """Those of ensembles (E3), once with their prediction and once with their members' logits."""
+    models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
+    return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
+
+
 def kept_pairs(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
     """bool[G,S,E]: which (token, expert) pairs got a place."""
     kept = np.zeros((*slot.shape[:2], num_experts), bool)
@@ -109,16 +127,18 @@ def kept_pairs(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
 
 
 @functools.cache
-def exported(model: str, group: str, bfloat16: bool) -> tuple[Path, Vmoe]:
+def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
     """Folder with the two graphs and the weights, and the torch model they were traced from."""
-    folder = Path(_scratch.name) / f"{model}-{group.replace(':', '')}-{bfloat16}"
+    folder = Path(_scratch.name) / f"{model}-{group.replace(':', '')}-{bfloat16}-{output}"
     folder.mkdir()
     with open_checkpoint(FOLDER / model) as checkpoint:
         shapes = {name: info.shape for name, info in checkpoint.info.items()}
-        config = describe_model(shapes, settings(model)["model"], dispatch_bf16=bfloat16)
+        stored = settings(model)
+        size = tuple(stored["image_size"]) if "image_size" in stored else None
+        config = describe_model(shapes, stored["model"], dispatch_bf16=bfloat16, image_size=size)
         spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
-    grouping = parse_group(group, config.num_tokens, None)
-    network = Vmoe(config, grouping.tokens).load_weights(folder / "weights.safetensors")
+    grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
+    network = Vmoe(config, grouping.tokens, output=output).load_weights(folder / "weights.safetensors")
     default = None
     if config.moe:
         rules = RoutingRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
@@ -128,8 +148,10 @@ def exported(model: str, group: str, bfloat16: bool) -> tuple[Path, Vmoe]:
 
 
 @functools.cache
-def _runner(model: str, group: str, bfloat16: bool, runner: str) -> Callable[[dict[str, np.ndarray]], Outputs]:
-    folder, network = exported(model, group, bfloat16)
+def _runner(
+    model: str, group: str, bfloat16: bool, runner: str, output: Output
+) -> Callable[[dict[str, np.ndarray]], Outputs]:
+    folder, network = exported(model, group, bfloat16, output)
     if runner == "torch":
 
         def run(feeds: dict[str, np.ndarray]) -> Outputs:
@@ -146,4 +168,4 @@ def _runner(model: str, group: str, bfloat16: bool, runner: str) -> Callable[[di
         backend = OnnxRuntimeBackend(folder / "model.onnx", threads=1)
     else:
         backend = OnnxRuntimeBackend(folder / "model.inlined.onnx", threads=1)
-    return lambda feeds: backend.run(feeds, ["logits", *names])
+    return lambda feeds: backend.run(feeds, [output, *names])

@@ -27,6 +27,7 @@ from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 from vmoe_runtime import json_report
 from vmoe_runtime.command_line import printable
+from vmoe_runtime.manifest import OUTPUTS
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -101,6 +102,12 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
 )
 @click.option(
+    "--ensemble-size",
+    type=click.IntRange(1),
+    metavar="M",
+    help="Members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.",
+)
+@click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
@@ -125,8 +132,8 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @click.option(
     "--output",
     "output_kind",
-    type=click.Choice(["logits", "features"]),
-    help="What the graph returns. Default: logits.",
+    type=click.Choice(OUTPUTS),
+    help="What the graph returns. Default: logits; of an E3 the logarithm of its members' mean probability.",
 )
 @click.option(
     "--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line."
@@ -169,6 +176,7 @@ def export_command(
     capacity_multiple_of: int | None,
     rounding: Any,
     dispatch_bf16: bool | None,
+    ensemble_size: int | None,
     precision: Any,
     tensorrt: bool,
     input_dtype: Any,
@@ -203,6 +211,7 @@ def export_command(
         rounding=rounding,
         capacity_multiple_of=capacity_multiple_of,
         dispatch_bf16=dispatch_bf16,
+        ensemble_size=ensemble_size,
         precision=precision,
         tensorrt=tensorrt,
         input=input_dtype,

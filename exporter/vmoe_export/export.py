@@ -22,6 +22,7 @@ from vmoe_export.validation import Comparison, check, validate
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
+    ENSEMBLE_VERSION,
     FORMAT,
     FORMAT_VERSION,
     INLINED_GRAPH,
@@ -206,7 +207,7 @@ def write_bundle(
         network = Vmoe(
             model,
             plan.grouping.tokens,
-            features=plan.output == "features",
+            output=plan.output,
             uint8_input=plan.input == "uint8",
             precision=stored,
         ).load_weights(folder / WEIGHTS_NAME)
@@ -293,7 +294,7 @@ def _manifest(
     names = plan.options.class_names
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if model.ensemble_size > 1 else ENSEMBLE_VERSION - 1,
         "producer": {"name": "vmoe-export", "version": __version__},
         "source": {
             "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),
@@ -311,7 +312,7 @@ def _manifest(
         "preprocessing": {"steps": str(plan.preprocessing)},
         "output": {
             "name": plan.output,
-            "size": model.num_classes if plan.output == "logits" else model.feature_size,
+            "size": model.feature_size if plan.output == "features" else model.num_classes,
         },
         "class_names": None if names is None else list(names),
         "routing": rules
@@ -322,6 +323,7 @@ def _manifest(
             "group_tokens": rules.group_tokens,
             "rounding": rules.rounding,
             "capacity_multiple_of": rules.capacity_multiple_of,
+            **({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {}),
         },
         "precision": plan.stored_precision,
         "batch_multiple": plan.grouping.batch_multiple,

@@ -15,6 +15,7 @@ from vmoe_export.model_config import MoeConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
+from vmoe_runtime.manifest import OUTPUTS, Output
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class ExportOptions:
         image_size: (height, width) in pixels.
         rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
+        ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.
         precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
             for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
             computed in: "fp32", "bf16" or "fp16".
         tensorrt: write a graph for TensorRT for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
-        output: "logits" (the default) or "features".
+        output: "logits" (the default; of an E3 the official prediction, the logarithm of the mean probability of its
+            members), "members" (each member's logits of an E3) or "features".
         preprocess: the official steps that make an image of a picture, joined by "|". Default: those of the official
             configs, "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         class_names: names of the classes.
@@ -56,10 +59,11 @@ class ExportOptions:
     rounding: Rounding | None = None
     capacity_multiple_of: int | None = None
     dispatch_bf16: bool | None = None
+    ensemble_size: int | None = None
     precision: ExportPrecision = "fp32"
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
-    output: Literal["logits", "features"] | None = None
+    output: Output | None = None
     preprocess: str | None = None
     class_names: Sequence[str] | None = None
 
@@ -68,7 +72,7 @@ class ExportOptions:
             ("precision", tuple(PRECISIONS)),
             ("tensorrt", (True, False)),
             ("input", (None, "float32", "uint8")),
-            ("output", (None, "logits", "features")),
+            ("output", (None, *OUTPUTS)),
             ("rounding", (None, "ceil", "round")),
             ("bpr", (None, True, False)),
             ("dispatch_bf16", (None, True, False)),
@@ -82,6 +86,7 @@ class ExportOptions:
             ("k", Sequence, "a sequence of numbers, such as [1]"),
             ("group", str, "text, such as 'image' or '16'"),
             ("batch", int, "a number of images"),
+            ("ensemble_size", int, "a number of members"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
@@ -109,7 +114,7 @@ class ExportOptions:
     def routing_options(self) -> list[str]:
         """Names of the options given that only mean something to MoE layers."""
         names = ("capacity", "k", "bpr", "group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16")
-        return [name for name in names if getattr(self, name) is not None]
+        return [name for name in (*names, "ensemble_size") if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with.
@@ -162,9 +167,10 @@ class ExportFields(TypedDict, total=False):
     rounding: Rounding | None
     capacity_multiple_of: int | None
     dispatch_bf16: bool | None
+    ensemble_size: int | None
     precision: ExportPrecision
     tensorrt: bool
     input: Literal["float32", "uint8"] | None
-    output: Literal["logits", "features"] | None
+    output: Output | None
     preprocess: str | None
     class_names: Sequence[str] | None

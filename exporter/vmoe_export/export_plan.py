@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
-from vmoe_runtime.manifest import InputSpec, Precision, TensorRtPrecision
+from vmoe_runtime.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile, RoutingRules
 
@@ -30,7 +31,7 @@ class ExportPlan:
     checkpoint: Checkpoint
     options: ExportOptions
     model: ModelConfig
-    output: Literal["logits", "features"]
+    output: Output
     grouping: Grouping
     rules: RoutingRules | None
     profiles: tuple[Profile, ...]
@@ -98,14 +99,16 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             rounding=options.rounding,
             capacity_multiple_of=options.capacity_multiple_of,
             dispatch_bf16=options.dispatch_bf16,
+            ensemble_size=options.ensemble_size,
         )
+        _check_ensemble(checkpoint, model, config)
         check_parameters(checkpoint.info, model)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
-    output: Literal["logits", "features"] = (options.output or "logits") if model.num_classes else "features"
-    size = model.num_classes if output == "logits" else model.feature_size
+    output = _output(options, model)
+    size = model.feature_size if output == "features" else model.num_classes
     names = options.class_names
     if names is not None and len(names) != size:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
@@ -115,11 +118,32 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    grouping = parse_group(options.group or "image", model.num_tokens, options.batch)
+    if model.ensemble_size > 1 and options.tensorrt:
+        raise OptionError("there are no TensorRT graphs of ensembles (E3); leave --tensorrt out")
+    grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
     steps = _preprocessing(options, model)
     notes = _notes(config or {}, model, grouping, options)
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
+
+
+def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: dict[str, Any] | None) -> None:
+    """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
+    name = os.fsencode(checkpoint.path.name).decode(errors="replace")
+    if model.moe and model.origins["ensemble_size"] == "default" and not (config or {}).get("name") and "eee_" in name:
+        raise ConfigError(
+            "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; give "
+            "--ensemble-size M for an ensemble of M members, 2 in the official ones, or --ensemble-size 1 for a plain V-MoE"
+        )
+
+
+def _output(options: ExportOptions, model: ModelConfig) -> Output:
+    output = (options.output or "logits") if model.num_classes else "features"
+    if output == "members" and model.ensemble_size == 1:
+        raise OptionError("this is no ensemble (E3): it has no members; choose logits or features")
+    if output == "features" and model.ensemble_size > 1:
+        raise OptionError("an ensemble (E3) has features of each member and none of its own; choose logits or members")
+    return output
 
 
 def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
@@ -139,7 +163,14 @@ def _profiles(
     moe = model.moe
     if moe is None:
         return None, ()
-    rules = RoutingRules(moe.num_experts, grouping.tokens, len(moe.layers), moe.rounding, moe.capacity_multiple_of)
+    rules = RoutingRules(
+        moe.num_experts,
+        grouping.tokens,
+        len(moe.layers),
+        moe.rounding,
+        moe.capacity_multiple_of,
+        moe.ensemble_size,
+    )
     profiles = {}
     for ratio, k, bpr in options.asked_settings(checkpoint, moe):
         profile = rules.profile(ratio, k, bpr)

@@ -32,9 +32,10 @@ from vmoe_runtime.profiles import Profile
 
 IMAGE = "image"
 SETTINGS = ("capacity", "k", "bpr")
-BATCH_DIM, GROUP_DIM, CHOICE_DIM = "batch", "groups", "k"
+BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
 _TRACED_OPS = (
+    "VmoeRoute",
     "VmoeLinear",
     "VmoeDenseMlp",
     "VmoeAttention",
@@ -43,6 +44,7 @@ _TRACED_OPS = (
     "VmoeRouterBlock",
     "VmoeExpertBlock",
 )
+_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 _STORED: Mapping[StoredType, ir.DataType] = {
     "F32": ir.DataType.FLOAT,
     "BF16": ir.DataType.BFLOAT16,
@@ -204,7 +206,7 @@ def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
 
 
 def _name_outputs(graph: onnx.GraphProto, model: Vmoe) -> None:
-    names = ["features" if model.features else "logits"]
+    names: list[str] = [model.output]
     if model.config.moe:
         names += [f"encoderblock_{i}/{what}" for i in model.config.moe.layers for what in ("slot", "weight")]
     renamed = {value.name: name for value, name in zip(graph.output, names, strict=True)}
@@ -237,19 +239,19 @@ def _name_block_shapes(graph: onnx.GraphProto, model: Vmoe, grouping: Grouping) 
     """Says what the encoder blocks take and give: a runtime that knows that both are the same size computes in place."""
     config = model.config
     groups = BATCH_DIM if grouping.batch_multiple == 1 else GROUP_DIM
-    if grouping.tokens != config.num_tokens:
+    if grouping.tokens != config.num_tokens * config.ensemble_size:
         groups = GROUP_DIM
-    shapes = {
-        "VmoeAttentionBlock": (BATCH_DIM, config.num_tokens, config.hidden_size),
-        "VmoeMlpBlock": (BATCH_DIM, config.num_tokens, config.hidden_size),
-        "VmoeExpertBlock": (groups, grouping.tokens, config.hidden_size),
-    }
+    expert_shape = (groups, grouping.tokens, config.hidden_size)
     known = {value.name for value in (*graph.input, *graph.output)}
+    rows = BATCH_DIM
     for node in graph.node:
-        for name in (node.input[0], node.output[0]) if node.op_type in shapes else ():
+        if node.op_type == "VmoeExpertBlock" and config.ensemble_size > 1:
+            rows = MEMBER_DIM  # from the first one on, each image is there once for each member
+        shape = expert_shape if node.op_type == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
+        for name in (node.input[0], node.output[0]) if node.op_type in _BLOCKS else ():
             if name not in known:
                 known.add(name)
-                graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[node.op_type]))
+                graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
 
 
 def _name_dims(value: onnx.ValueInfoProto, batch_multiple: int, *, per_image: bool) -> None:

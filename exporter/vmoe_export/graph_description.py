@@ -25,15 +25,15 @@ def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: P
     config, moe = model.config, model.config.moe
     shape = ",".join(map(str, (*config.image_size, config.channels)))
     pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
+    members = f"{config.ensemble_size},{config.num_classes}"
+    sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
     experts = f" with {moe.num_experts} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
     facts = {
         _WHAT: f"{'V-MoE' if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
         f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",
         "precision": model.precision,
         "input": f"image {pixels}",
-        "output": f"features float32[N,{config.feature_size}]"
-        if model.features
-        else f"logits float32[N,{config.num_classes}]",
+        "output": f"{model.output} float32[N,{sizes[model.output]}]",
     }
     if default is not None:
         facts |= {

@@ -26,13 +26,14 @@ class Grouping:
     batch_multiple: int
 
 
-def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping:
+def parse_group(text: str, tokens_per_image: int, batch: int | None, members: int = 1) -> Grouping:
     """The grouping that `--group` asks for.
 
     Args:
         text: "image", "batch", a number of images, or "tokens:S".
         tokens_per_image: T.
         batch: images per batch; needed by "batch" and by nothing else.
+        members: of an ensemble (E3). Each has tokens of its own, and S counts those of all.
 
     Raises:
         OptionError: not such a text, or a batch that is missing or not needed.
@@ -43,6 +44,7 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
     """
     if batch is not None and batch < 1:
         raise OptionError(f"the batch must be at least 1 image, not {batch}")
+    tokens_per_image *= members
     if text == "batch":
         if batch is None:
             raise OptionError("group 'batch' needs the number of images per batch: --batch N")
@@ -52,6 +54,8 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None) -> Grouping
         raise OptionError(f"group '{text}' is not image, batch, a number of images or tokens:S")
     count = int(match[2])
     if match[1]:
+        if count % members:
+            raise OptionError(f"group '{text}' parts the {members} members of a token; S must be a multiple of them")
         grouping = Grouping(text, count, count // math.gcd(count, tokens_per_image))
     else:
         grouping = Grouping(text, count * tokens_per_image, count)

@@ -6,6 +6,7 @@ Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py)
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.model_config import ModelConfig, MoeConfig
 from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
+from vmoe_runtime.manifest import Output
 
 _LAYER_NORM_EPSILON = 1e-6
 
@@ -32,7 +34,8 @@ class Vmoe(nn.Module):
     Args:
         config: what the model is.
         group_tokens: S, tokens per routing group; must divide the tokens of every batch.
-        features: return what the head gets instead of logits.
+        output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
+            logarithm of the members' mean probability, and "members" are each member's logits.
         uint8_input: take uint8 images and scale them to [-1, 1] inside.
         precision: what the weights are stored in, and so what the large products are computed in.
     """
@@ -42,17 +45,17 @@ class Vmoe(nn.Module):
         config: ModelConfig,
         group_tokens: int,
         *,
-        features: bool = False,
+        output: Output = "logits",
         uint8_input: bool = False,
         precision: ExportPrecision = "fp32",
     ) -> None:
         super().__init__()
         self.config = config
         self.group_tokens = group_tokens
-        self.features = features
+        self.output = output
         self.uint8_input = uint8_input
         self.precision = precision
-        for name, tensor in stored_tensors(stored_parameters(config, features=features), precision).items():
+        for name, tensor in stored_tensors(stored_parameters(config, features=output == "features"), precision).items():
             self._add_parameter(name, graph_shape(name, tensor.shape))
 
     def load_weights(self, path: Path) -> Self:
@@ -81,9 +84,11 @@ class Vmoe(nn.Module):
             bpr: i64[1], 1 for Batch Priority Routing, 0 for vanilla order.
 
         Returns:
-            logits[N, classes] or features[N, size], then slot i32[G,S,K] and weight[G,S,K] of each MoE layer.
+            logits[N, classes], members[N, M, classes] or features[N, size], then slot i32[G,S,K] and weight[G,S,K] of each
+            MoE layer.
         """
         x = self._embed(image)
+        members = self.config.ensemble_size
         routes: list[Tensor] = []
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
@@ -92,6 +97,8 @@ class Vmoe(nn.Module):
             if moe and i in moe.layers:
                 assert capacity is not None and k is not None and bpr is not None
                 layer = moe.layers.index(i)
+                if layer == 0 and members > 1:  # what comes before is the same for all of them
+                    x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
                 x, *route = self._moe_block(block, moe, x, capacity[layer : layer + 1], k, bpr)
                 routes += route
             else:
@@ -195,14 +202,34 @@ class Vmoe(nn.Module):
         self, block: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A MoE layer with its layer norm and residual; returns x[N,T,D], slot and weight."""
-        images, tokens = x.shape[0], x.shape[1]
-        groups = torch.ops.vmoe.regroup(x, images * tokens // self.group_tokens, self.group_tokens)
+        # In a group the members of a token stand one after another, and those of an image everywhere else.
+        members, rows, tokens = moe.ensemble_size, x.shape[0], x.shape[1]
+        images = rows // members
+        if members > 1:
+            x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
+        groups = torch.ops.vmoe.regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
         norm = self._norm(f"{block}.LayerNorm_1")
         router = self._p(f"{block}.Moe.Router.dense.kernel")
-        slot, weight, src = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr)
+        if members > 1:
+            gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", groups), router, members)
+            slot, weight, src = torch.ops.vmoe.route(gates, capacity, k, bpr)
+        else:
+            slot, weight, src = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr)
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         y = torch.ops.vmoe.expert_block(groups, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
-        return torch.ops.vmoe.regroup(y, images, tokens), slot, weight
+        y = torch.ops.vmoe.regroup(y, images, tokens * members)
+        if members > 1:
+            y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
+        return y, slot, weight
+
+    def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
+        """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
+        (groups, tokens, width), experts = x.shape, router.shape[1]
+        kernels = router.reshape(width, members, experts // members).transpose(0, 1)
+        by_member = x.reshape(groups, tokens // members, members, width).transpose(1, 2)
+        gates = torch.softmax(by_member @ kernels, dim=-1).transpose(1, 2)  # [G,S/M,M,E/M]
+        is_own = torch.eye(members, dtype=torch.bool)[:, :, None]
+        return torch.where(is_own, gates[:, :, :, None], 0.0).reshape(groups, tokens, experts)
 
     def _head(self, x: Tensor) -> Tensor:
         if self.config.classifier == "gap":
@@ -213,7 +240,16 @@ class Vmoe(nn.Module):
             x = x[:, 0]
         if self.config.representation_size:
             x = torch.tanh(self._dense("pre_logits", x))
-        return x if self.features else self._dense("head", x)
+        if self.output == "features":
+            return x
+        logits: Tensor = self._dense("head", x)
+        members = self.config.ensemble_size
+        if members == 1:
+            return logits
+        by_member = logits.reshape(-1, members, logits.shape[-1])
+        if self.output == "members":
+            return by_member
+        return torch.logsumexp(torch.log_softmax(by_member, dim=-1), dim=1) - math.log(members)
 
     def _map_head(self, x: Tensor) -> Tensor:
         probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)

@@ -31,6 +31,8 @@ class MoeConfig:
     """The MoE layers: which blocks they are in, and how tokens are routed when no profile says otherwise.
 
     `capacity_ratio` and `k` are those of training and serve as defaults for profiles; the paper's are 1.05 and 2.
+    `ensemble_size` is M, the members of an E3: each has a copy of every token and `num_experts` / M of the experts. 1 is a
+    plain V-MoE.
     """
 
     num_experts: int
@@ -41,6 +43,7 @@ class MoeConfig:
     rounding: Rounding
     capacity_multiple_of: int
     dispatch_bf16: bool
+    ensemble_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class ModelConfig:
         """Size of what the head gets."""
         return self.representation_size or self.hidden_size
 
+    @property
+    def ensemble_size(self) -> int:
+        """M, the members of an ensemble of experts (E3); 1 for every other model."""
+        return self.moe.ensemble_size if self.moe else 1
+
     def to_json(self) -> dict[str, Any]:
         """The description as it stands in a bundle's manifest."""
         fields = dataclasses.asdict(self)
@@ -115,6 +123,7 @@ def describe_model(
     rounding: Rounding | None = None,
     capacity_multiple_of: int | None = None,
     dispatch_bf16: bool | None = None,
+    ensemble_size: int | None = None,
 ) -> ModelConfig:
     """The model that a checkpoint's tensors make up.
 
@@ -122,8 +131,8 @@ def describe_model(
         shapes: shape of each tensor, by official parameter name.
         config: an official model config; training-only fields are ignored.
         image_size: (height, width) in pixels. Default: what the position embedding was trained for.
-        rounding, capacity_multiple_of, dispatch_bf16: flags; each beats the config, which beats the default
-            ("ceil", 1, False).
+        rounding, capacity_multiple_of, dispatch_bf16, ensemble_size: flags; each beats the config, which beats the default
+            ("ceil", 1, False, 1).
 
     Raises:
         ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
@@ -134,6 +143,7 @@ def describe_model(
         "rounding": rounding,
         "capacity_multiple_of": capacity_multiple_of,
         "dispatch_bf16": dispatch_bf16,
+        "ensemble_size": ensemble_size,
     }
     return reading.model(image_size, {key: value for key, value in flags.items() if value is not None})
 
@@ -275,10 +285,6 @@ class _Reading:
         first = f"{blocks[layers[0]]}/Moe"
         if f"{first}/Router/mu" in self.shapes:
             raise ConfigError("this is a Soft MoE, which has no top-K routing; it is not supported")
-        router = self.shapes.get(f"{first}/Router/dense/kernel", ())
-        if len(router) == 3:
-            raise ConfigError("this is an ensemble of experts (E3: its router is 3-D), which is not supported")
-        num_experts = self._shape(f"{first}/Router/dense/kernel", 2)[1]
         mlp_dim = self._shape(f"{first}/Mlp/Dense_0/kernel", 3)[2]
         given = _mapping(self.encoder, "moe")
         router_config = _mapping(given, "router")
@@ -289,13 +295,16 @@ class _Reading:
         if dispatcher.get("capacity") is not None:
             raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
         self._note("inferred", "num_experts", "layers")
-        k = self._setting("k", router_config, "num_selected_experts", {}, min(_DEFAULT_K, num_experts))
+        num_experts, members = self._experts(f"{first}/Router/dense/kernel", given, flags)
+        most = num_experts // members
+        k = self._setting("k", router_config, "num_selected_experts", {}, min(_DEFAULT_K, most))
         ratio = self._setting("capacity_ratio", dispatcher, "capacity_factor", {}, _DEFAULT_CAPACITY_RATIO)
         rounding = self._setting("rounding", dispatcher, "capacity_ceil_or_round", flags, "ceil")
         multiple = self._setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", flags, 1)
         bf16 = self._setting("dispatch_bf16", dispatcher, "bfloat16", flags, False)
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= num_experts:
-            raise ConfigError(f"num_selected_experts is {k!r}, but the checkpoint has {num_experts} experts")
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
+            of = "the checkpoint" if members == 1 else f"each of the {members} members"
+            raise ConfigError(f"num_selected_experts is {k!r}, but {of} has {most} experts")
         if rounding not in ("ceil", "round"):
             raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
         if bf16 not in (True, False):
@@ -311,7 +320,27 @@ class _Reading:
             rounding=cast(Rounding, rounding),
             capacity_multiple_of=max(multiple, 1),
             dispatch_bf16=bool(bf16),
+            ensemble_size=members,
         )
+
+    def _experts(self, router: str, given: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[int, int]:
+        """E, and M, the members of the ensemble.
+
+        A fine-tuned E3 has a router [D, M, E/M]. A pre-trained one has that of a plain V-MoE, [D, E], in which member m owns
+        columns m * E/M to (m + 1) * E/M: nothing in the tensors tells them apart.
+        """
+        shape = self._shape(router, 3 if len(self.shapes.get(router, ())) == 3 else 2)
+        experts = math.prod(shape[1:])
+        members = self._setting("ensemble_size", given, "ensemble_size", flags, shape[1] if len(shape) == 3 else 1)
+        if isinstance(members, bool) or not isinstance(members, int) or members < 1 or experts % members:
+            raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {experts} experts")
+        if len(shape) == 3:
+            if members != shape[1]:
+                raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
+            self._note("inferred", "ensemble_size")
+        elif self.origins["ensemble_size"] == "default" and "Ensemble" in str(self.config.get("name")):
+            raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; give --ensemble-size M")
+        return experts, members
 
     def _setting(self, field: str, given: Mapping[str, Any], key: str, flags: Mapping[str, Any], default: Any) -> Any:
         if field in flags:

@@ -19,7 +19,8 @@ POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
     """Shape of every parameter of the official tree of `model`, by name.
 
-    A learned position embedding has the shape that the model uses; the checkpoint's may have another grid.
+    A learned position embedding has the shape that the model uses; the checkpoint's may have another grid. The routers of an
+    E3 are [D, E], member by member; a checkpoint may have them as [D, M, E/M].
     """
     return dict(_parameters(model))
 
@@ -99,12 +100,20 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
     for name, shape in expected.items():
         stored = info[name]
         same = stored.shape == shape
+        if name.endswith("/Moe/Router/dense/kernel"):
+            same = same or stored.shape == _by_member(model, shape)
         if name == POSITION_EMBEDDING:
             same = len(stored.shape) == 3 and (stored.shape[0], stored.shape[2]) == (shape[0], shape[2])
         if not same:
             raise CheckpointError(f"tensor {name} has shape {stored.shape}, where the rest of the model needs {shape}")
         if stored.dtype.kind not in "fV":
             raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are no weights")
+
+
+def _by_member(model: ModelConfig, router: Shape) -> Shape:
+    """The shape in which a fine-tuned E3 stores a router: the same bytes, with an axis for the members."""
+    width, experts = router
+    return width, model.ensemble_size, experts // model.ensemble_size
 
 
 def _more(names: list[str]) -> str:

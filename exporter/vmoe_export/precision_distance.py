@@ -77,7 +77,7 @@ def distance_from_float32(
             expected, found = (run_torch(each, images, tally.profile) for each in (exact, model))
             tally.add(expected, found, labels)
     layers = [f"encoderblock_{i}" for i in (model.config.moe.layers if model.config.moe else ())]
-    classifies = source is not None and not model.features
+    classifies = source is not None and model.output == "logits"
     return [tally.distance(layers, classifies) for tally in tallies]
 
 
@@ -162,7 +162,7 @@ class _Float32Model(Vmoe):
     """
 
     def __init__(self, stored: Vmoe, checkpoint: Checkpoint) -> None:
-        super().__init__(stored.config, stored.group_tokens, features=stored.features, uint8_input=stored.uint8_input)
+        super().__init__(stored.config, stored.group_tokens, output=stored.output, uint8_input=stored.uint8_input)
         shared = {name: tensor for name, tensor in stored.state_dict().items() if tensor.dtype == torch.float32}
         self.load_state_dict({name: shared.get(name, parameter) for name, parameter in self.named_parameters()}, assign=True)
         self._checkpoint = checkpoint

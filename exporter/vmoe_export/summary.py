@@ -21,7 +21,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    head = f"{model.num_classes} classes" if plan.output == "logits" else f"features of size {model.feature_size}"
+    head = f"features of size {model.feature_size}" if plan.output == "features" else f"{model.num_classes} classes"
     table.add_row(
         "V-MoE" if moe else "Dense ViT",
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
@@ -38,6 +38,12 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         table.add_row(
             "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {moe.num_experts} experts of size {moe.mlp_dim}"
         )
+        if moe.ensemble_size > 1:
+            gives = "each member's logits" if plan.output == "members" else "the logarithm of their mean probability"
+            table.add_row(
+                "Ensemble",
+                f"{moe.ensemble_size} members of {moe.num_experts // moe.ensemble_size} experts each; puts out {gives}",
+            )
         table.add_row(
             "Routing group",
             f"{plan.grouping.name}: {plan.grouping.tokens} tokens; batches in multiples of {plan.grouping.batch_multiple}",

@@ -149,4 +149,6 @@ def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
         raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinite values")
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
         array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
+    if name.endswith("/Moe/Router/dense/kernel"):
+        array = array.reshape(len(array), -1)  # that of an E3 may have an axis for the members
     return array

@@ -140,7 +140,7 @@ def _expected_inputs(manifest: Manifest, *, settings: bool) -> dict[str, Tensor]
 
 
 def _expected_outputs(manifest: Manifest, k: int | None) -> dict[str, Tensor]:
-    outputs: dict[str, Tensor] = {manifest.output: Tensor(FLOAT, (None, manifest.outputs))}
+    outputs: dict[str, Tensor] = {manifest.output: Tensor(FLOAT, (None, *manifest.output_shape))}
     if manifest.rules is not None:
         shape = (None, manifest.rules.group_tokens, k)
         for layer in manifest.moe_layers:

@@ -15,7 +15,9 @@ from vmoe_runtime.profiles import Profile, RoutingRules
 from vmoe_runtime.strict_json import parse_json
 
 FORMAT = "vmoe-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+ENSEMBLE_VERSION = 3
+"""The first format version with ensembles. Bundles without one are written as version 2, which older readers know."""
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
@@ -25,6 +27,11 @@ IMAGE_INPUT = "image"
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 """What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8; or
 expert weights in bfloat16 and all else in float32."""
+
+Output = Literal["logits", "members", "features"]
+"""What a graph gives for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""
+
+OUTPUTS: tuple[Output, ...] = ("logits", "members", "features")
 
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
@@ -93,7 +100,7 @@ class Manifest:
     Attributes:
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
         input: what the graph takes.
-        output: "logits" or "features".
+        output: "logits", "members" or "features".
         outputs: size of the last dimension of the output.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles; None for a dense ViT.
@@ -109,7 +116,7 @@ class Manifest:
 
     model: Mapping[str, Any]
     input: InputSpec
-    output: Literal["logits", "features"]
+    output: Output
     outputs: int
     moe_layers: tuple[str, ...]
     rules: RoutingRules | None
@@ -123,10 +130,22 @@ class Manifest:
     raw: Mapping[str, Any]
 
     @property
+    def ensemble_size(self) -> int:
+        """M, the members of an ensemble of experts (E3); 1 for every other model."""
+        return self.rules.ensemble_size if self.rules else 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of an image's output: (classes,), (members, classes) or (feature size,)."""
+        return (self.ensemble_size, self.outputs) if self.output == "members" else (self.outputs,)
+
+    @property
     def summary(self) -> str:
         """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
         blocks = self.model.get("num_layers")
         words = ["V-MoE" if self.rules else "dense ViT"]
+        if self.ensemble_size > 1:
+            words = [f"E3 of {self.ensemble_size} members"]
         if isinstance(blocks, int):
             words.append(f"{blocks} blocks")
         if self.rules:
@@ -169,7 +188,7 @@ def parse_manifest(text: bytes) -> Manifest:
     output = _get(raw, "output", dict)
     outputs = _positive(output, "size", _MAX_OUTPUT_SIZE)
     batch_multiple = _positive(raw, "batch_multiple", _MAX_BATCH_MULTIPLE)
-    rules, layers, group = _routing(_get(raw, "routing", dict | None), batch_multiple)
+    rules, layers, group = _routing(_get(raw, "routing", dict | None), batch_multiple, version)
     names = _get(raw, "class_names", list | None)
     if names is not None and (len(names) != outputs or not all(isinstance(n, str) for n in names)):
         raise BundleError(f"{MANIFEST_NAME}: class_names must be {outputs} strings")
@@ -178,7 +197,7 @@ def parse_manifest(text: bytes) -> Manifest:
     return Manifest(
         model=_get(raw, "model", dict),
         input=input_spec,
-        output=cast(Literal["logits", "features"], _choice(output, "name", "logits", "features")),
+        output=_output(output, rules),
         outputs=outputs,
         moe_layers=layers,
         rules=rules,
@@ -212,7 +231,9 @@ def _precision(raw: Mapping[str, Any], version: int) -> Precision:
     return cast(Precision, _choice(given, "precision", "fp32", "bf16", "int8", "bf16-experts"))
 
 
-def _routing(routing: dict[str, Any] | None, batch_multiple: int) -> tuple[RoutingRules | None, tuple[str, ...], str | None]:
+def _routing(
+    routing: dict[str, Any] | None, batch_multiple: int, version: int
+) -> tuple[RoutingRules | None, tuple[str, ...], str | None]:
     if routing is None:
         return None, (), None
     layers = _get(routing, "layers", list)
@@ -226,6 +247,7 @@ def _routing(routing: dict[str, Any] | None, batch_multiple: int) -> tuple[Routi
         num_moe_layers=len(layers),
         rounding=cast(Literal["ceil", "round"], _choice(routing, "rounding", "ceil", "round")),
         capacity_multiple_of=_positive(routing, "capacity_multiple_of", _MAX_INT32),
+        ensemble_size=_ensemble_size(routing, version),
     )
     group = _get(routing, "group", str)
     match = _GROUP.fullmatch(group)
@@ -236,6 +258,22 @@ def _routing(routing: dict[str, Any] | None, batch_multiple: int) -> tuple[Routi
         what = "'group_tokens'" if match[1] else "'batch_multiple'"
         raise BundleError(f"{MANIFEST_NAME}: 'group' is '{group}', and {what} is {said}")
     return rules, tuple(layers), group
+
+
+def _ensemble_size(routing: dict[str, Any], version: int) -> int:
+    if version < ENSEMBLE_VERSION or routing.get("ensemble_size") is None:
+        return 1
+    size = _positive(routing, "ensemble_size", _MAX_EXPERTS)
+    if _get(routing, "num_experts", int) % size:
+        raise BundleError(f"{MANIFEST_NAME}: 'ensemble_size' is {size}, which doesn't divide 'num_experts'")
+    if _get(routing, "group_tokens", int) % size:
+        raise BundleError(f"{MANIFEST_NAME}: 'ensemble_size' is {size}, which doesn't divide 'group_tokens'")
+    return size
+
+
+def _output(entry: dict[str, Any], rules: RoutingRules | None) -> Output:
+    names = ("logits", "features") if rules is None or rules.ensemble_size == 1 else ("logits", "members")
+    return cast(Output, _choice(entry, "name", *names))
 
 
 def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> dict[str, Profile]:

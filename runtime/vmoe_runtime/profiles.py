@@ -79,6 +79,7 @@ class RoutingRules:
         num_moe_layers: how many integers a profile's capacity has.
         rounding: "ceil" or "round".
         capacity_multiple_of: places are rounded up to a multiple of this.
+        ensemble_size: M, the members of an E3, which have E / M experts each; 1 for a plain V-MoE.
     """
 
     num_experts: int
@@ -86,6 +87,7 @@ class RoutingRules:
     num_moe_layers: int
     rounding: Rounding = "ceil"
     capacity_multiple_of: int = 1
+    ensemble_size: int = 1
 
     def profile(self, capacity_ratio: float, k: int, bpr: bool) -> Profile:
         """The profile of a setting.
@@ -101,8 +103,10 @@ class RoutingRules:
             ) from None
         if not _is_flag(bpr):
             raise RoutingError(f"bpr must be True or False, not {shown(bpr)}")
-        if not 1 <= k <= self.num_experts:
-            raise RoutingError(f"k must be between 1 and the number of experts, {self.num_experts}, not {shown(k)}")
+        most = self.num_experts // self.ensemble_size
+        if not 1 <= k <= most:
+            what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
+            raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
         if capacity_ratio > self.num_experts:
             raise RoutingError(
                 f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "

@@ -49,6 +49,11 @@ def route(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tens
     return slot.to(torch.int32), weight, src.reshape(experts, total).to(torch.int32)
 
 
+@route.register_fake
+def _(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _routes_like(gates, gates.shape[2])
+
+
 @torch.library.custom_op("vmoe::dispatch", mutates_args=())
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
     """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
@@ -210,10 +215,15 @@ def router_block(
 def _(
     x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    return _routes_like(x, router.shape[1])
+
+
+def _routes_like(x: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What routing gives for the groups of x[G,S,...]: slot, weight and src."""
     # K and M are data: sizes that only the run knows.
     context = torch.library.get_ctx()
     pairs = (x.shape[0], x.shape[1], context.new_dynamic_size())
-    places = (router.shape[1], context.new_dynamic_size())
+    places = (experts, context.new_dynamic_size())
     return x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs), x.new_empty(places, dtype=torch.int32)
 
 
