@@ -22,6 +22,7 @@ from vmoe_runtime import RoutingError
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine import Engine
+from vmoe_runtime.manifest import Output
 from vmoe_runtime.profiles import RoutingRules
 
 OPS = ("standard ops", "vmoe op library")
@@ -138,36 +139,49 @@ def test_routing_is_that_of_the_python_engine(
             assert bits(weight) == bits(expected[layer].weight)
 
 
-def golden_config(case: golden.Case) -> tuple[str, str, bool, int]:
-    return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1
+GoldenConfig = tuple[str, str, bool, int, Output]
 
 
-GOLDEN = sorted({golden_config(case) for case in golden.cases()})
+def golden_config(case: golden.Case) -> GoldenConfig:
+    return case.model, case.group, case.bfloat16, case.raw.get("capacity_multiple_of") or 1, case.output
+
+
+# Each is an export; of the ensembles' groups those of one image, of half an image and of several.
+CASES = [*golden.cases(), *(c for c in golden.ensemble_cases() if c.group in ("tokens:26", "tokens:52", "tokens:96"))]
+GOLDEN = sorted({golden_config(case) for case in CASES})
 
 
 @functools.cache
-def golden_bundle(config: tuple[str, str, bool, int]) -> Path:
-    model, group, bfloat16, multiple = config
+def golden_bundle(config: GoldenConfig) -> Path:
+    model, group, bfloat16, multiple, output = config
     folder = sdk_build.scratch_folder()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"output": output}
+    if size := golden.settings(model).get("image_size"):
+        options["image_size"] = tuple(size)
     if golden.settings(model)["model"]["encoder"].get("moe"):
-        options = {"capacity": [1.05], "k": [1], "group": group, "capacity_multiple_of": multiple, "dispatch_bf16": bfloat16}
+        options |= {
+            "capacity": [1.05],
+            "k": [1],
+            "group": group,
+            "capacity_multiple_of": multiple,
+            "dispatch_bf16": bfloat16,
+        }
     described_model = golden.FOLDER / f"{model}.json"
     export_bundle(golden.FOLDER / model, folder / "golden.vmoe", config=described_model, validate=False, **options)
     return folder / "golden.vmoe"
 
 
 @pytest.mark.parametrize("config", GOLDEN, ids=lambda config: "-".join(map(str, config)))
-def test_golden_configs_have_the_bits_of_the_python_engine(
-    config: tuple[str, str, bool, int], prefix: Path, runners: Any
-) -> None:
+def test_golden_configs_have_the_bits_of_the_python_engine(config: GoldenConfig, prefix: Path, runners: Any) -> None:
     path = golden_bundle(config)
     runner = runners(prefix, path)
-    for case in (case for case in golden.cases() if golden_config(case) == config):
+    for case in (case for case in CASES if golden_config(case) == config):
         profile = case.profile
         setting = {} if profile is None else {"capacity": profile.capacity_ratio, "k": profile.k, "bpr": profile.bpr}
         found = runner.logits(case.images, *setting_fields(**setting))
-        assert bits(found) == bits(python_engine(path, prefix)(case.images, **setting)), case
+        expected = python_engine(path, prefix)(case.images, **setting)
+        assert bits(found) == bits(expected.reshape(len(expected), -1)), case
+        found = found.reshape(expected.shape)
         np.testing.assert_allclose(found, case.logits, rtol=0, atol=3e-3 if case.bfloat16 else 1e-5)
 
 
@@ -192,6 +206,7 @@ def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: 
         "height": "28", "width": "28", "channels": "1", "input_dtype": "1", "output": "1", "output_size": "10",
         "batch_multiple": "16", "num_experts": "8", "group_tokens": "800", "group": "16", "threads": "2", "precision": "1",
         "preprocessing": "resize(28)", "moe_layers": "".join(f"encoderblock_{i}," for i in range(5)), "class_names": "",
+        "ensemble_size": "1",
         "uses_op_library": str(int((prefix / "lib" / sdk_build.OP_LIBRARY).is_file())),
         "runtime": backend.backend_description,
     }  # fmt: skip

@@ -224,12 +224,12 @@ class Vmoe(nn.Module):
 
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
-        (groups, tokens, width), experts = x.shape, router.shape[1]
-        kernels = router.reshape(width, members, experts // members).transpose(0, 1)
-        by_member = x.reshape(groups, tokens // members, members, width).transpose(1, 2)
-        gates = torch.softmax(by_member @ kernels, dim=-1).transpose(1, 2)  # [G,S/M,M,E/M]
-        is_own = torch.eye(members, dtype=torch.bool)[:, :, None]
-        return torch.where(is_own, gates[:, :, :, None], 0.0).reshape(groups, tokens, experts)
+        (groups, tokens, _), experts = x.shape, router.shape[1]
+        owner = torch.arange(experts) // (experts // members)
+        is_own = owner == torch.arange(members)[:, None]
+        by_member = (x @ router).reshape(groups, tokens // members, members, experts)
+        gates = torch.softmax(torch.where(is_own, by_member, -torch.inf), dim=-1)
+        return gates.reshape(groups, tokens, experts)
 
     def _head(self, x: Tensor) -> Tensor:
         if self.config.classifier == "gap":

@@ -137,7 +137,7 @@ vmoe_info info_of(const Engine& engine) {
   info.channels = manifest.input.channels;
   info.input_dtype = manifest.input.dtype;
   info.output = manifest.output;
-  info.output_size = manifest.output_size;
+  info.output_size = manifest.output_floats();
   info.batch_multiple = manifest.batch_multiple;
   info.num_profiles = static_cast<int64_t>(manifest.profiles.size());
   info.num_class_names = static_cast<int64_t>(manifest.class_names.size());
@@ -150,6 +150,7 @@ vmoe_info info_of(const Engine& engine) {
   info.threads = engine.threads();
   info.precision = manifest.precision;
   info.preprocessing = manifest.preprocessing.text.c_str();
+  info.ensemble_size = manifest.ensemble_size();
   return info;
 }
 

@@ -167,16 +167,17 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const vmo
 }
 
 void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const {
-  check_room(images.count, manifest().output_size, output_size);
+  check_room(images.count, manifest().output_floats(), output_size);
   const std::string name = manifest().output_name();
   const auto results = run_graph(images, setting, {name});
   std::vector<int64_t> shape;
   const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
-  if (shape != std::vector<int64_t>{images.count, manifest().output_size}) {
+  if (shape != manifest().output_shape(images.count)) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
-         " has another shape than the manifest says: float32[", images.count, ",", manifest().output_size, "]");
+         " has another shape than the manifest says: ", images.count, " images of ", manifest().output_floats(),
+         " floats");
   }
-  std::memcpy(output, data, static_cast<size_t>(images.count * manifest().output_size) * sizeof(float));
+  std::memcpy(output, data, static_cast<size_t>(images.count * manifest().output_floats()) * sizeof(float));
 }
 
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {

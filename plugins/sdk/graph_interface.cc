@@ -179,8 +179,10 @@ Tensors expected_inputs(const Manifest& manifest, bool settings) {
 
 // `k` is what the graph is fixed to, if it is.
 Tensors expected_outputs(const Manifest& manifest, std::optional<uint64_t> k) {
-  Tensors outputs{
-      {manifest.output_name(), tensor(kFloat, {std::nullopt, static_cast<uint64_t>(manifest.output_size)})}};
+  std::vector<std::optional<uint64_t>> shape{std::nullopt};
+  if (manifest.output == VMOE_MEMBERS) shape.emplace_back(manifest.ensemble_size());
+  shape.emplace_back(manifest.output_size);
+  Tensors outputs{{manifest.output_name(), tensor(kFloat, std::move(shape))}};
   const uint64_t tokens = manifest.rules ? static_cast<uint64_t>(manifest.rules->group_tokens) : 0;
   for (const std::string& layer : manifest.moe_layers) {
     outputs[layer + "/slot"] = tensor(kInt32, {std::nullopt, tokens, k});

@@ -14,8 +14,9 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr char kFormat[] = "vmoe-bundle";
-constexpr int64_t kFormatVersion = 2;
-constexpr int64_t kMaxPixels = 65'536;  // of a side, and channels
+constexpr int64_t kFormatVersion = 3;
+constexpr int64_t kEnsembleVersion = 3;  // the first one with ensembles
+constexpr int64_t kMaxPixels = 65'536;   // of a side, and channels
 constexpr int64_t kMaxBatchMultiple = 65'536;
 // Callers allocate this many floats per image; no head comes near it.
 constexpr int64_t kMaxOutputSize = int64_t{1} << 24;
@@ -116,7 +117,24 @@ Preprocessing read_preprocessing(const Json& raw, const InputSpec& input) {
   return read_steps(string_field(entry, "steps"), input.height, input.width);
 }
 
-void read_routing(const Json& raw, Manifest& manifest) {
+int64_t read_ensemble_size(const Json& routing, const RoutingRules& rules) {
+  if (optional_field(routing, "ensemble_size") == nullptr) return 1;
+  const int64_t size = positive_field(routing, "ensemble_size", kMaxExperts);
+  for (const auto& [name, whole] :
+       {std::pair("num_experts", rules.num_experts), {"group_tokens", rules.group_tokens}}) {
+    if (whole % size != 0) {
+      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'ensemble_size' is ", size, ", which doesn't divide '", name, "'");
+    }
+  }
+  return size;
+}
+
+vmoe_output read_output(const Json& output, int64_t ensemble_size) {
+  if (ensemble_size > 1) return choice_field(output, "name", {"logits", "members"}) == 0 ? VMOE_LOGITS : VMOE_MEMBERS;
+  return choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
+}
+
+void read_routing(const Json& raw, int64_t version, Manifest& manifest) {
   if (optional_field(raw, "routing") == nullptr) return;
   const Json& routing = object_field(raw, "routing");
   for (const Json& layer : array_field(routing, "layers")) {
@@ -136,6 +154,7 @@ void read_routing(const Json& raw, Manifest& manifest) {
   rules.num_moe_layers = manifest.moe_layers.size();
   rules.rounding = choice_field(routing, "rounding", {"ceil", "round"}) == 0 ? Rounding::kCeil : Rounding::kHalfToEven;
   rules.capacity_multiple_of = positive_field(routing, "capacity_multiple_of", kMaxInt32);
+  if (version >= kEnsembleVersion) rules.ensemble_size = read_ensemble_size(routing, rules);
   manifest.rules = rules;
   manifest.group = string_field(routing, "group");
   check_group(manifest.group, rules, manifest.batch_multiple);
@@ -245,6 +264,19 @@ bool is_block(std::string_view name) {
   return !name.empty() && name.size() <= kMaxBlockDigits && std::all_of(name.begin(), name.end(), is_digit);
 }
 
+const char* Manifest::output_name() const {
+  switch (output) {
+    case VMOE_MEMBERS: return "members";
+    case VMOE_FEATURES: return "features";
+    default: return "logits";
+  }
+}
+
+std::vector<int64_t> Manifest::output_shape(int64_t images) const {
+  if (output == VMOE_MEMBERS) return {images, ensemble_size(), output_size};
+  return {images, output_size};
+}
+
 const char* Manifest::precision_name() const {
   switch (precision) {
     case VMOE_BF16: return kPrecisions[1];
@@ -269,10 +301,10 @@ Manifest parse_manifest(std::string_view text) {
   manifest.preprocessing = read_preprocessing(raw, manifest.input);
   const Json& output = object_field(raw, "output");
   manifest.output_size = positive_field(output, "size", kMaxOutputSize);
-  manifest.output = choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
   manifest.precision = read_precision(raw, version);
   manifest.batch_multiple = positive_field(raw, "batch_multiple", kMaxBatchMultiple);
-  read_routing(raw, manifest);
+  read_routing(raw, version, manifest);
+  manifest.output = read_output(output, manifest.ensemble_size());
   read_profiles(raw, manifest);
   read_class_names(raw, manifest);
   read_files(raw, manifest);

@@ -37,7 +37,7 @@ struct Manifest {
   InputSpec input;
   Preprocessing preprocessing;  // how a picture of another size becomes an image
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;                  // of the last dimension
+  int64_t output_size = 0;                  // of the output's last dimension
   std::optional<RoutingRules> rules;        // none for a dense ViT
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
@@ -49,8 +49,17 @@ struct Manifest {
   // File by the profile that a TensorRT graph is fixed to; "model" stands for a dense ViT's.
   std::map<std::string, std::string> tensorrt_graphs;
 
-  // The name of the graph's output.
-  const char* output_name() const { return output == VMOE_LOGITS ? "logits" : "features"; }
+  // The name of the graph's output: "logits", "members" or "features".
+  const char* output_name() const;
+
+  // M, the members of an ensemble of experts (E3); 1 for every other model.
+  int64_t ensemble_size() const { return rules ? rules->ensemble_size : 1; }
+
+  // Shape of the output of that many images: [N, size], or [N, M, size] for the members of an ensemble.
+  std::vector<int64_t> output_shape(int64_t images) const;
+
+  // Floats per image of the output.
+  int64_t output_floats() const { return output == VMOE_MEMBERS ? ensemble_size() * output_size : output_size; }
 
   // What the manifest calls the precision: "fp32", "bf16", "int8" or "bf16-experts".
   const char* precision_name() const;

@@ -73,8 +73,10 @@ std::optional<NamedSetting> parse_profile_name(std::string_view name) {
 }
 
 Profile RoutingRules::profile(double capacity_ratio, int64_t k, bool bpr) const {
-  if (k < 1 || k > num_experts) {
-    fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts, ", num_experts, ", not ", k);
+  const int64_t most = num_experts / ensemble_size;
+  if (k < 1 || k > most) {
+    fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts", ensemble_size == 1 ? "" : " of a member",
+         ", ", most, ", not ", k);
   }
   if (capacity_ratio > static_cast<double>(num_experts)) {
     fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(capacity_ratio), " is larger than the number of experts, ",

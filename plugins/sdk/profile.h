@@ -40,6 +40,7 @@ struct RoutingRules {
   size_t num_moe_layers = 0;
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
+  int64_t ensemble_size = 1;  // M, the members of an E3, which have E / M experts each
 
   // Throws VMOE_ROUTING_ERROR: a setting that this model can't be run with.
   Profile profile(double capacity_ratio, int64_t k, bool bpr) const;

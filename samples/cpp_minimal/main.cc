@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   auto engine = vmoe::Engine::load(argv[1]);
   if (!engine) return fail(engine.error().message);
   const vmoe::Info& info = engine->info();
+  if (info.output != VMOE_LOGITS) return fail("the bundle puts out no logits");
   const int channels = info.channels, batch = info.batch_multiple;
 
   int file_width = 0, file_height = 0;

@@ -58,7 +58,7 @@ void print_info(const vmoe::Info& info) {
   std::printf("\tuses_op_library=%d\tthreads=%d\tprecision=%d\tmoe_layers=", info.uses_op_library ? 1 : 0, info.threads,
               info.precision);
   for (const auto& layer : info.moe_layers) std::printf("%s,", layer.c_str());
-  std::printf("\tpreprocessing=%s", info.preprocessing.c_str());
+  std::printf("\tpreprocessing=%s\tensemble_size=%" PRId64, info.preprocessing.c_str(), info.ensemble_size);
   std::printf("\tclass_names=");
   for (const auto& name : info.class_names) std::printf("%s,", name.c_str());
   std::printf("\n");

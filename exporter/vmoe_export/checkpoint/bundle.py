@@ -58,6 +58,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
             "encoder": {
                 "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
                 "moe": {
+                    "ensemble_size": self.manifest.ensemble_size,
                     "router": {
                         "num_selected_experts": moe.get("k"),
                         "dispatcher": {
@@ -66,7 +67,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                             "capacity_multiple_of": moe.get("capacity_multiple_of"),
                             "bfloat16": moe.get("dispatch_bf16"),
                         },
-                    }
+                    },
                 },
             },
         }

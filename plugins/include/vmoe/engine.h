@@ -99,7 +99,10 @@ VMOE_API void vmoe_engine_free(vmoe_engine* engine);
 /* ---- Metadata ---- */
 
 typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
-typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2 } vmoe_output;
+
+/* MEMBERS are the logits of each member of an ensemble of experts (E3), [M, classes] an image. An ensemble's LOGITS are
+   the logarithm of its members' mean probability. */
+typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 } vmoe_output;
 
 /* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
    BF16_EXPERTS has only expert weights in bfloat16, as bundles of format version 1 that say "bf16" do. */
@@ -113,7 +116,7 @@ typedef struct vmoe_info {
   int64_t output_size;             /* floats per image that a run gives */
   int64_t batch_multiple;          /* batches must be a multiple of this many images */
   int64_t num_profiles;            /* stored profiles; 0 for a dense ViT */
-  int64_t num_class_names;         /* output_size, or 0 where the bundle names no classes */
+  int64_t num_class_names;         /* classes, or 0 where the bundle names none */
   int64_t num_moe_layers;          /* 0 for a dense ViT */
   int64_t num_experts;             /* E; 0 for a dense ViT */
   int64_t group_tokens;            /* S; 0 for a dense ViT */
@@ -124,6 +127,7 @@ typedef struct vmoe_info {
   int32_t precision;               /* vmoe_precision */
   int32_t reserved;                /* 0 */
   const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
+  int64_t ensemble_size;           /* M, the members of an ensemble of experts (E3); 1 for every other model */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */

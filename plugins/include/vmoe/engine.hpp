@@ -127,9 +127,10 @@ struct Info {
   bool uses_op_library = false;
   int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
   vmoe_precision precision = VMOE_FP32;  // of the large products
-  std::vector<std::string> class_names;  // output_size of them, or none
+  std::vector<std::string> class_names;  // one for each class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
+  int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
 
   // Bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const {
@@ -300,7 +301,8 @@ class Engine {
              static_cast<vmoe_precision>(c.precision),
              {},
              {},
-             c.preprocessing != nullptr ? c.preprocessing : ""};
+             c.preprocessing != nullptr ? c.preprocessing : "",
+             c.ensemble_size};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;
