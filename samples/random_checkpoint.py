@@ -96,7 +96,14 @@ def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
     return layers
 
 
-def describe(variant: Variant, image_size: int, num_classes: int, experts: int, layers: Sequence[int]) -> ModelConfig:
+def describe(
+    variant: Variant,
+    image_size: int,
+    num_classes: int,
+    experts: int,
+    layers: Sequence[int],
+    representation_size: int | None = None,
+) -> ModelConfig:
     """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
     moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), min(2, experts), 1.05, "ceil", 4, True)
     return ModelConfig(
@@ -111,7 +118,7 @@ def describe(variant: Variant, image_size: int, num_classes: int, experts: int, 
         position_emb="learned",
         position_temperature=10_000.0,
         attention_qk_norm=False,
-        representation_size=None,
+        representation_size=representation_size,
         num_classes=num_classes,
         moe=moe if layers else None,
     )
@@ -317,6 +324,7 @@ def _put_in_place(staged: Path, prefix: Path) -> None:
 @click.option("--dense", is_flag=True, help="A plain ViT, without MoE layers.")
 @click.option("--image-size", type=click.IntRange(1, 8192), default=224, show_default=True, help="Pixels.")
 @click.option("--num-classes", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
+@click.option("--representation-size", type=click.IntRange(1, 65_536), help="Size of a pre_logits layer.  [default: none]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--shards", type=click.IntRange(1, MAX_SHARDS), default=2, show_default=True, help="Data files.")
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
@@ -332,7 +340,8 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
         layers = () if given["dense"] else moe_layers(given["layers"] or "Every 2", sizes.num_layers)
     except ValueError as error:
         raise click.UsageError(f"--layers: {error}") from None
-    model = describe(sizes, given["image_size"], given["num_classes"], experts or 8, layers)
+    classes, representation = given["num_classes"], given["representation_size"]
+    model = describe(sizes, given["image_size"], classes, experts or 8, layers, representation)
     shapes, config = parameter_shapes(model), official_config(model)
     write_checkpoint(prefix, shapes, random_weights(given["seed"]), shards, config=config, force=given["force"])
     size = FLOAT_BYTES * sum(map(math.prod, shapes.values()))

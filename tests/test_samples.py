@@ -210,7 +210,8 @@ def test_the_command_writes_checkpoint_and_config(
     tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--variant", "S/32", "--experts", "4", "--layers", "Last 2", "--image-size", "32"]
-    assert tiny.main([str(tmp_path / "s32"), *options, "--num-classes", "9", "--shards", "3"]) == 0
+    options += ["--num-classes", "9", "--representation-size", "11", "--shards", "3"]
+    assert tiny.main([str(tmp_path / "s32"), *options]) == 0
     assert re.fullmatch(r".*s32: \d+ tensors, \d+ MB, 3 shards\n", capsys.readouterr().out)
     names = ["s32.data-00000-of-00003", "s32.data-00001-of-00003", "s32.data-00002-of-00003"]
     assert sorted(contents(tmp_path)) == [*names, "s32.index", "s32.json"]
@@ -219,6 +220,7 @@ def test_the_command_writes_checkpoint_and_config(
         load_config(tmp_path / "s32.json"),
     )
     assert (model.image_size, model.num_classes, model.patch_size) == ((32, 32), 9, (8, 8))
+    assert model.representation_size == 11
     assert model.moe
     assert (model.moe.layers, model.moe.num_experts) == ((9, 11), 4)
 

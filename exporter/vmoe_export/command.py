@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from vmoe_export import __version__
 from vmoe_export.bundle_target import check_target
 from vmoe_export.checkpoint import open_checkpoint
+from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
+from vmoe_export.presets import PRESETS
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
@@ -74,6 +76,12 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     type=click.Path(path_type=Path),
     metavar="model.json",
     help="Official model config as JSON: says what tensors can't, such as a gap classifier.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    metavar="NAME",
+    help="Name of a released checkpoint, for its config, preprocessing and class names; an unknown NAME prints all.",
 )
 @click.option(
     "--bpr/--no-bpr", default=None, help="Stored profiles use Batch Priority Routing (the default), or vanilla order."
@@ -136,7 +144,10 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     help="What the graph returns. Default: logits; of an E3 the logarithm of its members' mean probability.",
 )
 @click.option(
-    "--class-names", type=click.Path(path_type=Path), metavar="FILE", help="Text file with one class name per line."
+    "--class-names",
+    metavar="FILE|LIST",
+    help=f"Text file with one class name per line, or one of the lists {' and '.join(CLASS_LISTS)}; ./{CLASS_LISTS[0]} is "
+    "a file of that name.",
 )
 @click.option(
     "--atol",
@@ -169,6 +180,7 @@ def export_command(
     k: tuple[int, ...],
     output_path: Path | None,
     config: Path | None,
+    preset: str | None,
     bpr: bool | None,
     group: str | None,
     batch: int | None,
@@ -182,7 +194,7 @@ def export_command(
     input_dtype: Any,
     preprocess: str | None,
     output_kind: Any,
-    class_names: Path | None,
+    class_names: str | None,
     atol: float | None,
     max_distance: float | None,
     images: Path | None,
@@ -196,7 +208,7 @@ def export_command(
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
     CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt or .pth file, or a float32
-    bundle, which comes with the settings that it was exported with.
+    bundle, which comes with the settings that it was exported with and takes no --preset.
 
     Example: vmoe-export vmoe_b16 --capacity 0.3 --k 1
     """
@@ -217,7 +229,8 @@ def export_command(
         input=input_dtype,
         preprocess=preprocess,
         output=output_kind,
-        class_names=None if class_names is None else _read_names(class_names),
+        class_names=_class_names(class_names),
+        preset=preset,
     )
     validation = None if no_validate else ValidationOptions(atol, max_distance, images)
     if no_validate and images is not None:
@@ -229,7 +242,8 @@ def export_command(
     show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, precision)
     started = time.monotonic()
-    given = (checkpoint, config, class_names, images)
+    names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
+    given = (checkpoint, config, names_file, images)
     json_report.check_target(json_target, [target, *given, Path(f"{checkpoint}.index")])
     if not dry_run:
         check_target(target, force=force, sources=[path for path in given if path is not None])
@@ -300,6 +314,12 @@ class _tensor_bar:
 
     def __exit__(self, *details: object) -> None:
         self._bar.stop()
+
+
+def _class_names(given: str | None) -> Sequence[str] | None:
+    if given is None:
+        return None
+    return names_of(given) if given in CLASS_LISTS else _read_names(Path(given))
 
 
 def _read_names(path: Path) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
+from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.model_config import MoeConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
+from vmoe_export.presets import PRESETS
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
 from vmoe_runtime.manifest import OUTPUTS, Output
@@ -21,7 +23,7 @@ from vmoe_runtime.manifest import OUTPUTS, Output
 @dataclass(frozen=True)
 class ExportOptions:
     """What the user may choose. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
-    config's, or else the default.
+    preset's or config's, or else the default.
 
     Attributes:
         capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
@@ -44,6 +46,7 @@ class ExportOptions:
         preprocess: the official steps that make an image of a picture, joined by "|". Default: those of the official
             configs, "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         class_names: names of the classes.
+        preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; instead of `config`.
 
     Raises:
         OptionError: a field of the wrong type, or not one of its choices.
@@ -66,6 +69,7 @@ class ExportOptions:
     output: Output | None = None
     preprocess: str | None = None
     class_names: Sequence[str] | None = None
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -76,6 +80,7 @@ class ExportOptions:
             ("rounding", (None, "ceil", "round")),
             ("bpr", (None, True, False)),
             ("dispatch_bf16", (None, True, False)),
+            ("preset", (None, *PRESETS)),
         ):
             value = getattr(self, name)
             # An array is not even compared: it would be equal in some places.
@@ -103,6 +108,8 @@ class ExportOptions:
         if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
             raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
 
+        if self.preset is not None and self.config is not None:
+            raise OptionError(f"--preset {self.preset} is a config, so --config can't be given beside it; leave one out")
         if self.precision == "fp16" and not self.tensorrt:
             raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
         if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
@@ -117,12 +124,21 @@ class ExportOptions:
         return [name for name in (*names, "ensemble_size") if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
-        """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with.
+        """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with, or else
+        the preset's preprocessing and class names.
 
         Capacity ratios, k and bpr stay as they are: they are those of profiles, see `asked_settings`.
+
+        Raises:
+            OptionError: a preset for a bundle.
         """
         given: dict[str, Any] = {}
         if isinstance(checkpoint, BundleCheckpoint):
+            if self.preset is not None:
+                raise OptionError(
+                    f"{checkpoint.path} is a bundle, which keeps the config, preprocessing and class names that it was "
+                    "exported with; leave --preset out, or give it with the checkpoint"
+                )
             manifest = checkpoint.manifest
             size = (manifest.input.height, manifest.input.width)
             batch = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
@@ -136,6 +152,14 @@ class ExportOptions:
                 # Steps end in images of one size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "class_names": manifest.class_names,
+            }
+        elif self.preset is not None:
+            preset = PRESETS[self.preset]
+            returns_classes = self.output != "features" and "head/kernel" in checkpoint.info
+            given = {
+                # Steps end in images of one size.
+                "preprocess": preset.preprocess if self.image_size in (None, preset.image_size) else None,
+                "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
         given = {name: value for name, value in given.items() if getattr(self, name) is None}
         return replace(self, **given)
@@ -174,3 +198,4 @@ class ExportFields(TypedDict, total=False):
     output: Output | None
     preprocess: str | None
     class_names: Sequence[str] | None
+    preset: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
+from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_runtime.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile, RoutingRules
@@ -37,6 +39,11 @@ class ExportPlan:
     profiles: tuple[Profile, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset that the config comes from."""
+        return _preset(self.options)
 
     @property
     def input(self) -> Literal["float32", "uint8"]:
@@ -87,9 +94,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
     options = options.completed_by(checkpoint)
-    config = options.config
-    if config is not None and not isinstance(config, dict):
-        config = load_config(Path(config))
+    preset = _preset(options)
+    config = _config(options)
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
     try:
         model = describe_model(
@@ -102,9 +108,14 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             ensemble_size=options.ensemble_size,
         )
         _check_ensemble(checkpoint, model, config)
+        if preset and options.image_size is None:
+            _check_size(preset, model)
         check_parameters(checkpoint.info, model)
     except ConfigError as error:
-        raise ConfigError(f"{checkpoint.path}: {error}") from None
+        sentence = _of_preset(str(error), preset)
+        if preset and preset.name not in sentence:
+            sentence = f"{sentence} (with preset {preset.name})"
+        raise ConfigError(f"{checkpoint.path}: {sentence}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     output = _output(options, model)
@@ -123,17 +134,20 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
     steps = _preprocessing(options, model)
-    notes = _notes(config or {}, model, grouping, options)
+    notes = tuple(
+        _of_preset(note, preset) for note in (*_notes(config, model, grouping, options), *_preset_notes(checkpoint, options))
+    )
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
-def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: dict[str, Any] | None) -> None:
+def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
     """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
     name = os.fsencode(checkpoint.path.name).decode(errors="replace")
-    if model.moe and model.origins["ensemble_size"] == "default" and not (config or {}).get("name") and "eee_" in name:
+    if model.moe and model.origins["ensemble_size"] == "default" and not config.get("name") and "eee_" in name:
         raise ConfigError(
             "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; give "
-            "--ensemble-size M for an ensemble of M members, 2 in the official ones, or --ensemble-size 1 for a plain V-MoE"
+            "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "
+            "--ensemble-size 1 for a plain V-MoE"
         )
 
 
@@ -144,6 +158,32 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if output == "features" and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) has features of each member and none of its own; choose logits or members")
     return output
+
+
+def _preset(options: ExportOptions) -> Preset | None:
+    return None if options.preset is None else PRESETS[options.preset]
+
+
+def _config(options: ExportOptions) -> Mapping[str, Any]:
+    if preset := _preset(options):
+        return preset.config
+    config = options.config
+    return load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
+
+
+def _check_size(preset: Preset, model: ModelConfig) -> None:
+    """Resizing a position embedding is for the user to ask for."""
+    (rows, columns), (height, width) = preset.image_size, model.image_size
+    if (rows, columns) != (height, width):
+        raise ConfigError(
+            f"the config is for {rows}x{columns} px, but the checkpoint is for {height}x{width}; "
+            f"--image-size {height}x{width} takes it as it is"
+        )
+
+
+def _of_preset(sentence: str, preset: Preset | None) -> str:
+    """The sentence with the preset named, where that is what it is about."""
+    return sentence.replace("the config", f"preset {preset.name}") if preset else sentence
 
 
 def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
@@ -178,7 +218,7 @@ def _profiles(
     return rules, tuple(profiles.values())
 
 
-def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
+def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
     """What a user might not expect: above all, settings of training that are not followed."""
     notes = []
     (rows, columns), patches = model.grid, math.prod(model.grid)
@@ -198,6 +238,17 @@ def _notes(config: dict[str, Any], model: ModelConfig, grouping: Grouping, optio
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
     return tuple(notes)
+
+
+def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
+    """Names are only a hint: several released checkpoints have tensors of the same names and shapes."""
+    found = preset_in(checkpoint.path.name)
+    if found is None or options.config is not None or options.preset == found.name:
+        return []
+    if options.preset is not None:
+        return [f"the name contains '{found.name}', but --preset is {options.preset}"]
+    takes = "config, preprocessing and class names" if found.class_names else "config and preprocessing"
+    return [f"the name contains '{found.name}': --preset {found.name} takes its {takes}"]
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:

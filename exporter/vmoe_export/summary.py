@@ -27,6 +27,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
         f"classifier '{model.classifier}', {head}",
     )
+    if plan.preset:
+        table.add_row("Preset", f"{plan.preset.name}: {plan.preset.description}")
     table.add_row(
         "Images",
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
@@ -59,7 +61,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
         fields = sorted(name for name, source in model.origins.items() if source == origin and not said.get(name))
         if fields:
-            table.add_row(_ORIGINS[origin], ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
+            source = "From the preset" if origin == "config" and plan.preset else _ORIGINS[origin]
+            table.add_row(source, ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
     for text in plan.notes:
         table.add_row("Note", text)
     return table
@@ -185,6 +188,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     return {
         "bundle": str(result.path),
         "written": written,
+        "preset": plan.options.preset,
         "model": plan.model.to_json(),
         "group": asdict(plan.grouping),
         "output": plan.output,
