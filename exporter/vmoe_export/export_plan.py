@@ -160,32 +160,6 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
     return output
 
 
-def _preset(options: ExportOptions) -> Preset | None:
-    return None if options.preset is None else PRESETS[options.preset]
-
-
-def _config(options: ExportOptions) -> Mapping[str, Any]:
-    if preset := _preset(options):
-        return preset.config
-    config = options.config
-    return load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
-
-
-def _check_size(preset: Preset, model: ModelConfig) -> None:
-    """Resizing a position embedding is for the user to ask for."""
-    (rows, columns), (height, width) = preset.image_size, model.image_size
-    if (rows, columns) != (height, width):
-        raise ConfigError(
-            f"the config is for {rows}x{columns} px, but the checkpoint is for {height}x{width}; "
-            f"--image-size {height}x{width} takes it as it is"
-        )
-
-
-def _of_preset(sentence: str, preset: Preset | None) -> str:
-    """The sentence with the preset named, where that is what it is about."""
-    return sentence.replace("the config", f"preset {preset.name}") if preset else sentence
-
-
 def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
     if options.preprocess is None:
         return default_steps(*model.image_size)
@@ -238,6 +212,39 @@ def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, op
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")
     return tuple(notes)
+
+
+def _preset(options: ExportOptions) -> Preset | None:
+    return None if options.preset is None else PRESETS[options.preset]
+
+
+def _config(options: ExportOptions) -> Mapping[str, Any]:
+    if preset := _preset(options):
+        return preset.config
+    config = options.config
+    return load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
+
+
+def _check_members(config: Mapping[str, Any], model: ModelConfig) -> None:
+    """An E3 that is read as a plain V-MoE answers wrong, and its tensors need not show that it is one."""
+    members = ((config.get("encoder") or {}).get("moe") or {}).get("ensemble_size")
+    if members not in (None, getattr(model.moe, "ensemble_size", 1)):
+        raise ConfigError(f"the config is that of an ensemble of experts (E3) of {members} members, which is not supported")
+
+
+def _check_size(preset: Preset, model: ModelConfig) -> None:
+    """Resizing a position embedding is for the user to ask for."""
+    (rows, columns), (height, width) = preset.image_size, model.image_size
+    if (rows, columns) != (height, width):
+        raise ConfigError(
+            f"the config is for {rows}x{columns} px, but the checkpoint is for {height}x{width}; "
+            f"--image-size {height}x{width} takes it as it is"
+        )
+
+
+def _of_preset(sentence: str, preset: Preset | None) -> str:
+    """The sentence with the preset named, where that is what it is about."""
+    return sentence.replace("the config", f"preset {preset.name}") if preset else sentence
 
 
 def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
