@@ -110,12 +110,14 @@ def soft_moe_checkpoint(folder: Path) -> Path:
     return written(folder, tensors)
 
 
-@FAULTS.naming("ckpt", "E3")
-def ensemble_checkpoint(folder: Path) -> Path:
-    return written(
-        folder,
-        {n: a.reshape(40, 2, 4) if "Router" in n else a for n, a in golden_tensors().items()},
-    )
+@FAULTS.naming("ckpt", "encoderblock_3/Moe/Router/dense/kernel", "(40, 4, 2)")
+def ensemble_of_two_in_one_layer_and_of_four_in_another(folder: Path) -> Path:
+    members = {"encoderblock_1": 2, "encoderblock_3": 4}
+    tensors = golden_tensors()
+    for block, count in members.items():
+        name = f"Encoder/{block}/Moe/Router/dense/kernel"
+        tensors[name] = tensors[name].reshape(40, count, -1)
+    return written(folder, tensors)
 
 
 @FAULTS.naming("ckpt", "Moe/Router/dense/kernel")

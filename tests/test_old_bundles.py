@@ -3,7 +3,8 @@
 `v1-PRECISION` are of format version 1, by vmoe-export 0.1; `v2-PRECISION` are the first of format version 2. `v1.npz` and
 `v2.npz` hold `images` f32[6,12,12,3], and `PRECISION/PROFILE/logits` f32[6,7] and `.../slot` i32[6,10,K] of stock ONNX
 Runtime. `v3-ensemble` is the first of format version 3: `v2-fp32` as an E3 of two members, whose logits are f32[6,2,7] and
-slots i32[6,20,K]. `v2-dense` has no routing, takes uint8 and gives features: `dense/images` u8[6,12,12,3], `dense/features` f32[6,24].
+slots i32[6,20,K]. `v2-dense` has no routing, takes uint8 and gives features: `dense/images` u8[6,12,12,3], `dense/features`
+f32[6,24].
 """
 
 from __future__ import annotations

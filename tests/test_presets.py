@@ -18,7 +18,7 @@ from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.cli import main
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.model_config import MoeConfig, describe_model
+from vmoe_export.model_config import describe_model
 from vmoe_export.parameters import parameter_shapes
 from vmoe_export.presets import PRESETS, preset_in
 
@@ -63,7 +63,6 @@ RELEASED = {
     EEE_FT: Released("S/32", "Last 2", 128, 100, 512, 1.5, "resize(128)", "cifar100", 1, 2, (2, 4)),
 }
 SAME_SHAPES = {LIGHT1, MEDIUM, EEE}
-ENSEMBLES = "ensemble_size" in {field.name for field in dataclasses.fields(MoeConfig)}
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +123,6 @@ def printed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return captured.out
 
 
-def without_ensembles(name: str) -> bool:
-    return RELEASED[name].members > 1 and not ENSEMBLES
-
-
 def test_there_are_the_seven() -> None:
     assert list(PRESETS) == list(RELEASED)
     assert all(preset.name == name and preset.description for name, preset in PRESETS.items())
@@ -137,8 +132,6 @@ def test_there_are_the_seven() -> None:
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, Shapes]) -> None:
-    if without_ensembles(name):
-        pytest.skip("ensembles are not supported")
     released = RELEASED[name]
     model = describe_model(shapes[name], PRESETS[name].config)
     assert model.moe is not None
@@ -147,7 +140,7 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
     moe = model.moe
     assert (moe.num_experts, moe.k, moe.capacity_ratio, moe.dispatch_bf16) == (8, released.k, released.ratio, True)
     assert moe.layers == ((5, 7) if released.variant == "S/32" else (1, 3, 5, 7, 9, 11))
-    assert getattr(moe, "ensemble_size", 1) == released.members
+    assert moe.ensemble_size == released.members
     assert {field: model.origins[field] for field in ("k", "capacity_ratio", "dispatch_bf16")} == dict.fromkeys(
         ("k", "capacity_ratio", "dispatch_bf16"), "config"
     )
@@ -174,21 +167,11 @@ def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[
         with pytest.raises(ConfigError) as refused:
             planned(files[name], preset=other)
         assert_one_sentence(str(refused.value), str(files[name]))
-        if not without_ensembles(name):
-            assert other in str(refused.value)
-
-
-@pytest.mark.skipif(ENSEMBLES, reason="ensembles are supported")
-@pytest.mark.parametrize("name", [EEE, EEE_FT])
-def test_an_ensemble_is_never_taken_for_a_plain_model(name: str, files: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"ensemble of experts \(E3"):
-        planned(files[name], preset=name)
+        assert other in str(refused.value)
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_what_the_user_does_not_say_is_the_presets(name: str, files: dict[str, Path]) -> None:
-    if without_ensembles(name):
-        pytest.skip("ensembles are not supported")
     released, plan = RELEASED[name], planned(files[name], preset=name)
     assert str(plan.preprocessing) == released.steps
     expected = released.class_names and names_of(released.class_names)

@@ -225,13 +225,6 @@ def _config(options: ExportOptions) -> Mapping[str, Any]:
     return load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
 
 
-def _check_members(config: Mapping[str, Any], model: ModelConfig) -> None:
-    """An E3 that is read as a plain V-MoE answers wrong, and its tensors need not show that it is one."""
-    members = ((config.get("encoder") or {}).get("moe") or {}).get("ensemble_size")
-    if members not in (None, getattr(model.moe, "ensemble_size", 1)):
-        raise ConfigError(f"the config is that of an ensemble of experts (E3) of {members} members, which is not supported")
-
-
 def _check_size(preset: Preset, model: ModelConfig) -> None:
     """Resizing a position embedding is for the user to ask for."""
     (rows, columns), (height, width) = preset.image_size, model.image_size

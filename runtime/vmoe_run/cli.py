@@ -41,10 +41,8 @@ def _run(argv: Sequence[str]) -> int:
 
 def _check(manifest: Manifest, arguments: Arguments) -> None:
     if manifest.output != "logits":
-        raise CommandError(
-            f"{arguments.bundle} puts out features of size {manifest.outputs}, which have no classes; "
-            "vmoe_runtime.Engine gives them in Python"
-        )
+        what = {"features": f"features of size {manifest.outputs}, which have no classes", "members": "each member's logits"}
+        raise CommandError(f"{arguments.bundle} puts out {what[manifest.output]}; vmoe_runtime.Engine gives them in Python")
     count, multiple = len(arguments.images), manifest.batch_multiple
     if count % multiple:
         raise UsageError(

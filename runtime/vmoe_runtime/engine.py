@@ -132,7 +132,8 @@ class Engine:
             **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, or profile="c0.3-k1".
 
         Returns:
-            float32[N, classes], or float32[N, feature size] if the bundle was exported for features.
+            float32[N, classes]; float32[N, feature size] if the bundle was exported for features; float32[N, M, classes] if an
+            ensemble (E3) was exported for its members.
 
         Raises:
             ImageError, RoutingError: what was asked for doesn't fit the model, or what its graph was built for.
@@ -160,7 +161,7 @@ class Engine:
             Where a logit is no finite number, the probabilities are NaN.
 
         Raises:
-            ClassifyError: the bundle puts out features, or `top` is no whole number from 1 on.
+            ClassifyError: the bundle puts out features or members, or `top` is no whole number from 1 on.
             ImageError, RoutingError, BackendError: as for a call.
 
         Example:
@@ -169,8 +170,10 @@ class Engine:
             >>> [index for index, probability in answers[0]]
             [2, 5]
         """
-        if self.manifest.output != "logits":
+        if self.manifest.output == "features":
             raise ClassifyError("this bundle puts out features, which have no classes; call the engine for them")
+        if self.manifest.output == "members":
+            raise ClassifyError("this bundle puts out each member's logits; call the engine for them, or export with logits")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
         logits = self(images, setting, **fields)

@@ -70,7 +70,7 @@ def open_images(path: Path, class_names: tuple[str, ...] | None, num_classes: in
         path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
         class_names: of the model; they give the subfolders their labels.
-        num_classes: of the model, or None where it puts out features.
+        num_classes: of the model, or None where it puts out no logits.
 
     Raises:
         ImageError: there are no such images.
@@ -79,7 +79,7 @@ def open_images(path: Path, class_names: tuple[str, ...] | None, num_classes: in
     if source.labels is None:
         return source
     if num_classes is None:
-        return ImageSource(source.images, note="the bundle puts out features, so there is no top-1")
+        return ImageSource(source.images, note="the bundle puts out no logits, so there is no top-1")
     if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
         raise ImageError(
             f"{path}: labels go from {source.labels.min()} to {source.labels.max()}, "

@@ -1,0 +1,182 @@
+"""Ensembles of experts (E3): what tells them from a plain V-MoE, what they put out, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+from damaged_files import assert_one_sentence
+
+from vmoe_export import ExportOptions, export_bundle, open_checkpoint
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_runtime import ClassifyError, Engine, RoutingError, VmoeError
+
+PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"  # routers [D, E] and [D, M, E/M], M = 2
+PLAIN = golden.FOLDER / "g1"
+
+
+def planned(checkpoint: Path, **options: object) -> ExportPlan:
+    with open_checkpoint(checkpoint) as opened:
+        return plan_export(opened, ExportOptions(**options))  # type: ignore[arg-type]
+
+
+def named(name: str, checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint under another name."""
+    for path in checkpoint.parent.glob(f"{checkpoint.name}.*"):
+        if path.suffix not in (".json", ".npz"):
+            shutil.copy(path, folder / path.name.replace(checkpoint.name, name, 1))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def prediction(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensembles") / "prediction.vmoe"
+    export_bundle(FINE_TUNED, path, capacity=[0.5], k=[1, 2], class_names=list("abcdefghi"), validate=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensembles") / "members.vmoe"
+    export_bundle(FINE_TUNED, path, capacity=[0.5], k=[1, 2], output="members", validate=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return golden.arrays("g5")["images"][:4]
+
+
+def test_the_routers_of_a_fine_tuned_one_tell() -> None:
+    model = planned(FINE_TUNED).model
+    assert (model.ensemble_size, model.origins["ensemble_size"]) == (2, "inferred")
+    assert planned(FINE_TUNED, ensemble_size=2).grouping.tokens == 2 * 26
+
+
+def test_a_pre_trained_one_is_what_the_user_says() -> None:
+    assert planned(PRE_TRAINED).model.ensemble_size == 1  # nothing tells
+    assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
+    assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
+
+
+def test_a_name_that_says_eee_needs_an_answer(tmp_path: Path) -> None:
+    checkpoint = named("my_eee_s32", PRE_TRAINED, tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        planned(checkpoint)
+    assert_one_sentence(str(refused.value), "my_eee_s32", "--ensemble-size M", "--ensemble-size 1")
+    assert planned(checkpoint, ensemble_size=1).model.ensemble_size == 1
+    assert planned(checkpoint, ensemble_size=2).model.ensemble_size == 2
+    plain = {"name": "VisionTransformerMoe"}
+    assert planned(checkpoint, config=plain).model.ensemble_size == 1
+    assert planned(named("eee_ft", FINE_TUNED, tmp_path)).model.ensemble_size == 2
+
+
+@pytest.mark.parametrize("output", ["logits", "members"])
+def test_both_layouts_make_the_same_bundle(output: str, tmp_path: Path) -> None:
+    with open_checkpoint(FINE_TUNED) as one, open_checkpoint(PRE_TRAINED) as other:
+        router = "Encoder/encoderblock_1/Moe/Router/dense/kernel"
+        np.testing.assert_array_equal(one[router].reshape(36, 8), other[router])
+    for name, checkpoint in (("one", FINE_TUNED), ("other", PRE_TRAINED)):
+        export_bundle(checkpoint, tmp_path / name, ensemble_size=2, output=output, validate=False)  # type: ignore[arg-type]
+    for file in ("model.onnx", "model.inlined.onnx", "weights.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_the_prediction_is_the_mean_probability_of_the_members(
+    prediction: Path, members: Path, images: np.ndarray, backend: str
+) -> None:
+    with Engine.load(prediction, backend=backend) as one, Engine.load(members, backend=backend) as each:
+        logits = each(images).astype(np.float64)
+        assert logits.shape == (4, 2, 9)
+        shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        np.testing.assert_allclose(one(images), np.log(shares.mean(axis=1)), rtol=0, atol=1e-5)
+        assert "E3 of 2 members" in repr(one)
+        (best, _), *_ = one.classify(images, top=1)[0]
+        assert best == "abcdefghi"[shares[0].mean(axis=0).argmax()]
+        with pytest.raises(ClassifyError, match="each member's logits"):
+            each.classify(images)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_image_alone_gives_the_same_bits_as_among_others(members: Path, images: np.ndarray, backend: str) -> None:
+    with Engine.load(members, backend=backend, threads=2) as engine:
+        for k in (1, 2):
+            together = engine(images, k=k)
+            for i in range(4):
+                np.testing.assert_array_equal(engine(images[i : i + 1], k=k), together[i : i + 1])
+
+
+def test_members_keep_to_their_own_experts(members: Path, images: np.ndarray) -> None:
+    with Engine.load(members) as engine:
+        capacity = engine.setting(k=2).capacity[0]  # type: ignore[union-attr]
+        for slot, _ in engine.routing(images, k=2).values():
+            assert slot.shape == (4, 2 * 26, 2)  # the members of a token one after another
+            expert = slot // (len(slot) * capacity)
+            member = np.arange(2 * 26)[None, :, None] % 2
+            assert (slot >= 0).any()
+            assert ((expert // 4 == member) | (slot < 0)).all()
+
+
+def test_an_export_of_a_bundle_stays_an_ensemble(members: Path, tmp_path: Path) -> None:
+    plan = planned(members)
+    assert (plan.model.ensemble_size, plan.output, [p.k for p in plan.profiles]) == (2, "members", [1, 2])
+    assert planned(members, output="logits").output == "logits"
+
+
+def test_a_plain_model_is_written_in_version_2(tmp_path: Path) -> None:
+    export_bundle(PLAIN, tmp_path / "x.vmoe", validate=False)
+    with Engine.load(tmp_path / "x.vmoe") as engine:
+        assert engine.manifest.raw["format_version"] == 2
+        assert "ensemble_size" not in engine.manifest.raw["routing"]
+
+
+BAD = {
+    "a member too many": (FINE_TUNED, {"ensemble_size": 4}, ConfigError, "those of 2 members"),
+    "a plain one that is none": (FINE_TUNED, {"ensemble_size": 1}, ConfigError, "those of 2 members"),
+    "members that don't divide the experts": (PRE_TRAINED, {"ensemble_size": 3}, ConfigError, "divides 8 experts"),
+    "more members than experts": (PRE_TRAINED, {"ensemble_size": 16}, ConfigError, "divides 8 experts"),
+    "no members": (PRE_TRAINED, {"ensemble_size": 0}, ConfigError, "ensemble size is 0"),
+    "members in words": (PRE_TRAINED, {"ensemble_size": "two"}, OptionError, "ensemble_size"),
+    "members by half": (PRE_TRAINED, {"ensemble_size": 2.5}, OptionError, "ensemble_size"),
+    "a config of other members": (
+        FINE_TUNED, {"config": {"encoder": {"moe": {"ensemble_size": 4}}}}, ConfigError, "those of 2 members",
+    ),
+    "a config with members in words": (
+        PRE_TRAINED, {"config": {"encoder": {"moe": {"ensemble_size": "2"}}}}, ConfigError, "'2'",
+    ),
+    "a config of an ensemble without a size": (
+        PRE_TRAINED, {"config": {"name": "VisionTransformerMoeEnsemble"}}, ConfigError, "--ensemble-size M",
+    ),
+    "a k above a member's experts": (FINE_TUNED, {"k": [5]}, RoutingError, "of a member, 4, not 5"),
+    "a config with a k above a member's experts": (
+        FINE_TUNED,
+        {"config": {"encoder": {"moe": {"router": {"num_selected_experts": 5}}}}},
+        ConfigError,
+        "2 members has 4",
+    ),
+    "features": (FINE_TUNED, {"output": "features"}, OptionError, "logits or members"),
+    "members of a plain V-MoE": (PLAIN, {"output": "members"}, OptionError, "no members"),
+    "members of a dense ViT": (golden.FOLDER / "g4", {"output": "members"}, OptionError, "no members"),
+    "an ensemble of a dense ViT": (golden.FOLDER / "g4", {"ensemble_size": 2}, OptionError, "ensemble_size"),
+    "graphs for TensorRT": (FINE_TUNED, {"tensorrt": True}, OptionError, "--tensorrt"),
+    "a group that parts the members of a token": (FINE_TUNED, {"group": "tokens:13"}, OptionError, "multiple"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_it_is_refused_in_a_sentence(name: str) -> None:
+    checkpoint, options, kind, words = BAD[name]
+    with pytest.raises(VmoeError) as refused:
+        planned(checkpoint, **options)
+    assert isinstance(refused.value, kind)
+    assert_one_sentence(str(refused.value), words)
+
+
+def test_an_engine_refuses_a_k_above_a_members_experts(members: Path, images: np.ndarray) -> None:
+    with Engine.load(members) as engine, pytest.raises(RoutingError, match="of a member, 4, not 5"):
+        engine(images, k=5)
