@@ -132,8 +132,8 @@ class Engine:
             **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, or profile="c0.3-k1".
 
         Returns:
-            float32[N, classes]; float32[N, feature size] if the bundle was exported for features; float32[N, M, classes] if an
-            ensemble (E3) was exported for its members.
+            float32[N, classes]; or float32[N, feature size] if the bundle was exported for features, or
+            float32[N, M, classes] if it was for the members of an ensemble (E3).
 
         Raises:
             ImageError, RoutingError: what was asked for doesn't fit the model, or what its graph was built for.
