@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import golden
 import numpy as np
 import pytest
 
-CASES = golden.cases()
+CASES = [*golden.cases(), *golden.ensemble_cases()]
 FLOAT32 = [case for case in CASES if not case.bfloat16]
 BFLOAT16 = [case for case in CASES if case.bfloat16]
 
 
 def test_the_golden_set_is_whole() -> None:
-    assert (len(FLOAT32), len(BFLOAT16)) == (203, 24)
+    assert len([case for case in golden.cases() if not case.bfloat16]) == 203
+    assert len([case for case in golden.cases() if case.bfloat16]) == 24
+    # Ensembles: the prediction, and the members' logits.
+    assert len([case for case in golden.ensemble_cases() if not case.bfloat16]) == 2 * 87
+    assert len([case for case in golden.ensemble_cases() if case.bfloat16]) == 2 * 2
 
 
 @pytest.mark.parametrize("runner", golden.RUNNERS)
@@ -37,12 +43,12 @@ def test_bfloat16_dispatcher_keeps_the_official_pairs(case: golden.Case, runner:
 @pytest.mark.parametrize("runner", golden.RUNNERS)
 def test_bfloat16_dispatcher_is_close_in_nearly_all_cases(runner: str) -> None:
     differences = [np.abs(case.run(runner)[0] - case.logits).max() for case in BFLOAT16]
-    assert sum(d <= 5e-5 for d in differences) >= 20
+    assert sum(d <= 5e-5 for d in differences) >= 23
 
 
 @pytest.mark.parametrize("case", BFLOAT16[::6], ids=str)
 def test_bfloat16_dispatcher_changes_the_logits(case: golden.Case) -> None:
-    exact = golden.Case(case.model, {**case.raw, "bfloat16": False}).run("torch")[0]
+    exact = replace(case, raw={**case.raw, "bfloat16": False}).run("torch")[0]
     assert np.abs(exact - case.logits).max() > 5e-5
 
 

@@ -124,7 +124,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     network = Vmoe(
         plan.model,
         plan.grouping.tokens,
-        features=plan.output == "features",
+        output=plan.output,
         uint8_input=plan.input == "uint8",
         precision=precision,
     )
