@@ -126,9 +126,13 @@ def kept_pairs(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
     return kept
 
 
-@functools.cache
 def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
     """Folder with the two graphs and the weights, and the torch model they were traced from."""
+    return _exported(model, group, bfloat16, output)
+
+
+@functools.cache
+def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[Path, Vmoe]:
     folder = Path(_scratch.name) / f"{model}-{group.replace(':', '')}-{bfloat16}-{output}"
     folder.mkdir()
     with open_checkpoint(FOLDER / model) as checkpoint:
