@@ -204,6 +204,8 @@ class Engine:
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
+        if setting is None and not fields:
+            return self.profile
         asked = Setting.of(setting, fields)
         base = self.profile if asked.profile is None else _chosen_profile(self.manifest, asked.profile)
         if asked.capacity is None and asked.k is None and asked.bpr is None:
