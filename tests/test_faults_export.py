@@ -25,7 +25,7 @@ from damaged_files import (
     written,
 )
 
-from vmoe_export import ConfigError, ExportError, OptionError, export_bundle
+from vmoe_export import ConfigError, ExportError, OptionError, export, export_bundle
 from vmoe_runtime import RoutingError
 
 USAGE, FAILURE = 2, 1
@@ -217,6 +217,19 @@ TARGETS = [
     existing_file, existing_folder, folder_with_another_programs_manifest, link_to_a_folder,
     name_in_a_folder_that_is_not_there, name_inside_a_file, name_that_is_too_long, no_name,
 ]  # fmt: skip
+
+
+def test_a_bundle_that_no_reader_would_take_is_not_written(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = export._manifest
+
+    def eleven_classes(*given: Any) -> dict[str, Any]:
+        return {**real(*given), "output": {"name": "logits", "size": 11}}
+
+    monkeypatch.setattr(export, "_manifest", eleven_classes)
+    with pytest.raises(ExportError) as refused:
+        export_bundle(SPARSE, outputs / "x.vmoe", validate=False)
+    assert_one_sentence(str(refused.value), "can't be loaded", "[N,11]")
+    assert not list(outputs.iterdir())
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["without force", "with force"])

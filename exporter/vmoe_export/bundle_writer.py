@@ -17,7 +17,9 @@ from vmoe_export.errors import ExportError
 from vmoe_export.folder_swap import exchange, rename_to_free_name
 from vmoe_export.interruption import without_signals
 from vmoe_export.working_folder import WorkingFolder, moved_aside, remove_bundle, sweep, working_folder
-from vmoe_runtime.manifest import MANIFEST_NAME, parse_manifest
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import BundleError
+from vmoe_runtime.manifest import MANIFEST_NAME
 
 
 @contextmanager
@@ -57,15 +59,22 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes `manifest.json` over the files that are in the folder, with their sizes and SHA-256s."""
+    """Writes `manifest.json` over the files that are in the folder, with their sizes and SHA-256s.
+
+    Raises:
+        ExportError: what is in the folder now is no bundle that a reader takes.
+    """
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.name] = {"sha256": digest, "bytes": path.stat().st_size}
     text = json.dumps({**content, "files": files}, indent=1, allow_nan=False).encode() + b"\n"
-    parse_manifest(text)
     (folder / MANIFEST_NAME).write_bytes(text)
+    try:
+        Bundle.open(folder, verify=False).close()
+    except BundleError as error:
+        raise ExportError(f"the export made a bundle that can't be loaded: {error}") from None
 
 
 def _check_room(parent: Path, needed_bytes: int) -> None:

@@ -24,8 +24,8 @@ from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
     ENSEMBLE_VERSION,
     FORMAT,
-    FORMAT_VERSION,
     INLINED_GRAPH,
+    PLAIN_VERSION,
     WEIGHTS_NAME,
 )
 
@@ -294,7 +294,7 @@ def _manifest(
     names = plan.options.class_names
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if model.ensemble_size > 1 else ENSEMBLE_VERSION - 1,
+        "format_version": ENSEMBLE_VERSION if model.ensemble_size > 1 else PLAIN_VERSION,
         "producer": {"name": "vmoe-export", "version": __version__},
         "source": {
             "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),

@@ -17,7 +17,11 @@ from vmoe_runtime.strict_json import parse_json
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
 ENSEMBLE_VERSION = 3
-"""The first format version with ensembles. Bundles without one are written as version 2, which older readers know."""
+"""The first format version with ensembles."""
+
+PLAIN_VERSION = 2
+"""What bundles without an ensemble are written as: older readers know it."""
+
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
