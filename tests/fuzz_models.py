@@ -96,7 +96,7 @@ def models() -> Iterator[Model]:
 def weights_of(op: Op) -> list[Value]:
     """The inputs that an exporter writes as constants."""
     return [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")] + [
-        value for value in op.inputs if value.name in ("router", "ln_scale", "ln_bias")
+        value for value in op.inputs if value.name in ("router", "ln_scale", "ln_bias", "mu")
     ]
 
 

@@ -152,6 +152,16 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
             [(0, 7, 2), (0, 7, 2), (4, 0)],
         ),
         "VmoeExpertBlock": ({"x": normal(rng, 0, 7, 5), **norm, **routes, **experts}, [(0, 7, 5)]),
+        "VmoeChooseTokens": (
+            {"gates": normal(rng, 0, 7, 4), "capacity": numbers["capacity"]},
+            [(0, 7, 4), (4, 0)],
+        ),
+        "VmoeSoftRouter": (
+            {"x": normal(rng, 0, 7, 5), "mu": normal(rng, 5, 4, 2), "scale": np.array(1, np.float32)},
+            [(0, 7, 4, 2), (0, 7, 4, 2)],
+        ),
+        "VmoeSoftDispatch": ({"x": normal(rng, 0, 7, 5), "dispatch": normal(rng, 0, 7, 4, 2)}, [(4, 0, 5)]),
+        "VmoeSoftCombine": ({"out": normal(rng, 4, 0, 5), "combine": normal(rng, 0, 7, 4, 2)}, [(0, 7, 5)]),
     }
     assert expected.keys() == OPS.keys()
     found = outputs_of(run_calls([node_call(name, inputs) for name, (inputs, _) in expected.items()], path))

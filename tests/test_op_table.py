@@ -26,7 +26,7 @@ from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES,
 
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
-SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 8}
+SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3}
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wq", "wk", "wv", "wo"}
@@ -40,7 +40,8 @@ def _words(types: Types) -> str:
 def test_the_table_names_the_ops() -> None:
     moe = ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeExpertMlp", "VmoeCombine"]
     blocks = ["VmoeAttentionBlock", "VmoeMlpBlock", "VmoeRouterBlock", "VmoeExpertBlock"]
-    assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention", *blocks]
+    kinds = ["VmoeChooseTokens", "VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine"]
+    assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention", *blocks, *kinds]
     assert [op.torch_name for op in OPS.values()] == [
         "vmoe::sparse_mlp",
         "vmoe::route",
@@ -55,6 +56,10 @@ def test_the_table_names_the_ops() -> None:
         "vmoe::mlp_block",
         "vmoe::router_block",
         "vmoe::expert_block",
+        "vmoe::choose_tokens",
+        "vmoe::soft_router",
+        "vmoe::soft_dispatch",
+        "vmoe::soft_combine",
     ]
 
 
@@ -219,6 +224,13 @@ def test_the_shape_rule_refuses_settings_out_of_range(name: str, setting: dict[s
         op.output_shapes(shapes, **setting)
 
 
+def test_the_shape_rule_refuses_slots_that_groups_do_not_have() -> None:
+    op = OPS["VmoeSoftCombine"]
+    assert op.output_shapes([(3, 10, 4), (2, 6, 3, 5)]) == [(2, 6, 4)]
+    with pytest.raises(ValueError, match=r"VmoeSoftCombine: M is 9, but G \* P is 10"):
+        op.output_shapes([(3, 9, 4), (2, 6, 3, 5)])
+
+
 def test_a_setting_must_be_one_number() -> None:
     with pytest.raises(ValueError, match="capacity has shape"):
         OPS["VmoeRoute"].output_shapes([(1, 2, 3), (2,), (1,), (1,)], capacity=1, k=1)
@@ -240,6 +252,6 @@ def _sample(op: Op, position: int, types: Types | None = None) -> np.ndarray:
         return routes[ROUTES.index(value.name)]  # places and tokens that belong together
     rng = np.random.default_rng(position)
     if value.type != "i32":
-        return (rng.random(shape, np.float32) * 8).astype(NUMPY_TYPES[(types or op.type_choices[0])[value.type]])
+        return np.asarray(rng.random(shape, np.float32) * 8, NUMPY_TYPES[(types or op.type_choices[0])[value.type]])
     limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"]}[value.name]
     return rng.integers(-1, limit, shape, dtype=np.int32)

@@ -211,7 +211,9 @@ HWY_ATTR inline void Softmax(float* values, size_t count) {
   float sum = 0;
   for (size_t i = 0; i < count; i += kLanes) {
     const size_t left = std::min(kLanes, count - i);
-    const auto power = hn::Exp(d, hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest)));
+    const auto t = hn::Sub(hn::LoadN(d, values + i, left), hn::Set(d, largest));
+    // A NaN stays one, although Exp doesn't keep it.
+    const auto power = hn::IfThenElse(hn::IsNaN(t), t, hn::Exp(d, t));
     hn::StoreN(power, d, values + i, left);
     for (size_t j = 0; j < left; ++j) sum += values[i + j];
   }

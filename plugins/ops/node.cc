@@ -1,5 +1,6 @@
 #include "ops/node.h"
 
+#include <algorithm>
 #include <string>
 
 #include "ops/op_error.h"
@@ -22,9 +23,31 @@ void CheckInputs(const OpSpec& spec, const Types& types, const std::function<boo
   }
 }
 
+namespace {
+
+// What experts that choose are to a routing: every expert is a choice of each token.
+RoutingSettings EveryExpert(RoutingSettings settings, const Sizes& sizes) {
+  settings.values[1] = std::max<int64_t>(static_cast<int64_t>(sizes['E']), 1);
+  settings.values[2] = 0;
+  return settings;
+}
+
+// Sets M of an op whose slots are P for each group.
+void CheckSlots(Sizes& sizes) {
+  const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
+  if (sizes.has('M') && static_cast<int64_t>(sizes['M']) != slots) {
+    throw OpError("M is " + std::to_string(sizes['M']) + ", but G * P is " + std::to_string(slots));
+  }
+  sizes.Set('M', slots);
+}
+
+}  // namespace
+
 RoutingShape CheckCall(const Node& node, const RoutingSettings& settings, Sizes& sizes) {
   node.attributes.Check(sizes);
+  if (node.spec->experts_choose()) return EveryExpert(settings, sizes).Shape(sizes);
   if (node.spec->routes()) return settings.Shape(sizes);
+  if (sizes.has('G') && sizes.has('P')) CheckSlots(sizes);
   CheckNumbering(sizes);
   return {};
 }

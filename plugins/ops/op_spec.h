@@ -44,7 +44,7 @@ inline constexpr size_t kNoScale = SIZE_MAX;
 
 // An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
 // hidden, K experts per token, M = G * capacity places, N images, T tokens and Q queries per image, P outputs of a
-// dense layer; 1 is itself.
+// dense layer; in Soft MoE P slots per expert and group, and M = G * P; 1 is itself.
 struct ValueSpec {
   const char* name;
   ValueType type;
@@ -89,13 +89,11 @@ struct OpSpec {
   Table<AttributeSpec> attributes;
   Table<TypeChoice> choices;
 
-  // Whether it takes capacity, k and bpr.
-  constexpr bool routes() const {
-    for (const ValueSpec& input : inputs) {
-      if (input.presence == Presence::kSetting) return true;
-    }
-    return false;
-  }
+  // How many of capacity, k and bpr it takes: the first ones.
+  constexpr size_t settings() const { return inputs.size() - TensorsBefore(inputs.size()); }
+  constexpr bool routes() const { return settings() > 0; }
+  // Whether experts choose their tokens, instead of tokens k experts.
+  constexpr bool experts_choose() const { return settings() == 1; }
 
   // The inputs before `input` that are no settings.
   constexpr size_t TensorsBefore(size_t input) const {

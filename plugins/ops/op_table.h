@@ -352,10 +352,85 @@ inline constexpr TypeChoice kChoices[] = {
 }  // namespace expert_block
 inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, expert_block::kChoices};
 
+namespace choose_tokens {
+struct Input { enum : size_t { kGates, kCapacity }; };
+struct Output { enum : size_t { kSlot, kSrc }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"gates", ValueType::kFloat32, "GSE"},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"slot", ValueType::kInt32, "GSE"},
+    {"src", ValueType::kInt32, "EM"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace choose_tokens
+inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, choose_tokens::kChoices};
+
+namespace soft_router {
+struct Input { enum : size_t { kX, kMu, kScale }; };
+struct Output { enum : size_t { kDispatch, kCombine }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"mu", ValueType::kFloat32, "DEP"},
+    {"scale", ValueType::kFloat32, ""},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"dispatch", ValueType::kFloat32, "GSEP"},
+    {"combine", ValueType::kFloat32, "GSEP"},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace soft_router
+inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, soft_router::kChoices};
+
+namespace soft_dispatch {
+struct Input { enum : size_t { kX, kDispatch }; };
+struct Output { enum : size_t { kBuf }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"dispatch", ValueType::kFloat32, "GSEP"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"buf", ValueType::kFloat32, "EMD"},
+};
+struct Attribute { enum : size_t { kDispatchBf16 }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"dispatch_bf16", 0, 0, 1, 0, false},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace soft_dispatch
+inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, soft_dispatch::kChoices};
+
+namespace soft_combine {
+struct Input { enum : size_t { kOut, kCombine }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"out", ValueType::kFloat32, "EMD"},
+    {"combine", ValueType::kFloat32, "GSEP"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "GSD"},
+};
+struct Attribute { enum : size_t { kDispatchBf16 }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"dispatch_bf16", 0, 0, 1, 0, false},
+};
+inline constexpr TypeChoice kChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+}  // namespace soft_combine
+inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, soft_combine::kChoices};
+
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 15;
 
 // X(Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(SparseMlp) X(Route) X(Dispatch) X(RouteDispatch) X(ExpertMlp) X(Combine) X(Linear) X(DenseMlp) X(Attention) X(AttentionBlock) X(MlpBlock) X(RouterBlock) X(ExpertBlock)
+#define VMOE_FOR_EACH_OP(X) X(SparseMlp) X(Route) X(Dispatch) X(RouteDispatch) X(ExpertMlp) X(Combine) X(Linear) X(DenseMlp) X(Attention) X(AttentionBlock) X(MlpBlock) X(RouterBlock) X(ExpertBlock) X(ChooseTokens) X(SoftRouter) X(SoftDispatch) X(SoftCombine)
 
 }  // namespace vmoe::ops

@@ -80,8 +80,7 @@ RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
 
 RoutingSettings ReadRoutingSettings(const OpSpec& spec, const ReadAttribute& read) {
   RoutingSettings settings;
-  if (!spec.routes()) return settings;
-  for (size_t i = 0; i < RoutingSettings::kCount; ++i) settings.values[i] = read(RoutingSettings::kNames[i]);
+  for (size_t i = 0; i < spec.settings(); ++i) settings.values[i] = read(RoutingSettings::kNames[i]);
   settings.Check();
   return settings;
 }

@@ -18,9 +18,11 @@
 #include "core/attention.h"
 #include "core/attention_block.h"
 #include "core/bfloat16.h"
+#include "core/choose_tokens.h"
 #include "core/expert_block.h"
 #include "core/linear.h"
 #include "core/router_block.h"
+#include "core/soft_moe.h"
 #include "core/sparse_mlp.h"
 #include "core/tile_attention.h"
 
@@ -142,6 +144,8 @@ class Caller {
     AttentionBlock();
     Experts();
     Blocks();
+    ExpertsThatChoose();
+    SoftExperts();
     return std::move(answer_);
   }
 
@@ -223,6 +227,27 @@ class Caller {
     vmoe::ExpertBlock(sparse.experts(), Norm(), routing, rounds_, y.data(), y.data(), runner_);
     answer_.insert(answer_.end(), y.begin(), y.end());
     answer_.insert(answer_.end(), slot.begin(), slot.end());
+  }
+
+  void ExpertsThatChoose() {
+    const Floats gates = Numbers(kRows * kExperts, 80);
+    std::vector<int32_t> slot(kRows * kExperts), src(kExperts * shape_.places());
+    vmoe::ChooseTokens(shape_, gates.data(), slot.data(), src.data(), runner_);
+    answer_.insert(answer_.end(), slot.begin(), slot.end());
+    answer_.insert(answer_.end(), src.begin(), src.end());
+  }
+
+  // The slots go back to their tokens as they are.
+  void SoftExperts() {
+    constexpr size_t kSlots = 7;
+    const vmoe::SoftShape shape{kGroups, kTokens, kHidden, kExperts, kSlots};
+    const Floats mu = Numbers(kHidden * shape.all_slots(), 90);
+    const auto slots = vmoe::PackSlots(kernels_, mu.data(), kHidden, shape.all_slots());
+    Floats buf(kGroups * shape.all_slots() * kHidden);
+    Floats dispatch(kRows * shape.all_slots()), combine(dispatch.size());
+    vmoe::SoftRouter(*slots, 3, shape, x_.data(), dispatch.data(), combine.data(), runner_);
+    vmoe::SoftDispatch(kernels_, shape, rounds_, x_.data(), dispatch.data(), buf.data(), runner_);
+    vmoe::SoftCombine(kernels_, shape, rounds_, buf.data(), combine.data(), Give(), runner_);
   }
 
   std::shared_ptr<const PackedWeights> Router() const {

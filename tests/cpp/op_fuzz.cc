@@ -57,6 +57,22 @@ std::string_view CheckRows(const Call& call, const std::vector<Tensor>& outputs)
   return "";
 }
 
+// Slots and sources of VmoeChooseTokens lead to each other.
+std::string_view CheckChoices(const Call& call, const std::vector<Tensor>& outputs) {
+  const auto* slot = outputs[0].as<int32_t>();
+  const auto* src = outputs[1].as<int32_t>();
+  size_t taken = 0, filled = 0;
+  for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
+    if (slot[pair] < 0) continue;
+    ++taken;
+    if (src[slot[pair]] != static_cast<int32_t>(pair / static_cast<size_t>(call.sizes.at('E')))) {
+      return "src doesn't lead back from slot";
+    }
+  }
+  for (size_t place = 0; place < outputs[1].elements; ++place) filled += src[place] < 0 ? 0 : 1;
+  return taken == filled ? "" : "a place has a token that no slot leads to";
+}
+
 // An empty text if the outputs of a valid call can be what they should.
 std::string CheckOutputs(const Model& model, const Call& call, const std::vector<Tensor>& outputs) {
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -79,6 +95,7 @@ std::string CheckOutputs(const Model& model, const Call& call, const std::vector
     return "other bits in place";
   }
   if (model.op == "VmoeRouteDispatch") return std::string(CheckRows(call, outputs));
+  if (model.experts_choose()) return std::string(CheckChoices(call, outputs));
   if (model.op != "VmoeRoute" && model.op != "VmoeRouterBlock") return "";
   for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
     const int32_t slot = outputs[0].as<int32_t>()[pair];

@@ -41,8 +41,11 @@ struct Model {
   Ort::Session session{nullptr};
 
   bool routes() const {
-    return op == "VmoeRoute" || op == "VmoeRouteDispatch" || op == "VmoeRouterBlock" || op == "VmoeSparseMlp";
+    return op == "VmoeRoute" || op == "VmoeRouteDispatch" || op == "VmoeRouterBlock" || op == "VmoeSparseMlp" ||
+           experts_choose();
   }
+  bool experts_choose() const { return op == "VmoeChooseTokens"; }
+  bool is_soft() const { return op == "VmoeSoftRouter" || op == "VmoeSoftDispatch" || op == "VmoeSoftCombine"; }
   int64_t attribute(const std::string& name, int64_t otherwise) const {
     const auto found = attributes.find(name);
     return found == attributes.end() ? otherwise : found->second;
@@ -166,6 +169,10 @@ inline void ChooseSettings(const Model& model, Random& random, Call& call) {
     return std::any_of(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
   };
   if (!given("capacity")) call.capacity = model.attribute("capacity", 0);
+  if (model.experts_choose()) {
+    call.k = 1;
+    return;
+  }
   if (!given("k")) call.k = model.attribute("k", 0);
   if (!given("bpr")) call.bpr = model.attribute("bpr", -1);
 }
@@ -208,6 +215,7 @@ inline void ChooseSizes(const Model& model, Random& random, Call& call) {
     ChooseSettings(model, random, call);
     call.valid = SettingsAreValid(call);
   }
+  if (model.is_soft()) call.sizes['M'] = call.sizes['G'] * call.sizes['P'];
   FollowDivisors(model, random, call);
   if (model.op == "VmoeAttention" && call.sizes['T'] == 0) call.valid = false;
   if (model.expected == "never-runs") call.valid = false;
@@ -231,9 +239,10 @@ inline bool PlanShapeFault(const Model& model, Random& random, std::vector<Shape
     }
     return true;
   }
+  if (shape.empty()) return false;
   const size_t dim = random() % shape.size();
   const char letter = model.inputs[input].dims[dim];
-  if (letter != '1' && uses[letter] < 2) return false;
+  if (letter != '1' && uses[letter] < 2 && !(letter == 'M' && model.is_soft())) return false;
   shape[dim] += shape[dim] > 0 && Chance(random, 50) ? -1 : Between(random, 1, 3);
   return true;
 }

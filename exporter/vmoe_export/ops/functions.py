@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from vmoe_export.ops import layer_bodies, routing_bodies
+from vmoe_export.ops import layer_bodies, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
 from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType
 
@@ -59,6 +59,10 @@ def function_bodies(
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
         "VmoeRouterBlock": layer_bodies.router_block(),
         "VmoeExpertBlock": layer_bodies.expert_block(experts),
+        "VmoeChooseTokens": routing_bodies.CHOOSE_TOKENS,
+        "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
+        "VmoeSoftDispatch": soft_bodies.soft_dispatch(dispatch_bf16),
+        "VmoeSoftCombine": soft_bodies.soft_combine(dispatch_bf16),
     }
     functions = []
     for name, op in OPS.items():

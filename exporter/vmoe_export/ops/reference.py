@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LAYER_NORM_EPSILON = 1e-6
+_SOFT_EPSILON = 1e-6
 _LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
 
 
@@ -215,6 +216,55 @@ def expert_block(
     return x + combine(out, slot, weight)
 
 
+def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:
+    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group.
+
+    On ties the lower token comes first, a NaN gate ranks as 0, and places beyond the group's tokens stay empty.
+    """
+    num_groups, num_tokens, num_experts = gates.shape
+    order = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
+    places = num_groups * capacity
+    slot = np.full(gates.shape, -1, np.int32)
+    src = np.full((num_experts, places), -1, np.int32)
+    for group in range(num_groups):
+        for expert in range(num_experts):
+            for rank, token in enumerate(order[group, :, expert]):
+                place = group * capacity + rank
+                slot[group, token, expert] = expert * places + place
+                src[expert, place] = group * num_tokens + token
+    return slot, src
+
+
+def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
+    """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
+
+    Tokens and slots meet at scale times the cosine of their angle. dispatch are the shares of a group's tokens in each slot,
+    combine those of all experts' slots in each token.
+    """
+    logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
+    combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
+    dispatch: Array = softmax(logits.swapaxes(1, -1)).swapaxes(1, -1)
+    return dispatch, combine
+
+
+def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Array:
+    """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p.
+
+    With `dispatch_bf16` tokens are rounded to bfloat16 first.
+    """
+    rows = round_bf16(x) if dispatch_bf16 else x
+    mixed: Array = np.einsum("gsep,gsd->egpd", dispatch, rows)
+    return mixed.reshape(dispatch.shape[2], -1, x.shape[-1])
+
+
+def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Array:
+    """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D]. With `dispatch_bf16` out is rounded to bfloat16 first."""
+    rows = round_bf16(out) if dispatch_bf16 else out
+    groups, _, experts, slots = combine.shape
+    y: Array = np.einsum("gsep,egpd->gsd", combine, rows.reshape(experts, groups, slots, -1))
+    return y
+
+
 def mlp(
     x: Array,
     w1: Array,
@@ -271,6 +321,12 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     normed: Array = centred / np.sqrt(variance + x.dtype.type(_LAYER_NORM_EPSILON)) * scale + bias
     return normed
+
+
+def _unit(x: Array, axis: int) -> Array:
+    """x over its length along an axis."""
+    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(_SOFT_EPSILON))
+    return unit
 
 
 def softmax(x: Array) -> Array:

@@ -199,3 +199,74 @@ VmoeCombine (out, slot, weight) => (y) {{
     {y}
 }}
 """
+
+# Each expert ranks the tokens of a group; rank p takes place p.
+CHOOSE_TOKENS = """
+VmoeChooseTokens (gates, capacity) => (slot, src) {
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    minus_one = Constant <value_ints = [-1]> ()
+    start = Constant <value_int = 0> ()
+    step = Constant <value_int = 1> ()
+    axis_2 = Constant <value_int = 2> ()
+    nothing = Constant <value_float = 0.0> ()
+    groups = Shape <start = 0, end = 1> (gates)
+    tokens = Shape <start = 1, end = 2> (gates)
+    experts = Shape <start = 2, end = 3> (gates)
+    groups_0d = Squeeze (groups)
+    tokens_0d = Squeeze (tokens)
+    experts_0d = Squeeze (experts)
+    group_row = Range (start, groups_0d, step)
+    group_axes = Constant <value_ints = [1, 2]> ()
+    group = Unsqueeze (group_row, group_axes)
+    expert_row = Range (start, experts_0d, step)
+    expert = Unsqueeze (expert_row, one)
+    token = Range (start, tokens_0d, step)
+    by_expert = Transpose <perm = [0, 2, 1]> (gates)
+    is_nan = IsNaN (by_expert)
+    ranked = Where (is_nan, nothing, by_expert)
+
+    # The tokens [G, E, S] of each expert by descending gate, the lower token first on ties.
+    gate, gate_index = TopK <axis = 2> (ranked, tokens)
+    gate_next = Slice (gate, one, tokens, two)
+    last_token = Sub (tokens, one)
+    gate_here = Slice (gate, zero, last_token, two)
+    gate_falls = Less (gate_next, gate_here)
+    gate_steps = Cast <to = 7> (gate_falls)
+    gate_pads = Constant <value = int64[6] {0, 0, 1, 0, 0, 0}> ()
+    gate_padded = Pad (gate_steps, gate_pads)
+    gate_run = CumSum (gate_padded, axis_2)
+    gate_base = Mul (gate_run, tokens)
+    gate_keys = Add (gate_base, gate_index)
+    gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, tokens)
+    order = Mod (gate_key, tokens)
+
+    # The rank of each token for each expert.
+    inverse_base = Mul (order, tokens)
+    inverse_keys = Add (inverse_base, token)
+    inverse_key, inverse_key_index = TopK <axis = 2, largest = 0> (inverse_keys, tokens)
+    rank = Mod (inverse_key, tokens)
+    places = Mul (groups, capacity)
+    expert_base = Mul (expert, places)
+    group_base = Mul (group, capacity)
+    base = Add (expert_base, group_base)
+    place = Add (base, rank)
+    is_taken = Less (rank, capacity)
+    slot_by_expert = Where (is_taken, place, minus_one)
+    slot_i64 = Transpose <perm = [0, 2, 1]> (slot_by_expert)
+    slot = Cast <to = 6> (slot_i64)
+
+    # The first c tokens of each expert; what a group doesn't have stays empty.
+    token_base = Mul (group, tokens)
+    flat_order = Add (token_base, order)
+    empty_shape = Concat <axis = 0> (groups, experts, capacity)
+    empty = Expand (minus_one, empty_shape)
+    followed = Concat <axis = 2> (flat_order, empty)
+    chosen = Slice (followed, zero, capacity, two)
+    chosen_by_expert = Transpose <perm = [1, 0, 2]> (chosen)
+    src_shape = Concat <axis = 0> (experts, places)
+    src_i64 = Reshape (chosen_by_expert, src_shape)
+    src = Cast <to = 6> (src_i64)
+}
+"""

@@ -3,13 +3,16 @@
 The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
 
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
-c places per expert and group, M = G * c. In the dense layers N images, T tokens per image, Q queries per image (T in
-self-attention) and P outputs.
+c places per expert and group, M = G * c. With Soft MoE P slots per expert and group, M = G * P. In the dense layers N
+images, T tokens per image, Q queries per image (T in self-attention) and P outputs.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, for runtimes in which
 every op costs a launch. The dense layers are ops as well, and so are the blocks of an encoder, each with the
 LayerNormalization before it (epsilon 1e-6): VmoeAttentionBlock, VmoeMlpBlock and VmoeExpertBlock include the residual,
 VmoeRouterBlock is the router and VmoeRoute.
+
+VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
+VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
 """
 
 from __future__ import annotations
@@ -146,6 +149,10 @@ class Op:
             if capacity < 1:
                 raise ValueError(f"{self.name}: capacity must be at least 1, not {capacity}")
             sizes["M"] = sizes["G"] * capacity
+        if {"G", "P"} <= sizes.keys():
+            slots = sizes["G"] * sizes["P"]
+            if sizes.setdefault("M", slots) != slots:
+                raise ValueError(f"{self.name}: M is {sizes['M']}, but G * P is {slots}")
         return [tuple(sizes[dim] for dim in value.dims) for value in self.outputs]
 
 
@@ -173,6 +180,7 @@ _EXPERTS, _EXPERT_SCALES = (
     (_EXPERT_W1, _f("b1", "E", "F"), _EXPERT_W2, _f("b2", "E", "D")),
     (_scale(_EXPERT_W1), _scale(_EXPERT_W2)),
 )
+_SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
 
@@ -244,6 +252,20 @@ OPS: Mapping[str, Op] = {
             (_f("x", "G", "S", "D"), *_NORM, _SLOT, _f("weight", "G", "S", "K"), _SRC, *_EXPERTS, *_EXPERT_SCALES),
             (_f("y", "G", "S", "D"),),
             {"dispatch_bf16": 0, "hidden_chunk": 0},
+        ),
+        Op("VmoeChooseTokens", (_f("gates", "G", "S", "E"), _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
+        Op("VmoeSoftRouter", (_f("x", "G", "S", "D"), _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
+        Op(
+            "VmoeSoftDispatch",
+            (_f("x", "G", "S", "D"), _SHARES[0]),
+            (_f("buf", "E", "M", "D"),),
+            {"dispatch_bf16": 0},
+        ),
+        Op(
+            "VmoeSoftCombine",
+            (_f("out", "E", "M", "D"), _SHARES[1]),
+            (_f("y", "G", "S", "D"),),
+            {"dispatch_bf16": 0},
         ),
     )
 }

@@ -2,8 +2,9 @@
 
 Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`,
 `vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`, and the blocks
-`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`; and `vmoe::regroup`, which is a
-Reshape in graphs.
+`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`; `vmoe::choose_tokens` of experts
+choice; `vmoe::soft_router`, `vmoe::soft_dispatch`, `vmoe::soft_combine` of Soft MoE; and `vmoe::regroup`, which is a Reshape
+in graphs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LAYER_NORM_EPSILON = 1e-6
+_SOFT_EPSILON = 1e-6
 _LARGEST_INT8 = 127
 _EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
@@ -251,6 +253,71 @@ def expert_block(
     return y
 
 
+@torch.library.custom_op("vmoe::choose_tokens", mutates_args=())
+def choose_tokens(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
+    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group."""
+    places = int(capacity)
+    groups, tokens, experts = gates.shape
+    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+    group = torch.arange(groups)[:, None, None]
+    place = torch.arange(experts) * groups * places + group * places + rank
+    slot = torch.where(rank < places, place, -1)
+    chosen = F.pad((group * tokens + order)[:, :places], (0, 0, 0, max(0, places - tokens)), value=-1)
+    return slot.to(torch.int32), chosen.permute(2, 0, 1).reshape(experts, groups * places).to(torch.int32)
+
+
+@choose_tokens.register_fake
+def _(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
+    places = torch.library.get_ctx().new_dynamic_size()
+    return gates.new_empty(gates.shape, dtype=torch.int32), gates.new_empty((gates.shape[2], places), dtype=torch.int32)
+
+
+@torch.library.custom_op("vmoe::soft_router", mutates_args=())
+def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P])."""
+    logits = _unit(x, -1) @ (_unit(mu, 0) * scale).flatten(1)
+    shape = (*x.shape[:2], *mu.shape[1:])
+    return torch.softmax(logits, dim=1).reshape(shape), torch.softmax(logits, dim=2).reshape(shape)
+
+
+@soft_router.register_fake
+def _(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (*x.shape[:2], *mu.shape[1:])
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+@torch.library.custom_op("vmoe::soft_dispatch", mutates_args=())
+def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
+    """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p."""
+    rows = _round_bf16(x) if dispatch_bf16 else x
+    groups, _, experts, slots = dispatch.shape
+    mixed = dispatch.flatten(2).transpose(1, 2) @ rows
+    by_expert = mixed.reshape(groups, experts, slots, -1).transpose(0, 1)
+    return by_expert.reshape(experts, groups * slots, x.shape[2])
+
+
+@soft_dispatch.register_fake
+def _(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
+    # M follows from the groups, of which the tracer should make no expression.
+    return x.new_empty((dispatch.shape[2], torch.library.get_ctx().new_dynamic_size(), x.shape[2]))
+
+
+@torch.library.custom_op("vmoe::soft_combine", mutates_args=())
+def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
+    """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], the sum over all slots of a group of combine * out."""
+    rows = _round_bf16(out) if dispatch_bf16 else out
+    groups, _, experts, slots = combine.shape
+    by_group = rows.reshape(experts, groups, slots, out.shape[2]).transpose(0, 1)
+    return combine.flatten(2) @ by_group.reshape(groups, experts * slots, out.shape[2])
+
+
+@soft_combine.register_fake
+def _(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
+    return out.new_empty((*combine.shape[:2], out.shape[2]))
+
+
 @torch.library.custom_op("vmoe::regroup", mutates_args=())
 def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
     """The tokens of x[A,B,D] in groups of another size: [count,tokens,D].
@@ -271,7 +338,7 @@ def _like_first(x: Tensor, *others: object) -> Tensor:
     return torch.empty_like(x)
 
 
-for _op in (dense_mlp, attention, attention_block, mlp_block, expert_block):
+for _op in (dense_mlp, expert_mlp, attention, attention_block, mlp_block, expert_block):
     _op.register_fake(_like_first)
 
 
@@ -309,6 +376,11 @@ def _product(x: Tensor, w: Tensor, w_scale: Tensor | None) -> Tensor:
 
 def _round_bf16(x: Tensor) -> Tensor:
     return x.bfloat16().to(x.dtype)
+
+
+def _unit(x: Tensor, axis: int) -> Tensor:
+    """x over its length along an axis."""
+    return x / torch.sqrt((x * x).sum(dim=axis, keepdim=True) + _SOFT_EPSILON)
 
 
 def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

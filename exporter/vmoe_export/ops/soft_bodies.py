@@ -1,0 +1,82 @@
+"""ONNX function bodies of Soft MoE, in ONNX's own text format: tokens and slots as matrix products."""
+
+from __future__ import annotations
+
+from vmoe_export.ops.onnx_lines import round_bf16
+
+SOFT_ROUTER = """
+VmoeSoftRouter (x, mu, scale) => (dispatch, combine) {
+    first = Constant <value_ints = [0]> ()
+    last = Constant <value_ints = [-1]> ()
+    copy = Constant <value_ints = [0, 0]> ()
+    least = Constant <value_float = 0.000001> ()
+    x_square = Mul (x, x)
+    x_sum = ReduceSum <keepdims = 1> (x_square, last)
+    x_more = Add (x_sum, least)
+    x_length = Sqrt (x_more)
+    x_unit = Div (x, x_length)
+    mu_square = Mul (mu, mu)
+    mu_sum = ReduceSum <keepdims = 1> (mu_square, first)
+    mu_more = Add (mu_sum, least)
+    mu_length = Sqrt (mu_more)
+    mu_unit = Div (mu, mu_length)
+    mu_scaled = Mul (mu_unit, scale)
+    mu_flat = Flatten <axis = 1> (mu_scaled)
+    logits = MatMul (x_unit, mu_flat)
+    by_token = Softmax <axis = 1> (logits)
+    by_slot = Softmax <axis = 2> (logits)
+    slots = Shape <start = 1, end = 3> (mu)
+    shape = Concat <axis = 0> (copy, slots)
+    dispatch = Reshape (by_token, shape)
+    combine = Reshape (by_slot, shape)
+}
+"""
+
+
+def soft_dispatch(dispatch_bf16: bool) -> str:
+    """VmoeSoftDispatch."""
+    return f"""
+    VmoeSoftDispatch (x, dispatch) => (buf) {{
+        copy = Constant <value_ints = [0, 0]> ()
+        rest = Constant <value_ints = [-1]> ()
+        groups = Shape <start = 0, end = 1> (dispatch)
+        experts = Shape <start = 2, end = 3> (dispatch)
+        slots = Shape <start = 3, end = 4> (dispatch)
+        width = Shape <start = 2, end = 3> (x)
+        {round_bf16("x", "rounded", dispatch_bf16)}
+        flat_slots = Mul (experts, slots)
+        flat_shape = Concat <axis = 0> (copy, flat_slots)
+        flat = Reshape (dispatch, flat_shape)
+        shares = Transpose <perm = [0, 2, 1]> (flat)
+        mixed = MatMul (shares, rounded)
+        split_shape = Concat <axis = 0> (groups, experts, slots, width)
+        split = Reshape (mixed, split_shape)
+        by_expert = Transpose <perm = [1, 0, 2, 3]> (split)
+        all_slots = Mul (groups, slots)
+        buf_shape = Concat <axis = 0> (experts, all_slots, width)
+        buf = Reshape (by_expert, buf_shape)
+    }}
+    """
+
+
+def soft_combine(dispatch_bf16: bool) -> str:
+    """VmoeSoftCombine."""
+    return f"""
+    VmoeSoftCombine (out, combine) => (y) {{
+        copy = Constant <value_ints = [0, 0]> ()
+        groups = Shape <start = 0, end = 1> (combine)
+        experts = Shape <start = 2, end = 3> (combine)
+        slots = Shape <start = 3, end = 4> (combine)
+        width = Shape <start = 2, end = 3> (out)
+        {round_bf16("out", "rounded", dispatch_bf16)}
+        split_shape = Concat <axis = 0> (experts, groups, slots, width)
+        split = Reshape (rounded, split_shape)
+        by_group = Transpose <perm = [1, 0, 2, 3]> (split)
+        flat_slots = Mul (experts, slots)
+        rows_shape = Concat <axis = 0> (groups, flat_slots, width)
+        rows = Reshape (by_group, rows_shape)
+        shares_shape = Concat <axis = 0> (copy, flat_slots)
+        shares = Reshape (combine, shares_shape)
+        y = MatMul (shares, rows)
+    }}
+    """

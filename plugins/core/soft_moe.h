@@ -1,0 +1,47 @@
+// Soft MoE (arXiv 2308.00951): experts work on slots, each a mixture of all tokens of a group.
+//
+// All in float32, and groups never meet: a result depends on its own group's tokens alone.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "core/kernels.h"
+#include "core/packed_weights.h"
+#include "core/task_runner.h"
+
+namespace vmoe {
+
+struct SoftShape {
+  size_t groups = 0;   // G
+  size_t tokens = 0;   // S, per group
+  size_t hidden = 0;   // D
+  size_t experts = 0;  // E
+  size_t slots = 0;    // P, per expert and group
+
+  size_t all_slots() const { return experts * slots; }  // of a group
+  size_t places() const { return groups * slots; }      // M
+};
+
+// The slots that tokens are held against: mu f32[D, all_slots] with each column over its length, packed as one matrix.
+// mu is read here only. Throws std::bad_alloc.
+std::shared_ptr<const PackedWeights> PackSlots(const Kernels& kernels, const float* mu, size_t hidden,
+                                               size_t all_slots);
+
+// The op VmoeSoftRouter, with slots as PackSlots gives them: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax over
+// the tokens of a group of scale * cosine(token, slot), and combine f32[G,S,E,P], that over the slots of all experts.
+// Throws std::bad_alloc.
+void SoftRouter(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x, float* dispatch,
+                float* combine, const TaskRunner& runner);
+
+// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D], slot p of group g at g * P + p, the
+// sum over the group's tokens of dispatch * x. With `round_bf16` of x rounded to bfloat16. Throws std::bad_alloc.
+void SoftDispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
+                  const float* dispatch, float* buf, const TaskRunner& runner);
+
+// The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D], the sum over the group's slots of
+// combine * out. With `round_bf16` of out rounded to bfloat16. Throws std::bad_alloc.
+void SoftCombine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
+                 const float* combine, float* y, const TaskRunner& runner);
+
+}  // namespace vmoe

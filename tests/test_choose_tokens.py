@@ -1,0 +1,117 @@
+"""VmoeChooseTokens against the official router (golden cases) and, in every runtime, against the numpy reference."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from op_models import RUNNERS, run_reference, runner
+from routing_cases import GOLDEN, Outputs, golden_cases, make_gates, same_bits
+
+from vmoe_export.ops.table import OPS
+
+CHOOSE = OPS["VmoeChooseTokens"]
+NUM_RANDOM_CASES = 1000
+EVERY_IMPLEMENTATION = pytest.mark.parametrize("name", ["reference", *RUNNERS])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Gates f32[G,S,E], and the places that each expert has in a group."""
+
+    gates: np.ndarray
+    capacity: int
+
+    def __str__(self) -> str:
+        return f"gates{list(self.gates.shape)} capacity {self.capacity}"
+
+
+@EVERY_IMPLEMENTATION
+def test_the_chosen_tokens_are_the_official_ones(name: str) -> None:
+    with np.load(GOLDEN / "routing.npz") as stored:
+        for number, (case, capacity) in enumerate(zip(golden_cases(), _golden_capacities(), strict=True)):
+            slot, _ = choose(name, Choice(case.gates, capacity))
+            np.testing.assert_array_equal(slot[0] >= 0, stored[f"ec{number}"])
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_random_choices_equal_the_reference_exactly(name: str) -> None:
+    wrong = [
+        f"{number}: {case}"
+        for number, (case, expected) in enumerate(random_choices())
+        if not same_bits(choose(name, case), list(expected))
+    ]
+    assert not wrong, f"{len(wrong)} of {NUM_RANDOM_CASES} cases differ, such as {wrong[:5]}"
+
+
+def test_the_random_choices_cover_what_they_should() -> None:
+    cases = [case for case, _ in random_choices()]
+    assert len(cases) == NUM_RANDOM_CASES
+    for covered in (
+        lambda c: np.isnan(c.gates).any(),
+        lambda c: np.isinf(c.gates).any(),
+        lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
+        lambda c: len(np.unique(c.gates)) < c.gates.size / 4,
+        lambda c: c.capacity == 1,
+        lambda c: c.capacity == c.gates.shape[1],
+        lambda c: c.capacity > c.gates.shape[1],
+        lambda c: c.gates.shape[1] == 1,
+        lambda c: c.gates.shape[2] == 1,
+        lambda c: c.gates.shape[0] == 3,
+    ):
+        assert sum(map(covered, cases)) >= 10
+
+
+@EVERY_IMPLEMENTATION
+def test_the_best_token_has_the_first_place_and_the_lower_one_on_ties(name: str) -> None:
+    gates = np.array([[[0.1, 0.5], [0.7, 0.5], [0.7, 0.9]], [[0.3, 0.2], [0.2, 0.2], [0.1, 0.2]]], np.float32)
+    slot, src = choose(name, Choice(gates, 2))
+    np.testing.assert_array_equal(src, [[1, 2, 3, 4], [2, 0, 3, 4]])
+    np.testing.assert_array_equal(slot, [[[-1, 5], [0, -1], [1, 4]], [[2, 6], [3, 7], [-1, -1]]])
+
+
+@EVERY_IMPLEMENTATION
+def test_a_gate_that_is_no_number_ranks_as_zero(name: str) -> None:
+    gates = np.array([[[np.nan], [-1.0], [0.0], [0.5], [-0.0]]], np.float32)
+    _, src = choose(name, Choice(gates, 4))
+    np.testing.assert_array_equal(src, [[3, 0, 2, 4]])
+
+
+@EVERY_IMPLEMENTATION
+def test_places_beyond_the_tokens_of_a_group_stay_empty(name: str) -> None:
+    gates = np.array([[[0.1], [0.9]], [[0.9], [0.1]]], np.float32)
+    slot, src = choose(name, Choice(gates, 4))
+    np.testing.assert_array_equal(src, [[1, 0, -1, -1, 2, 3, -1, -1]])
+    np.testing.assert_array_equal(slot, [[[1], [0]], [[4], [5]]])
+
+
+@functools.cache
+def random_choices() -> list[tuple[Choice, Outputs]]:
+    rng = np.random.default_rng(2202)
+    cases = []
+    for number in range(NUM_RANDOM_CASES):
+        groups = int(rng.integers(1, 4))
+        tokens = 1 if number % 25 == 0 else int(rng.integers(2, 40))
+        experts = 1 if number % 20 == 1 else int(rng.integers(2, 12))
+        capacity = int(rng.choice([1, 2, max(1, tokens // experts), tokens, tokens + 1, 3 * tokens]))
+        gates = make_gates(rng, number % 8, (groups, tokens, experts))
+        # OpenVINO takes numbers that are almost zero for zeros.
+        case = Choice(
+            np.where(np.abs(gates) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), gates), gates), capacity
+        )
+        cases.append((case, choose("reference", case)))
+    return cases
+
+
+def choose(name: str, case: Choice) -> Outputs:
+    inputs = (case.gates, np.array([case.capacity], np.int64))
+    return run_reference(CHOOSE, *inputs) if name == "reference" else runner(name, CHOOSE.name)(*inputs)
+
+
+def _golden_capacities() -> list[int]:
+    import json
+
+    raw = json.loads((GOLDEN / "routing.json").read_text())["cases"]
+    return [case["experts_choice_capacity"] for case in raw]

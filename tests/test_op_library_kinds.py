@@ -1,0 +1,170 @@
+"""Experts choice and Soft MoE in the op library, on every CPU path of this machine: places, sums, and bits of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cpu_paths import outputs_of, run_calls, supported_paths
+from op_models import node_call, run_reference
+from routing_cases import make_gates, same_bits
+
+from vmoe_export.ops.table import OPS
+from vmoe_runtime.op_library import find_library
+
+if find_library() is None:
+    pytest.skip("this installation has no op library", allow_module_level=True)
+
+EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
+SOFT_OPS = ("VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine")
+SHAPES = [(1, 1, 1, 1, 1), (1, 4, 7, 3, 1), (2, 16, 33, 4, 3), (3, 50, 48, 5, 2), (2, 21, 65, 1, 17), (1, 140, 130, 16, 8)]
+"""G, S, D, E and P."""
+
+Inputs = dict[str, np.ndarray]
+
+
+@EVERY_PATH
+def test_experts_choose_the_tokens_of_the_reference_bit_for_bit(path: str) -> None:
+    rng = np.random.default_rng(31)
+    made = list(_choices(rng, 600))
+    calls = [node_call("VmoeChooseTokens", inputs) for inputs in made]
+    for found, inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
+        expected = run_reference(OPS["VmoeChooseTokens"], *inputs.values())
+        assert same_bits(found, expected), f"{inputs['gates'].shape} capacity {inputs['capacity']}"
+
+
+@EVERY_PATH
+def test_experts_that_choose_are_the_reference_as_a_layer(path: str) -> None:
+    rng = np.random.default_rng(32)
+    made = []
+    for groups, tokens, width, experts, hidden in ((1, 9, 16, 4, 33), (3, 20, 33, 5, 48), (2, 33, 64, 8, 17)):
+        gates = rng.random((groups, tokens, experts), np.float32)
+        slot, src = run_reference(OPS["VmoeChooseTokens"], gates, np.array([tokens // 3], np.int64))
+        norm = {"ln_scale": _normal(rng, width), "ln_bias": _normal(rng, width)}
+        x = _normal(rng, groups, tokens, width)
+        weights = {"w1": _normal(rng, experts, width, hidden) / 8, "b1": _normal(rng, experts, hidden)}
+        weights |= {"w2": _normal(rng, experts, hidden, width) / 8, "b2": _normal(rng, experts, width)}
+        made.append({"x": x, **norm, "slot": slot, "weight": gates, "src": src, **weights})
+    calls = [node_call("VmoeExpertBlock", inputs, constants=("w1", "w2")) for inputs in made]
+    for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
+        (expected,) = run_reference(OPS["VmoeExpertBlock"], *_wide(inputs).values())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("op_name", SOFT_OPS)
+def test_the_ops_of_soft_moe_are_the_reference(op_name: str, path: str) -> None:
+    rng = np.random.default_rng(33)
+    attributes = [{"dispatch_bf16": n} for n in (0, 1)] if OPS[op_name].attributes else [{}]
+    made = [(_soft_inputs(rng, op_name, *shape), given) for shape in SHAPES for given in attributes]
+    calls = [node_call(op_name, inputs, given) for inputs, given in made]
+    calls += [node_call(op_name, inputs, given, constants=("mu",)) for inputs, given in made if "mu" in inputs]
+    for found, (inputs, given) in zip(outputs_of(run_calls(calls, path)), made * (len(calls) // len(made)), strict=True):
+        expected = run_reference(OPS[op_name], *_wide(inputs).values(), dispatch_bf16=bool(given.get("dispatch_bf16")))
+        for output, exact in zip(found, expected, strict=True):
+            np.testing.assert_allclose(output, exact, rtol=0, atol=1e-5)
+
+
+@EVERY_PATH
+def test_a_group_has_the_same_bits_among_any_others_and_on_any_threads(path: str) -> None:
+    rng = np.random.default_rng(34)
+    groups, tokens, width, experts, slots = 7, 50, 70, 5, 3
+    for op_name in SOFT_OPS:
+        inputs = _soft_inputs(rng, op_name, groups, tokens, width, experts, slots)
+        picks = [list(range(groups)), *([group] for group in range(groups)), [6, 2, 2, 5], [0, 1, 2]]
+        calls = [node_call(op_name, {name: _of_groups(inputs, name, pick, slots) for name in inputs}) for pick in picks]
+        for threads in (1, 2, 4):
+            together, *parts = outputs_of(run_calls(calls, path, threads=threads))
+            if threads == 1:
+                alone = together
+            assert same_bits(together, alone), f"{op_name} on {threads} threads"
+            for found, pick in zip(parts, picks[1:], strict=True):
+                named = {f"{value.name}": array for value, array in zip(OPS[op_name].outputs, together, strict=True)}
+                expected = [_of_groups(named, name, pick, slots) for name in named]
+                assert same_bits(found, expected), f"{op_name} of the groups {pick}"
+
+
+@EVERY_PATH
+def test_what_is_not_a_number_stays_in_its_group(path: str) -> None:
+    rng = np.random.default_rng(35)
+    for op_name in SOFT_OPS:
+        clean = _soft_inputs(rng, op_name, 3, 20, 19, 4, 2)
+        spoilt = {name: array.copy() for name, array in clean.items()}
+        first = next(iter(spoilt))
+        place = (0, 3, 1) if first == "out" else (1, 3, 5)
+        spoilt[first][place] = np.nan  # in the second group: place 3 is one of its slots
+        calls = [node_call(op_name, inputs) for inputs in (clean, spoilt)]
+        before, after = outputs_of(run_calls(calls, path))
+        for value, old, new in zip(OPS[op_name].outputs, before, after, strict=True):
+            assert np.isnan(new).any()
+            for group in (0, 2):
+                parts = [_of_groups({value.name: array}, value.name, [group], 2) for array in (old, new)]
+                np.testing.assert_array_equal(*parts)
+
+
+@EVERY_PATH
+def test_bad_calls_of_the_kinds_are_refused_in_a_sentence(path: str) -> None:
+    rng = np.random.default_rng(36)
+    gates = rng.random((2, 5, 3), np.float32)
+    soft = _soft_inputs(rng, "VmoeSoftCombine", 2, 5, 6, 3, 4)
+    bad = {
+        "capacity must be at least 1, not 0": node_call(
+            "VmoeChooseTokens", {"gates": gates, "capacity": np.array([0], np.int64)}
+        ),
+        "capacity is neither an input nor an attribute": node_call("VmoeChooseTokens", {"gates": gates}),
+        "there are no experts": node_call(
+            "VmoeChooseTokens", {"gates": gates[..., :0], "capacity": np.array([1], np.int64)}
+        ),
+        "places are numbered in 32 bits": node_call(
+            "VmoeChooseTokens", {"gates": gates, "capacity": np.array([2**30], np.int64)}
+        ),
+        "M is 7, but G * P is 8": node_call("VmoeSoftCombine", {**soft, "out": soft["out"][:, :7]}),
+        "combine has shape [2, 5, 12], not the 4 dimensions GSEP": node_call(
+            "VmoeSoftCombine", {**soft, "combine": soft["combine"].reshape(2, 5, 12)}
+        ),
+    }
+    for sentence, answer in zip(bad, run_calls(list(bad.values()), path), strict=True):
+        assert isinstance(answer, str)
+        assert sentence in answer
+
+
+def _choices(rng: np.random.Generator, count: int) -> Iterator[Inputs]:
+    for number in range(count):
+        tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))
+        shape = (int(rng.integers(1, 5)), tokens, int(rng.integers(1, 34)))
+        capacity = int(rng.choice([1, 2, max(1, tokens // shape[2]), tokens, tokens + 1, 3 * tokens]))
+        yield {"gates": make_gates(rng, number % 8, shape), "capacity": np.array([capacity], np.int64)}
+
+
+def _soft_inputs(
+    rng: np.random.Generator, op_name: str, groups: int, tokens: int, width: int, experts: int, slots: int
+) -> Inputs:
+    shares = rng.random((groups, tokens, experts, slots), np.float32) / (tokens + experts * slots)
+    return {
+        "VmoeSoftRouter": {
+            "x": _normal(rng, groups, tokens, width),
+            "mu": _normal(rng, width, experts, slots),
+            "scale": np.array(5, np.float32),
+        },
+        "VmoeSoftDispatch": {"x": _normal(rng, groups, tokens, width), "dispatch": shares},
+        "VmoeSoftCombine": {"out": _normal(rng, experts, groups * slots, width), "combine": shares},
+    }[op_name]
+
+
+def _of_groups(values: Inputs, name: str, groups: list[int], slots: int) -> np.ndarray:
+    """What a value has of some groups: they are its first dimension, or the places of its second one."""
+    array = values[name]
+    if name in ("mu", "scale"):
+        return array
+    if name in ("out", "buf"):
+        return array[:, [group * slots + slot for group in groups for slot in range(slots)]]
+    return array[groups]
+
+
+def _wide(inputs: Inputs) -> Inputs:
+    return {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
