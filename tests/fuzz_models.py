@@ -210,7 +210,7 @@ def _write(model: Model, file: Path) -> list[str]:
     file.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString())
     sizes = {dim: (model.fixed or {})[dim] for value in constants for dim in value.dims}
     return [
-        *(f"input {value.name} {_type(model, value)} {''.join(value.dims)}" for value in fed),
+        *(f"input {value.name} {_type(model, value)} {''.join(value.dims) or '-'}" for value in fed),
         *(f"output {value.name} {_type(model, value)} {''.join(value.dims)}" for value in outputs),
         *(f"size {dim} {size}" for dim, size in sizes.items()),
         *(f"attribute {name} {int(number)}" for name, number in model.attributes.items()),

@@ -8,7 +8,7 @@
 //
 //   model FILE OP EXPECTED           EXPECTED: runs, or never-loads, or never-runs
 //   input NAME TYPE DIMS             those that are fed, in order; TYPE: float, fp16, bf16, i8, i32, i64, or scale:
-//                                    float32 that int8 weights are multiplied with
+//                                    float32 that int8 weights are multiplied with; DIMS of a single number: -
 //   output NAME TYPE DIMS            "in_place" is the first one again, of the same node where it writes over its input
 //   size LETTER N                    a dimension that constants fix
 //   attribute NAME N

@@ -65,6 +65,7 @@ inline std::vector<Model> ReadPlan(const std::string& folder) {
     } else if (word == "input" || word == "output") {
       Value value;
       plan >> value.name >> value.type >> value.dims;
+      if (value.dims == "-") value.dims.clear();  // one number
       (word == "input" ? model.inputs : model.outputs).push_back(value);
     } else if (word == "size") {
       char letter;
