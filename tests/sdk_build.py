@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnxruntime
@@ -132,6 +133,51 @@ def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Pa
     return library
 
 
+@dataclass(frozen=True)
+class SdkRouting:
+    """A `vmoe::LayerRouting`; None where it is empty.
+
+    Attributes:
+        kind: vmoe_routing_kind.
+        slot, expert: i32[G,S,K].
+        kept: bool[G,S,K].
+        weight: f32[G,S,K].
+        dispatch, combine: f32[G,S,E,P].
+        patch_mask: bool[N,h,w].
+    """
+
+    kind: int
+    slot: np.ndarray | None
+    expert: np.ndarray | None
+    kept: np.ndarray | None
+    weight: np.ndarray | None
+    dispatch: np.ndarray | None
+    combine: np.ndarray | None
+    patch_mask: np.ndarray | None
+
+    @classmethod
+    def read(cls, stream: BinaryIO) -> SdkRouting:
+        """One layer as `sdk_runner` writes it."""
+        kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
+        pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
+
+        def array(dtype: type, shape: tuple[int, ...]) -> np.ndarray | None:
+            size = int.from_bytes(stream.read(8), "little")
+            data = np.frombuffer(stream.read(size * np.dtype(dtype).itemsize), dtype)
+            return data.reshape(shape) if size else None
+
+        return cls(
+            kind,
+            array(np.int32, pairs),
+            array(np.int32, pairs),
+            array(np.bool_, pairs),
+            array(np.float32, pairs),
+            array(np.float32, shares),
+            array(np.float32, shares),
+            array(np.bool_, (-1, rows, columns)),
+        )
+
+
 class Runner:
     """A running `sdk_runner`: an engine in another process."""
 
@@ -164,17 +210,12 @@ class Runner:
         """float32[N, outputs] of images, uint8 or float32, with a setting as `setting_fields` makes it."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
-    def routing(self, images: np.ndarray, *setting: object) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """(slot, weight) of each MoE layer."""
+    def routing(self, images: np.ndarray, *setting: object) -> dict[str, SdkRouting]:
+        """Where each MoE layer sent the tokens."""
         file, layers = self._send("routing", images, setting)
-        data, routes = file.read_bytes(), {}
-        for layer in layers:
-            shape = np.frombuffer(data, np.int64, 3)
-            size = int(shape.prod())
-            slot = np.frombuffer(data, np.int32, size, 24).reshape(shape)
-            routes[layer] = slot, np.frombuffer(data, np.float32, size, 24 + 4 * size).reshape(shape)
-            data = data[24 + 8 * size :]
-        assert not data
+        with file.open("rb") as stream:
+            routes = {layer: SdkRouting.read(stream) for layer in layers}
+            assert not stream.read()
         return routes
 
     def close(self) -> None:
@@ -190,8 +231,13 @@ class Runner:
 
 
 def setting_fields(
-    profile: str | None = None, capacity: float | None = None, k: int | None = None, bpr: bool | None = None
+    profile: str | None = None,
+    capacity: float | None = None,
+    k: int | None = None,
+    bpr: bool | None = None,
+    pool: bool | None = None,
+    max_experts: int | None = None,
 ) -> list[str]:
     """A setting as `sdk_runner` reads it."""
-    values = (profile, capacity, k, None if bpr is None else int(bpr))
+    values = (profile, capacity, k, None if bpr is None else int(bpr), None if pool is None else int(pool), max_experts)
     return ["-" if value is None else value if isinstance(value, str) else repr(value) for value in values]

@@ -105,9 +105,12 @@ def test_the_sdk_answers_as_it_did(name: str, ops: str, tmp_path: Path) -> None:
         pytest.skip("the op library was not built here")
     runner = Runner(prefix, FOLDER / name, sdk_build.onnxruntime_library(), 1, tmp_path)
     assert f"precision={OLD[name].code}" in runner.ask("info")
-    for profile, (expected, _) in answers(name).items():
+    for profile, (expected, slot) in answers(name).items():
         logits = runner.logits(images(name), *setting_fields(profile))
         np.testing.assert_allclose(logits, expected.reshape(len(expected), -1), rtol=0, atol=OLD[name].atol)
+        (routing,) = runner.routing(images(name), *setting_fields(profile)).values()
+        np.testing.assert_array_equal(routing.slot, slot)
+        np.testing.assert_array_equal(routing.kept, slot >= 0)
     runner.close()
 
 

@@ -67,19 +67,32 @@ void check_pointer(const T* pointer, const char* name) {
   if (pointer == nullptr) fail(VMOE_ARGUMENT_ERROR, name, " is a null pointer");
 }
 
-// A copy of a caller's struct, which may be of a later version, as this version knows it.
+// A copy of a caller's struct, which may be of an earlier or a later version, as this version knows it: what an earlier
+// one doesn't have is zero. `least` is the size of the first version.
 template <typename Struct>
-Struct read_struct(const Struct* given, const char* name) {
+Struct read_struct(const Struct* given, const char* name, size_t least = sizeof(Struct)) {
   const size_t size = given->struct_size;
-  if (size < sizeof(Struct)) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", sizeof(Struct), " or more is needed");
+  if (size < least) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
   }
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
   if (size > sizeof(Struct) + 4096 ||
-      std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; })) {
+      (size > sizeof(Struct) && std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; }))) {
     fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
   }
-  return *given;
+  Struct known{};
+  std::memcpy(&known, given, std::min(size, sizeof(Struct)));
+  return known;
+}
+
+vmoe_setting read_setting(const vmoe_setting* given) {
+  if (given == nullptr) return VMOE_SETTING_INIT;
+  const vmoe_setting setting = read_struct(given, "setting", offsetof(vmoe_setting, pool));
+  if (given->struct_size < sizeof(vmoe_setting) && (setting.set & vmoe::sdk::kPolicies) != 0) {
+    fail(VMOE_ARGUMENT_ERROR, "setting has struct_size ", given->struct_size,
+         ", which has no pool and max_experts, and ", "its field 'set' names them");
+  }
+  return setting;
 }
 
 // Fills what a caller's struct has room for. `least` is the size of its first version.
@@ -91,6 +104,12 @@ void write_struct(Struct* target, Struct source, const char* name, size_t least 
   }
   source.struct_size = size;
   std::memcpy(target, &source, std::min(size, sizeof(Struct)));
+}
+
+// Null where there are none.
+template <typename T>
+const T* data_or_null(const std::vector<T>& values) {
+  return values.empty() ? nullptr : values.data();
 }
 
 size_t check_index(int64_t index, size_t size, const char* what) {
@@ -112,7 +131,9 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* capaci
   c.effective_ratio = profile.effective_ratio;
   c.k = profile.k;
   c.bpr = profile.bpr ? 1 : 0;
-  write_struct(target, c, "profile");
+  c.pool = profile.pool ? 1 : 0;
+  c.max_experts = profile.max_experts;
+  write_struct(target, c, "profile", offsetof(vmoe_profile, max_experts));
   if (capacity != nullptr) std::copy(profile.capacity.begin(), profile.capacity.end(), capacity);
 }
 
@@ -124,9 +145,7 @@ struct Call {
 Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting) {
   check_pointer(engine, "engine");
   check_pointer(images, "images");
-  Call call{read_struct(images, "images"), VMOE_SETTING_INIT};
-  if (setting != nullptr) call.setting = read_struct(setting, "setting");
-  return call;
+  return {read_struct(images, "images"), read_setting(setting)};
 }
 
 vmoe_info info_of(const Engine& engine) {
@@ -151,6 +170,10 @@ vmoe_info info_of(const Engine& engine) {
   info.precision = manifest.precision;
   info.preprocessing = manifest.preprocessing.text.c_str();
   info.ensemble_size = manifest.ensemble_size();
+  info.routing_kind = manifest.kind().code;
+  info.classifier_token = manifest.patches.classifier_token ? 1 : 0;
+  info.patch_rows = manifest.patches.rows;
+  info.patch_columns = manifest.patches.columns;
   return info;
 }
 
@@ -222,10 +245,11 @@ vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* 
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(profile, "profile");
-    vmoe_setting known = VMOE_SETTING_INIT;
-    if (setting != nullptr) known = read_struct(setting, "setting");
-    const auto found = engine->engine.setting(known);
-    if (!found) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile");
+    const auto found = engine->engine.setting(read_setting(setting));
+    if (!found) {
+      const bool dense = engine->engine.manifest().kind().code == VMOE_DENSE;
+      fail(VMOE_ROUTING_ERROR, dense ? "this is a dense model" : "Soft MoE has nothing to set", ": it has no profile");
+    }
     write_profile(*found, profile, capacity, capacity_size);
   });
 }
@@ -272,9 +296,16 @@ vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe
     c.groups = found.groups;
     c.tokens = found.tokens;
     c.choices = found.choices;
-    c.slot = found.slot.data();
-    c.weight = found.weight.data();
-    write_struct(layer, c, "layer");
+    c.slot = data_or_null(found.slot);
+    c.weight = data_or_null(found.weight);
+    c.kind = found.kind.code;
+    c.expert = data_or_null(found.expert);
+    c.kept = data_or_null(found.kept);
+    c.experts = found.experts;
+    c.slots = found.kind.slots_per_expert;
+    c.dispatch = data_or_null(found.dispatch);
+    c.combine = data_or_null(found.combine);
+    write_struct(layer, c, "layer", offsetof(vmoe_layer_routing, kind));
   });
 }
 

@@ -5,12 +5,14 @@
 #include <cstring>
 #include <exception>
 #include <future>
+#include <iterator>
 #include <new>
 #include <utility>
 
 #include "sdk/error.h"
 #include "sdk/images.h"
 #include "sdk/op_library.h"
+#include "sdk/setting.h"
 #include "sdk/shared_sessions.h"
 
 namespace vmoe::sdk {
@@ -19,20 +21,10 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kAttempts = 3;
-constexpr int kAllFields = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
 
 void check_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
     fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", kMaxThreads, ", or 0, not ", threads);
-  }
-}
-
-void check_fields(const vmoe_setting& setting) {
-  if ((setting.set & ~kAllFields) != 0) {
-    fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
-  }
-  if ((setting.set & VMOE_SET_BPR) != 0 && setting.bpr != 0 && setting.bpr != 1) {
-    fail(VMOE_ROUTING_ERROR, "bpr must be 0 or 1, not ", setting.bpr);
   }
 }
 
@@ -47,6 +39,17 @@ std::string profile_names(const Manifest& manifest) {
   std::string names;
   for (const Profile& profile : manifest.profiles) names += (names.empty() ? "" : ", ") + profile.name;
   return names;
+}
+
+// The integers that a graph takes for a setting.
+std::vector<int64_t> settings_of(const Profile& profile, int field) {
+  switch (field) {
+    case VMOE_SET_K: return {profile.k};
+    case VMOE_SET_BPR: return {profile.bpr ? 1 : 0};
+    case VMOE_SET_POOL: return {profile.pool ? 1 : 0};
+    case VMOE_SET_MAX_EXPERTS: return {profile.max_experts};
+    default: return profile.capacity;
+  }
 }
 
 InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
@@ -126,42 +129,43 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
     return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
   }
   if (const Profile* stored = manifest.find_profile(name)) return *stored;
-  if (!manifest.rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile ", in_quotes(name));
-  if (const auto named = parse_profile_name(name)) {
-    return manifest.rules->profile(named->capacity_ratio, named->k, named->bpr);
+  if (!manifest.rules || manifest.kind().settings() == 0) {
+    fail(VMOE_ROUTING_ERROR,
+         manifest.rules ? "Soft MoE has nothing to set: it has no profile "
+                        : "this is a dense model: it has no profile ",
+         in_quotes(name));
   }
+  if (const auto profile = manifest.rules->named_profile(name)) return profile;
   fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the bundle has ", profile_names(manifest),
-       ", and any name like c0.3-k1 or c0.3-k1-vanilla works");
+       ", and any name like ", manifest.rules->name_examples(), " works");
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
   check_fields(setting);
   auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
-  if (setting.set == 0) return base;
-  if (!base || !manifest().rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no capacity, k or bpr");
-  return manifest().rules->profile(
-      (setting.set & VMOE_SET_CAPACITY_RATIO) != 0 ? setting.capacity_ratio : base->capacity_ratio,
-      (setting.set & VMOE_SET_K) != 0 ? setting.k : base->k,
-      (setting.set & VMOE_SET_BPR) != 0 ? setting.bpr == 1 : base->bpr);
+  manifest().kind().check_settings(setting.set);
+  const auto& rules = manifest().rules;
+  if (setting.set == 0 || !base || !rules) return base;
+  return replaced(*rules, *base, setting);
 }
 
-std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const vmoe_setting& setting,
+void Engine::check_process() const {
+  if (getpid() == process_) return;
+  fail(VMOE_RUNTIME_ERROR,
+       "the engine was loaded before this process was forked, and none of its threads came along; "
+       "load it in each process that uses it");
+}
+
+std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                             const std::vector<std::string>& outputs) const {
-  if (getpid() != process_) {
-    fail(VMOE_RUNTIME_ERROR,
-         "the engine was loaded before this process was forked, and none of its threads came along; "
-         "load it in each process that uses it");
-  }
-  const auto profile = this->setting(setting);
   const Batch batch = make_batch(images, manifest());
   std::vector<InputTensor> inputs{batch.image};
-  std::vector<int64_t> k, bpr;
-  if (profile) {
-    k = {profile->k};
-    bpr = {profile->bpr ? 1 : 0};
-    inputs.push_back(settings_tensor("capacity", profile->capacity));
-    inputs.push_back(settings_tensor("k", k));
-    inputs.push_back(settings_tensor("bpr", bpr));
+  std::vector<std::vector<int64_t>> values;
+  values.reserve(std::size(kSettingFields));  // inputs point into them
+  for (const SettingField& field : kSettingFields) {
+    if (!profile || (manifest().kind().settings() & field.bit) == 0) continue;
+    values.push_back(settings_of(*profile, field.bit));
+    inputs.push_back(settings_tensor(field.name, values.back()));
   }
   return session_->run(inputs, outputs);
 }
@@ -169,7 +173,8 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const vmo
 void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const {
   check_room(images.count, manifest().output_floats(), output_size);
   const std::string name = manifest().output_name();
-  const auto results = run_graph(images, setting, {name});
+  check_process();
+  const auto results = run_graph(images, this->setting(setting), {name});
   std::vector<int64_t> shape;
   const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
   if (shape != manifest().output_shape(images.count)) {
@@ -181,30 +186,12 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* 
 }
 
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {
-  std::vector<std::string> names;
-  for (const std::string& layer : manifest().moe_layers) {
-    names.push_back(layer + "/slot");
-    names.push_back(layer + "/weight");
-  }
+  check_process();
+  const auto profile = this->setting(setting);
+  auto names = routing_outputs(manifest());
   // A graph must be asked for something.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  const auto results = run_graph(images, setting, names);
-  std::vector<LayerRouting> layers;
-  for (size_t i = 0; i < manifest().moe_layers.size(); ++i) {
-    std::vector<int64_t> shape, weight_shape;
-    const auto* slot =
-        static_cast<const int32_t*>(results[2 * i].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, names[2 * i], shape));
-    const auto* weight = static_cast<const float*>(
-        results[2 * i + 1].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, names[2 * i + 1], weight_shape));
-    if (shape.size() != 3 || shape != weight_shape) {
-      fail(VMOE_RUNTIME_ERROR, "the graph's outputs ", names[2 * i], " and ", names[2 * i + 1],
-           " are not both [G,S,K]");
-    }
-    const int64_t size = shape[0] * shape[1] * shape[2];
-    layers.push_back(
-        {manifest().moe_layers[i], shape[0], shape[1], shape[2], {slot, slot + size}, {weight, weight + size}});
-  }
-  return layers;
+  return read_routing(run_graph(images, profile, names), manifest(), profile);
 }
 
 }  // namespace vmoe::sdk

@@ -10,17 +10,11 @@
 #include <vector>
 
 #include "sdk/bundle.h"
+#include "sdk/layer_routing.h"
 #include "sdk/session.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
-
-struct LayerRouting {
-  std::string layer;
-  int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
-  std::vector<int32_t> slot;                    // [G,S,K]
-  std::vector<float> weight;                    // [G,S,K]
-};
 
 class Engine {
  public:
@@ -35,7 +29,7 @@ class Engine {
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
 
-  // The profile that a call with this setting runs with; none for a dense ViT. Throws VMOE_ROUTING_ERROR.
+  // The profile that a call with this setting runs with; none for a dense ViT and Soft MoE. Throws VMOE_ROUTING_ERROR.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
   // See vmoe_engine_run and vmoe_engine_routing.
@@ -46,8 +40,9 @@ class Engine {
   void load(const std::string& path, const vmoe_load_options& options);
   std::optional<Profile> named_profile(const char* name) const;
   std::shared_ptr<Session> load_session(const Bundle& bundle, const vmoe_load_options& options) const;
-  std::vector<OutputTensor> run_graph(const vmoe_images& images, const vmoe_setting& setting,
+  std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs) const;
+  void check_process() const;
 
   Manifest manifest_;
   pid_t process_;  // that loaded it

@@ -15,7 +15,7 @@ namespace vmoe::sdk {
 namespace {
 
 // Element types, as TensorProto.DataType numbers them. Field numbers below are those of onnx.proto3, too.
-constexpr uint64_t kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBfloat16 = 16;
+constexpr uint64_t kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kBool = 9, kBfloat16 = 16;
 
 // The highest version of an operator set that a graph may import: a runtime may count up to it one by one.
 constexpr uint64_t kMaxOpset = 1000;
@@ -49,6 +49,7 @@ std::string type_name(uint64_t element) {
     case kInt8: return "int8";
     case kInt32: return "int32";
     case kInt64: return "int64";
+    case kBool: return "bool";
     case kBfloat16: return "bfloat16";
     default: return "type " + std::to_string(element);
   }
@@ -170,23 +171,44 @@ Tensors expected_inputs(const Manifest& manifest, bool settings) {
   Tensors inputs{
       {kImageInput, tensor(image.dtype == VMOE_FLOAT32 ? kFloat : kUint8,
                            {std::nullopt, extent(image.height), extent(image.width), extent(image.channels)})}};
-  if (settings && manifest.rules) {
-    inputs["capacity"] = tensor(kInt64, {manifest.moe_layers.size()});
-    inputs["k"] = inputs["bpr"] = tensor(kInt64, {uint64_t{1}});
+  for (const SettingField& field : kSettingFields) {
+    if (!settings || (manifest.kind().settings() & field.bit) == 0) continue;
+    const bool by_layer = field.bit == VMOE_SET_CAPACITY_RATIO;
+    inputs[field.name] = tensor(kInt64, {by_layer ? manifest.moe_layers.size() : size_t{1}});
   }
   return inputs;
 }
 
-// `k` is what the graph is fixed to, if it is.
-Tensors expected_outputs(const Manifest& manifest, std::optional<uint64_t> k) {
+// What a graph gives of a MoE layer, by the name behind the layer's. A fixed graph is one for TensorRT, `k` what it is
+// fixed to.
+Tensors expected_routing(const RoutingRules& rules, bool fixed, std::optional<uint64_t> k) {
+  const std::optional<uint64_t> tokens = rules.group_tokens, experts = rules.num_experts;
+  if (fixed || rules.kind.old_graph) {
+    return {{"slot", tensor(kInt32, {std::nullopt, tokens, k})}, {"weight", tensor(kFloat, {std::nullopt, tokens, k})}};
+  }
+  switch (rules.kind.code) {
+    case VMOE_SOFT: {
+      const Tensor shares = tensor(kFloat, {std::nullopt, tokens, experts, rules.kind.slots_per_expert});
+      return {{"dispatch", shares}, {"combine", shares}};
+    }
+    case VMOE_EXPERTS_CHOICE:
+      return {{"kept", tensor(kBool, {std::nullopt, tokens, experts})},
+              {"weight", tensor(kFloat, {std::nullopt, tokens, experts})}};
+    default:
+      return {{"expert", tensor(kInt32, {std::nullopt, tokens, std::nullopt})},
+              {"kept", tensor(kBool, {std::nullopt, tokens, std::nullopt})},
+              {"weight", tensor(kFloat, {std::nullopt, tokens, std::nullopt})}};
+  }
+}
+
+Tensors expected_outputs(const Manifest& manifest, bool fixed, std::optional<uint64_t> k) {
   std::vector<std::optional<uint64_t>> shape{std::nullopt};
   if (manifest.output == VMOE_MEMBERS) shape.emplace_back(manifest.ensemble_size());
   shape.emplace_back(manifest.output_size);
   Tensors outputs{{manifest.output_name(), tensor(kFloat, std::move(shape))}};
-  const uint64_t tokens = manifest.rules ? static_cast<uint64_t>(manifest.rules->group_tokens) : 0;
-  for (const std::string& layer : manifest.moe_layers) {
-    outputs[layer + "/slot"] = tensor(kInt32, {std::nullopt, tokens, k});
-    outputs[layer + "/weight"] = tensor(kFloat, {std::nullopt, tokens, k});
+  if (!manifest.rules) return outputs;
+  for (const auto& [name, tensor] : expected_routing(*manifest.rules, fixed, k)) {
+    for (std::string layer : manifest.moe_layers) outputs[layer.append("/").append(name)] = tensor;
   }
   return outputs;
 }
@@ -224,44 +246,53 @@ std::optional<uint64_t> kernel_type(std::string_view name, vmoe_precision precis
   return precision == VMOE_INT8 ? kInt8 : kBfloat16;
 }
 
-// The block of a router's kernel, "Encoder/BLOCK/Moe/Router/dense/kernel", or nothing.
-std::optional<std::string> router_block(std::string_view name) {
-  constexpr std::string_view kBefore = "Encoder/", kBehind = "/Moe/Router/dense/kernel";
-  if (name.size() < kBefore.size() + kBehind.size() || name.substr(0, kBefore.size()) != kBefore ||
-      name.substr(name.size() - kBehind.size()) != kBehind) {
-    return std::nullopt;
-  }
-  name = name.substr(kBefore.size(), name.size() - kBefore.size() - kBehind.size());
-  return is_block(name) ? std::optional<std::string>(name) : std::nullopt;
+// The block of a router's tensor, "Encoder/BLOCK/Moe/Router/" and the tensor's own name, or nothing.
+std::optional<std::string> router_block(std::string_view name, std::string_view tensor) {
+  constexpr std::string_view kBefore = "Encoder/", kMiddle = "/Moe/Router/";
+  const size_t middle = name.find(kMiddle);
+  if (name.substr(0, kBefore.size()) != kBefore || middle == std::string_view::npos) return std::nullopt;
+  const std::string_view block = name.substr(kBefore.size(), middle - kBefore.size());
+  if (name.substr(middle + kMiddle.size()) != tensor || !is_block(block)) return std::nullopt;
+  return std::string(block);
+}
+
+// Whether a router is [D,E], or f32[D,E,P] of Soft MoE.
+bool is_router(const Tensor& router, const RoutingRules& rules) {
+  const bool soft = rules.kind.code == VMOE_SOFT;
+  if (router.shape.size() != (soft ? 3 : 2) || router.shape[1] != static_cast<uint64_t>(rules.num_experts))
+    return false;
+  return !soft || (router.element == kFloat && router.shape[2] == static_cast<uint64_t>(rules.kind.slots_per_expert));
 }
 
 void check_weights(const std::string& graph, const Tensors& initializers, const Manifest& manifest) {
   Tensors routers;
+  const char* part = manifest.kind().code == VMOE_SOFT ? "mu" : "dense/kernel";
   for (const auto& [name, tensor] : initializers) {
     if (kernel_type(name, manifest.precision).value_or(tensor.element) != tensor.element) {
       fail(VMOE_BUNDLE_ERROR, graph, " has ", in_quotes(name), " in ", type_name(tensor.element),
            ", and the manifest says that the precision is ", manifest.precision_name());
     }
-    if (const auto block = router_block(name)) routers[*block] = tensor;
+    if (const auto block = router_block(name, part)) routers[*block] = tensor;
   }
   const auto& layers = manifest.moe_layers;
-  const int64_t experts = manifest.rules ? manifest.rules->num_experts : 0;
   for (const auto& [block, router] : routers) {
     if (std::find(layers.begin(), layers.end(), block) == layers.end()) {
       fail(VMOE_BUNDLE_ERROR, graph, " has a router in ", in_quotes(block),
            ", which is not among the MoE layers of the manifest");
     }
   }
+  if (!manifest.rules) return;
   for (const std::string& layer : layers) {
     const auto router = routers.find(layer);
     if (router == routers.end()) {
       fail(VMOE_BUNDLE_ERROR, graph, " has no router in ", in_quotes(layer),
            ", which the manifest names as a MoE layer");
     }
-    const auto& shape = router->second.shape;
-    if (shape.size() != 2 || shape[1] != static_cast<uint64_t>(experts)) {
+    if (!is_router(router->second, *manifest.rules)) {
       fail(VMOE_BUNDLE_ERROR, graph, " has a router ", words(router->second), " in ", in_quotes(layer),
-           ", and by the manifest there are ", experts, " experts");
+           ", and by the manifest there are ", manifest.rules->num_experts, " experts",
+           manifest.kind().code == VMOE_SOFT ? " of " + std::to_string(manifest.kind().slots_per_expert) + " slots"
+                                             : "");
     }
   }
 }
@@ -294,8 +325,9 @@ void check_graph(const std::string& name, std::string_view graph, const Manifest
          in_quotes(names(inputs)));
   }
   check_tensors(name, "takes", interface.inputs, inputs);
-  check_tensors(name, "gives", interface.outputs,
-                expected_outputs(manifest, profile == nullptr ? std::nullopt : std::optional<uint64_t>(profile->k)));
+  check_tensors(
+      name, "gives", interface.outputs,
+      expected_outputs(manifest, is_fixed, profile == nullptr ? std::nullopt : std::optional<uint64_t>(profile->k)));
   check_weights(name, interface.initializers, manifest);
 }
 

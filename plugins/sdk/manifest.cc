@@ -1,13 +1,12 @@
 #include "sdk/manifest.h"
 
 #include <algorithm>
-#include <charconv>
-#include <limits>
 #include <set>
 #include <utility>
 
 #include "sdk/error.h"
 #include "sdk/json_fields.h"
+#include "sdk/manifest_routing.h"
 
 namespace vmoe::sdk {
 
@@ -15,18 +14,12 @@ namespace {
 
 constexpr char kFormat[] = "vmoe-bundle";
 constexpr int64_t kFormatVersion = 3;
-constexpr int64_t kEnsembleVersion = 3;  // the first one with ensembles
-constexpr int64_t kMaxPixels = 65'536;   // of a side, and channels
+constexpr int64_t kMaxPixels = 65'536;  // of a side, and channels
 constexpr int64_t kMaxBatchMultiple = 65'536;
 // Callers allocate this many floats per image; no head comes near it.
 constexpr int64_t kMaxOutputSize = int64_t{1} << 24;
-constexpr int64_t kMaxExperts = 65'536;
-constexpr size_t kMaxMoeLayers = 1'000;
-constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();  // tokens and places are int32 in the graphs
 constexpr int64_t kMaxFileBytes = int64_t{1} << 53;
-constexpr size_t kMaxGroupDigits = 9;
-constexpr char kDenseGraphKey[] = "model";  // stands for a profile's name
-constexpr std::string_view kTokens = "tokens:";
+constexpr char kOnlyGraphKey[] = "model";  // stands for a profile's name where there are none
 constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "bf16-experts"};
 constexpr vmoe_precision kPrecisionCodes[] = {VMOE_FP32, VMOE_BF16, VMOE_INT8, VMOE_BF16_EXPERTS};
 constexpr size_t kMaxFileName = 121;
@@ -89,23 +82,16 @@ void check_graph_names(const Json& raw) {
   only_field(object_field(raw, "graphs"), "inlined", kInlinedGraph);
 }
 
-// "image", "batch", a number of images or "tokens:S", and no other number than the rest of the manifest says.
-void check_group(const std::string& group, const RoutingRules& rules, int64_t batch_multiple) {
-  if (group == "batch") return;
-  const bool tokens = group.compare(0, kTokens.size(), kTokens) == 0;
-  const std::string number = group == "image" ? "1" : tokens ? group.substr(kTokens.size()) : group;
-  if (number.empty() || number.size() > kMaxGroupDigits || number[0] == '0' ||
-      !std::all_of(number.begin(), number.end(), is_digit)) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'group' is ", in_quotes(group),
-         ", not image, batch, a number of images or tokens:S");
-  }
-  int64_t count = 0;
-  std::from_chars(number.data(), number.data() + number.size(), count);
-  const int64_t said = tokens ? rules.group_tokens : batch_multiple;
-  if (count != said) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'group' is '", group, "', and '",
-         tokens ? "group_tokens" : "batch_multiple", "' is ", said);
-  }
+Patches read_patches(const Json& model, const InputSpec& input) {
+  const Json* size = optional_field(model, "patch_size");
+  const auto fits = [](const Json& side, int64_t whole) {
+    return side.is_number_unsigned() && side > 0 && side <= whole;
+  };
+  if (size == nullptr || !size->is_array() || size->size() != 2) return {};
+  if (!fits((*size)[0], input.height) || !fits((*size)[1], input.width)) return {};
+  const Json* classifier = optional_field(model, "classifier");
+  return {input.height / (*size)[0].get<int64_t>(), input.width / (*size)[1].get<int64_t>(),
+          classifier != nullptr && *classifier == "token"};
 }
 
 Preprocessing read_preprocessing(const Json& raw, const InputSpec& input) {
@@ -117,89 +103,9 @@ Preprocessing read_preprocessing(const Json& raw, const InputSpec& input) {
   return read_steps(string_field(entry, "steps"), input.height, input.width);
 }
 
-int64_t read_ensemble_size(const Json& routing, const RoutingRules& rules) {
-  if (optional_field(routing, "ensemble_size") == nullptr) return 1;
-  const int64_t size = positive_field(routing, "ensemble_size", kMaxExperts);
-  for (const auto& [name, whole] :
-       {std::pair("num_experts", rules.num_experts), {"group_tokens", rules.group_tokens}}) {
-    if (whole % size != 0) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'ensemble_size' is ", size, ", which doesn't divide '", name, "'");
-    }
-  }
-  return size;
-}
-
 vmoe_output read_output(const Json& output, int64_t ensemble_size) {
   if (ensemble_size > 1) return choice_field(output, "name", {"logits", "members"}) == 0 ? VMOE_LOGITS : VMOE_MEMBERS;
   return choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
-}
-
-void read_routing(const Json& raw, int64_t version, Manifest& manifest) {
-  if (optional_field(raw, "routing") == nullptr) return;
-  const Json& routing = object_field(raw, "routing");
-  for (const Json& layer : array_field(routing, "layers")) {
-    if (!layer.is_string() || !is_block(layer.get_ref<const std::string&>())) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'layers' must name encoder blocks");
-    }
-    manifest.moe_layers.push_back(layer.get<std::string>());
-  }
-  if (manifest.moe_layers.empty()) fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'layers' must name encoder blocks");
-  const std::set<std::string_view> distinct(manifest.moe_layers.begin(), manifest.moe_layers.end());
-  if (distinct.size() < manifest.moe_layers.size() || distinct.size() > kMaxMoeLayers) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'layers' names a block twice, or more than ", kMaxMoeLayers);
-  }
-  RoutingRules rules;
-  rules.num_experts = positive_field(routing, "num_experts", kMaxExperts);
-  rules.group_tokens = positive_field(routing, "group_tokens", kMaxInt32);
-  rules.num_moe_layers = manifest.moe_layers.size();
-  rules.rounding = choice_field(routing, "rounding", {"ceil", "round"}) == 0 ? Rounding::kCeil : Rounding::kHalfToEven;
-  rules.capacity_multiple_of = positive_field(routing, "capacity_multiple_of", kMaxInt32);
-  if (version >= kEnsembleVersion) rules.ensemble_size = read_ensemble_size(routing, rules);
-  manifest.rules = rules;
-  manifest.group = string_field(routing, "group");
-  check_group(manifest.group, rules, manifest.batch_multiple);
-}
-
-// Whether a list is these whole numbers; 1.0 and true are none.
-bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
-  return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
-                    [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });
-}
-
-Profile read_profile(const Json& entry, const RoutingRules& rules) {
-  const std::string name = string_field(entry, "name");
-  const Json& capacity = array_field(entry, "capacity");
-  const double ratio = number_field(entry, "capacity_ratio");
-  const int64_t k = positive_field(entry, "k", kMaxExperts);
-  const bool bpr = bool_field(entry, "bpr");
-  Profile computed;
-  try {
-    computed = rules.profile(ratio, k, bpr);
-  } catch (const Error& error) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": profile ", in_quotes(name), ": ", error.what());
-  }
-  if (!is_list_of(capacity, computed.capacity) || computed.name != name) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": profile ", in_quotes(name),
-         " doesn't say what its setting gives: ", computed.name, " with ", computed.capacity[0],
-         " places per expert in each of ", computed.capacity.size(), " MoE layers");
-  }
-  return computed;
-}
-
-void read_profiles(const Json& raw, Manifest& manifest) {
-  for (const Json& entry : array_field(raw, "profiles")) {
-    if (!manifest.rules || !entry.is_object()) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": profiles must be objects, and a dense model has none");
-    }
-    Profile profile = read_profile(entry, *manifest.rules);
-    if (manifest.find_profile(profile.name) != nullptr) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": there are two profiles ", in_quotes(profile.name));
-    }
-    manifest.profiles.push_back(std::move(profile));
-  }
-  if (manifest.rules && manifest.profiles.empty()) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": a sparse model needs at least one profile");
-  }
 }
 
 void read_class_names(const Json& raw, Manifest& manifest) {
@@ -233,7 +139,7 @@ void read_tensorrt(const Json& raw, Manifest& manifest) {
   choice_field(entry, "precision", {"fp32", "fp16", "bf16"});
   std::set<std::string> files;
   for (const auto& [name, graph] : object_field(entry, "graphs").items()) {
-    const bool known = manifest.profiles.empty() ? name == kDenseGraphKey : manifest.find_profile(name) != nullptr;
+    const bool known = manifest.profiles.empty() ? name == kOnlyGraphKey : manifest.find_profile(name) != nullptr;
     if (!known) {
       fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'tensorrt' has a graph for ", in_quotes(name),
            ", and there is no such profile");
@@ -294,9 +200,10 @@ const Profile* Manifest::find_profile(std::string_view name) const {
 Manifest parse_manifest(std::string_view text) {
   const Json raw = parse_json(text);
   const int64_t version = check_format(raw);
-  object_field(raw, "model");
+  const Json& model = object_field(raw, "model");
   Manifest manifest;
   manifest.input = read_input(object_field(raw, "input"));
+  manifest.patches = read_patches(model, manifest.input);
   check_graph_names(raw);
   manifest.preprocessing = read_preprocessing(raw, manifest.input);
   const Json& output = object_field(raw, "output");

@@ -33,8 +33,15 @@ struct FileRecord {
   int64_t size = 0;
 };
 
+// The patches of an image; 0 where a manifest's model description, which no reader insists on, doesn't say.
+struct Patches {
+  int64_t rows = 0, columns = 0;
+  bool classifier_token = false;  // stands before them
+};
+
 struct Manifest {
   InputSpec input;
+  Patches patches;
   Preprocessing preprocessing;  // how a picture of another size becomes an image
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                  // of the output's last dimension
@@ -43,17 +50,20 @@ struct Manifest {
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   vmoe_precision precision = VMOE_FP32;     // of the large products
   int64_t batch_multiple = 1;               // batches must be a multiple of this many images
-  std::vector<Profile> profiles;            // in the order they were asked for; the first is the default
+  std::vector<Profile> profiles;            // in the order they were asked for, the first the default; none in Soft MoE
   std::vector<std::string> class_names;     // output_size of them, or none
   std::map<std::string, FileRecord> files;  // every other file of the bundle
-  // File by the profile that a TensorRT graph is fixed to; "model" stands for a dense ViT's.
+  // File by the profile that a TensorRT graph is fixed to; "model" stands for it where there are no profiles.
   std::map<std::string, std::string> tensorrt_graphs;
 
   // The name of the graph's output: "logits", "members" or "features".
   const char* output_name() const;
 
+  // How the model routes; VMOE_DENSE for a dense ViT.
+  RoutingKind kind() const { return rules ? rules->kind : RoutingKind{}; }
+
   // M, the members of an ensemble of experts (E3); 1 for every other model.
-  int64_t ensemble_size() const { return rules ? rules->ensemble_size : 1; }
+  int64_t ensemble_size() const { return kind().ensemble_size; }
 
   // Shape of the output of that many images: [N, size], or [N, M, size] for the members of an ensemble.
   std::vector<int64_t> output_shape(int64_t images) const;

@@ -11,9 +11,10 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr WideInt kSmallGroup = 128;  // pairs; below, a multiple of 4 or 8 may exceed them without harm
-constexpr size_t kMaxDigitsOfK = 6;
-constexpr std::string_view kVanilla = "-vanilla";
+constexpr WideInt kSmallGroup = 128;         // pairs; below, a multiple of 4 or 8 may exceed them without harm
+constexpr int64_t kMaxMassTokens = 131'071;  // above, the graphs' masses of experts would leave int32
+constexpr size_t kMaxDigits = 6;             // of k and of max_experts
+constexpr std::string_view kVanilla = "-vanilla", kPool = "-pool";
 
 size_t digits_from(std::string_view text, size_t start) {
   size_t end = start;
@@ -39,6 +40,24 @@ size_t ratio_length(std::string_view text) {
   return end;
 }
 
+// Takes a text from the start of another, if it stands there.
+bool take(std::string_view& text, std::string_view start) {
+  if (text.substr(0, start.size()) != start) return false;
+  text.remove_prefix(start.size());
+  return true;
+}
+
+// Takes one to six digits.
+std::optional<int64_t> take_number(std::string_view& text) {
+  const size_t digits = digits_from(text, 0);
+  if (digits == 0 || digits > kMaxDigits) return std::nullopt;
+  int64_t number = 0;
+  const std::string written(text.substr(0, digits));
+  std::from_chars(written.data(), written.data() + written.size(), number);
+  text.remove_prefix(digits);
+  return number;
+}
+
 int64_t narrow(WideInt places) {
   if (places > std::numeric_limits<int64_t>::max()) {
     fail(VMOE_ROUTING_ERROR, "the setting gives more places per expert than 64 bits can count");
@@ -48,54 +67,103 @@ int64_t narrow(WideInt places) {
 
 }  // namespace
 
-std::string profile_name(double capacity_ratio, int64_t k, bool bpr) {
-  std::string ratio = shortest(capacity_ratio);
+std::string profile_name(const RoutingSetting& setting) {
+  std::string ratio = shortest(setting.capacity_ratio);
+  if ((setting.given & VMOE_SET_K) == 0) return "c" + ratio;
   if (ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0) ratio.resize(ratio.size() - 2);
-  return "c" + ratio + "-k" + std::to_string(k) + (bpr ? "" : std::string(kVanilla));
+  std::string name = "c" + ratio + "-k" + std::to_string(setting.k);
+  if (!setting.bpr) name += kVanilla;
+  if (setting.pool) name += kPool;
+  if (setting.max_experts != kNoLimit) name += "-m" + std::to_string(setting.max_experts);
+  return name;
 }
 
-std::optional<NamedSetting> parse_profile_name(std::string_view name) {
-  if (name.substr(0, 1) != "c") return std::nullopt;
-  name.remove_prefix(1);
+std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
+  RoutingSetting setting;
+  if (!take(name, "c")) return std::nullopt;
   const size_t length = ratio_length(name);
   const auto ratio = parse_decimal(name.substr(0, length));
+  if (length == 0 || !ratio) return std::nullopt;
   name.remove_prefix(length);
-  if (length == 0 || !ratio || name.substr(0, 2) != "-k") return std::nullopt;
-  name.remove_prefix(2);
-  const size_t digits = digits_from(name, 0);
-  if (digits == 0 || digits > kMaxDigitsOfK) return std::nullopt;
-  int64_t k = 0;
-  const std::string number(name.substr(0, digits));
-  std::from_chars(number.data(), number.data() + number.size(), k);
-  name.remove_prefix(digits);
-  if (!name.empty() && name != kVanilla) return std::nullopt;
-  return NamedSetting{*ratio, k, name.empty()};
+  setting.capacity_ratio = *ratio;
+  setting.given = VMOE_SET_CAPACITY_RATIO;
+  if (name.empty()) return setting;
+  const auto k = take(name, "-k") ? take_number(name) : std::nullopt;
+  if (!k) return std::nullopt;
+  setting.k = *k;
+  setting.bpr = !take(name, kVanilla);
+  setting.given |= VMOE_SET_K | VMOE_SET_BPR;
+  if (take(name, kPool)) {
+    setting.pool = true;
+    setting.given |= VMOE_SET_POOL;
+  }
+  if (take(name, "-m")) {
+    const auto max_experts = take_number(name);
+    if (!max_experts) return std::nullopt;
+    setting.max_experts = *max_experts;
+    setting.given |= VMOE_SET_MAX_EXPERTS;
+  }
+  return name.empty() ? std::optional(setting) : std::nullopt;
 }
 
-Profile RoutingRules::profile(double capacity_ratio, int64_t k, bool bpr) const {
-  const int64_t most = num_experts / ensemble_size;
-  if (k < 1 || k > most) {
-    fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts", ensemble_size == 1 ? "" : " of a member",
-         ", ", most, ", not ", k);
+std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
+  const auto setting = parse_profile_name(name);
+  if (!setting || (kind.settings() & VMOE_SET_K & ~setting->given) != 0) return std::nullopt;
+  return profile(*setting);
+}
+
+const char* RoutingRules::name_examples() const {
+  return (kind.settings() & VMOE_SET_K) != 0 ? "c0.3-k1 or c0.3-k1-vanilla" : "c1.0 or c0.5";
+}
+
+RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
+  RoutingSetting setting{kind.settings(), profile.capacity_ratio, profile.k, profile.bpr, profile.pool, kNoLimit};
+  const bool limited = (kind.settings() & VMOE_SET_MAX_EXPERTS) != 0 && profile.max_experts < num_experts;
+  if (limited) setting.max_experts = profile.max_experts;
+  return setting;
+}
+
+Profile RoutingRules::profile(const RoutingSetting& setting) const {
+  kind.check_settings(setting.given);
+  const bool chooses = (kind.settings() & VMOE_SET_K) != 0;  // tokens choose experts
+  const int64_t most = num_experts / kind.ensemble_size;
+  if (chooses && (setting.k < 1 || setting.k > most)) {
+    fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts",
+         kind.ensemble_size == 1 ? "" : " of a member", ", ", most, ", not ", setting.k);
   }
-  if (capacity_ratio > static_cast<double>(num_experts)) {
-    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(capacity_ratio), " is larger than the number of experts, ",
+  if (setting.max_experts < 1) {
+    fail(VMOE_ROUTING_ERROR, "max_experts must be at least 1, not ", setting.max_experts);
+  }
+  const bool limited = setting.max_experts < num_experts;
+  if (limited && group_tokens > kMaxMassTokens) {
+    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most 131,071 tokens, and these have ", group_tokens);
+  }
+  const int64_t k = chooses ? setting.k : 1;
+  const double ratio = setting.capacity_ratio;
+  if (ratio > static_cast<double>(num_experts)) {
+    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(ratio), " is larger than the number of experts, ",
          num_experts, "; from ", rounded(static_cast<double>(num_experts) / static_cast<double>(k)),
          " on no token is dropped");
   }
   const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
-  const WideInt places = compute_capacity(pairs, num_experts, capacity_ratio, rounding, capacity_multiple_of);
+  const WideInt places = compute_capacity(pairs, num_experts, ratio, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
   if (places > std::max(pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(places),
          " places per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
   }
-  return {profile_name(capacity_ratio, k, bpr),
-          capacity_ratio,
-          effective_ratio(places, pairs, num_experts),
-          k,
-          bpr,
-          std::vector<int64_t>(num_moe_layers, narrow(places))};
+  Profile profile;
+  profile.capacity_ratio = ratio;
+  profile.effective_ratio = effective_ratio(places, pairs, num_experts);
+  profile.capacity.assign(num_moe_layers, narrow(places));
+  if (chooses) {
+    profile.k = k;
+    profile.bpr = setting.bpr;
+    profile.pool = setting.pool;
+    profile.max_experts = limited ? setting.max_experts : num_experts;
+  }
+  profile.name = profile_name(setting_of(profile));
+  return profile;
 }
 
 }  // namespace vmoe::sdk

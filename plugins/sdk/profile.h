@@ -3,47 +3,67 @@
 #define VMOE_SDK_PROFILE_H_
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "sdk/capacity.h"
+#include "sdk/routing_kind.h"
 
 namespace vmoe::sdk {
 
+inline constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();  // of experts
+
+// What a call asks for.
+struct RoutingSetting {
+  int given = 0;                   // VMOE_SET_* of what is asked for; the rest is official
+  double capacity_ratio = 0;       // C
+  int64_t k = 0;                   // experts per token
+  bool bpr = true;                 // Batch Priority Routing, or vanilla order
+  bool pool = false;               // the places of a group are one pool for all experts
+  int64_t max_experts = kNoLimit;  // experts that a group may use
+};
+
+// A setting that a model can be run with. What its kind doesn't have is 0.
 struct Profile {
-  std::string name;               // such as "c0.3-k1" or "c0.3-k1-vanilla"
+  std::string name;               // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice
   double capacity_ratio = 0;      // C as it was asked for
   double effective_ratio = 0;     // C after rounding to whole places
   int64_t k = 0;                  // experts per token
-  bool bpr = true;                // Batch Priority Routing, or vanilla order
+  bool bpr = false;               // Batch Priority Routing, or vanilla order
+  bool pool = false;              // the places of a group are one pool for all experts
+  int64_t max_experts = 0;        // experts that a group may use; E is no limit
   std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
 };
 
-// The systematic name of a setting: "c0.3-k1", "c1.05-k2-vanilla".
-std::string profile_name(double capacity_ratio, int64_t k, bool bpr);
+// The systematic name of what a setting gives: "c0.3-k1", "c1.05-k2-vanilla-pool-m4"; "c1.0" of a ratio alone.
+std::string profile_name(const RoutingSetting& setting);
 
-struct NamedSetting {
-  double capacity_ratio;
-  int64_t k;
-  bool bpr;
-};
-
-// The setting that a systematic name stands for, or nothing if it is not one.
-std::optional<NamedSetting> parse_profile_name(std::string_view name);
+// The setting that a systematic name stands for, with just what it says as given; or nothing if it is not one.
+std::optional<RoutingSetting> parse_profile_name(std::string_view name);
 
 // What turns a requested setting into a profile.
 struct RoutingRules {
+  RoutingKind kind;
   int64_t num_experts = 0;   // E
   int64_t group_tokens = 0;  // S
   size_t num_moe_layers = 0;
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
-  int64_t ensemble_size = 1;  // M, the members of an E3, which have E / M experts each
 
   // Throws VMOE_ROUTING_ERROR: a setting that this model can't be run with.
-  Profile profile(double capacity_ratio, int64_t k, bool bpr) const;
+  Profile profile(const RoutingSetting& setting) const;
+
+  // The profile that a systematic name stands for, or nothing where it isn't one of this kind's. Throws as above.
+  std::optional<Profile> named_profile(std::string_view name) const;
+
+  // Names that show how this kind's are made, for people: "c0.3-k1 or c0.3-k1-vanilla".
+  const char* name_examples() const;
+
+  // The setting that gives a profile.
+  RoutingSetting setting_of(const Profile& profile) const;
 };
 
 }  // namespace vmoe::sdk

@@ -3,6 +3,7 @@
 //
 //   sdk_bad_calls BUNDLE ONNXRUNTIME NAME
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <functional>
 #include <limits>
@@ -82,6 +83,13 @@ Case k(int64_t value) {
   return running([value](Call& c) {
     c.setting.set = VMOE_SET_K;
     c.setting.k = value;
+  });
+}
+
+Case max_experts(int64_t value) {
+  return running([value](Call& c) {
+    c.setting.set = VMOE_SET_MAX_EXPERTS;
+    c.setting.max_experts = value;
   });
 }
 
@@ -178,7 +186,22 @@ const std::map<std::string, Case>& cases() {
          c.setting.set = VMOE_SET_BPR;
          c.setting.bpr = 2;
        })},
-      {"run an unknown field", running([](Call& c) { c.setting.set = 8; })},
+      {"run a pool of 2", running([](Call& c) {
+         c.setting.set = VMOE_SET_POOL;
+         c.setting.pool = 2;
+       })},
+      {"run a limit of no experts", max_experts(0)},
+      {"run a limit of -1 experts", max_experts(-1)},
+      {"run a limit in a setting of before there were any", running([](Call& c) {
+         c.setting.struct_size = offsetof(vmoe_setting, pool);
+         c.setting.set = VMOE_SET_MAX_EXPERTS;
+         c.setting.max_experts = 4;
+       })},
+      {"run a pool in a setting of before there were any", running([](Call& c) {
+         c.setting.struct_size = offsetof(vmoe_setting, pool);
+         c.setting.set = VMOE_SET_POOL;
+       })},
+      {"run an unknown field", running([](Call& c) { c.setting.set = 32; })},
       {"run an unknown profile", profile("fastest")},
       {"run a profile without a name", profile("")},
       {"run a profile of ratio 0", profile("c0-k1")},

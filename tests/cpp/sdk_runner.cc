@@ -2,13 +2,15 @@
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
-// Commands are fields between tabs; SETTING is four of them, profile, capacity ratio, k and bpr, each "-" where not
-// given.
+// Commands are fields between tabs; SETTING is six of them, profile, capacity ratio, k, bpr, pool and max_experts, each
+// "-" where not given.
 //   info
 //   profiles
 //   setting SETTING
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
-//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer G, S, K as int64, slot, weight
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then slot,
+//                                                  expert, kept, weight, dispatch, combine and the patch mask, each
+//                                                  with its size as int64 before it
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -38,14 +40,16 @@ vmoe::Setting read_setting(const Fields& fields) {
   if (fields[2] != "-") setting.capacity_ratio = std::strtod(fields[2].c_str(), nullptr);
   if (fields[3] != "-") setting.k = std::strtoll(fields[3].c_str(), nullptr, 10);
   if (fields[4] != "-") setting.bpr = fields[4] == "1";
+  if (fields[5] != "-") setting.pool = fields[5] == "1";
+  if (fields[6] != "-") setting.max_experts = std::strtoll(fields[6].c_str(), nullptr, 10);
   return setting;
 }
 
 void print_error(const vmoe::Error& error) { std::printf("error\t%d\t%s\n", error.code, error.message.c_str()); }
 
 void print_profile(const vmoe::Profile& profile) {
-  std::printf("\t%s %a %a %" PRId64 " %d ", profile.name.c_str(), profile.capacity_ratio, profile.effective_ratio,
-              profile.k, profile.bpr ? 1 : 0);
+  std::printf("\t%s %a %a %" PRId64 " %d %d %" PRId64 " ", profile.name.c_str(), profile.capacity_ratio,
+              profile.effective_ratio, profile.k, profile.bpr ? 1 : 0, profile.pool ? 1 : 0, profile.max_experts);
   for (const int64_t places : profile.capacity) std::printf("%" PRId64 ",", places);
 }
 
@@ -59,6 +63,8 @@ void print_info(const vmoe::Info& info) {
               info.precision);
   for (const auto& layer : info.moe_layers) std::printf("%s,", layer.c_str());
   std::printf("\tpreprocessing=%s\tensemble_size=%" PRId64, info.preprocessing.c_str(), info.ensemble_size);
+  std::printf("\trouting_kind=%d\tclassifier_token=%d\tpatches=%" PRId64 "x%" PRId64, info.routing_kind,
+              info.classifier_token ? 1 : 0, info.patch_rows, info.patch_columns);
   std::printf("\tclass_names=");
   for (const auto& name : info.class_names) std::printf("%s,", name.c_str());
   std::printf("\n");
@@ -71,11 +77,11 @@ struct ImageFile {
 };
 
 ImageFile read_images(const Fields& fields, const vmoe::Info& info) {
-  std::ifstream stream(fields[7], std::ios::binary);
+  std::ifstream stream(fields[9], std::ios::binary);
   ImageFile file{{std::istreambuf_iterator<char>(stream), {}}, {}};
   file.images = {nullptr,
-                 fields[5] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32,
-                 std::atoll(fields[6].c_str()),
+                 fields[7] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32,
+                 std::atoll(fields[8].c_str()),
                  info.height,
                  info.width,
                  info.channels};
@@ -87,12 +93,19 @@ void write(std::ofstream& stream, const T* values, size_t count) {
   stream.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(count * sizeof(T)));
 }
 
+template <typename T>
+void write_sized(std::ofstream& stream, const std::vector<T>& values) {
+  const auto size = static_cast<int64_t>(values.size());
+  write(stream, &size, 1);
+  write(stream, values.data(), values.size());
+}
+
 void run(const vmoe::Engine& engine, const Fields& fields) {
   ImageFile file = read_images(fields, engine.info());
   file.images.data = file.bytes.data();
   const auto output = engine.run(file.images, read_setting(fields));
   if (!output) return print_error(output.error());
-  std::ofstream stream(fields[8], std::ios::binary);
+  std::ofstream stream(fields[10], std::ios::binary);
   write(stream, output->data(), output->size());
   std::printf("ok\n");
 }
@@ -102,13 +115,19 @@ void route(const vmoe::Engine& engine, const Fields& fields) {
   file.images.data = file.bytes.data();
   const auto layers = engine.routing(file.images, read_setting(fields));
   if (!layers) return print_error(layers.error());
-  std::ofstream stream(fields[8], std::ios::binary);
+  std::ofstream stream(fields[10], std::ios::binary);
   std::printf("ok");
   for (const auto& layer : *layers) {
-    const int64_t shape[] = {layer.groups, layer.tokens, layer.choices};
-    write(stream, shape, 3);
-    write(stream, layer.slot.data(), layer.slot.size());
-    write(stream, layer.weight.data(), layer.weight.size());
+    const int64_t shape[] = {layer.kind,    layer.groups, layer.tokens,    layer.choices,
+                             layer.experts, layer.slots,  layer.grid.rows, layer.grid.columns};
+    write(stream, shape, std::size(shape));
+    write_sized(stream, layer.slot);
+    write_sized(stream, layer.expert);
+    write_sized(stream, layer.kept);
+    write_sized(stream, layer.weight);
+    write_sized(stream, layer.dispatch);
+    write_sized(stream, layer.combine);
+    write_sized(stream, layer.patch_mask());
     std::printf("\t%s", layer.layer.c_str());
   }
   std::printf("\n");

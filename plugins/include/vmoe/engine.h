@@ -12,7 +12,7 @@
  * need the object to themselves.
  *
  * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per
- * token, E experts, c places per expert and group, M = G * c.
+ * token, E experts, P slots per expert (Soft MoE), c places per expert and group, M = G * c.
  */
 #ifndef VMOE_ENGINE_H_
 #define VMOE_ENGINE_H_
@@ -38,7 +38,7 @@ typedef enum vmoe_code {
   VMOE_OK = 0,
   VMOE_ARGUMENT_ERROR = 1, /* a null pointer, a buffer that is too small, an index out of range */
   VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of a newer format */
-  VMOE_ROUTING_ERROR = 3,  /* a profile, capacity ratio, k or bpr that the model can't be run with */
+  VMOE_ROUTING_ERROR = 3,  /* a profile or a setting that the model can't be run with */
   VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
   VMOE_MEMORY_ERROR = 6    /* out of memory */
@@ -108,6 +108,16 @@ typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 
    BF16_EXPERTS has only expert weights in bfloat16, as bundles of format version 1 that say "bf16" do. */
 typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2, VMOE_INT8 = 3, VMOE_BF16_EXPERTS = 4 } vmoe_precision;
 
+/* How tokens and experts find each other. TOP_K: each token takes its k best experts (V-MoE, and E3 where
+   ensemble_size is more than 1). EXPERTS_CHOICE: each expert takes its c best tokens. SOFT: each slot of an expert
+   takes a mean of all tokens of the group (Soft MoE). */
+typedef enum vmoe_routing_kind {
+  VMOE_DENSE = 0,
+  VMOE_TOP_K = 1,
+  VMOE_EXPERTS_CHOICE = 2,
+  VMOE_SOFT = 3
+} vmoe_routing_kind;
+
 typedef struct vmoe_info {
   size_t struct_size;
   int64_t height, width, channels; /* of an image */
@@ -115,7 +125,7 @@ typedef struct vmoe_info {
   int32_t output;                  /* vmoe_output */
   int64_t output_size;             /* floats per image that a run gives */
   int64_t batch_multiple;          /* batches must be a multiple of this many images */
-  int64_t num_profiles;            /* stored profiles; 0 for a dense ViT */
+  int64_t num_profiles;            /* stored profiles; 0 for a dense ViT and Soft MoE */
   int64_t num_class_names;         /* classes, or 0 where the bundle names none */
   int64_t num_moe_layers;          /* 0 for a dense ViT */
   int64_t num_experts;             /* E; 0 for a dense ViT */
@@ -128,6 +138,9 @@ typedef struct vmoe_info {
   int32_t reserved;                /* 0 */
   const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
   int64_t ensemble_size;           /* M, the members of an ensemble of experts (E3); 1 for every other model */
+  int32_t routing_kind;            /* vmoe_routing_kind */
+  int32_t classifier_token;        /* 1 where a token that is no patch stands before the patches of an image, else 0 */
+  int64_t patch_rows, patch_columns; /* patches of an image; 0 where the bundle doesn't say */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */
@@ -143,14 +156,16 @@ VMOE_API vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t i
 
 typedef struct vmoe_profile {
   size_t struct_size;
-  char name[64];          /* such as "c0.3-k1" (Batch Priority Routing) or "c0.3-k1-vanilla" */
+  char name[64];          /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
   double capacity_ratio;  /* C as it was asked for */
   double effective_ratio; /* C after rounding to whole places */
-  int64_t k;              /* experts per token */
-  int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order */
+  int64_t k;              /* experts per token; 0 with experts choice */
+  int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order and with experts choice */
+  int32_t pool;           /* 1 where the places of a group are one pool for all experts, else 0 */
+  int64_t max_experts;    /* experts that a group may use, E where it may use all; 0 with experts choice */
 } vmoe_profile;
 
-#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0}
+#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0}
 
 /* A stored profile, 0 <= index < num_profiles.
  *
@@ -160,9 +175,13 @@ typedef struct vmoe_profile {
 VMOE_API vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile,
                                           int64_t* capacity, size_t capacity_size);
 
-enum { VMOE_SET_CAPACITY_RATIO = 1, VMOE_SET_K = 2, VMOE_SET_BPR = 4 };
+enum { VMOE_SET_CAPACITY_RATIO = 1, VMOE_SET_K = 2, VMOE_SET_BPR = 4, VMOE_SET_POOL = 8, VMOE_SET_MAX_EXPERTS = 16 };
 
-/* The routing setting of one call: a profile, and what to replace in it. */
+/* The routing setting of one call: a profile, and what to replace in it.
+ *
+ * What a model can be set depends on its kind and bundle: top-k has all five; ensembles (E3) and bundles of format
+ * version 1 and 2 have capacity ratio, k and bpr; experts choice has the capacity ratio; Soft MoE and a dense ViT have
+ * nothing. Others are a VMOE_ROUTING_ERROR. */
 typedef struct vmoe_setting {
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL is the engine's */
@@ -170,12 +189,15 @@ typedef struct vmoe_setting {
   int32_t bpr;         /* 1 or 0 */
   double capacity_ratio;
   int64_t k;
+  int32_t pool;        /* 1 or 0 */
+  int32_t reserved;    /* 0 */
+  int64_t max_experts; /* 1 or more; the number of experts or more is no limit */
 } vmoe_setting;
 
-#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0}
+#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0}
 
 /* The profile that a call with this setting (NULL: the engine's) runs with; `capacity` as in vmoe_engine_profile.
- * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT, which has no profile. */
+ * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT and Soft MoE, which have no profile. */
 VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* setting, vmoe_profile* profile,
                                           int64_t* capacity, size_t capacity_size);
 
@@ -217,7 +239,7 @@ VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const
 
 /* Logits, or features, of a batch.
  *
- * setting: NULL for the engine's profile; must be NULL or empty for a dense ViT.
+ * setting: NULL for the engine's profile; must be NULL or empty for a dense ViT and Soft MoE.
  * output: receives float32[N, output_size]; caller's memory.
  * output_size: number of floats that `output` has room for, at least N * output_size.
  */
@@ -226,16 +248,29 @@ VMOE_API vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_imag
 
 typedef struct vmoe_routing vmoe_routing;
 
-/* Where one MoE layer sent its tokens; pointers live as long as the vmoe_routing. */
+/* Where one MoE layer sent its tokens; pointers live as long as the vmoe_routing, and are NULL where the kind has no
+ * such thing. `choices` are K for top-k, E for experts choice, where each pair of a token and an expert is a choice,
+ * and 0 for Soft MoE. */
 typedef struct vmoe_layer_routing {
   size_t struct_size;
   const char* layer;               /* such as "encoderblock_1" */
   int64_t groups, tokens, choices; /* G, S, K */
-  const int32_t* slot; /* i32[G,S,K]: flat index e * M + g * c + p of the place of each choice, -1: dropped */
-  const float* weight; /* f32[G,S,K]: raw gate of each choice, dropped ones included */
+  const int32_t*
+      slot; /* i32[G,S,K], bundles of format version 1 and 2: e * M + g * c + p of each choice, -1: dropped */
+  const float* weight;   /* f32[G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included */
+  int32_t kind;          /* vmoe_routing_kind */
+  int32_t reserved;      /* 0 */
+  const int32_t* expert; /* i32[G,S,K], top-k: the expert of each choice, dropped ones included; of bundles of format
+                            version 1 and 2 -1 where dropped */
+  const uint8_t* kept;   /* u8[G,S,K], top-k and experts choice: 1 where the choice was computed, 0 where dropped */
+  int64_t experts;       /* E */
+  int64_t slots;         /* P, Soft MoE; 0 otherwise */
+  const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in what a slot takes */
+  const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in what a token gets */
 } vmoe_layer_routing;
 
-#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL}
+#define VMOE_LAYER_ROUTING_INIT \
+  {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL}
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *

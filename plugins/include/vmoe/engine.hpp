@@ -10,6 +10,7 @@
 #ifndef VMOE_ENGINE_HPP_
 #define VMOE_ENGINE_HPP_
 
+#include <algorithm>
 #include <cassert>
 #include <cstdint>
 #include <memory>
@@ -69,21 +70,26 @@ struct LoadOptions {
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
 };
 
-// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile.
+// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
+// says which models have which.
 struct Setting {
   std::optional<std::string> profile;
   std::optional<double> capacity_ratio;
   std::optional<int64_t> k;
   std::optional<bool> bpr;
+  std::optional<bool> pool;            // the places of a group are one pool for all experts
+  std::optional<int64_t> max_experts;  // experts that a group may use; the number of experts or more is no limit
 };
 
 struct Profile {
   std::string name;
   double capacity_ratio = 0;      // C as it was asked for
   double effective_ratio = 0;     // C after rounding to whole places
-  int64_t k = 0;                  // experts per token
-  bool bpr = true;                // Batch Priority Routing, or vanilla order
+  int64_t k = 0;                  // experts per token; 0 with experts choice
+  bool bpr = true;                // Batch Priority Routing, or vanilla order and experts choice
   std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
+  bool pool = false;              // the places of a group are one pool for all experts
+  int64_t max_experts = 0;        // experts that a group may use, E where it may use all; 0 with experts choice
 };
 
 // dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
@@ -106,12 +112,46 @@ struct Picture {
   int64_t height = 0, width = 0, channels = 0;
 };
 
-// Where one MoE layer sent its tokens.
+// Where the tokens of a batch stand in a routing: those of an image beside each other, the members of an ensemble (E3)
+// beside each other in each token.
+struct PatchGrid {
+  int64_t images = 0;             // N
+  int64_t members = 1;            // M
+  int64_t rows = 0;               // h; 0 where the bundle doesn't say
+  int64_t columns = 0;            // w
+  bool classifier_token = false;  // stands before the patches
+};
+
+// Where one MoE layer sent its tokens. What the kind doesn't have is empty.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
-  int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
-  std::vector<int32_t> slot;                    // [G,S,K]: e * M + g * c + p, -1: dropped
-  std::vector<float> weight;                    // [G,S,K]: raw gate of each choice, dropped ones included
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
+  std::vector<int32_t> slot;  // [G,S,K], bundles of format version 1 and 2: e * M + g * c + p, -1: dropped
+  std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included
+  vmoe_routing_kind kind = VMOE_TOP_K;
+  std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice; of bundles of version 1 and 2 -1 where dropped
+  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 where the choice was dropped
+  int64_t experts = 0;          // E
+  int64_t slots = 0;            // P, Soft MoE
+  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in what a slot takes
+  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
+  PatchGrid grid;
+
+  // 1 for each patch of which any choice was kept, of any member; else 0: [N,h,w]. The classifier token is left out.
+  // Empty for Soft MoE, which drops nothing, and where the bundle doesn't say how many patches an image has.
+  std::vector<uint8_t> patch_mask() const {
+    const int64_t patches = grid.rows * grid.columns, first = grid.classifier_token ? 1 : 0;
+    const int64_t each = (first + patches) * grid.members * choices;  // choices of an image
+    if (patches == 0 || static_cast<int64_t>(kept.size()) != grid.images * each) return {};
+    std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches));
+    for (int64_t i = 0; i < grid.images * patches; ++i) {
+      const int64_t token = i / patches * (first + patches) + first + i % patches;
+      const auto begin = kept.begin() + token * grid.members * choices;
+      mask[static_cast<size_t>(i)] =
+          std::find(begin, begin + grid.members * choices, 1) != begin + grid.members * choices;
+    }
+    return mask;
+  }
 };
 
 // What a bundle is and what runs it.
@@ -131,6 +171,9 @@ struct Info {
   std::vector<std::string> moe_layers;   // none for a dense ViT
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
+  vmoe_routing_kind routing_kind = VMOE_DENSE;
+  bool classifier_token = false;              // a token that is no patch stands before the patches of an image
+  int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
 
   // Bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const {
@@ -166,15 +209,45 @@ inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
   c.set = (setting.capacity_ratio ? VMOE_SET_CAPACITY_RATIO : 0) | (setting.k ? VMOE_SET_K : 0) |
-          (setting.bpr ? VMOE_SET_BPR : 0);
+          (setting.bpr ? VMOE_SET_BPR : 0) | (setting.pool ? VMOE_SET_POOL : 0) |
+          (setting.max_experts ? VMOE_SET_MAX_EXPERTS : 0);
   c.capacity_ratio = setting.capacity_ratio.value_or(0);
   c.k = setting.k.value_or(0);
   c.bpr = setting.bpr.value_or(false);
+  c.pool = setting.pool.value_or(false);
+  c.max_experts = setting.max_experts.value_or(0);
   return c;
 }
 
 inline Profile profile(const vmoe_profile& c, std::vector<int64_t> capacity) {
-  return {c.name, c.capacity_ratio, c.effective_ratio, c.k, c.bpr != 0, std::move(capacity)};
+  return {c.name,     c.capacity_ratio,    c.effective_ratio, c.k,
+          c.bpr != 0, std::move(capacity), c.pool != 0,       c.max_experts};
+}
+
+// A copy of what the C API points to; empty for a null pointer.
+template <typename T>
+std::vector<T> copy(const T* values, int64_t size) {
+  return values == nullptr ? std::vector<T>() : std::vector<T>(values, values + size);
+}
+
+inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& grid) {
+  const int64_t size = c.groups * c.tokens * c.choices, shares = c.groups * c.tokens * c.experts * c.slots;
+  LayerRouting layer;
+  layer.layer = c.layer;
+  layer.groups = c.groups;
+  layer.tokens = c.tokens;
+  layer.choices = c.choices;
+  layer.slot = copy(c.slot, size);
+  layer.weight = copy(c.weight, size);
+  layer.kind = static_cast<vmoe_routing_kind>(c.kind);
+  layer.expert = copy(c.expert, size);
+  layer.kept = copy(c.kept, size);
+  layer.experts = c.experts;
+  layer.slots = c.slots;
+  layer.dispatch = copy(c.dispatch, shares);
+  layer.combine = copy(c.combine, shares);
+  layer.grid = grid;
+  return layer;
 }
 
 struct FreeEngine {
@@ -206,7 +279,8 @@ class Engine {
 
   const Info& info() const { return info_; }
 
-  // The stored profiles, in the order they were asked for at export; none for a dense ViT.
+  // The stored profiles, in the order they were asked for at export; none for a dense ViT and
+  // Soft MoE.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
   // The profile that a call with this setting runs with.
@@ -263,12 +337,13 @@ class Engine {
       return internal::take(status);
     }
     const std::unique_ptr<vmoe_routing, internal::FreeRouting> result(handle);
+    const PatchGrid grid{images.count, info_.ensemble_size, info_.patch_rows, info_.patch_columns,
+                         info_.classifier_token};
     std::vector<LayerRouting> layers;
     for (int64_t i = 0; i < vmoe_routing_num_layers(handle); ++i) {
       vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;
       if (auto* status = vmoe_routing_layer(handle, i, &c)) return internal::take(status);
-      const int64_t size = c.groups * c.tokens * c.choices;
-      layers.push_back({c.layer, c.groups, c.tokens, c.choices, {c.slot, c.slot + size}, {c.weight, c.weight + size}});
+      layers.push_back(internal::layer_routing(c, grid));
     }
     return layers;
   }
@@ -302,7 +377,11 @@ class Engine {
              {},
              {},
              c.preprocessing != nullptr ? c.preprocessing : "",
-             c.ensemble_size};
+             c.ensemble_size,
+             static_cast<vmoe_routing_kind>(c.routing_kind),
+             c.classifier_token != 0,
+             c.patch_rows,
+             c.patch_columns};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;

@@ -1,0 +1,37 @@
+// Where a MoE layer sent its tokens: what a graph gives of each layer, and what callers get of it.
+#ifndef VMOE_SDK_LAYER_ROUTING_H_
+#define VMOE_SDK_LAYER_ROUTING_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sdk/manifest.h"
+#include "sdk/session.h"
+
+namespace vmoe::sdk {
+
+// As vmoe_layer_routing; empty where the kind has no such thing.
+struct LayerRouting {
+  std::string layer;
+  RoutingKind kind;
+  int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
+  int64_t experts = 0;                          // E
+  std::vector<int32_t> slot, expert;            // [G,S,K]
+  std::vector<uint8_t> kept;                    // [G,S,K]
+  std::vector<float> weight;                    // [G,S,K]
+  std::vector<float> dispatch, combine;         // [G,S,E,P]
+};
+
+// The outputs that say where the tokens went, layer by layer; none for a dense ViT.
+std::vector<std::string> routing_outputs(const Manifest& manifest);
+
+// Reads the values of these outputs. `setting` is what the call ran with. Throws VMOE_RUNTIME_ERROR: an output has
+// another dtype or shape than the kind says.
+std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest,
+                                       const std::optional<Profile>& setting);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_LAYER_ROUTING_H_

@@ -1,0 +1,53 @@
+#include "sdk/routing_kind.h"
+
+#include <string>
+#include <vector>
+
+#include "sdk/error.h"
+
+namespace vmoe::sdk {
+
+namespace {
+
+// "pool", "k or bpr", "k, bpr or pool".
+std::string listed(int set) {
+  std::vector<std::string> names;
+  for (const SettingField& field : kSettingFields) {
+    if ((set & field.bit) != 0) names.emplace_back(field.name);
+  }
+  std::string list;
+  for (size_t i = 0; i < names.size(); ++i) {
+    list += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+  }
+  return list;
+}
+
+}  // namespace
+
+int RoutingKind::settings() const {
+  switch (code) {
+    case VMOE_TOP_K: return old_graph || ensemble_size > 1 ? kAllSettings & ~kPolicies : kAllSettings;
+    case VMOE_EXPERTS_CHOICE: return VMOE_SET_CAPACITY_RATIO;
+    default: return 0;
+  }
+}
+
+void RoutingKind::check_settings(int set) const {
+  const int missing = set & ~settings();
+  if (missing == 0) return;
+  switch (code) {
+    case VMOE_DENSE: fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no capacity, k, bpr, pool or max_experts");
+    case VMOE_SOFT: fail(VMOE_ROUTING_ERROR, "Soft MoE has nothing to set: it takes no ", listed(missing));
+    case VMOE_EXPERTS_CHOICE:
+      fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio: it takes no ",
+           listed(missing));
+    case VMOE_TOP_K:
+      if (ensemble_size > 1) {
+        fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
+      }
+      fail(VMOE_ROUTING_ERROR, "this bundle's graph takes no ", listed(missing),
+           ": it was exported before there were any; export it again");
+  }
+}
+
+}  // namespace vmoe::sdk
