@@ -15,7 +15,17 @@ from moe_calls import MOE_OPS, type_choices
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Value
+from vmoe_export.ops.table import (
+    ATTRIBUTE_RULES,
+    DOMAIN,
+    ELEMENT_TYPES,
+    OPS,
+    POLICIES,
+    VERSION,
+    ElementType,
+    Op,
+    Value,
+)
 
 ONNX_TYPES = {
     "float": TensorProto.FLOAT,
@@ -88,6 +98,9 @@ def models() -> Iterator[Model]:
     yield Model("VmoeCombine", "never-loads", tokens="fp16", gates="bf16")
     for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock", "VmoeSparseMlp"):
         yield from _settings_as_attributes(name)
+    for name in ("VmoeRoute", "VmoeRouterBlock"):
+        for left_out in (POLICIES, ("pool",), ("max_experts",), ("expert",), (*POLICIES, "expert")):
+            yield Model(name, left_out=left_out)
     yield Model("VmoeSparseMlp", left_out=("slot", "weight"))
     yield Model("VmoeSparseMlp", left_out=("weight",), weights="bf16", fixed=FIXED[1])
     yield Model("VmoeSparseMlp", left_out=("slot",), weights="i8", fixed=FIXED[0])

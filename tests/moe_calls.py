@@ -131,10 +131,9 @@ def _expected(call: MoeCall) -> Outputs:
     numbers = call.attributes or {name: int(given[name][0]) for name in SETTINGS}
     gates = given["gates"]
     wide = gates.astype(np.float32)
-    slot, _, src = reference.route(wide, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
-    expert = np.argsort(-np.where(np.isnan(wide), np.float32(0), wide), axis=-1, kind="stable")[..., : numbers["k"]]
+    slot, _, src, expert = reference.route(wide, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
     weight = np.take_along_axis(_bits(gates), expert, axis=-1).view(gates.dtype)
-    return [slot, weight, src if call.op == "VmoeRoute" else _dispatch(given["x"], src)]
+    return [slot, weight, src, expert] if call.op == "VmoeRoute" else [slot, weight, _dispatch(given["x"], src)]
 
 
 def _dispatch(x: np.ndarray, src: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.ops import reference
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, VERSION, ElementType, Op, Types, Value
+from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, POLICIES, VERSION, ElementType, Op, Types, Value
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
@@ -73,9 +73,10 @@ def element_types(
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
-def given_inputs(op: Op, weights: ElementType = "float") -> list[Value]:
-    """The inputs that the op has with weights of that type: scales only with int8."""
-    return [value for value in op.inputs if not value.optional or weights == "i8"]
+def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False) -> list[Value]:
+    """The inputs that the op has with weights of that type: scales only with int8, and policies if asked for."""
+    values = [value for value in op.inputs if not value.scale_of or weights == "i8"]
+    return [value for value in values if policies or value.name not in POLICIES]
 
 
 @functools.cache
@@ -88,15 +89,16 @@ def runner(
     gates: ElementType = "float",
     *,
     hidden: int = 0,
+    policies: bool = False,
     **attributes: int,
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
     `weights`, `tokens` and `gates` are the types W, T and R; with int8 weights the inputs end in their scales. `hidden` is
-    F, for an MLP with a `hidden_chunk` among its attributes.
+    F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has those inputs.
     """
     op = OPS[op_name]
-    names = [value.name for value in given_inputs(op, weights)]
+    names = [value.name for value in given_inputs(op, weights, policies)]
     if name == "torch":
         flags = attribute_values(op, dispatch_bf16, **attributes).values()
 
@@ -106,7 +108,7 @@ def runner(
 
         return run_torch
     types = element_types(op, weights, tokens, gates)
-    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, hidden=hidden, **attributes)
+    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, hidden=hidden, policies=policies, **attributes)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
@@ -133,6 +135,7 @@ def one_node_model(
     gates: ElementType = "float",
     *,
     hidden: int = 0,
+    policies: bool = False,
     **attributes: int,
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
@@ -140,7 +143,7 @@ def one_node_model(
     numpy has no bfloat16 that runtimes take or give: what is bfloat16 for the op goes in and out of the model as float32.
     """
     types = element_types(op, weights, tokens, gates)
-    given = given_inputs(op, weights)
+    given = given_inputs(op, weights, policies)
     narrow = [value.name for value in (*given, *op.outputs) if types[value.type] == "bf16"]
     inner = {name: f"{name}_bf16" for name in narrow}
     names = [[inner.get(value.name, value.name) for value in values] for values in (given, op.outputs)]
@@ -170,6 +173,7 @@ def one_node_model(
             expert_chunks=chunks,
             tokens=tokens,
             gates=gates,
+            policies=policies,
         ),
         ir_version=IR_VERSION,
     )

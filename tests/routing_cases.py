@@ -56,7 +56,7 @@ def route(case: Case, *, with_src: bool = True) -> Outputs:
         slot[group, turn] = flat.reshape(case.k, tokens).T
         if with_src:
             src[flat[flat >= 0]] = (group * tokens + np.tile(turn, case.k))[flat >= 0]
-    return [slot, weight, src.reshape(experts, -1)]
+    return [slot, weight, src.reshape(experts, -1), expert.astype(np.int32)]
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:

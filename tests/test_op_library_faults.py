@@ -26,7 +26,7 @@ if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
 SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "1": 1}
-SETTINGS = {"capacity": 2, "k": 2, "bpr": 1}
+SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2}
 WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
 """Inputs that are packed at load where they are constant."""
 LARGEST = 2**31 - 1
@@ -76,7 +76,8 @@ def shape_faults(op: Op) -> Iterator[Fault]:
         if array is None:
             continue
         settings_error = "neither an input nor an attribute" if name in optional else ""
-        yield Fault(op.name, f"{name} left out", (settings_error or "input",), {name: None})
+        if not value.optional:
+            yield Fault(op.name, f"{name} left out", (settings_error or "input",), {name: None})
         yield Fault(op.name, f"{name} with a dimension more", (name, "shape"), {name: array[None]})
         if array.ndim > 0:
             yield Fault(op.name, f"{name} without its last dimension", (name, "shape"), {name: array[..., 0]})
@@ -180,6 +181,15 @@ def setting_faults() -> Iterator[Fault]:
         yield Fault("VmoeAttention", f"num_heads {value!r}", ("num_heads", "INT"), {}, {"num_heads": value})
 
 
+def policy_faults() -> Iterator[Fault]:
+    for op in ("VmoeRoute", "VmoeRouterBlock"):
+        for name, numbers, says in (("pool", (2, -1, 2**32), "0 or 1"), ("max_experts", (0, -1, -(2**62)), "at least 1")):
+            for number in numbers:
+                array = np.array([number])
+                yield Fault(op, f"input {name} {number}", (name, says, str(number)), {name: array})
+                yield Fault(op, f"constant {name} {number}", (name, says, str(number)), {name: array}, {}, (name,))
+
+
 def value_faults() -> Iterator[Fault]:
     for bad in (-2, 10, LARGEST, -LARGEST):
         src = np.zeros((3, 4), np.int32)
@@ -212,7 +222,7 @@ def value_faults() -> Iterator[Fault]:
 
 
 FAULTS = {str(fault): fault for op in OPS.values() for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op))}
-FAULTS |= {str(fault): fault for fault in (*setting_faults(), *value_faults())}
+FAULTS |= {str(fault): fault for fault in (*setting_faults(), *policy_faults(), *value_faults())}
 
 
 def test_the_good_calls_are_good() -> None:

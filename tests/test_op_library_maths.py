@@ -129,7 +129,7 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     nobody = np.zeros((0, 7, 2), np.int32)
     expected = {
         "VmoeSparseMlp": (layer, [(0, 7, 5), (0, 7, 2), (0, 7, 2)]),
-        "VmoeRoute": ({"gates": normal(rng, 0, 7, 4), **numbers}, [(0, 7, 2), (0, 7, 2), (4, 0)]),
+        "VmoeRoute": ({"gates": normal(rng, 0, 7, 4), **numbers}, [(0, 7, 2), (0, 7, 2), (4, 0), (0, 7, 2)]),
         "VmoeRouteDispatch": (
             {"gates": normal(rng, 0, 7, 4), "x": normal(rng, 0, 7, 5), **numbers},
             [(0, 7, 2), (0, 7, 2), (4, 0, 5)],
@@ -149,7 +149,7 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
         "VmoeMlpBlock": ({"x": normal(rng, 0, 7, 5), **norm, **dense}, [(0, 7, 5)]),
         "VmoeRouterBlock": (
             {"x": normal(rng, 0, 7, 5), **norm, "router": normal(rng, 5, 4), **numbers},
-            [(0, 7, 2), (0, 7, 2), (4, 0)],
+            [(0, 7, 2), (0, 7, 2), (4, 0), (0, 7, 2)],
         ),
         "VmoeExpertBlock": ({"x": normal(rng, 0, 7, 5), **norm, **routes, **experts}, [(0, 7, 5)]),
         "VmoeChooseTokens": (

@@ -154,10 +154,9 @@ def router_call(layer: dict[str, np.ndarray], *setting: int) -> Call:
 
 def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndarray:
     """The gates [G,S,E] by which the block routed: the weights of all choices, each at its expert."""
-    slot, weight, _ = outputs
-    places = slot.shape[0] * slot.shape[1]
+    slot, weight, _, expert = outputs
     gates = np.empty_like(weight)
-    np.put_along_axis(gates, slot // places, weight, axis=-1)
+    np.put_along_axis(gates, expert, weight, axis=-1)
     assert (slot >= 0).all()
     return gates
 

@@ -206,7 +206,7 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
     width, hidden, experts = ((24, 40, 3), (17, 192, 5), (64, 128, 2))[seed]
     x, norm = _normal(rng, 3, 7 + seed, width), _norm(rng, width)
     router = _normal(rng, width, experts)
-    slot, weight, src = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
+    slot, weight, src, _ = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
     assert (slot == -1).any()
     _check_block(
         name, "VmoeExpertBlock", weights,
@@ -221,10 +221,11 @@ def test_a_router_block_routes_as_the_reference(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
     x, norm, router = _normal(rng, 3, 11, 16), _norm(rng, 16), _normal(rng, 16, 5)
     setting = settings(int(rng.integers(1, 6)), 1 + seed % 5, bool(seed % 2))
-    slot, weight, src = runner(name, "VmoeRouterBlock")(x, *norm, router, *setting)
+    slot, weight, src, expert = runner(name, "VmoeRouterBlock")(x, *norm, router, *setting)
     expected = run_reference(OPS["VmoeRouterBlock"], *map(np.float64, (x, *norm, router)), *setting)
     np.testing.assert_array_equal(slot, expected[0])
     np.testing.assert_array_equal(src, expected[2])
+    np.testing.assert_array_equal(expert, expected[3])
     np.testing.assert_allclose(weight, expected[1], rtol=0, atol=1e-6)
 
 

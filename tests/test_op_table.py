@@ -22,9 +22,20 @@ from op_models import (
 )
 
 from vmoe_export.ops.functions import OPSET, function_bodies
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op, Types
+from vmoe_export.ops.table import (
+    DOMAIN,
+    ELEMENT_TYPES,
+    OPS,
+    PLUGIN_ATTRIBUTES,
+    POLICIES,
+    VERSION,
+    ElementType,
+    Op,
+    Types,
+)
 
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
+WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["official", "policies"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3}
 CAPACITY = 3
@@ -68,12 +79,15 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
 
 
 @EVERY_WEIGHT
+@WITH_POLICIES
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 @EVERY_OP
-def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: bool, weights: ElementType) -> None:
-    function = _function(op, dispatch_bf16, weights)
+def test_the_onnx_function_has_the_names_of_the_table(
+    op: Op, dispatch_bf16: bool, policies: bool, weights: ElementType
+) -> None:
+    function = _function(op, dispatch_bf16, weights, policies)
     assert function.domain == DOMAIN
-    assert list(function.input) == [value.name for value in given_inputs(op, weights)]
+    assert list(function.input) == [value.name for value in given_inputs(op, weights, policies)]
     assert list(function.output) == [value.name for value in op.outputs]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in function.attribute_proto}
     plugin = {name: value.encode() for name, value in PLUGIN_ATTRIBUTES.items()}
@@ -83,12 +97,13 @@ def test_the_onnx_function_has_the_names_of_the_table(op: Op, dispatch_bf16: boo
 
 
 @EVERY_WEIGHT
+@WITH_POLICIES
 @EVERY_OP
-def test_nodes_inside_a_function_are_standard_ops_or_ops_of_the_table(op: Op, weights: ElementType) -> None:
-    for node in _function(op, weights=weights).node:
+def test_nodes_inside_a_function_are_standard_ops_or_ops_of_the_table(op: Op, policies: bool, weights: ElementType) -> None:
+    for node in _function(op, weights=weights, policies=policies).node:
         if node.domain == DOMAIN:
             inner = OPS[node.op_type]
-            assert len(node.input) == len(given_inputs(inner, weights))
+            assert len(node.input) == len(given_inputs(inner, weights, policies))
             assert len(node.output) == len(inner.outputs)
             assert {a.name for a in node.attribute} == set(inner.attributes)
         else:
@@ -153,12 +168,23 @@ def test_int8_weights_have_a_scale_for_each_column() -> None:
     for op in OPS.values():
         values = {value.name: value for value in op.inputs}
         weights = [value for value in op.inputs if value.type == "W"]
-        scales = [value for value in op.inputs if value.optional]
+        scales = [value for value in op.inputs if value.scale_of]
         assert [value.name for value in scales] == [f"{value.name}_scale" for value in weights]
         for value in weights:
             *experts, _, columns = value.dims
             assert values[f"{value.name}_scale"].dims == (*experts, columns)
         assert list(op.inputs[len(op.inputs) - len(scales) :]) == scales
+        assert all(value.optional for value in scales)
+
+
+def test_policies_may_be_left_out_and_stand_behind_what_older_nodes_have() -> None:
+    routing = [op for op in OPS.values() if any(value.name in POLICIES for value in op.inputs)]
+    assert [op.name for op in routing] == ["VmoeRoute", "VmoeRouterBlock"]
+    for op in routing:
+        assert [(value.name, value.type, value.optional) for value in op.inputs[-2:]] == [(n, "i64", True) for n in POLICIES]
+        assert [value.name for value in op.inputs[-5:-2]] == list(SETTINGS)
+        assert [value.name for value in op.outputs] == [*ROUTES, "expert"]
+        assert [value.optional for value in op.outputs] == [False, False, False, True]
 
 
 def test_combine_takes_weights_in_float32_or_in_the_type_of_tokens() -> None:
@@ -236,15 +262,18 @@ def test_a_setting_must_be_one_number() -> None:
         OPS["VmoeRoute"].output_shapes([(1, 2, 3), (2,), (1,), (1,)], capacity=1, k=1)
 
 
-def _function(op: Op, dispatch_bf16: bool = False, weights: ElementType = "float") -> onnx.FunctionProto:
-    bodies = function_bodies(dense=weights, experts=weights, dispatch_bf16=dispatch_bf16)
+def _function(
+    op: Op, dispatch_bf16: bool = False, weights: ElementType = "float", policies: bool = False
+) -> onnx.FunctionProto:
+    bodies = function_bodies(dense=weights, experts=weights, dispatch_bf16=dispatch_bf16, policies=policies)
     return next(function for function in bodies if function.name == op.name)
 
 
 def _sample(op: Op, position: int, types: Types | None = None) -> np.ndarray:
     value = op.inputs[position]
     if value.type == "i64":
-        return dict(zip(SETTINGS, settings(CAPACITY, SIZES["K"], True), strict=True))[value.name]
+        numbers = dict(zip((*SETTINGS, *POLICIES), (CAPACITY, SIZES["K"], 1, 0, SIZES["E"]), strict=True))
+        return np.array([numbers[value.name]], np.int64)
     shape = tuple(SIZES[dim] for dim in value.dims)
     if op.name == "VmoeExpertBlock" and value.name in ROUTES:
         gates = np.random.default_rng(0).random((SIZES["G"], SIZES["S"], SIZES["E"]), np.float32)

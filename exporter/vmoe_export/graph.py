@@ -150,7 +150,7 @@ def _vmoe_node(op: Op, *inputs: Any, **attributes: Any) -> Any:
     )
     tensors, numbers = list(inputs[: len(op.inputs)]), inputs[len(op.inputs) :]
     attributes.update(zip(op.attributes, numbers, strict=False))
-    while tensors[-1] is None:  # scales, which only int8 has
+    while tensors[-1] is None:  # scales, which only int8 has, and policies
         tensors.pop()
     return values.Op(values.Opset(DOMAIN, VERSION), op.name, schema)(*tensors, **attributes)
 
@@ -174,6 +174,7 @@ def _bodies(model: Vmoe) -> list[onnx.FunctionProto]:
         dispatch_bf16=bool(moe and moe.dispatch_bf16),
         dense_chunks=chunks(config.mlp_dim, numbers.dense),
         expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
+        policies=False,
     )
 
 

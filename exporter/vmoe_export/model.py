@@ -212,9 +212,9 @@ class Vmoe(nn.Module):
         router = self._p(f"{block}.Moe.Router.dense.kernel")
         if members > 1:
             gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", groups), router, members)
-            slot, weight, src = torch.ops.vmoe.route(gates, capacity, k, bpr)
+            slot, weight, src, _ = torch.ops.vmoe.route(gates, capacity, k, bpr, None, None)
         else:
-            slot, weight, src = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr)
+            slot, weight, src, _ = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr, None, None)
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         y = torch.ops.vmoe.expert_block(groups, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
         y = torch.ops.vmoe.regroup(y, images, tokens * members)

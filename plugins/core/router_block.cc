@@ -4,13 +4,12 @@
 #include <new>
 
 #include "core/gates.h"
-#include "core/routing.h"
 #include "core/workspace.h"
 
 namespace vmoe {
 
 void RouterBlock(const PackedWeights& router, const LayerNorm& norm, const RoutingShape& shape, const float* x,
-                 int32_t* slot, float* weight, int32_t* src, const TaskRunner& runner) {
+                 int32_t* slot, float* weight, const MakeSources& make_src, int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t hidden = router.depth();
   float* gates = nullptr;
@@ -28,7 +27,7 @@ void RouterBlock(const PackedWeights& router, const LayerNorm& norm, const Routi
     }
   });
   if (out_of_memory) throw std::bad_alloc();
-  Route(shape, ElementType::kFloat32, gates, slot, weight, src, runner);
+  Route(shape, ElementType::kFloat32, gates, slot, weight, make_src, expert, runner);
 }
 
 }  // namespace vmoe

@@ -5,14 +5,16 @@
 
 #include "core/layer_norm.h"
 #include "core/packed_weights.h"
+#include "core/routing.h"
 #include "core/routing_shape.h"
 #include "core/task_runner.h"
 
 namespace vmoe {
 
 // The op VmoeRouterBlock: Route of softmax(norm(x) . router), all float32. x f32[G,S,D], router [1, D, E] packed ->
-// slot i32[G,S,K], weight f32[G,S,K], src i32[E,M]. Throws std::bad_alloc.
+// slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K], as Route gives them. Throws std::bad_alloc, and
+// what `make_src` throws.
 void RouterBlock(const PackedWeights& router, const LayerNorm& norm, const RoutingShape& shape, const float* x,
-                 int32_t* slot, float* weight, int32_t* src, const TaskRunner& runner);
+                 int32_t* slot, float* weight, const MakeSources& make_src, int32_t* expert, const TaskRunner& runner);
 
 }  // namespace vmoe

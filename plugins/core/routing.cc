@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <numeric>
 
 #include "core/float_conversion.h"
 #include "core/gate_order.h"
@@ -10,6 +12,79 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kTokensPerTask = 64;
+constexpr float kUnitsOfOne = 1 << 14;  // in which the gates of an expert's mass are counted
+
+// The tokens of a group in serving order, for batch_priority: order[turn] has the token in its low 32 bits.
+void ServingOrder(const RoutingShape& shape, const float* priority, uint64_t* order) {
+  for (size_t token = 0; token < shape.tokens; ++token) {
+    order[token] = static_cast<uint64_t>(DescendingBits(priority[token])) << 32 | token;
+  }
+  std::sort(order, order + shape.tokens);
+}
+
+// Calls serve(pair, its expert) for all pairs of a group in the order of their queue.
+template <class Serve>
+void ServeInOrder(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
+                  const Serve& serve) {
+  if (shape.batch_priority) ServingOrder(shape, priority, order);
+  for (size_t choice = 0; choice < shape.choices; ++choice) {
+    for (size_t turn = 0; turn < shape.tokens; ++turn) {
+      const size_t token = shape.batch_priority ? static_cast<uint32_t>(order[turn]) : turn;
+      const size_t pair = token * shape.choices + choice;
+      serve(pair, expert[pair]);
+    }
+  }
+}
+
+// How many pairs each expert may keep in a group, i32[E]: none of those that the group may not use.
+void LimitExperts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
+                  int32_t* ranking, int32_t* limit) {
+  const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
+  if (shape.max_experts >= shape.experts) {
+    std::fill(limit, limit + shape.experts, most);
+    return;
+  }
+  std::fill(mass, mass + shape.experts, 0);
+  for (size_t token = 0; token < shape.tokens; ++token) {
+    const float share = std::min(std::max(priority[token], 0.0f), 1.0f);
+    mass[expert[token * shape.choices]] += static_cast<int64_t>(share * kUnitsOfOne);
+  }
+  std::iota(ranking, ranking + shape.experts, 0);
+  std::sort(ranking, ranking + shape.experts,
+            [&](int32_t a, int32_t b) { return mass[a] != mass[b] ? mass[a] > mass[b] : a < b; });
+  std::fill(limit, limit + shape.experts, 0);
+  for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
+}
+
+// The policies of a group: slot is the place of a kept pair among those of its expert and group, or -1.
+void KeepPairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
+               int32_t* slot, int32_t* kept, uint64_t* order) {
+  std::fill(kept, kept + shape.experts, 0);
+  size_t left = shape.pool ? shape.experts * shape.capacity : SIZE_MAX;
+  ServeInOrder(shape, expert, priority, order, [&](size_t pair, int32_t e) {
+    if (kept[e] < limit[e] && left > 0) {
+      slot[pair] = kept[e]++;
+      --left;
+    } else {
+      slot[pair] = -1;
+    }
+  });
+}
+
+// From the pairs that each group keeps, kept i32[G,E]: the places of each expert, and the first that a group has,
+// i32[G,E].
+size_t ReservePlaces(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
+  size_t most = 1;
+  for (size_t e = 0; e < shape.experts; ++e) {
+    size_t taken = 0;
+    for (size_t group = 0; group < shape.groups; ++group) {
+      first[group * shape.experts + e] = static_cast<int32_t>(shape.pool ? taken : group * shape.capacity);
+      taken += static_cast<size_t>(kept[group * shape.experts + e]);
+    }
+    most = std::max(most, taken);
+  }
+  return shape.pool ? most : shape.places();
+}
 
 }  // namespace
 
@@ -37,45 +112,42 @@ float ChooseExperts(const float* gates, size_t experts, size_t choices, int32_t*
 
 void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
                 int32_t* kept, uint64_t* order) {
-  if (shape.batch_priority) {
-    for (size_t token = 0; token < shape.tokens; ++token) {
-      order[token] = static_cast<uint64_t>(DescendingBits(priority[token])) << 32 | token;
-    }
-    std::sort(order, order + shape.tokens);
-  }
   std::fill(kept, kept + shape.experts, 0);
-  for (size_t choice = 0; choice < shape.choices; ++choice) {
-    for (size_t turn = 0; turn < shape.tokens; ++turn) {
-      const size_t token = shape.batch_priority ? static_cast<uint32_t>(order[turn]) : turn;
-      const size_t pair = token * shape.choices + choice;
-      const int32_t e = expert[pair];
-      if (static_cast<size_t>(kept[e]) < shape.capacity) {
-        const size_t place = group * shape.capacity + static_cast<size_t>(kept[e]++);
-        slot[pair] = static_cast<int32_t>(static_cast<size_t>(e) * shape.places() + place);
-      } else {
-        slot[pair] = -1;
-      }
+  ServeInOrder(shape, expert, priority, order, [&](size_t pair, int32_t e) {
+    if (static_cast<size_t>(kept[e]) < shape.capacity) {
+      const size_t place = group * shape.capacity + static_cast<size_t>(kept[e]++);
+      slot[pair] = static_cast<int32_t>(static_cast<size_t>(e) * shape.places() + place);
+    } else {
+      slot[pair] = -1;
     }
-  }
+  });
 }
 
-void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-           const TaskRunner& runner) {
+void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+           const MakeSources& make_src, int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
+  const size_t cells = shape.groups * shape.experts;
+  const size_t policy_cells = shape.has_policies() ? cells : 0;
   // Gates and weights in half precision are widened here first.
   const bool half = type != ElementType::kFloat32;
+  float *priority = nullptr, *wide_gates = nullptr, *wide_weight = nullptr;
+  int32_t *own_expert = nullptr, *kept = nullptr, *limit = nullptr, *ranking = nullptr;
+  uint64_t* order = nullptr;
+  int64_t* mass = nullptr;
   Workspace workspace;
-  workspace.Reserve(Workspace::Bytes<int32_t>(pairs) + Workspace::Bytes<float>(tokens) +
-                    Workspace::Bytes<int32_t>(shape.groups * shape.experts) + Workspace::Bytes<uint64_t>(tokens) +
-                    Workspace::Bytes<float>(half ? tokens * shape.experts : 0) +
-                    Workspace::Bytes<float>(half ? pairs : 0));
-  auto* expert = workspace.Take<int32_t>(pairs);
-  auto* priority = workspace.Take<float>(tokens);
-  auto* kept = workspace.Take<int32_t>(shape.groups * shape.experts);
-  auto* order = workspace.Take<uint64_t>(tokens);
-  auto* wide_gates = workspace.Take<float>(half ? tokens * shape.experts : 0);
-  auto* wide_weight = workspace.Take<float>(half ? pairs : 0);
+  TakeAll(workspace, [&](auto& memory) {
+    own_expert = memory.template Take<int32_t>(expert == nullptr ? pairs : 0);
+    priority = memory.template Take<float>(tokens);
+    kept = memory.template Take<int32_t>(cells);
+    order = memory.template Take<uint64_t>(tokens);
+    wide_gates = memory.template Take<float>(half ? tokens * shape.experts : 0);
+    wide_weight = memory.template Take<float>(half ? pairs : 0);
+    limit = memory.template Take<int32_t>(policy_cells);
+    ranking = memory.template Take<int32_t>(policy_cells);
+    mass = memory.template Take<int64_t>(policy_cells);
+  });
+  if (expert == nullptr) expert = own_expert;
   ParallelFor(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
     const size_t end = std::min(tokens, (task + 1) * kTokensPerTask);
     for (size_t token = task * kTokensPerTask; token < end; ++token) {
@@ -92,16 +164,46 @@ void Route(const RoutingShape& shape, ElementType type, const void* gates, int32
       for (size_t i = pair; i < pair + shape.choices; ++i) static_cast<uint16_t*>(weight)[i] = bits[expert[i]];
     }
   });
-  std::fill(src, src + shape.experts * shape.places(), -1);
+  if (!shape.has_policies()) {
+    int32_t* const src = make_src(shape.places());
+    std::fill(src, src + shape.experts * shape.places(), -1);
+    ParallelFor(runner, shape.groups, [&](size_t group) {
+      const size_t first = group * shape.tokens;
+      const size_t first_pair = first * shape.choices;
+      GivePlaces(shape, group, expert + first_pair, priority + first, slot + first_pair, kept + group * shape.experts,
+                 order + first);
+      for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
+        if (slot[pair] >= 0) src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
+      }
+    });
+    return;
+  }
   ParallelFor(runner, shape.groups, [&](size_t group) {
     const size_t first = group * shape.tokens;
     const size_t first_pair = first * shape.choices;
-    GivePlaces(shape, group, expert + first_pair, priority + first, slot + first_pair, kept + group * shape.experts,
-               order + first);
+    const size_t cell = group * shape.experts;
+    LimitExperts(shape, expert + first_pair, priority + first, mass + cell, ranking + cell, limit + cell);
+    KeepPairs(shape, expert + first_pair, priority + first, limit + cell, slot + first_pair, kept + cell,
+              order + first);
+  });
+  int32_t* const first_place = ranking;  // which are done with
+  const size_t places = ReservePlaces(shape, kept, first_place);
+  int32_t* const src = make_src(places);
+  std::fill(src, src + shape.experts * places, -1);
+  ParallelFor(runner, shape.groups, [&](size_t group) {
+    const size_t first_pair = group * shape.tokens * shape.choices;
     for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
-      if (slot[pair] >= 0) src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
+      if (slot[pair] < 0) continue;
+      const auto e = static_cast<size_t>(expert[pair]);
+      slot[pair] += static_cast<int32_t>(e * places) + first_place[group * shape.experts + e];
+      src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
     }
   });
+}
+
+void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+           const TaskRunner& runner) {
+  Route(shape, type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
 }
 
 }  // namespace vmoe

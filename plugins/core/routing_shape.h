@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace vmoe {
 
@@ -12,8 +13,11 @@ struct RoutingShape {
   size_t choices = 0;   // K, 1 to E
   size_t capacity = 0;  // c, places per expert and group, at least 1; E * G * c fits an int32
   bool batch_priority = true;
+  bool pool = false;              // the places of a group are for any expert
+  size_t max_experts = SIZE_MAX;  // that a group may use, at least 1
 
-  size_t places() const { return groups * capacity; }  // M
+  bool has_policies() const { return pool || max_experts < experts; }
+  size_t places() const { return groups * capacity; }  // M, where there is no pool
 };
 
 }  // namespace vmoe

@@ -109,6 +109,7 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
   ops::Types types = node.types;
   ops::RoutingSettings settings = node.settings;
   size_t setting = 0;
+  size_t policy = 0;
   for (size_t i = 0; i < node.spec->inputs.size(); ++i) {
     const ops::ValueSpec& spec = node.spec->inputs[i];
     const OrtValue* value = nullptr;
@@ -118,9 +119,11 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
       types.Add(spec, inputs_[i].type);
       sizes_.Add(spec, inputs_[i].shape);
     }
-    if (spec.presence != ops::Presence::kSetting) continue;
-    if (value != nullptr) settings.values[setting] = *Data<int64_t>(i);  // an input wins over an attribute
-    ++setting;
+    if (!spec.is_number()) continue;
+    // An input wins over an attribute.
+    std::optional<int64_t>& number =
+        spec.presence == ops::Presence::kPolicy ? settings.policies[policy++] : settings.values[setting++];
+    if (value != nullptr) number = *Data<int64_t>(i);
   }
   routing_ = ops::CheckCall(node, settings, sizes_);
 }
@@ -139,9 +142,16 @@ TaskRunner Call::Runner() const {
           }};
 }
 
-void* Call::RawOutput(size_t index) const {
+int32_t* Call::Sources(size_t index, size_t places) const {
+  ops::Sizes sizes = sizes_;
+  sizes.Set('M', static_cast<int64_t>(places));
+  ops::CheckNumbering(sizes);
+  return static_cast<int32_t*>(RawOutput(index, sizes));
+}
+
+void* Call::RawOutput(size_t index, const ops::Sizes& sizes) const {
   if (index >= output_count_) return nullptr;
-  const ops::Shape shape = sizes_.ShapeOf(node_.spec->outputs[index]);
+  const ops::Shape shape = sizes.ShapeOf(node_.spec->outputs[index]);
   OrtValue* value = nullptr;
   Check(api_,
         api_.KernelContext_GetOutput(context_, index, shape.sizes.data(), static_cast<size_t>(shape.rank), &value));

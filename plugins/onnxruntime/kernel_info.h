@@ -63,7 +63,7 @@ class Call {
   // The scales of input `weights`, which are there where it is int8, else null.
   const float* Scales(size_t weights) const { return Data<float>(node_.spec->inputs[weights].scale); }
 
-  // All dimensions of the op; with an op that routes K and M as well.
+  // All dimensions of the op; with an op that routes K as well, and M as it is without a pool.
   const ops::Sizes& sizes() const { return sizes_; }
 
   // Of an op that routes.
@@ -72,8 +72,12 @@ class Call {
   // Makes output `index`; null for one that nobody asked for.
   template <class T>
   T* Output(size_t index) const {
-    return static_cast<T*>(RawOutput(index));
+    return static_cast<T*>(RawOutput(index, sizes_));
   }
+
+  // Makes output `index`, the src i32[E,M] of a routing, with so many places for each expert: with a pool, M is known
+  // only now. Throws OpError for too many.
+  int32_t* Sources(size_t index, size_t places) const;
 
   // ONNX Runtime's own threads; valid while the call runs.
   TaskRunner Runner() const;
@@ -90,7 +94,7 @@ class Call {
   RoutingShape routing_;
   size_t output_count_ = 0;
 
-  void* RawOutput(size_t index) const;
+  void* RawOutput(size_t index, const ops::Sizes& sizes) const;
 };
 
 }  // namespace vmoe::ort

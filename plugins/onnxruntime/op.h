@@ -100,10 +100,10 @@ class Op : public OrtCustomOp {
     return spec.presence == ops::Presence::kRequired ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   }
 
-  // Settings are read by the host, wherever the kernel runs.
+  // Settings and policies are read by the host, wherever the kernel runs.
   static OrtMemType MemoryType(const OrtCustomOp* op, const ops::ValueSpec& spec) {
     const bool on_device = static_cast<const Op*>(op)->provider_ != nullptr;
-    return on_device && spec.presence == ops::Presence::kSetting ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+    return on_device && spec.is_number() ? OrtMemTypeCPUInput : OrtMemTypeDefault;
   }
 };
 

@@ -1,4 +1,4 @@
-// VmoeRoute: gates -> slot, weight, src.
+// VmoeRoute: gates -> slot, weight, src, expert.
 #include "core/routing.h"
 #include "onnxruntime/op.h"
 
@@ -16,8 +16,10 @@ class RouteKernel {
 
   void Compute(const Call& call) const {
     const Tensor& gates = call.Input(Input::kGates);
-    Route(call.routing(), gates.type, gates.data, call.Output<int32_t>(Output::kSlot),
-          call.Output<void>(Output::kWeight), call.Output<int32_t>(Output::kSrc), call.Runner());
+    Route(
+        call.routing(), gates.type, gates.data, call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
+        [&](size_t places) { return call.Sources(Output::kSrc, places); }, call.Output<int32_t>(Output::kExpert),
+        call.Runner());
   }
 };
 

@@ -1,4 +1,4 @@
-// VmoeRouterBlock: x -> slot, weight, src of softmax(norm(x) . router).
+// VmoeRouterBlock: x -> slot, weight, src, expert of softmax(norm(x) . router).
 #include "core/router_block.h"
 #include "onnxruntime/node_matrix.h"
 #include "onnxruntime/op.h"
@@ -16,9 +16,11 @@ class RouterBlockKernel {
   explicit RouterBlockKernel(const NodeInfo& node) : router_(node, Input::kRouter) {}
 
   void Compute(const Call& call) const {
-    RouterBlock(*router_.Packed(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)},
-                call.routing(), call.Data<float>(Input::kX), call.Output<int32_t>(Output::kSlot),
-                call.Output<float>(Output::kWeight), call.Output<int32_t>(Output::kSrc), call.Runner());
+    RouterBlock(
+        *router_.Packed(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)}, call.routing(),
+        call.Data<float>(Input::kX), call.Output<int32_t>(Output::kSlot), call.Output<float>(Output::kWeight),
+        [&](size_t places) { return call.Sources(Output::kSrc, places); }, call.Output<int32_t>(Output::kExpert),
+        call.Runner());
   }
 
  private:

@@ -37,6 +37,7 @@ enum class Presence : uint8_t {
   kRequired,
   kOptional,
   kSetting,  // capacity, k or bpr of an op that routes: an input or an INT attribute
+  kPolicy,   // pool or max_experts of an op that routes: an input, left out in official routing
   kScale,    // of int8 weights: there with them, and only then
 };
 
@@ -51,6 +52,9 @@ struct ValueSpec {
   const char* dims;
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;  // of weights: the input that holds their scales
+
+  // Whether it is a number that says how to route, which the host reads wherever the kernel runs.
+  constexpr bool is_number() const { return presence == Presence::kSetting || presence == Presence::kPolicy; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
@@ -95,10 +99,17 @@ struct OpSpec {
   // Whether experts choose their tokens, instead of tokens k experts.
   constexpr bool experts_choose() const { return settings() == 1; }
 
-  // The inputs before `input` that are no settings.
+  // The outputs that every node has: those before the first optional one.
+  constexpr size_t needed_outputs() const {
+    size_t count = 0;
+    while (count < outputs.size() && outputs[count].presence != Presence::kOptional) ++count;
+    return count;
+  }
+
+  // The inputs before `input` that are tensors, no numbers.
   constexpr size_t TensorsBefore(size_t input) const {
     size_t count = 0;
-    for (size_t i = 0; i < input; ++i) count += inputs[i].presence == Presence::kSetting ? 0 : 1;
+    for (size_t i = 0; i < input; ++i) count += inputs[i].is_number() ? 0 : 1;
     return count;
   }
 };

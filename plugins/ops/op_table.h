@@ -46,18 +46,21 @@ inline constexpr TypeChoice kChoices[] = {
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, sparse_mlp::kChoices};
 
 namespace route {
-struct Input { enum : size_t { kGates, kCapacity, kK, kBpr }; };
-struct Output { enum : size_t { kSlot, kWeight, kSrc }; };
+struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
+struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kR, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting},
     {"k", ValueType::kInt64, "1", Presence::kSetting},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+    {"pool", ValueType::kInt64, "1", Presence::kPolicy},
+    {"max_experts", ValueType::kInt64, "1", Presence::kPolicy},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kR, "GSK"},
     {"src", ValueType::kInt32, "EM"},
+    {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 inline constexpr TypeChoice kChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
@@ -297,8 +300,8 @@ inline constexpr TypeChoice kChoices[] = {
 inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, mlp_block::kChoices};
 
 namespace router_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr }; };
-struct Output { enum : size_t { kSlot, kWeight, kSrc }; };
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
+struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -307,11 +310,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"capacity", ValueType::kInt64, "1", Presence::kSetting},
     {"k", ValueType::kInt64, "1", Presence::kSetting},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+    {"pool", ValueType::kInt64, "1", Presence::kPolicy},
+    {"max_experts", ValueType::kInt64, "1", Presence::kPolicy},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
     {"src", ValueType::kInt32, "EM"},
+    {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 inline constexpr TypeChoice kChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},

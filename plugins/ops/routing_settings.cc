@@ -1,5 +1,6 @@
 #include "ops/routing_settings.h"
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 
@@ -11,6 +12,10 @@ namespace {
 // Of capacity, k and bpr.
 constexpr int64_t kMinimum[] = {1, 1, 0};
 constexpr int64_t kMaximum[] = {kNoMaximum, kNoMaximum, 1};
+
+// Of pool and max_experts.
+constexpr int64_t kPolicyMinimum[] = {0, 1};
+constexpr int64_t kPolicyMaximum[] = {1, kNoMaximum};
 
 struct Factor {
   const char* name;
@@ -47,6 +52,9 @@ void RoutingSettings::Check() const {
     const std::optional<int64_t>& value = values[i];
     if (value) CheckRange(kNames[i], *value, kMinimum[i], kMaximum[i]);
   }
+  for (size_t i = 0; i < policies.size(); ++i) {
+    if (policies[i]) CheckRange(kPolicyNames[i], *policies[i], kPolicyMinimum[i], kPolicyMaximum[i]);
+  }
 }
 
 int64_t RoutingSettings::Known(size_t index) const {
@@ -75,6 +83,8 @@ RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
   shape.choices = sizes['K'];
   shape.capacity = static_cast<size_t>(capacity());
   shape.batch_priority = bpr() == 1;
+  shape.pool = policies[0] == 1;
+  shape.max_experts = static_cast<size_t>(std::min(policies[1].value_or(experts), experts));
   return shape;
 }
 

@@ -1,4 +1,4 @@
-// capacity, k and bpr of a node that routes.
+// capacity, k and bpr of a node that routes, and its policies.
 #pragma once
 
 #include <array>
@@ -16,8 +16,13 @@ struct RoutingSettings {
   static constexpr size_t kCount = 3;
   static constexpr std::array<const char*, kCount> kNames{"capacity", "k", "bpr"};
 
+  static constexpr std::array<const char*, 2> kPolicyNames{"pool", "max_experts"};
+
   // In the order of kNames; nothing for what isn't known yet.
   std::array<std::optional<int64_t>, kCount> values;
+
+  // In the order of kPolicyNames; nothing for those of official routing. Inputs alone, never attributes.
+  std::array<std::optional<int64_t>, kPolicyNames.size()> policies;
 
   // Throw OpError for one that isn't known.
   int64_t capacity() const { return Known(0); }
@@ -27,8 +32,8 @@ struct RoutingSettings {
   // Throws OpError for a value that no sizes could run with.
   void Check() const;
 
-  // The routing of gates [G, S, E], whose sizes must be known; sets K and M. Throws OpError for a setting that is out
-  // of range or missing, and for places or choices too many for 32 bits.
+  // The routing of gates [G, S, E], whose sizes must be known; sets K, and M to what it is without a pool. Throws
+  // OpError for a setting that is out of range or missing, and for places or choices too many for 32 bits.
   RoutingShape Shape(Sizes& sizes) const;
 
  private:

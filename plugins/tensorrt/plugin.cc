@@ -69,7 +69,7 @@ std::string Description(const ops::OpSpec& spec, const RoutingSettings& settings
 std::vector<size_t> Tensors(const ops::OpSpec& spec) {
   std::vector<size_t> inputs;
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
-    if (spec.inputs[i].presence != ops::Presence::kSetting) inputs.push_back(i);
+    if (!spec.inputs[i].is_number()) inputs.push_back(i);
   }
   return inputs;
 }
@@ -119,7 +119,7 @@ Result Plugin::Guarded(Result failed, Body body) const noexcept {
 }
 
 void Plugin::CheckCounts(int32_t in_count, int32_t out_count) const {
-  const size_t outputs = op_.spec.outputs.size();
+  const size_t outputs = op_.spec.needed_outputs();
   if (in_count == static_cast<int32_t>(inputs_.size()) && out_count == static_cast<int32_t>(outputs)) return;
   std::string names;
   for (size_t i = 0; i < inputs_.size(); ++i) names += (i == 0 ? "" : ", ") + std::string(Value(i).name);
@@ -193,7 +193,8 @@ int32_t Plugin::getOutputDataTypes(DataType* output_types, int32_t out_count, co
   return Guarded(kFailed, [&] {
     CheckCounts(in_count, out_count);
     const ops::Types types = ReadTypes([&](size_t i) { return input_types[i]; });
-    for (size_t i = 0; i < op_.spec.outputs.size(); ++i) output_types[i] = DataTypeOf(types[op_.spec.outputs[i].type]);
+    for (size_t i = 0; i < op_.spec.needed_outputs(); ++i)
+      output_types[i] = DataTypeOf(types[op_.spec.outputs[i].type]);
     return 0;
   });
 }
@@ -216,7 +217,7 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
                       " dimensions, not the " + std::to_string(rank) + " dimensions " + Value(i).dims);
       }
     }
-    for (size_t i = 0; i < op_.spec.outputs.size(); ++i) {
+    for (size_t i = 0; i < op_.spec.needed_outputs(); ++i) {
       outputs[i].nbDims = 0;
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);

@@ -47,7 +47,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                           nvinfer1::IExprBuilder& builder) noexcept override;
   bool supportsFormatCombination(int32_t position, const nvinfer1::DynamicPluginTensorDesc* in_out, int32_t in_count,
                                  int32_t out_count) noexcept override;
-  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(op_.spec.outputs.size()); }
+  int32_t getNbOutputs() const noexcept override { return static_cast<int32_t>(op_.spec.needed_outputs()); }
   size_t getWorkspaceSize(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t in_count,
                           const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t out_count) const noexcept override;
   const char* getTimingCacheID() noexcept override { return description_.c_str(); }

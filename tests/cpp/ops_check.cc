@@ -58,6 +58,10 @@ void Check(const vmoe::ops::OpSpec& spec, const std::map<std::string, Given>& in
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (is_given(i)) sizes.Add(spec.inputs[i], inputs.at(spec.inputs[i].name).shape);
   }
+  // What an adapter reads of inputs.
+  for (size_t i = 0; spec.routes() && i < node.settings.policies.size(); ++i) {
+    node.settings.policies[i] = read(vmoe::ops::RoutingSettings::kPolicyNames[i]);
+  }
   const vmoe::RoutingShape routing = CheckCall(node, node.settings, sizes);
   if (spec.routes() && routing.places() != sizes['M']) throw vmoe::ops::OpError("the routing has other places");
 }

@@ -133,7 +133,7 @@ struct Tensor {
 // One call: what is fed, and what must come of it.
 struct Call {
   std::map<char, int64_t> sizes;
-  int64_t capacity = 1, k = 1, bpr = 1;
+  int64_t capacity = 1, k = 1, bpr = 1, pool = 0, max_experts = INT64_MAX;
   bool valid = true;
   bool finite = true;
   std::string fault = "settings";  // what makes it invalid
@@ -169,6 +169,10 @@ inline void ChooseSettings(const Model& model, Random& random, Call& call) {
   const auto given = [&](const char* name) {
     return std::any_of(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
   };
+  if (given("pool")) call.pool = Between(random, 0, 1);
+  if (given("max_experts") && Chance(random, 80)) {
+    call.max_experts = Between(random, 1, std::max<int64_t>(experts, 1) + 1);
+  }
   if (!given("capacity")) call.capacity = model.attribute("capacity", 0);
   if (model.experts_choose()) {
     call.k = 1;
@@ -254,6 +258,10 @@ inline bool MakeSettingInvalid(const Call& call, const std::string& name, Random
     bad = OneOf(random, {0, -1, call.sizes.at('E') + 1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
   } else if (name == "bpr") {
     bad = OneOf(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32});
+  } else if (name == "pool") {
+    bad = OneOf(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
+  } else if (name == "max_experts") {
+    bad = OneOf(random, {0, -1, INT64_MIN});
   } else {
     const int64_t cells = call.sizes.at('G') * call.sizes.at('E');
     bad = OneOf(random, {0, -1, INT64_MIN});
@@ -305,8 +313,12 @@ inline void FillFloats(const Tensor& tensor, const Call& call, Random& random) {
 
 inline void Fill(const Value& value, const Tensor& tensor, const Call& call, Random& random) {
   if (value.type == "i64") {
-    const int64_t setting = value.name == "k" ? call.k : value.name == "bpr" ? call.bpr : call.capacity;
-    std::fill_n(tensor.as<int64_t>(), tensor.elements, setting);
+    const std::map<std::string, int64_t> settings = {{"capacity", call.capacity},
+                                                     {"k", call.k},
+                                                     {"bpr", call.bpr},
+                                                     {"pool", call.pool},
+                                                     {"max_experts", call.max_experts}};
+    std::fill_n(tensor.as<int64_t>(), tensor.elements, settings.at(value.name));
   } else if (value.type == "i32") {
     const int64_t limit =
         value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');

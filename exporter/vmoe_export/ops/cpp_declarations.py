@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
-from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
+from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value, ValueType
 
 _ELEMENTS: Mapping[ElementType, str] = {
     "float": "Float32",
@@ -45,7 +45,8 @@ def header() -> str:
 
     Raises:
         KeyError: an attribute without a rule.
-        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are no routing settings.
+        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are neither the routing
+            settings nor the policies.
     """
     ops = list(OPS.values())
     lines = [_HEAD]
@@ -64,9 +65,13 @@ def header() -> str:
 
 
 def _declaration(op: Op) -> Iterator[str]:
-    settings = tuple(value.name for value in op.inputs if value.type == "i64")
-    if settings not in ((), _SETTINGS[:1], _SETTINGS):
-        raise ValueError(f"{op.name} has the int64 inputs {', '.join(settings)}, not {', '.join(_SETTINGS)}")
+    settings, policies = (
+        tuple(value.name for value in op.inputs if value.type == "i64" and value.optional is optional)
+        for optional in (False, True)
+    )
+    for found, known in ((settings, ((), _SETTINGS[:1], _SETTINGS)), (policies, ((), POLICIES))):
+        if found not in known:
+            raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
     space = op.torch_name.partition("::")[2]
     yield f"namespace {space} {{"
     yield from _constants("Input", [value.name for value in op.inputs])
@@ -99,7 +104,7 @@ def _value(value: Value, op: Op) -> str:
     if value.scale_of:
         presence = "Scale"
     elif value.type == "i64":
-        presence = "Setting"
+        presence = "Policy" if value.optional else "Setting"
     elif value.optional:
         presence = "Optional"
     scales = [f"Input::{_constant(scale.name)}" for scale in op.inputs if scale.scale_of == value.name]

@@ -23,6 +23,7 @@ def function_bodies(
     expert_chunks: int = 1,
     tokens: ElementType = "float",
     gates: ElementType = "float",
+    policies: bool = True,
 ) -> list[onnx.FunctionProto]:
     """The ONNX function of each op of the table, written for one model.
 
@@ -35,6 +36,7 @@ def function_bodies(
         expert_chunks: the same of the experts.
         tokens: the type T of the model, for the ops that have it.
         gates: the type R of the model.
+        policies: whether VmoeRoute and VmoeRouterBlock take `pool` and `max_experts`; without, they are shorter.
 
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
@@ -42,10 +44,10 @@ def function_bodies(
     if attention_bf16 is None:
         attention_bf16 = dense != "float"
     texts = {
-        "VmoeSparseMlp": layer_bodies.sparse_mlp(experts),
-        "VmoeRoute": routing_bodies.ROUTE.format(exact=cast("gates", "exact", gates, "float")),
+        "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies),
+        "VmoeRoute": routing_bodies.route(gates, policies),
         "VmoeDispatch": routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),
-        "VmoeRouteDispatch": routing_bodies.ROUTE_DISPATCH,
+        "VmoeRouteDispatch": routing_bodies.route_dispatch(policies),
         "VmoeExpertMlp": layer_bodies.expert_mlp(experts, dispatch_bf16, expert_chunks),
         "VmoeCombine": routing_bodies.COMBINE.format(
             out=cast("out", "out_float", tokens, "float"),
@@ -57,7 +59,7 @@ def function_bodies(
         "VmoeAttention": layer_bodies.attention(attention_bf16),
         "VmoeAttentionBlock": layer_bodies.attention_block(dense),
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
-        "VmoeRouterBlock": layer_bodies.router_block(),
+        "VmoeRouterBlock": layer_bodies.router_block(policies),
         "VmoeExpertBlock": layer_bodies.expert_block(experts),
         "VmoeChooseTokens": routing_bodies.CHOOSE_TOKENS,
         "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
@@ -88,7 +90,7 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
     for attribute, default in PLUGIN_ATTRIBUTES.items():
         route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return [
-        *(body for body in function_bodies(tokens=dispatched) if body.name in ("VmoeRoute", "VmoeDispatch")),
+        *(body for body in function_bodies(tokens=dispatched, policies=False) if body.name in ("VmoeRoute", "VmoeDispatch")),
         route_dispatch,
         *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
     ]

@@ -1,20 +1,23 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
 
 A body is written for the type of the weights of its products. With int8 weights it takes their scales as inputs, and with
-other weights it doesn't declare them: a node with fewer inputs than its function is refused.
+other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing
+policies.
 """
 
 from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
-from vmoe_export.ops.table import OPS, ElementType
+from vmoe_export.ops.routing_bodies import official_route_node
+from vmoe_export.ops.table import OPS, POLICIES, ElementType
 
 _LAYER_NORM = "normed = LayerNormalization <axis = -1, epsilon = 0.000001> (x, ln_scale, ln_bias)"
 
 
-def input_names(op: str, weights: ElementType) -> list[str]:
-    """The inputs that nodes of the op have where its weights are of that type: scales only with int8."""
-    return [value.name for value in OPS[op].inputs if not value.optional or weights == "i8"]
+def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:
+    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if asked for."""
+    values = (value for value in OPS[op].inputs if not value.scale_of or weights == "i8")
+    return [value.name for value in values if policies or value.name not in POLICIES]
 
 
 def linear(weights: ElementType) -> str:
@@ -77,15 +80,15 @@ def attention(bf16: bool) -> str:
     return _body("VmoeAttention", "float", _ATTENTION.format(products=products))
 
 
-def sparse_mlp(weights: ElementType) -> str:
-    """VmoeSparseMlp."""
+def sparse_mlp(weights: ElementType, policies: bool) -> str:
+    """VmoeSparseMlp, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
     return _body(
         "VmoeSparseMlp",
         weights,
         f"""
         logits = MatMul (x, router)
         gates = Softmax <axis = -1> (logits)
-        slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+        {official_route_node(policies)}
         buf = vmoe.VmoeDispatch (x, src)
         {_expert_mlp_node(weights)}
         y = vmoe.VmoeCombine (out, slot, weight)
@@ -125,7 +128,7 @@ def mlp_block(weights: ElementType) -> str:
     )
 
 
-def router_block() -> str:
+def router_block(policies: bool) -> str:
     """VmoeRouterBlock, float32 always."""
     return _body(
         "VmoeRouterBlock",
@@ -134,8 +137,9 @@ def router_block() -> str:
         {_LAYER_NORM}
         logits = MatMul (normed, router)
         gates = Softmax <axis = -1> (logits)
-        slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
+        slot, weight, src, expert = vmoe.VmoeRoute ({", ".join(input_names("VmoeRoute", "float", policies))})
         """,
+        policies,
     )
 
 
@@ -202,9 +206,9 @@ _ATTENTION_BF16 = """
 """
 
 
-def _body(op: str, weights: ElementType, lines: str) -> str:
+def _body(op: str, weights: ElementType, lines: str, policies: bool = True) -> str:
     outputs = ", ".join(value.name for value in OPS[op].outputs)
-    return f"{op} ({', '.join(input_names(op, weights))}) => ({outputs}) {{ {lines} }}"
+    return f"{op} ({', '.join(input_names(op, weights, policies))}) => ({outputs}) {{ {lines} }}"
 
 
 def _linear_node(x: str, which: str, weights: ElementType) -> str:

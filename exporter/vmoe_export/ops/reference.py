@@ -36,16 +36,26 @@ def sparse_mlp(
     hidden_chunk: int = 0,
 ) -> tuple[Array, Array, Array]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
-    slot, weight, src = route(softmax(x @ router), capacity, k, bpr)
+    slot, weight, src, _ = route(softmax(x @ router), capacity, k, bpr)
     out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
 
 
-def route(gates: Array, capacity: int, k: int, bpr: bool) -> tuple[Array, Array, Array]:
-    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]).
+def route(
+    gates: Array, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
     All first choices are served before any second choice. Within one choice, tokens are served in the order of the group,
     or by descending best gate with `bpr`. On ties the lower expert and the lower token come first. A NaN gate ranks as 0.
+    Pairs of experts that the group may not use (`max_experts`, see `allowed_experts`) are dropped before they queue. Then
+    each expert keeps the first c of its pairs, at the places g * c, g * c + 1 ... of M = G * c.
+
+    With `pool` the E * c places of a group are one pool: the first E * c pairs of its queue are kept, whichever experts
+    they go to. M is then what the fullest expert keeps in all groups, at least 1, and an expert's pairs stand close
+    together, by group and queue.
+
+    `expert` is the expert of every choice, also where it was dropped (slot -1).
     """
     num_groups, num_tokens, num_experts = gates.shape
     ranked = np.where(np.isnan(gates), 0, gates)
@@ -53,20 +63,49 @@ def route(gates: Array, capacity: int, k: int, bpr: bool) -> tuple[Array, Array,
     weight = np.take_along_axis(gates, expert, axis=-1)
     priority = ranked.max(axis=-1) if bpr else np.zeros((num_groups, num_tokens))
     order = np.argsort(-priority, axis=-1, kind="stable")
-    places = num_groups * capacity
-    slot = np.full((num_groups, num_tokens, k), -1, np.int32)
-    src = np.full((num_experts, places), -1, np.int32)
+    allowed = allowed_experts(ranked, num_experts if max_experts is None else max_experts)
+
+    kept = np.zeros(expert.shape, bool)
+    rank = np.zeros(expert.shape, np.int64)  # of a kept pair among those of its expert and group
+    taken = np.zeros((num_groups, num_experts), np.int64)
     for group in range(num_groups):
-        taken = [0] * num_experts
         for choice in range(k):
             for token in order[group]:
                 chosen = expert[group, token, choice]
-                if taken[chosen] < capacity:
-                    place = group * capacity + taken[chosen]
-                    slot[group, token, choice] = chosen * places + place
-                    src[chosen, place] = group * num_tokens + token
-                taken[chosen] += 1
-    return slot, weight, src
+                full = taken[group].sum() == num_experts * capacity if pool else taken[group, chosen] == capacity
+                if allowed[group, chosen] and not full:
+                    kept[group, token, choice] = True
+                    rank[group, token, choice] = taken[group, chosen]
+                    taken[group, chosen] += 1
+
+    if pool:
+        places = max(1, int(taken.sum(axis=0).max()))
+        first_place = np.cumsum(taken, axis=0) - taken
+    else:
+        places = num_groups * capacity
+        first_place = np.broadcast_to(capacity * np.arange(num_groups)[:, None], taken.shape)
+    group_of, token_of, _ = np.nonzero(kept)
+    place = first_place[group_of, expert[kept]] + rank[kept]
+    slot = np.full(expert.shape, -1, np.int32)
+    slot[kept] = expert[kept] * places + place
+    src = np.full((num_experts, places), -1, np.int32)
+    src[expert[kept], place] = group_of * num_tokens + token_of
+    return slot, weight, src, expert.astype(np.int32)
+
+
+def allowed_experts(ranked: Array, max_experts: int) -> Array:
+    """The experts that each group may use: bool[G,E], the `max_experts` of largest mass, on ties the lower ones.
+
+    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is. Whole
+    numbers make it the same in any order of summation, and those of 131,071 tokens fit an int32. ranked[G,S,E] has no NaN.
+    """
+    units = np.floor(np.clip(ranked.max(axis=-1), 0, 1) * 2**14).astype(np.int64)
+    is_first = ranked.argmax(axis=-1)[..., None] == np.arange(ranked.shape[-1])
+    mass = (is_first * units[..., None]).sum(axis=1)
+    best = np.argsort(-mass, axis=-1, kind="stable")[:, :max_experts]
+    allowed = np.zeros(mass.shape, bool)
+    np.put_along_axis(allowed, best, True, axis=-1)
+    return allowed
 
 
 def dispatch(x: Array, src: Array) -> Array:
@@ -77,7 +116,7 @@ def dispatch(x: Array, src: Array) -> Array:
 
 def route_dispatch(gates: Array, x: Array, capacity: int, k: int, bpr: bool) -> tuple[Array, Array, Array]:
     """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
-    slot, weight, src = route(gates, capacity, k, bpr)
+    slot, weight, src, _ = route(gates, capacity, k, bpr)
     return slot, weight, dispatch(x, src)
 
 
@@ -188,10 +227,21 @@ def mlp_block(
 
 
 def router_block(
-    x: Array, ln_scale: Array, ln_bias: Array, router: Array, capacity: int, k: int, bpr: bool
-) -> tuple[Array, Array, Array]:
-    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]), by the gates of the normed x."""
-    return route(softmax(layer_norm(x, ln_scale, ln_bias) @ router), capacity, k, bpr)
+    x: Array,
+    ln_scale: Array,
+    ln_bias: Array,
+    router: Array,
+    capacity: int,
+    k: int,
+    bpr: bool,
+    pool: bool = False,
+    max_experts: int | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
+
+    What `route` makes of the gates of the normed x.
+    """
+    return route(softmax(layer_norm(x, ln_scale, ln_bias) @ router), capacity, k, bpr, pool, max_experts)
 
 
 def expert_block(

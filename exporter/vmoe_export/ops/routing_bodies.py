@@ -1,6 +1,6 @@
 """ONNX function bodies of routing, dispatch and combine, in ONNX's own text format.
 
-They are exact on ONNX Runtime and OpenVINO; four habits make them so:
+They are exact on ONNX Runtime and OpenVINO; five habits make them so:
 
 - A TopK's order among equal values is not to be relied on (OpenVINO's is not stable). Sorting descending gives only the
   values; equal values share a run number, and a second TopK over `run * n + index`, whose keys all differ, puts each run
@@ -8,15 +8,54 @@ They are exact on ONNX Runtime and OpenVINO; four habits make them so:
 - OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
 - ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
 - No integer is ever made from a float ratio.
+- OpenVINO has int32 for int64, and compares them, adds them up in a ReduceSum and takes their Mod in float32, which is
+  exact to 2^24. Larger ones are only added, subtracted, multiplied, sorted by TopK and counted by CumSum; what is less is
+  told by the sign of a difference.
 
 Gates and tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are compared or added up: so
 these bodies run in every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
 
-What stands in single braces is filled in by `vmoe_export.ops.functions`.
+What stands in single braces in a name of capitals is filled in by a function here or by `vmoe_export.ops.functions`.
 """
 
-ROUTE = """
-VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
+from __future__ import annotations
+
+from vmoe_export.ops.onnx_lines import cast
+from vmoe_export.ops.table import ElementType
+
+
+def route(gates: ElementType, policies: bool) -> str:
+    """VmoeRoute for gates of that type; without `policies` it takes neither `pool` nor `max_experts`."""
+    return _ROUTE.format(
+        policy_inputs=", pool, max_experts" if policies else "",
+        exact=cast("gates", "exact", gates, "float"),
+        keep=_KEEP_BY_POLICY if policies else _KEEP,
+    )
+
+
+def official_route_node(policies: bool) -> str:
+    """A node line of VmoeRoute in official routing, where its function takes policies and where it does not."""
+    if not policies:
+        return "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
+    return """
+    no_pool = Constant <value_ints = [0]> ()
+    no_limit = Shape <start = 2, end = 3> (gates)
+    slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr, no_pool, no_limit)
+    """
+
+
+def route_dispatch(policies: bool) -> str:
+    """VmoeRouteDispatch, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
+    return f"""
+    VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {{
+        {official_route_node(policies)}
+        buf = vmoe.VmoeDispatch (x, src)
+    }}
+    """
+
+
+_ROUTE = """
+VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert) {{
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -53,9 +92,11 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     gate_base = Mul (gate_run, experts)
     gate_keys = Add (gate_base, gate_index)
     gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, experts)
-    expert = Mod (gate_key, experts)
-    weight_all = GatherElements <axis = 2> (gates, expert)
+    ranking = Mod (gate_key, experts)
+    weight_all = GatherElements <axis = 2> (gates, ranking)
     weight = Slice (weight_all, zero, k, two)
+    chosen = Slice (ranking, zero, k, two)
+    expert = Cast <to = 6> (chosen)
 
     # The tokens in serving order: by descending best gate, the lower token first on ties. With equal keys: vanilla order.
     best_column = Slice (gate, zero, one, two)
@@ -74,13 +115,13 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     turn_base = Mul (turn_run, tokens)
     turn_keys = Add (turn_base, turn_index)
     turn_key, turn_key_index = TopK <axis = 1, largest = 0> (turn_keys, tokens)
-    serving = Mod (turn_key, tokens)
+    serving = GatherElements <axis = 1> (turn_index, turn_key_index)
 
     # The queue [G, K*S]: all first choices in serving order, then all second choices, and so on. The position of a pair is
     # the number of earlier pairs for its expert.
     serving_column = Unsqueeze (serving, two)
     serving_all = Expand (serving_column, gates_shape)
-    served_all = GatherElements <axis = 1> (expert, serving_all)
+    served_all = GatherElements <axis = 1> (ranking, serving_all)
     served = Slice (served_all, zero, k, two)
     served_by_choice = Transpose <perm = [0, 2, 1]> (served)
     queue_shape = Concat <axis = 0> (groups, minus_one)
@@ -93,22 +134,17 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
     asked_column = GatherElements <axis = 2> (asked_all, queue_column)
     asked = Squeeze (asked_column, two)
     position = Sub (asked, one)
-    places = Mul (groups, capacity)
+    {keep}
     expert_base = Mul (queue, places)
-    group_base = Mul (group, capacity)
     base = Add (expert_base, group_base)
     place = Add (base, position)
-    is_kept = Less (position, capacity)
     queue_slot = Where (is_kept, place, minus_one)
 
     # Back to the order of the group.
     by_choice_shape = Concat <axis = 0> (groups, k, tokens)
     by_choice = Reshape (queue_slot, by_choice_shape)
     served_slot = Transpose <perm = [0, 2, 1]> (by_choice)
-    inverse_base = Mul (serving, tokens)
-    inverse_keys = Add (inverse_base, token)
-    inverse_key, inverse_key_index = TopK <axis = 1, largest = 0> (inverse_keys, tokens)
-    inverse = Mod (inverse_key, tokens)
+    inverse_token, inverse = TopK <axis = 1, largest = 0> (serving, tokens)
     inverse_column = Unsqueeze (inverse, two)
     pairs_shape = Shape (weight)
     inverse_all = Expand (inverse_column, pairs_shape)
@@ -135,6 +171,67 @@ VmoeRoute (gates, capacity, k, bpr) => (slot, weight, src) {{
 }}
 """
 
+# The first c pairs of each expert.
+_KEEP = """
+    places = Mul (groups, capacity)
+    group_base = Mul (group, capacity)
+    is_kept = Less (position, capacity)
+"""
+
+# The masses of the experts, summed as whole numbers; an expert is allowed if fewer than max_experts are ahead of it, which
+# those of larger mass are, and the lower ones of equal mass. Pairs of others are closed. Of open pairs those are kept whose
+# number, counted by expert or in the whole group, is small enough: in a group they are the first of each expert's queue.
+_KEEP_BY_POLICY = """
+    is_pool = Cast <to = 9> (pool)
+    axis_0 = Constant <value_int = 0> ()
+    most = Constant <value_float = 1.0> ()
+    units_of_one = Constant <value_float = 16384.0> ()
+    share = Clip (best_column, nothing, most)
+    share_units = Mul (share, units_of_one)
+    units = Cast <to = 7> (share_units)
+    first_column = Slice (ranking, zero, one, two)
+    is_first = Equal (first_column, expert_row)
+    first_units = Where (is_first, units, zero)
+    mass_so_far = CumSum (first_units, axis_1)
+    mass = Slice (mass_so_far, last_token, tokens, one)
+    mass_column = Transpose <perm = [0, 2, 1]> (mass)
+    expert_column = Unsqueeze (expert_row, one)
+    is_lower = Less (expert_row, expert_column)
+    lower = Cast <to = 7> (is_lower)
+    raised = Add (mass, lower)
+    lead = Sub (mass_column, raised)
+    is_ahead = Less (lead, zero)
+    ahead = Cast <to = 7> (is_ahead)
+    ahead_count = ReduceSum <keepdims = 0> (ahead, two)
+    is_allowed = Less (ahead_count, max_experts)
+    allowed = Cast <to = 7> (is_allowed)
+    open = GatherElements <axis = 1> (allowed, queue)
+
+    open_count = CumSum (open, axis_1)
+    pool_places = Mul (experts, capacity)
+    count = Where (is_pool, open_count, asked)
+    limit = Where (is_pool, pool_places, capacity)
+    is_late = Less (limit, count)
+    is_closed = Equal (open, zero)
+    is_dropped_pair = Or (is_late, is_closed)
+    is_kept = Not (is_dropped_pair)
+
+    # With a pool an expert's kept pairs stand close together, those of earlier groups first.
+    is_kept_column = Unsqueeze (is_kept, two)
+    is_taken = And (is_asked, is_kept_column)
+    takes = Cast <to = 7> (is_taken)
+    taken = ReduceSum <keepdims = 0> (takes, one)
+    taken_before = CumSum <exclusive = 1> (taken, axis_0)
+    taken_by_all = ReduceSum <keepdims = 1> (taken, zero)
+    fullest = ReduceMax <keepdims = 0> (taken_by_all)
+    fullest_or_one = Max (fullest, one)
+    even_places = Mul (groups, capacity)
+    places = Where (is_pool, fullest_or_one, even_places)
+    even_base = Mul (group, capacity)
+    first_place = Where (is_pool, taken_before, even_base)
+    group_base = GatherElements <axis = 1> (first_place, queue)
+"""
+
 # Index -1 reads the appended row of zeros.
 DISPATCH = """
 VmoeDispatch (x, src) => (buf) {{
@@ -152,14 +249,7 @@ VmoeDispatch (x, src) => (buf) {{
 }}
 """
 
-ROUTE_DISPATCH = """
-VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {
-    slot, weight, src = vmoe.VmoeRoute (gates, capacity, k, bpr)
-    buf = vmoe.VmoeDispatch (x, src)
-}
-"""
-
-# The same where the settings are attributes.
+# VmoeRouteDispatch where the settings are attributes.
 ROUTE_DISPATCH_FIXED = """
 VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
     rest = Constant <value_ints = [-1]> ()
@@ -169,7 +259,7 @@ VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
     k_1d = Reshape (k_0d, rest)
     bpr_0d = Constant <value_int: int = @bpr> ()
     bpr_1d = Reshape (bpr_0d, rest)
-    slot, weight, src = vmoe.VmoeRoute (gates, capacity_1d, k_1d, bpr_1d)
+    slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity_1d, k_1d, bpr_1d)
     buf = vmoe.VmoeDispatch (x, src)
 }
 """

@@ -3,8 +3,9 @@
 The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
 
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
-c places per expert and group, M = G * c. With Soft MoE P slots per expert and group, M = G * P. In the dense layers N
-images, T tokens per image, Q queries per image (T in self-attention) and P outputs.
+c places per expert and group, M places per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
+slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
+self-attention) and P outputs.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, for runtimes in which
 every op costs a launch. The dense layers are ops as well, and so are the blocks of an encoder, each with the
@@ -24,6 +25,8 @@ from typing import Literal
 
 DOMAIN = "vmoe"
 VERSION = 1
+POLICIES = ("pool", "max_experts")
+"""Optional inputs of ops that route: left out, routing is the official one. See `vmoe_export.ops.reference.route`."""
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
@@ -85,6 +88,7 @@ for a row; 0 is one chunk.
 class Value:
     """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape.
 
+    With `optional` a node may do without it: without scales, policies, or an output that nobody asks for.
     `scale_of` names the weights whose scales it holds, one for each column: it is there where they are i8, and only there.
     """
 
@@ -125,7 +129,7 @@ class Op:
 
         Args:
             input_shapes: shapes of the inputs, in order; None, or nothing at the end, for an optional one that is left out.
-            capacity: c, for ops that take it.
+            capacity: c, for ops that take it. With a pool, M is no matter of shapes, and the one given here is not it.
             k: K, for ops that take it.
 
         Raises:
@@ -165,11 +169,13 @@ def _scale(weight: Value) -> Value:
 
 
 _SETTINGS = (Value("capacity", "i64", ("1",)), Value("k", "i64", ("1",)), Value("bpr", "i64", ("1",)))
+_POLICIES = tuple(Value(name, "i64", ("1",), optional=True) for name in POLICIES)
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
 _WEIGHT = Value("weight", "R", ("G", "S", "K"))
 _SRC = Value("src", "i32", ("E", "M"))
+_EXPERT = Value("expert", "i32", ("G", "S", "K"), optional=True)
 _BUF = Value("buf", "T", ("E", "M", "D"))
 
 _W = Value("w", "W", ("D", "P"))
@@ -197,7 +203,7 @@ OPS: Mapping[str, Op] = {
             ),
             {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
-        Op("VmoeRoute", (_GATES, *_SETTINGS), (_SLOT, _WEIGHT, _SRC)),
+        Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
         Op(
@@ -244,8 +250,8 @@ OPS: Mapping[str, Op] = {
         ),
         Op(
             "VmoeRouterBlock",
-            (_f("x", "G", "S", "D"), *_NORM, _f("router", "D", "E"), *_SETTINGS),
-            (_SLOT, _f("weight", "G", "S", "K"), _SRC),
+            (_f("x", "G", "S", "D"), *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
+            (_SLOT, _f("weight", "G", "S", "K"), _SRC, _EXPERT),
         ),
         Op(
             "VmoeExpertBlock",

@@ -23,8 +23,10 @@ _EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products
 
 
 @torch.library.custom_op("vmoe::route", mutates_args=())
-def route(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M])."""
+def route(
+    gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
     places, choices = int(capacity), int(k)
     groups, tokens, experts = gates.shape
     ranked = gates.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
@@ -36,23 +38,45 @@ def route(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tens
 
     # The queue of each group: all first choices in serving order, then all second choices, ...
     queue = expert.gather(1, serving[..., None].expand_as(expert)).transpose(1, 2).reshape(groups, -1)
-    asked = F.one_hot(queue, experts).cumsum(dim=1)
-    position = asked.gather(2, queue[..., None])[..., 0] - 1
-    group = torch.arange(groups)[:, None]
-    total = groups * places
-    queue_slot = torch.where(position < places, queue * total + group * places + position, -1)
+    is_open = torch.ones_like(queue, dtype=torch.bool)
+    if max_experts is not None:
+        is_open = _allowed_experts(value[..., 0], order[..., 0], experts, int(max_experts)).gather(1, queue)
+    asks = F.one_hot(queue, experts)
+    position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
+    if pool is not None and bool(pool):
+        kept = is_open & (is_open.cumsum(dim=1) <= experts * places)
+        taken = (asks * kept[..., None]).sum(dim=1)
+        row = max(1, int(taken.sum(dim=0).max()))
+        first_place = (taken.cumsum(dim=0) - taken).gather(1, queue)
+    else:
+        kept = is_open & (position < places)
+        row = groups * places
+        first_place = torch.arange(groups)[:, None] * places
+    queue_slot = torch.where(kept, queue * row + first_place + position, -1)
 
     served = queue_slot.reshape(groups, choices, tokens).transpose(1, 2)
     slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
-    token = (group * tokens + serving).repeat(1, choices)
-    kept = queue_slot >= 0
-    src = torch.full((experts * total,), -1)
+    token = (torch.arange(groups)[:, None] * tokens + serving).repeat(1, choices)
+    src = torch.full((experts * row,), -1)
     src[queue_slot[kept]] = token[kept]
-    return slot.to(torch.int32), weight, src.reshape(experts, total).to(torch.int32)
+    return slot.to(torch.int32), weight, src.reshape(experts, row).to(torch.int32), expert.to(torch.int32)
+
+
+def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
+    """The experts that each group may use, bool[G,E]: those of largest mass; see `vmoe_export.ops.reference`.
+
+    gate[G,S] and first i64[G,S] are of the first choices.
+    """
+    units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
+    mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)
+    best = mass.argsort(dim=1, descending=True, stable=True)[:, :limit]
+    return torch.zeros_like(mass, dtype=torch.bool).scatter_(1, best, True)
 
 
 @route.register_fake
-def _(gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _routes_like(gates, gates.shape[2])
 
 
@@ -65,7 +89,7 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
 @torch.library.custom_op("vmoe::route_dispatch", mutates_args=())
 def route_dispatch(gates: Tensor, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
-    slot, weight, src = route(gates, capacity, k, bpr)
+    slot, weight, src, _ = route(gates, capacity, k, bpr, None, None)
     return slot, weight, dispatch(x, src)
 
 
@@ -111,7 +135,7 @@ def sparse_mlp(
     hidden_chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot i32[G,S,K], weight[G,S,K])."""
-    slot, weight, src = route(torch.softmax(x @ router, dim=-1), capacity, k, bpr)
+    slot, weight, src, _ = route(torch.softmax(x @ router, dim=-1), capacity, k, bpr, None, None)
     out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
 
@@ -205,28 +229,45 @@ def mlp_block(
 
 @torch.library.custom_op("vmoe::router_block", mutates_args=())
 def router_block(
-    x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M]), by the gates of the normed x."""
+    x: Tensor,
+    ln_scale: Tensor,
+    ln_bias: Tensor,
+    router: Tensor,
+    capacity: Tensor,
+    k: Tensor,
+    bpr: Tensor,
+    pool: Tensor | None,
+    max_experts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
     gates = torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1)
-    routes: tuple[Tensor, Tensor, Tensor] = route(gates, capacity, k, bpr)
+    routes: tuple[Tensor, Tensor, Tensor, Tensor] = route(gates, capacity, k, bpr, pool, max_experts)
     return routes
 
 
 @router_block.register_fake
 def _(
-    x: Tensor, ln_scale: Tensor, ln_bias: Tensor, router: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    ln_scale: Tensor,
+    ln_bias: Tensor,
+    router: Tensor,
+    capacity: Tensor,
+    k: Tensor,
+    bpr: Tensor,
+    pool: Tensor | None,
+    max_experts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _routes_like(x, router.shape[1])
 
 
-def _routes_like(x: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What routing gives for the groups of x[G,S,...]: slot, weight and src."""
+def _routes_like(x: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What routing gives for the groups of x[G,S,...]: slot, weight, src and expert."""
     # K and M are data: sizes that only the run knows.
     context = torch.library.get_ctx()
     pairs = (x.shape[0], x.shape[1], context.new_dynamic_size())
     places = (experts, context.new_dynamic_size())
-    return x.new_empty(pairs, dtype=torch.int32), x.new_empty(pairs), x.new_empty(places, dtype=torch.int32)
+    slot, expert = (x.new_empty(pairs, dtype=torch.int32) for _ in range(2))
+    return slot, x.new_empty(pairs), x.new_empty(places, dtype=torch.int32), expert
 
 
 @torch.library.custom_op("vmoe::expert_block", mutates_args=())

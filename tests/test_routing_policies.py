@@ -1,0 +1,277 @@
+"""VmoeRoute and VmoeRouterBlock with a pool and a limit of experts: every runtime gives what the numpy reference gives."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from cpu_paths import outputs_of, run_calls, supported_paths
+from moe_calls import same_values
+from op_models import OP_LIBRARY, RUNNERS, node_call, run_reference, runner
+from policy_cases import PolicyCase, policy_cases, sorted_route
+from routing_cases import Case, Outputs, make_gates, route, same_bits
+
+from vmoe_export.ops.table import OPS, POLICIES
+from vmoe_runtime.op_library import find_library
+
+ROUTE, BLOCK = OPS["VmoeRoute"], OPS["VmoeRouterBlock"]
+EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
+EVERYWHERE = pytest.mark.parametrize("name", ["reference", *RUNNERS])
+NUM_CASES, NUM_CASES_PER_PATH = 5000, 625
+LARGEST_MASS_TOKENS = 131_071
+
+
+@EVERY_RUNNER
+def test_random_cases_are_the_reference_bit_for_bit(name: str) -> None:
+    wrong = [
+        str(case) for case, expected in zip(cases(), answers(), strict=True) if not same_values(run(name, case), expected)
+    ]
+    assert not wrong, f"{len(wrong)} of {NUM_CASES} cases differ, such as {wrong[:5]}"
+
+
+@pytest.mark.parametrize("path", supported_paths() if find_library() else ())
+def test_every_cpu_path_gives_the_bits_of_the_reference(path: str) -> None:
+    # An eighth of the cases on each path, since each call goes through files.
+    chosen = list(zip(cases(), answers(), strict=True))[supported_paths().index(path) % 8 :: NUM_CASES // NUM_CASES_PER_PATH]
+    assert len(chosen) == NUM_CASES_PER_PATH
+    found = outputs_of(run_calls([node_call("VmoeRoute", case.inputs) for case, _ in chosen], path))
+    wrong = [
+        str(case)
+        for (case, expected), outputs in zip(chosen, found, strict=True)
+        if not same_values(widened(outputs), widened(expected))
+    ]
+    assert not wrong, f"{len(wrong)} of {len(chosen)} cases differ, such as {wrong[:5]}"
+
+
+def test_without_policies_the_reference_routes_as_ever() -> None:
+    official = [(case, found) for case, found in zip(cases(), answers(), strict=True) if case.is_official]
+    assert len(official) > NUM_CASES / 10
+    for case, found in official:
+        assert same_values(found, route(Case(case.gates, case.capacity, case.k, case.bpr))), case
+
+
+def test_the_reference_is_what_sorting_gives() -> None:
+    chosen = [(case, found) for case, found in zip(cases(), answers(), strict=True) if case.element == "float"]
+    wrong = [str(case) for case, found in chosen if not same_bits(found, sorted_route(case))]
+    assert not wrong, f"{len(wrong)} of {len(chosen)} cases differ, such as {wrong[:5]}"
+
+
+def test_the_random_cases_cover_what_they_should() -> None:
+    made = list(zip(cases(), answers(), strict=True))
+    assert len(made) == NUM_CASES
+    for covered in (
+        lambda c, _: np.isnan(c.gates.astype(np.float32)).any(),
+        lambda c, _: np.isnan(c.gates.astype(np.float32)).all(),
+        lambda c, _: len(np.unique(c.gates.astype(np.float32))) < c.gates.size / 4,
+        lambda c, _: c.k == c.gates.shape[2] > 1,
+        lambda c, _: c.capacity == 1,
+        lambda c, _: c.capacity > 4 * c.gates.shape[1] * c.k,
+        lambda c, _: c.gates.shape[0] == 5,
+        lambda c, _: c.gates.shape[1] == 1,
+        lambda c, _: c.gates.shape[1] > 200,
+        lambda c, _: c.gates.shape[2] == 32,
+        lambda c, _: c.max_experts == 1 < c.gates.shape[2],
+        lambda c, _: 1 < c.max_experts < c.gates.shape[2],
+        lambda c, _: c.element == "fp16",
+        lambda c, _: c.element == "bf16",
+        *(
+            lambda c, _, pool=pool, bpr=bpr, limit=limit: (
+                (c.pool, c.bpr, c.max_experts < c.gates.shape[2]) == (pool, bpr, limit)
+            )
+            for pool in (False, True)
+            for bpr in (False, True)
+            for limit in (False, True)
+        ),
+        # A pool that is full, and one that holds every pair that may queue.
+        lambda c, found: c.pool and (found[0] >= 0).sum() == c.gates.shape[0] * c.gates.shape[2] * c.capacity,
+        lambda c, found: c.pool and c.max_experts >= c.gates.shape[2] and (found[0] >= 0).all(),
+        lambda c, found: c.pool and found[2].shape[1] > c.gates.shape[0] * c.capacity,
+        lambda c, found: c.pool and found[2].shape[1] < c.gates.shape[0] * c.capacity,
+    ):
+        assert sum(bool(covered(case, found)) for case, found in made) >= 20
+
+
+@EVERYWHERE
+def test_a_pool_gives_places_that_one_expert_leaves_to_another(name: str) -> None:
+    gates = np.float32([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]], [[0.3, 0.7], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]]])
+    slot, weight, src, expert = run(name, PolicyCase(gates, 1, 1, True, True, 2))
+    # Two places for each group: expert 0 takes both of the first, expert 1 both of the second.
+    np.testing.assert_array_equal(slot[..., 0], [[0, 1, -1, -1], [-1, -1, 2, 3]])
+    np.testing.assert_array_equal(src, [[0, 1], [6, 7]])
+    np.testing.assert_array_equal(expert[..., 0], [[0, 0, 0, 1], [1, 0, 1, 1]])
+    np.testing.assert_array_equal(weight, gates.max(axis=-1, keepdims=True))
+
+
+@EVERYWHERE
+def test_the_places_of_an_expert_stand_close_together_by_group_and_queue(name: str) -> None:
+    gates = np.float32([[[0.6, 0.4], [0.9, 0.1], [0.2, 0.8]], [[0.7, 0.3], [0.3, 0.7], [0.8, 0.2]]])
+    slot, _, src, _ = run(name, PolicyCase(gates, 1, 1, True, True, 2))
+    # Kept are tokens 1 and 2 of the first group and 2 and 0 of the second.
+    np.testing.assert_array_equal(src, [[1, 5, 3], [2, -1, -1]])
+    np.testing.assert_array_equal(slot[..., 0], [[-1, 0, 3], [2, -1, 1]])
+
+
+@EVERYWHERE
+def test_a_pool_serves_first_choices_before_any_second(name: str) -> None:
+    gates = np.float32([[[0.9, 0.1, 0.0], [0.5, 0.3, 0.2], [0.6, 0.4, 0.0]]])
+    slot, *_ = run(name, PolicyCase(gates, 1, 2, True, True, 3))
+    np.testing.assert_array_equal(slot >= 0, [[[True, False]] * 3])
+    slot, *_ = run(name, PolicyCase(gates, 2, 2, True, True, 3))
+    assert (slot >= 0).all()
+
+
+@EVERYWHERE
+def test_a_group_uses_the_experts_of_largest_mass_not_of_most_tokens(name: str) -> None:
+    gates = np.float32([[[0.9, 0.0, 0.1], [0.4, 0.35, 0.25], [0.25, 0.4, 0.35], [0.25, 0.4, 0.35], [0.3, 0.3, 0.4]]])
+    for pool in (False, True):
+        slot, _, src, expert = run(name, PolicyCase(gates, 9, 1, False, pool, 1))
+        np.testing.assert_array_equal(slot[0, :, 0] >= 0, [True, True, False, False, False])
+        np.testing.assert_array_equal(expert[0, :, 0], [0, 0, 1, 1, 2])
+        np.testing.assert_array_equal(src[1:], -1)
+        slot, *_ = run(name, PolicyCase(gates, 9, 1, False, pool, 2))
+        np.testing.assert_array_equal(slot[0, :, 0] >= 0, [True, True, True, True, False])
+
+
+@EVERYWHERE
+def test_each_group_has_experts_of_its_own(name: str) -> None:
+    gates = np.float32([[[0.9, 0.1], [0.2, 0.8]], [[0.1, 0.9], [0.8, 0.2]]])
+    slot, *_ = run(name, PolicyCase(gates, 2, 1, True, False, 1))
+    np.testing.assert_array_equal(slot[..., 0] >= 0, [[True, False], [True, False]])
+
+
+@EVERYWHERE
+def test_the_lower_expert_is_the_one_of_equal_mass(name: str) -> None:
+    gates = np.float32([[[0.2, 0.3, 0.5], [0.2, 0.5, 0.3], [0.5, 0.2, 0.3]]])
+    for limit in (1, 2):
+        _, _, src, _ = run(name, PolicyCase(gates, 3, 1, True, False, limit))
+        np.testing.assert_array_equal((src >= 0).any(axis=1), [expert < limit for expert in range(3)])
+    # A difference of less than a unit, 2^-14, is none.
+    gates[0, 0, 2] += np.float32(2**-15)
+    _, _, src, _ = run(name, PolicyCase(gates, 3, 1, True, False, 1))
+    np.testing.assert_array_equal((src >= 0).any(axis=1), [True, False, False])
+
+
+@EVERYWHERE
+def test_what_is_no_share_counts_as_none_or_one(name: str) -> None:
+    nan, inf = np.nan, np.inf
+    # Expert 0 is first choice of NaN, which ranks as 0, and of what is less; expert 1 of 0.25 and a huge one.
+    gates = np.float32([[[nan, -1.0, -2.0], [-1.0, -2.0, -inf], [-1.0, 0.25, -1.0], [0.0, 3e38, 0.0], [nan, -1.0, inf]]])
+    for limit, used in ((1, [1]), (2, [1, 2]), (3, [0, 1, 2])):
+        _, _, src, expert = run(name, PolicyCase(gates, 9, 1, True, False, limit))
+        np.testing.assert_array_equal(expert[0, :, 0], [0, 0, 1, 1, 2])
+        np.testing.assert_array_equal(np.flatnonzero((src >= 0).any(axis=1)), used)
+
+
+@EVERYWHERE
+def test_nobody_to_serve_leaves_one_empty_place(name: str) -> None:
+    # Both first choices are of expert 0; with a limit of one expert only its pairs queue.
+    gates = np.float32([[[0.6, 0.4], [0.7, 0.3]]])
+    _, _, src, _ = run(name, PolicyCase(gates, 1, 2, True, True, 1))
+    np.testing.assert_array_equal(src, [[1, 0], [-1, -1]])
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize(("tokens", "experts"), [(577, 8), (577, 32), (40_000, 2), (40_000, 8), (40_000, 32)])
+def test_large_masses_choose_the_experts_that_numpy_does(tokens: int, experts: int, name: str) -> None:
+    rng = np.random.default_rng(tokens + experts)
+    gates = make_gates(rng, 0, (1, tokens, experts)) * np.float32(0.01)
+    # Each expert is first choice of as many tokens with the same gates but for a few units in one of them.
+    each = tokens // experts
+    units = rng.integers(16_000, 16_384, each)
+    for expert, more in enumerate(rng.permutation(experts)):
+        mine = units.copy()
+        mine[0] = 15_000 + more // 2
+        gates[0, expert * each : (expert + 1) * each, expert] = mine.astype(np.float32) / 2**14
+    gates = gates[:, rng.permutation(tokens)]
+    for limit in {1, experts // 2, experts - 1}:
+        for pool in (False, True):
+            case = PolicyCase(np.ascontiguousarray(gates), max(1, tokens // experts // 4), 1, True, pool, limit)
+            assert same_values(run(name, case), case.expected), case
+
+
+@EVERY_RUNNER
+def test_the_largest_mass_that_int32_holds(name: str) -> None:
+    gates = np.zeros((1, LARGEST_MASS_TOKENS, 3), np.float32)
+    gates[..., 1] = 1
+    for limit in (1, 2):
+        case = PolicyCase(gates, 1000, 2, True, True, limit)
+        found = run(name, case)
+        np.testing.assert_array_equal((found[2] >= 0).sum(axis=1), [0, 3000, 0])
+        assert same_values(found, sorted_route(case))
+
+
+@EVERY_RUNNER
+@pytest.mark.parametrize("tokens", [4097, 10_000, 46_340])
+def test_groups_of_many_tokens_are_served_in_order_everywhere(tokens: int, name: str) -> None:
+    rng = np.random.default_rng(tokens)
+    for kind in (0, 1):
+        gates = make_gates(rng, kind, (1, tokens, 8))
+        for bpr in (True, False):
+            case = Case(gates, tokens // 16, 2, bpr)
+            assert same_bits(runner(name, "VmoeRoute")(*case.inputs.values()), route(case)), case
+
+
+@EVERY_RUNNER
+def test_a_router_block_routes_by_policy_as_the_reference_does_by_the_same_gates(name: str) -> None:
+    rng = np.random.default_rng(3)
+    wrong = []
+    for number in range(40):
+        groups, tokens, width, experts = (int(rng.integers(1, high)) for high in (4, 40, 30, 12))
+        x, norm, router = (
+            rng.standard_normal(shape, np.float32)
+            for shape in ((groups, tokens, width), (2, width), (width, experts))
+        )  # fmt: skip
+        layer = {"x": x, "ln_scale": norm[0], "ln_bias": norm[1], "router": router}
+        everything = np.array([[tokens], [experts], [0]], np.int64)
+        _, weight, _, expert = runner(name, "VmoeRouterBlock")(*layer.values(), *everything)
+        gates = np.empty_like(weight)
+        np.put_along_axis(gates, expert, weight, axis=-1)
+        k, limit = int(rng.integers(1, experts + 1)), int(rng.integers(1, experts + 1))
+        case = PolicyCase(gates, int(rng.integers(1, 9)), k, bool(number % 2), bool(number % 4 < 3), limit)
+        found = runner(name, "VmoeRouterBlock", policies=True)(*layer.values(), *list(case.inputs.values())[1:])
+        if not same_values(found, case.expected):
+            wrong.append(str(case))
+    assert not wrong, f"{len(wrong)} of 40 cases differ, such as {wrong[:3]}"
+
+
+@pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
+@pytest.mark.parametrize("given", [(), ("pool",), ("max_experts",), POLICIES])
+def test_each_policy_may_be_left_out_of_a_node_and_so_may_the_output_expert(given: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(4)
+    gates = make_gates(rng, 0, (2, 30, 6))
+    case = PolicyCase(gates, 3, 2, True, "pool" in given, 2 if "max_experts" in given else 6)
+    inputs = {name: array for name, array in case.inputs.items() if name not in POLICIES or name in given}
+    calls = [
+        node_call("VmoeRoute", inputs),
+        node_call("VmoeRoute", inputs, outputs=("slot", "weight", "src")),
+        node_call("VmoeRoute", inputs, constants=given),
+    ]
+    whole, short, constant = outputs_of(run_calls(calls))
+    assert same_bits(whole, case.expected)
+    assert same_bits(short, case.expected[:3])
+    assert same_bits(constant, case.expected)
+
+
+@functools.cache
+def cases() -> list[PolicyCase]:
+    return list(policy_cases(0, NUM_CASES))
+
+
+@functools.cache
+def answers() -> list[Outputs]:
+    return [case.expected for case in cases()]
+
+
+def run(name: str, case: PolicyCase) -> Outputs:
+    if name == "reference":
+        return run_reference(ROUTE, *case.inputs.values())
+    # The op library's nodes have policies or leave them out.
+    policies = name != OP_LIBRARY or not case.is_official
+    inputs = list(case.inputs.values())
+    return runner(name, "VmoeRoute", gates=case.element, policies=policies)(*(inputs if policies else inputs[:4]))
+
+
+def widened(outputs: Outputs) -> Outputs:
+    """bfloat16 comes out of the op library's models as float32."""
+    return [array.astype(np.float32) if array.dtype.itemsize == 2 else array for array in outputs]
