@@ -213,6 +213,16 @@ def test_groups_of_many_tokens_are_served_in_order_everywhere(tokens: int, name:
 
 
 @EVERY_RUNNER
+def test_experts_choose_among_many_tokens_as_the_reference_does(name: str) -> None:
+    rng = np.random.default_rng(1)
+    for kind in (0, 1):
+        gates = make_gates(rng, kind, (1, 10_000, 4))
+        capacity = np.array([700], np.int64)
+        expected = run_reference(OPS["VmoeChooseTokens"], gates, capacity)
+        assert same_bits(runner(name, "VmoeChooseTokens")(gates, capacity), expected)
+
+
+@EVERY_RUNNER
 def test_a_router_block_routes_by_policy_as_the_reference_does_by_the_same_gates(name: str) -> None:
     rng = np.random.default_rng(3)
     wrong = []
