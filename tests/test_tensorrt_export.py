@@ -219,7 +219,7 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
         (kind, *_) = [types[name] for name in node.output]
         if node.op_type == "MatMul":
             exact = node.output[0].endswith("/router_logits") or any(
-                name.startswith(("head/", "pre_")) for name in node.input
+                name.startswith(("head/", "pre_", "encoder_norm")) for name in node.input
             )
             assert kind == (TensorProto.FLOAT if exact else short), node.name
         elif node.op_type in ("LayerNormalization", "ReduceMean"):
