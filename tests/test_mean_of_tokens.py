@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import golden
-import numpy as np
 import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from test_op_library_bits import assert_same_bits
