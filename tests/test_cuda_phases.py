@@ -39,7 +39,7 @@ class PhasesCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("groups", "tokens", "experts", "choices", "capacity", "batch_priority")),
         *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "words", "seed", "lost_barrier")),
-        *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "buf")),
+        *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "expert", "buf")),
     )
 
 
@@ -204,7 +204,7 @@ def test_routings_that_are_refused(library: ctypes.CDLL, wrong: dict[str, int], 
 
 
 def check_route(library: ctypes.CDLL, case: Case) -> None:
-    expected = route(case)[:3]
+    expected = route(case)
     for seed in SEEDS:
         assert same_bits(run_phases(library, case, seed), expected), f"{case}, order {seed}"
 
@@ -219,24 +219,25 @@ def run_phases(
     lost_barrier: int = -1,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
-    """slot, weight and src; or with x (u32 rows of whole 16 bytes) slot, weight and buf. Fails with the first fault."""
+    """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault."""
     groups, tokens, experts = case.gates.shape
     slot = np.zeros((groups, tokens, case.k), np.int32)
     weight = np.zeros((groups, tokens, case.k), case.gates.dtype)
     src = np.zeros((experts, groups * case.capacity), np.int32)
+    expert = np.zeros_like(slot)
     words = x.shape[1] // 4 if x is not None else 0
     buf = np.zeros((src.size, 4 * words), np.uint32)
     call = PhasesCall(
         groups, tokens, experts, case.k, case.capacity, int(case.bpr), GATE_TYPES.index(case.gates.dtype),
         int(x is not None), parts, words, seed, lost_barrier, pointer(case.gates),
-        None if x is None else pointer(x), *map(pointer, (slot, weight, src, buf)),
+        None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
     )  # fmt: skip
     fault = ctypes.create_string_buffer(500)
     phases = library.phases_run(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
     assert fault.value == b"", f"{case}: {fault.value.decode()}"
     if count_phases:
         return phases
-    return [slot, weight, src if x is None else buf]
+    return [slot, weight, src, expert] if x is None else [slot, weight, buf]
 
 
 def combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:

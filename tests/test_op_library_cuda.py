@@ -193,6 +193,20 @@ def test_what_the_gpu_kernels_cannot_route_is_refused_with_what_to_do(
         assert said in message
 
 
+@pytest.mark.parametrize(("pool", "limit", "is_official"), [(0, 4, True), (0, 99, True), (1, 4, False), (0, 3, False)])
+def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, is_official: bool, on_host: Path) -> None:
+    gates = np.random.default_rng(6).random((2, 30, 4), np.float32)
+    numbers = {"capacity": 5, "k": 2, "bpr": 1, "pool": pool, "max_experts": limit}
+    call = node_call("VmoeRoute", {"gates": gates} | {name: np.array([n], np.int64) for name, n in numbers.items()})
+    (found,) = run_calls([call], library=on_host)
+    if is_official:
+        assert same_bits(list(found), outputs_of(run_calls([call]))[0])
+    else:
+        assert (
+            "VmoeRoute: on a GPU pool must be 0 and max_experts at least the number of experts; run it on the CPU" in found
+        )
+
+
 @pytest.mark.parametrize("op", ["VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
 def test_an_error_of_cuda_is_an_error_of_the_op(op: str, on_host: Path) -> None:
     inputs = good_inputs(OPS[op])

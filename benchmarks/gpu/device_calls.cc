@@ -33,8 +33,8 @@ size_t vmoe_gpu_route_dispatch_workspace_bytes(const VmoeShape* shape) {
 
 int vmoe_gpu_route(const VmoeShape* shape, int32_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
                    void* workspace, void* stream) {
-  return vmoe::cuda::Route(AsShape(*shape), static_cast<ElementType>(type), gates, slot, weight, src, workspace,
-                           AsStream(stream));
+  return vmoe::cuda::Route(AsShape(*shape), static_cast<ElementType>(type), gates, slot, weight, src, nullptr,
+                           workspace, AsStream(stream));
 }
 
 int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,

@@ -223,7 +223,7 @@ int CheckLayer(const Layer& layer, Random& random) {
               "RouteDispatch");
     } else {
       Require(cuda::Route(layer.shape, layer.gate_type, device_gates.as<void>(), slot.as<int32_t>(), weight.as<void>(),
-                          src.as<int32_t>(), workspace.as<void>(), nullptr),
+                          src.as<int32_t>(), nullptr, workspace.as<void>(), nullptr),
               "Route");
       Require(cuda::Dispatch(device_x.as<void>(), layer.tokens(), src.as<int32_t>(), layer.places(), layer.row_bytes(),
                              buf.as<void>(), nullptr),

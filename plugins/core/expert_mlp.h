@@ -39,7 +39,7 @@ struct ExpertRows {
 };
 
 // out f32[rows, D], in the order of the rows. With `dispatch_bf16` the inputs and the outputs are rounded to bfloat16.
-// Throws std::bad_alloc.
+// No byte of an expert without rows is read: neither weights nor biases nor scales. Throws std::bad_alloc.
 void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
                const TaskRunner& runner);
 

@@ -1,6 +1,7 @@
 #include "core/panel_tasks.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace vmoe {
 namespace {
@@ -19,13 +20,18 @@ size_t PaddedStride(size_t columns) {
 void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                  const TaskRunner& runner) {
   size_t most_rows = 0;
+  std::vector<size_t> used;  // matrices that have rows: no byte of others is read
+  used.reserve(weights.matrices());
   for (size_t matrix = 0; matrix < weights.matrices(); ++matrix) {
-    most_rows = std::max(most_rows, first[matrix + 1] - first[matrix]);
+    const size_t rows = first[matrix + 1] - first[matrix];
+    if (rows > 0) used.push_back(matrix);
+    most_rows = std::max(most_rows, rows);
   }
   const size_t chunks = (most_rows + kRowsPerTask - 1) / kRowsPerTask;
   const size_t panels = weights.panels();
-  ParallelFor(runner, weights.matrices() * panels * chunks, [&](size_t task) {
-    const size_t matrix = task / (panels * chunks);
+  ParallelFor(runner, used.size() * panels * chunks, [&](size_t task) {
+    const size_t place = task / (panels * chunks);
+    const size_t matrix = used[place];
     // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
@@ -47,9 +53,9 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     mine.columns = weights.PanelColumns(panel);
     // Tasks are taken in turn, so the next panel is the next task's.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
-    const size_t next_matrix = next > 0 || chunk + 1 < chunks ? matrix : matrix + 1;
-    if (next_matrix < weights.matrices()) {
-      mine.next_panel = weights.Panel(next_matrix, next);
+    const size_t next_place = next > 0 || chunk + 1 < chunks ? place : place + 1;
+    if (next_place < used.size()) {
+      mine.next_panel = weights.Panel(used[next_place], next);
       mine.next_panel_bytes = weights.PanelBytes(next);
     }
     if (product.epilogue.bias != nullptr)

@@ -15,7 +15,8 @@ size_t PaddedStride(size_t columns);
 // out[r] = epilogue(rows[r] x matrix e) for the rows first[e] <= r < first[e + 1] of each matrix e of `weights`.
 //
 // `product` says where the rows are, their depth, the epilogue and the output; rows, bias and output are those of the
-// first row, matrix 0 and column 0. `bias` of the epilogue is f32[matrices, columns].
+// first row, matrix 0 and column 0. `bias` of the epilogue is f32[matrices, columns]. Nothing is read of a matrix
+// without rows, nor of its bias. Throws std::bad_alloc.
 void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                  const TaskRunner& runner);
 

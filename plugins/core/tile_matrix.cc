@@ -32,11 +32,13 @@ TileProduct TileMatrix::Product(size_t matrix, size_t first_panel, size_t panels
   return product;
 }
 
-const float* TileMatrix::Widened(const float* values, float* wide) const {
+const float* TileMatrix::Widened(const float* values, const size_t* first, float* wide) const {
   const size_t part = weights->columns() / weights->column_parts();
   const size_t wide_part = weights->padded_columns() / weights->column_parts();
   std::fill(wide, wide + weights->matrices() * weights->padded_columns(), 0.0f);
   for (size_t i = 0; i < weights->matrices() * weights->column_parts(); ++i) {
+    const size_t matrix = i / weights->column_parts();
+    if (first != nullptr && first[matrix] == first[matrix + 1]) continue;
     std::copy_n(values + i * part, part, wide + i * wide_part);
   }
   return wide;

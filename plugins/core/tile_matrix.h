@@ -19,17 +19,18 @@ struct TileMatrix {
   ElementType type() const { return weights->type(); }
   bool int8() const { return type() == ElementType::kInt8; }
 
-  // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes.
+  // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
+  // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
   template <class Memory>
-  TileMatrix Padded(Memory& memory) const {
+  TileMatrix Padded(Memory& memory, const size_t* first = nullptr) const {
     TileMatrix padded = *this;
     if (!NeedsPadding()) return padded;
     const size_t count = weights->matrices() * weights->padded_columns();
     auto* wide_bias = memory.template Take<float>(count);
     auto* wide_scale = int8() ? memory.template Take<float>(count) : nullptr;
     if (wide_bias != nullptr) {
-      padded.bias = Widened(bias, wide_bias);
-      if (int8()) padded.scale = Widened(scale, wide_scale);
+      padded.bias = Widened(bias, first, wide_bias);
+      if (int8()) padded.scale = Widened(scale, first, wide_scale);
     }
     return padded;
   }
@@ -43,7 +44,7 @@ struct TileMatrix {
 
  private:
   bool NeedsPadding() const { return weights->padded_columns() != weights->columns(); }
-  const float* Widened(const float* values, float* wide) const;
+  const float* Widened(const float* values, const size_t* first, float* wide) const;
 };
 
 // The row tiles `first_tile` to `end_tile` of what `rows` describes; scratch is taken here. Throws std::bad_alloc.

@@ -45,8 +45,8 @@ class Mlp {
     most_tiles_ = DivideUp(most_rows, kRowsPerTile);
     slots_.resize(StageSlots(groups_.size()));
     TakeAll(workspace_, [&](auto& memory) {
-      first_ = weights.first.Padded(memory);
-      second_ = weights.second.Padded(memory);
+      first_ = weights.first.Padded(memory, rows.first);
+      second_ = weights.second.Padded(memory, rows.first);
       offset_ = memory.template Take<size_t>(most_rows);
       exact_offset_ = memory.template Take<size_t>(most_rows);
       line_offset_ = memory.template Take<size_t>(most_rows);

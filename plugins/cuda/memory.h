@@ -18,6 +18,18 @@ struct Memory {
   VMOE_HOST_DEVICE void Store(size_t index, T value) const { data[index] = value; }
 };
 
+// An output that nobody may have asked for: then `data` is null.
+template <class T>
+struct OptionalMemory {
+  using Value = T;
+
+  T* data;
+
+  VMOE_HOST_DEVICE void Store(size_t index, T value) const {
+    if (data != nullptr) data[index] = value;
+  }
+};
+
 template <class T>
 struct ConstMemory {
   using Value = T;

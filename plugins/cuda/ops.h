@@ -16,10 +16,10 @@
 
 namespace vmoe::cuda {
 
-// The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M].
-// cudaErrorInvalidValue for a shape that is refused.
+// The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M], expert
+// i32[G,S,K], which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.
 cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, void* workspace, cudaStream_t stream);
+                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream);
 
 // The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1 or no token. A row is
 // D * BytesOf(type) bytes.

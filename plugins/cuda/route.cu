@@ -29,17 +29,19 @@ __device__ TileMemory<Memory<Key>, Memory<uint32_t>> SharedTile(const Groups& gr
 template <class Gate, class GateWord>
 __global__ void __launch_bounds__(1024)
     RouteKernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
-                Gate* __restrict__ weight, int32_t* __restrict__ src) {
-  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight}, Memory<int32_t>{slot},
-             Memory<int32_t>{src}, SharedTile(groups));
+                Gate* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
+  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+             OptionalMemory<int32_t>{expert}, Memory<int32_t>{slot}, Memory<int32_t>{src}, SharedTile(groups));
 }
 
 template <class Gate, class GateWord>
 __global__ void __launch_bounds__(1024)
     SortTilesKernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
-                    int32_t* __restrict__ src, Key* __restrict__ keys, uint32_t* __restrict__ offsets) {
-  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight}, Memory<int32_t>{src},
-            Memory<Key>{keys}, Memory<uint32_t>{offsets}, SharedTile(groups));
+                    int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
+                    uint32_t* __restrict__ offsets) {
+  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+            OptionalMemory<int32_t>{expert}, Memory<int32_t>{src}, Memory<Key>{keys}, Memory<uint32_t>{offsets},
+            SharedTile(groups));
 }
 
 __global__ void __launch_bounds__(kRankThreads)
@@ -79,13 +81,13 @@ cudaError_t WithGates(ElementType type, size_t experts, const void* gates, void*
 
 template <class GateWord, class Gate>
 cudaError_t LaunchRoute(const RoutingShape& shape, const GateWord* gates, int32_t* slot, Gate* weight, int32_t* src,
-                        void* workspace, cudaStream_t stream) {
+                        int32_t* expert, void* workspace, cudaStream_t stream) {
   const RoutePlan plan = PlanRoute(shape);
   const Groups groups = GroupsOf(shape, plan);
   const auto threads = static_cast<unsigned>(plan.threads);
   const size_t shared = TileSharedBytes(shape, plan);
   if (plan.single_tile()) {
-    RouteKernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src);
+    RouteKernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src, expert);
     return cudaGetLastError();
   }
   const RouteWorkspace layout = PlanWorkspace(shape, plan, false);
@@ -93,7 +95,8 @@ cudaError_t LaunchRoute(const RoutingShape& shape, const GateWord* gates, int32_
   auto* const keys = reinterpret_cast<Key*>(bytes + layout.keys);
   auto* const offsets = reinterpret_cast<uint32_t*>(bytes + layout.offsets);
   const auto rows = static_cast<unsigned>(std::min<size_t>(groups.count, kMaxGridY));
-  SortTilesKernel<<<dim3(groups.tiles, rows), threads, shared, stream>>>(groups, gates, weight, src, keys, offsets);
+  SortTilesKernel<<<dim3(groups.tiles, rows), threads, shared, stream>>>(groups, gates, weight, src, expert, keys,
+                                                                         offsets);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   const size_t parts = (shape.tokens * shape.choices + kRankThreads - 1) / kRankThreads;
   RankKernel<<<dim3(static_cast<unsigned>(parts), rows), kRankThreads, 0, stream>>>(groups, keys, offsets, slot, src);
@@ -131,11 +134,11 @@ cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const GateWord* gates
 }  // namespace
 
 cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, void* workspace, cudaStream_t stream) {
+                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
   return WithGates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
-    return LaunchRoute(shape, typed_gates, slot, typed_weight, src, workspace, stream);
+    return LaunchRoute(shape, typed_gates, slot, typed_weight, src, expert, workspace, stream);
   });
 }
 
@@ -154,7 +157,7 @@ cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, cons
   }
   const RouteWorkspace layout = PlanWorkspace(shape, plan, true);
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
-  const cudaError_t error = Route(shape, gate_type, gates, slot, weight, src, workspace, stream);
+  const cudaError_t error = Route(shape, gate_type, gates, slot, weight, src, nullptr, workspace, stream);
   if (error != cudaSuccess) return error;
   return Dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
 }

@@ -75,10 +75,12 @@ VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t en
 }
 
 // Phase 1. Each token chooses its K best experts, the lower one first on ties. The words of `gates` are whole rows of
-// it. Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_weight`, weight[G,S,K], its own.
-template <class Gates, class Weights, class Keys>
+// it. Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
+// expert_of[G,S,K], its own.
+template <class Gates, class Weights, class Experts, class Keys>
 VMOE_HOST_DEVICE void ChooseExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Gates& gates,
-                                    bool writes_weight, const Weights& weight, const Keys& keys) {
+                                    bool writes_choices, const Weights& weight, const Experts& expert_of,
+                                    const Keys& keys) {
   using Gate = typename Weights::Value;
   using Parts = Elements<Gate, typename Gates::Value>;
   const uint32_t words = tile.experts / Parts::kCount;
@@ -111,7 +113,10 @@ VMOE_HOST_DEVICE void ChooseExperts(uint32_t thread, uint32_t threads, const Til
       chosen = next;
       const auto expert = static_cast<uint32_t>(chosen);
       if (choice == 0) best_bits = tile.batch_priority != 0 ? static_cast<uint32_t>(chosen >> 32) : 0;
-      if (writes_weight) weight.Store(tile.PairIndex(token, choice), next_gate);
+      if (writes_choices) {
+        weight.Store(tile.PairIndex(token, choice), next_gate);
+        expert_of.Store(tile.PairIndex(token, choice), static_cast<int32_t>(expert));
+      }
       keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
     }
   }

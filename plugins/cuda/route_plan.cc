@@ -22,7 +22,7 @@ const char* RoutingRefusal(const RoutingShape& shape) {
   }
   if (shape.tokens > kMaxTokens) return "a group must have at most 65536 tokens";
   if (shape.capacity < 1) return "capacity must be at least 1";
-  if (shape.has_policies()) return "pool must be 0 and max_experts at least the number of experts";
+  if (shape.has_policies()) return "on a GPU pool must be 0 and max_experts at least the number of experts";
   const size_t pairs = std::max<size_t>(1, shape.tokens * shape.choices);
   if (shape.groups > INT32_MAX / pairs ||
       (shape.groups > 0 && shape.capacity > INT32_MAX / shape.experts / shape.groups)) {

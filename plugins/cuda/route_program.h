@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "cuda/memory.h"
 #include "cuda/route_phases.h"
 #include "cuda/row_phases.h"
 
@@ -50,13 +51,14 @@ struct TileMemory {
 };
 
 // Phases 1 to 4. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
-template <class Block, class Gates, class Weights, class Keys, class Offsets>
-VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates& gates, bool writes_weight,
-                               const Weights& weight, const TileMemory<Keys, Offsets>& shared) {
+template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
+VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
+                               const Weights& weight, const Experts& expert_of,
+                               const TileMemory<Keys, Offsets>& shared) {
   Keys keys = shared.keys;
   Keys sorted = shared.other;
   block.Phase([&](uint32_t thread, uint32_t threads) {
-    ChooseExperts(thread, threads, tile, gates, writes_weight, weight, keys);
+    ChooseExperts(thread, threads, tile, gates, writes_choices, weight, expert_of, keys);
   });
   block.Phase([&](uint32_t thread, uint32_t threads) { SortChunks(thread, threads, tile.pairs(), keys, sorted); });
   for (uint32_t width = kChunk; width < tile.pairs(); width *= 2) {
@@ -71,11 +73,12 @@ VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates
 }
 
 // Route, where a group is one tile; one block a group.
-template <class Block, class Gates, class Weights, class Slots, class Sources, class Shared>
+template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
 VMOE_HOST_DEVICE void RouteGroup(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
-                                 const Weights& weight, const Slots& slot, const Sources& src, const Shared& shared) {
+                                 const Weights& weight, const Experts& expert_of, const Slots& slot, const Sources& src,
+                                 const Shared& shared) {
   const Tile tile = groups.At(place.x, 0);
-  const auto keys = SortTile(block, tile, gates, true, weight, shared);
+  const auto keys = SortTile(block, tile, gates, true, weight, expert_of, shared);
   block.Phase([&](uint32_t thread, uint32_t threads) {
     GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
     GiveSources(thread, threads, tile, keys, shared.offsets, src);
@@ -84,14 +87,15 @@ VMOE_HOST_DEVICE void RouteGroup(const Block& block, const BlockPlace& place, co
 
 // Route, the first launch where a group has several tiles. Block x sorts tile x: tile_keys[G, tiles, stride],
 // tile_offsets[G, tiles, E+1].
-template <class Block, class Gates, class Weights, class Sources, class TileKeys, class TileOffsets, class Shared>
+template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
+          class Shared>
 VMOE_HOST_DEVICE void SortTiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
-                                const Weights& weight, const Sources& src, const TileKeys& tile_keys,
-                                const TileOffsets& tile_offsets, const Shared& shared) {
+                                const Weights& weight, const Experts& expert_of, const Sources& src,
+                                const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Shared& shared) {
   for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
     const Tile tile = groups.At(group, place.x);
     const size_t index = static_cast<size_t>(group) * groups.tiles + place.x;
-    const auto keys = SortTile(block, tile, gates, true, weight, shared);
+    const auto keys = SortTile(block, tile, gates, true, weight, expert_of, shared);
     block.Phase([&](uint32_t thread, uint32_t threads) {
       PublishTile(thread, threads, tile, keys, shared.offsets, index * groups.tile_stride(), tile_keys,
                   index * (groups.experts + 1), tile_offsets);
@@ -125,7 +129,7 @@ VMOE_HOST_DEVICE void RouteAndDispatch(const Block& block, const BlockPlace& pla
   const bool is_first = place.x == 0;
   for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
     const Tile tile = groups.At(group, 0);
-    const auto keys = SortTile(block, tile, gates, is_first, weight, shared);
+    const auto keys = SortTile(block, tile, gates, is_first, weight, OptionalMemory<int32_t>{nullptr}, shared);
     block.Phase([&](uint32_t thread, uint32_t threads) {
       if (is_first) GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
       const uint32_t warps = threads / kWarp;

@@ -29,9 +29,10 @@ class CudaRouteKernel {
     auto* slot = call.Output<int32_t>(Output::kSlot);
     auto* weight = call.Output<void>(Output::kWeight);
     auto* src = call.Output<int32_t>(Output::kSrc);
+    auto* expert = call.Output<int32_t>(Output::kExpert);
     cudaStream_t const stream = StreamOf(call);
     const Scratch scratch(call, stream, cuda::RouteWorkspaceBytes(shape));
-    CheckCuda(cuda::Route(shape, gates.type, gates.data, slot, weight, src, scratch.data(), stream));
+    CheckCuda(cuda::Route(shape, gates.type, gates.data, slot, weight, src, expert, scratch.data(), stream));
   }
 };
 

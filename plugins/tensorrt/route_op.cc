@@ -12,7 +12,7 @@ constexpr Op kRouteOp{
     [](const Call& call) {
       return cuda::Route(call.routing, call.type(Input::kGates), call.Data<void>(Input::kGates),
                          call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
-                         call.Output<int32_t>(Output::kSrc), call.workspace, call.stream);
+                         call.Output<int32_t>(Output::kSrc), nullptr, call.workspace, call.stream);
     },
 };
 

@@ -26,9 +26,9 @@ cudaError_t UseWorkspace(void* workspace, size_t bytes) {
 }  // namespace
 
 cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, void* workspace, cudaStream_t) {
+                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t) {
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
-  vmoe::Route(shape, type, gates, slot, weight, src, SerialRunner());
+  vmoe::Route(shape, type, gates, slot, weight, [src](size_t) { return src; }, expert, SerialRunner());
   return UseWorkspace(workspace, RouteWorkspaceBytes(shape));
 }
 

@@ -86,6 +86,7 @@ struct Job {
   int32_t* slot;
   void* weight;
   int32_t* src;
+  int32_t* expert;
   void* buf;
 };
 
@@ -107,6 +108,7 @@ std::string RunAs(const Job& job, Machine& machine) {
   Array<Gate> weight("weight", device, pairs);
   Array<int32_t> slot("slot", device, pairs);
   Array<int32_t> src("src", device, places);
+  Array<int32_t> expert("expert", device, pairs);
   Array<Key> keys("keys", on_chip, groups.tile_stride());
   Array<Key> other("keys", on_chip, groups.tile_stride());
   Array<uint32_t> offsets("offsets", on_chip, shape.experts + 1);
@@ -120,6 +122,7 @@ std::string RunAs(const Job& job, Machine& machine) {
   const Memory<Gate> weight_memory{&weight};
   const Memory<int32_t> slot_memory{&slot};
   const Memory<int32_t> src_memory{&src};
+  const Memory<int32_t> expert_memory{&expert};
   bool complete = true;
 
   if (plan.single_tile() && job.fused) {
@@ -134,7 +137,8 @@ std::string RunAs(const Job& job, Machine& machine) {
   } else if (plan.single_tile()) {
     machine.Launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
-      vmoe::cuda::RouteGroup(block, place, groups, gate_memory, weight_memory, slot_memory, src_memory, shared);
+      vmoe::cuda::RouteGroup(block, place, groups, gate_memory, weight_memory, expert_memory, slot_memory, src_memory,
+                             shared);
     });
     complete = src.CopyTo(job.src);
   } else {
@@ -142,8 +146,8 @@ std::string RunAs(const Job& job, Machine& machine) {
     Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
     machine.Launch(groups.tiles, groups.count, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
-      vmoe::cuda::SortTiles(block, place, groups, gate_memory, weight_memory, src_memory, Memory<Key>{&tile_keys},
-                            Memory<uint32_t>{&tile_offsets}, shared);
+      vmoe::cuda::SortTiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
+                            Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
     });
     const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
     machine.Launch(static_cast<uint32_t>(parts), groups.count, vmoe::cuda::kRankThreads,
@@ -154,6 +158,7 @@ std::string RunAs(const Job& job, Machine& machine) {
     complete = src.CopyTo(job.src);
   }
   complete = slot.CopyTo(job.slot) && complete;
+  complete = (job.fused || expert.CopyTo(job.expert)) && complete;
   complete = weight.CopyTo(static_cast<Gate*>(job.weight)) && complete;
   if (machine.Fault().empty() && !complete) return "some outputs were not written";
   return machine.Fault();
@@ -188,6 +193,7 @@ struct PhasesCall {
   int32_t* slot;
   void* weight;
   int32_t* src;
+  int32_t* expert;
   void* buf;
 };
 
@@ -256,6 +262,7 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   job.slot = call->slot;
   job.weight = call->weight;
   job.src = call->src;
+  job.expert = call->expert;
   job.buf = call->buf;
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier);
   const std::string found = call->gate_type == 0   ? RunGates<float>(job, machine)

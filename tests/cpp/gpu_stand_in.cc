@@ -54,7 +54,7 @@ void DispatchOnCpu(const void* x, const int32_t* src, size_t places, size_t row_
 namespace vmoe::cuda {
 
 cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, void*, cudaStream_t) {
+                  int32_t* src, int32_t*, void*, cudaStream_t) {
   if (Fault("refuse")) return cudaErrorIllegalAddress;
   if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 2)) return cudaSuccess;

@@ -1,0 +1,155 @@
+// Runs the experts' MLP while the memory of experts without rows can't be read, on every CPU path and in every type of
+// weights: a call that read a byte of it would end the process.
+//
+//   expert_bytes used|unused
+//
+// "unused": experts 0 and 5 of 6 have rows, and what experts 1 to 4 have can't be read. Prints "PATH TYPE WIDTH: right"
+// if the outputs have the bits that they have when everything can be read. "used": expert 2 has rows as well, so that
+// the process ends by a signal.
+//
+// Reading ahead raises no signal, so the kernels for float32 are asked where they would.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/bfloat16.h"
+#include "core/cpu_path.h"
+#include "core/expert_mlp.h"
+#include "core/kernels.h"
+
+namespace {
+
+using vmoe::CpuPath;
+using vmoe::ElementType;
+using vmoe::Kernels;
+using vmoe::PackedWeights;
+
+constexpr size_t kExperts = 6;
+constexpr size_t kFirstUnused = 1;
+constexpr size_t kEndUnused = 5;
+constexpr size_t kRows = 5;  // of each expert that is used
+
+using Range = std::pair<const char*, const char*>;
+
+// Where the kernels must not read ahead, and those that would do the work.
+std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
+void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
+bool g_read_ahead = false;                               // NOLINT
+
+void WatchedProduct(const vmoe::PanelProduct& product) {
+  const auto* next = static_cast<const char*>(product.next_panel);
+  for (const Range& range : g_forbidden) g_read_ahead = g_read_ahead || (next >= range.first && next < range.second);
+  g_product(product);
+}
+
+float Value(size_t i) { return static_cast<float>(static_cast<int>(i * 2654435761U % 257) - 128) / 512; }
+
+std::shared_ptr<const PackedWeights> Weights(const Kernels& kernels, ElementType type, size_t depth, size_t columns) {
+  const size_t count = kExperts * depth * columns;
+  std::vector<char> stored(count * vmoe::BytesOf(type));
+  for (size_t i = 0; i < count; ++i) {
+    if (type == ElementType::kFloat32) reinterpret_cast<float*>(stored.data())[i] = Value(i);
+    if (type == ElementType::kBfloat16) reinterpret_cast<uint16_t*>(stored.data())[i] = vmoe::ToBf16(Value(i));
+    if (type == ElementType::kInt8) stored[i] = static_cast<char>(Value(i) * 508);
+  }
+  vmoe::StoredWeights weights;
+  weights.data = stored.data();
+  weights.type = type;
+  weights.matrices = kExperts;
+  weights.depth = depth;
+  weights.columns = columns;
+  return std::make_shared<PackedWeights>(kernels, weights);
+}
+
+// f32[E, columns] in pages of its own.
+class Floats {
+ public:
+  explicit Floats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
+    data_ = static_cast<float*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (data_ == MAP_FAILED) std::abort();
+    for (size_t i = 0; i < kExperts * columns; ++i) data_[i] = Value(i) / 4 + 0.25F;
+  }
+  ~Floats() { munmap(data_, bytes_); }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+
+  const float* data() const { return data_; }
+  Range unused() const {
+    return {reinterpret_cast<const char*>(data_ + kFirstUnused * columns_),
+            reinterpret_cast<const char*>(data_ + kEndUnused * columns_)};
+  }
+
+ private:
+  size_t columns_;
+  size_t bytes_;
+  float* data_;
+};
+
+Range Unused(const PackedWeights& weights) { return {weights.Panel(kFirstUnused, 0), weights.Panel(kEndUnused, 0)}; }
+
+// The whole pages of a range.
+void Protect(const Range& range, int protection) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.first) + page - 1) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(range.second) / page * page;
+  if (begin >= end || mprotect(reinterpret_cast<void*>(begin), end - begin, protection) != 0) std::abort();
+}
+
+bool IsRight(const Kernels& kernels, ElementType type, size_t width, size_t hidden, bool uses_all) {
+  Kernels watched = kernels;
+  g_product = kernels.product_f32;
+  watched.product_f32 = WatchedProduct;
+  const Floats b1(hidden), b2(width), w1_scale(hidden), w2_scale(width);
+  vmoe::ExpertWeights weights;
+  weights.w1 = Weights(watched, type, width, hidden);
+  weights.w2 = Weights(watched, type, hidden, width);
+  weights.b1 = b1.data();
+  weights.b2 = b2.data();
+  weights.w1_scale = w1_scale.data();
+  weights.w2_scale = w2_scale.data();
+  std::vector<size_t> first = {0, kRows, kRows, kRows, kRows, kRows, 2 * kRows};
+  if (uses_all) {
+    for (size_t e = 3; e <= kExperts; ++e) first[e] += kRows;
+  }
+  std::vector<float> x(first[kExperts] * width);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = Value(i) * 4;
+  std::vector<float> expected(x.size());
+  std::vector<float> found(x.size());
+  g_forbidden.clear();
+  vmoe::ExpertMlp(weights, {x.data(), nullptr, first.data(), {}}, false, expected.data(), vmoe::SerialRunner());
+  g_forbidden = {Unused(*weights.w1), Unused(*weights.w2), b1.unused(), b2.unused()};
+  if (type == ElementType::kInt8) g_forbidden.insert(g_forbidden.end(), {w1_scale.unused(), w2_scale.unused()});
+  for (const Range& range : g_forbidden) Protect(range, PROT_NONE);
+  vmoe::ExpertMlp(weights, {x.data(), nullptr, first.data(), {}}, false, found.data(), vmoe::SerialRunner());
+  for (const Range& range : g_forbidden) Protect(range, PROT_READ | PROT_WRITE);
+  return !g_read_ahead && std::memcmp(expected.data(), found.data(), found.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  const bool uses_all = std::string(argv[1]) == "used";
+  bool right = true;
+  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
+                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
+    if (!vmoe::CpuPathSupported(path)) continue;
+    for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8}) {
+      // Whole panels, and columns that are padded to some.
+      for (const size_t width : {size_t{1024}, size_t{1000}}) {
+        const bool is_right = IsRight(vmoe::KernelsFor(path), type, width, width + 512, uses_all);
+        std::printf("%s %s %zu: %s\n", CpuPathName(path), vmoe::NameOf(type), width, is_right ? "right" : "wrong");
+        right = right && is_right;
+      }
+    }
+  }
+  return right ? 0 : 1;
+}
