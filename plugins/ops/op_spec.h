@@ -94,7 +94,11 @@ struct OpSpec {
   Table<TypeChoice> choices;
 
   // How many of capacity, k and bpr it takes: the first ones.
-  constexpr size_t settings() const { return inputs.size() - TensorsBefore(inputs.size()); }
+  constexpr size_t settings() const {
+    size_t count = 0;
+    for (const ValueSpec& input : inputs) count += input.presence == Presence::kSetting ? 1 : 0;
+    return count;
+  }
   constexpr bool routes() const { return settings() > 0; }
   // Whether experts choose their tokens, instead of tokens k experts.
   constexpr bool experts_choose() const { return settings() == 1; }
