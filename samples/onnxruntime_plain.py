@@ -43,8 +43,9 @@ def main() -> None:
             sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
         profile = profiles[given.profile]
         setting["capacity"] = np.array(profile["capacity"], np.int64)  # places per expert, by MoE layer
-        setting["k"] = np.array([profile["k"]], np.int64)
-        setting["bpr"] = np.array([profile["bpr"]], np.int64)
+        for name in ("k", "bpr", "pool", "max_experts"):
+            if name in profile:
+                setting[name] = np.array([profile[name]], np.int64)
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
@@ -52,13 +53,13 @@ def main() -> None:
         options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
     layers = (manifest["routing"] or {"layers": []})["layers"]
-    outputs = [manifest["output"]["name"], *(f"{layer}/slot" for layer in layers)]
+    outputs = [manifest["output"]["name"], *(f"{layer}/kept" for layer in layers)]
     predictions, kept = [], []
     step = multiple * max(1, 32 // multiple)
     for start in range(0, len(images), step):
-        logits, *slots = session.run(outputs, {"image": images[start : start + step], **setting})
+        logits, *kept_of_layers = session.run(outputs, {"image": images[start : start + step], **setting})
         predictions += logits.argmax(-1).tolist()
-        kept += [(slot >= 0).ravel() for slot in slots]  # -1: the expert had no place left for the token
+        kept += [layer.ravel() for layer in kept_of_layers]  # whether each choice of each token got a place
 
     if "labels" in data:
         print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")

@@ -26,6 +26,7 @@ import numpy as np
 
 from vmoe_export.model_config import ModelConfig, MoeConfig
 from vmoe_export.parameters import parameter_shapes
+from vmoe_export.routing_config import TopK
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -105,7 +106,7 @@ def describe(
     representation_size: int | None = None,
 ) -> ModelConfig:
     """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
-    moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), min(2, experts), 1.05, "ceil", 4, True)
+    moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
     return ModelConfig(
         image_size=(image_size, image_size),
         channels=3,
@@ -128,11 +129,13 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
     """The config of a model under the official field names, with the settings of configs/vmoe_paper."""
     encoder: dict[str, Any] = {field: getattr(model, field) for field in ("num_layers", "mlp_dim", "num_heads")}
     if moe := model.moe:
+        routing = moe.routing
+        assert isinstance(routing, TopK)
         dispatcher = {
             "name": "einsum",
             "bfloat16": moe.dispatch_bf16,
-            "capacity_factor": moe.capacity_ratio,
-            "capacity_multiple_of": moe.capacity_multiple_of,
+            "capacity_factor": routing.capacity_ratio,
+            "capacity_multiple_of": routing.capacity_multiple_of,
             "batch_priority": False,
         }
         encoder["moe"] = {
@@ -140,7 +143,7 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
             "layers": list(moe.layers),
             "group_size": 8 * model.num_tokens,
             "split_rngs": False,
-            "router": {"num_selected_experts": moe.k, "noise_std": 1.0, "dispatcher": dispatcher},
+            "router": {"num_selected_experts": routing.k, "noise_std": 1.0, "dispatcher": dispatcher},
         }
     return {
         "name": "VisionTransformerMoe",

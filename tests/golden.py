@@ -23,7 +23,8 @@ from vmoe_export.weights_file import write_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.manifest import Output
-from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TopKRules
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 RUNNERS = ("torch", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
@@ -80,17 +81,18 @@ class Case:
         if not self.raw["layers"]:
             return None
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
-        rules = RoutingRules(
+        rules = TopKRules(
             experts,
             tokens,
             len(self.raw["layers"]),
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
             ensemble_size=self.members,
+            has_policies=self.members == 1,
         )
         return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
 
     def run(self, runner: str) -> Outputs:
-        """Logits, then slot and weight of each MoE layer."""
+        """Logits, then what each MoE layer puts out: with top-K routing expert, kept and weight."""
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
             feeds |= profile.inputs()
@@ -118,12 +120,17 @@ def ensemble_cases() -> list[Case]:
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
 
 
-def kept_pairs(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
-    """bool[G,S,E]: which (token, expert) pairs got a place."""
-    kept = np.zeros((*slot.shape[:2], num_experts), bool)
-    group, token, choice = np.nonzero(slot >= 0)
-    kept[group, token, slot[group, token, choice] // (slot.shape[0] * capacity)] = True
-    return kept
+def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
+    """bool[G,S,E]: which (token, expert) pairs got a place, from the expert of each choice and whether it was kept."""
+    pairs = np.zeros((*expert.shape[:2], num_experts), bool)
+    group, token, choice = np.nonzero(kept)
+    pairs[group, token, expert[group, token, choice]] = True
+    return pairs
+
+
+def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
+    """The same from slots of official routing, -1 where a choice was dropped."""
+    return kept_pairs(slot // (slot.shape[0] * capacity), slot >= 0, num_experts)
 
 
 def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
@@ -145,7 +152,14 @@ def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[P
     network = Vmoe(config, grouping.tokens, output=output).load_weights(folder / "weights.safetensors")
     default = None
     if config.moe:
-        rules = RoutingRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
+        members = config.ensemble_size
+        rules = TopKRules(
+            config.moe.num_experts,
+            grouping.tokens,
+            len(config.moe.layers),
+            ensemble_size=members,
+            has_policies=members == 1,
+        )
         default = rules.profile(1.05, 1, True)
     write_graphs(folder, network, grouping, spans, default)
     return folder, network
@@ -164,7 +178,7 @@ def _runner(
 
         return run
     moe = network.config.moe
-    names = [f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in ("slot", "weight")]
+    names = [f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in network.layer_outputs]
     backend: Any
     if runner == "openvino":
         backend = OpenVinoBackend(folder / "model.inlined.onnx", threads=1)

@@ -31,6 +31,9 @@ class Settings:
         k: experts per token.
         capacity: places per expert and group; one for all MoE layers.
         bpr: Batch Priority Routing.
+        pool: the places of a group are one pool.
+        max_experts: experts that a group may use; 0 for all.
+        members: M of an ensemble (E3), whose output are the members' logits f64[N,M,...].
         bf16: round expert inputs and outputs to bfloat16.
         bf16_weights: expert weights are bfloat16, and so is what they are multiplied with.
         numbers: what large products are computed in: "float64", "bf16" or "int8". Attention's own are bf16 in the last two.
@@ -44,6 +47,9 @@ class Settings:
     k: int = 0
     capacity: int = 0
     bpr: bool = False
+    pool: bool = False
+    max_experts: int = 0
+    members: int = 1
     bf16: bool = False
     bf16_weights: bool = False
     numbers: str = "float64"
@@ -64,19 +70,25 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Result
     p = {name: array.astype(np.float64) for name, array in parameters.items()}
     result = Result(np.empty(0))
     x = _tokens(p, images.astype(np.float64), settings)
+    members = 1
     for i in range(sum(name.endswith("/LayerNorm_1/scale") for name in p)):
         block = f"Encoder/encoderblock_{i}"
         normed = _layer_norm(p, f"{block}/LayerNorm_0", x)
         x = x + _attention(p, f"{block}/SelfAttention", normed, normed, settings.numbers)
         normed = _layer_norm(p, f"{block}/LayerNorm_1", x)
         if f"{block}/Moe/Router/dense/kernel" in p:
-            groups = normed.reshape(-1, settings.group_tokens, x.shape[-1])
-            y, kept, gates = _moe(p, f"{block}/Moe", groups, settings)
+            if members < settings.members:  # the first MoE block: here every image becomes M
+                members = settings.members
+                x, normed = (np.repeat(rows, members, axis=0) for rows in (x, normed))
+            by_token = normed.reshape(-1, members, *x.shape[1:]).swapaxes(1, 2)
+            y, kept, gates = _moe(p, f"{block}/Moe", by_token.reshape(-1, settings.group_tokens, x.shape[-1]), settings)
             result.kept[f"encoderblock_{i}"], result.gates[f"encoderblock_{i}"] = kept, gates
-            x = x + y.reshape(x.shape)
+            x = x + y.reshape(by_token.shape).swapaxes(1, 2).reshape(x.shape)
         else:
             x = x + _mlp(p, f"{block}/Mlp", normed, settings.numbers)
     result.output = _head(p, _layer_norm(p, "Encoder/encoder_norm", x), settings)
+    if settings.members > 1:
+        result.output = result.output.reshape(len(images), settings.members, -1)
     return result
 
 
@@ -156,7 +168,11 @@ def _product(x: Array, weights: Array, numbers: str) -> Array:
 
 def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array, Array, Array]:
     """Returns y[G,S,D], kept[G,S,E] and gates[G,S,E]."""
-    gates = _softmax(x @ p[f"{name}/Router/dense/kernel"])
+    logits = x @ p[f"{name}/Router/dense/kernel"].reshape(x.shape[-1], -1)
+    if settings.members > 1:  # a member has its own experts, and tokens stand member by member
+        owner = np.arange(logits.shape[-1]) // (logits.shape[-1] // settings.members)
+        logits[:, owner != np.arange(x.shape[1])[:, None] % settings.members] = -np.inf
+    gates = _softmax(logits)
     kept = np.stack([_kept_pairs(group, settings) for group in gates])
     y = np.zeros_like(x)
     inputs = _to_bf16(x) if settings.bf16 else x
@@ -173,17 +189,23 @@ _EXPERT_PARAMETERS = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense
 
 
 def _kept_pairs(gates: Array, settings: Settings) -> Array:
-    """The first `capacity` pairs of each expert of one group, gates[S,E] -> bool[S,E]."""
+    """The pairs of one group that get a place, gates[S,E] -> bool[S,E]: the first of each expert, or of the pool."""
     # sorted() is stable: on ties the lower expert and the lower token stay first.
     chosen = [sorted(range(gates.shape[1]), key=lambda e, row=row: -row[e])[: settings.k] for row in gates]
     turns = list(range(len(gates)))
     if settings.bpr:
         turns.sort(key=lambda token: -gates[token].max())
+    mass = [0] * gates.shape[1]
+    for row, experts in zip(gates, chosen, strict=True):
+        mass[experts[0]] += math.floor(min(max(np.float32(row[experts[0]]), 0), 1) * 2**14)
+    used = sorted(range(gates.shape[1]), key=lambda e: -mass[e])[: settings.max_experts or None]
     kept = np.zeros(gates.shape, bool)
     for choice in range(settings.k):
         for token in turns:
             expert = chosen[token][choice]
-            if kept[:, expert].sum() < settings.capacity:
+            taken = kept.sum() if settings.pool else kept[:, expert].sum()
+            places = settings.capacity * gates.shape[1] if settings.pool else settings.capacity
+            if expert in used and taken < places:
                 kept[token, expert] = True
     return kept
 

@@ -35,6 +35,8 @@ POINT_KEYS = [
     "capacity_ratio",
     "k",
     "bpr",
+    "pool",
+    "max_experts",
     "backend",
     "batch_size",
     "threads",
@@ -245,17 +247,19 @@ def test_top1_and_kept_pairs_are_those_of_the_engine_over_whole_batches(
     with Engine.load(mnist_bundle) as engine:
         for point in report["points"]:
             answers = engine(images, point["profile"]).argmax(1)
-            slots = np.stack([route.slot for route in engine.routing(images, point["profile"]).values()])
+            kept = [route.kept for route in engine.routing(images, point["profile"]).values()]
             assert point["top1"] == np.mean(answers == labels)
-            assert point["kept_pairs"] == np.mean(slots >= 0)
+            assert point["kept_pairs"] == np.mean(kept)
     assert [point["batch_size"] for point in report["points"]] == [16, 32, 16, 32]
     assert len({point["kept_pairs"] for point in report["points"]}) == 2
 
 
 def test_kept_pairs_are_counted_over_layers_of_any_size() -> None:
-    small = Routing(np.array([[[0, -1]]]), np.zeros((1, 1, 2)))
-    large = Routing(np.array([[[3], [-1], [-1], [7]]]), np.zeros((1, 4, 1)))
-    assert count_pairs([small, large]) == (3, 6)
+    small = Routing("top-k", None, kept=np.array([[[True, False]]]))
+    large = Routing("experts-choice", None, kept=np.array([[[True], [False], [False], [True]]]))
+    soft = Routing("soft", None, dispatch=np.ones((1, 4, 2, 1)))
+    assert count_pairs([small, large, soft]) == (3, 6)
+    assert count_pairs([soft]) == (0, 0)
 
 
 def test_right_answers_are_counted() -> None:

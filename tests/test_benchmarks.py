@@ -313,12 +313,12 @@ def test_a_run_with_other_weights_is_refused(speed: Any) -> None:
                 check_agreement(RUNS[name], distance)
 
 
-def test_kept_pairs_and_experts_are_counted_from_slots(speed: Any) -> None:
+def test_kept_pairs_and_experts_are_counted(speed: Any) -> None:
     from cpu.cells import Kept, count_kept
 
-    # Two layers of one group of three tokens; two places per expert: slots 0 and 1 are expert 0's, 2 and 3 expert 1's.
-    slots = [np.array([[[0], [1], [-1]]]), np.array([[[3], [-1], [0]]])]
-    assert count_kept(slots, places=2) == Kept(kept=4, asked=6, used_experts=3)
+    # Two layers of one group of three tokens.
+    placed = [np.array([[[0], [0], [-1]]]), np.array([[[1], [-1], [0]]])]
+    assert count_kept(placed) == Kept(kept=4, asked=6, used_experts=3)
 
 
 @pytest.mark.parametrize("name", ["cells", "known_machines", "models", "points", "report", "timing"])

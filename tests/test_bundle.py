@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from vmoe_export import export_bundle, open_checkpoint
+from vmoe_export.graph import SETTINGS
 from vmoe_export.ops.table import DOMAIN, OPS
 from vmoe_runtime.bundle import Bundle
 
@@ -78,16 +79,15 @@ def test_no_trace_of_the_exporting_machine_is_left(mnist_bundle: Path, name: str
 
 def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Path) -> None:
     model = graph_of(mnist_bundle, "model.onnx")
-    assert [value.name for value in model.graph.input] == ["image", "capacity", "k", "bpr"]
-    defaults = {
-        t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in ("capacity", "k", "bpr")
-    }
-    assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1]}
+    assert [value.name for value in model.graph.input] == ["image", "capacity", "k", "bpr", "pool", "max_experts"]
+    defaults = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in SETTINGS}
+    assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8]}
     # What its nodes call: all blocks are sparse, and the MoE layer in one op and routing in one op are for other graphs.
-    others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeSparseMlp", "VmoeRouteDispatch"}
+    others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeSparseMlp", "VmoeRouteDispatch", "VmoeChooseTokens"}
+    others |= {name for name in OPS if name.startswith("VmoeSoft")}
     assert {function.name for function in model.functions} == OPS.keys() - others
     assert {function.domain for function in model.functions} == {DOMAIN}
-    layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("slot", "weight")]
+    layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("expert", "kept", "weight")]
     assert [value.name for value in model.graph.output] == ["logits", *layers]
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     ops = [node.op_type for node in nodes]
@@ -130,8 +130,9 @@ def test_batch_groups_and_choices_are_named_dimensions(mnist_bundle: Path, mnist
     grouped, single = dims(mnist_bundle), dims(mnist_image_bundle)
     assert grouped["image"] == single["image"] == ["batch", 28, 28, 1]
     assert grouped["logits"] == ["batch", 10]
-    assert grouped["encoderblock_0/slot"] == ["groups", 800, "k"]
-    assert single["encoderblock_0/slot"] == ["batch", 50, "k"]
+    for what in ("expert", "kept", "weight"):
+        assert grouped[f"encoderblock_0/{what}"] == ["groups", 800, "k"]
+        assert single[f"encoderblock_0/{what}"] == ["batch", 50, "k"]
 
 
 def test_stock_onnxruntime_runs_the_canonical_graph_with_the_first_profile_by_default(

@@ -15,15 +15,16 @@ from bundle_changes import BUNDLES
 from vmoe_export import export
 from vmoe_runtime import bundle, graph_interface, manifest, strict_json
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bundle.md").read_text()
 NAMED = {part for code in re.findall(r"`([^`\n]+)`", PAGE) for part in re.split(r"[. ]", code)}
 
 
 def written() -> set[str]:
-    """Keys of the dictionaries in the function that makes a manifest, and of what it makes of profiles."""
-    tree = ast.parse(inspect.getsource(export._manifest))
-    dicts = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    """Keys of the dictionaries in the functions that make a manifest, and of what they make of profiles."""
+    trees = [ast.parse(inspect.getsource(function)) for function in (export._manifest, export._routing)]
+    dicts = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     keys = {key.value for node in dicts for key in node.keys if isinstance(key, ast.Constant)}
     return keys | {field.name for field in fields(Profile)}
 
@@ -47,6 +48,8 @@ def test_every_field_of_a_kept_bundle_is_on_the_page(name: str) -> None:
         f"1 to {manifest._MAX_OUTPUT_SIZE:,}: its last dimension",
         f"1 to {manifest._MAX_MOE_LAYERS:,} different texts",
         f"`routing.num_experts` | yes | 1 to {manifest._MAX_EXPERTS:,} ",
+        f"`routing.slots_per_expert` | for soft | 1 to {manifest._MAX_SLOTS:,}: ",
+        f"groups of at most {MOST_COUNTED_TOKENS:,} tokens",
         f"1 to {manifest._MAX_INT32:,}: tokens per routing group",
         f"1 to {manifest._MAX_BATCH_MULTIPLE:,}: batches",
         f'"bytes": 1 to 2^{manifest._MAX_FILE_BYTES.bit_length() - 1}',

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from vmoe_runtime.capacity import compute_capacity, effective_ratio
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import RoutingRules, parse_profile_name, profile_name
+from vmoe_runtime.profiles import experts_choice_name, parse_profile_name, profile_name
+from vmoe_runtime.routing_kinds import TopKRules
 
 ROWS = json.loads((Path(__file__).parent / "data" / "golden" / "capacity.json").read_text())["rows"]
-RULES = RoutingRules(num_experts=8, group_tokens=50, num_moe_layers=3)
+RULES = TopKRules(num_experts=8, group_tokens=50, num_moe_layers=3)
 
 
 def test_the_golden_rows_hold_errors_and_both_roundings() -> None:
@@ -79,10 +80,10 @@ def test_a_profile_has_the_places_of_every_layer() -> None:
 
 
 def test_a_profile_follows_rounding_and_multiple() -> None:
-    rules = RoutingRules(8, 50, 1, rounding="round", capacity_multiple_of=4)
+    rules = TopKRules(8, 50, 1, rounding="round", capacity_multiple_of=4)
     assert rules.profile(1.05, 2, False).capacity == (16,)
-    assert RoutingRules(8, 50, 1, rounding="round").profile(1.05, 2, False).capacity == (13,)
-    assert RoutingRules(8, 50, 1).profile(1.05, 2, False).capacity == (14,)
+    assert TopKRules(8, 50, 1, rounding="round").profile(1.05, 2, False).capacity == (13,)
+    assert TopKRules(8, 50, 1).profile(1.05, 2, False).capacity == (14,)
 
 
 @pytest.mark.parametrize("k", [0, -1, 9])
@@ -119,14 +120,37 @@ def test_numpy_numbers_make_the_same_profile() -> None:
 )
 def test_a_setting_has_one_name_that_says_it_all(setting: tuple[float, int, bool], name: str) -> None:
     assert profile_name(*setting) == name
-    assert parse_profile_name(name) == setting
+    assert parse_profile_name(name) == dict(zip(("capacity_ratio", "k", "bpr"), setting, strict=True))
 
 
-@given(st.floats(1e-7, 1000), st.integers(1, 999_999), st.booleans())
-def test_a_systematic_name_is_read_back(ratio: float, k: int, bpr: bool) -> None:
-    assert parse_profile_name(profile_name(ratio, k, bpr)) == (ratio, k, bpr)
+@given(st.floats(1e-7, 1000), st.integers(1, 999_999), st.booleans(), st.booleans(), st.none() | st.integers(1, 999_999))
+def test_a_systematic_name_is_read_back(ratio: float, k: int, bpr: bool, pool: bool, limit: int | None) -> None:
+    said = {"capacity_ratio": ratio, "k": k, "bpr": bpr}
+    said |= ({"pool": True} if pool else {}) | ({} if limit is None else {"max_experts": limit})
+    assert parse_profile_name(profile_name(ratio, k, bpr, pool, limit)) == said
 
 
-@pytest.mark.parametrize("text", ["", "c0.3", "k1", "c0.3-k1-bpr", "c-0.3-k1", "c0.3-k1 ", "xc0.3-k1", "c0.3-k-1"])
+@given(st.floats(1e-7, 1000))
+def test_a_name_of_experts_choice_is_read_back(ratio: float) -> None:
+    assert parse_profile_name(experts_choice_name(ratio)) == {"capacity_ratio": ratio}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "c",
+        "c0.3-pool",
+        "c0.3-k1-pool-vanilla",
+        "c0.3-k1-m",
+        "c0.3-k1-m4-pool",
+        "k1",
+        "c0.3-k1-bpr",
+        "c-0.3-k1",
+        "c0.3-k1 ",
+        "xc0.3-k1",
+        "c0.3-k-1",
+    ],
+)
 def test_other_text_is_no_systematic_name(text: str) -> None:
     assert parse_profile_name(text) is None

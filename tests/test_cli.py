@@ -40,7 +40,7 @@ def test_export_prints_the_model_its_profiles_and_the_validation(
         "V-MoE             5 blocks, hidden size 64, 4 heads",
         "blocks 0, 1, 2, 3, 4: 8 experts of size 128",
         "image: 50 tokens; batches in multiples of 1",
-        "By default        capacity_multiple_of = 1, dispatch_bf16 = False, ensemble_size = 1, rounding = ceil",
+        "By default        capacity_multiple_of = 1, dispatch_bf16 = False, ensemble_size = 1, kind = top-k, ",
         "From the tensors  attention_qk_norm = False, channels = 1",
         "ONNX Runtime against torch",
         f"Wrote {bundle}",

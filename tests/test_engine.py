@@ -78,7 +78,9 @@ def test_a_setting_is_one_value_for_every_call(engine: Engine, mnist_images: Ima
     assert engine.setting(setting) == engine.setting(capacity=0.3, k=2, bpr=False)
     assert engine.classify(images, 2, setting) == engine.classify(images, top=2, profile="c0.3-k2-vanilla")
     for layer, route in engine.routing(images, setting).items():
-        np.testing.assert_array_equal(route.slot, engine.routing(images, "c0.3-k2-vanilla")[layer].slot)
+        vanilla = engine.routing(images, "c0.3-k2-vanilla")[layer]
+        np.testing.assert_array_equal(route.expert, vanilla.expert)
+        np.testing.assert_array_equal(route.kept, vanilla.kept)
 
 
 @pytest.mark.parametrize("setting", [0.3, ("c0.3-k1", 0.3), b"c0.3-k1"])
@@ -97,13 +99,17 @@ def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Image
     routes = engine.routing(mnist_images["images"][:4], capacity=0.3, k=2)
     assert list(routes) == [f"encoderblock_{i}" for i in range(5)]
     capacity = engine.setting(capacity=0.3, k=2).capacity[0]
-    for slot, weight in routes.values():
-        assert slot.shape == weight.shape == (4, 50, 2)
-        assert (slot.dtype, weight.dtype) == (np.int32, np.float32)
-        kept = slot[slot >= 0]
-        assert len(np.unique(kept)) == len(kept)
-        assert np.bincount(kept // capacity).max() <= capacity
+    for route in routes.values():
+        expert, kept, weight = (getattr(route, name) for name in ("expert", "kept", "weight"))
+        assert expert.shape == kept.shape == weight.shape == (4, 50, 2)
+        assert (expert.dtype, kept.dtype, weight.dtype) == (np.int32, bool, np.float32)
+        assert (expert[..., 0] != expert[..., 1]).all()
+        taken = np.stack([np.bincount(experts[keeps], minlength=8) for experts, keeps in zip(expert, kept, strict=True)])
+        assert taken.max() == capacity
         assert (weight[..., 0] >= weight[..., 1]).all()
+        assert route.patch_mask().shape == (4, 7, 7)
+        # The classifier token comes first.
+        np.testing.assert_array_equal(route.patch_mask().reshape(4, 49), kept.any(axis=2)[:, 1:])
 
 
 def test_uint8_pixels_are_scaled_as_float32_in_minus_one_to_one(engine: Engine, mnist_images: Images) -> None:

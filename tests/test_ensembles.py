@@ -113,13 +113,13 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(members: Path, image
 
 def test_members_keep_to_their_own_experts(members: Path, images: np.ndarray) -> None:
     with Engine.load(members) as engine:
-        capacity = engine.setting(k=2).capacity[0]  # type: ignore[union-attr]
-        for slot, _ in engine.routing(images, k=2).values():
-            assert slot.shape == (4, 2 * 26, 2)  # the members of a token one after another
-            expert = slot // (len(slot) * capacity)
+        for route in engine.routing(images, k=2).values():
+            assert route.expert is not None and route.kept is not None
+            assert route.expert.shape == (4, 2 * 26, 2)  # the members of a token one after another
             member = np.arange(2 * 26)[None, :, None] % 2
-            assert (slot >= 0).any()
-            assert ((expert // 4 == member) | (slot < 0)).all()
+            assert route.kept.any()
+            assert (route.expert // 4 == member).all()
+            assert route.patch_mask().shape == (4, 5, 5)
 
 
 def test_an_export_of_a_bundle_stays_an_ensemble(members: Path, tmp_path: Path) -> None:
@@ -128,10 +128,9 @@ def test_an_export_of_a_bundle_stays_an_ensemble(members: Path, tmp_path: Path) 
     assert planned(members, output="logits").output == "logits"
 
 
-def test_a_plain_model_is_written_in_version_2(tmp_path: Path) -> None:
+def test_a_plain_model_names_no_ensemble(tmp_path: Path) -> None:
     export_bundle(PLAIN, tmp_path / "x.vmoe", validate=False)
     with Engine.load(tmp_path / "x.vmoe") as engine:
-        assert engine.manifest.raw["format_version"] == 2
         assert "ensemble_size" not in engine.manifest.raw["routing"]
 
 

@@ -54,10 +54,9 @@ def test_bfloat16_dispatcher_changes_the_logits(case: golden.Case) -> None:
 
 def check_routes(case: golden.Case, routes: list[np.ndarray], atol: float) -> None:
     layers = case.layers()
-    assert len(routes) == 2 * len(layers)
-    for slot, weight, (gates, kept) in zip(routes[::2], routes[1::2], layers, strict=True):
-        assert case.profile is not None
-        found = golden.kept_pairs(slot, case.profile.capacity[0], kept.shape[-1])
-        np.testing.assert_array_equal(found, kept)
+    assert len(routes) == 3 * len(layers)
+    for expert, kept, weight, (gates, official) in zip(routes[::3], routes[1::3], routes[2::3], layers, strict=True):
+        np.testing.assert_array_equal(golden.kept_pairs(expert, kept, official.shape[-1]), official)
         if gates is not None:
             np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
+            np.testing.assert_allclose(weight, np.take_along_axis(gates, expert, 2), rtol=0, atol=atol)

@@ -92,19 +92,20 @@ class Exported:
             capacity, k, bpr = setting
             routing = engine.routing(images, capacity=capacity, k=k, bpr=bpr)
             logits = engine(images, capacity=capacity, k=k, bpr=bpr)
-            return logits, {block: route.slot for block, route in routing.items()}
+            return logits, {block: (route.expert, route.kept) for block, route in routing.items()}
         feeds = {"image": images}
         if setting is not None:
             feeds["capacity"] = np.full(len(blocks), self.capacity(setting), np.int64)
             feeds["k"] = np.array([setting[1]], np.int64)
             feeds["bpr"] = np.array([setting[2]], np.int64)
+            feeds |= {"pool": np.array([0], np.int64), "max_experts": np.array([self.variant.experts], np.int64)}
         if runner == "torch":
             with torch.inference_mode():
                 output, *routes = (t.numpy() for t in self.network(*map(torch.from_numpy, feeds.values())))
-            return output, dict(zip(blocks, routes[::2], strict=True))
-        names = [self.plan.output, *(f"{block}/slot" for block in blocks)]
-        output, *slots = self.canonical.run(feeds, names)
-        return output, dict(zip(blocks, slots, strict=True))
+            return output, dict(zip(blocks, zip(routes[::3], routes[1::3], strict=True), strict=True))
+        names = [self.plan.output, *(f"{block}/{what}" for block in blocks for what in ("expert", "kept"))]
+        output, *routes = self.canonical.run(feeds, names)
+        return output, dict(zip(blocks, zip(routes[::2], routes[1::2], strict=True), strict=True))
 
 
 @pytest.fixture(scope="module", params=itertools.product(PRECISIONS, VARIANTS), ids=lambda pair: f"{pair[0]}-{pair[1]}")
@@ -148,11 +149,11 @@ def test_outputs_and_kept_pairs_are_those_of_the_numpy_model(exported: Exported,
         images = variant.images(groups * variant.batch_multiple)
         for setting in variant.settings or DENSE:
             expected = exported.expected(images, setting)
-            output, slots = exported.run(runner, images, setting)
-            assert list(slots) == list(expected.kept)
-            for block, slot in slots.items():
+            output, routes = exported.run(runner, images, setting)
+            assert list(routes) == list(expected.kept)
+            for block, (expert, keeps) in routes.items():
                 assert setting is not None
-                kept = golden.kept_pairs(slot, exported.capacity(setting), variant.experts)
+                kept = golden.kept_pairs(expert, keeps, variant.experts)
                 np.testing.assert_array_equal(kept, expected.kept[block], err_msg=f"{block} at {setting}")
             differences.append(np.median(relative_differences(expected.output, output)))
             if short:

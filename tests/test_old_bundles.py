@@ -2,9 +2,10 @@
 
 `v1-PRECISION` are of format version 1, by vmoe-export 0.1; `v2-PRECISION` are the first of format version 2. `v1.npz` and
 `v2.npz` hold `images` f32[6,12,12,3], and `PRECISION/PROFILE/logits` f32[6,7] and `.../slot` i32[6,10,K] of stock ONNX
-Runtime. `v3-ensemble` is the first of format version 3: `v2-fp32` as an E3 of two members, whose logits are f32[6,2,7] and
-slots i32[6,20,K]. `v2-dense` has no routing, takes uint8 and gives features: `dense/images` u8[6,12,12,3], `dense/features`
-f32[6,24].
+Runtime. Those of format version 3 are `v2-fp32` once more: `v3-fp32` with pools and limits of experts, and `v3-ensemble` as
+an E3 of two members, whose logits are f32[6,2,7]. Instead of slots `v3.npz` has `.../placed` i32[6,S,K], the expert that a
+pair got a place at, -1 where it was dropped. `v2-dense` has no routing, takes uint8 and gives features: `dense/images`
+u8[6,12,12,3], `dense/features` f32[6,24].
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sdk_build import Runner, setting_fields
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.routing import layer_outputs, placed_pairs
 
 FOLDER = Path(__file__).parent / "data" / "bundles"
 
@@ -40,6 +42,7 @@ OLD = {
     # A sum in another order may round to the other of two neighbours, 1/256 or a step of int8 apart.
     "v2-bf16": Old("bf16", 2, 1e-2),
     "v2-int8": Old("int8", 3, 1e-2),
+    "v3-fp32": Old("fp32", 1, 1e-5),
     "v3-ensemble": Old("fp32", 1, 1e-5),
 }
 
@@ -51,11 +54,19 @@ def data(version: str) -> dict[str, np.ndarray]:
 
 
 def answers(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Logits and slots of a bundle by profile."""
+    """Of a bundle by profile its logits, and the expert that each pair got a place at, -1 where it was dropped."""
     version, precision = name.split("-")
     stored = data(version)
-    profiles = [key.split("/")[1] for key in stored if key.startswith(f"{precision}/") and key.endswith("/logits")]
-    return {p: (stored[f"{precision}/{p}/logits"], stored[f"{precision}/{p}/slot"]) for p in profiles}
+    found = {}
+    for profile in [key.split("/")[1] for key in stored if key.startswith(f"{precision}/") and key.endswith("/logits")]:
+        what = f"{precision}/{profile}"
+        if version == "v3":
+            placed = stored[f"{what}/placed"]
+        else:
+            setting = Bundle.open(FOLDER / name).manifest.profiles[profile]
+            (placed,) = placed_pairs(["slot"], [stored[f"{what}/slot"]], setting)
+        found[profile] = stored[f"{what}/logits"], placed
+    return found
 
 
 def images(name: str) -> np.ndarray:
@@ -68,21 +79,24 @@ EVERY_SETTING = [pytest.param(name, p, id=f"{name}-{p}") for name in OLD for p i
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("name", "profile"), EVERY_SETTING)
 def test_an_engine_answers_as_it_did(name: str, profile: str, backend: str) -> None:
-    logits, slot = answers(name)[profile]
+    logits, placed = answers(name)[profile]
     with Engine.load(FOLDER / name, profile, backend, 1) as engine:
         np.testing.assert_allclose(engine(images(name)), logits, rtol=0, atol=OLD[name].atol)
         (routing,) = engine.routing(images(name)).values()
-        np.testing.assert_array_equal(routing.slot, slot)
+        np.testing.assert_array_equal(routing.kept, placed >= 0)
+        np.testing.assert_array_equal(np.where(routing.kept, routing.expert, -1), placed)
 
 
 @pytest.mark.parametrize("graph", ["model.onnx", "model.inlined.onnx"])
 @pytest.mark.parametrize(("name", "profile"), EVERY_SETTING)
 def test_a_stock_runtime_answers_as_it_did(name: str, profile: str, graph: str) -> None:
     bundle = Bundle.open(FOLDER / name)
-    feeds = {"image": images(name), **bundle.manifest.profiles[profile].inputs()}
-    logits, slot = OnnxRuntimeBackend(bundle.path / graph, 1).run(feeds, [bundle.manifest.output, "encoderblock_1/slot"])
+    setting, names = bundle.manifest.profiles[profile], list(layer_outputs(bundle.manifest))
+    outputs = [bundle.manifest.output, *(f"encoderblock_1/{what}" for what in names)]
+    feeds = {"image": images(name), **setting.inputs()}
+    logits, *routes = OnnxRuntimeBackend(bundle.path / graph, 1).run(feeds, outputs)
     np.testing.assert_allclose(logits, answers(name)[profile][0], rtol=0, atol=OLD[name].atol)
-    np.testing.assert_array_equal(slot, answers(name)[profile][1])
+    np.testing.assert_array_equal(placed_pairs(names, routes, setting)[0], answers(name)[profile][1])
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -105,12 +119,12 @@ def test_the_sdk_answers_as_it_did(name: str, ops: str, tmp_path: Path) -> None:
         pytest.skip("the op library was not built here")
     runner = Runner(prefix, FOLDER / name, sdk_build.onnxruntime_library(), 1, tmp_path)
     assert f"precision={OLD[name].code}" in runner.ask("info")
-    for profile, (expected, slot) in answers(name).items():
+    for profile, (expected, placed) in answers(name).items():
         logits = runner.logits(images(name), *setting_fields(profile))
         np.testing.assert_allclose(logits, expected.reshape(len(expected), -1), rtol=0, atol=OLD[name].atol)
         (routing,) = runner.routing(images(name), *setting_fields(profile)).values()
-        np.testing.assert_array_equal(routing.slot, slot)
-        np.testing.assert_array_equal(routing.kept, slot >= 0)
+        np.testing.assert_array_equal(routing.kept, placed >= 0)
+        np.testing.assert_array_equal(np.where(routing.kept, routing.expert, -1), placed)
     runner.close()
 
 

@@ -86,7 +86,8 @@ def test_the_backend_answers_with_it_as_without_it(
         assert engine.backend_description.endswith("standard ops")
         np.testing.assert_allclose(logits, engine(images, profile), rtol=0, atol=1e-5)
         for layer, expected in engine.routing(images, profile).items():
-            np.testing.assert_array_equal(routes[layer].slot, expected.slot)
+            np.testing.assert_array_equal(routes[layer].expert, expected.expert)
+            np.testing.assert_array_equal(routes[layer].kept, expected.kept)
             np.testing.assert_allclose(routes[layer].weight, expected.weight, rtol=0, atol=1e-6)
 
 

@@ -12,7 +12,8 @@ from vmoe_export import export_bundle
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.op_library import find_library
-from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TopKRules
 
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
@@ -20,7 +21,7 @@ if find_library() is None:
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 LAYERS, EXPERTS = 5, 8
-OUTPUTS = ["logits", *(f"encoderblock_{i}/slot" for i in range(LAYERS))]
+OUTPUTS = ["logits", *(f"encoderblock_{i}/{what}" for i in range(LAYERS) for what in ("expert", "kept"))]
 
 # Shares of the 1,536 images, on average over the settings.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005}
@@ -50,14 +51,14 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rules(bundle: Path) -> RoutingRules:
+def rules(bundle: Path) -> TopKRules:
     found = Bundle.open(bundle).manifest.rules
-    assert found is not None
+    assert isinstance(found, TopKRules)
     return found
 
 
 @pytest.fixture(scope="module")
-def exact(bundle: Path, images: np.ndarray, rules: RoutingRules) -> list[Run]:
+def exact(bundle: Path, images: np.ndarray, rules: TopKRules) -> list[Run]:
     return runs(bundle, images, rules)
 
 
@@ -67,23 +68,23 @@ def short(
     bundle: Path,
     tmp_path_factory: pytest.TempPathFactory,
     images: np.ndarray,
-    rules: RoutingRules,
+    rules: TopKRules,
 ) -> list[Run]:
     target = tmp_path_factory.mktemp("precision") / "mnist.vmoe"
     export_bundle(bundle, target, precision=request.param, validate=False)
     return runs(target, images, rules)
 
 
-def runs(bundle: Path, images: np.ndarray, rules: RoutingRules) -> list[Run]:
+def runs(bundle: Path, images: np.ndarray, rules: TopKRules) -> list[Run]:
     """What the bundle makes of the images, setting by setting."""
     graph = OnnxRuntimeBackend(bundle / "model.onnx", threads=2, library=find_library())
     return [run(graph, images, rules.profile(*setting)) for setting in SETTINGS]
 
 
 def run(graph: OnnxRuntimeBackend, images: np.ndarray, profile: Profile) -> Run:
-    logits, *slots = graph.run({"image": images, **profile.inputs()}, OUTPUTS)
-    kept = [golden.kept_pairs(slot, places, EXPERTS) for slot, places in zip(slots, profile.capacity, strict=True)]
-    return logits.argmax(axis=1), kept
+    logits, *routes = graph.run({"image": images, **profile.inputs()}, OUTPUTS)
+    layers = zip(routes[::2], routes[1::2], strict=True)
+    return logits.argmax(axis=1), [golden.kept_pairs(expert, kept, EXPERTS) for expert, kept in layers]
 
 
 @pytest.mark.parametrize(("precision", "short"), [(name, name) for name in MOST_LOST], indirect=["short"], ids=MOST_LOST)

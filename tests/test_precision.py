@@ -35,10 +35,10 @@ RUNNERS = ("onnxruntime-canonical", "onnxruntime-inlined", "openvino", "numpy")
 EXPERT_KERNELS = ("/Moe/Mlp/Dense_0/kernel", "/Moe/Mlp/Dense_1/kernel")
 LAYERS = 5
 GROUP_IMAGES = 16
-OUTPUTS = ["logits", *(f"encoderblock_{i}/{what}" for i in range(LAYERS) for what in ("slot", "weight"))]
+OUTPUTS = ["logits", *(f"encoderblock_{i}/{what}" for i in range(LAYERS) for what in ("expert", "kept", "weight"))]
 
 Run = list[np.ndarray]
-"""Logits, then slot and weight of each MoE layer."""
+"""Logits, then expert, kept and weight of each MoE layer."""
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +181,8 @@ def test_every_runtime_answers_as_the_torch_model(
         logits, kept = run_numpy(checkpoint_tensors, batch, result.plan.grouping.tokens, profile)
     else:
         found = backend(result, runner).run({"image": batch, **profile.inputs()}, OUTPUTS)
-        logits, kept = found[0], kept_pairs(found, profile)
-    pairs = [a == b for a, b in zip(kept, kept_pairs(expected, profile), strict=True)]
+        logits, kept = found[0], kept_pairs(found)
+    pairs = [a == b for a, b in zip(kept, kept_pairs(expected), strict=True)]
     alike = np.all([same.reshape(len(batch), -1).all(axis=1) for same in pairs], axis=0)
     difference = np.abs(logits - expected[0])[alike]
     # Runtimes sum in different orders, so float32 differs in the last bits. Where a value lies that close to the middle of
@@ -207,7 +207,7 @@ def test_predictions_are_those_of_fp32(
     narrow, exact = (graph.run(feeds, OUTPUTS) for graph in graphs)
     assert (narrow[0].argmax(axis=1) == exact[0].argmax(axis=1)).mean() >= 0.99
     assert np.abs(narrow[0] - exact[0]).max() > 1e-3
-    agreement = agreement_by_layer(narrow, exact, profile)
+    agreement = agreement_by_layer(narrow, exact)
     # No expert has rounded anything before the first router.
     assert agreement[0] == 1
     assert min(agreement) >= 0.99
@@ -237,7 +237,7 @@ def test_validation_says_how_far_the_model_is_from_float32(result: ExportResult,
         runs = [run_torch(model, batch, profile) for model in (exact, network)]
         # The same sums in the same order: the same bits.
         assert distance.max_difference == np.abs(runs[0][0] - runs[1][0]).max() > 1e-4
-        agreement = agreement_by_layer(*runs, profile)
+        agreement = agreement_by_layer(*runs)
         assert distance.agreement == {f"encoderblock_{i}": share for i, share in enumerate(agreement)}
         assert (distance.profile, distance.images) == (profile.name, len(batch))
 
@@ -335,15 +335,12 @@ def run_numpy(
     return answer.output, list(answer.kept.values())
 
 
-def agreement_by_layer(one: Run, other: Run, profile: Profile) -> list[float]:
+def agreement_by_layer(one: Run, other: Run) -> list[float]:
     """Share of the (token, choice) pairs that both keep at the same expert or both drop, of each MoE layer."""
-    shares = []
-    for slots in zip(one[1::2], other[1::2], strict=True):
-        expert, expert_of_other = (np.where(slot < 0, -1, slot // (len(slot) * profile.capacity[0])) for slot in slots)
-        shares.append(float(np.mean(expert == expert_of_other)))
-    return shares
+    placed = [[np.where(k, e, -1) for e, k in zip(run[1::3], run[2::3], strict=True)] for run in (one, other)]
+    return [float(np.mean(a == b)) for a, b in zip(*placed, strict=True)]
 
 
-def kept_pairs(run: Run, profile: Profile) -> list[np.ndarray]:
+def kept_pairs(run: Run) -> list[np.ndarray]:
     """bool[G,S,E] of each MoE layer."""
-    return [golden.kept_pairs(slot, places, 8) for slot, places in zip(run[1::2], profile.capacity, strict=True)]
+    return [golden.kept_pairs(expert, kept, 8) for expert, kept in zip(run[1::3], run[2::3], strict=True)]

@@ -21,6 +21,7 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.model_config import describe_model
 from vmoe_export.parameters import parameter_shapes
 from vmoe_export.presets import PRESETS, preset_in
+from vmoe_export.routing_config import TopK
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "tests" / "data" / "bundles" / "v2-fp32"
@@ -138,9 +139,11 @@ def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, S
     assert model.image_size == PRESETS[name].image_size == (released.pixels, released.pixels)
     assert (model.num_classes, model.representation_size) == (released.classes, released.pre_logits)
     moe = model.moe
-    assert (moe.num_experts, moe.k, moe.capacity_ratio, moe.dispatch_bf16) == (8, released.k, released.ratio, True)
+    assert isinstance(moe.routing, TopK)
+    assert (moe.num_experts, moe.dispatch_bf16) == (8, True)
+    assert (moe.routing.k, moe.routing.capacity_ratio) == (released.k, released.ratio)
     assert moe.layers == ((5, 7) if released.variant == "S/32" else (1, 3, 5, 7, 9, 11))
-    assert moe.ensemble_size == released.members
+    assert moe.routing.ensemble_size == released.members
     assert {field: model.origins[field] for field in ("k", "capacity_ratio", "dispatch_bf16")} == dict.fromkeys(
         ("k", "capacity_ratio", "dispatch_bf16"), "config"
     )
@@ -193,7 +196,7 @@ def test_what_the_user_says_beats_the_preset(files: dict[str, Path]) -> None:
 def test_another_image_size_keeps_the_config_and_has_its_own_steps(files: dict[str, Path]) -> None:
     plan = planned(files[LIGHT1_FT], preset=LIGHT1_FT, image_size=(320, 320))
     assert plan.model.moe is not None
-    assert plan.model.moe.capacity_ratio == 1.5
+    assert plan.profiles[0].capacity_ratio == 1.5
     assert str(plan.preprocessing) == "resize(320)"
     assert plan.options.class_names == names_of("imagenet1k")
 

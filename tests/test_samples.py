@@ -361,7 +361,7 @@ def test_plain_onnxruntime_gives_the_accuracy_of_the_engine(
     engine = Engine.load(mnist_bundle, profile=profile)
     images, labels = mnist_images["images"], mnist_images["labels"]
     accuracy = 100 * np.mean(engine(images).argmax(-1) == labels)
-    kept = 100 * np.mean([route.slot >= 0 for route in engine.routing(images).values()])
+    kept = 100 * np.mean([route.kept for route in engine.routing(images).values()])
     assert finished.stdout == (f"top-1 accuracy: {accuracy:.2f} % of 1536 images\nkept pairs: {kept:.2f} %\n")
 
 

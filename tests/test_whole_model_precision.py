@@ -158,7 +158,7 @@ def test_the_manifest_and_the_command_say_the_precision(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     manifest = Bundle.open(results[precision].path).manifest
-    assert (manifest.precision, manifest.raw["format_version"]) == (precision, 2)
+    assert (manifest.precision, manifest.raw["format_version"]) == (precision, 3)
     with pytest.raises(SystemExit):
         main([str(MNIST / "vmoe_mnist"), "--precision", precision, "--dry-run"])
     assert (

@@ -12,9 +12,9 @@ import numpy as np
 from cpu.models import Model, Setting
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TopKRules
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Slots = list[Array]
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,18 @@ class LoadedRun:
 
     Attributes:
         call: logits float32[N, classes] of images float32[N,H,W,C] at a setting, None for a dense model.
-        slots: the slot i32[G,S,K] of each MoE layer at a setting; None where the runtime doesn't tell.
+        placed: the expert i32[G,S,K] of each MoE layer at a setting, -1 where a pair was dropped; None where the runtime
+            doesn't tell.
         description: runtime, version and what it uses.
     """
 
     call: Callable[[Array, Setting | None], Array]
-    slots: Callable[[Array, Setting], Slots] | None
+    placed: Callable[[Array, Setting], list[Array]] | None
     description: str
 
 
 def make_cell(model: Model, batch: int, threads: int, settings: Sequence[Setting], folder: Path) -> Cell:
     """A cell with the places per expert that the bundle's own rules give."""
     rules = Bundle.open(model.sparse, verify=False).manifest.rules
-    assert rules is not None
+    assert isinstance(rules, TopKRules)
     return Cell(model, batch, threads, {s: rules.profile(s.capacity_ratio, s.k, bpr=True) for s in settings}, folder)

@@ -119,8 +119,8 @@ def run_cell(
             distances[key] = distance(model.call(images, setting), reference.logits[setting])
             check_agreement(run, distances[key])
             if setting is not None:
-                slots = model.slots(images, setting) if model.slots else None
-                kept[key] = count_kept(slots, _places(cell, setting)) if slots else reference.kept[setting]
+                placed = model.placed(images, setting) if model.placed else None
+                kept[key] = count_kept(placed) if placed else reference.kept[setting]
     say(f"{name}: timing {len(distances)} calls in turns, {rounds} rounds")
     calls = {key: _caller(loaded[key[0]], images, key[1]) for key in distances}
     with OthersWatch() as others:
@@ -141,16 +141,11 @@ def _reference(cell: Cell, images: Array) -> _Reference:
     logits: dict[Setting | None, Array] = {None: load_engine(cell, "dense", "fp32").call(images, None)}
     kept = {}
     engine = load_engine(cell, "sparse", "fp32")
-    assert engine.slots is not None
+    assert engine.placed is not None
     for setting in cell.profiles:
         logits[setting] = engine.call(images, setting)
-        kept[setting] = count_kept(engine.slots(images, setting), _places(cell, setting))
+        kept[setting] = count_kept(engine.placed(images, setting))
     return _Reference(logits, kept)
-
-
-def _places(cell: Cell, setting: Setting) -> int:
-    """Places of one expert for the whole batch, M."""
-    return cell.batch * cell.profiles[setting].capacity[0]
 
 
 def distance(logits: Array, wanted: Array) -> Distance:
@@ -183,16 +178,14 @@ def check_agreement(run: Run, found: Distance) -> None:
         )
 
 
-def count_kept(slots: Sequence[Array], places: int) -> Kept:
+def count_kept(placed: Sequence[Array]) -> Kept:
     """Counts pairs and experts.
 
     Args:
-        slots: i32[G,S,K] of each MoE layer, -1 where a pair was dropped.
-        places: of one expert for the whole batch, M.
+        placed: the expert i32[G,S,K] of each MoE layer, -1 where a pair was dropped.
     """
-    taken = [slot[slot >= 0] for slot in slots]
-    used = sum(len(np.unique(slot // places)) for slot in taken)
-    return Kept(sum(map(len, taken)), sum(slot.size for slot in slots), used)
+    taken = [expert[expert >= 0] for expert in placed]
+    return Kept(sum(map(len, taken)), sum(expert.size for expert in placed), sum(len(np.unique(e)) for e in taken))
 
 
 def time_switches(name: str, loaded: LoadedRun, images: Array, pair: tuple[Setting, Setting], rounds: int) -> Switch:

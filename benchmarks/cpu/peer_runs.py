@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from cpu.cell import Array, Cell, LoadedRun, Slots
+import numpy as np
+
+from cpu.cell import Array, Cell, LoadedRun
 from cpu.models import Setting, Tensors
 from cpu.peer_graphs import Form, write_dense, write_sparse
 from cpu.peer_int8 import quantize_for_openvino, quantize_for_ort
@@ -83,11 +85,12 @@ def inlined_in_openvino(cell: Cell, precision: str) -> LoadedRun:
         assert setting is not None
         return compiled({"image": images, **feeds[setting]})
 
-    def slots(images: Array, setting: Setting) -> Slots:
+    def placed(images: Array, setting: Setting) -> list[Array]:
         call(images, setting)
-        return compiled.outputs("/slot")
+        layers = zip(compiled.outputs("/expert"), compiled.outputs("/kept"), strict=True)
+        return [np.where(kept, expert, -1) for expert, kept in layers]
 
-    return LoadedRun(call, slots, compiled.description)
+    return LoadedRun(call, placed, compiled.description)
 
 
 def in_torch(cell: Cell, kind: str) -> LoadedRun:

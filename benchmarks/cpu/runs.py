@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
+import numpy as np
+
 from cpu import peer_runs
-from cpu.cell import Array, Cell, LoadedRun, Slots
+from cpu.cell import Array, Cell, LoadedRun
 from cpu.flops import Numbers
 from cpu.models import Kind, Precision, Setting
 from cpu.peer_int8 import missing_nncf
@@ -61,10 +63,11 @@ def load_engine(cell: Cell, kind: Kind, precision: Precision) -> LoadedRun:
     def call(images: Array, setting: Setting | None) -> Array:
         return engine(images, setting.profile if setting else None)
 
-    def slots(images: Array, setting: Setting) -> Slots:
-        return [route.slot for route in engine.routing(images, setting.profile).values()]
+    def placed(images: Array, setting: Setting) -> list[Array]:
+        routes = engine.routing(images, setting.profile).values()
+        return [np.where(route.kept, route.expert, -1) for route in routes]
 
-    return LoadedRun(call, slots, engine.backend_description)
+    return LoadedRun(call, placed, engine.backend_description)
 
 
 def _engine_run(kind: Kind, precision: Precision) -> Run:

@@ -210,12 +210,8 @@ def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Che
 
 def _kept_experts(engine: Engine, images: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
     """Which expert each pair of each layer was kept by, i64[N, pairs], -1 where dropped; its place there is no matter."""
-    setting = engine.setting()
-    assert setting is not None
-    layers = []
-    for capacity, route in zip(setting.capacity, engine.routing(images).values(), strict=True):
-        expert = route.slot // (route.slot.shape[0] * capacity)
-        layers.append(np.where(route.slot < 0, -1, expert).reshape(len(images), -1))
+    routes = engine.routing(images).values()
+    layers = [np.where(route.kept, route.expert, -1).reshape(len(images), -1) for route in routes]
     return np.concatenate(layers, axis=1)
 
 

@@ -87,6 +87,17 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--bpr/--no-bpr", default=None, help="Stored profiles use Batch Priority Routing (the default), or vanilla order."
 )
 @click.option(
+    "--pool/--no-pool",
+    default=None,
+    help="Stored profiles let the places of a group go to any expert, or keep each expert's own (the default).",
+)
+@click.option(
+    "--max-experts",
+    type=click.IntRange(1),
+    metavar="M",
+    help="Stored profiles let a group use no more than M experts, those that its tokens are surest of. Default: all.",
+)
+@click.option(
     "--group",
     metavar="image|batch|N|tokens:S",
     help="Tokens that share places: of one image (the default), the batch, N images, or S tokens.",
@@ -114,6 +125,11 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     type=click.IntRange(1),
     metavar="M",
     help="Members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.",
+)
+@click.option(
+    "--router",
+    type=click.Choice(["top-k", "experts-choice"]),
+    help="Who chooses: tokens their k experts, or experts their tokens. Default: the config's, or top-k.",
 )
 @click.option(
     "--precision",
@@ -182,6 +198,8 @@ def export_command(
     config: Path | None,
     preset: str | None,
     bpr: bool | None,
+    pool: bool | None,
+    max_experts: int | None,
     group: str | None,
     batch: int | None,
     image_size: tuple[int, int] | None,
@@ -189,6 +207,7 @@ def export_command(
     rounding: Any,
     dispatch_bf16: bool | None,
     ensemble_size: int | None,
+    router: Any,
     precision: Any,
     tensorrt: bool,
     input_dtype: Any,
@@ -216,6 +235,8 @@ def export_command(
         capacity=capacity or None,
         k=k or None,
         bpr=bpr,
+        pool=pool,
+        max_experts=max_experts,
         group=group,
         batch=batch,
         config=config,
@@ -224,6 +245,7 @@ def export_command(
         capacity_multiple_of=capacity_multiple_of,
         dispatch_bf16=dispatch_bf16,
         ensemble_size=ensemble_size,
+        router=router,
         precision=precision,
         tensorrt=tensorrt,
         input=input_dtype,

@@ -22,12 +22,12 @@ from vmoe_export.validation import Comparison, check, validate
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
-    ENSEMBLE_VERSION,
     FORMAT,
+    FORMAT_VERSION,
     INLINED_GRAPH,
-    PLAIN_VERSION,
     WEIGHTS_NAME,
 )
+from vmoe_runtime.routing_kinds import SoftRules
 
 if TYPE_CHECKING:
     from vmoe_export.model import Vmoe
@@ -289,12 +289,12 @@ def _manifest(
     tensorrt: Mapping[str, str],
     findings: Findings,
 ) -> dict[str, Any]:
-    model, rules, checkpoint = plan.model, plan.rules, plan.checkpoint
+    model, checkpoint = plan.model, plan.checkpoint
     height, width = model.image_size
     names = plan.options.class_names
     return {
         "format": FORMAT,
-        "format_version": ENSEMBLE_VERSION if model.ensemble_size > 1 else PLAIN_VERSION,
+        "format_version": FORMAT_VERSION,
         "producer": {"name": "vmoe-export", "version": __version__},
         "source": {
             "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),
@@ -315,19 +315,12 @@ def _manifest(
             "size": model.feature_size if plan.output == "features" else model.num_classes,
         },
         "class_names": None if names is None else list(names),
-        "routing": rules
-        and {
-            "num_experts": rules.num_experts,
-            "layers": [f"encoderblock_{i}" for i in (model.moe.layers if model.moe else ())],
-            "group": plan.grouping.name,
-            "group_tokens": rules.group_tokens,
-            "rounding": rules.rounding,
-            "capacity_multiple_of": rules.capacity_multiple_of,
-            **({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {}),
-        },
+        "routing": _routing(plan),
         "precision": plan.stored_precision,
         "batch_multiple": plan.grouping.batch_multiple,
-        "profiles": [asdict(profile) for profile in plan.profiles],
+        "profiles": [
+            {name: value for name, value in asdict(profile).items() if value is not None} for profile in plan.profiles
+        ],
         "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
         **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
@@ -344,3 +337,21 @@ def _manifest(
         if findings.limits
         else None,
     }
+
+
+def _routing(plan: ExportPlan) -> dict[str, Any] | None:
+    rules = plan.rules
+    if rules is None:
+        return None
+    assert plan.model.moe is not None
+    entry: dict[str, Any] = {
+        "kind": rules.kind,
+        "num_experts": rules.num_experts,
+        "layers": [f"encoderblock_{i}" for i in plan.model.moe.layers],
+        "group": plan.grouping.name,
+        "group_tokens": rules.group_tokens,
+    }
+    if isinstance(rules, SoftRules):
+        return entry | {"slots_per_expert": rules.slots_per_expert}
+    entry |= {"rounding": rules.rounding, "capacity_multiple_of": rules.capacity_multiple_of}
+    return entry | ({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {})

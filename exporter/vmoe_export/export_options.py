@@ -12,12 +12,13 @@ import numpy as np
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.model_config import MoeConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
+from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
 from vmoe_runtime.manifest import OUTPUTS, Output
+from vmoe_runtime.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class ExportOptions:
         rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
         ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.
+        router: "top-k" or "experts-choice", which tensors can't tell. Default: the config's, or "top-k".
+        pool: the places of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
+        max_experts: experts that a group may use in the stored profiles. Default: all.
         precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
             for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
             computed in: "fp32", "bf16" or "fp16".
@@ -63,6 +67,9 @@ class ExportOptions:
     capacity_multiple_of: int | None = None
     dispatch_bf16: bool | None = None
     ensemble_size: int | None = None
+    router: Literal["top-k", "experts-choice"] | None = None
+    pool: bool | None = None
+    max_experts: int | None = None
     precision: ExportPrecision = "fp32"
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
@@ -80,6 +87,8 @@ class ExportOptions:
             ("rounding", (None, "ceil", "round")),
             ("bpr", (None, True, False)),
             ("dispatch_bf16", (None, True, False)),
+            ("router", (None, "top-k", "experts-choice")),
+            ("pool", (None, True, False)),
             ("preset", (None, *PRESETS)),
         ):
             value = getattr(self, name)
@@ -92,6 +101,7 @@ class ExportOptions:
             ("group", str, "text, such as 'image' or '16'"),
             ("batch", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
+            ("max_experts", int, "a number of experts"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
@@ -120,8 +130,9 @@ class ExportOptions:
 
     def routing_options(self) -> list[str]:
         """Names of the options given that only mean something to MoE layers."""
-        names = ("capacity", "k", "bpr", "group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16")
-        return [name for name in (*names, "ensemble_size") if getattr(self, name) is not None]
+        names = ("capacity", "k", "bpr", "pool", "max_experts", "group", "batch", "rounding", "capacity_multiple_of")
+        more = ("dispatch_bf16", "ensemble_size", "router")
+        return [name for name in (*names, *more) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with, or else
@@ -164,18 +175,40 @@ class ExportOptions:
         given = {name: value for name, value in given.items() if getattr(self, name) is None}
         return replace(self, **given)
 
-    def asked_settings(self, checkpoint: Checkpoint, moe: MoeConfig) -> list[tuple[float, int, bool]]:
-        """Capacity ratio, k and bpr of each profile: the ratios and ks that were given, each with each.
+    def asked_settings(self, checkpoint: Checkpoint, routing: RoutingConfig) -> list[dict[str, Any]]:
+        """What a profile says, of each profile as keyword arguments: the ratios and ks that were given, each with each.
 
         Where none are given, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
+
+        Raises:
+            OptionError: an option that the kind doesn't have.
         """
+        own = {"top-k": ("capacity", "k", "bpr", "pool", "max_experts"), "experts-choice": ("capacity",), "soft": ()}
+        kinds = {"top-k": "top-K routing", "experts-choice": "experts choice", "soft": "Soft MoE"}
+        every = own["top-k"]
+        refused = [name for name in every if name not in own[routing.kind] and getattr(self, name) is not None]
+        if refused:
+            raise OptionError(f"{kinds[routing.kind]} has no {', '.join(refused)} to set; leave that out")
+        if isinstance(routing, Soft):
+            return []
         stored = list(checkpoint.manifest.profiles.values()) if isinstance(checkpoint, BundleCheckpoint) else []
+        if isinstance(routing, ExpertsChoice):
+            ratios = self.capacity or [p.capacity_ratio for p in stored] or [routing.capacity_ratio]
+            return [{"capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
+        flags = {name: getattr(self, name) for name in ("bpr", "pool", "max_experts") if getattr(self, name) is not None}
         if stored and self.capacity is None and self.k is None:
-            return [(p.capacity_ratio, p.k, p.bpr if self.bpr is None else self.bpr) for p in stored]
-        ratios = self.capacity or [p.capacity_ratio for p in stored] or [moe.capacity_ratio]
-        choices = self.k or [p.k for p in stored] or [moe.k]
-        bpr = self.bpr if self.bpr is not None else not stored or stored[0].bpr
-        return list(dict.fromkeys((ratio, k, bpr) for ratio in ratios for k in choices))
+            return [{**_top_k_fields(profile), **flags} for profile in stored]
+        ratios = self.capacity or [p.capacity_ratio for p in stored] or [routing.capacity_ratio]
+        choices = self.k or [k for p in stored if (k := p.k) is not None] or [routing.k]
+        rest = {"bpr": True, **(_top_k_fields(stored[0]) if stored else {}), **flags}
+        pairs = dict.fromkeys((ratio, k) for ratio in ratios for k in choices)
+        return [{**rest, "capacity_ratio": ratio, "k": k} for ratio, k in pairs]
+
+
+def _top_k_fields(profile: Profile) -> dict[str, Any]:
+    """What a stored profile says, as keyword arguments of the rules."""
+    names = ("capacity_ratio", "k", "bpr", "pool", "max_experts")
+    return {name: value for name in names if (value := getattr(profile, name)) is not None}
 
 
 class ExportFields(TypedDict, total=False):
@@ -192,6 +225,9 @@ class ExportFields(TypedDict, total=False):
     capacity_multiple_of: int | None
     dispatch_bf16: bool | None
     ensemble_size: int | None
+    router: Literal["top-k", "experts-choice"] | None
+    pool: bool | None
+    max_experts: int | None
     precision: ExportPrecision
     tensorrt: bool
     input: Literal["float32", "uint8"] | None

@@ -18,16 +18,18 @@ from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
+from vmoe_export.routing_config import ExpertsChoice, Soft
 from vmoe_runtime.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
-from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
 
 
 @dataclass(frozen=True)
 class ExportPlan:
     """Everything that is decided before a byte is written.
 
-    `rules` and `profiles` are None and empty for a dense ViT.
+    `rules` and `profiles` are None and empty for a dense ViT; a Soft MoE has no profiles either.
     """
 
     checkpoint: Checkpoint
@@ -106,6 +108,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             capacity_multiple_of=options.capacity_multiple_of,
             dispatch_bf16=options.dispatch_bf16,
             ensemble_size=options.ensemble_size,
+            router=options.router,
         )
         _check_ensemble(checkpoint, model, config)
         if preset and options.image_size is None:
@@ -123,14 +126,16 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     names = options.class_names
     if names is not None and len(names) != size:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
+    if model.moe and model.moe.routing.kind != "top-k":
+        raise OptionError(f"routing of the kind {model.moe.routing.kind} can't be exported")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
     if model.moe is None and options.precision == "bf16-experts":
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    if model.ensemble_size > 1 and options.tensorrt:
-        raise OptionError("there are no TensorRT graphs of ensembles (E3); leave --tensorrt out")
+    if options.tensorrt and (untaken := _not_for_tensorrt(model, options)):
+        raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
     steps = _preprocessing(options, model)
@@ -140,10 +145,22 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
+def _not_for_tensorrt(model: ModelConfig, options: ExportOptions) -> str | None:
+    """What of the model or its routing the TensorRT graphs can't do."""
+    kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
+    if model.ensemble_size > 1:
+        return "ensembles (E3)"
+    if model.moe and model.moe.routing.kind in kinds:
+        return kinds[model.moe.routing.kind]
+    if options.pool or options.max_experts is not None:
+        return "profiles with a pool or a limit of experts"
+    return None
+
+
 def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
     """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
     name = os.fsencode(checkpoint.path.name).decode(errors="replace")
-    if model.moe and model.origins["ensemble_size"] == "default" and not config.get("name") and "eee_" in name:
+    if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in name:
         raise ConfigError(
             "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; give "
             "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "
@@ -177,17 +194,27 @@ def _profiles(
     moe = model.moe
     if moe is None:
         return None, ()
-    rules = RoutingRules(
-        moe.num_experts,
-        grouping.tokens,
-        len(moe.layers),
-        moe.rounding,
-        moe.capacity_multiple_of,
-        moe.ensemble_size,
-    )
+    experts, layers, routing = moe.num_experts, len(moe.layers), moe.routing
+    asked = options.asked_settings(checkpoint, routing)
+    rules: RoutingRules
+    if isinstance(routing, Soft):
+        return SoftRules(experts, grouping.tokens, layers, routing.slots_per_expert), ()
+    if isinstance(routing, ExpertsChoice):
+        rules = ExpertsChoiceRules(experts, grouping.tokens, layers, routing.rounding, routing.capacity_multiple_of)
+    else:
+        members = routing.ensemble_size
+        rules = TopKRules(
+            experts,
+            grouping.tokens,
+            layers,
+            routing.rounding,
+            routing.capacity_multiple_of,
+            members,
+            has_policies=members == 1,
+        )
     profiles = {}
-    for ratio, k, bpr in options.asked_settings(checkpoint, moe):
-        profile = rules.profile(ratio, k, bpr)
+    for fields in asked:
+        profile = rules.asked(fields)
         profiles[profile.name] = profile
     return rules, tuple(profiles.values())
 

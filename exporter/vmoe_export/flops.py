@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from vmoe_export.model_config import ModelConfig
-from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import RoutingRules, SoftRules
 
 
 def dense_flops(model: ModelConfig) -> int:
@@ -15,15 +16,22 @@ def dense_flops(model: ModelConfig) -> int:
     return _shared_flops(model) + model.num_layers * mlp
 
 
-def sparse_flops(model: ModelConfig, rules: RoutingRules, profile: Profile) -> int:
-    """FLOPs per image at a profile, when every place of every expert is filled."""
+def sparse_flops(model: ModelConfig, rules: RoutingRules, profile: Profile | None) -> int:
+    """FLOPs per image at a profile, when every place of every expert is filled; of a Soft MoE `profile` is None."""
     assert model.moe is not None
-    tokens, width = model.num_tokens, model.hidden_size
+    tokens, width, members = model.num_tokens, model.hidden_size, model.ensemble_size
+    groups = tokens * members / rules.group_tokens  # per image
     total = _shared_flops(model)
     total += (model.num_layers - len(model.moe.layers)) * 4 * tokens * width * model.mlp_dim
-    for capacity in profile.capacity:
-        places = rules.num_experts * capacity * tokens / rules.group_tokens
-        total += round(4 * places * width * model.moe.mlp_dim) + 2 * tokens * width * rules.num_experts
+    for layer in range(len(model.moe.layers)):
+        if isinstance(rules, SoftRules):
+            slots = rules.num_experts * rules.slots_per_expert
+            # Router, dispatch and combine are products of all tokens with all slots.
+            total += round(4 * groups * slots * width * model.moe.mlp_dim) + 6 * tokens * slots * width
+            continue
+        assert profile is not None
+        places = groups * rules.num_experts * profile.capacity[layer]
+        total += round(4 * places * width * model.moe.mlp_dim) + 2 * tokens * members * width * rules.num_experts
     return total
 
 

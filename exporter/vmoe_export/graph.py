@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 
 IMAGE = "image"
-SETTINGS = ("capacity", "k", "bpr")
+SETTINGS = ("capacity", "k", "bpr", "pool", "max_experts")
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
 _TRACED_OPS = (
@@ -60,19 +60,21 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
         model: the torch model, with its weights.
         grouping: which batches the graph must take.
         weights: where each parameter lies in the weights file.
-        default: the profile whose capacity, k and bpr become the inputs' default values; None for a dense ViT.
+        default: the profile whose settings become the inputs' default values; None for a dense ViT and a Soft MoE.
 
     Returns:
-        A model with the inputs `image` and, if sparse, `capacity`, `k`, `bpr` with defaults; the outputs `logits` or
-        `features`, then `<block>/slot` and `<block>/weight` of each MoE layer. Weights are external data.
+        A model with the inputs `image` and what its routing kind sets, with defaults; the outputs `logits`, `members` or
+        `features`, then `<block>/<name>` of each MoE layer for the names of `layer_outputs`. Weights are external data.
     """
-    traced = _export(model, grouping)
+    settings = default.inputs() if default else {}
+    traced = _export(model, grouping, settings)
     _point_to_weights(traced.graph, weights)
     proto = ir.to_proto(traced)
     graph = proto.graph
     _name_outputs(graph, model)
     _strip(proto)
     name_nodes(graph, values=True)
+    _name_slots(graph)
     describe(proto, model, grouping, default)
     for value in (*graph.input, *graph.output):
         _name_dims(value, grouping.batch_multiple, per_image=value.name in (IMAGE, graph.output[0].name))
@@ -80,32 +82,33 @@ def trace(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default:
         if node.domain == DOMAIN:
             node.attribute.extend(helper.make_attribute(name, value) for name, value in PLUGIN_ATTRIBUTES.items())
     _name_block_shapes(graph, model, grouping)
-    proto.functions.extend(_called(graph, _bodies(model)))
-    if default is not None:
-        for name, numbers in zip(SETTINGS, (default.capacity, [default.k], [int(default.bpr)]), strict=True):
-            graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers))
+    proto.functions.extend(_called(graph, _bodies(model, policies="pool" in settings)))
+    for name, numbers in settings.items():
+        graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(numbers)], numbers.tolist()))
     return proto
 
 
-def _export(model: Vmoe, grouping: Grouping) -> ir.Model:
+def _export(model: Vmoe, grouping: Grouping, settings: Iterable[str]) -> ir.Model:
     config = model.config
     count = _TRACED_GROUPS * grouping.batch_multiple
     image_type = torch.uint8 if model.uint8_input else torch.float32
     arguments = [torch.zeros((count, *config.image_size, config.channels), dtype=image_type)]
-    if config.moe:
-        arguments += [torch.ones(n, dtype=torch.int64) for n in (len(config.moe.layers), 1, 1)]
+    inputs = [IMAGE, *settings]
+    for name in inputs[1:]:
+        count = len(config.moe.layers) if config.moe and name == "capacity" else 1
+        arguments.append(torch.ones(count, dtype=torch.int64))
     groups = torch.export.Dim("groups", min=1)
     batch = groups if grouping.batch_multiple == 1 else grouping.batch_multiple * groups
     with _quiet():
         exported = torch.export.export(
             model.eval(),
             tuple(arguments),
-            dynamic_shapes=(({0: batch}, *[None] * (len(arguments) - 1)) if config.moe else ({0: batch},)),
+            dynamic_shapes=({0: batch}, *[None] * (len(arguments) - 1)),
         )
         program = torch.onnx.export(
             exported,
             (),
-            input_names=[IMAGE, *SETTINGS][: len(arguments)],
+            input_names=inputs,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -161,7 +164,7 @@ def _reshape(hidden_size: int, x: Any, _: Any, tokens: int) -> Any:
     return opset18.Reshape(x, shape)
 
 
-def _bodies(model: Vmoe) -> list[onnx.FunctionProto]:
+def _bodies(model: Vmoe, *, policies: bool) -> list[onnx.FunctionProto]:
     """The functions of all ops, written for the model."""
     config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
 
@@ -174,7 +177,7 @@ def _bodies(model: Vmoe) -> list[onnx.FunctionProto]:
         dispatch_bf16=bool(moe and moe.dispatch_bf16),
         dense_chunks=chunks(config.mlp_dim, numbers.dense),
         expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
-        policies=False,
+        policies=policies,
     )
 
 
@@ -209,10 +212,20 @@ def _point_to_weights(graph: ir.Graph, weights: Mapping[str, Span]) -> None:
 def _name_outputs(graph: onnx.GraphProto, model: Vmoe) -> None:
     names: list[str] = [model.output]
     if model.config.moe:
-        names += [f"encoderblock_{i}/{what}" for i in model.config.moe.layers for what in ("slot", "weight")]
+        names += [f"encoderblock_{i}/{what}" for i in model.config.moe.layers for what in model.layer_outputs]
     renamed = {value.name: name for value, name in zip(graph.output, names, strict=True)}
     for value in graph.output:
         value.name = renamed[value.name]
+    _rename(graph, renamed)
+
+
+def _name_slots(graph: onnx.GraphProto) -> None:
+    """Slots are no outputs, but the graphs for TensorRT put them out."""
+    routers = [node.output for node in graph.node if node.op_type in ("VmoeRoute", "VmoeRouterBlock")]
+    _rename(graph, {outputs[0]: outputs[3].replace("/expert", "/slot") for outputs in routers})
+
+
+def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
     for node in graph.node:
         for ports in (node.input, node.output):
             ports[:] = [renamed.get(port, port) for port in ports]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from vmoe_export import __version__
@@ -11,6 +13,7 @@ from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 
 _WHAT = "model"
+_KINDS = {"top-k": "V-MoE", "experts-choice": "V-MoE of experts choice", "soft": "Soft MoE"}
 
 
 def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: Profile | None) -> None:
@@ -29,21 +32,30 @@ def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: P
     sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
     experts = f" with {moe.num_experts} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
     facts = {
-        _WHAT: f"{'V-MoE' if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
+        _WHAT: f"{_KINDS[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
         f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",
         "precision": model.precision,
         "input": f"image {pixels}",
         "output": f"{model.output} float32[N,{sizes[model.output]}]",
     }
+    if moe:
+        facts["routing_group"] = f"{grouping.name}, {grouping.tokens} tokens; N is a multiple of {grouping.batch_multiple}"
     if default is not None:
-        facts |= {
-            "routing_group": f"{grouping.name}, {grouping.tokens} tokens; N is a multiple of {grouping.batch_multiple}",
-            "profile": default.name,
-        }
+        facts["profile"] = default.name
     for key, value in facts.items():
         proto.metadata_props.add(key=key, value=value)
-    how = "Inputs capacity, k and bpr choose the routing and have defaults. " if default else ""
+    how = (
+        f"{settings_sentence(default.inputs())} and {'have defaults' if len(default.inputs()) > 1 else 'has a default'}. "
+        if default
+        else ""
+    )
     explain(proto, f"{how}Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast.")
+
+
+def settings_sentence(names: Iterable[str]) -> str:
+    """What the inputs of those names are for."""
+    *most, last = names
+    return f"Inputs {', '.join(most)} and {last} choose the routing" if most else f"Input {last} chooses the routing"
 
 
 def explain(proto: onnx.ModelProto, how: str) -> None:

@@ -14,7 +14,7 @@ import onnx.inliner
 import onnx.parser
 
 from vmoe_export.graph import SETTINGS
-from vmoe_export.graph_description import explain
+from vmoe_export.graph_description import explain, settings_sentence
 from vmoe_export.node_names import name_nodes
 from vmoe_export.ops.functions import OPSET
 from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
@@ -29,7 +29,7 @@ _WEIGHT_TYPES: Mapping[int, WeightType] = {
 
 
 def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph of standard ops. `capacity`, `k` and `bpr` are plain inputs without defaults."""
+    """The graph of standard ops. What the routing kind sets are plain inputs without defaults."""
     inner = [(DOMAIN, name) for name in OPS if name != "VmoeExpertMlp"]
     model = onnx.inliner.inline_selected_functions(canonical, inner)
     graph = model.graph
@@ -48,13 +48,10 @@ def inline(canonical: onnx.ModelProto) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.extend(standard)
     name_nodes(graph)
-    settings = "Inputs capacity, k and bpr choose the routing and must be given. " if _has_settings(graph) else ""
+    given = [value.name for value in graph.input if value.name in SETTINGS]
+    settings = f"{settings_sentence(given)} and must be given. " if given else ""
     explain(model, f"{settings}Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO.")
     return model
-
-
-def _has_settings(graph: onnx.GraphProto) -> bool:
-    return any(value.name in SETTINGS for value in graph.input)
 
 
 def _per_expert(node: onnx.NodeProto, prefix: str, initializers: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:

@@ -7,6 +7,7 @@ Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,7 @@ from vmoe_export.model_config import ModelConfig, MoeConfig
 from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.manifest import Output
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
 _LAYER_NORM_EPSILON = 1e-6
 
@@ -58,6 +60,12 @@ class Vmoe(nn.Module):
         for name, tensor in stored_tensors(stored_parameters(config, features=output == "features"), precision).items():
             self._add_parameter(name, graph_shape(name, tensor.shape))
 
+    @property
+    def layer_outputs(self) -> tuple[str, ...]:
+        """What each MoE layer puts out, in order; see `vmoe_runtime.routing_kinds`."""
+        moe = self.config.moe
+        return LAYER_OUTPUTS[moe.routing.kind] if moe else ()
+
     def load_weights(self, path: Path) -> Self:
         """Takes every parameter from a weights file, as a view of the mapped file."""
         with safe_open(path, framework="pt") as file:
@@ -74,18 +82,21 @@ class Vmoe(nn.Module):
         capacity: Tensor | None = None,
         k: Tensor | None = None,
         bpr: Tensor | None = None,
+        pool: Tensor | None = None,
+        max_experts: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Runs the model. A dense ViT takes only the image.
+        """Runs the model, which takes the settings of its routing kind; a dense ViT and a Soft MoE only the image.
 
         Args:
             image: float32[N,H,W,C] in [-1, 1], or uint8[N,H,W,C] with `uint8_input`.
             capacity: i64[number of MoE layers], places per expert and group.
             k: i64[1], experts per token.
             bpr: i64[1], 1 for Batch Priority Routing, 0 for vanilla order.
+            pool: i64[1], 1 where the places of a group are one pool.
+            max_experts: i64[1], experts that a group may use.
 
         Returns:
-            logits[N, classes], members[N, M, classes] or features[N, size], then slot i32[G,S,K] and weight[G,S,K] of each
-            MoE layer.
+            logits[N, classes], members[N, M, classes] or features[N, size], then `layer_outputs` of each MoE layer.
         """
         x = self._embed(image)
         members = self.config.ensemble_size
@@ -95,11 +106,11 @@ class Vmoe(nn.Module):
             x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
             moe = self.config.moe
             if moe and i in moe.layers:
-                assert capacity is not None and k is not None and bpr is not None
                 layer = moe.layers.index(i)
                 if layer == 0 and members > 1:  # what comes before is the same for all of them
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
-                x, *route = self._moe_block(block, moe, x, capacity[layer : layer + 1], k, bpr)
+                places = None if capacity is None else capacity[layer : layer + 1]
+                x, *route = self._moe_block(block, moe, x, (places, k, bpr, pool, max_experts))
                 routes += route
             else:
                 x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
@@ -198,29 +209,33 @@ class Vmoe(nn.Module):
         y: Tensor = torch.ops.vmoe.mlp_block(x, *self._norm(norm), *weights, chunk)
         return y
 
-    def _moe_block(
-        self, block: str, moe: MoeConfig, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """A MoE layer with its layer norm and residual; returns x[N,T,D], slot and weight."""
+    def _moe_block(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """A MoE layer with its layer norm and residual; returns x[N,T,D] and its `layer_outputs`."""
         # In a group the members of a token stand one after another, and those of an image everywhere else.
-        members, rows, tokens = moe.ensemble_size, x.shape[0], x.shape[1]
+        members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
         groups = torch.ops.vmoe.regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
-        norm = self._norm(f"{block}.LayerNorm_1")
-        router = self._p(f"{block}.Moe.Router.dense.kernel")
-        if members > 1:
-            gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", groups), router, members)
-            slot, weight, src, _ = torch.ops.vmoe.route(gates, capacity, k, bpr, None, None)
-        else:
-            slot, weight, src, _ = torch.ops.vmoe.router_block(groups, *norm, router, capacity, k, bpr, None, None)
-        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
-        y = torch.ops.vmoe.expert_block(groups, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
+        assert moe.routing.kind == "top-k"
+        y, *routes = self._top_k(block, moe, groups, settings)
         y = torch.ops.vmoe.regroup(y, images, tokens * members)
         if members > 1:
             y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
-        return y, slot, weight
+        return y, *routes
+
+    def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        norm, members = self._norm(f"{block}.LayerNorm_1"), self.config.ensemble_size
+        router = self._p(f"{block}.Moe.Router.dense.kernel")
+        if members > 1:
+            gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", x), router, members)
+            slot, weight, src, expert = torch.ops.vmoe.route(gates, *settings)
+        else:
+            slot, weight, src, expert = torch.ops.vmoe.router_block(x, *norm, router, *settings)
+        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
+        y = torch.ops.vmoe.expert_block(x, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
+        return y, expert, slot >= 0, weight
 
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""

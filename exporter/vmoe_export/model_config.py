@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft, TopK
 from vmoe_export.small_file import read_small
 from vmoe_runtime.capacity import Rounding
 
@@ -23,27 +24,28 @@ Shapes = Mapping[str, tuple[int, ...]]
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
 _DEFAULT_CAPACITY_RATIO = 1.05
+_DEFAULT_EXPERTS_CHOICE_RATIO = 1.0
 _DEFAULT_K = 2
+_ROUTERS: Mapping[str, Literal["top-k", "experts-choice", "soft"]] = {
+    "NoisyTopExpertsPerItemRouter": "top-k",
+    "NoisyTopItemsPerExpertRouter": "experts-choice",
+    "SoftRouter": "soft",
+}
+"""Routing kind by the name of the official class."""
 
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """The MoE layers: which blocks they are in, and how tokens are routed when no profile says otherwise.
+    """The MoE layers: which blocks they are in, their experts, and how tokens get to these.
 
-    `capacity_ratio` and `k` are those of training and serve as defaults for profiles; the paper's are 1.05 and 2.
-    `ensemble_size` is M, the members of an E3: each has a copy of every token and `num_experts` / M of the experts. 1 is a
-    plain V-MoE.
+    With `dispatch_bf16` tokens are rounded to bfloat16 on their way to the experts and back.
     """
 
     num_experts: int
     mlp_dim: int
     layers: tuple[int, ...]
-    k: int
-    capacity_ratio: float
-    rounding: Rounding
-    capacity_multiple_of: int
     dispatch_bf16: bool
-    ensemble_size: int = 1
+    routing: RoutingConfig
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class ModelConfig:
     @property
     def ensemble_size(self) -> int:
         """M, the members of an ensemble of experts (E3); 1 for every other model."""
-        return self.moe.ensemble_size if self.moe else 1
+        routing = self.moe and self.moe.routing
+        return routing.ensemble_size if isinstance(routing, TopK) else 1
 
     def to_json(self) -> dict[str, Any]:
         """The description as it stands in a bundle's manifest."""
@@ -124,6 +127,7 @@ def describe_model(
     capacity_multiple_of: int | None = None,
     dispatch_bf16: bool | None = None,
     ensemble_size: int | None = None,
+    router: Literal["top-k", "experts-choice"] | None = None,
 ) -> ModelConfig:
     """The model that a checkpoint's tensors make up.
 
@@ -133,6 +137,7 @@ def describe_model(
         image_size: (height, width) in pixels. Default: what the position embedding was trained for.
         rounding, capacity_multiple_of, dispatch_bf16, ensemble_size: flags; each beats the config, which beats the default
             ("ceil", 1, False, 1).
+        router: the routing kind, which tensors can't tell: those of both are the same. Default: the config's, or "top-k".
 
     Raises:
         ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
@@ -144,6 +149,7 @@ def describe_model(
         "capacity_multiple_of": capacity_multiple_of,
         "dispatch_bf16": dispatch_bf16,
         "ensemble_size": ensemble_size,
+        "router": router,
     }
     return reading.model(image_size, {key: value for key, value in flags.items() if value is not None})
 
@@ -283,45 +289,95 @@ class _Reading:
         if not layers:
             return None
         first = f"{blocks[layers[0]]}/Moe"
-        if f"{first}/Router/mu" in self.shapes:
-            raise ConfigError("this is a Soft MoE, which has no top-K routing; it is not supported")
         mlp_dim = self._shape(f"{first}/Mlp/Dense_0/kernel", 3)[2]
         given = _mapping(self.encoder, "moe")
-        router_config = _mapping(given, "router")
-        dispatcher = _mapping(router_config, "dispatcher")
-        router_name = router_config.get("name")
-        if router_name not in (None, "NoisyTopExpertsPerItemRouter"):
-            raise ConfigError(f"the router {router_name!r} is not supported; NoisyTopExpertsPerItemRouter is")
-        if dispatcher.get("capacity") is not None:
-            raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
+        kind = self._kind(first, _mapping(given, "router"), flags)
+        dispatcher = _mapping(_mapping(given, "router"), "dispatcher")
         self._note("inferred", "num_experts", "layers")
-        num_experts, members = self._experts(f"{first}/Router/dense/kernel", given, flags)
-        most = num_experts // members
+        routing: RoutingConfig
+        if kind == "soft":
+            num_experts, routing = self._soft(first, given, flags)
+            # The official router knows no other way.
+            bf16 = self._setting("dispatch_bf16", dispatcher, "bfloat16", flags, True)
+        else:
+            if dispatcher.get("capacity") is not None:
+                raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
+            read = self._top_k if kind == "top-k" else self._experts_choice
+            num_experts, routing = read(f"{first}/Router/dense/kernel", given, dispatcher, flags)
+            bf16 = self._setting("dispatch_bf16", dispatcher, "bfloat16", flags, False)
+        if bf16 not in (True, False):
+            raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
+        return MoeConfig(num_experts, mlp_dim, layers, bool(bf16), routing)
+
+    def _kind(
+        self, first: str, router: Mapping[str, Any], flags: Mapping[str, Any]
+    ) -> Literal["top-k", "experts-choice", "soft"]:
+        """The routing kind: Soft MoE has parameters of its own, and the others have the same."""
+        name = router.get("name")
+        said = None if name is None else _ROUTERS.get(str(name).rpartition(".")[2])
+        if name is not None and said is None:
+            raise ConfigError(f"the router {name!r} is not supported; {', '.join(_ROUTERS)} are")
+        is_soft = f"{first}/Router/mu" in self.shapes
+        if is_soft:
+            if "router" in flags:
+                raise OptionError(f"--router {flags['router']} doesn't fit: the routers' tensors are those of a Soft MoE")
+            if said not in (None, "soft"):
+                raise ConfigError(f"the config names the router {name!r}, but the tensors are those of a Soft MoE")
+            self._note("inferred", "kind")
+            return "soft"
+        if said == "soft":
+            raise ConfigError(f"the config names the router {name!r}, but the tensors are not those of a Soft MoE")
+        self._note("flag" if "router" in flags else "config" if said else "default", "kind")
+        kind: Literal["top-k", "experts-choice"] = flags.get("router") or said or "top-k"
+        return kind
+
+    def _soft(self, first: str, given: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[int, Soft]:
+        """E, and the routing."""
+        for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
+            if field in flags:
+                raise OptionError(f"Soft MoE has no capacity to round and no members: it takes no {field}")
+        _, experts, slots = self._shape(f"{first}/Router/mu", 3)
+        asked = _mapping(given, "router").get("num_slots")
+        if asked is not None and asked != slots:
+            raise ConfigError(f"the config says num_slots {asked!r}, but the checkpoint has {slots} slots per expert")
+        self._note("inferred", "slots_per_expert")
+        return experts, Soft(slots)
+
+    def _top_k(
+        self, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any], flags: Mapping[str, Any]
+    ) -> tuple[int, TopK]:
+        """E, and the routing."""
+        experts, members = self._experts(router, given, flags)
+        most = experts // members
+        router_config = _mapping(given, "router")
         k = self._setting("k", router_config, "num_selected_experts", {}, min(_DEFAULT_K, most))
-        ratio = self._setting("capacity_ratio", dispatcher, "capacity_factor", {}, _DEFAULT_CAPACITY_RATIO)
-        rounding = self._setting("rounding", dispatcher, "capacity_ceil_or_round", flags, "ceil")
-        multiple = self._setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", flags, 1)
-        bf16 = self._setting("dispatch_bf16", dispatcher, "bfloat16", flags, False)
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
             of = "the checkpoint" if members == 1 else f"each of the {members} members"
             raise ConfigError(f"num_selected_experts is {k!r}, but {of} has {most} experts")
+        return experts, TopK(k, *self._capacity(dispatcher, flags, _DEFAULT_CAPACITY_RATIO), members)
+
+    def _experts_choice(
+        self, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any], flags: Mapping[str, Any]
+    ) -> tuple[int, ExpertsChoice]:
+        """E, and the routing."""
+        if flags.get("ensemble_size", 1) != 1 or given.get("ensemble_size") not in (None, 1):
+            raise OptionError("experts choice is no routing of ensembles (E3); leave the router or the ensemble size out")
+        _, experts = self._shape(router, 2)
+        return experts, ExpertsChoice(*self._capacity(dispatcher, flags, _DEFAULT_EXPERTS_CHOICE_RATIO))
+
+    def _capacity(
+        self, dispatcher: Mapping[str, Any], flags: Mapping[str, Any], default: float
+    ) -> tuple[float, Rounding, int]:
+        """The capacity ratio of training, and how places become whole."""
+        ratio = self._setting("capacity_ratio", dispatcher, "capacity_factor", {}, default)
+        rounding = self._setting("rounding", dispatcher, "capacity_ceil_or_round", flags, "ceil")
+        multiple = self._setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", flags, 1)
         if rounding not in ("ceil", "round"):
             raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
-        if bf16 not in (True, False):
-            raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
         if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
             raise ConfigError(f"capacity_multiple_of is {multiple!r}, not a whole number")
-        return MoeConfig(
-            num_experts=num_experts,
-            mlp_dim=mlp_dim,
-            layers=layers,
-            k=k,
-            capacity_ratio=_number({"capacity_factor": ratio}, "capacity_factor", 0.0),
-            rounding=cast(Rounding, rounding),
-            capacity_multiple_of=max(multiple, 1),
-            dispatch_bf16=bool(bf16),
-            ensemble_size=members,
-        )
+        number = _number({"capacity_factor": ratio}, "capacity_factor", 0.0)
+        return number, cast(Rounding, rounding), max(multiple, 1)
 
     def _experts(self, router: str, given: Mapping[str, Any], flags: Mapping[str, Any]) -> tuple[int, int]:
         """E, and M, the members of the ensemble.

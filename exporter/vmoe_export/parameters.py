@@ -10,6 +10,7 @@ from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model_config import ModelConfig
 from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
+from vmoe_export.routing_config import Soft
 
 Shape = tuple[int, ...]
 
@@ -135,7 +136,11 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _layer_norm(f"{block}/LayerNorm_1", width)
         if model.moe and i in model.moe.layers:
             experts, hidden = model.moe.num_experts, model.moe.mlp_dim
-            yield f"{block}/Moe/Router/dense/kernel", (width, experts)
+            if isinstance(model.moe.routing, Soft):
+                yield f"{block}/Moe/Router/mu", (width, experts, model.moe.routing.slots_per_expert)
+                yield f"{block}/Moe/Router/scale", ()
+            else:
+                yield f"{block}/Moe/Router/dense/kernel", (width, experts)
             yield f"{block}/Moe/Mlp/Dense_0/kernel", (experts, width, hidden)
             yield f"{block}/Moe/Mlp/Dense_0/bias", (experts, hidden)
             yield f"{block}/Moe/Mlp/Dense_1/kernel", (experts, hidden, width)

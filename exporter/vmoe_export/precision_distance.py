@@ -11,7 +11,7 @@ import torch
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model import Vmoe
-from vmoe_export.validation import Array, relative_differences, run_torch, validation_images
+from vmoe_export.validation import Array, Run, relative_differences, run_torch, validation_images
 from vmoe_runtime.comparison import pairs_alike
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_source import ImageSource
@@ -114,12 +114,12 @@ class _Tally:
     right: list[int] = field(default_factory=lambda: [0, 0])  # as stored, in float32
     labelled: bool = False
 
-    def add(self, expected: list[Array], found: list[Array], labels: Array | None) -> None:
-        self.relative.append(relative_differences(expected[0], found[0]))
-        self.max_difference = max(self.max_difference, float(np.abs(expected[0] - found[0]).max()))
-        if self.profile:
-            self.alike.append([layer.mean(axis=1) for layer in pairs_alike(expected, found, self.profile)])
-        answers = [run[0].argmax(axis=1) for run in (found, expected)]
+    def add(self, expected: Run, found: Run, labels: Array | None) -> None:
+        self.relative.append(relative_differences(expected.output, found.output))
+        self.max_difference = max(self.max_difference, float(np.abs(expected.output - found.output).max()))
+        if alike := pairs_alike(expected.placed, found.placed, len(found.output)):
+            self.alike.append([layer.mean(axis=1) for layer in alike])
+        answers = [run.output.argmax(axis=1) for run in (found, expected)]
         self.same += int((answers[0] == answers[1]).sum())
         if labels is not None:
             self.labelled = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,8 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS, Limits
 from vmoe_export.profile_notes import profile_notes
+from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_runtime.profiles import Profile
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -40,21 +42,17 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         table.add_row(
             "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {moe.num_experts} experts of size {moe.mlp_dim}"
         )
-        if moe.ensemble_size > 1:
+        if model.ensemble_size > 1:
             gives = "each member's logits" if plan.output == "members" else "the logarithm of their mean probability"
             table.add_row(
                 "Ensemble",
-                f"{moe.ensemble_size} members of {moe.num_experts // moe.ensemble_size} experts each; puts out {gives}",
+                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; puts out {gives}",
             )
         table.add_row(
             "Routing group",
             f"{plan.grouping.name}: {plan.grouping.tokens} tokens; batches in multiples of {plan.grouping.batch_multiple}",
         )
-        table.add_row(
-            "Places",
-            f"{moe.rounding}, multiple of {moe.capacity_multiple_of}; "
-            f"bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}",
-        )
+        table.add_row("Routing", f"{_routing(moe.routing)}; bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}")
     table.add_row("Weights", _weights(plan))
     # What --capacity and --k say stands in the table of profiles.
     said = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
@@ -72,20 +70,25 @@ def profile_table(plan: ExportPlan) -> Table:
     """One row per profile: requested and effective ratio, places, FLOPs against the dense ViT of the same size."""
     table = Table()
     table.add_column("profile", no_wrap=True)
-    for name in ("capacity ratio", "effective", "k", "BPR", "places per expert", "GFLOP per image", "of dense"):
+    experts = plan.rules.num_experts if plan.rules else 0
+    pooled = any(profile.pool for profile in plan.profiles)
+    limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
+    cells: dict[str, Callable[[Profile], str | None]] = {
+        "capacity ratio": lambda profile: f"{profile.capacity_ratio:g}",
+        "effective": lambda profile: f"{profile.effective_ratio:.4g}",
+        "k": lambda profile: None if profile.k is None else str(profile.k),
+        "BPR": lambda profile: _yes(profile.bpr),
+        "pool": lambda profile: _yes(profile.pool) if pooled else None,
+        "most experts": lambda profile: str(profile.max_experts) if limited else None,
+        "places per expert": lambda profile: str(profile.capacity[0]),
+        "GFLOP per image": lambda profile: f"{plan.flops(profile) / 1e9:.3g}",
+        "of dense": lambda profile: f"{plan.flops(profile) / plan.dense_flops:.0%}",
+    }
+    there = {name: cell for name, cell in cells.items() if cell(plan.profiles[0]) is not None}
+    for name in there:
         table.add_column(name, justify="right")
     for profile in plan.profiles:
-        flops = plan.flops(profile)
-        table.add_row(
-            profile.name,
-            f"{profile.capacity_ratio:g}",
-            f"{profile.effective_ratio:.4g}",
-            str(profile.k),
-            "yes" if profile.bpr else "no",
-            str(profile.capacity[0]),
-            f"{flops / 1e9:.3g}",
-            f"{flops / plan.dense_flops:.0%}",
-        )
+        table.add_row(profile.name, *(cell(profile) for cell in there.values()))
     return table
 
 
@@ -212,6 +215,17 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     }
 
 
+def _yes(flag: bool | None) -> str | None:
+    return None if flag is None else "yes" if flag else "no"
+
+
+def _routing(routing: RoutingConfig) -> str:
+    if isinstance(routing, Soft):
+        return f"Soft MoE, {routing.slots_per_expert} slots per expert"
+    kind = "experts choice" if isinstance(routing, ExpertsChoice) else "top-K"
+    return f"{kind}, places {routing.rounding}, multiple of {routing.capacity_multiple_of}"
+
+
 def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.2%}"
 
@@ -225,7 +239,9 @@ _ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By de
 
 def _value(plan: ExportPlan, field: str) -> str:
     model = plan.model
-    value = getattr(model, field) if hasattr(model, field) else getattr(model.moe, field)
+    value = next(
+        getattr(part, field) for part in (model, model.moe, model.moe and model.moe.routing) if hasattr(part, field)
+    )
     return "x".join(map(str, value)) if field.endswith("_size") and isinstance(value, tuple) else str(value)
 
 

@@ -64,7 +64,7 @@ def tensorrt_graph(
             case "VmoeAttention":
                 writer.attention(node)
             case "VmoeSparseMlp":
-                assert profile is not None
+                assert profile is not None and profile.k is not None and profile.bpr is not None
                 writer.sparse_mlp(node, {"capacity": next(capacities), "k": profile.k, "bpr": int(profile.bpr)})
             case _:
                 writer.standard(node)
@@ -73,9 +73,15 @@ def tensorrt_graph(
     del model.graph.value_info[:]  # of blocks that are taken apart here, in another type
     del model.functions[:], model.graph.node[:], model.graph.initializer[:], model.graph.input[:]
     model.graph.input.extend(value for value in canonical.graph.input if value.name not in SETTINGS)
+    del model.graph.output[:]
+    for value in canonical.graph.output:
+        # Plugins put out no bools, and slots say both.
+        if not value.name.endswith("/kept"):
+            model.graph.output.append(value)
     for value in model.graph.output:
-        if value.name.endswith(("/slot", "/weight")):
-            assert profile is not None
+        if value.name.endswith(("/expert", "/weight")):
+            assert profile is not None and profile.k is not None
+            value.name = value.name.replace("/expert", "/slot")
             value.type.tensor_type.shape.dim[2].dim_value = profile.k
     nodes = _needed(writer.nodes, [value.name for value in model.graph.output])
     used = {name for node in nodes for name in node.input}

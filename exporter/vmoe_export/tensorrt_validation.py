@@ -20,6 +20,7 @@ from vmoe_export.precision import Limits
 from vmoe_export.validation import (
     Array,
     Comparison,
+    Run,
     compare,
     relative_differences,
     run_torch,
@@ -95,7 +96,7 @@ def validate_float32(
     """
     images = validation_images(model, batch_multiple)
     return [
-        compare(graph, profile, run_torch(model, images, profile), _run(folder / graph, images))
+        compare(graph, profile, run_torch(model, images, profile), _run(folder / graph, images, profile))
         for graph, profile in _settings(graphs, profiles)
     ]
 
@@ -122,15 +123,15 @@ def validate_rounded(
     comparisons = []
     for graph, profile in _settings(graphs, profiles):
         expected = run_torch(model, images, profile)
-        found = _run_emulated(folder / graph, images) if precision == "bf16" else _run(folder / graph, images)
-        if not np.isfinite(found[0]).all():
+        found = (_run_emulated if precision == "bf16" else _run)(folder / graph, images, profile)
+        if not np.isfinite(found.output).all():
             raise ExportError(
                 f"validation failed: {graph} gives values that are not finite, since {precision} has no room for the "
                 "model's; choose another --precision; no bundle was written"
             )
-        alike = pairs_alike(expected, found, profile) if profile else []
+        alike = pairs_alike(expected.placed, found.placed, len(images))
         same = np.all([layer.all(axis=1) for layer in alike], axis=0) if alike else np.ones(len(images), bool)
-        difference = np.abs(expected[0] - found[0])
+        difference = np.abs(expected.output - found.output)
         comparisons.append(
             RoundedComparison(
                 graph,
@@ -138,7 +139,7 @@ def validate_rounded(
                 "emulated" if precision == "bf16" else "onnxruntime",
                 float(difference.max()),
                 float(difference[same].max(initial=0)),
-                float(np.median(relative_differences(expected[0], found[0]))),
+                float(np.median(relative_differences(expected.output, found.output))),
                 {layer: float(np.mean(pairs)) for layer, pairs in zip(layers, alike, strict=True)},
                 len(images),
                 int(same.sum()),
@@ -177,18 +178,18 @@ def _settings(graphs: Mapping[str, str], profiles: Sequence[Profile]) -> Iterabl
         yield graphs[profile.name if profile else DENSE_GRAPH_KEY], profile
 
 
-def _run(graph: Path, images: Array) -> list[Array]:
+def _run(graph: Path, images: Array, profile: Profile | None) -> Run:
     from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(graph).run({"image": images}, [])
+    return Run.of(("slot", "weight"), OnnxRuntimeBackend(graph).run({"image": images}, []), profile)
 
 
-def _run_emulated(graph: Path, images: Array) -> list[Array]:
+def _run_emulated(graph: Path, images: Array, profile: Profile | None) -> Run:
     # Beside the weights, which it points into.
     emulation = graph.with_name(f"{graph.stem}.emulation.onnx")
     try:
         emulated = emulate_bfloat16(onnx.load(graph, load_external_data=False))
         emulation.write_bytes(emulated.SerializeToString(deterministic=True))
-        return _run(emulation, images)
+        return _run(emulation, images, profile)
     finally:
         emulation.unlink(missing_ok=True)

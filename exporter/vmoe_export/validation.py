@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from vmoe_export.errors import ExportError
 from vmoe_export.precision import Limits
 from vmoe_runtime.comparison import pairs_alike, smooth_images
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import placed_pairs
 
 if TYPE_CHECKING:
     from vmoe_export.model import Vmoe
@@ -66,8 +67,8 @@ def validate(
         backend = OnnxRuntimeBackend(folder / graph)
         for profile, reference in zip(settings, expected, strict=True):
             feeds = {"image": images, **(profile.inputs() if profile else {})}
-            result = backend.run(feeds, [])
-            comparisons.append(compare(graph, profile, reference, result))
+            found = Run.of(model.layer_outputs, backend.run(feeds, []), profile)
+            comparisons.append(compare(graph, profile, reference, found))
     return comparisons
 
 
@@ -104,30 +105,46 @@ def validation_images(model: Vmoe, batch_multiple: int, least: int = _IMAGES) ->
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)
 
 
-def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> list[Array]:
-    """What the torch model gives: logits (or features), then slot and weight of each MoE layer."""
+@dataclass(frozen=True)
+class Run:
+    """What a model gave for a batch: logits, members or features, and where the pairs of each MoE layer got their places.
+
+    `placed` are those of `vmoe_runtime.routing.placed_pairs`.
+    """
+
+    output: Array
+    placed: list[Array]
+
+    @classmethod
+    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> Self:
+        """From what a graph gave: its output, then for each MoE layer what is called `names`."""
+        return cls(values[0], placed_pairs(names, values[1:], profile))
+
+
+def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> Run:
+    """What the torch model gives."""
     import torch
 
     settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
     with torch.inference_mode():
-        return [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
+        values = [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
+    return Run.of(model.layer_outputs, values, profile)
 
 
-def compare(graph: str, profile: Profile | None, expected: list[Array], found: list[Array]) -> Comparison:
-    """What a graph gave against what torch gives: logits (or features), then slot and weight of each MoE layer."""
-    count = len(expected[0])
+def compare(graph: str, profile: Profile | None, expected: Run, found: Run) -> Comparison:
+    """What a graph gave against what torch gives."""
+    count = len(expected.output)
     alike = np.ones(count, bool)
     agreement = 1.0
-    if profile is not None:
-        pairs = pairs_alike(expected, found, profile)
+    if pairs := pairs_alike(expected.placed, found.placed, count):
         alike = np.all([layer.all(axis=1) for layer in pairs], axis=0)
         agreement = float(np.mean(pairs))
-    difference = np.abs(expected[0] - found[0])
+    difference = np.abs(expected.output - found.output)
     return Comparison(
         graph,
         profile.name if profile else None,
         float(difference[alike if alike.any() else ~alike].max()),
-        float(np.median(relative_differences(expected[0], found[0]))),
+        float(np.median(relative_differences(expected.output, found.output))),
         agreement,
         count,
         int(alike.sum()),

@@ -20,8 +20,8 @@ class Quality:
     """What is left of the model at one point.
 
     Attributes:
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place; None for a dense
-            model.
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place, or with experts choice of the
+            (token, expert) pairs; None for a dense model and a Soft MoE.
         top1: share of the labelled images whose largest logit is that of their class; None without labels.
     """
 
@@ -66,9 +66,12 @@ def assess(point: Point, source: ImageSource, after_batch: Callable[[int], None]
 
 
 def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
-    """(kept, asked for): (token, choice) pairs over all given MoE layers; a kept one has a slot >= 0."""
-    slots = [route.slot for route in routes]
-    return sum(int(np.count_nonzero(slot >= 0)) for slot in slots), sum(slot.size for slot in slots)
+    """(kept, all): pairs of tokens and choices, or of tokens and experts with experts choice, over all given MoE layers.
+
+    None of a Soft MoE, which has no pairs.
+    """
+    kept = [route.kept for route in routes if route.kept is not None]
+    return sum(int(np.count_nonzero(layer)) for layer in kept), sum(layer.size for layer in kept)
 
 
 def count_right(logits: Array, labels: Array) -> int:

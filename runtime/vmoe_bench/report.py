@@ -16,16 +16,18 @@ class PointReport:
     """What was measured at one point; the field names are the keys of the JSON.
 
     Attributes:
-        profile: name of the routing setting; it, capacity_ratio, k and bpr are None for a dense model.
+        profile: name of the routing setting; it and the next five are None where the model has no such setting.
         capacity_ratio: C as it was asked for.
         k: experts per token.
         bpr: True for Batch Priority Routing.
+        pool: True where the places of a group are one pool.
+        max_experts: experts that a group may use; all of them where there is no limit.
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as asked for; None for the runtime's own choice.
         images_per_second: throughput, the batch size over the median time of a call.
         p50_ms, p99_ms: milliseconds per call.
-        kept_pairs: share of the (token, choice) pairs that got a place, 0 to 1; None for a dense model.
+        kept_pairs: share of the (token, choice) pairs that got a place, 0 to 1; None where there are no pairs.
         top1: share of right answers, 0 to 1; None without labels.
     """
 
@@ -33,6 +35,8 @@ class PointReport:
     capacity_ratio: float | None
     k: int | None
     bpr: bool | None
+    pool: bool | None
+    max_experts: int | None
     backend: str
     batch_size: int
     threads: int | None
@@ -51,6 +55,8 @@ def report_point(point: Point, threads: int | None, speed: Speed, quality: Quali
         capacity_ratio=None if profile is None else profile.capacity_ratio,
         k=None if profile is None else profile.k,
         bpr=None if profile is None else profile.bpr,
+        pool=None if profile is None else profile.pool,
+        max_experts=None if profile is None else profile.max_experts,
         backend=point.engine.backend,
         batch_size=point.batch_size,
         threads=threads,

@@ -118,6 +118,6 @@ def build(
     sha256 = hashlib.sha256(engine).hexdigest()
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
     say("comparing with the CPU")
-    check = check_engine(TensorRtBackend(engine, record, profile), expected, profile)
+    check = check_engine(TensorRtBackend(engine, record, profile), bundle.manifest, expected, profile)
     refuse_wrong_answers(check, key.precision)
     return BuiltEngine(store_engine(engine, record), record, seconds, check)

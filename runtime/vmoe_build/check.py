@@ -17,6 +17,7 @@ from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.images import scale_pixels
 from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import layer_outputs, placed_pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -69,14 +70,14 @@ class Expected:
     Attributes:
         reference: what ran it, in words.
         images: the batch, as the graph takes it.
-        outputs: names of the outputs: logits or features, then slot and weight of each MoE layer.
-        values: what they were.
+        values: logits or features.
+        placed: of each MoE layer, see `placed_pairs`.
     """
 
     reference: str
     images: Array
-    outputs: tuple[str, ...]
-    values: list[Array]
+    values: Array
+    placed: list[Array]
 
 
 def expect(bundle: Bundle, profile: Profile | None, batches: BatchRange) -> Expected:
@@ -89,25 +90,29 @@ def expect(bundle: Bundle, profile: Profile | None, batches: BatchRange) -> Expe
     manifest = bundle.manifest
     images = _images(manifest, batches)
     layers = manifest.moe_layers
-    outputs = (manifest.output, *(f"{layer}/{what}" for layer in layers for what in ("slot", "weight")))
     cpu = _cpu_backend(bundle)
+    names = list(layer_outputs(manifest))
+    outputs = [manifest.output, *(f"{layer}/{name}" for layer in layers for name in names)]
     values = cpu.run({"image": images, **(profile.inputs() if profile else {})}, outputs)
-    return Expected(cpu.description, images, outputs, values)
+    return Expected(cpu.description, images, values[0], placed_pairs(names, values[1:], profile))
 
 
-def check_engine(engine: Backend, expected: Expected, profile: Profile | None) -> Check:
+def check_engine(engine: Backend, manifest: Manifest, expected: Expected, profile: Profile | None) -> Check:
     """Runs the same images on the engine.
 
     Raises:
         BackendError: it failed.
     """
-    found = engine.run({"image": expected.images}, expected.outputs)
-    agreement = 1.0 if profile is None else float(np.mean(pairs_alike(expected.values, found, profile)))
-    differences = np.abs(expected.values[0] - found[0]).max(axis=1)
+    names = list(layer_outputs(manifest, fixed=True))
+    layers = [f"{layer}/{name}" for layer in manifest.moe_layers for name in names]
+    output, *found = engine.run({"image": expected.images}, [manifest.output, *layers])
+    alike = pairs_alike(expected.placed, placed_pairs(names, found, profile), len(output))
+    agreement = float(np.mean(alike)) if alike else 1.0
+    differences = np.abs(expected.values - output).max(axis=1)
     return Check(
         reference=expected.reference,
         images=len(expected.images),
-        largest_output=float(np.abs(expected.values[0]).max()),
+        largest_output=float(np.abs(expected.values).max()),
         max_difference=float(differences.max()),
         median_difference=float(np.median(differences)),
         agreement=agreement,

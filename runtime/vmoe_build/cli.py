@@ -91,8 +91,8 @@ def _profile(bundle: Bundle, name: str | None) -> Profile | None:
     name = next(iter(graphs)) if name is None else name
     if name in manifest.profiles:
         return manifest.profiles[name]
-    if (setting := parse_profile_name(name)) is not None:
-        return manifest.rules.profile(*setting)
+    if parse_profile_name(name) is not None:
+        return manifest.rules.named(name)
     raise UsageError(f"--profile: there is no profile '{name}'; the bundle has {', '.join(graphs)} for TensorRT")
 
 

@@ -1,8 +1,9 @@
 """Runs vmoe bundles: V-MoE models at the capacity you choose. Needs numpy and one backend."""
 
-from vmoe_runtime.engine import Engine, Routing
+from vmoe_runtime.engine import Engine
 from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
 from vmoe_runtime.op_library import library_path
+from vmoe_runtime.routing import Routing
 from vmoe_runtime.setting import Setting
 from vmoe_runtime.telemetry import silence_onnxruntime
 from vmoe_runtime.version import __version__

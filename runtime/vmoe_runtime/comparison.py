@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import resize_bilinear
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,20 +31,12 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     return images
 
 
-def pairs_alike(expected: Sequence[Array], found: Sequence[Array], profile: Profile) -> list[Array]:
-    """For each MoE layer bool[images, tokens * K]: which (token, choice) pairs both keep at the same expert, or both drop.
+def pairs_alike(expected: Sequence[Array], found: Sequence[Array], images: int) -> list[Array]:
+    """For each MoE layer bool[images, pairs]: which pairs both keep at the same expert, or both drop.
 
     Args:
-        expected, found: logits (or features), then slot and weight of each MoE layer.
-        profile: the profile that both ran with.
+        expected, found: of `vmoe_runtime.routing.placed_pairs`.
+        images: number of images.
     """
     # Groups may cut images, so pairs are put back in the order of the images.
-    return [
-        (_expert(ours, places) == _expert(theirs, places)).reshape(len(expected[0]), -1)
-        for ours, theirs, places in zip(expected[1::2], found[1::2], profile.capacity, strict=True)
-    ]
-
-
-def _expert(slot: Array, capacity: int) -> Array:
-    """The expert that each pair got a place at, -1 where it was dropped."""
-    return np.where(slot < 0, -1, slot // (slot.shape[0] * capacity))
+    return [(ours == theirs).reshape(images, -1) for ours, theirs in zip(expected, found, strict=True)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -16,25 +17,14 @@ from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.manifest import Manifest
-from vmoe_runtime.profiles import Profile, parse_profile_name
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
 from vmoe_runtime.setting import Setting
 
 if TYPE_CHECKING:
     from vmoe_runtime.setting import SettingFields
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Routing(NamedTuple):
-    """Where one MoE layer sent its tokens.
-
-    Attributes:
-        slot: i32[G,S,K], flat index e * M + g * c + p of the place that each choice got (M = G * c), -1 where dropped.
-        weight: f32[G,S,K], raw gate of each choice, dropped ones included.
-    """
-
-    slot: Array
-    weight: Array
 
 
 class Engine:
@@ -77,7 +67,7 @@ class Engine:
         Args:
             path: the `NAME.vmoe` folder.
             profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
-                such as `c0.3-k1`. Default: the first stored one.
+                such as `c0.3-k1` or `c0.2-k1-pool-m4`. Default: the first stored one.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "ort-tensorrt" or "tensorrt" for an NVIDIA GPU; or
                 "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
@@ -129,7 +119,8 @@ class Engine:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
             setting: a setting, or the name of a profile; default: the engine's profile.
-            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, or profile="c0.3-k1".
+            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, pool=True,
+                max_experts=4, or profile="c0.3-k1".
 
         Returns:
             float32[N, classes]; or float32[N, feature size] if the bundle was exported for features, or
@@ -192,14 +183,16 @@ class Engine:
             By name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
         """
         layers = self.manifest.moe_layers
-        names = [f"{layer}/{what}" for layer in layers for what in ("slot", "weight")]
+        fixed = self._backend is not None and self._backend.profile is not None
+        names = list(layer_outputs(self.manifest, fixed=fixed))
+        profile = self.setting(setting, **fields)
         # A graph must be asked for something.
-        results = self._run(images, self.setting(setting, **fields), names or [self.manifest.output])
-        pairs = zip(results[::2], results[1::2], strict=False)
-        return {layer: Routing(*pair) for layer, pair in zip(layers, pairs, strict=False)}
+        outputs = [f"{layer}/{name}" for layer in layers for name in names] or [self.manifest.output]
+        found = layer_routings(self.manifest, profile, names, self._run(images, profile, outputs))
+        return dict(zip(layers, found, strict=True))
 
     def setting(self, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Profile | None:
-        """The profile that a call with these arguments runs with; None for a dense ViT.
+        """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
@@ -208,16 +201,15 @@ class Engine:
             return self.profile
         asked = Setting.of(setting, fields)
         base = self.profile if asked.profile is None else _chosen_profile(self.manifest, asked.profile)
-        if asked.capacity is None and asked.k is None and asked.bpr is None:
+        changes = asked.changes
+        if not changes:
             return base
         rules = self.manifest.rules
-        if base is None or rules is None:
-            raise RoutingError("this is a dense model: it has no capacity, k or bpr")
-        return rules.profile(
-            base.capacity_ratio if asked.capacity is None else asked.capacity,
-            base.k if asked.k is None else asked.k,
-            base.bpr if asked.bpr is None else asked.bpr,
-        )
+        if rules is None:
+            raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
+        rules.check_names(changes)
+        assert base is not None
+        return rules.changed(base, changes)
 
     def close(self) -> None:
         """Lets go of the session; later calls raise BackendError.
@@ -268,7 +260,7 @@ class Engine:
         return last[1]
 
     def _check_profile(self, only: Profile, asked: Profile | None) -> None:
-        if asked is not None and (asked.capacity, asked.k, asked.bpr) != (only.capacity, only.k, only.bpr):
+        if asked is not None and replace(asked, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):
             raise RoutingError(
                 f"backend '{self.backend}' was loaded for profile '{only.name}' and can't run '{asked.name}'; load an "
                 f"engine with profile='{asked.name}', or take a backend that runs any profile"
@@ -284,9 +276,4 @@ def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:
         return manifest.profiles[name]
     if manifest.rules is None:
         raise RoutingError(f"this is a dense model: it has no profile '{name}'")
-    if (setting := parse_profile_name(name)) is not None:
-        return manifest.rules.profile(*setting)
-    raise RoutingError(
-        f"there is no profile '{name}'; the bundle has {', '.join(manifest.profiles)}, "
-        "and any name like c0.3-k1 or c0.3-k1-vanilla works"
-    )
+    return manifest.rules.named(name, manifest.profiles)

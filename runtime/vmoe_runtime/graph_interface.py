@@ -12,16 +12,28 @@ from dataclasses import dataclass, field
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH, Manifest, Precision
 from vmoe_runtime.protobuf_fields import fields, messages
+from vmoe_runtime.routing import Element, layer_outputs
+from vmoe_runtime.routing_kinds import SoftRules
 
-FLOAT, UINT8, INT8, INT32, INT64, BFLOAT16 = 1, 2, 3, 6, 7, 16
+FLOAT, UINT8, INT8, INT32, INT64, BOOL, BFLOAT16 = 1, 2, 3, 6, 7, 9, 16
 """Element types, as TensorProto.DataType numbers them."""
 
 MAX_OPSET = 1000
 """The highest version of an operator set that a graph may import: a runtime may count up to it one by one."""
 
-_TYPE_NAMES = {FLOAT: "float32", UINT8: "uint8", INT8: "int8", INT32: "int32", INT64: "int64", BFLOAT16: "bfloat16"}
+_TYPE_NAMES = {
+    FLOAT: "float32",
+    UINT8: "uint8",
+    INT8: "int8",
+    INT32: "int32",
+    INT64: "int64",
+    BOOL: "bool",
+    BFLOAT16: "bfloat16",
+}
+_ELEMENTS: Mapping[Element, int] = {"bool": BOOL, "int32": INT32, "float32": FLOAT}
 _PART = re.compile(r"(/[0-9]+)+\Z")  # an expert's part of a tensor, or a chunk of that
 _ROUTER = re.compile(r"Encoder/(encoderblock_[0-9]{1,6})/Moe/Router/dense/kernel")
+_SOFT_ROUTER = re.compile(r"Encoder/(encoderblock_[0-9]{1,6})/Moe/Router/mu")
 _FLOAT32_KERNELS = {"head", "pre_logits", "Router"}
 
 Shape = tuple[int | None, ...]
@@ -95,11 +107,12 @@ def check_graph(name: str, graph: bytes, manifest: Manifest) -> None:
     except BundleError as error:
         raise BundleError(f"{name} is {error}") from None
     profile = manifest.profiles.get(fixed_to.get(name, ""))
-    inputs = _expected_inputs(manifest, settings=name not in fixed_to)
+    is_fixed = name in fixed_to
+    inputs = _expected_inputs(manifest, settings=not is_fixed)
     if interface.inputs.keys() != inputs.keys():
         took, wanted = (", ".join(sorted(names)) for names in (interface.inputs, inputs))
         raise BundleError(f"{name} takes {took!r:.200}, and by the manifest it takes {wanted!r}")
-    outputs = _expected_outputs(manifest, None if profile is None else profile.k)
+    outputs = _expected_outputs(manifest, is_fixed, None if profile is None else profile.k)
     for kind, found, expected in (("takes", interface.inputs, inputs), ("gives", interface.outputs, outputs)):
         for key, tensor in expected.items():
             if found.get(key) != tensor:
@@ -131,24 +144,23 @@ def _expected_inputs(manifest: Manifest, *, settings: bool) -> dict[str, Tensor]
     element = FLOAT if image.dtype == "float32" else UINT8
     inputs = {IMAGE_INPUT: Tensor(element, (None, image.height, image.width, image.channels))}
     if settings and manifest.rules is not None:
-        inputs |= {
-            "capacity": Tensor(INT64, (len(manifest.moe_layers),)),
-            "k": Tensor(INT64, (1,)),
-            "bpr": Tensor(INT64, (1,)),
-        }
+        count = {"capacity": len(manifest.moe_layers)}
+        inputs |= {name: Tensor(INT64, (count.get(name, 1),)) for name in manifest.rules.settings}
     return inputs
 
 
-def _expected_outputs(manifest: Manifest, k: int | None) -> dict[str, Tensor]:
+def _expected_outputs(manifest: Manifest, is_fixed: bool, k: int | None) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {manifest.output: Tensor(FLOAT, (None, *manifest.output_shape))}
-    if manifest.rules is not None:
-        shape = (None, manifest.rules.group_tokens, k)
-        for layer in manifest.moe_layers:
-            outputs |= {f"{layer}/slot": Tensor(INT32, shape), f"{layer}/weight": Tensor(FLOAT, shape)}
+    for what, (element, shape) in layer_outputs(manifest, fixed=is_fixed).items():
+        if is_fixed:
+            shape = (*shape[:2], k)  # noqa: PLW2901
+        outputs |= {f"{layer}/{what}": Tensor(_ELEMENTS[element], shape) for layer in manifest.moe_layers}
     return outputs
 
 
 def _check_weights(name: str, initializers: Mapping[str, Tensor], manifest: Manifest) -> None:
+    rules = manifest.rules
+    router = _SOFT_ROUTER if isinstance(rules, SoftRules) else _ROUTER
     routers = {}
     for key, tensor in initializers.items():
         expected = kernel_type(key, manifest.precision)
@@ -157,19 +169,23 @@ def _check_weights(name: str, initializers: Mapping[str, Tensor], manifest: Mani
                 f"{name} has {key!r:.100} in {_TYPE_NAMES.get(tensor.element, 'another type')}, "
                 f"and the manifest says that the precision is {manifest.precision}"
             )
-        if match := _ROUTER.fullmatch(key):
-            routers[match[1]] = tensor.shape
-    experts = manifest.rules.num_experts if manifest.rules else 0
+        if match := router.fullmatch(key):
+            routers[match[1]] = tensor
     for layer in (*manifest.moe_layers, *routers):
         if layer not in routers or layer not in manifest.moe_layers:
             what = "has no router" if layer not in routers else "has a router"
             raise BundleError(
                 f"{name} {what} in {layer!r:.60}, and the manifest names the MoE layers {manifest.moe_layers!r:.100}"
             )
-        shape = routers[layer]
-        if shape is None or len(shape) != 2 or shape[1] != experts:
+        assert rules is not None
+        outputs: tuple[int, ...] = (rules.num_experts,)
+        slots = ""
+        if isinstance(rules, SoftRules):
+            outputs, slots = (*outputs, rules.slots_per_expert), f" of {rules.slots_per_expert} slots"
+        found = routers[layer]
+        if found.element != FLOAT or found.shape is None or len(found.shape) < 2 or found.shape[1:] != outputs:
             raise BundleError(
-                f"{name} has a router {Tensor(FLOAT, shape)} in {layer!r}, and by the manifest there are {experts} experts"
+                f"{name} has a router {found} in {layer!r}, and by the manifest there are {rules.num_experts} experts{slots}"
             )
 
 

@@ -11,16 +11,14 @@ from typing import Any, Literal, cast
 
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps, squash
-from vmoe_runtime.profiles import Profile, RoutingRules
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import ROUTING_KINDS, ExpertsChoiceRules, RoutingKind, RoutingRules, SoftRules, TopKRules
 from vmoe_runtime.strict_json import parse_json
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
-ENSEMBLE_VERSION = 3
-"""The first format version with ensembles."""
-
-PLAIN_VERSION = 2
-"""What bundles without an ensemble are written as: older readers know it."""
+KINDS_VERSION = 3
+"""The first format version with routing kinds, ensembles, pools and limits of experts."""
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -52,6 +50,7 @@ _MAX_BATCH_MULTIPLE = 65_536
 _MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it
 _MAX_MOE_LAYERS = 1_000
 _MAX_EXPERTS = 65_536
+_MAX_SLOTS = 65_536  # of an expert and group in Soft MoE
 _MAX_INT32 = 2**31 - 1  # tokens and places are counted in int32 by the graphs
 _MAX_FILE_BYTES = 2**53
 _SQUASH = '{"antialias": false, "resize": "bilinear", "value_range": [-1, 1]}'  # of bundles from before there were steps
@@ -102,6 +101,7 @@ class Manifest:
     """The checked content of `manifest.json`.
 
     Attributes:
+        version: the format version.
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
         input: what the graph takes.
         output: "logits", "members" or "features".
@@ -111,13 +111,15 @@ class Manifest:
         group: the routing group as it was asked for: "image", "batch", a number of images or "tokens:S".
         precision: what the large products are computed in; "fp32" also where a manifest doesn't say.
         batch_multiple: batches must be a multiple of this many images.
-        profiles: the stored settings by name, in the order they were asked for; the first is the default.
+        profiles: the stored settings by name, in the order they were asked for; the first is the default. Dense ViTs and
+            Soft MoEs have none.
         class_names: names of the classes, or None.
         tensorrt: the graphs for TensorRT, or None where the bundle was exported without.
         files: every other file of the bundle.
         raw: the whole manifest as read.
     """
 
+    version: int
     model: Mapping[str, Any]
     input: InputSpec
     output: Output
@@ -139,6 +141,11 @@ class Manifest:
         return self.rules.ensemble_size if self.rules else 1
 
     @property
+    def names_slots(self) -> bool:
+        """Whether graphs put out the slots of their pairs instead of experts, as older formats did."""
+        return self.version < KINDS_VERSION
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of an image's output: (classes,), (members, classes) or (feature size,)."""
         return (self.ensemble_size, self.outputs) if self.output == "members" else (self.outputs,)
@@ -147,7 +154,8 @@ class Manifest:
     def summary(self) -> str:
         """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
         blocks = self.model.get("num_layers")
-        words = ["V-MoE" if self.rules else "dense ViT"]
+        kinds = {"top-k": "V-MoE", "experts-choice": "V-MoE of experts choice", "soft": "Soft MoE"}
+        words = [kinds[self.rules.kind] if self.rules else "dense ViT"]
         if self.ensemble_size > 1:
             words = [f"E3 of {self.ensemble_size} members"]
         if isinstance(blocks, int):
@@ -199,6 +207,7 @@ def parse_manifest(text: bytes) -> Manifest:
     profiles = _profiles(_get(raw, "profiles", list), rules, len(layers))
     files = _files(_get(raw, "files", dict))
     return Manifest(
+        version=version,
         model=_get(raw, "model", dict),
         input=input_spec,
         output=_output(output, rules),
@@ -245,14 +254,7 @@ def _routing(
         raise BundleError(f"{MANIFEST_NAME}: 'layers' must name encoder blocks")
     if len(set(layers)) < len(layers) or len(layers) > _MAX_MOE_LAYERS:
         raise BundleError(f"{MANIFEST_NAME}: 'layers' names a block twice, or more than {_MAX_MOE_LAYERS}")
-    rules = RoutingRules(
-        num_experts=_positive(routing, "num_experts", _MAX_EXPERTS),
-        group_tokens=_positive(routing, "group_tokens", _MAX_INT32),
-        num_moe_layers=len(layers),
-        rounding=cast(Literal["ceil", "round"], _choice(routing, "rounding", "ceil", "round")),
-        capacity_multiple_of=_positive(routing, "capacity_multiple_of", _MAX_INT32),
-        ensemble_size=_ensemble_size(routing, version),
-    )
+    rules = _rules(routing, len(layers), version)
     group = _get(routing, "group", str)
     match = _GROUP.fullmatch(group)
     if match is None:
@@ -264,15 +266,42 @@ def _routing(
     return rules, tuple(layers), group
 
 
-def _ensemble_size(routing: dict[str, Any], version: int) -> int:
-    if version < ENSEMBLE_VERSION or routing.get("ensemble_size") is None:
+def _rules(routing: dict[str, Any], layers: int, version: int) -> RoutingRules:
+    kind: RoutingKind = "top-k"
+    if version >= KINDS_VERSION:
+        kind = cast(RoutingKind, _choice(routing, "kind", *ROUTING_KINDS))
+    experts = _positive(routing, "num_experts", _MAX_EXPERTS)
+    tokens = _positive(routing, "group_tokens", _MAX_INT32)
+    if kind == "soft":
+        _none_of(routing, "Soft MoE", "rounding", "capacity_multiple_of", "ensemble_size")
+        return SoftRules(experts, tokens, layers, _positive(routing, "slots_per_expert", _MAX_SLOTS))
+    if version >= KINDS_VERSION:
+        _none_of(routing, kind, "slots_per_expert")
+    rounding = cast(Literal["ceil", "round"], _choice(routing, "rounding", "ceil", "round"))
+    multiple = _positive(routing, "capacity_multiple_of", _MAX_INT32)
+    if kind == "experts-choice":
+        _none_of(routing, kind, "ensemble_size")
+        return ExpertsChoiceRules(experts, tokens, layers, rounding, multiple)
+    members = _ensemble_size(routing, experts, tokens) if version >= KINDS_VERSION else 1
+    has_policies = version >= KINDS_VERSION and members == 1
+    return TopKRules(experts, tokens, layers, rounding, multiple, members, has_policies)
+
+
+def _ensemble_size(routing: dict[str, Any], experts: int, tokens: int) -> int:
+    if routing.get("ensemble_size") is None:
         return 1
     size = _positive(routing, "ensemble_size", _MAX_EXPERTS)
-    if _get(routing, "num_experts", int) % size:
-        raise BundleError(f"{MANIFEST_NAME}: 'ensemble_size' is {size}, which doesn't divide 'num_experts'")
-    if _get(routing, "group_tokens", int) % size:
-        raise BundleError(f"{MANIFEST_NAME}: 'ensemble_size' is {size}, which doesn't divide 'group_tokens'")
+    for name, whole in (("num_experts", experts), ("group_tokens", tokens)):
+        if whole % size:
+            raise BundleError(f"{MANIFEST_NAME}: 'ensemble_size' is {size}, which doesn't divide '{name}'")
     return size
+
+
+def _none_of(mapping: Mapping[str, Any], what: str, *keys: str) -> None:
+    """Refuses fields that mean nothing here."""
+    for key in keys:
+        if mapping.get(key) is not None:
+            raise BundleError(f"{MANIFEST_NAME}: '{key}' means nothing with {what}")
 
 
 def _output(entry: dict[str, Any], rules: RoutingRules | None) -> Output:
@@ -285,14 +314,13 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
     for entry in entries:
         if rules is None or not isinstance(entry, dict):
             raise BundleError(f"{MANIFEST_NAME}: profiles must be objects, and a dense model has none")
+        if isinstance(rules, SoftRules):
+            raise BundleError(f"{MANIFEST_NAME}: a Soft MoE has no profiles")
         name = _get(entry, "name", str)
         capacity = _get(entry, "capacity", list)
+        ratio = _get(entry, "capacity_ratio", int | float)
         try:
-            computed = rules.profile(
-                _get(entry, "capacity_ratio", int | float),
-                _positive(entry, "k", _MAX_EXPERTS),
-                _get(entry, "bpr", bool),
-            )
+            computed = _profile(entry, ratio, rules)
         except RoutingError as error:
             raise BundleError(f"{MANIFEST_NAME}: profile {name!r:.60}: {error}") from None
         # 1.0 and true are equal to 1 in Python, and no numbers of places.
@@ -306,9 +334,21 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
         if name in profiles:
             raise BundleError(f"{MANIFEST_NAME}: there are two profiles {name!r}")
         profiles[name] = computed
-    if rules is not None and not profiles:
+    if rules is not None and not profiles and not isinstance(rules, SoftRules):
         raise BundleError(f"{MANIFEST_NAME}: a sparse model needs at least one profile")
     return profiles
+
+
+def _profile(entry: dict[str, Any], ratio: float, rules: TopKRules | ExpertsChoiceRules) -> Profile:
+    """The profile that an entry's setting gives."""
+    if isinstance(rules, ExpertsChoiceRules):
+        _none_of(entry, "experts choice", "k", "bpr", "pool", "max_experts")
+        return rules.profile(ratio)
+    k, bpr = _positive(entry, "k", _MAX_EXPERTS), _get(entry, "bpr", bool)
+    if not rules.has_policies:
+        _none_of(entry, "this graph", "pool", "max_experts")
+        return rules.profile(ratio, k, bpr)
+    return rules.profile(ratio, k, bpr, _get(entry, "pool", bool), _positive(entry, "max_experts", rules.num_experts))
 
 
 def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:

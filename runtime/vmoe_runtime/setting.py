@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         capacity: float | None
         k: int | None
         bpr: bool | None
+        pool: bool | None
+        max_experts: int | None
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,26 @@ class Setting:
         capacity: capacity ratio, more than 0 and at most the number of experts.
         k: experts per token, 1 to the number of experts.
         bpr: True for Batch Priority Routing, False for vanilla order.
+        pool: True makes the places of a group one pool: they go to the first pairs, whichever expert these are for.
+        max_experts: experts that a group may use, those that its tokens' first choices are surest of; E is no limit.
 
     Example:
-        >>> Setting("c0.3-k1", k=2)
-        Setting(profile='c0.3-k1', capacity=None, k=2, bpr=None)
+        >>> Setting("c0.3-k1", pool=True).changes
+        {'pool': True}
     """
 
     profile: str | None = None
     capacity: float | None = None
     k: int | None = None
     bpr: bool | None = None
+    pool: bool | None = None
+    max_experts: int | None = None
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What it says beside the profile, by name."""
+        names = ("capacity", "k", "bpr", "pool", "max_experts")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
     def of(cls, given: Self | str | None, fields: SettingFields) -> Self:

@@ -12,8 +12,14 @@ from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.routing_kinds import RoutingKind
 
 _POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+_ROUTERS: Mapping[RoutingKind, str] = {
+    "top-k": "NoisyTopExpertsPerItemRouter",
+    "experts-choice": "NoisyTopItemsPerExpertRouter",
+    "soft": "SoftRouter",
+}
 
 
 class BundleCheckpoint(SafetensorsCheckpoint):
@@ -53,6 +59,10 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         model = self.manifest.model
         given = model.get("moe")
         moe = given if isinstance(given, Mapping) else {}
+        # In older formats what is in `routing` stood beside it.
+        nested = moe.get("routing")
+        routing = nested if isinstance(nested, Mapping) else moe
+        rules = self.manifest.rules
         return {
             "classifier": model.get("classifier"),
             "encoder": {
@@ -60,11 +70,12 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                 "moe": {
                     "ensemble_size": self.manifest.ensemble_size,
                     "router": {
-                        "num_selected_experts": moe.get("k"),
+                        "name": None if rules is None else _ROUTERS[rules.kind],
+                        "num_selected_experts": routing.get("k"),
                         "dispatcher": {
-                            "capacity_factor": moe.get("capacity_ratio"),
-                            "capacity_ceil_or_round": moe.get("rounding"),
-                            "capacity_multiple_of": moe.get("capacity_multiple_of"),
+                            "capacity_factor": routing.get("capacity_ratio"),
+                            "capacity_ceil_or_round": routing.get("rounding"),
+                            "capacity_multiple_of": routing.get("capacity_multiple_of"),
                             "bfloat16": moe.get("dispatch_bf16"),
                         },
                     },

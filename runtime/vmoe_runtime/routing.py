@@ -1,0 +1,158 @@
+"""Where the tokens of a batch went: what a graph puts out of each MoE layer, and what is read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from vmoe_runtime.errors import RoutingError
+from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, RoutingKind
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Element = Literal["bool", "int32", "float32"]
+
+_ELEMENTS: Mapping[str, Element] = {"expert": "int32", "kept": "bool"}
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where one MoE layer sent the tokens of a batch: G groups of S tokens. What its kind doesn't have is None.
+
+    Tokens stand in the order of their groups: image by image, in each the classifier token first where there is one, then
+    patches row by row. In an ensemble (E3) the members of a token stand one after another.
+
+    Attributes:
+        kind: "top-k", "experts-choice" or "soft".
+        kept: top-k: bool[G,S,K], the choice got a place. Experts choice: bool[G,S,E], the expert chose the token.
+        weight: raw gates; top-k: f32[G,S,K], of dropped choices as well; experts choice: f32[G,S,E], of all.
+        expert: top-k: i32[G,S,K], the expert of each choice, the best first. Bundles of format versions 1 and 2, and
+            TensorRT graphs, don't say it of a dropped one: -1.
+        dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
+        combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
+    """
+
+    kind: RoutingKind
+    layout: TokenLayout | None
+    kept: Array | None = None
+    weight: Array | None = None
+    expert: Array | None = None
+    dispatch: Array | None = None
+    combine: Array | None = None
+
+    def patch_mask(self) -> Array:
+        """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All of them in Soft MoE.
+
+        The classifier token is left out.
+
+        Raises:
+            RoutingError: the bundle's manifest doesn't say where patches are.
+        """
+        layout = self.layout
+        went: Array
+        if self.kept is None:
+            assert self.dispatch is not None
+            went = np.ones(self.dispatch.shape[:2], bool)
+        else:
+            went = np.any(self.kept, axis=2)
+        if layout is None or went.size % (layout.tokens * layout.members):
+            raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
+        by_token: Array = np.any(went.reshape(-1, layout.tokens, layout.members), axis=2)
+        return by_token[:, layout.tokens - layout.rows * layout.columns :].reshape(-1, layout.rows, layout.columns)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The tokens of an image: `tokens` of them, each once for each of the `members`, the last rows x columns are patches."""
+
+    tokens: int
+    members: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> TokenLayout | None:
+        """The layout that a manifest's model description says, or None where it says none."""
+        patch, image = manifest.model.get("patch_size"), manifest.input
+        if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
+            return None
+        rows, columns = image.height // patch[0], image.width // patch[1]
+        if not rows or not columns:
+            return None
+        tokens = rows * columns + (manifest.model.get("classifier") == "token")
+        return cls(tokens, manifest.ensemble_size, rows, columns)
+
+
+def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
+    """What a graph puts out of each MoE layer, behind the name of the layer and a slash: element type and shape.
+
+    Args:
+        manifest: of the bundle.
+        fixed: of a graph for TensorRT, whose profile is fixed.
+    """
+    rules = manifest.rules
+    if rules is None:
+        return {}
+    pairs = (None, rules.group_tokens, None)
+    if fixed or manifest.names_slots:
+        return {"slot": ("int32", pairs), "weight": ("float32", pairs)}
+    shape: tuple[int | None, ...] = pairs
+    if rules.kind == "experts-choice":
+        shape = (None, rules.group_tokens, rules.num_experts)
+    elif rules.kind == "soft":
+        shape = (None, rules.group_tokens, rules.num_experts, rules.slots_per_expert)
+    return {name: (_ELEMENTS.get(name, "float32"), shape) for name in LAYER_OUTPUTS[rules.kind]}
+
+
+def layer_routings(
+    manifest: Manifest, profile: Profile | None, names: Sequence[str], values: Sequence[Array]
+) -> list[Routing]:
+    """The routing of each MoE layer from what a graph put out.
+
+    Args:
+        manifest: of the bundle.
+        profile: what the graph ran with.
+        names: of `layer_outputs`.
+        values: of each layer in turn, in that order.
+    """
+    if manifest.rules is None:
+        return []
+    kind, layout = manifest.rules.kind, TokenLayout.of(manifest)
+    return [Routing(kind, layout, **fields) for fields in layer_fields(names, values, profile)]
+
+
+def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
+    """What a graph put out of each MoE layer, by name; with `expert` and `kept` in place of a `slot`.
+
+    Args:
+        names, values, profile: as for `layer_routings`.
+    """
+    layers = []
+    for i in range(len(values) // len(names) if names else 0):
+        fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))
+        if "slot" in fields:
+            assert profile is not None
+            # e * M + g * c + p, with M = G * c; or -1.
+            slot = fields.pop("slot")
+            expert = np.where(slot < 0, -1, slot // (len(slot) * profile.capacity[i])).astype(np.int32)
+            fields |= {"expert": expert, "kept": slot >= 0}
+        layers.append(fields)
+    return layers
+
+
+def placed_pairs(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[Array]:
+    """Where the pairs of each MoE layer got their places; none of a Soft MoE.
+
+    Args:
+        names, values, profile: as for `layer_routings`.
+
+    Returns:
+        Of each layer with top-K routing the expert i32[G,S,K], -1 where the pair was dropped; with experts choice
+        bool[G,S,E], whether the expert chose the token.
+    """
+    layers = [fields for fields in layer_fields(names, values, profile) if "kept" in fields]
+    return [np.where(fields["kept"], fields["expert"], -1) if "expert" in fields else fields["kept"] for fields in layers]

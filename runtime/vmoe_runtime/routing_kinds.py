@@ -1,0 +1,282 @@
+"""The routing kinds: what each has to set, and how a setting becomes a profile.
+
+A kind is one class here. What it has to set are the names of `settings`, which are also the inputs of its graphs; nothing
+else in the runtime asks for the kind to learn that.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
+from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.profiles import Profile, experts_choice_name, parse_profile_name, profile_name
+
+RoutingKind = Literal["top-k", "experts-choice", "soft"]
+
+ROUTING_KINDS: tuple[RoutingKind, ...] = ("top-k", "experts-choice", "soft")
+
+LAYER_OUTPUTS: Mapping[RoutingKind, tuple[str, ...]] = {
+    "top-k": ("expert", "kept", "weight"),
+    "experts-choice": ("kept", "weight"),
+    "soft": ("dispatch", "combine"),
+}
+"""What a graph puts out of each MoE layer, behind the layer's name and a slash."""
+
+MOST_COUNTED_TOKENS = 131_071
+"""Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
+
+_SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What all kinds have.
+
+    Attributes:
+        num_experts: E.
+        group_tokens: S, tokens per routing group.
+        num_moe_layers: MoE layers of the model.
+    """
+
+    kind: ClassVar[RoutingKind]
+    example: ClassVar[str] = ""
+
+    num_experts: int
+    group_tokens: int
+    num_moe_layers: int
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What a call may set, in the order of the graph's inputs."""
+        return ()
+
+    @property
+    def ensemble_size(self) -> int:
+        """M, the members of an ensemble (E3); 1 for every other model."""
+        return 1
+
+    def changed(self, base: Profile, given: Mapping[str, Any]) -> Profile:
+        """A profile with some settings replaced: capacity (a ratio), k, bpr, pool, max_experts.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with, or that the kind doesn't have.
+        """
+        self.check_names(given)
+        names = {name: "capacity_ratio" if name == "capacity" else name for name in self.settings}
+        return self._profile({to: given.get(name, getattr(base, to)) for name, to in names.items()})
+
+    def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
+        """The profile that a systematic name stands for.
+
+        Args:
+            name: such as `c0.3-k1`.
+            stored: names that a bundle has, for the sentence.
+
+        Raises:
+            RoutingError: it is no such name, or not one of this kind.
+        """
+        said = parse_profile_name(name)
+        if not self.settings or said is None or ("k" in said) != ("k" in self.settings):
+            has = f"the bundle has {', '.join(stored)}, and " if stored else ""
+            raise RoutingError(f"there is no profile '{name}'; {has}{self.example}")
+        return self.asked(said)
+
+    def asked(self, fields: Mapping[str, Any]) -> Profile:
+        """The profile of settings: capacity_ratio, and k, bpr, pool and max_experts where the kind has them.
+
+        Raises:
+            RoutingError: as for `changed`.
+        """
+        self.check_names(name for name in fields if name != "capacity_ratio")
+        return self._profile(fields)
+
+    def check_names(self, given: Iterable[str]) -> None:
+        """Refuses settings that the kind doesn't have.
+
+        Raises:
+            RoutingError: with their names, and why.
+        """
+        if refused := [name for name in given if name not in self.settings]:
+            raise RoutingError(self._refusal(", ".join(refused)))
+
+    def _profile(self, fields: Mapping[str, Any]) -> Profile:
+        raise NotImplementedError
+
+    def _refusal(self, names: str) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _WithCapacity(_Rules):
+    """What the kinds that have a capacity have beside it.
+
+    Attributes:
+        rounding: "ceil" or "round".
+        capacity_multiple_of: places are rounded up to a multiple of this.
+    """
+
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
+
+    def _places(self, capacity_ratio: float, k: int) -> tuple[int, float]:
+        """Places per expert and group, and the ratio that they amount to."""
+        if capacity_ratio > self.num_experts:
+            raise RoutingError(
+                f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "
+                f"from {self.num_experts / k:g} on no token is dropped"
+            )
+        pairs = self.group_tokens * k
+        places = compute_capacity(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
+        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        if places > max(pairs, _SMALL_GROUP):
+            raise RoutingError(
+                f"rounding up to a multiple of {self.capacity_multiple_of} gives {places} places per expert, "
+                f"where a group has {pairs} token-expert pairs"
+            )
+        return places, effective_ratio(places, pairs, self.num_experts)
+
+
+@dataclass(frozen=True)
+class TopKRules(_WithCapacity):
+    """Each token chooses its k best experts, and an expert takes what fits its places.
+
+    Attributes:
+        ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for a plain V-MoE.
+        has_policies: whether the graph takes `pool` and `max_experts`; E3 and graphs of older formats don't.
+    """
+
+    kind = "top-k"
+    example = "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
+
+    ensemble_size: int = 1
+    has_policies: bool = True
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What a call may set, in the order of the graph's inputs."""
+        official = ("capacity", "k", "bpr")
+        return (*official, "pool", "max_experts") if self.has_policies else official
+
+    def profile(
+        self, capacity_ratio: float, k: int, bpr: bool, pool: bool | None = None, max_experts: int | None = None
+    ) -> Profile:
+        """The profile of a setting; `pool` None is False, `max_experts` None is no limit.
+
+        Raises:
+            RoutingError: a setting that this model can't be run with.
+        """
+        try:
+            capacity_ratio, k = float(capacity_ratio), operator.index(k)
+        except (TypeError, ValueError, OverflowError):
+            raise RoutingError(
+                f"capacity must be a number and k a whole number, not {shown(capacity_ratio)} and {shown(k)}"
+            ) from None
+        for name, flag in (("bpr", bpr), ("pool", pool)):
+            if not (_is_flag(flag) or (flag is None and name == "pool")):
+                raise RoutingError(f"{name} must be True or False, not {shown(flag)}")
+        most = self.num_experts // self.ensemble_size
+        if not 1 <= k <= most:
+            what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
+            raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
+        limit = self._limit(max_experts)
+        places, ratio = self._places(capacity_ratio, k)
+        limited = None if limit == self.num_experts else limit
+        return Profile(
+            profile_name(capacity_ratio, k, bool(bpr), bool(pool), limited),
+            capacity_ratio,
+            k,
+            bool(bpr),
+            (places,) * self.num_moe_layers,
+            ratio,
+            bool(pool) if self.has_policies else None,
+            limit if self.has_policies else None,
+        )
+
+    def _profile(self, fields: Mapping[str, Any]) -> Profile:
+        return self.profile(**fields)
+
+    def _limit(self, max_experts: int | None) -> int:
+        """Experts that a group may use: E for no limit."""
+        if max_experts is None:
+            return self.num_experts
+        try:
+            limit = operator.index(max_experts)
+        except TypeError:
+            raise RoutingError(f"max_experts must be a whole number, not {shown(max_experts)}") from None
+        if isinstance(max_experts, bool) or limit < 1:
+            raise RoutingError(f"max_experts must be at least 1, not {shown(max_experts)}")
+        if limit < self.num_experts and self.group_tokens > MOST_COUNTED_TOKENS:
+            raise RoutingError(
+                f"max_experts needs groups of at most {MOST_COUNTED_TOKENS:,} tokens, and these have {self.group_tokens:,}"
+            )
+        return min(limit, self.num_experts)
+
+    def _refusal(self, names: str) -> str:
+        if self.ensemble_size > 1:
+            return f"ensembles (E3) are routed officially: they take no {names}"
+        return f"this bundle's graph takes no {names}: it was exported before there were any; export it again"
+
+
+@dataclass(frozen=True)
+class ExpertsChoiceRules(_WithCapacity):
+    """Each expert chooses the tokens that fit its places, by gate."""
+
+    kind = "experts-choice"
+    example = "any name like c1.0 works"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What a call may set, in the order of the graph's inputs."""
+        return ("capacity",)
+
+    def profile(self, capacity_ratio: float) -> Profile:
+        """The profile of a capacity ratio.
+
+        Raises:
+            RoutingError: a ratio that this model can't be run with.
+        """
+        try:
+            capacity_ratio = float(capacity_ratio)
+        except (TypeError, ValueError, OverflowError):
+            raise RoutingError(f"capacity must be a number, not {shown(capacity_ratio)}") from None
+        places, ratio = self._places(capacity_ratio, 1)
+        name = experts_choice_name(capacity_ratio)
+        return Profile(name, capacity_ratio, None, None, (places,) * self.num_moe_layers, ratio)
+
+    def _profile(self, fields: Mapping[str, Any]) -> Profile:
+        return self.profile(fields["capacity_ratio"])
+
+    def _refusal(self, names: str) -> str:
+        return f"with experts choice there is nothing to set but the capacity ratio: it takes no {names}"
+
+
+@dataclass(frozen=True)
+class SoftRules(_Rules):
+    """Soft MoE: each slot of an expert is a mean of all tokens, and nothing is dropped.
+
+    Attributes:
+        slots_per_expert: P.
+    """
+
+    kind = "soft"
+    example = "Soft MoE has nothing to set"
+
+    slots_per_expert: int = 1
+
+    def _refusal(self, names: str) -> str:
+        return f"Soft MoE has nothing to set: it takes no {names}"
+
+
+RoutingRules = TopKRules | ExpertsChoiceRules | SoftRules
+"""What turns a requested setting into a profile, for a model of one kind."""
+
+
+def _is_flag(value: object) -> bool:
+    try:
+        return bool(value in (True, False))
+    except Exception:  # an array of several, which other libraries refuse in their own ways
+        return False

@@ -1,0 +1,149 @@
+"""What each routing kind has to set: names, profiles, and the sentence for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from damaged_files import assert_one_sentence
+
+from vmoe_runtime import RoutingError, Setting
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
+
+TOP_K = TopKRules(8, 50, 2)
+ENSEMBLE = TopKRules(8, 100, 2, ensemble_size=2, has_policies=False)
+OLD = TopKRules(8, 50, 2, has_policies=False)
+CHOICE = ExpertsChoiceRules(8, 50, 2)
+SOFT = SoftRules(8, 50, 2, slots_per_expert=4)
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        (TOP_K, ("capacity", "k", "bpr", "pool", "max_experts")),
+        (ENSEMBLE, ("capacity", "k", "bpr")),
+        (OLD, ("capacity", "k", "bpr")),
+        (CHOICE, ("capacity",)),
+        (SOFT, ()),
+    ],
+)
+def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: RoutingRules, names: tuple[str, ...]) -> None:
+    assert rules.settings == names
+    if names:
+        assert tuple(rules.named("c1.0" if names == ("capacity",) else "c1-k1").inputs()) == names
+
+
+@pytest.mark.parametrize(
+    ("rules", "asked", "name"),
+    [
+        (TOP_K, "c0.3-k1", "c0.3-k1"),
+        (TOP_K, "c0.20-k1-pool-m4", "c0.2-k1-pool-m4"),
+        (TOP_K, "c1.0-k2-vanilla-pool", "c1-k2-vanilla-pool"),
+        (TOP_K, "c0.3-k1-m8", "c0.3-k1"),  # all of them: no limit
+        (TOP_K, "c0.3-k1-m900000", "c0.3-k1"),
+        (TOP_K, "c0.3-k2-vanilla-m1", "c0.3-k2-vanilla-m1"),
+        (ENSEMBLE, "c1.5-k1", "c1.5-k1"),
+        (CHOICE, "c1", "c1.0"),
+        (CHOICE, "c1.0", "c1.0"),
+        (CHOICE, "c0.50", "c0.5"),
+    ],
+)
+def test_a_name_stands_for_one_profile(rules: RoutingRules, asked: str, name: str) -> None:
+    profile = rules.named(asked)
+    assert profile.name == name
+    assert rules.named(name) == profile
+
+
+def test_a_profile_says_what_its_graph_takes() -> None:
+    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, True, True, 4).inputs().items()}
+    assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [1], "pool": [1], "max_experts": [4]}
+    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, False).inputs().items()}
+    assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [0], "pool": [0], "max_experts": [8]}
+
+
+def test_experts_choice_counts_tokens_and_not_choices() -> None:
+    assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
+    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).capacity == (6,)
+
+
+def test_fields_replace_those_of_a_profile() -> None:
+    base = TOP_K.named("c0.3-k1-vanilla-pool-m4")
+    assert TOP_K.changed(base, {"k": 2}).name == "c0.3-k2-vanilla-pool-m4"
+    assert TOP_K.changed(base, {"pool": False, "max_experts": 8}).name == "c0.3-k1-vanilla"
+    assert CHOICE.changed(CHOICE.named("c1"), {"capacity": 2}).name == "c2.0"
+    assert Setting("c0.3-k1", pool=False, max_experts=2).changes == {"pool": False, "max_experts": 2}
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "words"),
+    [
+        (CHOICE, "c1-k1", ["c1-k1", "c1.0"]),
+        (CHOICE, "c1.0-pool", ["c1.0-pool", "c1.0 works"]),
+        (CHOICE, "c9.0", ["9", "number of experts, 8"]),
+        (CHOICE, "c0.0", ["positive number"]),
+        (TOP_K, "c1.0", ["c1.0", "c0.3-k1-pool-m4"]),
+        (TOP_K, "c0.3-k1-pool-m0", ["max_experts", "at least 1", "0"]),
+        (TOP_K, "c0.3-k9-pool", ["k must be between 1 and the number of experts, 8"]),
+        (SOFT, "c1.0", ["c1.0", "Soft MoE has nothing to set"]),
+        (SOFT, "c1-k1", ["c1-k1", "Soft MoE has nothing to set"]),
+        (SOFT, "large", ["large", "Soft MoE has nothing to set"]),
+        (ENSEMBLE, "c1-k1-pool", ["ensembles (E3)", "pool"]),
+        (ENSEMBLE, "c1-k1-m2", ["ensembles (E3)", "max_experts"]),
+        (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),
+        (OLD, "c1-k1-pool-m2", ["pool, max_experts", "export it again"]),
+    ],
+)
+def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name: str, words: list[str]) -> None:
+    with pytest.raises(RoutingError) as refused:
+        rules.named(name)
+    assert_one_sentence(str(refused.value), *words)
+
+
+BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", OLD: "c1-k1", CHOICE: "c1.0"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "words"),
+    [
+        (TOP_K, {"max_experts": 0}, ["max_experts must be at least 1, not 0"]),
+        (TOP_K, {"max_experts": -3}, ["max_experts must be at least 1, not -3"]),
+        (TOP_K, {"max_experts": True}, ["max_experts", "True"]),
+        (TOP_K, {"max_experts": 2.5}, ["max_experts must be a whole number, not 2.5"]),
+        (TOP_K, {"max_experts": "4"}, ["max_experts must be a whole number"]),
+        (TOP_K, {"max_experts": [4]}, ["max_experts must be a whole number"]),
+        (TOP_K, {"pool": 2}, ["pool must be True or False, not 2"]),
+        (TOP_K, {"pool": "yes"}, ["pool must be True or False"]),
+        (TOP_K, {"pool": [True, False]}, ["pool must be True or False"]),
+        (CHOICE, {"k": 1}, ["experts choice", "takes no k"]),
+        (CHOICE, {"bpr": True}, ["experts choice", "takes no bpr"]),
+        (CHOICE, {"pool": True}, ["experts choice", "takes no pool"]),
+        (CHOICE, {"k": 2, "max_experts": 4}, ["experts choice", "takes no k, max_experts"]),
+        (CHOICE, {"capacity": "much"}, ["capacity must be a number, not 'much'"]),
+        (CHOICE, {"capacity": 8.5}, ["8.5", "number of experts, 8"]),
+        (CHOICE, {"capacity": -1}, ["positive number"]),
+        (CHOICE, {"capacity": float("nan")}, ["positive number"]),
+        (ENSEMBLE, {"pool": False}, ["ensembles (E3) are routed officially: they take no pool"]),
+        (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
+        (OLD, {"pool": True}, ["takes no pool", "export it again"]),
+        (OLD, {"max_experts": 2, "pool": True}, ["pool", "max_experts", "export it again"]),
+    ],
+)
+def test_a_setting_that_can_not_be_is_refused(rules: RoutingRules, fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RoutingError) as refused:
+        rules.changed(rules.named(BASES[rules]), fields)
+    assert_one_sentence(str(refused.value), *words)
+
+
+@pytest.mark.parametrize("name", ["capacity", "k", "bpr", "pool", "max_experts"])
+def test_soft_moe_has_nothing_to_set(name: str) -> None:
+    with pytest.raises(RoutingError, match=f"Soft MoE has nothing to set: it takes no {name}"):
+        SOFT.check_names([name])
+
+
+def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
+    large = TopKRules(8, MOST_COUNTED_TOKENS + 1, 1)
+    assert large.profile(0.1, 1, True, True).max_experts == 8
+    assert TopKRules(8, MOST_COUNTED_TOKENS, 1).profile(0.1, 1, True, True, 7).max_experts == 7
+    with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
+        large.profile(0.1, 1, True, True, 7)
