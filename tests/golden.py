@@ -24,7 +24,7 @@ from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.manifest import Output
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import TopKRules
+from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 RUNNERS = ("torch", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
@@ -50,8 +50,13 @@ class Case:
         return (settings(self.model)["model"]["encoder"].get("moe") or {}).get("ensemble_size", 1)
 
     @property
+    def kind(self) -> RoutingKind | None:
+        """The routing kind; None for a dense ViT."""
+        return kind_of(self.model)
+
+    @property
     def bfloat16(self) -> bool:
-        return bool(self.raw.get("bfloat16"))
+        return bool(self.raw.get("bfloat16", self.kind == "soft"))
 
     @property
     def group(self) -> str:
@@ -76,11 +81,20 @@ class Case:
         stored = arrays(self.model)
         return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
 
+    def shares(self) -> list[np.ndarray]:
+        """dispatch and combine f32[G,S,E,P] of each layer of a Soft MoE."""
+        stored = arrays(self.model)
+        return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
+
     @property
     def profile(self) -> Profile | None:
-        if not self.raw["layers"]:
+        if not self.raw["layers"] or self.kind == "soft":
             return None
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
+        if self.kind == "experts-choice":
+            rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
+            choosing = ExpertsChoiceRules(experts, tokens, len(self.raw["layers"]), rounding, multiple)
+            return choosing.profile(self.raw["capacity_factor"])
         rules = TopKRules(
             experts,
             tokens,
@@ -92,7 +106,7 @@ class Case:
         return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
 
     def run(self, runner: str) -> Outputs:
-        """Logits, then what each MoE layer puts out: with top-K routing expert, kept and weight."""
+        """Logits, then what each MoE layer puts out, as `vmoe_runtime.routing_kinds.LAYER_OUTPUTS` names it."""
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
             feeds |= profile.inputs()
@@ -118,6 +132,20 @@ def ensemble_cases() -> list[Case]:
     """Those of ensembles (E3), once with their prediction and once with their members' logits."""
     models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
     return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
+
+
+def kind_cases() -> list[Case]:
+    """Those of experts choice and Soft MoE."""
+    return [Case(model, raw) for model in ("g6", "g6b", "g7") for raw in settings(model)["cases"]]
+
+
+def kind_of(model: str) -> RoutingKind | None:
+    moe = settings(model)["model"]["encoder"].get("moe")
+    if not moe:
+        return None
+    name = ((moe.get("router") or {}).get("name") or "").rpartition(".")[2]
+    kinds: dict[str, RoutingKind] = {"SoftRouter": "soft", "NoisyTopItemsPerExpertRouter": "experts-choice"}
+    return kinds.get(name, "top-k")
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
@@ -150,8 +178,11 @@ def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[P
         spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
     grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
     network = Vmoe(config, grouping.tokens, output=output).load_weights(folder / "weights.safetensors")
-    default = None
-    if config.moe:
+    default: Profile | None = None
+    if config.moe and config.moe.routing.kind == "experts-choice":
+        choosing = ExpertsChoiceRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
+        default = choosing.profile(1.0)
+    elif config.moe and config.moe.routing.kind == "top-k":
         members = config.ensemble_size
         rules = TopKRules(
             config.moe.num_experts,

@@ -169,6 +169,7 @@ def one_node_model(
             experts=weights,
             attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
             dispatch_bf16=dispatch_bf16,
+            soft_bf16=dispatch_bf16,
             dense_chunks=chunks,
             expert_chunks=chunks,
             tokens=tokens,

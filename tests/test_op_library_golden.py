@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cpu_paths import Call, Outputs, outputs_of, run_calls, supported_paths
 from test_golden import check_routes
+from test_golden_kinds import check_choices, check_rounded, check_shares
 
 from vmoe_runtime.op_library import find_library
 
@@ -17,6 +18,7 @@ if find_library() is None:
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 CASES = [*golden.cases(), *golden.ensemble_cases()]
+OTHER_KINDS = golden.kind_cases()
 
 
 @EVERY_PATH
@@ -47,6 +49,21 @@ def test_the_bfloat16_dispatcher_keeps_the_official_pairs(path: str) -> None:
     assert np.mean(close) >= 0.9
 
 
+@EVERY_PATH
+def test_experts_choice_and_soft_moe_are_the_official_ones(path: str) -> None:
+    assert len(OTHER_KINDS) == 64 + 9
+    for case in OTHER_KINDS:
+        logits, *routes = answers(path)[str(case)]
+        if case.bfloat16:
+            check_rounded(case, logits)
+        else:
+            np.testing.assert_allclose(logits, case.logits, rtol=0, atol=1e-5, err_msg=str(case))
+        if case.kind == "soft":
+            check_shares(case, routes)
+        else:
+            check_choices(case, routes, atol=3e-3 if case.bfloat16 else 1e-5)
+
+
 def test_without_a_choice_the_best_path_is_used() -> None:
     best, *others = supported_paths()
     assert same_logits(answers(None), answers(best))
@@ -60,11 +77,12 @@ def same_logits(one: dict[str, Outputs], other: dict[str, Outputs]) -> bool:
 
 @functools.cache
 def answers(path: str | None) -> dict[str, Outputs]:
-    """Logits, then slot and weight of each MoE layer, of every case."""
+    """Logits, then what each MoE layer puts out, of every case."""
     calls = []
-    for case in CASES:
+    cases = [*CASES, *OTHER_KINDS]
+    for case in cases:
         folder, _ = golden.exported(case.model, case.group, case.bfloat16, case.output)
         profile = case.profile
         feeds = {"image": case.images} | (dict(profile.inputs()) if profile else {})
         calls.append(Call(folder / "model.onnx", feeds))
-    return dict(zip(map(str, CASES), outputs_of(run_calls(calls, path)), strict=True))
+    return dict(zip(map(str, cases), outputs_of(run_calls(calls, path)), strict=True))

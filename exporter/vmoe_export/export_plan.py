@@ -126,8 +126,6 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     names = options.class_names
     if names is not None and len(names) != size:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
-    if model.moe and model.moe.routing.kind != "top-k":
-        raise OptionError(f"routing of the kind {model.moe.routing.kind} can't be exported")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
     if model.moe is None and options.precision == "bf16-experts":

@@ -43,6 +43,11 @@ _TRACED_OPS = (
     "VmoeMlpBlock",
     "VmoeRouterBlock",
     "VmoeExpertBlock",
+    "VmoeExpertMlp",
+    "VmoeChooseTokens",
+    "VmoeSoftRouter",
+    "VmoeSoftDispatch",
+    "VmoeSoftCombine",
 )
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 _STORED: Mapping[StoredType, ir.DataType] = {
@@ -171,10 +176,13 @@ def _bodies(model: Vmoe, *, policies: bool) -> list[onnx.FunctionProto]:
     def chunks(hidden: int, weights: WeightType) -> int:
         return hidden // (hidden_chunk(hidden, weights) or hidden)
 
+    bf16 = bool(moe and moe.dispatch_bf16)
+    is_soft = bool(moe and moe.routing.kind == "soft")
     return function_bodies(
         dense=numbers.dense,
         experts=numbers.experts,
-        dispatch_bf16=bool(moe and moe.dispatch_bf16),
+        dispatch_bf16=bf16 and not is_soft,
+        soft_bf16=bf16 and is_soft,
         dense_chunks=chunks(config.mlp_dim, numbers.dense),
         expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
         policies=policies,

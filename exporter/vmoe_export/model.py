@@ -217,8 +217,8 @@ class Vmoe(nn.Module):
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
         groups = torch.ops.vmoe.regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
-        assert moe.routing.kind == "top-k"
-        y, *routes = self._top_k(block, moe, groups, settings)
+        routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
+        y, *routes = routed(block, moe, groups, settings)
         y = torch.ops.vmoe.regroup(y, images, tokens * members)
         if members > 1:
             y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
@@ -236,6 +236,27 @@ class Vmoe(nn.Module):
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         y = torch.ops.vmoe.expert_block(x, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
         return y, expert, slot >= 0, weight
+
+    def _experts_choice(
+        self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
+        norm = f"{block}.LayerNorm_1"
+        gates = torch.softmax(self._layer_norm(norm, x) @ self._p(f"{block}.Moe.Router.dense.kernel"), dim=-1)
+        slot, src = torch.ops.vmoe.choose_tokens(gates, settings[0])
+        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
+        y = torch.ops.vmoe.expert_block(x, *self._norm(norm), slot, gates, src, *weights, int(moe.dispatch_bf16), chunk)
+        return y, slot >= 0, gates
+
+    def _soft(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
+        normed = self._layer_norm(f"{block}.LayerNorm_1", x)
+        router, bf16 = f"{block}.Moe.Router", int(moe.dispatch_bf16)
+        dispatch, combine = torch.ops.vmoe.soft_router(normed, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
+        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
+        # It is tokens and what the experts make that are rounded, not their mixtures.
+        out = torch.ops.vmoe.expert_mlp(torch.ops.vmoe.soft_dispatch(normed, dispatch, bf16), *weights, 0, chunk)
+        return x + torch.ops.vmoe.soft_combine(out, combine, bf16), dispatch, combine
 
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""

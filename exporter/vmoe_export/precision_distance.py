@@ -76,7 +76,8 @@ def distance_from_float32(
         for tally in tallies:
             expected, found = (run_torch(each, images, tally.profile) for each in (exact, model))
             tally.add(expected, found, labels)
-    layers = [f"encoderblock_{i}" for i in (model.config.moe.layers if model.config.moe else ())]
+    moe = model.config.moe
+    layers = [f"encoderblock_{i}" for i in (moe.layers if moe and "kept" in model.layer_outputs else ())]
     classifies = source is not None and model.output == "logits"
     return [tally.distance(layers, classifies) for tally in tallies]
 

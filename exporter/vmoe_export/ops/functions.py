@@ -19,6 +19,7 @@ def function_bodies(
     experts: ElementType = "float",
     attention_bf16: bool | None = None,
     dispatch_bf16: bool = False,
+    soft_bf16: bool = False,
     dense_chunks: int = 1,
     expert_chunks: int = 1,
     tokens: ElementType = "float",
@@ -31,7 +32,8 @@ def function_bodies(
         dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeAttentionBlock and VmoeMlpBlock.
         experts: the type W of the experts: of VmoeSparseMlp, VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
-        dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says.
+        dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says, but for those of Soft MoE.
+        soft_bf16: what that of VmoeSoftDispatch and VmoeSoftCombine says.
         dense_chunks: chunks that the dense layers' `hidden_chunk` cuts the hidden features into.
         expert_chunks: the same of the experts.
         tokens: the type T of the model, for the ops that have it.
@@ -63,8 +65,8 @@ def function_bodies(
         "VmoeExpertBlock": layer_bodies.expert_block(experts),
         "VmoeChooseTokens": routing_bodies.CHOOSE_TOKENS,
         "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
-        "VmoeSoftDispatch": soft_bodies.soft_dispatch(dispatch_bf16),
-        "VmoeSoftCombine": soft_bodies.soft_combine(dispatch_bf16),
+        "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
+        "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
     functions = []
     for name, op in OPS.items():

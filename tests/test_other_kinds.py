@@ -1,0 +1,175 @@
+"""Experts choice and Soft MoE from checkpoint to answer: what they have to set, what they put out, and what they promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+import onnx
+import pytest
+from cpu_paths import Call, outputs_of, run_calls, supported_paths
+from damaged_files import assert_one_sentence
+
+from vmoe_export import ExportOptions, export_bundle, open_checkpoint
+from vmoe_export.errors import OptionError
+from vmoe_export.export_plan import plan_export
+from vmoe_runtime import Engine, RoutingError
+from vmoe_runtime.op_library import find_library
+
+BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+CHOICE, SOFT = "g7", "g6"
+MODELS = {f"{model}-{precision}": (model, precision) for model in (CHOICE, SOFT) for precision in ("fp32", "bf16", "int8")}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("kinds")
+    for name, (model, precision) in MODELS.items():
+        given: dict[str, Any] = {"capacity": [0.5, 1.0]} if model == CHOICE else {}
+        export(model, folder / name, precision=precision, **given)
+    return {name: folder / name for name in MODELS}
+
+
+def export(model: str, path: Path, **options: Any) -> None:
+    stored = golden.settings(model)
+    size = tuple(stored["image_size"])
+    export_bundle(golden.FOLDER / model, path, config=stored["model"], image_size=size, validate=False, **options)
+
+
+def images(model: str) -> np.ndarray:
+    return golden.arrays(model)["images"][:4]
+
+
+def golden_case(model: str, **fields: object) -> golden.Case:
+    cases = [case for case in golden.kind_cases() if case.model == model]
+    return next(case for case in cases if fields.items() <= case.raw.items())
+
+
+@BACKENDS
+def test_each_ratio_of_experts_choice_gives_the_official_answer(bundles: dict[str, Path], backend: str) -> None:
+    with Engine.load(bundles[f"{CHOICE}-fp32"], backend=backend) as engine:
+        assert list(engine.profiles) == ["c0.5", "c1.0"]
+        for ratio in (0.5, 1.0, 2.0):
+            case = golden_case(
+                CHOICE, batch=4, group_size=25, capacity_factor=ratio, capacity_ceil_or_round="round", capacity_multiple_of=1
+            )
+            np.testing.assert_allclose(engine(images(CHOICE), capacity=ratio), case.logits, rtol=0, atol=1e-5)
+            routing = engine.routing(images(CHOICE), f"c{ratio}")
+            for (gates, kept), layer in zip(case.layers(), routing.values(), strict=True):
+                assert (layer.kind, layer.expert, layer.dispatch) == ("experts-choice", None, None)
+                np.testing.assert_array_equal(layer.kept, kept)
+                np.testing.assert_allclose(layer.weight, gates, rtol=0, atol=1e-5)
+                np.testing.assert_array_equal(layer.patch_mask(), kept.any(axis=2).reshape(4, 5, 5))
+
+
+@BACKENDS
+def test_soft_moe_gives_the_official_answer_and_its_shares(bundles: dict[str, Path], backend: str) -> None:
+    case = golden_case(SOFT, batch=4)
+    with Engine.load(bundles[f"{SOFT}-fp32"], backend=backend) as engine:
+        assert not engine.profiles
+        assert np.abs(engine(images(SOFT)) - case.logits).mean() <= 1.5e-4
+        routing = engine.routing(images(SOFT))
+        found = [shares for layer in routing.values() for shares in (layer.dispatch, layer.combine)]
+        for shares, official in zip(found, case.shares(), strict=True):
+            assert shares is not None
+            np.testing.assert_allclose(shares, official, rtol=0, atol=1e-4)
+        assert all(layer.patch_mask().all() and layer.kept is None for layer in routing.values())
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_alone_gives_the_same_bits_as_among_others(bundles: dict[str, Path], name: str, backend: str) -> None:
+    given = images(MODELS[name][0])
+    with Engine.load(bundles[name], backend=backend, threads=2) as engine:
+        together = engine(given)
+        assert len(np.unique(together, axis=0)) == 4
+        for i in range(4):
+            np.testing.assert_array_equal(engine(given[i : i + 1]), together[i : i + 1])
+        np.testing.assert_array_equal(engine(given[[3, 0, 3]]), together[[3, 0, 3]])
+
+
+@pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
+@pytest.mark.parametrize(("model", "tokens"), [(CHOICE, 25), (SOFT, 25), ("g2", 16)])
+def test_the_bits_of_an_image_do_not_depend_on_neighbours_or_threads_on_any_path(model: str, tokens: int) -> None:
+    folder, network = golden.exported(model, f"tokens:{tokens}", model == SOFT)
+    everything = golden.arrays(model)["images"][:6]
+    layers = len(network.config.moe.layers) if network.config.moe else 0
+    feeds = {"capacity": np.full(layers, 4, np.int64)} if model == CHOICE else {}
+    picks = [[0, 1, 2, 3], [0], [3], [2, 2, 1]]
+    calls = [Call(folder / "model.onnx", {"image": everything[pick], **feeds}, ["logits"]) for pick in picks]
+    for path in supported_paths() if find_library() else ():
+        alone = None
+        for threads in (1, 3):
+            (together,), *parts = outputs_of(run_calls(calls, path, threads=threads))
+            alone = together if alone is None else alone
+            np.testing.assert_array_equal(together, alone, err_msg=path)
+            for (found,), pick in zip(parts, picks[1:], strict=True):
+                np.testing.assert_array_equal(found, together[pick], err_msg=f"{path} {pick}")
+
+
+def test_graphs_have_the_inputs_and_outputs_of_their_kind(bundles: dict[str, Path]) -> None:
+    for name, (model, _) in MODELS.items():
+        for graph in ("model.onnx", "model.inlined.onnx"):
+            proto = onnx.load(bundles[name] / graph, load_external_data=False).graph
+            assert [value.name for value in proto.input] == ["image", *(["capacity"] if model == CHOICE else [])]
+            what, blocks = (("kept", "weight"), (1, 3)) if model == CHOICE else (("dispatch", "combine"), (2, 3))
+            assert [v.name for v in proto.output[1:]] == [f"encoderblock_{i}/{each}" for i in blocks for each in what]
+            dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in proto.output[1:]]
+            assert dims == [["batch", 25, 6] if model == CHOICE else ["batch", 25, 5, 4]] * 4
+            if graph == "model.onnx":
+                assert {node.name for node in proto.node} >= {
+                    f"encoderblock_3/Moe/{part}"
+                    for part in (["Router/dense/VmoeChooseTokens"] if model == CHOICE else ["Router/VmoeSoftRouter"])
+                }
+
+
+def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path], tmp_path: Path) -> None:
+    for model in (CHOICE, SOFT):
+        source, again = bundles[f"{model}-fp32"], tmp_path / f"{model}.vmoe"
+        export_bundle(source, again, precision="int8", validate=False)
+        for file in ("model.onnx", "weights.safetensors"):
+            assert (again / file).read_bytes() == (bundles[f"{model}-int8"] / file).read_bytes(), model
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (SOFT, {"k": [1]}, ("Soft MoE", "no k")),
+        (SOFT, {"capacity": [0.5], "pool": True}, ("Soft MoE", "no capacity, pool")),
+        (SOFT, {"router": "top-k"}, ("--router top-k", "Soft MoE")),
+        (SOFT, {"ensemble_size": 5}, ("Soft MoE", "ensemble_size")),
+        (SOFT, {"capacity_multiple_of": 4}, ("Soft MoE", "capacity_multiple_of")),
+        (SOFT, {"tensorrt": True}, ("TensorRT", "Soft MoE")),
+        (CHOICE, {"k": [2]}, ("experts choice", "no k")),
+        (CHOICE, {"bpr": True, "max_experts": 2}, ("experts choice", "no bpr, max_experts")),
+        (CHOICE, {"ensemble_size": 2}, ("experts choice", "ensemble")),
+        (CHOICE, {"tensorrt": True}, ("TensorRT", "experts choice")),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused_at_export(model: str, options: dict[str, Any], words: tuple[str, ...]) -> None:
+    stored = golden.settings(model)
+    with open_checkpoint(golden.FOLDER / model) as checkpoint, pytest.raises(OptionError) as refused:
+        plan_export(checkpoint, ExportOptions(config=stored["model"], image_size=tuple(stored["image_size"]), **options))
+    assert_one_sentence(str(refused.value), *words)
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "words"),
+    [
+        (SOFT, {"k": 1}, ("Soft MoE has nothing to set", "k")),
+        (SOFT, {"capacity": 0.5}, ("Soft MoE has nothing to set", "capacity")),
+        (SOFT, {"profile": "c1.0"}, ("c1.0",)),
+        (CHOICE, {"k": 1, "bpr": True}, ("nothing to set but the capacity ratio", "k, bpr")),
+        (CHOICE, {"pool": True}, ("nothing to set but the capacity ratio", "pool")),
+        (CHOICE, {"capacity": 7.0}, ("7", "6")),
+        (CHOICE, {"profile": "c0.5-k1"}, ("c0.5-k1",)),
+    ],
+)
+def test_what_a_kind_does_not_have_is_refused_at_a_call(
+    bundles: dict[str, Path], model: str, setting: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with Engine.load(bundles[f"{model}-fp32"]) as engine, pytest.raises(RoutingError) as refused:
+        engine(images(model), **setting)
+    assert_one_sentence(str(refused.value), *words)
