@@ -161,7 +161,7 @@ def test_what_a_kind_does_not_have_is_refused_at_export(model: str, options: dic
         (SOFT, {"k": 1}, ("Soft MoE has nothing to set", "k")),
         (SOFT, {"capacity": 0.5}, ("Soft MoE has nothing to set", "capacity")),
         (SOFT, {"profile": "c1.0"}, ("c1.0",)),
-        (CHOICE, {"k": 1, "bpr": True}, ("nothing to set but the capacity ratio", "k, bpr")),
+        (CHOICE, {"k": 1, "bpr": True}, ("nothing to set but the capacity ratio", "k or bpr")),
         (CHOICE, {"pool": True}, ("nothing to set but the capacity ratio", "pool")),
         (CHOICE, {"capacity": 7.0}, ("7", "6")),
         (CHOICE, {"profile": "c0.5-k1"}, ("c0.5-k1",)),

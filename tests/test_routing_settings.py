@@ -91,7 +91,7 @@ def test_fields_replace_those_of_a_profile() -> None:
         (ENSEMBLE, "c1-k1-pool", ["ensembles (E3)", "pool"]),
         (ENSEMBLE, "c1-k1-m2", ["ensembles (E3)", "max_experts"]),
         (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),
-        (OLD, "c1-k1-pool-m2", ["pool, max_experts", "export it again"]),
+        (OLD, "c1-k1-pool-m2", ["pool or max_experts", "export it again"]),
     ],
 )
 def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name: str, words: list[str]) -> None:
@@ -118,7 +118,7 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", OLD: "c1-k1", CHOICE: "c1.0"}
         (CHOICE, {"k": 1}, ["experts choice", "takes no k"]),
         (CHOICE, {"bpr": True}, ["experts choice", "takes no bpr"]),
         (CHOICE, {"pool": True}, ["experts choice", "takes no pool"]),
-        (CHOICE, {"k": 2, "max_experts": 4}, ["experts choice", "takes no k, max_experts"]),
+        (CHOICE, {"k": 2, "max_experts": 4}, ["experts choice", "takes no k or max_experts"]),
         (CHOICE, {"capacity": "much"}, ["capacity must be a number, not 'much'"]),
         (CHOICE, {"capacity": 8.5}, ["8.5", "number of experts, 8"]),
         (CHOICE, {"capacity": -1}, ["positive number"]),

@@ -101,7 +101,8 @@ class _Rules:
             RoutingError: with their names, and why.
         """
         if refused := [name for name in given if name not in self.settings]:
-            raise RoutingError(self._refusal(", ".join(refused)))
+            *most, last = refused
+            raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
     def _profile(self, fields: Mapping[str, Any]) -> Profile:
         raise NotImplementedError

@@ -138,12 +138,13 @@ struct LayerRouting {
   PatchGrid grid;
 
   // 1 for each patch of which any choice was kept, of any member; else 0: [N,h,w]. The classifier token is left out.
-  // Empty for Soft MoE, which drops nothing, and where the bundle doesn't say how many patches an image has.
+  // All are 1 in Soft MoE, which drops nothing. Empty where the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, first = grid.classifier_token ? 1 : 0;
     const int64_t each = (first + patches) * grid.members * choices;  // choices of an image
     if (patches == 0 || static_cast<int64_t>(kept.size()) != grid.images * each) return {};
-    std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches));
+    std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches), 1);
+    if (kind == VMOE_SOFT) return mask;
     for (int64_t i = 0; i < grid.images * patches; ++i) {
       const int64_t token = i / patches * (first + patches) + first + i % patches;
       const auto begin = kept.begin() + token * grid.members * choices;
