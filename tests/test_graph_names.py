@@ -79,8 +79,8 @@ def test_names_are_unique_in_every_kind_of_model(variant: Variant, tmp_path: Pat
 
 def test_a_graph_says_what_it_is_and_how_it_is_run(graphs: Mapping[str, onnx.ModelProto]) -> None:
     said = {
-        "model.onnx": "capacity, k and bpr choose the routing and have defaults",
-        "model.inlined.onnx": "capacity, k and bpr choose the routing and must be given",
+        "model.onnx": "capacity, k, bpr, pool and max_experts choose the routing and have defaults",
+        "model.inlined.onnx": "capacity, k, bpr, pool and max_experts choose the routing and must be given",
         "c1.05-k2.tensorrt.onnx": "Fixed to profile c1.05-k2. For TensorRT",
     }
     for file, how in said.items():
