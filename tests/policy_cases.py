@@ -12,6 +12,7 @@ from routing_cases import Outputs, make_gates
 
 from vmoe_export.ops.table import OPS, ElementType
 
+NUM_SHAPES = 300
 MOST_PLACES = 2**16  # of src, which a random case makes
 GATES: tuple[ElementType, ...] = ("float", "float", "fp16", "bf16")
 
@@ -58,11 +59,10 @@ class PolicyCase:
 
 def policy_cases(seed: int, count: int) -> Iterator[PolicyCase]:
     rng = np.random.default_rng([11, seed])
+    # Runtimes compile something for each shape that they haven't met.
+    shapes = [_random_shape(rng, number) for number in range(NUM_SHAPES)]
     for number in range(count):
-        groups = int(rng.choice([1, 1, 2, 3, 5]))
-        tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if number % 16 == 0 else rng.integers(2, 41))
-        experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 32]))
-        k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
+        groups, tokens, experts, k = shapes[int(rng.integers(NUM_SHAPES))]
         even = max(1, tokens * k // experts)
         capacity = int(rng.choice([1, 1, 2, 3, max(1, even // 2), even, tokens * k + 5, 2**20]))
         capacity = min(capacity, MOST_PLACES // (experts * groups))
@@ -73,6 +73,14 @@ def policy_cases(seed: int, count: int) -> Iterator[PolicyCase]:
         if gates.dtype == ml_dtypes.bfloat16:  # goes into the runtimes as float32, which leaves NaNs NaN but not their bits
             gates = np.where(np.isnan(gates), ml_dtypes.bfloat16(np.nan), gates)
         yield PolicyCase(gates, capacity, k, bool(rng.integers(2)), bool(rng.integers(2)), limit)
+
+
+def _random_shape(rng: np.random.Generator, number: int) -> tuple[int, int, int, int]:
+    """G, S, E and K."""
+    groups = int(rng.choice([1, 1, 2, 3, 5]))
+    tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if number % 16 == 0 else rng.integers(2, 41))
+    experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 32]))
+    return groups, tokens, experts, experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
 
 
 def sorted_route(case: PolicyCase) -> Outputs:
