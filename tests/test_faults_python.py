@@ -121,6 +121,17 @@ def test_openvino_refuses_groups_that_overflow_its_integers(mnist_bundle: Path) 
         OpenVinoBackend.for_bundle(replace(bundle, manifest=replace(bundle.manifest, rules=rules)), None)
 
 
+@pytest.mark.parametrize(("version", "tokens"), [(1, 4097), (2, 4097), (2, 46_340)])
+def test_openvino_refuses_large_groups_of_older_graphs(version: int, tokens: int, mnist_bundle: Path) -> None:
+    bundle = Bundle.open(mnist_bundle)
+    assert bundle.manifest.rules is not None
+    rules = replace(bundle.manifest.rules, group_tokens=tokens)
+    with pytest.raises(BackendError, match=f"4096 tokens exactly in bundles of format version {version}.*export it again"):
+        OpenVinoBackend.for_bundle(replace(bundle, manifest=replace(bundle.manifest, version=version, rules=rules)), None)
+    newer = replace(bundle.manifest, version=3, rules=rules)
+    assert OpenVinoBackend.for_bundle(replace(bundle, manifest=newer), None).description.startswith("OpenVINO")
+
+
 def test_a_graph_file_of_gigabytes_is_refused_before_it_is_read(mnist_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "b.vmoe"
     shutil.copytree(mnist_bundle, bundle)

@@ -22,6 +22,9 @@ with silent_openvino():
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
+_FLOAT_KEYS_VERSION = 2
+"""Up to this format version graphs take the remainder of sort keys, for which OpenVINO has float32."""
+_MAX_FLOAT_KEYS_TOKENS = 4096  # its square still fits into float32
 
 
 class OpenVinoBackend:
@@ -61,7 +64,7 @@ class OpenVinoBackend:
         """The inlined graph of a bundle.
 
         Raises:
-            UnsuitedError: the groups' sort keys don't fit into OpenVINO's 32-bit integers.
+            UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
             BackendError: OpenVINO can't load the graph.
         """
         rules = bundle.manifest.rules
@@ -69,6 +72,12 @@ class OpenVinoBackend:
             raise UnsuitedError(
                 f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
                 f"{rules.group_tokens}; use backend 'onnxruntime'"
+            )
+        version = bundle.manifest.version
+        if rules is not None and version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
+            raise UnsuitedError(
+                f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
+                f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
             )
         return cls(bundle.graph(INLINED_GRAPH), threads)
 
