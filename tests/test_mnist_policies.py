@@ -1,0 +1,105 @@
+"""What a pool and a limit of experts do to the official MNIST model, on the images that docs/routing.md is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vmoe_runtime import Engine
+
+ACCURACY = [
+    # images, what is set, accuracy in %
+    (1536, {"capacity": 0.1, "k": 1}, 90.4),
+    (1536, {"capacity": 0.1, "k": 1, "pool": True}, 95.2),
+    (1536, {"capacity": 0.2, "k": 1}, 94.3),
+    (1536, {"capacity": 0.2, "k": 1, "pool": True}, 97.0),
+    (768, {"capacity": 0.1, "k": 2}, 94.9),
+    (768, {"capacity": 0.1, "k": 2, "pool": True}, 97.0),
+    (768, {"capacity": 0.2, "k": 1, "pool": True, "max_experts": 4}, 96.6),
+    (768, {"capacity": 0.2, "k": 1, "pool": True, "max_experts": 3}, 97.0),
+]
+IN_GROUPS_OF_16 = [(768, {"capacity": 0.1, "k": 1}, 91.0), (768, {"capacity": 0.1, "k": 1, "pool": True}, 94.3)]
+BACKENDS = ["onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("count", "setting", "percent"), ACCURACY, ids=str)
+def test_images_that_are_groups_of_their_own(
+    mnist_image_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    backend: str,
+    count: int,
+    setting: dict[str, Any],
+    percent: float,
+) -> None:
+    with Engine.load(mnist_image_bundle, backend=backend) as engine:
+        assert abs(accuracy(engine, mnist_images, count, setting) - percent) <= 0.3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("count", "setting", "percent"), IN_GROUPS_OF_16, ids=str)
+def test_groups_of_16_images(
+    mnist_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    backend: str,
+    count: int,
+    setting: dict[str, Any],
+    percent: float,
+) -> None:
+    with Engine.load(mnist_bundle, backend=backend) as engine:
+        assert abs(accuracy(engine, mnist_images, count, setting) - percent) <= 0.3
+
+
+def test_a_pool_in_groups_of_16_images_keeps_as_many_pairs(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    images = mnist_images["images"][:768]
+    with Engine.load(mnist_bundle) as engine:
+        shares = [
+            np.mean([route.kept for route in engine.routing(images, capacity=0.1, k=1, pool=pool).values()])
+            for pool in (False, True)
+        ]
+    assert shares == pytest.approx([0.099, 0.100], abs=6e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_pool_and_no_limit_is_official(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], backend: str
+) -> None:
+    images = mnist_images["images"][:64]
+    with Engine.load(mnist_image_bundle, backend=backend) as engine:
+        for name in ("c0.2-k1", "c0.3-k2-vanilla"):
+            official = engine(images, name)
+            for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
+                np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
+            # From a capacity on at which nothing is dropped, a pool makes no difference.
+            np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("limit", [1, 3, 8])
+def test_an_image_alone_gives_the_same_bits_as_among_others(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], backend: str, limit: int
+) -> None:
+    images = mnist_images["images"][:24]
+    for threads in (1, 2):
+        with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
+            together = engine(images, "c0.2-k1-pool", max_experts=limit)
+            apart = [engine(image[None], "c0.2-k1-pool", max_experts=limit)[0] for image in images]
+            np.testing.assert_array_equal(np.stack(apart), together)
+
+
+def test_a_limit_is_one_of_each_image(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    with Engine.load(mnist_image_bundle) as engine:
+        for pool in (False, True):
+            for route in engine.routing(mnist_images["images"][:32], capacity=0.5, k=2, pool=pool, max_experts=3).values():
+                assert route.expert is not None and route.kept is not None
+                for expert, kept in zip(route.expert, route.kept, strict=True):
+                    assert 1 <= len(np.unique(expert[kept])) <= 3
+
+
+def accuracy(engine: Engine, data: dict[str, np.ndarray], count: int, setting: dict[str, Any]) -> float:
+    """In %, of the first images."""
+    answers = engine(data["images"][:count], **{"pool": False, **setting}).argmax(axis=1)
+    return 100 * float((answers == data["labels"][:count]).mean())
