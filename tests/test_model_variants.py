@@ -29,8 +29,8 @@ PRECISIONS = {"fp32": "float64", "bf16": "bf16", "int8": "int8"}
 """What the numpy model calls the numbers of each."""
 DENSE: tuple[Setting | None, ...] = (None,)
 
-Answer = tuple[np.ndarray, dict[str, np.ndarray]]
-"""Logits or features, and slots by MoE block."""
+Answer = tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Logits or features, and by MoE block the expert of each choice and whether it was kept."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class Exported:
             settings = replace(
                 settings,
                 group_tokens=variant.group_tokens or variant.tokens,
-                k=setting[1],
+                k=setting.k,
                 capacity=self.capacity(setting),
-                bpr=setting[2],
+                bpr=setting.bpr,
+                pool=setting.pool,
+                max_experts=setting.max_experts,
             )
         if images.dtype == np.uint8:
             images = images / 255 * 2 - 1
@@ -77,9 +79,9 @@ class Exported:
     def capacity(self, setting: Setting) -> int:
         variant = self.variant
         return compute_capacity(
-            (variant.group_tokens or variant.tokens) * setting[1],
+            (variant.group_tokens or variant.tokens) * setting.k,
             variant.experts,
-            setting[0],
+            setting.capacity,
             variant.options.get("rounding", "ceil"),
             variant.options.get("capacity_multiple_of", 1),
         )
@@ -89,16 +91,17 @@ class Exported:
         if engine := self.engines.get(runner):
             if setting is None:
                 return engine(images), {}
-            capacity, k, bpr = setting
-            routing = engine.routing(images, capacity=capacity, k=k, bpr=bpr)
-            logits = engine(images, capacity=capacity, k=k, bpr=bpr)
+            fields = setting._replace(max_experts=setting.max_experts or self.variant.experts)._asdict()
+            routing = engine.routing(images, **fields)
+            logits = engine(images, **fields)
             return logits, {block: (route.expert, route.kept) for block, route in routing.items()}
         feeds = {"image": images}
         if setting is not None:
             feeds["capacity"] = np.full(len(blocks), self.capacity(setting), np.int64)
-            feeds["k"] = np.array([setting[1]], np.int64)
-            feeds["bpr"] = np.array([setting[2]], np.int64)
-            feeds |= {"pool": np.array([0], np.int64), "max_experts": np.array([self.variant.experts], np.int64)}
+            feeds["k"] = np.array([setting.k], np.int64)
+            feeds["bpr"] = np.array([setting.bpr], np.int64)
+            feeds["pool"] = np.array([setting.pool], np.int64)
+            feeds["max_experts"] = np.array([setting.max_experts or self.variant.experts], np.int64)
         if runner == "torch":
             with torch.inference_mode():
                 output, *routes = (t.numpy() for t in self.network(*map(torch.from_numpy, feeds.values())))
@@ -147,7 +150,7 @@ def test_outputs_and_kept_pairs_are_those_of_the_numpy_model(exported: Exported,
     differences = []
     for groups in BATCHES:
         images = variant.images(groups * variant.batch_multiple)
-        for setting in variant.settings or DENSE:
+        for setting in variant.every_setting or DENSE:
             expected = exported.expected(images, setting)
             output, routes = exported.run(runner, images, setting)
             assert list(routes) == list(expected.kept)
@@ -172,7 +175,7 @@ def test_the_bundle_runs_its_profile_and_checks_its_batch(exported: Exported) ->
     variant = exported.variant
     engine = exported.engines["onnxruntime"]
     images = variant.images(variant.batch_multiple)
-    first = variant.settings[0] if variant.settings else None
+    first = next(iter(variant.every_setting), None)
     np.testing.assert_array_equal(engine(images), exported.run("onnxruntime", images, first)[0])
     assert engine.manifest.batch_multiple == variant.batch_multiple
     assert len(engine.profiles) == bool(variant.moe)
@@ -183,7 +186,7 @@ def test_settings_tell_apart_what_they_keep(exported: Exported) -> None:
     """Without this, a model whose router has one favourite, or drops nothing, would prove little."""
     variant = exported.variant
     images = variant.images(3 * variant.batch_multiple)
-    results = [exported.expected(images, setting) for setting in variant.settings or DENSE]
+    results = [exported.expected(images, setting) for setting in variant.every_setting or DENSE]
     assert np.abs(results[0].output - results[0].output[:1]).max() > 0.05
     for block in results[0].kept:
         kept = [result.kept[block].sum() for result in results]

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Tensors = dict[str, np.ndarray]
-Setting = tuple[float, int, bool]
-"""Capacity ratio, k, and whether Batch Priority Routing is on."""
+
+
+class Setting(NamedTuple):
+    """What a call sets; a limit of 0 is none."""
+
+    capacity: float
+    k: int
+    bpr: bool
+    pool: bool = False
+    max_experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Variant:
         image_size: pixels (height, width) that it runs on.
         experts: of each MoE block, for the block numbers in `moe`.
         options: what `export_bundle` is told beside the config.
-        settings: what the bundle is run with; the first one is its profile.
+        settings: capacity ratio, k and bpr that the bundle is run with; the first ones are its profile.
         batch_multiple: images that fill whole groups.
         group_tokens: S; None for an image.
     """
@@ -46,11 +54,17 @@ class Variant:
     temperature: float = 10_000.0
     group_tokens: int | None = None
     batch_multiple: int = 1
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[tuple[float, int, bool], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def every_setting(self) -> list[Setting]:
+        """The settings, and each of them with a pool, with a limit, and with both."""
+        policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
+        return [Setting(*official, *policy) for official in self.settings for policy in policies]
 
     @property
     def tokens(self) -> int:
