@@ -11,7 +11,9 @@ import onnx
 import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
+from test_bench import QUICK
 
+from vmoe_bench import cli as bench
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import plan_export
@@ -131,6 +133,15 @@ def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path
         export_bundle(source, again, precision="int8", validate=False)
         for file in ("model.onnx", "weights.safetensors"):
             assert (again / file).read_bytes() == (bundles[f"{model}-int8"] / file).read_bytes(), model
+
+
+def test_the_benchmark_takes_no_soft_moe_for_a_dense_model(
+    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main([str(bundles[f"{SOFT}-fp32"]), *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "onnxruntime" in out
+    assert "dense" not in out
 
 
 @pytest.mark.parametrize(

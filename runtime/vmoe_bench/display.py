@@ -66,7 +66,7 @@ def print_table(points: Sequence[PointReport], title: str, stream: TextIO) -> No
         table.add_column(name, justify="right", no_wrap=True)
     for point in points:
         table.add_row(
-            point.profile or "dense",
+            point.profile or "-",
             point.backend,
             str(point.batch_size),
             f"{point.images_per_second:.1f}",
