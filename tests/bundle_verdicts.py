@@ -14,8 +14,9 @@ import sdk_build
 from vmoe_runtime import BundleError
 from vmoe_runtime.bundle import Bundle
 
-Kind = Literal["manifest", "graph", "bundle"]
-"""What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it."""
+Kind = Literal["manifest", "graph", "bundle", "name"]
+"""What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it; of the name of
+a profile `with_manifest`."""
 
 
 def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
@@ -34,15 +35,25 @@ def read_bundle(path: bytes) -> None:
 
 def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
     """The sentence that refuses each, or None. The program runs under sanitizers, and fails the test where they speak."""
+    return [None if word == "ok" else sentence for word, sentence in cpp_answers(kind, items)]
+
+
+def with_manifest(manifest: bytes, item: bytes) -> bytes:
+    """A graph or a name of the bundle that has this manifest."""
+    return len(manifest).to_bytes(4, "little") + manifest + item
+
+
+def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
+    """ "ok" and what was read, as `sdk_readers` prints it, or "refused" and why; otherwise as for `cpp_verdicts`."""
     with tempfile.TemporaryFile() as stream:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
         stream.seek(0)
         done = subprocess.run([sdk_build.readers()], stdin=stream, capture_output=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
-    verdicts = [line.partition("\t") for line in done.stdout.decode().splitlines()]
-    assert len(verdicts) == len(items)
-    return [None if word == "ok" else sentence for word, _, sentence in verdicts]
+    lines = [line.partition("\t") for line in done.stdout.decode().splitlines()]
+    assert len(lines) == len(items)
+    return [(word, rest) for word, _, rest in lines]
 
 
 def both_verdicts(paths: Sequence[Path]) -> dict[str, list[str | None]]:

@@ -6,11 +6,13 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_changes import BUNDLES, CANONICAL, MANIFEST
-from bundle_verdicts import cpp_verdicts, python_verdict
+from bundle_changes import BUNDLES, CANONICAL, MANIFEST, Case
+from bundle_kinds import as_kind
+from bundle_verdicts import cpp_verdicts, python_verdict, with_manifest
 from damaged_files import assert_one_sentence
 
 from vmoe_runtime.external_data import external_data
@@ -25,7 +27,7 @@ TELLING_BYTES = [
 TELLING_VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 7, 10, 12, 1.0, 0.3, 1.05, 1e3, 1e-7, 2**24, 2**31, 2**53, 2**53 + 1, 2**63, 2**64,
     10**300, -(2**63), 1e308, 5e-324, "", "1", "image", "batch", "tokens:10", "fp32", "bf16",
-    "int8", "bf16-experts", "ceil", "round",
+    "int8", "bf16-experts", "ceil", "round", "top-k", "experts-choice", "soft", 4, 3, "c0.3-k1-pool", "c0.3-k1-m3", "c1.0",
     "encoderblock_1", "encoderblock_\u0661", "c1-k1", "c0.3-k1-vanilla", "model.onnx", "weights.safetensors", "x" * 130,
     "\u00e4", "\U0001f600", "a\nb", [], {}, [1], ["encoderblock_1"], [1.0], [True], {"a": 1}, [[]],
 ]  # fmt: skip
@@ -84,18 +86,25 @@ def mutated_values(data: bytes, chance: random.Random) -> bytes:
     return text.encode()
 
 
-def manifests() -> Iterator[bytes]:
-    """The kept ones, and 3,000 mutations of them: a third of bytes, the rest of values."""
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A bundle of each routing kind, and those that are kept."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("top-k", "experts-choice", "soft")}
+    made = {kind: Case(kind, as_kind(kind), good=True).build(folder) for kind, folder in folders.items()}
+    return made | {path.name: path for path in sorted(BUNDLES.iterdir()) if path.is_dir()}
+
+
+def manifests(kept: list[bytes]) -> Iterator[bytes]:
+    """Those that are given, and 4,000 mutations of them: a third of bytes, the rest of values."""
     chance = random.Random(11)
-    kept = [p.read_bytes() for p in sorted(BUNDLES.glob(f"*/{MANIFEST}"))]
     for data in kept:
         yield from (data, data + b"\0", data + b"\0{", data + b" \n")
-    for i in range(3000):
+    for i in range(4000):
         yield (mutated_bytes if i % 3 == 0 else mutated_values)(chance.choice(kept), chance)
 
 
-def test_mutated_manifests_get_the_same_verdict_from_both_readers() -> None:
-    tried = list(manifests())
+def test_mutated_manifests_get_the_same_verdict_from_both_readers(kinds: dict[str, Path]) -> None:
+    tried = list(manifests([(path / MANIFEST).read_bytes() for path in kinds.values()]))
     python, cpp = [python_verdict(parse_manifest, data) for data in tried], cpp_verdicts("manifest", tried)
     different = [i for i, (a, b) in enumerate(zip(python, cpp, strict=True)) if (a is None) != (b is None)]
     assert not different, [(python[i], cpp[i], tried[i][:2000]) for i in different[:3]]
@@ -105,11 +114,11 @@ def test_mutated_manifests_get_the_same_verdict_from_both_readers() -> None:
     assert 0.1 < python.count(None) / len(python) < 0.9
 
 
-@pytest.mark.parametrize("base", ["v2-fp32", "v2-int8", "v2-dense"])
-def test_mutated_graphs_get_the_same_verdict_from_both_readers(base: str) -> None:
+@pytest.mark.parametrize("base", ["v2-fp32", "v2-int8", "v2-dense", "top-k", "experts-choice", "soft"])
+def test_mutated_graphs_get_the_same_verdict_from_both_readers(base: str, kinds: dict[str, Path]) -> None:
     chance = random.Random(12)
-    manifest = (BUNDLES / base / MANIFEST).read_bytes()
-    data = (BUNDLES / base / CANONICAL).read_bytes()
+    manifest = (kinds[base] / MANIFEST).read_bytes()
+    data = (kinds[base] / CANONICAL).read_bytes()
     parsed = parse_manifest(manifest)
 
     def read(graph: bytes) -> None:
@@ -118,7 +127,7 @@ def test_mutated_graphs_get_the_same_verdict_from_both_readers(base: str) -> Non
 
     tried = [data, *(mutated_bytes(data, chance) for _ in range(300))]
     python = [python_verdict(read, graph) for graph in tried]
-    cpp = cpp_verdicts("graph", [len(manifest).to_bytes(4, "little") + manifest + graph for graph in tried])
+    cpp = cpp_verdicts("graph", [with_manifest(manifest, graph) for graph in tried])
     different = [i for i, (a, b) in enumerate(zip(python, cpp, strict=True)) if (a is None) != (b is None)]
     assert not different, [(python[i], cpp[i]) for i in different]
     assert 0.1 < python.count(None) / len(python) < 0.98

@@ -1,45 +1,36 @@
-"""Experts choice and Soft MoE in the C++ SDK: the bits, the routing and the sentences of the Python engine."""
+"""Each routing kind in the C++ SDK: the bits, the routing and the sentences of the Python engine."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import golden
-import numpy as np
 import pytest
 import sdk_build
 from sdk_build import Runner, setting_fields
+from test_sdk import assert_same_routing, python_engine
 
 from vmoe_export import export_bundle
-from vmoe_runtime import Engine, RoutingError
-from vmoe_runtime.op_library import find_library
+from vmoe_runtime import RoutingError
 
-FIELDS = ("kept", "weight", "expert", "dispatch", "combine")
-KINDS = {"g7": 2, "g6": 3}
-"""vmoe_routing_kind by golden model."""
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("kinds")
-    for model in KINDS:
-        stored = golden.settings(model)
-        options: dict[str, Any] = {"config": stored["model"], "image_size": tuple(stored["image_size"])}
-        export_bundle(golden.FOLDER / model, folder / model, validate=False, **options)
-    return {model: folder / model for model in KINDS}
+MODELS: dict[str, dict[str, Any]] = {
+    "g7": {"capacity": [0.5, 1.0]},
+    "g6": {},
+    "g5": {"capacity": [1.05], "k": [1], "output": "members"},
+}
+"""Official models of experts choice, of Soft MoE and an ensemble (E3), and how they are exported."""
 
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Iterator[Any]:
-    """Starts runners with the op library, and ends them after the test."""
-    prefix = sdk_build.prefixes().all.get("vmoe op library")
-    if prefix is None or find_library() is None:
-        pytest.skip("the op library was not built here")
+    """Starts runners, on standard ops if no prefix is given, and ends them after the test."""
     started: list[Runner] = []
 
-    def start(bundle: Path) -> Runner:
+    def start(bundle: Path, prefix: Path | None = None) -> Runner:
+        prefix = prefix or sdk_build.prefixes().standard_ops
         started.append(Runner(prefix, bundle, sdk_build.onnxruntime_library(), 1, tmp_path))
         return started[-1]
 
@@ -48,49 +39,85 @@ def runners(tmp_path: Path) -> Iterator[Any]:
         runner.close()
 
 
-@pytest.mark.parametrize(("model", "settings"), [("g7", [{}, {"profile": "c0.5"}, {"capacity": 1.7}]), ("g6", [{}])])
-def test_answers_and_routing_are_those_of_the_python_engine(
-    bundles: dict[str, Path], runners: Any, model: str, settings: list[dict[str, Any]]
-) -> None:
-    images = golden.arrays(model)["images"][:4]
-    runner = runners(bundles[model])
-    with Engine.load(bundles[model], backend="onnxruntime", threads=1) as engine:
-        for setting in settings:
-            fields = setting_fields(**setting)
-            assert runner.logits(images, *fields).tobytes() == engine(images, **setting).tobytes()
-            found, expected = runner.routing(images, *fields), engine.routing(images, **setting)
-            assert list(found) == list(expected)
-            for layer, routing in found.items():
-                assert routing.kind == KINDS[model]
-                assert routing.slot is None
-                for name in FIELDS:
-                    mine, theirs = getattr(routing, name), getattr(expected[layer], name)
-                    assert (mine is None) == (theirs is None), name
-                    if mine is not None:
-                        assert mine.tobytes() == theirs.tobytes() and mine.shape == theirs.shape, name
-                assert routing.patch_mask is not None
-                np.testing.assert_array_equal(routing.patch_mask, expected[layer].patch_mask())
-    information = dict(field.split("=", 1) for field in runner.ask("info"))
-    assert information["routing_kind"] == str(KINDS[model])
-    assert len(runner.ask("profiles")) == (1 if model == "g7" else 0)
+@functools.cache
+def bundle_of(model: str) -> Path:
+    path = sdk_build.scratch_folder() / f"{model}.vmoe"
+    stored = golden.settings(model)
+    size = tuple(stored["image_size"])
+    export_bundle(golden.FOLDER / model, path, config=stored["model"], image_size=size, validate=False, **MODELS[model])
+    return path
 
 
+@pytest.mark.parametrize("ops", ["standard ops", "vmoe op library"])
 @pytest.mark.parametrize(
     ("model", "setting"),
     [
-        ("g6", {"capacity": 0.5}),
-        ("g6", {"k": 1, "max_experts": 2}),
-        ("g6", {"capacity": 0.5, "k": 1, "bpr": True}),
-        ("g7", {"k": 1, "bpr": True}),
-        ("g7", {"pool": True}),
-        ("g7", {"capacity": 7.0}),
+        ("g7", {}),
+        ("g7", {"profile": "c1"}),
+        ("g7", {"capacity": 2.0}),
+        ("g6", {}),
+        ("g5", {}),
+        ("g5", {"capacity": 0.5, "k": 2, "bpr": False}),
     ],
+    ids=str,
 )
-def test_what_a_kind_does_not_have_is_refused_in_the_words_of_the_python_engine(
-    bundles: dict[str, Path], runners: Any, model: str, setting: dict[str, Any]
+def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
+    model: str, setting: dict[str, Any], ops: str, runners: Any
 ) -> None:
-    with Engine.load(bundles[model], backend="onnxruntime") as engine, pytest.raises(RoutingError) as python:
-        engine.setting(**setting)
-    with pytest.raises(AssertionError) as sdk:
-        runners(bundles[model]).ask("setting", *setting_fields(**setting))
-    assert str(python.value) in str(sdk.value).replace("\\'", "'")
+    prefix = sdk_build.prefixes().all.get(ops)
+    if prefix is None:
+        pytest.skip("the op library was not built here")
+    runner, engine = runners(bundle_of(model), prefix), python_engine(bundle_of(model), prefix)
+    images = golden.arrays(model)["images"][:4]
+    assert runner.logits(images, *setting_fields(**setting)).tobytes() == engine(images, **setting).tobytes()
+    expected, found = engine.routing(images, **setting), runner.routing(images, *setting_fields(**setting))
+    assert list(found) == list(expected)
+    for layer, routing in found.items():
+        assert routing.slot is None
+        assert_same_routing(routing, expected[layer])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"k": 1},
+        {"k": 9, "bpr": True},
+        {"capacity": 0.5},
+        {"capacity": 99.0},
+        {"capacity": float("nan")},
+        {"pool": True},
+        {"pool": False, "max_experts": 4},
+        {"max_experts": 0},
+        {"profile": "c1.0"},
+        {"profile": "c0.5-k1"},
+        {"profile": "c0.5-k1-pool"},
+        {"profile": "c1.0-m2"},
+        {"profile": "large"},
+        {"profile": "c1.0", "k": 1},
+    ],
+    ids=str,
+)
+def test_each_kind_takes_and_refuses_settings_as_the_python_engine_does(
+    model: str, setting: dict[str, Any], runners: Any
+) -> None:
+    prefix = sdk_build.prefixes().standard_ops
+    engine = python_engine(bundle_of(model), prefix)
+    runner = runners(bundle_of(model))
+    try:
+        expected = engine.setting(**setting)
+    except RoutingError as error:
+        with pytest.raises(AssertionError) as refused:
+            runner.ask("setting", *setting_fields(**setting))
+        assert refused.value.args == (["3", str(error)],)
+    else:
+        assert expected is not None
+        assert runner.ask("setting", *setting_fields(**setting))[0].split(" ")[0] == expected.name
+
+
+def test_a_soft_moe_has_neither_profiles_nor_a_setting(runners: Any) -> None:
+    runner = runners(bundle_of("g6"))
+    assert runner.ask("profiles") == []
+    assert "routing_kind=3" in runner.ask("info")
+    with pytest.raises(AssertionError, match="Soft MoE has nothing to set: it has no profile"):
+        runner.ask("setting", *setting_fields())

@@ -129,15 +129,13 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
     return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
   }
   if (const Profile* stored = manifest.find_profile(name)) return *stored;
-  if (!manifest.rules || manifest.kind().settings() == 0) {
-    fail(VMOE_ROUTING_ERROR,
-         manifest.rules ? "Soft MoE has nothing to set: it has no profile "
-                        : "this is a dense model: it has no profile ",
-         in_quotes(name));
+  if (!manifest.rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile ", in_quotes(name));
+  if (manifest.kind().settings() == 0) {
+    fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; Soft MoE has nothing to set");
   }
   if (const auto profile = manifest.rules->named_profile(name)) return profile;
   fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the bundle has ", profile_names(manifest),
-       ", and any name like ", manifest.rules->name_examples(), " works");
+       ", and ", manifest.rules->name_examples());
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {

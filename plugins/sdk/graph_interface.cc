@@ -256,23 +256,23 @@ std::optional<std::string> router_block(std::string_view name, std::string_view 
   return std::string(block);
 }
 
-// Whether a router is [D,E], or f32[D,E,P] of Soft MoE.
-bool is_router(const Tensor& router, const RoutingRules& rules) {
+// Whether a router is f32[D,E], or of Soft MoE f32[D,E,P].
+bool is_router(const Tensor& tensor, const RoutingRules& rules) {
   const bool soft = rules.kind.code == VMOE_SOFT;
-  if (router.shape.size() != (soft ? 3 : 2) || router.shape[1] != static_cast<uint64_t>(rules.num_experts))
-    return false;
-  return !soft || (router.element == kFloat && router.shape[2] == static_cast<uint64_t>(rules.kind.slots_per_expert));
+  if (tensor.element != kFloat || tensor.shape.size() != (soft ? 3 : 2)) return false;
+  return tensor.shape[1] == static_cast<uint64_t>(rules.num_experts) &&
+         (!soft || tensor.shape[2] == static_cast<uint64_t>(rules.kind.slots_per_expert));
 }
 
 void check_weights(const std::string& graph, const Tensors& initializers, const Manifest& manifest) {
   Tensors routers;
-  const char* part = manifest.kind().code == VMOE_SOFT ? "mu" : "dense/kernel";
+  const char* router_tensor = manifest.kind().code == VMOE_SOFT ? "mu" : "dense/kernel";
   for (const auto& [name, tensor] : initializers) {
     if (kernel_type(name, manifest.precision).value_or(tensor.element) != tensor.element) {
       fail(VMOE_BUNDLE_ERROR, graph, " has ", in_quotes(name), " in ", type_name(tensor.element),
            ", and the manifest says that the precision is ", manifest.precision_name());
     }
-    if (const auto block = router_block(name, part)) routers[*block] = tensor;
+    if (const auto block = router_block(name, router_tensor)) routers[*block] = tensor;
   }
   const auto& layers = manifest.moe_layers;
   for (const auto& [block, router] : routers) {
@@ -289,10 +289,10 @@ void check_weights(const std::string& graph, const Tensors& initializers, const 
            ", which the manifest names as a MoE layer");
     }
     if (!is_router(router->second, *manifest.rules)) {
+      const int64_t slots = manifest.kind().slots_per_expert;
       fail(VMOE_BUNDLE_ERROR, graph, " has a router ", words(router->second), " in ", in_quotes(layer),
            ", and by the manifest there are ", manifest.rules->num_experts, " experts",
-           manifest.kind().code == VMOE_SOFT ? " of " + std::to_string(manifest.kind().slots_per_expert) + " slots"
-                                             : "");
+           slots > 0 ? " of " + std::to_string(slots) + " slots" : "");
     }
   }
 }

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kKindVersion = 3;  // the first one with routing kinds, ensembles and policies
 constexpr int64_t kMaxExperts = 65'536;
+constexpr int64_t kMaxSlots = 65'536;  // of an expert and group in Soft MoE
 constexpr size_t kMaxMoeLayers = 1'000;
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();  // tokens and places are int32 in the graphs
 constexpr size_t kMaxGroupDigits = 9;
@@ -54,10 +55,10 @@ int64_t read_ensemble_size(const Json& routing, const RoutingRules& rules) {
   return size;
 }
 
-// Refuses a field that there is nothing to say in; null is nothing.
-void no_field(const Json& object, const char* key, const char* reason) {
+// Refuses a field that means nothing with a kind; null is nothing.
+void no_field(const Json& object, const char* key, const char* kind) {
   if (optional_field(object, key) != nullptr) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": '", key, "' is given, and ", reason);
+    fail(VMOE_BUNDLE_ERROR, kManifestName, ": '", key, "' means nothing with ", kind);
   }
 }
 
@@ -75,25 +76,24 @@ void read_layers(const Json& routing, std::vector<std::string>& layers) {
   }
 }
 
-// The kind and what it alone has. Before there were kinds all was top-k: in versions 1 and 2 whatever a manifest says,
-// and in version 3 where it says nothing.
+// The kind and what it alone has. Before there were kinds all was top-k, whatever a manifest says.
 void read_kind(const Json& routing, int64_t version, RoutingRules& rules) {
   RoutingKind& kind = rules.kind;
   kind.code = VMOE_TOP_K;
-  kind.old_graph = version < kKindVersion || optional_field(routing, "kind") == nullptr;
+  kind.old_graph = version < kKindVersion;
   if (!kind.old_graph) kind.code = kKindCodes[choice_field(routing, "kind", {kKinds[0], kKinds[1], kKinds[2]})];
   if (kind.code == VMOE_SOFT) {
-    kind.slots_per_expert = positive_field(routing, "slots_per_expert", kMaxInt32);
-    for (const char* key : {"rounding", "capacity_multiple_of"}) no_field(routing, key, "Soft MoE has no capacity");
+    kind.slots_per_expert = positive_field(routing, "slots_per_expert", kMaxSlots);
+    for (const char* key : {"rounding", "capacity_multiple_of"}) no_field(routing, key, "Soft MoE");
   } else {
     rules.rounding =
         choice_field(routing, "rounding", {"ceil", "round"}) == 0 ? Rounding::kCeil : Rounding::kHalfToEven;
     rules.capacity_multiple_of = positive_field(routing, "capacity_multiple_of", kMaxInt32);
-    if (!kind.old_graph) no_field(routing, "slots_per_expert", "only Soft MoE has slots");
+    if (!kind.old_graph) no_field(routing, "slots_per_expert", "top-k and experts choice");
   }
   if (kind.code != VMOE_TOP_K) {
-    no_field(routing, "ensemble_size", "only top-k has ensembles (E3)");
-  } else if (version >= kKindVersion) {
+    no_field(routing, "ensemble_size", "another kind than top-k");
+  } else if (!kind.old_graph) {
     kind.ensemble_size = read_ensemble_size(routing, rules);
   }
 }

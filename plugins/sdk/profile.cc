@@ -58,6 +58,13 @@ std::optional<int64_t> take_number(std::string_view& text) {
   return number;
 }
 
+// "131,072".
+std::string in_thousands(int64_t number) {
+  std::string text = std::to_string(number);
+  for (size_t i = text.size(); i > 3; i -= 3) text.insert(i - 3, ",");
+  return text;
+}
+
 int64_t narrow(WideInt places) {
   if (places > std::numeric_limits<int64_t>::max()) {
     fail(VMOE_ROUTING_ERROR, "the setting gives more places per expert than 64 bits can count");
@@ -108,12 +115,13 @@ std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
 
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   const auto setting = parse_profile_name(name);
-  if (!setting || (kind.settings() & VMOE_SET_K & ~setting->given) != 0) return std::nullopt;
+  if (!setting || (kind.settings() & VMOE_SET_K) != (setting->given & VMOE_SET_K)) return std::nullopt;
   return profile(*setting);
 }
 
 const char* RoutingRules::name_examples() const {
-  return (kind.settings() & VMOE_SET_K) != 0 ? "c0.3-k1 or c0.3-k1-vanilla" : "c1.0 or c0.5";
+  return (kind.settings() & VMOE_SET_K) != 0 ? "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
+                                             : "any name like c1.0 works";
 }
 
 RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
@@ -136,7 +144,8 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
   }
   const bool limited = setting.max_experts < num_experts;
   if (limited && group_tokens > kMaxMassTokens) {
-    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most 131,071 tokens, and these have ", group_tokens);
+    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most 131,071 tokens, and these have ",
+         in_thousands(group_tokens));
   }
   const int64_t k = chooses ? setting.k : 1;
   const double ratio = setting.capacity_ratio;

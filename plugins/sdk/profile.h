@@ -59,7 +59,7 @@ struct RoutingRules {
   // The profile that a systematic name stands for, or nothing where it isn't one of this kind's. Throws as above.
   std::optional<Profile> named_profile(std::string_view name) const;
 
-  // Names that show how this kind's are made, for people: "c0.3-k1 or c0.3-k1-vanilla".
+  // How this kind's names are made, for people: "any name like c1.0 works".
   const char* name_examples() const;
 
   // The setting that gives a profile.

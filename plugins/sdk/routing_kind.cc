@@ -1,7 +1,6 @@
 #include "sdk/routing_kind.h"
 
 #include <string>
-#include <vector>
 
 #include "sdk/error.h"
 
@@ -9,17 +8,15 @@ namespace vmoe::sdk {
 
 namespace {
 
-// "pool", "k or bpr", "k, bpr or pool".
+// "k", "k or bpr", "k, bpr or pool".
 std::string listed(int set) {
-  std::vector<std::string> names;
+  std::string names;
   for (const SettingField& field : kSettingFields) {
-    if ((set & field.bit) != 0) names.emplace_back(field.name);
+    if ((set & field.bit) == 0) continue;
+    set &= ~field.bit;
+    names += (names.empty() ? "" : set == 0 ? " or " : ", ") + std::string(field.name);
   }
-  std::string list;
-  for (size_t i = 0; i < names.size(); ++i) {
-    list += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  }
-  return list;
+  return names;
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct RoutingKind {
   vmoe_routing_kind code = VMOE_DENSE;
   int64_t ensemble_size = 1;     // M, the members of an E3, which have E / M experts each
   int64_t slots_per_expert = 0;  // P, Soft MoE only
-  bool old_graph = false;        // from before there were kinds: takes no policies, and gives slots
+  bool old_graph = false;        // of format version 1 or 2: takes no policies, and gives slots
 
   // What a call may set, VMOE_SET_* together.
   int settings() const;

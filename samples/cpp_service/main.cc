@@ -18,11 +18,9 @@
 
 using Integers = std::vector<int64_t>;
 
-struct Profile {
-  Integers capacity;  // places per expert and group, of each MoE layer
-  Integers k;         // experts per token
-  Integers bpr;       // 1 for Batch Priority Routing
-};
+// Graph inputs by name: "capacity", places per expert and group of each MoE layer, and one number each of "k", experts
+// per token, "bpr", 1 for Batch Priority Routing, "pool" and "max_experts", where the bundle's routing kind has them.
+using Profile = std::map<std::string, Integers>;
 
 struct Model {
   std::vector<int64_t> shape;  // of one image
@@ -36,9 +34,13 @@ Model read_model(const std::string& bundle) {
   if (input.at("dtype") != "float32") throw std::runtime_error(bundle + " doesn't take float32 images");
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
-    model.profiles[profile.at("name")] = {profile.at("capacity").get<Integers>(),
-                                          {profile.at("k").get<int64_t>()},
-                                          {profile.at("bpr").get<bool>() ? 1 : 0}};
+    Profile& inputs = model.profiles[profile.at("name")];
+    inputs["capacity"] = profile.at("capacity").get<Integers>();
+    for (const char* name : {"k", "bpr", "pool", "max_experts"}) {
+      const auto value = profile.value(name, nlohmann::json());
+      if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
+      if (value.is_number()) inputs[name] = {value.get<int64_t>()};
+    }
   }
   return model;
 }
@@ -62,12 +64,15 @@ Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
 // Class of each image of a batch, f32[N,H,W,C], at one profile.
 std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
   const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
-  const char* names[] = {"image", "capacity", "k", "bpr"};
-  const Ort::Value inputs[] = {tensor(images, {count, model.shape[0], model.shape[1], model.shape[2]}),
-                               tensor(profile.capacity, {static_cast<int64_t>(profile.capacity.size())}),
-                               tensor(profile.k, {1}), tensor(profile.bpr, {1})};
+  std::vector<const char*> names = {"image"};
+  std::vector<Ort::Value> inputs;
+  inputs.push_back(tensor(images, {count, model.shape[0], model.shape[1], model.shape[2]}));
+  for (auto& [name, integers] : profile) {
+    names.push_back(name.c_str());
+    inputs.push_back(tensor(integers, {static_cast<int64_t>(integers.size())}));
+  }
   const char* output = "logits";
-  const auto results = session.Run(Ort::RunOptions{}, names, inputs, std::size(inputs), &output, 1);
+  const auto results = session.Run(Ort::RunOptions{}, names.data(), inputs.data(), inputs.size(), &output, 1);
   const float* logits = results[0].GetTensorData<float>();
   const int64_t classes = results[0].GetTensorTypeAndShapeInfo().GetShape()[1];
   std::vector<int64_t> best;

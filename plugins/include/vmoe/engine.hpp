@@ -137,19 +137,19 @@ struct LayerRouting {
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
   PatchGrid grid;
 
-  // 1 for each patch of which any choice was kept, of any member; else 0: [N,h,w]. The classifier token is left out.
-  // All are 1 in Soft MoE, which drops nothing. Empty where the bundle doesn't say how many patches an image has.
+  // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. The classifier token is
+  // left out. All 1 for Soft MoE, which drops nothing. Empty where the bundle doesn't say how many patches an image
+  // has.
   std::vector<uint8_t> patch_mask() const {
-    const int64_t patches = grid.rows * grid.columns, first = grid.classifier_token ? 1 : 0;
-    const int64_t each = (first + patches) * grid.members * choices;  // choices of an image
-    if (patches == 0 || static_cast<int64_t>(kept.size()) != grid.images * each) return {};
+    const int64_t patches = grid.rows * grid.columns, before = grid.classifier_token ? 1 : 0;
+    if (patches == 0 || groups * tokens != grid.images * (before + patches) * grid.members) return {};
     std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches), 1);
-    if (kind == VMOE_SOFT) return mask;
+    if (kept.empty()) return mask;
+    const int64_t size = grid.members * choices;  // of a token
     for (int64_t i = 0; i < grid.images * patches; ++i) {
-      const int64_t token = i / patches * (first + patches) + first + i % patches;
-      const auto begin = kept.begin() + token * grid.members * choices;
-      mask[static_cast<size_t>(i)] =
-          std::find(begin, begin + grid.members * choices, 1) != begin + grid.members * choices;
+      const int64_t token = i / patches * (before + patches) + before + i % patches;
+      const auto first = kept.begin() + token * size;
+      mask[static_cast<size_t>(i)] = std::find(first, first + size, 1) != first + size ? 1 : 0;
     }
     return mask;
   }

@@ -1,4 +1,4 @@
-"""The C++ SDK says of each routing kind where the tokens went and what a call may set; callers of before still do."""
+"""Bundles and callers of before there were routing kinds: the C++ SDK answers them as it did, and says what is new, too."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def runners(tmp_path: Path) -> Iterator[Any]:
 def test_routing_of_an_old_bundle_is_derived_from_its_slots(name: str, runners: Any) -> None:
     runner = runners(test_old_bundles.FOLDER / name)
     images = test_old_bundles.images(name)
+    version, precision = name.split("-")
     for profile in Bundle.open(test_old_bundles.FOLDER / name).manifest.profiles.values():
         (found,) = runner.routing(images, *setting_fields(profile.name)).values()
-        slot = test_old_bundles.answers(name)[profile.name][1]
+        slot = test_old_bundles.data(version)[f"{precision}/{profile.name}/slot"]
         places = slot.shape[0] * profile.capacity[0]  # of an expert
         np.testing.assert_array_equal(found.slot, slot)
         np.testing.assert_array_equal(found.kept, slot >= 0)
