@@ -134,9 +134,13 @@ class Caller {
         rounds_(number % 3 == 0),
         runner_(runner),
         shape_{kGroups, kTokens, kExperts, kChoices, 3 + number, number % 2 == 0},
+        policies_(shape_),
         x_(Numbers(kRows * kHidden, 6 + number)),
         norm_scale_(Numbers(kHidden, 7)),
-        norm_bias_(Numbers(kHidden, 8)) {}
+        norm_bias_(Numbers(kHidden, 8)) {
+    policies_.pool = number % 4 > 1;
+    if (number % 3 == 1) policies_.max_experts = kExperts - 2;
+  }
 
   Floats Compute() {
     DenseLayers();
@@ -154,7 +158,7 @@ class Caller {
   ElementType type_;
   bool rounds_;  // to bfloat16 on the way to the experts
   TaskRunner runner_;
-  vmoe::RoutingShape shape_;
+  vmoe::RoutingShape shape_, policies_;
   Floats x_, norm_scale_, norm_bias_;
   Floats answer_;
 
@@ -214,12 +218,17 @@ class Caller {
     const MlpWeights dense(kernels_, type_, 1);
     vmoe::DenseMlp(dense.experts(), Norm(), y.data(), kRows, true, y.data(), runner_);
     Floats weight(kRows * kChoices);
-    std::vector<int32_t> slot(kRows * kChoices), src(kExperts * shape_.places());
-    vmoe::RouterBlock(*Router(), Norm(), shape_, y.data(), slot.data(), weight.data(), src.data(), runner_);
+    std::vector<int32_t> slot(kRows * kChoices), expert(slot.size()), src;
     vmoe::ExpertBlockRouting routing;
+    const auto make_src = [&](size_t places) {
+      routing.places = places;
+      src.resize(kExperts * places);
+      return src.data();
+    };
+    vmoe::RouterBlock(*Router(), Norm(), policies_, y.data(), slot.data(), weight.data(), make_src, expert.data(),
+                      runner_);
     routing.tokens = kRows;
     routing.choices = kChoices;
-    routing.places = shape_.places();
     routing.slot = slot.data();
     routing.weight = weight.data();
     routing.src = src.data();
@@ -227,6 +236,7 @@ class Caller {
     vmoe::ExpertBlock(sparse.experts(), Norm(), routing, rounds_, y.data(), y.data(), runner_);
     answer_.insert(answer_.end(), y.begin(), y.end());
     answer_.insert(answer_.end(), slot.begin(), slot.end());
+    answer_.insert(answer_.end(), expert.begin(), expert.end());
   }
 
   void ExpertsThatChoose() {
