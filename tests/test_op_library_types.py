@@ -46,7 +46,7 @@ def test_weights_are_the_bits_of_the_gates() -> None:
     rng = np.random.default_rng(1)
     gates = rng.integers(0, 2**16, (2, 300, 7), np.uint16).view(np.float16)
     call = MoeCall("VmoeRoute", "float", "fp16", {"gates": gates}, {"capacity": 5, "k": 7, "bpr": 1})
-    ((_, weight, _),) = outputs_of(run_calls([call.call]))
+    ((_, weight, _, _),) = outputs_of(run_calls([call.call]))
     assert np.isnan(gates).sum() > 50
     np.testing.assert_array_equal(weight.view(np.uint16), call.expected[1].view(np.uint16))
 
@@ -61,11 +61,11 @@ def test_both_ops_in_one_are_one_after_the_other(calls: list[MoeCall], element: 
     routed = outputs_of(run_calls([route.call for route in routes]))
     dispatches = [
         MoeCall("VmoeDispatch", c.tokens, "float", {"x": c.inputs["x"], "src": src}, {})
-        for c, (_, _, src) in zip(together, routed, strict=True)
+        for c, (_, _, src, _) in zip(together, routed, strict=True)
     ]
     dispatched = outputs_of(run_calls([dispatch.call for dispatch in dispatches]))
     found = outputs_of(run_calls([call.call for call in together]))
-    for both, (slot, weight, _), (buf,) in zip(found, routed, dispatched, strict=True):
+    for both, (slot, weight, _, _), (buf,) in zip(found, routed, dispatched, strict=True):
         assert same_values(both, [slot, weight, buf])
 
 

@@ -53,7 +53,8 @@ void RoutingSettings::Check() const {
     if (value) CheckRange(kNames[i], *value, kMinimum[i], kMaximum[i]);
   }
   for (size_t i = 0; i < policies.size(); ++i) {
-    if (policies[i]) CheckRange(kPolicyNames[i], *policies[i], kPolicyMinimum[i], kPolicyMaximum[i]);
+    const std::optional<int64_t>& value = policies[i];
+    if (value) CheckRange(kPolicyNames[i], *value, kPolicyMinimum[i], kPolicyMaximum[i]);
   }
 }
 
