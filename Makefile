@@ -31,7 +31,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel demo test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel demo routing test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -78,6 +78,12 @@ demo: $(NATIVE)
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
+
+routing: $(NATIVE)
+	mkdir -p demo
+	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group image --capacity 0.2 --k 1 \
+		-o demo/mnist-alone.vmoe --force
+	$(BIN)/python samples/mnist/routing.py demo/mnist-alone.vmoe --picture demo/routing.png
 
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages

@@ -20,8 +20,12 @@ from rich.table import Table
 from vmoe_runtime import Engine, Setting
 
 HERE = Path(__file__).parent
-RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.05)
-ORDERS = {"BPR": Setting(bpr=True), "vanilla": Setting(bpr=False), "pool": Setting(pool=True)}
+RATIOS = (0.1, 0.2, 0.45, 0.6, 0.8, 1.05)
+ORDERS = {
+    "BPR": Setting(bpr=True, pool=False),
+    "vanilla": Setting(bpr=False, pool=False),
+    "pool": Setting(bpr=True, pool=True),
+}
 LIMITED = Setting(capacity=0.2, k=1, pool=True)
 """The setting at which the experts of an image are limited."""
 
