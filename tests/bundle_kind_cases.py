@@ -115,13 +115,13 @@ for _profile, _name in _NAMES:
     assert _profile["name"] == _name
     good(f"the profile {_name}", as_kind("top-k", put("profiles", [_profile])))
     _all = f"{_name} by another name: "
-    for _other in {
+    for _other in (
         f"{_name}-m{EXPERTS}",
         f"{_name}-official",
         _name.replace("-k", "-K"),
         _name.replace("-pool", "") if "-pool" in _name else f"{_name}-pool",
         _name.replace("-vanilla", "") if "-vanilla" in _name else f"{_name}-vanilla",
-    }:
+    ):
         bad(f"{_all}{_other}", as_kind("top-k", put("profiles", [{**_profile, "name": _other}])), f"'{_other}'")
 for _other, _profile in {
     "c0.3-k1-m2-pool": chosen(0.3, 1, pool=True, max_experts=2, places=1),

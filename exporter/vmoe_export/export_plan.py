@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,10 +132,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    if options.tensorrt and (untaken := _not_for_tensorrt(model, options)):
-        raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
+    if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
+        raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
     steps = _preprocessing(options, model)
     notes = tuple(
         _of_preset(note, preset) for note in (*_notes(config, model, grouping, options), *_preset_notes(checkpoint, options))
@@ -143,14 +143,14 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
-def _not_for_tensorrt(model: ModelConfig, options: ExportOptions) -> str | None:
+def _not_for_tensorrt(model: ModelConfig, rules: RoutingRules | None, profiles: Sequence[Profile]) -> str | None:
     """What of the model or its routing the TensorRT graphs can't do."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
-    if options.pool or options.max_experts is not None:
+    if rules and any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
         return "profiles with a pool or a limit of experts"
     return None
 

@@ -11,9 +11,9 @@ from vmoe_export.grouping import Grouping
 from vmoe_export.model import Vmoe
 from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import KIND_NAMES
 
 _WHAT = "model"
-_KINDS = {"top-k": "V-MoE", "experts-choice": "V-MoE of experts choice", "soft": "Soft MoE"}
 
 
 def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: Profile | None) -> None:
@@ -32,7 +32,7 @@ def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: P
     sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
     experts = f" with {moe.num_experts} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
     facts = {
-        _WHAT: f"{_KINDS[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
+        _WHAT: f"{KIND_NAMES[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
         f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",
         "precision": model.precision,
         "input": f"image {pixels}",

@@ -360,7 +360,8 @@ class _Reading:
         self, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any], flags: Mapping[str, Any]
     ) -> tuple[int, ExpertsChoice]:
         """E, and the routing."""
-        if flags.get("ensemble_size", 1) != 1 or given.get("ensemble_size") not in (None, 1):
+        members = len(self.shapes.get(router, ())) == 3 or flags.get("ensemble_size", 1) != 1
+        if members or given.get("ensemble_size") not in (None, 1):
             raise OptionError("experts choice is no routing of ensembles (E3); leave the router or the ensemble size out")
         _, experts = self._shape(router, 2)
         return experts, ExpertsChoice(*self._capacity(dispatcher, flags, _DEFAULT_EXPERTS_CHOICE_RATIO))

@@ -15,6 +15,7 @@ from vmoe_export.precision import PRECISIONS, Limits
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import KIND_NAMES
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -25,7 +26,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table.add_column()
     head = f"features of size {model.feature_size}" if plan.output == "features" else f"{model.num_classes} classes"
     table.add_row(
-        "V-MoE" if moe else "Dense ViT",
+        KIND_NAMES[moe.routing.kind] if moe else "Dense ViT",
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
         f"classifier '{model.classifier}', {head}",
     )

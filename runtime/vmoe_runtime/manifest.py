@@ -12,7 +12,15 @@ from typing import Any, Literal, cast
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps, squash
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import ROUTING_KINDS, ExpertsChoiceRules, RoutingKind, RoutingRules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import (
+    KIND_NAMES,
+    ROUTING_KINDS,
+    ExpertsChoiceRules,
+    RoutingKind,
+    RoutingRules,
+    SoftRules,
+    TopKRules,
+)
 from vmoe_runtime.strict_json import parse_json
 
 FORMAT = "vmoe-bundle"
@@ -154,8 +162,7 @@ class Manifest:
     def summary(self) -> str:
         """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
         blocks = self.model.get("num_layers")
-        kinds = {"top-k": "V-MoE", "experts-choice": "V-MoE of experts choice", "soft": "Soft MoE"}
-        words = [kinds[self.rules.kind] if self.rules else "dense ViT"]
+        words = [KIND_NAMES[self.rules.kind] if self.rules else "dense ViT"]
         if self.ensemble_size > 1:
             words = [f"E3 of {self.ensemble_size} members"]
         if isinstance(blocks, int):

@@ -19,6 +19,13 @@ RoutingKind = Literal["top-k", "experts-choice", "soft"]
 
 ROUTING_KINDS: tuple[RoutingKind, ...] = ("top-k", "experts-choice", "soft")
 
+KIND_NAMES: Mapping[RoutingKind, str] = {
+    "top-k": "V-MoE",
+    "experts-choice": "V-MoE of experts choice",
+    "soft": "Soft MoE",
+}
+"""What a model of the kind is called."""
+
 LAYER_OUTPUTS: Mapping[RoutingKind, tuple[str, ...]] = {
     "top-k": ("expert", "kept", "weight"),
     "experts-choice": ("kept", "weight"),

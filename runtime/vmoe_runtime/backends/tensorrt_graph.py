@@ -30,6 +30,11 @@ def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
     if profile is None:
         return graphs[DENSE_GRAPH_KEY]
     if profile.name not in graphs:
+        if profile.name.partition("-k")[2] not in (f"{profile.k}", f"{profile.k}-vanilla"):
+            raise BackendError(
+                f"there are no graphs for TensorRT with a pool or a limit of experts, as '{profile.name}' has; take another "
+                "backend"
+            )
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
             f"again with --tensorrt {_options(profile)}"

@@ -1,0 +1,73 @@
+"""Options of routing that don't fit the model's kind: one sentence each, exit code 2, and no bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import golden
+import pytest
+from damaged_files import assert_command_refuses
+
+from vmoe_export import export_bundle
+from vmoe_runtime import BackendError, Engine
+
+TOP_K, DENSE, ENSEMBLE, SOFT, CHOICE = "g1", "g4", "g5", "g6", "g7"
+REFUSED = [
+    (SOFT, ["--k", "2"], ["Soft MoE has no k to set"]),
+    (SOFT, ["--capacity", "1"], ["Soft MoE has no capacity to set"]),
+    (SOFT, ["--bpr"], ["Soft MoE has no bpr to set"]),
+    (SOFT, ["--no-bpr", "--k", "1"], ["Soft MoE has no k, bpr to set"]),
+    (SOFT, ["--pool"], ["Soft MoE has no pool to set"]),
+    (SOFT, ["--max-experts", "2"], ["Soft MoE has no max_experts to set"]),
+    (SOFT, ["--rounding", "ceil"], ["Soft MoE", "takes no rounding"]),
+    (SOFT, ["--capacity-multiple-of", "4"], ["Soft MoE", "takes no capacity_multiple_of"]),
+    (SOFT, ["--ensemble-size", "2"], ["Soft MoE", "takes no ensemble_size"]),
+    (SOFT, ["--router", "top-k"], ["--router top-k", "Soft MoE"]),
+    (SOFT, ["--router", "experts-choice"], ["--router experts-choice", "Soft MoE"]),
+    (SOFT, ["--tensorrt"], ["no TensorRT graphs of Soft MoEs"]),
+    (SOFT, ["--output", "members"], ["no ensemble"]),
+    (CHOICE, ["--k", "1"], ["experts choice has no k to set"]),
+    (CHOICE, ["--no-bpr"], ["experts choice has no bpr to set"]),
+    (CHOICE, ["--pool"], ["experts choice has no pool to set"]),
+    (CHOICE, ["--no-pool"], ["experts choice has no pool to set"]),
+    (CHOICE, ["--max-experts", "2"], ["experts choice has no max_experts to set"]),
+    (CHOICE, ["--tensorrt"], ["no TensorRT graphs of experts choice"]),
+    (CHOICE, ["--ensemble-size", "2"], ["experts choice is no routing of ensembles"]),
+    (CHOICE, ["--capacity", "7"], ["7", "number of experts, 6"]),
+    (CHOICE, ["--output", "members"], ["no ensemble"]),
+    (DENSE, ["--pool"], ["dense ViT", "takes no pool"]),
+    (DENSE, ["--no-pool"], ["dense ViT", "takes no pool"]),
+    (DENSE, ["--max-experts", "2"], ["dense ViT", "takes no max_experts"]),
+    (DENSE, ["--router", "top-k"], ["dense ViT", "takes no router"]),
+    (DENSE, ["--router", "experts-choice"], ["dense ViT", "takes no router"]),
+    (TOP_K, ["--max-experts", "0"], ["--max-experts", "0"]),
+    (TOP_K, ["--max-experts", "-1"], ["--max-experts", "-1"]),
+    (TOP_K, ["--max-experts", "all"], ["--max-experts", "all"]),
+    (TOP_K, ["--router", "soft"], ["--router", "soft"]),
+    (TOP_K, ["--router", "experts-choice", "--k", "2"], ["experts choice has no k to set"]),
+    (TOP_K, ["--pool", "--tensorrt"], ["no TensorRT graphs of profiles with a pool"]),
+    (TOP_K, ["--max-experts", "3", "--tensorrt"], ["no TensorRT graphs of profiles with a pool or a limit of experts"]),
+    (ENSEMBLE, ["--pool"], ["ensembles (E3) are routed officially: they take no pool"]),
+    (ENSEMBLE, ["--max-experts", "2"], ["ensembles (E3) are routed officially: they take no max_experts"]),
+    (ENSEMBLE, ["--router", "experts-choice"], ["experts choice is no routing of ensembles"]),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "words"), REFUSED, ids=lambda value: " ".join(value) if value else "")
+def test_an_option_that_does_not_fit(
+    model: str, options: list[str], words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps(golden.settings(model)["model"]))
+    size = ["--image-size", "40"] if model in (SOFT, CHOICE) else []
+    arguments = [str(golden.FOLDER / model), "--config", str(config), "-o", str(tmp_path / "x.vmoe"), *size, *options]
+    assert_command_refuses(arguments, 2, words, capfd)
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_pool_is_no_profile_of_the_tensorrt_graphs(mnist_checkpoint: Path, tmp_path: Path) -> None:
+    path = export_bundle(mnist_checkpoint, tmp_path / "x.vmoe", capacity=[0.3], k=[1], tensorrt=True, validate=False).path
+    for profile in ("c0.3-k1-pool", "c0.3-k1-m2"):
+        with pytest.raises(BackendError, match=f"no graphs for TensorRT with a pool or a limit.*'{profile}'"):
+            Engine.load(path, profile, "tensorrt")
