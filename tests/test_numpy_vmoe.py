@@ -11,7 +11,7 @@ import pytest
 
 from vmoe_export import open_checkpoint
 
-CASES = golden.cases()
+CASES = [*golden.cases(), *(case for case in golden.ensemble_cases() if case.output == "members")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -44,5 +44,6 @@ def _settings(case: golden.Case) -> numpy_vmoe.Settings:
         k=profile.k,
         capacity=profile.capacity[0],
         bpr=profile.bpr,
+        members=case.members,
         bf16=case.bfloat16,
     )

@@ -4,8 +4,9 @@
 `v2.npz` hold `images` f32[6,12,12,3], and `PRECISION/PROFILE/logits` f32[6,7] and `.../slot` i32[6,10,K] of stock ONNX
 Runtime. Those of format version 3 are `v2-fp32` once more: `v3-fp32` with pools and limits of experts, and `v3-ensemble` as
 an E3 of two members, whose logits are f32[6,2,7]. Instead of slots `v3.npz` has `.../placed` i32[6,S,K], the expert that a
-pair got a place at, -1 where it was dropped. `v2-dense` has no routing, takes uint8 and gives features: `dense/images`
-u8[6,12,12,3], `dense/features` f32[6,24].
+pair got a place at, -1 where it was dropped. `v3-choice` is `v2-fp32` with experts choice, and `v3-soft` a Soft MoE with its
+other tensors; their routing is stored as `Engine.routing` names it. `v2-dense` has no routing, takes uint8 and gives
+features: `dense/images` u8[6,12,12,3], `dense/features` f32[6,24].
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.routing import layer_outputs, placed_pairs
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
 FOLDER = Path(__file__).parent / "data" / "bundles"
 
@@ -109,6 +111,18 @@ def test_the_precision_is_what_it_was(name: str) -> None:
 def test_an_engine_of_a_dense_model_answers_as_it_did(backend: str) -> None:
     with Engine.load(FOLDER / "v2-dense", backend=backend, threads=1) as engine:
         np.testing.assert_allclose(engine(data("v2")["dense/images"]), data("v2")["dense/features"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("name", "profile"), [("v3-choice", "c0.5"), ("v3-choice", "c1.0"), ("v3-soft", None)])
+def test_an_engine_of_another_kind_answers_as_it_did(name: str, profile: str | None, backend: str) -> None:
+    stored = data("v3")
+    what = name.removeprefix("v3-") + (f"/{profile}" if profile else "")
+    with Engine.load(FOLDER / name, profile, backend, 1) as engine:
+        np.testing.assert_allclose(engine(stored["images"]), stored[f"{what}/logits"], rtol=0, atol=1e-5)
+        (routing,) = engine.routing(stored["images"]).values()
+    for field in LAYER_OUTPUTS[routing.kind]:
+        np.testing.assert_allclose(getattr(routing, field), stored[f"{what}/{field}"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("ops", ["standard ops", "vmoe op library"])
