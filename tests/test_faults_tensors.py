@@ -100,14 +100,28 @@ def float64_weight_beyond_float32(folder: Path) -> Path:
     return written(folder, golden_tensors() | {"head/bias": np.full(10, 1e300)})
 
 
-@FAULTS.naming("ckpt", "Soft MoE")
-def soft_moe_checkpoint(folder: Path) -> Path:
+def soft_moe(mu: tuple[int, ...], scale: tuple[int, ...]) -> dict[str, np.ndarray]:
     tensors = golden_tensors()
     for block in (1, 3):
         router = f"Encoder/encoderblock_{block}/Moe/Router"
         del tensors[f"{router}/dense/kernel"]
-        tensors |= {f"{router}/mu": np.zeros((40, 8, 2), np.float32), f"{router}/scale": np.ones((), np.float32)}
-    return written(folder, tensors)
+        tensors |= {f"{router}/mu": np.zeros(mu, np.float32), f"{router}/scale": np.ones(scale, np.float32)}
+    return tensors
+
+
+@FAULTS.naming("ckpt", "encoderblock_1/Moe/Mlp/Dense_0/kernel", "8")
+def soft_moe_with_slots_of_other_experts(folder: Path) -> Path:
+    return written(folder, soft_moe((40, 6, 2), ()))
+
+
+@FAULTS.naming("ckpt", "encoderblock_1/Moe/Router/mu", "(40, 8)")
+def soft_moe_without_an_axis_of_slots(folder: Path) -> Path:
+    return written(folder, soft_moe((40, 8), ()))
+
+
+@FAULTS.naming("ckpt", "encoderblock_1/Moe/Router/scale", "(1,)")
+def soft_moe_with_a_scale_that_is_a_list(folder: Path) -> Path:
+    return written(folder, soft_moe((40, 8, 2), (1,)))
 
 
 @FAULTS.naming("ckpt", "encoderblock_3/Moe/Router/dense/kernel", "(40, 4, 2)")

@@ -51,7 +51,7 @@ class LayerGraph:
         Args:
             op_name: a name in the table.
             data: for each input that is no weight the name of its value: an earlier output, or an input of the graph.
-            outputs: names of its outputs, which all are outputs of the graph.
+            outputs: names of its outputs, which all are outputs of the graph; those at the end may be left out.
             attributes: of the op.
         """
         op = OPS[op_name]
@@ -62,7 +62,7 @@ class LayerGraph:
             name = data.get(value.name)
             if name and name not in self._inputs and name not in self._outputs:
                 self._inputs[name] = self._info(name, value)
-        for name, value in zip(outputs, op.outputs, strict=True):
+        for name, value in zip(outputs, op.outputs, strict=False):
             self._outputs[name] = self._info(name, value)
         kept: dict[str, Any] = {name: value for name, value in attributes.items() if name in op.attributes}
         self._nodes.append(helper.make_node(op_name, inputs, outputs, op_name, domain=DOMAIN, **PLUGIN_ATTRIBUTES, **kept))
@@ -92,6 +92,8 @@ class LayerGraph:
             return data[value.name]
         if value.scale_of:
             return name if self._arithmetic == "int8" else ""
+        if value.optional:  # a policy that isn't asked for
+            return ""
         weights = self._weights(value.dims)
         if value.type != "W" or self._arithmetic == "fp32":
             return self._constant(name, weights)

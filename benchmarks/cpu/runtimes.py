@@ -100,5 +100,5 @@ class OpenVinoModel:
 
     def outputs(self, ending: str) -> list[Array]:
         """What the last call gave for all outputs whose name ends so, in order."""
-        ports = [port for port in self._request.model_outputs if port.get_any_name().endswith(ending)]
+        ports = [port for port in self._request.model_outputs if any(name.endswith(ending) for name in port.names)]
         return [np.array(self._request.get_tensor(port).data) for port in ports]
