@@ -26,30 +26,21 @@ BACKENDS = ["onnxruntime", "openvino"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("count", "setting", "percent"), ACCURACY, ids=str)
-def test_images_that_are_groups_of_their_own(
-    mnist_image_bundle: Path,
-    mnist_images: dict[str, np.ndarray],
-    backend: str,
+@pytest.mark.parametrize(
+    ("bundle", "count", "setting", "percent"),
+    [*(("mnist_image_bundle", *line) for line in ACCURACY), *(("mnist_bundle", *line) for line in IN_GROUPS_OF_16)],
+    ids=str,
+)
+def test_accuracy_is_what_was_measured(
+    bundle: str,
     count: int,
     setting: dict[str, Any],
     percent: float,
-) -> None:
-    with Engine.load(mnist_image_bundle, backend=backend) as engine:
-        assert abs(accuracy(engine, mnist_images, count, setting) - percent) <= 0.3
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("count", "setting", "percent"), IN_GROUPS_OF_16, ids=str)
-def test_groups_of_16_images(
-    mnist_bundle: Path,
-    mnist_images: dict[str, np.ndarray],
     backend: str,
-    count: int,
-    setting: dict[str, Any],
-    percent: float,
+    mnist_images: dict[str, np.ndarray],
+    request: pytest.FixtureRequest,
 ) -> None:
-    with Engine.load(mnist_bundle, backend=backend) as engine:
+    with Engine.load(request.getfixturevalue(bundle), backend=backend) as engine:
         assert abs(accuracy(engine, mnist_images, count, setting) - percent) <= 0.3
 
 
