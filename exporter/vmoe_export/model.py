@@ -101,6 +101,8 @@ class Vmoe(nn.Module):
         x = self._embed(image)
         members = self.config.ensemble_size
         routes: list[Tensor] = []
+        # One Split rather than a Slice for each layer, which a small model would notice.
+        places = iter(() if capacity is None else capacity.split(1))
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
             x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
@@ -109,11 +111,12 @@ class Vmoe(nn.Module):
                 layer = moe.layers.index(i)
                 if layer == 0 and members > 1:  # what comes before is the same for all of them
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
-                places = None if capacity is None else capacity[layer : layer + 1]
-                x, *route = self._moe_block(block, moe, x, (places, k, bpr, pool, max_experts))
+                x, *route = self._moe_block(block, moe, x, (next(places, None), k, bpr, pool, max_experts))
                 routes += route
             else:
                 x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
+        if self.config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+            x = x[:, 0]
         return (self._head(self._layer_norm("Encoder.encoder_norm", x)), *routes)
 
     def _add_parameter(self, name: str, shape: tuple[int, ...]) -> None:
@@ -216,13 +219,20 @@ class Vmoe(nn.Module):
         images = rows // members
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
-        groups = torch.ops.vmoe.regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
+        groups = self._regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
         routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
         y, *routes = routed(block, moe, groups, settings)
-        y = torch.ops.vmoe.regroup(y, images, tokens * members)
+        y = self._regroup(y, images, tokens * members)
         if members > 1:
             y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
         return y, *routes
+
+    def _regroup(self, x: Tensor, count: int, tokens: int) -> Tensor:
+        """The rows of x[.., S, D] as x[count, tokens, D]; a group that is one image needs no node for it."""
+        if x.shape[1] == tokens:
+            return x
+        y: Tensor = torch.ops.vmoe.regroup(x, count, tokens)
+        return y
 
     def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
@@ -274,8 +284,6 @@ class Vmoe(nn.Module):
             x = (torch.full((1, 1, tokens), 1 / tokens) @ x)[:, 0]
         elif self.config.classifier == "map":
             x = self._map_head(x)
-        else:
-            x = x[:, 0]
         if self.config.representation_size:
             x = torch.tanh(self._dense("pre_logits", x))
         if self.output == "features":
