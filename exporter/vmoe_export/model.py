@@ -102,7 +102,7 @@ class Vmoe(nn.Module):
         members = self.config.ensemble_size
         routes: list[Tensor] = []
         # One Split rather than a Slice for each layer, which a small model would notice.
-        places = iter(() if capacity is None else capacity.split(1))
+        places = iter(() if capacity is None else torch.split(capacity, 1))
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
             x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
