@@ -12,13 +12,13 @@ from typing import Any, Literal
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
-from vmoe_export.flops import dense_flops, sparse_flops
 from vmoe_export.grouping import Grouping, parse_group
 from vmoe_export.model_config import ModelConfig, describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_export.routing_config import ExpertsChoice, Soft
+from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 from vmoe_runtime.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile
@@ -80,12 +80,16 @@ class ExportPlan:
     @property
     def dense_flops(self) -> int:
         """FLOPs per image of the dense ViT of the same size."""
-        return dense_flops(self.model)
+        return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile."""
+        """FLOPs per image at a profile, when every place of every expert is taken."""
         assert self.rules is not None
-        return sparse_flops(self.model, self.rules, profile)
+        return sparse_flops(self._shape, rows_of_all_places(self.rules, profile, self._shape))
+
+    @property
+    def _shape(self) -> ModelShape:
+        return ModelShape.of(self.model.to_json(), features=self.output == "features")
 
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:

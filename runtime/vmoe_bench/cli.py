@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from vmoe_bench.arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_bench.choice import mark_front, recommend
+from vmoe_bench.loading import LoadedEngine, load_engines
 from vmoe_bench.machine import describe_machine
-from vmoe_bench.measurement import summarize, time_interleaved
-from vmoe_bench.points import Point, plan_points
-from vmoe_bench.quality import assess, images_assessed
-from vmoe_bench.report import PointReport, report_point, to_json
+from vmoe_bench.points import Point, named_profiles, plan_points
+from vmoe_bench.report import PointReport, to_json, write_csv
+from vmoe_bench.run import measure
+from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.command_line import CommandError, complain, printable, run_command
+from vmoe_runtime.bundle_profiles import add_profile
+from vmoe_runtime.command_line import INTERRUPTED, CommandError, UsageError, complain, run_command
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
-from vmoe_runtime.json_report import check_target, people_stream, write_json
+from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
 from vmoe_runtime.profiles import Profile
-
-if TYPE_CHECKING:
-    from vmoe_bench.display import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,49 +37,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(PROGRAM, _bench, argv, no_memory="there is not enough memory; try a smaller --batch-size")
 
 
-def _bench(argv: Sequence[str]) -> None:
+def _bench(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
-    # Both before the measurement: nobody should wait for numbers that then can't be shown.
-    display = _display()
-    check_target(arguments.json, [arguments.bundle, arguments.images])
+    # All before the measurement: nobody should wait for numbers that then can't be shown.
+    display = _module("vmoe_bench.display", "the table needs rich")
+    plot = _module("vmoe_bench.plot", "--plot needs matplotlib") if arguments.plot else None
+    used = [*arguments.bundles, *arguments.compared, arguments.images, arguments.labels]
+    for target in (arguments.json, arguments.csv, arguments.plot):
+        check_target(None if target is None else str(target), used)
     with ExitStack() as closing:
-        engines = _load_engines(arguments, closing)
-        points = plan_points(engines, arguments.profiles, arguments.batch_sizes)
+        engines = load_engines(
+            arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.threads, closing
+        )
+        points = plan_points(engines, _profiles_of(arguments, engines), arguments.batch_sizes)
         source = _images(arguments, points)
         progress = display.Progress(sys.stderr, quiet=arguments.quiet)
-        reports = _measure(points, source, arguments.duration, arguments.threads, progress)
-        report = to_json(describe_machine(engines), reports)
+        measured = measure(points, source, arguments.duration, arguments.threads, progress)
+        machine = describe_machine(engines)
+    if not measured.reports:
+        raise KeyboardInterrupt
+    reports = mark_front(measured.reports)
+    stream = people_stream(arguments.json)
     if not arguments.quiet:
-        display.print_table(reports, printable(arguments.bundle.resolve().name), people_stream(arguments.json))
-    write_json(arguments.json, report)
+        display.print_table(reports, engines, stream)
+    chosen = (
+        None if arguments.wish is None or measured.interrupted else recommend(_eligible(reports, engines), arguments.wish)
+    )
+    if chosen is not None and not arguments.quiet:
+        display.print_recommendation(chosen, stream)
+    more = {"recommended": reports.index(chosen)} if chosen is not None else {}
+    write_json(arguments.json, to_json(machine, reports, interrupted=measured.interrupted, **more))
+    if arguments.csv is not None:
+        write_file(arguments.csv, lambda file: write_csv(reports, file))
+    if plot is not None:
+        plot.draw(reports, arguments.plot)
+    if measured.interrupted:
+        complain(PROGRAM, "interrupted; what was measured by then is shown, and no setting is recommended")
+        return INTERRUPTED
+    if arguments.add_profile and chosen is not None:
+        _add(arguments.bundles[0], points[reports.index(chosen)].profile, quiet=arguments.quiet)
+    return 0
 
 
-def _display() -> ModuleType:
+def _module(name: str, need: str) -> ModuleType:
     try:
-        return import_module("vmoe_bench.display")
+        return import_module(name)
     except ImportError as error:
-        raise CommandError(
-            f"the table needs rich, which can't be loaded ({error}): pip install 'vmoe-export[bench]'"
-        ) from None
+        raise CommandError(f"{need}, which can't be loaded ({error}): pip install 'vmoe-export[bench]'") from None
 
 
-def _load_engines(arguments: Arguments, closing: ExitStack) -> list[Engine]:
-    """One engine per backend, or per backend and profile where it runs only one; "auto" is the backend it stands for."""
-    engines: dict[tuple[str, Profile | None], Engine] = {}
-    for name in dict.fromkeys(arguments.backends):
-        for profile in _profiles_to_load(arguments, name):
-            engine = Engine.load(arguments.bundle, profile, name, arguments.threads)
-            engines.setdefault((engine.backend, engine.only_profile), closing.enter_context(engine))
-    return list(engines.values())
+def _profiles_of(arguments: Arguments, engines: Sequence[LoadedEngine]) -> Callable[[Engine], Sequence[Profile | None]]:
+    """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
+    compared = {id(loaded.engine) for loaded in engines if loaded.compared}
+    noted = set()
 
+    def profiles(engine: Engine) -> Sequence[Profile | None]:
+        if id(engine) in compared:
+            return named_profiles(engine, ())
+        asked = named_profiles(engine, arguments.profiles)
+        if arguments.sweep is None:
+            return asked
+        found, notes = sweep_profiles(engine.manifest.rules, asked[0], arguments.sweep)
+        for note in notes:
+            if note not in noted and not arguments.quiet:
+                complain(PROGRAM, note)
+            noted.add(note)
+        return found
 
-def _profiles_to_load(arguments: Arguments, backend: str) -> Sequence[str | None]:
-    """Names of the profiles that a backend is loaded with; None stands for the bundle's first, or for a dense model."""
-    if backend not in BACKENDS or not BACKENDS[backend].one_profile:
-        return [None]
-    manifest = Bundle.open(arguments.bundle, verify=False).manifest
-    exported = manifest.tensorrt.graphs if manifest.tensorrt and manifest.profiles else ()
-    return arguments.profiles or list(exported) or [None]
+    return profiles
 
 
 def _images(arguments: Arguments, points: Sequence[Point]) -> ImageSource:
@@ -90,25 +112,25 @@ def _images(arguments: Arguments, points: Sequence[Point]) -> ImageSource:
     if arguments.images is None:
         return synthetic_images(max(point.batch_size for point in points), manifest.input)
     outputs = manifest.outputs if manifest.output == "logits" else None
-    source = open_images(arguments.images, manifest.class_names, outputs)
+    source = open_images(arguments.images, manifest.class_names, outputs, arguments.labels)
+    if arguments.wish is not None and source.labels is None:
+        why = f": {source.note}" if source.note else ""
+        raise UsageError(f"a recommendation needs labels, and {arguments.images} has none{why}")
     if source.note is not None and not arguments.quiet:
         complain(PROGRAM, source.note)
     return source
 
 
-def _measure(
-    points: Sequence[Point], source: ImageSource, duration: float, threads: int | None, progress: Progress
-) -> list[PointReport]:
-    spec = points[0].engine.manifest.input
-    batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
-    whole = sum(images_assessed(point, source) for point in points)
-    with progress.step("kept pairs and top-1", whole) as advance:
-        qualities = [assess(point, source, after_batch=lambda images: advance(images, images)) for point in points]
-    calls = [partial(point.logits, batches[point.batch_size]) for point in points]
-    per_round = sum(point.batch_size for point in points)
-    with progress.step("speed", duration) as advance:
-        times = time_interleaved(calls, duration, after_round=lambda seconds: advance(seconds, per_round))
-    return [
-        report_point(point, threads, summarize(seconds, point.batch_size), quality)
-        for point, seconds, quality in zip(points, times, qualities, strict=True)
-    ]
+def _eligible(reports: Sequence[PointReport], engines: Sequence[LoadedEngine]) -> list[PointReport]:
+    """The points of the bundles that were asked about."""
+    compared = {loaded.bundle for loaded in engines if loaded.compared}
+    return [report for report in reports if report.bundle not in compared]
+
+
+def _add(bundle: Path, profile: Profile | None, *, quiet: bool) -> None:
+    if profile is None:
+        raise CommandError(f"{bundle} has no profiles to add to")
+    added = add_profile(bundle, profile)
+    if not quiet:
+        state = "was added to" if added else "is already a profile of"
+        print(f"{profile.name} {state} {bundle}", file=sys.stderr)

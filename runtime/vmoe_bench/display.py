@@ -11,9 +11,12 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from vmoe_bench.loading import LoadedEngine
 from vmoe_bench.report import PointReport
+from vmoe_runtime.command_line import printable
 
 _WIDTH_OF_A_PIPE = 120
+_STAR = {True: " *", False: "  ", None: ""}
 
 
 class Progress:
@@ -51,34 +54,71 @@ class Progress:
             yield advance
 
 
-def print_table(points: Sequence[PointReport], title: str, stream: TextIO) -> None:
-    """Prints one line per point.
+def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], stream: TextIO) -> None:
+    """Prints what was loaded, and one line per point; those of the Pareto front have a star.
 
     Args:
         points: what was measured.
-        title: what stands above the table.
+        engines: what it was measured with.
         stream: where to.
     """
-    table = Table(title=title, title_justify="left")
-    for name in ("profile", "backend"):
-        table.add_column(name, overflow="fold")
-    for name in ("batch", "images/s", "p50 ms", "p99 ms", "kept pairs", "top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for point in points:
-        table.add_row(
-            point.profile or "-",
-            point.backend,
-            str(point.batch_size),
-            f"{point.images_per_second:.1f}",
-            f"{point.p50_ms:.2f}",
-            f"{point.p99_ms:.2f}",
-            _percent(point.kept_pairs),
-            _percent(point.top1),
-        )
     # A pipe has no width of its own, and rich would squeeze the table into 80 columns.
     console = Console(file=stream, width=None if stream.isatty() else _WIDTH_OF_A_PIPE, markup=False, emoji=False)
+    for loaded in engines:
+        memory = "" if loaded.resident_bytes is None else f", {loaded.resident_bytes / 1e6:,.0f} MB more in memory"
+        console.print(f"{loaded.bundle}: {loaded.engine.backend_description}, loaded in {loaded.load_seconds:.2f} s{memory}")
+    table = Table()
+    several = {
+        "bundle": len({point.bundle for point in points}) > 1,
+        "backend": len({point.backend for point in points}) > 1,
+        "batch": len({point.batch_size for point in points}) > 1,
+    }
+    columns: dict[str, Callable[[PointReport], str]] = {
+        "bundle": lambda point: point.bundle,
+        "profile": lambda point: point.profile or "-",
+        "backend": lambda point: point.backend,
+        "batch": lambda point: str(point.batch_size),
+        "top-1": lambda point: _percent(point.top1) + _STAR[point.pareto],
+        "images/s": lambda point: _number(point.images_per_second, ".1f"),
+        "p50 ms": lambda point: _number(point.p50_ms, ".2f"),
+        "p90 ms": lambda point: _number(point.p90_ms, ".2f"),
+        "p99 ms": lambda point: _number(point.p99_ms, ".2f"),
+        "MFLOP": lambda point: _number(point.flops_per_image, ",.1f", 1e-6),
+        "kept pairs": lambda point: _percent(point.kept_pairs),
+        "expert MB": lambda point: _number(point.expert_bytes_per_call, ",.2f", 1e-6),
+    }
+    shown = [name for name in columns if several.get(name, True)]
+    for name in shown:
+        text = name in {"bundle", "profile", "backend"}
+        table.add_column(
+            name, justify="left" if text else "right", overflow="fold" if text else "ellipsis", no_wrap=not text
+        )
+    for point in points:
+        table.add_row(*(columns[name](point) for name in shown))
     console.print(table)
+    images = sorted({point.images for point in points})
+    counts = " or ".join(f"{count:,}" for count in images)
+    alone = [
+        f"{name} {value}"
+        for name, value in (("backend", points[0].backend), ("batch", points[0].batch_size))
+        if not several[name]
+    ]
+    star = " * no other point is as fast and as accurate." if any(point.pareto for point in points) else ""
+    console.print(f"All points: {', '.join(alone)}. " * bool(alone) + f"Accuracy and routing over {counts} images.{star}")
+
+
+def print_recommendation(point: PointReport, stream: TextIO) -> None:
+    """Prints the setting to take, in a sentence."""
+    print(
+        f"Recommended: {printable(point.profile or point.bundle)}, top-1 {_percent(point.top1)}, "
+        f"{_number(point.images_per_second, '.1f')} images/s, {_number(point.p50_ms, '.2f')} ms a call",
+        file=stream,
+    )
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
+
+
+def _number(value: float | None, layout: str, unit: float = 1.0) -> str:
+    return "-" if value is None else format(value * unit, layout)

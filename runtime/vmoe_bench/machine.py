@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Engine
+from vmoe_bench.loading import LoadedEngine, resident_bytes
 from vmoe_runtime.version import installed_version
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def describe_machine(engines: Iterable[Engine]) -> dict[str, Any]:
+def describe_machine(engines: Iterable[LoadedEngine]) -> dict[str, Any]:
     """Everything about this machine that a number depends on, ready for JSON.
 
     Args:
@@ -24,9 +24,11 @@ def describe_machine(engines: Iterable[Engine]) -> dict[str, Any]:
 
     Returns:
         `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
-        `vmoe_runtime` (None where it is not installed as a package), and under `backends`, by name, which
-        runtime that is, in words.
+        `vmoe_runtime` (None where it is not installed as a package); under `backends`, by name, which runtime that is, in
+        words; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by; and
+        the `resident_bytes` of the whole process.
     """
+    engines = list(engines)
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),
@@ -34,7 +36,18 @@ def describe_machine(engines: Iterable[Engine]) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "vmoe_runtime": installed_version("vmoe-export"),
-        "backends": {engine.backend: engine.backend_description for engine in engines},
+        "backends": {loaded.engine.backend: loaded.engine.backend_description for loaded in engines},
+        "engines": [
+            {
+                "bundle": loaded.bundle,
+                "backend": loaded.engine.backend,
+                "precision": loaded.engine.manifest.precision,
+                "load_seconds": loaded.load_seconds,
+                "resident_bytes": loaded.resident_bytes,
+            }
+            for loaded in engines
+        ],
+        "resident_bytes": resident_bytes(),
     }
 
 

@@ -1,14 +1,15 @@
-"""The points of a measurement: every profile on every backend at every batch size."""
+"""The points of a measurement: every profile of every bundle on every backend at every batch size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from vmoe_bench.loading import LoadedEngine
 from vmoe_runtime import Engine, Routing, RoutingError
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.profiles import Profile
@@ -21,56 +22,72 @@ class Point:
     """One setting that is measured.
 
     Attributes:
-        engine: the loaded bundle on one backend; points share it.
-        profile: the routing setting; None for a dense model.
+        loaded: the loaded bundle on one backend; points share it.
+        profile: the routing setting; None for a dense model and a Soft MoE.
         batch_size: images per call.
     """
 
-    engine: Engine
+    loaded: LoadedEngine
     profile: Profile | None
     batch_size: int
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded bundle."""
+        return self.loaded.engine
 
     def logits(self, batch: Array) -> Array:
         """float32[N, classes] of a batch of `batch_size` images."""
         return self.engine(batch, self._profile_name)
 
-    def routing(self, batch: Array) -> dict[str, Routing]:
-        """Where each MoE layer sends the tokens of a batch; empty for a dense model."""
-        return self.engine.routing(batch, self._profile_name)
+    def logits_and_routing(self, batch: Array) -> tuple[Array, dict[str, Routing]]:
+        """The logits, and where each MoE layer sends the tokens of a batch; no layers of a dense model."""
+        return self.engine.logits_and_routing(batch, self._profile_name)
 
     @property
     def _profile_name(self) -> str | None:
         return None if self.profile is None else self.profile.name
 
 
-def plan_points(engines: Sequence[Engine], profile_names: Sequence[str], batch_sizes: Sequence[int]) -> list[Point]:
+def plan_points(
+    engines: Sequence[LoadedEngine],
+    profiles_of: Callable[[Engine], Sequence[Profile | None]],
+    batch_sizes: Sequence[int],
+) -> list[Point]:
     """Every combination of what was asked for, each once.
 
     Args:
-        engines: one per backend, all of the same bundle, or several where each runs only one profile.
-        profile_names: stored or systematic names; empty for all stored profiles.
-        batch_sizes: images per call; empty for the smallest batch that the bundle takes.
+        engines: one per bundle and backend, or several where each runs only one profile.
+        profiles_of: the profiles that an engine is measured at.
+        batch_sizes: images per call; empty for the smallest batch that all bundles take.
 
     Raises:
-        UsageError: a profile or a batch size that the bundle can't be run with.
+        UsageError: a batch size that a bundle can't be run with.
     """
-    manifest = engines[0].manifest
-    try:
-        asked = [engines[0].setting(name) for name in profile_names]
-    except RoutingError as error:
-        raise UsageError(f"--profile: {error}") from None
-    # A dense model has one setting: none.
-    profiles = list(dict.fromkeys(asked)) or list(manifest.profiles.values()) or [None]
-    multiple = manifest.batch_multiple
-    for size in batch_sizes:
+    multiples = [loaded.engine.manifest.batch_multiple for loaded in engines]
+    for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
         if size % multiple:
             raise UsageError(
-                f"--batch-size {size} doesn't fit: the bundle routes in groups ({manifest.group}) "
+                f"--batch-size {size} doesn't fit: {loaded.subject} routes in groups ({loaded.engine.manifest.group}) "
                 f"that need a multiple of {multiple} images"
             )
-    sizes = list(dict.fromkeys(batch_sizes)) or [multiple]
+    sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
     return [
-        Point(engine, profile, size)
-        for profile, engine, size in product(profiles, engines, sizes)
-        if engine.only_profile in (None, profile)
+        Point(loaded, profile, size)
+        for loaded in engines
+        for profile, size in product(profiles_of(loaded.engine), sizes)
+        if loaded.engine.only_profile in (None, profile)
     ]
+
+
+def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:
+    """The profiles that `--profile` asks for, each once, or all stored ones; [None] for a model without any.
+
+    Raises:
+        UsageError: the model has no such profile.
+    """
+    try:
+        asked = [engine.setting(name) for name in names]
+    except RoutingError as error:
+        raise UsageError(f"--profile: {error}") from None
+    return list(dict.fromkeys(asked)) or list(engine.profiles.values()) or [None]

@@ -1,10 +1,11 @@
-"""The report: one record per point, and the JSON file that holds them all."""
+"""The report: one record per point, and the JSON and CSV files that hold them all."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TextIO
 
 from vmoe_bench.measurement import Speed
 from vmoe_bench.points import Point
@@ -13,9 +14,11 @@ from vmoe_bench.quality import Quality
 
 @dataclass(frozen=True)
 class PointReport:
-    """What was measured at one point; the field names are the keys of the JSON.
+    """What was measured at one point; the field names are the keys of the JSON and the columns of the CSV.
 
     Attributes:
+        bundle: name of the bundle.
+        precision: of its large products.
         profile: name of the routing setting; it and the next five are None where the model has no such setting.
         capacity_ratio: C as it was asked for.
         k: experts per token.
@@ -25,12 +28,19 @@ class PointReport:
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as asked for; None for the runtime's own choice.
-        images_per_second: throughput, the batch size over the median time of a call.
-        p50_ms, p99_ms: milliseconds per call.
+        images_per_second: throughput, the batch size over the median time of a call; it and the next three are None where
+            the measurement was interrupted before.
+        p50_ms, p90_ms, p99_ms: milliseconds per call.
         kept_pairs: share of the (token, choice) pairs that got a place, 0 to 1; None where there are no pairs.
         top1: share of right answers, 0 to 1; None without labels.
+        images: images that the last two and the next two are about.
+        flops_per_image: of matrix products, those of experts for the rows that they were given.
+        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
+        pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
     """
 
+    bundle: str
+    precision: str
     profile: str | None
     capacity_ratio: float | None
     k: int | None
@@ -40,17 +50,25 @@ class PointReport:
     backend: str
     batch_size: int
     threads: int | None
-    images_per_second: float
-    p50_ms: float
-    p99_ms: float
+    images_per_second: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
     kept_pairs: float | None
     top1: float | None
+    images: int
+    flops_per_image: int | None
+    expert_bytes_per_call: int | None
+    pareto: bool | None = None
 
 
-def report_point(point: Point, threads: int | None, speed: Speed, quality: Quality) -> PointReport:
+def report_point(point: Point, threads: int | None, speed: Speed | None, quality: Quality) -> PointReport:
     """Puts together what is known about one point."""
     profile = point.profile
+    unknown = dict.fromkeys(field.name for field in fields(Speed))
     return PointReport(
+        bundle=point.loaded.bundle,
+        precision=point.engine.manifest.precision,
         profile=None if profile is None else profile.name,
         capacity_ratio=None if profile is None else profile.capacity_ratio,
         k=None if profile is None else profile.k,
@@ -60,11 +78,18 @@ def report_point(point: Point, threads: int | None, speed: Speed, quality: Quali
         backend=point.engine.backend,
         batch_size=point.batch_size,
         threads=threads,
-        **asdict(speed),
+        **(unknown if speed is None else asdict(speed)),
         **asdict(quality),
     )
 
 
-def to_json(machine: Mapping[str, Any], points: Sequence[PointReport]) -> dict[str, Any]:
-    """The report, ready for JSON: `{"machine": {...}, "points": [...]}`."""
-    return {"machine": dict(machine), "points": [asdict(point) for point in points]}
+def to_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:
+    """The report, ready for JSON: `{"machine": {...}, "points": [...]}`, and what else there is to say."""
+    return {"machine": dict(machine), "points": [asdict(point) for point in points], **more}
+
+
+def write_csv(points: Sequence[PointReport], file: TextIO) -> None:
+    """Writes one line per point under a line with the field names; None is an empty cell."""
+    writer = csv.DictWriter(file, [field.name for field in fields(PointReport)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)

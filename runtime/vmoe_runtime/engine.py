@@ -182,14 +182,25 @@ class Engine:
         Returns:
             By name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
         """
+        return self._routed(images, self.setting(setting, **fields), [])[1]
+
+    def logits_and_routing(
+        self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]
+    ) -> tuple[Array, dict[str, Routing]]:
+        """What a call and `routing` give, from one run of the model; arguments as for a call."""
+        outputs, routing = self._routed(images, self.setting(setting, **fields), [self.manifest.output])
+        return outputs[0], routing
+
+    def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
+        """Some outputs of the model, and where its MoE layers send the tokens."""
         layers = self.manifest.moe_layers
         fixed = self._backend is not None and self._backend.profile is not None
         names = list(layer_outputs(self.manifest, fixed=fixed))
-        profile = self.setting(setting, **fields)
         # A graph must be asked for something.
-        outputs = [f"{layer}/{name}" for layer in layers for name in names] or [self.manifest.output]
-        found = layer_routings(self.manifest, profile, names, self._run(images, profile, outputs))
-        return dict(zip(layers, found, strict=True))
+        asked = outputs + [f"{layer}/{name}" for layer in layers for name in names] or [self.manifest.output]
+        values = self._run(images, profile, asked)
+        found = layer_routings(self.manifest, profile, names, values[len(outputs) :])
+        return values[: len(outputs)], dict(zip(layers, found, strict=True))
 
     def setting(self, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.

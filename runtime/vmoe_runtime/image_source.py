@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
+from vmoe_runtime.image_labels import read_labels, unambiguous
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.pictures import open_regular
@@ -63,7 +63,9 @@ class ImageSource:
             yield to_batch(self.images[chosen], spec), labels
 
 
-def open_images(path: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
+def open_images(
+    path: Path, class_names: tuple[str, ...] | None, num_classes: int | None, labels: Path | None = None
+) -> ImageSource:
     """The images that the user has.
 
     Args:
@@ -71,11 +73,17 @@ def open_images(path: Path, class_names: tuple[str, ...] | None, num_classes: in
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
         class_names: of the model; they give the subfolders their labels.
         num_classes: of the model, or None where it puts out no logits.
+        labels: a CSV file that says what the pictures of a folder show, instead of its subfolders; see `read_labels`.
 
     Raises:
-        ImageError: there are no such images.
+        ImageError: there are no such images, or no labels for all of them.
     """
-    source = _from_folder(path, class_names) if path.is_dir() else _from_npz(path)
+    if labels is not None:
+        if not path.is_dir():
+            raise ImageError(f"{labels} labels the pictures of a folder, and {path} is none")
+        source = _labelled(path, read_labels(labels, class_names))
+    else:
+        source = _from_folder(path, class_names) if path.is_dir() else _from_npz(path)
     if source.labels is None:
         return source
     if num_classes is None:
@@ -150,7 +158,7 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSour
     if loose or class_names is None:
         why = "some pictures are in no subfolder" if loose else "the bundle has no class names"
         return ImageSource(shuffled, note=f"{why}, so there is no top-1" if by_class else None)
-    index_of = _unambiguous(class_names)
+    index_of = unambiguous(class_names)
     unknown = [name for name in by_class if name not in index_of]
     if unknown:
         return ImageSource(shuffled, note=f"subfolder '{unknown[0]}' is not one class of the bundle, so there is no top-1")
@@ -158,11 +166,13 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSour
     return ImageSource(shuffled, np.array(labels, np.int64)[order])
 
 
+def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
+    """The pictures that a CSV file names, in its order."""
+    paths = tuple(folder / name for name in labels)
+    if missing := next((path for path in paths if not path.is_file()), None):
+        raise ImageError(f"the labels name {missing}, which is no file")
+    return ImageSource(paths, np.array(list(labels.values()), np.int64))
+
+
 def _pictures(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.is_file())
-
-
-def _unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
-    """Index by class name; names that two classes share (ImageNet has two cranes) are left out."""
-    times = Counter(class_names)
-    return {name: index for index, name in enumerate(class_names) if times[name] == 1}

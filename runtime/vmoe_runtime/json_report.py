@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.manifest import MANIFEST_NAME
+from vmoe_runtime.whole_files import write_whole
 
 STANDARD_OUTPUT = "-"
 
@@ -61,17 +62,19 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
     if target == STANDARD_OUTPUT:
         sys.stdout.write(text)
         return
-    # A link stays one: what it points to is replaced.
-    path = _real(Path(target))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(Path(target), lambda file: file.write(text))
+
+
+def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Writes a text file that a command was asked for, whole or not at all.
+
+    Raises:
+        CommandError: it can't be written; a file that was there before is unchanged.
+    """
     try:
-        try:
-            part.write_text(text)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, write)
     except OSError as error:
-        raise CommandError(f"{target} can't be written: {error.strerror}") from None
+        raise CommandError(f"{path} can't be written: {error.strerror}") from None
 
 
 def _real(path: Path) -> Path:

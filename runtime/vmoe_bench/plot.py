@@ -1,0 +1,95 @@
+"""Draws a measurement: accuracy over capacity, and over the time of an image. The only module that needs matplotlib."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from vmoe_bench.report import PointReport
+from vmoe_runtime.command_line import CommandError
+
+_SIZE_INCHES = (10.0, 4.2)
+_PIXELS_PER_INCH = 150
+
+
+def draw(points: Sequence[PointReport], path: Path) -> None:
+    """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
+
+    Without labels the share of kept pairs stands for the accuracy.
+
+    Args:
+        points: what was measured.
+        path: the picture; its suffix says its format.
+
+    Raises:
+        CommandError: it can't be written.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vmoe-bench"}):
+        figure = Figure(_SIZE_INCHES, layout="constrained")
+        by_capacity, by_time = figure.subplots(1, 2, sharey=True)
+        has_labels = any(point.top1 is not None for point in points)
+        height: Callable[[PointReport], float | None] = (lambda p: p.top1) if has_labels else (lambda p: p.kept_pairs)
+        for name, line in _lines(points).items():
+            _draw_line(by_capacity, name, line, lambda p: p.capacity_ratio, height)
+            _draw_line(by_time, name, line, lambda p: 1000 / p.images_per_second if p.images_per_second else None, height)
+        by_capacity.set(xscale="log", xlabel="capacity ratio C", ylabel="top-1" if has_labels else "kept pairs")
+        by_time.set(xlabel="milliseconds per image")
+        by_capacity.yaxis.set_major_formatter(PercentFormatter(1))
+        for axes in (by_capacity, by_time):
+            axes.grid(alpha=0.3)
+        if len(by_time.lines) > 1:
+            by_time.legend(fontsize="small")
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        try:
+            figure.savefig(part, dpi=_PIXELS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
+            part.replace(path)
+        except OSError as error:
+            raise CommandError(f"{path} can't be written: {error.strerror or error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
+    """The points of each line, by what tells it from the others."""
+    parts = [
+        {
+            "bundle": point.bundle,
+            "k": None if point.k is None else f"K={point.k}",
+            "order": None if point.bpr is None else "BPR" if point.bpr else "vanilla",
+            "pool": "pool" if point.pool else None,
+            "limit": None if point.max_experts is None else f"{point.max_experts} experts",
+            "backend": point.backend,
+            "batch": f"batch {point.batch_size}",
+        }
+        for point in points
+    ]
+    differ = [key for key in parts[0] if len({part[key] for part in parts}) > 1]
+    lines: dict[str, list[PointReport]] = {}
+    for point, part in zip(points, parts, strict=True):
+        name = ", ".join(str(part[key]) for key in differ if part[key]) or point.bundle
+        lines.setdefault(name, []).append(point)
+    return lines
+
+
+def _draw_line(
+    axes: Axes,
+    name: str,
+    points: Sequence[PointReport],
+    across: Callable[[PointReport], float | None],
+    up: Callable[[PointReport], float | None],
+) -> None:
+    known = sorted(
+        (x, y, bool(point.pareto)) for point in points if (x := across(point)) is not None and (y := up(point)) is not None
+    )
+    if not known:
+        return
+    xs, ys, front = zip(*known, strict=True)
+    stars = [index for index, is_best in enumerate(front) if is_best]
+    axes.plot(xs, ys, marker="o", markersize=4, label=name.replace("$", r"\$"))
+    axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")

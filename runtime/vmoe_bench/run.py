@@ -1,0 +1,68 @@
+"""One whole measurement: what each point answers first, then how fast it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vmoe_bench.measurement import summarize, time_interleaved
+from vmoe_bench.points import Point
+from vmoe_bench.quality import Quality, assess, images_assessed
+from vmoe_bench.report import PointReport, report_point
+from vmoe_runtime.image_source import ImageSource
+
+if TYPE_CHECKING:
+    from vmoe_bench.display import Progress
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out.
+
+    Attributes:
+        reports: of the points in their order; of the first ones where the measurement was interrupted.
+        interrupted: whether it was, by Ctrl-C.
+    """
+
+    reports: list[PointReport]
+    interrupted: bool
+
+
+def measure(
+    points: Sequence[Point], source: ImageSource, duration: float, threads: int | None, progress: Progress
+) -> Measured:
+    """Measures all points.
+
+    Args:
+        points: what to measure.
+        source: the images of the first part; the first of them are those that are timed.
+        duration: seconds for timing all points together.
+        threads: per call, as asked for.
+        progress: where it shows how far it is.
+
+    Raises:
+        VmoeError: the images don't fit, or a backend failed.
+    """
+    spec = points[0].engine.manifest.input
+    batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
+    qualities: list[Quality] = []
+    seconds: list[list[float]] = [[] for _ in points]
+    interrupted = False
+    try:
+        with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
+            for point in points:
+                qualities.append(assess(point, source, after_batch=lambda images: advance(images, images)))
+        calls = [partial(point.logits, batches[point.batch_size]) for point in points]
+        per_round = sum(point.batch_size for point in points)
+        with progress.step("speed", duration) as advance:
+            time_interleaved(calls, duration, after_round=lambda taken: advance(taken, per_round), into=seconds)
+    except KeyboardInterrupt:
+        interrupted = True
+    speeds = [summarize(taken, point.batch_size) if taken else None for point, taken in zip(points, seconds, strict=True)]
+    reports = [
+        report_point(point, threads, speed, quality)
+        for point, speed, quality in zip(points, speeds, qualities, strict=False)
+    ]
+    return Measured(reports, interrupted)

@@ -1,0 +1,145 @@
+"""Floating-point operations of one image through a model: two per multiply-add, matrix products only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vmoe_runtime.errors import BundleError
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import RoutingRules, SoftRules
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a model that its products have.
+
+    Attributes:
+        patches, patch_values: patches of an image, and numbers in each.
+        tokens: T, the patches and perhaps a classifier token.
+        width: D.
+        num_layers: encoder blocks.
+        mlp_dim: width of a dense MLP's hidden layer.
+        moe_layers: which blocks have experts; empty for a dense ViT.
+        expert_mlp_dim: width of an expert's hidden layer.
+        members: M of an ensemble (E3), whose tokens are repeated in the first MoE layer; 1 otherwise.
+        router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
+        router_columns: experts, or slots of all of them.
+        has_map_head: whether attention pools the tokens.
+        representation_size, classes: of the head; 0 where it has no such layer.
+    """
+
+    patches: int
+    patch_values: int
+    tokens: int
+    width: int
+    num_layers: int
+    mlp_dim: int
+    moe_layers: tuple[int, ...]
+    expert_mlp_dim: int
+    members: int
+    router_products: int
+    router_columns: int
+    has_map_head: bool
+    representation_size: int
+    classes: int
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any], *, features: bool = False) -> ModelShape:
+        """The sizes in a manifest's model description.
+
+        Args:
+            model: as `vmoe-export` writes it.
+            features: of a bundle that puts out features, without the layer of the classes.
+
+        Raises:
+            BundleError: it lacks some, as nobody else reads them.
+        """
+        try:
+            (height, width), (patch_height, patch_width) = model["image_size"], model["patch_size"]
+            patches = (height // patch_height) * (width // patch_width)
+            moe = model["moe"] or {}
+            routing = moe.get("routing") or {}
+            is_soft = routing.get("kind") == "soft"
+            columns = moe.get("num_experts", 0) * (routing["slots_per_expert"] if is_soft else 1)
+            shape = cls(
+                patches=patches,
+                patch_values=patch_height * patch_width * model["channels"],
+                tokens=patches + (model["classifier"] == "token"),
+                width=model["hidden_size"],
+                num_layers=model["num_layers"],
+                mlp_dim=model["mlp_dim"],
+                moe_layers=tuple(moe.get("layers", ())),
+                expert_mlp_dim=moe.get("mlp_dim", 0),
+                members=routing.get("ensemble_size", 1),
+                router_products=3 if is_soft else 1,  # beside the logits, dispatch and combine
+                router_columns=columns,
+                has_map_head=model["classifier"] == "map",
+                representation_size=model["representation_size"] or 0,
+                classes=0 if features else model["num_classes"] or 0,
+            )
+            dense_flops(shape), sparse_flops(shape, [1.0] * len(shape.moe_layers))
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError):
+            raise BundleError("the manifest's model description lacks the sizes that FLOPs are counted from") from None
+        return shape
+
+
+def dense_flops(shape: ModelShape) -> int:
+    """FLOPs per image of the dense ViT of the same size: every MoE layer an MLP that each token visits once."""
+    mlp = 4 * shape.tokens * shape.width * shape.mlp_dim
+    return _embedding(shape) + shape.num_layers * (_attention(shape) + mlp) + _head(shape)
+
+
+def sparse_flops(shape: ModelShape, expert_rows: Sequence[float]) -> int:
+    """FLOPs per image.
+
+    Args:
+        shape: of the model.
+        expert_rows: of each MoE layer, the rows that all experts together work on for an image.
+    """
+    total: float = _embedding(shape) + shape.members * _head(shape)
+    rows = iter(expert_rows)
+    members = 1
+    for layer in range(shape.num_layers):
+        total += members * _attention(shape)
+        if layer not in shape.moe_layers:
+            total += members * 4 * shape.tokens * shape.width * shape.mlp_dim
+            continue
+        members = shape.members
+        total += 2 * shape.router_products * members * shape.tokens * shape.width * shape.router_columns
+        total += 4 * next(rows) * shape.width * shape.expert_mlp_dim
+    return round(total)
+
+
+def rows_of_all_places(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
+    """Rows per image of each MoE layer when every place of every expert is taken, for `sparse_flops`.
+
+    Args:
+        rules: of the model.
+        profile: the setting; None for a Soft MoE.
+        shape: of the model.
+    """
+    groups = shape.tokens * shape.members / rules.group_tokens  # per image
+    if isinstance(rules, SoftRules):
+        return [groups * rules.num_experts * rules.slots_per_expert] * rules.num_moe_layers
+    assert profile is not None
+    return [groups * rules.num_experts * places for places in profile.capacity]
+
+
+def _embedding(shape: ModelShape) -> int:
+    return 2 * shape.patches * shape.patch_values * shape.width
+
+
+def _attention(shape: ModelShape) -> int:
+    tokens, width = shape.tokens, shape.width
+    return 8 * tokens * width**2 + 4 * tokens**2 * width
+
+
+def _head(shape: ModelShape) -> int:
+    tokens, width = shape.tokens, shape.width
+    flops = 0
+    if shape.has_map_head:
+        flops += 4 * width**2 * (tokens + 1) + 4 * tokens * width + 4 * width * shape.mlp_dim
+    flops += 2 * width * shape.representation_size
+    return flops + 2 * (shape.representation_size or width) * shape.classes

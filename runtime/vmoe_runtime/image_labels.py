@@ -1,0 +1,66 @@
+"""Labels of pictures: which class a name stands for, and files that list them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from vmoe_runtime.errors import ImageError, shown
+
+_MOST_BYTES = 256 << 20
+
+
+def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
+    """Index by class name; names that two classes share (ImageNet has two cranes) are left out."""
+    times = Counter(class_names)
+    return {name: index for index, name in enumerate(class_names) if times[name] == 1}
+
+
+def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, int]:
+    """Index of the class by picture, in the order of a CSV file.
+
+    Args:
+        path: a CSV file in UTF-8. On each line stand the path of a picture inside its folder, and the name or index of its
+            class. A first line whose second cell is neither is a heading.
+        class_names: of the model, or None where only indices are known.
+
+    Raises:
+        ImageError: it can't be read, or a line says no label.
+    """
+    try:
+        if not path.is_file():
+            raise ImageError(f"{path} is not a file of labels")
+        if path.stat().st_size > _MOST_BYTES:
+            raise ImageError(f"{path} is larger than {_MOST_BYTES >> 20} MiB, which no list of labels is")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"{path} is not a readable CSV file ({error})") from None
+    index_of = unambiguous(class_names or ())
+    labels: dict[str, int] = {}
+    for position, (number, row) in enumerate(rows):
+        label = _label(row[1], index_of) if len(row) == 2 else None
+        if label is None:
+            if position == 0 and len(row) == 2:
+                continue
+            raise ImageError(
+                f"{path}, line {number}: {shown(','.join(row))} is not a picture and the name or index of a class"
+            )
+        if row[0] in labels:
+            raise ImageError(f"{path}, line {number}: {shown(row[0])} has a label already")
+        if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
+            raise ImageError(f"{path}, line {number}: {shown(row[0])} is no path inside the folder of pictures")
+        labels[row[0]] = label
+    if not labels:
+        raise ImageError(f"{path} has no labels")
+    return labels
+
+
+def _label(text: str, index_of: dict[str, int]) -> int | None:
+    text = text.strip()
+    if text in index_of:
+        return index_of[text]
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
