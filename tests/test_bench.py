@@ -31,6 +31,8 @@ from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.manifest import InputSpec, Manifest
 
 POINT_KEYS = [
+    "bundle",
+    "precision",
     "profile",
     "capacity_ratio",
     "k",
@@ -42,9 +44,14 @@ POINT_KEYS = [
     "threads",
     "images_per_second",
     "p50_ms",
+    "p90_ms",
     "p99_ms",
     "kept_pairs",
     "top1",
+    "images",
+    "flops_per_image",
+    "expert_bytes_per_call",
+    "pareto",
 ]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUICK = ("--duration", "0.001", "--threads", "1")
@@ -225,12 +232,16 @@ def test_json_has_exactly_the_documented_keys(
 ) -> None:
     report = report_of(capsys, mnist_bundle, "--profile", "c0.3-k1", "--backend", "onnxruntime", "--images", npz())
     assert list(report) == ["machine", "points"]
-    assert list(report["machine"]) == ["cpu", "cores", "os", "python", "numpy", "vmoe_runtime", "backends"]
+    machine_keys = ["cpu", "cores", "os", "python", "numpy", "vmoe_runtime", "backends", "engines", "resident_bytes"]
+    assert list(report["machine"]) == machine_keys
+    (loaded,) = report["machine"]["engines"]
+    assert (loaded["bundle"], loaded["backend"], loaded["precision"]) == (mnist_bundle.name, "onnxruntime", "fp32")
+    assert loaded["load_seconds"] > 0
     assert [list(point) for point in report["points"]] == [POINT_KEYS]
     point = report["points"][0]
     assert (point["profile"], point["capacity_ratio"], point["k"], point["bpr"]) == ("c0.3-k1", 0.3, 1, True)
     assert (point["backend"], point["batch_size"], point["threads"]) == ("onnxruntime", 16, 1)
-    assert 0 < point["p50_ms"] <= point["p99_ms"]
+    assert 0 < point["p50_ms"] <= point["p90_ms"] <= point["p99_ms"]
     assert point["images_per_second"] > 0
     assert "ONNX Runtime" in report["machine"]["backends"]["onnxruntime"]
 
@@ -354,15 +365,17 @@ def test_the_table_says_what_the_json_file_says(
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells == [
         "c0.1-k1",
-        "onnxruntime",
-        "16",
+        f"{point['top1']:.2%} *",
         f"{point['images_per_second']:.1f}",
         f"{point['p50_ms']:.2f}",
+        f"{point['p90_ms']:.2f}",
         f"{point['p99_ms']:.2f}",
+        f"{point['flops_per_image'] / 1e6:.1f}",
         f"{point['kept_pairs']:.2%}",
-        f"{point['top1']:.2%}",
+        f"{point['expert_bytes_per_call'] / 1e6:.2f}",
     ]
     assert mnist_bundle.name in captured.out
+    assert "backend onnxruntime, batch 16" in captured.out
     assert captured.err == ""
 
 
@@ -422,7 +435,7 @@ def test_progress_counts_all_images_that_are_assessed(
 
     monkeypatch.setattr(display, "Progress", Watched)
     report_of(capsys, mnist_bundle, "--profile", "c0.1-k1", "c2-k2", "--images", npz())
-    total, calls = steps["kept pairs and top-1"]
+    total, calls = steps["accuracy and routing"]
     assert total == sum(amount for amount, _ in calls) == 2 * 64
     assert {images for _, images in steps["speed"][1]} == {32}
 
@@ -465,7 +478,7 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("vmoe_bench", run_name="__main__")
     assert stopped.value.code == 0
-    assert "vmoe-bench BUNDLE [options]" in capsys.readouterr().out
+    assert "vmoe-bench BUNDLE... [options]" in capsys.readouterr().out
 
 
 # The machine
@@ -734,7 +747,7 @@ def test_what_the_system_throws_is_one_sentence(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "time_interleaved", fail)
+    monkeypatch.setattr(cli, "load_engines", fail)
     assert says in complaint_of(capsys, code, dense_bundle)
 
 

@@ -65,8 +65,10 @@ def _bench(argv: Sequence[str]) -> int:
     )
     if chosen is not None and not arguments.quiet:
         display.print_recommendation(chosen, stream)
-    more = {"recommended": reports.index(chosen)} if chosen is not None else {}
-    write_json(arguments.json, to_json(machine, reports, interrupted=measured.interrupted, **more))
+    more: dict[str, object] = {"interrupted": True} if measured.interrupted else {}
+    if chosen is not None:
+        more["recommended"] = reports.index(chosen)
+    write_json(arguments.json, to_json(machine, reports, **more))
     if arguments.csv is not None:
         write_file(arguments.csv, lambda file: write_csv(reports, file))
     if plot is not None:

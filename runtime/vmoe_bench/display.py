@@ -66,7 +66,8 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
     console = Console(file=stream, width=None if stream.isatty() else _WIDTH_OF_A_PIPE, markup=False, emoji=False)
     for loaded in engines:
         memory = "" if loaded.resident_bytes is None else f", {loaded.resident_bytes / 1e6:,.0f} MB more in memory"
-        console.print(f"{loaded.bundle}: {loaded.engine.backend_description}, loaded in {loaded.load_seconds:.2f} s{memory}")
+        loading = f"loaded in {loaded.load_seconds:.2f} s{memory}"
+        console.print(f"{loaded.bundle}: {loaded.engine.backend_description}, {loading}", soft_wrap=True)
     table = Table()
     several = {
         "bundle": len({point.bundle for point in points}) > 1,
@@ -104,7 +105,8 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         if not several[name]
     ]
     star = " * no other point is as fast and as accurate." if any(point.pareto for point in points) else ""
-    console.print(f"All points: {', '.join(alone)}. " * bool(alone) + f"Accuracy and routing over {counts} images.{star}")
+    everywhere = f"All points: {', '.join(alone)}. " if alone else ""
+    console.print(f"{everywhere}Accuracy and routing over {counts} images.{star}", soft_wrap=True)
 
 
 def print_recommendation(point: PointReport, stream: TextIO) -> None:

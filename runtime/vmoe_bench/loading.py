@@ -38,11 +38,6 @@ class LoadedEngine:
     load_seconds: float
     resident_bytes: int | None
 
-    @property
-    def subject(self) -> str:
-        """The bundle in a sentence."""
-        return f"the bundle {self.bundle}"
-
 
 def load_engines(
     bundles: Sequence[Path],

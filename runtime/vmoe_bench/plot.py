@@ -38,7 +38,10 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
         for name, line in _lines(points).items():
             _draw_line(by_capacity, name, line, lambda p: p.capacity_ratio, height)
             _draw_line(by_time, name, line, lambda p: 1000 / p.images_per_second if p.images_per_second else None, height)
-        by_capacity.set(xscale="log", xlabel="capacity ratio C", ylabel="top-1" if has_labels else "kept pairs")
+        by_capacity.set_xscale("log")
+        by_capacity.set_xticks(_ratios(points), labels=[f"{ratio:g}" for ratio in _ratios(points)])
+        by_capacity.minorticks_off()
+        by_capacity.set(xlabel="capacity ratio C", ylabel="top-1" if has_labels else "kept pairs")
         by_time.set(xlabel="milliseconds per image")
         by_capacity.yaxis.set_major_formatter(PercentFormatter(1))
         for axes in (by_capacity, by_time):
@@ -55,6 +58,15 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def _ratios(points: Sequence[PointReport]) -> list[float]:
+    """Capacity ratios to write at the axis: of those that were measured, none nearer to the one before than a third."""
+    shown: list[float] = []
+    for ratio in sorted({point.capacity_ratio for point in points if point.capacity_ratio is not None}):
+        if not shown or ratio >= shown[-1] * 1.33:
+            shown.append(ratio)
+    return shown
+
+
 def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
     """The points of each line, by what tells it from the others."""
     parts = [
@@ -62,7 +74,7 @@ def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
             "bundle": point.bundle,
             "k": None if point.k is None else f"K={point.k}",
             "order": None if point.bpr is None else "BPR" if point.bpr else "vanilla",
-            "pool": "pool" if point.pool else None,
+            "pool": None if point.pool is None else "pool" if point.pool else "no pool",
             "limit": None if point.max_experts is None else f"{point.max_experts} experts",
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",

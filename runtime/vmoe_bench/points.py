@@ -68,7 +68,7 @@ def plan_points(
     for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
         if size % multiple:
             raise UsageError(
-                f"--batch-size {size} doesn't fit: {loaded.subject} routes in groups ({loaded.engine.manifest.group}) "
+                f"--batch-size {size} doesn't fit: the bundle routes in groups ({loaded.engine.manifest.group}) "
                 f"that need a multiple of {multiple} images"
             )
     sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]

@@ -84,7 +84,10 @@ def report_point(point: Point, threads: int | None, speed: Speed | None, quality
 
 
 def to_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:
-    """The report, ready for JSON: `{"machine": {...}, "points": [...]}`, and what else there is to say."""
+    """The report, ready for JSON: `{"machine": {...}, "points": [...]}`, and what else there is to say.
+
+    That is `recommended`, the index of a point, where one was asked for; and `interrupted`, true, where it was cut short.
+    """
     return {"machine": dict(machine), "points": [asdict(point) for point in points], **more}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vmoe_runtime.backends import Backend, open_backend
 from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.cascade import Cascade, check_cascade
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
@@ -132,6 +133,17 @@ class Engine:
         """
         return self._run(images, self.setting(setting, **fields), [self.manifest.output])[0]
 
+    def batch(self, images: Images) -> Array:
+        """What a call makes of images before it runs, for callers that run the same ones more than once.
+
+        Returns:
+            float32 or uint8 [N,H,W,C], as the graph takes it; a call takes it as it is.
+
+        Raises:
+            ImageError: as for a call.
+        """
+        return to_batch(images, self.manifest.input, self._warned)
+
     def classify(
         self,
         images: Images,
@@ -202,6 +214,28 @@ class Engine:
         found = layer_routings(self.manifest, profile, names, values[len(outputs) :])
         return values[: len(outputs)], dict(zip(layers, found, strict=True))
 
+    def cascade(self, *, first: Setting | str, then: Setting | str, margin: float) -> Cascade:
+        """Two-step inference with one loaded engine: a low setting, and a high one for the images it is not sure of.
+
+        Args:
+            first: the setting of the first step, or the name of a profile.
+            then: that of the second.
+            margin: images are sent on whose two likeliest classes differ by less in probability, 0 to 1. See
+                `vmoe_runtime.cascade.calibrated_margin`, which finds one on images.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with.
+            ClassifyError: the bundle has no logits or nothing to set, or there is no such margin.
+
+        Example:
+            >>> with Engine.load(bundle) as engine:
+            ...     cascade = engine.cascade(first="c0.2-k1-pool", then="c1.05-k2", margin=0.5)
+            ...     logits, sent_on = cascade.answers(images)
+            >>> logits.shape, sent_on.shape
+            ((16, 10), (16,))
+        """
+        return check_cascade(self, self.setting(first), self.setting(then), margin)
+
     def setting(self, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
 
@@ -249,7 +283,7 @@ class Engine:
                 "the engine was loaded before this process was forked, and none of its threads came along; load it in each "
                 "process that uses it"
             )
-        batch = to_batch(images, self.manifest.input, self._warned)
+        batch = self.batch(images)
         multiple = self.manifest.batch_multiple
         if len(batch) % multiple:
             raise ImageError(
