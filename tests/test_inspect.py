@@ -376,6 +376,8 @@ def test_fields_for_people_may_be_of_any_type(
         target = changed(folder, name, **{**fields, **change, "model": odd})
         found = card(capsys, target)
         assert set(found["origin"].values()) == {None}
+        sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
+        assert [found["model"][size] for size in sizes] == [None] * len(sizes)
         assert found["dense_flops_per_image"] is None
         assert {profile["of_dense"] for profile in found["profiles"]} <= {None}
         lines, _ = run(capsys, target)
@@ -401,7 +403,7 @@ def test_fields_that_are_missing_are_dashes(tmp_path: Path, capsys: pytest.Captu
 def test_numbers_without_bounds_do_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flops = {"dense": 1, "c0.3-k1": 10**300, "c0.3-k2": 2**53, "c1.05-k1": 0, "c1.05-k2": 7}
     comparison = {"graph": "x", "profile": "y", "max_difference": 10**300, "agreement": {"a": 0.5, "b": 0.25, "c": "d"}}
-    validation = {"atol": 1e-300, "comparisons": [comparison, 3, {**comparison, "max_difference": None}]}
+    validation = {"atol": 1e-300, "comparisons": [comparison, 3, {**comparison, "agreement": -1}]}
     target = changed(tmp_path, "v2-fp32", flops_per_image=flops, validation=validation)
     found = card(capsys, target)
     assert [profile["flops_per_image"] for profile in found["profiles"]] == [None, 2**53, None, 7]
@@ -411,6 +413,15 @@ def test_numbers_without_bounds_do_not_matter(tmp_path: Path, capsys: pytest.Cap
     start = lines.index("Profiles, the first is the default") + 3
     costs = [line.split()[8:] for line in lines[start : start + 4]]
     assert costs == [["-", "-"], ["9.01e+03", "T", ">", "9999%"], ["-", "-"], ["7", "700%"]]
+
+
+@pytest.mark.parametrize("dense", [0, ...])
+def test_without_the_cost_of_the_dense_model_there_is_no_share(
+    dense: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flops = {"c0.3-k1": 5} | ({} if dense is ... else {"dense": dense})
+    first = card(capsys, changed(tmp_path, "v2-fp32", flops_per_image=flops))["profiles"][0]
+    assert (first["flops_per_image"], first["of_dense"]) == (5, None)
 
 
 def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
@@ -546,6 +557,7 @@ def test_groups_that_openvino_can_not_route_are_a_reason(
     [
         ({}, "onnxruntime"),
         ({"onnxruntime": UnavailableError("no")}, "openvino"),
+        ({"onnxruntime": UnsuitedError("too large")}, "openvino"),
         ({"onnxruntime": BackendError("too old")}, None),
         ({"onnxruntime": UnavailableError("no"), "openvino": UnsuitedError("too large")}, None),
     ],
