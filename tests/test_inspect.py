@@ -209,7 +209,9 @@ def test_the_text_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert row(lines, "classes") == "7: ape, bee, cat, ..."
     assert row(lines, "parameters") == "18,631 in 41 tensors"
     assert row(lines, "per token") == "11,503, 61.7% of them: 1 of 4 experts in each MoE layer"
+    assert row(lines, "dense FLOPs") == "225 k per image, of the dense model of this size"
     assert row(lines, "group") == "image: 10 tokens"
+    assert row(lines, "batches") == "multiples of 1 image"
     assert row(lines, "a call sets") == "capacity, k, bpr, pool, max_experts"
     assert row(lines, "image") == "float32[N,12,12,3], in [-1, 1]"
     assert row(lines, "logits") == "float32[N,7]"
@@ -220,6 +222,8 @@ def test_the_text_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert row(run(capsys, BUNDLES / "v3-soft")[0], "slots") == "3 per expert and group"
     assert row(run(capsys, BUNDLES / "v2-dense")[0], "image") == "uint8[N,12,12,3], 0 to 255"
     assert row(run(capsys, BUNDLES / "v1-fp32")[0], "typical") == "-"
+    graphs = "graphs in bf16: c0.3-k1.tensorrt.onnx, c0.3-k2.tensorrt.onnx"
+    assert row(run(capsys, BUNDLES / "v2-bf16")[0], "TensorRT") == graphs
 
 
 def test_a_bundle_with_groups_of_images(mnist_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,6 +399,7 @@ def test_fields_that_are_missing_are_dashes(tmp_path: Path, capsys: pytest.Captu
     assert row(lines, "encoder") == "- blocks, width -, - heads, MLP -"
     assert row(lines, "images") == "12 x 12 px, 3 channels; patches of -"
     assert row(lines, "classifier") == "-"
+    assert row(lines, "dense FLOPs").startswith("- per image")
     assert row(lines, "SHA-256") == "-"
     (line,) = (line for line in lines if line.startswith("  c0.3-k1 "))
     assert line.split()[-2:] == ["-", "-"]

@@ -76,7 +76,8 @@ def _model(card: Card) -> list[Row]:
     model, image = card.model, card.image
     ensemble = "" if card.ensemble_size == 1 else f", an ensemble of {card.ensemble_size} members (E3)"
     patch = "-" if model.patch_size is None else _by(*model.patch_size)
-    return [
+    flops = "-" if card.dense_flops_per_image is None else _short(card.dense_flops_per_image)
+    rows = [
         ("kind", card.kind + ensemble),
         ("images", f"{_by(image.height, image.width)} px, {_count(image.channels, 'channel')}; patches of {patch}"),
         (
@@ -88,8 +89,12 @@ def _model(card: Card) -> list[Row]:
         ("classes", _classes(card)),
         ("parameters", f"{card.parameters.all:,} in {_count(card.parameters.tensors, 'tensor')}"),
         ("per token", _per_token(card)),
+        ("dense FLOPs", f"{flops} per image, of the dense model of this size"),
         ("precision", card.precision),
     ]
+    if card.tensorrt:
+        rows.append(("TensorRT", f"graphs in {card.tensorrt.precision}: {', '.join(card.tensorrt.graphs.values())}"))
+    return rows
 
 
 def _classes(card: Card) -> str:
@@ -119,7 +124,6 @@ def _layers(card: Card, routing: Routing) -> list[Row]:
     if routing.slots_per_expert is not None:
         rows.append(("slots", f"{routing.slots_per_expert} per expert and group"))
     rows.append(("group", f"{routing.group}: {_count(routing.group_tokens, 'token')}"))
-    rows.append(("batches", f"multiples of {_count(card.batch_multiple, 'image')}"))
     if routing.rounding is not None:
         rows.append(("places", f"rounded with {routing.rounding} to multiples of {routing.capacity_multiple_of}"))
     rows.append(("bf16 dispatch", _yes(card.model.dispatch_bf16)))
@@ -134,6 +138,7 @@ def _ports(card: Card) -> list[Row]:
     return [
         ("image", f"{image.dtype}[{shape}], {values}"),
         ("pictures", ", ".join(image.preprocessing)),
+        ("batches", f"multiples of {_count(card.batch_multiple, 'image')}"),
         (output.name, f"float32[{','.join(map(str, ('N', *output.shape)))}]"),
     ]
 
