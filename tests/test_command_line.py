@@ -16,7 +16,7 @@ from vmoe_runtime.command_line import CommandError, Parser, UsageError, printabl
 from vmoe_runtime.json_report import check_target, people_stream, write_json
 
 BUNDLE = Path(__file__).parent / "data" / "bundles" / "v2-fp32"
-TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run")
+TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run", "vmoe-inspect")
 
 
 def parser() -> Parser:
@@ -113,7 +113,7 @@ def test_a_defect_is_not_hidden() -> None:
         run_command("tool", lambda words: 1 // 0, [])
 
 
-@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run"])
+@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run", "vmoe_inspect"])
 def test_a_closed_standard_output_is_one_sentence(tool: str, tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m {tool} {tmp_path}/no.vmoe image.png >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -180,7 +180,7 @@ def test_a_target_that_the_command_uses_is_refused(tmp_path: Path) -> None:
     check_target(str(tmp_path / "new.json"), [tmp_path, bundle, image])
 
 
-@pytest.mark.parametrize("tool", ["vmoe-export", "vmoe-run", "vmoe-bench", "vmoe-build"])
+@pytest.mark.parametrize("tool", ["vmoe-export", "vmoe-run", "vmoe-bench", "vmoe-build", "vmoe-inspect"])
 def test_no_report_is_written_over_a_bundle(tool: str, tmp_path: Path) -> None:
     bundle = tmp_path / "x.vmoe"
     shutil.copytree(BUNDLE, bundle)

@@ -21,7 +21,8 @@ def run(tool: str, *words: object, encoding: str = "utf-8") -> subprocess.Comple
 
 
 @pytest.mark.parametrize(
-    ("tool", "more"), [("vmoe-export", ()), ("vmoe-run", ("x.png",)), ("vmoe-bench", ()), ("vmoe-build", ())]
+    ("tool", "more"),
+    [("vmoe-export", ()), ("vmoe-run", ("x.png",)), ("vmoe-bench", ()), ("vmoe-build", ()), ("vmoe-inspect", ())],
 )
 def test_names_do_not_steer_the_terminal(tool: str, more: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tool, tmp_path / "a\x1b[31mb\nc", *more)

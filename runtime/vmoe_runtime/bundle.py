@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -122,9 +124,19 @@ class Bundle:
         Raises:
             BundleError: they were changed after export, or can't be read.
         """
+        with self.open_weights() as file:
+            self._check_sha256(WEIGHTS_NAME, hashlib.file_digest(file, "sha256").hexdigest())
+
+    @contextmanager
+    def open_weights(self) -> Iterator[BufferedReader]:
+        """The weights file, for reading. A BundleError of the block is given the name of the bundle.
+
+        Raises:
+            BundleError: it can't be read, or was changed.
+        """
         try:
             with self._folder.open(WEIGHTS_NAME) as file:
-                self._check_sha256(WEIGHTS_NAME, hashlib.file_digest(file, "sha256").hexdigest())
+                yield file
         except OSError as error:
             raise BundleError(f"{self.path}: {WEIGHTS_NAME}: {error.strerror}") from None
         except ChangedError:

@@ -56,7 +56,7 @@ def cpu_path(library: Path) -> str:
     """Name of the instruction set that the op library's kernels take on this machine, such as "amx" or "avx512_vnni".
 
     Args:
-        library: an op library that a session has registered already.
+        library: an op library that this process can load.
     """
     name = ctypes.CDLL(str(library)).vmoe_cpu_path
     name.restype = ctypes.c_char_p

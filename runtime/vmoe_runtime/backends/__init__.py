@@ -130,9 +130,9 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
             loaded = _load(name, bundle, threads, profile)
             return name, _described(loaded) if name == "onnxruntime" else loaded
         except ImportError as error:
-            raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
+            raise not_installed(name, error) from None
     unsuited: UnsuitedError | None = None
-    for candidate in _fastest_first():
+    for candidate in fastest_first():
         try:
             loaded = _load(candidate, bundle, threads, profile)
             return candidate, loaded if BACKENDS[candidate].on_gpu else _described(loaded)
@@ -167,8 +167,11 @@ def _described(backend: Backend) -> Backend:
     return _OnStandardOps(backend, reason) if reason else backend
 
 
-def _fastest_first() -> tuple[str, ...]:
-    """On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops."""
+def fastest_first() -> tuple[str, ...]:
+    """What "auto" tries, in this order.
+
+    On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops.
+    """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
     # Without a driver nothing need be imported to know that CUDA isn't to be had.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
@@ -189,6 +192,11 @@ def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | Non
         bundle.content_key,
     )
     return _loads.get(key, lambda: kind.load(bundle, threads, profile))
+
+
+def not_installed(name: str, error: ImportError) -> UnavailableError:
+    """What is said of a backend whose package can't be imported."""
+    return UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}")
 
 
 def _how_to_install(name: str) -> str:

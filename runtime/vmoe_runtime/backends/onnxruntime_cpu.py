@@ -80,9 +80,7 @@ class OnnxRuntimeBackend:
         # Inputs with default values are among the latter, and a default must not stand in for a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = {port.name for port in ports}
-        if place is None:
-            place = "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
-        self._place = place
+        self._place = _cpu_place(library) if place is None else place
         self.profile = profile
 
     @classmethod
@@ -95,7 +93,7 @@ class OnnxRuntimeBackend:
     @property
     def description(self) -> str:
         """Runtime and version, what it runs on, and whether the op library is used."""
-        return f"ONNX Runtime {onnxruntime.__version__} {self._place}"
+        return describe(self._place)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
@@ -112,11 +110,32 @@ class OnnxRuntimeBackend:
         return results
 
 
+def describe(place: str) -> str:
+    """Runtime and version, and what it runs on: the description of a backend, also of one that isn't loaded."""
+    return f"ONNX Runtime {onnxruntime.__version__} {place}"
+
+
+def check_cpu() -> str:
+    """The description of the backend that a bundle would get here, without loading one.
+
+    Raises:
+        BackendError: ONNX Runtime is too old for the op library.
+    """
+    library, _ = op_library.usable_library()
+    if library is not None:
+        _check_version(library)
+    return describe(_cpu_place(library))
+
+
+def _cpu_place(library: Path | None) -> str:
+    return "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
+def _check_version(library: Path) -> None:
     version = onnxruntime.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_FOR_LIBRARY:
         oldest = ".".join(map(str, _OLDEST_FOR_LIBRARY))
@@ -124,13 +143,18 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
             f"the op library {library} needs ONNX Runtime {oldest} or newer, and {version} is installed; "
             "run pip install --upgrade onnxruntime"
         )
+
+
+def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
+    _check_version(library)
     try:
         if (failure := op_library.load_failure(library)) is not None:
             raise OSError(failure)
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {version} can't use the op library {library}: {first_line(error)}; install vmoe-export again"
+            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; install "
+            "vmoe-export again"
         ) from None
 
 

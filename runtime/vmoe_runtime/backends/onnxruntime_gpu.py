@@ -13,7 +13,7 @@ import onnxruntime
 
 from vmoe_runtime import op_library
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
-from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine_cache import private_folder
@@ -41,15 +41,26 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
         BackendError: ONNX Runtime can't load the graph.
     """
-    gpu = _require(_CUDA, "cuda")
-    library = find_native("lib", CUDA_OP_LIBRARY)
-    ops = "standard ops" if library is None else "vmoe CUDA op library"
+    library, place = _cuda_needs()
     return OnnxRuntimeBackend(
         bundle.graph(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
         library=library,
         providers=[(_CUDA, _FLOAT32), (_CPU, {})],
-        place=f"CUDA on {gpu.name}, {ops}",
+        place=place,
     )
+
+
+def check_cuda() -> str:
+    """The description of the backend that a bundle would get here, without loading it; raises as `cuda_backend` does."""
+    return describe(_cuda_needs()[1])
+
+
+def _cuda_needs() -> tuple[Path | None, str]:
+    """The op library, if there is one, and what a session runs on, in words."""
+    gpu = _require(_CUDA, "cuda")
+    library = find_native("lib", CUDA_OP_LIBRARY)
+    ops = "standard ops" if library is None else "vmoe CUDA op library"
+    return library, f"CUDA on {gpu.name}, {ops}"
 
 
 def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
@@ -62,15 +73,7 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
     """
     graph = tensorrt_graph(bundle, profile)
-    gpu = _require(_TENSORRT, "tensorrt")
-    try:
-        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
-    except NotInstalledError as error:
-        raise UnavailableError(str(error)) from None
-    # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
-    library = find_native("lib", CUDA_OP_LIBRARY) or op_library.find_library()
-    if library is None and profile is not None:
-        raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
+    plugin, library, place = _tensorrt_needs(profile)
     # The provider has no option for it, and libraries read the variable when they are first used.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     # It tells graphs that were not read from a file apart by little more than the names in them.
@@ -86,9 +89,29 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         bundle.graph(graph),
         library=library,
         providers=[(_TENSORRT, options), (_CUDA, _FLOAT32), (_CPU, {})],
-        place=f"TensorRT on {gpu.name}, vmoe plugin",
+        place=place,
         profile=profile,
     )
+
+
+def check_tensorrt(bundle: Bundle, profile: Profile | None) -> str:
+    """The description of the backend that a bundle would get here, without loading it; raises as `tensorrt_backend` does."""
+    tensorrt_graph(bundle, profile)
+    return describe(_tensorrt_needs(profile)[2])
+
+
+def _tensorrt_needs(profile: Profile | None) -> tuple[Path, Path | None, str]:
+    """The plugin, the op library, and what a session runs on, in words."""
+    gpu = _require(_TENSORRT, "tensorrt")
+    try:
+        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
+    except NotInstalledError as error:
+        raise UnavailableError(str(error)) from None
+    # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
+    library = find_native("lib", CUDA_OP_LIBRARY) or op_library.find_library()
+    if library is None and profile is not None:
+        raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
+    return plugin, library, f"TensorRT on {gpu.name}, vmoe plugin"
 
 
 def _require(provider: str, library: str) -> Gpu:

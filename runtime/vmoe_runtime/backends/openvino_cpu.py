@@ -25,6 +25,7 @@ _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
 _FLOAT_KEYS_VERSION = 2
 """Up to this format version graphs take the remainder of sort keys, for which OpenVINO has float32."""
 _MAX_FLOAT_KEYS_TOKENS = 4096  # its square still fits into float32
+_DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
 class OpenVinoBackend:
@@ -67,24 +68,13 @@ class OpenVinoBackend:
             UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
             BackendError: OpenVINO can't load the graph.
         """
-        rules = bundle.manifest.rules
-        if rules is not None and rules.group_tokens > _MAX_GROUP_TOKENS:
-            raise UnsuitedError(
-                f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
-                f"{rules.group_tokens}; use backend 'onnxruntime'"
-            )
-        version = bundle.manifest.version
-        if rules is not None and version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
-            raise UnsuitedError(
-                f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
-                f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
-            )
+        check_cpu(bundle)
         return cls(bundle.graph(INLINED_GRAPH), threads)
 
     @property
     def description(self) -> str:
         """Runtime, version and precision."""
-        return f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
+        return _DESCRIPTION
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
@@ -112,6 +102,27 @@ class OpenVinoBackend:
             request = self._model.create_infer_request()
         yield request
         self._idle.put(request)
+
+
+def check_cpu(bundle: Bundle) -> str:
+    """The description of the backend that a bundle would get here, without loading it.
+
+    Raises:
+        UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
+    """
+    rules = bundle.manifest.rules
+    if rules is not None and rules.group_tokens > _MAX_GROUP_TOKENS:
+        raise UnsuitedError(
+            f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
+            f"{rules.group_tokens}; use backend 'onnxruntime'"
+        )
+    version = bundle.manifest.version
+    if rules is not None and version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
+        raise UnsuitedError(
+            f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
+            f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
+        )
+    return _DESCRIPTION
 
 
 def _listed(inputs: Mapping[str, np.dtype[Any]]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,12 +17,21 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.engine_cache import EngineCacheError, EngineKey, EngineRecord, difference, load_engine, other_engines
+from vmoe_runtime.engine_cache import (
+    EngineCacheError,
+    EngineKey,
+    EngineRecord,
+    difference,
+    find_record,
+    load_engine,
+    other_engines,
+)
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, native_path
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Found = TypeVar("Found")
 
 _LANES = 2  # one call copies while the other computes; more would only take memory, since a GPU does one thing at a time
 
@@ -55,25 +64,14 @@ class TensorRtBackend:
             UnavailableError: there is no GPU, or this installation has no plugin.
             BackendError: no such engine was built, or it must not be trusted, or can't be loaded.
         """
-        tensorrt_graph(bundle, profile)
-        key = engine_key(bundle, profile, tensorrt_api.gpu())
-        command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
-        try:
-            found = load_engine(key)
-        except EngineCacheError as error:
-            raise EngineCacheError(f"{error}; run {command} --force") from None
-        if found is None:
-            plugin_library()  # without it none can be built either
-            raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
+        engine, record = _cached(bundle, profile, load_engine)
         # An engine may be built again while the old one is still in use.
-        return _loads.get((key, found[1].sha256), lambda: cls(*found, profile))
+        return _loads.get((record.key, record.sha256), lambda: cls(engine, record, profile))
 
     @property
     def description(self) -> str:
         """Version, GPU, precision and range of batches."""
-        key = self._record.key
-        batches = f"batches of {self._record.min_batch} to {self._record.max_batch}"
-        return f"TensorRT {key.tensorrt} on {key.gpu}, {key.precision}, {batches}"
+        return _description(self._record)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
@@ -115,6 +113,18 @@ class TensorRtBackend:
 _loads: SharedLoads[TensorRtBackend] = SharedLoads()
 
 
+def check_engine(bundle: Bundle, profile: Profile | None) -> str:
+    """The description of the backend that a bundle would get here, without reading an engine.
+
+    Raises:
+        As `TensorRtBackend.for_bundle` does, but that an engine may turn out to be changed when it is read.
+    """
+    record = _cached(bundle, profile, find_record)
+    if not record.plugin_inside:
+        plugin_library()
+    return _description(record)
+
+
 def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:
     """What an engine of this bundle is built from and for, on this GPU by this TensorRT."""
     return EngineKey(
@@ -137,6 +147,26 @@ def plugin_library() -> Path:
         return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
     except NotInstalledError as error:
         raise UnavailableError(str(error)) from None
+
+
+def _cached(bundle: Bundle, profile: Profile | None, find: Callable[[EngineKey], Found | None]) -> Found:
+    """What `find` finds in the cache folder for a bundle at a profile."""
+    tensorrt_graph(bundle, profile)
+    key = engine_key(bundle, profile, tensorrt_api.gpu())
+    command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
+    try:
+        found = find(key)
+    except EngineCacheError as error:
+        raise EngineCacheError(f"{error}; run {command} --force") from None
+    if found is None:
+        plugin_library()  # without it none can be built either
+        raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
+    return found
+
+
+def _description(record: EngineRecord) -> str:
+    key = record.key
+    return f"TensorRT {key.tensorrt} on {key.gpu}, {key.precision}, batches of {record.min_batch} to {record.max_batch}"
 
 
 def _described(key: EngineKey) -> str:

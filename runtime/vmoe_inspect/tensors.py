@@ -1,0 +1,101 @@
+"""The tensors of a bundle, read from the header of `weights.safetensors`; their data is not touched."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeGuard
+
+from vmoe_runtime.errors import BundleError
+from vmoe_runtime.manifest import WEIGHTS_NAME
+from vmoe_runtime.strict_json import parse_json
+
+_MAX_HEADER_BYTES = 16 << 20
+_MAX_EXTENT = 2**53
+# Name, and bytes of an element.
+_DTYPES = {
+    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1), "I16": ("int16", 2), "U16": ("uint16", 2), "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2), "I32": ("int32", 4), "U32": ("uint32", 4), "F32": ("float32", 4), "F64": ("float64", 8),
+    "I64": ("int64", 8), "U64": ("uint64", 8), "C64": ("complex64", 8),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file.
+
+    Attributes:
+        name: as the official tree has it.
+        dtype: such as "float32" or "bfloat16".
+        shape: its extents; empty for a single number.
+        bytes: that it takes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether it holds the scales of an int8 kernel, which say how that is stored and are no parameters."""
+        return self.name.rpartition("/")[2] == "kernel_scale"
+
+
+def read_tensors(weights: BinaryIO, size: int) -> tuple[Tensor, ...]:
+    """The tensors of a safetensors file, in the order of their data.
+
+    Args:
+        weights: the file, at its start.
+        size: its bytes.
+
+    Raises:
+        BundleError: it has no header, or one that isn't about these bytes: every byte belongs to one tensor.
+    """
+    try:
+        (length,) = struct.unpack("<Q", weights.read(8))
+        if not length <= min(size - 8, _MAX_HEADER_BYTES):
+            raise ValueError(f"it would have {length} bytes")
+        header = parse_json(weights.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("it is no object")
+        found = sorted(
+            (_tensor(name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda pair: pair[0]
+        )
+        _check_order([span for span, _ in found], size - 8 - length)
+    except (struct.error, ValueError) as error:
+        raise BundleError(f"{WEIGHTS_NAME} has no readable header ({error})") from None
+    return tuple(tensor for _, tensor in found)
+
+
+def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], Tensor]:
+    """Where the data of a tensor begins and ends, and the tensor."""
+    fields = entry if isinstance(entry, dict) else {}
+    code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
+    if not (isinstance(code, str) and code in _DTYPES and _are_extents(shape) and _are_extents(span) and len(span) == 2):
+        raise ValueError(f"the entry of {name!r:.60} is none of a tensor")
+    dtype, width = _DTYPES[code]
+    start, end = span
+    tensor = Tensor(name, dtype, tuple(shape), end - start)
+    if tensor.bytes != tensor.elements * width:
+        raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which its shape doesn't take")
+    return (start, end), tensor
+
+
+def _are_extents(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n <= _MAX_EXTENT for n in value)
+
+
+def _check_order(spans: list[tuple[int, int]], size: int) -> None:
+    position = 0
+    for start, end in [*spans, (size, size)]:
+        if start != position:
+            raise ValueError(f"its tensors leave out or share bytes at {min(start, position)}")
+        position = end
