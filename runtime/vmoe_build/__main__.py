@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 
 def main() -> int:
     """Runs the command of this process and returns its exit code."""
-    try:
-        from vmoe_build.cli import main as run
-    except KeyboardInterrupt:  # imports take a while; afterwards the command sees to this itself
-        print("vmoe-build: interrupted", file=sys.stderr)
-        return 130
+    # Imports take a while, and some packages turn an exception on the way into one of their own.
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, _stop)
+    from vmoe_build.cli import main as run
+
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return run()
+
+
+def _stop(*_: object) -> None:
+    os.write(2, b"vmoe-build: interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":
