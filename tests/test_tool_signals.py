@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from terminal import default_signals
+
+from vmoe_runtime.interrupts import interrupt_held_back
 
 PROGRAM = """
 import os, signal, sys
@@ -27,3 +32,30 @@ def test_ctrl_c_during_the_imports(tool: str) -> None:
     command = [sys.executable, "-c", PROGRAM, tool]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)
     assert (done.returncode, done.stderr) == (130, f"{tool.replace('_', '-')}: interrupted\n")
+
+
+def test_ctrl_c_while_a_package_is_imported_that_loses_exceptions() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupt_held_back():
+        with suppress(KeyboardInterrupt):  # as a compiled package does
+            signal.raise_signal(signal.SIGINT)
+        reached = True
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_of_the_process_and_other_threads_are_left_alone() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        with interrupt_held_back():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == [signal.SIGINT]
+
+    def enter() -> bool:
+        with interrupt_held_back():
+            return signal.getsignal(signal.SIGINT) is before
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result()

@@ -15,6 +15,7 @@ from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,33 +64,38 @@ class BackendKind:
 
 
 def _onnxruntime(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+    with interrupt_held_back():
+        from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend.for_bundle(bundle, threads)
 
 
 def _openvino(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
-    from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
+    with interrupt_held_back():
+        from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 
     return OpenVinoBackend.for_bundle(bundle, threads)
 
 
 def _cuda(bundle: Bundle, _: int | None, __: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
+    with interrupt_held_back():
+        from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
 
     return cuda_backend(bundle)
 
 
 def _onnxruntime_tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
     tensorrt_graph(bundle, profile)  # what the bundle lacks comes before what the machine lacks
-    from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
+    with interrupt_held_back():
+        from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
 
     return tensorrt_backend(bundle, profile)
 
 
 def _tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
     tensorrt_graph(bundle, profile)
-    from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
+    with interrupt_held_back():
+        from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
 
     return TensorRtBackend.for_bundle(bundle, profile)
 
