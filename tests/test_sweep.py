@@ -391,15 +391,16 @@ def interrupted(mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path) -> C
     return run
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.4, 0.8, 1.2, 2.0, 4.0, 8.0, 20.0])
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 2.0, 4.0, 8.0, 16.0])
 def test_ctrl_c_keeps_what_was_measured(seconds: float, interrupted: Callable[[float], tuple[int, str, Any]]) -> None:
     code, said, report = interrupted(seconds)
     assert "Traceback" not in said
+    # Python itself ends by the signal where it was making a class when it came.
+    assert code in (130, -signal.SIGINT)
     if report is None:
-        # So early that not even Python may have been ready.
-        assert code in (130, -signal.SIGINT), said
+        assert said.endswith("vmoe-bench: interrupted\n")
         return
-    assert code == 130 and "interrupted; what was measured by then is shown" in said
+    assert "interrupted; what was measured by then is shown" in said
     assert report["interrupted"] is True and report["points"]
     for measured in report["points"]:
         assert 0 < measured["top1"] <= 1
