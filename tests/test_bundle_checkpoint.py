@@ -87,6 +87,20 @@ def test_what_is_given_beats_the_bundle(given: dict[str, Any], profiles: list[st
     assert [profile.name for profile in plan.profiles] == profiles
 
 
+@pytest.mark.parametrize("given", [{"router": "top-k"}, {"config": {}}, {"router": "top-k", "k": [1]}], ids=str)
+def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any]) -> None:
+    plan = plan_export(open_checkpoint(OLD / "v3-choice"), ExportOptions(**given))
+    ratios = [profile.capacity_ratio for profile in Bundle.open(OLD / "v3-choice").manifest.profiles.values()]
+    k = given.get("k", [2])[0]
+    assert [(profile.capacity_ratio, profile.k, profile.bpr) for profile in plan.profiles] == [(r, k, True) for r in ratios]
+
+
+def test_a_plain_bundle_can_turn_out_to_be_an_ensemble(mnist_image_bundle: Path) -> None:
+    plan = plan_export(open_checkpoint(mnist_image_bundle), ExportOptions(ensemble_size=2))
+    assert [profile.name for profile in plan.profiles] == ["c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2"]
+    assert {(profile.pool, profile.max_experts) for profile in plan.profiles} == {(None, None)}
+
+
 def test_a_group_of_a_whole_batch_comes_with_the_batch(mnist_checkpoint: Path, tmp_path: Path) -> None:
     export_bundle(mnist_checkpoint, tmp_path / "a.vmoe", group="batch", batch=3, validate=False)
     with open_checkpoint(tmp_path / "a.vmoe") as checkpoint:

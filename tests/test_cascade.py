@@ -111,6 +111,24 @@ def test_the_calibrated_margin_sends_on_no_more_than_needed(
     assert np.mean(margins_of(low) < margin) == share
 
 
+@pytest.mark.parametrize("margin", [0.5, 1.0])
+def test_who_is_as_sure_as_one_that_is_sent_on_is_sent_on_too(margin: float, engine: Engine) -> None:
+    low = answers((0, 0.1), (0, margin), (0, margin), (0, 0.9)) if margin < 1 else np.array([[40.0, 0], [40.0, 0]])
+    high = np.array([[0, 9.0], [0, 9.0], [9.0, 0], [9.0, 0]])[: len(low)]
+    labels = high.argmax(1)
+    found = calibrated_margin(low, high, labels)
+    sent = margins_of(low) < found
+    assert np.where(sent, high.argmax(1), low.argmax(1)).tolist() == labels.tolist()
+    assert sent.tolist() == [True, True, True, False][: len(low)]
+
+
+def test_what_is_no_number_is_sent_on_at_any_calibrated_margin() -> None:
+    low, high = answers((0, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (0, 0.9), (1, 0.9))
+    low[:2] = np.nan
+    assert calibrated_margin(low, high, np.array([0, 0, 0]), lost=1) == 0.0
+    assert calibrated_margin(low[:2], high[:2]) == 0.0
+
+
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
     # Sending one image on gains it; sending two loses the other again, which the second setting alone loses, too.

@@ -121,6 +121,18 @@ def test_bundles_stand_side_by_side_and_another_model_is_compared(
     assert "is another model than" in complaint and "--compare" in complaint
 
 
+def test_bundles_of_one_name_are_told_apart_by_their_paths(
+    mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("one", "other"):
+        shutil.copytree(mnist_image_bundle, tmp_path / folder / "digits.vmoe")
+    one, other = tmp_path / "one" / "digits.vmoe", tmp_path / "other" / "digits.vmoe"
+    wish = ("--images", mnist_data, "--max-drop-in-accuracy", 0.5)
+    report = report_of(capsys, one, "--compare", other, "--sweep", "0.5", *wish)
+    assert [point["bundle"] for point in report["points"]] == [str(one)] + [str(other)] * 4
+    assert report["recommended"] == 0
+
+
 def test_csv_and_plot_have_every_point(
     mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,6 @@ from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
 from vmoe_runtime.manifest import OUTPUTS, Output
-from vmoe_runtime.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -191,24 +190,39 @@ class ExportOptions:
             raise OptionError(f"{kinds[routing.kind]} has no {', '.join(refused)} to set; leave that out")
         if isinstance(routing, Soft):
             return []
-        stored = list(checkpoint.manifest.profiles.values()) if isinstance(checkpoint, BundleCheckpoint) else []
+        stored = _stored_settings(checkpoint)
         if isinstance(routing, ExpertsChoice):
-            ratios = self.capacity or [p.capacity_ratio for p in stored] or [routing.capacity_ratio]
+            ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
             return [{"capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
+        # What was experts choice may be told to be top-K routing.
+        stored = [{"k": routing.k, "bpr": True, **fields} for fields in stored]
         flags = {name: getattr(self, name) for name in ("bpr", "pool", "max_experts") if getattr(self, name) is not None}
         if stored and self.capacity is None and self.k is None:
-            return [{**_top_k_fields(profile), **flags} for profile in stored]
-        ratios = self.capacity or [p.capacity_ratio for p in stored] or [routing.capacity_ratio]
-        choices = self.k or [k for p in stored if (k := p.k) is not None] or [routing.k]
-        rest = {"bpr": True, **(_top_k_fields(stored[0]) if stored else {}), **flags}
+            return [{**fields, **flags} for fields in stored]
+        ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
+        choices = self.k or [fields["k"] for fields in stored] or [routing.k]
+        rest = {"bpr": True, **(stored[0] if stored else {}), **flags}
         pairs = dict.fromkeys((ratio, k) for ratio in ratios for k in choices)
         return [{**rest, "capacity_ratio": ratio, "k": k} for ratio, k in pairs]
 
 
-def _top_k_fields(profile: Profile) -> dict[str, Any]:
-    """What a stored profile says, as keyword arguments of the rules."""
-    names = ("capacity_ratio", "k", "bpr", "pool", "max_experts")
-    return {name: value for name in names if (value := getattr(profile, name)) is not None}
+def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What each profile of a bundle that serves as checkpoint says, as keyword arguments of the rules.
+
+    Policies are left out where they are off: not every kind of model has them.
+    """
+    if not isinstance(checkpoint, BundleCheckpoint):
+        return []
+    rules = checkpoint.manifest.rules
+    off = {"pool": False, "max_experts": rules.num_experts if rules else None}
+    return [
+        {
+            name: value
+            for name in ("capacity_ratio", "k", "bpr", "pool", "max_experts")
+            if (value := getattr(profile, name)) is not None and not (name in off and value == off[name])
+        }
+        for profile in checkpoint.manifest.profiles.values()
+    ]
 
 
 class ExportFields(TypedDict, total=False):

@@ -14,7 +14,7 @@ from vmoe_bench.choice import mark_front, recommend
 from vmoe_bench.loading import LoadedEngine, load_engines
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.points import Point, named_profiles, plan_points
-from vmoe_bench.report import PointReport, to_json, write_csv
+from vmoe_bench.report import to_json, write_csv
 from vmoe_bench.run import measure
 from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
@@ -60,14 +60,16 @@ def _bench(argv: Sequence[str]) -> int:
     stream = people_stream(arguments.json)
     if not arguments.quiet:
         display.print_table(reports, engines, stream)
-    chosen = (
-        None if arguments.wish is None or measured.interrupted else recommend(_eligible(reports, engines), arguments.wish)
-    )
+    chosen = None
+    if arguments.wish is not None and not measured.interrupted:
+        asked = [report for report, point in zip(reports, points, strict=True) if not point.loaded.compared]
+        chosen = recommend(asked, arguments.wish)
     if chosen is not None and not arguments.quiet:
         display.print_recommendation(chosen, stream)
     more: dict[str, object] = {"interrupted": True} if measured.interrupted else {}
-    if chosen is not None:
-        more["recommended"] = reports.index(chosen)
+    place = next((index for index, report in enumerate(reports) if report is chosen), None)
+    if place is not None:
+        more["recommended"] = place
     write_json(arguments.json, to_json(machine, reports, **more))
     if arguments.csv is not None:
         write_file(arguments.csv, lambda file: write_csv(reports, file))
@@ -76,8 +78,8 @@ def _bench(argv: Sequence[str]) -> int:
     if measured.interrupted:
         complain(PROGRAM, "interrupted; what was measured by then is shown, and no setting is recommended")
         return INTERRUPTED
-    if arguments.add_profile and chosen is not None:
-        _add(arguments.bundles[0], points[reports.index(chosen)].profile, quiet=arguments.quiet)
+    if arguments.add_profile and place is not None:
+        _add(arguments.bundles[0], points[place].profile, quiet=arguments.quiet)
     return 0
 
 
@@ -121,12 +123,6 @@ def _images(arguments: Arguments, points: Sequence[Point]) -> ImageSource:
     if source.note is not None and not arguments.quiet:
         complain(PROGRAM, source.note)
     return source
-
-
-def _eligible(reports: Sequence[PointReport], engines: Sequence[LoadedEngine]) -> list[PointReport]:
-    """The points of the bundles that were asked about."""
-    compared = {loaded.bundle for loaded in engines if loaded.compared}
-    return [report for report in reports if report.bundle not in compared]
 
 
 def _add(bundle: Path, profile: Profile | None, *, quiet: bool) -> None:

@@ -23,7 +23,7 @@ class LoadedEngine:
     """A bundle on one backend.
 
     Attributes:
-        bundle: its name.
+        bundle: its name, or its path where several have that name.
         path: its folder.
         engine: what was loaded.
         compared: it is no other form of the measured model but one to compare with.
@@ -63,7 +63,9 @@ def load_engines(
     """
     _check_alike(bundles, compared)
     engines: dict[tuple[Path, str, Profile | None], LoadedEngine] = {}
-    for path in dict.fromkeys([*bundles, *compared]):
+    paths = list(dict.fromkeys([*bundles, *compared]))
+    folders = [path.resolve().name for path in paths]
+    for path in paths:
         for backend in dict.fromkeys(backends):
             for profile in _profiles_to_load(path, backend, profiles if path in bundles else ()):
                 start, before = time.perf_counter(), resident_bytes()
@@ -71,7 +73,8 @@ def load_engines(
                 seconds, after = time.perf_counter() - start, resident_bytes()
                 closing.enter_context(engine)
                 grown = None if before is None or after is None else max(after - before, 0)
-                name = printable(path.resolve().name)
+                folder = path.resolve().name
+                name = printable(str(path) if folders.count(folder) > 1 else folder)
                 loaded = LoadedEngine(name, path, engine, path not in bundles, seconds, grown)
                 engines.setdefault((path, engine.backend, engine.only_profile), loaded)
     return list(engines.values())

@@ -62,7 +62,7 @@ def plan_points(
         batch_sizes: images per call; empty for the smallest batch that all bundles take.
 
     Raises:
-        UsageError: a batch size that a bundle can't be run with.
+        UsageError: a batch size that a bundle can't be run with, or no setting that any can.
     """
     multiples = [loaded.engine.manifest.batch_multiple for loaded in engines]
     for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
@@ -72,12 +72,16 @@ def plan_points(
                 f"that need a multiple of {multiple} images"
             )
     sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
-    return [
+    points = [
         Point(loaded, profile, size)
         for loaded in engines
         for profile, size in product(profiles_of(loaded.engine), sizes)
         if loaded.engine.only_profile in (None, profile)
     ]
+    if not points:
+        only = ", ".join(loaded.engine.only_profile.name for loaded in engines if loaded.engine.only_profile)
+        raise UsageError(f"none of these settings can be run: the graphs of this backend are fixed to {only}")
+    return points
 
 
 def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:

@@ -120,13 +120,16 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
     """
     truth = then.argmax(axis=1) if labels is None else labels
     margins = margins_of(first)
+    always = int(np.count_nonzero(np.isnan(margins)))  # sent on at any margin
     margins = np.where(np.isnan(margins), -1.0, margins)
     order = np.argsort(margins, kind="stable")
     gain = ((then.argmax(axis=1) == truth).astype(int) - (first.argmax(axis=1) == truth))[order]
     # right[n]: answers that are right beyond those of the first setting when the n least sure images are sent on.
     right = np.concatenate([[0], np.cumsum(gain)])
     short = np.flatnonzero(right < right[-1] - lost)
-    count = int(short[-1]) + 1 if len(short) else 0
-    if count == 0:
+    count = min(int(short[-1]) + 1, len(order)) if len(short) else 0
+    if count <= always:
         return 0.0
-    return float(margins[order[count]]) if count < len(order) else SEND_ALL
+    ranked = margins[order]
+    larger = np.flatnonzero(ranked > ranked[count - 1])  # who is as sure as one that must go goes, too
+    return float(ranked[larger[0]]) if len(larger) else SEND_ALL

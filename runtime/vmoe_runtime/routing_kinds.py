@@ -178,6 +178,8 @@ class TopKRules(_WithCapacity):
             RoutingError: a setting that this model can't be run with.
         """
         try:
+            if isinstance(capacity_ratio, str | bool) or isinstance(k, bool):
+                raise TypeError
             capacity_ratio, k = float(capacity_ratio), operator.index(k)
         except (TypeError, ValueError, OverflowError):
             raise RoutingError(
@@ -248,6 +250,8 @@ class ExpertsChoiceRules(_WithCapacity):
             RoutingError: a ratio that this model can't be run with.
         """
         try:
+            if isinstance(capacity_ratio, str | bool):
+                raise TypeError
             capacity_ratio = float(capacity_ratio)
         except (TypeError, ValueError, OverflowError):
             raise RoutingError(f"capacity must be a number, not {shown(capacity_ratio)}") from None

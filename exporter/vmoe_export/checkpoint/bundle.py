@@ -62,7 +62,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         # In older formats what is in `routing` stood beside it.
         nested = moe.get("routing")
         routing = nested if isinstance(nested, Mapping) else moe
-        rules = self.manifest.rules
+        kind = self.manifest.rules.kind if self.manifest.rules else None
         return {
             "classifier": model.get("classifier"),
             "encoder": {
@@ -70,8 +70,9 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                 "moe": {
                     "ensemble_size": self.manifest.ensemble_size,
                     "router": {
-                        "name": None if rules is None else _ROUTERS[rules.kind],
-                        "num_selected_experts": routing.get("k"),
+                        "name": None if kind is None else _ROUTERS[kind],
+                        # It may turn out to be top-K routing, and then it has no k yet.
+                        **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
                             "capacity_factor": routing.get("capacity_ratio"),
                             "capacity_ceil_or_round": routing.get("rounding"),

@@ -111,13 +111,15 @@ def check_cpu(bundle: Bundle) -> str:
         UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
     """
     rules = bundle.manifest.rules
-    if rules is not None and rules.group_tokens > _MAX_GROUP_TOKENS:
+    if rules is None or rules.kind == "soft":  # nothing is put in order
+        return _DESCRIPTION
+    if rules.group_tokens > _MAX_GROUP_TOKENS:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
     version = bundle.manifest.version
-    if rules is not None and version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
+    if version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
             f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
