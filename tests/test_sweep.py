@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from terminal import default_signals
 from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_bench import cli
@@ -393,11 +393,14 @@ def interrupted(mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path) -> C
         target.unlink(missing_ok=True)
         process = subprocess.Popen(
             [*map(str, command), "--duration", "600", "--json", str(target)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals,  # noqa: PLW1509
         )  # fmt: skip
-        time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
         return process.returncode, said, json.loads(target.read_text()) if target.exists() else None
 
     return run

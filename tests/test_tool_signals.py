@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -34,6 +35,15 @@ def test_ctrl_c_during_the_imports(tool: str) -> None:
     assert (done.returncode, done.stderr) == (130, f"{tool.replace('_', '-')}: interrupted\n")
 
 
+@pytest.fixture
+def _usual_handler() -> Iterator[None]:
+    """The handler that Python has for SIGINT where nobody told it to ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_usual_handler")
 def test_ctrl_c_while_a_package_is_imported_that_loses_exceptions() -> None:
     with pytest.raises(KeyboardInterrupt), interrupt_held_back():
         with suppress(KeyboardInterrupt):  # as a compiled package does
@@ -43,6 +53,7 @@ def test_ctrl_c_while_a_package_is_imported_that_loses_exceptions() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("_usual_handler")
 def test_handlers_of_the_process_and_other_threads_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
