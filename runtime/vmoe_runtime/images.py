@@ -53,6 +53,8 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
     Warns:
         ImageWarning: float images that are all within [0, 1], or have NaN.
     """
+    if isinstance(images, np.ndarray) and _is_usual(images, spec):
+        return images
     floats: list[Array] = []
     parts = _parts(images, spec, floats, 0)
     if floats:
@@ -64,6 +66,19 @@ def scale_pixels(pixels: Array) -> Array:
     """uint8 or float pixels 0..255 to float32 [-1, 1]: the official `value_range(-1, 1)`."""
     scaled: Array = pixels.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
     return scaled
+
+
+def _is_usual(array: Array, spec: InputSpec) -> bool:
+    """Whether an array is what the graph takes as it stands, with values that nothing is to be said of.
+
+    A short way to what the long one finds, as its length counts where a small model is called now and then.
+    """
+    if array.dtype != _DTYPES[spec.dtype] or array.ndim != 4 or array.shape[1:] != spec.size or not array.flags.c_contiguous:
+        return False
+    if not len(array) or spec.dtype == "uint8":
+        return len(array) > 0
+    # Where the extremes stand: finding that needs less of numpy than finding them.
+    return bool(-_LARGEST_FLOAT <= array.item(array.argmin()) < 0 and array.item(array.argmax()) <= _LARGEST_FLOAT)
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
@@ -101,7 +116,7 @@ def _as_array(tensor: Any) -> Array:
 
 
 def _from_array(array: Array, spec: InputSpec) -> Array:
-    size = (spec.height, spec.width, spec.channels)
+    size = spec.size
     given = array.shape
     if given == size or (spec.channels == 1 and given == size[:2]):
         array = array.reshape(1, *size)
@@ -132,16 +147,15 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuses or warns of floats that were scaled in another way; a minimum and a maximum are all that it costs."""
-    # Where the extremes stand, as finding that needs less of numpy: it counts where a small model is called now and then.
-    extremes = [(part.item(part.argmin()), part.item(part.argmax())) for part in floats]
-    if all(-_LARGEST_FLOAT <= low < 0 and high <= _LARGEST_FLOAT for low, high in extremes):
-        return
-    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
-    if any(math.isnan(low) for low, _ in extremes):
+    """Refuses or warns of floats that were scaled in another way."""
+    lows, highs = [float(part.min()) for part in floats], [float(part.max()) for part in floats]
+    if any(math.isnan(low) for low in lows):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
-        low = min(float(np.fmin.reduce(part, None)) for part in floats)
-        high = max(float(np.fmax.reduce(part, None)) for part in floats)
+        lows, highs = (
+            [float(np.fmin.reduce(part, None)) for part in floats],
+            [float(np.fmax.reduce(part, None)) for part in floats],
+        )
+    low, high = min(lows), max(highs)
     if low < -_LARGEST_FLOAT or high > _LARGEST_FLOAT:
         raise ImageError(
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "

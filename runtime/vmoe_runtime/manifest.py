@@ -78,6 +78,11 @@ class InputSpec:
     preprocessing: Preprocessing | None = None
 
     @property
+    def size(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
+    @property
     def steps(self) -> Preprocessing:
         """The steps that `preprocessing` says, or stands for."""
         return self.preprocessing or squash(self.height, self.width)
