@@ -142,35 +142,46 @@ struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
   // How far ahead of its use a panel is asked for while it streams from memory: what reads at the memory's rate.
   static constexpr size_t kStreamBytes = 8192;
+  // Up to so many rows are one pass over a panel.
+  static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
   static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
     beside.FinishRows();
-    LinesAhead none;
+    using Group = std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>;
     // Rows beyond the last one are not worth their time.
     const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
+    // Every pass over the panel asks for its share of what comes next, so that none waits for all of it.
+    LinesAhead lines = beside.lines;
+    LinesAhead none;
+    lines.rate /= DivideUp(count, kRows);
     for (size_t row = 0; row < count; row += kRows) {
       const char* mine = rows.tiles + LineOffset(row, rows.row_tile_stride);
       for (size_t part = 0; part < 2; part += kParts) {
-        Rows<std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>>(
-            mine, rows.step_stride, panel + part * kTileBytes, steps,
-            sums + row * kPanelColumns + part * kPanelColumns / 2, row + part == 0 ? beside.lines : none);
+        const char* weights = panel + part * kTileBytes;
+        float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
+        LinesAhead& ahead = part == 0 ? lines : none;
+        if (count - row > kRows / 2) {
+          Pass<Group, kRows>(mine, rows.step_stride, weights, steps, out, ahead);
+        } else {
+          Pass<Group, kRows / 2>(mine, rows.step_stride, weights, steps, out, ahead);
+        }
       }
     }
+    beside.lines.next = lines.next;
   }
 
  private:
-  // Vectors of a line of 16 columns, and lines side by side: the sums of kRows rows stay in registers.
+  // Vectors of a line of 16 columns, and lines side by side: the sums of a pass stay in registers.
   static constexpr size_t kVectors = kRowsPerTile / kLanes;
   static constexpr size_t kParts = kVectors == 1 ? 2 : 1;
-  static constexpr size_t kRows = kVectors == 1 ? 8 : 4;
 
-  template <class Group>
-  static HWY_NOINLINE void Rows(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
+  template <class Group, size_t kCount>
+  static HWY_NOINLINE void Pass(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
                                 LinesAhead& lines) {
     LinesAhead ahead = lines;
-    typename Group::Sums sums[kRows][kParts * kVectors];
+    typename Group::Sums sums[kCount][kParts * kVectors];
 #pragma GCC unroll 16
     for (auto& row : sums) {
 #pragma GCC unroll 16
@@ -184,7 +195,7 @@ struct VectorBlock {
         weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
       }
 #pragma GCC unroll 16
-      for (size_t r = 0; r < kRows; ++r) {
+      for (size_t r = 0; r < kCount; ++r) {
         uint32_t group;
         std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
 #pragma GCC unroll 16
@@ -205,7 +216,7 @@ struct VectorBlock {
     }
     lines = ahead;
 #pragma GCC unroll 16
-    for (size_t r = 0; r < kRows; ++r) {
+    for (size_t r = 0; r < kCount; ++r) {
 #pragma GCC unroll 16
       for (size_t v = 0; v < kParts * kVectors; ++v) {
         hn::StoreU(hn::BitCast(FloatTag(), sums[r][v]), FloatTag(), out + r * kPanelColumns + v * kLanes);
@@ -322,6 +333,7 @@ template <class Tiles>
 struct MatrixUnitBlock {
   static constexpr bool kUnsignedRows = false;
   static constexpr size_t kStreamBytes = 4096;
+  static constexpr size_t kRows = kRowsPerTile;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
   static HWY_INLINE void Multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,

@@ -76,6 +76,9 @@ std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices) {
                         std::min(first[matrix] + tiles * (part + 1) / parts * kRowsPerTile, first[matrix + 1])});
     }
   }
+  // Threads take them in turn, and a large one that came last would be waited for.
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const RowGroup& one, const RowGroup& other) { return one.count() > other.count(); });
   return groups;
 }
 

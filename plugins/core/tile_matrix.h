@@ -60,7 +60,7 @@ struct RowGroup {
 };
 
 // Cuts the rows first[m] to first[m + 1] of each matrix m into groups: few enough rows to stay in a core's cache, and
-// enough groups for all threads where that leaves each with enough rows.
+// enough groups for all threads where that leaves each with enough rows. The largest come first.
 std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices);
 
 // Most rows of a group.

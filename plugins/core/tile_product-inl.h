@@ -140,8 +140,8 @@ HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
   for (size_t panel = 0; panel < product.panels; ++panel) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
-    // With a single row tile the panel itself streams from memory. With more, there is time to fetch the next one.
-    const char* ahead = row_tiles == 1 || next == nullptr ? weights + Block::kStreamBytes : next;
+    // Where a single pass does, the panel itself streams from memory. Else there is time to fetch the next one.
+    const char* ahead = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = RowTilesOfBlock(row_tiles - tile);
       BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, {ahead, kLinesOfStep * 256 * count / row_tiles}};
