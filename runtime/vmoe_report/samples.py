@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
     return sorted(place for _, place in sorted(ranks)[:wanted])
 
 
-def sample_pixels(source: ImageSource, samples: list[int], spec: InputSpec) -> list[Array]:
+def sample_pixels(source: ImageSource, samples: Sequence[int], spec: InputSpec) -> list[Array]:
     """uint8[H,W,C] of each sample, as the model sees it.
 
     Raises:
