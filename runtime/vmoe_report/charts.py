@@ -19,7 +19,7 @@ class Dot:
     Attributes:
         x, y: in the units of the axes.
         step: place of its capacity ratio among those of the slider; None for what has no capacity.
-        name: of the setting.
+        name: of the setting; empty for the end of a line that is no setting.
         best: whether it gets a ring: nothing beats it.
     """
 
@@ -37,11 +37,13 @@ class Line:
     Attributes:
         name: for the legend.
         style: the CSS classes that say its colour and dashes.
+        shape: of its dots: 0 for a circle, 1 for a square, 2 for a triangle.
         dots: in the order of x.
     """
 
     name: str
     style: str
+    shape: int
     dots: tuple[Dot, ...]
 
 
@@ -97,7 +99,7 @@ class Drawing:
         box: left, right, top and bottom of the axes.
         x_ticks, y_ticks: place and text of each.
         paths: the `d` of each line.
-        dots: of each line the places of its dots.
+        dots: of each line its dots, each with its x and y.
         guides: x of each step of the slider; empty where no line moves.
     """
 
@@ -106,7 +108,7 @@ class Drawing:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     paths: tuple[str, ...]
-    dots: tuple[tuple[tuple[float, float], ...], ...]
+    dots: tuple[tuple[tuple[Dot, float, float], ...], ...]
     guides: tuple[float, ...]
 
 
@@ -121,14 +123,14 @@ def drawing(chart: Chart) -> Drawing | None:
     low, high = (min(xs) / 1.08, max(xs) * 1.08) if chart.x.logarithmic else _ends(xs, x_ticks)
     across = _scale(low, high, _LEFT, _RIGHT, math.log if chart.x.logarithmic else float)
     up = _scale(*_ends(ys, y_ticks), _BOTTOM, _TOP, float)
-    places = tuple(tuple((across(dot.x), up(dot.y)) for dot in line.dots) for line in chart.lines)
+    places = tuple(tuple((dot, across(dot.x), up(dot.y)) for dot in line.dots) for line in chart.lines)
     steps = {dot.step: across(dot.x) for dot in dots if dot.step is not None} if chart.moves else {}
     return Drawing(
         chart,
         (_LEFT, _RIGHT, _TOP, _BOTTOM),
         tuple((across(value), f"{value:g}" if chart.x.logarithmic else _short(value, chart.x, x_ticks)) for value in x_ticks),
         tuple((up(value), _short(value, chart.y, y_ticks)) for value in y_ticks),
-        tuple("M" + " L".join(f"{x:g},{y:g}" for x, y in line) if line else "" for line in places),
+        tuple("M" + " L".join(f"{x:g},{y:g}" for _, x, y in line) if line else "" for line in places),
         places,
         tuple(steps[step] for step in sorted(steps)),
     )
