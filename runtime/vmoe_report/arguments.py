@@ -101,9 +101,9 @@ def _parser() -> Parser:
     parser = Parser(
         PROGRAM,
         "BUNDLE... --images NPZ|DIR -o PAGE.html",
-        "Makes one page that shows what a capacity costs and gives on your own images: accuracy, speed, FLOPs and kept pairs "
+        "Makes a page of what a capacity costs and gives on your own images: accuracy, speed, FLOPs and kept pairs "
         "over the capacity ratio, which patches of sample images are processed and by which expert, what each expert is "
-        "given, and a recommended setting. The page is one file that loads nothing else; PNG pictures are written beside it.",
+        "given, and a recommended setting. The page is one file that loads nothing else; PNG pictures stand beside it.",
     )
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", type=Path, nargs="+", help="NAME.vmoe folders: one, or several precisions of one model")

@@ -128,7 +128,9 @@ def drawing(chart: Chart) -> Drawing | None:
     return Drawing(
         chart,
         (_LEFT, _RIGHT, _TOP, _BOTTOM),
-        tuple((across(value), f"{value:g}" if chart.x.logarithmic else _short(value, chart.x, x_ticks)) for value in x_ticks),
+        tuple(
+            (across(value), f"{value:g}" if chart.x.logarithmic else _short(value, chart.x, x_ticks)) for value in x_ticks
+        ),
         tuple((up(value), _short(value, chart.y, y_ticks)) for value in y_ticks),
         tuple("M" + " L".join(f"{x:g},{y:g}" for _, x, y in line) if line else "" for line in places),
         places,
@@ -177,6 +179,6 @@ def _short(value: float, axis: Axis, ticks: Sequence[float]) -> str:
     """A tick's text: as many digits as tell it from its neighbours."""
     if not axis.percent:
         return f"{value:,.10g}"
-    step = (ticks[1] - ticks[0]) * 100 if len(ticks) > 1 else 1.0
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else (1 if step % 1 else 0)
-    return f"{value * 100:.{digits}f} %"
+    step = round((ticks[1] - ticks[0]) * 100, 9) if len(ticks) > 1 else 1.0
+    digits = next((digits for digits in range(9) if round(step, digits) == step), 9)
+    return f"{value * 100:.{digits}f}\u00a0%"

@@ -89,9 +89,7 @@ def collect(arguments: Arguments, command: str, progress: Progress) -> Report:
 def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
     manifest = plan.engines[0].engine.manifest
     has_logits = manifest.output == "logits"
-    source = open_images(
-        arguments.images, manifest.class_names, manifest.outputs if has_logits else None, arguments.labels
-    )
+    source = open_images(arguments.images, manifest.class_names, manifest.outputs if has_logits else None, arguments.labels)
     available = min(images_assessed(point, source) for point in plan.points)
     samples = choose_samples(source.labels, available, arguments.samples)
     experts = manifest.rules.num_experts if manifest.rules else None
@@ -144,6 +142,7 @@ def _put_together(arguments: Arguments, command: str, measured: _Measured, progr
         interference=neighbours(plan.engines[0].engine, measured.source, setting, progress),
         agreements=agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
         notes=_notes(measured),
+        merged=plan.notes,
     )
 
 
@@ -201,7 +200,7 @@ def _bundle(loaded: LoadedEngine) -> BundleContents:
 
 
 def _notes(measured: _Measured) -> tuple[str, ...]:
-    notes = list(measured.plan.notes)
+    notes = []
     if measured.manifest.output != "logits":
         notes.append(f"The bundle puts out {measured.manifest.output}, so there are no answers to compare.")
     elif measured.source.labels is None:

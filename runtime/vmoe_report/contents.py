@@ -167,6 +167,7 @@ class Report:
         interference: at `start`; None where every image is routed alone, or there are too few images.
         agreements: of the other bundles of the same model with the first one, at `start`.
         notes: sentences about what is left out.
+        merged: sentences about ratios that round to the same places as another one.
     """
 
     command: str
@@ -195,6 +196,7 @@ class Report:
     interference: Interference | None
     agreements: tuple[BundleAgreement, ...]
     notes: tuple[str, ...]
+    merged: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """An object for each class, a key for each attribute; None and what is no finite number are null, a tuple a list."""

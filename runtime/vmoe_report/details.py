@@ -78,7 +78,7 @@ def class_map(point: int, seen: Observed, names: Sequence[str]) -> ClassMap | No
     shown = np.flatnonzero(counts)
     return ClassMap(
         point,
-        tuple(names[index] for index in shown),
+        tuple(names[int(index)] for index in shown),
         tuple(int(count) for count in counts[shown]),
         tuple(
             tuple(tuple(round(float(weight), _DIGITS) for weight in row) for row in layer.class_weight[shown])

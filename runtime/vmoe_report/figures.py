@@ -54,7 +54,9 @@ def line_of(report: Report, curve: CurveContents) -> Line:
 def _quality(report: Report) -> tuple[Value, Axis, str]:
     """What stands for accuracy, as far as it is known."""
     if report.labelled:
-        caption = "Share of right answers. Batch Priority Routing drops the least important patches, vanilla order the last ones."
+        caption = (
+            "Share of right answers. Batch Priority Routing drops the least important patches, vanilla order the last ones."
+        )
         return lambda _, point: point.top1, Axis("accuracy", percent=True), caption
     if any(share is not None for share in report.same):
         reference = report.points[report.curves[0].points[-1]].profile
@@ -65,9 +67,7 @@ def _quality(report: Report) -> tuple[Value, Axis, str]:
 
 
 def _over_capacity(report: Report, name: str, title: str, axis: Axis, value: Value, caption: str) -> Chart:
-    lines = [
-        _line(report, curve, lambda place: report.points[place].capacity_ratio, value) for curve in report.curves
-    ]
+    lines = [_line(report, curve, lambda place: report.points[place].capacity_ratio, value) for curve in report.curves]
     ratios = [dot.x for line in lines for dot in line.dots]
     if ratios:
         lines += _flat(report, min(ratios), max(ratios), value)
@@ -91,7 +91,7 @@ def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
         speed = report.points[place].images_per_second
         return None if speed is None else 1000 / speed
 
-    lines = [_line(report, curve, milliseconds, value) for curve in report.curves]
+    lines = [_line(report, curve, milliseconds, value, ringed=True) for curve in report.curves]
     for place in report.others:
         point = report.points[place]
         x, y = milliseconds(place), value(place, point)
@@ -104,7 +104,9 @@ def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
     return Chart("over-time", f"{title} over time", caption, Axis("milliseconds per image"), axis, _drawn(lines))
 
 
-def _line(report: Report, curve: CurveContents, across: Callable[[int], float | None], up: Value) -> Line:
+def _line(
+    report: Report, curve: CurveContents, across: Callable[[int], float | None], up: Value, *, ringed: bool = False
+) -> Line:
     look = line_of(report, curve)
     several = len(report.bundles) > 1
     dots = []
@@ -113,7 +115,7 @@ def _line(report: Report, curve: CurveContents, across: Callable[[int], float | 
         x, y = across(place), up(place, point)
         if x is not None and y is not None:
             name = f"{point.bundle} {point.profile}" if several else str(point.profile)
-            dots.append(Dot(x, y, step, name, bool(point.pareto)))
+            dots.append(Dot(x, y, step, name, ringed and bool(point.pareto)))
     return Line(look.name, look.style, look.shape, tuple(dots))
 
 
@@ -122,15 +124,18 @@ def _two_steps(report: Report) -> Chart | None:
     if found is None:
         return None
     own = [curve for curve in report.curves if curve.bundle == report.bundles[0].name]
-    flops: Callable[[int], float | None] = lambda place: (report.points[place].flops_per_image or 0) / 1e6 or None  # noqa: E731
+    most = max(report.points[place].flops_per_image or 0 for curve in own for place in curve.points)
+
+    def flops(place: int) -> float | None:
+        count = report.points[place].flops_per_image
+        return None if count is None else count / 1e6
+
     lines = [_line(report, curve, flops, lambda _, point: point.top1) for curve in own]
     dots = tuple(
         Dot(cost / 1e6, top1, None, f"{share:.1%} sent on", index == found.enough)
         for index, (share, top1, cost) in enumerate(zip(found.shares, found.top1, found.flops_per_image, strict=True))
+        if cost <= most
     )
-    lines = [
-        Line(line.name, line.style, line.shape, tuple(Dot(d.x, d.y, d.step, d.name) for d in line.dots)) for line in lines
-    ]
     lines.append(Line("two steps", "colour5 steps", 0, dots))
     first, then = report.points[found.first].profile, report.points[found.then].profile
     caption = (

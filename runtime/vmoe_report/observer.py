@@ -107,4 +107,5 @@ class PointObserver:
 def _joined(parts: Sequence[Routing]) -> Routing:
     """The routing of batches one after another."""
     arrays = [field.name for field in fields(Routing) if isinstance(getattr(parts[0], field.name), np.ndarray)]
-    return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays})
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    return replace(parts[0], **joined)

@@ -32,13 +32,15 @@ def render_page(report: Report) -> str:
     )
     environment.filters |= {"percent": words.percent}
     drawings = [drawing(chart) for chart in charts_of(report)]
+    data = page_data(report)
     html = environment.get_template("page.html.j2").render(
         report=report,
         words=words,
         version=__version__,
         style=_own("page.css"),
         script=_own("page.js"),
-        data=page_data(report),
+        data=data,
+        gates=data["gates"],
         drawings=[placed for placed in drawings if placed is not None],
         keys=[line_of(report, curve) for curve in report.curves],
         width=WIDTH,
@@ -72,6 +74,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "colours": expert_colours(report.experts),
         "grid": report.grid,
         "patchBytes": report.patch_bytes,
+        "gates": any(layer.gate_entropy is not None for setting in report.settings for layer in setting.layers),
         "labels": [sample.label for sample in report.samples],
     }
 

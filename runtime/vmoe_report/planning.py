@@ -49,9 +49,7 @@ def make_plan(arguments: Arguments, closing: ExitStack) -> Plan:
         VmoeError: a bundle can't be loaded.
     """
     asked = () if arguments.profile is None else (arguments.profile,)
-    engines = load_engines(
-        arguments.bundles, arguments.compared, [arguments.backend], asked, arguments.threads, closing
-    )
+    engines = load_engines(arguments.bundles, arguments.compared, [arguments.backend], asked, arguments.threads, closing)
     curves: dict[int, list[Curve]] = {}
     notes: dict[str, None] = {}
 

@@ -1,4 +1,4 @@
-"""The sentences of a report."""
+"""The sentences of a report. A number and its unit stay on one line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ def percent(share: float | None, digits: int = 1) -> str:
     """A share as people read it.
 
     Example:
-        >>> percent(0.98765), percent(None)
+        >>> percent(0.98765).replace("\u00a0", " "), percent(None)
         ('98.8 %', '-')
     """
-    return "-" if share is None else f"{share * 100:.{digits}f} %"
+    return "-" if share is None else f"{share * 100:.{digits}f}\u00a0%"
 
 
 def points_of(share: float) -> str:
     """A difference of shares in points of a hundred.
 
     Example:
-        >>> points_of(0.01), points_of(0.0215)
-        ('1 point', '2.1 points')
+        >>> [points_of(share).replace("\u00a0", " ") for share in (0.01, 0.0216)]
+        ['1 point', '2.2 points']
     """
     text = f"{share * 100:.1f}".removesuffix(".0")
-    return f"{text} point{'' if text == '1' else 's'}"
+    return f"{text}\u00a0point{'' if text == '1' else 's'}"
 
 
 def lead(report: Report) -> list[str]:
@@ -54,6 +54,15 @@ def lead(report: Report) -> list[str]:
     return sentences
 
 
+def headline(report: Report) -> str | None:
+    """The name of the recommended setting; None where there is none."""
+    if report.recommended is None:
+        return None
+    point = report.points[report.recommended]
+    where = "" if len(report.bundles) == 1 else f" in {point.bundle}"
+    return f"Recommended: {point.profile or point.bundle}{where}."
+
+
 def recommendation(report: Report) -> str | None:
     """Which setting to take, and what it costs; None where there is none."""
     if report.recommended is None:
@@ -61,14 +70,13 @@ def recommendation(report: Report) -> str | None:
     point = report.points[report.recommended]
     asked = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
     best = max(asked, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
-    where = "" if len(_own(report)) == 1 else f" of {point.bundle}"
-    parts = [f"The fastest setting{where} that loses at most {points_of(report.max_drop)}: right on {percent(point.top1)}"]
+    parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: right on {percent(point.top1)}"]
     if best.profile != point.profile or best.bundle != point.bundle:
         parts.append(f"where {best.profile} has {percent(best.top1)}")
         if point.images_per_second and best.images_per_second:
             parts.append(f"{point.images_per_second / best.images_per_second:.2f} times its speed")
         if point.flops_per_image and best.flops_per_image:
-            parts.append(f"{point.flops_per_image / best.flops_per_image:.0%} of its FLOPs".replace("%", " %"))
+            parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
     return ", ".join(parts) + "."
 
 
@@ -93,7 +101,7 @@ def two_steps(report: Report) -> str | None:
     return (
         f"All images at {first.profile}, and the {percent(found.shares[found.enough])} it is least sure of again at "
         f"{then.profile}: as often right as {then.profile} alone, {percent(found.top1[found.enough])}, "
-        f"for {flops / most * 100:.0f} % of its FLOPs. The share was chosen on these same images."
+        f"for {percent(flops / most, 0)} of its FLOPs. The share was chosen on these same images."
     )
 
 
@@ -115,9 +123,15 @@ def agreement(report: Report) -> list[str]:
     sentences = []
     for one in report.agreements:
         found = one.agreement
-        same = "" if found.same_top1 is None else f"the same class for {percent(found.same_top1)} of {found.images:,} images; "
+        same = (
+            "" if found.same_top1 is None else f"the same class for {percent(found.same_top1)} of {found.images:,} images; "
+        )
         routed = min(found.same_experts.values(), default=None)
-        alike = "" if routed is None else f"{percent(routed)} of the tokens go to the same experts in the layer that differs most; "
+        alike = (
+            ""
+            if routed is None
+            else f"{percent(routed)} of the tokens go to the same experts in the layer that differs most; "
+        )
         sentences.append(
             f"{one.bundle} against {report.bundles[0].name} at {one.setting}: {same}{alike}"
             f"outputs differ by {found.mean_difference:.2g} on average, {found.max_difference:.2g} at most."

@@ -5,7 +5,7 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const DROPPED = "rgba(125, 132, 140, .88)";
 
-  const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)} %`);
+  const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)}\u00a0%`);
   const fixed = (value, digits) => (value === null ? "-" : value.toFixed(digits));
   const number = (value) => value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 });
 
@@ -40,9 +40,9 @@
     const parts = [];
     if (now.top1 !== null) parts.push(`${percent(now.top1)} right`);
     else if (now.same !== null) parts.push(`${percent(now.same)} same answers`);
-    if (now.speed !== null) parts.push(`${number(now.speed)} images/s`);
+    if (now.speed !== null) parts.push(`${number(now.speed)}\u00a0images/s`);
     if (now.kept !== null) parts.push(`${percent(now.kept)} of pairs kept`);
-    if (now.flops !== null) parts.push(`${number(now.flops / 1e6)} MFLOP`);
+    if (now.flops !== null) parts.push(`${number(now.flops / 1e6)}\u00a0MFLOP`);
     const line = byId("now");
     line.replaceChildren(element("code", now.profile), `: ${now.places} place${now.places === 1 ? "" : "s"} per expert. `);
     parts.forEach((part, index) => line.append(element("b", part), index < parts.length - 1 ? ", " : "."));
@@ -101,7 +101,8 @@
         const row = element("tr");
         const head = element("th", data.layers[index]);
         head.scope = "row";
-        const cells = [percent(one.pairs), percent(one.patches), fixed(one.even, 3), fixed(one.gates, 3)];
+        const cells = [percent(one.pairs), percent(one.patches), fixed(one.even, 3)];
+        if (data.gates) cells.push(fixed(one.gates, 3));
         row.append(head, ...cells.map((text) => element("td", text)));
         return row;
       }),
