@@ -166,7 +166,7 @@ def _parser() -> Parser:
     text = "threads per call (default: the runtime's own choice)"
     add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
     text = "seconds for all combinations together (default: 10); each gets at least 3 calls"
-    add("--duration", metavar="S", type=_seconds, default=10.0, help=text)
+    add("--duration", metavar="S", type=seconds, default=10.0, help=text)
     text = (
         "npz file with 'images' and perhaps 'labels', or folder of pictures, with a subfolder per class "
         "for top-1 (default: random images, always the same)"
@@ -175,7 +175,7 @@ def _parser() -> Parser:
     text = "CSV file of the labels of --images DIR: on each line a picture's path in it, and the name or index of its class"
     add("--labels", metavar="CSV", type=Path, help=text)
     text = "recommend the fastest setting that loses no more accuracy against the most accurate one; 0.01 is one point"
-    add("--max-drop-in-accuracy", metavar="X", type=_share, help=text)
+    add("--max-drop-in-accuracy", metavar="X", type=share_below_one, help=text)
     text = "recommend the most accurate setting whose calls take no longer (median); with the former, both hold"
     add("--target-latency", metavar="MS", type=_positive, help=text)
     text = "write the recommended setting into the bundle as a profile"
@@ -200,14 +200,16 @@ def _positive(text: str) -> float:
     raise argparse.ArgumentTypeError(f"must be a positive number, not '{text}'")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A number of seconds above 0, for argparse."""
     try:
         return _positive(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not '{text}'") from None
 
 
-def _share(text: str) -> float:
+def share_below_one(text: str) -> float:
+    """A share from 0 to below 1, for argparse."""
     try:
         share = float(text)
     except ValueError:

@@ -48,14 +48,23 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
             axes.grid(alpha=0.3)
         if len(by_time.lines) > 1:
             by_time.legend(fontsize="small")
-        part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        try:
-            figure.savefig(part, dpi=_PIXELS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
-            part.replace(path)
-        except OSError as error:
-            raise CommandError(f"{path} can't be written: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
+        write_picture(figure, path)
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Writes a figure by way of a temporary file beside it, which is then renamed.
+
+    Raises:
+        CommandError: it can't be written; a file that was there before is unchanged.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        figure.savefig(part, dpi=_PIXELS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
+        part.replace(path)
+    except OSError as error:
+        raise CommandError(f"{path} can't be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _ratios(points: Sequence[PointReport]) -> list[float]:

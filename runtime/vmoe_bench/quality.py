@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from vmoe_runtime import Routing
 from vmoe_runtime.image_source import ImageSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
+"""Is given what a batch of N images came to: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,12 @@ def images_assessed(point: Point, source: ImageSource) -> int:
     return len(source) // point.batch_size * point.batch_size
 
 
-def assess(point: Point, source: ImageSource, after_batch: Callable[[int], None] = lambda images: None) -> Quality:
+def assess(
+    point: Point,
+    source: ImageSource,
+    after_batch: Callable[[int], None] = lambda images: None,
+    observe: Observe = lambda logits, routing, labels: None,
+) -> Quality:
     """Runs all whole batches of the images through a point, once and untimed.
 
     All numbers are about the same images. Kept pairs are counted and not computed from the capacity, because
@@ -53,6 +61,7 @@ def assess(point: Point, source: ImageSource, after_batch: Callable[[int], None]
         point: the setting.
         source: the images.
         after_batch: called after each batch with its number of images.
+        observe: is shown each batch's answers, for who wants to know more about them.
 
     Raises:
         VmoeError: the images don't fit, or the backend failed.
@@ -69,6 +78,7 @@ def assess(point: Point, source: ImageSource, after_batch: Callable[[int], None]
         used += experts_used(routing)
         if labels is not None:
             right += count_right(logits, labels)
+        observe(logits, routing, labels)
         images += len(batch)
         calls += 1
         after_batch(len(batch))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmoe_bench.measurement import summarize, time_interleaved
 from vmoe_bench.points import Point
-from vmoe_bench.quality import Quality, assess, images_assessed
+from vmoe_bench.quality import Observe, Quality, assess, images_assessed
 from vmoe_bench.report import PointReport, report_point
 from vmoe_runtime.image_source import ImageSource
 
@@ -31,7 +31,12 @@ class Measured:
 
 
 def measure(
-    points: Sequence[Point], source: ImageSource, duration: float, threads: int | None, progress: Progress
+    points: Sequence[Point],
+    source: ImageSource,
+    duration: float,
+    threads: int | None,
+    progress: Progress,
+    observers: Sequence[Observe] | None = None,
 ) -> Measured:
     """Measures all points.
 
@@ -41,6 +46,7 @@ def measure(
         duration: seconds for timing all points together.
         threads: per call, as asked for.
         progress: where it shows how far it is.
+        observers: for each point, who is shown its answers; None for nobody.
 
     Raises:
         VmoeError: the images don't fit, or a backend failed.
@@ -52,8 +58,9 @@ def measure(
     interrupted = False
     try:
         with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
-            for point in points:
-                qualities.append(assess(point, source, after_batch=lambda images: advance(images, images)))
+            for index, point in enumerate(points):
+                more = {} if observers is None else {"observe": observers[index]}
+                qualities.append(assess(point, source, lambda images: advance(images, images), **more))
         calls = [partial(point.logits, batches[point.batch_size]) for point in points]
         per_round = sum(point.batch_size for point in points)
         with progress.step("speed", duration) as advance:

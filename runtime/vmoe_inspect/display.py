@@ -47,6 +47,19 @@ def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> Non
         _section(_console(stream, _WIDTH_OF_A_LIST), "Tensors", _tensors(card.tensors))
 
 
+def card_rows(card: Card) -> list[tuple[str, list[Row]]]:
+    """The sections of a card as names and texts, for what is no terminal; without its profiles and files."""
+    layers = [("MoE layers", _layers(card, card.routing))] if card.routing else []
+    size = [("files", str(len(card.files))), ("bytes", f"{card.bytes:,}")]
+    return [
+        ("Model", _model(card)),
+        *layers,
+        ("Input and output", _ports(card)),
+        ("Validation", _validation(card)),
+        ("Source", [*_origin(card), *size]),
+    ]
+
+
 def _console(stream: TextIO, width_of_a_pipe: int) -> Console:
     width = None if stream.isatty() else width_of_a_pipe
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)

@@ -1,0 +1,71 @@
+"""What takes runs of its own: how neighbours move an answer, and how alike the bundles of one model are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from vmoe_bench.loading import LoadedEngine
+from vmoe_inspect.agreement import AgreementCount
+from vmoe_inspect.interference import Interference, images_per_call, interference
+from vmoe_report.contents import BundleAgreement
+from vmoe_runtime import Engine
+from vmoe_runtime.image_source import ImageSource
+
+if TYPE_CHECKING:
+    from vmoe_bench.display import Progress
+
+_COMPARED_IMAGES = 512
+_CALLS_OF_NEIGHBOURS = 4
+_SETS_OF_NEIGHBOURS = 10
+
+
+def neighbours(engine: Engine, source: ImageSource, profile: str, progress: Progress) -> Interference | None:
+    """How far the answers of some images move with their neighbours.
+
+    Args:
+        engine: what answers.
+        source: the images; a few of the first ones are taken.
+        profile: name of the setting.
+        progress: where it shows how far it is.
+
+    Returns:
+        None where every image is routed alone, or where there are too few images.
+    """
+    size = images_per_call(engine)
+    count = min(len(source) // size, _CALLS_OF_NEIGHBOURS) * size
+    if engine.manifest.batch_multiple == 1 or not count:
+        return None
+    images = source.first_batch(count, engine.manifest.input)
+    with progress.step("neighbours", count * _SETS_OF_NEIGHBOURS) as advance:
+        return interference(engine, images, profile, _SETS_OF_NEIGHBOURS, after_set=lambda done: advance(done, done))
+
+
+def agreements(
+    engines: Sequence[LoadedEngine], source: ImageSource, profile: str, batch_size: int, progress: Progress
+) -> tuple[BundleAgreement, ...]:
+    """How alike the bundles of one model are, each held against the first one.
+
+    Args:
+        engines: the first one, and others; those that are compared as other models are left out.
+        source: the images; some of the first ones are taken.
+        profile: name of the setting.
+        batch_size: images per call.
+        progress: where it shows how far it is.
+    """
+    first, *others = engines
+    others = [loaded for loaded in others if not loaded.compared and loaded.path != first.path]
+    calls = max(1, min(len(source), _COMPARED_IMAGES) // batch_size)
+    found = []
+    with progress.step("agreement", calls * batch_size * len(others)) as advance:
+        for loaded in others:
+            rules = first.engine.manifest.rules
+            count = AgreementCount(rules.num_experts if rules else 0, has_top1=first.engine.manifest.output == "logits")
+            for batch, _ in islice(source.whole_batches(batch_size, first.engine.manifest.input), calls):
+                ours, our_routing = first.engine.logits_and_routing(batch, profile)
+                theirs, their_routing = loaded.engine.logits_and_routing(batch, profile)
+                count.add(ours, theirs, our_routing, their_routing)
+                advance(len(batch), len(batch))
+            found.append(BundleAgreement(loaded.bundle, profile, count.result()))
+    return tuple(found)
