@@ -118,14 +118,25 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
     Returns:
         0 where nothing needs to be sent on, up to `SEND_ALL`.
     """
-    truth = then.argmax(axis=1) if labels is None else labels
-    margins = margins_of(first)
+    answers = then.argmax(axis=1)
+    truth = answers if labels is None else labels
+    gain = (answers == truth).astype(int) - (first.argmax(axis=1) == truth)
+    return margin_of_gains(margins_of(first), gain, lost)
+
+
+def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
+    """What `calibrated_margin` finds, from less than logits.
+
+    Args:
+        margins: f64[N], of the answers at the first setting; see `margins_of`.
+        gain: i64[N], 1 for an image that only the second setting answers right, -1 for one that only the first does, else 0.
+        lost: right answers that may be lost.
+    """
     always = int(np.count_nonzero(np.isnan(margins)))  # sent on at any margin
     margins = np.where(np.isnan(margins), -1.0, margins)
     order = np.argsort(margins, kind="stable")
-    gain = ((then.argmax(axis=1) == truth).astype(int) - (first.argmax(axis=1) == truth))[order]
     # right[n]: answers that are right beyond those of the first setting when the n least sure images are sent on.
-    right = np.concatenate([[0], np.cumsum(gain)])
+    right = np.concatenate([[0], np.cumsum(gain[order])])
     short = np.flatnonzero(right < right[-1] - lost)
     count = min(int(short[-1]) + 1, len(order)) if len(short) else 0
     if count <= always:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_MOST_NAMES = 1024  # of profiles that an engine keeps: names may come from strangers
+
 
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
@@ -52,6 +54,7 @@ class Engine:
         self.only_profile = backend.profile
         self._warned: set[str] = set()
         self._last_inputs: tuple[Profile, Mapping[str, Array]] | None = None
+        self._named: dict[str, Profile] = {}
 
     @classmethod
     def load(
@@ -242,10 +245,10 @@ class Engine:
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
-        if setting is None and not fields:
-            return self.profile
+        if not fields and (setting is None or isinstance(setting, str)):
+            return self.profile if setting is None else self._profile_named(setting)
         asked = Setting.of(setting, fields)
-        base = self.profile if asked.profile is None else _chosen_profile(self.manifest, asked.profile)
+        base = self.profile if asked.profile is None else self._profile_named(asked.profile)
         changes = asked.changes
         if not changes:
             return base
@@ -303,6 +306,17 @@ class Engine:
         if last is None or last[0] is not setting:
             self._last_inputs = last = (setting, setting.inputs())
         return last[1]
+
+    def _profile_named(self, name: str) -> Profile:
+        """The profile of a name; those that were asked for are kept, as most calls ask for the same few."""
+        found = self._named.get(name) if isinstance(name, str) else None
+        if found is None:
+            found = _chosen_profile(self.manifest, name)
+            assert found is not None
+            if len(self._named) >= _MOST_NAMES:
+                self._named.clear()
+            self._named[name] = found
+        return found
 
     def _check_profile(self, only: Profile, asked: Profile | None) -> None:
         if asked is not None and replace(asked, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):

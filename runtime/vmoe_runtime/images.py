@@ -25,7 +25,7 @@ Images: TypeAlias = "OneImage | Sequence[OneImage]"
 
 TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"
 
-_DTYPES = {"float32": np.dtype(np.float32), "uint8": np.dtype(np.uint8)}
+_UINT8 = np.dtype(np.uint8)
 _MOST_NESTED = 4
 _LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
 
@@ -73,7 +73,7 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
     A short way to what the long one finds, as its length counts where a small model is called now and then.
     """
-    if array.dtype != _DTYPES[spec.dtype] or array.ndim != 4 or array.shape[1:] != spec.size or not array.flags.c_contiguous:
+    if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
     if not len(array) or spec.dtype == "uint8":
         return len(array) > 0
@@ -87,7 +87,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
         images = _as_array(images)
     if isinstance(images, np.ndarray):
         array = _from_array(images, spec)
-        if images.dtype != _DTYPES["uint8"]:
+        if images.dtype != _UINT8:
             floats.append(array)
         return [array]
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or _is_pil(images) or hasattr(images, "read"):
@@ -126,9 +126,9 @@ def _from_array(array: Array, spec: InputSpec) -> Array:
         raise ImageError(_wrong_shape(given, spec))
     if not len(array):
         raise ImageError("there are no images: the batch is empty")
-    if array.dtype == _DTYPES[spec.dtype]:
+    if array.dtype == spec.numpy_dtype:
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-    if array.dtype == _DTYPES["uint8"]:
+    if array.dtype == _UINT8:
         return scale_pixels(array)
     takes = "uint8" if spec.dtype == "uint8" else "float32 in [-1, 1], or uint8"
     raise ImageError(f"images are {array.dtype}, and the model takes {takes}")

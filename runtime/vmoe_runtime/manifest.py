@@ -6,8 +6,11 @@ import json
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast
+
+import numpy as np
 
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps, squash
@@ -77,10 +80,15 @@ class InputSpec:
     channels: int
     preprocessing: Preprocessing | None = None
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return self.height, self.width, self.channels
+
+    @cached_property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The type of its values."""
+        return np.dtype(self.dtype)
 
     @property
     def steps(self) -> Preprocessing:
