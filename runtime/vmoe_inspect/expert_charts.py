@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vmoe_inspect.statistics import BINS, LayerStatistics
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _KEPT, _DROPPED = "#0072b2", "#b0b0b0"
 _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
-_MOST_TICKS = 16
+_MOST_TICKS = 11
 _LONGEST_NAME = 18
 
 
@@ -34,6 +34,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
         axes.set_title(f"{_short(name)}, entropy {layer.load_entropy:.3f}", fontsize=8)
         _number_experts(axes, len(layer.load))
         axes.tick_params(labelsize=7)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:,.0f}")
     what = "shares of tokens" if _kind(layers) == "soft" else "(token, choice) pairs"
     figure.suptitle(f"Load of each expert, in {what}", fontsize=10)
@@ -78,7 +79,7 @@ def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[s
     longest = max((len(_class(int(index), class_names)) for index in shown), default=1) if named else 1
     wide = max(0.16 * first.shape[1], 1.2) + 0.065 * longest + 0.35
     tall = max(0.16 * len(shown) + 0.5, 1.6) if named else 3.2
-    figure, panels = _panels(len(weights), min(wide, 6.0), tall)
+    figure, panels = _panels(len(weights), min(wide, 4.2), tall)
     largest = max(float(np.nanmax(weight)) for weight in weights.values())
     for axes, (name, weight) in zip(panels, weights.items(), strict=True):
         rows = weight[shown]
@@ -104,7 +105,7 @@ def _panels(count: int, wide: float, tall: float, *, sharey: bool = False) -> tu
     """A figure of so many panels, each of so many inches, at most five side by side."""
     rows = math.ceil(count / _MOST_COLUMNS)
     columns = math.ceil(count / rows)
-    figure = Figure((max(columns * wide, 4.2) + 0.9, rows * tall + 0.9), layout="constrained")
+    figure = Figure((max(columns * wide, 3.6) + 1.1, rows * tall + 0.9), layout="constrained")
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for axes in panels[count:]:
         axes.set_axis_off()
@@ -118,7 +119,7 @@ def _number_experts(axes: Axes, experts: int) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(handles), fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
 
 
 def _kind(layers: Mapping[str, LayerStatistics]) -> str:

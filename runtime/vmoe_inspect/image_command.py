@@ -62,9 +62,7 @@ def check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
     # Path.resolve raises where links lead in a circle.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
-        raise CommandError(
-            f"--out {out} lies in what this command reads, or is a bundle; choose another one for pictures"
-        )
+        raise CommandError(f"--out {out} lies in what this command reads, or is a bundle; choose another one for pictures")
 
 
 def inspect_images(arguments: Arguments, progress: Progress) -> Found:

@@ -155,9 +155,10 @@ def _interference(neighbours: Sequence[Neighbours]) -> Table:
 
 def _explanation(one: Neighbours) -> str:
     found = one.interference
+    others = found.images_per_call - 1
     return (
-        f"{found.images:,} images, each among {found.sets:,} other sets of {found.images_per_call - 1} images in its batch, "
-        "held against its answer among the first ones."
+        f"{found.images:,} images, each asked again {found.sets:,} times with {others} other image{'s' * (others > 1)} in its "
+        "batch, and held against its answer among the first ones."
     )
 
 

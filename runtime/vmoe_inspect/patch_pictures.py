@@ -12,19 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from vmoe_inspect.expert_colours import expert_colours
+from vmoe_inspect.expert_colours import FEW, expert_colours
 from vmoe_inspect.patches import LayerPatches
 from vmoe_inspect.samples import Frame, Samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _PANEL_INCHES = 1.3
-_MARGIN_INCHES = 0.75
+_MARGIN_INCHES = 0.85
 _CAPTION_INCHES = 0.16
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE = "#777777"
-_LEAST_CELL_INCHES = 0.12
+_LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
+_MOST_PANEL_INCHES = 2.4
+_POINTS_PER_CELL = 34  # an inch has 72
 _LONGEST_NAME = 14
 _MOST_IN_LEGEND = 32
 
@@ -37,20 +39,23 @@ def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
         for axes, layer in zip(line[1:], layers, strict=True):
             _show_kept(axes, samples, samples.own.patches[layer], row)
     _name_columns(panels, [_short(layer) for layer in layers])
-    figure.suptitle(f"Processed patches{_at(samples.own)}; dropped ones are greyed", fontsize=10)
+    figure.suptitle(f"Processed patches{_at(samples.own)};\ndropped ones are greyed", fontsize=9)
     return figure
 
 
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
     layers = list(samples.own.patches)
-    figure, panels = _grid(samples, len(layers), class_names)
+    # Where colours don't tell experts apart, there must be room for numbers.
+    wide = samples.pixels.shape[2] / samples.patch_size[1] * (0 if samples.num_experts <= FEW else _READABLE_CELL_INCHES)
+    panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
+    figure, panels = _grid(samples, len(layers), class_names, panel_inches=panel_inches)
     colours = expert_colours(samples.num_experts)
     for row, line in enumerate(panels):
         for axes, layer in zip(line[1:], layers, strict=True):
-            _show_experts(axes, samples, samples.own.patches[layer], row, colours)
+            _show_experts(axes, samples, samples.own.patches[layer], row, colours, panel_inches)
     _name_columns(panels, [_short(layer) for layer in layers])
-    figure.suptitle(f"The expert of each patch{_at(samples.own)}", fontsize=10)
+    figure.suptitle(f"The expert of each patch\n{_at(samples.own)}".rstrip(), fontsize=9)
     if samples.num_experts <= _MOST_IN_LEGEND:
         handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
         dropped = any((patches.processed == 0).any() for patches in samples.own.patches.values())
@@ -74,20 +79,26 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
             said = "" if frame.answers is None else f", says {_class(int(frame.answers[row]), class_names)}"
             axes.set_xlabel(f"{kept} of {patches.processed[row].size}{said}", fontsize=6.5, labelpad=2)
     heads = [
-        f"{frame.name}{' *' if frame is samples.own else ''}\nC = {frame.effective_ratio:.3g}" for frame in samples.frames
+        f"{str(frame.name).partition('-')[0]}{' *' if frame is samples.own else ''}\nC = {frame.effective_ratio:.3g}"
+        for frame in samples.frames
     ]
     _name_columns(panels, heads)
-    figure.suptitle(f"Patches that {layer} processes, over capacity (* the inspected setting)", fontsize=10)
+    title = f"Patches that {_short(layer)} processes, over capacity\n(* is the inspected {samples.own.name})"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
 def _grid(
-    samples: Samples, columns: int, class_names: Sequence[str] | None, caption_inches: float = 0.0
+    samples: Samples,
+    columns: int,
+    class_names: Sequence[str] | None,
+    caption_inches: float = 0.0,
+    panel_inches: float = _PANEL_INCHES,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a row for each sample: the image itself, with its class beside it, and panels for so many columns."""
     count, height, width = samples.pixels.shape[:3]
     tall = min(height / width, 2.0)
-    size = ((columns + 1) * _PANEL_INCHES + 0.4, count * (_PANEL_INCHES * tall + caption_inches) + _MARGIN_INCHES)
+    size = ((columns + 1) * panel_inches + 0.4, count * (panel_inches * tall + caption_inches) + _MARGIN_INCHES)
     figure = Figure(size, layout="constrained")
     panels: list[list[Axes]] = figure.subplots(count, columns + 1, squeeze=False).tolist()
     for row, line in enumerate(panels):
@@ -117,18 +128,22 @@ def _show_kept(axes: Axes, samples: Samples, patches: LayerPatches, row: int) ->
     _lines(axes, samples, dropped.shape)
 
 
-def _show_experts(axes: Axes, samples: Samples, patches: LayerPatches, row: int, colours: Sequence[str]) -> None:
+def _show_experts(
+    axes: Axes, samples: Samples, patches: LayerPatches, row: int, colours: Sequence[str], panel_inches: float
+) -> None:
     expert = patches.expert[row]
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
     _overlay(axes, samples, tints[expert])  # -1 is the last one
     _lines(axes, samples, expert.shape)
     height, width = samples.patch_size
-    if _PANEL_INCHES * width / samples.pixels.shape[2] < _LEAST_CELL_INCHES:
+    cell_inches = panel_inches * width / samples.pixels.shape[2]
+    if cell_inches < _LEAST_CELL_INCHES:
         return
+    points = min(_POINTS_PER_CELL * cell_inches, 6.0)
     for (y, x), number in np.ndenumerate(expert):
         if number >= 0:
             place = ((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5)
-            text = axes.text(*place, str(number), fontsize=5, ha="center", va="center", color="white", weight="bold")
+            text = axes.text(*place, str(number), fontsize=points, ha="center", va="center", color="white", weight="bold")
             # With a dark edge a number is read on every colour.
             text.set_path_effects([withStroke(linewidth=1.0, foreground="black")])
 
