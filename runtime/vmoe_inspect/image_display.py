@@ -154,11 +154,11 @@ def _interference(neighbours: Sequence[Neighbours]) -> Table:
 
 
 def _explanation(one: Neighbours) -> str:
-    found = one.interference
-    others = found.images_per_call - 1
+    found, others = one.interference, one.interference.images_per_call - 1
+    rest = f"{others} other image{'s' * (others > 1)}"
     return (
-        f"{found.images:,} images, each asked again {found.sets:,} times with {others} other image{'s' * (others > 1)} in its "
-        "batch, and held against its answer among the first ones."
+        f"{found.images:,} images, each asked again {found.sets:,} times with {rest} in its batch, and held against its "
+        "answer among the first ones."
     )
 
 
