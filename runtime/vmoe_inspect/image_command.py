@@ -55,7 +55,7 @@ def check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
     """
     if out is None:
         return
-    if out.exists() and not out.is_dir():
+    if os.path.lexists(out) and not out.is_dir():
         raise CommandError(f"--out {out} is there already and no folder")
     if not out.exists() and not out.absolute().parent.is_dir():
         raise CommandError(f"--out {out} can't be made: there is no folder {out.absolute().parent}")

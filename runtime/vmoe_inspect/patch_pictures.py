@@ -160,10 +160,8 @@ def _overlay(axes: Axes, samples: Samples, colours: Array) -> None:
 def _lines(axes: Axes, samples: Samples, grid: tuple[int, ...]) -> None:
     """Thin lines between the patches."""
     (rows, columns), (height, width) = grid, samples.patch_size
-    for row in range(1, rows):
-        axes.plot((-0.5, columns * width - 0.5), (row * height - 0.5,) * 2, color=_LINE, linewidth=0.3)
-    for column in range(1, columns):
-        axes.plot((column * width - 0.5,) * 2, (-0.5, rows * height - 0.5), color=_LINE, linewidth=0.3)
+    axes.hlines(np.arange(1, rows) * height - 0.5, -0.5, columns * width - 0.5, colors=_LINE, linewidths=0.3)
+    axes.vlines(np.arange(1, columns) * width - 0.5, -0.5, rows * height - 0.5, colors=_LINE, linewidths=0.3)
 
 
 def _at(frame: Frame) -> str:
