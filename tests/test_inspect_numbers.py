@@ -15,6 +15,7 @@ from bundle_changes import BUNDLES
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_inspect.agreement import AgreementCount
+from vmoe_inspect.differences import absolute_differences
 from vmoe_inspect.interference import images_per_call, interference
 from vmoe_inspect.patches import layer_patches
 from vmoe_inspect.statistics import BINS, LayerStatistics, RoutingStatistics
@@ -278,6 +279,12 @@ def test_too_few_images_have_no_other_neighbours(multiple: int, images: int) -> 
 
 
 # Agreement
+
+
+def test_what_is_no_number_in_both_is_no_difference() -> None:
+    inf, nan = np.inf, np.nan
+    ours, theirs = np.float32([1, inf, nan, -inf, 2, nan, inf]), np.float32([1, inf, nan, -inf, 4.5, 0, -inf])
+    np.testing.assert_array_equal(absolute_differences(ours, theirs), [0, 0, 0, 0, 2.5, nan, inf])
 
 
 def test_agreement_is_the_count_over_all_images(

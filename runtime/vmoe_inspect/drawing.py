@@ -15,6 +15,7 @@ from vmoe_inspect.image_report import ImageReport
 from vmoe_inspect.patch_pictures import picture_capacities, picture_experts, picture_kept
 from vmoe_inspect.samples import Samples
 from vmoe_runtime.command_line import CommandError
+from vmoe_runtime.interrupts import interrupt_held_back
 
 _PIXELS_PER_INCH = 150
 
@@ -32,6 +33,7 @@ def draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Pat
 
     Raises:
         CommandError: a picture can't be written.
+        KeyboardInterrupt: Ctrl-C came; the picture that was being drawn is there as well.
     """
     drawn = []
     # Names are drawn as they are, also those with dollars.
@@ -39,7 +41,8 @@ def draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Pat
         warnings.simplefilter("ignore", UserWarning)  # class names in scripts that the font lacks
         for name, make in _pictures(report, samples):
             path = folder / f"{name}.png"
-            _write(make(), path)
+            with interrupt_held_back():
+                _write(make(), path)
             drawn.append(path)
     return drawn
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_inspect.differences import absolute_differences
 from vmoe_runtime import Engine, ImageError, Setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,7 +93,7 @@ def interference(
     changed = np.zeros(count, np.int64)
     for _ in range(sets):
         answers = _answers(engine, images, random.permutation(count), size, setting)
-        difference = np.abs(answers.astype(np.float64) - first)
+        difference = absolute_differences(answers, first)
         largest = float(np.maximum(largest, difference.max()))
         total += float(difference.mean())
         if top1 is not None:
