@@ -63,3 +63,11 @@ def mnist_image_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoin
     target = tmp_path_factory.mktemp("mnist") / "mnist_image.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1, 2], validate=False)
     return target
+
+
+@pytest.fixture(scope="session")
+def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
+    """70 labelled digits: four groups of 16, and six images left over."""
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(path, images=mnist_images["images"][:70], labels=mnist_images["labels"][:70])
+    return path

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_inspect.choices import choices_of
+from vmoe_inspect.differences import absolute_differences
 from vmoe_runtime import Routing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -60,7 +61,7 @@ class AgreementCount:
             ours, theirs: f32[N, ...], what the two put out.
             our_routing, their_routing: by MoE layer. Their groups may differ: tokens stand in the order of the images.
         """
-        difference = np.abs(ours.astype(np.float64) - theirs)
+        difference = absolute_differences(ours, theirs)
         self._images += len(ours)
         self._values += difference.size
         self._largest = float(np.maximum(self._largest, difference.max(initial=0)))

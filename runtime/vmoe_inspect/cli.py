@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from vmoe_inspect.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_inspect.card import Card, make_card
 from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.command_line import CommandError, run_command
+from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.json_report import check_target, people_stream, write_json
+
+_NEEDS_RICH = (
+    "the card needs rich, which can't be loaded ({}): pip install 'vmoe-export[bench]'; -q --json FILE does without"
+)
+_NEEDS_MATPLOTLIB = "--out needs matplotlib, which can't be loaded ({}): pip install 'vmoe-export[bench]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +36,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    display = None if arguments.quiet else _display()
-    check_target(arguments.json, [arguments.bundle])
+    used = [arguments.bundle, *arguments.others, arguments.images, arguments.labels]
+    check_target(arguments.json, used)
+    if arguments.images is not None:
+        _run_images(arguments, used)
+        return
+    display = None if arguments.quiet else _module("vmoe_inspect.display", _NEEDS_RICH)
     card = while_unchanged(lambda: _card(arguments))
     if display is not None:
         display.print_card(card, people_stream(arguments.json), list_tensors=arguments.list_tensors)
     write_json(arguments.json, card.to_json())
+
+
+def _run_images(arguments: Arguments, used: Sequence[Path | None]) -> None:
+    # All before the run: nobody should wait for what then can't be shown.
+    command = import_module("vmoe_inspect.image_command")
+    display = None if arguments.quiet else _module("vmoe_inspect.image_display", _NEEDS_RICH)
+    drawing = None if arguments.out is None else _module("vmoe_inspect.drawing", _NEEDS_MATPLOTLIB)
+    command.check_folder(arguments.out, used)
+    progress = command.NoProgress() if display is None else display.open_progress(sys.stderr)
+    found = command.inspect_images(arguments, progress)
+    card = None if arguments.json is None else while_unchanged(lambda: _card(arguments))
+    pictures = [] if drawing is None else drawing.draw(found.report, found.samples, arguments.out)
+    if display is not None:
+        display.print_images(found.report, people_stream(arguments.json), [str(picture) for picture in pictures])
+    if card is not None:
+        write_json(arguments.json, {**card.to_json(), "on_images": found.report.to_json()})
 
 
 def _card(arguments: Arguments) -> Card:
@@ -43,11 +71,9 @@ def _card(arguments: Arguments) -> Card:
         return make_card(bundle, verified=arguments.verify)
 
 
-def _display() -> ModuleType:
+def _module(name: str, need: str) -> ModuleType:
     try:
-        return import_module("vmoe_inspect.display")
+        with interrupt_held_back():
+            return import_module(name)
     except ImportError as error:
-        raise CommandError(
-            f"the card needs rich, which can't be loaded ({error}): pip install 'vmoe-export[bench]'; -q --json FILE does "
-            "without"
-        ) from None
+        raise CommandError(need.format(error)) from None

@@ -1,27 +1,22 @@
-"""How a card looks. The only module that needs rich."""
+"""How a card looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from vmoe_inspect.card import Card, ProfileCard, Routing
 from vmoe_inspect.recorded import Differences
+from vmoe_inspect.sections import WIDTH_OF_A_PIPE, Row, open_console, plain_table, print_section, shown
 from vmoe_inspect.tensors import Tensor
 from vmoe_runtime.command_line import printable
 
-_WIDTH_OF_A_PIPE = 80
 _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
-_LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
 _DIGITS_OF_A_HASH = 16
-
-Row = tuple[str, str]
 
 
 def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> None:
@@ -32,19 +27,19 @@ def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> Non
         stream: where to.
         list_tensors: print a line for each tensor as well.
     """
-    console = _console(stream, _WIDTH_OF_A_PIPE)
-    _section(console, _shown(Path(card.bundle).resolve().name), _model(card))
+    console = open_console(stream, WIDTH_OF_A_PIPE)
+    print_section(console, shown(Path(card.bundle).resolve().name), _model(card))
     if card.routing:
-        _section(console, "MoE layers", _layers(card, card.routing))
-    _section(console, "Input and output", _ports(card))
+        print_section(console, "MoE layers", _layers(card, card.routing))
+    print_section(console, "Input and output", _ports(card))
     if card.profiles:
-        _section(console, "Profiles, the first is the default", _profiles(card.profiles))
-    _section(console, "Validation", _validation(card))
-    _section(console, "Source", _origin(card))
-    _section(console, "Files", _files(card), Text(_verdict(card)))
-    _section(console, f"Here: {_shown(card.machine.cpu)}, {_count(card.machine.cores, 'core')}", _machine(card))
+        print_section(console, "Profiles, the first is the default", _profiles(card.profiles))
+    print_section(console, "Validation", _validation(card))
+    print_section(console, "Source", _origin(card))
+    print_section(console, "Files", _files(card), Text(_verdict(card)))
+    print_section(console, f"Here: {shown(card.machine.cpu)}, {_count(card.machine.cores, 'core')}", _machine(card))
     if list_tensors:
-        _section(_console(stream, _WIDTH_OF_A_LIST), "Tensors", _tensors(card.tensors))
+        print_section(open_console(stream, _WIDTH_OF_A_LIST), "Tensors", _tensors(card.tensors))
 
 
 def card_rows(card: Card) -> list[tuple[str, list[Row]]]:
@@ -60,31 +55,6 @@ def card_rows(card: Card) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def _console(stream: TextIO, width_of_a_pipe: int) -> Console:
-    width = None if stream.isatty() else width_of_a_pipe
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
-
-
-def _section(console: Console, title: str, *parts: Iterable[Row] | Table | Text) -> None:
-    with console.capture() as captured:
-        console.print(Text(title, style="bold", overflow="fold"))
-        for part in parts:
-            content = part if isinstance(part, Table | Text) else _rows(part)
-            console.print(Padding(content, (0, 0, 0, 2), expand=False))
-    # Tables fill their last column with blanks.
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    console.file.write("\n".join([*lines, "", ""]))
-
-
-def _rows(rows: Iterable[Row]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, min_width=13)
-    table.add_column(overflow="fold")
-    for name, text in rows:
-        table.add_row(name, text)
-    return table
-
-
 def _model(card: Card) -> list[Row]:
     model, image = card.model, card.image
     ensemble = "" if card.ensemble_size == 1 else f", an ensemble of {card.ensemble_size} members (E3)"
@@ -98,7 +68,7 @@ def _model(card: Card) -> list[Row]:
             f"{_or_dash(model.num_layers)} blocks, width {_or_dash(model.hidden_size)}, {_or_dash(model.num_heads)} heads, "
             f"MLP {_or_dash(model.mlp_dim)}",
         ),
-        ("classifier", _shown(model.classifier)),
+        ("classifier", shown(model.classifier)),
         ("classes", _classes(card)),
         ("parameters", f"{card.parameters.all:,} in {_count(card.parameters.tensors, 'tensor')}"),
         ("per token", _per_token(card)),
@@ -115,7 +85,7 @@ def _classes(card: Card) -> str:
     count = _or_dash(card.model.num_classes if card.output.name == "features" else card.output.shape[-1])
     if names is None:
         return f"{count}, without names"
-    return f"{count}: {', '.join(map(_shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    return f"{count}: {', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def _per_token(card: Card) -> str:
@@ -157,7 +127,7 @@ def _ports(card: Card) -> list[Row]:
 
 
 def _profiles(profiles: Sequence[ProfileCard]) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("name", overflow="fold", min_width=8)
     cells: dict[str, Callable[[ProfileCard], str]] = {
         "asked\nratio": lambda profile: f"{profile.capacity_ratio:g}",
@@ -183,7 +153,7 @@ def _validation(card: Card) -> list[Row]:
         return [("compared", "nothing: the bundle was not validated")]
     graphs = validation.graphs
     rows = [
-        ("compared", f"{', '.join(map(_shown, graphs.graphs)) or '-'} with torch; {_extent(graphs)}"),
+        ("compared", f"{', '.join(map(shown, graphs.graphs)) or '-'} with torch; {_extent(graphs)}"),
         ("largest", _measured(graphs.max_difference, validation.atol)),
         ("typical", _measured(graphs.relative_difference, validation.relative_limit)),
         *_agreement(graphs),
@@ -213,15 +183,15 @@ def _agreement(found: Differences) -> list[Row]:
 def _origin(card: Card) -> list[Row]:
     origin = card.origin
     return [
-        ("checkpoint", f"{_shown(origin.name)} ({_shown(origin.format)})"),
+        ("checkpoint", f"{shown(origin.name)} ({shown(origin.format)})"),
         ("SHA-256", _start(origin.sha256)),
-        ("exported by", f"{_shown(origin.producer)} {_shown(origin.producer_version)}"),
+        ("exported by", f"{shown(origin.producer)} {shown(origin.producer_version)}"),
         ("format", f"version {card.format_version}"),
     ]
 
 
 def _files(card: Card) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("name", overflow="fold")
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("SHA-256", no_wrap=True)
@@ -239,16 +209,16 @@ def _verdict(card: Card) -> str:
 
 def _machine(card: Card) -> list[Row]:
     library = card.machine.op_library
-    rows = [("op library", f"yes, {library.cpu_path}" if library.reason is None else f"no: {_shown(library.reason)}")]
+    rows = [("op library", f"yes, {library.cpu_path}" if library.reason is None else f"no: {shown(library.reason)}")]
     for backend in card.machine.backends:
         auto = " (auto)" if backend.auto else ""
-        said = f"yes{auto}, {_shown(backend.description)}" if backend.runs else f"no: {_shown(backend.reason)}"
+        said = f"yes{auto}, {shown(backend.description)}" if backend.runs else f"no: {shown(backend.reason)}"
         rows.append((backend.name, said))
     return rows
 
 
 def _tensors(tensors: Sequence[Tensor]) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("name", overflow="fold")
     table.add_column("type", no_wrap=True)
     table.add_column("shape", justify="right", overflow="fold")
@@ -256,16 +226,6 @@ def _tensors(tensors: Sequence[Tensor]) -> Table:
     for tensor in tensors:
         table.add_row(printable(tensor.name), tensor.dtype, f"[{','.join(map(str, tensor.shape))}]", f"{tensor.bytes:,}")
     return table
-
-
-def _table() -> Table:
-    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-
-
-def _shown(text: str | None) -> str:
-    if text is None:
-        return "-"
-    return printable(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}...")
 
 
 def _start(digest: str | None) -> str:

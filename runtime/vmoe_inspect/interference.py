@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_inspect.differences import absolute_differences
 from vmoe_runtime import Engine, ImageError, Setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,10 +43,20 @@ class Interference:
     images_changed: float | None
 
 
-def images_per_call(engine: Engine) -> int:
-    """How many images a call of `interference` has: whole groups, and at least 16."""
-    multiple = engine.manifest.batch_multiple
-    return -(-_IMAGES_PER_CALL // multiple) * multiple
+def images_per_call(batch_multiple: int, images: int) -> int:
+    """How many images a call of `interference` has: whole groups, 16 or a few more of them where there are enough images.
+
+    Args:
+        batch_multiple: of the bundle, or of all bundles that are held against each other.
+        images: how many there are.
+
+    Raises:
+        ImageError: there are too few for two calls, so that they could have no other neighbours.
+    """
+    multiple = batch_multiple if batch_multiple > 1 else 2
+    if images < 2 * multiple:
+        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {images} images")
+    return max(min(_IMAGES_PER_CALL, images // 2) // multiple, 1) * multiple
 
 
 def interference(
@@ -54,27 +65,26 @@ def interference(
     setting: Setting | str | None = None,
     sets: int = 100,
     seed: int = 0,
+    size: int | None = None,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
     """Asks the same images again and again, each time in another order, so that each has other neighbours.
 
     Args:
         engine: what answers.
-        images: as `engine.batch` gives them, [N,H,W,C]; a whole number of calls is taken of them. In one call they would
-            be neighbours always, in another order.
+        images: as `engine.batch` gives them, [N,H,W,C]; those of whole calls are taken.
         setting: as for a call of the engine.
         sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
         seed: of the orders.
+        size: images per call, at most half of them; default: that of `images_per_call`.
         after_set: called after each set with its number of images.
 
     Raises:
-        ImageError: there are fewer images than a call needs.
+        ImageError: there are too few images for two calls.
         VmoeError: as for a call of the engine.
     """
-    size = images_per_call(engine)
+    size = images_per_call(engine.manifest.batch_multiple, len(images)) if size is None else size
     count = len(images) // size * size
-    if not count:
-        raise ImageError(f"neighbours are told apart on calls of {size} images, and there are {len(images)}")
     images, random = images[:count], np.random.default_rng(seed)
     first = _answers(engine, images, np.arange(count), size, setting)
     has_top1 = engine.manifest.output == "logits"
@@ -83,7 +93,7 @@ def interference(
     changed = np.zeros(count, np.int64)
     for _ in range(sets):
         answers = _answers(engine, images, random.permutation(count), size, setting)
-        difference = np.abs(answers.astype(np.float64) - first)
+        difference = absolute_differences(answers, first)
         largest = float(np.maximum(largest, difference.max()))
         total += float(difference.mean())
         if top1 is not None:

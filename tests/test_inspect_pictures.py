@@ -1,0 +1,131 @@
+"""Pictures of what routers do: which files there are, and that they show the numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from named_bundles import ODD_NAMES, with_odd_names
+from PIL import Image
+
+from vmoe_inspect.cli import main
+from vmoe_inspect.expert_charts import chart_classes, chart_gates, chart_loads
+from vmoe_inspect.expert_colours import FEW, expert_colours
+from vmoe_inspect.patch_pictures import picture_capacities, picture_experts, picture_kept
+from vmoe_inspect.samples import Samples, take_samples
+from vmoe_inspect.statistics import RoutingStatistics
+from vmoe_runtime import Engine
+from vmoe_runtime.image_source import ImageSource
+
+LAYERS = [f"encoderblock_{i}" for i in range(5)]
+
+
+def test_pictures_are_written_whole_and_replaced(mnist_bundle: Path, mnist_digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    out.mkdir()
+    (out / "load.png").write_text("an old one")
+    assert main([str(with_odd_names(mnist_bundle, tmp_path)), "--images", str(mnist_digits), "--out", str(out), "-q"]) == 0
+    names = ["classes", "experts", "gates", "load", "patches", *(f"capacity-{layer}" for layer in LAYERS)]
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.png" for name in names)
+    for path in out.iterdir():
+        with Image.open(path) as picture:
+            picture.load()
+            assert 400 < picture.width < 3000 and 300 < picture.height < 3000
+
+
+@pytest.fixture(scope="module")
+def samples(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> Samples:
+    with Engine.load(mnist_bundle, profile="c0.3-k1") as engine:
+        source = ImageSource(mnist_images["images"][:16], mnist_images["labels"][:16].astype(np.int64))
+        return take_samples(engine, source, engine.profile)
+
+
+def overlay(figure: Any, row: int, column: int, columns: int) -> np.ndarray:
+    """The colours RGBA that lie over the patches of a panel; beside column 0, which is the image."""
+    layers = figure.axes[row * columns + column].images
+    return np.asarray(layers[1].get_array())
+
+
+def test_samples_are_the_first_images_at_rising_capacity(
+    samples: Samples, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:16]
+    np.testing.assert_allclose(samples.pixels[..., 0] * 255, images[:6], atol=1e-3)
+    assert [frame.name for frame in samples.frames] == ["c0.1-k1", "c0.25-k1", "c0.3-k1", "c0.5-k1", "c1-k1", "c2-k1"]
+    with Engine.load(mnist_bundle) as engine:
+        for frame in samples.frames:
+            logits, routing = engine.logits_and_routing(images, frame.name)
+            assert frame.answers is not None and frame.answers.tolist() == logits[:6].argmax(1).tolist()
+            for layer in LAYERS:
+                np.testing.assert_array_equal(frame.patches[layer].processed > 0, routing[layer].patch_mask()[:6])
+    assert samples.own is samples.frames[2]
+
+
+def test_dropped_patches_are_greyed_and_no_others(samples: Samples) -> None:
+    figure = picture_kept(samples, None)
+    for row_, column in np.ndindex(6, 5):
+        alpha = overlay(figure, row_, column + 1, 6)[..., 3]
+        np.testing.assert_array_equal(alpha > 0, samples.own.patches[LAYERS[column]].processed[row_] == 0)
+        assert set(alpha[alpha > 0]) <= {0.86}
+    frames = picture_capacities(samples, LAYERS[3], None)
+    for row_, column in np.ndindex(6, 6):
+        alpha = overlay(frames, row_, column + 1, 7)[..., 3]
+        processed = samples.frames[column].patches[LAYERS[3]].processed[row_]
+        np.testing.assert_array_equal(alpha > 0, processed == 0)
+        label = frames.axes[row_ * 7 + column + 1].get_xlabel()
+        assert label.startswith(f"{(processed > 0).sum()} of 49, says ")
+
+
+def test_patches_have_the_colour_and_the_number_of_their_expert(samples: Samples) -> None:
+    figure = picture_experts(samples, None)
+    colours = [to_rgb(colour) for colour in expert_colours(8)]
+    for row_, column in np.ndindex(6, 5):
+        expert = samples.own.patches[LAYERS[column]].expert[row_]
+        tint = overlay(figure, row_, column + 1, 6)
+        for place, number in np.ndenumerate(expert):
+            expected = colours[number] if number >= 0 else to_rgb("#8c8c8c")
+            assert tuple(tint[place][:3]) == expected
+        texts = [text.get_text() for text in figure.axes[row_ * 6 + column + 1].texts]
+        assert texts == [str(number) for number in expert.ravel() if number >= 0]
+
+
+def test_charts_have_the_numbers(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    statistics = RoutingStatistics(8, 10)
+    with Engine.load(mnist_bundle) as engine:
+        statistics.add(engine.routing(mnist_images["images"][:32]), 32, mnist_images["labels"][:32])
+    layers = statistics.layers()
+    loads, gates, classes = chart_loads(layers), chart_gates(layers), chart_classes(layers, ODD_NAMES)
+    for index, layer in enumerate(layers.values()):
+        assert layer.asked is not None and layer.class_weight is not None
+        bars = [bar.get_height() for bar in loads.axes[index].patches]
+        np.testing.assert_allclose(bars, [*layer.load, *(layer.asked - layer.load)])
+        bars = [bar.get_height() for bar in gates.axes[index].patches]
+        np.testing.assert_allclose(bars, np.concatenate([layer.gates_kept, layer.gates_dropped]) / layer.asked.sum())
+        (image,) = classes.axes[index].images
+        np.testing.assert_array_equal(image.get_array(), layer.class_weight[~np.isnan(layer.class_weight).any(axis=1)])
+
+
+def test_many_classes_are_ordered_by_their_heaviest_expert(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    labels = np.arange(48) * 5
+    statistics = RoutingStatistics(8, 300)
+    with Engine.load(mnist_bundle) as engine:
+        statistics.add(engine.routing(mnist_images["images"][:48]), 48, labels)
+    layers = statistics.layers()
+    figure = chart_classes(layers, None)
+    for index, layer in enumerate(layers.values()):
+        assert layer.class_weight is not None
+        drawn = np.asarray(figure.axes[index].images[0].get_array())
+        assert (np.diff(drawn.argmax(axis=1)) >= 0).all()
+        assert sorted(map(tuple, drawn)) == sorted(map(tuple, layer.class_weight[labels]))
+
+
+@pytest.mark.parametrize("count", [1, 8, 32, 64])
+def test_experts_have_colours_of_their_own(count: int) -> None:
+    colours = expert_colours(count)
+    assert len(set(colours)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+    apart = min((np.abs(np.subtract(to_rgb(a), to_rgb(b))).max() for a in colours for b in colours if a != b), default=1)
+    assert apart > (0.15 if count <= FEW else 0.015)
