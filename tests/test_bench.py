@@ -52,6 +52,9 @@ POINT_KEYS = [
     "flops_per_image",
     "expert_bytes_per_call",
     "pareto",
+    "then",
+    "margin",
+    "sent_on",
 ]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUICK = ("--duration", "0.001", "--threads", "1")

@@ -35,6 +35,7 @@ class Arguments:
         compared: bundles of other models to measure beside them, such as a dense ViT.
         profiles: names of profiles; empty for all stored ones.
         sweep: what to vary; None for the profiles alone.
+        cascade: measure two steps, too.
         backends: names of backends; never empty.
         batch_sizes: images per call; empty for the fewest that fit.
         threads: threads per call; None for the runtime's own choice.
@@ -53,6 +54,7 @@ class Arguments:
     compared: tuple[Path, ...]
     profiles: tuple[str, ...]
     sweep: Axes | None
+    cascade: bool
     backends: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     threads: int | None
@@ -91,6 +93,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         compared=_each_once(parsed.compare),
         profiles=tuple(parsed.profile),
         sweep=sweep,
+        cascade=parsed.cascade,
         backends=tuple(parsed.backend) or ("auto",),
         batch_sizes=tuple(parsed.batch_size),
         threads=parsed.threads,
@@ -126,6 +129,8 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError("--add-profile writes into one bundle, and there are several")
     if wishes and parsed.images is None:
         raise UsageError("a recommendation needs images with labels: --images NPZ|DIR")
+    if parsed.cascade and parsed.images is None:
+        raise UsageError("--cascade finds out on images how sure an answer must be: --images NPZ|DIR")
     if parsed.labels is not None and parsed.images is None:
         raise UsageError("--labels says what the pictures of --images DIR show, and there is no --images")
 
@@ -158,6 +163,11 @@ def _parser() -> Parser:
     parser.add_several("--pool", _SWITCH.__contains__, choices=list(_SWITCH), help=text)
     text = "axis of the sweep: experts that a group may use; several may follow"
     parser.add_several("--max-experts", is_whole_number, metavar="M", type=whole_number(_MOST_EXPERTS), help=text)
+    text = (
+        "also measure two steps: the most accurate setting after cheaper ones, for the images that these are not sure of; "
+        "how sure they must be is found on one half of the images and tried on the other"
+    )
+    add("--cascade", action="store_true", help=text)
     text = f"auto, {', '.join(BACKENDS)}; several may follow (default: auto, the fastest that is installed)"
     names = ["auto", *BACKENDS]
     parser.add_several("--backend", names.__contains__, metavar="B", choices=names, help=text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
@@ -131,11 +131,12 @@ class CascadePoint:
         self._batches: Iterator[Array] = cycle(batches)
         self._sent: list[int] = []
 
-    def assess(self, first: Quality, then: Quality) -> tuple[Quality, float]:
+    def assess(self, first: Quality, then: Quality, after_batch: Callable[[int], None]) -> tuple[Quality, float]:
         """Answers all images, each by the margin that was calibrated without it.
 
         Args:
             first, then: qualities of the two points.
+            after_batch: called after each batch with its number of images.
 
         Returns:
             What is left of the model, and the share of images that were sent on.
@@ -148,6 +149,7 @@ class CascadePoint:
             right += 0 if labels is None else count_right(logits, labels)
             sent += int(np.count_nonzero(sent_on))
             images += len(batch)
+            after_batch(len(batch))
         share = sent / images
         assert first.flops_per_image is not None and then.flops_per_image is not None
         flops = round(first.flops_per_image + share * then.flops_per_image)

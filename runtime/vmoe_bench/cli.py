@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -52,14 +53,19 @@ def _bench(argv: Sequence[str]) -> int:
         points = plan_points(engines, _profiles_of(arguments, engines), arguments.batch_sizes)
         source = _images(arguments, points)
         progress = display.Progress(sys.stderr, quiet=arguments.quiet)
-        measured = measure(points, source, arguments.duration, arguments.threads, progress)
+        measured = measure(points, source, arguments.duration, arguments.threads, progress, cascades=arguments.cascade)
         machine = describe_machine(engines)
     if not measured.reports:
         raise KeyboardInterrupt
-    reports = mark_front(measured.reports)
+    everything = mark_front([*measured.reports, *measured.cascades])
+    reports, cascades = everything[: len(measured.reports)], everything[len(measured.reports) :]
     stream = people_stream(arguments.json)
     if not arguments.quiet:
-        display.print_table(reports, engines, stream)
+        display.print_table(everything, engines, stream)
+        if arguments.cascade and not cascades and not measured.interrupted:
+            complain(
+                PROGRAM, "--cascade: no setting that can be the first of two steps is cheaper than the most accurate one"
+            )
     chosen = None
     if arguments.wish is not None and not measured.interrupted:
         asked = [report for report, point in zip(reports, points, strict=True) if not point.loaded.compared]
@@ -67,14 +73,16 @@ def _bench(argv: Sequence[str]) -> int:
     if chosen is not None and not arguments.quiet:
         display.print_recommendation(chosen, stream)
     more: dict[str, object] = {"interrupted": True} if measured.interrupted else {}
+    if arguments.cascade:
+        more["cascades"] = [asdict(cascade) for cascade in cascades]
     place = next((index for index, report in enumerate(reports) if report is chosen), None)
     if place is not None:
         more["recommended"] = place
     write_json(arguments.json, to_json(machine, reports, **more))
     if arguments.csv is not None:
-        write_file(arguments.csv, lambda file: write_csv(reports, file))
+        write_file(arguments.csv, lambda file: write_csv(everything, file))
     if plot is not None:
-        plot.draw(reports, arguments.plot)
+        plot.draw(everything, arguments.plot)
     if measured.interrupted:
         complain(PROGRAM, "interrupted; what was measured by then is shown, and no setting is recommended")
         return INTERRUPTED

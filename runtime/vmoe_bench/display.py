@@ -73,10 +73,11 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         "bundle": len({point.bundle for point in points}) > 1,
         "backend": len({point.backend for point in points}) > 1,
         "batch": len({point.batch_size for point in points}) > 1,
+        "sent on": any(point.then for point in points),
     }
     columns: dict[str, Callable[[PointReport], str]] = {
         "bundle": lambda point: point.bundle,
-        "profile": lambda point: point.profile or "-",
+        "profile": lambda point: (point.profile or "-") + (f", then {point.then}" if point.then else ""),
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
         "top-1": lambda point: _percent(point.top1) + _STAR[point.pareto],
@@ -86,6 +87,7 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         "p99 ms": lambda point: _number(point.p99_ms, ".2f"),
         "MFLOP": lambda point: _number(point.flops_per_image, ",.1f", 1e-6),
         "kept pairs": lambda point: _percent(point.kept_pairs),
+        "sent on": lambda point: _percent(point.sent_on),
         "expert MB": lambda point: _number(point.expert_bytes_per_call, ",.2f", 1e-6),
     }
     shown = [name for name in columns if several.get(name, True)]

@@ -1,4 +1,4 @@
-"""Draws a measurement: accuracy over capacity, and over the time of an image. The only module that needs matplotlib."""
+"""Draws a measurement: accuracy over capacity, FLOPs and time of an image. The only module that needs matplotlib."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from matplotlib.ticker import PercentFormatter
 from vmoe_bench.report import PointReport
 from vmoe_runtime.command_line import CommandError
 
-_SIZE_INCHES = (10.0, 4.2)
+_SIZE_INCHES = (14.0, 4.4)
 _PIXELS_PER_INCH = 150
 
 
 def draw(points: Sequence[PointReport], path: Path) -> None:
     """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
+
+    Lines go from one capacity to the next. Two steps stand at the capacity of the first one, on dashed lines.
 
     Without labels the share of kept pairs stands for the accuracy.
 
@@ -32,19 +34,21 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vmoe-bench"}):
         figure = Figure(_SIZE_INCHES, layout="constrained")
-        by_capacity, by_time = figure.subplots(1, 2, sharey=True)
+        by_capacity, by_flops, by_time = figure.subplots(1, 3, sharey=True)
         has_labels = any(point.top1 is not None for point in points)
         height: Callable[[PointReport], float | None] = (lambda p: p.top1) if has_labels else (lambda p: p.kept_pairs)
         for name, line in _lines(points).items():
             _draw_line(by_capacity, name, line, lambda p: p.capacity_ratio, height)
+            _draw_line(by_flops, name, line, lambda p: p.flops_per_image / 1e6 if p.flops_per_image else None, height)
             _draw_line(by_time, name, line, lambda p: 1000 / p.images_per_second if p.images_per_second else None, height)
         by_capacity.set_xscale("log")
         by_capacity.set_xticks(_ratios(points), labels=[f"{ratio:g}" for ratio in _ratios(points)])
         by_capacity.minorticks_off()
         by_capacity.set(xlabel="capacity ratio C", ylabel="top-1" if has_labels else "kept pairs")
+        by_flops.set(xlabel="MFLOP per image")
         by_time.set(xlabel="milliseconds per image")
         by_capacity.yaxis.set_major_formatter(PercentFormatter(1))
-        for axes in (by_capacity, by_time):
+        for axes in (by_capacity, by_flops, by_time):
             axes.grid(alpha=0.3)
         if len(by_time.lines) > 1:
             by_time.legend(fontsize="small")
@@ -87,6 +91,7 @@ def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
             "limit": None if point.max_experts is None else f"{point.max_experts} experts",
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",
+            "steps": f"then {point.then}" if point.then else None,
         }
         for point in points
     ]
@@ -105,12 +110,15 @@ def _draw_line(
     across: Callable[[PointReport], float | None],
     up: Callable[[PointReport], float | None],
 ) -> None:
-    known = sorted(
-        (x, y, bool(point.pareto)) for point in points if (x := across(point)) is not None and (y := up(point)) is not None
-    )
+    by_capacity = sorted(points, key=lambda point: point.capacity_ratio or 0)
+    known = [
+        (x, y, bool(point.pareto))
+        for point in by_capacity
+        if (x := across(point)) is not None and (y := up(point)) is not None
+    ]
     if not known:
         return
     xs, ys, front = zip(*known, strict=True)
     stars = [index for index, is_best in enumerate(front) if is_best]
-    axes.plot(xs, ys, marker="o", markersize=4, label=name.replace("$", r"\$"))
+    axes.plot(xs, ys, "--" if points[0].then else "-", marker="o", markersize=4, label=name.replace("$", r"\$"))
     axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")

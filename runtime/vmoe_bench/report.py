@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TextIO
 
+from vmoe_bench.cascades import CascadePoint
 from vmoe_bench.measurement import Speed
 from vmoe_bench.points import Point
 from vmoe_bench.quality import Quality
@@ -37,6 +38,10 @@ class PointReport:
         flops_per_image: of matrix products, those of experts for the rows that they were given.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
         pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
+        then: name of the second setting of two steps; None, as the next two, for a point of one step.
+        margin: images are sent on to it whose two likeliest classes differ by less in probability, calibrated on all images.
+            Accuracy is what comes of it on images that a margin was not calibrated on.
+        sent_on: share of the images that were.
     """
 
     bundle: str
@@ -60,6 +65,9 @@ class PointReport:
     flops_per_image: int | None
     expert_bytes_per_call: int | None
     pareto: bool | None = None
+    then: str | None = None
+    margin: float | None = None
+    sent_on: float | None = None
 
 
 def report_point(point: Point, threads: int | None, speed: Speed | None, quality: Quality) -> PointReport:
@@ -83,10 +91,20 @@ def report_point(point: Point, threads: int | None, speed: Speed | None, quality
     )
 
 
+def report_cascade(
+    cascade: CascadePoint, threads: int | None, speed: Speed | None, quality: Quality, sent_on: float
+) -> PointReport:
+    """Puts together what is known about two steps: the point of the first one, with the second beside it."""
+    assert cascade.then.profile is not None
+    first = report_point(cascade.first, threads, speed, quality)
+    return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, sent_on=sent_on)
+
+
 def to_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:
     """The report, ready for JSON: `{"machine": {...}, "points": [...]}`, and what else there is to say.
 
-    That is `recommended`, the index of a point, where one was asked for; and `interrupted`, true, where it was cut short.
+    That is `cascades`, points of two steps, and `recommended`, the index of a point, where they were asked for; and
+    `interrupted`, true, where it was cut short.
     """
     return {"machine": dict(machine), "points": [asdict(point) for point in points], **more}
 

@@ -33,10 +33,11 @@ def neighbours(engine: Engine, source: ImageSource, profile: str, progress: Prog
     Returns:
         None where every image is routed alone, or where there are too few images.
     """
-    size = images_per_call(engine)
-    count = min(len(source) // size, _CALLS_OF_NEIGHBOURS) * size
-    if engine.manifest.batch_multiple == 1 or not count:
+    multiple = engine.manifest.batch_multiple
+    if multiple == 1 or len(source) < 2 * multiple:
         return None
+    size = images_per_call(multiple, len(source))
+    count = min(len(source) // size, _CALLS_OF_NEIGHBOURS) * size
     images = source.first_batch(count, engine.manifest.input)
     with progress.step("neighbours", count * _SETS_OF_NEIGHBOURS) as advance:
         return interference(engine, images, profile, _SETS_OF_NEIGHBOURS, after_set=lambda done: advance(done, done))
