@@ -7,7 +7,7 @@ import colorsys
 _FIRST = ("#2a78d6", "#eb6834", "#1baf7a", "#eda100", "#e87ba4", "#7a5bd6", "#c23b3b", "#5b8a00")
 _GOLDEN = 0.618033988749895
 _COLD, _HOT = (0xF4, 0xF7, 0xFA), (0x0B, 0x4F, 0x8A)
-_BLACK, _WHITE = "#10151a", "#ffffff"
+_BLACK, _WHITE = "#000000", "#ffffff"
 
 
 def expert_colours(experts: int) -> list[str]:
