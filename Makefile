@@ -92,7 +92,7 @@ report-pictures: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
 	$(BIN)/vmoe-report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
-	$(BIN)/python tests/check_report_page.py demo/digits.html --pictures demo --window
+	$(BIN)/python tests/check_report_page.py demo/digits.html --pictures demo --height 1290
 	cp demo/digits-1440.png docs/report.png
 	cp demo/digits-390.png docs/report_phone.png
 	cp demo/digits-patches.png docs/report_patches.png

@@ -32,9 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, nargs="+")
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each page at each width")
-    parser.add_argument(
-        "--window", action="store_true", help="pictures of what the window shows at first, not of the whole page"
-    )
+    parser.add_argument("--height", type=int, help="of the pictures, in pixels (default: that of the page)")
     arguments = parser.parse_args()
     if arguments.pictures:
         arguments.pictures.mkdir(parents=True, exist_ok=True)
@@ -44,7 +42,7 @@ def main() -> int:
             for width in WIDTHS:
                 faults += [f"{path} at {width} px: {fault}" for fault in look(browser, path, width)]
                 if arguments.pictures:
-                    browser.picture(arguments.pictures / f"{path.stem}-{width}.png", whole=not arguments.window)
+                    browser.picture(arguments.pictures / f"{path.stem}-{width}.png", arguments.height)
     print("\n".join(faults) or "no faults")
     return 1 if faults else 0
 
