@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_bench import QUICK
 from test_sweep import point
 
@@ -21,8 +23,10 @@ from vmoe_export import export_bundle
 from vmoe_report import cli
 from vmoe_report.charts import Axis, Chart, Dot, Line, drawing
 from vmoe_report.colours import contrast, heat_colour, text_on
+from vmoe_report.contents import ClassMap
 from vmoe_report.findings import find_fall, find_two_steps
 from vmoe_report.observer import Answers
+from vmoe_report.page import class_maps
 from vmoe_runtime import Engine
 
 BUNDLES = Path(__file__).parent / "data" / "bundles"
@@ -256,6 +260,47 @@ def test_bundles_of_every_kind_and_format_have_a_page(name: str, tmp_path: Path)
     assert cli.main([*map(str, words), "-o", str(target)]) == 0
     data = data_of(target.read_text(encoding="utf-8"))
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"].values() for setting in curve)
+
+
+def test_a_model_without_capacity_is_a_line_across(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
+    words = [
+        BUNDLES / "v3-fp32",
+        "--compare",
+        BUNDLES / "v3-soft",
+        "--images",
+        tmp_path / "images.npz",
+        "--sweep",
+        "0.3",
+        "1",
+    ]
+    assert (
+        cli.main([*map(str, words), *QUICK, "-q", "-o", str(tmp_path / "r.html"), "--json", str(tmp_path / "r.json")]) == 0
+    )
+    report, page = json.loads((tmp_path / "r.json").read_text()), (tmp_path / "r.html").read_text(encoding="utf-8")
+    (place,) = report["others"]
+    assert report["points"][place]["bundle"] == "v3-soft" and report["points"][place]["kept_pairs"] is None
+    assert report["recommended"] != place and report["agreements"] == []
+    top1 = report["points"][place]["top1"]
+    assert page.count(f"<title>v3-soft, no capacity: {top1:.2%}</title>") == 2  # over capacity, and over time
+    assert "dash3" in page
+
+
+def test_a_map_of_many_classes_is_a_picture_and_a_list() -> None:
+    weight = np.zeros((300, 32))
+    weight[np.arange(300), np.arange(300) % 32] = np.linspace(0.1, 1, 300)
+    table = tuple(map(tuple, weight.tolist()))
+    found = ClassMap(0, tuple(f"class {index}" for index in range(300)), (1,) * 300, (table,))
+    (shown,) = class_maps(found, ["encoderblock_0"])
+    assert shown["rows"] == [] and shown["picture"].startswith("data:image/png;base64,")
+    assert shown["favourites"][0] == ["class 288", "class 256", "class 224", "class 192", "class 160"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["picture"].partition(",")[2]))).convert("L")).astype(
+        int
+    )
+    assert pixels.shape == (300, 32)
+    # Classes are sorted by their expert, and each expert's heaviest comes first.
+    assert (np.diff(pixels.argmin(axis=1)) >= 0).all() and pixels[0, 0] < pixels[9, 0]
 
 
 # Charts and colours

@@ -15,7 +15,7 @@ def expert_colours(experts: int) -> list[str]:
 
     Example:
         >>> expert_colours(9)[7:]
-        ['#5b8a00', '#6262d1']
+        ['#5b8a00', '#6261d1']
     """
     more = range(max(0, experts - len(_FIRST)))
     return [*_FIRST[:experts], *(_of_hue(0.05 + (index + 1) * _GOLDEN, 0.6 if index % 2 == 0 else 0.42) for index in more)]
