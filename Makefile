@@ -1,4 +1,5 @@
 # make demo     sets up and shows the whole path on a trained checkpoint
+# make report-pictures  makes the pictures of docs/report.md again, by way of a headless Chromium
 # make test     sets up and runs every check
 # make hostile  does to readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc and a torch with CUDA
@@ -31,7 +32,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel demo routing test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel demo routing report-pictures check-report test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -78,12 +79,29 @@ demo: $(NATIVE)
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
+	$(BIN)/vmoe-report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
 
 routing: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group image --capacity 0.2 --k 1 \
 		-o demo/mnist-alone.vmoe --force
 	$(BIN)/python samples/mnist/routing.py demo/mnist-alone.vmoe --picture demo/routing.png
+
+# The page as a phone and a screen show it, and the pictures beside it.
+report-pictures: $(NATIVE)
+	mkdir -p demo
+	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
+	$(BIN)/vmoe-report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
+	$(BIN)/python tests/check_report_page.py demo/digits.html --pictures demo --height 1290
+	cp demo/digits-1440.png docs/report.png
+	cp demo/digits-390.png docs/report_phone.png
+	cp demo/digits-patches.png docs/report_patches.png
+	cp demo/digits-experts.png docs/report_experts.png
+
+# With it, tests/test_report_page.py and tests/check_report_page.py look for faults of access, too.
+check-report: $(NATIVE)
+	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
+	$(BIN)/python -m pytest tests/test_report.py tests/test_report_faults.py tests/test_report_page.py
 
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages

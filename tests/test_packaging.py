@@ -174,7 +174,7 @@ def test_the_wheel_holds_the_packages_and_stripped_libraries_for_any_python_3(wh
         path.relative_to(folder).as_posix()
         for folder in (ROOT / "exporter", ROOT / "runtime")
         for path in folder.rglob("*")
-        if path.suffix in {".py", ".txt"} or path.name == "py.typed"
+        if path.suffix in {".py", ".txt", ".j2", ".css", ".js"} or path.name == "py.typed"
     }
     assert sources <= held
     assert {LIBRARY, *SDK} <= held

@@ -22,7 +22,14 @@ def run(tool: str, *words: object, encoding: str = "utf-8") -> subprocess.Comple
 
 @pytest.mark.parametrize(
     ("tool", "more"),
-    [("vmoe-export", ()), ("vmoe-run", ("x.png",)), ("vmoe-bench", ()), ("vmoe-build", ()), ("vmoe-inspect", ())],
+    [
+        ("vmoe-export", ()),
+        ("vmoe-run", ("x.png",)),
+        ("vmoe-bench", ()),
+        ("vmoe-build", ()),
+        ("vmoe-inspect", ()),
+        ("vmoe-report", ("--images", "x.npz", "-o", "x.html")),
+    ],
 )
 def test_names_do_not_steer_the_terminal(tool: str, more: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tool, tmp_path / "a\x1b[31mb\nc", *more)

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from vmoe_report.arguments import PROGRAM, parse_arguments
 from vmoe_runtime.command_line import CommandError, printable, run_command
+from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
 
 
@@ -59,7 +60,9 @@ def _say(sentences: Sequence[str], written: Sequence[Path], stream: TextIO) -> N
 
 def _module(name: str) -> ModuleType:
     try:
-        return import_module(name)
+        # Some packages turn an exception on the way into one of their own.
+        with interrupt_held_back():
+            return import_module(name)
     except ImportError as error:
         raise CommandError(
             f"the report needs a package that can't be loaded ({error}): pip install 'vmoe-export[bench,images]'"

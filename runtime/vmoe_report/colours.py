@@ -7,7 +7,7 @@ import colorsys
 _FIRST = ("#2a78d6", "#eb6834", "#1baf7a", "#eda100", "#e87ba4", "#7a5bd6", "#c23b3b", "#5b8a00")
 _GOLDEN = 0.618033988749895
 _COLD, _HOT = (0xF4, 0xF7, 0xFA), (0x0B, 0x4F, 0x8A)
-_BLACK, _WHITE = "#10151a", "#ffffff"
+_BLACK, _WHITE = "#000000", "#ffffff"
 
 
 def expert_colours(experts: int) -> list[str]:
@@ -15,7 +15,7 @@ def expert_colours(experts: int) -> list[str]:
 
     Example:
         >>> expert_colours(9)[7:]
-        ['#5b8a00', '#6262d1']
+        ['#5b8a00', '#6261d1']
     """
     more = range(max(0, experts - len(_FIRST)))
     return [*_FIRST[:experts], *(_of_hue(0.05 + (index + 1) * _GOLDEN, 0.6 if index % 2 == 0 else 0.42) for index in more)]

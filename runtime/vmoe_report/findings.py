@@ -22,8 +22,8 @@ class Fall:
     """Where accuracy begins to fall along a curve.
 
     Attributes:
-        best: place of the most accurate setting among the points, the cheapest of equal ones.
-        last_good: place of the lowest capacity from which on upwards every setting is accurate enough.
+        best: place of the most accurate setting among the points, of equal ones the one of lowest capacity.
+        last_good: place of the lowest capacity from which on, up to the best, every setting is accurate enough.
         first_bad: that of the next lower capacity; None where even the lowest is accurate enough.
     """
 
@@ -63,12 +63,11 @@ def find_fall(points: Sequence[PointReport], curve: Sequence[int], max_drop: flo
     known = [(place, top1) for place in curve if (top1 := points[place].top1) is not None]
     if not known:
         return None
-    best_place, best = max(known, key=lambda pair: pair[1])
-    good = [top1 >= best - max_drop - _ROUNDING for _, top1 in known]
-    last_bad = max((index for index, fine in enumerate(good) if not fine), default=-1)
-    if last_bad == len(known) - 1:
-        return Fall(best_place, best_place, None)
-    return Fall(best_place, known[last_bad + 1][0], known[last_bad][0] if last_bad >= 0 else None)
+    at = max(range(len(known)), key=lambda index: known[index][1])
+    best = known[at][1]
+    bad = [index for index in range(at) if known[index][1] < best - max_drop - _ROUNDING]
+    good = bad[-1] + 1 if bad else 0
+    return Fall(known[at][0], known[good][0], known[bad[-1]][0] if bad else None)
 
 
 def find_two_steps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vmoe_bench.report import PointReport
 from vmoe_report import words
 from vmoe_report.charts import HEIGHT, WIDTH, drawing
 from vmoe_report.colours import expert_colours, heat_colour, text_on
-from vmoe_report.contents import ClassMap, Report
+from vmoe_report.contents import ClassMap, CurveContents, Report, SettingContents
 from vmoe_report.figures import charts_of, line_of
 from vmoe_runtime.version import __version__
 
@@ -48,7 +49,7 @@ def render_page(report: Report) -> str:
         start=report.points[report.start],
         own_curves=_own_curves(report),
         rows=_rows(report),
-        maps=class_maps(report),
+        maps=class_maps(report.class_map, report.layers),
     )
     # Names may hold halves of characters, which no encoding has.
     return html.encode("utf-8", "backslashreplace").decode()
@@ -79,13 +80,12 @@ def page_data(report: Report) -> dict[str, Any]:
     }
 
 
-def class_maps(report: Report) -> list[dict[str, Any]]:
+def class_maps(found: ClassMap | None, layers: Sequence[str]) -> list[dict[str, Any]]:
     """For each MoE layer its map of experts by class: rows of cells, or a picture where there are many classes."""
-    found = report.class_map
     if found is None:
         return []
     maps = []
-    for layer, weights in zip(report.layers, found.weight, strict=True):
+    for layer, weights in zip(layers, found.weight, strict=True):
         table = np.array(weights)
         most = float(table.max(initial=0)) or 1.0
         order = np.lexsort((-table.max(axis=1), table.argmax(axis=1)))
@@ -128,7 +128,7 @@ def _rows(report: Report) -> list[tuple[PointReport, float | None]]:
     return list(zip(report.points, report.same, strict=True))
 
 
-def _own_curves(report: Report) -> list[Any]:
+def _own_curves(report: Report) -> list[CurveContents]:
     return [curve for curve in report.curves if curve.bundle == report.bundles[0].name]
 
 
@@ -142,7 +142,7 @@ def _numbers(point: PointReport) -> dict[str, Any]:
     }
 
 
-def _plain(setting: Any) -> dict[str, Any]:
+def _plain(setting: SettingContents) -> dict[str, Any]:
     layers = [
         {
             "load": layer.load,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from vmoe_bench.plot import draw, write_picture
 from vmoe_report.contents import Report, SettingContents
+from vmoe_runtime.command_line import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,6 +23,7 @@ _MOST_SAMPLES = 6
 _MOST_RATIOS = 6
 _MOST_LAYERS = 6
 _MOST_NAMED_CLASSES = 30
+_LONGEST_NAME = 24
 _GREY = 0.5
 _SIDE_INCHES = 1.35
 
@@ -38,12 +41,14 @@ def draw_pictures(report: Report, paths: dict[str, Path]) -> list[Path]:
     Raises:
         CommandError: one can't be written.
     """
-    draw(report.points, paths["accuracy"])
     written = [paths["accuracy"]]
-    for name, figure in (("patches", _patches(report)), ("experts", _experts(report))):
-        if figure is not None:
-            write_picture(figure, paths[name])
-            written.append(paths[name])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font doesn't have
+        draw(report.points, paths["accuracy"])
+        for name, figure in (("patches", _patches(report)), ("experts", _experts(report))):
+            if figure is not None:
+                write_picture(figure, paths[name])
+                written.append(paths[name])
     return written
 
 
@@ -91,13 +96,17 @@ def _experts(report: Report) -> Figure | None:
         axis.set_title(layer, fontsize=9)
         axis.set_xlabel("expert")
     if len(found.classes) <= _MOST_NAMED_CLASSES:
-        axes[0].set_yticks(
-            range(len(found.classes)), labels=[name.replace("$", r"\$") for name in found.classes], fontsize=8
-        )
+        axes[0].set_yticks(range(len(found.classes)), labels=[_label(name) for name in found.classes], fontsize=8)
     else:
         axes[0].set_ylabel("class")
     figure.suptitle(f"Mean routing weight by class at {report.points[found.point].profile}", fontsize=10)
     return figure
+
+
+def _label(name: str) -> str:
+    """A name that matplotlib takes for no formula, and that leaves room for the picture."""
+    text = printable(name).replace("$", r"\$")
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _loads(report: Report) -> Figure | None:

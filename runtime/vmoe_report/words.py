@@ -34,7 +34,8 @@ def lead(report: Report) -> list[str]:
     """The answer to which capacity to deploy, in a few sentences."""
     bundle, first = report.bundles[0], report.curves[0]
     count = f"{report.points[first.points[0]].images:,}"
-    sentences = [f"{bundle.name} is a {bundle.summary}."]
+    article = "an" if bundle.summary[:1] in "AEIO" else "a"
+    sentences = [f"{bundle.name} is {article} {bundle.summary}."]
     fall = report.fall
     if fall is None:
         return [*sentences, *_without_labels(report, count)]

@@ -115,7 +115,6 @@
     all(".sample").forEach((figure, index) => showSample(figure, index, now));
     showExperts(now);
     all(".layer-now").forEach((name) => (name.textContent = data.layers[state.layer]));
-    all("[data-layer]").forEach((part) => (part.hidden = Number(part.dataset.layer) !== state.layer));
     all(".dot").forEach((dot) => dot.classList.toggle("now", Number(dot.dataset.step ?? -1) === state.step));
     all("svg[data-guides]").forEach((chart) => {
       const guide = chart.querySelector(".guide");
@@ -139,6 +138,11 @@
     state.layer = Number(event.target.value);
     show();
   });
+  const showMap = () => {
+    const layer = byId("map-layer")?.value;
+    all("[data-map]").forEach((part) => (part.hidden = part.dataset.map !== layer));
+  };
+  byId("map-layer")?.addEventListener("change", showMap);
   byId("tint")?.addEventListener("change", (event) => {
     state.tint = event.target.checked;
     show();
@@ -151,4 +155,5 @@
   if (byId("tint")) byId("tint").checked = false;
   all(".stack img").forEach((image) => image.classList.toggle("photo", image.src.startsWith("data:image/jpeg")));
   show();
+  showMap();
 })();

@@ -1,0 +1,96 @@
+"""The report in a browser: on a phone and on a screen, by keyboard, without a request, an error or a fault of access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Page, open_browser
+from check_report_page import AXE, WIDTHS, look, state
+from test_bench import QUICK
+from test_report import HOSTILE, data_of
+
+from vmoe_export import export_bundle
+from vmoe_report import cli
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+RATIOS = ("0.1", "0.2", "0.5", "1", "2")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist_data: Path) -> Path:
+    """A report with all curves and names that are no HTML."""
+    folder = tmp_path_factory.mktemp("page")
+    names = [*HOSTILE[:5], "a class with a name that is long", "W" * 60, *"789"]
+    bundle = folder / "a bundle with a long name, <b>.vmoe"
+    export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], class_names=names, validate=False)
+    with np.load(mnist_data) as data:
+        np.savez(folder / "images.npz", images=data["images"][:128], labels=data["labels"][:128])
+    words = [bundle, "--images", folder / "images.npz", "--sweep", *RATIOS, "--batch-size", 64, *QUICK, "-q"]
+    assert cli.main([*map(str, words), "-o", str(folder / "r.html")]) == 0
+    return folder / "r.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    with open_browser() as found:
+        yield found
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Page) -> None:
+    assert look(browser, page, width, dark=dark) == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there; make check-report fetches it")
+def test_axe_finds_what_is_wrong(browser: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text("<!DOCTYPE html><title>x</title><img src='data:,'><p style='width:3000px'>x</p>", encoding="utf-8")
+    faults = look(browser, broken, 390)
+    assert any(fault.startswith("image-alt") for fault in faults) and any("px wide" in fault for fault in faults)
+
+
+def test_the_slider_turns_by_keyboard(page: Path, browser: Page) -> None:
+    settings = data_of(page.read_text(encoding="utf-8"))
+    curve = settings["curves"][settings["kind"]]
+    browser.open(page.as_uri(), 1440, 900)
+    browser.run("document.getElementById('ratio').focus()")
+    kept = []
+    for key, code, step in (("Home", 36, 0), ("ArrowRight", 39, 1), ("End", 35, 4), ("ArrowLeft", 37, 3)):
+        browser.press(key, code)
+        found, now = state(browser), curve[step]
+        assert found["focus"] == "ratio" and found["value"] == str(step)
+        assert found["ratio"] == f"{settings['ratios'][step]:g}" and found["spoken"].endswith(found["ratio"])
+        assert now["profile"] in found["now"] and f"{now['top1'] * 100:.1f}\u00a0% right" in found["now"]
+        assert found["dots"] >= 5
+        kept.append(sum(found["counts"]))
+    assert kept[0] < kept[1] < kept[3] <= kept[2]
+
+
+def test_grey_patches_are_those_that_were_dropped(page: Path, browser: Page) -> None:
+    browser.open(page.as_uri(), 1440, 900)
+    browser.run(
+        """(slider => { slider.value = 0; slider.dispatchEvent(new Event('input')); })(document.getElementById('ratio'))"""
+    )
+    painted = browser.run("""[...document.querySelectorAll('.sample canvas')].map(canvas => {
+      const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      return canvas.width * canvas.height - [...pixels].filter((_, index) => index % 4 === 3 && pixels[index] > 0).length;
+    })""")
+    assert state(browser)["counts"] == painted and min(painted) > 0 and max(painted) < 49
+
+
+def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> None:
+    browser.open(page.as_uri(), 390, 844)
+    before = state(browser)
+    browser.run("document.querySelector('input[value=vanilla]').click()")
+    vanilla = state(browser)
+    assert "-vanilla" in vanilla["now"] and vanilla["now"] != before["now"]
+    browser.run("(list => { list.value = '4'; list.dispatchEvent(new Event('change')); })(document.getElementById('layer'))")
+    assert browser.run("document.querySelector('.layer-now').textContent") == "encoderblock_4"
+    browser.run("document.getElementById('tint').click()")
+    seen = browser.run("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]")
+    assert seen > 0 and browser.problems == []
