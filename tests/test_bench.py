@@ -41,6 +41,7 @@ POINT_KEYS = [
     "max_experts",
     "backend",
     "batch_size",
+    "concurrency",
     "threads",
     "images_per_second",
     "p50_ms",

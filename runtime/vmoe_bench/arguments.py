@@ -20,6 +20,7 @@ PROGRAM = "vmoe-bench"
 T = TypeVar("T")
 
 _MOST_IMAGES = 65536
+_MOST_CALLERS = 1024
 _MOST_EXPERTS = 1 << 20
 _ORDERS: tuple[Order, ...] = ("bpr", "vanilla")
 _SWITCH = {"off": False, "on": True}
@@ -38,6 +39,7 @@ class Arguments:
         cascade: measure two steps, too.
         backends: names of backends; never empty.
         batch_sizes: images per call; empty for the fewest that fit.
+        concurrencies: calls at once; never empty.
         threads: threads per call; None for the runtime's own choice.
         duration: seconds for all points together.
         images: npz file or folder; None for synthetic images.
@@ -57,6 +59,7 @@ class Arguments:
     cascade: bool
     backends: tuple[str, ...]
     batch_sizes: tuple[int, ...]
+    concurrencies: tuple[int, ...]
     threads: int | None
     duration: float
     images: Path | None
@@ -96,6 +99,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         cascade=parsed.cascade,
         backends=tuple(parsed.backend) or ("auto",),
         batch_sizes=tuple(parsed.batch_size),
+        concurrencies=_each_once(parsed.concurrency) or (1,),
         threads=parsed.threads,
         duration=parsed.duration,
         images=parsed.images,
@@ -173,6 +177,8 @@ def _parser() -> Parser:
     parser.add_several("--backend", names.__contains__, metavar="B", choices=names, help=text)
     text = "images per call; several may follow (default: the fewest that the bundle takes)"
     parser.add_several("--batch-size", is_whole_number, metavar="N", type=whole_number(_MOST_IMAGES), help=text)
+    text = "calls at once, each from a thread of its own, on one loaded engine; several may follow (default: 1)"
+    parser.add_several("--concurrency", is_whole_number, metavar="N", type=whole_number(_MOST_CALLERS), help=text)
     text = "threads per call (default: the runtime's own choice)"
     add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
     text = "seconds for all combinations together (default: 10); each gets at least 3 calls"

@@ -89,7 +89,9 @@ def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[i
     """The places of points that can be put together: of one engine that runs any profile, at one batch size."""
     groups: dict[tuple[int, int], list[int]] = {}
     for place, (point, quality) in enumerate(zip(points, qualities, strict=True)):
-        if point.profile is not None and quality.flops_per_image is not None and not point.loaded.compared:
+        if point.profile is None or point.loaded.compared or point.concurrency > 1:
+            continue
+        if quality.flops_per_image is not None:
             groups.setdefault((id(point.loaded), point.batch_size), []).append(place)
     return list(groups.values())
 
@@ -155,7 +157,12 @@ class CascadePoint:
         flops = round(first.flops_per_image + share * then.flops_per_image)
         return Quality(None, None if self._source.labels is None else right / images, images, flops, None), share
 
-    def call(self) -> None:
+    @property
+    def images(self) -> int:
+        """Images per call."""
+        return self.first.batch_size
+
+    def __call__(self) -> None:
         """Answers the next batch."""
         _, sent = self._cascade.answers(next(self._batches))
         self._sent.append(int(np.count_nonzero(sent)))

@@ -50,7 +50,7 @@ def _bench(argv: Sequence[str]) -> int:
         engines = load_engines(
             arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.threads, closing
         )
-        points = plan_points(engines, _profiles_of(arguments, engines), arguments.batch_sizes)
+        points = plan_points(engines, _profiles_of(arguments, engines), arguments.batch_sizes, arguments.concurrencies)
         source = _images(arguments, points)
         progress = display.Progress(sys.stderr, quiet=arguments.quiet)
         measured = measure(points, source, arguments.duration, arguments.threads, progress, cascades=arguments.cascade)

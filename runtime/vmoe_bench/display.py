@@ -73,6 +73,7 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         "bundle": len({point.bundle for point in points}) > 1,
         "backend": len({point.backend for point in points}) > 1,
         "batch": len({point.batch_size for point in points}) > 1,
+        "at once": len({point.concurrency for point in points}) > 1,
         "sent on": any(point.then for point in points),
     }
     columns: dict[str, Callable[[PointReport], str]] = {
@@ -80,6 +81,7 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         "profile": lambda point: (point.profile or "-") + (f", then {point.then}" if point.then else ""),
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
+        "at once": lambda point: str(point.concurrency),
         "top-1": lambda point: _percent(point.top1) + _STAR[point.pareto],
         "images/s": lambda point: _number(point.images_per_second, ".1f"),
         "p50 ms": lambda point: _number(point.p50_ms, ".2f"),
@@ -106,6 +108,8 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         for name, value in (("backend", points[0].backend), ("batch", points[0].batch_size))
         if not several[name]
     ]
+    if not several["at once"] and points[0].concurrency > 1:
+        alone.append(f"{points[0].concurrency} calls at once")
     star = " * no other point is as fast and as accurate." if any(point.pareto for point in points) else ""
     everywhere = f"All points: {', '.join(alone)}. " if alone else ""
     console.print(f"{everywhere}Accuracy and routing over {counts} images.{star}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,36 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     """
     p50, p90, p99 = (float(ms) for ms in np.percentile(np.asarray(seconds, np.float64), [50, 90, 99]) * 1e3)
     return Speed(images_per_call * 1e3 / p50, p50, p90, p99)
+
+
+class Timed(Protocol):
+    """What is timed: something to call, and what its times amount to."""
+
+    @property
+    def images(self) -> int:
+        """Images that are answered each time."""
+
+    def __call__(self) -> object:
+        """Does what is timed."""
+
+    def speed(self, seconds: Sequence[float]) -> Speed:
+        """The speed behind the times of the last calls, at least one."""
+
+
+@dataclass(frozen=True)
+class OneCall:
+    """A call of so many images."""
+
+    call: Callable[[], object]
+    images: int
+
+    def __call__(self) -> object:
+        """Calls."""
+        return self.call()
+
+    def speed(self, seconds: Sequence[float]) -> Speed:
+        """The speed behind the times of calls."""
+        return summarize(seconds, self.images)
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:

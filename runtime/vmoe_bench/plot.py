@@ -91,6 +91,7 @@ def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
             "limit": None if point.max_experts is None else f"{point.max_experts} experts",
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",
+            "at once": f"{point.concurrency} at once",
             "steps": f"then {point.then}" if point.then else None,
         }
         for point in points

@@ -1,4 +1,4 @@
-"""The points of a measurement: every profile of every bundle on every backend at every batch size."""
+"""The points of a measurement: every profile of every bundle on every backend, batch size and number of calls at once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ class Point:
         loaded: the loaded bundle on one backend; points share it.
         profile: the routing setting; None for a dense model and a Soft MoE.
         batch_size: images per call.
+        concurrency: calls at once.
     """
 
     loaded: LoadedEngine
     profile: Profile | None
     batch_size: int
+    concurrency: int = 1
 
     @property
     def engine(self) -> Engine:
@@ -53,6 +55,7 @@ def plan_points(
     engines: Sequence[LoadedEngine],
     profiles_of: Callable[[Engine], Sequence[Profile | None]],
     batch_sizes: Sequence[int],
+    concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
     """Every combination of what was asked for, each once.
 
@@ -60,6 +63,7 @@ def plan_points(
         engines: one per bundle and backend, or several where each runs only one profile.
         profiles_of: the profiles that an engine is measured at.
         batch_sizes: images per call; empty for the smallest batch that all bundles take.
+        concurrencies: calls at once.
 
     Raises:
         UsageError: a batch size that a bundle can't be run with, or no setting that any can.
@@ -73,9 +77,9 @@ def plan_points(
             )
     sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
     points = [
-        Point(loaded, profile, size)
+        Point(loaded, profile, size, at_once)
         for loaded in engines
-        for profile, size in product(profiles_of(loaded.engine), sizes)
+        for profile, size, at_once in product(profiles_of(loaded.engine), sizes, dict.fromkeys(concurrencies))
         if loaded.engine.only_profile in (None, profile)
     ]
     if not points:

@@ -28,9 +28,10 @@ class PointReport:
         max_experts: experts that a group may use; all of them where there is no limit.
         backend: name of the backend.
         batch_size: images per call.
+        concurrency: calls at once.
         threads: threads per call as asked for; None for the runtime's own choice.
-        images_per_second: throughput, the batch size over the median time of a call; it and the next three are None where
-            the measurement was interrupted before.
+        images_per_second: throughput, the batch size over the median time of a call, or of a round of calls at once; it and
+            the next three are None where the measurement was interrupted before.
         p50_ms, p90_ms, p99_ms: milliseconds per call.
         kept_pairs: share of the (token, choice) pairs that got a place, 0 to 1; None where there are no pairs.
         top1: share of right answers, 0 to 1; None without labels.
@@ -54,6 +55,7 @@ class PointReport:
     max_experts: int | None
     backend: str
     batch_size: int
+    concurrency: int
     threads: int | None
     images_per_second: float | None
     p50_ms: float | None
@@ -85,6 +87,7 @@ def report_point(point: Point, threads: int | None, speed: Speed | None, quality
         max_experts=None if profile is None else profile.max_experts,
         backend=point.engine.backend,
         batch_size=point.batch_size,
+        concurrency=point.concurrency,
         threads=threads,
         **(unknown if speed is None else asdict(speed)),
         **asdict(quality),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vmoe_bench.cascades import Answers, CascadePoint, plan_cascades
-from vmoe_bench.measurement import summarize, time_interleaved
+from vmoe_bench.concurrency import ConcurrentCalls
+from vmoe_bench.measurement import OneCall, Timed, time_interleaved
 from vmoe_bench.points import Point
 from vmoe_bench.quality import Observe, Quality, assess, images_assessed
 from vmoe_bench.report import PointReport, report_cascade, report_point
@@ -16,6 +20,8 @@ from vmoe_runtime.image_source import ImageSource
 
 if TYPE_CHECKING:
     from vmoe_bench.display import Progress
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -61,39 +67,67 @@ def measure(
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
     answers = [Answers() for _ in points] if cascades else []
-    observers = answers or observers
     qualities: list[Quality] = []
     pairs: list[CascadePoint] = []
-    assessed: list[tuple[Quality, float]] = []
+    of_pairs: list[tuple[Quality, float]] = []
     seconds: list[list[float]] = [[] for _ in points]
     interrupted = False
-    try:
-        with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
-            for index, point in enumerate(points):
-                more = {} if observers is None else {"observe": observers[index]}
-                qualities.append(assess(point, source, lambda images: advance(images, images), **more))
-        if cascades:
-            plans = plan_cascades(points, qualities, answers, source.labels)
-            pairs = [CascadePoint(plan, points, source) for plan in plans]
-            with progress.step("two steps", sum(images_assessed(pair.first, source) for pair in pairs)) as advance:
-                for pair in pairs:
-                    first, then = qualities[pair.plan.first], qualities[pair.plan.then]
-                    assessed.append(pair.assess(first, then, lambda images: advance(images, images)))
-        seconds += [[] for _ in pairs]
-        calls: list[Callable[[], object]] = [partial(point.logits, batches[point.batch_size]) for point in points]
-        calls += [pair.call for pair in pairs]
-        per_round = sum(point.batch_size for point in points) + sum(pair.first.batch_size for pair in pairs)
-        with progress.step("speed", duration) as advance:
-            time_interleaved(calls, duration, after_round=lambda taken: advance(taken, per_round), into=seconds)
-    except KeyboardInterrupt:
-        interrupted = True
-    speeds = [summarize(taken, point.batch_size) if taken else None for point, taken in zip(points, seconds, strict=False)]
+    with ExitStack() as closing:
+        calls: list[Timed] = [_call_of(point, batches[point.batch_size], closing) for point in points]
+        try:
+            _assess_points(points, source, progress, answers or observers, qualities)
+            if cascades:
+                pairs += [CascadePoint(p, points, source) for p in plan_cascades(points, qualities, answers, source.labels)]
+                _assess_cascades(pairs, source, progress, qualities, of_pairs)
+                calls += pairs
+                seconds += [[] for _ in pairs]
+            images = sum(call.images for call in calls)
+            with progress.step("speed", duration) as advance:
+                time_interleaved(calls, duration, after_round=lambda taken: advance(taken, images), into=seconds)
+        except KeyboardInterrupt:
+            interrupted = True
+    speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
     reports = [
         report_point(point, threads, speed, quality)
         for point, speed, quality in zip(points, speeds, qualities, strict=False)
     ]
-    of_pairs = [
-        report_cascade(pair, threads, pair.speed(taken) if taken else None, *quality)
-        for pair, taken, quality in zip(pairs, seconds[len(points) :], assessed, strict=False)
+    two_steps = [
+        report_cascade(pair, threads, speed, *quality)
+        for pair, speed, quality in zip(pairs, speeds[len(points) :], of_pairs, strict=False)
     ]
-    return Measured(reports, of_pairs, interrupted)
+    return Measured(reports, two_steps, interrupted)
+
+
+def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
+    call = partial(point.logits, batch)
+    if point.concurrency == 1:
+        return OneCall(call, point.batch_size)
+    at_once = ConcurrentCalls(call, point.concurrency, point.batch_size)
+    closing.callback(at_once.close)
+    return at_once
+
+
+def _assess_points(
+    points: Sequence[Point],
+    source: ImageSource,
+    progress: Progress,
+    observers: Sequence[Observe] | None,
+    into: list[Quality],
+) -> None:
+    with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
+        for index, point in enumerate(points):
+            more = {} if observers is None else {"observe": observers[index]}
+            into.append(assess(point, source, lambda images: advance(images, images), **more))
+
+
+def _assess_cascades(
+    pairs: Sequence[CascadePoint],
+    source: ImageSource,
+    progress: Progress,
+    qualities: Sequence[Quality],
+    into: list[tuple[Quality, float]],
+) -> None:
+    with progress.step("two steps", sum(images_assessed(pair.first, source) for pair in pairs)) as advance:
+        for pair in pairs:
+            first, then = qualities[pair.plan.first], qualities[pair.plan.then]
+            into.append(pair.assess(first, then, lambda images: advance(images, images)))
