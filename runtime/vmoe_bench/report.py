@@ -28,7 +28,6 @@ class PointReport:
         max_experts: experts that a group may use; all of them where there is no limit.
         backend: name of the backend.
         batch_size: images per call.
-        concurrency: calls at once.
         threads: threads per call as asked for; None for the runtime's own choice.
         images_per_second: throughput, the batch size over the median time of a call, or of a round of calls at once; it and
             the next three are None where the measurement was interrupted before.
@@ -39,6 +38,7 @@ class PointReport:
         flops_per_image: of matrix products, those of experts for the rows that they were given.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
         pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
+        concurrency: calls at once.
         then: name of the second setting of two steps; None, as the next two, for a point of one step.
         margin: images are sent on to it whose two likeliest classes differ by less in probability, calibrated on all images.
             Accuracy is what comes of it on images that a margin was not calibrated on.
@@ -55,7 +55,6 @@ class PointReport:
     max_experts: int | None
     backend: str
     batch_size: int
-    concurrency: int
     threads: int | None
     images_per_second: float | None
     p50_ms: float | None
@@ -67,6 +66,7 @@ class PointReport:
     flops_per_image: int | None
     expert_bytes_per_call: int | None
     pareto: bool | None = None
+    concurrency: int = 1
     then: str | None = None
     margin: float | None = None
     sent_on: float | None = None
