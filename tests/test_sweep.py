@@ -31,7 +31,8 @@ from vmoe_runtime.command_line import CommandError, UsageError
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.image_labels import read_labels
 
-# Capacity ratio and k of the official accuracies, which tests/test_mnist.py has for groups of 16.
+SAMPLE = Path(__file__).parents[1] / "samples" / "mnist"
+# Capacity ratio and k of the official predictions, for groups of 16.
 RATIOS = ("0.1", "0.2", "0.3", "0.5", "1.05", "2.0")
 
 
@@ -98,6 +99,11 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
             ]
             assert point["expert_bytes_per_call"] == round(sum(used) / len(kept[0]) * 2 * 64 * 128 * 4)
             assert point["images"] == 1536
+    with np.load(SAMPLE / "reference.npz") as official:
+        for point in points:
+            order = "bpr" if point["bpr"] else "vanilla"
+            right = np.count_nonzero(official[f"pred_K{point['k']}_C{point['capacity_ratio']}_{order}"] == labels)
+            assert abs(point["top1"] * 1536 - right) <= 1
     by_name = {point["profile"]: point for point in points}
     assert by_name["c0.1-k1"]["flops_per_image"] < by_name["c2-k2"]["flops_per_image"]
     assert by_name["c0.1-k1-vanilla"]["top1"] < by_name["c0.1-k1"]["top1"]
