@@ -369,6 +369,20 @@ def test_two_installations_are_timed_in_turns(other_installation: Path, tmp_path
         assert p["logits_ratio"] == 1  # the same library
 
 
+def test_the_bench_and_a_bare_session_are_timed_in_turns(
+    speed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import bench_overhead
+
+    assert bench_overhead.main([str(V1_BUNDLE), "--batch", "1", "2", "--threads", "1", "--duration", "0.1"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "2"]
+    for _, bench, bare, ratio in rows:
+        assert float(bench) / float(bare) == pytest.approx(float(ratio), rel=0.01)
+    assert bench_overhead.main([str(tmp_path / "nothing.vmoe")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_a_part_of_an_installation_is_refused(
     other_installation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
