@@ -70,6 +70,10 @@ def row(lines: list[str], name: str) -> str:
     return " ".join(" ".join(found).split())
 
 
+def unspaced(text: str) -> str:
+    return "".join(text.split())
+
+
 def manifest_of(bundle: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((bundle / MANIFEST).read_bytes())
     return found
@@ -481,7 +485,8 @@ def test_the_card_says_what_an_engine_would_run_on(mnist_image_bundle: Path, cap
     lines, _ = run(capsys, mnist_image_bundle)
     for name, state in states.items():
         auto = " (auto)" if state["auto"] else ""
-        assert row(lines, name) == (f"yes{auto}, {state['description']}" if state["runs"] else f"no: {state['reason']}")
+        expected = f"yes{auto}, {state['description']}" if state["runs"] else f"no: {state['reason']}"
+        assert unspaced(row(lines, name)) == unspaced(expected)  # a path longer than a line is broken inside a name
 
 
 def test_graphs_for_tensorrt_are_no_reason_any_more(capsys: pytest.CaptureFixture[str]) -> None:
