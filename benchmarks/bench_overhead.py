@@ -21,6 +21,7 @@ from cpu.report import table
 from vmoe_bench.loading import load_engines
 from vmoe_bench.measurement import time_interleaved
 from vmoe_bench.points import named_profiles, plan_points
+from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.image_source import synthetic_images
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(bundle: Path, batch: int, threads: int, duration: float) -> tuple[int, float, float]:
     """The batch size, and medians in milliseconds of a call as `vmoe-bench` makes it and of a bare one."""
     with ExitStack() as closing:
-        engines = load_engines([bundle], [], ["onnxruntime"], [], threads, closing)
+        engines = load_engines([bundle], [], ["onnxruntime"], [], Parallelism(threads), closing)
         point = plan_points(engines, lambda engine: named_profiles(engine, ()), [batch])[0]
         engine = point.engine
         images = synthetic_images(batch, engine.manifest.input).first_batch(batch, engine.manifest.input)

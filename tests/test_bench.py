@@ -53,6 +53,7 @@ POINT_KEYS = [
     "expert_bytes_per_call",
     "pareto",
     "concurrency",
+    "streams",
     "then",
     "margin",
     "sent_on",

@@ -22,7 +22,7 @@ from vmoe_build.cli import main
 from vmoe_build.errors import BuildError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
-from vmoe_runtime.backends import open_backend
+from vmoe_runtime.backends import Parallelism, open_backend
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import UsageError
@@ -330,7 +330,7 @@ def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle
 def test_an_engine_is_given_what_it_takes_and_asked_for_what_it_has(bundle: Path, tensorrt: FakeTensorRt) -> None:
     assert main([str(bundle), "-q"]) == 0
     opened = Bundle.open(bundle)
-    backend = open_backend("tensorrt", opened, None, opened.manifest.profiles[PROFILE])[1]
+    backend = open_backend("tensorrt", opened, Parallelism(), opened.manifest.profiles[PROFILE])[1]
     image = np.zeros((1, 28, 28, 1), np.float32)
     for feeds, outputs, sentence in (
         ({"image": image.astype(np.uint8)}, ["logits"], "takes image float32, not image uint8"),

@@ -18,7 +18,7 @@ import vmoe_runtime
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
-from vmoe_runtime.backends import BACKENDS, nvidia_gpu, open_backend
+from vmoe_runtime.backends import BACKENDS, Parallelism, nvidia_gpu, open_backend
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import UnavailableError
@@ -101,7 +101,7 @@ def test_auto_asks_for_a_gpu_first_and_goes_on_where_cuda_does_not_work(
         raise UnavailableError("libcudnn.so.9 can't be loaded")
 
     monkeypatch.setitem(vmoe_runtime.backends.BACKENDS, "cuda", vmoe_runtime.backends.BackendKind(load, "gpu", on_gpu=True))  # type: ignore[attr-defined]
-    name, _ = open_backend("auto", Bundle.open(bundle), None)
+    name, _ = open_backend("auto", Bundle.open(bundle), Parallelism())
     assert asked == ["cuda"] and name in ("onnxruntime", "openvino")
 
 

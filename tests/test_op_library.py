@@ -112,9 +112,9 @@ def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(
     rules = replace(bundle.manifest.rules, group_tokens=46_341)  # more than OpenVINO can sort exactly
     large = replace(bundle, manifest=replace(bundle.manifest, rules=rules))
     use_library(monkeypatch, None)
-    assert backends.open_backend("auto", large, threads=1)[0] == "onnxruntime"
+    assert backends.open_backend("auto", large, backends.Parallelism(threads=1))[0] == "onnxruntime"
     with pytest.raises(BackendError, match="use backend 'onnxruntime'"):
-        backends.open_backend("openvino", large, threads=1)
+        backends.open_backend("openvino", large, backends.Parallelism(threads=1))
 
 
 def test_other_backends_do_not_need_the_library(

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from vmoe_bench.choice import Wish
 from vmoe_bench.sweep import Axes, Order, is_sweep_word, read_ratios
-from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.backends import BACKENDS, Parallelism
 from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, is_whole_number, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
@@ -40,7 +40,7 @@ class Arguments:
         backends: names of backends; never empty.
         batch_sizes: images per call; empty for the fewest that fit.
         concurrencies: calls at once; never empty.
-        threads: threads per call; None for the runtime's own choice.
+        parallelism: threads per call, and streams.
         duration: seconds for all points together.
         images: npz file or folder; None for synthetic images.
         labels: CSV file with the labels of a folder's pictures; None for those of the npz file or the subfolders.
@@ -60,7 +60,7 @@ class Arguments:
     backends: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     concurrencies: tuple[int, ...]
-    threads: int | None
+    parallelism: Parallelism
     duration: float
     images: Path | None
     labels: Path | None
@@ -99,8 +99,8 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         cascade=parsed.cascade,
         backends=tuple(parsed.backend) or ("auto",),
         batch_sizes=tuple(parsed.batch_size),
-        concurrencies=_each_once(parsed.concurrency) or (1,),
-        threads=parsed.threads,
+        concurrencies=_each_once(parsed.concurrency) or (parsed.streams or 1,),
+        parallelism=Parallelism(parsed.threads, parsed.streams),
         duration=parsed.duration,
         images=parsed.images,
         labels=parsed.labels,
@@ -177,10 +177,14 @@ def _parser() -> Parser:
     parser.add_several("--backend", names.__contains__, metavar="B", choices=names, help=text)
     text = "images per call; several may follow (default: the fewest that the bundle takes)"
     parser.add_several("--batch-size", is_whole_number, metavar="N", type=whole_number(_MOST_IMAGES), help=text)
-    text = "calls at once, each from a thread of its own, on one loaded engine; several may follow (default: 1)"
+    text = (
+        "calls at once, each from a thread of its own, on one loaded engine; several may follow (default: --streams, or 1)"
+    )
     parser.add_several("--concurrency", is_whole_number, metavar="N", type=whole_number(_MOST_CALLERS), help=text)
     text = "threads per call (default: the runtime's own choice)"
     add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    text = "calls that the backend runs at once, each on threads of its own; openvino has streams (default: its own choice)"
+    add("--streams", metavar="N", type=whole_number(MOST_THREADS), help=text)
     text = "seconds for all combinations together (default: 10); each gets at least 3 calls"
     add("--duration", metavar="S", type=seconds, default=10.0, help=text)
     text = (

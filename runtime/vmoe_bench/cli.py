@@ -48,12 +48,12 @@ def _bench(argv: Sequence[str]) -> int:
         check_target(None if target is None else str(target), used)
     with ExitStack() as closing:
         engines = load_engines(
-            arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.threads, closing
+            arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.parallelism, closing
         )
         points = plan_points(engines, _profiles_of(arguments, engines), arguments.batch_sizes, arguments.concurrencies)
         source = _images(arguments, points)
         progress = display.Progress(sys.stderr, quiet=arguments.quiet)
-        measured = measure(points, source, arguments.duration, arguments.threads, progress, cascades=arguments.cascade)
+        measured = measure(points, source, arguments.duration, progress, cascades=arguments.cascade)
         machine = describe_machine(engines)
     if not measured.reports:
         raise KeyboardInterrupt

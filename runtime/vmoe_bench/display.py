@@ -110,6 +110,8 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
     ]
     if not several["at once"] and points[0].concurrency > 1:
         alone.append(f"{points[0].concurrency} calls at once")
+    if points[0].streams is not None:
+        alone.append(f"{points[0].streams} streams")
     star = " * no other point is as fast and as accurate." if any(point.pareto for point in points) else ""
     everywhere = f"All points: {', '.join(alone)}. " if alone else ""
     console.print(f"{everywhere}Accuracy and routing over {counts} images.{star}", soft_wrap=True)

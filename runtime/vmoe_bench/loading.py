@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime import Engine
-from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.backends import BACKENDS, Parallelism
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import UsageError, printable
 from vmoe_runtime.manifest import Manifest
@@ -27,6 +27,7 @@ class LoadedEngine:
         path: its folder.
         engine: what was loaded.
         compared: it is no other form of the measured model but one to compare with.
+        parallelism: threads and streams as asked for.
         load_seconds: how long loading took, every file checked.
         resident_bytes: what the process's memory grew by meanwhile; None where the system doesn't tell.
     """
@@ -35,6 +36,7 @@ class LoadedEngine:
     path: Path
     engine: Engine
     compared: bool
+    parallelism: Parallelism
     load_seconds: float
     resident_bytes: int | None
 
@@ -44,7 +46,7 @@ def load_engines(
     compared: Sequence[Path],
     backends: Sequence[str],
     profiles: Sequence[str],
-    threads: int | None,
+    parallelism: Parallelism,
     closing: ExitStack,
 ) -> list[LoadedEngine]:
     """One engine per bundle and backend, or per profile too where a backend runs only one.
@@ -54,7 +56,7 @@ def load_engines(
         compared: folders of other models that answer the same images.
         backends: names; "auto" is the backend that it stands for.
         profiles: names that were asked for.
-        threads: per call.
+        parallelism: threads per call, and streams.
         closing: what closes the engines.
 
     Raises:
@@ -69,13 +71,13 @@ def load_engines(
         for backend in dict.fromkeys(backends):
             for profile in _profiles_to_load(path, backend, profiles if path in bundles else ()):
                 start, before = time.perf_counter(), resident_bytes()
-                engine = Engine.load(path, profile, backend, threads)
+                engine = Engine.load(path, profile, backend, parallelism.threads, streams=parallelism.streams)
                 seconds, after = time.perf_counter() - start, resident_bytes()
                 closing.enter_context(engine)
                 grown = None if before is None or after is None else max(after - before, 0)
                 folder = path.resolve().name
                 name = printable(str(path) if folders.count(folder) > 1 else folder)
-                loaded = LoadedEngine(name, path, engine, path not in bundles, seconds, grown)
+                loaded = LoadedEngine(name, path, engine, path not in bundles, parallelism, seconds, grown)
                 engines.setdefault((path, engine.backend, engine.only_profile), loaded)
     return list(engines.values())
 

@@ -39,6 +39,7 @@ class PointReport:
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
         pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
         concurrency: calls at once.
+        streams: calls that the backend runs at once, as asked for; None for its own choice.
         then: name of the second setting of two steps; None, as the next two, for a point of one step.
         margin: images are sent on to it whose two likeliest classes differ by less in probability, calibrated on all images.
             Accuracy is what comes of it on images that a margin was not calibrated on.
@@ -67,12 +68,13 @@ class PointReport:
     expert_bytes_per_call: int | None
     pareto: bool | None = None
     concurrency: int = 1
+    streams: int | None = None
     then: str | None = None
     margin: float | None = None
     sent_on: float | None = None
 
 
-def report_point(point: Point, threads: int | None, speed: Speed | None, quality: Quality) -> PointReport:
+def report_point(point: Point, speed: Speed | None, quality: Quality) -> PointReport:
     """Puts together what is known about one point."""
     profile = point.profile
     unknown = dict.fromkeys(field.name for field in fields(Speed))
@@ -88,18 +90,17 @@ def report_point(point: Point, threads: int | None, speed: Speed | None, quality
         backend=point.engine.backend,
         batch_size=point.batch_size,
         concurrency=point.concurrency,
-        threads=threads,
+        threads=point.loaded.parallelism.threads,
+        streams=point.loaded.parallelism.streams,
         **(unknown if speed is None else asdict(speed)),
         **asdict(quality),
     )
 
 
-def report_cascade(
-    cascade: CascadePoint, threads: int | None, speed: Speed | None, quality: Quality, sent_on: float
-) -> PointReport:
+def report_cascade(cascade: CascadePoint, speed: Speed | None, quality: Quality, sent_on: float) -> PointReport:
     """Puts together what is known about two steps: the point of the first one, with the second beside it."""
     assert cascade.then.profile is not None
-    first = report_point(cascade.first, threads, speed, quality)
+    first = report_point(cascade.first, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, sent_on=sent_on)
 
 

@@ -43,7 +43,6 @@ def measure(
     points: Sequence[Point],
     source: ImageSource,
     duration: float,
-    threads: int | None,
     progress: Progress,
     observers: Sequence[Observe] | None = None,
     *,
@@ -55,7 +54,6 @@ def measure(
         points: what to measure.
         source: the images of the first part; the first of them are those that are timed.
         duration: seconds for timing all points together.
-        threads: per call, as asked for.
         progress: where it shows how far it is.
         observers: for each point, who is shown its answers; None for nobody.
         cascades: measure pairs of the points, too; see `vmoe_bench.cascades.plan_cascades`. They need logits, and no
@@ -87,12 +85,9 @@ def measure(
         except KeyboardInterrupt:
             interrupted = True
     speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
-    reports = [
-        report_point(point, threads, speed, quality)
-        for point, speed, quality in zip(points, speeds, qualities, strict=False)
-    ]
+    reports = [report_point(point, speed, quality) for point, speed, quality in zip(points, speeds, qualities, strict=False)]
     two_steps = [
-        report_cascade(pair, threads, speed, *quality)
+        report_cascade(pair, speed, *quality)
         for pair, speed, quality in zip(pairs, speeds[len(points) :], of_pairs, strict=False)
     ]
     return Measured(reports, two_steps, interrupted)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_build.batches import BatchRange
 from vmoe_build.errors import BuildError
-from vmoe_runtime.backends import Backend, open_backend
+from vmoe_runtime.backends import Backend, Parallelism, open_backend
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.comparison import pairs_alike, smooth_images
 from vmoe_runtime.errors import UnavailableError
@@ -150,7 +150,7 @@ def _images(manifest: Manifest, batches: BatchRange) -> Array:
 def _cpu_backend(bundle: Bundle) -> Backend:
     for name in ("onnxruntime", "openvino"):
         try:
-            return open_backend(name, bundle, None)[1]
+            return open_backend(name, bundle, Parallelism())[1]
         except UnavailableError:
             continue
     raise BuildError(

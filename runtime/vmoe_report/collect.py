@@ -100,7 +100,7 @@ def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
         )
         for point in plan.points
     ]
-    measured = measure(plan.points, source, arguments.duration, arguments.threads, progress, observers)
+    measured = measure(plan.points, source, arguments.duration, progress, observers)
     if measured.interrupted:
         raise KeyboardInterrupt
     points = mark_front(measured.reports)

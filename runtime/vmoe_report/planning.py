@@ -12,6 +12,7 @@ from vmoe_report.arguments import Arguments
 from vmoe_report.contents import CurveContents
 from vmoe_report.curves import Curve, plan_curves
 from vmoe_runtime import Engine
+from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import SoftRules
 
@@ -49,7 +50,8 @@ def make_plan(arguments: Arguments, closing: ExitStack) -> Plan:
         VmoeError: a bundle can't be loaded.
     """
     asked = () if arguments.profile is None else (arguments.profile,)
-    engines = load_engines(arguments.bundles, arguments.compared, [arguments.backend], asked, arguments.threads, closing)
+    parallelism = Parallelism(arguments.threads)
+    engines = load_engines(arguments.bundles, arguments.compared, [arguments.backend], asked, parallelism, closing)
     curves: dict[int, list[Curve]] = {}
     notes: dict[str, None] = {}
 

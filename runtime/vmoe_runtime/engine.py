@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
-from vmoe_runtime.backends import Backend, open_backend
+from vmoe_runtime.backends import Backend, Parallelism, open_backend
 from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.cascade import Cascade, check_cascade
 from vmoe_runtime.classes import likeliest, softmax
@@ -64,9 +64,10 @@ class Engine:
         backend: str = "auto",
         threads: int | None = None,
         *,
+        streams: int | None = None,
         verify: bool = True,
     ) -> Engine:
-        """Loads a bundle. Engines of one process on the same files, backend and threads share one copy of the weights.
+        """Loads a bundle. Engines of one process on the same files, backend, threads and streams share one loaded copy.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -76,6 +77,8 @@ class Engine:
                 "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
             threads: CPU threads per call; default: the runtime's own choice. Backends on a GPU ignore it.
+            streams: calls that are run at once, each on `threads` threads of its own; further ones wait. Only "openvino" has
+                more than one. Default: the runtime's own choice.
             verify: check the SHA-256 of every file.
 
         Raises:
@@ -83,11 +86,11 @@ class Engine:
             RoutingError: the profile can't be.
             BackendError: the backend is missing, can't load the graph, or has none for the profile.
         """
-        return while_unchanged(lambda: cls._load(path, profile, backend, threads, verify))
+        return while_unchanged(lambda: cls._load(path, profile, backend, Parallelism(threads, streams), verify))
 
     @classmethod
     def _load(
-        cls, path: str | os.PathLike[str], profile: str | None, backend: str, threads: int | None, verify: bool
+        cls, path: str | os.PathLike[str], profile: str | None, backend: str, parallelism: Parallelism, verify: bool
     ) -> Engine:
         with Bundle.open(path, verify=verify) as bundle:
             chosen = _chosen_profile(bundle.manifest, profile)
@@ -95,7 +98,7 @@ class Engine:
             with ThreadPoolExecutor(1) as pool:
                 weights = pool.submit(bundle.verify_weights if verify else lambda: None)
                 try:
-                    loaded = open_backend(backend, bundle, threads, chosen)
+                    loaded = open_backend(backend, bundle, parallelism, chosen)
                 finally:
                     # Changed weights are the better explanation of whatever else went wrong.
                     weights.result()

@@ -41,7 +41,26 @@ class Backend(Protocol):
         """
 
 
-Load = Callable[[Bundle, int | None, Profile | None], Backend]
+@dataclass(frozen=True)
+class Parallelism:
+    """How a backend on the CPU spreads its work; None is the runtime's own choice.
+
+    Attributes:
+        threads: CPU threads per call.
+        streams: calls that run at once, each on threads of its own.
+    """
+
+    threads: int | None = None
+    streams: int | None = None
+
+    def check(self) -> None:
+        """Raises BackendError for what is no whole number from 1 to 1024."""
+        for name, value in (("threads", self.threads), ("streams", self.streams)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024):
+                raise BackendError(f"{name} must be a whole number from 1 to 1024, not {shown(value)}")
+
+
+Load = Callable[[Bundle, Parallelism, Profile | None], Backend]
 
 
 @dataclass(frozen=True)
@@ -49,9 +68,10 @@ class BackendKind:
     """How a backend is loaded.
 
     Attributes:
-        load: takes the bundle, threads per call and the engine's profile.
+        load: takes the bundle, how it is run in parallel, and the engine's profile.
         extra: of the package, that installs it.
         on_gpu: it runs on a GPU, where threads mean nothing.
+        has_streams: it can be given more than one stream.
         one_profile: what it loads is fixed to the engine's profile.
         shared: engines of one process that load the same files share one; where not, the backend sees to that itself.
     """
@@ -59,32 +79,33 @@ class BackendKind:
     load: Load
     extra: str
     on_gpu: bool = False
+    has_streams: bool = False
     one_profile: bool = False
     shared: bool = True
 
 
-def _onnxruntime(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
+def _onnxruntime(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
     with interrupt_held_back():
         from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.for_bundle(bundle, threads)
+    return OnnxRuntimeBackend.for_bundle(bundle, parallelism.threads)
 
 
-def _openvino(bundle: Bundle, threads: int | None, _: Profile | None) -> Backend:
+def _openvino(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
     with interrupt_held_back():
         from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 
-    return OpenVinoBackend.for_bundle(bundle, threads)
+    return OpenVinoBackend.for_bundle(bundle, parallelism.threads, parallelism.streams)
 
 
-def _cuda(bundle: Bundle, _: int | None, __: Profile | None) -> Backend:
+def _cuda(bundle: Bundle, _: Parallelism, __: Profile | None) -> Backend:
     with interrupt_held_back():
         from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
 
     return cuda_backend(bundle)
 
 
-def _onnxruntime_tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
+def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
     tensorrt_graph(bundle, profile)  # what the bundle lacks comes before what the machine lacks
     with interrupt_held_back():
         from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
@@ -92,7 +113,7 @@ def _onnxruntime_tensorrt(bundle: Bundle, _: int | None, profile: Profile | None
     return tensorrt_backend(bundle, profile)
 
 
-def _tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend:
+def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
     tensorrt_graph(bundle, profile)
     with interrupt_held_back():
         from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
@@ -102,7 +123,7 @@ def _tensorrt(bundle: Bundle, _: int | None, profile: Profile | None) -> Backend
 
 BACKENDS: Mapping[str, BackendKind] = {
     "onnxruntime": BackendKind(_onnxruntime, "cpu"),
-    "openvino": BackendKind(_openvino, "openvino"),
+    "openvino": BackendKind(_openvino, "openvino", has_streams=True),
     "cuda": BackendKind(_cuda, "gpu", on_gpu=True),
     "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", on_gpu=True, one_profile=True),
     "tensorrt": BackendKind(_tensorrt, "tensorrt", on_gpu=True, one_profile=True, shared=False),
@@ -112,13 +133,13 @@ BACKENDS: Mapping[str, BackendKind] = {
 _loads: SharedLoads[Backend] = SharedLoads()
 
 
-def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profile | None = None) -> tuple[str, Backend]:
-    """Loads a bundle's graph, or shares it with whoever loaded the same files on the same backend and threads.
+def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None = None) -> tuple[str, Backend]:
+    """Loads a bundle's graph, or shares it with whoever loaded the same files in the same way.
 
     Args:
         name: a key of BACKENDS, or "auto" for the fastest one that works here.
         bundle: what to load.
-        threads: threads per call, or None for the runtime's own choice; backends on a GPU have none.
+        parallelism: backends on a GPU have no threads.
         profile: what a backend that is fixed to one profile is loaded for.
 
     Returns:
@@ -127,20 +148,19 @@ def open_backend(name: str, bundle: Bundle, threads: int | None, profile: Profil
     Raises:
         BackendError: no such backend, it is not installed, or it can't load the graph.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
-        raise BackendError(f"threads must be a whole number from 1 to 1024, not {shown(threads)}")
+    parallelism.check()
     if name != "auto":
         if not isinstance(name, str) or name not in BACKENDS:
             raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
         try:
-            loaded = _load(name, bundle, threads, profile)
+            loaded = _load(name, bundle, parallelism, profile)
             return name, _described(loaded) if name == "onnxruntime" else loaded
         except ImportError as error:
             raise not_installed(name, error) from None
     unsuited: UnsuitedError | None = None
     for candidate in fastest_first():
         try:
-            loaded = _load(candidate, bundle, threads, profile)
+            loaded = _load(candidate, bundle, parallelism, profile)
             return candidate, loaded if BACKENDS[candidate].on_gpu else _described(loaded)
         except (ImportError, UnavailableError):
             continue
@@ -183,21 +203,24 @@ def fastest_first() -> tuple[str, ...]:
     return ("cuda", *on_cpu) if has_driver() else on_cpu
 
 
-def _load(name: str, bundle: Bundle, threads: int | None, profile: Profile | None) -> Backend:
+def _load(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None) -> Backend:
     kind = BACKENDS[name]
+    if not kind.has_streams and parallelism.streams not in (None, 1):
+        having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
+        raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
     if not kind.shared:
-        return kind.load(bundle, threads, profile)
+        return kind.load(bundle, parallelism, profile)
     library = find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else None
     if name == "onnxruntime":
         library, _ = op_library.usable_library()
     key = (
         name,
-        None if kind.on_gpu else threads,
+        None if kind.on_gpu else parallelism,
         profile if kind.one_profile else None,
         library,
         bundle.content_key,
     )
-    return _loads.get(key, lambda: kind.load(bundle, threads, profile))
+    return _loads.get(key, lambda: kind.load(bundle, parallelism, profile))
 
 
 def not_installed(name: str, error: ImportError) -> UnavailableError:

@@ -33,7 +33,9 @@ class OpenVinoBackend:
 
     Args:
         graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
-        threads: inference threads, or None for the runtime's own choice.
+        threads: threads per call, or None for the runtime's own choice.
+        streams: calls that run at once, each on threads of its own; None for the runtime's own choice. It makes no more
+            of them than there are cores.
 
     Raises:
         BackendError: OpenVINO can't load the graph.
@@ -41,11 +43,13 @@ class OpenVinoBackend:
 
     profile: None = None
 
-    def __init__(self, graph: BundleGraph | Path, threads: int | None = None) -> None:
+    def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+            settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
+        if streams is not None:
+            settings["NUM_STREAMS"] = streams
         file = graph
         if isinstance(graph, BundleGraph):
             # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
@@ -57,11 +61,12 @@ class OpenVinoBackend:
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
+        self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
         self._inputs = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._model.inputs}
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, threads: int | None) -> OpenVinoBackend:
+    def for_bundle(cls, bundle: Bundle, threads: int | None, streams: int | None) -> OpenVinoBackend:
         """The inlined graph of a bundle.
 
         Raises:
@@ -69,12 +74,14 @@ class OpenVinoBackend:
             BackendError: OpenVINO can't load the graph.
         """
         check_cpu(bundle)
-        return cls(bundle.graph(INLINED_GRAPH), threads)
+        return cls(bundle.graph(INLINED_GRAPH), threads, streams)
 
     @property
     def description(self) -> str:
-        """Runtime, version and precision."""
-        return _DESCRIPTION
+        """Runtime, version and precision, and how many streams there are where a number was asked for."""
+        return (
+            _DESCRIPTION if self._streams is None else f"{_DESCRIPTION}, {self._streams} stream{'s' * (self._streams != 1)}"
+        )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
