@@ -102,6 +102,19 @@ CALLS: dict[str, tuple[int, str]] = {
     "profile 99": (ARGUMENT, "there is no profile 99; there are 12"),
     "a profile with too little room for its capacity": (ARGUMENT, "capacity has room for 1"),
     "a setting without a place for its profile": (ARGUMENT, "profile is a null pointer"),
+    "elastic capacity without a place for it": (ARGUMENT, "elastic is a null pointer"),
+    "elastic capacity without options": (ARGUMENT, "options is a null pointer"),
+    "elastic capacity without levels": (ARGUMENT, "levels is a null pointer"),
+    "elastic capacity of no levels": (ARGUMENT, "1 to 1024 levels, not 0"),
+    "elastic capacity of no size": (ARGUMENT, "options has struct_size 0"),
+    "elastic capacity without a target": (ARGUMENT, "target must be more than 0"),
+    "elastic capacity at no time": (ARGUMENT, "time is no finite number"),
+    "a decision of nothing": (ARGUMENT, "elastic is a null pointer"),
+    "a decision on nothing": (ARGUMENT, "seen is a null pointer"),
+    "a decision without a place for it": (ARGUMENT, "decision is a null pointer"),
+    "a decision on a queue of no size": (ARGUMENT, "seen has struct_size 0"),
+    "a call of a level that is not there": (ARGUMENT, "there is no level 2; there are 2"),
+    "a call of no images": (ARGUMENT, "images must be 1 or more, not 0"),
 }
 
 

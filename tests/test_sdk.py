@@ -30,6 +30,7 @@ OPS = ("standard ops", "vmoe op library")
 OLDEST = "1.21.1"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 PUBLIC = {
+    "vmoe_elastic_create", "vmoe_elastic_decide", "vmoe_elastic_free", "vmoe_elastic_served",
     "vmoe_engine_class_name", "vmoe_engine_free", "vmoe_engine_info", "vmoe_engine_load", "vmoe_engine_moe_layer",
     "vmoe_engine_prepare_image", "vmoe_engine_profile", "vmoe_engine_routing", "vmoe_engine_run", "vmoe_engine_setting",
     "vmoe_routing_free", "vmoe_routing_layer", "vmoe_routing_num_layers", "vmoe_status_code", "vmoe_status_free",

@@ -1,26 +1,24 @@
-// The C API: checks what C callers can get wrong, and turns what the library throws into a status.
+// The C API of engine.h.
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "sdk/c_status.h"
 #include "sdk/engine.h"
 #include "sdk/error.h"
 #include "sdk/images.h"
 #include "vmoe/engine.h"
 
+using vmoe::sdk::check_index;
+using vmoe::sdk::check_pointer;
 using vmoe::sdk::Engine;
-using vmoe::sdk::Error;
 using vmoe::sdk::fail;
+using vmoe::sdk::guarded;
 using vmoe::sdk::LayerRouting;
 using vmoe::sdk::Profile;
-
-struct vmoe_status {
-  vmoe_code code;
-  std::string message;
-};
+using vmoe::sdk::read_struct;
+using vmoe::sdk::write_struct;
 
 struct vmoe_engine {
   Engine engine;
@@ -32,59 +30,6 @@ struct vmoe_routing {
 
 namespace {
 
-// Returned when there is no memory for a status either; never freed.
-vmoe_status* out_of_memory() {
-  static auto& status = *new vmoe_status{VMOE_MEMORY_ERROR, "out of memory"};
-  return &status;
-}
-
-vmoe_status* make_status(vmoe_code code, const char* message) noexcept {
-  try {
-    return new vmoe_status{code, vmoe::sdk::one_line(message)};
-  } catch (...) {
-    return out_of_memory();
-  }
-}
-
-template <typename Call>
-vmoe_status* guarded(const Call& call) noexcept {
-  try {
-    call();
-    return nullptr;
-  } catch (const Error& error) {
-    return make_status(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return out_of_memory();
-  } catch (const std::exception& error) {
-    return make_status(VMOE_RUNTIME_ERROR, error.what());
-  } catch (...) {
-    return make_status(VMOE_RUNTIME_ERROR, "something unknown went wrong");
-  }
-}
-
-template <typename T>
-void check_pointer(const T* pointer, const char* name) {
-  if (pointer == nullptr) fail(VMOE_ARGUMENT_ERROR, name, " is a null pointer");
-}
-
-// A copy of a caller's struct, which may be of an earlier or a later version, as this version knows it: what an earlier
-// one doesn't have is zero. `least` is the size of the first version.
-template <typename Struct>
-Struct read_struct(const Struct* given, const char* name, size_t least = sizeof(Struct)) {
-  const size_t size = given->struct_size;
-  if (size < least) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
-  }
-  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (size > sizeof(Struct) + 4096 ||
-      (size > sizeof(Struct) && std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; }))) {
-    fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
-  }
-  Struct known{};
-  std::memcpy(&known, given, std::min(size, sizeof(Struct)));
-  return known;
-}
-
 vmoe_setting read_setting(const vmoe_setting* given) {
   if (given == nullptr) return VMOE_SETTING_INIT;
   const vmoe_setting setting = read_struct(given, "setting", offsetof(vmoe_setting, pool));
@@ -95,28 +40,10 @@ vmoe_setting read_setting(const vmoe_setting* given) {
   return setting;
 }
 
-// Fills what a caller's struct has room for. `least` is the size of its first version.
-template <typename Struct>
-void write_struct(Struct* target, Struct source, const char* name, size_t least = sizeof(Struct)) {
-  const size_t size = target->struct_size;
-  if (size < least) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
-  }
-  source.struct_size = size;
-  std::memcpy(target, &source, std::min(size, sizeof(Struct)));
-}
-
 // Null where there are none.
 template <typename T>
 const T* data_or_null(const std::vector<T>& values) {
   return values.empty() ? nullptr : values.data();
-}
-
-size_t check_index(int64_t index, size_t size, const char* what) {
-  if (index < 0 || static_cast<size_t>(index) >= size) {
-    fail(VMOE_ARGUMENT_ERROR, "there is no ", what, " ", index, "; there are ", size);
-  }
-  return static_cast<size_t>(index);
 }
 
 void write_profile(const Profile& profile, vmoe_profile* target, int64_t* capacity, size_t capacity_size) {
@@ -180,14 +107,6 @@ vmoe_info info_of(const Engine& engine) {
 }  // namespace
 
 extern "C" {
-
-vmoe_code vmoe_status_code(const vmoe_status* status) { return status == nullptr ? VMOE_OK : status->code; }
-
-const char* vmoe_status_message(const vmoe_status* status) { return status == nullptr ? "" : status->message.c_str(); }
-
-void vmoe_status_free(vmoe_status* status) {
-  if (status != out_of_memory()) delete status;
-}
 
 const char* vmoe_version(void) { return VMOE_VERSION; }
 

@@ -27,6 +27,10 @@ class ClassifyError(VmoeError, ValueError):
     """Classes that a bundle can't give: it puts out no logits, or the number asked for is none."""
 
 
+class ElasticError(VmoeError, ValueError):
+    """Levels or a latency target that no decision can keep to."""
+
+
 class BackendError(VmoeError, RuntimeError):
     """A backend that is not installed, or that failed while it loaded or ran the model."""
 

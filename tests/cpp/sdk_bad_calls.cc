@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "vmoe/elastic.h"
 #include "vmoe/engine.h"
 
 namespace {
@@ -26,6 +27,11 @@ struct Call {
   vmoe_load_options options = VMOE_LOAD_OPTIONS_INIT;
   std::string bundle;
   size_t room = 0;
+  vmoe_elastic* elastic = nullptr;
+  vmoe_elastic_options elastic_options = VMOE_ELASTIC_OPTIONS_INIT;
+  vmoe_elastic_level levels[2] = {{0.001, 0.001}, {0.001, 0.002}};
+  vmoe_elastic_seen seen = VMOE_ELASTIC_SEEN_INIT;
+  vmoe_elastic_decision decision = VMOE_ELASTIC_DECISION_INIT;
 
   vmoe_status* run() { return vmoe_engine_run(engine, &images, &setting, output.data(), room); }
   vmoe_status* route() {
@@ -36,6 +42,13 @@ struct Call {
   }
   vmoe_status* prepare() {
     return vmoe_engine_prepare_image(engine, &picture, pixels.data(), pixels.size() * sizeof(float));
+  }
+  vmoe_status* create_elastic(size_t num_levels) {
+    return vmoe_elastic_create(&elastic_options, levels, num_levels, &elastic);
+  }
+  vmoe_elastic* made_elastic() {
+    vmoe_status_free(create_elastic(2));
+    return elastic;
   }
   vmoe_status* load() {
     vmoe_engine* other = nullptr;
@@ -272,6 +285,38 @@ const std::map<std::string, Case>& cases() {
        }},
       {"a setting without a place for its profile",
        [](Call& c) { return vmoe_engine_setting(c.engine, &c.setting, nullptr, nullptr, 0); }},
+      {"elastic capacity without a place for it",
+       [](Call& c) { return vmoe_elastic_create(&c.elastic_options, c.levels, 2, nullptr); }},
+      {"elastic capacity without options", [](Call& c) { return vmoe_elastic_create(nullptr, c.levels, 2, &c.elastic); }},
+      {"elastic capacity without levels",
+       [](Call& c) { return vmoe_elastic_create(&c.elastic_options, nullptr, 2, &c.elastic); }},
+      {"elastic capacity of no levels", [](Call& c) { return c.create_elastic(0); }},
+      {"elastic capacity of no size",
+       [](Call& c) {
+         c.elastic_options.struct_size = 0;
+         return c.create_elastic(2);
+       }},
+      {"elastic capacity without a target",
+       [](Call& c) {
+         c.elastic_options.target = 0;
+         return c.create_elastic(2);
+       }},
+      {"elastic capacity at no time",
+       [](Call& c) {
+         c.elastic_options.time = std::nan("");
+         return c.create_elastic(2);
+       }},
+      {"a decision of nothing", [](Call& c) { return vmoe_elastic_decide(nullptr, &c.seen, &c.decision); }},
+      {"a decision on nothing", [](Call& c) { return vmoe_elastic_decide(c.made_elastic(), nullptr, &c.decision); }},
+      {"a decision without a place for it",
+       [](Call& c) { return vmoe_elastic_decide(c.made_elastic(), &c.seen, nullptr); }},
+      {"a decision on a queue of no size",
+       [](Call& c) {
+         c.seen.struct_size = 0;
+         return vmoe_elastic_decide(c.made_elastic(), &c.seen, &c.decision);
+       }},
+      {"a call of a level that is not there", [](Call& c) { return vmoe_elastic_served(c.made_elastic(), 2, 1, 1.0); }},
+      {"a call of no images", [](Call& c) { return vmoe_elastic_served(c.made_elastic(), 1, 0, 1.0); }},
   };
   return all;
 }
@@ -290,6 +335,7 @@ int main(int argc, char** argv) {
   const auto found = cases().find(argv[3]);
   if (found == cases().end()) return 2;
   Call call;
+  call.elastic_options.target = 0.1;
   call.bundle = argv[1];
   call.options.onnxruntime = argv[2];
   if (auto* status = vmoe_engine_load(argv[1], &call.options, &call.engine)) {
@@ -319,6 +365,7 @@ int main(int argc, char** argv) {
   call.picture.channels = info.channels;
   if (call.run() != nullptr || call.prepare() != nullptr) return 1;
   const int code = report(found->second(call));
+  vmoe_elastic_free(call.elastic);
   vmoe_engine_free(owned);
   return code;
 }

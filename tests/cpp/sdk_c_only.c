@@ -1,6 +1,7 @@
 /* The C header compiles as C, and the library answers from C: prints the version and what becomes of a bundle. */
 #include <stdio.h>
 
+#include "vmoe/elastic.h"
 #include "vmoe/engine.h"
 
 int main(int argc, char** argv) {

@@ -1,0 +1,101 @@
+// C++17 wrapper of elastic.h: header only, errors as values.
+//
+//   vmoe::ElasticPlan plan;
+//   plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the cheaper one first
+//   plan.target = 0.05;
+//   auto elastic = vmoe::Elastic::create(plan, now);
+//   if (!elastic) return fail(elastic.error().message);
+//   auto next = elastic->decide({now, waiting, oldest, arrived});
+//   engine.run(images, settings[next->level], ...);  // of next->images at most
+//   elastic->served(next->level, count, seconds);
+//
+// One object is used by one thread at a time.
+#ifndef VMOE_ELASTIC_HPP_
+#define VMOE_ELASTIC_HPP_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "vmoe/elastic.h"
+#include "vmoe/engine.hpp"
+
+namespace vmoe {
+
+// A setting whose calls take `fixed + each * images` seconds.
+using ElasticLevel = vmoe_elastic_level;
+
+// What the decisions keep to.
+struct ElasticPlan {
+  std::vector<ElasticLevel> levels;  // the cheapest first
+  double target = 0;                 // seconds from a request's arrival to its answer
+  int64_t most_images = 1;           // of a call; a multiple of `multiple`
+  int64_t multiple = 1;              // Info::batch_multiple
+};
+
+// What is known when a call is about to be made.
+struct ElasticSeen {
+  double time = 0;      // seconds, of a clock that never goes back
+  int64_t waiting = 0;  // images in the queue
+  double oldest = 0;    // seconds for which the first of them has waited
+  int64_t arrived = 0;  // images that came since the last decision
+};
+
+// What the next call is.
+struct ElasticDecision {
+  size_t level = 0;    // index among the levels
+  int64_t images = 0;  // the most that it takes
+  double load = 0;     // seconds of such calls that the images of one second need
+};
+
+class Elastic {
+ public:
+  // time: now. It starts at the highest level.
+  static Result<Elastic> create(const ElasticPlan& plan, double time) {
+    vmoe_elastic_options options = VMOE_ELASTIC_OPTIONS_INIT;
+    options.target = plan.target;
+    options.most_images = plan.most_images;
+    options.multiple = plan.multiple;
+    options.time = time;
+    vmoe_elastic* handle = nullptr;
+    static constexpr ElasticLevel kNone{};
+    const ElasticLevel* levels = plan.levels.empty() ? &kNone : plan.levels.data();
+    if (auto* status = vmoe_elastic_create(&options, levels, plan.levels.size(), &handle)) {
+      return internal::take(status);
+    }
+    return Elastic(handle);
+  }
+
+  Result<ElasticDecision> decide(const ElasticSeen& seen) {
+    vmoe_elastic_seen c = VMOE_ELASTIC_SEEN_INIT;
+    c.time = seen.time;
+    c.waiting = seen.waiting;
+    c.oldest = seen.oldest;
+    c.arrived = seen.arrived;
+    vmoe_elastic_decision next = VMOE_ELASTIC_DECISION_INIT;
+    if (auto* status = vmoe_elastic_decide(handle_.get(), &c, &next)) return internal::take(status);
+    return ElasticDecision{static_cast<size_t>(next.level), next.images, next.load};
+  }
+
+  // Learns what a call took. Returns the level.
+  Result<size_t> served(size_t level, int64_t images, double seconds) {
+    if (auto* status = vmoe_elastic_served(handle_.get(), static_cast<int64_t>(level), images, seconds)) {
+      return internal::take(status);
+    }
+    return level;
+  }
+
+ private:
+  struct Free {
+    void operator()(vmoe_elastic* elastic) const { vmoe_elastic_free(elastic); }
+  };
+
+  explicit Elastic(vmoe_elastic* handle) : handle_(handle) {}
+
+  std::unique_ptr<vmoe_elastic, Free> handle_;
+};
+
+}  // namespace vmoe
+
+#endif  // VMOE_ELASTIC_HPP_

@@ -1,0 +1,82 @@
+// What the C functions have in common: they check what C callers can get wrong, and turn what the library throws into a
+// status.
+#ifndef VMOE_SDK_C_STATUS_H_
+#define VMOE_SDK_C_STATUS_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <new>
+
+#include "sdk/error.h"
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+// Returned when there is no memory for a status either; never freed.
+vmoe_status* out_of_memory();
+
+vmoe_status* make_status(vmoe_code code, const char* message) noexcept;
+
+template <typename Call>
+vmoe_status* guarded(const Call& call) noexcept {
+  try {
+    call();
+    return nullptr;
+  } catch (const Error& error) {
+    return make_status(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  } catch (const std::exception& error) {
+    return make_status(VMOE_RUNTIME_ERROR, error.what());
+  } catch (...) {
+    return make_status(VMOE_RUNTIME_ERROR, "something unknown went wrong");
+  }
+}
+
+template <typename T>
+void check_pointer(const T* pointer, const char* name) {
+  if (pointer == nullptr) fail(VMOE_ARGUMENT_ERROR, name, " is a null pointer");
+}
+
+// A copy of a caller's struct, which may be of an earlier or a later version, as this version knows it: what an earlier
+// one doesn't have is zero. `least` is the size of the first version.
+template <typename Struct>
+Struct read_struct(const Struct* given, const char* name, size_t least = sizeof(Struct)) {
+  const size_t size = given->struct_size;
+  if (size < least) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
+  }
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  if (size > sizeof(Struct) + 4096 ||
+      (size > sizeof(Struct) && std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; }))) {
+    fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
+  }
+  Struct known{};
+  std::memcpy(&known, given, std::min(size, sizeof(Struct)));
+  return known;
+}
+
+// Fills what a caller's struct has room for. `least` is the size of its first version.
+template <typename Struct>
+void write_struct(Struct* target, Struct source, const char* name, size_t least = sizeof(Struct)) {
+  const size_t size = target->struct_size;
+  if (size < least) {
+    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
+  }
+  source.struct_size = size;
+  std::memcpy(target, &source, std::min(size, sizeof(Struct)));
+}
+
+inline size_t check_index(int64_t index, size_t size, const char* what) {
+  if (index < 0 || static_cast<size_t>(index) >= size) {
+    fail(VMOE_ARGUMENT_ERROR, "there is no ", what, " ", index, "; there are ", size);
+  }
+  return static_cast<size_t>(index);
+}
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_C_STATUS_H_

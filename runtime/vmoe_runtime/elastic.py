@@ -1,0 +1,256 @@
+"""Elastic capacity: which of several settings the next call runs with, so that answers keep to a latency target.
+
+`docs/elastic.md` derives the rules. They are plain double arithmetic, so that the C++ SDK decides the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vmoe_runtime.errors import ElasticError, shown
+
+GUARD = 0.75
+"""Share of the target that predictions may fill; the rest is for what they don't know."""
+FULL = 0.95
+"""Load above which a level is left for a lower one."""
+ROOM = 0.8
+"""Load up to which a level is taken."""
+MEMORY = 5
+"""Targets over which arrivals are averaged."""
+HOLD = 10
+"""Targets for which a higher level must have been affordable before it is taken."""
+_LEARNED = 1 / 8
+_DRIFT = 1 / 256
+_LEAST_SCALE, _MOST_SCALE = 1e-6, 1e6
+_MOST_LEVELS = 1024
+_MOST_IMAGES = 65536
+_LONGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Level:
+    """A setting and the time of its calls, which is `fixed + each * images` seconds.
+
+    Attributes:
+        profile: name of the setting.
+        fixed: seconds of a call besides those of its images, 0 or more.
+        each: seconds per image, more than 0.
+    """
+
+    profile: str
+    fixed: float
+    each: float
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """What the decisions keep to.
+
+    Attributes:
+        levels: the settings, the cheapest first; no decision leaves them.
+        target: seconds from a request's arrival to its answer.
+        most_images: the most images of a call, a multiple of `multiple`.
+        multiple: calls take a multiple of so many images.
+
+    Raises:
+        ElasticError: on construction, where that makes no sense.
+    """
+
+    levels: tuple[Level, ...]
+    target: float
+    most_images: int
+    multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.levels) <= _MOST_LEVELS:
+            raise ElasticError(f"there must be 1 to {_MOST_LEVELS} levels, not {len(self.levels)}")
+        if not (_is_number(self.target) and 0 < self.target <= _LONGEST):
+            raise ElasticError(f"target must be more than 0 and at most {_LONGEST:.0f} seconds, not {shown(self.target)}")
+        for name in ("multiple", "most_images"):
+            images = getattr(self, name)
+            if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= _MOST_IMAGES:
+                raise ElasticError(f"{name} must be a whole number from 1 to {_MOST_IMAGES}, not {shown(images)}")
+        if self.most_images % self.multiple:
+            raise ElasticError(f"most_images must be a multiple of {self.multiple}, not {self.most_images}")
+        for level in self.levels:
+            if not (_is_number(level.fixed) and 0 <= level.fixed <= _LONGEST):
+                raise ElasticError(f"{level.profile}: the fixed time must be 0 or more seconds, not {shown(level.fixed)}")
+            if not (_is_number(level.each) and 0 < level.each <= _LONGEST):
+                raise ElasticError(
+                    f"{level.profile}: the time per image must be more than 0 seconds, not {shown(level.each)}"
+                )
+        times = [level.fixed + level.each * self.most_images for level in self.levels]
+        for index in range(1, len(times)):
+            if times[index] <= times[index - 1]:
+                dearer, cheaper = self.levels[index].profile, self.levels[index - 1].profile
+                raise ElasticError(
+                    "levels must go from the cheapest to the dearest, and a full call of "
+                    f"{dearer} takes no longer than one of {cheaper}"
+                )
+
+    def start(self, time: float = 0.0) -> State:
+        """The state before the first decision: the highest level, nothing known of the load.
+
+        Args:
+            time: seconds of a clock that never goes back.
+        """
+        top = len(self.levels) - 1
+        return State(top, (1.0,) * len(self.levels), 0.0, 0.0, time - self.target, time, None)
+
+
+@dataclass(frozen=True)
+class State:
+    """What is remembered between decisions.
+
+    Attributes:
+        level: index of the level that the next call runs with.
+        scales: for each level what its calls took, over what its `fixed` and `each` say; 1 at first.
+        rate: images per second that arrive, on average.
+        arrived: images since the last decision that any time had gone by at.
+        began: a target before the start, as if nothing had arrived in it.
+        time: of that decision.
+        affordable_since: time from which on a higher level has been affordable; None where none is.
+    """
+
+    level: int
+    scales: tuple[float, ...]
+    rate: float
+    arrived: float
+    began: float
+    time: float
+    affordable_since: float | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known when a call is about to be made.
+
+    Attributes:
+        time: seconds, of the same clock as always.
+        waiting: images in the queue.
+        oldest: seconds for which the first of them has waited.
+        arrived: images that came since the last decision.
+    """
+
+    time: float
+    waiting: int
+    oldest: float
+    arrived: int
+
+
+def decide(plan: Elastic, state: State, seen: Seen) -> State:
+    """The state that the next call is made in: its `level`, and `images_per_call` of it.
+
+    Down at once and as far as needed, where the queue would not be served in time or the load is too much; up after
+    HOLD targets in which a higher level was affordable, and then as far as is affordable.
+    """
+    state = _with_arrivals(plan, state, seen)
+    level = state.level
+    while level > 0 and not (_in_time(plan, state, level, seen) and load(plan, state, level) <= FULL):
+        level -= 1
+    if level < state.level:
+        return replace(state, level=level, affordable_since=None)
+    best = level
+    while best + 1 < len(plan.levels) and _affordable(plan, state, best + 1, seen):
+        best += 1
+    if best == level:
+        return replace(state, affordable_since=None)
+    since = seen.time if state.affordable_since is None else state.affordable_since
+    if seen.time - since < HOLD * plan.target:
+        return replace(state, affordable_since=since)
+    return replace(state, level=best, affordable_since=None)
+
+
+def served(plan: Elastic, state: State, level: int, images: int, seconds: float) -> State:
+    """The state that knows what a call took.
+
+    Args:
+        plan: what the decisions keep to.
+        state: the last one.
+        level: that the call ran with.
+        images: of the call, 1 or more.
+        seconds: that it took; what is no positive number is ignored.
+    """
+    if not (0 < seconds < math.inf):
+        return state
+    old = state.scales[level]
+    ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
+    # One call that was held up says little.
+    new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
+    # What slowed this level down may have slowed down the others; and what held them up once may be over.
+    scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
+    scales[level] = new
+    return replace(state, scales=tuple(scales))
+
+
+def images_per_call(plan: Elastic, state: State, level: int) -> int:
+    """The most images that a call at a level takes: an image may wait for one such call before it is in the next one."""
+    at = plan.levels[level]
+    room = (plan.target * GUARD / (2 * state.scales[level]) - at.fixed) / at.each
+    if room >= plan.most_images:
+        return plan.most_images
+    return max(math.floor(room) // plan.multiple * plan.multiple, plan.multiple)
+
+
+def load(plan: Elastic, state: State, level: int) -> float:
+    """Seconds of calls at a level, as full as may be, that the images of one second need: from 1 on the queue grows."""
+    images = images_per_call(plan, state, level)
+    return state.rate * _seconds(plan, state, level, images) / images
+
+
+def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
+    arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
+    if not elapsed > 0:
+        return replace(state, arrived=arrived)
+    # At first the mean of what there was.
+    span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
+    rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
+    return replace(state, rate=rate, arrived=0.0, time=seen.time)
+
+
+def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
+    at = plan.levels[level]
+    return state.scales[level] * (at.fixed + at.each * images)
+
+
+def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
+    """Whether the first of the queue and its last are answered in time, if nothing changes."""
+    room = plan.target * GUARD
+    images = images_per_call(plan, state, level)
+    calls, rest = divmod(seen.waiting, images)
+    whole = calls * _seconds(plan, state, level, images)
+    last = whole + (_seconds(plan, state, level, rest) if rest else 0.0)
+    return last <= room and seen.oldest + _seconds(plan, state, level, min(seen.waiting, images)) <= room
+
+
+def _affordable(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
+    return load(plan, state, level) <= ROOM and _in_time(plan, state, level, seen)
+
+
+def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
+    """The level of a setting whose calls of some images took so many seconds, by least squares.
+
+    Args:
+        profile: name of the setting.
+        times: images and seconds of at least one call; calls of one size alone count as proportional to their images.
+
+    Raises:
+        ElasticError: there are no times, or they are no positive numbers.
+    """
+    if not times or not all(images > 0 and 0 < seconds < math.inf for images, seconds in times):
+        raise ElasticError(f"{profile}: a level needs the times of calls, which are positive numbers")
+    images_mean = sum(images for images, _ in times) / len(times)
+    seconds_mean = sum(seconds for _, seconds in times) / len(times)
+    spread = sum((images - images_mean) ** 2 for images, _ in times)
+    together = sum((images - images_mean) * (seconds - seconds_mean) for images, seconds in times)
+    each = together / spread if spread else 0.0
+    fixed = seconds_mean - each * images_mean
+    if each <= 0 or fixed < 0:
+        return Level(profile, 0.0, seconds_mean / images_mean)
+    return Level(profile, fixed, each)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

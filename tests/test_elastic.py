@@ -1,0 +1,261 @@
+"""Elastic capacity: simulated traces stay in their bounds, settle, keep to the target, and C++ decides the same."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sdk_build
+from elastic_simulation import Trace, at_random, capacity_of, evenly, random_plan, simulate
+
+from vmoe_runtime.elastic import (
+    FULL,
+    ROOM,
+    Elastic,
+    Level,
+    Seen,
+    State,
+    decide,
+    fitted_level,
+    images_per_call,
+    load,
+    served,
+)
+from vmoe_runtime.errors import ElasticError
+
+TRACES = 1000
+SETTLED = 40
+"""Targets after a step of the load, from which on the level stays."""
+
+LEVELS = tuple(Level(f"level {index}", 0.001, 0.001 * 1.4**index) for index in range(5))
+PLAN = Elastic(LEVELS, target=0.1, most_images=32)
+
+
+def uneven(plan: Elastic, seed: int) -> Trace:
+    """Poisson arrivals at rates that jump, calls that take longer or shorter than the plan says, and some that hang."""
+    source = random.Random(seed)
+    lowest, time = capacity_of(plan, 0), min(4 * plan.target, 200 / capacity_of(plan, 0))
+    arrivals = at_random([(lowest * source.uniform(0.01, 1.3), time * source.uniform(0.2, 2)) for _ in range(8)], seed)
+    slow = [source.uniform(0.5, 2) for _ in plan.levels]
+
+    def seconds(_: float, level: int, images: int) -> float:
+        at = plan.levels[level]
+        stalled = 20 if source.random() < 0.01 else 1
+        return (at.fixed + at.each * images) * slow[level] * source.uniform(0.9, 1.3) * stalled
+
+    return simulate(plan, arrivals or [0.0], seconds)
+
+
+@functools.cache
+def traces() -> list[tuple[Elastic, Trace]]:
+    found = []
+    for seed in range(TRACES):
+        plan = random_plan(random.Random(seed))
+        found.append((plan, uneven(plan, seed)))
+    return found
+
+
+def test_no_trace_leaves_its_bounds() -> None:
+    changes = 0
+    for plan, trace in traces():
+        changes += len(trace.changes)
+        for kind, what, state in trace.events:
+            assert 0 <= state.level < len(plan.levels)
+            assert state.rate >= 0 and all(0 < scale < math.inf for scale in state.scales)
+            images = images_per_call(plan, state, state.level)
+            assert plan.multiple <= images <= plan.most_images and images % plan.multiple == 0
+            if kind == "served":
+                assert isinstance(what, tuple) and 1 <= what[1] <= plan.most_images
+    assert changes > TRACES
+
+
+def bits(value: float) -> str:
+    return float(value).hex()
+
+
+def spoken(plan: Elastic, trace: Trace) -> list[tuple[str, str]]:
+    """A trace as lines for sdk_elastic, each with the answer that Python gives."""
+    levels = " ".join(f"{bits(level.fixed)} {bits(level.each)}" for level in plan.levels)
+    lines = [
+        (f"plan {bits(plan.target)} {bits(0)} {plan.most_images} {plan.multiple} {len(plan.levels)} {levels}", "ok"),
+    ]
+    for _, what, state in trace.events:
+        if isinstance(what, Seen):
+            line = f"decide {bits(what.time)} {bits(what.oldest)} {what.waiting} {what.arrived}"
+            answer = f"{state.level} {images_per_call(plan, state, state.level)} {bits(load(plan, state, state.level))}"
+        else:
+            level, images, seconds = what  # type: ignore[misc]
+            line, answer = f"served {level} {images} {bits(seconds)}", "ok"
+        lines.append((line, answer))
+    return lines
+
+
+@functools.cache
+def program() -> Path:
+    return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_elastic") / "sdk_elastic"
+
+
+def told(lines: list[str]) -> list[str]:
+    done = sdk_build.run(program(), text="".join(f"{line}\n" for line in lines))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_python_and_cpp_decide_the_same_on_every_trace() -> None:
+    lines = [line for plan, trace in traces() for line in spoken(plan, trace)]
+    answers = told([line for line, _ in lines])
+    assert len(answers) == len(lines) > 100 * TRACES
+    for (line, expected), answer in zip(lines, answers, strict=True):
+        if answer != expected:
+            level, images, at = answer.split()
+            assert [level, images, bits(float.fromhex(at))] == expected.split(), line
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
+    tried = 0
+    for seed in range(part, 400, 10):
+        source = random.Random(seed)
+        plan = random_plan(source)
+        rates = [source.uniform(0.05, 0.9) * capacity_of(plan, 0) for _ in range(2)]
+        step = 60 * plan.target
+        if (rates[0] + rates[1]) * step > 10_000:
+            continue
+        tried += 1
+        trace = simulate(plan, evenly([(rates[0], step), (rates[1], step)]))
+        changes = [((time - step) / plan.target, new - old) for time, old, new in trace.changes if time >= step]
+        assert all(after < SETTLED for after, _ in changes), (seed, changes)
+        directions = [by > 0 for _, by in changes]
+        assert directions == sorted(directions), (seed, "it fell after it rose", changes)
+        assert trace.in_time(plan.target) > 0.97, (seed, trace.in_time(plan.target))
+        # It stays at the highest level that has room, or where it would not leave for want of room.
+        loads = [rates[1] / capacity_of(plan, level) for level in range(len(plan.levels))]
+        _, last = trace.decisions[-1]
+        assert last == 0 or loads[last] <= FULL * 1.05, (seed, last, loads)
+        assert last + 1 == len(loads) or loads[last + 1] > ROOM * 0.9, (seed, last, loads)
+    assert tried > 15
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_it_keeps_to_the_target_where_the_highest_level_alone_misses_it(share: float) -> None:
+    arrivals = at_random([(share * capacity_of(PLAN, 0), 30.0)], seed=1)
+    elastic, high = simulate(PLAN, arrivals), simulate(PLAN, arrivals, fixed=4)
+    assert elastic.in_time(PLAN.target) > 0.99
+    assert high.in_time(PLAN.target) < 0.1
+
+
+def test_without_load_everything_is_served_at_the_highest_level() -> None:
+    trace = simulate(PLAN, evenly([(0.3 * capacity_of(PLAN, 4), 10.0)]))
+    assert set(trace.levels) == {4}
+
+
+def test_a_machine_that_is_slowed_down_is_noticed_and_its_recovery_too() -> None:
+    def seconds(time: float, level: int, images: int) -> float:
+        return (LEVELS[level].fixed + LEVELS[level].each * images) * (3 if 10 < time < 20 else 1)
+
+    trace = simulate(PLAN, evenly([(0.6 * capacity_of(PLAN, 4), 40.0)]), seconds)
+    at = dict(trace.decisions)
+    assert {level for time, level in at.items() if time < 10} == {4}
+    assert max(level for time, level in at.items() if 11 < time < 20) < 4
+    assert {level for time, level in at.items() if time > 30} == {4}
+    assert trace.in_time(PLAN.target) > 0.98
+
+
+def test_one_level_is_never_left() -> None:
+    plan = Elastic(LEVELS[:1], 0.1, 8)
+    assert set(simulate(plan, at_random([(2000.0, 0.5)], 3)).levels) == {0}
+
+
+def test_a_call_takes_no_more_images_than_leave_time_for_the_one_after_it() -> None:
+    state = PLAN.start()
+    for level, at in enumerate(LEVELS):
+        images = images_per_call(PLAN, state, level)
+        assert (
+            2 * (at.fixed + at.each * images) <= 0.75 * PLAN.target < 2 * (at.fixed + at.each * (images + 1)) or images == 32
+        )
+    tight = Elastic(LEVELS, 0.0001, 32, 4)
+    assert images_per_call(tight, tight.start(), 0) == 4
+
+
+def test_decisions_at_one_time_count_all_arrivals() -> None:
+    parts, whole = PLAN.start(), PLAN.start()
+    for arrived in (3, 4):
+        parts = decide(PLAN, parts, Seen(0.0, 1, 0.0, arrived))
+    parts = decide(PLAN, parts, Seen(0.1, 1, 0.0, 5))
+    assert parts == decide(PLAN, whole, Seen(0.1, 1, 0.0, 12))
+
+
+def test_times_that_are_none_teach_nothing() -> None:
+    state = PLAN.start()
+    for seconds in (0.0, -1.0, math.nan, math.inf):
+        assert served(PLAN, state, 2, 1, seconds) is state
+    for seconds in (5e-324, 1e308):
+        learned: State = state
+        for _ in range(3000):
+            learned = served(PLAN, learned, 2, 1, seconds)
+        assert all(1e-6 <= scale <= 1e6 for scale in learned.scales)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"levels": ()}, "there must be 1 to 1024 levels, not 0"),
+    ({"levels": LEVELS * 300}, "there must be 1 to 1024 levels, not 15"),
+    ({"levels": LEVELS[::-1]}, "levels must go from the cheapest to the dearest, and a full call of level"),
+    ({"levels": (LEVELS[0], LEVELS[0])}, "takes no longer than one of level 0"),
+    ({"levels": (Level("x", -1.0, 1.0),)}, "the fixed time must be 0 or more seconds"),
+    ({"levels": (Level("x", math.nan, 1.0),)}, "the fixed time must be 0 or more seconds"),
+    ({"levels": (Level("x", 0.0, 0.0),)}, "more"),
+    ({"levels": (Level("x", 0.0, math.inf),)}, "more"),
+    ({"target": 0.0}, "target must be more than 0"),
+    ({"target": -1.0}, "target must be more than 0"),
+    ({"target": math.nan}, "target must be more than 0"),
+    ({"target": 2e6}, "target must be more than 0"),
+    ({"most_images": 0}, "from 1 to 65536"),
+    ({"most_images": 65537}, "from 1 to 65536"),
+    ({"multiple": 0}, "from 1 to 65536"),
+    ({"multiple": 5}, "most_images must be a multiple of 5, not 32"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG)
+def test_a_plan_that_makes_no_sense_is_one_sentence_in_both(changes: dict[str, Any], said: str) -> None:
+    given = {"levels": LEVELS, "target": 0.1, "most_images": 32, "multiple": 1} | changes
+    with pytest.raises(ElasticError) as refused:
+        Elastic(**given)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    levels = " ".join(f"{bits(level.fixed)} {bits(level.each)}" for level in given["levels"])
+    numbers = f"{given['most_images']} {given['multiple']} {len(given['levels'])}"
+    (answer,) = told([f"plan {bits(given['target'])} {bits(0)} {numbers} {levels}"])
+    assert answer.startswith("error 1 ") and said in answer
+
+
+def test_cpp_refuses_what_no_queue_is() -> None:
+    plan = f"plan {bits(0.1)} {bits(0)} 8 1 1 {bits(0.001)} {bits(0.001)}"
+    wrong = [
+        "decide nan 0 1 1",
+        "decide inf 0 1 1",
+        "decide 1 -1 1 1",
+        "decide 1 nan 1 1",
+        "decide 1 0 -1 1",
+        "decide 1 0 1 -1",
+    ]
+    wrong += ["served 1 1 1", "served -1 1 1", "served 0 0 1"]
+    answers = told([plan, *wrong, "decide 1 0 1 1"])
+    assert answers[0] == "ok" and all(answer.startswith("error 1 ") for answer in answers[1:-1])
+    assert answers[-1].startswith("0 8 ")
+
+
+def test_a_level_is_fitted_to_the_times_of_calls() -> None:
+    level = fitted_level("c1-k1", [(1, 0.003), (1, 0.003), (11, 0.013)])
+    assert level.profile == "c1-k1"
+    assert level.fixed == pytest.approx(0.002) and level.each == pytest.approx(0.001)
+    assert fitted_level("x", [(4, 0.008)]) == Level("x", 0.0, 0.002)
+    # A larger call that was faster, or one that was far too slow, says nothing of a fixed time.
+    assert fitted_level("x", [(1, 0.004), (3, 0.002)]) == Level("x", 0.0, 0.0015)
+    assert fitted_level("x", [(1, 0.001), (2, 0.005)]).fixed == 0.0
+    for times in ([], [(0, 1.0)], [(1, 0.0)], [(1, math.nan)]):
+        with pytest.raises(ElasticError, match="x: a level needs the times of calls"):
+            fitted_level("x", times)
