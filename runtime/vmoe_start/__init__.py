@@ -10,8 +10,8 @@ from importlib import import_module
 def start(program: str, module: str) -> int:
     """Imports a command and runs it; Ctrl-C while it is imported ends the process in one sentence, as it does later.
 
-    Imports take a while, and some packages turn an exception on the way into one of their own. Where the process has a handler
-    of its own for SIGINT, it is left alone.
+    Imports take a while, and some packages turn an exception on the way into one of their own. Where the process has a
+    handler of its own for SIGINT, it is left alone.
 
     Args:
         program: name of the command.
