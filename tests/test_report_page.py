@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Page, open_browser
 from check_report_page import AXE, WIDTHS, look, state
+from large_reports import large_report
 from test_bench import QUICK
 from test_report import HOSTILE, data_of
 
 from vmoe_export import export_bundle
 from vmoe_report import cli
+from vmoe_report.colours import heat_colour
+from vmoe_report.page import render_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
@@ -94,3 +98,75 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> Non
     browser.run("document.getElementById('tint').click()")
     seen = browser.run("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]")
     assert seen > 0 and browser.problems == []
+
+
+def turn(browser: Page, step: int) -> None:
+    """Moves the slider."""
+    browser.run(
+        f"(slider => {{ slider.value = {step}; slider.dispatchEvent(new Event('input')); }})(document.getElementById('ratio'))"
+    )
+
+
+def test_gates_follow_the_slider(page: Path, browser: Page) -> None:
+    settings = data_of(page.read_text(encoding="utf-8"))
+    browser.open(page.as_uri(), 1440, 900)
+    seen = []
+    for step in (0, 4):
+        turn(browser, step)
+        layers = settings["curves"][settings["kind"]][step]["layers"]
+        titles = browser.run("[...document.querySelectorAll('#gates svg')].map(one => [...one.querySelectorAll('title')]"
+                             ".map(title => title.textContent.match(/[0-9.]+(?=\u00a0%)/g).map(Number)))")  # fmt: skip
+        shares = np.array([layer["gates"] for layer in layers], float)
+        shares /= shares.sum(axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(np.array(titles), 100 * shares.transpose(0, 2, 1), atol=0.0051)
+        heights = browser.run("[...document.querySelectorAll('#gates svg')].map(one => [...one.querySelectorAll('g')]"
+                              ".map(bar => [...bar.querySelectorAll('rect')].reduce((sum, part) => sum + +part.getAttribute('height'), 0)))")  # fmt: skip
+        of_all = shares.sum(axis=1)
+        np.testing.assert_allclose(np.array(heights) / np.max(heights), of_all / of_all.max(), atol=1e-6)
+        rows = browser.run(
+            "[...document.querySelectorAll('#gate-rows tr')].map(row => [...row.querySelectorAll('td')].map(cell => +cell.textContent.replaceAll(',', '')))"
+        )
+        assert rows == np.array(layers[0]["gates"]).T.tolist()
+        seen.append(titles)
+    assert seen[0] != seen[1]
+
+
+def test_classes_follow_the_slider(page: Path, browser: Page) -> None:
+    settings = data_of(page.read_text(encoding="utf-8"))
+    found, experts = settings["classMap"], settings["experts"]
+    browser.open(page.as_uri(), 1440, 900)
+    seen = []
+    for step, layer in ((0, 4), (4, 4), (4, 1)):
+        turn(browser, step)
+        browser.run(f"(list => {{ list.value = '{layer}'; list.dispatchEvent(new Event('change')); }})"
+                    "(document.getElementById('map-layer'))")  # fmt: skip
+        raw = np.frombuffer(base64.b64decode(settings["curves"][settings["kind"]][step]["classes"]), "<u2")
+        weights = raw.reshape(5, len(found["classes"]), experts)[layer] / 10_000
+        rows = browser.run(
+            "[...document.querySelectorAll('#map-rows tr')].map(row => [...row.children].map(cell => cell.textContent))"
+        )
+        assert [row[0] for row in rows] == found["classes"]
+        np.testing.assert_allclose(np.array([row[1:] for row in rows], float), weights * 100, atol=0.501)
+        favourites = browser.run("[...document.querySelectorAll('#favourites td')].map(cell => cell.textContent)")
+        heaviest = [found["classes"][column.argmax()] if column.any() else "none" for column in weights.T]
+        assert all(said.startswith(name) for said, name in zip(favourites, heaviest, strict=True))
+        seen.append(rows)
+    assert seen[0] != seen[1] != seen[2]
+    assert browser.problems == []
+
+
+def test_a_map_of_many_classes_is_a_picture_sorted_by_expert(browser: Page, tmp_path: Path) -> None:
+    html = render_page(large_report(classes=300, experts=16, layers=3, samples=2))
+    (tmp_path / "large.html").write_text(html, encoding="utf-8")
+    assert look(browser, tmp_path / "large.html", 390) == []
+    settings = data_of(html)
+    turn(browser, 5)
+    pixels = browser.run("""(picture => [...picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data])
+      (document.getElementById('map-picture'))""")
+    painted = np.array(pixels).reshape(300, 16, 4)[..., :3]
+    raw = np.frombuffer(base64.b64decode(settings["curves"]["bpr"][5]["classes"]), "<u2").reshape(3, 300, 16)[2]
+    order = np.lexsort((-raw.max(axis=1), raw.argmax(axis=1)))
+    heats = raw[order] / 10_000 / settings["classMap"]["largest"][2]
+    expected = [[list(bytes.fromhex(heat_colour(round(heat * 100) / 100)[1:])) for heat in row] for row in heats]
+    # A heat that lies between two colours may be either.
+    assert np.abs(painted - np.array(expected)).max() <= 3

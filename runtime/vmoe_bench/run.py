@@ -66,7 +66,9 @@ def measure(
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
     answers = [Answers() for _ in points] if cascades else []
-    watching = [[*answers[place : place + 1], *observers[place : place + 1]] for place in range(len(points))]
+    watching: list[list[Observe]] = [
+        [*answers[place : place + 1], *observers[place : place + 1]] for place in range(len(points))
+    ]
     qualities: list[Quality] = []
     pairs: list[CascadePoint] = []
     of_pairs: list[tuple[Quality, float]] = []

@@ -94,10 +94,10 @@ def collect(arguments: Arguments, command: str, progress: Progress) -> Report:
 def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
     manifest = plan.engines[0].engine.manifest
     has_logits = manifest.output == "logits"
-    room = _room(plan)
+    room = _room(plan, arguments.samples)
     source = open_images(arguments.images, manifest.class_names, manifest.outputs if has_logits else None, arguments.labels)
     available = min(images_assessed(point, source) for point in plan.points)
-    samples = choose_samples(source.labels, available, min(arguments.samples, room.samples))
+    samples = choose_samples(source.labels, available, room.samples)
     experts = manifest.rules.num_experts if manifest.rules else None
     classes = manifest.outputs if source.labels is not None else None
     observers = [
@@ -118,12 +118,12 @@ def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
     return _Measured(plan, source, room, tuple(samples), tuple(points), tuple(two_steps), seen, recommended, start)
 
 
-def _room(plan: Plan) -> Room:
+def _room(plan: Plan, samples: int) -> Room:
     manifest = plan.engines[0].engine.manifest
     layout = TokenLayout.of(manifest)
     patches = 0 if layout is None else layout.rows * layout.columns
     experts = manifest.rules.num_experts if manifest.rules else 0
-    return room_of(len(plan.points), len(plan.own), len(manifest.moe_layers), experts, patches)
+    return room_of(len(plan.points), len(plan.own), len(manifest.moe_layers), experts, patches, samples)
 
 
 def _may_take_two_steps(manifest: Manifest, source: ImageSource) -> bool:
@@ -230,7 +230,7 @@ def _notes(measured: _Measured, samples: int) -> tuple[str, ...]:
     elif measured.source.labels is None:
         why = f": {measured.source.note}" if measured.source.note else ""
         notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
-    if measured.seen[measured.start].patches is None:
+    if measured.samples and measured.seen[measured.start].patches is None:
         notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
     if measured.room.samples < min(samples, len(measured.source)):
         shown = len(measured.samples)

@@ -21,7 +21,7 @@ _BIN = 16  # gates of kept and of dropped pairs
 _PICTURE = 60_000
 _ANSWER = 60
 _NAME = 100
-_SHARE_OF_SAMPLES = 0.6
+_SHARE_OF_SAMPLES = 0.6  # of what there is beside the numbers, at most
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Room:
     """How many of what takes most there is room for.
 
     Attributes:
-        samples: sample images with their patches at all settings.
-        classes: classes with their experts at all settings.
+        samples: sample images with their patches at all settings, as far as they were asked for.
+        classes: classes with their experts at all settings, in what the samples leave.
     """
 
     samples: int
     classes: int
 
 
-def room_of(points: int, settings: int, layers: int, experts: int, patches: int) -> Room:
+def room_of(points: int, settings: int, layers: int, experts: int, patches: int, samples: int) -> Room:
     """What a page has room for beside the numbers of its settings.
 
     Args:
@@ -46,13 +46,14 @@ def room_of(points: int, settings: int, layers: int, experts: int, patches: int)
         layers: MoE layers.
         experts: of each of them.
         patches: of an image; 0 where they aren't shown.
+        samples: images that were asked for.
 
     Raises:
         UsageError: there is no room for the numbers alone.
 
     Example:
-        >>> room_of(points=24, settings=24, layers=24, experts=32, patches=196)
-        Room(samples=10, classes=33)
+        >>> room_of(points=8, settings=8, layers=24, experts=32, patches=196, samples=12)
+        Room(samples=12, classes=200)
     """
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - settings * layers * (experts * _EXPERT + BINS * _BIN)
     if left < 0:
@@ -62,7 +63,8 @@ def room_of(points: int, settings: int, layers: int, experts: int, patches: int)
         )
     sample = _PICTURE + settings * (_ANSWER + _base64(layers * patches * patch_bytes(experts)))
     of_class = _NAME + settings * _base64(layers * experts * CLASS_BYTES)
-    return Room(int(left * _SHARE_OF_SAMPLES / sample), int(left * (1 - _SHARE_OF_SAMPLES) / of_class))
+    shown = min(samples, int(left * _SHARE_OF_SAMPLES / sample))
+    return Room(shown, int((left - shown * sample) / of_class))
 
 
 def patch_bytes(experts: int) -> int:
