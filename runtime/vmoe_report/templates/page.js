@@ -139,7 +139,7 @@
     const svg = drawn("svg", { viewBox: "0 0 200 124", role: "img" });
     const commonest = kept.reduce((best, _, bin) => (kept[bin] + dropped[bin] > kept[best] + dropped[best] ? bin : best), 0);
     const share = percent((kept[commonest] + dropped[commonest]) / total);
-    svg.setAttribute("aria-label", `Gates in ${name}: ${percent(sum(kept) / total)} of the pairs are kept; most gates, ${share}, are ${binOf(commonest, kept.length)}`);
+    svg.setAttribute("aria-label", `Gates in ${name}: ${percent(sum(kept) / total)} of the pairs are kept; the commonest gates, ${share}, are ${binOf(commonest, kept.length)}`);
     kept.forEach((count, bin) => {
       const [of, off] = [count, dropped[bin]].map((pairs) => pairs / total);
       const bar = drawn("g");
@@ -186,7 +186,7 @@
     const { classes, images, largest } = data.classMap;
     const layer = Number(byId("map-layer").value);
     const weights = now ? weightsOf(now, layer) : [];
-    const heatOf = (weight) => data.heats[Math.round((largest[layer] ? weight / largest[layer] : 0) * (data.heats.length - 1))];
+    const heatOf = (weight) => data.heats[Math.round(Math.min(weight / (largest[layer] || 1), 1) * (data.heats.length - 1))];
     byId("map-largest").textContent = largest[layer].toFixed(2);
     byId("map-rows")?.replaceChildren(
       ...weights.map((row, place) => {
