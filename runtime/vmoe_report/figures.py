@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vmoe_bench.report import PointReport
@@ -96,7 +96,7 @@ def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
     def milliseconds(point: PointReport) -> float | None:
         return None if point.images_per_second is None else 1000 / point.images_per_second
 
-    caption = "Up and to the left is better."
+    caption = _caption(report)
     if report.labelled:
         caption += " A ring marks the Pareto front: nothing else is as fast and as accurate."
     lines = _lines(report, milliseconds, value, ringed=True)
@@ -104,11 +104,13 @@ def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
 
 
 def _over_compute(report: Report, title: str, axis: Axis, value: Value) -> Chart:
-    caption = "Up and to the left is better."
-    if report.cascades:
-        caption += " Two steps count those of both."
     lines = _lines(report, _mega_flops, value)
-    return Chart("over-compute", f"{title} over compute", caption, Axis("MFLOP per image"), axis, lines)
+    return Chart("over-compute", f"{title} over compute", _caption(report), Axis("MFLOP per image"), axis, lines)
+
+
+def _caption(report: Report) -> str:
+    better = "Up and to the left is better."
+    return f"{better} Of two steps those are drawn that no other two steps beat." if report.cascades else better
 
 
 def _mega_flops(point: PointReport) -> float | None:
@@ -118,7 +120,7 @@ def _mega_flops(point: PointReport) -> float | None:
 def _lines(
     report: Report, across: Callable[[PointReport], float | None], up: Value, *, ringed: bool = False
 ) -> tuple[Line, ...]:
-    """Everything that was measured: curves, two steps, and what has no capacity; lines without dots are left out."""
+    """Curves, two steps, and what has no capacity; lines without dots are left out."""
     lines = [_line(report, curve, lambda place: across(report.points[place]), up, ringed=ringed) for curve in report.curves]
     for look, cascades in _two_steps(report):
         dots = [
@@ -126,7 +128,7 @@ def _lines(
             for cascade in cascades
             if (x := across(cascade)) is not None and cascade.top1 is not None
         ]
-        lines.append(replace(look, dots=tuple(sorted(dots, key=lambda dot: dot.x))))
+        lines.append(replace(look, dots=_unbeaten(dots)))
     for place in report.others:
         point = report.points[place]
         x, y = across(point), up(place, point)
@@ -134,6 +136,15 @@ def _lines(
             dot = Dot(x, y, None, f"{point.bundle}, no capacity", ringed and bool(point.pareto))
             lines.append(Line(point.bundle, f"colour{_bundle(report, point) % 6} dash3", 0, (dot,)))
     return tuple(line for line in lines if line.dots)
+
+
+def _unbeaten(dots: Iterable[Dot]) -> tuple[Dot, ...]:
+    """Those without another one that is as far to the left and as high."""
+    kept: list[Dot] = []
+    for dot in sorted(dots, key=lambda dot: (dot.x, -dot.y)):
+        if not kept or dot.y > kept[-1].y:
+            kept.append(dot)
+    return tuple(kept)
 
 
 def _two_steps(report: Report) -> list[tuple[Line, list[PointReport]]]:

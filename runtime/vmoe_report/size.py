@@ -53,7 +53,7 @@ def room_of(points: int, settings: int, layers: int, experts: int, patches: int,
 
     Example:
         >>> room_of(points=8, settings=8, layers=24, experts=32, patches=196, samples=12)
-        Room(samples=12, classes=200)
+        Room(samples=12, classes=201)
     """
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - settings * layers * (experts * _EXPERT + BINS * _BIN)
     if left < 0:
