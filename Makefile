@@ -101,7 +101,7 @@ report-pictures: $(NATIVE)
 # With it, tests/test_report_page.py and tests/check_report_page.py look for faults of access, too.
 check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
-	$(BIN)/python -m pytest tests/test_report.py tests/test_report_faults.py tests/test_report_page.py
+	$(BIN)/python -m pytest tests/test_report.py tests/test_report_faults.py tests/test_report_size.py tests/test_report_page.py
 
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages

@@ -113,7 +113,7 @@ def open_browser() -> Iterator[Page]:
     """A browser of its own, that ends with the block."""
     assert CHROMIUM
     (read_end, to_browser), (from_browser, write_end) = os.pipe(), os.pipe()
-    with TemporaryDirectory() as profile:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
 
         def hand_over() -> None:
             # The browser reads from 3 and writes to 4; neither may be overwritten before it is copied.

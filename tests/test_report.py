@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 import shutil
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from test_bench import QUICK
 from test_sweep import point
 
@@ -23,10 +21,7 @@ from vmoe_export import export_bundle
 from vmoe_report import cli
 from vmoe_report.charts import Axis, Chart, Dot, Line, drawing
 from vmoe_report.colours import contrast, heat_colour, text_on
-from vmoe_report.contents import ClassMap
-from vmoe_report.findings import find_fall, find_two_steps
-from vmoe_report.observer import Answers
-from vmoe_report.page import class_maps
+from vmoe_report.findings import find_fall
 from vmoe_runtime import Engine
 
 BUNDLES = Path(__file__).parent / "data" / "bundles"
@@ -117,6 +112,13 @@ def test_accuracy_kept_pairs_and_flops_are_those_of_vmoe_bench(
     assert {(setting["profile"], setting["top1"], setting["kept"]) for setting in shown} == {
         (one["profile"], one["top1"], one["kept_pairs"]) for one in own
     }
+    gates = {
+        report["points"][setting["point"]]["profile"]: [
+            [layer["gates_kept"], layer["gates_dropped"]] for layer in setting["layers"]
+        ]
+        for setting in report["settings"]
+    }
+    assert all([layer["gates"] for layer in setting["layers"]] == gates[setting["profile"]] for setting in shown)
 
 
 def test_patches_loads_answers_and_classes_are_those_of_the_engine(
@@ -126,7 +128,7 @@ def test_patches_loads_answers_and_classes_are_those_of_the_engine(
     labels = mnist_images["labels"][:256]
     samples = [sample["place"] for sample in report["samples"]]
     assert len(samples) == 12 and len(set(labels[samples])) == 10
-    checked = 0
+    checked, largest = 0, [0.0] * 5
     with Engine.load(mnist_image_bundle) as engine:
         for setting in report["settings"]:
             profile = report["points"][setting["point"]]["profile"]
@@ -139,11 +141,26 @@ def test_patches_loads_answers_and_classes_are_those_of_the_engine(
                 np.testing.assert_array_equal(raw[index], np.where(kept, expert + 1, 0))
                 counts = np.bincount(layer.expert[layer.kept], minlength=8)
                 np.testing.assert_allclose(setting["layers"][index]["load"], counts / counts.sum(), atol=5e-5)
+                edges = np.arange(21) / 20
+                for gates, told in ((layer.weight[layer.kept], "kept"), (layer.weight[~layer.kept], "dropped")):
+                    in_bin = (gates >= edges[:-1, None]) & ((gates < edges[1:, None]) | (edges[1:, None] == 1))
+                    assert setting["layers"][index][f"gates_{told}"] == in_bin.sum(axis=1).tolist()
+                weights = np.zeros((10, 8))
+                np.add.at(
+                    weights,
+                    (np.broadcast_to(labels[:, None, None], layer.kept.shape)[layer.kept], layer.expert[layer.kept]),
+                    layer.weight[layer.kept],
+                )
+                weights /= 50 * np.bincount(labels)[:, None]
+                of_classes = np.frombuffer(base64.b64decode(setting["classes"]), "<u2").reshape(5, 10, 8)
+                np.testing.assert_allclose(of_classes[index] / 10_000, weights, atol=5.1e-5)
+                largest[index] = max(largest[index], weights.max())
                 checked += 1
     assert checked == 9 * 5
     found = report["class_map"]
     assert found["classes"] == [f"class {digit}" for digit in range(10)]
-    assert found["images"] == np.bincount(labels).tolist()
+    assert found["images"] == np.bincount(labels).tolist() and found["followed"] == list(range(10))
+    np.testing.assert_allclose(found["largest"], largest, atol=5.1e-5)
 
 
 def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[str, dict[str, Any], list[str]]) -> None:
@@ -172,25 +189,107 @@ def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
     assert find_fall([replace(one, top1=None) for one in points], range(6), 0.01) is None
 
 
-def test_two_steps_send_on_the_least_sure_images() -> None:
-    labels = np.array([0, 1, 2, 3])
-    low = Answers(np.array([0, 9, 2, 9]), np.array([0.9, 0.1, 0.8, 0.2]), np.array([]))
-    high = Answers(labels, np.ones(4), np.array([]))
-    points = [point("low", 0.5, 10, 1_000), point("high", 1.0, 5, 10_000)]
-    found = find_two_steps(points, [low, high], [0, 1], labels)
-    assert found is not None
-    assert (found.shares[found.enough], found.top1[found.enough]) == (0.5, 1.0)
-    assert found.flops_per_image[found.enough] == 1_000 + 0.5 * 10_000
-    assert found.top1[found.shares.index(0.25)] == 0.75
-    assert find_two_steps(points, [low, high], [0, 1], None) is None
-    assert find_two_steps(points, [high, low], [1], labels) is None
+def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """The smallest margin from which on the two steps are right as often as the second alone; who is right is bool[N]."""
+    found = 2.0
+    for margin in sorted({0.0, *margins.tolist(), 2.0}, reverse=True):
+        if np.count_nonzero(np.where(margins < margin, high, low)) < np.count_nonzero(high):
+            break
+        found = margin
+    return found
+
+
+def test_two_steps_are_tried_on_images_that_their_margin_was_not_calibrated_on(
+    made: tuple[str, dict[str, Any], list[str]], mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    report = made[1]
+    images, labels = mnist_images["images"][:256], mnist_images["labels"][:256]
+    points = {one["profile"]: one for one in report["points"] if one["precision"] == "fp32"}
+    best = max(points.values(), key=lambda one: (one["top1"], -one["flops_per_image"]))
+    found = [one for one in report["cascades"] if one["precision"] == "fp32"]
+    assert found and {one["then"] for one in found} == {best["profile"]}
+    even = np.arange(256) // 64 % 2 == 0
+    with Engine.load(mnist_image_bundle) as engine:
+        high = engine(images, best["profile"]).argmax(1) == labels
+        for one in found:
+            logits = engine(images, one["profile"]).astype(np.float64)
+            shares = np.exp(logits - logits.max(1, keepdims=True))
+            ranked = np.sort(shares / shares.sum(1, keepdims=True), axis=1)
+            margins, low = ranked[:, -1] - ranked[:, -2], logits.argmax(1) == labels
+            right, sent = 0, 0
+            for known in (even, ~even):
+                sure = margins[~known] < smallest_margin(margins[known], low[known], high[known]) - 1e-9
+                right += np.count_nonzero(np.where(sure, high[~known], low[~known]))
+                sent += np.count_nonzero(sure)
+            assert (one["top1"], one["sent_on"]) == (right / 256, sent / 256)
+            assert one["margin"] == pytest.approx(smallest_margin(margins, low, high), abs=1e-9)
+            flops = points[one["profile"]]["flops_per_image"] + sent / 256 * best["flops_per_image"]
+            assert one["flops_per_image"] == round(flops) and one["images_per_second"] > 0
+
+
+def test_two_steps_are_a_curve_over_time_and_compute_and_in_the_front(made: tuple[str, dict[str, Any], list[str]]) -> None:
+    page, report, _ = made
+    everything = [*report["points"], *report["cascades"]]
+    for one in everything:
+        faster = [other for other in everything if other["images_per_second"] >= one["images_per_second"]]
+        better = [
+            other
+            for other in faster
+            if other["top1"] >= one["top1"]
+            and (other["top1"], other["images_per_second"]) != (one["top1"], one["images_per_second"])
+        ]
+        assert one["pareto"] == (not better)
+    charts = {name: page[page.index(f'id="{name}"') :].partition("</figure>")[0] for name in ("over-time", "over-compute")}
+    assert charts["over-time"].count('class="ring"') == sum(one["pareto"] for one in everything)
+    assert charts["over-compute"].count('class="ring"') == 0
+    for one in report["cascades"]:
+        name = f"{one['bundle']} {one['profile']}, then {one['then']}"
+        others = [other for other in report["cascades"] if other["bundle"] == one["bundle"] and other["top1"] >= one["top1"]]
+        for chart, cost in (
+            ("over-time", lambda other: 1000 / other["images_per_second"]),
+            ("over-compute", lambda other: other["flops_per_image"] / 1e6),
+        ):
+            drawn = cost(one) == min(map(cost, others))
+            assert (f"<title>{name}: {one['top1']:.2%}</title>" in charts[chart]) == drawn
+            row = f'<th scope="row">{name}</th><td>{cost(one):.4g}</td><td>{one["top1"]:.2%}</td>'
+            assert (row in charts[chart]) == drawn
+        margin = f"{one['margin']:.4f}" if one["margin"] <= 1 else "all"
+        row = (
+            f'{one["profile"]}</th><td class="text">{one["then"]}</td><td>{margin}</td><td>{one["sent_on"] * 100:.2f}\u00a0%'
+        )
+        assert row in page
+    assert page.count(", two steps</li>") == len({one["bundle"] for one in report["cascades"]}) == 2
+
+
+def test_the_sentence_about_two_steps_is_of_the_fastest_that_are_accurate_enough(
+    made: tuple[str, dict[str, Any], list[str]],
+) -> None:
+    page, report, _ = made
+    own = [one for one in report["points"] if one["bundle"] == report["bundles"][0]["name"]]
+    least = max(one["top1"] for one in own) - 0.01 - 1e-9
+    fitting = [one for one in report["cascades"] if one["bundle"] == own[0]["bundle"] and one["top1"] >= least]
+    fastest = max(fitting, key=lambda one: one["images_per_second"])
+    alone = next(one for one in own if one["profile"] == fastest["then"])
+    text = "".join(Elements(page).texts)
+    said = text[text.index("The fastest two steps that lose at most 1\u00a0point") :].partition("\n")[0]
+    assert f"all images at {fastest['profile']}," in said and f"again at {alone['profile']}." in said
+    assert f"{fastest['images_per_second'] / alone['images_per_second']:.2f} times its speed" in said
+    assert f"{fastest['sent_on'] * 100:.1f}\u00a0%" in said and f"right on {fastest['top1'] * 100:.1f}\u00a0%" in said
+
+
+def test_a_margin_needs_two_batches(mnist_image_bundle: Path, images: Path, tmp_path: Path) -> None:
+    words = [mnist_image_bundle, "--images", images, "--sweep", "0.1", "2", "--curves", "bpr", "--batch-size", 256]
+    words += [*QUICK, "-q", "-o", tmp_path / "r.html", "--json", tmp_path / "r.json"]
+    assert cli.main([*map(str, words)]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["cascades"] == [] and any("Two steps are left out" in note for note in report["notes"])
 
 
 def test_neighbours_count_where_images_share_a_group(mnist_bundle: Path, images: Path, tmp_path: Path) -> None:
     words = [mnist_bundle, "--images", images, "--sweep", "0.2", "--curves", "bpr", *QUICK, "-q"]
     assert cli.main([*map(str, words), "-o", str(tmp_path / "r.html"), "--json", str(tmp_path / "r.json")]) == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["interference"]["max_difference"] > 0 and report["two_steps"] is None
+    assert report["interference"]["max_difference"] > 0 and report["cascades"] == []
     assert "Images compete for places here" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
@@ -244,7 +343,7 @@ def test_without_labels_the_page_leaves_out_accuracy(
     assert cli.main([*map(str, words), "-o", str(tmp_path / "r.html"), "--json", str(tmp_path / "r.json")]) == 0
     assert "The images have no labels, so accuracy and what follows from it are left out." in capsys.readouterr().out
     page, report = (tmp_path / "r.html").read_text(encoding="utf-8"), json.loads((tmp_path / "r.json").read_text())
-    assert (report["recommended"], report["fall"], report["class_map"], report["two_steps"]) == (None, None, None, None)
+    assert (report["recommended"], report["fall"], report["class_map"], report["cascades"]) == (None, None, None, [])
     assert "The images have no labels" in page and "Recommended" not in page and "Same answers over capacity" in page
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
@@ -283,24 +382,8 @@ def test_a_model_without_capacity_is_a_line_across(tmp_path: Path) -> None:
     assert report["points"][place]["bundle"] == "v3-soft" and report["points"][place]["kept_pairs"] is None
     assert report["recommended"] != place and report["agreements"] == []
     top1 = report["points"][place]["top1"]
-    assert page.count(f"<title>v3-soft, no capacity: {top1:.2%}</title>") == 2  # over capacity, and over time
+    assert page.count(f"<title>v3-soft, no capacity: {top1:.2%}</title>") == 3  # over capacity, time and compute
     assert "dash3" in page
-
-
-def test_a_map_of_many_classes_is_a_picture_and_a_list() -> None:
-    weight = np.zeros((300, 32))
-    weight[np.arange(300), np.arange(300) % 32] = np.linspace(0.1, 1, 300)
-    table = tuple(map(tuple, weight.tolist()))
-    found = ClassMap(0, tuple(f"class {index}" for index in range(300)), (1,) * 300, (table,))
-    (shown,) = class_maps(found, ["encoderblock_0"])
-    assert shown["rows"] == [] and shown["picture"].startswith("data:image/png;base64,")
-    assert shown["favourites"][0] == ["class 288", "class 256", "class 224", "class 192", "class 160"]
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["picture"].partition(",")[2]))).convert("L")).astype(
-        int
-    )
-    assert pixels.shape == (300, 32)
-    # Classes are sorted by their expert, and each expert's heaviest comes first.
-    assert (np.diff(pixels.argmin(axis=1)) >= 0).all() and pixels[0, 0] < pixels[9, 0]
 
 
 # Charts and colours

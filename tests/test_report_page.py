@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, Page, open_browser
 from check_report_page import AXE, WIDTHS, look, state
+from large_reports import large_report
 from test_bench import QUICK
 from test_report import HOSTILE, data_of
 
 from vmoe_export import export_bundle
 from vmoe_report import cli
+from vmoe_report.colours import heat_colour
+from vmoe_report.page import render_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
@@ -38,6 +42,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
 def browser() -> Iterator[Page]:
     with open_browser() as found:
         yield found
+
+
+def choose(browser: Page, name: str, value: int, event: str) -> None:
+    """Sets what people turn or choose."""
+    element = f"document.getElementById('{name}')"
+    browser.run(f"(one => {{ one.value = {value}; one.dispatchEvent(new Event('{event}')); }})({element})")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -73,9 +83,7 @@ def test_the_slider_turns_by_keyboard(page: Path, browser: Page) -> None:
 
 def test_grey_patches_are_those_that_were_dropped(page: Path, browser: Page) -> None:
     browser.open(page.as_uri(), 1440, 900)
-    browser.run(
-        """(slider => { slider.value = 0; slider.dispatchEvent(new Event('input')); })(document.getElementById('ratio'))"""
-    )
+    choose(browser, "ratio", 0, "input")
     painted = browser.run("""[...document.querySelectorAll('.sample canvas')].map(canvas => {
       const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
       return canvas.width * canvas.height - [...pixels].filter((_, index) => index % 4 === 3 && pixels[index] > 0).length;
@@ -89,8 +97,71 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> Non
     browser.run("document.querySelector('input[value=vanilla]').click()")
     vanilla = state(browser)
     assert "-vanilla" in vanilla["now"] and vanilla["now"] != before["now"]
-    browser.run("(list => { list.value = '4'; list.dispatchEvent(new Event('change')); })(document.getElementById('layer'))")
+    choose(browser, "layer", 4, "change")
     assert browser.run("document.querySelector('.layer-now').textContent") == "encoderblock_4"
     browser.run("document.getElementById('tint').click()")
     seen = browser.run("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]")
     assert seen > 0 and browser.problems == []
+
+
+def test_gates_follow_the_slider(page: Path, browser: Page) -> None:
+    settings = data_of(page.read_text(encoding="utf-8"))
+    browser.open(page.as_uri(), 1440, 900)
+    seen = []
+    for step in (0, 4):
+        choose(browser, "ratio", step, "input")
+        layers = settings["curves"][settings["kind"]][step]["layers"]
+        shares = np.array([layer["gates"] for layer in layers], float)
+        shares /= shares.sum(axis=(1, 2), keepdims=True)
+        titles = browser.run("""[...document.querySelectorAll('#gates svg')].map(chart =>
+          [...chart.querySelectorAll('title')].map(title => title.textContent.match(/[0-9.]+(?=\u00a0%)/g).map(Number)))""")
+        np.testing.assert_allclose(np.array(titles), 100 * shares.transpose(0, 2, 1), atol=0.0051)
+        heights = browser.run("""[...document.querySelectorAll('#gates svg')].map(chart =>
+          [...chart.querySelectorAll('g')].map(bar =>
+            [...bar.querySelectorAll('rect')].reduce((sum, part) => sum + Number(part.getAttribute('height')), 0)))""")
+        of_all = shares.sum(axis=1)
+        np.testing.assert_allclose(np.array(heights) / np.max(heights), of_all / of_all.max(), atol=1e-6)
+        rows = browser.run("""[...document.querySelectorAll('#gate-rows tr')].map(row =>
+          [...row.querySelectorAll('td')].map(cell => Number(cell.textContent.replaceAll(',', ''))))""")
+        assert rows == np.array(layers[0]["gates"]).T.tolist()
+        seen.append(titles)
+    assert seen[0] != seen[1]
+
+
+def test_classes_follow_the_slider(page: Path, browser: Page) -> None:
+    settings = data_of(page.read_text(encoding="utf-8"))
+    found, experts = settings["classMap"], settings["experts"]
+    browser.open(page.as_uri(), 1440, 900)
+    seen = []
+    for step, layer in ((0, 4), (4, 4), (4, 1)):
+        choose(browser, "ratio", step, "input")
+        choose(browser, "map-layer", layer, "change")
+        raw = np.frombuffer(base64.b64decode(settings["curves"][settings["kind"]][step]["classes"]), "<u2")
+        weights = raw.reshape(5, len(found["classes"]), experts)[layer] / 10_000
+        rows = browser.run("""[...document.querySelectorAll('#map-rows tr')].map(row =>
+          [...row.children].map(cell => cell.textContent))""")
+        assert [row[0] for row in rows] == found["classes"]
+        np.testing.assert_allclose(np.array([row[1:] for row in rows], float), weights * 100, atol=0.501)
+        favourites = browser.run("[...document.querySelectorAll('#favourites td')].map(cell => cell.textContent)")
+        heaviest = [found["classes"][column.argmax()] if column.any() else "none" for column in weights.T]
+        assert all(said.startswith(name) for said, name in zip(favourites, heaviest, strict=True))
+        seen.append(rows)
+    assert seen[0] != seen[1] and seen[1] != seen[2]
+    assert browser.problems == []
+
+
+def test_a_map_of_many_classes_is_a_picture_sorted_by_expert(browser: Page, tmp_path: Path) -> None:
+    html = render_page(large_report(classes=300, experts=16, layers=3, samples=2))
+    (tmp_path / "large.html").write_text(html, encoding="utf-8")
+    assert look(browser, tmp_path / "large.html", 390) == []
+    settings = data_of(html)
+    choose(browser, "ratio", 5, "input")
+    pixels = browser.run("""(picture => [...picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data])
+      (document.getElementById('map-picture'))""")
+    painted = np.array(pixels).reshape(300, 16, 4)[..., :3]
+    raw = np.frombuffer(base64.b64decode(settings["curves"]["bpr"][5]["classes"]), "<u2").reshape(3, 300, 16)[2]
+    order = np.lexsort((-raw.max(axis=1), raw.argmax(axis=1)))
+    heats = raw[order] / 10_000 / settings["classMap"]["largest"][2]
+    expected = [[list(bytes.fromhex(heat_colour(float(heat))[1:])) for heat in row] for row in heats]
+    # There are a hundred colours between the lightest and the deepest.
+    assert np.abs(painted - np.array(expected)).max() <= 2

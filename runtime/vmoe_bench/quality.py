@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def assess(
     point: Point,
     source: ImageSource,
     after_batch: Callable[[int], None] = lambda images: None,
-    observe: Observe = lambda logits, routing, labels: None,
+    observers: Sequence[Observe] = (),
 ) -> Quality:
     """Runs all whole batches of the images through a point, once and untimed.
 
@@ -61,7 +61,7 @@ def assess(
         point: the setting.
         source: the images.
         after_batch: called after each batch with its number of images.
-        observe: is shown each batch's answers, for who wants to know more about them.
+        observers: are shown each batch's answers, for who wants to know more about them.
 
     Raises:
         VmoeError: the images don't fit, or the backend failed.
@@ -78,7 +78,8 @@ def assess(
         used += experts_used(routing)
         if labels is not None:
             right += count_right(logits, labels)
-        observe(logits, routing, labels)
+        for observe in observers:
+            observe(logits, routing, labels)
         images += len(batch)
         calls += 1
         after_batch(len(batch))

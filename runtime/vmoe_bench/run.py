@@ -44,7 +44,7 @@ def measure(
     source: ImageSource,
     duration: float,
     progress: Progress,
-    observers: Sequence[Observe] | None = None,
+    observers: Sequence[Observe] = (),
     *,
     cascades: bool = False,
 ) -> Measured:
@@ -55,9 +55,8 @@ def measure(
         source: the images of the first part; the first of them are those that are timed.
         duration: seconds for timing all points together.
         progress: where it shows how far it is.
-        observers: for each point, who is shown its answers; None for nobody.
-        cascades: measure pairs of the points, too; see `vmoe_bench.cascades.plan_cascades`. They need logits, and no
-            observers.
+        observers: for each point, who is shown its answers; empty for nobody.
+        cascades: measure pairs of the points, too; see `vmoe_bench.cascades.plan_cascades`. They need logits.
 
     Raises:
         VmoeError: the images don't fit, or a backend failed.
@@ -65,6 +64,9 @@ def measure(
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
     answers = [Answers() for _ in points] if cascades else []
+    watching: list[list[Observe]] = [
+        [*answers[place : place + 1], *observers[place : place + 1]] for place in range(len(points))
+    ]
     qualities: list[Quality] = []
     pairs: list[CascadePoint] = []
     of_pairs: list[tuple[Quality, float]] = []
@@ -73,7 +75,7 @@ def measure(
     with ExitStack() as closing:
         calls: list[Timed] = [_call_of(point, batches[point.batch_size], closing) for point in points]
         try:
-            _assess_points(points, source, progress, answers or observers, qualities)
+            _assess_points(points, source, progress, watching, qualities)
             if cascades:
                 pairs += [CascadePoint(p, points, source) for p in plan_cascades(points, qualities, answers, source.labels)]
                 _assess_cascades(pairs, source, progress, qualities, of_pairs)
@@ -106,13 +108,12 @@ def _assess_points(
     points: Sequence[Point],
     source: ImageSource,
     progress: Progress,
-    observers: Sequence[Observe] | None,
+    observers: Sequence[Sequence[Observe]],
     into: list[Quality],
 ) -> None:
     with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
-        for index, point in enumerate(points):
-            more = {} if observers is None else {"observe": observers[index]}
-            into.append(assess(point, source, lambda images: advance(images, images), **more))
+        for point, watching in zip(points, observers, strict=True):
+            into.append(assess(point, source, lambda images: advance(images, images), watching))
 
 
 def _assess_cascades(

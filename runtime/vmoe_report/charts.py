@@ -37,7 +37,7 @@ class Line:
     Attributes:
         name: for the legend.
         style: the CSS classes that say its colour and dashes.
-        shape: of its dots: 0 for a circle, 1 for a square, 2 for a triangle.
+        shape: of its dots: 0 for a circle, 1 for a square, 2 for a triangle, 3 for a diamond.
         dots: in the order of x.
     """
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TextIO
 
 from vmoe_report.arguments import PROGRAM, parse_arguments
+from vmoe_report.size import check_size
 from vmoe_runtime.command_line import CommandError, printable, run_command
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
@@ -42,6 +43,7 @@ def _report(argv: Sequence[str]) -> None:
     command = printable(shlex.join([PROGRAM, *argv]))
     report = collecting.collect(arguments, command, display.Progress(sys.stderr, quiet=arguments.quiet))
     html = page.render_page(report)
+    check_size(html)
     written = pictures.draw_pictures(report, arguments.pictures)
     write_file(arguments.out, lambda file: file.write(html))
     write_json(arguments.json, report.to_json())

@@ -20,12 +20,13 @@ from vmoe_inspect.card import make_card
 from vmoe_inspect.display import card_rows
 from vmoe_report.arguments import Arguments
 from vmoe_report.contents import BundleContents, Report, Sample, SettingContents
-from vmoe_report.details import class_map, patch_bytes, setting_contents
-from vmoe_report.findings import find_fall, find_two_steps
+from vmoe_report.details import class_map, most_shown, setting_contents
+from vmoe_report.findings import find_fall
 from vmoe_report.more_runs import agreements, neighbours
 from vmoe_report.observer import Observed, PointObserver
 from vmoe_report.planning import Plan, make_plan
 from vmoe_report.samples import choose_samples, data_uri, sample_pixels
+from vmoe_report.size import Room, patch_bytes, room_of
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import Manifest
@@ -42,8 +43,10 @@ class _Measured:
     Attributes:
         plan: what was measured.
         source: the images.
-        samples: places of those that are shown.
+        room: what the page has room for.
+        samples: places of the images that are shown.
         points: the numbers of each point.
+        cascades: those of two points each.
         seen: what was observed at each point.
         recommended: place of the recommended point.
         start: place of the point that the page begins with.
@@ -51,8 +54,10 @@ class _Measured:
 
     plan: Plan
     source: ImageSource
+    room: Room
     samples: tuple[int, ...]
     points: tuple[PointReport, ...]
+    cascades: tuple[PointReport, ...]
     seen: tuple[Observed, ...]
     recommended: int | None
     start: int
@@ -77,7 +82,7 @@ def collect(arguments: Arguments, command: str, progress: Progress) -> Report:
         progress: where it shows how far it is.
 
     Raises:
-        VmoeError: the images or bundles don't fit, or a backend failed.
+        VmoeError: the images or bundles don't fit, a backend failed, or there are more settings than a page has room for.
         KeyboardInterrupt: it was interrupted.
     """
     with ExitStack() as closing:
@@ -89,9 +94,10 @@ def collect(arguments: Arguments, command: str, progress: Progress) -> Report:
 def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
     manifest = plan.engines[0].engine.manifest
     has_logits = manifest.output == "logits"
+    room = _room(plan, arguments.samples)
     source = open_images(arguments.images, manifest.class_names, manifest.outputs if has_logits else None, arguments.labels)
     available = min(images_assessed(point, source) for point in plan.points)
-    samples = choose_samples(source.labels, available, arguments.samples)
+    samples = choose_samples(source.labels, available, room.samples)
     experts = manifest.rules.num_experts if manifest.rules else None
     classes = manifest.outputs if source.labels is not None else None
     observers = [
@@ -100,20 +106,39 @@ def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
         )
         for point in plan.points
     ]
-    measured = measure(plan.points, source, arguments.duration, progress, observers)
+    cascades = _may_take_two_steps(manifest, source) and _has_halves(plan, source)
+    measured = measure(plan.points, source, arguments.duration, progress, observers, cascades=cascades)
     if measured.interrupted:
         raise KeyboardInterrupt
-    points = mark_front(measured.reports)
+    everything = mark_front([*measured.reports, *measured.cascades])
+    points, two_steps = everything[: len(plan.points)], everything[len(plan.points) :]
     recommended = _recommended(plan, points, arguments.max_drop)
     seen = tuple(observer.result() for observer in observers)
-    return _Measured(plan, source, tuple(samples), tuple(points), seen, recommended, _start(plan, points, recommended))
+    start = _start(plan, points, recommended)
+    return _Measured(plan, source, room, tuple(samples), tuple(points), tuple(two_steps), seen, recommended, start)
+
+
+def _room(plan: Plan, samples: int) -> Room:
+    manifest = plan.engines[0].engine.manifest
+    layout = TokenLayout.of(manifest)
+    patches = 0 if layout is None else layout.rows * layout.columns
+    experts = manifest.rules.num_experts if manifest.rules else 0
+    return room_of(len(plan.points), len(plan.own), len(manifest.moe_layers), experts, patches, samples)
+
+
+def _may_take_two_steps(manifest: Manifest, source: ImageSource) -> bool:
+    return manifest.output == "logits" and manifest.batch_multiple == 1 and source.labels is not None
+
+
+def _has_halves(plan: Plan, source: ImageSource) -> bool:
+    """Whether a margin can be calibrated on some batches and tried on others."""
+    return all(len(source) >= 2 * point.batch_size for point in plan.points)
 
 
 def _put_together(arguments: Arguments, command: str, measured: _Measured, progress: Progress) -> Report:
     plan, points, manifest, labels = measured.plan, measured.points, measured.manifest, measured.source.labels
-    own = [place for curve in plan.curves if curve.bundle == plan.engines[0].bundle for place in curve.points]
     layout, start = TokenLayout.of(manifest), measured.start
-    answers = [one.answers for one in measured.seen]
+    followed = most_shown(measured.seen[start], measured.room.classes)
     setting = points[start].profile or ""
     return Report(
         command=command,
@@ -124,33 +149,33 @@ def _put_together(arguments: Arguments, command: str, measured: _Measured, progr
         labelled=labels is not None,
         bundles=tuple(_bundle(loaded) for loaded in plan.engines),
         points=points,
+        cascades=measured.cascades,
         same=_same(measured),
         ratios=plan.ratios,
         curves=plan.curves,
         others=plan.others,
         fall=find_fall(points, plan.curves[0].points, arguments.max_drop),
         recommended=measured.recommended,
-        two_steps=find_two_steps(points, answers, own, labels) if manifest.batch_multiple == 1 else None,
         start=start,
         experts=manifest.rules.num_experts if manifest.rules else 0,
         layers=manifest.moe_layers,
         grid=None if layout is None else (layout.rows, layout.columns),
-        patch_bytes=patch_bytes(measured.seen[start].layers),
+        patch_bytes=patch_bytes(manifest.rules.num_experts if manifest.rules else 0),
         samples=_samples(measured),
-        settings=tuple(_setting(measured, place) for place in own),
-        class_map=class_map(start, measured.seen[start], measured.names),
+        settings=tuple(_setting(measured, place, followed) for place in plan.own),
+        class_map=class_map(start, {place: measured.seen[place] for place in plan.own}, measured.names, followed),
         interference=neighbours(plan.engines[0].engine, measured.source, setting, progress),
         agreements=agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
-        notes=_notes(measured),
+        notes=_notes(measured, arguments.samples),
         merged=plan.notes,
     )
 
 
-def _setting(measured: _Measured, place: int) -> SettingContents:
+def _setting(measured: _Measured, place: int, followed: Sequence[int]) -> SettingContents:
     profile = measured.plan.points[place].profile
     assert profile is not None
     labels = measured.source.labels
-    return setting_contents(place, profile, measured.seen[place], measured.samples, measured.names, labels)
+    return setting_contents(place, profile, measured.seen[place], measured.samples, measured.names, labels, followed)
 
 
 def _samples(measured: _Measured) -> tuple[Sample, ...]:
@@ -173,9 +198,8 @@ def _recommended(plan: Plan, points: Sequence[PointReport], max_drop: float) -> 
 
 def _start(plan: Plan, points: Sequence[PointReport], recommended: int | None) -> int:
     """The recommended point, or that of the first bundle at the same setting; else the first curve's largest capacity."""
-    own = [place for curve in plan.curves if curve.bundle == plan.engines[0].bundle for place in curve.points]
     wanted = None if recommended is None else points[recommended].profile
-    return next((place for place in own if points[place].profile == wanted), plan.curves[0].points[-1])
+    return next((place for place in plan.own if points[place].profile == wanted), plan.curves[0].points[-1])
 
 
 def _same(measured: _Measured) -> tuple[float | None, ...]:
@@ -199,13 +223,18 @@ def _bundle(loaded: LoadedEngine) -> BundleContents:
     )
 
 
-def _notes(measured: _Measured) -> tuple[str, ...]:
+def _notes(measured: _Measured, samples: int) -> tuple[str, ...]:
     notes = []
     if measured.manifest.output != "logits":
         notes.append(f"The bundle puts out {measured.manifest.output}, so there are no answers to compare.")
     elif measured.source.labels is None:
         why = f": {measured.source.note}" if measured.source.note else ""
         notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
-    if measured.seen[measured.start].patches is None:
+    if measured.samples and measured.seen[measured.start].patches is None:
         notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
+    if measured.room.samples < min(samples, len(measured.source)):
+        shown = len(measured.samples)
+        notes.append(f"{shown} of the {samples} sample images that were asked for are shown, so that the page stays small.")
+    if _may_take_two_steps(measured.manifest, measured.source) and not _has_halves(measured.plan, measured.source):
+        notes.append("Two steps are left out, as their margin is calibrated on some batches and tried on others.")
     return tuple(notes)

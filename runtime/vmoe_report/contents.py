@@ -10,7 +10,7 @@ from typing import Any
 from vmoe_bench.report import PointReport
 from vmoe_inspect.agreement import Agreement
 from vmoe_inspect.interference import Interference
-from vmoe_report.findings import Fall, TwoSteps
+from vmoe_report.findings import Fall
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class LayerContents:
         patches_dropped: share of the patches that no expert processed.
         load_entropy: 0 to 1, 1 where all experts have equally much.
         gate_entropy: mean entropy of a token's gates, 0 to 1; None where only some gates are known.
+        gates_kept, gates_dropped: how many pairs were kept and dropped by gate, in bins of equal width from 0 to 1, the last
+            of which has the gates of 1, too.
     """
 
     load: tuple[float | None, ...]
@@ -87,6 +89,8 @@ class LayerContents:
     patches_dropped: float | None
     load_entropy: float | None
     gate_entropy: float | None
+    gates_kept: tuple[int, ...]
+    gates_dropped: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class SettingContents:
             labels); empty where the bundle puts out no logits.
         patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
             first: 0 for a patch that was dropped, else 1 + its expert; None where it isn't known which tokens are patches.
+        classes: base64 of unsigned integers of two bytes [layers, followed classes, E], the lowest byte first: the mean
+            routing weights of `ClassMap.followed` in ten thousandths; None without labels.
     """
 
     point: int
@@ -108,23 +114,29 @@ class SettingContents:
     layers: tuple[LayerContents, ...]
     answers: tuple[tuple[str, float, bool | None], ...]
     patches: str | None
+    classes: str | None
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Mean routing weight by class and expert, at one setting.
+    """Mean routing weight by class and expert: gates of kept pairs per token of the images of a class.
 
     Attributes:
-        point: place of the setting among the report's points.
+        point: place of the setting that `weight` is of among the report's points.
         classes: names of the classes that any image shows.
         images: of each of them.
-        weight: [layers][classes][E], gates of kept pairs per token of the images of a class.
+        weight: [layers][classes][E].
+        followed: places in `classes`, rising, of those that `SettingContents.classes` tells of at every setting: all of
+            them, or as many of those with most images as the page has room for.
+        largest: of each layer the largest weight of these at any setting.
     """
 
     point: int
     classes: tuple[str, ...]
     images: tuple[int, ...]
     weight: tuple[tuple[tuple[float, ...], ...], ...]
+    followed: tuple[int, ...]
+    largest: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -148,14 +160,16 @@ class Report:
         images: what --images said.
         labelled: whether accuracy is known.
         bundles: the first one is shown in detail.
-        points: of vmoe-bench.
+        points: of vmoe-bench, the Pareto front among them and the cascades together.
+        cascades: of vmoe-bench, two settings of a bundle each, their accuracy on images that the margin was not calibrated
+            on. Empty without labels, logits or FLOPs, where images share a group, where there is but one batch of images,
+            or where no setting is cheaper than the most accurate one.
         same: for each point the share of images that get the answer of the first curve's largest capacity.
         ratios: capacity ratios of the slider.
         curves: those of the first bundle come first.
         others: places of the points that are on no curve, such as those of a dense ViT.
         fall: along the first curve.
         recommended: place of the recommended setting among the points.
-        two_steps: None where two steps gain nothing, or an image's answer depends on its neighbours.
         start: place of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
         experts: E.
         layers: names of the MoE layers.
@@ -163,7 +177,7 @@ class Report:
         patch_bytes: of each number in `SettingContents.patches`.
         samples: the images that are shown.
         settings: of the curves of the first bundle.
-        class_map: at `start`; None without labels.
+        class_map: None without labels.
         interference: at `start`; None where every image is routed alone, or there are too few images.
         agreements: of the other bundles of the same model with the first one, at `start`.
         notes: sentences about what is left out.
@@ -178,13 +192,13 @@ class Report:
     labelled: bool
     bundles: tuple[BundleContents, ...]
     points: tuple[PointReport, ...]
+    cascades: tuple[PointReport, ...]
     same: tuple[float | None, ...]
     ratios: tuple[float, ...]
     curves: tuple[CurveContents, ...]
     others: tuple[int, ...]
     fall: Fall | None
     recommended: int | None
-    two_steps: TwoSteps | None
     start: int
     experts: int
     layers: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,23 @@ import numpy as np
 from vmoe_inspect.statistics import LayerStatistics
 from vmoe_report.contents import ClassMap, LayerContents, SettingContents
 from vmoe_report.observer import Observed
+from vmoe_report.size import CLASS_BYTES, patch_bytes
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DIGITS = 4
+_WEIGHT_UNITS = 10**_DIGITS
 
 
 def setting_contents(
-    point: int, profile: Profile, seen: Observed, samples: Sequence[int], names: Sequence[str], labels: Array | None
+    point: int,
+    profile: Profile,
+    seen: Observed,
+    samples: Sequence[int],
+    names: Sequence[str],
+    labels: Array | None,
+    classes: Sequence[int],
 ) -> SettingContents:
     """The details of a setting.
 
@@ -30,6 +38,7 @@ def setting_contents(
         samples: places of the sample images.
         names: of the classes.
         labels: i64[N], what the images show; None where that isn't known.
+        classes: those whose experts are told of.
     """
     answers: tuple[tuple[str, float, bool | None], ...] = ()
     if seen.answers is not None:
@@ -43,14 +52,9 @@ def setting_contents(
         places=profile.capacity[0],
         layers=tuple(_layer(layer) for layer in seen.layers.values()),
         answers=answers,
-        patches=None if seen.patches is None else encode_patches(seen.patches, patch_bytes(seen.layers)),
+        patches=None if seen.patches is None else encode_patches(seen.patches, patch_bytes(_experts(seen))),
+        classes=None if _class_images(seen) is None else encode_weights(_weights(seen, classes)),
     )
-
-
-def patch_bytes(layers: Any) -> int:
-    """Bytes of a number that tells all experts of a model from a dropped patch."""
-    experts = max((len(layer.load) for layer in layers.values()), default=0)
-    return 1 if experts < 255 else 2
 
 
 def encode_patches(experts: Array, size: int) -> str:
@@ -63,29 +67,66 @@ def encode_patches(experts: Array, size: int) -> str:
     return base64.b64encode((experts + 1).astype(f"<u{size}").tobytes()).decode()
 
 
-def class_map(point: int, seen: Observed, names: Sequence[str]) -> ClassMap | None:
+def encode_weights(weights: Array) -> str:
+    """Base64 of routing weights f64[...], each as an unsigned integer of two bytes in ten thousandths.
+
+    Example:
+        >>> encode_weights(np.array([0.0001, 0.0258]))
+        'AQACAQ=='
+    """
+    most = 256**CLASS_BYTES - 1
+    return base64.b64encode((weights * _WEIGHT_UNITS).round().clip(0, most).astype(f"<u{CLASS_BYTES}").tobytes()).decode()
+
+
+def most_shown(seen: Observed, most: int) -> list[int]:
+    """At most so many classes, rising: those that most images show, of as many the first ones; none without labels."""
+    counts = _class_images(seen)
+    if counts is None:
+        return []
+    order = np.argsort(-counts, kind="stable")[: min(most, np.count_nonzero(counts))]
+    chosen: list[int] = np.sort(order).tolist()
+    return chosen
+
+
+def class_map(point: int, seen: Mapping[int, Observed], names: Sequence[str], followed: Sequence[int]) -> ClassMap | None:
     """The mean routing weight by class and expert; None without labels.
 
     Args:
-        point: place of the setting among the report's points.
-        seen: what was observed at it.
+        point: place among the report's points of the setting whose weights are told of all classes.
+        seen: what was observed at each of the settings, by their places.
         names: of the classes.
+        followed: the classes that are told of at each setting.
     """
-    layers = list(seen.layers.values())
-    counts = layers[0].class_images if layers else None
+    counts = _class_images(seen[point])
     if counts is None:
         return None
-    shown = np.flatnonzero(counts)
+    shown: list[int] = np.flatnonzero(counts).tolist()
+    largest = np.max([_weights(one, followed).max(axis=(1, 2), initial=0) for one in seen.values()], axis=0)
     return ClassMap(
         point,
-        tuple(names[int(index)] for index in shown),
-        tuple(int(count) for count in counts[shown]),
+        tuple(names[index] for index in shown),
+        tuple(int(counts[index]) for index in shown),
         tuple(
-            tuple(tuple(round(float(weight), _DIGITS) for weight in row) for row in layer.class_weight[shown])
-            for layer in layers
-            if layer.class_weight is not None
+            tuple(tuple(round(float(weight), _DIGITS) for weight in row) for row in layer)
+            for layer in _weights(seen[point], shown)
         ),
+        tuple(shown.index(index) for index in followed),
+        tuple(round(float(weight), _DIGITS) for weight in largest),
     )
+
+
+def _class_images(seen: Observed) -> Array | None:
+    return next((layer.class_images for layer in seen.layers.values()), None)
+
+
+def _weights(seen: Observed, classes: Sequence[int]) -> Array:
+    """f64[layers,classes,E] of the given classes."""
+    known = [layer.class_weight for layer in seen.layers.values() if layer.class_weight is not None]
+    return np.stack([weight[list(classes)] for weight in known])
+
+
+def _experts(seen: Observed) -> int:
+    return max(len(layer.load) for layer in seen.layers.values())
 
 
 def _layer(layer: LayerStatistics) -> LayerContents:
@@ -97,6 +138,8 @@ def _layer(layer: LayerStatistics) -> LayerContents:
         patches_dropped=_number(layer.patches_dropped),
         load_entropy=_number(layer.load_entropy),
         gate_entropy=_number(layer.gate_entropy),
+        gates_kept=tuple(layer.gates_kept.tolist()),
+        gates_dropped=tuple(layer.gates_dropped.tolist()),
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from vmoe_bench.report import PointReport
 from vmoe_report.charts import Axis, Chart, Dot, Line
 from vmoe_report.contents import CurveContents, Report
 
 _SHAPES = {"bpr": 0, "vanilla": 1, "pool": 2, "choice": 0}
+_SHAPE_OF_TWO_STEPS, _COLOUR_OF_TWO_STEPS = 3, 5
 _RATIO = Axis("capacity ratio", logarithmic=True)
 
 Value = Callable[[int, PointReport], float | None]
@@ -18,9 +20,10 @@ def charts_of(report: Report) -> list[Chart]:
     """The charts of a report; those without any dot stay empty."""
     quality, axis, best = _quality(report)
     title = axis.label.capitalize()
-    charts = [
+    return [
         _over_capacity(report, "over-capacity", f"{title} over capacity", axis, quality, best),
         _over_time(report, title, axis, quality),
+        _over_compute(report, title, axis, quality),
         _over_capacity(
             report, "speed", "Speed over capacity", Axis("images per second", from_zero=True),
             lambda _, point: point.images_per_second,
@@ -33,15 +36,18 @@ def charts_of(report: Report) -> list[Chart]:
         ),
         _over_capacity(
             report, "flops", "Compute over capacity", Axis("MFLOP per image", from_zero=True),
-            lambda _, point: None if point.flops_per_image is None else point.flops_per_image / 1e6,
+            lambda _, point: _mega_flops(point),
             "Of matrix products; those of experts for the pairs that were kept.",
         ),
     ]  # fmt: skip
-    steps = _two_steps(report)
-    return charts if steps is None else [*charts, steps]
 
 
-def line_of(report: Report, curve: CurveContents) -> Line:
+def keys_of(report: Report) -> list[Line]:
+    """What the legend shows: the lines of curves and of two steps, without dots."""
+    return [*(_line_of(report, curve) for curve in report.curves), *(look for look, _ in _two_steps(report))]
+
+
+def _line_of(report: Report, curve: CurveContents) -> Line:
     """The name and style of a curve, without dots: one bundle's curves differ in colour, several bundles do."""
     names = [bundle.name for bundle in report.bundles]
     several = len(names) > 1
@@ -87,27 +93,81 @@ def _flat(report: Report, low: float, high: float, value: Value) -> list[Line]:
 
 
 def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
-    def milliseconds(place: int) -> float | None:
-        speed = report.points[place].images_per_second
-        return None if speed is None else 1000 / speed
+    def milliseconds(point: PointReport) -> float | None:
+        return None if point.images_per_second is None else 1000 / point.images_per_second
 
-    lines = [_line(report, curve, milliseconds, value, ringed=True) for curve in report.curves]
+    caption = _caption(report)
+    if report.labelled:
+        caption += " A ring marks the Pareto front: nothing else is as fast and as accurate."
+    lines = _lines(report, milliseconds, value, ringed=True)
+    return Chart("over-time", f"{title} over time", caption, Axis("milliseconds per image"), axis, lines)
+
+
+def _over_compute(report: Report, title: str, axis: Axis, value: Value) -> Chart:
+    lines = _lines(report, _mega_flops, value)
+    return Chart("over-compute", f"{title} over compute", _caption(report), Axis("MFLOP per image"), axis, lines)
+
+
+def _caption(report: Report) -> str:
+    better = "Up and to the left is better."
+    return f"{better} Of two steps those are drawn that no other two steps beat." if report.cascades else better
+
+
+def _mega_flops(point: PointReport) -> float | None:
+    return None if point.flops_per_image is None else point.flops_per_image / 1e6
+
+
+def _lines(
+    report: Report, across: Callable[[PointReport], float | None], up: Value, *, ringed: bool = False
+) -> tuple[Line, ...]:
+    """Curves, two steps, and what has no capacity; lines without dots are left out."""
+    lines = [_line(report, curve, lambda place: across(report.points[place]), up, ringed=ringed) for curve in report.curves]
+    for look, cascades in _two_steps(report):
+        dots = [
+            Dot(x, cascade.top1, None, _cascade_name(report, cascade), ringed and bool(cascade.pareto))
+            for cascade in cascades
+            if (x := across(cascade)) is not None and cascade.top1 is not None
+        ]
+        lines.append(replace(look, dots=_unbeaten(dots)))
     for place in report.others:
         point = report.points[place]
-        x, y = milliseconds(place), value(place, point)
+        x, y = across(point), up(place, point)
         if x is not None and y is not None:
-            dot = Dot(x, y, None, f"{point.bundle}, no capacity", bool(point.pareto))
+            dot = Dot(x, y, None, f"{point.bundle}, no capacity", ringed and bool(point.pareto))
             lines.append(Line(point.bundle, f"colour{_bundle(report, point) % 6} dash3", 0, (dot,)))
-    caption = "Up and to the left is better."
-    if report.labelled:
-        caption += " A ring marks the Pareto front: no other setting is as fast and as accurate."
-    return Chart("over-time", f"{title} over time", caption, Axis("milliseconds per image"), axis, _drawn(lines))
+    return tuple(line for line in lines if line.dots)
+
+
+def _unbeaten(dots: Iterable[Dot]) -> tuple[Dot, ...]:
+    """Those without another one that is as far to the left and as high."""
+    kept: list[Dot] = []
+    for dot in sorted(dots, key=lambda dot: (dot.x, -dot.y)):
+        if not kept or dot.y > kept[-1].y:
+            kept.append(dot)
+    return tuple(kept)
+
+
+def _two_steps(report: Report) -> list[tuple[Line, list[PointReport]]]:
+    """Of each bundle that has any, the line of its two steps, without dots, and what is on it."""
+    several = len(report.bundles) > 1
+    found = []
+    for place, bundle in enumerate(report.bundles):
+        cascades = [cascade for cascade in report.cascades if cascade.bundle == bundle.name]
+        name, colour = (f"{bundle.name}, two steps", place % 6) if several else ("two steps", _COLOUR_OF_TWO_STEPS)
+        if cascades:
+            found.append((Line(name, f"colour{colour} dash4", _SHAPE_OF_TWO_STEPS, ()), cascades))
+    return found
+
+
+def _cascade_name(report: Report, cascade: PointReport) -> str:
+    name = f"{cascade.profile}, then {cascade.then}"
+    return f"{cascade.bundle} {name}" if len(report.bundles) > 1 else name
 
 
 def _line(
     report: Report, curve: CurveContents, across: Callable[[int], float | None], up: Value, *, ringed: bool = False
 ) -> Line:
-    look = line_of(report, curve)
+    look = _line_of(report, curve)
     several = len(report.bundles) > 1
     dots = []
     for place, step in zip(curve.points, curve.steps, strict=True):
@@ -117,37 +177,6 @@ def _line(
             name = f"{point.bundle} {point.profile}" if several else str(point.profile)
             dots.append(Dot(x, y, step, name, ringed and bool(point.pareto)))
     return Line(look.name, look.style, look.shape, tuple(dots))
-
-
-def _two_steps(report: Report) -> Chart | None:
-    found = report.two_steps
-    if found is None:
-        return None
-    own = [curve for curve in report.curves if curve.bundle == report.bundles[0].name]
-    most = max(report.points[place].flops_per_image or 0 for curve in own for place in curve.points)
-
-    def flops(place: int) -> float | None:
-        count = report.points[place].flops_per_image
-        return None if count is None else count / 1e6
-
-    lines = [_line(report, curve, flops, lambda _, point: point.top1) for curve in own]
-    dots = tuple(
-        Dot(cost / 1e6, top1, None, f"{share:.1%} sent on", index == found.enough)
-        for index, (share, top1, cost) in enumerate(zip(found.shares, found.top1, found.flops_per_image, strict=True))
-        if cost <= most
-    )
-    lines.append(Line("two steps", "colour5 steps", 0, dots))
-    first, then = report.points[found.first].profile, report.points[found.then].profile
-    caption = (
-        f"All images at {first}, a growing share of them again at {then}. The ring is where that is right as often as "
-        f"{then} alone."
-    )
-    axes = Axis("MFLOP per image"), Axis("accuracy", percent=True)
-    return Chart("two-steps", "Two steps: accuracy over compute", caption, *axes, _drawn(lines))
-
-
-def _drawn(lines: Sequence[Line]) -> tuple[Line, ...]:
-    return tuple(line for line in lines if line.dots)
 
 
 def _bundle(report: Report, point: PointReport) -> int:

@@ -1,4 +1,4 @@
-"""What is kept of a setting's answers while all images run through it: classes, margins, routing, patches of the samples."""
+"""What is kept of a setting's answers while all images run through it: classes, routing, patches of the samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from vmoe_inspect.patches import layer_patches
 from vmoe_inspect.statistics import LayerStatistics, RoutingStatistics
 from vmoe_runtime import Routing
-from vmoe_runtime.cascade import margins_of
 from vmoe_runtime.classes import softmax
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,12 +24,10 @@ class Answers:
 
     Attributes:
         classes: i64[N], of the largest logit.
-        margins: f64[N], difference of the two largest probabilities.
         probabilities: f64[samples], of the class that was answered.
     """
 
     classes: Array
-    margins: Array
     probabilities: Array
 
 
@@ -66,7 +63,7 @@ class PointObserver:
         self._has_logits = has_logits
         self._statistics = None if experts is None else RoutingStatistics(experts, classes)
         self._seen = 0
-        self._answers: list[tuple[Array, Array, Array]] = []
+        self._answers: list[tuple[Array, Array]] = []
         self._patches: list[Array] = []
         self._waiting: list[tuple[Mapping[str, Routing], Array | None, int]] = []
 
@@ -74,7 +71,7 @@ class PointObserver:
         """Takes what a batch came to."""
         here = self._samples[(self._samples >= self._seen) & (self._samples < self._seen + len(logits))] - self._seen
         if self._has_logits:
-            self._answers.append((logits.argmax(axis=1), margins_of(logits), softmax(logits[here]).max(axis=1)))
+            self._answers.append((logits.argmax(axis=1), softmax(logits[here]).max(axis=1)))
         if self._statistics is not None:
             if len(here) and all(layer.layout is not None for layer in routing.values()):
                 experts = [layer_patches(layer).expert[here] for layer in routing.values()]

@@ -44,7 +44,7 @@ def draw_pictures(report: Report, paths: dict[str, Path]) -> list[Path]:
     written = [paths["accuracy"]]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font doesn't have
-        draw(report.points, paths["accuracy"])
+        draw([*report.points, *report.cascades], paths["accuracy"])
         for name, figure in (("patches", _patches(report)), ("experts", _experts(report))):
             if figure is not None:
                 write_picture(figure, paths[name])

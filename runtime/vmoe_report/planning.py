@@ -37,6 +37,11 @@ class Plan:
     others: tuple[int, ...]
     notes: tuple[str, ...]
 
+    @property
+    def own(self) -> list[int]:
+        """Places of the settings on the first bundle's curves."""
+        return [place for curve in self.curves if curve.bundle == self.engines[0].bundle for place in curve.points]
+
 
 def make_plan(arguments: Arguments, closing: ExitStack) -> Plan:
     """Loads the bundles and plans their settings.

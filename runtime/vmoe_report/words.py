@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from vmoe_bench.report import PointReport
-from vmoe_report.contents import Report
+from vmoe_report.contents import ClassMap, Report
+from vmoe_report.findings import ROUNDING
 from vmoe_runtime.command_line import printable
 
 
@@ -93,17 +94,30 @@ def luck(report: Report) -> str | None:
 
 
 def two_steps(report: Report) -> str | None:
-    """What two-step inference gains; None where it isn't shown."""
-    found = report.two_steps
-    if found is None:
+    """What the fastest two steps cost and give of those that lose as little as a recommended setting may; None without."""
+    own = [point for point in report.points if point.bundle == report.bundles[0].name]
+    least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
+    fitting = [one for one in report.cascades if one.bundle == report.bundles[0].name and (one.top1 or 0.0) >= least]
+    if not fitting:
         return None
-    first, then = report.points[found.first], report.points[found.then]
-    flops, most = found.flops_per_image[found.enough], then.flops_per_image or 1
+    found = max(fitting, key=lambda one: one.images_per_second or 0.0)
+    alone = next(point for point in own if point.profile == found.then)
+    speed = (found.images_per_second or 0.0) / (alone.images_per_second or 1.0)
+    flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
     return (
-        f"All images at {first.profile}, and the {percent(found.shares[found.enough])} it is least sure of again at "
-        f"{then.profile}: as often right as {then.profile} alone, {percent(found.top1[found.enough])}, "
-        f"for {percent(flops / most, 0)} of its FLOPs. The share was chosen on these same images."
+        f"The fastest two steps that lose at most {points_of(report.max_drop)}: all images at {found.profile}, and the "
+        f"{percent(found.sent_on)} that it is least sure of again at {found.then}. That is right on {percent(found.top1)}, "
+        f"where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
+        "its FLOPs. How sure is sure enough was calibrated on every other batch and tried on those between."
     )
+
+
+def followed_classes(found: ClassMap) -> str | None:
+    """Which classes are shown; None where all are."""
+    all_classes, shown = len(found.classes), len(found.followed)
+    if shown == all_classes:
+        return None
+    return f"Of {all_classes:,} classes the {shown:,} with most images are shown, so that the page stays small."
 
 
 def neighbours(report: Report) -> str:

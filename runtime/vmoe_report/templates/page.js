@@ -4,6 +4,8 @@
   const byId = (id) => document.getElementById(id);
   const all = (selector) => [...document.querySelectorAll(selector)];
   const DROPPED = "rgba(125, 132, 140, .88)";
+  const CLASSES_OF_AN_EXPERT = 5;
+  const SVG = document.querySelector("svg").namespaceURI;
 
   const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)}\u00a0%`);
   const fixed = (value, digits) => (value === null ? "-" : value.toFixed(digits));
@@ -16,15 +18,37 @@
     return made;
   };
 
-  /** The experts of all patches at a setting: 0 where dropped, else 1 + the expert; layer by layer, sample by sample. */
-  const decoded = new Map();
-  const patchesOf = (setting) => {
-    if (!decoded.has(setting)) {
-      const bytes = Uint8Array.from(atob(setting.patches), (letter) => letter.charCodeAt(0));
-      decoded.set(setting, data.patchBytes === 1 ? bytes : new Uint16Array(bytes.buffer));
-    }
-    return decoded.get(setting);
+  const drawn = (name, attributes = {}, text = "") => {
+    const made = document.createElementNS(SVG, name);
+    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+    made.textContent = text;
+    return made;
   };
+
+  const headed = (name) => {
+    const head = element("th", name);
+    head.scope = "row";
+    return head;
+  };
+
+  const rowOf = (name, texts) => {
+    const row = element("tr");
+    row.append(headed(name), ...texts.map((text) => element("td", text)));
+    return row;
+  };
+
+  /** The unsigned integers of so many bytes each that a base64 text stands for. */
+  const decoded = new Map();
+  const numbersOf = (text, size) => {
+    if (!decoded.has(text)) {
+      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      decoded.set(text, size === 1 ? bytes : new Uint16Array(bytes.buffer));
+    }
+    return decoded.get(text);
+  };
+
+  /** The experts of all patches at a setting: 0 where dropped, else 1 + the expert; layer by layer, sample by sample. */
+  const patchesOf = (setting) => numbersOf(setting.patches, data.patchBytes);
 
   const state = { step: data.step, kind: data.kind, layer: 0, tint: false };
   const setting = () => data.curves[state.kind].find((one) => one.step === state.step);
@@ -86,8 +110,7 @@
     byId("loads").replaceChildren(
       ...(layer?.load ?? []).map((load, expert) => {
         const row = element("tr");
-        const head = element("th", "");
-        head.scope = "row";
+        const head = headed("");
         head.append(element("span", "", { background: data.colours[expert] }), `${expert}`);
         head.firstChild.className = "swatch";
         const dropped = meter(layer.dropped ? layer.dropped[expert] : null, 1, "inherit");
@@ -98,12 +121,103 @@
     );
     byId("layers").replaceChildren(
       ...(now?.layers ?? []).map((one, index) => {
-        const row = element("tr");
-        const head = element("th", data.layers[index]);
-        head.scope = "row";
         const cells = [percent(one.pairs), percent(one.patches), fixed(one.even, 3)];
-        if (data.gates) cells.push(fixed(one.gates, 3));
-        row.append(head, ...cells.map((text) => element("td", text)));
+        if (data.knowsEntropy) cells.push(fixed(one.entropy, 3));
+        return rowOf(data.layers[index], cells);
+      }),
+    );
+  }
+
+  const sum = (counts) => counts.reduce((total, count) => total + count, 0);
+  const binOf = (bin, bins) => `${(bin / bins).toFixed(2)} to ${((bin + 1) / bins).toFixed(2)}`;
+
+  /** A histogram of the gates of a layer, kept ones and on top of them dropped ones, in shares up to the given one. */
+  function gateChart(name, [kept, dropped], most) {
+    const [left, right, top, bottom] = [38, 196, 8, 104];
+    const total = sum(kept) + sum(dropped) || 1;
+    const width = (right - left) / kept.length;
+    const svg = drawn("svg", { viewBox: "0 0 200 124", role: "img" });
+    const commonest = kept.reduce((best, _, bin) => (kept[bin] + dropped[bin] > kept[best] + dropped[best] ? bin : best), 0);
+    const share = percent((kept[commonest] + dropped[commonest]) / total);
+    svg.setAttribute("aria-label", `Gates in ${name}: ${percent(sum(kept) / total)} of the pairs are kept; the commonest gates, ${share}, are ${binOf(commonest, kept.length)}`);
+    kept.forEach((count, bin) => {
+      const [of, off] = [count, dropped[bin]].map((pairs) => pairs / total);
+      const bar = drawn("g");
+      bar.append(drawn("title", {}, `gate ${binOf(bin, kept.length)}: ${percent(of, 2)} kept, ${percent(off, 2)} dropped`));
+      let base = bottom;
+      for (const [part, style] of [[of, "kept-gates"], [off, "dropped-gates"]]) {
+        const height = (part / most) * (bottom - top);
+        base -= height;
+        if (part) bar.append(drawn("rect", { class: style, x: left + bin * width + 0.4, width: width - 0.8, y: base, height }));
+      }
+      svg.append(bar);
+    });
+    svg.append(drawn("path", { class: "axis", d: `M${left},${bottom} H${right}` }));
+    for (const gate of [0, 0.5, 1]) {
+      svg.append(drawn("text", { x: left + gate * (right - left), y: bottom + 15, "text-anchor": "middle" }, `${gate}`));
+    }
+    svg.append(drawn("text", { x: left - 5, y: bottom, "text-anchor": "end" }, "0"));
+    svg.append(drawn("text", { x: left - 5, y: top + 8, "text-anchor": "end" }, percent(most, 0)));
+    const box = element("div");
+    box.append(element("p", name), svg);
+    return box;
+  }
+
+  function showGates(now) {
+    const layers = now?.layers ?? [];
+    const tallest = ([kept, dropped]) => Math.max(...kept.map((count, bin) => count + dropped[bin])) / (sum(kept) + sum(dropped) || 1);
+    const most = Math.max(...layers.map((layer) => tallest(layer.gates)), 0.01);
+    byId("gates").replaceChildren(...layers.map((layer, index) => gateChart(data.layers[index], layer.gates, most)));
+    const [kept, dropped] = layers[state.layer]?.gates ?? [[], []];
+    const texts = (bin) => [kept[bin], dropped[bin]].map((count) => count.toLocaleString("en-US"));
+    byId("gate-rows").replaceChildren(...kept.map((_, bin) => rowOf(binOf(bin, kept.length), texts(bin))));
+  }
+
+  /** Mean routing weights of a layer at a setting, a list for each class. */
+  function weightsOf(now, layer) {
+    const { classes } = data.classMap;
+    const all = numbersOf(now.classes, 2);
+    const first = layer * classes.length * data.experts;
+    return classes.map((_, place) => [...all.subarray(first + place * data.experts, first + (place + 1) * data.experts)].map((units) => units / 10000));
+  }
+
+  function showMap(now) {
+    if (!data.classMap) return;
+    const { classes, images, largest } = data.classMap;
+    const layer = Number(byId("map-layer").value);
+    const weights = now ? weightsOf(now, layer) : [];
+    const heatOf = (weight) => data.heats[Math.round(Math.min(weight / (largest[layer] || 1), 1) * (data.heats.length - 1))];
+    byId("map-largest").textContent = largest[layer].toFixed(2);
+    byId("map-rows")?.replaceChildren(
+      ...weights.map((row, place) => {
+        const made = rowOf(classes[place], row.map((weight) => `${Math.round(weight * 100)}`));
+        made.title = `${images[place].toLocaleString("en-US")} images`;
+        row.forEach((weight, expert) => {
+          const [background, color] = heatOf(weight);
+          Object.assign(made.children[expert + 1].style, { background, color });
+        });
+        return made;
+      }),
+    );
+    const picture = byId("map-picture")?.getContext("2d");
+    if (picture) {
+      picture.clearRect(0, 0, data.experts, classes.length);
+      const heaviest = weights.map((row) => Math.max(...row));
+      const favourite = weights.map((row, place) => row.indexOf(heaviest[place]));
+      const order = weights.map((_, place) => place).sort((a, b) => favourite[a] - favourite[b] || heaviest[b] - heaviest[a]);
+      order.forEach((place, y) =>
+        weights[place].forEach((weight, x) => {
+          picture.fillStyle = heatOf(weight)[0];
+          picture.fillRect(x, y, 1, 1);
+        }),
+      );
+    }
+    byId("favourites").replaceChildren(
+      ...data.colours.map((_, expert) => {
+        const places = weights.map((_, place) => place).filter((place) => weights[place][expert] > 0);
+        places.sort((a, b) => weights[b][expert] - weights[a][expert]);
+        const row = rowOf(`${expert}`, [places.slice(0, CLASSES_OF_AN_EXPERT).map((place) => classes[place]).join(", ") || "none"]);
+        row.lastChild.className = "text";
         return row;
       }),
     );
@@ -114,6 +228,8 @@
     showNumbers(now);
     all(".sample").forEach((figure, index) => showSample(figure, index, now));
     showExperts(now);
+    showGates(now);
+    showMap(now);
     all(".layer-now").forEach((name) => (name.textContent = data.layers[state.layer]));
     all(".dot").forEach((dot) => dot.classList.toggle("now", Number(dot.dataset.step ?? -1) === state.step));
     all("svg[data-guides]").forEach((chart) => {
@@ -138,11 +254,7 @@
     state.layer = Number(event.target.value);
     show();
   });
-  const showMap = () => {
-    const layer = byId("map-layer")?.value;
-    all("[data-map]").forEach((part) => (part.hidden = part.dataset.map !== layer));
-  };
-  byId("map-layer")?.addEventListener("change", showMap);
+  byId("map-layer")?.addEventListener("change", () => showMap(setting()));
   byId("tint")?.addEventListener("change", (event) => {
     state.tint = event.target.checked;
     show();
@@ -154,6 +266,6 @@
   all('input[name="kind"]').forEach((button) => (button.checked = button.value === state.kind));
   if (byId("tint")) byId("tint").checked = false;
   all(".stack img").forEach((image) => image.classList.toggle("photo", image.src.startsWith("data:image/jpeg")));
+  if (byId("map-layer")) byId("map-layer").value = `${data.layers.length - 1}`;
   show();
-  showMap();
 })();
