@@ -4,6 +4,7 @@
 # make hostile  does to readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc and a torch with CUDA
 # make library  builds the native libraries again, as far as their sources changed
+# make triton-server  installs a Triton server for the tests of vmoe-serve, on x86-64
 # make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
 VENV ?= .venv
 PYTHON ?= python3
@@ -28,6 +29,8 @@ APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
 
 # The wheels' compiler and tools, apart from everything else.
 WHEEL_VENV := build/wheel/venv
+# A Triton server and its client, apart from everything else: they want an older numpy and protobuf.
+TRITON_VENV := build/triton/venv
 HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
@@ -73,6 +76,16 @@ $(WHEEL_VENV)/.done: tools/requirements.txt
 	$(WHEEL_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	touch $@
 
+.PHONY: triton-server
+triton-server: $(TRITON_VENV)/.done
+
+# Of nvidia-pytriton only the server is used, so that it goes without what the package asks for.
+$(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
+	test -x $(TRITON_VENV)/bin/python || $(BIN)/python -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	touch $@
+
 demo: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group 16 \
@@ -105,6 +118,7 @@ check-report: $(NATIVE)
 
 test: $(NATIVE) lint
 	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
+	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
 
 hostile: $(NATIVE)

@@ -1,0 +1,1 @@
+"""Puts a vmoe bundle behind a model server."""

@@ -1,0 +1,84 @@
+"""The model that Triton's Python backend runs: a bundle on the engine, at the setting of each request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+from vmoe_runtime import BackendError, Engine, VmoeError
+from vmoe_serve.batches import Answer, Request, answer
+from vmoe_serve.triton.model_config import SETTING_OUTPUT
+from vmoe_serve.triton.repository import BUNDLE_FOLDER
+
+# Clients and Triton itself mark requests by parameters of such names.
+_TRITONS_OWN = "triton_"
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls.
+
+    A request has `image`, float32 or uint8 [N,H,W,C], and as parameters what `vmoe_serve.request_setting` reads. Its
+    response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that it was run
+    with; or an error of one sentence.
+    """
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Loads the bundle that lies beside `model.py`.
+
+        Raises:
+            triton.TritonModelException: it can't be loaded.
+        """
+        _check_numpy()
+        parameters = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
+        bundle = Path(args["model_repository"], args["model_version"], BUNDLE_FOLDER)
+        try:
+            self._engine = Engine.load(bundle, parameters.get("profile"), parameters.get("backend", "auto"))
+        except VmoeError as error:
+            raise triton.TritonModelException(str(error)) from None
+        triton.Logger.log_info(f"{args['model_instance_name']}: {self._engine!r}")
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers requests, those of one setting together."""
+        answers = answer(self._engine, [_request(request) for request in requests])
+        return [_failure(found) if isinstance(found, VmoeError) else self._response(found) for found in answers]
+
+    def finalize(self) -> None:
+        """Lets go of the engine."""
+        self._engine.close()
+
+    def _response(self, found: Answer) -> Any:
+        outputs = [triton.Tensor(self._engine.manifest.output, np.ascontiguousarray(found.output))]
+        if found.setting is not None:
+            names = np.full((len(found.output), 1), found.setting.encode(), object)
+            outputs.append(triton.Tensor(SETTING_OUTPUT, names))
+        return triton.InferenceResponse(outputs)
+
+
+def _request(request: Any) -> Request:
+    parameters = json.loads(request.parameters() or "{}")
+    return Request(
+        triton.get_input_tensor_by_name(request, "image").as_numpy(),
+        {name: value for name, value in parameters.items() if not name.startswith(_TRITONS_OWN)},
+    )
+
+
+def _failure(error: VmoeError) -> Any:
+    code = triton.TritonError.INTERNAL if isinstance(error, BackendError) else triton.TritonError.INVALID_ARG
+    return triton.InferenceResponse(error=triton.TritonError(str(error), code))
+
+
+def _check_numpy() -> None:
+    """Refuses numpy 2 where Triton is older than 25.02: the first ones of these send empty outputs with it.
+
+    No Triton says what its backend was built for; responses that have parameters came with 25.02.
+    """
+    if int(np.__version__.partition(".")[0]) >= 2 and not hasattr(triton.InferenceResponse, "parameters"):
+        raise triton.TritonModelException(
+            f"this Triton is older than 25.02, whose Python backend may send empty outputs with numpy {np.__version__}; "
+            "run pip install 'numpy<2' for the Python that it uses"
+        )

@@ -1,0 +1,72 @@
+"""Sends requests to a Triton server, in the environment of its client.
+
+    python triton_client.py http|grpc HOST:PORT FOLDER
+
+FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. All are sent
+at once. FOLDER/answers.json becomes a list of {name of output: name of array of FOLDER/outputs.npz, or texts}, or of
+{"error": ...}.
+"""
+
+import json
+import queue
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+
+def main() -> None:
+    protocol, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    requests = json.loads((folder / "requests.json").read_text())
+    with np.load(folder / "images.npz") as file:
+        images = dict(file)
+    answers, arrays = [], {}
+    for number, result in enumerate(_results(protocol, address, requests, images)):
+        if isinstance(result, InferenceServerException):
+            answers.append({"error": result.message()})
+            continue
+        outputs = {}
+        for name in ("logits", "features", "members", "setting"):
+            array = result.as_numpy(name)
+            if name == "setting" and array is not None:
+                outputs[name] = [[text.decode() for text in row] for row in array]
+            elif array is not None:
+                outputs[name] = f"{number}/{name}"
+                arrays[f"{number}/{name}"] = array
+        answers.append(outputs)
+    np.savez(folder / "outputs.npz", **arrays)
+    (folder / "answers.json").write_text(json.dumps(answers))
+
+
+def _results(protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray]) -> Iterator[Any]:
+    """The result or exception of each request, in their order."""
+    module = import_module(f"tritonclient.{protocol}")
+    options = {"concurrency": len(requests)} if protocol == "http" else {}
+    with module.InferenceServerClient(address, **options) as client:
+        waiting = [_send(protocol, module, client, request, images[request["images"]]) for request in requests]
+        for wait in waiting:
+            try:
+                result = wait()
+            except InferenceServerException as error:
+                result = error
+            yield result
+
+
+def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:
+    """Sends a request; returns a function that waits for its result."""
+    tensor = module.InferInput("image", images.shape, np_to_triton_dtype(images.dtype))
+    tensor.set_data_from_numpy(images)
+    arguments = {"inputs": [tensor], "parameters": request["parameters"]}
+    if protocol == "http":
+        return client.async_infer(request["model"], **arguments).get_result
+    results: queue.Queue[Any] = queue.Queue()
+    client.async_infer(request["model"], callback=lambda result, error: results.put(error or result), **arguments)
+    return results.get
+
+
+if __name__ == "__main__":
+    main()
