@@ -321,6 +321,9 @@ def test_a_csv_file_labels_pictures(
     assert (found["images"], found["top1"]) == (3, 1.0)
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "9.png,1"]))
     assert "9.png, which is no file" in complaint_of(capsys, 1, *arguments)
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "0.png,10"]))
+    says = f"{tmp_path / 'labels.csv'}: labels go from "
+    assert says in complaint_of(capsys, 1, *arguments)
 
 
 # What can't be done

@@ -99,7 +99,7 @@ def open_images(
         return ImageSource(source.images, note="the bundle puts out no logits, so there is no top-1")
     if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
         raise ImageError(
-            f"{path}: labels go from {source.labels.min()} to {source.labels.max()}, "
+            f"{labels or path}: labels go from {source.labels.min()} to {source.labels.max()}, "
             f"and the model has classes 0 to {num_classes - 1}"
         )
     return source
