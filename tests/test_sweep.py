@@ -19,7 +19,7 @@ import pytest
 from terminal import default_signals
 from test_bench import QUICK, complaint_of, report_of
 
-from vmoe_bench import cli
+from vmoe_bench import cli, plot
 from vmoe_bench.choice import Wish, mark_front, recommend
 from vmoe_bench.report import PointReport
 from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
@@ -152,6 +152,22 @@ def test_csv_and_plot_have_every_point(
     drawn = picture.read_text()
     assert ">no pool<" in drawn and ">pool<" in drawn and ">capacity ratio C<" in drawn
     assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "points.svg"]
+
+
+def test_a_line_has_one_colour_in_all_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plot, "write_picture", lambda figure, path: figures.append(figure))
+    first = point("c0.5-k1", 0.5, 10)
+    dense = replace(first, bundle="dense", profile=None, capacity_ratio=None, k=None, bpr=None, pool=None, max_experts=None)
+    plot.draw([first, dense, replace(first, then="c2-k1"), replace(first, bundle="int8")], Path("x.png"))
+    (figure,) = figures
+    colours: dict[str, set[str]] = {}
+    for axes in figure.axes:
+        for line in axes.lines:
+            if line.get_label() != "_stars":
+                colours.setdefault(line.get_label(), set()).add(line.get_color())
+    assert len(colours) == 4 and all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == 4
 
 
 # What it recommends
