@@ -70,7 +70,19 @@ def test_ratios_that_give_the_same_places_are_measured_once(mnist_image_bundle: 
     manifest = Bundle.open(mnist_image_bundle).manifest
     profiles, notes = sweep_profiles(manifest.rules, manifest.profiles["c0.3-k1"], Axes((0.1, 0.15, 0.2)))
     assert [profile.name for profile in profiles] == ["c0.1-k1", "c0.2-k1"]
-    assert notes == ["c0.15-k1 has the places of c0.1-k1, and is left out"]
+    assert notes == ["c0.15-k1 has the places of c0.1-k1, which come to 0.16, and is left out"]
+
+
+def test_ratios_that_are_left_out_are_said_in_one_sentence(mnist_image_bundle: Path) -> None:
+    manifest = Bundle.open(mnist_image_bundle).manifest
+    coarse = replace(manifest.rules, capacity_multiple_of=16)
+    base = coarse.changed(manifest.profiles["c0.3-k1"], {})
+    profiles, notes = sweep_profiles(coarse, base, Axes((0.1, 0.2, 0.4, 0.8, 3)))
+    assert [(profile.name, round(profile.effective_ratio, 2)) for profile in profiles] == [
+        ("c0.1-k1", 2.56),
+        ("c3-k1", 5.12),
+    ]
+    assert notes == ["c0.2-k1, c0.4-k1 and c0.8-k1 have the places of c0.1-k1, which come to 2.56, and are left out"]
 
 
 # What it finds
