@@ -62,9 +62,9 @@ class Assessment:
             observe: is shown each batch's answers, for who wants to know more about them.
         """
         self._point, self._observe = point, observe
-        self._kept = self._asked = self._used = self._images = self._calls = 0
-        self._right: int | None = None
-        self._rows = [0] * len(point.engine.manifest.moe_layers)
+        self._labelled = False
+        # Images, calls, right answers, kept pairs, all pairs, experts with rows, and the rows of each layer.
+        self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
 
     def add(self, batch: Array, labels: Array | None) -> None:
         """Runs a batch of the point's size, dtype[N,H,W,C] with labels i64[N] or None.
@@ -73,29 +73,26 @@ class Assessment:
             VmoeError: the images don't fit, or the backend failed.
         """
         logits, routing = self._point.logits_and_routing(batch)
-        kept, asked = count_pairs(routing.values())
-        self._kept += kept
-        self._asked += asked
-        self._rows = [total + more for total, more in zip(self._rows, expert_rows(routing), strict=True)]
-        self._used += experts_used(routing)
-        if labels is not None:
-            self._right = (self._right or 0) + count_right(logits, labels)
+        right = 0 if labels is None else count_right(logits, labels)
+        more = len(batch), 1, right, *count_pairs(routing.values()), experts_used(routing), *expert_rows(routing)
         self._observe(logits, routing, labels)
-        self._images += len(batch)
-        self._calls += 1
+        self._labelled = labels is not None
+        # In one step: an interrupt must not leave a batch half counted.
+        self._counts = self._counts + more
 
     def quality(self) -> Quality | None:
         """What there is by now; None before the first batch."""
-        if not self._images:
+        images, calls, right, kept, asked, used, *rows = self._counts.tolist()
+        if not images:
             return None
         manifest = self._point.engine.manifest
         shape = model_shape(manifest)
         return Quality(
-            self._kept / self._asked if self._asked else None,
-            None if self._right is None else self._right / self._images,
-            self._images,
-            None if shape is None else flops_per_image(shape, self._rows, self._images),
-            round(self._used / self._calls * expert_bytes(shape, manifest)) if shape is not None and self._rows else None,
+            kept / asked if asked else None,
+            right / images if self._labelled else None,
+            images,
+            None if shape is None else flops_per_image(shape, rows, images),
+            round(used / calls * expert_bytes(shape, manifest)) if shape is not None and rows else None,
         )
 
 
