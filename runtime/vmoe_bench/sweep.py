@@ -87,8 +87,8 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
         axes: what to vary.
 
     Returns:
-        The profiles, capacity rising fastest; and notes, a sentence each: a profile that would route every token as an
-        earlier one does is left out.
+        The profiles, capacity rising fastest; and notes, a sentence for each that others would route every token like, which
+        are left out. It says the capacity ratio that its whole places come to, as that may be far from the name.
 
     Raises:
         UsageError: the model has no capacity, or can't be run with one of the settings.
@@ -99,7 +99,7 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
     given = {"k": axes.ks, "bpr": [order == "bpr" for order in axes.orders], "pool": axes.pools}
     varied = {name: values for name, values in {**given, "max_experts": axes.max_experts}.items() if values}
     profiles: dict[Profile, Profile] = {}
-    notes = []
+    left_out: dict[Profile, list[str]] = {}
     for *others, ratio in product(*varied.values(), axes.ratios):
         try:
             profile = rules.changed(base, {**dict(zip(varied, others, strict=True)), "capacity": ratio})
@@ -108,5 +108,11 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
         # What is asked for may differ where whole places don't.
         same = profiles.setdefault(replace(profile, name="", capacity_ratio=0), profile)
         if same != profile:
-            notes.append(f"{profile.name} has the places of {same.name}, and is left out")
-    return list(profiles.values()), notes
+            left_out.setdefault(same, []).append(profile.name)
+    return list(profiles.values()), [_note(same, names) for same, names in left_out.items()]
+
+
+def _note(kept: Profile, names: Sequence[str]) -> str:
+    *rest, last = names
+    who, have, are = (f"{', '.join(rest)} and {last}", "have", "are") if rest else (last, "has", "is")
+    return f"{who} {have} the places of {kept.name}, which come to {kept.effective_ratio:.3g}, and {are} left out"
