@@ -12,12 +12,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import default_signals
 
 from vmoe_runtime import Engine
 from vmoe_serve import cli
@@ -31,7 +33,7 @@ PATIENCE = 180
 class Server:
     """The command, as its own process."""
 
-    def __init__(self, bundle: Path, *options: str) -> None:
+    def __init__(self, bundle: Path, *options: str, wait: bool = True) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -41,11 +43,12 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
             env={**os.environ, "RAY_ADDRESS": ""},
         )
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.said = self._lines.get(timeout=PATIENCE)
+        self.said = self._lines.get(timeout=PATIENCE) if wait else ""
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -69,13 +72,20 @@ class Server:
         status, body, response = self.ask(
             "POST", "/v2/models/mnist/infer", text + images.tobytes(), Inference_Header_Content_Length=str(len(text))
         )
+        if status != 200:
+            return status, {"error": body.decode()}, b""
         length = int(response.headers.get("inference-header-content-length", len(body)))
         return status, json.loads(body[:length]), body[length:]
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, errors
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """The exit code, and what stands on standard error."""
+        assert self.process.stderr is not None
+        errors = self.process.stderr.read()
+        return self.process.wait(PATIENCE), errors
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +254,17 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--slo-ms" in capsys.readouterr().out
 
 
-def test_a_bundle_that_a_replica_can_not_load_is_one_sentence(
-    mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    assert cli.main(["ray", str(mnist_image_bundle), "--backend", "tensorrt", "--port", "18765"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "Ray can't serve" in error and "TensorRT" in error
+def test_a_bundle_that_a_replica_can_not_load_is_one_sentence(mnist_image_bundle: Path) -> None:
+    failed = Server(mnist_image_bundle, "--backend", "tensorrt")
+    code, errors = failed.ended()
+    assert (code, failed.said, errors.count("\n")) == (1, "", 1), errors
+    assert errors.startswith(f"vmoe-serve: Ray can't serve {mnist_image_bundle}: ") and "TensorRT" in errors
+
+
+def test_ctrl_c_while_it_starts_and_while_it_serves(mnist_image_bundle: Path) -> None:
+    starting = Server(mnist_image_bundle, wait=False)
+    time.sleep(2)
+    assert starting.stop(signal.SIGINT) == (130, "vmoe-serve: interrupted\n")
+    serving = Server(mnist_image_bundle)
+    assert "serving mnist_image" in serving.said
+    assert serving.stop(signal.SIGINT) == (0, "")

@@ -28,7 +28,7 @@ sys.exit(import_module(sys.argv[1] + ".__main__").main())
 """
 
 
-@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run", "vmoe_inspect", "vmoe_report"])
+@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run", "vmoe_inspect", "vmoe_report", "vmoe_serve"])
 def test_ctrl_c_during_the_imports(tool: str) -> None:
     command = [sys.executable, "-c", PROGRAM, tool]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)

@@ -301,7 +301,7 @@ def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Pa
     with Engine.load(DATA / "bundles" / "v2-dense", threads=1) as dense:
         service = Service(dense, Batcher(dense, None, most_images=8, most_waiting=8), "x", most_images=8, decoders=1)
         shape = [1, *dense.manifest.input.size]
-        image = tensor(shape=shape, data=np.linspace(-1, 1, int(np.prod(shape))).tolist())
+        image = tensor(datatype="UINT8", shape=shape, data=[0, 255] * (int(np.prod(shape)) // 2))
         refused = infer(service, {"inputs": [image], "parameters": {"setting": "c0.3-k1"}}, model="x")
         answered = infer(service, {"inputs": [image]}, model="x")
         service.close()
