@@ -151,6 +151,7 @@ def _put_together(arguments: Arguments, command: str, measured: _Measured, progr
         points=points,
         cascades=measured.cascades,
         same=_same(measured),
+        effective=tuple(None if point.profile is None else point.profile.effective_ratio for point in plan.points),
         ratios=plan.ratios,
         curves=plan.curves,
         others=plan.others,

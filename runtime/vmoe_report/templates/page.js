@@ -5,6 +5,7 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const DROPPED = "rgba(125, 132, 140, .88)";
   const CLASSES_OF_AN_EXPERT = 5;
+  const EXPERTS_OF_A_CLASS = 5;
   const SVG = document.querySelector("svg").namespaceURI;
 
   const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)}\u00a0%`);
@@ -50,13 +51,15 @@
   /** The experts of all patches at a setting: 0 where dropped, else 1 + the expert; layer by layer, sample by sample. */
   const patchesOf = (setting) => numbersOf(setting.patches, data.patchBytes);
 
-  const state = { step: data.step, kind: data.kind, layer: 0, tint: false };
+  const state = { step: data.step, kind: data.kind, layer: 0, tint: false, place: 0 };
   const setting = () => data.curves[state.kind].find((one) => one.step === state.step);
 
   function showNumbers(now) {
     const ratio = `${data.ratios[state.step]}`;
     byId("ratio-now").textContent = ratio;
-    byId("ratio").setAttribute("aria-valuetext", `capacity ratio ${ratio}`);
+    const real = now?.real ? `its places come to ${now.real}` : "";
+    byId("real-now").textContent = real;
+    byId("ratio").setAttribute("aria-valuetext", `capacity ratio ${ratio}${real && `, ${real}`}`);
     if (!now) {
       byId("now").textContent = "This setting was not measured.";
       return;
@@ -181,10 +184,42 @@
     return classes.map((_, place) => [...all.subarray(first + place * data.experts, first + (place + 1) * data.experts)].map((units) => units / 10000));
   }
 
+  /** Places of the classes from the top of the class map's picture down. */
+  let mapOrder = [];
+
+  /** Marks the chosen class in the picture, and says its experts. */
+  function showClass(weights) {
+    const { classes, images } = data.classMap;
+    const heaviest = weights.map((_, expert) => expert).filter((expert) => weights[expert] > 0);
+    heaviest.sort((a, b) => weights[b] - weights[a]);
+    const experts = heaviest.slice(0, EXPERTS_OF_A_CLASS).map((expert) => `expert\u00a0${expert}\u00a0${weights[expert].toFixed(3)}`);
+    const shown = images[state.place];
+    byId("map-says").replaceChildren(
+      element("b", classes[state.place]),
+      `, ${shown.toLocaleString("en-US")}\u00a0image${shown === 1 ? "" : "s"}: ${experts.join(", ") || "none"}`,
+    );
+    byId("map-class").value = `${state.place}`;
+    const mark = byId("map-mark");
+    const y = Math.max(mapOrder.indexOf(state.place), 0);
+    Object.assign(mark.style, { top: `${(y / classes.length) * 100}%`, height: `${100 / classes.length}%` });
+    mark.classList.toggle("low", y > classes.length / 2);
+    mark.firstChild.textContent = classes[state.place];
+  }
+
+  /** Chooses the class whose row is under a pointer. */
+  function pointAt(event) {
+    const box = byId("map-picture").getBoundingClientRect();
+    const y = Math.floor(((event.clientY - box.top) / box.height) * mapOrder.length);
+    const place = mapOrder[Math.min(Math.max(y, 0), mapOrder.length - 1)];
+    if (place === undefined || place === state.place) return;
+    state.place = place;
+    showClass(weightsOf(setting(), state.layer)[place]);
+  }
+
   function showMap(now) {
     if (!data.classMap) return;
     const { classes, images, largest } = data.classMap;
-    const layer = Number(byId("map-layer").value);
+    const { layer } = state;
     const weights = now ? weightsOf(now, layer) : [];
     const heatOf = (weight) => data.heats[Math.round(Math.min(weight / (largest[layer] || 1), 1) * (data.heats.length - 1))];
     byId("map-largest").textContent = largest[layer].toFixed(2);
@@ -204,13 +239,14 @@
       picture.clearRect(0, 0, data.experts, classes.length);
       const heaviest = weights.map((row) => Math.max(...row));
       const favourite = weights.map((row, place) => row.indexOf(heaviest[place]));
-      const order = weights.map((_, place) => place).sort((a, b) => favourite[a] - favourite[b] || heaviest[b] - heaviest[a]);
-      order.forEach((place, y) =>
+      mapOrder = weights.map((_, place) => place).sort((a, b) => favourite[a] - favourite[b] || heaviest[b] - heaviest[a]);
+      mapOrder.forEach((place, y) =>
         weights[place].forEach((weight, x) => {
           picture.fillStyle = heatOf(weight)[0];
           picture.fillRect(x, y, 1, 1);
         }),
       );
+      showClass(weights[state.place] ?? []);
     }
     byId("favourites").replaceChildren(
       ...data.colours.map((_, expert) => {
@@ -230,6 +266,7 @@
     showExperts(now);
     showGates(now);
     showMap(now);
+    all("select.layer").forEach((choice) => (choice.value = `${state.layer}`));
     all(".layer-now").forEach((name) => (name.textContent = data.layers[state.layer]));
     all(".dot").forEach((dot) => dot.classList.toggle("now", Number(dot.dataset.step ?? -1) === state.step));
     all("svg[data-guides]").forEach((chart) => {
@@ -250,11 +287,17 @@
       show();
     }),
   );
-  byId("layer").addEventListener("change", (event) => {
-    state.layer = Number(event.target.value);
-    show();
+  all("select.layer").forEach((choice) =>
+    choice.addEventListener("change", () => {
+      state.layer = Number(choice.value);
+      show();
+    }),
+  );
+  byId("map-class")?.addEventListener("change", (event) => {
+    state.place = Number(event.target.value);
+    showMap(setting());
   });
-  byId("map-layer")?.addEventListener("change", () => showMap(setting()));
+  for (const kind of ["pointermove", "pointerdown"]) byId("map-picture")?.addEventListener(kind, pointAt);
   byId("tint")?.addEventListener("change", (event) => {
     state.tint = event.target.checked;
     show();
@@ -262,10 +305,14 @@
 
   // A browser that comes back to a page keeps what was set.
   byId("ratio").value = state.step;
-  byId("layer").value = "0";
   all('input[name="kind"]').forEach((button) => (button.checked = button.value === state.kind));
   if (byId("tint")) byId("tint").checked = false;
   all(".stack img").forEach((image) => image.classList.toggle("photo", image.src.startsWith("data:image/jpeg")));
-  if (byId("map-layer")) byId("map-layer").value = `${data.layers.length - 1}`;
+  if (byId("map-class")) {
+    const places = data.classMap.classes.map((name, place) => [name, place]);
+    places.sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
+    byId("map-class").append(...places.map(([name, place]) => new Option(name, place)));
+    state.place = places[0][1];
+  }
   show();
 })();
