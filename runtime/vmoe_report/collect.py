@@ -164,7 +164,7 @@ def _put_together(arguments: Arguments, command: str, measured: _Measured, progr
         patch_bytes=patch_bytes(manifest.rules.num_experts if manifest.rules else 0),
         samples=_samples(measured),
         settings=tuple(_setting(measured, place, followed) for place in plan.own),
-        class_map=class_map(start, {place: measured.seen[place] for place in plan.own}, measured.names, followed),
+        class_map=class_map(start, measured.seen[start], measured.names, followed),
         interference=neighbours(plan.engines[0].engine, measured.source, setting, progress),
         agreements=agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
         notes=_notes(measured, arguments.samples),

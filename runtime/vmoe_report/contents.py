@@ -128,7 +128,6 @@ class ClassMap:
         weight: [layers][classes][E].
         followed: places in `classes`, rising, of those that `SettingContents.classes` tells of at every setting: all of
             them, or as many of those with most images as the page has room for.
-        largest: of each layer the largest weight of these at any setting.
     """
 
     point: int
@@ -136,7 +135,6 @@ class ClassMap:
     images: tuple[int, ...]
     weight: tuple[tuple[tuple[float, ...], ...], ...]
     followed: tuple[int, ...]
-    largest: tuple[float, ...]
 
 
 @dataclass(frozen=True)

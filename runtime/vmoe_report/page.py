@@ -71,6 +71,7 @@ def page_data(report: Report) -> dict[str, Any]:
     return {
         "ratios": report.ratios,
         "curves": curves,
+        "titles": {curve.kind: curve.title for curve in _own_curves(report)},
         "kind": start.kind,
         "step": start.steps[start.points.index(report.start)],
         "layers": report.layers,
@@ -92,7 +93,6 @@ def _class_map(found: ClassMap | None) -> dict[str, Any] | None:
     return {
         "classes": [found.classes[place] for place in found.followed],
         "images": [found.images[place] for place in found.followed],
-        "largest": found.largest,
     }
 
 

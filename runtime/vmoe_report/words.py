@@ -54,7 +54,8 @@ def lead(report: Report) -> list[str]:
     fall = report.fall
     if fall is None:
         return [*sentences, *_without_labels(report, count)]
-    best, lowest = report.points[fall.best], _ratio(report, fall.last_good)
+    best = report.points[fall.best]
+    lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
     most = f"On {count} images it is right on {percent(best.top1)} at most with {first.title}"
     sentences.append(f"{most}, at capacity ratio {_ratio(report, fall.best)}.")
     within = f"{points_of(report.max_drop)} of that"
@@ -88,7 +89,8 @@ def recommendation(report: Report) -> str | None:
     best = max(asked, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
     parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: right on {percent(point.top1)}"]
     if best.profile != point.profile or best.bundle != point.bundle:
-        parts.append(f"where {best.profile} has {percent(best.top1)}")
+        where = "" if best.bundle == point.bundle else f" in {best.bundle}"
+        parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
         if point.images_per_second and best.images_per_second:
             parts.append(f"{point.images_per_second / best.images_per_second:.2f} times its speed")
         if point.flops_per_image and best.flops_per_image:

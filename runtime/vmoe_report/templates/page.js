@@ -57,9 +57,7 @@
   function showNumbers(now) {
     const ratio = `${data.ratios[state.step]}`;
     byId("ratio-now").textContent = ratio;
-    const real = now?.real ? `its places come to ${now.real}` : "";
-    byId("real-now").textContent = real;
-    byId("ratio").setAttribute("aria-valuetext", `capacity ratio ${ratio}${real && `, ${real}`}`);
+    byId("ratio").setAttribute("aria-valuetext", `capacity ratio ${ratio}`);
     if (!now) {
       byId("now").textContent = "This setting was not measured.";
       return;
@@ -71,7 +69,9 @@
     if (now.kept !== null) parts.push(`${percent(now.kept)} of pairs kept`);
     if (now.flops !== null) parts.push(`${number(now.flops / 1e6)}\u00a0MFLOP`);
     const line = byId("now");
-    line.replaceChildren(element("code", now.profile), `: ${now.places} place${now.places === 1 ? "" : "s"} per expert. `);
+    line.replaceChildren(element("code", now.profile), `: ${now.places} place${now.places === 1 ? "" : "s"} per expert`);
+    if (now.real) line.append(`, which come${now.places === 1 ? "s" : ""} to a `, element("b", `ratio of ${now.real}`));
+    line.append(". ");
     parts.forEach((part, index) => line.append(element("b", part), index < parts.length - 1 ? ", " : "."));
   }
 
@@ -101,9 +101,12 @@
   }
 
   function meter(share, most, colour) {
-    const cell = element("td", percent(share), {});
-    cell.append(element("span", "", { width: `${most ? ((share ?? 0) / most) * 100 : 0}%`, color: colour }));
-    cell.lastChild.className = "meter";
+    const cell = element("td");
+    const box = element("div");
+    box.append(element("span", percent(share)), element("span"));
+    box.lastChild.append(element("span", "", { width: `${most ? ((share ?? 0) / most) * 100 : 0}%`, color: colour }));
+    box.lastChild.firstChild.className = "meter";
+    cell.append(box);
     return cell;
   }
 
@@ -176,13 +179,21 @@
     byId("gate-rows").replaceChildren(...kept.map((_, bin) => rowOf(binOf(bin, kept.length), texts(bin))));
   }
 
+  /** Mean routing weights of a layer at a setting in ten thousandths, class by class. */
+  function unitsOf(now, layer) {
+    const size = data.classMap.classes.length * data.experts;
+    return numbersOf(now.classes, 2).subarray(layer * size, (layer + 1) * size);
+  }
+
   /** Mean routing weights of a layer at a setting, a list for each class. */
   function weightsOf(now, layer) {
-    const { classes } = data.classMap;
-    const all = numbersOf(now.classes, 2);
-    const first = layer * classes.length * data.experts;
-    return classes.map((_, place) => [...all.subarray(first + place * data.experts, first + (place + 1) * data.experts)].map((units) => units / 10000));
+    const units = unitsOf(now, layer);
+    return data.classMap.classes.map((_, place) => Array.from(units.subarray(place * data.experts, (place + 1) * data.experts), (one) => one / 10000));
   }
+
+  /** The largest of them at any ratio of a curve. */
+  const largestOf = (kind, layer) =>
+    Math.max(...data.curves[kind].map((one) => unitsOf(one, layer).reduce((most, units) => Math.max(most, units), 0))) / 10000;
 
   /** Places of the classes from the top of the class map's picture down. */
   let mapOrder = [];
@@ -218,11 +229,13 @@
 
   function showMap(now) {
     if (!data.classMap) return;
-    const { classes, images, largest } = data.classMap;
-    const { layer } = state;
+    const { classes, images } = data.classMap;
+    const { layer, kind } = state;
     const weights = now ? weightsOf(now, layer) : [];
-    const heatOf = (weight) => data.heats[Math.round(Math.min(weight / (largest[layer] || 1), 1) * (data.heats.length - 1))];
-    byId("map-largest").textContent = largest[layer].toFixed(2);
+    const largest = largestOf(kind, layer);
+    const heatOf = (weight) => data.heats[Math.round((weight / (largest || 1)) * (data.heats.length - 1))];
+    byId("map-largest").textContent = largest.toFixed(2);
+    if (byId("map-kind")) byId("map-kind").textContent = data.titles[kind];
     byId("map-rows")?.replaceChildren(
       ...weights.map((row, place) => {
         const made = rowOf(classes[place], row.map((weight) => `${Math.round(weight * 100)}`));
