@@ -71,7 +71,7 @@ def large_report(
         points=tuple(points),
         cascades=(),
         same=(0.5,) * len(points),
-        effective=(0.1,) * len(points),
+        effective=tuple(point.capacity_ratio for point in points),
         ratios=tuple((step + 1) / 10 for step in range(ratios)),
         curves=tuple(
             CurveContents("b", kind, kind, tuple(places)[at * ratios : (at + 1) * ratios], tuple(range(ratios)))

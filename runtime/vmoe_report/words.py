@@ -75,9 +75,12 @@ def headline(report: Report) -> str | None:
     """The name of the recommended setting; None where there is none."""
     if report.recommended is None:
         return None
-    point = report.points[report.recommended]
-    where = "" if len(report.bundles) == 1 else f" in {point.bundle}"
-    return f"Recommended: {point.profile or point.bundle}{where}."
+    return f"Recommended: {report.points[report.recommended].profile}{bundle_of(report, report.recommended)}."
+
+
+def bundle_of(report: Report, place: int) -> str:
+    """In which bundle a point is, where several precisions are shown; else nothing."""
+    return f" in {report.points[place].bundle}" if len(_own(report)) > 1 else ""
 
 
 def recommendation(report: Report) -> str | None:
