@@ -416,6 +416,7 @@ def test_a_model_without_capacity_is_a_line_across(tmp_path: Path) -> None:
     top1 = report["points"][place]["top1"]
     assert page.count(f"<title>v3-soft, no capacity: {top1:.2%}</title>") == 3  # over capacity, time and compute
     assert "dash3" in page
+    assert page.count(f'<th scope="row">v3-soft, no capacity</th><td>-</td><td>{top1:.2%}</td>') == 1
     names = [name.strip() for name in re.findall(r"</svg>\s+([^<]*)</li>", page)]
     assert names == [
         "v3-fp32, Batch Priority Routing",

@@ -95,7 +95,7 @@ def _flat(report: Report, low: float, high: float, value: Value) -> list[Line]:
         look, level = _level_of(report, place), value(place, report.points[place])
         if level is not None:
             ends = (Dot(low, level, None, ""), Dot(high, level, None, look.name))
-            lines.append(replace(look, dots=ends))
+            lines.append(replace(look, dots=ends, level=True))
     return lines
 
 
