@@ -71,6 +71,7 @@ def large_report(
         points=tuple(points),
         cascades=(),
         same=(0.5,) * len(points),
+        effective=tuple(point.capacity_ratio for point in points),
         ratios=tuple((step + 1) / 10 for step in range(ratios)),
         curves=tuple(
             CurveContents("b", kind, kind, tuple(places)[at * ratios : (at + 1) * ratios], tuple(range(ratios)))
@@ -89,7 +90,7 @@ def large_report(
             setting_contents(place, profiles[place], seen[place], range(room.samples), names, labels, followed)
             for place in places
         ),
-        class_map=class_map(0, seen, names, followed),
+        class_map=class_map(0, seen[0], names, followed),
         interference=None,
         agreements=(),
         notes=(),

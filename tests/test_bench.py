@@ -22,12 +22,14 @@ import pytest
 from PIL import Image
 
 from vmoe_bench import cli, display, machine, measurement
+from vmoe_bench.cascades import timed_batches
 from vmoe_bench.measurement import call_order, summarize, time_interleaved
 from vmoe_bench.quality import count_pairs, count_right
 from vmoe_export import export_bundle
-from vmoe_runtime import Engine, ImageError, Routing
+from vmoe_runtime import Engine, ImageError, Routing, image_source
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
+from vmoe_runtime.images import to_batch
 from vmoe_runtime.manifest import InputSpec, Manifest
 
 POINT_KEYS = [
@@ -566,6 +568,85 @@ def test_a_subfolder_that_is_no_class_leaves_all_without_labels(pictures: Path, 
     source = opened(pictures, manifest)
     assert (source.labels, len(source)) == (None, 40)
     assert source.note == "subfolder 'neuf' is not one class of the bundle, so there is no top-1"
+
+
+def test_a_subfolder_may_have_the_index_of_its_class(pictures: Path, manifest: Manifest) -> None:
+    named = opened(pictures, manifest).labels
+    assert named is not None
+    (pictures / "nine").rename(pictures / "9")
+    source = opened(pictures, manifest)
+    assert source.labels is not None and sorted(source.labels) == sorted(named)
+    assert {path.parent.name for path, label in zip(source.images, source.labels, strict=True) if label == 9} == {"9"}
+    (pictures / "9").rename(pictures / "10")
+    assert opened(pictures, manifest).note == "subfolder '10' is not one class of the bundle, so there is no top-1"
+
+
+def test_indices_of_classes_need_no_names(pictures: Path, manifest: Manifest) -> None:
+    for index, name in enumerate(DIGITS):
+        (pictures / name).rename(pictures / str(index))
+    labels = opened(pictures, dataclasses.replace(manifest, class_names=None)).labels
+    assert labels is not None and set(labels) == set(range(10))
+
+
+def test_pictures_in_folders_inside_a_subfolder_are_of_its_class(pictures: Path, manifest: Manifest) -> None:
+    deep = pictures / "one" / "images" / "of 2024"
+    deep.mkdir(parents=True)
+    moved = next((pictures / "one").glob("*.PNG")).rename(deep / "moved.PNG")
+    source = opened(pictures, manifest)
+    assert source.labels is not None and len(source) == 40
+    assert source.labels[source.images.index(moved)] == 1  # type: ignore[union-attr]
+
+
+def test_hidden_files_and_empty_folders_are_no_pictures(pictures: Path, manifest: Manifest) -> None:
+    (pictures / "one" / "._1.png").write_text("what another system notes")
+    for hidden in (pictures / ".thumbnails", pictures / "one" / ".thumbnails"):
+        hidden.mkdir()
+        (hidden / "1.png").write_text("a thumbnail")
+    (pictures / "no pictures").mkdir()
+    (pictures / "no pictures" / "notes.txt").write_text("notes")
+    source = opened(pictures, manifest)
+    assert source.labels is not None and len(source) == 40
+    assert not any(part.startswith(".") for path in source.images for part in path.relative_to(pictures).parts)
+
+
+@pytest.mark.parametrize("suffix", ["avif", "JPG", "jpeg", "webp"])
+def test_pictures_of_every_format_are_found(suffix: str, tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / f"x.{suffix}").write_bytes(b"")
+    assert opened(tmp_path, manifest).images == (tmp_path / f"x.{suffix}",)
+
+
+@pytest.mark.parametrize(("cascade", "times"), [((), 1), (("--cascade",), 3)], ids=["points", "two steps"])
+def test_a_picture_is_read_once_for_all_settings(
+    cascade: tuple[str, ...],
+    times: int,
+    mnist_image_bundle: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    read: list[Path] = []
+
+    def watched(images: tuple[Path, ...], spec: InputSpec) -> np.ndarray:
+        read.extend(images)
+        return to_batch(images, spec)
+
+    for index, name in enumerate(DIGITS):
+        (pictures / name).rename(pictures / str(index))
+    monkeypatch.setattr(image_source, "to_batch", watched)
+    swept = "--sweep", "0.1", "0.2", "0.5", "1.05", "--images", pictures
+    report = report_of(capsys, mnist_image_bundle, *swept, *cascade)
+    assert [point["images"] for point in report["points"]] == [40] * 4
+    assert len(read) == 1 + times * 40, "those that are timed, and all for accuracy, and for both again"
+
+
+def test_batches_that_two_steps_are_timed_on_are_spread_and_few(manifest: Manifest) -> None:
+    spec = dataclasses.replace(manifest.input, dtype="uint8", height=1, width=1, channels=1)
+    source = ImageSource((np.arange(2000) % 251).astype(np.uint8).reshape(2000, 1, 1, 1))
+    first = [int(batch[0, 0, 0, 0]) for batch in timed_batches(source, 1, spec)]
+    assert first == [index % 251 for index in range(0, 2000, 32)]
+    for size, most in ((8, 64), (16, 32), (100, 8), (2000, 1)):
+        batches = timed_batches(source, size, spec)
+        assert 0.75 * most <= len(batches) <= most and {len(batch) for batch in batches} == {size}
 
 
 def test_a_name_that_two_classes_share_is_no_label(pictures: Path, manifest: Manifest) -> None:

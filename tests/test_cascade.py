@@ -216,3 +216,13 @@ def test_the_time_of_two_steps_is_that_of_the_mean_call() -> None:
     # Of calls that send on as many the median counts, and then how many of them there are.
     speed = point.speed([1.0, 1.0, 7.0, 3.0])
     assert speed.images_per_second == pytest.approx(2 / (0.75 * 1.0 + 0.25 * 3.0))
+
+
+def test_two_steps_need_a_batch_to_find_the_margin_on_and_one_to_try_it_on(
+    mnist_image_bundle: Path, tmp_path: Path, mnist_images: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "few.npz", images=mnist_images["images"][:7], labels=mnist_images["labels"][:7])
+    given = (mnist_image_bundle, "--cascade", "--images", tmp_path / "few.npz", *QUICK)
+    complaint = complaint_of(capsys, 2, *given, "--batch-size", 4)
+    assert "has only 7 images, not two batches" in complaint
+    assert report_of(capsys, *given, "--profile", "c0.3-k1", "c1.05-k2", "--batch-size", 3)["points"]

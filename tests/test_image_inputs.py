@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> Non
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
             to_batch(image, spec)
+
+
+def test_a_folder_is_not_called_unreadable() -> None:
+    with pytest.raises(ImageError, match=f"^{re.escape(str(BUNDLE))} is a folder, and images are read from plain files$"):
+        to_batch(BUNDLE, RGB)
 
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:

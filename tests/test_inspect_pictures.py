@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from named_bundles import ODD_NAMES, with_odd_names
 from PIL import Image
 
+from vmoe_inspect.class_names import class_name
 from vmoe_inspect.cli import main
 from vmoe_inspect.expert_charts import chart_classes, chart_gates, chart_loads
 from vmoe_inspect.expert_colours import FEW, expert_colours
@@ -77,7 +78,31 @@ def test_dropped_patches_are_greyed_and_no_others(samples: Samples) -> None:
         processed = samples.frames[column].patches[LAYERS[3]].processed[row_]
         np.testing.assert_array_equal(alpha > 0, processed == 0)
         label = frames.axes[row_ * 7 + column + 1].get_xlabel()
-        assert label.startswith(f"{(processed > 0).sum()} of 49, says ")
+        assert label.startswith(f"{(processed > 0).sum()} of 49\n")
+
+
+def test_names_of_classes_stay_beside_and_under_their_picture(samples: Samples) -> None:
+    names = ["black and gold garden spider", "W" * 40, *("American Staffordshire terrier" for _ in range(8))]
+    for figure in (picture_kept(samples, names), picture_capacities(samples, LAYERS[3], names)):
+        figure.draw_without_rendering()
+        columns = len(figure.axes) // 6
+        panels = [axes.get_window_extent() for axes in figure.axes]
+        for place, (axes, panel) in enumerate(zip(figure.axes, panels, strict=True)):
+            under, beside = axes.xaxis.label.get_window_extent(), axes.yaxis.label.get_window_extent()
+            if axes.get_xlabel() and "WW" not in axes.get_xlabel():
+                assert panel.x0 <= under.x0 and under.x1 <= panel.x1
+                assert place + columns >= len(panels) or under.y0 >= panels[place + columns].y1
+            if axes.get_ylabel() and "WW" not in axes.get_ylabel():
+                assert panel.y0 <= beside.y0 and beside.y1 <= panel.y1
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "drawn"),
+    [("Tibetan mastiff", 15, "Tibetan mastiff"), ("Tibetan mastiff", 14, "Tibetan mas..."), ("tench", 22, "tench")],
+)
+def test_a_name_is_cut_only_where_that_makes_it_shorter(name: str, longest: int, drawn: str) -> None:
+    assert class_name(0, (name,), longest) == drawn
+    assert class_name(7, None, longest) == "7"
 
 
 def test_patches_have_the_colour_and_the_number_of_their_expert(samples: Samples) -> None:

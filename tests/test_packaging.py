@@ -25,6 +25,7 @@ LIBRARY = "vmoe_runtime/lib/libvmoe_onnxruntime.so"
 SDK = {
     "vmoe_runtime/lib/libvmoe_engine.so",
     "vmoe_runtime/lib/cmake/vmoe/vmoeConfig.cmake",
+    "vmoe_runtime/lib/pkgconfig/vmoe.pc",
     "vmoe_runtime/include/vmoe/elastic.h",
     "vmoe_runtime/include/vmoe/elastic.hpp",
     "vmoe_runtime/include/vmoe/engine.h",

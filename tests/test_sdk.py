@@ -352,6 +352,19 @@ def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_
     assert str(sdk_build.ROOT) not in (moved / "lib" / "cmake" / "vmoe" / "vmoeTargets.cmake").read_text()
 
 
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
+def test_pkg_config_finds_it_wherever_it_lies(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(prefix, moved)
+    flags = sdk_build.run("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(moved / "lib" / "pkgconfig"))
+    assert flags.returncode == 0, flags.stderr
+    program = tmp_path / "c_only"
+    sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.stdout.split(), "-o", program)
+    library = sdk_build.onnxruntime_library()
+    done = sdk_build.run(program, mnist_bundle, library, LD_LIBRARY_PATH=str(moved / "lib"))
+    assert done.stdout == "0.1.0 0 \n"
+
+
 SAMPLES = sdk_build.ROOT / "samples"
 
 

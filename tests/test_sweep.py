@@ -19,7 +19,7 @@ import pytest
 from terminal import default_signals
 from test_bench import QUICK, complaint_of, report_of
 
-from vmoe_bench import cli
+from vmoe_bench import cli, plot
 from vmoe_bench.choice import Wish, mark_front, recommend
 from vmoe_bench.report import PointReport
 from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
@@ -70,7 +70,19 @@ def test_ratios_that_give_the_same_places_are_measured_once(mnist_image_bundle: 
     manifest = Bundle.open(mnist_image_bundle).manifest
     profiles, notes = sweep_profiles(manifest.rules, manifest.profiles["c0.3-k1"], Axes((0.1, 0.15, 0.2)))
     assert [profile.name for profile in profiles] == ["c0.1-k1", "c0.2-k1"]
-    assert notes == ["c0.15-k1 has the places of c0.1-k1, and is left out"]
+    assert notes == ["c0.15-k1 has the places of c0.1-k1, which come to 0.16, and is left out"]
+
+
+def test_ratios_that_are_left_out_are_said_in_one_sentence(mnist_image_bundle: Path) -> None:
+    manifest = Bundle.open(mnist_image_bundle).manifest
+    coarse = replace(manifest.rules, capacity_multiple_of=16)
+    base = coarse.changed(manifest.profiles["c0.3-k1"], {})
+    profiles, notes = sweep_profiles(coarse, base, Axes((0.1, 0.2, 0.4, 0.8, 3)))
+    assert [(profile.name, round(profile.effective_ratio, 2)) for profile in profiles] == [
+        ("c0.1-k1", 2.56),
+        ("c3-k1", 5.12),
+    ]
+    assert notes == ["c0.2-k1, c0.4-k1 and c0.8-k1 have the places of c0.1-k1, which come to 2.56, and are left out"]
 
 
 # What it finds
@@ -152,6 +164,22 @@ def test_csv_and_plot_have_every_point(
     drawn = picture.read_text()
     assert ">no pool<" in drawn and ">pool<" in drawn and ">capacity ratio C<" in drawn
     assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "points.svg"]
+
+
+def test_a_line_has_one_colour_in_all_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plot, "write_picture", lambda figure, path: figures.append(figure))
+    first = point("c0.5-k1", 0.5, 10)
+    dense = replace(first, bundle="dense", profile=None, capacity_ratio=None, k=None, bpr=None, pool=None, max_experts=None)
+    plot.draw([first, dense, replace(first, then="c2-k1"), replace(first, bundle="int8")], Path("x.png"))
+    (figure,) = figures
+    colours: dict[str, set[str]] = {}
+    for axes in figure.axes:
+        for line in axes.lines:
+            if line.get_label() != "_stars":
+                colours.setdefault(line.get_label(), set()).add(line.get_color())
+    assert len(colours) == 4 and all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == 4
 
 
 # What it recommends
@@ -321,6 +349,9 @@ def test_a_csv_file_labels_pictures(
     assert (found["images"], found["top1"]) == (3, 1.0)
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "9.png,1"]))
     assert "9.png, which is no file" in complaint_of(capsys, 1, *arguments)
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "0.png,10"]))
+    says = f"{tmp_path / 'labels.csv'}: labels go from "
+    assert says in complaint_of(capsys, 1, *arguments)
 
 
 # What can't be done
@@ -423,6 +454,8 @@ def test_ctrl_c_keeps_what_was_measured(seconds: float, interrupted: Callable[[f
         return
     assert "interrupted; what was measured by then is shown" in said
     assert report["interrupted"] is True and report["points"]
+    images = [measured["images"] for measured in report["points"]]
+    assert min(images) > 0 and max(images) - min(images) <= 1, "points were asked about other images than their neighbours"
     for measured in report["points"]:
-        assert 0 < measured["top1"] <= 1
+        assert 0 <= measured["top1"] <= 1
         assert (measured["p50_ms"] is None) == (measured["images_per_second"] is None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ from vmoe_bench.points import Point
 from vmoe_bench.quality import Quality, count_right
 from vmoe_runtime.cascade import margin_of_gains, margins_of
 from vmoe_runtime.image_source import ImageSource
+from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_MOST_TIMED_BATCHES = 64
+_LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
+_MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB
 
 
 class Answers:
@@ -116,46 +118,60 @@ def _worth_a_try(places: Sequence[int], then: int, qualities: Sequence[Quality])
     return chosen
 
 
+def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:
+    """The batches that cascades are timed on: spec.dtype[size,H,W,C], evenly spaced, as calls differ by how many images are
+    sent on.
+
+    They are all in memory, so there are 64 of them at most, and of large batches fewer.
+
+    Raises:
+        ImageError: the images don't fit the model, or a file can't be read.
+    """
+    most = min(max(_MOST_TIMED_IMAGES // size, _LEAST_TIMED_BATCHES), _MOST_TIMED_BATCHES)
+    count = len(source) // size
+    return [source.batch(index * size, size, spec) for index in range(0, count, max(1, -(-count // most)))]
+
+
 class CascadePoint:
     """A planned cascade that answers images and is timed."""
 
-    def __init__(self, plan: PlannedCascade, points: Sequence[Point], source: ImageSource) -> None:
-        """Prepares the images that are timed: evenly spaced batches, as calls differ by how many images are sent on."""
+    def __init__(self, plan: PlannedCascade, points: Sequence[Point], timed: Sequence[Array]) -> None:
+        """Takes the batches that it is timed on, of the first step's size."""
         self.plan = plan
         self.first, self.then = points[plan.first], points[plan.then]
-        engine, size = self.first.engine, self.first.batch_size
+        engine = self.first.engine
         assert self.first.profile is not None and self.then.profile is not None
         self._cascade = engine.cascade(first=self.first.profile.name, then=self.then.profile.name, margin=plan.margin)
-        self._source = source
-        count = len(source) // size
-        step = max(1, -(-count // _MOST_TIMED_BATCHES))
-        batches = [batch for batch, _ in islice(source.whole_batches(size, engine.manifest.input), 0, None, step)]
-        self._batches: Iterator[Array] = cycle(batches)
+        self._batches = cycle(timed)
         self._sent: list[int] = []
+        self._right: int | None = None
+        self._assessed = self._sent_on = 0
 
-    def assess(self, first: Quality, then: Quality, after_batch: Callable[[int], None]) -> tuple[Quality, float]:
-        """Answers all images, each by the margin that was calibrated without it.
+    def add(self, batch: Array, labels: Array | None) -> None:
+        """Answers the next of all whole batches, by the margin that was calibrated without it, and counts.
+
+        Args:
+            batch: dtype[N,H,W,C] of the first step's size.
+            labels: i64[N], or None where they are not known.
+        """
+        fold = self._assessed % 2
+        logits, sent_on = replace(self._cascade, margin=self.plan.fold_margins[1 - fold]).answers(batch)
+        if labels is not None:
+            self._right = (self._right or 0) + count_right(logits, labels)
+        self._sent_on += int(np.count_nonzero(sent_on))
+        self._assessed += 1
+
+    def quality(self, first: Quality, then: Quality) -> tuple[Quality, float]:
+        """What is left of the model, and the share of images that were sent on, over the batches that were added.
 
         Args:
             first, then: qualities of the two points.
-            after_batch: called after each batch with its number of images.
-
-        Returns:
-            What is left of the model, and the share of images that were sent on.
         """
-        right = images = sent = 0
-        batches = self._source.whole_batches(self.first.batch_size, self.first.engine.manifest.input)
-        for index, (batch, labels) in enumerate(batches):
-            cascade = replace(self._cascade, margin=self.plan.fold_margins[1 - index % 2])
-            logits, sent_on = cascade.answers(batch)
-            right += 0 if labels is None else count_right(logits, labels)
-            sent += int(np.count_nonzero(sent_on))
-            images += len(batch)
-            after_batch(len(batch))
-        share = sent / images
+        images = self._assessed * self.images
+        share = self._sent_on / images
         assert first.flops_per_image is not None and then.flops_per_image is not None
         flops = round(first.flops_per_image + share * then.flops_per_image)
-        return Quality(None, None if self._source.labels is None else right / images, images, flops, None), share
+        return Quality(None, None if self._right is None else self._right / images, images, flops, None), share
 
     @property
     def images(self) -> int:

@@ -128,6 +128,11 @@ def _images(arguments: Arguments, points: Sequence[Point]) -> ImageSource:
     if arguments.wish is not None and source.labels is None:
         why = f": {source.note}" if source.note else ""
         raise UsageError(f"a recommendation needs labels, and {arguments.images} has none{why}")
+    if arguments.cascade and any(len(source) < 2 * point.batch_size for point in points):
+        raise UsageError(
+            f"--cascade finds its margin on some batches and tries it on the others, and {arguments.images} has only "
+            f"{len(source)} images, not two batches"
+        )
     if source.note is not None and not arguments.quiet:
         complain(PROGRAM, source.note)
     return source

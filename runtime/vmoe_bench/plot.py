@@ -37,10 +37,12 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
         by_capacity, by_flops, by_time = figure.subplots(1, 3, sharey=True)
         has_labels = any(point.top1 is not None for point in points)
         height: Callable[[PointReport], float | None] = (lambda p: p.top1) if has_labels else (lambda p: p.kept_pairs)
-        for name, line in _lines(points).items():
-            _draw_line(by_capacity, name, line, lambda p: p.capacity_ratio, height)
-            _draw_line(by_flops, name, line, lambda p: p.flops_per_image / 1e6 if p.flops_per_image else None, height)
-            _draw_line(by_time, name, line, lambda p: 1000 / p.images_per_second if p.images_per_second else None, height)
+        for index, (name, line) in enumerate(_lines(points).items()):
+            # A line that has no place in a chart keeps its colour in the others.
+            colour = f"C{index}"
+            _draw_line(by_capacity, name, colour, line, lambda p: p.capacity_ratio, height)
+            _draw_line(by_flops, name, colour, line, _mega_flops, height)
+            _draw_line(by_time, name, colour, line, _milliseconds, height)
         by_capacity.set_xscale("log")
         by_capacity.set_xticks(_ratios(points), labels=[f"{ratio:g}" for ratio in _ratios(points)])
         by_capacity.minorticks_off()
@@ -104,9 +106,18 @@ def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
     return lines
 
 
+def _mega_flops(point: PointReport) -> float | None:
+    return point.flops_per_image / 1e6 if point.flops_per_image else None
+
+
+def _milliseconds(point: PointReport) -> float | None:
+    return 1000 / point.images_per_second if point.images_per_second else None
+
+
 def _draw_line(
     axes: Axes,
     name: str,
+    colour: str,
     points: Sequence[PointReport],
     across: Callable[[PointReport], float | None],
     up: Callable[[PointReport], float | None],
@@ -121,5 +132,6 @@ def _draw_line(
         return
     xs, ys, front = zip(*known, strict=True)
     stars = [index for index, is_best in enumerate(front) if is_best]
-    axes.plot(xs, ys, "--" if points[0].then else "-", marker="o", markersize=4, label=name.replace("$", r"\$"))
+    dashes, label = "--" if points[0].then else "-", name.replace("$", r"\$")
+    axes.plot(xs, ys, dashes, color=colour, marker="o", markersize=4, label=label)
     axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from vmoe_bench.expert_use import expert_bytes, expert_rows, experts_used, flops
 from vmoe_bench.points import Point
 from vmoe_runtime import Routing
 from vmoe_runtime.image_source import ImageSource
+from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,55 +43,75 @@ class Quality:
 
 
 def images_assessed(point: Point, source: ImageSource) -> int:
-    """How many images `assess` runs."""
+    """How many images are in whole batches."""
     return len(source) // point.batch_size * point.batch_size
 
 
-def assess(
-    point: Point,
-    source: ImageSource,
-    after_batch: Callable[[int], None] = lambda images: None,
-    observers: Sequence[Observe] = (),
-) -> Quality:
-    """Runs all whole batches of the images through a point, once and untimed.
+class Assessment:
+    """Counts what a point does, batch by batch, untimed.
 
-    All numbers are about the same images. Kept pairs are counted and not computed from the capacity, because
-    a router that prefers some experts drops pairs long before all places are taken.
+    Kept pairs are counted and not computed from the capacity, because a router that prefers some experts drops pairs long
+    before all places are taken.
+    """
 
-    Args:
-        point: the setting.
-        source: the images.
-        after_batch: called after each batch with its number of images.
-        observers: are shown each batch's answers, for who wants to know more about them.
+    def __init__(self, point: Point, observers: Sequence[Observe] = ()) -> None:
+        """Starts at nothing.
+
+        Args:
+            point: the setting.
+            observers: are shown each batch's answers, for who wants to know more about them.
+        """
+        self._point, self._observers = point, observers
+        self._labelled = False
+        # Images, calls, right answers, kept pairs, all pairs, experts with rows, and the rows of each layer.
+        self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
+
+    def add(self, batch: Array, labels: Array | None) -> None:
+        """Runs a batch of the point's size, dtype[N,H,W,C] with labels i64[N] or None.
+
+        Raises:
+            VmoeError: the images don't fit, or the backend failed.
+        """
+        logits, routing = self._point.logits_and_routing(batch)
+        right = 0 if labels is None else count_right(logits, labels)
+        more = len(batch), 1, right, *count_pairs(routing.values()), experts_used(routing), *expert_rows(routing)
+        for observe in self._observers:
+            observe(logits, routing, labels)
+        self._labelled = labels is not None
+        # In one step: an interrupt must not leave a batch half counted.
+        self._counts = self._counts + more
+
+    def quality(self) -> Quality | None:
+        """What there is by now; None before the first batch."""
+        images, calls, right, kept, asked, used, *rows = self._counts.tolist()
+        if not images:
+            return None
+        manifest = self._point.engine.manifest
+        shape = model_shape(manifest)
+        return Quality(
+            kept / asked if asked else None,
+            right / images if self._labelled else None,
+            images,
+            None if shape is None else flops_per_image(shape, rows, images),
+            round(used / calls * expert_bytes(shape, manifest)) if shape is not None and rows else None,
+        )
+
+
+def batches_of_points(points: Sequence[Point], source: ImageSource) -> Iterator[tuple[list[int], Array, Array | None]]:
+    """Every whole batch for every point: (places of the points that take it, dtype[N,H,W,C], i64[N] or None).
+
+    Points that take the same images get each batch together: a picture is read once for all of them, not once for each,
+    and where that is cut short they are about the same images.
 
     Raises:
-        VmoeError: the images don't fit, or the backend failed.
+        ImageError: the images don't fit the model, or a file can't be read.
     """
-    manifest = point.engine.manifest
-    kept = asked = right = used = images = calls = 0
-    rows = [0] * len(manifest.moe_layers)
-    for batch, labels in source.whole_batches(point.batch_size, manifest.input):
-        logits, routing = point.logits_and_routing(batch)
-        batch_kept, batch_asked = count_pairs(routing.values())
-        kept += batch_kept
-        asked += batch_asked
-        rows = [total + more for total, more in zip(rows, expert_rows(routing), strict=True)]
-        used += experts_used(routing)
-        if labels is not None:
-            right += count_right(logits, labels)
-        for observe in observers:
-            observe(logits, routing, labels)
-        images += len(batch)
-        calls += 1
-        after_batch(len(batch))
-    shape = model_shape(manifest)
-    return Quality(
-        kept / asked if asked else None,
-        right / images if source.labels is not None and images else None,
-        images,
-        flops_per_image(shape, rows, images) if shape is not None and images else None,
-        round(used / calls * expert_bytes(shape, manifest)) if shape is not None and calls and rows else None,
-    )
+    alike: dict[tuple[int, InputSpec], list[int]] = {}
+    for place, point in enumerate(points):
+        alike.setdefault((point.batch_size, point.engine.manifest.input), []).append(place)
+    for (size, spec), places in alike.items():
+        for batch, labels in source.whole_batches(size, spec):
+            yield places, batch, labels
 
 
 def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:

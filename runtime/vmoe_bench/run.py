@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmoe_bench.cascades import Answers, CascadePoint, plan_cascades
+from vmoe_bench.cascades import Answers, CascadePoint, plan_cascades, timed_batches
 from vmoe_bench.concurrency import ConcurrentCalls
 from vmoe_bench.measurement import OneCall, Timed, time_interleaved
 from vmoe_bench.points import Point
-from vmoe_bench.quality import Observe, Quality, assess, images_assessed
+from vmoe_bench.quality import Assessment, Observe, Quality, batches_of_points, images_assessed
 from vmoe_bench.report import PointReport, report_cascade, report_point
 from vmoe_runtime.image_source import ImageSource
 
@@ -29,7 +29,8 @@ class Measured:
     """What came out.
 
     Attributes:
-        reports: of the points in their order; of the first ones where the measurement was interrupted.
+        reports: of the points in their order; where the measurement was interrupted, of those that were asked by then, on
+            the images that there was time for.
         cascades: of two steps each, where they were asked for; none where the measurement was interrupted before.
         interrupted: whether it was, by Ctrl-C.
     """
@@ -67,7 +68,7 @@ def measure(
     watching: list[list[Observe]] = [
         [*answers[place : place + 1], *observers[place : place + 1]] for place in range(len(points))
     ]
-    qualities: list[Quality] = []
+    qualities: list[Quality | None] = []
     pairs: list[CascadePoint] = []
     of_pairs: list[tuple[Quality, float]] = []
     seconds: list[list[float]] = [[] for _ in points]
@@ -77,8 +78,9 @@ def measure(
         try:
             _assess_points(points, source, progress, watching, qualities)
             if cascades:
-                pairs += [CascadePoint(p, points, source) for p in plan_cascades(points, qualities, answers, source.labels)]
-                _assess_cascades(pairs, source, progress, qualities, of_pairs)
+                known = [quality for quality in qualities if quality is not None]
+                pairs += _pairs(points, source, known, answers)
+                _assess_cascades(pairs, source, progress, known, of_pairs)
                 calls += pairs
                 seconds += [[] for _ in pairs]
             images = sum(call.images for call in calls)
@@ -87,7 +89,11 @@ def measure(
         except KeyboardInterrupt:
             interrupted = True
     speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
-    reports = [report_point(point, speed, quality) for point, speed, quality in zip(points, speeds, qualities, strict=False)]
+    reports = [
+        report_point(point, speed, quality)
+        for point, speed, quality in zip(points, speeds, qualities, strict=False)
+        if quality is not None
+    ]
     two_steps = [
         report_cascade(pair, speed, *quality)
         for pair, speed, quality in zip(pairs, speeds[len(points) :], of_pairs, strict=False)
@@ -109,11 +115,29 @@ def _assess_points(
     source: ImageSource,
     progress: Progress,
     observers: Sequence[Sequence[Observe]],
-    into: list[Quality],
+    into: list[Quality | None],
 ) -> None:
+    assessments = [Assessment(point, watching) for point, watching in zip(points, observers, strict=True)]
     with progress.step("accuracy and routing", sum(images_assessed(point, source) for point in points)) as advance:
-        for point, watching in zip(points, observers, strict=True):
-            into.append(assess(point, source, lambda images: advance(images, images), watching))
+        try:
+            for places, batch, labels in batches_of_points(points, source):
+                for place in places:
+                    assessments[place].add(batch, labels)
+                    advance(len(batch), len(batch))
+        finally:
+            into += [assessment.quality() for assessment in assessments]
+
+
+def _pairs(
+    points: Sequence[Point], source: ImageSource, qualities: Sequence[Quality], answers: Sequence[Answers]
+) -> list[CascadePoint]:
+    plans = plan_cascades(points, qualities, answers, source.labels)
+    firsts = {(points[plan.first].batch_size, points[plan.first].engine.manifest.input) for plan in plans}
+    timed = {(size, spec): timed_batches(source, size, spec) for size, spec in firsts}
+    return [
+        CascadePoint(plan, points, timed[points[plan.first].batch_size, points[plan.first].engine.manifest.input])
+        for plan in plans
+    ]
 
 
 def _assess_cascades(
@@ -124,6 +148,8 @@ def _assess_cascades(
     into: list[tuple[Quality, float]],
 ) -> None:
     with progress.step("two steps", sum(images_assessed(pair.first, source) for pair in pairs)) as advance:
-        for pair in pairs:
-            first, then = qualities[pair.plan.first], qualities[pair.plan.then]
-            into.append(pair.assess(first, then, lambda images: advance(images, images)))
+        for places, batch, labels in batches_of_points([pair.first for pair in pairs], source):
+            for place in places:
+                pairs[place].add(batch, labels)
+                advance(len(batch), len(batch))
+        into += [pair.quality(qualities[pair.plan.first], qualities[pair.plan.then]) for pair in pairs]

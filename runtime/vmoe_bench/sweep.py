@@ -46,12 +46,13 @@ def is_sweep_word(word: str) -> bool:
     return bool(_RANGE.fullmatch(word) or re.fullmatch(_RATIO, word))
 
 
-def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
-    """The capacity ratios that `--sweep` asks for, each once and in rising order.
+def read_ratios(words: Sequence[str], option: str = "--sweep") -> tuple[float, ...]:
+    """The capacity ratios that an option asks for, each once and in rising order.
 
     Args:
         words: each one ratio, or a range `LOW:HIGH` of 8 ratios spaced by equal factors, or `LOW:HIGH:N` of N; those of
             ranges are rounded to three digits.
+        option: that asks for them, for sentences.
 
     Raises:
         UsageError: a word is neither, or a ratio is 0.
@@ -64,13 +65,13 @@ def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
     for word in words:
         match = _RANGE.fullmatch(word)
         if not is_sweep_word(word):
-            raise UsageError(f"--sweep takes capacity ratios and ranges such as 0.1:2.0 or 0.1:2.0:12, not '{word:.40}'")
+            raise UsageError(f"{option} takes capacity ratios and ranges such as 0.1:2.0 or 0.1:2.0:12, not '{word:.40}'")
         low, high = (float(match[1]), float(match[2])) if match else (float(word), float(word))
         steps = (int(match[3]) if match[3] else _STEPS) if match else 1
         if not (0 < low <= high < math.inf):
-            raise UsageError(f"--sweep {word:.40}: capacity ratios are above 0, and the first is the smaller one")
+            raise UsageError(f"{option} {word:.40}: capacity ratios are above 0, and the first is the smaller one")
         if not 1 <= steps <= _MOST_STEPS or (steps == 1 and low != high):
-            raise UsageError(f"--sweep {word:.40}: a range has 2 to {_MOST_STEPS} ratios")
+            raise UsageError(f"{option} {word:.40}: a range has 2 to {_MOST_STEPS} ratios")
         if match is None:
             ratios.add(low)
         else:
@@ -78,35 +79,44 @@ def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
     return tuple(sorted(ratios))
 
 
-def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
+def sweep_profiles(
+    rules: RoutingRules | None, base: Profile | None, axes: Axes, option: str = "--sweep"
+) -> tuple[list[Profile], list[str]]:
     """The profiles of a sweep.
 
     Args:
         rules: of the model; None for a dense ViT.
         base: the profile that says what no axis does; None for a model that has none.
         axes: what to vary.
+        option: that asks for it, for sentences.
 
     Returns:
-        The profiles, capacity rising fastest; and notes, a sentence each: a profile that would route every token as an
-        earlier one does is left out.
+        The profiles, capacity rising fastest; and notes, a sentence for each that others would route every token like, which
+        are left out. It says the capacity ratio that its whole places come to, as that may be far from the name.
 
     Raises:
         UsageError: the model has no capacity, or can't be run with one of the settings.
     """
     if rules is None or base is None:
         kind = "a dense ViT" if rules is None else "a Soft MoE"
-        raise UsageError(f"--sweep: the bundle is {kind}, which has no capacity to sweep over")
+        raise UsageError(f"{option}: the bundle is {kind}, which has no capacity to choose")
     given = {"k": axes.ks, "bpr": [order == "bpr" for order in axes.orders], "pool": axes.pools}
     varied = {name: values for name, values in {**given, "max_experts": axes.max_experts}.items() if values}
     profiles: dict[Profile, Profile] = {}
-    notes = []
+    left_out: dict[Profile, list[str]] = {}
     for *others, ratio in product(*varied.values(), axes.ratios):
         try:
             profile = rules.changed(base, {**dict(zip(varied, others, strict=True)), "capacity": ratio})
         except RoutingError as error:
-            raise UsageError(f"--sweep at {ratio:g}: {error}") from None
+            raise UsageError(f"{option} at {ratio:g}: {error}") from None
         # What is asked for may differ where whole places don't.
         same = profiles.setdefault(replace(profile, name="", capacity_ratio=0), profile)
         if same != profile:
-            notes.append(f"{profile.name} has the places of {same.name}, and is left out")
-    return list(profiles.values()), notes
+            left_out.setdefault(same, []).append(profile.name)
+    return list(profiles.values()), [_note(same, names) for same, names in left_out.items()]
+
+
+def _note(kept: Profile, names: Sequence[str]) -> str:
+    *rest, last = names
+    who, have, are = (f"{', '.join(rest)} and {last}", "have", "are") if rest else (last, "has", "is")
+    return f"{who} {have} the places of {kept.name}, which come to {kept.effective_ratio:.3g}, and {are} left out"

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from vmoe_inspect.class_names import class_name
 from vmoe_inspect.statistics import BINS, LayerStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -19,7 +20,7 @@ _KEPT, _DROPPED = "#0072b2", "#b0b0b0"
 _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
 _MOST_TICKS = 11
-_LONGEST_NAME = 18
+_LONGEST_NAME = 32
 
 
 def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
@@ -131,5 +132,4 @@ def _short(layer: str) -> str:
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:
-    name = str(index) if class_names is None else class_names[index]
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return class_name(index, class_names, _LONGEST_NAME)

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vmoe_bench.display import Progress
+from vmoe_inspect.class_names import class_name
 from vmoe_inspect.image_report import ImageReport, Neighbours, OtherBundle
 from vmoe_inspect.sections import Row, open_console, plain_table, print_section, shown
 from vmoe_inspect.statistics import LayerStatistics
 from vmoe_runtime.command_line import printable
 
 _CLASSES_OF_AN_EXPERT = 3
-_LONGEST_NAME = 18
+_LONGEST_NAME = 32
 
 
 def open_progress(stream: TextIO) -> Progress:
@@ -111,7 +112,7 @@ def _classes(layer: LayerStatistics, expert: int, class_names: Sequence[str] | N
         return ""
     weights = np.nan_to_num(layer.class_weight[:, expert])
     best = [index for index in np.argsort(-weights, kind="stable")[:_CLASSES_OF_AN_EXPERT] if weights[index] > 0]
-    names = (str(index) if class_names is None else _short(class_names[index]) for index in best)
+    names = (printable(class_name(int(index), class_names, _LONGEST_NAME)) for index in best)
     return ", ".join(f"{name} ({weights[index]:.3f})" for name, index in zip(names, best, strict=True))
 
 
@@ -160,10 +161,6 @@ def _explanation(one: Neighbours) -> str:
         f"{found.images:,} images, each asked again {found.sets:,} times with {rest} in its batch, and held against its "
         "answer among the first ones."
     )
-
-
-def _short(name: str) -> str:
-    return printable(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
 
 
 def _percent(share: float | None) -> str:

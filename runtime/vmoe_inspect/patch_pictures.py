@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from vmoe_inspect.class_names import class_name
 from vmoe_inspect.expert_colours import FEW, expert_colours
 from vmoe_inspect.patches import LayerPatches
 from vmoe_inspect.samples import Frame, Samples
@@ -20,14 +21,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85
-_CAPTION_INCHES = 0.16
+_CAPTION_INCHES = 0.27
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE = "#777777"
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
 _POINTS_PER_CELL = 34  # an inch has 72
-_LONGEST_NAME = 14
+_LONGEST_NAME = 18
 _MOST_IN_LEGEND = 32
 
 
@@ -76,14 +77,15 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
             patches = frame.patches[layer]
             _show_kept(axes, samples, patches, row)
             kept = np.count_nonzero(patches.processed[row])
-            said = "" if frame.answers is None else f", says {_class(int(frame.answers[row]), class_names)}"
+            # On a line of its own, as a name may be as long as the panel is wide.
+            said = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
             axes.set_xlabel(f"{kept} of {patches.processed[row].size}{said}", fontsize=6.5, labelpad=2)
     heads = [
         f"{str(frame.name).partition('-')[0]}{' *' if frame is samples.own else ''}\nC = {frame.effective_ratio:.3g}"
         for frame in samples.frames
     ]
     _name_columns(panels, heads)
-    title = f"Patches that {_short(layer)} processes, over capacity\n(* is the inspected {samples.own.name})"
+    title = f"Patches that {_short(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -173,5 +175,4 @@ def _short(layer: str) -> str:
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:
-    name = str(index) if class_names is None else class_names[index]
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return class_name(index, class_names, _LONGEST_NAME)

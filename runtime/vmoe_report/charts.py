@@ -39,12 +39,14 @@ class Line:
         style: the CSS classes that say its colour and dashes.
         shape: of its dots: 0 for a circle, 1 for a square, 2 for a triangle, 3 for a diamond.
         dots: in the order of x.
+        level: whether it is a level that has no x of its own and goes right across.
     """
 
     name: str
     style: str
     shape: int
     dots: tuple[Dot, ...]
+    level: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,6 @@ class ClassMap:
         weight: [layers][classes][E].
         followed: places in `classes`, rising, of those that `SettingContents.classes` tells of at every setting: all of
             them, or as many of those with most images as the page has room for.
-        largest: of each layer the largest weight of these at any setting.
     """
 
     point: int
@@ -136,7 +135,6 @@ class ClassMap:
     images: tuple[int, ...]
     weight: tuple[tuple[tuple[float, ...], ...], ...]
     followed: tuple[int, ...]
-    largest: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,8 @@ class Report:
             on. Empty without labels, logits or FLOPs, where images share a group, where there is but one batch of images,
             or where no setting is cheaper than the most accurate one.
         same: for each point the share of images that get the answer of the first curve's largest capacity.
-        ratios: capacity ratios of the slider.
+        effective: for each point the capacity ratio that its whole places come to; None for what has no capacity.
+        ratios: capacity ratios of the slider, as they were asked for.
         curves: those of the first bundle come first.
         others: places of the points that are on no curve, such as those of a dense ViT.
         fall: along the first curve.
@@ -194,6 +193,7 @@ class Report:
     points: tuple[PointReport, ...]
     cascades: tuple[PointReport, ...]
     same: tuple[float | None, ...]
+    effective: tuple[float | None, ...]
     ratios: tuple[float, ...]
     curves: tuple[CurveContents, ...]
     others: tuple[int, ...]

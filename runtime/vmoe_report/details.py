@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -88,30 +88,27 @@ def most_shown(seen: Observed, most: int) -> list[int]:
     return chosen
 
 
-def class_map(point: int, seen: Mapping[int, Observed], names: Sequence[str], followed: Sequence[int]) -> ClassMap | None:
+def class_map(point: int, seen: Observed, names: Sequence[str], followed: Sequence[int]) -> ClassMap | None:
     """The mean routing weight by class and expert; None without labels.
 
     Args:
         point: place among the report's points of the setting whose weights are told of all classes.
-        seen: what was observed at each of the settings, by their places.
+        seen: what was observed at it.
         names: of the classes.
         followed: the classes that are told of at each setting.
     """
-    counts = _class_images(seen[point])
+    counts = _class_images(seen)
     if counts is None:
         return None
     shown: list[int] = np.flatnonzero(counts).tolist()
-    largest = np.max([_weights(one, followed).max(axis=(1, 2), initial=0) for one in seen.values()], axis=0)
     return ClassMap(
         point,
         tuple(names[index] for index in shown),
         tuple(int(counts[index]) for index in shown),
         tuple(
-            tuple(tuple(round(float(weight), _DIGITS) for weight in row) for row in layer)
-            for layer in _weights(seen[point], shown)
+            tuple(tuple(round(float(weight), _DIGITS) for weight in row) for row in layer) for layer in _weights(seen, shown)
         ),
         tuple(shown.index(index) for index in followed),
-        tuple(round(float(weight), _DIGITS) for weight in largest),
     )
 
 

@@ -43,8 +43,9 @@ def charts_of(report: Report) -> list[Chart]:
 
 
 def keys_of(report: Report) -> list[Line]:
-    """What the legend shows: the lines of curves and of two steps, without dots."""
-    return [*(_line_of(report, curve) for curve in report.curves), *(look for look, _ in _two_steps(report))]
+    """What the legend shows: the lines of curves, of two steps and of what has no capacity, without dots."""
+    curves = (_line_of(report, curve) for curve in report.curves)
+    return [*curves, *(look for look, _ in _two_steps(report)), *(_level_of(report, place) for place in report.others)]
 
 
 def _line_of(report: Report, curve: CurveContents) -> Line:
@@ -55,6 +56,13 @@ def _line_of(report: Report, curve: CurveContents) -> Line:
     colour = names.index(curve.bundle) if several else shape
     name = f"{curve.bundle}, {curve.title}" if several else curve.title
     return Line(name, f"colour{colour % 6} dash{shape}", shape, ())
+
+
+def _level_of(report: Report, place: int) -> Line:
+    """The name and style of what has no capacity, without dots."""
+    point = report.points[place]
+    colour = [bundle.name for bundle in report.bundles].index(point.bundle)
+    return Line(f"{point.bundle}, no capacity", f"colour{colour % 6} dash3", 0, ())
 
 
 def _quality(report: Report) -> tuple[Value, Axis, str]:
@@ -84,11 +92,10 @@ def _flat(report: Report, low: float, high: float, value: Value) -> list[Line]:
     """A line across for what has no capacity."""
     lines = []
     for place in report.others:
-        point = report.points[place]
-        level = value(place, point)
+        look, level = _level_of(report, place), value(place, report.points[place])
         if level is not None:
-            ends = (Dot(low, level, None, ""), Dot(high, level, None, f"{point.bundle}, no capacity"))
-            lines.append(Line(point.bundle, f"colour{_bundle(report, point) % 6} dash3", 0, ends))
+            ends = (Dot(low, level, None, ""), Dot(high, level, None, look.name))
+            lines.append(replace(look, dots=ends, level=True))
     return lines
 
 
@@ -130,11 +137,10 @@ def _lines(
         ]
         lines.append(replace(look, dots=_unbeaten(dots)))
     for place in report.others:
-        point = report.points[place]
+        look, point = _level_of(report, place), report.points[place]
         x, y = across(point), up(place, point)
         if x is not None and y is not None:
-            dot = Dot(x, y, None, f"{point.bundle}, no capacity", ringed and bool(point.pareto))
-            lines.append(Line(point.bundle, f"colour{_bundle(report, point) % 6} dash3", 0, (dot,)))
+            lines.append(replace(look, dots=(Dot(x, y, None, look.name, ringed and bool(point.pareto)),)))
     return tuple(line for line in lines if line.dots)
 
 
@@ -177,7 +183,3 @@ def _line(
             name = f"{point.bundle} {point.profile}" if several else str(point.profile)
             dots.append(Dot(x, y, step, name, ringed and bool(point.pareto)))
     return Line(look.name, look.style, look.shape, tuple(dots))
-
-
-def _bundle(report: Report, point: PointReport) -> int:
-    return [bundle.name for bundle in report.bundles].index(point.bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vmoe_runtime.version import __version__
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_ROWS = 40  # of a class map that is a table; a larger one is a picture
+_MOST_NUMBERS = 16  # of experts below it
 _HEATS = 100
 
 
@@ -43,6 +45,7 @@ def render_page(report: Report) -> str:
         start=report.points[report.start],
         own_curves=_own_curves(report),
         rows=_rows(report),
+        numbered=range(0, report.experts, math.ceil(report.experts / _MOST_NUMBERS)),
         is_table=data["classMap"] is not None and len(data["classMap"]["classes"]) <= _MOST_ROWS,
     )
     # Names may hold halves of characters, which no encoding has.
@@ -55,13 +58,20 @@ def page_data(report: Report) -> dict[str, Any]:
     curves = {}
     for curve in _own_curves(report):
         curves[curve.kind] = [
-            {"step": step, **_numbers(report.points[place]), "same": report.same[place], **_plain(settings[place])}
+            {
+                "step": step,
+                **_numbers(report.points[place]),
+                "real": words.real_ratio(report.points[place].capacity_ratio, report.effective[place]),
+                "same": report.same[place],
+                **_plain(settings[place]),
+            }
             for place, step in zip(curve.points, curve.steps, strict=True)
         ]
     start = next(curve for curve in _own_curves(report) if report.start in curve.points)
     return {
         "ratios": report.ratios,
         "curves": curves,
+        "titles": {curve.kind: curve.title for curve in _own_curves(report)},
         "kind": start.kind,
         "step": start.steps[start.points.index(report.start)],
         "layers": report.layers,
@@ -83,12 +93,11 @@ def _class_map(found: ClassMap | None) -> dict[str, Any] | None:
     return {
         "classes": [found.classes[place] for place in found.followed],
         "images": [found.images[place] for place in found.followed],
-        "largest": found.largest,
     }
 
 
-def _rows(report: Report) -> list[tuple[PointReport, float | None]]:
-    return list(zip(report.points, report.same, strict=True))
+def _rows(report: Report) -> list[tuple[PointReport, float | None, float | None]]:
+    return list(zip(report.points, report.effective, report.same, strict=True))
 
 
 def _own_curves(report: Report) -> list[CurveContents]:

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vmoe_bench.plot import draw, write_picture
+from vmoe_inspect.class_names import class_name
 from vmoe_report.contents import Report, SettingContents
+from vmoe_report.words import real_ratio
 from vmoe_runtime.command_line import printable
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,9 +25,11 @@ _MOST_SAMPLES = 6
 _MOST_RATIOS = 6
 _MOST_LAYERS = 6
 _MOST_NAMED_CLASSES = 30
-_LONGEST_NAME = 24
+_LONGEST_NAME = 40
+_INCHES_OF_A_LETTER = 0.055
 _GREY = 0.5
 _SIDE_INCHES = 1.35
+_LEAST_INCHES = 3.2  # that a title takes
 
 
 def draw_pictures(report: Report, paths: dict[str, Path]) -> list[Path]:
@@ -69,7 +73,8 @@ def _patches(report: Report) -> Figure | None:
     samples = report.samples[:_MOST_SAMPLES]
     if not samples or any(mask is None for mask in masks):
         return None
-    figure = Figure((_SIDE_INCHES * len(places), _SIDE_INCHES * len(samples) + 0.6), layout="constrained")
+    wide = max(_SIDE_INCHES * len(places), _LEAST_INCHES)
+    figure = Figure((wide, _SIDE_INCHES * len(samples) + 0.9), layout="constrained")
     axes = figure.subplots(len(samples), len(places), squeeze=False)
     for row, sample in enumerate(samples):
         picture = _picture(sample.picture)
@@ -78,35 +83,50 @@ def _patches(report: Report) -> Figure | None:
             axes[row, column].imshow(_greyed(picture, mask[0, row] == 0))
             axes[row, column].set_axis_off()
             if row == 0:
-                axes[row, column].set_title(f"C = {report.points[place].capacity_ratio:g}", fontsize=9)
-    figure.suptitle(f"Patches that {report.layers[0]} processes, {curve.title}", fontsize=10)
+                axes[row, column].set_title(_ratio(report, place), fontsize=9)
+    figure.suptitle(f"Patches that {report.layers[0]} processes,\n{curve.title}", fontsize=10)
     return figure
 
 
 def _experts(report: Report) -> Figure | None:
-    """Experts by class for each MoE layer; without labels the load of each expert by layer."""
+    """Experts by class for each MoE layer; without labels the load of each expert by layer.
+
+    Many classes are ordered by their heaviest expert, in each layer on its own, as nobody could read their names.
+    """
     found = report.class_map
     if found is None:
         return _loads(report)
     count = min(len(report.layers), _MOST_LAYERS)
-    figure = Figure((2.4 * count + 0.8, 3.6), layout="constrained")
+    named = len(found.classes) <= _MOST_NAMED_CLASSES
+    labels = [_label(place, found.classes) for place in range(len(found.classes))] if named else []
+    wide = max((len(label) for label in labels), default=0) * _INCHES_OF_A_LETTER
+    figure = Figure((2.4 * count + 0.8 + wide, 3.6), layout="constrained")
     (axes,) = figure.subplots(1, count, squeeze=False, sharey=True)
     for axis, layer, weight in zip(axes, report.layers, found.weight, strict=False):
-        axis.imshow(np.array(weight), aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+        rows = np.array(weight)
+        order = range(len(rows)) if named else np.lexsort((-rows.max(axis=1), rows.argmax(axis=1)))
+        axis.imshow(rows[order], aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
         axis.set_title(layer, fontsize=9)
         axis.set_xlabel("expert")
-    if len(found.classes) <= _MOST_NAMED_CLASSES:
-        axes[0].set_yticks(range(len(found.classes)), labels=[_label(name) for name in found.classes], fontsize=8)
+    if named:
+        axes[0].set_yticks(range(len(labels)), labels=labels, fontsize=8)
     else:
-        axes[0].set_ylabel("class")
+        axes[0].set_yticks([])
+        axes[0].set_ylabel(f"{len(found.classes):,} classes, ordered by their heaviest expert", fontsize=8)
     figure.suptitle(f"Mean routing weight by class at {report.points[found.point].profile}", fontsize=10)
     return figure
 
 
-def _label(name: str) -> str:
+def _label(place: int, classes: Sequence[str]) -> str:
     """A name that matplotlib takes for no formula, and that leaves room for the picture."""
-    text = printable(name).replace("$", r"\$")
-    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
+    return printable(class_name(place, classes, _LONGEST_NAME)).replace("$", r"\$")
+
+
+def _ratio(report: Report, place: int) -> str:
+    """The capacity ratio of a point, and what its whole places come to where that is another one."""
+    asked = report.points[place].capacity_ratio
+    real = real_ratio(asked, report.effective[place])
+    return f"C = {asked:g}" if real is None else f"C = {asked:g}\nplaces of {real}"
 
 
 def _loads(report: Report) -> Figure | None:

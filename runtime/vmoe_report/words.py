@@ -9,6 +9,8 @@ from vmoe_report.contents import ClassMap, Report
 from vmoe_report.findings import ROUNDING
 from vmoe_runtime.command_line import printable
 
+_MUCH = 0.05  # of a capacity ratio: whole places that come to more or less than that are told of
+
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as people read it.
@@ -31,6 +33,18 @@ def points_of(share: float) -> str:
     return f"{text}\u00a0point{'' if text == '1' else 's'}"
 
 
+def real_ratio(asked: float | None, effective: float | None) -> str | None:
+    """The capacity ratio that whole places come to, where that is more than 5 % off what was asked for; else None.
+
+    Example:
+        >>> real_ratio(0.1, 1.28), real_ratio(1.05, 1.06), real_ratio(None, None)
+        ('1.28', None, None)
+    """
+    if asked is None or effective is None or abs(effective - asked) <= _MUCH * asked:
+        return None
+    return f"{effective:.3g}"
+
+
 def lead(report: Report) -> list[str]:
     """The answer to which capacity to deploy, in a few sentences."""
     bundle, first = report.bundles[0], report.curves[0]
@@ -40,18 +54,19 @@ def lead(report: Report) -> list[str]:
     fall = report.fall
     if fall is None:
         return [*sentences, *_without_labels(report, count)]
-    best, good = report.points[fall.best], report.points[fall.last_good]
+    best = report.points[fall.best]
+    lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
     most = f"On {count} images it is right on {percent(best.top1)} at most with {first.title}"
-    sentences.append(f"{most}, at capacity ratio {_ratio(best)}.")
+    sentences.append(f"{most}, at capacity ratio {_ratio(report, fall.best)}.")
     within = f"{points_of(report.max_drop)} of that"
     if fall.first_bad is None:
-        sentences.append(f"Accuracy stays within {within} down to the lowest ratio that was measured, {_ratio(good)}.")
+        sentences.append(f"Accuracy stays within {within} down to the lowest ratio that was measured, {lowest}.")
     else:
         bad = report.points[fall.first_bad]
         lost = points_of((best.top1 or 0.0) - (bad.top1 or 0.0))
         sentences.append(
-            f"Accuracy stays within {within} down to ratio {_ratio(good)} and begins to fall below it: "
-            f"at {_ratio(bad)} it is {lost} lower."
+            f"Accuracy stays within {within} down to ratio {lowest} and begins to fall below it: "
+            f"at {_ratio(report, fall.first_bad)} it is {lost} lower."
         )
     return sentences
 
@@ -60,9 +75,12 @@ def headline(report: Report) -> str | None:
     """The name of the recommended setting; None where there is none."""
     if report.recommended is None:
         return None
-    point = report.points[report.recommended]
-    where = "" if len(report.bundles) == 1 else f" in {point.bundle}"
-    return f"Recommended: {point.profile or point.bundle}{where}."
+    return f"Recommended: {report.points[report.recommended].profile}{bundle_of(report, report.recommended)}."
+
+
+def bundle_of(report: Report, place: int) -> str:
+    """In which bundle a point is, where several precisions are shown; else nothing."""
+    return f" in {report.points[place].bundle}" if len(_own(report)) > 1 else ""
 
 
 def recommendation(report: Report) -> str | None:
@@ -74,12 +92,28 @@ def recommendation(report: Report) -> str | None:
     best = max(asked, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
     parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: right on {percent(point.top1)}"]
     if best.profile != point.profile or best.bundle != point.bundle:
-        parts.append(f"where {best.profile} has {percent(best.top1)}")
+        where = "" if best.bundle == point.bundle else f" in {best.bundle}"
+        parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
         if point.images_per_second and best.images_per_second:
             parts.append(f"{point.images_per_second / best.images_per_second:.2f} times its speed")
         if point.flops_per_image and best.flops_per_image:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
-    return ", ".join(parts) + "."
+    real = real_ratio(point.capacity_ratio, report.effective[report.recommended])
+    return ", ".join(parts) + "." + ("" if real is None else f" Its places come to a capacity ratio of {real}.")
+
+
+def whole_places(report: Report) -> str | None:
+    """That charts have the ratios that were asked for, where whole places come to others; None where they don't."""
+    asked = {place: report.points[place].capacity_ratio or 0.0 for curve in report.curves for place in curve.points}
+    real = {place: real_ratio(ratio, report.effective[place]) for place, ratio in asked.items()}
+    off = {place: abs(math.log((report.effective[place] or ratio) / ratio)) for place, ratio in asked.items() if real[place]}
+    if not off:
+        return None
+    example = max(off, key=lambda place: off[place])
+    return (
+        "Capacity ratios are drawn as they were asked for. Places are whole, so they may come to another ratio: "
+        f"those of {report.points[example].profile} come to {real[example]}."
+    )
 
 
 def luck(report: Report) -> str | None:
@@ -178,8 +212,10 @@ def _own(report: Report) -> set[str]:
     return {bundle.name for bundle in report.bundles if not bundle.compared}
 
 
-def _ratio(point: PointReport) -> str:
-    return f"{point.capacity_ratio:g}"
+def _ratio(report: Report, place: int) -> str:
+    asked = report.points[place].capacity_ratio
+    real = real_ratio(asked, report.effective[place])
+    return f"{asked:g}" if real is None else f"{asked:g} (its places come to {real})"
 
 
 def _without_labels(report: Report, count: str) -> list[str]:

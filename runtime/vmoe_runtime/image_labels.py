@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmoe_runtime.errors import ImageError, shown
@@ -42,7 +43,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, in
     index_of = unambiguous(class_names or ())
     labels: dict[str, int] = {}
     for position, (number, row) in enumerate(rows):
-        label = _label(row[1], index_of) if len(row) == 2 else None
+        label = class_index(row[1], index_of) if len(row) == 2 else None
         if label is None:
             if position == 0 and len(row) == 2:
                 continue
@@ -59,7 +60,8 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, in
     return labels
 
 
-def _label(text: str, index_of: dict[str, int]) -> int | None:
+def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
+    """The class that a text names, or whose index it is; None where it is neither. The index may be of no class."""
     text = text.strip()
     if text in index_of:
         return index_of[text]

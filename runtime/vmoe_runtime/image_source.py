@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.image_labels import read_labels, unambiguous
+from vmoe_runtime.image_labels import class_index, read_labels, unambiguous
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.pictures import open_regular
@@ -20,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEED = 0
 _PATCHES_PER_SIDE = 7
-_PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,15 @@ class ImageSource:
         """
         if len(self) < size:
             raise ImageError(f"a batch needs {size} images, and --images has {len(self)}")
-        return to_batch(self.images[:size], spec)
+        return self.batch(0, size, spec)
+
+    def batch(self, start: int, size: int, spec: InputSpec) -> Array:
+        """The `size` images from `start` on as the graph takes them: spec.dtype[size,H,W,C].
+
+        Raises:
+            ImageError: they don't fit the model, or a file can't be read.
+        """
+        return to_batch(self.images[start : start + size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
         """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); what is left over is skipped.
@@ -58,9 +67,8 @@ class ImageSource:
             ImageError: the images don't fit the model, or a file can't be read.
         """
         for start in range(0, len(self) - size + 1, size):
-            chosen = slice(start, start + size)
-            labels = None if self.labels is None else self.labels[chosen]
-            yield to_batch(self.images[chosen], spec), labels
+            labels = None if self.labels is None else self.labels[start : start + size]
+            yield self.batch(start, size, spec), labels
 
 
 def open_images(
@@ -71,7 +79,8 @@ def open_images(
     Args:
         path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
-        class_names: of the model; they give the subfolders their labels.
+        class_names: of the model; a subfolder has the name or the index of its class, and pictures in folders inside it are
+            of that class. None where only indices are known.
         num_classes: of the model, or None where it puts out no logits.
         labels: a CSV file that says what the pictures of a folder show, instead of its subfolders; see `read_labels`.
 
@@ -83,14 +92,14 @@ def open_images(
             raise ImageError(f"{labels} labels the pictures of a folder, and {path} is none")
         source = _labelled(path, read_labels(labels, class_names))
     else:
-        source = _from_folder(path, class_names) if path.is_dir() else _from_npz(path)
+        source = _from_folder(path, class_names, num_classes) if path.is_dir() else _from_npz(path)
     if source.labels is None:
         return source
     if num_classes is None:
         return ImageSource(source.images, note="the bundle puts out no logits, so there is no top-1")
     if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
         raise ImageError(
-            f"{path}: labels go from {source.labels.min()} to {source.labels.max()}, "
+            f"{labels or path}: labels go from {source.labels.min()} to {source.labels.max()}, "
             f"and the model has classes 0 to {num_classes - 1}"
         )
     return source
@@ -142,27 +151,31 @@ def _from_npz(path: Path) -> ImageSource:
     return ImageSource(images, labels.astype(np.int64))
 
 
-def _from_folder(folder: Path, class_names: tuple[str, ...] | None) -> ImageSource:
+def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
     try:
-        subfolders = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-        loose = _pictures(folder)
-        by_class = {subfolder.name: _pictures(subfolder) for subfolder in subfolders}
+        entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
+        loose = [entry for entry in entries if _is_picture(entry)]
+        found = {entry.name: _pictures_below(entry) for entry in entries if entry.is_dir()}
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}") from None
+    by_class = {name: pictures for name, pictures in found.items() if pictures}
     paths = loose + [path for pictures in by_class.values() for path in pictures]
     if not paths:
         raise ImageError(f"{folder} has no pictures ({', '.join(sorted(_PICTURE_SUFFIXES))})")
     # In folder order a batch would hold one class only, and one class asks for few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)
-    if loose or class_names is None:
-        why = "some pictures are in no subfolder" if loose else "the bundle has no class names"
-        return ImageSource(shuffled, note=f"{why}, so there is no top-1" if by_class else None)
-    index_of = unambiguous(class_names)
-    unknown = [name for name in by_class if name not in index_of]
-    if unknown:
-        return ImageSource(shuffled, note=f"subfolder '{unknown[0]}' is not one class of the bundle, so there is no top-1")
-    labels = [index_of[name] for name, pictures in by_class.items() for _ in pictures]
+    if loose:
+        return ImageSource(shuffled, note="some pictures are in no subfolder, so there is no top-1" if by_class else None)
+    index_of = unambiguous(class_names or ())
+    labels: list[int] = []
+    for name, pictures in by_class.items():
+        index = class_index(name, index_of)
+        if index is None or (num_classes is not None and index >= num_classes):
+            no_class = f"subfolder '{name}' is not one class of the bundle"
+            why = "the bundle has no class names" if class_names is None else no_class
+            return ImageSource(shuffled, note=f"{why}, so there is no top-1")
+        labels += [index] * len(pictures)
     return ImageSource(shuffled, np.array(labels, np.int64)[order])
 
 
@@ -174,5 +187,22 @@ def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
     return ImageSource(paths, np.array(list(labels.values()), np.int64))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _PICTURE_SUFFIXES and entry.is_file())
+def _pictures_below(folder: Path) -> list[Path]:
+    """The pictures in a folder and in those inside it, however deep; hidden ones are thumbnails and other systems' notes."""
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += (path for name in files if not _is_hidden(name) and _is_picture(path := Path(where, name)))
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file()

@@ -95,6 +95,8 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
         name = path_text(picture)
         try:
             file = open_regular(picture)
+        except ImageError:
+            raise
         except (OSError, ValueError) as error:
             raise _unreadable(name, error) from None
     elif isinstance(picture, bytes | bytearray | memoryview):

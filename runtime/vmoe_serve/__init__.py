@@ -1,1 +1,1 @@
-"""Puts a vmoe bundle behind a model server."""
+"""Serves bundles: micro-batches at a capacity that holds the latency. Needs the extra `serve`."""

@@ -1,13 +1,34 @@
-"""The command `vmoe-serve`."""
+"""The command `vmoe-serve`: each of its subcommands is a module of its own."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
-from vmoe_runtime.command_line import run_command
-from vmoe_serve.arguments import PROGRAM, parse_arguments
+from vmoe_runtime.command_line import CommandError, UsageError, run_command
+from vmoe_runtime.version import __version__
+
+PROGRAM = "vmoe-serve"
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """One of the command's words.
+
+    Attributes:
+        module: has the function `run`, which takes the arguments behind the word.
+        summary: what it does, in a few words.
+    """
+
+    module: str
+    summary: str
+
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "ray": Subcommand("vmoe_serve.ray_command", "serve a bundle over HTTP, as an application of Ray Serve"),
+    "triton": Subcommand("vmoe_serve.triton.command", "write a model repository for the Triton Inference Server"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a wrong command line, 130 when interrupted, 1 for whatever else goes wrong.
     """
-    return run_command(PROGRAM, _run, sys.argv[1:] if argv is None else argv)
+    return run_command(PROGRAM, _serve, argv)
 
 
-def _run(argv: Sequence[str]) -> int | None:
-    subcommand, rest = parse_arguments(argv)
-    code: int | None = import_module(subcommand.module).run(rest)
-    return code
+def _serve(argv: Sequence[str]) -> int | None:
+    word = argv[0] if argv else ""
+    if word in ("-h", "--help"):
+        print(_help())
+        return 0
+    if word == "--version":
+        print(f"{PROGRAM}, version {__version__}")
+        return 0
+    if word not in SUBCOMMANDS:
+        what = f"'{word:.40}' is none of its subcommands" if word else "a subcommand is missing"
+        raise UsageError(f"{what}: {', '.join(SUBCOMMANDS)}; {PROGRAM} --help explains them")
+    try:
+        run: Callable[[Sequence[str]], int | None] = import_module(SUBCOMMANDS[word].module).run
+    except ImportError as error:
+        needed = f"{PROGRAM} {word} needs a package that can't be loaded ({error})"
+        raise CommandError(f"{needed}: pip install 'vmoe-export[serve]'") from None
+    return run(argv[1:])
+
+
+def _help() -> str:
+    lines = [f"usage: {PROGRAM} SUBCOMMAND ... [options]", "", "Serves bundles.", ""]
+    width = max(map(len, SUBCOMMANDS))
+    lines += [f"  {word:{width}}  {subcommand.summary}" for word, subcommand in SUBCOMMANDS.items()]
+    return "\n".join([*lines, "", f"{PROGRAM} SUBCOMMAND --help explains one."])

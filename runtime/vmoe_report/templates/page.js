@@ -5,6 +5,7 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const DROPPED = "rgba(125, 132, 140, .88)";
   const CLASSES_OF_AN_EXPERT = 5;
+  const EXPERTS_OF_A_CLASS = 5;
   const SVG = document.querySelector("svg").namespaceURI;
 
   const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)}\u00a0%`);
@@ -50,7 +51,7 @@
   /** The experts of all patches at a setting: 0 where dropped, else 1 + the expert; layer by layer, sample by sample. */
   const patchesOf = (setting) => numbersOf(setting.patches, data.patchBytes);
 
-  const state = { step: data.step, kind: data.kind, layer: 0, tint: false };
+  const state = { step: data.step, kind: data.kind, layer: 0, tint: false, place: 0 };
   const setting = () => data.curves[state.kind].find((one) => one.step === state.step);
 
   function showNumbers(now) {
@@ -68,7 +69,9 @@
     if (now.kept !== null) parts.push(`${percent(now.kept)} of pairs kept`);
     if (now.flops !== null) parts.push(`${number(now.flops / 1e6)}\u00a0MFLOP`);
     const line = byId("now");
-    line.replaceChildren(element("code", now.profile), `: ${now.places} place${now.places === 1 ? "" : "s"} per expert. `);
+    line.replaceChildren(element("code", now.profile), `: ${now.places} place${now.places === 1 ? "" : "s"} per expert`);
+    if (now.real) line.append(`, which come${now.places === 1 ? "s" : ""} to a `, element("b", `ratio of ${now.real}`));
+    line.append(". ");
     parts.forEach((part, index) => line.append(element("b", part), index < parts.length - 1 ? ", " : "."));
   }
 
@@ -98,9 +101,12 @@
   }
 
   function meter(share, most, colour) {
-    const cell = element("td", percent(share), {});
-    cell.append(element("span", "", { width: `${most ? ((share ?? 0) / most) * 100 : 0}%`, color: colour }));
-    cell.lastChild.className = "meter";
+    const cell = element("td");
+    const box = element("div");
+    box.append(element("span", percent(share)), element("span"));
+    box.lastChild.append(element("span", "", { width: `${most ? ((share ?? 0) / most) * 100 : 0}%`, color: colour }));
+    box.lastChild.firstChild.className = "meter";
+    cell.append(box);
     return cell;
   }
 
@@ -173,21 +179,63 @@
     byId("gate-rows").replaceChildren(...kept.map((_, bin) => rowOf(binOf(bin, kept.length), texts(bin))));
   }
 
+  /** Mean routing weights of a layer at a setting in ten thousandths, class by class. */
+  function unitsOf(now, layer) {
+    const size = data.classMap.classes.length * data.experts;
+    return numbersOf(now.classes, 2).subarray(layer * size, (layer + 1) * size);
+  }
+
   /** Mean routing weights of a layer at a setting, a list for each class. */
   function weightsOf(now, layer) {
-    const { classes } = data.classMap;
-    const all = numbersOf(now.classes, 2);
-    const first = layer * classes.length * data.experts;
-    return classes.map((_, place) => [...all.subarray(first + place * data.experts, first + (place + 1) * data.experts)].map((units) => units / 10000));
+    const units = unitsOf(now, layer);
+    return data.classMap.classes.map((_, place) => Array.from(units.subarray(place * data.experts, (place + 1) * data.experts), (one) => one / 10000));
+  }
+
+  /** The largest of them at any ratio of a curve. */
+  const largestOf = (kind, layer) =>
+    Math.max(...data.curves[kind].map((one) => unitsOf(one, layer).reduce((most, units) => Math.max(most, units), 0))) / 10000;
+
+  /** Places of the classes from the top of the class map's picture down. */
+  let mapOrder = [];
+
+  /** Marks the chosen class in the picture, and says its experts. */
+  function showClass(weights) {
+    const { classes, images } = data.classMap;
+    const heaviest = weights.map((_, expert) => expert).filter((expert) => weights[expert] > 0);
+    heaviest.sort((a, b) => weights[b] - weights[a]);
+    const experts = heaviest.slice(0, EXPERTS_OF_A_CLASS).map((expert) => `expert\u00a0${expert}\u00a0${weights[expert].toFixed(3)}`);
+    const shown = images[state.place];
+    byId("map-says").replaceChildren(
+      element("b", classes[state.place]),
+      `, ${shown.toLocaleString("en-US")}\u00a0image${shown === 1 ? "" : "s"}: ${experts.join(", ") || "none"}`,
+    );
+    byId("map-class").value = `${state.place}`;
+    const mark = byId("map-mark");
+    const y = Math.max(mapOrder.indexOf(state.place), 0);
+    Object.assign(mark.style, { top: `${(y / classes.length) * 100}%`, height: `${100 / classes.length}%` });
+    mark.classList.toggle("low", y > classes.length / 2);
+    mark.firstChild.textContent = classes[state.place];
+  }
+
+  /** Chooses the class whose row is under a pointer. */
+  function pointAt(event) {
+    const box = byId("map-picture").getBoundingClientRect();
+    const y = Math.floor(((event.clientY - box.top) / box.height) * mapOrder.length);
+    const place = mapOrder[Math.min(Math.max(y, 0), mapOrder.length - 1)];
+    if (place === undefined || place === state.place) return;
+    state.place = place;
+    showClass(weightsOf(setting(), state.layer)[place]);
   }
 
   function showMap(now) {
     if (!data.classMap) return;
-    const { classes, images, largest } = data.classMap;
-    const layer = Number(byId("map-layer").value);
+    const { classes, images } = data.classMap;
+    const { layer, kind } = state;
     const weights = now ? weightsOf(now, layer) : [];
-    const heatOf = (weight) => data.heats[Math.round(Math.min(weight / (largest[layer] || 1), 1) * (data.heats.length - 1))];
-    byId("map-largest").textContent = largest[layer].toFixed(2);
+    const largest = largestOf(kind, layer);
+    const heatOf = (weight) => data.heats[Math.round((weight / (largest || 1)) * (data.heats.length - 1))];
+    byId("map-largest").textContent = largest.toFixed(2);
+    if (byId("map-kind")) byId("map-kind").textContent = data.titles[kind];
     byId("map-rows")?.replaceChildren(
       ...weights.map((row, place) => {
         const made = rowOf(classes[place], row.map((weight) => `${Math.round(weight * 100)}`));
@@ -204,13 +252,14 @@
       picture.clearRect(0, 0, data.experts, classes.length);
       const heaviest = weights.map((row) => Math.max(...row));
       const favourite = weights.map((row, place) => row.indexOf(heaviest[place]));
-      const order = weights.map((_, place) => place).sort((a, b) => favourite[a] - favourite[b] || heaviest[b] - heaviest[a]);
-      order.forEach((place, y) =>
+      mapOrder = weights.map((_, place) => place).sort((a, b) => favourite[a] - favourite[b] || heaviest[b] - heaviest[a]);
+      mapOrder.forEach((place, y) =>
         weights[place].forEach((weight, x) => {
           picture.fillStyle = heatOf(weight)[0];
           picture.fillRect(x, y, 1, 1);
         }),
       );
+      showClass(weights[state.place] ?? []);
     }
     byId("favourites").replaceChildren(
       ...data.colours.map((_, expert) => {
@@ -230,6 +279,7 @@
     showExperts(now);
     showGates(now);
     showMap(now);
+    all("select.layer").forEach((choice) => (choice.value = `${state.layer}`));
     all(".layer-now").forEach((name) => (name.textContent = data.layers[state.layer]));
     all(".dot").forEach((dot) => dot.classList.toggle("now", Number(dot.dataset.step ?? -1) === state.step));
     all("svg[data-guides]").forEach((chart) => {
@@ -250,11 +300,17 @@
       show();
     }),
   );
-  byId("layer").addEventListener("change", (event) => {
-    state.layer = Number(event.target.value);
-    show();
+  all("select.layer").forEach((choice) =>
+    choice.addEventListener("change", () => {
+      state.layer = Number(choice.value);
+      show();
+    }),
+  );
+  byId("map-class")?.addEventListener("change", (event) => {
+    state.place = Number(event.target.value);
+    showMap(setting());
   });
-  byId("map-layer")?.addEventListener("change", () => showMap(setting()));
+  for (const kind of ["pointermove", "pointerdown"]) byId("map-picture")?.addEventListener(kind, pointAt);
   byId("tint")?.addEventListener("change", (event) => {
     state.tint = event.target.checked;
     show();
@@ -262,10 +318,14 @@
 
   // A browser that comes back to a page keeps what was set.
   byId("ratio").value = state.step;
-  byId("layer").value = "0";
   all('input[name="kind"]').forEach((button) => (button.checked = button.value === state.kind));
   if (byId("tint")) byId("tint").checked = false;
   all(".stack img").forEach((image) => image.classList.toggle("photo", image.src.startsWith("data:image/jpeg")));
-  if (byId("map-layer")) byId("map-layer").value = `${data.layers.length - 1}`;
+  if (byId("map-class")) {
+    const places = data.classMap.classes.map((name, place) => [name, place]);
+    places.sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
+    byId("map-class").append(...places.map(([name, place]) => new Option(name, place)));
+    state.place = places[0][1];
+  }
   show();
 })();

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from vmoe_runtime.command_line import Parser, whole_number
 from vmoe_runtime.profiles import parse_profile_name
-from vmoe_serve.arguments import PROGRAM
+
+PROGRAM = "vmoe-serve triton"
 
 TritonBackend = Literal["python", "onnxruntime", "both"]
 
@@ -70,7 +71,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 def _parser() -> Parser:
     parser = Parser(
-        f"{PROGRAM} triton",
+        PROGRAM,
         "BUNDLE REPO",
         "Writes a model repository for the Triton Inference Server: a model on the engine, whose requests choose their "
         "setting, or plain models for ONNX Runtime, one for each profile. The bundle's files are in it as hard links.",
@@ -103,14 +104,3 @@ def _model_name(text: str) -> str:
             f"must be 1 to 100 of A-Z a-z 0-9 _ . - and start with none of . and -, not '{text}'"
         )
     return text
-
-
-def name_of(bundle: Path) -> str:
-    """A model's name from that of its bundle.
-
-    Example:
-        >>> name_of(Path("/models/my b16 (new).vmoe"))
-        'my-b16-new'
-    """
-    stem = Path(bundle.absolute().name).stem
-    return re.sub("[^A-Za-z0-9_.]+", "-", stem).strip(".-")[:100] or "vmoe"

@@ -11,8 +11,9 @@ from vmoe_runtime.command_line import CommandError, UsageError, printable
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.arguments import Arguments, name_of, parse_arguments
-from vmoe_serve.triton.model_config import Scheduling, has_settings
+from vmoe_serve.settings import model_name, named
+from vmoe_serve.triton.arguments import Arguments, parse_arguments
+from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, onnxruntime_model, python_model, write_repository
 from vmoe_serve.triton.target import check_target
 
@@ -40,7 +41,7 @@ def _models(arguments: Arguments) -> list[Model]:
         manifest = bundle.manifest
         profiles = _profiles(manifest, arguments.profiles)
         scheduling = Scheduling(_max_batch(manifest, arguments.max_batch), arguments.instances)
-        name = arguments.name or name_of(arguments.bundle)
+        name = arguments.name or model_name(arguments.bundle)
         models = []
         if arguments.backend != "onnxruntime":
             models.append(python_model(bundle, name, scheduling, profiles[0]))
@@ -55,14 +56,8 @@ def _models(arguments: Arguments) -> list[Model]:
 
 def _profiles(manifest: Manifest, names: Sequence[str]) -> list[Profile | None]:
     """The profiles that were asked for, each once; one None where there is nothing to set."""
-    rules = manifest.rules
-    if rules is None or not has_settings(manifest):
-        if names:
-            raise UsageError(f"--profile {names[0]}: the bundle has nothing to set, and so no profiles")
-        return [None]
-    stored = manifest.profiles
-    chosen = [stored[name] if name in stored else rules.named(name, stored) for name in names] or stored.values()
-    return list({profile.name: profile for profile in chosen}.values())
+    chosen = [named(manifest, name) for name in names] or manifest.profiles.values()
+    return list({profile.name: profile for profile in chosen}.values()) or [None]
 
 
 def _max_batch(manifest: Manifest, asked: int | None) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from vmoe_runtime import BackendError, Engine, VmoeError
-from vmoe_serve.batches import Answer, Request, answer
+from vmoe_serve.triton.answers import Answer, Request, answer
 from vmoe_serve.triton.model_config import SETTING_OUTPUT
 from vmoe_serve.triton.repository import BUNDLE_FOLDER
 
@@ -22,7 +22,7 @@ _TRITONS_OWN = "triton_"
 class TritonPythonModel:
     """What Triton's Python backend calls.
 
-    A request has `image`, float32 or uint8 [N,H,W,C], and as parameters what `vmoe_serve.request_setting` reads. Its
+    A request has `image`, float32 or uint8 [N,H,W,C], and as parameters what `vmoe_serve.triton.request_setting` reads. Its
     response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that it was run
     with; or an error of one sentence.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import ImageError, VmoeError
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.request_setting import request_setting
+from vmoe_serve.triton.request_setting import request_setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,8 +11,8 @@ import pytest
 
 from vmoe_runtime import Engine, ImageError, RoutingError, Setting
 from vmoe_runtime.errors import VmoeError
-from vmoe_serve.batches import Answer, Request, answer
-from vmoe_serve.request_setting import request_setting
+from vmoe_serve.triton.answers import Answer, Request, answer
+from vmoe_serve.triton.request_setting import request_setting
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,271 @@
+"""Micro-batches: requests that wait in one bounded queue are answered together, at a setting that holds the latency."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Engine
+from vmoe_runtime.elastic import Elastic, Seen, decide, images_per_call, served
+from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.profiles import Profile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Clock = Callable[[], float]
+
+
+class QueueFullError(VmoeError):
+    """As many images wait already as may wait; who asks again a little later may be answered."""
+
+
+class ClosedError(VmoeError):
+    """The batcher takes no requests any more."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        logits: float32[N, ...], what the engine puts out for the request's images.
+        setting: name of the setting that served them; None for a model that has none.
+        waited: seconds in the queue.
+        seconds: that the call took.
+        together: images of the call, those of other requests included.
+    """
+
+    logits: Array
+    setting: str | None
+    waited: float
+    seconds: float
+    together: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a batcher has to do and has done.
+
+    Attributes:
+        waiting: images in the queue.
+        level: name of the setting that requests without one are served at now; None for a model that has none.
+        served: images so far, by the name of the setting; "" for a model that has none.
+        calls: of the engine so far.
+        refused: requests that found the queue full.
+        cancelled: requests whose asker had gone before their turn came.
+        busy: seconds that calls took together.
+    """
+
+    waiting: int
+    level: str | None
+    served: dict[str, int]
+    calls: int
+    refused: int
+    cancelled: int
+    busy: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    images: Array
+    setting: str | None
+    came: float
+    answer: Future[Answer]
+
+
+class Batcher:
+    """Answers requests from any number of threads by calls of one engine, one call at a time.
+
+    Requests are served in the order they came. A call takes the first one and those behind it with the same setting; a
+    request is never split. Those that ask for no setting are elastic: see `vmoe_runtime.elastic`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: Elastic | None,
+        *,
+        most_images: int,
+        most_waiting: int,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Starts the thread that calls the engine.
+
+        Args:
+            engine: its bundle must route every image alone: an answer depends on nobody else's images then.
+            plan: for requests that ask for no setting; None serves them at the engine's profile.
+            most_images: of a call, and of a request.
+            most_waiting: images that may wait; further requests are refused.
+            clock: seconds; it never goes back.
+
+        Raises:
+            VmoeError: the bundle routes images in groups.
+        """
+        if engine.manifest.batch_multiple != 1:
+            raise VmoeError(
+                f"this bundle routes images in groups ({engine.manifest.group}), so that an answer would depend on other "
+                "people's images; export it with --group image to serve it"
+            )
+        self._engine, self._plan, self._clock = engine, plan, clock
+        self._most_images, self._most_waiting = most_images, most_waiting
+        self._state = None if plan is None else plan.start(clock())
+        self._queue: deque[_Request] = deque()
+        self._waiting = self._elastic_waiting = self._elastic_arrived = 0
+        self._served: Counter[str] = Counter()
+        self._calls = self._refused = self._cancelled = 0
+        self._busy = 0.0
+        self._open = True
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._serve, name="vmoe-batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, images: Array, setting: str | None = None) -> Future[Answer]:
+        """Puts a request into the queue.
+
+        Args:
+            images: a batch as `Engine.batch` makes it, of 1 to `most_images` images.
+            setting: name of a profile, which it is served at whatever the load; None leaves that to the load.
+
+        Returns:
+            What will have the answer, or the error of the call. Cancelling it takes the request out of the queue.
+
+        Raises:
+            VmoeError: more images than a call takes, or none; a setting that the model can't be run with.
+            QueueFullError: too many wait.
+            ClosedError: `close` was called.
+        """
+        count = len(images)
+        if not 1 <= count <= self._most_images:
+            raise VmoeError(f"a request takes 1 to {self._most_images} images, not {count}")
+        if setting is not None:
+            found = self._engine.setting(setting)
+            assert found is not None
+            setting = found.name
+        request = _Request(images, setting, self._clock(), Future())
+        with self._changed:
+            if not self._open:
+                raise ClosedError("the server is shutting down")
+            if self._waiting + count > self._most_waiting:
+                self._refused += 1
+                raise QueueFullError(f"{self._waiting} images wait already, and at most {self._most_waiting} may")
+            self._queue.append(request)
+            self._waiting += count
+            if setting is None:
+                self._elastic_waiting += count
+                self._elastic_arrived += count
+            self._changed.notify()
+        return request.answer
+
+    def load(self) -> Load:
+        """What there is to do, and what was done so far."""
+        with self._changed:
+            return Load(
+                self._waiting,
+                self._level_name(),
+                dict(self._served),
+                self._calls,
+                self._refused,
+                self._cancelled,
+                self._busy,
+            )
+
+    def close(self, *, drain: bool = True) -> None:
+        """Takes no further requests, and returns when the thread has ended.
+
+        Args:
+            drain: answer those that wait; without it they get a ClosedError.
+        """
+        with self._changed:
+            self._open = False
+            if not drain:
+                for request in self._queue:
+                    if request.answer.set_running_or_notify_cancel():
+                        request.answer.set_exception(ClosedError("the server is shutting down"))
+                self._queue.clear()
+                self._waiting = self._elastic_waiting = 0
+            self._changed.notify()
+        self._thread.join()
+
+    def _level_name(self) -> str | None:
+        if self._plan is None or self._state is None:
+            profile: Profile | None = self._engine.setting()
+            return None if profile is None else profile.name
+        return self._plan.levels[self._state.level].profile
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while self._open and not self._queue:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                setting, most = self._next_setting()
+                requests = self._take(self._queue[0].setting, most)
+            if requests:
+                self._answer(requests, setting)
+
+    def _next_setting(self) -> tuple[str | None, int]:
+        """The setting of the next call, which is that of the first request, and the images that it takes."""
+        asked = self._queue[0].setting
+        if asked is not None:
+            return asked, self._most_images
+        if self._plan is None or self._state is None:
+            return self._level_name(), self._most_images
+        now = self._clock()
+        seen = Seen(now, self._elastic_waiting, now - self._queue[0].came, self._elastic_arrived)
+        self._elastic_arrived = 0
+        self._state = decide(self._plan, self._state, seen)
+        return self._level_name(), images_per_call(self._plan, self._state, self._state.level)
+
+    def _take(self, asked: str | None, most: int) -> list[_Request]:
+        """The next requests that ask for the same, as many as fit into a call; at least one, unless all were cancelled."""
+        taken: list[_Request] = []
+        room, left = most, deque[_Request]()
+        while self._queue:
+            request = self._queue.popleft()
+            count = len(request.images)
+            if request.setting != asked:
+                left.append(request)
+                continue
+            if taken and count > room:
+                left.append(request)
+                break
+            self._waiting -= count
+            if asked is None:
+                self._elastic_waiting -= count
+            if request.answer.set_running_or_notify_cancel():
+                taken.append(request)
+                room -= count
+            else:
+                self._cancelled += 1
+        self._queue.extendleft(reversed(left))
+        return taken
+
+    def _answer(self, requests: Sequence[_Request], setting: str | None) -> None:
+        start = self._clock()
+        images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
+        try:
+            logits = self._engine(images, setting)
+        except Exception as error:  # whatever it is, those who wait for an answer must hear of it
+            for request in requests:
+                request.answer.set_exception(error)
+            return
+        seconds = self._clock() - start
+        with self._changed:
+            self._served[setting or ""] += len(images)
+            self._calls += 1
+            self._busy += seconds
+            if self._plan is not None and self._state is not None and requests[0].setting is None:
+                self._state = served(self._plan, self._state, self._state.level, len(images), seconds)
+        first = 0
+        for request in requests:
+            last = first + len(request.images)
+            waited = start - request.came
+            request.answer.set_result(Answer(logits[first:last], setting, waited, seconds, len(images)))
+            first = last

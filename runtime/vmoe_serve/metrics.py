@@ -1,0 +1,77 @@
+"""What a server counts, in Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from vmoe_serve.batching import Batcher
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Counts of one served model: replies by status and time, and what its batcher has done."""
+
+    def __init__(self, model: str, batcher: Batcher) -> None:
+        """Starts at nothing.
+
+        Args:
+            model: its name, a label of everything.
+            batcher: what is asked for its load whenever metrics are.
+        """
+        self._registry = CollectorRegistry()
+        self._model = model
+        self._replies = Histogram(
+            "vmoe_request_seconds",
+            "Seconds from a request to its reply.",
+            ["model", "request", "status"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._registry.register(_BatcherCollector(model, batcher))
+
+    def replied(self, request: str, status: int, seconds: float) -> None:
+        """Counts a reply.
+
+        Args:
+            request: what was asked, one of a few words.
+            status: of HTTP.
+            seconds: that it took.
+        """
+        self._replies.labels(self._model, request, str(status)).observe(seconds)
+
+    def text(self) -> tuple[bytes, str]:
+        """Prometheus text, and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+
+class _BatcherCollector(Collector):
+    def __init__(self, model: str, batcher: Batcher) -> None:
+        self._model, self._batcher = model, batcher
+
+    def collect(self) -> Iterator[Any]:
+        load = self._batcher.load()
+        waiting = GaugeMetricFamily("vmoe_images_waiting", "Images in the queue.", labels=["model"])
+        waiting.add_metric([self._model], load.waiting)
+        yield waiting
+        served = CounterMetricFamily(
+            "vmoe_images_served", "Images that were answered, by the setting that served them.", labels=["model", "setting"]
+        )
+        for setting, images in sorted(load.served.items()):
+            served.add_metric([self._model, setting], images)
+        yield served
+        for name, text, value in (
+            ("vmoe_calls", "Calls of the engine.", load.calls),
+            ("vmoe_busy_seconds", "Seconds of these calls.", load.busy),
+            ("vmoe_requests_refused", "Requests that found the queue full.", load.refused),
+            ("vmoe_requests_cancelled", "Requests whose client had gone before their turn came.", load.cancelled),
+        ):
+            counter = CounterMetricFamily(name, text, labels=["model"])
+            counter.add_metric([self._model], value)
+            yield counter

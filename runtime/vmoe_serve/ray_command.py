@@ -1,0 +1,145 @@
+"""`vmoe-serve ray`: starts Ray where none runs, deploys the application, and ends it on SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+# Ray would report its use to its maker, and reads this when it is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import serve
+
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.command_line import CommandError, UsageError, complain
+from vmoe_serve.ray_application import Options, application
+from vmoe_serve.ray_arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_serve.settings import check_served, levels, model_name, named
+
+_MEGABYTE = 1 << 20
+_OBJECT_STORE = 100 * _MEGABYTE
+"""Ray's shared memory on a machine of its own: requests don't go through it."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Serves until it is told to stop.
+
+    Raises:
+        VmoeError: the bundle can't be served, or Ray failed.
+    """
+    arguments = parse_arguments(argv)
+    options, notes = _options(arguments)
+    _check_port(arguments.host, arguments.port)
+    with _ray():
+        handle = _deploy(arguments, options)
+        with _stopped_by_signals() as stopped:
+            if not arguments.quiet:
+                for note in [*notes, *handle.notes.remote().result()]:
+                    complain(PROGRAM, note)
+                address = f"http://{arguments.host}:{arguments.port}"
+                print(f"serving {options.name}; try: curl --data-binary @IMAGE {address}/v1/classify", flush=True)
+            stopped.wait()
+            # Replicas take no more and answer what they have.
+            serve.delete(options.name)
+
+
+def _options(arguments: Arguments) -> tuple[Options, list[str]]:
+    with Bundle.open(arguments.bundle) as bundle:
+        bundle.verify_weights()
+        manifest = bundle.manifest
+    check_served(manifest, arguments.bundle)
+    chosen, notes = ([], []) if arguments.slo_ms is None else levels(manifest, arguments.capacity, arguments.profiles)
+    fixed = None
+    if arguments.slo_ms is None and arguments.profiles:
+        fixed = named(manifest, arguments.profiles[0]).name
+    if arguments.most_waiting < arguments.most_images:
+        raise UsageError(
+            f"--max-waiting {arguments.most_waiting} is less than --max-batch {arguments.most_images}, which a call takes"
+        )
+    return Options(
+        bundle=arguments.bundle.resolve(),
+        name=arguments.name or model_name(arguments.bundle),
+        levels=tuple(profile.name for profile in chosen),
+        profile=fixed,
+        target=(arguments.slo_ms or 1.0) / 1e3,
+        most_images=arguments.most_images,
+        most_waiting=arguments.most_waiting,
+        most_bytes=arguments.most_megabytes * _MEGABYTE,
+        threads=arguments.threads,
+        backend=arguments.backend,
+        replicas=arguments.replicas,
+    ), notes
+
+
+def _check_port(host: str, port: int) -> None:
+    """Ray would go on without a port that is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CommandError(f"can't serve at {host}:{port}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """A connection to the cluster of RAY_ADDRESS, or a Ray of this process's own."""
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                object_store_memory=_OBJECT_STORE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:  # Ray raises whatever its parts raise
+        raise CommandError(f"Ray can't be started: {_first_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _deploy(arguments: Arguments, options: Options) -> Any:
+    try:
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options={"host": arguments.host, "port": arguments.port}, logging_config={"log_level": "ERROR"})
+        return serve.run(application(options), name=options.name, route_prefix="/")
+    except Exception as error:  # Ray raises whatever its parts raise
+        status = serve.status().applications.get(options.name)
+        reasons = [part.message for part in status.deployments.values() if part.message] if status else []
+        raise CommandError(f"Ray can't serve {arguments.bundle}: {_first_line(reasons[0] if reasons else error)}") from None
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set."""
+    stopped = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        stopped.set()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:500]
