@@ -12,6 +12,9 @@ from vmoe_export import export_bundle
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
+# Programs for the Python that Triton's client is installed for.
+collect_ignore = ["tests/triton_client.py", "tests/triton_config_check.py"]
+
 
 @pytest.fixture(autouse=True)
 def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:

@@ -408,7 +408,7 @@ def test_what_can_not_be_done_is_one_sentence(
 @pytest.mark.parametrize("name", ["v2-dense", "v3-soft"])
 def test_a_model_without_capacity_has_nothing_to_sweep(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(__file__).parent / "data" / "bundles" / name
-    assert "has no capacity to sweep over" in complaint_of(capsys, 2, bundle, "--sweep", "0.1:2.0", *QUICK)
+    assert "has no capacity to choose" in complaint_of(capsys, 2, bundle, "--sweep", "0.1:2.0", *QUICK)
 
 
 @pytest.mark.parametrize("name", ["v1-fp32", "v2-int8", "v3-ensemble", "v3-choice"])

@@ -66,6 +66,18 @@ def bundle(tmp_path: Path) -> Path:
     return Path(shutil.copytree(OLD_BUNDLES / "v3-fp32", tmp_path / "small.vmoe"))
 
 
+@pytest.fixture(scope="module")
+def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
+
+
+@pytest.fixture(scope="module")
+def mnist_bundle(mnist_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_bundle, tmp_path_factory.mktemp("own") / mnist_bundle.name))
+
+
 def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(mnist_image_bundle, tmp_path / "repo", "--backend", "both", "--profile", "c0.3-k1", "c1.05-k2", "--name", "digits")
     files = files_below(tmp_path / "repo")

@@ -39,6 +39,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture(scope="module")
+def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
+
+
+@pytest.fixture(scope="module")
+def mnist_bundle(mnist_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_bundle, tmp_path_factory.mktemp("own") / mnist_bundle.name))
+
+
+@pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, mnist_bundle: Path) -> Path:
     """Models `mnist`, whose images are routed alone, for which Triton waits for more requests; `groups`, with groups of 16
     and two instances; and those of OTHERS.

@@ -66,7 +66,7 @@ class OpenVinoBackend:
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, threads: int | None, streams: int | None) -> OpenVinoBackend:
+    def for_bundle(cls, bundle: Bundle, threads: int | None, streams: int | None = None) -> OpenVinoBackend:
         """The inlined graph of a bundle.
 
         Raises:
