@@ -3,8 +3,8 @@
     python benchmarks/serving.py BUNDLE --images NPZ|DIR [--settings c0.1-k1 ... c1.05-k2] [--slo-ms MS] [--load 0.9]
                                  [--traces poisson bursts day] [--seconds 30] [--threads 2] [--max-batch 16] [-o DIR]
 
-The load is a share of what the lowest setting can serve, measured first. Each trace is replayed for elastic capacity, for the
-highest setting and for the lowest one, from one loaded engine; the generator is a thread of the same process.
+The load is a share of what the lowest setting can serve, measured first. Each trace is replayed for elastic capacity, for
+the highest setting and for the lowest one, from one loaded engine; the generator is a thread of the same process.
 """
 
 from __future__ import annotations

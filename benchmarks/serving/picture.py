@@ -1,4 +1,4 @@
-"""The picture of a serving benchmark: what is answered in time against how right it is, and how the setting follows the load."""
+"""The picture of a serving benchmark: answers in time against right ones, and how the setting follows the load."""
 
 from __future__ import annotations
 
