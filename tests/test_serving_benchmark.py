@@ -55,15 +55,18 @@ def test_the_benchmark_replays_every_trace_in_every_mode(
     assert [(row["trace"], row["mode"]) for row in report["rows"]] == [
         (trace, mode) for trace in ("poisson", "bursts", "day") for mode in ("elastic", "fixed high", "fixed low")
     ]
+    # Where the low one happens to be timed no faster than the high one, that one is left alone.
+    low, *_, high = 2 * list(report["images_per_second"])
+    assert high == "c1.05-k2"
     with np.load(TEST_DATA) as data:
         everything = len(data["labels"])
     for row in report["rows"]:
-        settings = {"fixed high": {"c1.05-k2"}, "fixed low": {"c0.1-k1"}}.get(row["mode"], {"c0.1-k1", "c1.05-k2"})
+        settings = {"fixed high": {high}, "fixed low": {low}}.get(row["mode"], {low, high})
         assert set(row["settings"]) <= settings and sum(row["settings"].values()) == pytest.approx(1)
         assert 0 <= row["in_time"] <= 1 and row["refused"] == 0 and 0 < row["p50_ms"] <= row["p99_ms"]
         if row["mode"] == "fixed high" and row["requests"] >= everything:
             assert row["accuracy"] == pytest.approx(0.976, abs=0.02)
-    assert report["requests_per_second"] == pytest.approx(0.2 * report["images_per_second"]["c0.1-k1"])
+    assert report["requests_per_second"] == pytest.approx(0.2 * report["images_per_second"][low])
     assert (tmp_path / "serving.md").read_text().strip() == capsys.readouterr().out.strip()
     assert (tmp_path / "serving.png").stat().st_size > 10_000
     assert module.main(["absent.vmoe", "--images", str(TEST_DATA)]) == 1
