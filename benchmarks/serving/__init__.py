@@ -1,0 +1,1 @@
+"""How elastic capacity serves: arrival traces, their replay, and what comes of it."""
