@@ -261,11 +261,12 @@ class Batcher:
             self._served[setting or ""] += len(images)
             self._calls += 1
             self._busy += seconds
-            if self._plan is not None and self._state is not None and requests[0].setting is None:
-                self._state = served(self._plan, self._state, self._state.level, len(images), seconds)
         first = 0
         for request in requests:
             last = first + len(request.images)
             waited = start - request.came
             request.answer.set_result(Answer(logits[first:last], setting, waited, seconds, len(images)))
             first = last
+        if self._plan is not None and self._state is not None and requests[0].setting is None:
+            # What the next call waits for is more than the engine: the batch is put together, and answers are given out.
+            self._state = served(self._plan, self._state, self._state.level, len(images), self._clock() - start)
