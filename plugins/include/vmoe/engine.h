@@ -41,7 +41,10 @@ typedef enum vmoe_code {
   VMOE_ROUTING_ERROR = 3,  /* a profile or a setting that the model can't be run with */
   VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
-  VMOE_MEMORY_ERROR = 6    /* out of memory */
+  VMOE_MEMORY_ERROR = 6,   /* out of memory */
+  VMOE_CANCELLED = 7,      /* a call or a request that was cancelled */
+  VMOE_BUSY = 8,           /* vmoe::Batcher: as many images wait already as may wait */
+  VMOE_CLOSED = 9          /* vmoe::Batcher: it takes no requests any more */
 } vmoe_code;
 
 typedef struct vmoe_status vmoe_status;

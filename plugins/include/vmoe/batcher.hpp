@@ -1,0 +1,464 @@
+// Micro-batches: requests from any number of threads wait in one bounded queue, and calls of one engine answer them
+// together, at a setting that holds the latency. Header only; C++17.
+//
+//   auto batcher = vmoe::Batcher::start(*engine, {});
+//   if (!batcher) return fail(batcher.error().message);
+//   auto pending = batcher->submit(vmoe::Images::uint8(pixels.data(), 1, 224, 224, 3));
+//   if (!pending) return busy(pending.error().message);
+//   auto answer = pending->wait();
+//
+// Requests are served in the order they came. A call takes the first one and those behind it with the same setting and
+// dtype; a request is never split. While a call runs, what comes is gathered for the next one: nobody waits for a
+// timer.
+#ifndef VMOE_BATCHER_HPP_
+#define VMOE_BATCHER_HPP_
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "vmoe/elastic.hpp"
+#include "vmoe/engine.hpp"
+
+namespace vmoe {
+
+struct BatcherOptions {
+  int64_t most_images = 32;    // of a call, and of a request
+  int64_t most_waiting = 256;  // images in the queue; further requests are refused
+  // For requests that ask for no setting: names of profiles, the least accurate first, and what elastic.hpp decides
+  // by: as many levels, in that order. Empty: the engine's profile, whatever the load.
+  std::vector<std::string> levels;
+  ElasticPlan plan;
+};
+
+struct Answer {
+  std::vector<float> output;  // f32[N, Info::output_size]: logits, features or members of the request's images
+  std::string setting;        // the profile that served them; empty for a model that has none
+  double waited = 0;          // seconds in the queue
+  double seconds = 0;         // that the call took
+  int64_t together = 0;       // images of the call, those of other requests included
+};
+
+// What a batcher has to do and has done.
+struct BatcherLoad {
+  int64_t waiting = 0;                    // images in the queue
+  std::string level;                      // the profile of requests that ask for none; empty for a model without
+  std::map<std::string, int64_t> served;  // images so far, by profile
+  int64_t calls = 0;                      // of the engine so far
+  int64_t refused = 0;                    // requests that found the queue full
+  int64_t cancelled = 0;                  // requests that were taken back before their turn came
+  double busy = 0;                        // seconds that calls took together
+};
+
+// Has the answer of a request, or why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the call.
+using AnswerCallback = std::function<void(Result<Answer>)>;
+
+namespace internal {
+
+using BatcherClock = std::chrono::steady_clock;
+
+struct BatchRequest {
+  Images images;
+  std::string setting;  // empty: elastic
+  BatcherClock::time_point came;
+  AnswerCallback done;
+  bool waiting = true;  // in the queue
+};
+
+using BatchRequestPointer = std::shared_ptr<BatchRequest>;
+
+// The queue and the thread that serves it; what Batcher and Ticket share.
+class BatcherCore {
+ public:
+  BatcherCore(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::string fixed)
+      : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), fixed_(std::move(fixed)) {
+    if (elastic_) level_ = options_.levels.size() - 1;
+    images_per_call_ = options_.most_images;
+    thread_ = std::thread([this] { serve(); });
+  }
+  BatcherCore(const BatcherCore&) = delete;
+  BatcherCore& operator=(const BatcherCore&) = delete;
+
+  const Engine& engine() const { return engine_; }
+  int64_t most_images() const { return options_.most_images; }
+
+  Result<BatchRequestPointer> submit(const Images& images, std::string setting, AnswerCallback done) {
+    auto request = std::make_shared<BatchRequest>(
+        BatchRequest{images, std::move(setting), BatcherClock::now(), std::move(done), true});
+    const std::lock_guard lock(mutex_);
+    if (!open_) return Error{VMOE_CLOSED, "the server is shutting down"};
+    if (waiting_ + images.count > options_.most_waiting) {
+      ++refused_;
+      return Error{VMOE_BUSY, std::to_string(waiting_) + " images wait already, and at most " +
+                                  std::to_string(options_.most_waiting) + " may"};
+    }
+    queue_.push_back(request);
+    waiting_ += images.count;
+    if (request->setting.empty()) {
+      elastic_waiting_ += images.count;
+      elastic_arrived_ += images.count;
+    }
+    changed_.notify_one();
+    return request;
+  }
+
+  bool cancel(const BatchRequestPointer& request) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!request->waiting) return false;
+      queue_.erase(std::find(queue_.begin(), queue_.end(), request));
+      leave(*request);
+      ++cancelled_;
+    }
+    request->done(Error{VMOE_CANCELLED, "the request was cancelled"});
+    return true;
+  }
+
+  void close(bool drain) {
+    std::deque<BatchRequestPointer> dropped;
+    {
+      const std::lock_guard lock(mutex_);
+      open_ = false;
+      if (!drain) {
+        dropped.swap(queue_);
+        for (const auto& request : dropped) leave(*request);
+      }
+      changed_.notify_one();
+    }
+    for (const auto& request : dropped) request->done(Error{VMOE_CLOSED, "the server is shutting down"});
+    const std::lock_guard joining(join_mutex_);
+    if (thread_.joinable()) thread_.join();
+  }
+
+  BatcherLoad load() const {
+    const std::lock_guard lock(mutex_);
+    return {waiting_, level_name(), served_, calls_, refused_, cancelled_, busy_};
+  }
+
+ private:
+  static double seconds(BatcherClock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+  std::string level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
+
+  // A request is in the queue no more; the caller takes it out.
+  void leave(BatchRequest& request) {
+    request.waiting = false;
+    waiting_ -= request.images.count;
+    if (request.setting.empty()) elastic_waiting_ -= request.images.count;
+  }
+
+  void serve() {
+    for (;;) {
+      std::vector<BatchRequestPointer> requests;
+      std::string setting;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return !open_ || !queue_.empty(); });
+        if (queue_.empty()) return;
+        const std::string asked = queue_.front()->setting;
+        const int64_t most = asked.empty() ? decide() : options_.most_images;
+        setting = asked.empty() ? level_name() : asked;
+        requests = take(most);
+      }
+      answer(requests, setting);
+    }
+  }
+
+  // Moves to the level of the next call, and says how many images that takes.
+  int64_t decide() {
+    if (!elastic_) return options_.most_images;
+    const auto now = BatcherClock::now();
+    const auto next = elastic_->decide(
+        {seconds(now.time_since_epoch()), elastic_waiting_, seconds(now - queue_.front()->came), elastic_arrived_});
+    elastic_arrived_ = 0;
+    if (next) {
+      level_ = next->level;
+      images_per_call_ = next->images;
+    }
+    return images_per_call_;
+  }
+
+  // The first request and those behind it that fit into a call with it.
+  std::vector<BatchRequestPointer> take(int64_t most) {
+    std::vector<BatchRequestPointer> taken;
+    const std::string setting = queue_.front()->setting;
+    const vmoe_dtype dtype = queue_.front()->images.dtype;
+    int64_t room = most;
+    for (auto next = queue_.begin(); next != queue_.end();) {
+      BatchRequest& request = **next;
+      if (request.setting != setting || request.images.dtype != dtype) {
+        ++next;
+        continue;
+      }
+      if (!taken.empty() && request.images.count > room) break;
+      room -= request.images.count;
+      leave(request);
+      taken.push_back(std::move(*next));
+      next = queue_.erase(next);
+    }
+    return taken;
+  }
+
+  void answer(const std::vector<BatchRequestPointer>& requests, const std::string& setting) {
+    const auto start = BatcherClock::now();
+    std::optional<Error> error;
+    std::vector<float> output;
+    Images images = requests.front()->images;
+    try {
+      images = together(requests);
+      Setting asked;
+      if (!setting.empty()) asked.profile = setting;
+      auto result = engine_.run(images, asked);
+      if (result) output = std::move(*result);
+      if (!result) error = result.error();
+    } catch (const std::exception&) {
+      error = Error{VMOE_MEMORY_ERROR, "out of memory"};
+    }
+    const double taken = seconds(BatcherClock::now() - start);
+    if (!error) {
+      const std::lock_guard lock(mutex_);
+      served_[setting] += images.count;
+      ++calls_;
+      busy_ += taken;
+    }
+    auto first = output.cbegin();
+    for (const auto& request : requests) {
+      Result<Answer> result = Error{VMOE_MEMORY_ERROR, "out of memory"};
+      try {
+        if (error) {
+          result = *error;
+        } else {
+          const auto last = first + request->images.count * engine_.info().output_size;
+          result = Answer{{first, last}, setting, seconds(start - request->came), taken, images.count};
+          first = last;
+        }
+      } catch (const std::bad_alloc&) {
+      }
+      request->done(std::move(result));
+    }
+    // What the next call waits for is more than the engine: the batch is put together, and answers are given out.
+    if (!error && elastic_ && requests.front()->setting.empty()) {
+      const std::lock_guard lock(mutex_);
+      (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
+    }
+  }
+
+  // The images of all requests, beside each other.
+  Images together(const std::vector<BatchRequestPointer>& requests) {
+    Images all = requests.front()->images;
+    if (requests.size() == 1) return all;
+    const size_t bytes = static_cast<size_t>(all.height * all.width * all.channels) *
+                         (all.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
+    all.count = 0;
+    for (const auto& request : requests) all.count += request->images.count;
+    batch_.resize(static_cast<size_t>(all.count) * bytes);
+    unsigned char* next = batch_.data();
+    for (const auto& request : requests) {
+      const size_t size = static_cast<size_t>(request->images.count) * bytes;
+      std::memcpy(next, request->images.data, size);
+      next += size;
+    }
+    all.data = batch_.data();
+    return all;
+  }
+
+  const Engine& engine_;
+  const BatcherOptions options_;
+  std::optional<Elastic> elastic_;
+  const std::string fixed_;  // the profile without elastic capacity
+
+  mutable std::mutex mutex_;  // of all that follows, but for batch_, which is the thread's
+  std::condition_variable changed_;
+  std::deque<BatchRequestPointer> queue_;
+  bool open_ = true;
+  int64_t waiting_ = 0, elastic_waiting_ = 0, elastic_arrived_ = 0;  // images
+  size_t level_ = 0;
+  int64_t images_per_call_ = 0;
+  std::map<std::string, int64_t> served_;
+  int64_t calls_ = 0, refused_ = 0, cancelled_ = 0;
+  double busy_ = 0;
+
+  std::vector<unsigned char> batch_;
+  std::mutex join_mutex_;
+  std::thread thread_;
+};
+
+}  // namespace internal
+
+// A request that was submitted.
+class Ticket {
+ public:
+  // Takes the request out of the queue: its callback gets VMOE_CANCELLED before this returns. False where a call runs
+  // with it already, or it was answered.
+  bool cancel() { return core_->cancel(request_); }
+
+ private:
+  friend class Batcher;
+  Ticket(std::shared_ptr<internal::BatcherCore> core, internal::BatchRequestPointer request)
+      : core_(std::move(core)), request_(std::move(request)) {}
+
+  std::shared_ptr<internal::BatcherCore> core_;
+  internal::BatchRequestPointer request_;
+};
+
+// An answer that will be there. Letting go of it cancels the request, or waits for the call that runs with it: its
+// images are needed no longer.
+class Pending {
+ public:
+  Pending(Pending&&) = default;
+  Pending& operator=(Pending&&) = delete;
+  ~Pending() {
+    if (!answer_.valid()) return;
+    ticket_.cancel();
+    answer_.wait();
+  }
+
+  // Blocks until the answer is there; once.
+  Result<Answer> wait() { return answer_.get(); }
+
+  // Blocks for so long at most, and says whether the answer is there.
+  template <typename Rep, typename Period>
+  bool wait_for(std::chrono::duration<Rep, Period> duration) const {
+    return answer_.wait_for(duration) == std::future_status::ready;
+  }
+
+  // See Ticket.
+  bool cancel() { return ticket_.cancel(); }
+
+ private:
+  friend class Batcher;
+  Pending(Ticket ticket, std::future<Result<Answer>> answer) : ticket_(std::move(ticket)), answer_(std::move(answer)) {}
+
+  Ticket ticket_;
+  std::future<Result<Answer>> answer_;
+};
+
+// Answers requests by calls of one engine, one call at a time. For any number of threads.
+class Batcher {
+ public:
+  Batcher(Batcher&&) = default;
+  Batcher& operator=(Batcher&&) = delete;
+  ~Batcher() {
+    if (core_ != nullptr) core_->close(true);
+  }
+
+  // Starts the thread that calls the engine, which must outlive the batcher and all tickets.
+  //
+  // Fails with VMOE_ROUTING_ERROR where the bundle routes images in groups, so that an answer would depend on other
+  // people's images, or has no such levels; with VMOE_ARGUMENT_ERROR where the options make no sense.
+  static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
+    const Info& info = engine.info();
+    if (info.batch_multiple != 1) {
+      return Error{VMOE_ROUTING_ERROR, "this bundle routes images in groups (" + info.group +
+                                           "), so that an answer would depend on other people's images; export it "
+                                           "with --group image to serve it"};
+    }
+    if (options.most_images < 1 || options.most_waiting < options.most_images) {
+      return Error{VMOE_ARGUMENT_ERROR, "most_images must be 1 or more, and most_waiting no less"};
+    }
+    if (options.levels.size() != options.plan.levels.size()) {
+      return Error{VMOE_ARGUMENT_ERROR, "there must be as many levels in the plan as names of levels"};
+    }
+    std::optional<Elastic> elastic;
+    if (!options.levels.empty()) {
+      for (const std::string& level : options.levels) {
+        if (auto profile = named(engine, level); !profile) return profile.error();
+      }
+      options.plan.most_images = options.most_images;
+      const auto now = internal::BatcherClock::now().time_since_epoch();
+      auto created = Elastic::create(options.plan, std::chrono::duration<double>(now).count());
+      if (!created) return created.error();
+      elastic.emplace(std::move(*created));
+    }
+    std::string fixed;
+    if (!engine.profiles().empty()) {
+      auto profile = engine.setting();
+      if (!profile) return profile.error();
+      fixed = profile->name;
+    }
+    try {
+      return Batcher(
+          std::make_shared<internal::BatcherCore>(engine, std::move(options), std::move(elastic), std::move(fixed)));
+    } catch (const std::exception& error) {
+      return Error{VMOE_RUNTIME_ERROR, std::string("no thread can be started: ") + error.what()};
+    }
+  }
+
+  // Puts a request into the queue.
+  //
+  // images: 1 to most_images of them; they must stay until the answer.
+  // setting: name of a profile, stored or systematic, that it is served at whatever the load; empty leaves that to the
+  // load.
+  // done: called once for a request that was taken, from the batcher's thread, or from that of `cancel` or `close`. It
+  // must not throw, and should hand the answer on: the next call waits for it.
+  //
+  // Fails with VMOE_BUSY where too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR.
+  Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
+    const Info& info = core_->engine().info();
+    if (images.count < 1 || images.count > core_->most_images()) {
+      return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(core_->most_images()) + " images, not " +
+                                         std::to_string(images.count)};
+    }
+    if (images.data == nullptr || images.height != info.height || images.width != info.width ||
+        images.channels != info.channels || (images.dtype != VMOE_UINT8 && images.dtype != info.input_dtype)) {
+      return Error{VMOE_IMAGE_ERROR, "images must be " +
+                                         std::string(info.input_dtype == VMOE_UINT8 ? "" : "float32 or ") +
+                                         "uint8 [N," + std::to_string(info.height) + "," + std::to_string(info.width) +
+                                         "," + std::to_string(info.channels) + "]"};
+    }
+    std::string name;
+    if (!setting.empty()) {
+      auto profile = named(core_->engine(), setting);
+      if (!profile) return profile.error();
+      name = profile->name;
+    }
+    auto request = core_->submit(images, std::move(name), std::move(done));
+    if (!request) return request.error();
+    return Ticket(core_, std::move(*request));
+  }
+
+  // The same, with an answer to wait for.
+  Result<Pending> submit(const Images& images, const std::string& setting = {}) {
+    auto promise = std::make_shared<std::promise<Result<Answer>>>();
+    auto answer = promise->get_future();
+    auto ticket = submit(images, setting, [promise](Result<Answer> result) { promise->set_value(std::move(result)); });
+    if (!ticket) return ticket.error();
+    return Pending(std::move(*ticket), std::move(answer));
+  }
+
+  // What there is to do, and what was done so far.
+  BatcherLoad load() const { return core_->load(); }
+
+  // Takes no further requests, and returns when the last call has ended. drain: answer those that wait; without it they
+  // get VMOE_CLOSED. The destructor drains.
+  void close(bool drain = true) { core_->close(drain); }
+
+ private:
+  explicit Batcher(std::shared_ptr<internal::BatcherCore> core) : core_(std::move(core)) {}
+
+  static Result<Profile> named(const Engine& engine, const std::string& name) {
+    Setting setting;
+    setting.profile = name;
+    return engine.setting(setting);
+  }
+
+  std::shared_ptr<internal::BatcherCore> core_;
+};
+
+}  // namespace vmoe
+
+#endif  // VMOE_BATCHER_HPP_

@@ -1,0 +1,103 @@
+// The levels of elastic capacity (elastic.hpp), timed on the machine that serves. Header only; C++17.
+//
+//   auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c0.5-k1", "c1.05-k2"}, 32);
+//   vmoe::BatcherOptions options;
+//   options.levels = timed->names;
+//   options.plan.levels = timed->levels;
+//   options.plan.target = 0.05;
+#ifndef VMOE_LEVELS_HPP_
+#define VMOE_LEVELS_HPP_
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "vmoe/elastic.hpp"
+#include "vmoe/engine.hpp"
+
+namespace vmoe {
+
+struct TimedLevels {
+  std::vector<std::string> names;     // of profiles, the cheapest first
+  std::vector<ElasticLevel> levels;   // as many
+  std::vector<std::string> left_out;  // a sentence for each setting that takes no less time than a more accurate one
+};
+
+namespace internal {
+
+// Seconds of one call.
+inline Result<double> timed_call(const Engine& engine, const Images& images, const std::string& profile) {
+  Setting setting;
+  setting.profile = profile;
+  const auto start = std::chrono::steady_clock::now();
+  if (auto output = engine.run(images, setting); !output) return output.error();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+inline double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// The line through the times of calls of one image and of `most`.
+inline ElasticLevel fitted_level(double one, double full, int64_t most) {
+  const double each = most > 1 ? (full - one) / static_cast<double>(most - 1) : one, fixed = one - each;
+  if (each <= 0 || fixed < 0) return {0, full / static_cast<double>(most)};
+  return {fixed, each};
+}
+
+}  // namespace internal
+
+// Times calls of one image and of most_images at each profile, all in turn, so that what slows the machine down for a
+// while slows down all.
+//
+// profiles: names, stored or systematic, the least accurate first.
+// most_images: of a call, 1 or more.
+inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<std::string>& profiles,
+                                       int64_t most_images) {
+  constexpr int kRounds = 5;
+  const Info& info = engine.info();
+  if (most_images < 1 || most_images > 65536) return Error{VMOE_ARGUMENT_ERROR, "most_images must be 1 to 65536"};
+  std::vector<uint8_t> pixels(static_cast<size_t>(most_images * info.height * info.width * info.channels));
+  std::minstd_rand noise(1);  // the same in every run
+  std::generate(pixels.begin(), pixels.end(), [&noise] { return static_cast<uint8_t>(noise() >> 16); });
+  const auto batch = [&](int64_t count) {
+    return Images::uint8(pixels.data(), count, info.height, info.width, info.channels);
+  };
+  std::vector<std::vector<double>> one(profiles.size()), full(profiles.size());
+  for (int round = 0; round <= kRounds; ++round) {
+    for (size_t i = 0; i < profiles.size(); ++i) {
+      const auto first = internal::timed_call(engine, batch(1), profiles[i]);
+      if (!first) return first.error();
+      const auto second = internal::timed_call(engine, batch(most_images), profiles[i]);
+      if (!second) return second.error();
+      if (round == 0) continue;  // warms up
+      one[i].push_back(*first);
+      full[i].push_back(*second);
+    }
+  }
+  TimedLevels timed;
+  double cheapest = 0;  // of the levels after this one
+  for (size_t i = profiles.size(); i-- > 0;) {
+    const ElasticLevel level = internal::fitted_level(internal::median(one[i]), internal::median(full[i]), most_images);
+    const double whole = level.fixed + level.each * static_cast<double>(most_images);
+    if (!timed.names.empty() && whole >= cheapest) {
+      timed.left_out.push_back(profiles[i] + " is left out: it takes no less time here than " + timed.names.back());
+      continue;
+    }
+    timed.names.push_back(profiles[i]);
+    timed.levels.push_back(level);
+    cheapest = whole;
+  }
+  std::reverse(timed.names.begin(), timed.names.end());
+  std::reverse(timed.levels.begin(), timed.levels.end());
+  std::reverse(timed.left_out.begin(), timed.left_out.end());
+  return timed;
+}
+
+}  // namespace vmoe
+
+#endif  // VMOE_LEVELS_HPP_

@@ -1,0 +1,222 @@
+#include "service.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
+
+std::string error_body(const std::string& sentence) { return to_text({{"error", sentence}}); }
+
+int status_of(vmoe_code code) {
+  switch (code) {
+    case VMOE_ROUTING_ERROR:
+    case VMOE_IMAGE_ERROR:
+    case VMOE_ARGUMENT_ERROR: return 400;
+    case VMOE_BUSY:
+    case VMOE_CLOSED:
+    case VMOE_CANCELLED:
+    case VMOE_MEMORY_ERROR: return 503;
+    default: return 500;
+  }
+}
+
+[[noreturn]] void refuse(const vmoe::Error& error) { throw RequestError(error.message, status_of(error.code)); }
+
+void set_json(httplib::Response& response, const Json& json) {
+  response.set_content(to_text(json), "application/json");
+}
+
+double rounded_ms(double seconds) { return std::round(seconds * 1e6) / 1e3; }
+
+std::optional<std::string> parameter(const httplib::Request& request, const char* name) {
+  if (!request.has_param(name)) return std::nullopt;
+  return request.get_param_value(name);
+}
+
+}  // namespace
+
+Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher)
+    : options_(options),
+      engine_(engine),
+      batcher_(batcher),
+      metrics_(options.name, batcher),
+      pictures_(engine, std::max(1U, std::thread::hardware_concurrency())),
+      server_({options.connections, std::chrono::seconds(options.request_seconds), options.most_bytes}, error_body,
+              [this](int status) { metrics_.replied("server", status, 0); }) {
+  using Request = httplib::Request;
+  using Response = httplib::Response;
+  server_.Post("/v1/classify", posted("classify", [this](const Request& request, const std::string& body,
+                                                         Response& response) { classify(request, body, response); }));
+  server_.Post("/v2/models/:model/infer",
+               posted("infer", [this](const Request& request, const std::string& body, Response& response) {
+                 infer(request, body, response);
+               }));
+  server_.Get("/v2/models/:model",
+              asked("model", [this](const Request& request, const std::string&, Response& response) {
+                check_name(request);
+                set_json(response, model());
+              }));
+  server_.Get("/v2/models/:model/ready",
+              asked("model", [this](const Request& request, const std::string&, Response& response) {
+                check_name(request);
+                set_json(response, {{"name", options_.name}, {"ready", true}});
+              }));
+  server_.Get("/v2", asked("model", [](const Request&, const std::string&, Response& response) {
+                set_json(response, {{"name", "vmoe-export"},
+                                    {"version", vmoe_version()},
+                                    {"extensions", {"binary_tensor_data", "parameters"}}});
+              }));
+  for (const char* path : {"/healthz", "/v2/health/live", "/v2/health/ready"}) {
+    server_.Get(path, [this](const Request&, Response& response) { set_json(response, health()); });
+  }
+  server_.Get("/metrics", [this](const Request&, Response& response) {
+    response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
+  });
+}
+
+std::string Service::bind() {
+  const int port = options_.port;
+  errno = 0;
+  const int bound =
+      port == 0 ? server_.bind_to_any_port(options_.host) : (server_.bind_to_port(options_.host, port) ? port : -1);
+  if (bound < 0) {
+    throw std::runtime_error("can't serve at " + options_.host + ":" + std::to_string(port) + ": " +
+                             (errno != 0 ? std::strerror(errno) : "there is no such host"));
+  }
+  return "http://" + options_.host + ":" + std::to_string(bound);
+}
+
+httplib::Server::HandlerWithContentReader Service::posted(const char* what, Answered answered) {
+  return [this, what, answered = std::move(answered)](const httplib::Request& request, httplib::Response& response,
+                                                      const httplib::ContentReader& reader) {
+    std::string body;
+    if (server_.read_body(request, response, reader, body)) reply(what, answered, request, body, response);
+  };
+}
+
+httplib::Server::Handler Service::asked(const char* what, Answered answered) {
+  return [this, what, answered = std::move(answered)](const httplib::Request& request, httplib::Response& response) {
+    reply(what, answered, request, {}, response);
+  };
+}
+
+void Service::reply(const char* what, const Answered& answered, const httplib::Request& request,
+                    const std::string& body, httplib::Response& response) {
+  const auto start = Clock::now();
+  response.status = 200;
+  try {
+    answered(request, body, response);
+  } catch (const RequestError& error) {
+    server_.refuse(response, error.status(), error.what());
+  }
+  metrics_.replied(what, response.status, std::chrono::duration<double>(Clock::now() - start).count());
+}
+
+void Service::classify(const httplib::Request& request, const std::string& body, httplib::Response& response) {
+  if (engine_.info().output != VMOE_LOGITS) {
+    throw RequestError("this model puts out no logits, and so knows no classes: use infer");
+  }
+  const ClassifyRequest asked = read_classify(body, request.get_header_value("Content-Type"), parameter(request, "top"),
+                                              parameter(request, "setting").value_or(""), options_.most_images);
+  const ImageBatch batch = pictures_.read(asked.pictures);
+  const vmoe::Answer found = answer(request, batch, asked.setting);
+  set_json(response, {{"predictions", predictions(found, asked.top)},
+                      {"setting", found.setting.empty() ? Json() : Json(found.setting)},
+                      {"waited_ms", rounded_ms(found.waited)},
+                      {"call_ms", rounded_ms(found.seconds)},
+                      {"images_of_call", found.together}});
+}
+
+void Service::infer(const httplib::Request& request, const std::string& body, httplib::Response& response) {
+  check_name(request);
+  std::optional<std::string> header;
+  if (request.has_header(kHeaderLength)) header = request.get_header_value(kHeaderLength);
+  const InferRequest asked = read_infer(body, header, engine_.info(), options_.most_images);
+  const vmoe::Answer found = answer(request, asked.images, asked.setting);
+  size_t json_size = 0;
+  std::string text = write_infer(options_.name, asked, engine_.info(), found.output, found.setting, &json_size);
+  if (json_size != 0) response.set_header(kHeaderLength, std::to_string(json_size));
+  response.set_content(std::move(text), json_size != 0 ? "application/octet-stream" : "application/json");
+}
+
+vmoe::Answer Service::answer(const httplib::Request& request, const ImageBatch& batch, const std::string& setting) {
+  if (!setting.empty() && engine_.profiles().empty()) {
+    throw RequestError("this model has nothing to set: it takes no 'setting'");
+  }
+  auto pending = batcher_.submit(batch.images(engine_.info()), setting);
+  if (!pending) refuse(pending.error());
+  while (!pending->wait_for(kLook)) {
+    // Nobody would hear the answer.
+    if (request.is_connection_closed() && pending->cancel()) break;
+  }
+  auto answer = pending->wait();
+  if (!answer) refuse(answer.error());
+  return std::move(*answer);
+}
+
+Json Service::predictions(const vmoe::Answer& answer, int64_t top) const {
+  const vmoe::Info& info = engine_.info();
+  const auto classes = static_cast<size_t>(info.output_size);
+  std::vector<size_t> order(classes);
+  std::vector<double> shares(classes);
+  Json all = Json::array();
+  for (size_t first = 0; first < answer.output.size(); first += classes) {
+    const float* logits = answer.output.data() + first;
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+    const double most = logits[order[0]];
+    double sum = 0;
+    for (size_t i = 0; i < classes; ++i) sum += shares[i] = std::exp(static_cast<double>(logits[i]) - most);
+    Json best = Json::array();
+    for (size_t i = 0; i < std::min(classes, static_cast<size_t>(top)); ++i) {
+      const double share = shares[order[i]] / sum;
+      best.push_back({{"class", info.class_names.empty() ? std::to_string(order[i]) : info.class_names[order[i]]},
+                      {"index", order[i]},
+                      {"probability", std::isfinite(share) ? Json(share) : Json()}});
+    }
+    all.push_back(std::move(best));
+  }
+  return all;
+}
+
+Json Service::model() const {
+  const vmoe::Info& info = engine_.info();
+  Json profiles = Json::array();
+  for (const vmoe::Profile& profile : engine_.profiles()) profiles.push_back(profile.name);
+  const std::string level = batcher_.load().level;
+  Json outputs = {-1, info.output_size};
+  if (info.output == VMOE_MEMBERS) outputs = {-1, info.ensemble_size, info.output_size / info.ensemble_size};
+  return {{"name", options_.name},
+          {"versions", Json::array({"1"})},
+          {"platform", "vmoe-export, " + info.runtime},
+          {"inputs", Json::array({{{"name", "image"},
+                                   {"datatype", info.input_dtype == VMOE_UINT8 ? "UINT8" : "FP32"},
+                                   {"shape", {-1, info.height, info.width, info.channels}}}})},
+          {"outputs", Json::array({{{"name", output_name(info)}, {"datatype", "FP32"}, {"shape", outputs}}})},
+          {"parameters", {{"profiles", profiles}, {"level", level.empty() ? Json() : Json(level)}}}};
+}
+
+Json Service::health() const {
+  const vmoe::BatcherLoad load = batcher_.load();
+  return {{"status", "ok"},
+          {"model", options_.name},
+          {"waiting", load.waiting},
+          {"level", load.level.empty() ? Json() : Json(load.level)}};
+}
+
+void Service::check_name(const httplib::Request& request) const {
+  const std::string& model = request.path_params.at("model");
+  if (model != options_.name) {
+    throw RequestError("there is no model '" + model.substr(0, 80) + "'; '" + options_.name + "' is served here", 404);
+  }
+}
