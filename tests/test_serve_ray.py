@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from http_client import PATIENCE, HttpClient
 from terminal import default_signals
 
 from vmoe_runtime import Engine
@@ -27,16 +27,15 @@ from vmoe_serve import cli
 pytest.importorskip("ray", reason="Ray is not installed")
 
 SEVEN = Path(__file__).parents[1] / "samples" / "mnist" / "seven.png"
-PATIENCE = 180
 
 
-class Server:
+class Server(HttpClient):
     """The command, as its own process."""
 
     def __init__(self, bundle: Path, *options: str, wait: bool = True) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            super().__init__(probe.getsockname()[1])
         command = [sys.executable, "-m", "vmoe_serve", "ray", bundle, "--port", str(self.port), *options]
         self.process = subprocess.Popen(
             list(map(str, command)),
@@ -55,27 +54,6 @@ class Server:
         for line in self.process.stdout:
             self._lines.put(line)
         self._lines.put("")
-
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-            response = connection.getresponse()
-            return response.status, response.read(), response
-
-    def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
-        """`infer` with tensors in binary, as Triton's clients send it."""
-        part = {"name": "image", "datatype": "FP32", "shape": list(images.shape)}
-        part["parameters"] = {"binary_data_size": images.nbytes}
-        parameters = {"binary_data_output": True} | ({} if setting is None else {"setting": setting})
-        text = json.dumps({"inputs": [part], "parameters": parameters}).encode()
-        status, body, response = self.ask(
-            "POST", "/v2/models/mnist/infer", text + images.tobytes(), Inference_Header_Content_Length=str(len(text))
-        )
-        if status != 200:
-            return status, {"error": body.decode()}, b""
-        length = int(response.headers.get("inference-header-content-length", len(body)))
-        return status, json.loads(body[:length]), body[length:]
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(number)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, inputs, tensor
 from PIL import Image
 
 from vmoe_export import export_bundle
@@ -20,8 +21,6 @@ from vmoe_serve.batching import Batcher
 from vmoe_serve.service import Reply, Service
 from vmoe_serve.wire import HEADER_LENGTH
 
-SEVEN = Path(__file__).parents[1] / "samples" / "mnist" / "seven.png"
-JSON = "application/json"
 DATA = Path(__file__).parent / "data"
 
 
@@ -50,14 +49,6 @@ def infer(
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
     header = str(len(text)) if behind and length is None else length
     return asyncio.run(service.infer(model, text + behind, header))
-
-
-def tensor(**changes: Any) -> dict[str, Any]:
-    return {"name": "image", "datatype": "FP32", "shape": [1, 28, 28, 1], "data": [0.5, -0.5] * 392} | changes
-
-
-def inputs(**changes: Any) -> dict[str, Any]:
-    return {"inputs": [tensor(**changes)]}
 
 
 def png(picture: Any) -> bytes:
@@ -134,37 +125,6 @@ def test_metadata_and_health(service: Service) -> None:
     assert json.loads(service.healthy().body)["status"] == "ok"
 
 
-ENCODED = base64.b64encode(b"no picture").decode()
-BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
-    (b"", "image/png", {}, "the request has no body"),
-    (b"", JSON, {}, "the request is no JSON"),
-    (b"{", JSON, {}, "the request is no JSON"),
-    (b"[1]", JSON, {}, "must be a JSON object"),
-    (b"\xff\xfe", JSON, {}, "the request is no JSON"),
-    (b'{"images": NaN}', JSON, {}, "NaN is no number of JSON"),
-    (b"[" * 100_000, JSON, {}, "the request is no JSON"),
-    ({}, JSON, {}, "'images' must be a list"),
-    ({"images": []}, JSON, {}, "'images' must be a list"),
-    ({"images": "x"}, JSON, {}, "'images' must be a list"),
-    ({"images": [1]}, JSON, {}, "'images' must be a list"),
-    ({"images": ["%%%"]}, JSON, {}, "in base64, and one of them isn't"),
-    ({"images": ["é"]}, JSON, {}, "in base64, and one of them isn't"),
-    ({"images": [ENCODED] * 9}, JSON, {}, "at most 8 images, not 9"),
-    ({"images": [ENCODED]}, JSON, {}, "not a readable image"),
-    ({"images": [ENCODED], "tops": 1}, JSON, {}, "a field 'tops'"),
-    ({"images": [ENCODED], "top": 0}, JSON, {}, "'top' must be a whole number"),
-    ({"images": [ENCODED], "top": True}, JSON, {}, "'top' must be a whole number"),
-    ({"images": [ENCODED], "top": 1.5}, JSON, {}, "'top' must be a whole number"),
-    ({"images": [ENCODED], "setting": 5}, JSON, {}, "'setting' must be the name"),
-    (b"no picture", "image/png", {}, "not a readable image"),
-    (SEVEN.read_bytes(), "image/png", {"top": "many"}, "'top' must be a whole number"),
-    (SEVEN.read_bytes(), "image/png", {"top": "-1"}, "'top' must be a whole number"),
-    (SEVEN.read_bytes(), "image/png", {"setting": "fastest"}, "'fastest'"),
-    (SEVEN.read_bytes(), "image/png", {"setting": "c0.3-k9"}, "not 9"),
-    (SEVEN.read_bytes()[:200], "image/png", {}, "not a readable image"),
-]
-
-
 @pytest.mark.parametrize(("body", "content_type", "query", "said"), BAD_CLASSIFY)
 def test_a_bad_classify_is_400_and_a_sentence(
     service: Service, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], said: str
@@ -174,45 +134,6 @@ def test_a_bad_classify_is_400_and_a_sentence(
     assert reply.status == 400 and said in error and "\n" not in error
 
 
-IMAGE = np.zeros((1, 28, 28, 1), np.float32).tobytes()
-BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
-    (b"x", b"", "the request is no JSON"),
-    ({}, b"", "must have one input"),
-    ({"inputs": [tensor(), tensor()]}, b"", "must have one input"),
-    ({"inputs": ["image"]}, b"", "must have one input"),
-    (inputs(name="picture"), b"", "only input is 'image'"),
-    (inputs(datatype="FP64"), b"", "FP32 or UINT8, not 'FP64'"),
-    (inputs(datatype=None), b"", "FP32 or UINT8, not None"),
-    (inputs(shape=[1, 28, "28", 1]), b"", "must be a list of whole numbers"),
-    (inputs(shape=[1, 28, -28, 1]), b"", "must be a list of whole numbers"),
-    (inputs(shape=[]), b"", "must be a list of whole numbers"),
-    (inputs(shape=[1, 14, 56, 1]), b"", "the model takes (N, 28, 28, 1)"),
-    (inputs(shape=[2, 28, 28, 1]), b"", "has 1568 values, and 'data' has 784"),
-    (inputs(shape=[1, 1, 28, 28]), b"", "28"),
-    (inputs(data=None), b"", "must be a list of numbers"),
-    (inputs(data=["x"] * 784), b"", "must be a list of numbers"),
-    (inputs(data=[True] * 784), b"", "must be a list of numbers"),
-    (inputs(data=[0.5] * 783), b"", "'data' has 783"),
-    (inputs(data=[10**400] * 784), b"", "too large"),
-    (inputs(data=[1e39] * 784), b"", "inf"),
-    (inputs(data=[255] * 784), b"", "255"),
-    (inputs(datatype="UINT8", data=[0.5] * 784), b"", "whole numbers from 0 to 255"),
-    (inputs(datatype="UINT8", data=[256] * 784), b"", "whole numbers from 0 to 255"),
-    ({**inputs(), "parameters": []}, b"", "'parameters' must be an object"),
-    ({**inputs(), "parameters": {"setting": "fastest"}}, b"", "'fastest'"),
-    ({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, b"", "'setting' must be the name"),
-    ({**inputs(), "id": 5}, b"", "'id' must be a text"),
-    ({**inputs(), "outputs": 5}, b"", "'outputs' must be a list"),
-    ({**inputs(), "outputs": [{"name": "features"}]}, b"", "only output is 'logits'"),
-    (inputs(), IMAGE, "no input claims"),
-    (inputs(parameters={"binary_data_size": 3136}), IMAGE[:-1], "3135 stand behind"),
-    (inputs(parameters={"binary_data_size": "3136"}), IMAGE, "3136 stand behind"),
-    (inputs(parameters={"binary_data_size": 3136}, shape=[1 << 40] * 8), IMAGE, "stand behind"),
-    (inputs(shape=[9, 28, 28, 1], parameters={"binary_data_size": 9 * 3136}), IMAGE * 9, "1 to 8 images, not 9"),
-    (inputs(shape=[0, 28, 28, 1], data=[]), b"", "no images"),
-]
-
-
 @pytest.mark.parametrize(("body", "behind", "said"), BAD_INFER)
 def test_a_bad_infer_is_400_and_a_sentence(service: Service, body: dict[str, Any] | bytes, behind: bytes, said: str) -> None:
     reply = infer(service, body, behind)
@@ -220,7 +141,7 @@ def test_a_bad_infer_is_400_and_a_sentence(service: Service, body: dict[str, Any
     assert reply.status == 400 and said in error and "\n" not in error, error
 
 
-@pytest.mark.parametrize("length", ["-1", "x", "9" * 30, "100000", "٣"])
+@pytest.mark.parametrize("length", BAD_LENGTHS)
 def test_a_header_length_that_is_none(service: Service, length: str) -> None:
     reply = infer(service, inputs(), length=length)
     assert reply.status == 400 and "Inference-Header-Content-Length" in json.loads(reply.body)["error"]

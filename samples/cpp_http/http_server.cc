@@ -13,6 +13,7 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -220,6 +221,15 @@ HttpServer::HttpServer(const HttpLimits& limits, std::function<std::string(const
     refused_(status);
     refuse(response, status, sentence);
   });
+}
+
+int HttpServer::bind(const std::string& host, int port) {
+  errno = 0;
+  const int bound = port == 0 ? bind_to_any_port(host) : (bind_to_port(host, port) ? port : -1);
+  // httplib lets five clients wait to be accepted, and a burst of more would wait for seconds.
+  if (bound >= 0 && ::listen(svr_sock_, SOMAXCONN) == 0) return bound;
+  throw std::runtime_error("can't serve at " + host + ":" + std::to_string(port) + ": " +
+                           (errno != 0 ? std::strerror(errno) : "there is no such host"));
 }
 
 void HttpServer::refuse(httplib::Response& response, int status, const std::string& sentence) const {

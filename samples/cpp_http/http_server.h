@@ -24,6 +24,9 @@ class HttpServer : public httplib::Server {
   HttpServer(const HttpLimits& limits, std::function<std::string(const std::string&)> error_body,
              std::function<void(int)> refused);
 
+  // The port it listens at; port 0 takes a free one. Throws std::runtime_error where it can't.
+  int bind(const std::string& host, int port);
+
   // Reads the whole body of a request; false where it can't be: it is too large, or doesn't come. Then `response` is
   // the refusal.
   bool read_body(const httplib::Request& request, httplib::Response& response, const httplib::ContentReader& reader,

@@ -1,10 +1,8 @@
 #include "service.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -85,15 +83,7 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
 }
 
 std::string Service::bind() {
-  const int port = options_.port;
-  errno = 0;
-  const int bound =
-      port == 0 ? server_.bind_to_any_port(options_.host) : (server_.bind_to_port(options_.host, port) ? port : -1);
-  if (bound < 0) {
-    throw std::runtime_error("can't serve at " + options_.host + ":" + std::to_string(port) + ": " +
-                             (errno != 0 ? std::strerror(errno) : "there is no such host"));
-  }
-  return "http://" + options_.host + ":" + std::to_string(bound);
+  return "http://" + options_.host + ":" + std::to_string(server_.bind(options_.host, options_.port));
 }
 
 httplib::Server::HandlerWithContentReader Service::posted(const char* what, Answered answered) {

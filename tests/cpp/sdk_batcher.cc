@@ -1,0 +1,170 @@
+// A batcher under many threads: 8 ask at settings of their own, elastic ones among them, cancel and let go of requests,
+// while the queue is short enough to be full now and then; then it is closed, drained or not. Every request must have
+// one answer, and every answer the bits that the engine gives its images alone. Exit code 0 where all have.
+//
+//   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
+//
+// Prints "right N cancelled N busy N closed N together N", the largest call last, and then a line for each mistake that
+// must be refused: its code and sentence.
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmoe/batcher.hpp"
+#include "vmoe/levels.hpp"
+
+namespace {
+
+constexpr int kThreads = 8;
+constexpr int64_t kMostImages = 8;
+const std::vector<std::string> kSettings = {"", "c0.3-k1", "", "c1.05-k2-vanilla"};
+
+struct Counts {
+  std::atomic<int> right{0}, wrong{0}, cancelled{0}, busy{0}, closed{0}, other{0};
+  std::atomic<int64_t> together{0};
+};
+
+struct Model {
+  const vmoe::Engine& engine;
+  std::vector<uint8_t> pixels;  // of kMostImages images
+
+  vmoe::Images images(int64_t first, int64_t count) const {
+    const vmoe::Info& info = engine.info();
+    const int64_t size = info.height * info.width * info.channels;
+    return vmoe::Images::uint8(pixels.data() + first * size, count, info.height, info.width, info.channels);
+  }
+};
+
+void Count(const Model& model, const vmoe::Images& images, const vmoe::Result<vmoe::Answer>& answer, Counts& counts) {
+  if (!answer) {
+    auto& count = answer.error().code == VMOE_CANCELLED ? counts.cancelled
+                  : answer.error().code == VMOE_BUSY    ? counts.busy
+                  : answer.error().code == VMOE_CLOSED  ? counts.closed
+                                                        : counts.other;
+    ++count;
+    return;
+  }
+  vmoe::Setting setting;
+  setting.profile = answer->setting;
+  const auto alone = model.engine.run(images, setting);
+  const bool same = alone && alone->size() == answer->output.size() &&
+                    std::memcmp(alone->data(), answer->output.data(), alone->size() * sizeof(float)) == 0;
+  ++(same ? counts.right : counts.wrong);
+  int64_t most = counts.together;
+  while (answer->together > most && !counts.together.compare_exchange_weak(most, answer->together)) {
+  }
+}
+
+void Ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Counts& counts) {
+  for (int round = 0; round < rounds; ++round) {
+    const std::string& setting = kSettings[static_cast<size_t>(thread + round) % kSettings.size()];
+    // Two requests at once, of which some are taken back or let go of.
+    const auto one = model.images(thread, 1), many = model.images(0, 1 + round % kMostImages);
+    auto first = batcher.submit(one, setting), second = batcher.submit(many, setting);
+    if (first && round % 5 == 0) first->cancel();
+    if (second && round % 7 == 0)
+      (void)vmoe::Pending(std::move(*second));
+    else
+      Count(model, many, second ? second->wait() : second.error(), counts);
+    Count(model, one, first ? first->wait() : first.error(), counts);
+  }
+}
+
+vmoe::BatcherOptions Options(const vmoe::TimedLevels& timed) {
+  vmoe::BatcherOptions options;
+  options.most_images = kMostImages;
+  options.most_waiting = 24;
+  options.levels = timed.names;
+  options.plan.levels = timed.levels;
+  options.plan.target = 0.05;
+  return options;
+}
+
+void PrintRefusal(const vmoe::Error& error) { std::printf("%d %s\n", error.code, error.message.c_str()); }
+
+void Refusals(const Model& model, const vmoe::TimedLevels& timed) {
+  auto options = Options(timed);
+  options.most_images = 0;
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
+  options = Options(timed);
+  options.most_waiting = kMostImages - 1;
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
+  options = Options(timed);
+  options.levels.pop_back();
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
+  options = Options(timed);
+  options.levels[0] = "fastest";
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
+  options = Options(timed);
+  options.plan.target = 0;
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
+  if (auto refused = vmoe::time_levels(model.engine, {"fastest"}, 1); !refused) PrintRefusal(refused.error());
+  if (auto refused = vmoe::time_levels(model.engine, timed.names, 0); !refused) PrintRefusal(refused.error());
+
+  auto batcher = vmoe::Batcher::start(model.engine, Options(timed));
+  if (auto refused = batcher->submit(model.images(0, 0)); !refused) PrintRefusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, kMostImages + 1)); !refused) PrintRefusal(refused.error());
+  auto odd = model.images(0, 1);
+  ++odd.width;
+  if (auto refused = batcher->submit(odd); !refused) PrintRefusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, 1), "fastest"); !refused) PrintRefusal(refused.error());
+  batcher->close();
+  if (auto refused = batcher->submit(model.images(0, 1)); !refused) PrintRefusal(refused.error());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  vmoe::LoadOptions loading;
+  loading.onnxruntime = argv[2];
+  loading.threads = 1;
+  const auto engine = vmoe::Engine::load(argv[1], loading);
+  if (!engine) {
+    std::printf("%s\n", engine.error().message.c_str());
+    return 2;
+  }
+  const vmoe::Info& info = engine->info();
+  Model model{*engine,
+              std::vector<uint8_t>(static_cast<size_t>(kMostImages * info.height * info.width * info.channels))};
+  unsigned seed = 1;
+  for (uint8_t& pixel : model.pixels) pixel = static_cast<uint8_t>((seed = seed * 1664525U + 1013904223U) >> 24);
+  const auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c1.05-k2"}, kMostImages);
+  if (!timed) return 2;
+
+  Counts counts;
+  for (const bool drain : {true, false}) {
+    auto batcher = vmoe::Batcher::start(*engine, Options(*timed));
+    if (!batcher) return 2;
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < kThreads; ++thread) {
+      threads.emplace_back([&, thread] { Ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
+    }
+    for (auto& thread : threads) thread.join();
+    // What waits when it is closed: by callbacks, the batcher gone before the answers are looked at.
+    const auto one = model.images(0, 1);
+    std::vector<std::optional<vmoe::Result<vmoe::Answer>>> answers(20);
+    int submitted = 0;
+    for (auto& answer : answers) {
+      auto ticket =
+          batcher->submit(one, "", [&answer](vmoe::Result<vmoe::Answer> result) { answer = std::move(result); });
+      if (ticket) ++submitted;
+    }
+    batcher->close(drain);
+    for (const auto& answer : answers) {
+      if (answer) --submitted, Count(model, one, *answer, counts);
+    }
+    const auto load = batcher->load();
+    if (submitted != 0 || load.waiting != 0 || (drain && counts.closed != 0)) return 3;
+  }
+  std::printf("right %d cancelled %d busy %d closed %d together %d\n", counts.right.load(), counts.cancelled.load(),
+              counts.busy.load(), counts.closed.load(), static_cast<int>(counts.together.load()));
+  Refusals(model, *timed);
+  return counts.wrong == 0 && counts.other == 0 ? 0 : 1;
+}

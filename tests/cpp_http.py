@@ -1,0 +1,58 @@
+"""Builds the HTTP service of samples/cpp_http, and runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import sdk_build
+from http_client import PATIENCE, HttpClient
+
+SOURCE = sdk_build.ROOT / "samples" / "cpp_http"
+_HEADERS = {
+    "httplib.h": "libcpp-httplib-dev",
+    "prometheus/registry.h": "prometheus-cpp-dev",
+    "stb/stb_image.h": "libstb-dev",
+}
+
+
+def program(sanitizers: str = "") -> Path:
+    """The program, built against the SDK; skips where this machine lacks what it needs."""
+    for header, package in _HEADERS.items():
+        if not any(Path(folder, header).is_file() for folder in ("/usr/include", "/usr/local/include")):
+            pytest.skip(f"{header} is not installed (Debian package {package})")
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
+    if sanitizers:
+        flags = f"-Wall -Wextra -Werror -g -O1 -fsanitize={sanitizers}"
+        options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
+    return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-http"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "VMOE_ONNXRUNTIME": str(sdk_build.onnxruntime_library()), **variables}
+
+
+class CppServer(HttpClient):
+    """The service as its own process, at a port of its own choice."""
+
+    def __init__(self, built: Path, bundle: Path, *options: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [built, bundle, "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**variables),
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline()
+        assert "http://127.0.0.1:" in self.said, self.process.communicate()
+        super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """The exit code after a signal, and what stands on standard error."""
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, errors

@@ -1,0 +1,45 @@
+"""The SDK's batcher: every request has one answer, with the bits of the engine, and a sentence for each mistake."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import sdk_build
+
+SENTENCES = [
+    "1 most_images must be 1 or more, and most_waiting no less",
+    "1 most_images must be 1 or more, and most_waiting no less",
+    "1 there must be as many levels in the plan as names of levels",
+    "3 there is no profile 'fastest'; the bundle has",
+    "1 target must be more than 0",
+    "3 there is no profile 'fastest'; the bundle has",
+    "1 most_images must be 1 to 65536",
+    "4 a request takes 1 to 8 images, not 0",
+    "4 a request takes 1 to 8 images, not 9",
+    "4 images must be float32 or uint8 [N,28,28,1]",
+    "3 there is no profile 'fastest'; the bundle has",
+    "9 the server is shutting down",
+]
+
+
+def batcher(bundle: Path, rounds: int) -> tuple[int, list[str]]:
+    program = sdk_build.programs(sdk_build.prefixes().whole, "sdk_batcher") / "sdk_batcher"
+    done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), str(rounds))
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_every_request_has_one_answer_with_the_bits_of_the_engine(mnist_image_bundle: Path) -> None:
+    code, (counts, *refusals) = batcher(mnist_image_bundle, 200)
+    assert code == 0
+    found = re.fullmatch(r"right (\d+) cancelled (\d+) busy (\d+) closed (\d+) together (\d+)", counts)
+    assert found and all(int(count) > 0 for count in found.groups()[:4]) and 2 <= int(found[5]) <= 8
+    assert len(refusals) == len(SENTENCES)
+    for refusal, sentence in zip(refusals, SENTENCES, strict=True):
+        assert refusal.startswith(sentence), refusal
+
+
+def test_a_bundle_that_routes_images_together_is_refused(mnist_bundle: Path) -> None:
+    code, _ = batcher(mnist_bundle, 1)
+    assert code == 2
