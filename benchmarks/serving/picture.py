@@ -26,16 +26,17 @@ def draw(report: dict[str, Any], file: Path) -> None:
     for (left, right), trace in zip(grid, traces, strict=True):
         rows = [row for row in report["rows"] if row["trace"] == trace]
         for row in rows:
-            accuracy = row["accuracy"] or 0
             left.scatter(
-                accuracy * 100,
+                row["mean_level"] if row["accuracy"] is None else row["accuracy"] * 100,
                 row["in_time"] * 100,
                 s=160 if row["mode"] == "elastic" else 70,
                 marker=_MARKS[row["mode"]],
                 color=_COLOURS[row["mode"]],
                 label=row["mode"],
             )
-        left.set(title=trace, xlabel="mean served accuracy, %", ylabel=f"answered within {report['slo_ms']:g} ms, %")
+        known = rows[0]["accuracy"] is not None
+        x_label = "mean served accuracy, %" if known else "mean level, 0 lowest, 1 highest"
+        left.set(title=trace, xlabel=x_label, ylabel=f"answered within {report['slo_ms']:g} ms, %")
         left.set_ylim(-5, 105)
         left.legend(loc="lower left")
         left.grid(alpha=0.3)

@@ -38,6 +38,11 @@ def bursts(rate: float, seconds: float, seed: int) -> Array:
     return _thinned(at, rate, seconds, seed)
 
 
+def burst_starts(seconds: float) -> list[float]:
+    """When the bursts of `bursts` begin."""
+    return [float(start) for start in np.arange(CALM, seconds, BURST + CALM)]
+
+
 def day(rate: float, seconds: float, seed: int) -> Array:
     """f64[N]: the curve of a day, from midnight to midnight, in so many seconds; `rate` requests a second come at noon."""
 
