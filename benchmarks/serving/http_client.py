@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 HEADER_LENGTH = "inference-header-content-length"
 _PATIENCE = 60.0
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def infer_request(model: str, images: Array, setting: str | None) -> bytes:
         images: float32 or uint8 [N,H,W,C].
         setting: what it asks for; None leaves that to the service.
     """
-    tensor = {"name": "image", "datatype": "FP32" if images.dtype == np.float32 else "UINT8", "shape": list(images.shape)}
-    tensor["parameters"] = {"binary_data_size": images.nbytes}
+    datatype, size = "FP32" if images.dtype == np.float32 else "UINT8", {"binary_data_size": images.nbytes}
+    tensor = {"name": "image", "datatype": datatype, "shape": list(images.shape), "parameters": size}
     parameters = {"binary_data_output": True} | ({} if setting is None else {"setting": setting})
     text = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
     return http_request(f"/v2/models/{model}/infer", text + images.tobytes(), f"{HEADER_LENGTH}: {len(text)}")
@@ -165,7 +166,7 @@ def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: 
     return run(_Load(port, requests, images, np.zeros(0)).closed(connections, seconds))
 
 
-def run(load: Coroutine[Any, Any, Any]) -> Any:
+def run(load: Coroutine[Any, Any, _Result]) -> _Result:
     """What a coroutine returns, run by a loop whose waits are exact; no garbage is collected meanwhile."""
     gc.disable()
     try:

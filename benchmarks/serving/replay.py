@@ -10,6 +10,7 @@ from cpu.report import table
 
 from serving.http_client import open_loop
 from serving.outcome import outcome
+from serving.services import ServiceError
 from serving.subject import Subject, images_per_call
 from serving.tables import cells
 from serving.traces import TRACES, burst_starts
@@ -22,7 +23,11 @@ _MEANINGFUL = 1.1
 
 
 def measure(subject: Subject) -> dict[str, Any]:
-    """Saturates each setting, then replays each trace in each mode."""
+    """Saturates each setting, then replays each trace in each mode.
+
+    Raises:
+        ServiceError: the service answers nothing, or the load is nothing.
+    """
     given, service = subject.given, subject.service
     points = [subject.saturated(name, given.saturate_seconds) for name in given.settings]
     low, high = points[0], points[-1]
@@ -30,6 +35,8 @@ def measure(subject: Subject) -> dict[str, Any]:
     rows = []
     for name in given.traces:
         arrivals = TRACES[name](rate, given.seconds, _SEED)
+        if not arrivals.size:
+            raise ServiceError(f"at {rate:.2g} requests a second none come in {given.seconds:g} seconds")
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
             before, cpu = subject.calls(), service.used()[0]

@@ -138,11 +138,9 @@ class Soak:
     async def _reply(self, connection: Connection, kind: str, request: bytes) -> Reply | None:
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self.sent[kind] += 1
-        connection.ask(request, lambda reply: future.done() or future.set_result(reply))
-        try:
-            reply = await asyncio.wait_for(future, _PATIENCE)
-        except TimeoutError:
-            reply = None
+        connection.ask(request, lambda reply: None if future.done() else future.set_result(reply))
+        await asyncio.wait([future], timeout=_PATIENCE)
+        reply = future.result() if future.done() else None
         self.answers[kind, 0 if reply is None else reply.status] += 1
         return reply
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.http_client import Notes, closed_loop, generator, infer_request
-from serving.services import MODEL, Service
+from serving.services import MODEL, Service, ServiceError
 from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime import Engine
 from vmoe_runtime.image_source import open_images
@@ -70,21 +71,26 @@ class Subject:
         Returns:
             `setting`, `images_per_second`, `accuracy` and `images_per_call` (or None), `p50_ms`, `service_cpu` and
             `generator_cpu` in cores, `generator_ms` of CPU time per request.
+
+        Raises:
+            ServiceError: nothing was answered.
         """
         each = self.given.images_per_request
         connections = connections or 2 * max(self.given.max_batch // each, 1)
         before, cpu = self.calls(), self.service.used()[0]
-        load = self.generator.submit(closed_loop, self.service.port, self.requests(setting), each, connections, seconds)
-        notes = load.result()
-        answered = notes.done[notes.status == 200]
+        requests = self.requests(setting)
+        notes = self.generator.submit(closed_loop, self.service.port, requests, each, connections, seconds).result()
+        answered = notes.status == 200
+        if not answered.any():
+            raise ServiceError(f"the service answered none of {len(notes.status)} requests for {setting}")
         start, end = notes.start + _SETTLING * seconds, notes.start + seconds
-        inside = np.count_nonzero((answered >= start) & (answered < end))
+        inside = np.count_nonzero(answered & (notes.done >= start) & (notes.done < end))
         return {
             "setting": setting,
             "images_per_second": each * inside / (end - start),
             "accuracy": self.right(notes),
             "images_per_call": images_per_call(before, self.calls()),
-            "p50_ms": float(np.nanmedian(notes.done - notes.sent) * 1e3),
+            "p50_ms": float(np.median((notes.done - notes.sent)[answered]) * 1e3),
             "service_cpu": (self.service.used()[0] - cpu) / seconds,
             "generator_cpu": notes.cpu / seconds,
             "generator_ms": notes.cpu / len(notes.status) * 1e3,
@@ -92,22 +98,9 @@ class Subject:
 
     def described(self) -> dict[str, Any]:
         """The head of every report."""
-        keys = (
-            "service",
-            "service_options",
-            "threads",
-            "slo_ms",
-            "max_batch",
-            "max_waiting",
-            "images_per_request",
-            "settings",
-        )
-        return {
-            "machine": {"cpu": cpu_model(), "cores": usable_cores()},
-            "bundle": self.given.bundle.name,
-            "backend": self.engine.backend_description,
-            **{key: getattr(self.given, key) for key in (*keys, "images_per_request")},
-        }
+        given = {name: value for name, value in vars(self.given).items() if not isinstance(value, Path)}
+        machine = {"cpu": cpu_model(), "cores": usable_cores()}
+        return {**given, "bundle": self.given.bundle.name, "backend": self.engine.backend_description, "machine": machine}
 
 
 @contextmanager
@@ -126,9 +119,9 @@ def subject(given: argparse.Namespace) -> Iterator[Subject]:
         labels = None if source.labels is None else source.labels[:count].reshape(-1, each)
         for name in given.settings:
             engine.setting(name)
-        options = ["--slo-ms", str(given.slo_ms), "--profile", *given.settings, "--threads", str(given.threads)]
-        options += ["--max-batch", str(given.max_batch), "--max-waiting", str(given.max_waiting)]
-        options += ["--max-body", str(given.max_body), *given.service_options.split()]
+        options = ["--profile", *given.settings, *given.service_options.split()]
+        for name in ("slo_ms", "threads", "max_batch", "max_waiting", "max_body"):
+            options += [f"--{name.replace('_', '-')}", f"{getattr(given, name):g}"]
         with Service(given.service, given.bundle, options) as service, generator() as process:
             yield Subject(given, engine, images, labels, service, process)
 
