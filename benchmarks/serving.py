@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cpu.busy import OthersWatch
 from serving import replay, saturation, soak
 from serving.subject import subject
 from serving.traces import TRACES
@@ -31,14 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _COMMANDS[given.command]
     try:
         with subject(given) as measured:
-            report = command.measure(measured)
+            children = [*measured.service.processes(), measured.generator.submit(os.getpid).result()]
+            with OthersWatch(children) as others:
+                report = command.measure(measured)
     except (VmoeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     machine = report["machine"]
+    machine["others"] = others.share
     head = (
         f"{report['bundle']} on {report['service']}, {report['backend']}, {report['threads']} threads, calls of at most "
-        f"{report['max_batch']} images, target {report['slo_ms']:g} ms; {machine['cpu']}, {machine['cores']} cores."
+        f"{report['max_batch']} images, target {report['slo_ms']:g} ms; {machine['cpu']}, {machine['cores']} cores, "
+        f"of which other processes took {'an unknown share' if others.share is None else f'{others.share:.0%}'}."
     )
     text = "\n".join([head, "", command.markdown(report)])
     print(text)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -102,22 +102,21 @@ class Service:
         found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)
         return sum(map(float, found)) if found else None
 
-    def used(self) -> tuple[float, int]:
-        """CPU seconds of the processes that it consists of now, and the bytes of memory that these have resident."""
-        parents, usage = {}, {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it has just ended
-                continue
-            parents[int(folder.name)] = int(fields[1])
-            usage[int(folder.name)] = (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
+    def processes(self) -> list[int]:
+        """The ids of the processes that it consists of now."""
+        parents = {process: int(fields[1]) for process, fields in _stats()}
         family, before = {self._process.pid}, 0
         while len(family) > before:
             before = len(family)
             family |= {process for process, parent in parents.items() if parent in family}
-        mine = [usage[process] for process in family if process in usage]
-        return sum(cpu for cpu, _ in mine), sum(memory for _, memory in mine)
+        return sorted(family)
+
+    def used(self) -> tuple[float, int]:
+        """CPU seconds of the processes that it consists of now, and the bytes of memory that these have resident."""
+        family = self.processes()
+        mine = [fields for process, fields in _stats() if process in family]
+        ticks, pages = sum(int(part[11]) + int(part[12]) for part in mine), sum(int(part[21]) for part in mine)
+        return ticks / _TICKS, pages * _PAGE
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE
@@ -136,3 +135,12 @@ class Service:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:500]
+
+
+def _stats() -> Iterator[tuple[int, list[str]]]:
+    """Every process, and the fields of its /proc/PID/stat from its state on."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
