@@ -48,7 +48,7 @@ def test_traces_have_their_rates_and_are_the_same_again(serving: Any) -> None:
     assert hours[0] < hours[1] < hours[2] and hours[5] < hours[4] < hours[3] and hours[2] > 3 * hours[0]
 
 
-def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: Any) -> None:
+def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: Any, tmp_path: Path) -> None:
     done = np.array([1.0, 2.0, 4.1, 4.3, 4.4, 9.0, 10.2, 11.0, 17.0, 18.0])
     settings = ("high", "high", "high", "low", "low", "high", "high", "high", "low", "low")
     status = np.array([200] * 10 + [503, 0])
@@ -70,7 +70,12 @@ def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: An
     assert (row["requests"], row["refused"], row["lost"], row["changes"]) == (12, 1, 1, 3)
     assert row["in_time"] == pytest.approx(10 / 12) and row["settings"] == {"high": 0.6, "low": 0.4}
     assert row["p50_ms"] == pytest.approx(100) and row["late_ms"] == pytest.approx(1)
-    assert row["timeline"][0][1] == 1.0 and row["timeline"][-1][1] == 0.0
+    assert row["timeline"][0][1] == 1.0 and row["timeline"][-1][1] == 0.0 and row["mean_level"] == pytest.approx(0.6)
+    # Without labels, and with tenths in which nothing was answered.
+    rows = [row | {"trace": "bursts", "mode": mode, "accuracy": None} for mode in ("elastic", "fixed high")]
+    assert None in [level for _, level in row["timeline"]]
+    serving("serving.picture").draw({"rows": rows, "slo_ms": 200.0}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
 def test_an_open_loop_waits_for_no_answer(serving: Any) -> None:

@@ -24,10 +24,11 @@ def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[
     Returns:
         `requests`; `in_time`, the share answered within the target, of all; `refused` and `lost`, those with another status
         and without an answer; `p50_ms` and `p99_ms` of the answered ones; `settings`, shares of the answered ones by what
-        served them; `changes` of the setting from answer to answer; `switch_ms`, for each burst that began above the lowest
-        setting the time until an answer came from a lower one than before, None where none did until the next burst;
-        `timeline`, for each tenth requests a second and the mean place in the order, from 0 to 1, None without an answer;
-        `late_ms`, how late requests were sent (99th percentile); `generator_seconds` of CPU time.
+        served them; `mean_level`, their mean place in the order, from 0 to 1; `changes` of the setting from answer to
+        answer; `switch_ms`, for each burst that began above the lowest setting the time until an answer came from a lower
+        one than before, None where none did until the next burst; `timeline`, for each tenth requests a second and the mean
+        level, None without an answer; `late_ms`, how late requests were sent (99th percentile); `generator_seconds` of CPU
+        time.
     """
     answered = np.flatnonzero(notes.status == 200)
     seconds = (notes.done - notes.due)[answered]
@@ -45,6 +46,7 @@ def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[
         "p50_ms": float(np.percentile(seconds, 50) * 1e3) if len(seconds) else None,
         "p99_ms": float(np.percentile(seconds, 99) * 1e3) if len(seconds) else None,
         "settings": {name: count / len(served) for name, count in sorted(Counter(served).items())},
+        "mean_level": float(np.mean(places)) if len(places) else None,
         "changes": sum(before != after for before, after in pairwise(served)),
         "switch_ms": _switches(notes.done[by_time], places, [notes.start + burst for burst in bursts]),
         "timeline": [
