@@ -46,6 +46,9 @@ def _seconds(children: Sequence[int]) -> tuple[float, float, float] | None:
 
 
 def _ticks(process: int) -> int:
-    """CPU time of a running process, in clock ticks."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    """CPU time of a process, in clock ticks; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
     return int(fields[11]) + int(fields[12])

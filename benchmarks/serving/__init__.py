@@ -1,1 +1,1 @@
-"""How elastic capacity serves: arrival traces, their replay, and what comes of it."""
+"""How a service over HTTP answers: under arrival traces, at saturation, and over a long mix of good and bad clients."""

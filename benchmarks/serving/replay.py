@@ -1,141 +1,86 @@
-"""Replays a trace against a batcher, open loop: requests come when the trace says, whether or not others were answered."""
+"""Arrival traces over HTTP, at elastic capacity and at fixed settings; the load is a share of what the lowest can serve."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections import Counter
-from concurrent.futures import Future
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
+from cpu.report import table
 
-from vmoe_serve.batching import Answer, Batcher, QueueFullError
+from serving.http_client import open_loop
+from serving.outcome import outcome
+from serving.services import ServiceError
+from serving.subject import Subject, images_per_call
+from serving.tables import cells
+from serving.traces import TRACES, burst_starts
 
-Array = np.ndarray[Any, np.dtype[Any]]
+_SEED = 1
+_PAUSE = 1.0
+"""Seconds between two traces, in which the service comes to rest."""
+_MEANINGFUL = 1.1
+"""Times the highest setting's capacity that a load must be at least, for elastic capacity to have something to do."""
 
 
-@dataclass(frozen=True)
-class Served:
-    """What came of a trace.
+def measure(subject: Subject) -> dict[str, Any]:
+    """Saturates each setting, then replays each trace in each mode.
 
-    Attributes:
-        requests: how many there were.
-        in_time: share that was answered within the target, of all requests.
-        refused: requests that found the queue full.
-        accuracy: share of right answers among the answered ones; None where it isn't known what images show.
-        p50_ms, p99_ms: milliseconds from arrival to answer, of the answered ones.
-        settings: share of the answered requests by the setting that served them.
-        changes: how often the setting of a call was another one than that of the call before.
-        images_per_call: on average.
-        late_ms: how late the generator sent requests, 99th percentile: what it adds to every answer's time.
-        generator_seconds: of CPU time that the generator needed.
-        timeline: for each tenth of the trace: requests a second, and the mean of the settings' places in the order in which
-            they were given, from 0 to 1.
+    Raises:
+        ServiceError: the service answers nothing, or the load is nothing.
     """
-
-    requests: int
-    in_time: float
-    refused: int
-    accuracy: float | None
-    p50_ms: float
-    p99_ms: float
-    settings: dict[str, float]
-    changes: int
-    images_per_call: float
-    late_ms: float
-    generator_seconds: float
-    timeline: tuple[tuple[float, float], ...]
-
-
-def replay(
-    batcher: Batcher,
-    arrivals: Array,
-    images: Array,
-    labels: Array | None,
-    target: float,
-    order: tuple[str, ...],
-    setting: str | None = None,
-) -> Served:
-    """Sends one image for each arrival, in turn, and waits for all answers.
-
-    Args:
-        batcher: what answers.
-        arrivals: f64[R], seconds, rising.
-        images: dtype[N,H,W,C], as the engine takes them.
-        labels: i64[N], or None.
-        target: seconds from arrival to answer.
-        order: names of the settings, for the timeline.
-        setting: what every request asks for; None leaves it to the batcher.
-    """
-    parts = [images[index : index + 1] for index in range(len(images))]
-    answered: list[float] = [np.nan] * len(arrivals)
-    futures: list[Future[Answer] | None] = []
-    late = np.zeros(len(arrivals))
-    cpu = time.thread_time()
-    start = time.monotonic() + 0.05
-    for index, arrival in enumerate(arrivals):
-        due = start + float(arrival)
-        while (now := time.monotonic()) < due:
-            time.sleep(due - now)
-        late[index] = now - due
-        try:
-            future = batcher.submit(parts[index % len(parts)], setting)
-        except QueueFullError:
-            futures.append(None)
-            continue
-        future.add_done_callback(_noting(answered, index))
-        futures.append(future)
-    cpu = time.thread_time() - cpu
-    answers = [None if future is None else future.result() for future in futures]
-    return _summary(start + arrivals, np.array(answered), answers, labels, target, order, late, cpu)
+    given, service = subject.given, subject.service
+    points = [subject.saturated(name, given.saturate_seconds) for name in given.settings]
+    low, high = points[0], points[-1]
+    rate = given.load * low["images_per_second"] / given.images_per_request
+    rows = []
+    for name in given.traces:
+        arrivals = TRACES[name](rate, given.seconds, _SEED)
+        if not arrivals.size:
+            raise ServiceError(f"at {rate:.2g} requests a second none come in {given.seconds:g} seconds")
+        for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
+            time.sleep(_PAUSE)
+            before, cpu = subject.calls(), service.used()[0]
+            requests = subject.requests(setting)
+            notes = subject.generator.submit(open_loop, service.port, requests, given.images_per_request, arrivals).result()
+            bursts = burst_starts(given.seconds) if name == "bursts" and setting is None else []
+            used, resident = service.used()
+            row = {"trace": name, "mode": mode, **outcome(notes, given.slo_ms / 1e3, given.settings, bursts)}
+            row |= {"accuracy": subject.right(notes), "images_per_call": images_per_call(before, subject.calls())}
+            rows.append(row | {"service_seconds": used - cpu, "service_bytes": resident})
+            print(f"{name}, {mode}: {row['in_time']:.1%} in time", file=sys.stderr)
+    over = given.load * low["images_per_second"] / high["images_per_second"]
+    load = {"load": given.load, "requests_per_second": rate, "over_high": over}
+    return subject.described() | load | {"points": points, "rows": rows}
 
 
-def _noting(answered: list[float], index: int) -> Any:
-    def note(_: Future[Answer]) -> None:
-        answered[index] = time.monotonic()
-
-    return note
-
-
-def _summary(
-    came: Array,
-    answered: Array,
-    answers: list[Answer | None],
-    labels: Array | None,
-    target: float,
-    order: tuple[str, ...],
-    late: Array,
-    cpu: float,
-) -> Served:
-    there = [(index, answer) for index, answer in enumerate(answers) if answer is not None]
-    # An answer counts from when its request was due, so that a generator that is late flatters nobody.
-    seconds = np.array([answered[index] - came[index] for index, _ in there])
-    names = [answer.setting or "" for _, answer in there]
-    right = None
-    if labels is not None:
-        right = float(np.mean([answer.logits.argmax() == labels[index % len(labels)] for index, answer in there]))
-    calls = {(answer.seconds, answer.setting): answer.together for _, answer in there}
-    ordered = [setting for _, setting in calls]
-    tenth = (came[-1] - came[0]) / 10
-    places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in names])
-    when = np.minimum(((came - came[0]) / tenth).astype(int), 9)
-    served_when = when[[index for index, _ in there]]
-    timeline = tuple(
-        (float(np.count_nonzero(when == part) / tenth), float(np.mean(places[served_when == part]))) for part in range(10)
+def markdown(report: dict[str, Any]) -> str:
+    """The tables."""
+    low, high = report["points"][0]["setting"], report["points"][-1]["setting"]
+    lines = [
+        f"At the most {report['requests_per_second']:.0f} requests a second of {report['images_per_request']} images: "
+        f"{report['load']:g} of what {low} can serve, {report['over_high']:.2f} of what {high} can.",
+        "",
+    ]
+    if report["over_high"] < _MEANINGFUL:
+        lines += [f"**The comparison means little: the load is less than {_MEANINGFUL} times what {high} can serve.**", ""]
+    head = ["setting", "images/s", "accuracy", "images a call", "service cores", "generator cores", "generator ms a request"]
+    fields = (
+        "setting images_per_second:.0f accuracy:.2% images_per_call:.1f service_cpu:.2f generator_cpu:.2f generator_ms:.3f"
     )
-    return Served(
-        requests=len(answers),
-        in_time=float(np.count_nonzero(seconds <= target) / len(answers)),
-        refused=len(answers) - len(there),
-        accuracy=right,
-        p50_ms=float(np.percentile(seconds, 50) * 1e3),
-        p99_ms=float(np.percentile(seconds, 99) * 1e3),
-        settings={name: count / len(there) for name, count in sorted(Counter(names).items())},
-        changes=sum(before != after for before, after in pairwise(ordered)),
-        images_per_call=float(np.mean(list(calls.values()))),
-        late_ms=float(np.percentile(late, 99) * 1e3),
-        generator_seconds=cpu,
-        timeline=timeline,
-    )
+    lines += [*table(head, [cells(point, fields) for point in report["points"]]), ""]
+    head = ["trace", "served at", "in time", "accuracy", "p50 ms", "p99 ms", "refused", "lost", "images a call", "changes"]
+    head += ["switched in ms", "late ms", "generator CPU s", "service CPU s"]
+    fields = "trace mode in_time:.1% accuracy:.2% p50_ms:.1f p99_ms:.1f refused lost images_per_call:.1f changes"
+    fields += " switches late_ms:.1f generator_seconds:.1f service_seconds:.1f"
+    rows = [row | {"switches": _times(row["switch_ms"])} for row in report["rows"]]
+    lines += [*table(head, [cells(row, fields) for row in rows]), ""]
+    shares = [
+        [row["trace"], ", ".join(f"{name} {share:.1%}" for name, share in row["settings"].items())]
+        for row in rows
+        if row["mode"] == "elastic"
+    ]
+    return "\n".join([*lines, *table(["trace", "elastic answers by setting"], shares)])
+
+
+def _times(switches: list[float | None]) -> str:
+    return " ".join("never" if switch is None else f"{switch:.0f}" for switch in switches) or "-"

@@ -24,7 +24,7 @@ def poisson(rate: float, seconds: float, seed: int) -> Array:
     Example:
         >>> trace = poisson(100.0, 10.0, seed=1)
         >>> len(trace), bool((trace[1:] >= trace[:-1]).all()), float(trace[-1]) < 10
-        (1031, True, True)
+        (1001, True, True)
     """
     return _thinned(lambda _: rate, rate, seconds, seed)
 
@@ -36,6 +36,11 @@ def bursts(rate: float, seconds: float, seed: int) -> Array:
         return rate if time % (BURST + CALM) >= CALM else rate / BURST_OVER_CALM
 
     return _thinned(at, rate, seconds, seed)
+
+
+def burst_starts(seconds: float) -> list[float]:
+    """When the bursts of `bursts` begin."""
+    return [float(start) for start in np.arange(CALM, seconds, BURST + CALM)]
 
 
 def day(rate: float, seconds: float, seed: int) -> Array:

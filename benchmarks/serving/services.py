@@ -1,0 +1,146 @@
+"""A service as its own process: `vmoe-serve ray`, or a program that takes the same options and speaks the same HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from vmoe_runtime.errors import VmoeError
+
+MODEL = "model"
+"""The name under which every bundle is served."""
+_PATIENCE = 180.0
+_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+
+
+class ServiceError(VmoeError):
+    """A service that doesn't start, answer or end as it should."""
+
+
+class Service:
+    """A running service on loopback; as a context, it ends with it."""
+
+    def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
+        """Starts it, and returns when it answers.
+
+        Args:
+            program: "ray", or the path of a program.
+            bundle: what it serves.
+            options: such as --slo-ms; --port, --host and --name are given to it anyway.
+
+        Raises:
+            ServiceError: it can't be started, or ends at once.
+        """
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        ray = [sys.executable, "-m", "vmoe_serve", "ray"]
+        command = [*(ray if program == "ray" else [program]), str(bundle), "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--name", MODEL, *options, *(["--backend", "onnxruntime"] if program == "ray" else [])]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is open as long as the service runs)
+        # The same ONNX Runtime as that of the benchmark's own engine, which answers are held to.
+        runtime = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), "")
+        environment = {**os.environ, "RAY_ADDRESS": "", "VMOE_ONNXRUNTIME": str(runtime)}
+        try:
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors, env=environment)
+        except OSError as error:
+            raise ServiceError(f"{program} can't be started: {error.strerror or error}") from None
+        try:
+            self._wait()
+        except BaseException:
+            self._process.kill()
+            raise
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends it by SIGTERM.
+
+        Raises:
+            ServiceError: it doesn't end, or not with exit code 0.
+        """
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise ServiceError(f"the service did not end within {_PATIENCE:g} s of SIGTERM") from None
+        if code != 0:
+            raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._said()}")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of a GET.
+
+        Raises:
+            OSError, http.client.HTTPException: there is no answer.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def metric(self, name: str) -> float | None:
+        """The sum of a Prometheus metric over its labels; None where the service has none of that name."""
+        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)
+        return sum(map(float, found)) if found else None
+
+    def processes(self) -> list[int]:
+        """The ids of the processes that it consists of now."""
+        parents = {process: int(fields[1]) for process, fields in _stats()}
+        family, before = {self._process.pid}, 0
+        while len(family) > before:
+            before = len(family)
+            family |= {process for process, parent in parents.items() if parent in family}
+        return sorted(family)
+
+    def used(self) -> tuple[float, int]:
+        """CPU seconds of the processes that it consists of now, and the bytes of memory that these have resident."""
+        family = self.processes()
+        mine = [fields for process, fields in _stats() if process in family]
+        ticks, pages = sum(int(part[11]) + int(part[12]) for part in mine), sum(int(part[21]) for part in mine)
+        return ticks / _TICKS, pages * _PAGE
+
+    def _wait(self) -> None:
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise ServiceError(f"the service ended with exit code {self._process.returncode}: {self._said()}")
+            try:
+                if self.get("/healthz")[0] == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                pass
+            time.sleep(0.1)
+        raise ServiceError(f"the service did not answer within {_PATIENCE:g} s")
+
+    def _said(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:500]
+
+
+def _stats() -> Iterator[tuple[int, list[str]]]:
+    """Every process, and the fields of its /proc/PID/stat from its state on."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue

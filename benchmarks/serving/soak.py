@@ -1,0 +1,212 @@
+"""A long mix of good requests, held to the engine's bits, and of clients that go away, drip or talk nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections import Counter
+from concurrent.futures import wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cpu.report import table
+
+from serving.bad_requests import malformed, no_http, oversized
+from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer, run
+from serving.services import MODEL
+from serving.subject import Subject
+from serving.tables import cells
+
+_KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
+_KINDS |= {"oversized": 2}
+"""What clients do, and how often. A good one sends 1 to `_ON_ONE_CONNECTION` requests of 1 to `_IMAGES_AT_ONCE` images."""
+_ON_ONE_CONNECTION, _IMAGES_AT_ONCE, _DRIPS, _DRIP_SECONDS = 8, 3, 8, 0.1
+_PATIENCE = 60.0
+_SAMPLE_SECONDS = 2.0
+_IMAGES = 64
+
+
+@dataclass
+class Soak:
+    """A mix of clients, and what came of it; it runs in the generator's process and comes back.
+
+    Attributes:
+        port: of the service.
+        requests, seconds: no client starts after so many requests, or after so long.
+        clients: at once.
+        most_bytes: of a body.
+        images: dtype[N,H,W,C].
+        expected: by setting, f32[N, ...]: the bits that must come.
+        sent: requests by kind.
+        answers: by kind and status; 0 is a connection that ended without one.
+        refusals: by status and sentence, its numbers left out.
+        wrong, lost: what must not be: other answers than there should be, and none.
+    """
+
+    port: int
+    requests: int
+    seconds: float
+    clients: int
+    most_bytes: int
+    images: Array
+    expected: dict[str, Array]
+    sent: Counter[str] = field(default_factory=Counter)
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    refusals: Counter[tuple[int, str]] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def ran(self) -> Soak:
+        """Runs it, to its end."""
+        run(self._run())
+        return self
+
+    async def _run(self) -> None:
+        end = time.monotonic() + self.seconds
+        self._malformed, self._no_http = malformed(self.images[:1]), no_http()
+        self._oversized = oversized(self.most_bytes)
+
+        async def client(seed: int) -> None:
+            chance = random.Random(seed)
+            while time.monotonic() < end and self.sent.total() < self.requests:
+                kind = chance.choices(list(_KINDS), list(_KINDS.values()))[0]
+                try:
+                    connection = await connect(self.port)
+                except OSError as error:
+                    self.sent[kind] += 1
+                    self.lost[f"{kind}: no connection ({error.strerror})"] += 1
+                    continue
+                await self._visit(connection, kind, chance)
+                connection.transport.abort()
+
+        await asyncio.gather(*map(client, range(self.clients)))
+
+    async def _visit(self, connection: Connection, kind: str, chance: random.Random) -> None:
+        if kind == "good":
+            for _ in range(chance.randint(1, _ON_ONE_CONNECTION)):
+                if not await self._ask_well(connection, kind, chance):
+                    return
+        elif kind == "dripping":
+            await self._ask_well(connection, kind, chance)
+        elif kind.startswith("gone"):
+            self.sent[kind] += 1
+            request = self._good(chance)[0]
+            connection.transport.write(request if "answer" in kind else request[: chance.randrange(1, len(request))])
+            await asyncio.sleep(chance.uniform(0, 0.01))
+        elif kind == "no HTTP":
+            reply = await self._reply(connection, kind, chance.choice(self._no_http))
+            if reply is not None and not 400 <= reply.status < 500:
+                self.wrong[f"{kind}: {reply.status}"] += 1
+        else:
+            request, status = chance.choice(self._oversized if kind == "oversized" else self._malformed)
+            self._check_refusal(await self._reply(connection, kind, request), status, f"{kind}: {request[:60]!r}")
+
+    async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
+        """Whether it was answered, rightly or not."""
+        request, setting, part = self._good(chance)
+        if kind == "dripping":
+            cuts = sorted(chance.sample(range(len(request)), _DRIPS))
+            for start, stop in zip([0, *cuts], cuts, strict=False):
+                connection.transport.write(request[start:stop])
+                await asyncio.sleep(_DRIP_SECONDS)
+            request = request[cuts[-1] :]
+        reply = await self._reply(connection, kind, request)
+        if reply is None or reply.status != 200:
+            self._check_refusal(reply, 503, kind)
+            return False
+        try:
+            served, logits = read_answer(reply, part.stop - part.start)
+        except ValueError:
+            self.wrong[f"{kind}: an answer that is none of the protocol"] += 1
+            return True
+        if setting not in (None, served) or served not in self.expected:
+            self.wrong[f"{kind}: served at '{served}' instead of {setting}"] += 1
+        elif logits.tobytes() != self.expected[served][part].tobytes():
+            self.wrong[f"{kind}: other bits at {served}"] += 1
+        return True
+
+    def _good(self, chance: random.Random) -> tuple[bytes, str | None, slice]:
+        setting, count = chance.choice([None, *self.expected]), chance.randint(1, _IMAGES_AT_ONCE)
+        first = chance.randrange(len(self.images) - count + 1)
+        part = slice(first, first + count)
+        return infer_request(MODEL, self.images[part], setting), setting, part
+
+    async def _reply(self, connection: Connection, kind: str, request: bytes) -> Reply | None:
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self.sent[kind] += 1
+        connection.ask(request, lambda reply: None if future.done() else future.set_result(reply))
+        await asyncio.wait([future], timeout=_PATIENCE)
+        reply = future.result() if future.done() else None
+        self.answers[kind, 0 if reply is None else reply.status] += 1
+        return reply
+
+    def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
+        """A refusal has the status that it should have, or 503 as the service is full, and a sentence."""
+        if reply is None:
+            self.lost[what] += 1
+            return
+        try:
+            sentence = str(json.loads(reply.body)["error"])
+        except (ValueError, KeyError, TypeError):
+            sentence = ""
+        self.refusals[reply.status, re.sub(r"\d[\d,]*", "N", sentence)[:100]] += 1
+        if reply.status not in (status, 503) or not sentence:
+            self.wrong[f"{what}: {reply.status} {sentence[:60]!r} instead of {status} and a sentence"] += 1
+        elif reply.status == 503 and b"\r\nretry-after:" not in reply.head:
+            self.wrong[f"{what}: 503 without Retry-After"] += 1
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
+    given, images = subject.given, subject.images[:_IMAGES]
+    expected = {name: subject.engine(images, name) for name in given.settings}
+    order = Soak(subject.service.port, given.requests, given.seconds, given.clients, given.max_body << 20, images, expected)
+    start, samples = time.monotonic(), list[tuple[float, int]]()
+    load = subject.generator.submit(order.ran)
+    while not load.done():
+        samples.append((time.monotonic() - start, subject.service.used()[1]))
+        wait([load], _SAMPLE_SECONDS)
+    came, left = load.result(), subject.service.metric("vmoe_images_waiting")
+    # The first tenth is warm-up.
+    memory, tenth = [resident for _, resident in samples], max(len(samples) // 10, 1)
+    early, late = float(np.mean(memory[tenth : 2 * tenth] or memory)), float(np.mean(memory[-tenth:]))
+    answers = {kind: [(status, n) for (of, status), n in sorted(came.answers.items()) if of == kind] for kind in came.sent}
+    return subject.described() | {
+        "seconds": time.monotonic() - start,
+        "kinds": [{"kind": kind, "sent": sent, "answers": answers[kind]} for kind, sent in came.sent.items()],
+        "refusals": [{"status": s, "sentence": text, "times": n} for (s, text), n in sorted(came.refusals.items())],
+        "wrong": dict(came.wrong),
+        "lost": dict(came.lost),
+        "images_left": left,
+        "samples": samples,
+        "memory": {"early": early, "late": late, "growth": late / early - 1},
+        "failed": bool(came.wrong or came.lost or left),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """What was sent, what came, and how the memory went."""
+    kinds = [
+        kind | {"came": ", ".join(f"{status or 'hung up'}: {times}" for status, times in kind["answers"]) or "-"}
+        for kind in report["kinds"]
+    ]
+    faults = [f"- {what}: {text} ({times})" for what in ("wrong", "lost") for text, times in report[what].items()]
+    lines = [
+        f"{sum(kind['sent'] for kind in kinds):,} requests in {report['seconds']:.0f} s; wrong: "
+        f"{sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}, in the queue at the end: "
+        f"{report['images_left']}.",
+        *faults,
+        "",
+        *table(["client", "requests", "answers"], [cells(kind, "kind sent came") for kind in kinds]),
+        "",
+        *table(["refusal", "sentence", "times"], [cells(row, "status sentence times") for row in report["refusals"]]),
+        "",
+        "Memory: {:,.1f} MB after a tenth, {:,.1f} MB at the end, growth {:+.2%}.".format(
+            report["memory"]["early"] / 1e6, report["memory"]["late"] / 1e6, report["memory"]["growth"]
+        ),
+    ]
+    return "\n".join(lines)
