@@ -21,8 +21,9 @@ NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_D
 # What the native libraries need, and the Debian packages that have it.
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp
 PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
-# What the tests use besides: the C++ samples' image decoder, and a compiler and an emulator of 64-bit ARM.
-TEST_PACKAGES := libstb-dev g++-aarch64-linux-gnu qemu-user
+# What the tests use besides: libraries of the C++ samples, and a compiler and an emulator of 64-bit ARM.
+TEST_HEADERS := stb/stb_image.h httplib.h prometheus/registry.h
+TEST_PACKAGES := libstb-dev libcpp-httplib-dev prometheus-cpp-dev g++-aarch64-linux-gnu qemu-user
 # Every build by the same CMake: another one would compile everything again.
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
@@ -117,7 +118,7 @@ check-report: $(NATIVE)
 	$(BIN)/python -m pytest tests/test_report.py tests/test_report_faults.py tests/test_report_size.py tests/test_report_page.py
 
 test: $(NATIVE) lint
-	@test -f /usr/include/stb/stb_image.h && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
+	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
 

@@ -155,6 +155,8 @@ def test_other_refusals_have_a_status_and_a_sentence(server: CppServer) -> None:
         ("GET", "/elsewhere", b"", {}, 404, "there is nothing at /elsewhere"),
         ("GET", "/v1/classify", b"", {}, 405, "GET is not what /v1/classify takes"),
         ("POST", "/healthz", b"", {}, 405, "POST is not what /healthz takes"),
+        ("GET", "/v2/models/mnist/infer", b"", {}, 405, "GET is not what /v2/models/mnist/infer takes"),
+        ("DELETE", "/v2/models/mnist", b"", {}, 405, "DELETE is not what /v2/models/mnist takes"),
         ("GET", "/" + "x" * 9000, b"", {}, 414, "the address is too long"),
     ]
     for method, path, body, headers, status, said in cases:

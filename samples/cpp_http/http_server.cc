@@ -267,10 +267,9 @@ bool HttpServer::read_body(const httplib::Request& request, httplib::Response& r
 // The sentence of a refusal that httplib made.
 void HttpServer::explain(const httplib::Request& request, httplib::Response& response) const {
   if (!response.body.empty()) return;
-  int status = response.status;
+  const int status = response.status;
   const std::string path = request.path.substr(0, 200);
   std::string sentence;
-  if (status == 404 && (path == "/v1/classify" || path == "/healthz" || path == "/metrics")) status = 405;
   switch (status) {
     case 404: sentence = "there is nothing at " + path; break;
     case 405: sentence = request.method + " is not what " + path + " takes"; break;
@@ -284,7 +283,7 @@ void HttpServer::explain(const httplib::Request& request, httplib::Response& res
   refused_(status);
   refuse(response, status, sentence);
   // What is left of its body is no next request.
-  if (status != 404 && status != 405) end_connection(response);
+  if (status != 404) end_connection(response);
 }
 
 void HttpServer::stop_serving() {

@@ -80,6 +80,23 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
   server_.Get("/metrics", [this](const Request&, Response& response) {
     response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
   });
+  for (const char* path : {"/v1/classify", "/v2/models/:model/infer"}) refuse_other_methods(path, "POST");
+  for (const char* path : {"/v2", "/v2/models/:model", "/v2/models/:model/ready", "/healthz", "/v2/health/live",
+                           "/v2/health/ready", "/metrics"}) {
+    refuse_other_methods(path, "GET");
+  }
+}
+
+void Service::refuse_other_methods(const std::string& path, const std::string& method) {
+  const httplib::Server::Handler refused = [this](const httplib::Request& request, httplib::Response& response) {
+    metrics_.replied("server", 405, 0);
+    server_.refuse(response, 405, request.method + " is not what " + request.path.substr(0, 200) + " takes");
+  };
+  if (method != "GET") server_.Get(path, refused);
+  if (method != "POST") server_.Post(path, refused);
+  server_.Put(path, refused);
+  server_.Patch(path, refused);
+  server_.Delete(path, refused);
 }
 
 std::string Service::bind() {

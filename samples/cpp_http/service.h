@@ -29,6 +29,7 @@ class Service {
 
   httplib::Server::HandlerWithContentReader posted(const char* what, Answered answered);
   httplib::Server::Handler asked(const char* what, Answered answered);
+  void refuse_other_methods(const std::string& path, const std::string& method);
   void reply(const char* what, const Answered& answered, const httplib::Request& request, const std::string& body,
              httplib::Response& response);
   void classify(const httplib::Request& request, const std::string& body, httplib::Response& response);
