@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
@@ -27,8 +29,6 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
     """
     # Ray would report its use to its maker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What its C++ parts have to say would stand between this command's sentences.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -47,6 +47,20 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def standard_error_of_python() -> Iterator[None]:
+    """Gives standard error to Python alone: Ray's C++ parts print there, too, which no setting turns off."""
+    before, descriptor = sys.stderr, os.dup(2)
+    with os.fdopen(descriptor, "w", buffering=1, errors="backslashreplace") as kept, Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = kept
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(descriptor, 2)
 
 
 def reason(error: object) -> str:

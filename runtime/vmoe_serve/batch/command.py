@@ -23,7 +23,7 @@ from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.run import write_shards
 from vmoe_serve.batch.shards import ShardError, Written, read_shard
 from vmoe_serve.batch.worker import Plan, manifest_digest
-from vmoe_serve.ray_session import connected_ray
+from vmoe_serve.ray_session import connected_ray, standard_error_of_python
 from vmoe_serve.settings import check_served, named
 
 
@@ -147,7 +147,8 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     plan = Plan(job, _real(arguments.bundle), _real(arguments.output), arguments.batch, arguments.threads)
     written: list[Written] = []
     # Ray lends so many CPUs, and the operating system shares out those that there are.
-    with connected_ray(cpus=arguments.replicas * (arguments.threads or 1) + 1), _raising_signals():
+    cpus = arguments.replicas * (arguments.threads or 1) + 1
+    with connected_ray(cpus), standard_error_of_python(), _raising_signals():
         start = time.monotonic()
         progress = Progress(sys.stderr, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
         try:

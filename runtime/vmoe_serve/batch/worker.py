@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,17 @@ class Worker:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._closing = ExitStack()
+        self._decoders = ThreadPoolExecutor(plan.threads or len(os.sched_getaffinity(0)), "vmoe-decoder")
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Loaded at the first shard, where what is wrong with it becomes a sentence; Ray makes a traceback of it here."""
+        plan = self._plan
         self._closing.enter_context(writing(plan.output, plan.job))
-        self._engine = Engine.load(plan.bundle, plan.job.setting, plan.job.backend, plan.threads)
+        engine = Engine.load(plan.bundle, plan.job.setting, plan.job.backend, plan.threads)
         if manifest_digest(plan.bundle) != plan.job.bundle:
             raise CommandError(f"{plan.bundle} was changed since the job began")
-        manifest = self._engine.manifest
-        self._names = manifest.class_names or [str(index) for index in range(manifest.outputs)]
-        self._decoders = ThreadPoolExecutor(plan.threads or len(os.sched_getaffinity(0)), "vmoe-decoder")
+        return engine
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Answers and writes shards.
@@ -77,9 +82,10 @@ class Worker:
 
     def _written(self, shard: Shard, part: Part) -> Written | str:
         try:
+            manifest, runtime = self._engine.manifest, self._engine.backend_description
+            names = manifest.class_names or [str(index) for index in range(manifest.outputs)]
             answers = list(self._answers(part.contents()))
-            output, runtime = self._plan.output, self._engine.backend_description
-            return write_shard(output, self._plan.job, shard, part, answers, self._names, runtime)
+            return write_shard(self._plan.output, self._plan.job, shard, part, answers, names, runtime)
         except VmoeError as error:
             return str(error)
         except OSError as error:
