@@ -188,41 +188,54 @@ def test_odd_names_and_unreadable_pictures_stop_nothing(tmp_path: Path, mnist_im
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     names = ["cut.png", "empty.png", "link.png", "new\nline \x1b[2J.png", "not \\udcff utf-8.png"]
     assert sorted(found) == sorted([*names, *(f"loop/{name}" for name in names)])
-    assert {name for name, row in found.items() if row["class"] is None} == {
-        name for name, row in found.items() if row["error"] and "not a readable image" in row["error"]
-    } == {"cut.png", "empty.png", "loop/cut.png", "loop/empty.png"}
+    assert (
+        {name for name, row in found.items() if row["class"] is None}
+        == {name for name, row in found.items() if row["error"] and "not a readable image" in row["error"]}
+        == {"cut.png", "empty.png", "loop/cut.png", "loop/empty.png"}
+    )
     assert {len(row["class"]) for row in found.values() if row["class"]} == {1}
+
+
+def is_loading(output: Path) -> bool:
+    """Whether a replica has begun: it holds the job's description."""
+    inode = (output / "_job.json").stat().st_ino
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(words[3] == "READ" and words[5].endswith(f":{inode}") for words in locks if words[1] == "FLOCK")
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "once its description is there": lambda output: (output / "_job.json").exists(),
-    "in the first shard": lambda output: bool(list(output.glob(".shard-*.part")) or shards(output)),
+    "in the first shard": is_loading,
     "between two shards": lambda output: len(shards(output)) >= 2,
-    "in the middle": lambda output: len(shards(output)) >= 3,
+    "in the middle": lambda output: len(shards(output)) >= 4,
     "before it says that it is done": lambda output: len(shards(output)) == 6,
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_job_goes_on_and_writes_every_shard_once(
-    moment: str, tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
+    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
 ) -> None:
     output = tmp_path / "out"
-    job = Job(mnist_image_bundle, digits, output, *OPTIONS)
-    job.wait_for(lambda: output.exists() and MOMENTS[moment](output))
-    started = children(job.process.pid)
-    job.process.kill()
-    code, _, errors = job.ended()
-    assert (code, errors) == (-signal.SIGKILL, "")
-    kept = {path.name: path.stat().st_ino for path in output.glob("shard-*")}
-    (output / ".shard-00005-of-00006.parquet.0a1b2c3d.part").write_bytes(b"left by a kill")
+    kept: dict[str, int] = {}
+    started: list[int] = []
+    for moment, reached in MOMENTS.items():
+        job = Job(mnist_image_bundle, digits, output, *OPTIONS)
+        job.wait_for(lambda reached=reached: reached(output))
+        started += children(job.process.pid)
+        job.process.kill()
+        assert job.ended() == (-signal.SIGKILL, "", ""), moment
+        assert not (output / "_SUCCESS").exists(), moment
+        kept |= {path.name: path.stat().st_ino for path in output.glob("shard-*")}
+        (output / ".shard-00005-of-00006.parquet.0a1b2c3d.part").write_bytes(b"left by a kill")
     code, out, errors = Job(mnist_image_bundle, digits, output, *OPTIONS).ended()
-    assert (code, errors) == (0, "")
+    assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", "")
     assert contents(output) == contents(finished)
-    # The killed job's replica may have finished one more.
-    again = {path.name: path.stat().st_ino for path in output.glob("shard-*")}
-    assert all(again[name] == number for name, number in kept.items())
-    assert not [process for process in started if is_running(process)]
+    assert kept == {path.name: path.stat().st_ino for path in output.glob("shard-*")}
+    running = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in started if is_running(process)}
+    # Two of Ray's own processes notice after a minute that they are alone.
+    assert all(name.startswith((b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")) for name in running.values()), running
+    for process in running:
+        os.kill(process, signal.SIGKILL)
 
 
 def test_a_shard_that_is_cut_off_or_changed_is_written_again(
@@ -234,9 +247,8 @@ def test_a_shard_that_is_cut_off_or_changed_is_written_again(
         (output / name).write_bytes(content)
     whole = (output / SHARDS[1]).read_bytes()
     (output / SHARDS[1]).write_bytes(whole[: len(whole) // 2])
-    middle = whole.index(b"more/") if b"more/" in whole else 200
     changed = bytearray((output / SHARDS[2]).read_bytes())
-    changed[middle] ^= 0xFF
+    changed[changed.index(b"c0.3-k1")] ^= 1
     (output / SHARDS[2]).write_bytes(changed)
     (output / SHARDS[4]).write_bytes((output / SHARDS[3]).read_bytes())
     kept = (output / SHARDS[0]).stat().st_ino
@@ -263,7 +275,7 @@ def test_a_replica_that_dies_costs_nothing(tmp_path: Path, mnist_image_bundle: P
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_in_a_sentence(
-    number: signal.Signals, code: int, tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+    number: signal.Signals, code: int, tmp_path: Path, mnist_image_bundle: Path, digits: Path
 ) -> None:
     output = tmp_path / "out"
     # A picture a shard, so that it is stopped long before its end.
@@ -320,7 +332,9 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 
 
 @pytest.fixture(scope="module")
-def mistaken(tmp_path_factory: pytest.TempPathFactory, digits: Path, finished: Path, mnist_image_bundle: Path) -> dict[str, Path]:
+def mistaken(
+    tmp_path_factory: pytest.TempPathFactory, digits: Path, finished: Path, mnist_image_bundle: Path
+) -> dict[str, Path]:
     """What mistakes are made with."""
     folder = tmp_path_factory.mktemp("mistakes")
     pq.write_table(pa.table({"id": [1], "image": [b"a"]}), folder / "a.parquet")

@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_NAME).open("ab") as lock:
-        if not _lock(lock.fileno(), fcntl.LOCK_EX):
+        if not _locks(lock.fileno()):
             raise CommandError(f"another job writes to {path_text(folder)} at this time")
         yield
 
@@ -47,7 +47,8 @@ def writing(folder: Path, job: Job) -> Iterator[None]:
     """
     # The description itself, as another job replaces it.
     with (folder / JOB_NAME).open("rb") as description:
-        if not _lock(description.fileno(), fcntl.LOCK_SH) or description.read() != job.text.encode():
+        fcntl.flock(description, fcntl.LOCK_SH)
+        if description.read() != job.text.encode():
             raise CommandError(f"{path_text(folder)} has another job by now")
         yield
 
@@ -123,15 +124,16 @@ def _wait_for_writers(folder: Path) -> None:
         return
     with description:
         end = time.monotonic() + _PATIENCE
-        while not _lock(description.fileno(), fcntl.LOCK_EX):
+        while not _locks(description.fileno()):
             if time.monotonic() > end:
                 raise CommandError(f"processes of an earlier job still write to {path_text(folder)}")
             time.sleep(_PAUSE)
 
 
-def _lock(descriptor: int, kind: int) -> bool:
+def _locks(descriptor: int) -> bool:
+    """Whether nobody else has a file locked, which it is then."""
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
