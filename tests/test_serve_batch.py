@@ -6,11 +6,15 @@ import fcntl
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,11 @@ from PIL import Image
 from terminal import default_signals
 
 from vmoe_runtime import Engine
+from vmoe_runtime.command_line import CommandError
 from vmoe_serve import cli
+from vmoe_serve.batch.job import Job
+from vmoe_serve.batch.output import begin, writing
+from vmoe_serve.batch.progress import Progress
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -32,7 +40,7 @@ OPTIONS = ("--shard-size", str(SHARD_SIZE), "--threads", "1")
 SHARDS = [f"shard-{number:05}-of-00006.parquet" for number in range(PICTURES // SHARD_SIZE)]
 
 
-class Job:
+class Command:
     """The command, as its own process."""
 
     def __init__(self, *words: object) -> None:
@@ -109,7 +117,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path,
     """The output of a job that nothing has stopped."""
     output = tmp_path_factory.mktemp("output") / "new" / "answers"
     summary = output.parent.parent / "summary.json"
-    assert Job(mnist_image_bundle, digits, output, *OPTIONS, "--json", summary).ended() == (
+    assert Command(mnist_image_bundle, digits, output, *OPTIONS, "--json", summary).ended() == (
         0,
         f"60 pictures in 6 shards, in {json.loads(summary.read_text())['seconds']:.1f} s\n",
         "",
@@ -154,7 +162,7 @@ def test_parquet_in_and_logits_out_from_two_replicas(
     nested = [{"bytes": each, "path": "x.png"} for each in pictures[17:]]
     pq.write_table(pa.table({"image": nested}), source / "b.parquet")
     options = ("--column", "image", "--output-logits", "--profile", "c0.5-k2", "--shard-size", "7", "--batch", "3")
-    job = Job(mnist_image_bundle, source, tmp_path / "out", *options, "--replicas", "2", "--threads", "1", "--strict")
+    job = Command(mnist_image_bundle, source, tmp_path / "out", *options, "--replicas", "2", "--threads", "1", "--strict")
     code, out, errors = job.ended()
     assert code == 1 and out.startswith("25 pictures in 4 shards")
     assert errors == "vmoe-serve batch: 2 of 25 pictures can't be answered; the column 'error' says why\n"
@@ -183,7 +191,7 @@ def test_odd_names_and_unreadable_pictures_stop_nothing(tmp_path: Path, mnist_im
     (source / "empty.png").write_bytes(b"")
     (source / "cut.png").write_bytes(good[:60])
     (source / ".hidden.png").write_bytes(good)
-    code, out, errors = Job(mnist_image_bundle, source, tmp_path / "out", *OPTIONS, "--top", "1", "-q").ended()
+    code, out, errors = Command(mnist_image_bundle, source, tmp_path / "out", *OPTIONS, "--top", "1", "-q").ended()
     assert (code, out, errors) == (0, "", "")
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     names = ["cut.png", "empty.png", "link.png", "new\nline \x1b[2J.png", "not \\udcff utf-8.png"]
@@ -219,7 +227,7 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
     kept: dict[str, int] = {}
     started: list[int] = []
     for moment, reached in MOMENTS.items():
-        job = Job(mnist_image_bundle, digits, output, *OPTIONS)
+        job = Command(mnist_image_bundle, digits, output, *OPTIONS)
         job.wait_for(lambda reached=reached: reached(output))
         started += children(job.process.pid)
         job.process.kill()
@@ -227,7 +235,7 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
         assert not (output / "_SUCCESS").exists(), moment
         kept |= {path.name: path.stat().st_ino for path in output.glob("shard-*")}
         (output / ".shard-00005-of-00006.parquet.0a1b2c3d.part").write_bytes(b"left by a kill")
-    code, out, errors = Job(mnist_image_bundle, digits, output, *OPTIONS).ended()
+    code, out, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
     assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", "")
     assert contents(output) == contents(finished)
     assert kept == {path.name: path.stat().st_ino for path in output.glob("shard-*")}
@@ -252,7 +260,7 @@ def test_a_shard_that_is_cut_off_or_changed_is_written_again(
     (output / SHARDS[2]).write_bytes(changed)
     (output / SHARDS[4]).write_bytes((output / SHARDS[3]).read_bytes())
     kept = (output / SHARDS[0]).stat().st_ino
-    code, out, errors = Job(mnist_image_bundle, digits, output, *OPTIONS).ended()
+    code, out, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
     assert code == 0 and out.endswith("; 3 shards were there already\n")
     lines = errors.splitlines()
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
@@ -262,7 +270,7 @@ def test_a_shard_that_is_cut_off_or_changed_is_written_again(
 
 def test_a_replica_that_dies_costs_nothing(tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path) -> None:
     output = tmp_path / "out"
-    job = Job(mnist_image_bundle, digits, output, *OPTIONS, "--batch", "1")
+    job = Command(mnist_image_bundle, digits, output, *OPTIONS, "--batch", "1")
     job.wait_for(lambda: len(shards(output)) >= 2)
     (replica,) = [
         child for child in children(job.process.pid) if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()
@@ -279,7 +287,7 @@ def test_a_signal_stops_it_in_a_sentence(
 ) -> None:
     output = tmp_path / "out"
     # A picture a shard, so that it is stopped long before its end.
-    job = Job(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1")
+    job = Command(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1")
     job.wait_for(lambda: len(shards(output)) >= 2)
     job.process.send_signal(number)
     said = "vmoe-serve batch: stopped; finished shards stay, and the same command goes on from there\n"
@@ -290,7 +298,9 @@ def test_a_signal_stops_it_in_a_sentence(
 def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, digits: Path) -> None:
     before = contents(finished)
     # Replicas, threads and images per call are no part of a job.
-    job = Job(mnist_image_bundle, digits, finished, "--shard-size", "10", "--replicas", "3", "--batch", "2", "--json", "-")
+    job = Command(
+        mnist_image_bundle, digits, finished, "--shard-size", "10", "--replicas", "3", "--batch", "2", "--json", "-"
+    )
     code, out, errors = job.ended()
     assert code == 0 and json.loads(out)["kept_shards"] == 6
     assert errors == "60 pictures in 6 shards, which were there already\n" and contents(finished) == before
@@ -395,6 +405,52 @@ def test_another_job_is_refused_and_says_what_differs(
     (digits / "00.png").touch()
     assert "has a job with another list of inputs;" in refused(digits)
     assert contents(finished) == before
+
+
+def test_force_removes_the_shards_of_another_job(tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    other = replace(Job.read((output / "_job.json").read_bytes()), top=3)
+    with pytest.raises(CommandError, match="has a job with top 5 and not 3; --force removes its shards"):
+        begin(output, other, force=False)
+    assert contents(output) == contents(finished)
+    begin(output, other, force=True)
+    assert contents(output) == {".lock": b"", "_job.json": other.text.encode()}
+    (output / "_job.json").write_text(other.text[:50])
+    with pytest.raises(CommandError, match=r"has a _job\.json that can't be used: it is damaged; --force"):
+        begin(output, other, force=False)
+    (output / "_job.json").unlink()
+    (output / SHARDS[0]).write_bytes(b"")
+    with pytest.raises(CommandError, match=r"has shards, and no _job\.json that says whose; --force"):
+        begin(output, other, force=False)
+
+
+def test_the_next_run_waits_for_replicas_of_a_killed_one(tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    job = Job.read((output / "_job.json").read_bytes())
+    with ThreadPoolExecutor(1) as pool:
+        with writing(output, job):
+            next_run = pool.submit(begin, output, job, force=False)
+            with pytest.raises(TimeoutError):
+                next_run.result(0.3)
+        next_run.result(PATIENCE)
+    with pytest.raises(CommandError, match="has another job by now"), writing(output, replace(job, top=3)):
+        pass
+
+
+def test_progress_is_one_line_on_a_terminal_and_none_where_it_is_quiet() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for quiet in (False, True):
+        screen = Terminal()
+        progress = Progress(screen, total=100, done=40, quiet=quiet)
+        progress.advance(10)
+        progress.end()
+        line = r"\r\x1b\[K50 of 100 pictures, [0-9.,]+ a second, 0:00 left\r\x1b\[K"
+        assert re.fullmatch("" if quiet else line, screen.getvalue())
 
 
 def test_two_jobs_at_once_on_one_output(
