@@ -246,13 +246,11 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
         os.kill(process, signal.SIGKILL)
 
 
-def test_a_shard_that_is_cut_off_or_changed_is_written_again(
+def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
     tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
 ) -> None:
     output = tmp_path / "out"
-    output.mkdir()
-    for name, content in contents(finished).items():
-        (output / name).write_bytes(content)
+    shutil.copytree(finished, output)
     whole = (output / SHARDS[1]).read_bytes()
     (output / SHARDS[1]).write_bytes(whole[: len(whole) // 2])
     changed = bytearray((output / SHARDS[2]).read_bytes())
@@ -260,25 +258,18 @@ def test_a_shard_that_is_cut_off_or_changed_is_written_again(
     (output / SHARDS[2]).write_bytes(changed)
     (output / SHARDS[4]).write_bytes((output / SHARDS[3]).read_bytes())
     kept = (output / SHARDS[0]).stat().st_ino
-    code, out, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
+    job = Command(mnist_image_bundle, digits, output, *OPTIONS)
+    job.wait_for(lambda: is_loading(output))
+    (replica,) = [
+        child for child in children(job.process.pid) if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    os.kill(replica, signal.SIGKILL)
+    code, out, errors = job.ended()
     assert code == 0 and out.endswith("; 3 shards were there already\n")
     lines = errors.splitlines()
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
     assert "can't be read" in lines[0] and "can't be read" in lines[1] and "has other rows" in lines[2]
     assert contents(output) == contents(finished) and (output / SHARDS[0]).stat().st_ino == kept
-
-
-def test_a_replica_that_dies_costs_nothing(tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path) -> None:
-    output = tmp_path / "out"
-    job = Command(mnist_image_bundle, digits, output, *OPTIONS, "--batch", "1")
-    job.wait_for(lambda: len(shards(output)) >= 2)
-    (replica,) = [
-        child for child in children(job.process.pid) if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    os.kill(replica, signal.SIGKILL)
-    code, out, _ = job.ended()
-    assert code == 0 and out.startswith("60 pictures in 6 shards")
-    assert contents(output) == contents(finished)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -328,7 +319,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{input}", "{foreign}", "--force"), 1, "has 'notes.txt', which no job wrote"),
     (("{bundle}", "{input}", "{new}", "--profile", "fastest"), 2, "fastest"),
     (("{bundle}", "{input}", "{new}", "--profile", "c1-k9"), 2, "not 9"),
-    (("{dense}", "{input}", "{new}", "--profile", "c1-k1"), 2, "nothing to set"),
+    (("{dense}", "{input}", "{new}"), 1, "puts out features, no classes: --output-logits"),
+    (("{dense}", "{input}", "{new}", "--output-logits", "--profile", "c1-k1"), 2, "nothing to set"),
     (("{bundle}", "{input}", "{new}", "--top", "0"), 2, "--top"),
     (("{bundle}", "{input}", "{new}", "--top", "1", "--output-logits"), 2, "--top counts the classes"),
     (("{bundle}", "{input}", "{new}", "--shard-size", "0"), 2, "--shard-size"),
@@ -337,7 +329,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{input}", "{new}", "--backend", "tpu"), 2, "--backend"),
     (("{bundle}", "{input}", "{new}", "--json", "{new}/summary.json"), 1, "there is no folder"),
     (("{bundle}", "{input}", "{done}", "--json", "{done}/summary.json"), 1, "is for shards alone"),
-    (("{bundle}", "{input}", "{done}"), 1, "has a job with shard_size"),
+    (("{bundle}", "{input}", "{done}"), 1, "has a job with shard size 10 and not 1024;"),
 ]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 import ray
 
@@ -50,16 +50,22 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def standard_error_of_python() -> Iterator[None]:
-    """Gives standard error to Python alone: Ray's C++ parts print there, too, which no setting turns off."""
-    before, descriptor = sys.stderr, os.dup(2)
-    with os.fdopen(descriptor, "w", buffering=1, errors="backslashreplace") as kept, Path(os.devnull).open("wb") as nowhere:
+def silenced() -> Iterator[TextIO]:
+    """Keeps what Ray prints from the user, until the block ends; no setting turns off all of it.
+
+    Its threads print to Python's standard output that a process has died and is started again, its C++ parts to the descriptor of
+    standard error.
+
+    Yields:
+        Standard error, for what the command itself has to say meanwhile.
+    """
+    descriptor = os.dup(2)
+    with os.fdopen(descriptor, "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
-        sys.stderr = kept
         try:
-            yield
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield kept
         finally:
-            sys.stderr = before
             os.dup2(descriptor, 2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.run import write_shards
 from vmoe_serve.batch.shards import ShardError, Written, read_shard
 from vmoe_serve.batch.worker import Plan, manifest_digest
-from vmoe_serve.ray_session import connected_ray, standard_error_of_python
+from vmoe_serve.ray_session import connected_ray, silenced
 from vmoe_serve.settings import check_served, named
 
 
@@ -148,9 +147,9 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     written: list[Written] = []
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1
-    with connected_ray(cpus), standard_error_of_python(), _raising_signals():
+    with silenced() as stream, connected_ray(cpus), _raising_signals():
         start = time.monotonic()
-        progress = Progress(sys.stderr, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
+        progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
         try:
             for done in write_shards(plan, pictures, shards, arguments.replicas):
                 written.append(done)

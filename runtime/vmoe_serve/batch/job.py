@@ -68,10 +68,10 @@ class Job:
         ]
 
     def differences(self, other: Self) -> str:
-        """In what another job differs, in words; empty where it doesn't."""
+        """What is otherwise than in another job, in words; empty for the same job."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return ", ".join(
-            f"another {_WORDS[name]}" if name in ("bundle", "input") else f"{_WORDS.get(name, name)} {theirs} and not {ours}"
+            f"another {_WORDS[name]}" if name in ("bundle", "input") else f"{_WORDS.get(name, name)} {ours} and not {theirs}"
             for name, ours, theirs in pairs
             if ours != theirs
         )
