@@ -53,8 +53,8 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
 def silenced() -> Iterator[TextIO]:
     """Keeps what Ray prints from the user, until the block ends; no setting turns off all of it.
 
-    Its threads print to Python's standard output that a process has died and is started again, its C++ parts to the descriptor of
-    standard error.
+    Its threads print to Python's standard output, such as that a process has died and is started again, and its C++ parts to
+    the descriptor of standard error.
 
     Yields:
         Standard error, for what the command itself has to say meanwhile.

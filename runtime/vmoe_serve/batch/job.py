@@ -13,7 +13,7 @@ from vmoe_runtime.version import __version__
 
 FORMAT = "vmoe-batch-job 1"
 
-_WORDS = {"bundle": "manifest of the bundle", "input": "list of inputs", "shard_size": "shard size"}
+_HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 
 class JobError(VmoeError):
@@ -71,7 +71,7 @@ class Job:
         """What is otherwise than in another job, in words; empty for the same job."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return ", ".join(
-            f"another {_WORDS[name]}" if name in ("bundle", "input") else f"{_WORDS.get(name, name)} {ours} and not {theirs}"
+            _HASHED.get(name) or f"{name.replace('_', ' ')} {ours or 'none'} and not {theirs or 'none'}"
             for name, ours, theirs in pairs
             if ours != theirs
         )
