@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.command_line import FAILURE, CommandError, complain
-from vmoe_runtime.json_report import check_target, people_stream, write_json
+from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
 from vmoe_runtime.manifest import Manifest
 from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_serve.batch.job import Job, Shard, missing
@@ -92,6 +92,8 @@ def _run(arguments: Arguments) -> int:
         begin(arguments.output, job, force=arguments.force)
         kept = list(_finished(arguments, job, pictures))
         computed, seconds = _compute(arguments, job, pictures, kept)
+        if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
+            raise CommandError(f"Ray has lost {len(lost)} shards; the same command writes them")
         summary = _summary(job, [*kept, *computed])
         finish(arguments.output, asdict(summary))
     write_json(arguments.json, {**asdict(summary), "kept_shards": len(kept), "seconds": round(seconds, 3)})
@@ -105,7 +107,7 @@ def _check_paths(arguments: Arguments) -> None:
     for other, what in ((source, "input"), (bundle, "bundle")):
         if output == other or output in other.parents or other in output.parents:
             raise CommandError(f"{arguments.output} is no place for the output: it is, has or lies in the {what}")
-    if arguments.json and output in _real(Path(arguments.json)).parents:
+    if arguments.json not in (None, STANDARD_OUTPUT) and output in _real(Path(arguments.json)).parents:
         raise CommandError(f"{arguments.json} can't be written: {arguments.output} is for shards alone")
 
 
