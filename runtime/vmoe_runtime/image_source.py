@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEED = 0
 _PATCHES_PER_SIDE = 7
-_PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,27 @@ def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
     return ImageSource(smooth)
 
 
+def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files of a folder that have one of these suffixes, in lower case with their dots.
+
+    Hidden files and folders are left out, which are thumbnails and other systems' notes.
+
+    Returns:
+        Those in the folder itself; and by name of each subfolder that has any, those in it and in folders inside it, however
+        deep. Both are sorted.
+
+    Raises:
+        ImageError: a folder can't be read.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
+        loose = [entry for entry in entries if _is_one_of(entry, suffixes)]
+        found = {entry.name: _files_below(entry, suffixes) for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise ImageError(f"{error.filename}: {error.strerror}") from None
+    return loose, {name: files for name, files in found.items() if files}
+
+
 def _from_npz(path: Path) -> ImageSource:
     try:
         with open_regular(path) as file:
@@ -152,16 +173,10 @@ def _from_npz(path: Path) -> ImageSource:
 
 
 def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
-        loose = [entry for entry in entries if _is_picture(entry)]
-        found = {entry.name: _pictures_below(entry) for entry in entries if entry.is_dir()}
-    except OSError as error:
-        raise ImageError(f"{error.filename}: {error.strerror}") from None
-    by_class = {name: pictures for name, pictures in found.items() if pictures}
+    loose, by_class = find_files(folder, PICTURE_SUFFIXES)
     paths = loose + [path for pictures in by_class.values() for path in pictures]
     if not paths:
-        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(_PICTURE_SUFFIXES))})")
+        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
     # In folder order a batch would hold one class only, and one class asks for few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)
@@ -187,12 +202,11 @@ def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
     return ImageSource(paths, np.array(list(labels.values()), np.int64))
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    """The pictures in a folder and in those inside it, however deep; hidden ones are thumbnails and other systems' notes."""
+def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     found: list[Path] = []
     for where, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not _is_hidden(name)]
-        found += (path for name in files if not _is_hidden(name) and _is_picture(path := Path(where, name)))
+        found += (path for name in files if not _is_hidden(name) and _is_one_of(path := Path(where, name), suffixes))
     return sorted(found)
 
 
@@ -204,5 +218,5 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file()
+def _is_one_of(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and path.is_file()

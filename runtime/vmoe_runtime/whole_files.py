@@ -1,15 +1,16 @@
-"""Text files that are written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 
 def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Writes a file by way of a temporary one beside it, which is then renamed; one that is there keeps its permissions.
+    """Writes a text file by way of a temporary one beside it, which is renamed; one that is there keeps its permissions.
 
     Args:
         path: of the file. A link stays one: what it points to is replaced.
@@ -18,14 +19,41 @@ def write_whole(path: Path, write: Callable[[TextIO], object]) -> None:
     Raises:
         OSError: it can't be written; a file that was there before is unchanged.
     """
+    with _replaced(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a binary file as `write_whole` does a text file.
+
+    Raises:
+        OSError: it can't be written; a file that was there before is unchanged.
+    """
+    with _replaced(path) as part, part.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file's name is that of a temporary one, which a kill has left where nobody writes any more."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
+_SUFFIX = ".part"
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """The temporary file, which the block writes."""
     # Path.resolve raises where links lead in a circle.
     real = Path(os.path.realpath(path))
-    part = real.with_name(f".{real.name}.{os.getpid()}.part")
+    # Two machines may have processes of the same number.
+    part = real.with_name(f".{real.name}.{os.urandom(4).hex()}{_SUFFIX}")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         if real.exists():
             part.chmod(real.stat().st_mode)
         part.replace(real)

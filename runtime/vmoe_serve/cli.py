@@ -27,6 +27,7 @@ class Subcommand:
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
     "ray": Subcommand("vmoe_serve.ray_command", "serve a bundle over HTTP, as an application of Ray Serve"),
+    "batch": Subcommand("vmoe_serve.batch.command", "classify a folder or Parquet files of pictures, through Ray Data"),
     "triton": Subcommand("vmoe_serve.triton.command", "write a model repository for the Triton Inference Server"),
 }
 

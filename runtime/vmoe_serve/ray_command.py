@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -11,21 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-# Ray would report its use to its maker, and reads this when it is imported.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-import ray
 from ray import serve
 
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import CommandError, UsageError, complain
 from vmoe_serve.ray_application import Options, application
 from vmoe_serve.ray_arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_serve.ray_session import connected_ray, reason
 from vmoe_serve.settings import check_served, levels, model_name, named
 
 _MEGABYTE = 1 << 20
-_OBJECT_STORE = 100 * _MEGABYTE
-"""Ray's shared memory on a machine of its own: requests don't go through it."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -37,7 +31,7 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     options, notes = _options(arguments)
     _check_port(arguments.host, arguments.port)
-    with _ray():
+    with connected_ray():
         handle = _deploy(arguments, options)
         with _stopped_by_signals() as stopped:
             if not arguments.quiet:
@@ -89,28 +83,6 @@ def _check_port(host: str, port: int) -> None:
         raise CommandError(f"can't serve at {host}:{port}: {error.strerror or error}") from None
 
 
-@contextmanager
-def _ray() -> Iterator[None]:
-    """A connection to the cluster of RAY_ADDRESS, or a Ray of this process's own."""
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=_OBJECT_STORE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except Exception as error:  # Ray raises whatever its parts raise
-        raise CommandError(f"Ray can't be started: {_first_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def _deploy(arguments: Arguments, options: Options) -> Any:
     try:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -119,7 +91,7 @@ def _deploy(arguments: Arguments, options: Options) -> Any:
     except Exception as error:  # Ray raises whatever its parts raise
         status = serve.status().applications.get(options.name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
-        raise CommandError(f"Ray can't serve {arguments.bundle}: {_first_line(reasons[0] if reasons else error)}") from None
+        raise CommandError(f"Ray can't serve {arguments.bundle}: {reason(reasons[0] if reasons else error)}") from None
 
 
 @contextmanager
@@ -138,8 +110,3 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:500]

@@ -1,0 +1,203 @@
+"""`vmoe-serve batch`: checks what was asked for, goes on where an earlier run stopped, and says what was done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.command_line import FAILURE, CommandError, complain
+from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
+from vmoe_runtime.manifest import Manifest
+from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_serve.batch.job import Job, Shard, missing
+from vmoe_serve.batch.output import begin, finish, locked, unfinish
+from vmoe_serve.batch.pictures import Pictures, open_pictures
+from vmoe_serve.batch.progress import Progress
+from vmoe_serve.batch.run import write_shards
+from vmoe_serve.batch.shards import ShardError, Written, read_shard
+from vmoe_serve.batch.worker import Plan, manifest_digest
+from vmoe_serve.ray_session import connected_ray, silenced
+from vmoe_serve.settings import check_served, named
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished job has written.
+
+    Attributes:
+        job: SHA-256 (hex) of the job's description.
+        pictures: of the input; each is one row.
+        answered, errors: how many have an answer, and how many an error instead.
+        shards: files.
+        runtimes: what answered, in words; several where the runs of a job were on different machines.
+    """
+
+    job: str
+    pictures: int
+    answered: int
+    errors: int
+    shards: int
+    runtimes: list[str]
+
+
+class _StoppedError(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. No Exception: what Ray does with those must not concern it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the subcommand.
+
+    Returns:
+        The exit code: 0; 1 where --strict was given and pictures can't be read; 130 and 143 after Ctrl-C and SIGTERM.
+
+    Raises:
+        VmoeError, OSError: it can't be done; shards that are finished stay.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        with _raising_signals():
+            return _run(arguments)
+    except (_StoppedError, SystemExit) as stopped:
+        # Ray ends the process in this way where SIGTERM comes while it is started.
+        number = stopped.number if isinstance(stopped, _StoppedError) else signal.SIGTERM
+        complain(PROGRAM, "stopped; finished shards stay, and the same command goes on from there")
+        return 128 + number
+
+
+def _run(arguments: Arguments) -> int:
+    _check_paths(arguments)
+    manifest, digest = while_unchanged(lambda: _bundle(arguments))
+    pictures = open_pictures(arguments.input, arguments.column)
+    job = Job(
+        bundle=digest,
+        input=pictures.digest,
+        pictures=len(pictures),
+        column=arguments.column,
+        setting=_setting(manifest, arguments),
+        backend=arguments.backend,
+        output=None if arguments.top else manifest.output,
+        top=arguments.top,
+        shard_size=arguments.shard_size,
+    )
+    with locked(arguments.output):
+        begin(arguments.output, job, force=arguments.force)
+        kept = list(_finished(arguments, job, pictures))
+        computed, seconds = _compute(arguments, job, pictures, kept)
+        if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
+            raise CommandError(f"Ray has lost {len(lost)} shards; the same command writes them")
+        summary = _summary(job, [*kept, *computed])
+        finish(arguments.output, asdict(summary))
+    write_json(arguments.json, {**asdict(summary), "kept_shards": len(kept), "seconds": round(seconds, 3)})
+    _say(arguments, summary, len(kept), seconds)
+    return FAILURE if arguments.strict and summary.errors else 0
+
+
+def _check_paths(arguments: Arguments) -> None:
+    check_target(arguments.json, [arguments.bundle, arguments.input])
+    output, source, bundle = map(_real, (arguments.output, arguments.input, arguments.bundle))
+    for other, what in ((source, "input"), (bundle, "bundle")):
+        if output == other or output in other.parents or other in output.parents:
+            raise CommandError(f"{arguments.output} is no place for the output: it is, has or lies in the {what}")
+    if arguments.json not in (None, STANDARD_OUTPUT) and output in _real(Path(arguments.json)).parents:
+        raise CommandError(f"{arguments.json} can't be written: {arguments.output} is for shards alone")
+
+
+def _bundle(arguments: Arguments) -> tuple[Manifest, str]:
+    """The manifest of a bundle whose every byte was checked, and the SHA-256 of it."""
+    with Bundle.open(arguments.bundle) as bundle:
+        bundle.verify_weights()
+        check_served(bundle.manifest, arguments.bundle)
+        return bundle.manifest, manifest_digest(bundle.path)
+
+
+def _setting(manifest: Manifest, arguments: Arguments) -> str | None:
+    if arguments.top and manifest.output != "logits":
+        raise CommandError(f"{arguments.bundle} puts out {manifest.output}, no classes: --output-logits writes them")
+    if arguments.profile is not None:
+        return named(manifest, arguments.profile).name
+    return next(iter(manifest.profiles), None)
+
+
+def _finished(arguments: Arguments, job: Job, pictures: Pictures) -> Iterator[Written]:
+    """The shards that are there and whole; a damaged one is named, and counts as missing."""
+    for shard in job.shards:
+        try:
+            yield read_shard(arguments.output, job, shard, pictures.part(shard.first, shard.stop))
+        except FileNotFoundError:
+            continue
+        except ShardError as error:
+            if not arguments.quiet:
+                complain(PROGRAM, f"{error}; it is written again")
+
+
+def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[Written]) -> tuple[list[Written], float]:
+    """Writes the shards that are missing: they, and the seconds that it took."""
+    shards = missing(job.shards, [each.shard for each in kept])
+    if not shards:
+        return [], 0.0
+    unfinish(arguments.output)
+    plan = Plan(job, _real(arguments.bundle), _real(arguments.output), arguments.batch, arguments.threads)
+    written: list[Written] = []
+    # Ray lends so many CPUs, and the operating system shares out those that there are.
+    cpus = arguments.replicas * (arguments.threads or 1) + 1
+    with silenced() as stream, connected_ray(cpus), _raising_signals():
+        start = time.monotonic()
+        progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
+        try:
+            for done in write_shards(plan, pictures, shards, arguments.replicas):
+                written.append(done)
+                progress.advance(_count([done.shard]))
+        finally:
+            progress.end()
+        return written, time.monotonic() - start
+
+
+def _count(shards: Sequence[Shard]) -> int:
+    return sum(shard.stop - shard.first for shard in shards)
+
+
+def _summary(job: Job, written: Sequence[Written]) -> Summary:
+    errors = sum(each.errors for each in written)
+    runtimes = sorted({each.runtime for each in written})
+    return Summary(job.digest, job.pictures, job.pictures - errors, errors, len(written), runtimes)
+
+
+def _say(arguments: Arguments, summary: Summary, kept: int, seconds: float) -> None:
+    if summary.errors and (arguments.strict or not arguments.quiet):
+        of = f"{summary.errors:,} of {summary.pictures:,} pictures"
+        complain(PROGRAM, f"{of} can't be answered; the column 'error' says why")
+    if not arguments.quiet:
+        how = f"in {seconds:,.1f} s" if kept < summary.shards else "which were there already"
+        text = f"{summary.pictures:,} pictures in {summary.shards:,} shards, {how}"
+        if 0 < kept < summary.shards:
+            text += f"; {kept:,} shards were there already"
+        print(text, file=people_stream(arguments.json))
+
+
+@contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise a `_StoppedError` in the block, also where Ray has put a handler of its own."""
+
+    def stop(number: int, _: object) -> None:
+        raise _StoppedError(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve raises where links lead in a circle.
+    return Path(os.path.realpath(path))
