@@ -194,7 +194,7 @@ void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
   const InputSpec& input = manifest().input;
   check_count(count, manifest());
   const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-  const WideInt bytes = static_cast<WideInt>(count) * (input.height * input.width * input.channels) * item;
+  const WideInt bytes = static_cast<WideInt>(count) * input.height * input.width * input.channels * item;
   if (bytes > std::numeric_limits<ptrdiff_t>::max()) throw std::bad_alloc();
   const std::vector<unsigned char> zeros(static_cast<size_t>(bytes));
   std::vector<float> output(static_cast<size_t>(count * manifest().output_floats()));

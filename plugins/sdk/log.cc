@@ -93,21 +93,15 @@ bool in_log_callback() noexcept { return inside; }
 
 void log_message(vmoe_log_level level, const char* message) noexcept {
   if (inside || !is_logged(level)) return;
-  try {
+  ignoring_failures([&] {
     const std::string line = one_line(message);
     auto hook = begin_call(level);
     if (hook == nullptr) return;
     inside = true;
-    try {
-      hook->call(level, line.c_str());
-    } catch (...) {
-      // It must not throw; the call that is logged goes on if it does.
-    }
+    ignoring_failures([&] { hook->call(level, line.c_str()); });
     inside = false;
     drop(std::move(hook));
-  } catch (...) {
-    // Out of memory.
-  }
+  });
 }
 
 }  // namespace vmoe::sdk

@@ -23,17 +23,24 @@ bool in_log_callback() noexcept;
 // Hands the callback a message, in one line. One that there is no memory for is lost.
 void log_message(vmoe_log_level level, const char* message) noexcept;
 
+// What is logged goes on where there is no memory for a message, or a callback throws.
+template <typename Step>
+void ignoring_failures(const Step& step) noexcept {
+  try {
+    step();
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
+  }
+}
+
 // A message of parts, as for `fail`.
 template <typename... Parts>
 void log(vmoe_log_level level, const Parts&... parts) noexcept {
   if (!is_logged(level)) return;
-  try {
+  ignoring_failures([&] {
     std::string message;
     (append(message, parts), ...);
     log_message(level, message.c_str());
-  } catch (...) {
-    // Out of memory.
-  }
+  });
 }
 
 }  // namespace vmoe::sdk

@@ -118,10 +118,10 @@ void CancelMany(const Calls& calls) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// How many of so many calls were cancelled, each at some moment between its start and a little after its end.
+// How many of so many calls were cancelled, each at some moment from its start until after its end.
 int CancelAtRandom(const Calls& calls, int moments) {
   std::mt19937 random(2);
-  std::uniform_real_distribution<double> moment(0, 1.2 * calls.seconds());
+  std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());
   int cancelled = 0;
   for (int i = 0; i < moments; ++i) {
     const vmoe::Cancellation cancellation = MakeCancellation();
