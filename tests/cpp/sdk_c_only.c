@@ -12,9 +12,11 @@ static void count_message(void* user, vmoe_log_level level, const char* message)
 
 /* Warms an engine up, and is cancelled. */
 static int uses(const vmoe_engine* engine) {
-  vmoe_info info = {sizeof info};
+  vmoe_info info;
   vmoe_cancellation* cancellation = NULL;
-  vmoe_status* status = vmoe_engine_info(engine, &info);
+  vmoe_status* status;
+  info.struct_size = sizeof info;
+  status = vmoe_engine_info(engine, &info);
   int is_right = status == NULL && vmoe_engine_warm_up(engine, info.batch_multiple, NULL) == NULL &&
                  vmoe_cancellation_create(&cancellation) == NULL;
   vmoe_images images = VMOE_IMAGES_INIT;
