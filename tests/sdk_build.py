@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -130,6 +131,17 @@ def sample(source: Path, prefix: Path, *options: str) -> Path:
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
     """ONNX Runtime's shared library in the folder of its Python package."""
     (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
+    return library
+
+
+@functools.cache
+def meddling_onnxruntime() -> Path:
+    """An ONNX Runtime that exchanges paths while it makes a session: `sdk_meddling_onnxruntime.c` says which."""
+    prefixes()
+    cache = (BUILD / "tree" / "CMakeCache.txt").read_text()
+    (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
+    library = scratch_folder() / "libonnxruntime.so"
+    built("cc", "-shared", "-fPIC", "-I", headers, "-o", library, SOURCES / "sdk_meddling_onnxruntime.c", "-ldl")
     return library
 
 

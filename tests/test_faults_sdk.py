@@ -11,7 +11,7 @@ import sdk_build
 from bundle_changes import INLINED, MANIFEST, WEIGHTS, flipped
 from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 
-ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME = 1, 2, 3, 4, 5
+ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
 
 CALLS: dict[str, tuple[int, str]] = {
     "load without a path": (ARGUMENT, "path is a null pointer"),
@@ -89,6 +89,19 @@ CALLS: dict[str, tuple[int, str]] = {
     "run a profile of ratio 1e999": (ROUTING, "inf"),
     "run a profile of ratio 1e-999": (ROUTING, "not 0.0"),
     "run a profile with a line break": (ROUTING, "there is no profile 'c0.3-k1 '"),
+    "cancellable without an engine": (ARGUMENT, "engine is a null pointer"),
+    "cancellable into nothing": (ARGUMENT, "output is a null pointer"),
+    "a cancellation without a place for it": (ARGUMENT, "cancellation is a null pointer"),
+    "warm up without an engine": (ARGUMENT, "engine is a null pointer"),
+    "warm up no images": (IMAGE, "there are no images"),
+    "warm up a negative count": (IMAGE, "-16"),
+    "warm up no multiple of the group": (IMAGE, "multiple of 16"),
+    "warm up 2^62 images": (MEMORY, "out of memory"),
+    "warm up 2^50 images": (MEMORY, "out of memory"),
+    "warm up an unknown profile": (ROUTING, "there is no profile 'fastest'"),
+    "warm up a setting of no size": (ARGUMENT, "setting has struct_size 8"),
+    "log at level -1": (ARGUMENT, "there is no log level -1"),
+    "log at level 4": (ARGUMENT, "there is no log level 4"),
     "routing without an engine": (ARGUMENT, "engine is a null pointer"),
     "routing without a place for it": (ARGUMENT, "routing is a null pointer"),
     "routing of a ratio of 0": (ROUTING, "not 0.0"),

@@ -23,9 +23,10 @@ CALLS_ON_OTHER_PATHS = 20_000
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 MEMORY, THREADS = "address,undefined", "thread"
+HOOKS = ("log_threads", "cancel_threads")
 TARGETS = {
-    MEMORY: ("vmoe_onnxruntime", "op_fuzz"),
-    THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads"),
+    MEMORY: ("vmoe_onnxruntime", "vmoe_engine", "op_fuzz", "sdk_batcher", *HOOKS),
+    THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "sdk_batcher", *HOOKS),
 }
 # Exceptions leave address sanitizer's copies of stack frames behind; looking for a free one then takes all the time.
 ASAN_OPTIONS = "detect_stack_use_after_return=0"
@@ -129,6 +130,21 @@ def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.
     words = checked(done)
     assert words.startswith("equal 80 of 80 loads 16 ")
     assert "vmoe op library, " in words
+
+
+@pytest.mark.parametrize("sanitizers", [MEMORY, THREADS])
+@pytest.mark.parametrize("program", HOOKS)
+def test_log_callbacks_and_cancellations_have_no_races(program: str, sanitizers: str, mnist_image_bundle: Path) -> None:
+    path = build(sanitizers) / "tests" / program
+    done = run(path, mnist_image_bundle, onnxruntime_library(), "100", TSAN_OPTIONS=TSAN_OPTIONS, ASAN_OPTIONS=ASAN_OPTIONS)
+    assert re.search(r"equal (\d+) of \1\b", checked(done))
+
+
+@pytest.mark.parametrize("sanitizers", [MEMORY, THREADS])
+def test_a_batcher_under_many_threads_has_no_races(sanitizers: str, mnist_image_bundle: Path) -> None:
+    path = build(sanitizers) / "tests" / "sdk_batcher"
+    done = run(path, mnist_image_bundle, onnxruntime_library(), "50", TSAN_OPTIONS=TSAN_OPTIONS, ASAN_OPTIONS=ASAN_OPTIONS)
+    assert re.match(r"right [1-9]", checked(done))
 
 
 def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,18 +21,6 @@ CHANGED = "was changed while it was loaded; load it again once nobody writes to 
 @pytest.fixture(scope="module")
 def program() -> Path:
     return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_runner") / "sdk_runner"
-
-
-@pytest.fixture(scope="module")
-def meddling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ONNX Runtime that exchanges paths while it makes a session."""
-    sdk_build.prefixes()
-    cache = (sdk_build.BUILD / "tree" / "CMakeCache.txt").read_text()
-    (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
-    library = tmp_path_factory.mktemp("meddling") / "libonnxruntime.so"
-    source = sdk_build.SOURCES / "sdk_meddling_onnxruntime.c"
-    sdk_build.built("cc", "-shared", "-fPIC", "-I", headers, "-o", library, source, "-ldl")
-    return library
 
 
 @pytest.fixture
@@ -66,7 +53,7 @@ def sdk_load(program: Path, library: Path, folder: Path, **environment: str) -> 
 
 @pytest.mark.parametrize("what", [WEIGHTS, "model.inlined.onnx", ""], ids=["weights", "graph", "folder"])
 def test_what_is_exchanged_only_while_the_session_is_made_is_noticed(
-    what: str, program: Path, meddling: Path, own: Path, other: Path, tmp_path: Path
+    what: str, program: Path, own: Path, other: Path, tmp_path: Path
 ) -> None:
     def load(times: int) -> np.ndarray:
         environment = {
@@ -75,7 +62,7 @@ def test_what_is_exchanged_only_while_the_session_is_made_is_noticed(
             "MEDDLE_OTHER": str(other / what),
             "MEDDLE_TIMES": str(times),
         }
-        return sdk_load(program, meddling, tmp_path, **environment)(own)
+        return sdk_load(program, sdk_build.meddling_onnxruntime(), tmp_path, **environment)(own)
 
     right = load(0)
     assert not np.array_equal(right, sdk_load(program, sdk_build.onnxruntime_library(), tmp_path)(other))

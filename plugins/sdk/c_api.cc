@@ -5,11 +5,14 @@
 #include <vector>
 
 #include "sdk/c_status.h"
+#include "sdk/cancellation.h"
 #include "sdk/engine.h"
 #include "sdk/error.h"
 #include "sdk/images.h"
+#include "sdk/log.h"
 #include "vmoe/engine.h"
 
+using vmoe::sdk::Cancellation;
 using vmoe::sdk::check_index;
 using vmoe::sdk::check_pointer;
 using vmoe::sdk::Engine;
@@ -22,6 +25,10 @@ using vmoe::sdk::write_struct;
 
 struct vmoe_engine {
   Engine engine;
+};
+
+struct vmoe_cancellation {
+  Cancellation cancellation;
 };
 
 struct vmoe_routing {
@@ -75,6 +82,13 @@ Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_
   return {read_struct(images, "images"), read_setting(setting)};
 }
 
+void run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting, Cancellation* cancellation,
+         float* output, size_t output_size) {
+  const Call call = read_call(engine, images, setting);
+  if (output_size > 0) check_pointer(output, "output");
+  engine->engine.run(call.images, call.setting, cancellation, output, output_size);
+}
+
 vmoe_info info_of(const Engine& engine) {
   const auto& manifest = engine.manifest();
   vmoe_info info{};
@@ -109,6 +123,10 @@ vmoe_info info_of(const Engine& engine) {
 extern "C" {
 
 const char* vmoe_version(void) { return VMOE_VERSION; }
+
+vmoe_status* vmoe_set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void* user)) {
+  return guarded([&] { vmoe::sdk::set_log(least_level, callback, user, release); });
+}
 
 vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options, vmoe_engine** engine) {
   return guarded([&] {
@@ -184,10 +202,36 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
 
 vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
                              float* output, size_t output_size) {
+  return guarded([&] { run(engine, images, setting, nullptr, output, output_size); });
+}
+
+vmoe_status* vmoe_engine_warm_up(const vmoe_engine* engine, int64_t count, const vmoe_setting* setting) {
   return guarded([&] {
-    const Call call = read_call(engine, images, setting);
-    if (output_size > 0) check_pointer(output, "output");
-    engine->engine.run(call.images, call.setting, output, output_size);
+    check_pointer(engine, "engine");
+    engine->engine.warm_up(count, read_setting(setting));
+  });
+}
+
+vmoe_status* vmoe_cancellation_create(vmoe_cancellation** cancellation) {
+  return guarded([&] {
+    check_pointer(cancellation, "cancellation");
+    *cancellation = nullptr;
+    *cancellation = new vmoe_cancellation;
+  });
+}
+
+void vmoe_cancellation_cancel(vmoe_cancellation* cancellation) {
+  if (cancellation != nullptr) cancellation->cancellation.cancel();
+}
+
+void vmoe_cancellation_free(vmoe_cancellation* cancellation) { delete cancellation; }
+
+vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_images* images,
+                                         const vmoe_setting* setting, vmoe_cancellation* cancellation, float* output,
+                                         size_t output_size) {
+  return guarded([&] {
+    Cancellation* given = cancellation == nullptr ? nullptr : &cancellation->cancellation;
+    run(engine, images, setting, given, output, output_size);
   });
 }
 

@@ -2,15 +2,19 @@
 
 #include <unistd.h>
 
+#include <chrono>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <future>
 #include <iterator>
+#include <limits>
 #include <new>
 #include <utility>
 
 #include "sdk/error.h"
 #include "sdk/images.h"
+#include "sdk/log.h"
 #include "sdk/op_library.h"
 #include "sdk/setting.h"
 #include "sdk/shared_sessions.h"
@@ -60,10 +64,15 @@ InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values
           {static_cast<int64_t>(values.size())}};
 }
 
+int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+}
+
 }  // namespace
 
 Engine::Engine(const std::string& path, const vmoe_load_options& options)
     : process_(getpid()), threads_(options.threads) {
+  if (in_log_callback()) fail(VMOE_ARGUMENT_ERROR, "a log callback can't load a bundle: a load may be waiting for it");
   // A bundle may be replaced by a new export at any time.
   for (int attempt = 1;; ++attempt) {
     try {
@@ -72,6 +81,7 @@ Engine::Engine(const std::string& path, const vmoe_load_options& options)
     } catch (const ChangedError&) {
       if (attempt == kAttempts) throw;
     }
+    log(VMOE_LOG_WARNING, path, " was changed while it was loaded; it is loaded again");
   }
 }
 
@@ -81,23 +91,34 @@ Engine::~Engine() {
 }
 
 void Engine::load(const std::string& path, const vmoe_load_options& options) {
+  const auto start = std::chrono::steady_clock::now();
   const Bundle bundle = Bundle::open(path, options.verify != 0);
   manifest_ = bundle.manifest();
   profile_ = named_profile(options.profile);
   check_threads(threads_);
   std::shared_ptr<Session> session;
+  bool shares = true;
   try {
-    session = load_session(bundle, options);
+    session = load_session(bundle, options, shares);
   } catch (const Error&) {
     bundle.check_unchanged();  // the better explanation
     throw;
   }
   bundle.check_unchanged();
   session_ = std::move(session);
-  runtime_ = session_->description() + find_op_library().failure;
+  runtime_ = session_->description();
+  if (const std::string& failure = find_op_library().failure; !failure.empty()) {
+    runtime_ += "; " + failure;
+    log(VMOE_LOG_WARNING, failure, "; ", path, " runs on standard ops");
+  }
+  log(VMOE_LOG_INFO, path, " was loaded in ", milliseconds_since(start), " ms: profile ",
+      profile_ ? profile_->name : "none", ", ", session_->description(),
+      shares ? ", in a session shared with other engines" : "");
 }
 
-std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options) const {
+// Sets `shares` to false where it loads one.
+std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options,
+                                              bool& shares) const {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const std::string& op_library = find_op_library().path;
   // A forked process shares none of its parent's sessions.
@@ -112,6 +133,7 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
   std::exception_ptr failure;
   try {
     session = find_or_load_session(key, [&] {
+      shares = false;
       const BundleGraph graph = bundle.graph(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
       return std::make_shared<Session>(runtime, graph, threads_, op_library);
     });
@@ -155,7 +177,7 @@ void Engine::check_process() const {
 }
 
 std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
-                                            const std::vector<std::string>& outputs) const {
+                                            const std::vector<std::string>& outputs, Cancellation* cancellation) const {
   const Batch batch = make_batch(images, manifest());
   std::vector<InputTensor> inputs{batch.image};
   std::vector<std::vector<int64_t>> values;
@@ -165,14 +187,35 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
     values.push_back(settings_of(*profile, field.bit));
     inputs.push_back(settings_tensor(field.name, values.back()));
   }
-  return session_->run(inputs, outputs);
+  return session_->run(inputs, outputs, cancellation);
 }
 
-void Engine::run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const {
+void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
+  const InputSpec& input = manifest().input;
+  check_count(count, manifest());
+  const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  const WideInt bytes = static_cast<WideInt>(count) * input.height * input.width * input.channels * item;
+  if (bytes > std::numeric_limits<ptrdiff_t>::max()) throw std::bad_alloc();
+  const std::vector<unsigned char> zeros(static_cast<size_t>(bytes));
+  std::vector<float> output(static_cast<size_t>(count * manifest().output_floats()));
+  vmoe_images images = VMOE_IMAGES_INIT;
+  images.data = zeros.data();
+  images.data_bytes = zeros.size();
+  images.dtype = input.dtype;
+  images.count = count;
+  images.height = input.height;
+  images.width = input.width;
+  images.channels = input.channels;
+  run(images, setting, nullptr, output.data(), output.size());
+}
+
+void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation, float* output,
+                 size_t output_size) const {
   check_room(images.count, manifest().output_floats(), output_size);
   const std::string name = manifest().output_name();
   check_process();
-  const auto results = run_graph(images, this->setting(setting), {name});
+  if (cancellation != nullptr) cancellation->check();  // before images are scaled
+  const auto results = run_graph(images, this->setting(setting), {name}, cancellation);
   std::vector<int64_t> shape;
   const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
   if (shape != manifest().output_shape(images.count)) {
@@ -189,7 +232,7 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   auto names = routing_outputs(manifest());
   // A graph must be asked for something.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  return read_routing(run_graph(images, profile, names), manifest(), profile);
+  return read_routing(run_graph(images, profile, names, nullptr), manifest(), profile);
 }
 
 }  // namespace vmoe::sdk

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sdk/bundle.h"
+#include "sdk/cancellation.h"
 #include "sdk/layer_routing.h"
 #include "sdk/session.h"
 #include "vmoe/engine.h"
@@ -32,16 +33,19 @@ class Engine {
   // The profile that a call with this setting runs with; none for a dense ViT and Soft MoE. Throws VMOE_ROUTING_ERROR.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
-  // See vmoe_engine_run and vmoe_engine_routing.
-  void run(const vmoe_images& images, const vmoe_setting& setting, float* output, size_t output_size) const;
+  // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
+  void warm_up(int64_t count, const vmoe_setting& setting) const;
+  // cancellation: null for a call that nobody ends.
+  void run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation, float* output,
+           size_t output_size) const;
   std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
 
  private:
   void load(const std::string& path, const vmoe_load_options& options);
   std::optional<Profile> named_profile(const char* name) const;
-  std::shared_ptr<Session> load_session(const Bundle& bundle, const vmoe_load_options& options) const;
+  std::shared_ptr<Session> load_session(const Bundle& bundle, const vmoe_load_options& options, bool& shares) const;
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
-                                      const std::vector<std::string>& outputs) const;
+                                      const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
 
   Manifest manifest_;

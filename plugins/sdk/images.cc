@@ -37,7 +37,6 @@ void check_shape(const vmoe_images& images, const InputSpec& input) {
          shape_of(images.height, images.width, images.channels), ", and the model takes (N, ",
          shape_of(input.height, input.width, input.channels));
   }
-  if (images.count < 1) fail(VMOE_IMAGE_ERROR, "there are no images: the count is ", images.count);
 }
 
 void check_dtype(const vmoe_images& images, const InputSpec& input) {
@@ -119,15 +118,20 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
   });
 }
 
+void check_count(int64_t count, const Manifest& manifest) {
+  if (count < 1) fail(VMOE_IMAGE_ERROR, "there are no images: the count is ", count);
+  if (count % manifest.batch_multiple != 0) {
+    fail(VMOE_IMAGE_ERROR, "the batch has ", count, " images, and this bundle routes in groups (",
+         one_line(manifest.group), ") that need a multiple of ", manifest.batch_multiple);
+  }
+}
+
 Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
   const InputSpec& input = manifest.input;
   check_shape(images, input);
+  check_count(images.count, manifest);
   check_dtype(images, input);
   check_data(images);
-  if (images.count % manifest.batch_multiple != 0) {
-    fail(VMOE_IMAGE_ERROR, "the batch has ", images.count, " images, and this bundle routes in groups (",
-         one_line(manifest.group), ") that need a multiple of ", manifest.batch_multiple);
-  }
   Batch batch{{"image",
                input.dtype == VMOE_UINT8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                images.data,

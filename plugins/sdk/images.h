@@ -16,6 +16,9 @@ struct Batch {
   std::vector<float> scaled;
 };
 
+// Throws VMOE_IMAGE_ERROR: the model can't be run with so many images.
+void check_count(int64_t count, const Manifest& manifest);
+
 // Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes.
 Batch make_batch(const vmoe_images& images, const Manifest& manifest);
 

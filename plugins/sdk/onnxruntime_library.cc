@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "sdk/error.h"
+#include "sdk/onnxruntime_log.h"
 
 namespace vmoe::sdk {
 
@@ -94,8 +95,13 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
          " or newer is needed");
   }
   OrtEnv* env = nullptr;
-  // Errors come back as values; log lines would say them twice.
-  check(*api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "vmoe", &env), "ONNX Runtime can't start");
+  const OrtLoggingLevel severity = onnxruntime_severity();
+  // The process has one environment, and the rest of it logs there, too: its messages are not taken unasked.
+  check(*api,
+        severity == ORT_LOGGING_LEVEL_FATAL
+            ? api->CreateEnv(severity, "vmoe", &env)
+            : api->CreateEnvWithCustomLogger(log_of_onnxruntime, nullptr, severity, "vmoe", &env),
+        "ONNX Runtime can't start");
   return std::make_unique<OnnxRuntime>(OnnxRuntime{api, env, version});
 }
 

@@ -60,7 +60,7 @@ const OpLibrary& find_op_library() {
     if (path.empty()) return OpLibrary{};
     const std::string failure = load_failure(path);
     return failure.empty() ? OpLibrary{path, {}}
-                           : OpLibrary{{}, "; the op library " + path + " can't be loaded: " + failure};
+                           : OpLibrary{{}, "the op library " + path + " can't be loaded: " + failure};
   }();
   return found;
 }

@@ -8,7 +8,7 @@ namespace vmoe::sdk {
 
 struct OpLibrary {
   std::string path;     // empty where there is none, or none that can be loaded
-  std::string failure;  // why not, as a sentence that begins with "; "; empty otherwise
+  std::string failure;  // why not, in words; empty otherwise
 };
 
 // libvmoe_onnxruntime.so beside this library. Looked for once.

@@ -1,6 +1,7 @@
 #include "sdk/session.h"
 
 #include "sdk/error.h"
+#include "sdk/onnxruntime_log.h"
 #include "sdk/op_library.h"
 
 namespace vmoe::sdk {
@@ -8,7 +9,6 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr char kWeightsFolder[] = "session.model_external_initializers_file_folder_path";
-constexpr int kFatalOnly = 4;  // errors come back as values; the runtime's own log lines would say them twice
 
 using Options = std::unique_ptr<OrtSessionOptions, void(ORT_API_CALL*)(OrtSessionOptions*)>;
 using ShapeInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, void(ORT_API_CALL*)(OrtTensorTypeAndShapeInfo*)>;
@@ -18,7 +18,9 @@ Options make_options(const OrtApi& api, int threads) {
   OrtSessionOptions* created = nullptr;
   check(api, api.CreateSessionOptions(&created), what);
   Options options(created, api.ReleaseSessionOptions);
-  check(api, api.SetSessionLogSeverityLevel(created, kFatalOnly), what);
+  // Whoever made the environment.
+  check(api, api.SetUserLoggingFunction(created, log_of_onnxruntime, nullptr), what);
+  check(api, api.SetSessionLogSeverityLevel(created, onnxruntime_severity()), what);
   check(api, api.SetInterOpNumThreads(created, 1), what);
   if (threads > 0) check(api, api.SetIntraOpNumThreads(created, threads), what);
   return options;
@@ -97,8 +99,8 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
   memory_.reset(memory);
 }
 
-std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
-                                       const std::vector<std::string>& outputs) const {
+std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
+                                       Cancellation* cancellation) const {
   const OrtApi& api = *runtime_.api;
   std::set<std::string> given;
   for (const InputTensor& input : inputs) given.insert(input.name);
@@ -121,12 +123,18 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs,
   }
   for (const std::string& name : outputs) output_names.push_back(name.c_str());
   std::vector<OrtValue*> found(outputs.size(), nullptr);
-  OrtStatus* status = api.Run(session_.get(), nullptr, names.data(), values.data(), values.size(), output_names.data(),
-                              output_names.size(), found.data());
+  const RunOptions options(api, cancellation);
+  OrtStatus* status = api.Run(session_.get(), options.get(), names.data(), values.data(), values.size(),
+                              output_names.data(), output_names.size(), found.data());
   std::vector<OutputTensor> results;
   results.reserve(found.size());
   for (OrtValue* value : found) results.emplace_back(api, value);
-  check(api, status, "ONNX Runtime failed");
+  try {
+    check(api, status, "ONNX Runtime failed");
+  } catch (const Error&) {
+    if (cancellation != nullptr) cancellation->check();  // the better explanation
+    throw;
+  }
   return results;
 }
 

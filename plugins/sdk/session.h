@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sdk/bundle.h"
+#include "sdk/cancellation.h"
 #include "sdk/onnxruntime_library.h"
 
 namespace vmoe::sdk {
@@ -44,8 +45,13 @@ class Session {
   // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library);
 
-  // Values of the outputs that are asked for, in order. Throws VMOE_RUNTIME_ERROR: the runtime failed.
-  std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs) const;
+  // Values of the outputs that are asked for, in order.
+  //
+  // cancellation: null for a call that nobody ends.
+  //
+  // Throws VMOE_RUNTIME_ERROR: the runtime failed. Throws VMOE_CANCELLED.
+  std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
+                                Cancellation* cancellation) const;
 
   // Runtime and version, and whether the op library is used.
   std::string description() const;

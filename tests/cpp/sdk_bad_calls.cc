@@ -223,6 +223,30 @@ const std::map<std::string, Case>& cases() {
       {"run a profile of ratio 1e-999", profile("c1e-999-k1")},
       {"run a profile with a line break", profile("c0.3-k1\n")},
 
+      {"cancellable without an engine",
+       [](Call& c) { return vmoe_engine_run_cancellable(nullptr, &c.images, nullptr, nullptr, nullptr, 0); }},
+      {"cancellable into nothing",
+       [](Call& c) { return vmoe_engine_run_cancellable(c.engine, &c.images, nullptr, nullptr, nullptr, c.room); }},
+      {"a cancellation without a place for it", [](Call&) { return vmoe_cancellation_create(nullptr); }},
+      {"warm up without an engine", [](Call&) { return vmoe_engine_warm_up(nullptr, 16, nullptr); }},
+      {"warm up no images", [](Call& c) { return vmoe_engine_warm_up(c.engine, 0, nullptr); }},
+      {"warm up a negative count", [](Call& c) { return vmoe_engine_warm_up(c.engine, -16, nullptr); }},
+      {"warm up no multiple of the group", [](Call& c) { return vmoe_engine_warm_up(c.engine, 15, nullptr); }},
+      {"warm up 2^62 images", [](Call& c) { return vmoe_engine_warm_up(c.engine, int64_t{1} << 62, nullptr); }},
+      {"warm up 2^50 images", [](Call& c) { return vmoe_engine_warm_up(c.engine, int64_t{1} << 50, nullptr); }},
+      {"warm up an unknown profile",
+       [](Call& c) {
+         c.setting.profile = "fastest";
+         return vmoe_engine_warm_up(c.engine, 16, &c.setting);
+       }},
+      {"warm up a setting of no size",
+       [](Call& c) {
+         c.setting.struct_size = 8;
+         return vmoe_engine_warm_up(c.engine, 16, &c.setting);
+       }},
+      {"log at level -1", [](Call&) { return vmoe_set_log(-1, nullptr, nullptr, nullptr); }},
+      {"log at level 4", [](Call&) { return vmoe_set_log(4, nullptr, nullptr, nullptr); }},
+
       {"routing without an engine",
        [](Call& c) {
          c.engine = nullptr;

@@ -7,6 +7,7 @@
 //   info
 //   profiles
 //   setting SETTING
+//   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
 //   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then slot,
 //                                                  expert, kept, weight, dispatch, combine and the patch mask, each
@@ -100,6 +101,12 @@ void write_sized(std::ofstream& stream, const std::vector<T>& values) {
   write(stream, values.data(), values.size());
 }
 
+void warm_up(const vmoe::Engine& engine, const Fields& fields) {
+  const auto count = engine.warm_up(std::atoll(fields[7].c_str()), read_setting(fields));
+  if (!count) return print_error(count.error());
+  std::printf("ok\t%" PRId64 "\n", *count);
+}
+
 void run(const vmoe::Engine& engine, const Fields& fields) {
   ImageFile file = read_images(fields, engine.info());
   file.images.data = file.bytes.data();
@@ -135,6 +142,7 @@ void route(const vmoe::Engine& engine, const Fields& fields) {
 
 void answer(const vmoe::Engine& engine, const Fields& fields) {
   if (fields[0] == "info") return print_info(engine.info());
+  if (fields[0] == "warm_up") return warm_up(engine, fields);
   if (fields[0] == "run") return run(engine, fields);
   if (fields[0] == "routing") return route(engine, fields);
   if (fields[0] == "profiles") {

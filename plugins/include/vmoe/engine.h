@@ -1,7 +1,8 @@
 /* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call asks for.
  *
  * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for
- * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed.
+ * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed;
+ * vmoe_set_log gives a service what it may want to write down.
  *
  * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later
  * versions add fields at the end only; a field that this library doesn't know must be zero.
@@ -42,7 +43,7 @@ typedef enum vmoe_code {
   VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
   VMOE_MEMORY_ERROR = 6,   /* out of memory */
-  VMOE_CANCELLED = 7,      /* a call or a request that was cancelled */
+  VMOE_CANCELLED = 7,      /* a call that its vmoe_cancellation ended, or a request of vmoe::Batcher */
   VMOE_BUSY = 8,           /* vmoe::Batcher: as many images wait already as may wait */
   VMOE_CLOSED = 9          /* vmoe::Batcher: it takes no requests any more */
 } vmoe_code;
@@ -60,6 +61,44 @@ VMOE_API void vmoe_status_free(vmoe_status* status);
 
 /* Version of this library, such as "0.1.0"; static. */
 VMOE_API const char* vmoe_version(void);
+
+/* ---- Log ---- */
+
+typedef enum vmoe_log_level {
+  VMOE_LOG_DEBUG = 0,   /* what ONNX Runtime calls INFO: some hundred messages a load */
+  VMOE_LOG_INFO = 1,    /* a bundle was loaded: path, time, profile, runtime, and whether it shares a session */
+  VMOE_LOG_WARNING = 2, /* an op library that can't be loaded, a bundle that was replaced while it was loaded, and
+                           ONNX Runtime's warnings */
+  VMOE_LOG_ERROR = 3    /* ONNX Runtime's errors, which the status of a call says, too */
+} vmoe_log_level;
+
+/* Receives one message, UTF-8 in one line, that lives as long as the call. Any thread may call it, several at once, and
+ * those of ONNX Runtime, too. It must not throw. It may call every function of this library but vmoe_engine_load, which
+ * is a VMOE_ARGUMENT_ERROR there, and those that free what is in use; what its own thread logs meanwhile is left out.
+ */
+typedef void (*vmoe_log_callback)(void* user, vmoe_log_level level, const char* message);
+
+/* Sets who receives the messages of this process from now on; may be called at any time, best before the first load.
+ * Nothing is logged until then.
+ *
+ * When it returns, the callback that was set before isn't running any more and has been released. There are two
+ * exceptions: called inside a callback it doesn't wait, and the old one is released when its last call ends; and a
+ * process that was forked after the callback was set doesn't wait for calls, either.
+ *
+ * ONNX Runtime's messages begin with "ONNX Runtime: ". Those of a load and of runs arrive whoever made the environment
+ * (OrtEnv) of ONNX Runtime that the process has; a session goes on logging its runs at the level that is set during
+ * each. Those of no session, such as of threads that can't be pinned, arrive where there was a callback when the first
+ * load made that environment, at the level of then; then the messages of everybody else in the process who uses it
+ * arrive here as well. Where it was made before, that stays as it is.
+ *
+ * least_level: vmoe_log_level of the least messages to receive.
+ * callback: NULL for none; then `user` and `release` are not used.
+ * user: passed on to the callback.
+ * release: called once with `user` when the callback will not be called again; may be NULL. Not called where
+ *   vmoe_set_log fails, which leaves everything as it was.
+ */
+VMOE_API vmoe_status* vmoe_set_log(int32_t least_level, vmoe_log_callback callback, void* user,
+                                   void (*release)(void* user));
 
 /* ---- Loading ---- */
 
@@ -248,6 +287,35 @@ VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const
  */
 VMOE_API vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
                                       float* output, size_t output_size);
+
+/* Runs a batch of `count` images of zeros, so that the first call of as many images at this setting finds its memory
+ * allocated and the weights in the page cache. Other settings have memory of their own size.
+ *
+ * count: a multiple of batch_multiple, 1 or more.
+ * setting: as for vmoe_engine_run, and so are the errors.
+ */
+VMOE_API vmoe_status* vmoe_engine_warm_up(const vmoe_engine* engine, int64_t count, const vmoe_setting* setting);
+
+/* Ends running calls from another thread. One cancellation serves any number of calls, at once or one after another. */
+typedef struct vmoe_cancellation vmoe_cancellation;
+
+/* cancellation: receives it, to be freed with vmoe_cancellation_free; NULL on failure. */
+VMOE_API vmoe_status* vmoe_cancellation_create(vmoe_cancellation** cancellation);
+
+/* Cancels for good: calls with it end between two ops of the graph, and later ones before they begin. A call that has
+ * no op left gives its results. NULL is fine, and so is cancelling again. */
+VMOE_API void vmoe_cancellation_cancel(vmoe_cancellation* cancellation);
+
+/* Frees a cancellation; NULL is fine. No call with it may be running. */
+VMOE_API void vmoe_cancellation_free(vmoe_cancellation* cancellation);
+
+/* vmoe_engine_run that can be cancelled: VMOE_CANCELLED if it was. `output` is written to on success only.
+ *
+ * cancellation: NULL for a call that nobody ends.
+ */
+VMOE_API vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_images* images,
+                                                  const vmoe_setting* setting, vmoe_cancellation* cancellation,
+                                                  float* output, size_t output_size);
 
 typedef struct vmoe_routing vmoe_routing;
 

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,6 +63,9 @@ class [[nodiscard]] Result {
 
   std::variant<T, Error> content_;
 };
+
+// Receives a level and a message of one line, from any thread: see vmoe_log_callback.
+using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
 
 struct LoadOptions {
   int threads = 0;          // per call, 1 to 1024; 0 leaves the choice to ONNX Runtime
@@ -257,8 +261,52 @@ struct FreeEngine {
 struct FreeRouting {
   void operator()(vmoe_routing* routing) const { vmoe_routing_free(routing); }
 };
+struct FreeCancellation {
+  void operator()(vmoe_cancellation* cancellation) const { vmoe_cancellation_free(cancellation); }
+};
+
+inline void call_log(void* callback, vmoe_log_level level, const char* message) {
+  try {
+    (*static_cast<LogCallback*>(callback))(level, message);
+  } catch (...) {
+    // C in between knows no exceptions.
+  }
+}
+inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback); }
 
 }  // namespace internal
+
+// Sets who receives the messages of this process from now on, an empty function for nobody: see vmoe_set_log. What the
+// callback throws is dropped. When this returns, the callback that was set before isn't running any more and is
+// destroyed, but where a callback calls it. Returns the level.
+inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
+  auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
+  auto* const call = owned ? internal::call_log : nullptr;
+  if (auto* status = vmoe_set_log(least_level, call, owned.get(), internal::free_log)) return internal::take(status);
+  static_cast<void>(owned.release());
+  return least_level;
+}
+
+// Ends running calls from another thread. It may serve any number of calls, and outlives them.
+class Cancellation {
+ public:
+  static Result<Cancellation> create() {
+    vmoe_cancellation* handle = nullptr;
+    if (auto* status = vmoe_cancellation_create(&handle)) return internal::take(status);
+    return Cancellation(handle);
+  }
+
+  // Cancels for good: calls with it end between two ops with VMOE_CANCELLED, and later ones before they begin.
+  void cancel() const { vmoe_cancellation_cancel(handle_.get()); }
+
+  // For calls of the C API; stays owned by this object.
+  vmoe_cancellation* handle() const { return handle_.get(); }
+
+ private:
+  explicit Cancellation(vmoe_cancellation* handle) : handle_(handle) {}
+
+  std::unique_ptr<vmoe_cancellation, internal::FreeCancellation> handle_;
+};
 
 // A loaded bundle. One session serves every profile, from any number of threads.
 class Engine {
@@ -311,22 +359,31 @@ class Engine {
   // Logits, or features, f32[N, output_size], into the caller's memory; `size` floats of room, N * output_size or more.
   // Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
-    const vmoe_images c_images = internal::c_images(images);
-    const vmoe_setting c_setting = internal::c_setting(setting);
-    if (auto* status = vmoe_engine_run(handle_.get(), &c_images, &c_setting, output, size)) {
-      return internal::take(status);
-    }
-    return static_cast<size_t>(images.count * info_.output_size);
+    return run_into(images, setting, nullptr, output, size);
+  }
+
+  // The same, but that `cancellation` ends the call with VMOE_CANCELLED; then `output` is as it was.
+  Result<size_t> run(const Images& images, const Setting& setting, const Cancellation& cancellation, float* output,
+                     size_t size) const {
+    return run_into(images, setting, cancellation.handle(), output, size);
   }
 
   // Logits, or features, f32[N, output_size].
   Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
-    // A count that the model refuses must not be allocated for first.
-    const int64_t rows = images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
-    std::vector<float> output(static_cast<size_t>(rows * info_.output_size));
-    auto written = run(images, setting, output.data(), output.size());
-    if (!written) return written.error();
-    return output;
+    return run_new(images, setting, nullptr);
+  }
+
+  // The same, but that `cancellation` ends the call with VMOE_CANCELLED.
+  Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
+    return run_new(images, setting, cancellation.handle());
+  }
+
+  // Runs `count` images of zeros, so that the first call of as many images at this setting finds its memory allocated
+  // and the weights in the page cache. Returns the count.
+  Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);
+    return count;
   }
 
   // Where each MoE layer sends the tokens of a batch; empty for a dense ViT.
@@ -356,6 +413,25 @@ class Engine {
   static constexpr int64_t kMaxImages = int64_t{1} << 24;
 
   Engine() = default;
+
+  Result<size_t> run_into(const Images& images, const Setting& setting, vmoe_cancellation* cancellation, float* output,
+                          size_t size) const {
+    const vmoe_images c_images = internal::c_images(images);
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    auto* status = vmoe_engine_run_cancellable(handle_.get(), &c_images, &c_setting, cancellation, output, size);
+    if (status != nullptr) return internal::take(status);
+    return static_cast<size_t>(images.count * info_.output_size);
+  }
+
+  Result<std::vector<float>> run_new(const Images& images, const Setting& setting,
+                                     vmoe_cancellation* cancellation) const {
+    // A count that the model refuses must not be allocated for first.
+    const int64_t rows = images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
+    std::vector<float> output(static_cast<size_t>(rows * info_.output_size));
+    auto written = run_into(images, setting, cancellation, output.data(), output.size());
+    if (!written) return written.error();
+    return output;
+  }
 
   vmoe_status* read_metadata() {
     vmoe_info c{};

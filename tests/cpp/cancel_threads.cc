@@ -1,0 +1,166 @@
+// Cancels calls before, during and after they run, from other threads. Exit code 0 where all is as it should be;
+// otherwise the first thing that isn't is printed.
+//
+//   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
+//
+// Prints how many calls of MOMENTS were cancelled and how many gave their results, and the answers of calls that nobody
+// cancels beside them that were right, and those that were asked for.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+using Answer = vmoe::Result<std::vector<float>>;
+using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
+
+constexpr int kThreads = 4;
+constexpr float kUntouched = -12345.0F;
+
+std::vector<uint8_t> MakePixels(size_t size) {
+  std::vector<uint8_t> pixels(size);
+  std::mt19937 random(1);
+  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
+  return pixels;
+}
+
+void Expect(bool is_right, const char* what) {
+  if (is_right) return;
+  std::printf("wrong: %s\n", what);
+  std::exit(1);
+}
+
+vmoe::Cancellation MakeCancellation() {
+  auto cancellation = vmoe::Cancellation::create();
+  Expect(cancellation.ok(), "a cancellation is created");
+  return *std::move(cancellation);
+}
+
+// An engine, a batch, and its results.
+class Calls {
+ public:
+  Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine) {
+    const vmoe::Info& info = engine.info();
+    pixels_ = MakePixels(static_cast<size_t>(count) * info.height * info.width * info.channels);
+    images_ = vmoe::Images::uint8(pixels_.data(), count, info.height, info.width, info.channels);
+    auto answer = engine.run(images_);
+    Expect(answer.ok(), "a call that nobody cancels succeeds");
+    expected_ = *answer;
+    seconds_ = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < 3; ++i) {
+      const auto start = Clock::now();
+      Expect(IsRight(engine.run(images_)), "a call gives its bits again");
+      seconds_ = std::min(seconds_, Seconds(Clock::now() - start).count());
+    }
+  }
+
+  bool IsRight(const Answer& answer) const { return answer && *answer == expected_; }
+  Answer Run() const { return engine_.run(images_); }
+  Answer Run(const vmoe::Cancellation& cancellation) const { return engine_.run(images_, {}, cancellation); }
+  double seconds() const { return seconds_; }  // that a call takes
+
+  // Whether it was cancelled; then its output must be as it was, and otherwise right.
+  bool IsCancelled(const vmoe::Cancellation& cancellation) const {
+    std::vector<float> output(expected_.size(), kUntouched);
+    const auto written = engine_.run(images_, {}, cancellation, output.data(), output.size());
+    if (written) {
+      Expect(output == expected_, "a call that was cancelled too late gives its results");
+      return false;
+    }
+    Expect(written.error().code == VMOE_CANCELLED, written.error().message.c_str());
+    Expect(written.error().message == "the call was cancelled", written.error().message.c_str());
+    Expect(std::count(output.begin(), output.end(), kUntouched) == static_cast<ptrdiff_t>(output.size()),
+           "the output of a cancelled call is untouched");
+    return true;
+  }
+
+ private:
+  const vmoe::Engine& engine_;
+  std::vector<uint8_t> pixels_;
+  vmoe::Images images_;
+  std::vector<float> expected_;
+  double seconds_ = 0;
+};
+
+void CancelBeforeAndAfter(const Calls& calls) {
+  const vmoe::Cancellation cancellation = MakeCancellation();
+  Expect(calls.IsRight(calls.Run(cancellation)), "a call that could be cancelled gives its results");
+  Expect(calls.IsRight(calls.Run(cancellation)), "a cancellation serves one call after another");
+  const Answer before = calls.Run(cancellation);
+  cancellation.cancel();
+  Expect(calls.IsRight(before), "results stay when the call is cancelled afterwards");
+  Expect(calls.IsCancelled(cancellation) && calls.IsCancelled(cancellation), "no call begins that is cancelled");
+  cancellation.cancel();
+  Expect(calls.IsRight(calls.Run()), "other calls go on");
+}
+
+// Several threads call until one cancellation ends them all.
+void CancelMany(const Calls& calls) {
+  const vmoe::Cancellation cancellation = MakeCancellation();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      while (!calls.IsCancelled(cancellation)) continue;
+    });
+  }
+  std::this_thread::sleep_for(Seconds(2.5 * kThreads * calls.seconds()));
+  cancellation.cancel();
+  for (std::thread& thread : threads) thread.join();
+}
+
+// How many of so many calls were cancelled, each at some moment from its start until after its end.
+int CancelAtRandom(const Calls& calls, int moments) {
+  std::mt19937 random(2);
+  std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());
+  int cancelled = 0;
+  for (int i = 0; i < moments; ++i) {
+    const vmoe::Cancellation cancellation = MakeCancellation();
+    std::thread canceller([&, wait = Seconds(moment(random))] {
+      std::this_thread::sleep_for(wait);
+      cancellation.cancel();
+    });
+    cancelled += calls.IsCancelled(cancellation) ? 1 : 0;
+    canceller.join();
+  }
+  return cancelled;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  const int moments = std::atoi(argv[3]);
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  options.threads = 1;
+  const auto engine = vmoe::Engine::load(argv[1], options);
+  Expect(engine.ok(), "the bundle is loaded");
+  const int64_t group = engine->info().batch_multiple;
+  const Calls calls(*engine, (64 + group - 1) / group * group);
+  CancelBeforeAndAfter(calls);
+  CancelMany(calls);
+
+  std::atomic<bool> stops{false};
+  int asked = 0, equal = 0;
+  std::thread beside([&] {
+    while (!stops) {
+      ++asked;
+      equal += calls.IsRight(calls.Run()) ? 1 : 0;
+    }
+  });
+  const int cancelled = CancelAtRandom(calls, moments);
+  stops = true;
+  beside.join();
+  std::printf("cancelled %d done %d equal %d of %d\n", cancelled, moments - cancelled, equal, asked);
+  return equal == asked ? 0 : 1;
+}

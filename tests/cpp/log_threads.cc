@@ -1,0 +1,88 @@
+// 4 threads load and run a bundle while the log callback is replaced again and again: each callback writes, without a
+// lock, to a listener of its own, which is freed as soon as vmoe_set_log has returned. Answers must be those of a
+// single thread, bit for bit; exit code 0 where all are.
+//
+//   log_threads BUNDLE ONNXRUNTIME REPLACEMENTS
+//
+// Prints the answers that are right and those that were asked for, the callbacks that were set, those of them that
+// received something, and the messages of a level below the callback's.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+constexpr int kThreads = 4;
+
+struct Listener {
+  vmoe_log_level level;
+  std::atomic<int> messages{0}, below{0};
+  std::string alive = "a text long enough to lie on the heap, which a callback that comes too late would read";
+};
+
+void Hear(Listener& listener, vmoe_log_level level, const std::string& message) {
+  if (level < listener.level || message.empty() || listener.alive[0] != 'a') ++listener.below;
+  ++listener.messages;
+}
+
+vmoe::Result<std::vector<float>> Ask(char** argv) {
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  options.threads = 1;
+  options.verify = false;
+  const auto engine = vmoe::Engine::load(argv[1], options);
+  if (!engine) return engine.error();
+  const vmoe::Info& info = engine->info();
+  const int64_t count = info.batch_multiple;
+  const std::vector<uint8_t> pixels(static_cast<size_t>(count) * info.height * info.width * info.channels, 77);
+  return engine->run(vmoe::Images::uint8(pixels.data(), count, info.height, info.width, info.channels));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  const int replacements = std::atoi(argv[3]);
+  const auto expected = Ask(argv);
+  if (!expected) {
+    std::printf("%s\n", expected.error().message.c_str());
+    return 2;
+  }
+  std::atomic<bool> stops{false};
+  std::atomic<int> asked{0}, equal{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      while (!stops) {
+        ++asked;
+        const auto found = Ask(argv);
+        if (found && *found == *expected) ++equal;
+      }
+    });
+  }
+  int set = 0, heard = 0, below = 0;
+  std::unique_ptr<Listener> listener;
+  while (set < replacements) {
+    auto next = std::make_unique<Listener>();
+    next->level = set % 2 == 0 ? VMOE_LOG_DEBUG : VMOE_LOG_INFO;
+    const auto callback = [to = next.get()](vmoe_log_level level, const std::string& message) {
+      Hear(*to, level, message);
+    };
+    if (!vmoe::set_log(next->level, callback)) return 2;
+    ++set;
+    listener = std::move(next);  // frees the one before
+    while (set < replacements && listener->messages == 0) std::this_thread::yield();
+    heard += listener->messages != 0 ? 1 : 0;
+    below += listener->below;
+  }
+  stops = true;
+  for (std::thread& thread : threads) thread.join();
+  std::printf("equal %d of %d callbacks %d heard %d below %d\n", equal.load(), asked.load(), set, heard, below);
+  return equal == asked ? 0 : 1;
+}

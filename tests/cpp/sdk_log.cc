@@ -1,0 +1,93 @@
+// Prints what the log callback receives, a line "LEVEL<tab>MESSAGE" each.
+//
+//   sdk_log BUNDLE ONNXRUNTIME all LEVEL     loads the bundle twice, and runs it
+//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads it, and runs it without a callback, with one and without again
+//   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   a callback that calls the library, replaces itself and throws
+//
+// A level of -1 is no callback. A line "failed<tab>SENTENCE" stands for each call that failed.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vmoe/engine.hpp"
+
+namespace {
+
+void print(vmoe_log_level level, const std::string& message) { std::printf("%d\t%s\n", level, message.c_str()); }
+
+template <typename T>
+void print_failure(const vmoe::Result<T>& result) {
+  if (!result) std::printf("failed\t%s\n", result.error().message.c_str());
+}
+
+void listen(int level) {
+  vmoe::LogCallback callback;
+  if (level >= 0) callback = print;
+  print_failure(vmoe::set_log(level < 0 ? VMOE_LOG_ERROR : static_cast<vmoe_log_level>(level), callback));
+}
+
+std::optional<vmoe::Engine> load(char** argv) {
+  vmoe::LoadOptions options;
+  options.onnxruntime = argv[2];
+  options.threads = 1;
+  auto engine = vmoe::Engine::load(argv[1], options);
+  print_failure(engine);
+  if (!engine) return std::nullopt;
+  return *std::move(engine);
+}
+
+void run(const vmoe::Engine& engine) { print_failure(engine.warm_up(engine.info().batch_multiple)); }
+
+// Calls the library in every way that a callback may, and once in one that it may not.
+class Caller {
+ public:
+  Caller(const vmoe::Engine& engine, char** argv) : engine_(engine), argv_(argv) {}
+
+  void operator()(vmoe_log_level level, const std::string& message) const {
+    print(level, message);
+    vmoe_info info{};
+    info.struct_size = sizeof(info);
+    std::printf("info\t%d\n", vmoe_status_code(vmoe_engine_info(engine_.handle(), &info)));
+    run(engine_);
+    load(argv_);
+    listen(VMOE_LOG_INFO);
+    throw std::runtime_error("thrown by a callback");
+  }
+
+ private:
+  const vmoe::Engine& engine_;
+  char** argv_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) return 2;
+  const std::string mode = argv[3];
+  const int level = std::atoi(argv[4]);
+  if (mode == "all") {
+    listen(level);
+    const auto engine = load(argv), other = load(argv);
+    if (engine) run(*engine);
+  } else if (mode == "runs") {
+    const auto engine = load(argv);
+    if (!engine) return 1;
+    for (const int now : {-1, level, -1}) {
+      listen(now);
+      std::printf("run\t%d\n", now);
+      run(*engine);
+    }
+  } else {
+    const auto engine = load(argv);
+    if (!engine) return 1;
+    print_failure(vmoe::set_log(static_cast<vmoe_log_level>(level), Caller(*engine, argv)));
+    load(argv);
+    load(argv);
+  }
+  return 0;
+}

@@ -1,0 +1,172 @@
+"""What the C++ SDK offers a service: warm-up, a log callback, and calls that can be cancelled."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import sdk_build
+from bundle_changes import INLINED
+from damaged_files import assert_one_sentence, copied_bundle, edited_graph
+from sdk_build import Runner, setting_fields
+from wheels import onnxruntime_folder
+
+NONE, DEBUG, INFO, WARNING, ERROR = -1, 0, 1, 2, 3
+ORT = "ONNX Runtime: "
+Messages = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
+def prefix(request: pytest.FixtureRequest) -> Path:
+    found = sdk_build.prefixes().all.get(request.param)
+    if found is None:
+        pytest.skip("the op library was not built here")
+    return found
+
+
+@pytest.fixture
+def runner(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> Iterator[Runner]:
+    started = Runner(prefix, mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+    yield started
+    started.close()
+
+
+def test_a_warm_engine_answers_as_a_cold_one(
+    prefix: Path, runner: Runner, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    images = mnist_images["images"][:32][..., None]
+    for setting in ({}, {"profile": "c0.1-k2"}, {"capacity": 0.7, "k": 3, "pool": True}):
+        assert runner.ask("warm_up", *setting_fields(**setting), 32) == ["32"]
+        warm = runner.logits(images, *setting_fields(**setting))
+        cold = Runner(prefix, mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+        assert cold.logits(images, *setting_fields(**setting)).tobytes() == warm.tobytes()
+        cold.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "count", "words"),
+    [
+        ({}, 0, "there are no images"),
+        ({}, -16, "the count is -16"),
+        ({}, 15, "multiple of 16"),
+        ({"capacity": 9.0}, 16, "larger than the number of experts"),
+        ({"profile": "fastest"}, 16, "'fastest'"),
+    ],
+)
+def test_a_warm_up_is_refused_as_a_run_is(setting: dict[str, Any], count: int, words: str, runner: Runner) -> None:
+    with pytest.raises(AssertionError, match=words):
+        runner.ask("warm_up", *setting_fields(**setting), count)
+
+
+def logged(prefix: Path, bundle: Path, mode: str, level: int, library: Path | None = None, **environment: str) -> Messages:
+    """The lines of sdk_log: pairs of a level, or what was done, and a message."""
+    program = sdk_build.programs(prefix, "sdk_log") / "sdk_log"
+    library = library or sdk_build.onnxruntime_library()
+    done = sdk_build.run(program, bundle, library, mode, str(level), **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split("\t", 1) for line in done.stdout.splitlines()]
+    return [(first, rest) for first, rest in lines]
+
+
+@pytest.mark.parametrize("level", [INFO, DEBUG])
+def test_a_load_and_a_shared_session_are_logged(level: int, prefix: Path, mnist_bundle: Path) -> None:
+    messages = logged(prefix, mnist_bundle, "all", level)
+    own = [message for _, message in messages if not message.startswith(ORT)]
+    runtime = next(words for words, folder in sdk_build.prefixes().all.items() if folder == prefix)
+    loaded = rf"{re.escape(str(mnist_bundle))} was loaded in \d+ ms: profile c0\.1-k1, ONNX Runtime [\d.]+ CPU, {runtime}"
+    assert len(own) == 2
+    assert re.match(loaded, own[0]) and "shared" not in own[0]
+    assert re.match(loaded + r".*, in a session shared with other engines$", own[1])
+    levels = {int(found) for found, _ in messages}
+    assert levels == ({INFO} if level == INFO else {INFO, DEBUG})
+    if level == DEBUG:
+        assert any(message.startswith(ORT + "Session Options") for _, message in messages)
+
+
+@pytest.mark.parametrize("level", [NONE, WARNING, ERROR])
+def test_a_load_says_nothing_below_the_level_and_without_a_callback(level: int, prefix: Path, mnist_bundle: Path) -> None:
+    assert logged(prefix, mnist_bundle, "all", level) == []
+
+
+def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: Path) -> None:
+    library = sdk_build.onnxruntime_library(onnxruntime_folder("1.21.1") / "onnxruntime")
+    assert [level for level, _ in logged(prefix, mnist_bundle, "all", INFO, library)] == [str(INFO)] * 2
+    assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, "all", DEBUG, library))
+
+
+def test_an_op_library_that_cannot_be_loaded_is_a_warning(mnist_bundle: Path, tmp_path: Path) -> None:
+    prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
+    library = prefix / "lib" / sdk_build.OP_LIBRARY
+    library.write_text("no library")
+    for level, message in (messages := logged(prefix, mnist_bundle, "all", WARNING)):
+        assert level == str(WARNING)
+        assert_one_sentence(message, f"the op library {library} can't be loaded: ", f"{mnist_bundle} runs on standard ops")
+    assert len(messages) == 2
+
+
+def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle: Path, tmp_path: Path) -> None:
+    bundle, other = (Path(shutil.copytree(mnist_bundle, tmp_path / name)) for name in ("own.vmoe", "other.vmoe"))
+    messages = logged(
+        sdk_build.prefixes().standard_ops,
+        bundle,
+        "all",
+        INFO,
+        sdk_build.meddling_onnxruntime(),
+        MEDDLE_LIBRARY=str(sdk_build.onnxruntime_library()),
+        MEDDLE_ONE=str(bundle),
+        MEDDLE_OTHER=str(other),
+        MEDDLE_TIMES="2",
+    )
+    assert messages[:2] == [(str(WARNING), f"{bundle} was changed while it was loaded; it is loaded again")] * 2
+    assert [level for level, _ in messages[2:]] == [str(INFO)] * 2
+
+
+def row_that_is_not_there(model: onnx.ModelProto) -> None:
+    """The output becomes its millionth row, which only a run can find missing."""
+    graph = model.graph
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["rows" if name == output else name for name in node.output]
+        node.input[:] = ["rows" if name == output else name for name in node.input]
+    index = onnx.helper.make_tensor("index", onnx.TensorProto.INT64, [1], [1_000_000])
+    graph.node.append(onnx.helper.make_node("Constant", [], ["row"], value=index))
+    graph.node.append(onnx.helper.make_node("Gather", ["rows", "row"], [output], name="missing_row"))
+
+
+def test_a_session_logs_its_runs_at_the_level_of_their_time(mnist_bundle: Path, tmp_path: Path) -> None:
+    data = edited_graph(mnist_bundle, row_that_is_not_there)
+    bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files={INLINED: data})
+    messages = logged(sdk_build.prefixes().standard_ops, bundle, "runs", ERROR)
+    assert [first for first, _ in messages] == ["run", "failed", "run", str(ERROR), "failed", "run", "failed"]
+    assert_one_sentence(messages[3][1], ORT, "missing_row")
+
+
+def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, mnist_bundle: Path) -> None:
+    first, info, refusal, *later = logged(prefix, mnist_bundle, "calls", INFO)
+    assert first[0] == str(INFO) and "was loaded" in first[1]
+    assert info == ("info", "0")
+    assert refusal == ("failed", "a log callback can't load a bundle: a load may be waiting for it")
+    assert [level for level, _ in later] == [str(INFO)]  # the second load, by the callback that was set in the first one
+
+
+def test_callbacks_can_be_replaced_while_threads_load_and_run(prefix: Path, mnist_bundle: Path) -> None:
+    program = sdk_build.programs(prefix, "log_threads") / "log_threads"
+    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "300")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert re.fullmatch(r"equal (\d+) of \1 callbacks 300 heard 299 below 0\n", done.stdout)
+
+
+def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:
+    program = sdk_build.programs(prefix, "cancel_threads") / "cancel_threads"
+    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "200")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    numbers = re.fullmatch(r"cancelled (\d+) done (\d+) equal (\d+) of \3\n", done.stdout)
+    assert numbers, done.stdout
+    # Were a call looked at before it begins alone, nearly none would be.
+    assert int(numbers[1]) > 20 and int(numbers[3]) > 20
