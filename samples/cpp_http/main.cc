@@ -35,6 +35,7 @@ T value_of(vmoe::Result<T> result) {
 
 void run(const Options& options) {
   const sigset_t signals = stop_signals();
+  value_of(vmoe::set_log(VMOE_LOG_WARNING, [](vmoe_log_level, const std::string& message) { complain(message); }));
   vmoe::LoadOptions loading;
   loading.threads = options.threads;
   if (options.target == 0 && !options.profiles.empty()) loading.profile = options.profiles.front();
@@ -46,6 +47,7 @@ void run(const Options& options) {
   std::vector<std::string> notes;
   if (options.target > 0) notes = choose_levels(options, engine, batching);
   vmoe::Batcher batcher = value_of(vmoe::Batcher::start(engine, batching));
+  value_of(engine.warm_up(options.most_images));
 
   Service service(options, engine, batcher);
   const std::string address = service.bind();
