@@ -23,7 +23,7 @@ CALLS_ON_OTHER_PATHS = 20_000
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 MEMORY, THREADS = "address,undefined", "thread"
-HOOKS = ("log_threads", "cancel_threads")
+HOOKS = {"log_threads": "1000", "cancel_threads": "100"}  # callbacks, and cancelled calls
 TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "vmoe_engine", "op_fuzz", "sdk_batcher", *HOOKS),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "sdk_batcher", *HOOKS),
@@ -136,7 +136,8 @@ def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.
 @pytest.mark.parametrize("program", HOOKS)
 def test_log_callbacks_and_cancellations_have_no_races(program: str, sanitizers: str, mnist_image_bundle: Path) -> None:
     path = build(sanitizers) / "tests" / program
-    done = run(path, mnist_image_bundle, onnxruntime_library(), "100", TSAN_OPTIONS=TSAN_OPTIONS, ASAN_OPTIONS=ASAN_OPTIONS)
+    options = {"TSAN_OPTIONS": TSAN_OPTIONS, "ASAN_OPTIONS": ASAN_OPTIONS}
+    done = run(path, mnist_image_bundle, onnxruntime_library(), HOOKS[program], **options)
     assert re.search(r"equal (\d+) of \1\b", checked(done))
 
 

@@ -38,10 +38,16 @@ std::shared_ptr<Slot> slot_of(const std::string& key) {
 
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load) {
-  const auto slot = slot_of(key);
-  const std::lock_guard turn(slot->turn);
-  auto session = slot->session.lock();
-  if (session == nullptr) slot->session = session = load();
+  auto slot = slot_of(key);
+  std::shared_ptr<Session> session;
+  {
+    const std::lock_guard turn(slot->turn);
+    session = slot->session.lock();
+    if (session == nullptr) slot->session = session = load();
+  }
+  // Given back under the lock: `slot_of` reads the session of a slot that nobody holds without its turn.
+  const std::lock_guard lock(table_mutex());
+  slot.reset();
   return session;
 }
 
