@@ -23,7 +23,7 @@ CALLS_ON_OTHER_PATHS = 20_000
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 MEMORY, THREADS = "address,undefined", "thread"
-HOOKS = {"log_threads": "1000", "cancel_threads": "100"}  # callbacks, and cancelled calls
+HOOKS = {"log_threads": "500", "cancel_threads": "30"}  # callbacks, and cancelled calls
 TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "vmoe_engine", "op_fuzz", "sdk_batcher", *HOOKS),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "sdk_batcher", *HOOKS),
