@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -246,3 +247,54 @@ def test_ctrl_c_while_it_starts_and_while_it_serves(mnist_image_bundle: Path) ->
     serving = Server(mnist_image_bundle)
     assert "serving mnist_image" in serving.said
     assert serving.stop(signal.SIGINT) == (0, "")
+
+
+def replicas(server: Server) -> list[int]:
+    """Process ids of the replicas, which Ray names so."""
+    parents: dict[int, int] = {}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"ServeReplica" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+
+    def is_own(process: int) -> bool:
+        return process == server.process.pid or (process > 1 and is_own(parents.get(process, 0)))
+
+    return sorted(filter(is_own, found))
+
+
+def test_a_replica_that_is_killed_loses_no_answer(
+    mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    options = ("--replicas", "2", "--name", "mnist", "--threads", "1", "--profile", "c0.5-k1")
+    server = Server(mnist_image_bundle, *options)
+    before = replicas(server)
+    assert len(before) == 2
+    images = engine.batch(mnist_images["images"])
+    killed = threading.Event()
+    refusals: list[int] = []
+
+    def ask(index: int) -> bool:
+        if index == 150:
+            os.kill(before[0], signal.SIGKILL)
+            killed.set()
+        part = images[index : index + 2]
+        for _ in range(PATIENCE):
+            status, _, logits = server.infer(part)
+            if status == 200:
+                return logits == engine(part, "c0.5-k1").tobytes()
+            refusals.append(status)
+            time.sleep(0.1)
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(600)))
+    # Who asked the killed one was told so, and never given an answer that is none.
+    assert killed.is_set() and set(refusals) <= {500, 503}
+    deadline = time.monotonic() + PATIENCE
+    while len(after := replicas(server)) < 2 or before[0] in after:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert server.stop() == (0, "")
