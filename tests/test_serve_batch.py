@@ -63,7 +63,8 @@ class Command:
     def ended(self) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         out, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out, errors
+        # A machine that is slow at the moment has time for lines of progress, too.
+        return self.process.returncode, out, re.sub(r"(?m)^[\d,]+ of [\d,]+ pictures, .* left\n", "", errors)
 
 
 def children(process: int) -> list[int]:

@@ -122,8 +122,11 @@ class Connection(asyncio.Protocol):
         if end < 0:
             return
         head = bytes(self._bytes[:end]).lower()
-        whole = end + 4 + int(header(head, "content-length") or 0)
-        if len(self._bytes) >= whole:
+        if header(head, "transfer-encoding") == "chunked":  # nothing that a model answers: no one reads it
+            whole = self._bytes.find(b"0\r\n\r\n", end) + 5
+        else:
+            whole = end + 4 + int(header(head, "content-length") or 0)
+        if whole > end and len(self._bytes) >= whole:
             reply = Reply(int(head[9:12]), head, bytes(self._bytes[end + 4 : whole]))
             del self._bytes[:whole]
             if header(head, "connection") == "close":
@@ -258,7 +261,8 @@ class _Load:
             await asyncio.sleep(0.01)
         cpu = _cpu_seconds() - cpu
         for connection in self._connections:
-            connection.transport.abort()
+            if not connection.transport.is_closing():
+                connection.transport.abort()
         due = np.array(self._sent) if due is None else due
         settings, classes = [""] * len(due), np.full((len(due), self._images), -1)
         for index, reply in enumerate(self._replies):

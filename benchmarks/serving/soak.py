@@ -81,7 +81,8 @@ class Soak:
                     self.lost[f"{kind}: no connection ({error.strerror})"] += 1
                     continue
                 await self._visit(connection, kind, chance)
-                connection.transport.abort()
+                if not connection.transport.is_closing():
+                    connection.transport.abort()
 
         await asyncio.gather(*map(client, range(self.clients)))
 
