@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cpp_http
 import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAULTY = Path(__file__).parent / "faulty_service.py"
-CPP_SERVICE = Path(__file__).parents[1] / "build" / "http" / "vmoe-http"
 TEST_DATA = Path(__file__).parents[1] / "samples" / "mnist" / "test_data.npz"
 
 
@@ -112,14 +112,12 @@ def test_an_open_loop_waits_for_no_answer(serving: Any) -> None:
 
 
 # The one that starts faster, where it was built.
-SERVICES = ["ray", CPP_SERVICE] if CPP_SERVICE.exists() else ["ray"]
-
-
-@pytest.fixture(params=[SERVICES[-1]], ids=lambda service: Path(service).name)
+@pytest.fixture(params=["c++"])
 def service(request: pytest.FixtureRequest) -> str | Path:
-    if request.param == "ray":
-        pytest.importorskip("ray", reason="Ray is not installed")
-    return request.param
+    if request.param == "c++":
+        return cpp_http.program()
+    pytest.importorskip("ray", reason="Ray is not installed")
+    return "ray"
 
 
 def run(
@@ -168,7 +166,7 @@ def test_saturation_is_held_against_the_engine(service: str | Path, mnist_image_
         assert 1 <= row["batch"] <= 16 and row["overhead_ms"] > 0 and row["generator_ms"] > 0
 
 
-@pytest.mark.parametrize("service", SERVICES, ids=lambda service: Path(service).name, indirect=True)
+@pytest.mark.parametrize("service", ["ray", "c++"], indirect=True)
 def test_a_soak_finds_nothing_in_a_service(service: str | Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
     done, report = run(
         "soak", mnist_image_bundle, tmp_path, service, "--requests", "600", "--seconds", "60", "--max-body", "1"
@@ -177,7 +175,7 @@ def test_a_soak_finds_nothing_in_a_service(service: str | Path, mnist_image_bund
     assert report["wrong"] == report["lost"] == {} and report["images_left"] == 0
     sent = {kind["kind"]: kind["sent"] for kind in report["kinds"]}
     assert 600 <= sum(sent.values()) < 700 and sent["good"] > 300 and len(sent) == 7
-    assert {row["status"] for row in report["refusals"]} >= {400, 413} and len(report["samples"]) > 1
+    assert {row["status"] for row in report["refusals"]} >= {400, 413} and report["samples"]
     assert report["memory"]["early"] > 1 << 20
 
 
