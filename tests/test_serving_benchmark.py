@@ -48,6 +48,16 @@ def test_traces_have_their_rates_and_are_the_same_again(serving: Any) -> None:
     assert hours[0] < hours[1] < hours[2] and hours[5] < hours[4] < hours[3] and hours[2] > 3 * hours[0]
 
 
+@pytest.mark.parametrize("window", [2.5, 2.9, 3.1, 3.4])
+def test_a_rate_does_not_depend_on_where_a_window_cuts_calls(serving: Any, window: float) -> None:
+    done = np.repeat(np.arange(1, 20) * 0.7, 8)
+    rate = serving("serving.subject").rate
+    assert rate(done[done < window], window) == pytest.approx(8 / 0.7)
+    steady = np.random.default_rng(0).uniform(0, window, 5000)
+    assert rate(steady, window) == pytest.approx(5000 / window, rel=0.05)
+    assert rate(done[:0], window) == 0 and rate(done[:8], window) == 8 / window
+
+
 def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: Any, tmp_path: Path) -> None:
     done = np.array([1.0, 2.0, 4.1, 4.3, 4.4, 9.0, 10.2, 11.0, 17.0, 18.0])
     settings = ("high", "high", "high", "low", "low", "high", "high", "high", "low", "low")
