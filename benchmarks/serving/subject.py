@@ -106,8 +106,8 @@ class Subject:
 def rate(done: Array, seconds: float) -> float:
     """Answers a second, of when they came.
 
-    They come a call at a time, and a window that cuts a call of seconds in two would count it as none or as one; the slope of
-    their number over time doesn't.
+    They come a call at a time. A window that cuts a long call in two would count it as none or as one; the slope of their
+    number over time doesn't.
 
     Args:
         done: f64[R], seconds, in any order.
