@@ -195,8 +195,7 @@ def test_a_client_that_drips_gets_408_and_one_that_says_nothing_is_closed(mnist_
     head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
     answer = raw(slow, head, *[b"x"] * 60, pause=0.05)
     assert b" 408 " in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer
-    answer = raw(slow, *[b"G"] * 60, pause=0.05)
-    assert answer == b"" or b" 40" in answer
+    assert b" 408 " in raw(slow, *[b"G"] * 60, pause=0.05).split(b"\r\n")[0]
     assert slow.ask("GET", "/healthz")[0] == 200
     assert slow.stop() == (0, "")
 

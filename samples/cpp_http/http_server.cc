@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -273,9 +274,7 @@ void HttpServer::explain(const httplib::Request& request, httplib::Response& res
   switch (status) {
     case 404: sentence = "there is nothing at " + path; break;
     case 405: sentence = request.method + " is not what " + path + " takes"; break;
-    case 408:
-      sentence = "the request did not arrive within " + std::to_string(limits_.request.count()) + " seconds";
-      break;
+    case 408: sentence = late_sentence(); break;
     case 413: sentence = "the body is larger than " + std::to_string(limits_.most_bytes >> 20) + " MB"; break;
     case 414: sentence = "the address is too long"; break;
     default: sentence = status < 500 ? "the request can't be understood" : "the request can't be served"; break;
@@ -291,19 +290,28 @@ void HttpServer::stop_serving() {
   stop();
 }
 
+std::string HttpServer::late_sentence() const {
+  return "the request did not arrive within " + std::to_string(limits_.request.count()) + " seconds";
+}
+
+// A refusal where httplib gives none.
+void HttpServer::refuse_raw(socket_t socket, const char* status, const std::string& sentence) const {
+  refused_(std::atoi(status));
+  const std::string body = error_body_(sentence);
+  const std::string reply =
+      std::string("HTTP/1.1 ") + status +
+      "\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n" + body;
+  (void)send(socket, reply.data(), reply.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 bool HttpServer::process_and_close_socket(socket_t socket) {
   if (refuses) {
-    refused_(503);
-    const std::string body = error_body_("as many clients are connected as may be");
-    const std::string reply =
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-        "Connection: close\r\nContent-Length: " +
-        std::to_string(body.size()) + "\r\n\r\n" + body;
     // This is the thread that accepts: it takes what the client has sent, so that the answer isn't lost, but waits
     // little.
     std::array<char, 16384> rest{};
     if (wait_for(socket, POLLIN, Clock::now() + kRefusal)) (void)recv(socket, rest.data(), rest.size(), MSG_DONTWAIT);
-    (void)send(socket, reply.data(), reply.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    refuse_raw(socket, "503 Service Unavailable", "as many clients are connected as may be");
     close(socket);
     return true;
   }
@@ -327,6 +335,8 @@ void HttpServer::serve_connection(socket_t socket) {
     if (stopping_ || (!stream.has_bytes() && !wait_for(socket, POLLIN, Clock::now()))) break;
     stream.begin_request();
     const bool served = process_request(stream, remote, remote_port, local, local_port, false, closed, nullptr);
+    // Its head was late already; httplib says nothing then.
+    if (!served && stream.is_late()) refuse_raw(socket, "408 Request Timeout", late_sentence());
     if (!served || stream.has_ended()) break;
   }
   current = nullptr;

@@ -41,6 +41,8 @@ class HttpServer : public httplib::Server {
  private:
   bool process_and_close_socket(socket_t socket) override;
   void serve_connection(socket_t socket);
+  void refuse_raw(socket_t socket, const char* status, const std::string& sentence) const;
+  std::string late_sentence() const;
   void explain(const httplib::Request& request, httplib::Response& response) const;
 
   const HttpLimits limits_;
