@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import sdk_build
-from http_client import PATIENCE, HttpClient
+from http_client import PATIENCE, HttpClient, unexpected
 
 SOURCE = sdk_build.ROOT / "samples" / "cpp_http"
 _HEADERS = {
@@ -52,7 +52,7 @@ class CppServer(HttpClient):
         super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """The exit code after a signal, and what stands on standard error."""
+        """The exit code after a signal, and what stands on standard error unexpectedly."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, errors
+        return self.process.returncode, unexpected(errors)

@@ -408,6 +408,5 @@ def test_the_sanitizers_find_nothing_under_load(
 
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(ask, range(800)))
-    code, errors = server.stop()
-    assert code == 0 and all("is left out" in line for line in errors.splitlines()), errors
+    assert server.stop() == (0, "")
     assert statuses >= {200, 400}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import PATIENCE, HttpClient
+from http_client import PATIENCE, HttpClient, unexpected
 from terminal import default_signals
 
 from vmoe_runtime import Engine
@@ -61,9 +61,9 @@ class Server(HttpClient):
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
-        """The exit code, and what stands on standard error."""
+        """The exit code, and what stands on standard error unexpectedly."""
         assert self.process.stderr is not None
-        errors = self.process.stderr.read()
+        errors = unexpected(self.process.stderr.read())
         return self.process.wait(PATIENCE), errors
 
 
