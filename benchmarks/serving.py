@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from http.client import HTTPException
 from pathlib import Path
 
 from cpu.busy import OthersWatch
@@ -36,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             children = [*measured.service.processes(), measured.generator.submit(os.getpid).result()]
             with OthersWatch(children) as others:
                 report = command.measure(measured)
-    except (VmoeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (VmoeError, OSError, HTTPException, BrokenProcessPool) as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
         return 1
     machine = report["machine"]
     machine["others"] = others.share
@@ -68,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--service-options", default="", metavar="TEXT", help="more options for it, such as '--connections 512'")
     add("--images", type=Path, required=True, metavar="NPZ|DIR")
     add("--settings", nargs="+", default=list(SETTINGS), metavar="P", help="the least accurate first")
-    add("--slo-ms", type=float, default=50.0, metavar="MS")
+    add("--slo-ms", type=_positive, default=50.0, metavar="MS")
     add("--images-per-request", type=_count, default=1, metavar="N", help="for models so small that HTTP is most of it")
     add("--threads", type=_count, default=2)
     add("--max-batch", type=_count, default=16, metavar="N")
@@ -78,16 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measures how a bundle is served over HTTP on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     traces = commands.add_parser("traces", parents=[common], help="elastic capacity against fixed settings, under load")
-    traces.add_argument("--load", type=float, default=0.9, help="share of what the lowest setting can serve")
+    traces.add_argument("--load", type=_positive, default=0.9, help="share of what the lowest setting can serve")
     traces.add_argument("--traces", nargs="+", choices=list(TRACES), default=list(TRACES))
-    traces.add_argument("--seconds", type=float, default=30.0, help="of each trace")
-    traces.add_argument("--saturate-seconds", type=float, default=5.0, metavar="S", help="for each setting's capacity")
+    traces.add_argument("--seconds", type=_positive, default=30.0, help="of each trace")
+    traces.add_argument("--saturate-seconds", type=_positive, default=5.0, metavar="S", help="for each setting's capacity")
     cost = commands.add_parser("saturation", parents=[common], help="what HTTP costs, against the bare engine")
-    cost.add_argument("--seconds", type=float, default=3.0, help="of each measurement of a round")
+    cost.add_argument("--seconds", type=_positive, default=3.0, help="of each measurement of a round")
     cost.add_argument("--rounds", type=_count, default=5, metavar="N")
     long = commands.add_parser("soak", parents=[common], help="good, bad and absent clients; exit code 1 if one is wronged")
     long.add_argument("--requests", type=_count, default=100_000, metavar="N", help="after which it ends")
-    long.add_argument("--seconds", type=float, default=3600.0, help="after which it ends, too")
+    long.add_argument("--seconds", type=_positive, default=3600.0, help="after which it ends, too")
     long.add_argument("--clients", type=_count, default=16, metavar="N", help="at once")
     return parser
 
@@ -96,6 +99,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not '{text}'")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not '{text}'")
     return number
 
 

@@ -169,7 +169,7 @@ def make_report(measured: Measured) -> dict[str, Any]:
         "engine": next((p["description"] for p in points if p["run"] in ENGINE_RUNS), None),
         "void": [*known_machines.slow_peers(machine, known_machines.peers_of(points)), *_busy(results)],
         "missing": measured.missing,
-        "op_library": str(library) if library else None,
+        "op_library": library.name if library else None,
         "others_share": [{**result.cell.key, "share": result.others_share} for result in results],
         "floors": {str(threads): asdict(floors) for threads, floors in measured.floors.items()},
         "points": points,

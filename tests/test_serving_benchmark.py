@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FAULTY = Path(__file__).parent / "faulty_service.py"
 TEST_DATA = Path(__file__).parents[1] / "samples" / "mnist" / "test_data.npz"
+SEVEN = TEST_DATA.with_name("seven.png")
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +176,8 @@ def test_saturation_is_held_against_the_engine(service: str | Path, mnist_image_
     for row in report["rows"]:
         ratios = [part["images_per_second"] / part["engine_images_per_second"] for part in row["rounds"]]
         assert len(ratios) == 2 and row["ratio"] == pytest.approx(np.median(ratios)) and row["least"] == min(ratios) > 0
-        assert 1 <= row["batch"] <= 16 and row["overhead_ms"] > 0 and row["generator_ms"] > 0
+        assert 1 <= row["batch"] <= 16 and min(row["alone_ms"], row["call_ms"], row["generator_ms"]) > 0
+    assert 0 < report["start_seconds"] < 60
 
 
 @pytest.mark.parametrize("service", ["ray", "c++"], indirect=True)
@@ -187,6 +191,18 @@ def test_a_soak_finds_nothing_in_a_service(service: str | Path, mnist_image_bund
     assert 600 <= sum(sent.values()) < 700 and sent["good"] > 300 and len(sent) == 7
     assert {row["status"] for row in report["refusals"]} >= {400, 413} and report["samples"]
     assert report["memory"]["early"] > 1 << 20
+
+
+def test_one_picture_is_enough(mnist_image_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(SEVEN, tmp_path / "pictures")
+    few = ("--images", str(tmp_path / "pictures"), "--max-batch", "2")
+    program = cpp_http.program()
+    done, report = run("saturation", mnist_image_bundle, tmp_path, program, "--seconds", "0.2", "--rounds", "1", *few)
+    assert done.returncode == 0, done.stderr
+    done, report = run("soak", mnist_image_bundle, tmp_path, program, "--requests", "60", *few, "--max-batch", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["wrong"] == report["lost"] == {}
 
 
 def test_a_soak_finds_the_faults_of_a_service(mnist_image_bundle: Path, tmp_path: Path) -> None:
@@ -214,3 +230,20 @@ def test_what_can_not_be_measured_is_one_sentence(
 ) -> None:
     done, report = run("traces", Path(bundle.format(bundle=mnist_image_bundle)), tmp_path, service)
     assert (done.returncode, done.stdout, done.stderr.count("\n"), report) == (1, "", 1, None) and said in done.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
+def test_a_load_is_a_number_above_zero(value: str, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    done, report = run("traces", mnist_image_bundle, tmp_path, "ray", "--load", value)
+    assert (done.returncode, report) == (
+        2,
+        None,
+    ) and f"argument --load: must be a number above 0, not '{value}'" in done.stderr
+
+
+def test_calls_of_the_engine_are_full_however_few_the_images(serving: Any) -> None:
+    sizes: list[int] = []
+    given = types.SimpleNamespace(seconds=0.01)
+    few = types.SimpleNamespace(given=given, images=np.zeros((3, 2, 2, 1)), engine=lambda batch, _: sizes.append(len(batch)))
+    taken = serving("serving.saturation")._calls(few, 8, "c0.1-k1")
+    assert len(taken) == len(sizes) > 0 and set(sizes) == {8}

@@ -35,7 +35,7 @@ def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[
     by_time = answered[np.argsort(notes.done[answered], kind="stable")]
     served = [notes.setting[index] for index in by_time]
     places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in served])
-    tenth = (notes.due[-1] - notes.due[0]) / 10
+    tenth = (notes.due[-1] - notes.due[0]) / 10 or 1.0  # of a lone arrival
     when = np.minimum(((notes.due - notes.due[0]) / tenth).astype(int), 9)
     parts = [places[when[by_time] == part] for part in range(10)]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -31,7 +32,8 @@ def measure(subject: Subject) -> dict[str, Any]:
         medians = {name: float(np.median([part[name] for part in rounds])) for name in numbers}
         ratios = sorted(part["ratio"] for part in rounds)
         rows.append(medians | {"setting": setting, "batch": size, "least": ratios[0], "most": ratios[-1], "rounds": rounds})
-    return subject.described() | {"rows": rows, "service_bytes": subject.service.used()[1]}
+    service = {"service_bytes": subject.service.used()[1], "start_seconds": subject.service.start_seconds}
+    return subject.described() | {"rows": rows} | service
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -40,16 +42,20 @@ def markdown(report: dict[str, Any]) -> str:
     head += ["generator cores", "generator ms a request", "one request alone ms", "one call ms", "difference ms"]
     fields = "setting batch images_per_second:.0f engine_images_per_second:.0f ratio:.3f least:.3f most:.3f service_cpu:.2f"
     fields += " generator_cpu:.2f generator_ms:.3f alone_ms:.3f call_ms:.3f overhead_ms:.3f"
-    memory = f"Memory of the service: {report['service_bytes'] / 1e6:,.0f} MB resident."
-    return "\n".join([*table(head, [cells(row, fields) for row in report["rows"]]), "", memory])
+    service = f"The service answered {report['start_seconds']:.1f} s after its start; its memory was "
+    service += f"{report['service_bytes'] / 1e6:,.0f} MB at the end."
+    return "\n".join([*table(head, [cells(row, fields) for row in report["rows"]]), "", service])
 
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
     """Seconds of each call of the bare engine, as many as there is time for."""
-    taken: list[float] = []
-    end, first = time.perf_counter() + subject.given.seconds, 0
-    while (start := time.perf_counter()) < end or not taken:
-        subject.engine(subject.images[first : first + size], setting)
+    images, taken = subject.images, list[float]()
+    batches = [images[np.arange(first, first + size) % len(images)] for first in range(0, len(images), size)]
+    end = time.perf_counter() + subject.given.seconds
+    for batch in itertools.cycle(batches):
+        start = time.perf_counter()
+        if start >= end and taken:
+            break
+        subject.engine(batch, setting)
         taken.append(time.perf_counter() - start)
-        first = first + size if first + 2 * size <= len(subject.images) else 0
     return taken

@@ -29,7 +29,12 @@ class ServiceError(VmoeError):
 
 
 class Service:
-    """A running service on loopback; as a context, it ends with it."""
+    """A running service on loopback; as a context, it ends with it.
+
+    Attributes:
+        port: where it listens.
+        start_seconds: from its start to its first answer.
+    """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
         """Starts it, and returns when it answers.
@@ -45,6 +50,7 @@ class Service:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
+        start = time.monotonic()
         ray = [sys.executable, "-m", "vmoe_serve", "ray"]
         command = [*(ray if program == "ray" else [program]), str(bundle), "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--name", MODEL, *options, *(["--backend", "onnxruntime"] if program == "ray" else [])]
@@ -61,6 +67,7 @@ class Service:
         except BaseException:
             self._process.kill()
             raise
+        self.start_seconds = time.monotonic() - start
 
     def __enter__(self) -> Service:
         return self
@@ -128,7 +135,7 @@ class Service:
                     return
             except (OSError, http.client.HTTPException):
                 pass
-            time.sleep(0.1)
+            time.sleep(0.02)
         raise ServiceError(f"the service did not answer within {_PATIENCE:g} s")
 
     def _said(self) -> str:

@@ -23,7 +23,7 @@ from serving.tables import cells
 
 _KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
 _KINDS |= {"oversized": 2}
-"""What clients do, and how often. A good one sends 1 to `_ON_ONE_CONNECTION` requests of 1 to `_IMAGES_AT_ONCE` images."""
+"""What clients do, and how often. A good one sends 1 to `_ON_ONE_CONNECTION` requests of up to `_IMAGES_AT_ONCE` images."""
 _ON_ONE_CONNECTION, _IMAGES_AT_ONCE, _DRIPS, _DRIP_SECONDS = 8, 3, 8, 0.1
 _PATIENCE = 60.0
 _SAMPLE_SECONDS = 2.0
@@ -39,6 +39,7 @@ class Soak:
         requests, seconds: no client starts after so many requests, or after so long.
         clients: at once.
         most_bytes: of a body.
+        most_images: of a good request.
         images: dtype[N,H,W,C].
         expected: by setting, f32[N, ...]: the bits that must come.
         sent: requests by kind.
@@ -52,6 +53,7 @@ class Soak:
     seconds: float
     clients: int
     most_bytes: int
+    most_images: int
     images: Array
     expected: dict[str, Array]
     sent: Counter[str] = field(default_factory=Counter)
@@ -131,7 +133,7 @@ class Soak:
         return True
 
     def _good(self, chance: random.Random) -> tuple[bytes, str | None, slice]:
-        setting, count = chance.choice([None, *self.expected]), chance.randint(1, _IMAGES_AT_ONCE)
+        setting, count = chance.choice([None, *self.expected]), chance.randint(1, self.most_images)
         first = chance.randrange(len(self.images) - count + 1)
         part = slice(first, first + count)
         return infer_request(MODEL, self.images[part], setting), setting, part
@@ -165,7 +167,9 @@ def measure(subject: Subject) -> dict[str, Any]:
     """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
     given, images = subject.given, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in given.settings}
-    order = Soak(subject.service.port, given.requests, given.seconds, given.clients, given.max_body << 20, images, expected)
+    most = min(_IMAGES_AT_ONCE, len(images), given.max_batch)
+    mix = given.requests, given.seconds, given.clients, given.max_body << 20, most
+    order = Soak(subject.service.port, *mix, images, expected)
     start, samples = time.monotonic(), list[tuple[float, int]]()
     load = subject.generator.submit(order.ran)
     while not load.done():
