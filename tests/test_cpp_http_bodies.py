@@ -88,9 +88,9 @@ def nested(text: str) -> bytes:
     [
         (CLASSIFY, '{"images": [DEEP]}'),
         (CLASSIFY, '{"images": DEEP, "top": DEEP}'),
-        (CLASSIFY, '{"images": ["x"], "setting": DEEP}'),
-        (CLASSIFY, '{"images": ["x"], "DEEP": DEEP}'),
-        (CLASSIFY, '{"images": ["x"], "top": ' + '{"a":' * DEEP + "1" + "}" * DEEP + "}"),
+        (CLASSIFY, '{"images": ["eA=="], "setting": DEEP}'),
+        (CLASSIFY, '{"images": ["eA=="], "DEEP": DEEP}'),
+        (CLASSIFY, '{"images": ["eA=="], "top": ' + '{"a":' * DEEP + "1" + "}" * DEEP + "}"),
         (INFER, '{"inputs": [{"name": DEEP}]}'),
         (INFER, '{"inputs": [{"name": "image", "datatype": DEEP}]}'),
         (INFER, '{"inputs": [{"name": "image", "datatype": "FP32", "shape": DEEP}]}'),

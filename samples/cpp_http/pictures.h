@@ -10,7 +10,7 @@
 #include "requests.h"
 #include "turns.h"
 
-// Decodes few pictures at once, however many clients there are: a small file can be a picture of 200 MB.
+// Decodes few pictures at once, however many clients there are: a small file can take a gigabyte, in 16-bit RGBA.
 class PictureReader {
  public:
   // at_once: pictures, of which Turns::kMost are decoded at most.
