@@ -180,6 +180,16 @@ def test_a_rush_is_served_at_the_low_level_and_what_asks_for_the_high_one_gets_i
         assert batcher.load().served == {HIGH: 2, LOW: 60}
 
 
+def test_settings_that_clients_make_up_are_counted_together(engine: Engine, images: Images) -> None:
+    batcher = Batcher(engine, PLAN, most_images=8, most_waiting=100)
+    for index in range(20):
+        answer_of(batcher.submit(images[:1], f"c0.4{index + 1}-k1"))
+    for setting in (LOW, HIGH, "c0.3-k1"):
+        answer_of(batcher.submit(images[:2], setting))
+    batcher.close()
+    assert batcher.load().served == {"other": 20, LOW: 2, HIGH: 2, "c0.3-k1": 2}
+
+
 def test_without_a_plan_the_engines_profile_serves(engine: Engine, images: Images) -> None:
     with held(engine, images) as (gate, batcher):
         future = batcher.submit(images[:1])

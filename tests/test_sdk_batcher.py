@@ -19,6 +19,7 @@ SENTENCES = [
     "4 a request takes 1 to 8 images, not 9",
     "4 images must be float32 or uint8 [N,28,28,1]",
     "3 there is no profile 'fastest'; the bundle has",
+    "1 there must be a callback for the answer",
     "9 the server is shutting down",
 ]
 
@@ -43,3 +44,11 @@ def test_every_request_has_one_answer_with_the_bits_of_the_engine(mnist_image_bu
 def test_a_bundle_that_routes_images_together_is_refused(mnist_bundle: Path) -> None:
     code, _ = batcher(mnist_bundle, 1)
     assert code == 2
+
+
+def test_a_thread_without_memory_answers_every_request(mnist_image_bundle: Path) -> None:
+    program = sdk_build.programs(sdk_build.prefixes().whole, "sdk_batcher_memory") / "sdk_batcher_memory"
+    done = sdk_build.run(program, mnist_image_bundle, sdk_build.onnxruntime_library())
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.fullmatch(r"right (\d+) memory (\d+) other 0\n", done.stdout)
+    assert found and int(found[1]) > 0 and int(found[2]) > 0 and int(found[1]) + int(found[2]) == 300

@@ -20,6 +20,8 @@ from vmoe_runtime.profiles import Profile
 Array = np.ndarray[Any, np.dtype[Any]]
 Clock = Callable[[], float]
 
+_OTHER = "other"
+
 
 class QueueFullError(VmoeError):
     """As many images wait already as may wait; who asks again a little later may be answered."""
@@ -36,7 +38,7 @@ class Answer:
     Attributes:
         logits: float32[N, ...], what the engine puts out for the request's images.
         setting: name of the setting that served them; None for a model that has none.
-        waited: seconds in the queue.
+        waited: seconds in the queue, from `submit` on.
         seconds: that the call took.
         together: images of the call, those of other requests included.
     """
@@ -55,7 +57,8 @@ class Load:
     Attributes:
         waiting: images in the queue.
         level: name of the setting that requests without one are served at now; None for a model that has none.
-        served: images so far, by the name of the setting; "" for a model that has none.
+        served: images so far, by the name of the setting: those of the bundle and the plan by name, all else that clients
+            ask for as "other"; "" for a model that has none.
         calls: of the engine so far.
         refused: requests that found the queue full.
         cancelled: requests whose asker had gone before their turn came.
@@ -118,6 +121,10 @@ class Batcher:
         self._queue: deque[_Request] = deque()
         self._waiting = self._elastic_waiting = self._elastic_arrived = 0
         self._served: Counter[str] = Counter()
+        own = engine.setting()
+        self._named = {"", *engine.manifest.profiles, *(() if own is None else (own.name,))}
+        if plan is not None:
+            self._named |= {level.profile for level in plan.levels}
         self._calls = self._refused = self._cancelled = 0
         self._busy = 0.0
         self._open = True
@@ -258,7 +265,8 @@ class Batcher:
             return
         seconds = self._clock() - start
         with self._changed:
-            self._served[setting or ""] += len(images)
+            name = setting or ""
+            self._served[name if name in self._named else _OTHER] += len(images)
             self._calls += 1
             self._busy += seconds
         first = 0

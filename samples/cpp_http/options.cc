@@ -16,7 +16,7 @@ const char kHelp[] =
     "Serves a bundle over HTTP. POST /v1/classify takes a picture or JSON, POST /v2/models/NAME/infer the Open\n"
     "Inference Protocol; GET /healthz and /metrics. SIGTERM and Ctrl-C answer what is there, and end it.\n"
     "\n"
-    "  --slo-ms MS            milliseconds from a request's arrival to its answer that elastic capacity holds\n"
+    "  --slo-ms MS            milliseconds to a request's answer, once it is read, that elastic capacity holds\n"
     "  --capacity C...        ratios that it chooses from: LOW:HIGH for 8 of them, LOW:HIGH:N, or single ones\n"
     "  --profile P...         settings that it chooses from, the least accurate first; without --slo-ms one for all\n"
     "  --name NAME            name of the model in addresses (default: that of the folder)\n"
@@ -98,7 +98,9 @@ void add_ratios(const std::string& word, std::set<double>& ratios) {
   for (int i = 0; i < steps; ++i) {
     char text[32];
     std::snprintf(text, sizeof(text), "%.3g", *low * std::pow(*high / *low, static_cast<double>(i) / (steps - 1)));
-    ratios.insert(*number(text));
+    const auto ratio = number(text);
+    if (!ratio) refuse("--capacity ", word, ": the ratios of this range are no numbers");
+    ratios.insert(*ratio);
   }
 }
 
@@ -166,12 +168,13 @@ Options parse_options(const std::vector<std::string>& words) {
       options.bundle = word;
       continue;
     }
+    // What begins with '-' is an option, unless it is a number.
     const auto is_value = [&](size_t at) {
-      return at < words.size() && !words[at].empty() && known.count(words[at]) == 0;
+      return at < words.size() && !words[at].empty() && (words[at][0] != '-' || number(words[at]));
     };
     if (!is_value(i + 1)) refuse(word, " needs a value");
     option->second.take(words[++i]);
-    while (option->second.several && is_value(i + 1) && words[i + 1][0] != '-') option->second.take(words[++i]);
+    while (option->second.several && is_value(i + 1)) option->second.take(words[++i]);
   }
   if (options.help) return options;
   options.capacity.assign(ratios.begin(), ratios.end());

@@ -17,7 +17,7 @@ class UsageError : public std::runtime_error {
 struct Options {
   std::string bundle;
   std::string name;                   // of the model, in addresses
-  double target = 0;                  // seconds from a request's arrival to its answer; 0: one setting for all
+  double target = 0;                  // seconds from a request's submission to its answer; 0: one setting for all
   std::vector<double> capacity;       // ratios that elastic capacity chooses from, rising; empty: the profiles
   std::vector<std::string> profiles;  // to choose from, the least accurate first; or the fixed one
   std::string host = "127.0.0.1";

@@ -2,13 +2,31 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <thread>
+
+#include "turns.h"
 
 namespace {
 
 constexpr size_t kShown = 60;  // bytes of a client's text that a sentence says again
+constexpr int kMostDepth = 64;
+constexpr size_t kMostNames = 200;  // objects and their fields: finding a field takes as long as there are fields
+
+// What a request's JSON may have. A number becomes 16 bytes of memory, another value up to 100, whatever it is written
+// in.
+struct JsonLimits {
+  int64_t images;          // that it is for
+  size_t numbers, others;  // other values
+};
+
+Turns& json_turns() {
+  static Turns turns(std::thread::hardware_concurrency());
+  return turns;
+}
 
 std::string shown(const Json& value) {
   std::string text = to_text(value);
@@ -17,10 +35,26 @@ std::string shown(const Json& value) {
 
 [[noreturn]] void refuse(const std::string& sentence) { throw RequestError(sentence); }
 
-Json read_object(const char* data, size_t size) {
+// The object of a text. What no request needs is refused while it is read: deep values would be copied and shown by
+// recursion, many take much memory.
+Json read_object(std::string_view text, const JsonLimits& limits) {
+  using Event = Json::parse_event_t;
+  size_t numbers = 0, others = 0, names = 0;
+  const auto check = [&](int depth, Event event, const Json& value) {
+    if (event == Event::array_end || event == Event::object_end) return true;
+    if (event != Event::value && event != Event::key && depth >= kMostDepth) {
+      refuse("the request is no JSON for this model: its lists and objects are more than " +
+             std::to_string(kMostDepth) + " deep");
+    }
+    ++(event == Event::key || event == Event::object_start ? names : value.is_number() ? numbers : others);
+    if (numbers > limits.numbers || others > limits.others || names > kMostNames) {
+      refuse("the request has more values than one of " + std::to_string(limits.images) + " images needs");
+    }
+    return true;
+  };
   Json value;
   try {
-    value = Json::parse(data, data + size);
+    value = Json::parse(text, check);
   } catch (const Json::exception& error) {
     // Behind "[json.exception.parse_error.101] parse error at ".
     std::string what = error.what();
@@ -31,13 +65,20 @@ Json read_object(const char* data, size_t size) {
   return value;
 }
 
+// null where there is no such field.
+const Json& field(const Json& object, const char* name) {
+  static const Json none;
+  const auto found = object.find(name);
+  return found == object.end() ? none : *found;
+}
+
 std::string read_setting(const Json& object) {
-  const auto found = object.find("setting");
-  if (found == object.end() || found->is_null()) return {};
-  if (!found->is_string() || found->get_ref<const std::string&>().empty()) {
-    refuse("'setting' must be the name of a profile, not " + shown(*found));
+  const Json& setting = field(object, "setting");
+  if (setting.is_null()) return {};
+  if (!setting.is_string() || setting.get_ref<const std::string&>().empty()) {
+    refuse("'setting' must be the name of a profile, not " + shown(setting));
   }
-  return *found;
+  return setting;
 }
 
 // The bytes of a text in base64; nothing where it is none.
@@ -135,7 +176,7 @@ std::vector<T> read_values(const Json& tensor, size_t count) {
 }
 
 template <typename T>
-void read_tensor(const Json& tensor, const std::string& behind, size_t count, std::vector<T>& values) {
+void read_tensor(const Json& tensor, std::string_view behind, size_t count, std::vector<T>& values) {
   const auto& parameters = parameters_of(tensor);
   const auto size = parameters.find("binary_data_size");
   if (size == parameters.end()) {
@@ -163,10 +204,9 @@ void check_range(const std::vector<float>& values) {
   }
 }
 
-ImageBatch read_images(const Json& tensor, const std::string& behind, const vmoe::Info& info, int64_t most_images) {
-  if (!tensor.is_object() || tensor.value("name", Json()) != "image")
-    refuse("the request must have one input, 'image'");
-  const Json datatype = tensor.value("datatype", Json());
+ImageBatch read_images(const Json& tensor, std::string_view behind, const vmoe::Info& info, int64_t most_images) {
+  if (!tensor.is_object() || field(tensor, "name") != "image") refuse("the request must have one input, 'image'");
+  const Json& datatype = field(tensor, "datatype");
   if (datatype != "FP32" && datatype != "UINT8") {
     refuse("the datatype of 'image' must be FP32 or UINT8, not " + shown(datatype));
   }
@@ -186,10 +226,40 @@ ImageBatch read_images(const Json& tensor, const std::string& behind, const vmoe
   return batch;
 }
 
+// Numbers, flat or nested, and the lists that they are nested in, down to the rows of the pixels.
+JsonLimits infer_limits(const vmoe::Info& info, int64_t most_images) {
+  const auto images = static_cast<size_t>(most_images), rows = images * static_cast<size_t>(info.height);
+  const size_t pixels = rows * static_cast<size_t>(info.width);
+  return {most_images, pixels * static_cast<size_t>(info.channels) + 100, pixels + rows + images + 1000};
+}
+
+bool is_json(const std::string& content_type) {
+  std::string type = content_type.substr(0, content_type.find(';'));
+  type.erase(type.find_last_not_of(" \t") + 1);
+  std::transform(type.begin(), type.end(), type.begin(), [](unsigned char c) { return std::tolower(c); });
+  return type == "application/json";
+}
+
+int status_of(vmoe_code code) {
+  switch (code) {
+    case VMOE_ROUTING_ERROR:
+    case VMOE_IMAGE_ERROR:
+    case VMOE_ARGUMENT_ERROR: return 400;
+    case VMOE_BUSY:
+    case VMOE_CLOSED:
+    case VMOE_CANCELLED:
+    case VMOE_MEMORY_ERROR: return 503;
+    default: return 500;
+  }
+}
+
 }  // namespace
 
-ClassifyRequest read_classify(std::string body, const std::string& content_type, const std::optional<std::string>& top,
-                              const std::string& setting, int64_t most_pictures) {
+RequestError::RequestError(const vmoe::Error& error) : RequestError(error.message, status_of(error.code)) {}
+
+ClassifyRequest read_classify(const std::string& body, const std::string& content_type,
+                              const std::optional<std::string>& top, const std::string& setting,
+                              int64_t most_pictures) {
   ClassifyRequest request;
   request.setting = setting;
   Json wanted;
@@ -198,14 +268,15 @@ ClassifyRequest read_classify(std::string body, const std::string& content_type,
     const auto [end, error] = std::from_chars(top->data(), top->data() + top->size(), value);
     wanted = error == std::errc() && end == top->data() + top->size() ? value : 0;
   }
-  if (content_type.substr(0, content_type.find(';')) == "application/json") {
-    const Json given = read_object(body.data(), body.size());
+  if (is_json(content_type)) {
+    const Turns::Turn turn(json_turns());
+    const Json given = read_object(body, {most_pictures, 100, static_cast<size_t>(most_pictures) + 1000});
     for (const auto& [name, value] : given.items()) {
       if (name != "images" && name != "top" && name != "setting") {
         refuse("the request has a field " + shown(name) + "; images, top and setting are known");
       }
     }
-    const Json images = given.value("images", Json());
+    const Json& images = field(given, "images");
     if (!images.is_array() || images.empty() ||
         !std::all_of(images.begin(), images.end(), [](const Json& image) { return image.is_string(); })) {
       refuse("'images' must be a list of picture files in base64");
@@ -217,14 +288,15 @@ ClassifyRequest read_classify(std::string body, const std::string& content_type,
     for (const Json& image : images) {
       auto bytes = from_base64(image.get_ref<const std::string&>());
       if (!bytes) refuse("'images' must be picture files in base64, and one of them isn't");
-      request.pictures.push_back(std::move(*bytes));
+      request.decoded.push_back(std::move(*bytes));
     }
-    if (const Json in_body = given.value("top", Json()); !in_body.is_null()) wanted = in_body;
+    request.pictures.assign(request.decoded.begin(), request.decoded.end());
+    if (const Json& in_body = field(given, "top"); !in_body.is_null()) wanted = in_body;
     if (const std::string in_body = read_setting(given); !in_body.empty()) request.setting = in_body;
   } else if (body.empty()) {
     refuse("the request has no body: send a picture, or JSON with 'images'");
   } else {
-    request.pictures.push_back(std::move(body));
+    request.pictures.emplace_back(body);
   }
   if (!wanted.is_null()) {
     if (!wanted.is_number_integer() || wanted < 1) refuse("'top' must be a whole number from 1 on");
@@ -244,22 +316,25 @@ InferRequest read_infer(const std::string& body, const std::optional<std::string
              std::to_string(body.size()) + " bytes");
     }
   }
-  const Json given = read_object(body.data(), length);
-  const Json& inputs = given.contains("inputs") ? given["inputs"] : given;
+  const Turns::Turn turn(json_turns());
+  const std::string_view text = body;
+  const Json given = read_object(text.substr(0, length), infer_limits(info, most_images));
+  const Json& inputs = field(given, "inputs");
   if (!inputs.is_array() || inputs.size() != 1) refuse("the request must have one input, 'image'");
   InferRequest request;
-  request.images = read_images(inputs[0], body.substr(length), info, most_images);
+  request.images = read_images(inputs[0], text.substr(length), info, most_images);
   const Json& parameters = parameters_of(given);
   request.setting = read_setting(parameters);
-  Json binary = parameters.value("binary_data_output", Json(false));
+  const Json* binary = &field(parameters, "binary_data_output");
   if (const auto outputs = given.find("outputs"); outputs != given.end() && *outputs != Json::array()) {
     if (!outputs->is_array() || outputs->size() != 1 || !(*outputs)[0].is_object() ||
-        (*outputs)[0].value("name", Json()) != output_name(info)) {
+        field((*outputs)[0], "name") != output_name(info)) {
       refuse(std::string("the model's only output is '") + output_name(info) + "'");
     }
-    binary = parameters_of((*outputs)[0]).value("binary_data", binary);
+    const Json& wanted = field(parameters_of((*outputs)[0]), "binary_data");
+    if (!wanted.is_null()) binary = &wanted;
   }
-  request.binary = binary.is_boolean() && binary.get<bool>();
+  request.binary = binary->is_boolean() && binary->get<bool>();
   if (const auto id = given.find("id"); id != given.end() && !id->is_null()) {
     if (!id->is_string()) refuse("'id' must be a text");
     request.id = *id;

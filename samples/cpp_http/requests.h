@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 #include <vmoe/engine.hpp>
 
@@ -20,6 +21,8 @@ class RequestError : public std::runtime_error {
  public:
   explicit RequestError(const std::string& sentence, int status = 400)
       : std::runtime_error(sentence), status_(status) {}
+  // The engine's refusal, with the status that its code stands for.
+  explicit RequestError(const vmoe::Error& error);
   int status() const { return status_; }
 
  private:
@@ -40,9 +43,13 @@ struct ImageBatch {
 };
 
 struct ClassifyRequest {
-  std::vector<std::string> pictures;  // encoded files
+  std::vector<std::string_view> pictures;  // encoded files, in the request's body or in `decoded`
+  std::vector<std::string> decoded;        // from base64
   int64_t top = 5;
   std::string setting;  // empty leaves it to the server
+
+  ClassifyRequest() = default;
+  ClassifyRequest(ClassifyRequest&&) = default;  // a copy would have the pictures of the original
 };
 
 struct InferRequest {
@@ -53,9 +60,9 @@ struct InferRequest {
 };
 
 // Reads {"images": [BASE64, ...], "top": N, "setting": NAME}, or one picture; the query may have the latter two.
-// Throws RequestError.
-ClassifyRequest read_classify(std::string body, const std::string& content_type, const std::optional<std::string>& top,
-                              const std::string& setting, int64_t most_pictures);
+// The body must outlive the result. Throws RequestError.
+ClassifyRequest read_classify(const std::string& body, const std::string& content_type,
+                              const std::optional<std::string>& top, const std::string& setting, int64_t most_pictures);
 
 // Reads a request with one input `image`, FP32 or UINT8. header_length: what the header of kHeaderLength says. Throws
 // RequestError.

@@ -11,6 +11,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <future>
+#include <map>
 #include <optional>
 #include <string>
 #include <thread>
@@ -86,6 +88,41 @@ vmoe::BatcherOptions Options(const vmoe::TimedLevels& timed) {
   return options;
 }
 
+// A callback that closes the batcher hears of its own request and of those that wait, and nothing waits for itself.
+bool ClosesInACallback(const Model& model) {
+  auto batcher = vmoe::Batcher::start(model.engine, {});
+  if (!batcher) return false;
+  const auto image = model.images(0, 1);
+  std::promise<void> done;
+  std::atomic<int> answered{0}, closed{0};
+  const auto count = [&](const vmoe::Result<vmoe::Answer>& answer) { ++(answer ? answered : closed); };
+  const auto close = [&](const vmoe::Result<vmoe::Answer>& answer) {
+    count(answer);
+    if (!batcher->submit(image, "", count)) std::abort();
+    batcher->close(false);
+    if (batcher->submit(image, "", count)) std::abort();
+    done.set_value();
+  };
+  if (!batcher->submit(image, "", close)) return false;
+  done.get_future().wait();
+  batcher->close();
+  return answered == 1 && closed == 1;
+}
+
+// What clients ask for adds no names to what is counted.
+bool CountsOthersTogether(const Model& model, const vmoe::TimedLevels& timed) {
+  auto batcher = vmoe::Batcher::start(model.engine, Options(timed));
+  if (!batcher) return false;
+  const auto image = model.images(0, 1);
+  for (int ratio = 1; ratio <= 20; ++ratio) {
+    const auto answer = batcher->submit(image, "c0.4" + std::to_string(ratio) + "-k1")->wait();
+    if (!answer) return false;
+  }
+  if (!batcher->submit(image, timed.names[0])->wait() || !batcher->submit(image, "c0.3-k1")->wait()) return false;
+  batcher->close();
+  return batcher->load().served == std::map<std::string, int64_t>{{"c0.3-k1", 1}, {"other", 20}, {timed.names[0], 1}};
+}
+
 void PrintRefusal(const vmoe::Error& error) { std::printf("%d %s\n", error.code, error.message.c_str()); }
 
 void Refusals(const Model& model, const vmoe::TimedLevels& timed) {
@@ -114,6 +151,7 @@ void Refusals(const Model& model, const vmoe::TimedLevels& timed) {
   ++odd.width;
   if (auto refused = batcher->submit(odd); !refused) PrintRefusal(refused.error());
   if (auto refused = batcher->submit(model.images(0, 1), "fastest"); !refused) PrintRefusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, 1), "", nullptr); !refused) PrintRefusal(refused.error());
   batcher->close();
   if (auto refused = batcher->submit(model.images(0, 1)); !refused) PrintRefusal(refused.error());
 }
@@ -163,6 +201,8 @@ int main(int argc, char** argv) {
     const auto load = batcher->load();
     if (submitted != 0 || load.waiting != 0 || (drain && counts.closed != 0)) return 3;
   }
+  if (!ClosesInACallback(model)) return 4;
+  if (!CountsOthersTogether(model, *timed)) return 5;
   std::printf("right %d cancelled %d busy %d closed %d together %d\n", counts.right.load(), counts.cancelled.load(),
               counts.busy.load(), counts.closed.load(), static_cast<int>(counts.together.load()));
   Refusals(model, *timed);

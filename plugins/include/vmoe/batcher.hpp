@@ -48,20 +48,21 @@ struct BatcherOptions {
 struct Answer {
   std::vector<float> output;  // f32[N, Info::output_size]: logits, features or members of the request's images
   std::string setting;        // the profile that served them; empty for a model that has none
-  double waited = 0;          // seconds in the queue
+  double waited = 0;          // seconds in the queue, from `submit` on
   double seconds = 0;         // that the call took
   int64_t together = 0;       // images of the call, those of other requests included
 };
 
 // What a batcher has to do and has done.
 struct BatcherLoad {
-  int64_t waiting = 0;                    // images in the queue
-  std::string level;                      // the profile of requests that ask for none; empty for a model without
-  std::map<std::string, int64_t> served;  // images so far, by profile
-  int64_t calls = 0;                      // of the engine so far
-  int64_t refused = 0;                    // requests that found the queue full
-  int64_t cancelled = 0;                  // requests that were taken back before their turn came
-  double busy = 0;                        // seconds that calls took together
+  int64_t waiting = 0;  // images in the queue
+  std::string level;    // the profile of requests that ask for none; empty for a model without
+  // Images so far, by profile: those of the bundle and the levels by name, all else that clients ask for as "other".
+  std::map<std::string, int64_t> served;
+  int64_t calls = 0;      // of the engine so far
+  int64_t refused = 0;    // requests that found the queue full
+  int64_t cancelled = 0;  // requests that were taken back before their turn came
+  double busy = 0;        // seconds that calls took together
 };
 
 // Has the answer of a request, or why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the call.
@@ -88,7 +89,12 @@ class BatcherCore {
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), fixed_(std::move(fixed)) {
     if (elastic_) level_ = options_.levels.size() - 1;
     images_per_call_ = options_.most_images;
+    for (const Profile& profile : engine.profiles()) served_[profile.name] = 0;
+    for (const std::string& level : options_.levels) served_[level] = 0;
+    served_[fixed_] = served_[kOther] = 0;
+    taken_.reserve(static_cast<size_t>(std::min(options_.most_images, options_.most_waiting)));
     thread_ = std::thread([this] { serve(); });
+    thread_id_ = thread_.get_id();
   }
   BatcherCore(const BatcherCore&) = delete;
   BatcherCore& operator=(const BatcherCore&) = delete;
@@ -124,7 +130,7 @@ class BatcherCore {
       leave(*request);
       ++cancelled_;
     }
-    request->done(Error{VMOE_CANCELLED, "the request was cancelled"});
+    finish(*request, failed(VMOE_CANCELLED, "the request was cancelled"));
     return true;
   }
 
@@ -139,20 +145,27 @@ class BatcherCore {
       }
       changed_.notify_one();
     }
-    for (const auto& request : dropped) request->done(Error{VMOE_CLOSED, "the server is shutting down"});
+    for (const auto& request : dropped) finish(*request, failed(VMOE_CLOSED, "the server is shutting down"));
+    if (std::this_thread::get_id() == thread_id_) return;  // a callback can't wait for the thread that runs it
     const std::lock_guard joining(join_mutex_);
     if (thread_.joinable()) thread_.join();
   }
 
   BatcherLoad load() const {
     const std::lock_guard lock(mutex_);
-    return {waiting_, level_name(), served_, calls_, refused_, cancelled_, busy_};
+    BatcherLoad load{waiting_, level_name(), {}, calls_, refused_, cancelled_, busy_};
+    for (const auto& [setting, images] : served_) {
+      if (images > 0) load.served[setting] = images;
+    }
+    return load;
   }
 
  private:
+  static constexpr char kOther[] = "other";
+
   static double seconds(BatcherClock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-  std::string level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
+  const std::string& level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
 
   // A request is in the queue no more; the caller takes it out.
   void leave(BatchRequest& request) {
@@ -161,20 +174,39 @@ class BatcherCore {
     if (request.setting.empty()) elastic_waiting_ -= request.images.count;
   }
 
+  // Tells a request's outcome, once.
+  static void finish(BatchRequest& request, Result<Answer> result) {
+    std::exchange(request.done, nullptr)(std::move(result));
+  }
+
+  // A reason for someone who must hear of one: without its sentence where there is no memory even for that.
+  static Result<Answer> failed(vmoe_code code, const char* sentence) noexcept {
+    try {
+      return Error{code, sentence};
+    } catch (const std::bad_alloc&) {
+      return Error{code, {}};
+    }
+  }
+
   void serve() {
     for (;;) {
-      std::vector<BatchRequestPointer> requests;
-      std::string setting;
-      {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [this] { return !open_ || !queue_.empty(); });
-        if (queue_.empty()) return;
-        const std::string asked = queue_.front()->setting;
-        const int64_t most = asked.empty() ? decide() : options_.most_images;
-        setting = asked.empty() ? level_name() : asked;
-        requests = take(most);
+      try {
+        const std::string* setting = nullptr;
+        {
+          std::unique_lock lock(mutex_);
+          changed_.wait(lock, [this] { return !open_ || !queue_.empty(); });
+          if (queue_.empty()) return;
+          const bool elastic = queue_.front()->setting.empty();
+          take(elastic ? decide() : options_.most_images);
+          setting = elastic ? &level_name() : &taken_.front()->setting;
+        }
+        answer(taken_, *setting);
+      } catch (const std::exception&) {
+        for (const auto& request : taken_) {
+          if (request->done) finish(*request, failed(VMOE_MEMORY_ERROR, "out of memory"));
+        }
       }
-      answer(requests, setting);
+      taken_.clear();
     }
   }
 
@@ -192,25 +224,22 @@ class BatcherCore {
     return images_per_call_;
   }
 
-  // The first request and those behind it that fit into a call with it.
-  std::vector<BatchRequestPointer> take(int64_t most) {
-    std::vector<BatchRequestPointer> taken;
-    const std::string setting = queue_.front()->setting;
-    const vmoe_dtype dtype = queue_.front()->images.dtype;
+  // Moves the first request and those behind it that fit into a call with it to `taken_`, which has room for them.
+  void take(int64_t most) {
+    const BatchRequestPointer first = queue_.front();
     int64_t room = most;
     for (auto next = queue_.begin(); next != queue_.end();) {
       BatchRequest& request = **next;
-      if (request.setting != setting || request.images.dtype != dtype) {
+      if (request.setting != first->setting || request.images.dtype != first->images.dtype) {
         ++next;
         continue;
       }
-      if (!taken.empty() && request.images.count > room) break;
+      if (!taken_.empty() && request.images.count > room) break;
       room -= request.images.count;
       leave(request);
-      taken.push_back(std::move(*next));
+      taken_.push_back(std::move(*next));
       next = queue_.erase(next);
     }
-    return taken;
   }
 
   void answer(const std::vector<BatchRequestPointer>& requests, const std::string& setting) {
@@ -231,7 +260,8 @@ class BatcherCore {
     const double taken = seconds(BatcherClock::now() - start);
     if (!error) {
       const std::lock_guard lock(mutex_);
-      served_[setting] += images.count;
+      const auto own = served_.find(setting);
+      (own != served_.end() ? own : served_.find(kOther))->second += images.count;
       ++calls_;
       busy_ += taken;
     }
@@ -248,7 +278,7 @@ class BatcherCore {
         }
       } catch (const std::bad_alloc&) {
       }
-      request->done(std::move(result));
+      finish(*request, std::move(result));
     }
     // What the next call waits for is more than the engine: the batch is put together, and answers are given out.
     if (!error && elastic_ && requests.front()->setting.empty()) {
@@ -281,20 +311,22 @@ class BatcherCore {
   std::optional<Elastic> elastic_;
   const std::string fixed_;  // the profile without elastic capacity
 
-  mutable std::mutex mutex_;  // of all that follows, but for batch_, which is the thread's
+  mutable std::mutex mutex_;  // of all that follows, but for taken_ and batch_, which are the thread's
   std::condition_variable changed_;
   std::deque<BatchRequestPointer> queue_;
   bool open_ = true;
   int64_t waiting_ = 0, elastic_waiting_ = 0, elastic_arrived_ = 0;  // images
   size_t level_ = 0;
   int64_t images_per_call_ = 0;
-  std::map<std::string, int64_t> served_;
+  std::map<std::string, int64_t> served_;  // every key that there will be
   int64_t calls_ = 0, refused_ = 0, cancelled_ = 0;
   double busy_ = 0;
 
+  std::vector<BatchRequestPointer> taken_;
   std::vector<unsigned char> batch_;
   std::mutex join_mutex_;
   std::thread thread_;
+  std::thread::id thread_id_;
 };
 
 }  // namespace internal
@@ -358,8 +390,11 @@ class Batcher {
 
   // Starts the thread that calls the engine, which must outlive the batcher and all tickets.
   //
+  // options: `plan.most_images` is not read, `most_images` takes its place.
+  //
   // Fails with VMOE_ROUTING_ERROR where the bundle routes images in groups, so that an answer would depend on other
-  // people's images, or has no such levels; with VMOE_ARGUMENT_ERROR where the options make no sense.
+  // people's images, or has no such levels; with VMOE_ARGUMENT_ERROR where the options make no sense; with
+  // VMOE_RUNTIME_ERROR where no thread can be started.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
     const Info& info = engine.info();
     if (info.batch_multiple != 1) {
@@ -375,8 +410,10 @@ class Batcher {
     }
     std::optional<Elastic> elastic;
     if (!options.levels.empty()) {
-      for (const std::string& level : options.levels) {
-        if (auto profile = named(engine, level); !profile) return profile.error();
+      for (std::string& level : options.levels) {
+        auto profile = named(engine, level);
+        if (!profile) return profile.error();
+        level = std::move(profile->name);
       }
       options.plan.most_images = options.most_images;
       const auto now = internal::BatcherClock::now().time_since_epoch();
@@ -403,11 +440,16 @@ class Batcher {
   // images: 1 to most_images of them; they must stay until the answer.
   // setting: name of a profile, stored or systematic, that it is served at whatever the load; empty leaves that to the
   // load.
-  // done: called once for a request that was taken, from the batcher's thread, or from that of `cancel` or `close`. It
-  // must not throw, and should hand the answer on: the next call waits for it.
+  // done: called once for a request that was taken, on the batcher's thread, or on that of `cancel` or `close` for one
+  // that these end. It must not throw, nor destroy the batcher, and should hand the answer on: the next call waits for
+  // it.
   //
-  // Fails with VMOE_BUSY where too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR.
+  // The target of the plan begins here: what a service does before, such as to read and decode pictures, is not in it.
+  //
+  // Fails with VMOE_BUSY where too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR, and
+  // with VMOE_ARGUMENT_ERROR where `done` is empty.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
+    if (!done) return Error{VMOE_ARGUMENT_ERROR, "there must be a callback for the answer"};
     const Info& info = core_->engine().info();
     if (images.count < 1 || images.count > core_->most_images()) {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(core_->most_images()) + " images, not " +
@@ -444,7 +486,8 @@ class Batcher {
   BatcherLoad load() const { return core_->load(); }
 
   // Takes no further requests, and returns when the last call has ended. drain: answer those that wait; without it they
-  // get VMOE_CLOSED. The destructor drains.
+  // get VMOE_CLOSED. The destructor drains. Inside a callback on the batcher's thread it doesn't wait for that call and
+  // those that follow.
   void close(bool drain = true) { core_->close(drain); }
 
  private:

@@ -83,7 +83,8 @@ typedef void (*vmoe_log_callback)(void* user, vmoe_log_level level, const char* 
  *
  * When it returns, the callback that was set before isn't running any more and has been released. There are two
  * exceptions: called inside a callback it doesn't wait, and the old one is released when its last call ends; and a
- * process that was forked after the callback was set doesn't wait for calls, either.
+ * process that was forked after the callback was set doesn't wait for calls, either. As it waits, hold no lock here
+ * that the callback takes: neither would go on.
  *
  * ONNX Runtime's messages begin with "ONNX Runtime: ". Those of a load and of runs arrive whoever made the environment
  * (OrtEnv) of ONNX Runtime that the process has; a session goes on logging its runs at the level that is set during

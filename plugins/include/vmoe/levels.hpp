@@ -55,11 +55,19 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 // while slows down all.
 //
 // profiles: names, stored or systematic, the least accurate first.
-// most_images: of a call, 1 or more.
+// most_images: of a call, 1 to 65536.
+//
+// Fails with VMOE_ROUTING_ERROR where the bundle routes images in groups, so that there are no calls of one image, or
+// the model can't be run with a profile; with VMOE_ARGUMENT_ERROR for most_images, VMOE_MEMORY_ERROR, and
+// VMOE_RUNTIME_ERROR where a call fails.
 inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<std::string>& profiles,
                                        int64_t most_images) {
   constexpr int kRounds = 5;
   const Info& info = engine.info();
+  if (info.batch_multiple != 1) {
+    return Error{VMOE_ROUTING_ERROR, "this bundle routes images in groups (" + info.group +
+                                         "), and levels are timed by calls of one image; export it with --group image"};
+  }
   if (most_images < 1 || most_images > 65536) return Error{VMOE_ARGUMENT_ERROR, "most_images must be 1 to 65536"};
   std::vector<uint8_t> pixels(static_cast<size_t>(most_images * info.height * info.width * info.channels));
   std::minstd_rand noise(1);  // the same in every run

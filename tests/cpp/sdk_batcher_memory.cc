@@ -1,0 +1,83 @@
+// A batcher whose thread has no memory: the first of its allocations for a call fails, then the second one of another
+// call, and so on. Only the header's own ones: ONNX Runtime ends the process in some places. Every request must have
+// one answer, and the call after it must succeed. Exit code 0 where all have.
+//
+//   sdk_batcher_memory BUNDLE ONNXRUNTIME
+//
+// Prints "right N memory N other N", the answers by their kind.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "vmoe/batcher.hpp"
+
+extern "C" const char __executable_start, etext;  // the program's code, by the linker
+
+namespace {
+
+constexpr int kRequests = 3, kMostAllocations = 100;
+constexpr int kPlenty = -1;
+thread_local int left = kPlenty;  // allocations of this thread before the one that fails
+
+void* Allocate(size_t size, const void* caller) {
+  const bool own = caller >= &__executable_start && caller < &etext;
+  if (own && left >= 0 && left-- == 0) throw std::bad_alloc();
+  void* memory = std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+// Not inlined: the caller is what asks for memory, and a compiler that sees both sides warns of new and free.
+#define NOT_INLINED __attribute__((noinline))
+NOT_INLINED void* operator new(size_t size) { return Allocate(size, __builtin_return_address(0)); }
+NOT_INLINED void* operator new[](size_t size) { return Allocate(size, __builtin_return_address(0)); }
+NOT_INLINED void operator delete(void* memory) noexcept { std::free(memory); }
+NOT_INLINED void operator delete[](void* memory) noexcept { std::free(memory); }
+NOT_INLINED void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+NOT_INLINED void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  vmoe::LoadOptions loading;
+  loading.onnxruntime = argv[2];
+  loading.threads = 1;
+  const auto engine = vmoe::Engine::load(argv[1], loading);
+  if (!engine) return 2;
+  auto batcher = vmoe::Batcher::start(*engine, {});
+  if (!batcher) return 2;
+  const vmoe::Info& info = engine->info();
+  const std::vector<uint8_t> pixels(static_cast<size_t>(info.height * info.width * info.channels));
+  const auto image = vmoe::Images::uint8(pixels.data(), 1, info.height, info.width, info.channels);
+  const std::string setting = "c1.05-k2-vanilla";
+
+  std::atomic<int> right{0}, memory{0}, other{0};
+  for (int allocations = 0; allocations < kMostAllocations; ++allocations) {
+    std::promise<void> all;
+    std::atomic<int> open{kRequests};
+    // The requests of the next call, submitted on the batcher's thread so that it finds them together.
+    const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
+      for (int request = 0; request < kRequests; ++request) {
+        auto ticket = batcher->submit(image, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {
+          left = kPlenty;
+          auto& count = answer ? right : answer.error().code == VMOE_MEMORY_ERROR ? memory : other;
+          ++count;
+          if (--open == 0) all.set_value();
+        });
+        if (!ticket) std::abort();
+      }
+      left = allocations;
+    };
+    if (!batcher->submit(image, "", submit)) return 2;
+    all.get_future().wait();
+    const auto next = batcher->submit(image, setting)->wait();
+    if (!next || next->output.size() != static_cast<size_t>(info.output_size)) return 3;
+  }
+  std::printf("right %d memory %d other %d\n", right.load(), memory.load(), other.load());
+  return 0;
+}
