@@ -28,7 +28,9 @@ from vmoe_runtime.command_line import CommandError
 from vmoe_serve import cli
 from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.output import begin, writing
+from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
+from vmoe_serve.batch.shards import ShardError, read_shard
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -271,6 +273,16 @@ def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
     assert "can't be read" in lines[0] and "can't be read" in lines[1] and "has other rows" in lines[2]
     assert contents(output) == contents(finished) and (output / SHARDS[0]).stat().st_ino == kept
+
+
+def test_a_shard_whose_metadata_is_damaged_is_not_whole(tmp_path: Path, digits: Path, finished: Path) -> None:
+    job = Job.read((finished / "_job.json").read_bytes())
+    table = pq.read_table(finished / SHARDS[0])
+    metadata = {**table.schema.metadata, b"vmoe.runtime": b"\xff"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / SHARDS[0])
+    part = open_pictures(digits, None).part(0, SHARD_SIZE)
+    with pytest.raises(ShardError, match=rf"{SHARDS[0]} can't be read \(.*utf-8"):
+        read_shard(tmp_path, job, job.shards[0], part)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

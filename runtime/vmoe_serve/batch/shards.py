@@ -86,6 +86,7 @@ def read_shard(folder: Path, job: Job, shard: Shard, part: Part) -> Written:
             metadata = dict(parquet.schema_arrow.metadata or {})
             table = parquet.read()
         table.validate(full=True)
+        runtime = metadata.get(_RUNTIME, b"").decode()
     except FileNotFoundError:
         raise
     except (VmoeError, pa.ArrowException, OSError, ValueError) as error:
@@ -98,7 +99,7 @@ def read_shard(folder: Path, job: Job, shard: Shard, part: Part) -> Written:
     answered = table.column(_CLASSES[0] if job.top else str(job.output))
     if pc.any(pc.equal(answered.is_null(), table.column("error").is_null())).as_py():
         raise ShardError(f"{shard.name} has rows without an answer and without an error, or with both")
-    return Written(shard, errors, metadata.get(_RUNTIME, b"").decode())
+    return Written(shard, errors, runtime)
 
 
 def _schema(job: Job) -> pa.Schema:
