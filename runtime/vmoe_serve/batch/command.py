@@ -88,14 +88,20 @@ def _run(arguments: Arguments) -> int:
         top=arguments.top,
         shard_size=arguments.shard_size,
     )
+
+    def note(sentence: str) -> None:
+        if not arguments.quiet:
+            complain(PROGRAM, sentence)
+
     with locked(arguments.output):
-        begin(arguments.output, job, force=arguments.force)
+        if shards := begin(arguments.output, job, force=arguments.force, say=note):
+            note(f"checking the {shards:,} shards that are there")
         kept = list(_finished(arguments, job, pictures))
         computed, seconds = _compute(arguments, job, pictures, kept)
         if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
             raise CommandError(f"Ray has lost {len(lost)} shards; the same command writes them")
         summary = _summary(job, [*kept, *computed])
-        finish(arguments.output, asdict(summary))
+        finish(arguments.output, job, asdict(summary))
     write_json(arguments.json, {**asdict(summary), "kept_shards": len(kept), "seconds": round(seconds, 3)})
     _say(arguments, summary, len(kept), seconds)
     return FAILURE if arguments.strict and summary.errors else 0
