@@ -38,6 +38,11 @@ def write_whole_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path of what links lead to; Path.resolve raises where they lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def replaced_name(name: str) -> str | None:
     """The name that a temporary file would have got, which a kill has left where nobody writes any more; None for others.
 
@@ -55,8 +60,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """The temporary file, which the block writes."""
-    # Path.resolve raises where links lead in a circle.
-    real = Path(os.path.realpath(path))
+    real = real_path(path)
     # Two machines may have processes of the same number.
     part = real.with_name(f".{real.name}.{os.urandom(4).hex()}.part")
     try:
