@@ -11,11 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.output import begin, finish, writing
 from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
-from vmoe_serve.batch.shards import ShardError, read_shard
+from vmoe_serve.batch.shards import ShardError, read_shard, write_shard
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -46,14 +48,14 @@ SHARDS = [f"shard-{number:05}-of-00006.parquet" for number in range(PICTURES // 
 class Command:
     """The command, as its own process."""
 
-    def __init__(self, *words: object) -> None:
+    def __init__(self, *words: object, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vmoe_serve", "batch", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
-            env={**os.environ, "RAY_ADDRESS": ""},
+            env={**os.environ, "RAY_ADDRESS": "", **environment},
         )
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
@@ -305,9 +307,38 @@ def test_a_signal_stops_it_in_a_sentence(
     job = Command(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1")
     job.wait_for(lambda: len(shards(output)) >= 2)
     job.process.send_signal(number)
-    said = "vmoe-serve batch: stopped; finished shards stay, and the same command goes on from there\n"
-    assert job.ended() == (code, "", said)
+    ended, out, errors = job.ended()
+    said = r"vmoe-serve batch: stopped; finished shards stay, and the same command goes on from there: "
+    missing = re.fullmatch(rf"{said}(\d+) are missing, (shard-000\d\d-of-00060.parquet) is the first\n", errors)
+    assert (ended, out) == (code, "") and missing is not None, errors
+    # One may have been finished at the very end.
+    left = sorted({f"shard-{number:05}-of-00060.parquet" for number in range(PICTURES)} - set(shards(output)))
+    assert len(left) <= int(missing[1]) <= len(left) + 2 and missing[2] <= left[0]
     assert 2 <= len(shards(output)) < PICTURES and not (output / "_SUCCESS").exists()
+
+
+def test_shards_with_errors_are_done_again_where_that_is_asked_for(
+    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    job = Job.read((output / "_job.json").read_bytes())
+    part = open_pictures(digits, None).part(2 * SHARD_SIZE, 3 * SHARD_SIZE)
+    write_shard(output, job, job.shards[2], part, ["the file can't be read: Stale file handle"] * SHARD_SIZE, "an engine")
+    _, _, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
+    assert "10 of 60 pictures can't be answered" in errors and contents(output) != contents(finished)
+    code, out, _ = Command(mnist_image_bundle, digits, output, *OPTIONS, "--redo-errors").ended()
+    assert code == 0 and out.endswith("; 5 shards were there already\n") and contents(output) == contents(finished)
+
+
+def test_it_joins_no_cluster_that_nobody_has_named(tmp_path: Path, mnist_image_bundle: Path, digits: Path) -> None:
+    """`ray start` leaves the address of its cluster in a file, where it stays after a kill."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # names of sockets are short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        job = Command(mnist_image_bundle, digits, tmp_path / "out", *OPTIONS, environment={"RAY_TMPDIR": folder})
+        code, out, errors = job.ended()
+        assert (code, errors) == (0, "") and out.startswith("60 pictures in 6 shards, in ")
 
 
 def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, digits: Path) -> None:

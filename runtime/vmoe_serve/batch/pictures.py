@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_runtime.pictures import open_regular, path_text
+from vmoe_runtime.whole_files import real_path
 
 Content: TypeAlias = "Path | bytes | None"
 """A picture: its file, its bytes, or None where a row has none."""
@@ -68,7 +69,7 @@ def open_pictures(path: Path, column: str | None) -> Pictures:
         ImageError: there are none.
         OSError: a file can't be read.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     if not path.exists():
         raise ImageError(f"{path_text(path)} is not there")
     if column is not None:
