@@ -124,3 +124,24 @@ def test_a_header_that_tells_of_too_many_pixels_is_believed_before_they_are_deco
 def test_a_picture_in_memory_of_too_many_rows_is_refused() -> None:
     with pytest.raises(ImageError, match="the image has 4,194,305 rows, more than 4,194,304; crop it first"):
         to_batch(Image.new("L", (1, (1 << 22) + 1)), InputSpec("float32", 28, 28, 1))
+
+
+def test_memory_that_is_missing_is_no_fault_of_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("L", (9000, 9000)).save(path)
+    program = f"""
+import resource
+from vmoe_runtime.pictures import opened
+from PIL import Image
+Image.init()
+with open("/proc/self/statm") as file:
+    mapped = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (16 << 20),) * 2)
+try:
+    with opened({str(path)!r}, 1):
+        print("decoded")
+except MemoryError:
+    print("not enough")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "not enough\n"

@@ -11,11 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,13 @@ from terminal import default_signals
 
 from vmoe_runtime import Engine
 from vmoe_runtime.command_line import CommandError
+from vmoe_runtime.whole_files import write_whole
 from vmoe_serve import cli
 from vmoe_serve.batch.job import Job
-from vmoe_serve.batch.output import begin, writing
+from vmoe_serve.batch.output import begin, finish, writing
+from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
+from vmoe_serve.batch.shards import ShardError, read_shard, write_shard
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
@@ -43,14 +48,14 @@ SHARDS = [f"shard-{number:05}-of-00006.parquet" for number in range(PICTURES // 
 class Command:
     """The command, as its own process."""
 
-    def __init__(self, *words: object) -> None:
+    def __init__(self, *words: object, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vmoe_serve", "batch", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
-            env={**os.environ, "RAY_ADDRESS": ""},
+            env={**os.environ, "RAY_ADDRESS": "", **environment},
         )
 
     def wait_for(self, reached: Callable[[], bool]) -> None:
@@ -63,8 +68,9 @@ class Command:
     def ended(self) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         out, errors = self.process.communicate(timeout=PATIENCE)
-        # A machine that is slow at the moment has time for lines of progress, too.
-        return self.process.returncode, out, re.sub(r"(?m)^[\d,]+ of [\d,]+ pictures, .* left\n", "", errors)
+        # A machine that is slow at the moment has time for lines of progress, and replicas outlive their job for longer.
+        untimely = r"(?m)^([\d,]+ of [\d,]+ pictures, .* left|vmoe-serve batch: waiting for processes of an earlier run.*)\n"
+        return self.process.returncode, out, re.sub(untimely, "", errors)
 
 
 def children(process: int) -> list[int]:
@@ -81,6 +87,13 @@ def is_running(process: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def png(pixels: Any) -> bytes:
@@ -232,12 +245,15 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
         job.wait_for(lambda reached=reached: reached(output))
         started += children(job.process.pid)
         job.process.kill()
-        assert job.ended() == (-signal.SIGKILL, "", ""), moment
+        code, out, errors = job.ended()
+        assert (code, out) == (-signal.SIGKILL, ""), moment
+        assert re.fullmatch(r"(vmoe-serve batch: checking the \d shards that are there\n)?", errors), moment
         assert not (output / "_SUCCESS").exists(), moment
         kept |= {path.name: path.stat().st_ino for path in output.glob("shard-*")}
         (output / ".shard-00005-of-00006.parquet.0a1b2c3d.part").write_bytes(b"left by a kill")
     code, out, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
-    assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", "")
+    checking = "vmoe-serve batch: checking the 6 shards that are there\n"
+    assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", checking)
     assert contents(output) == contents(finished)
     assert kept == {path.name: path.stat().st_ino for path in output.glob("shard-*")}
     running = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in started if is_running(process)}
@@ -267,10 +283,21 @@ def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
     os.kill(replica, signal.SIGKILL)
     code, out, errors = job.ended()
     assert code == 0 and out.endswith("; 3 shards were there already\n")
-    lines = errors.splitlines()
+    first, *lines = errors.splitlines()
+    assert first == "vmoe-serve batch: checking the 6 shards that are there"
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
     assert "can't be read" in lines[0] and "can't be read" in lines[1] and "has other rows" in lines[2]
     assert contents(output) == contents(finished) and (output / SHARDS[0]).stat().st_ino == kept
+
+
+def test_a_shard_whose_metadata_is_damaged_is_not_whole(tmp_path: Path, digits: Path, finished: Path) -> None:
+    job = Job.read((finished / "_job.json").read_bytes())
+    table = pq.read_table(finished / SHARDS[0])
+    metadata = {**table.schema.metadata, b"vmoe.runtime": b"\xff"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / SHARDS[0])
+    part = open_pictures(digits, None).part(0, SHARD_SIZE)
+    with pytest.raises(ShardError, match=rf"{SHARDS[0]} can't be read \(.*utf-8"):
+        read_shard(tmp_path, job, job.shards[0], part)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -282,9 +309,38 @@ def test_a_signal_stops_it_in_a_sentence(
     job = Command(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1")
     job.wait_for(lambda: len(shards(output)) >= 2)
     job.process.send_signal(number)
-    said = "vmoe-serve batch: stopped; finished shards stay, and the same command goes on from there\n"
-    assert job.ended() == (code, "", said)
+    ended, out, errors = job.ended()
+    said = r"vmoe-serve batch: stopped; finished shards stay, and the same command goes on from there: "
+    missing = re.fullmatch(rf"{said}(\d+) are missing, (shard-000\d\d-of-00060.parquet) is the first\n", errors)
+    assert (ended, out) == (code, "") and missing is not None, errors
+    # One may have been finished at the very end.
+    left = sorted({f"shard-{number:05}-of-00060.parquet" for number in range(PICTURES)} - set(shards(output)))
+    assert len(left) <= int(missing[1]) <= len(left) + 2 and missing[2] <= left[0]
     assert 2 <= len(shards(output)) < PICTURES and not (output / "_SUCCESS").exists()
+
+
+def test_shards_with_errors_are_done_again_where_that_is_asked_for(
+    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    job = Job.read((output / "_job.json").read_bytes())
+    part = open_pictures(digits, None).part(2 * SHARD_SIZE, 3 * SHARD_SIZE)
+    write_shard(output, job, job.shards[2], part, ["the file can't be read: Stale file handle"] * SHARD_SIZE, "an engine")
+    _, _, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
+    assert "10 of 60 pictures can't be answered" in errors and contents(output) != contents(finished)
+    code, out, _ = Command(mnist_image_bundle, digits, output, *OPTIONS, "--redo-errors").ended()
+    assert code == 0 and out.endswith("; 5 shards were there already\n") and contents(output) == contents(finished)
+
+
+def test_it_joins_no_cluster_that_nobody_has_named(tmp_path: Path, mnist_image_bundle: Path, digits: Path) -> None:
+    """`ray start` leaves the address of its cluster in a file, where it stays after a kill."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # names of sockets are short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        job = Command(mnist_image_bundle, digits, tmp_path / "out", *OPTIONS, environment={"RAY_TMPDIR": folder})
+        code, out, errors = job.ended()
+        assert (code, errors) == (0, "") and out.startswith("60 pictures in 6 shards, in ")
 
 
 def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, digits: Path) -> None:
@@ -295,7 +351,9 @@ def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, dig
     )
     code, out, errors = job.ended()
     assert code == 0 and json.loads(out)["kept_shards"] == 6
-    assert errors == "60 pictures in 6 shards, which were there already\n" and contents(finished) == before
+    checking, summary = errors.splitlines()
+    assert checking == "vmoe-serve batch: checking the 6 shards that are there"
+    assert summary == "60 pictures in 6 shards, which were there already" and contents(finished) == before
 
 
 BAD: list[tuple[tuple[str, ...], int, str]] = [
@@ -405,31 +463,100 @@ def test_force_removes_the_shards_of_another_job(tmp_path: Path, finished: Path)
     shutil.copytree(finished, output)
     other = replace(Job.read((output / "_job.json").read_bytes()), top=3)
     with pytest.raises(CommandError, match="has a job with top 5 and not 3; --force removes its shards"):
-        begin(output, other, force=False)
+        begin(output, other, force=False, say=unexpected)
     assert contents(output) == contents(finished)
-    begin(output, other, force=True)
+    assert begin(output, other, force=True, say=unexpected) == 0
     assert contents(output) == {".lock": b"", "_job.json": other.text.encode()}
     (output / "_job.json").write_text(other.text[:50])
     with pytest.raises(CommandError, match=r"has a _job\.json that can't be used: it is damaged; --force"):
-        begin(output, other, force=False)
+        begin(output, other, force=False, say=unexpected)
     (output / "_job.json").unlink()
     (output / SHARDS[0]).write_bytes(b"")
     with pytest.raises(CommandError, match=r"has shards, and no _job\.json that says whose; --force"):
-        begin(output, other, force=False)
+        begin(output, other, force=False, say=unexpected)
 
 
-def test_the_next_run_waits_for_replicas_of_a_killed_one(tmp_path: Path, finished: Path) -> None:
+def unexpected(sentence: str) -> None:
+    raise AssertionError(sentence)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(SHARD_SIZE, 6), (20, 0)])
+def test_the_next_run_waits_for_replicas_of_a_killed_one(size: int, kept: int, tmp_path: Path, finished: Path) -> None:
+    """Also where it has another number of shards; what they finish meanwhile is a shard of the old job."""
     output = tmp_path / "out"
     shutil.copytree(finished, output)
     job = Job.read((output / "_job.json").read_bytes())
+    part = output / f".{SHARDS[5]}.0a1b2c3d.part"
+    (output / SHARDS[5]).rename(part)
+    (output / f".{SHARDS[0]}.0a1b2c3d.part").write_bytes(b"left by a kill")
+    said: list[str] = []
     with ThreadPoolExecutor(1) as pool:
         with writing(output, job):
-            next_run = pool.submit(begin, output, job, force=False)
-            with pytest.raises(TimeoutError):
-                next_run.result(0.3)
-        next_run.result(PATIENCE)
+            next_run = pool.submit(begin, output, replace(job, shard_size=size), force=True, say=said.append)
+            wait_until(lambda: bool(said) or next_run.done())
+            assert said == ["waiting for processes of an earlier run, 60 s at the most"] and not next_run.done()
+            part.rename(output / SHARDS[5])
+        assert next_run.result(PATIENCE) == kept == len(shards(output))
+    assert not list(output.glob("*.part"))
     with pytest.raises(CommandError, match="has another job by now"), writing(output, replace(job, top=3)):
         pass
+
+
+def test_a_replica_that_comes_late_does_not_write_to_the_next_job(tmp_path: Path, finished: Path) -> None:
+    """It has opened the description of its own job, and gets the lock when that was replaced."""
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    job = Job.read((output / "_job.json").read_bytes())
+
+    def write() -> None:
+        with writing(output, job):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, (output / "_job.json").open("r+b") as description:
+        fcntl.flock(description, fcntl.LOCK_EX)
+        replica = pool.submit(write)
+        inode = os.fstat(description.fileno()).st_ino
+        wait_until(lambda: re.search(rf"-> .*:{inode} ", Path("/proc/locks").read_text()) is not None)
+        write_whole(output / "_job.json", lambda file: file.write(replace(job, top=3).text))
+        fcntl.flock(description, fcntl.LOCK_UN)
+        with pytest.raises(CommandError, match="has another job by now"):
+            replica.result(PATIENCE)
+
+
+@pytest.mark.parametrize("name", [".movie.part", ".movie.0a1b2c3d.part", f".{SHARDS[0]}.part"])
+def test_files_of_others_stay(name: str, tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    (output / name).write_bytes(b"mine")
+    before = contents(output)
+    job = Job.read((output / "_job.json").read_bytes())
+    with pytest.raises(CommandError, match=f"has '{re.escape(name)}', which no job wrote"):
+        begin(output, job, force=True, say=unexpected)
+    assert contents(output) == before
+
+
+def test_what_nfs_keeps_of_open_files_is_left_alone(tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    (output / ".nfs000000000a0b0c0d00000001").write_bytes(b"")
+    before = contents(output)
+    job = Job.read((output / "_job.json").read_bytes())
+    assert begin(output, job, force=False, say=unexpected) == 6 and contents(output) == before
+
+
+def test_shards_of_another_job_are_not_called_a_success(tmp_path: Path, finished: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    (output / "_SUCCESS").unlink()
+    shutil.copy(output / SHARDS[0], output / "shard-00000-of-00003.parquet")
+    job = Job.read((output / "_job.json").read_bytes())
+    said = "has 'shard-00000-of-00003.parquet', which is no shard of this job; "
+    with pytest.raises(CommandError, match=f"{said}--force removes"):
+        begin(output, job, force=False, say=unexpected)
+    with pytest.raises(CommandError, match=f"{said}remove it"):
+        finish(output, job, {})
+    assert len(shards(output)) == 7 and not (output / "_SUCCESS").exists()
+    assert begin(output, job, force=True, say=unexpected) == 0 and not shards(output)
 
 
 def test_progress_is_one_line_on_a_terminal_and_none_where_it_is_quiet() -> None:

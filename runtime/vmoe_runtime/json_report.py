@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TextIO
 
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.manifest import MANIFEST_NAME
-from vmoe_runtime.whole_files import write_whole
+from vmoe_runtime.whole_files import real_path, write_whole
 
 STANDARD_OUTPUT = "-"
 
@@ -34,10 +33,10 @@ def check_target(target: str | None, used: Iterable[Path | None] = ()) -> None:
         raise CommandError(f"{path} can't be written: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
         raise CommandError(f"{path} can't be written: it is there already and no plain file")
-    real = _real(path)
+    real = real_path(path)
     taken = {real, real.parent} if (real.parent / MANIFEST_NAME).exists() else {real}
     for other in used:
-        if other is not None and _real(other) in taken:
+        if other is not None and real_path(other) in taken:
             raise CommandError(f"{path} can't be written: {other} is used by this command; choose another file for --json")
 
 
@@ -75,8 +74,3 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
         write_whole(path, write)
     except OSError as error:
         raise CommandError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _real(path: Path) -> Path:
-    # Path.resolve raises where links lead in a circle.
-    return Path(os.path.realpath(path))

@@ -65,6 +65,20 @@ class PicturePixels:
         return picked
 
 
+def check_takes_pictures(channels: int) -> None:
+    """Checks that pictures can be decoded here for a model of so many channels.
+
+    Raises:
+        ImageError: Pillow is missing, or the model takes something else than grey or colours.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise ImageError("PIL images, files and their bytes need pillow: pip install 'vmoe-export[images]'") from None
+    if channels not in _MODES:
+        raise ImageError(f"the model takes {channels} channels, so images must be arrays")
+
+
 @contextmanager
 def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     """A decoded PIL image of 8 bits per channel, and what to call it in a sentence.
@@ -74,14 +88,13 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
         channels: of the model.
 
     Raises:
-        ImageError: it can't be opened, is no picture, or has more pixels or bits than are taken.
+        ImageError: it can't be opened, is no picture, or has more pixels or bits than are taken. Where the operating system
+            has refused to open or read a file, its cause is an OSError with a number.
+        MemoryError: there is not enough for its pixels.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImageError("PIL images, files and their bytes need pillow: pip install 'vmoe-export[images]'") from None
-    if channels not in _MODES:
-        raise ImageError(f"the model takes {channels} channels, so images must be arrays")
+    check_takes_pictures(channels)
+    from PIL import Image
+
     if isinstance(picture, Image.Image):
         _check_bits(picture, "the image")
         _check_rows(picture, "the image")
@@ -98,7 +111,7 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
         except ImageError:
             raise
         except (OSError, ValueError) as error:
-            raise _unreadable(name, error) from None
+            raise _unreadable(name, error) from error
     elif isinstance(picture, bytes | bytearray | memoryview):
         file = io.BytesIO(picture)
     else:
@@ -152,15 +165,19 @@ def _open(file: BinaryIO, name: str) -> Image:
         ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a readable image (none of {', '.join(FORMATS)})") from None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes a decoder fail in any way
-        raise _unreadable(name, error) from None
+        raise _unreadable(name, error) from error
 
 
 def _decode(image: Image, name: str) -> None:
     try:
         image.load()
+    except MemoryError:
+        raise
     except Exception as error:
-        raise _unreadable(name, error) from None
+        raise _unreadable(name, error) from error
 
 
 def _unreadable(name: str, error: Exception) -> ImageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,21 +38,31 @@ def write_whole_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
-def is_left_over(name: str) -> bool:
-    """Whether a file's name is that of a temporary one, which a kill has left where nobody writes any more."""
-    return name.startswith(".") and name.endswith(_SUFFIX)
+def real_path(path: Path) -> Path:
+    """The absolute path of what links lead to; Path.resolve raises where they lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
-_SUFFIX = ".part"
+def replaced_name(name: str) -> str | None:
+    """The name that a temporary file would have got, which a kill has left where nobody writes any more; None for others.
+
+    Example:
+        >>> replaced_name("._job.json.0a1b2c3d.part")
+        '_job.json'
+    """
+    found = _TEMPORARY.fullmatch(name)
+    return found[1] if found else None
+
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """The temporary file, which the block writes."""
-    # Path.resolve raises where links lead in a circle.
-    real = Path(os.path.realpath(path))
+    real = real_path(path)
     # Two machines may have processes of the same number.
-    part = real.with_name(f".{real.name}.{os.urandom(4).hex()}{_SUFFIX}")
+    part = real.with_name(f".{real.name}.{os.urandom(4).hex()}.part")
     try:
         yield part
         if real.exists():

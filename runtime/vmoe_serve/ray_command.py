@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
@@ -16,7 +14,7 @@ from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import CommandError, UsageError, complain
 from vmoe_serve.ray_application import Options, application
 from vmoe_serve.ray_arguments import PROGRAM, Arguments, parse_arguments
-from vmoe_serve.ray_session import connected_ray, reason
+from vmoe_serve.ray_session import connected_ray, reason, signals_handled
 from vmoe_serve.settings import check_served, levels, model_name, named
 
 _MEGABYTE = 1 << 20
@@ -31,9 +29,10 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     options, notes = _options(arguments)
     _check_port(arguments.host, arguments.port)
+    stopped = threading.Event()
     with connected_ray():
         handle = _deploy(arguments, options)
-        with _stopped_by_signals() as stopped:
+        with signals_handled(lambda _: stopped.set()):
             if not arguments.quiet:
                 for note in [*notes, *handle.notes.remote().result()]:
                     complain(PROGRAM, note)
@@ -92,21 +91,3 @@ def _deploy(arguments: Arguments, options: Options) -> Any:
         status = serve.status().applications.get(options.name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
         raise CommandError(f"Ray can't serve {arguments.bundle}: {reason(reasons[0] if reasons else error)}") from None
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set."""
-    stopped = threading.Event()
-
-    def stop(number: int, _: object) -> None:
-        stopped.set()
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

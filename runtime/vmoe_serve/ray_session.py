@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
@@ -34,6 +35,7 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                address="local",  # without it Ray would join whatever `ray start` has started on this machine
                 include_dashboard=False,
                 num_cpus=cpus,
                 _node_ip_address="127.0.0.1",
@@ -47,6 +49,17 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def signals_handled(handle: Callable[[int], object]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C call a function with their number in the block, also where Ray has put a handler of its own."""
+    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Arguments:
         threads: per call; None for the runtime's own choice.
         backend: its name.
         force: start anew where another job has written.
+        redo_errors: answer shards anew that have pictures with an error.
         strict: exit with 1 where a picture can't be read.
         json: path of the JSON file or "-" for standard output; None for no JSON.
         quiet: print nothing but errors, and the JSON.
@@ -49,6 +50,7 @@ class Arguments:
     threads: int | None
     backend: str
     force: bool
+    redo_errors: bool
     strict: bool
     json: str | None
     quiet: bool
@@ -77,6 +79,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         threads=parsed.threads,
         backend=parsed.backend,
         force=parsed.force,
+        redo_errors=parsed.redo_errors,
         strict=parsed.strict,
         json=parsed.json,
         quiet=parsed.quiet,
@@ -111,6 +114,7 @@ def _parser() -> Parser:
     text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
     add("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
     add("--force", action="store_true", help="start anew where OUTPUT has the shards of another job, which are removed")
+    add("--redo-errors", action="store_true", help="answer shards anew that have pictures with an error")
     add("--strict", action="store_true", help="exit with 1 where a picture can't be read; all are answered nevertheless")
     text = "write what was done as JSON as well; - for standard output, and sentences go to standard error then"
     add("--json", metavar="FILE", help=text)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +12,8 @@ from vmoe_runtime.bundle import Bundle, while_unchanged
 from vmoe_runtime.command_line import FAILURE, CommandError, complain
 from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
 from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.pictures import check_takes_pictures
+from vmoe_runtime.whole_files import real_path
 from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_serve.batch.job import Job, Shard, missing
 from vmoe_serve.batch.output import begin, finish, locked, unfinish
@@ -22,7 +22,7 @@ from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.run import write_shards
 from vmoe_serve.batch.shards import ShardError, Written, read_shard
 from vmoe_serve.batch.worker import Plan, manifest_digest
-from vmoe_serve.ray_session import connected_ray, silenced
+from vmoe_serve.ray_session import connected_ray, signals_handled, silenced
 from vmoe_serve.settings import check_served, named
 
 
@@ -51,6 +51,7 @@ class _StoppedError(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.left: list[Shard] = []  # shards that weren't finished, as far as that is known
 
 
 def run(argv: Sequence[str]) -> int:
@@ -64,12 +65,13 @@ def run(argv: Sequence[str]) -> int:
     """
     arguments = parse_arguments(argv)
     try:
-        with _raising_signals():
+        with signals_handled(_stop):
             return _run(arguments)
     except (_StoppedError, SystemExit) as stopped:
         # Ray ends the process in this way where SIGTERM comes while it is started.
-        number = stopped.number if isinstance(stopped, _StoppedError) else signal.SIGTERM
-        complain(PROGRAM, "stopped; finished shards stay, and the same command goes on from there")
+        number, left = (stopped.number, stopped.left) if isinstance(stopped, _StoppedError) else (signal.SIGTERM, [])
+        where = f": {len(left):,} are missing, {left[0].name} is the first" if left else ""
+        complain(PROGRAM, f"stopped; finished shards stay, and the same command goes on from there{where}")
         return 128 + number
 
 
@@ -88,14 +90,20 @@ def _run(arguments: Arguments) -> int:
         top=arguments.top,
         shard_size=arguments.shard_size,
     )
+
+    def note(sentence: str) -> None:
+        if not arguments.quiet:
+            complain(PROGRAM, sentence)
+
     with locked(arguments.output):
-        begin(arguments.output, job, force=arguments.force)
+        if shards := begin(arguments.output, job, force=arguments.force, say=note):
+            note(f"checking the {shards:,} shards that are there")
         kept = list(_finished(arguments, job, pictures))
         computed, seconds = _compute(arguments, job, pictures, kept)
         if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
             raise CommandError(f"Ray has lost {len(lost)} shards; the same command writes them")
         summary = _summary(job, [*kept, *computed])
-        finish(arguments.output, asdict(summary))
+        finish(arguments.output, job, asdict(summary))
     write_json(arguments.json, {**asdict(summary), "kept_shards": len(kept), "seconds": round(seconds, 3)})
     _say(arguments, summary, len(kept), seconds)
     return FAILURE if arguments.strict and summary.errors else 0
@@ -103,11 +111,11 @@ def _run(arguments: Arguments) -> int:
 
 def _check_paths(arguments: Arguments) -> None:
     check_target(arguments.json, [arguments.bundle, arguments.input])
-    output, source, bundle = map(_real, (arguments.output, arguments.input, arguments.bundle))
+    output, source, bundle = map(real_path, (arguments.output, arguments.input, arguments.bundle))
     for other, what in ((source, "input"), (bundle, "bundle")):
         if output == other or output in other.parents or other in output.parents:
             raise CommandError(f"{arguments.output} is no place for the output: it is, has or lies in the {what}")
-    if arguments.json not in (None, STANDARD_OUTPUT) and output in _real(Path(arguments.json)).parents:
+    if arguments.json not in (None, STANDARD_OUTPUT) and output in real_path(Path(arguments.json)).parents:
         raise CommandError(f"{arguments.json} can't be written: {arguments.output} is for shards alone")
 
 
@@ -116,6 +124,7 @@ def _bundle(arguments: Arguments) -> tuple[Manifest, str]:
     with Bundle.open(arguments.bundle) as bundle:
         bundle.verify_weights()
         check_served(bundle.manifest, arguments.bundle)
+        check_takes_pictures(bundle.manifest.input.channels)
         return bundle.manifest, manifest_digest(bundle.path)
 
 
@@ -128,10 +137,12 @@ def _setting(manifest: Manifest, arguments: Arguments) -> str | None:
 
 
 def _finished(arguments: Arguments, job: Job, pictures: Pictures) -> Iterator[Written]:
-    """The shards that are there and whole; a damaged one is named, and counts as missing."""
+    """The shards that are there, whole and not to be done again; a damaged one is named, and counts as missing."""
     for shard in job.shards:
         try:
-            yield read_shard(arguments.output, job, shard, pictures.part(shard.first, shard.stop))
+            written = read_shard(arguments.output, job, shard, pictures.part(shard.first, shard.stop))
+            if not (arguments.redo_errors and written.errors):
+                yield written
         except FileNotFoundError:
             continue
         except ShardError as error:
@@ -145,17 +156,21 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     if not shards:
         return [], 0.0
     unfinish(arguments.output)
-    plan = Plan(job, _real(arguments.bundle), _real(arguments.output), arguments.batch, arguments.threads)
+    bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
+    plan = Plan(job, bundle, source, output, arguments.batch, arguments.threads)
     written: list[Written] = []
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1
-    with silenced() as stream, connected_ray(cpus), _raising_signals():
+    with silenced() as stream, connected_ray(cpus), signals_handled(_stop):
         start = time.monotonic()
         progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
         try:
             for done in write_shards(plan, pictures, shards, arguments.replicas):
                 written.append(done)
                 progress.advance(_count([done.shard]))
+        except _StoppedError as stopped:
+            stopped.left = missing(shards, [each.shard for each in written])
+            raise
         finally:
             progress.end()
         return written, time.monotonic() - start
@@ -183,21 +198,5 @@ def _say(arguments: Arguments, summary: Summary, kept: int, seconds: float) -> N
         print(text, file=people_stream(arguments.json))
 
 
-@contextmanager
-def _raising_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise a `_StoppedError` in the block, also where Ray has put a handler of its own."""
-
-    def stop(number: int, _: object) -> None:
-        raise _StoppedError(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _real(path: Path) -> Path:
-    # Path.resolve raises where links lead in a circle.
-    return Path(os.path.realpath(path))
+def _stop(number: int) -> None:
+    raise _StoppedError(number)

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_runtime.pictures import open_regular, path_text
+from vmoe_runtime.whole_files import real_path
 
 Content: TypeAlias = "Path | bytes | None"
 """A picture: its file, its bytes, or None where a row has none."""
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
 _ROWS_AT_ONCE = 64
+_BUFFER = 1 << 20  # bytes
 
 
 class Part(Protocol):
@@ -66,7 +69,7 @@ def open_pictures(path: Path, column: str | None) -> Pictures:
         ImageError: there are none.
         OSError: a file can't be read.
     """
-    path = Path(os.path.realpath(path))
+    path = real_path(path)
     if not path.exists():
         raise ImageError(f"{path_text(path)} is not there")
     if column is not None:
@@ -156,6 +159,8 @@ class _ParquetPictures:
             before = self._ends[number - 1] if number else 0
             if before >= stop:
                 break
+            if self._ends[number] == before:  # a file without rows
+                continue
             slices.append(_Slice(self._files[number], max(first - before, 0), min(stop, self._ends[number]) - before))
         return _ParquetPart(self._root, tuple(slices), self._column)
 
@@ -196,13 +201,14 @@ def _rows(path: Path, column: str) -> int:
     """The number of rows of a Parquet file that has the column."""
     with _Parquet(path) as parquet:
         schema = parquet.schema_arrow
-        found = schema.get_all_field_indices(column)
+        # Arrow's own search takes no name that isn't UTF-8.
+        found = [index for index, name in enumerate(schema.names) if name == column]
         if len(found) != 1:
             names = ", ".join(dict.fromkeys(schema.names))
             what = "several columns" if found else "no column"
             raise ImageError(f"{path_text(path)} has {what} '{column}' ({names[:200]})")
         kind = schema.field(found[0]).type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        if _has_bytes(kind):
             kind = kind.field("bytes").type
         if not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
             raise ImageError(f"{path_text(path)}: column '{column}' is {str(kind)[:80]}, and pictures are binary")
@@ -210,7 +216,7 @@ def _rows(path: Path, column: str) -> int:
 
 
 def _bytes_of(path: Path, column: str, start: int, stop: int) -> Iterator[bytes | None]:
-    """The pictures of some rows; only the row groups that have them are read."""
+    """The pictures of some rows; the row groups that have them are read from their start, a piece at a time."""
     with _Parquet(path) as parquet:
         metadata = parquet.metadata
         ends = list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
@@ -218,14 +224,20 @@ def _bytes_of(path: Path, column: str, start: int, stop: int) -> Iterator[bytes 
             raise ImageError(f"{path_text(path)} has {ends[-1] if ends else 0} rows, and had more when the job began")
         groups = range(bisect_right(ends, start), bisect_right(ends, stop - 1) + 1)
         row = ends[groups[0] - 1] if groups[0] else 0
-        for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=list(groups), columns=[column]):
-            wanted = batch.column(column).slice(max(start - row, 0), max(stop - max(start, row), 0))
-            for value in wanted:
-                content = value.as_py()
-                yield content["bytes"] if isinstance(content, dict) else content
+        # Of a struct the bytes alone: what else it has may be large, or nothing that Python could hold.
+        nested = _has_bytes(parquet.schema_arrow.field(column).type)
+        wanted = f"{column}.bytes" if nested else column
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=list(groups), columns=[wanted]):
+            values = batch.column(column).slice(max(start - row, 0), max(stop - max(start, row), 0))
+            for value in pc.struct_field(values, "bytes") if nested else values:
+                yield value.as_py()
             row += len(batch)
             if row >= stop:
                 return
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 class _Parquet:
@@ -235,18 +247,23 @@ class _Parquet:
         self._path = path
 
     def __enter__(self) -> Any:
-        self._file = open_regular(self._path)
         try:
-            return pq.ParquetFile(self._file)
+            self._file = open_regular(self._path)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        try:
+            # Pieces of a buffer's size, and none ahead: otherwise the column's whole row groups would lie in memory.
+            return pq.ParquetFile(self._file, buffer_size=_BUFFER, pre_buffer=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             self._file.close()
             raise self._unreadable(error) from None
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: object) -> None:
         self._file.close()
-        if isinstance(value, pa.ArrowException | OSError):
+        if isinstance(value, pa.ArrowException | OSError | ValueError) and not isinstance(value, ImageError):
             raise self._unreadable(value) from None
 
     def _unreadable(self, error: BaseException) -> ImageError:
-        reason = " ".join(str(error).split())[:200]
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = " ".join(why.split())[:200]
         return ImageError(f"{path_text(self._path)} is not a readable Parquet file ({reason})")

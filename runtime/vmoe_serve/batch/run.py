@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zlib
 from collections.abc import Iterator, Sequence
 
 import ray.data
@@ -35,8 +36,9 @@ def write_shards(plan: Plan, pictures: Pictures, shards: Sequence[Shard], replic
         CommandError: a replica can't be started, or a shard can't be written.
     """
     _silence()
-    # Pickled, as names of files may be no UTF-8, which Arrow's text has to be.
-    rows = [{"shard": pickle.dumps((shard, pictures.part(shard.first, shard.stop)))} for shard in shards]
+    # Pickled, as names of files may be no UTF-8, which Arrow's text has to be. All of them lie in Ray's memory at once.
+    parts = ((shard, pictures.part(shard.first, shard.stop)) for shard in shards)
+    rows = [{"shard": zlib.compress(pickle.dumps(part))} for part in parts]
     written = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Worker,
         fn_constructor_args=(plan,),

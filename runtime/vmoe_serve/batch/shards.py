@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from vmoe_serve.batch.job import Job, Shard
 from vmoe_serve.batch.pictures import Part
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Answer: TypeAlias = "tuple[Any, ...]"
+"""What a shard says of a picture: the values of the columns of classes, or of the one of the model's output."""
 
 _JOB, _RUNTIME = b"vmoe.job", b"vmoe.runtime"  # in the file's metadata
 _CLASSES = ("class", "class_index", "probability")
@@ -45,27 +47,42 @@ class Written:
     runtime: str
 
 
-def write_shard(
-    folder: Path, job: Job, shard: Shard, part: Part, answers: Sequence[Array | str], names: Sequence[str], runtime: str
-) -> Written:
+def answer_of(output: Array, top: int | None, names: Sequence[str]) -> Answer | str:
+    """What is kept of a picture's output.
+
+    Args:
+        output: float32[classes], or [M, classes], which is kept flat.
+        top: how many classes; None for the output itself.
+        names: of the classes.
+
+    Returns:
+        The answer, or why there is none.
+    """
+    if top is None:
+        return (output.reshape(-1),)
+    if not np.isfinite(output).all():
+        return NOT_FINITE
+    best, shares = likeliest(output[None], top)[0], softmax(output[None])[0]
+    return [names[index] for index in best], best.astype(np.int32), shares[best]
+
+
+def write_shard(folder: Path, job: Job, shard: Shard, part: Part, answers: Sequence[Answer | str], runtime: str) -> Written:
     """Writes the answers of a shard, whole or not at all.
 
     Args:
         folder: of the output.
         job, shard: whose they are.
         part: the shard's pictures.
-        answers: for each picture float32[classes], or [M, classes], which is written flat; or why there is no answer.
-        names: of the classes.
+        answers: for each picture its answer, or why there is none.
         runtime: what answered, in words.
 
     Raises:
         OSError: it can't be written.
     """
     columns = _identities(job, shard, part)
-    columns |= _classes(answers, job.top, names) if job.top else _outputs(answers, str(job.output))
+    for position, name in enumerate(_answer_columns(job)):
+        columns[name] = [None if isinstance(answer, str) else answer[position] for answer in answers]
     error = [answer if isinstance(answer, str) else None for answer in answers]
-    if job.top:
-        error = [why or (None if found else NOT_FINITE) for why, found in zip(error, columns["class"], strict=True)]
     columns["error"] = error
     columns["setting"] = [job.setting] * len(answers)
     schema = _schema(job).with_metadata({_JOB: job.digest, _RUNTIME: runtime})
@@ -86,6 +103,7 @@ def read_shard(folder: Path, job: Job, shard: Shard, part: Part) -> Written:
             metadata = dict(parquet.schema_arrow.metadata or {})
             table = parquet.read()
         table.validate(full=True)
+        runtime = metadata.get(_RUNTIME, b"").decode()
     except FileNotFoundError:
         raise
     except (VmoeError, pa.ArrowException, OSError, ValueError) as error:
@@ -95,10 +113,10 @@ def read_shard(folder: Path, job: Job, shard: Shard, part: Part) -> Written:
     if any(table.column(name).to_pylist() != list(values) for name, values in _identities(job, shard, part).items()):
         raise ShardError(f"{shard.name} has other rows")
     errors = len(table) - table.column("error").null_count
-    answered = table.column(_CLASSES[0] if job.top else str(job.output))
+    answered = table.column(_answer_columns(job)[0])
     if pc.any(pc.equal(answered.is_null(), table.column("error").is_null())).as_py():
         raise ShardError(f"{shard.name} has rows without an answer and without an error, or with both")
-    return Written(shard, errors, metadata.get(_RUNTIME, b"").decode())
+    return Written(shard, errors, runtime)
 
 
 def _schema(job: Job) -> pa.Schema:
@@ -121,18 +139,5 @@ def _identities(job: Job, shard: Shard, part: Part) -> dict[str, Any]:
     return columns
 
 
-def _classes(answers: Sequence[Array | str], top: int, names: Sequence[str]) -> dict[str, Any]:
-    """For each picture the likeliest classes; None where there is no answer, or one that is no number."""
-    columns: dict[str, Any] = {name: [] for name in _CLASSES}
-    for answer in answers:
-        found: tuple[Any, Any, Any] = (None, None, None)
-        if not isinstance(answer, str) and np.isfinite(answer).all():
-            best, shares = likeliest(answer[None], top)[0], softmax(answer[None])[0]
-            found = ([names[index] for index in best], best.astype(np.int32), shares[best])
-        for name, values in zip(_CLASSES, found, strict=True):
-            columns[name].append(values)
-    return columns
-
-
-def _outputs(answers: Sequence[Array | str], name: str) -> dict[str, Any]:
-    return {name: [None if isinstance(answer, str) else answer.reshape(-1) for answer in answers]}
+def _answer_columns(job: Job) -> tuple[str, ...]:
+    return _CLASSES if job.top else (str(job.output),)
