@@ -171,11 +171,16 @@ def test_other_refusals_have_a_status_and_a_sentence(server: CppServer) -> None:
             assert response.headers["allow"] == ("POST" if path.endswith(("classify", "infer")) else "GET, HEAD")
 
 
-def test_a_range_is_ignored(server: CppServer) -> None:
-    for range_ in ("bytes=0-3", "bytes=100000-"):
-        status, body, response = server.ask("POST", "/v1/classify", SEVEN.read_bytes(), range=range_)
+def test_an_answer_comes_whole_and_as_it_is(server: CppServer) -> None:
+    for header in (
+        {"range": "bytes=0-3"},
+        {"range": "bytes=100000-"},
+        {"accept_encoding": "br"},
+        {"accept_encoding": "gzip"},
+    ):
+        status, body, response = server.ask("POST", "/v1/classify", SEVEN.read_bytes(), **header)
         assert status == 200 and json.loads(body)["predictions"]
-        assert "keep-alive" not in response.headers
+        assert "keep-alive" not in response.headers and "content-encoding" not in response.headers
 
 
 def memory(server: CppServer, field: str) -> int:

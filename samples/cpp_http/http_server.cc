@@ -170,14 +170,16 @@ bool HttpServer::serve_request(DeadlineStream& stream) {
   stream.begin_request();
   bool closed = false, failed = false, served = false;
   try {
-    // No answer has parts to ask for.
-    served =
-        process_request(stream, "", 0, "", 0, false, closed, [](httplib::Request& request) { request.ranges.clear(); });
+    served = process_request(stream, "", 0, "", 0, false, closed, [](httplib::Request& request) {
+      // Answers come whole and as they are: brotli at httplib's quality takes seconds for a few megabytes.
+      request.ranges.clear();
+      request.headers.erase("Accept-Encoding");
+    });
   } catch (const std::exception&) {
     failed = true;
   }
   // httplib says nothing where the first line doesn't come, and catches only what handlers throw: there may be no
-  // memory for a head, or to pack an answer.
+  // memory for a head or an answer.
   if (!served && !stream.is_answering()) {
     if (failed) refuse_raw(stream.socket(), kUnavailable, kNoMemory);
     if (!failed && stream.is_late()) refuse_raw(stream.socket(), "408 Request Timeout", late_sentence());
