@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, inputs
 from cpp_http import CppServer
-from http_client import PATIENCE
+from http_client import PATIENCE, unexpected
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -157,11 +158,58 @@ def test_other_refusals_have_a_status_and_a_sentence(server: CppServer) -> None:
         ("POST", "/healthz", b"", {}, 405, "POST is not what /healthz takes"),
         ("GET", "/v2/models/mnist/infer", b"", {}, 405, "GET is not what /v2/models/mnist/infer takes"),
         ("DELETE", "/v2/models/mnist", b"", {}, 405, "DELETE is not what /v2/models/mnist takes"),
+        ("OPTIONS", "/v1/classify", b"", {}, 405, "OPTIONS is not what /v1/classify takes"),
+        ("GET", "/v2/models//ready", b"", {}, 404, "there is nothing at /v2/models//ready"),
+        ("GET", "/healthz", b"x", {}, 400, "GET takes no body"),
+        ("GET", "/healthz", b"", {"range": "bytes=x"}, 416, "the header Range can't be understood"),
         ("GET", "/" + "x" * 9000, b"", {}, 414, "the address is too long"),
     ]
     for method, path, body, headers, status, said in cases:
-        found, text, _ = server.ask(method, path, body, **headers)
+        found, text, response = server.ask(method, path, body, **headers)
         assert said in refusal(found, text) and found == status, path[:50]
+        if status == 405:
+            assert response.headers["allow"] == ("POST" if path.endswith(("classify", "infer")) else "GET, HEAD")
+
+
+def test_an_answer_comes_whole_and_as_it_is(server: CppServer) -> None:
+    for header in (
+        {"range": "bytes=0-3"},
+        {"range": "bytes=100000-"},
+        {"accept_encoding": "br"},
+        {"accept_encoding": "gzip"},
+    ):
+        status, body, response = server.ask("POST", "/v1/classify", SEVEN.read_bytes(), **header)
+        assert status == 200 and json.loads(body)["predictions"]
+        assert "keep-alive" not in response.headers and "content-encoding" not in response.headers
+
+
+def memory(server: CppServer, field: str) -> int:
+    """Bytes in a line of the system's account of the process."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(field + ":"))
+    return int(line.split()[1]) << 10
+
+
+def test_no_body_is_unpacked_where_none_is_taken(server: CppServer) -> None:
+    bomb = gzip.compress(bytes(256 << 20))
+    form = b"--x\r\nContent-Disposition: form-data; name=x\r\n\r\n" + bytes(1 << 19) + b"\r\n--x--\r\n"
+    before = memory(server, "VmHWM")
+    for method, path in (
+        ("POST", "/healthz"),
+        ("POST", "/nowhere"),
+        ("PUT", "/v1/classify"),
+        ("PATCH", "/v1/classify"),
+        ("DELETE", "/v2/models/mnist/infer"),
+        ("OPTIONS", "/v1/classify"),
+        ("GET", "/metrics"),
+    ):
+        for body, headers in (
+            (bomb, {"content_encoding": "gzip"}),
+            (form, {"content_type": "multipart/form-data; boundary=x"}),
+        ):
+            status, text, response = server.ask(method, path, body, **headers)
+            assert refusal(status, text) and status in (400, 404, 405) and response.headers["connection"] == "close"
+    assert memory(server, "VmHWM") < before + (64 << 20)
 
 
 def raw(server: CppServer, *parts: bytes, pause: float = 0) -> bytes:
@@ -190,13 +238,66 @@ def test_bytes_that_are_no_http_are_refused_and_end_the_connection(server: CppSe
     assert server.ask("GET", "/healthz")[0] == 200
 
 
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+NEXT = b"GET /healthz HTTP/1.1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"DELETE /v1/classify HTTP/1.1\r\n" + CHUNKED, 405),
+        (b"DELETE /nowhere HTTP/1.1\r\n" + CHUNKED, 404),
+        (b"POST /nowhere HTTP/1.1\r\nContent-Length: %d\r\n" % len(NEXT), 404),
+        (b"GET /healthz HTTP/1.1\r\nContent-Length: %d\r\n" % len(NEXT), 400),
+        (b"GET /healthz HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: %d\r\n" % len(NEXT), 400),
+        (b"POST /v1/classify HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: %d\r\n" % len(NEXT), 400),
+        (b"POST /v1/classify HTTP/1.1\r\nContent-Length: 3\r\n" + CHUNKED, 400),
+        (b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n", 400),
+        (b"POST /v1/classify HTTP/1.1\r\n", 411),
+    ],
+)
+def test_a_body_that_was_not_read_is_no_next_request(server: CppServer, head: bytes, status: int) -> None:
+    answer = raw(server, head + b"\r\n", NEXT)
+    assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, answer
+    assert b'{"error":' in answer
+
+
+def test_a_refused_request_without_a_body_keeps_its_connection(server: CppServer) -> None:
+    answer = raw(server, b"GET /nowhere HTTP/1.1\r\n\r\n", NEXT.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")] == [b"", b"404", b"200"]
+
+
 def test_a_client_that_drips_gets_408_and_one_that_says_nothing_is_closed(mnist_image_bundle: Path) -> None:
     slow = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
-    answer = raw(slow, head, *[b"x"] * 60, pause=0.05)
+    answer = raw(slow, head, *[b"x"] * 30, pause=0.05)
     assert b" 408 " in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer
-    assert b" 408 " in raw(slow, *[b"G"] * 60, pause=0.05).split(b"\r\n")[0]
+    assert b" 408 " in raw(slow, *[b"G"] * 30, pause=0.05).split(b"\r\n")[0]
+    dripped = raw(slow, b"GET /healthz HTTP/1.1\r\n", *[b"X-a: b\r\n"] * 30, pause=0.05)
+    assert b" 408 " in dripped.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in dripped
+    chunked = b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b" 408 " in raw(slow, chunked, *[b"1\r\nx\r\n"] * 30, pause=0.05).split(b"\r\n")[0]
     assert slow.ask("GET", "/healthz")[0] == 200
+    assert slow.stop() == (0, "")
+
+
+def test_a_slow_upload_leaves_the_answer_its_time(mnist_image_bundle: Path) -> None:
+    slow = CppServer(cpp_http.program(), mnist_image_bundle, "--name", "mnist", "--request-seconds", "6")
+    asked = json.dumps({**inputs(), "id": "x" * (12 << 20)}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # the answer waits in the server
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", slow.port))
+        head = b"POST /v2/models/mnist/infer HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: %d"
+        connection.sendall(head % len(asked) + b"\r\n\r\n")
+        with connection.makefile("rb") as stream:
+            assert (stream.readline(), stream.readline()) == (b"HTTP/1.1 100 Continue\r\n", b"\r\n")
+            connection.sendall(asked[:-1])
+            time.sleep(4)
+            connection.sendall(asked[-1:])
+            time.sleep(3)
+            answer = stream.read()
+    assert answer.startswith(b"HTTP/1.1 200 ") and len(answer) > len(asked) - 10_000 and answer.endswith(b"}")
     assert slow.stop() == (0, "")
 
 
@@ -209,6 +310,9 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
     for _ in range(20):
         status, body, response = few.ask("GET", "/healthz")
         assert (status, response.headers["retry-after"]) == (503, "1") and "as many clients" in refusal(status, body)
+        status, body, _ = few.ask("POST", "/v1/classify", bytes(200_000))
+        assert status == 503 and "as many clients" in refusal(status, body)
+    assert b" 503 " in raw(few).split(b"\r\n")[0]  # it need not say anything
     for connection in held:
         connection.request("GET", "/healthz")
         assert connection.getresponse().read()
@@ -217,6 +321,36 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
     while few.ask("GET", "/healthz")[0] != 200:
         assert time.monotonic() < deadline
     assert few.stop() == (0, "")
+
+
+def test_a_lack_of_threads_or_memory_or_files_is_no_end(mnist_image_bundle: Path) -> None:
+    short = CppServer(cpp_http.program(), mnist_image_bundle, "--name", "mnist", "--max-body", "64")
+    pid = short.process.pid
+    with closing(http.client.HTTPConnection("127.0.0.1", short.port, timeout=PATIENCE)) as there:
+        there.request("GET", "/healthz")
+        assert there.getresponse().read()
+        before = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (memory(short, "VmSize") + (1 << 20), before[1]))
+        status, body, _ = short.ask("GET", "/healthz")  # it would take a thread's stack
+        assert status == 503 and "as many clients" in refusal(status, body)
+        there.request("POST", "/v1/classify", bytes(60 << 20))
+        response = there.getresponse()
+        assert response.status == 503 and "not enough memory" in refusal(503, response.read())
+        assert response.headers["connection"] == "close"
+    resource.prlimit(pid, resource.RLIMIT_AS, before)
+    assert short.ask("GET", "/healthz")[0] == 200
+
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    most = max(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()) + 5
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, before[1]))
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", short.port), PATIENCE)) for _ in range(12)]
+        for connection in waiting:
+            connection.sendall(NEXT.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        for connection in waiting:  # those that found no file wait until others are done
+            assert b" 200 " in connection.recv(65536).split(b"\r\n")[0]
+            connection.close()
+    assert short.stop() == (0, "")
 
 
 def test_a_full_queue_is_503_and_the_others_are_answered(
@@ -296,6 +430,42 @@ def test_a_signal_answers_what_is_there_and_ends(
     assert outcomes and all(outcomes) and len(outcomes) < 8000
 
 
+def test_a_signal_before_it_serves_ends_it(mnist_image_bundle: Path) -> None:
+    command = [cpp_http.program(), mnist_image_bundle, "--port", "0", "--slo-ms", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cpp_http.environment()) as process:
+        try:
+            blocked = 0
+            while not blocked >> (signal.SIGTERM - 1) & 1:  # until then it is a signal to any process
+                (line,) = (line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigBlk" in line)
+                blocked = int(line.split()[1], 16)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+
+
+def test_a_signal_finds_requests_that_nobody_has_read(mnist_image_bundle: Path) -> None:
+    server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
+    with ExitStack() as stack:
+        clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE) for _ in range(16)]
+        for client in clients:
+            stack.enter_context(closing(client))
+        for known in clients[:8]:
+            known.request("GET", "/healthz")
+            assert known.getresponse().read()
+        server.process.send_signal(signal.SIGSTOP)
+        for client in clients:  # the system accepts the new ones, and the server has not
+            client.request("GET", "/healthz")
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            response = client.getresponse()
+            assert (response.status, json.loads(response.read())["status"]) == (200, "ok")
+    _, errors = server.process.communicate(timeout=PATIENCE)
+    assert (server.process.returncode, unexpected(errors)) == (0, "")
+
+
 BAD: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "which BUNDLE?"),
     (("absent.vmoe",), 1, "absent.vmoe"),
@@ -356,9 +526,28 @@ def test_a_port_that_is_taken_and_a_missing_onnxruntime_are_one_sentence(mnist_i
         done = subprocess.run(command, capture_output=True, text=True, env=cpp_http.environment(), check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"can't serve at 127.0.0.1:{port}: Address already in use" in done.stderr
+    other = CppServer(cpp_http.program(), mnist_image_bundle)
+    command = [cpp_http.program(), mnist_image_bundle, "--port", str(other.port)]
+    done = subprocess.run(command, capture_output=True, text=True, env=cpp_http.environment(), timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "Address already in use" in done.stderr
+    assert other.stop() == (0, "")
     absent = {**os.environ, "VMOE_ONNXRUNTIME": "/nowhere/libonnxruntime.so"}
     done = subprocess.run(command, capture_output=True, text=True, env=absent, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "VMOE_ONNXRUNTIME" in done.stderr
+
+
+def test_an_address_of_ipv6_stands_in_brackets(mnist_image_bundle: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"there is no IPv6 here: {error}")
+    command = [cpp_http.program(), mnist_image_bundle, "--port", "0", "--host", "::1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=cpp_http.environment()) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.terminate()
+    assert "http://[::1]:" in said and process.returncode == 0
 
 
 def test_other_models(tmp_path: Path) -> None:

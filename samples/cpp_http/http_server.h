@@ -1,5 +1,5 @@
 // An HTTP server for clients that are slow, many, or gone: every request has a deadline, connections are limited, and
-// what was asked before it stops is answered. httplib does the protocol.
+// what was asked before it stops is answered. httplib does the protocol of a connection.
 #ifndef VMOE_HTTP_HTTP_SERVER_H_
 #define VMOE_HTTP_HTTP_SERVER_H_
 
@@ -10,6 +10,10 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "connections.h"
 
 struct HttpLimits {
   size_t connections = 128;              // at once
@@ -17,15 +21,26 @@ struct HttpLimits {
   size_t most_bytes = size_t{16} << 20;  // of a body
 };
 
-class HttpServer : public httplib::Server {
+class HttpServer : private httplib::Server {
  public:
+  using httplib::Server::Handler;
+  using httplib::Server::HandlerWithContentReader;
+
   // error_body: the body of a refusal with this sentence.
   // refused: hears of every refusal that no handler made.
   HttpServer(const HttpLimits& limits, std::function<std::string(const std::string&)> error_body,
              std::function<void(int)> refused);
 
-  // The port it listens at; port 0 takes a free one. Throws std::runtime_error where it can't.
-  int bind(const std::string& host, int port);
+  // Routes: `:name` in a path stands for one part of it. Only requests of post() may have a body.
+  void get(const std::string& path, Handler handler);
+  void post(const std::string& path, HandlerWithContentReader handler);
+
+  // What it listens at, HOST:PORT; port 0 takes a free one. Throws std::runtime_error where it can't.
+  std::string bind(const std::string& host, int port);
+
+  // Serves until stops(), which it asks often. Returns when everything that had arrived by then is answered. Throws
+  // std::runtime_error where no client can be taken any more.
+  void serve(const std::function<bool()>& stops);
 
   // Reads the whole body of a request; false where it can't be: it is too large, or doesn't come. Then `response` is
   // the refusal.
@@ -34,20 +49,21 @@ class HttpServer : public httplib::Server {
 
   void refuse(httplib::Response& response, int status, const std::string& sentence) const;
 
-  // Takes no more connections and no more requests of those that are there; listen_after_bind returns when the last
-  // answer was given. To be called from any thread, but no signal handler.
-  void stop_serving();
-
  private:
-  bool process_and_close_socket(socket_t socket) override;
+  bool take_client(LimitedThreads& threads, GentleCloser& closer) const;
   void serve_connection(socket_t socket);
+  bool serve_request(DeadlineStream& stream);
+  bool next_request(const DeadlineStream& stream) const;
+  HandlerResponse admit(const httplib::Request& request, httplib::Response& response) const;
+  void explain(httplib::Response& response) const;
+  void finish(httplib::Response& response) const;
   void refuse_raw(socket_t socket, const char* status, const std::string& sentence) const;
   std::string late_sentence() const;
-  void explain(const httplib::Request& request, httplib::Response& response) const;
 
   const HttpLimits limits_;
   const std::function<std::string(const std::string&)> error_body_;
   const std::function<void(int)> refused_;
+  std::vector<std::pair<std::string, std::string>> routes_;  // a path, and its methods as `Allow` names them
   std::atomic<bool> stopping_{false};
 };
 

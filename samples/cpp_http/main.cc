@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <exception>
 #include <string>
-#include <thread>
 #include <vector>
 #include <vmoe/batcher.hpp>
 
@@ -19,7 +18,7 @@ namespace {
 
 void complain(const std::string& sentence) { std::fprintf(stderr, "vmoe-http: %s\n", sentence.c_str()); }
 
-// SIGTERM and SIGINT, as something to wait for: every thread that is made from now on leaves them to it.
+// SIGTERM and SIGINT, as something to ask for: they interrupt no thread that is made from now on.
 sigset_t stop_signals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -39,12 +38,16 @@ void run(const Options& options) {
   // Bodies go back to the system when they are done with, instead of leaving holes in the memory of a hundred threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
-  const sigset_t signals = stop_signals();
+  const auto stops = [signals = stop_signals()] {
+    const timespec at_once{};
+    return sigtimedwait(&signals, nullptr, &at_once) > 0;
+  };
   value_of(vmoe::set_log(VMOE_LOG_WARNING, [](vmoe_log_level, const std::string& message) { complain(message); }));
   vmoe::LoadOptions loading;
   loading.threads = options.threads;
   if (options.target == 0 && !options.profiles.empty()) loading.profile = options.profiles.front();
   const vmoe::Engine engine = value_of(vmoe::Engine::load(options.bundle, loading));
+  if (stops()) return;
 
   vmoe::BatcherOptions batching;
   batching.most_images = options.most_images;
@@ -61,11 +64,7 @@ void run(const Options& options) {
     std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/classify\n", options.name.c_str(), address.c_str());
     std::fflush(stdout);
   }
-  std::thread serving([&service] { service.serve(); });
-  int signal = 0;
-  sigwait(&signals, &signal);
-  service.stop();
-  serving.join();
+  service.serve(stops);
 }
 
 }  // namespace

@@ -15,21 +15,6 @@ constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at w
 
 std::string error_body(const std::string& sentence) { return to_text({{"error", sentence}}); }
 
-int status_of(vmoe_code code) {
-  switch (code) {
-    case VMOE_ROUTING_ERROR:
-    case VMOE_IMAGE_ERROR:
-    case VMOE_ARGUMENT_ERROR: return 400;
-    case VMOE_BUSY:
-    case VMOE_CLOSED:
-    case VMOE_CANCELLED:
-    case VMOE_MEMORY_ERROR: return 503;
-    default: return 500;
-  }
-}
-
-[[noreturn]] void refuse(const vmoe::Error& error) { throw RequestError(error.message, status_of(error.code)); }
-
 void set_json(httplib::Response& response, const Json& json) {
   response.set_content(to_text(json), "application/json");
 }
@@ -53,57 +38,38 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
               [this](int status) { metrics_.replied("server", status, 0); }) {
   using Request = httplib::Request;
   using Response = httplib::Response;
-  server_.Post("/v1/classify", posted("classify", [this](const Request& request, const std::string& body,
+  server_.post("/v1/classify", posted("classify", [this](const Request& request, const std::string& body,
                                                          Response& response) { classify(request, body, response); }));
-  server_.Post("/v2/models/:model/infer",
+  server_.post("/v2/models/:model/infer",
                posted("infer", [this](const Request& request, const std::string& body, Response& response) {
                  infer(request, body, response);
                }));
-  server_.Get("/v2/models/:model",
+  server_.get("/v2/models/:model",
               asked("model", [this](const Request& request, const std::string&, Response& response) {
                 check_name(request);
                 set_json(response, model());
               }));
-  server_.Get("/v2/models/:model/ready",
+  server_.get("/v2/models/:model/ready",
               asked("model", [this](const Request& request, const std::string&, Response& response) {
                 check_name(request);
                 set_json(response, {{"name", options_.name}, {"ready", true}});
               }));
-  server_.Get("/v2", asked("model", [](const Request&, const std::string&, Response& response) {
+  server_.get("/v2", asked("model", [](const Request&, const std::string&, Response& response) {
                 set_json(response, {{"name", "vmoe-export"},
                                     {"version", vmoe_version()},
                                     {"extensions", {"binary_tensor_data", "parameters"}}});
               }));
   for (const char* path : {"/healthz", "/v2/health/live", "/v2/health/ready"}) {
-    server_.Get(path, [this](const Request&, Response& response) { set_json(response, health()); });
+    server_.get(path, [this](const Request&, Response& response) { set_json(response, health()); });
   }
-  server_.Get("/metrics", [this](const Request&, Response& response) {
+  server_.get("/metrics", [this](const Request&, Response& response) {
     response.set_content(metrics_.text(), "text/plain; version=0.0.4; charset=utf-8");
   });
-  for (const char* path : {"/v1/classify", "/v2/models/:model/infer"}) refuse_other_methods(path, "POST");
-  for (const char* path : {"/v2", "/v2/models/:model", "/v2/models/:model/ready", "/healthz", "/v2/health/live",
-                           "/v2/health/ready", "/metrics"}) {
-    refuse_other_methods(path, "GET");
-  }
 }
 
-void Service::refuse_other_methods(const std::string& path, const std::string& method) {
-  const httplib::Server::Handler refused = [this](const httplib::Request& request, httplib::Response& response) {
-    metrics_.replied("server", 405, 0);
-    server_.refuse(response, 405, request.method + " is not what " + request.path.substr(0, 200) + " takes");
-  };
-  if (method != "GET") server_.Get(path, refused);
-  if (method != "POST") server_.Post(path, refused);
-  server_.Put(path, refused);
-  server_.Patch(path, refused);
-  server_.Delete(path, refused);
-}
+std::string Service::bind() { return "http://" + server_.bind(options_.host, options_.port); }
 
-std::string Service::bind() {
-  return "http://" + options_.host + ":" + std::to_string(server_.bind(options_.host, options_.port));
-}
-
-httplib::Server::HandlerWithContentReader Service::posted(const char* what, Answered answered) {
+HttpServer::HandlerWithContentReader Service::posted(const char* what, Answered answered) {
   return [this, what, answered = std::move(answered)](const httplib::Request& request, httplib::Response& response,
                                                       const httplib::ContentReader& reader) {
     std::string body;
@@ -111,7 +77,7 @@ httplib::Server::HandlerWithContentReader Service::posted(const char* what, Answ
   };
 }
 
-httplib::Server::Handler Service::asked(const char* what, Answered answered) {
+HttpServer::Handler Service::asked(const char* what, Answered answered) {
   return [this, what, answered = std::move(answered)](const httplib::Request& request, httplib::Response& response) {
     reply(what, answered, request, {}, response);
   };
@@ -161,13 +127,13 @@ vmoe::Answer Service::answer(const httplib::Request& request, const ImageBatch& 
     throw RequestError("this model has nothing to set: it takes no 'setting'");
   }
   auto pending = batcher_.submit(batch.images(engine_.info()), setting);
-  if (!pending) refuse(pending.error());
+  if (!pending) throw RequestError(pending.error());
   while (!pending->wait_for(kLook)) {
-    // Nobody would hear the answer.
+    // Nobody would hear the answer. A client that only ends its own side looks the same, and counts as gone.
     if (request.is_connection_closed() && pending->cancel()) break;
   }
   auto answer = pending->wait();
-  if (!answer) refuse(answer.error());
+  if (!answer) throw RequestError(answer.error());
   return std::move(*answer);
 }
 

@@ -20,16 +20,14 @@ class Service {
   // The address it serves at: http://HOST:PORT. Throws std::runtime_error where it can't.
   std::string bind();
 
-  // Serves until stop().
-  void serve() { server_.listen_after_bind(); }
-  void stop() { server_.stop_serving(); }
+  // See HttpServer.
+  void serve(const std::function<bool()>& stops) { server_.serve(stops); }
 
  private:
   using Answered = std::function<void(const httplib::Request&, const std::string& body, httplib::Response&)>;
 
-  httplib::Server::HandlerWithContentReader posted(const char* what, Answered answered);
-  httplib::Server::Handler asked(const char* what, Answered answered);
-  void refuse_other_methods(const std::string& path, const std::string& method);
+  HttpServer::HandlerWithContentReader posted(const char* what, Answered answered);
+  HttpServer::Handler asked(const char* what, Answered answered);
   void reply(const char* what, const Answered& answered, const httplib::Request& request, const std::string& body,
              httplib::Response& response);
   void classify(const httplib::Request& request, const std::string& body, httplib::Response& response);
