@@ -310,7 +310,7 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
     for _ in range(20):
         status, body, response = few.ask("GET", "/healthz")
         assert (status, response.headers["retry-after"]) == (503, "1") and "as many clients" in refusal(status, body)
-        status, body, _ = few.ask("POST", "/v1/classify", bytes(200_000))
+        status, body, _ = few.ask("POST", "/v1/classify", bytes(8 << 20))
         assert status == 503 and "as many clients" in refusal(status, body)
     assert b" 503 " in raw(few).split(b"\r\n")[0]  # it need not say anything
     for connection in held:
