@@ -9,8 +9,6 @@
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 
 std::string error_body(const std::string& sentence) { return to_text({{"error", sentence}}); }
