@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,9 @@ PATIENCE = 180
 PICTURES, SHARD_SIZE = 60, 10
 OPTIONS = ("--shard-size", str(SHARD_SIZE), "--threads", "1")
 SHARDS = [f"shard-{number:05}-of-00006.parquet" for number in range(PICTURES // SHARD_SIZE)]
+CHECKS = "vmoe-serve batch: checking the shards that are there already, 6 of 6"
+LATE = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+"""Processes of Ray that notice after a minute that they are alone; the others do in a moment."""
 
 
 class Command:
@@ -82,11 +86,14 @@ def children(process: int) -> list[int]:
     return found
 
 
-def is_running(process: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def command_lines(processes: Sequence[int]) -> dict[int, bytes]:
+    """Of those that run still."""
+    lines = {}
+    for process in processes:
+        with contextlib.suppress(OSError):
+            if line := Path(f"/proc/{process}/cmdline").read_bytes():  # of one that has ended it is empty
+                lines[process] = line.rstrip(b"\0")
+    return lines
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
@@ -247,19 +254,16 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
         job.process.kill()
         code, out, errors = job.ended()
         assert (code, out) == (-signal.SIGKILL, ""), moment
-        assert re.fullmatch(r"(vmoe-serve batch: checking the \d shards that are there\n)?", errors), moment
+        assert re.fullmatch(rf"({CHECKS[:-6]}[0-6] of 6\n)?", errors), moment
         assert not (output / "_SUCCESS").exists(), moment
         kept |= {path.name: path.stat().st_ino for path in output.glob("shard-*")}
         (output / ".shard-00005-of-00006.parquet.0a1b2c3d.part").write_bytes(b"left by a kill")
     code, out, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
-    checking = "vmoe-serve batch: checking the 6 shards that are there\n"
-    assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", checking)
+    assert (code, out, errors) == (0, "60 pictures in 6 shards, which were there already\n", f"{CHECKS}\n")
     assert contents(output) == contents(finished)
     assert kept == {path.name: path.stat().st_ino for path in output.glob("shard-*")}
-    running = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in started if is_running(process)}
-    # Two of Ray's own processes notice after a minute that they are alone.
-    assert all(name.startswith((b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")) for name in running.values()), running
-    for process in running:
+    wait_until(lambda: all(name.startswith(LATE) for name in command_lines(started).values()))
+    for process in command_lines(started):
         os.kill(process, signal.SIGKILL)
 
 
@@ -284,7 +288,7 @@ def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
     code, out, errors = job.ended()
     assert code == 0 and out.endswith("; 3 shards were there already\n")
     first, *lines = errors.splitlines()
-    assert first == "vmoe-serve batch: checking the 6 shards that are there"
+    assert first == CHECKS
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
     assert "can't be read" in lines[0] and "can't be read" in lines[1] and "has other rows" in lines[2]
     assert contents(output) == contents(finished) and (output / SHARDS[0]).stat().st_ino == kept
@@ -352,7 +356,7 @@ def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, dig
     code, out, errors = job.ended()
     assert code == 0 and json.loads(out)["kept_shards"] == 6
     checking, summary = errors.splitlines()
-    assert checking == "vmoe-serve batch: checking the 6 shards that are there"
+    assert checking == CHECKS
     assert summary == "60 pictures in 6 shards, which were there already" and contents(finished) == before
 
 

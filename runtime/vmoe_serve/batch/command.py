@@ -97,7 +97,7 @@ def _run(arguments: Arguments) -> int:
 
     with locked(arguments.output):
         if shards := begin(arguments.output, job, force=arguments.force, say=note):
-            note(f"checking the {shards:,} shards that are there")
+            note(f"checking the shards that are there already, {shards:,} of {len(job.shards):,}")
         kept = list(_finished(arguments, job, pictures))
         computed, seconds = _compute(arguments, job, pictures, kept)
         if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
