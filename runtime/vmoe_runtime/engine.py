@@ -36,6 +36,13 @@ class Engine:
     TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded with, and
     `only_profile` is that one, where it is None with others.
 
+    Attributes:
+        manifest: the bundle's checked manifest.
+        backend: the name of the backend that runs.
+        backend_description: its runtime, that one's version, and whether the op library is used.
+        profile: what calls use when they say nothing else; None for a dense ViT and a Soft MoE.
+        only_profile: see above.
+
     Example:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
         ...     logits = engine(images)
@@ -45,7 +52,7 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, backend_name: str, backend: Backend, profile: Profile | None) -> None:
-        self._bundle = bundle
+        self.manifest = bundle.manifest
         self._process = os.getpid()
         self._backend: Backend | None = backend
         self.backend = backend_name
@@ -103,11 +110,6 @@ class Engine:
                     # Changed weights are the better explanation of whatever else went wrong.
                     weights.result()
             return cls(bundle, *loaded, chosen)
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's checked manifest."""
-        return self._bundle.manifest
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -289,19 +291,18 @@ class Engine:
                 "the engine was loaded before this process was forked, and none of its threads came along; load it in each "
                 "process that uses it"
             )
-        batch = self.batch(images)
-        multiple = self.manifest.batch_multiple
-        if len(batch) % multiple:
+        manifest = self.manifest
+        batch = to_batch(images, manifest.input, self._warned)
+        if len(batch) % manifest.batch_multiple:
             raise ImageError(
-                f"the batch has {len(batch)} images, and this bundle routes in groups ({self.manifest.group}) "
-                f"that need a multiple of {multiple}"
+                f"the batch has {len(batch)} images, and this bundle routes in groups ({manifest.group}) "
+                f"that need a multiple of {manifest.batch_multiple}"
             )
-        feeds: dict[str, Array] = {"image": batch}
         if backend.profile is not None:
             self._check_profile(backend.profile, setting)
-        elif setting is not None:
-            feeds |= self._inputs_of(setting)
-        return backend.run(feeds, outputs)
+            setting = None
+        inputs = {} if setting is None else self._inputs_of(setting)
+        return backend.run({"image": batch, **inputs}, outputs)
 
     def _inputs_of(self, setting: Profile) -> Mapping[str, Array]:
         """The graph inputs of a setting. The last one's are kept: most calls have that of the call before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ class Backend(Protocol):
     def profile(self) -> Profile | None:
         """The only profile that the graph can run; None where the setting is an input, or where it is dense."""
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph.
 
         Raises:
@@ -184,7 +184,7 @@ class _OnStandardOps:
     def profile(self) -> Profile | None:
         return self.backend.profile
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         return self.backend.run(feeds, outputs)
 
 

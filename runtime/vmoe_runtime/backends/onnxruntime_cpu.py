@@ -95,7 +95,7 @@ class OnnxRuntimeBackend:
         """Runtime and version, what it runs on, and whether the op library is used."""
         return describe(self._place)
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
 
         Raises:
@@ -104,7 +104,7 @@ class OnnxRuntimeBackend:
         if feeds.keys() != self._inputs:
             raise BackendError(f"ONNX Runtime failed: the graph takes {_listed(self._inputs)}, not {_listed(feeds)}")
         try:
-            results: list[Array] = self._session.run(list(outputs), dict(feeds))
+            results: list[Array] = self._session.run(outputs, feeds)
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {first_line(error)}") from None
         return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -73,7 +73,7 @@ class TensorRtBackend:
         """Version, GPU, precision and range of batches."""
         return _description(self._record)
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
 
         Raises:
