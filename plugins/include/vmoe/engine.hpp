@@ -10,182 +10,21 @@
 #ifndef VMOE_ENGINE_HPP_
 #define VMOE_ENGINE_HPP_
 
-#include <algorithm>
-#include <cassert>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "vmoe/engine.h"
+#include "vmoe/result.hpp"
+#include "vmoe/types.hpp"
 
 namespace vmoe {
 
-// Why a call failed, in one sentence.
-struct Error {
-  vmoe_code code = VMOE_OK;
-  std::string message;
-};
-
-// A value, or the error that stands in its place.
-template <typename T>
-class [[nodiscard]] Result {
- public:
-  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}
-  Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}
-
-  bool ok() const { return content_.index() == 0; }
-  explicit operator bool() const { return ok(); }
-
-  // The value; only where ok().
-  T& value() & { return *checked(std::get_if<0>(&content_)); }
-  const T& value() const& { return *checked(std::get_if<0>(&content_)); }
-  T&& value() && { return std::move(*checked(std::get_if<0>(&content_))); }
-  T& operator*() & { return value(); }
-  const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
-  T* operator->() { return &value(); }
-  const T* operator->() const { return &value(); }
-
-  // The error; only where not ok().
-  const Error& error() const { return *checked(std::get_if<1>(&content_)); }
-
- private:
-  template <typename P>
-  static P* checked(P* pointer) {
-    assert(pointer != nullptr);
-    return pointer;
-  }
-
-  std::variant<T, Error> content_;
-};
-
 // Receives a level and a message of one line, from any thread: see vmoe_log_callback.
 using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
-
-struct LoadOptions {
-  int threads = 0;          // per call, 1 to 1024; 0 leaves the choice to ONNX Runtime
-  bool verify = true;       // compare the SHA-256 of every file
-  std::string profile;      // for calls that say nothing else; empty: the first stored one
-  std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
-};
-
-// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
-// says which models have which.
-struct Setting {
-  std::optional<std::string> profile;
-  std::optional<double> capacity_ratio;
-  std::optional<int64_t> k;
-  std::optional<bool> bpr;
-  std::optional<bool> pool;            // the places of a group are one pool for all experts
-  std::optional<int64_t> max_experts;  // experts that a group may use; the number of experts or more is no limit
-};
-
-struct Profile {
-  std::string name;
-  double capacity_ratio = 0;      // C as it was asked for
-  double effective_ratio = 0;     // C after rounding to whole places
-  int64_t k = 0;                  // experts per token; 0 with experts choice
-  bool bpr = true;                // Batch Priority Routing, or vanilla order and experts choice
-  std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
-  bool pool = false;              // the places of a group are one pool for all experts
-  int64_t max_experts = 0;        // experts that a group may use, E where it may use all; 0 with experts choice
-};
-
-// dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
-struct Images {
-  const void* data = nullptr;
-  vmoe_dtype dtype = VMOE_FLOAT32;
-  int64_t count = 0, height = 0, width = 0, channels = 0;
-
-  static Images float32(const float* data, int64_t count, int64_t height, int64_t width, int64_t channels) {
-    return {data, VMOE_FLOAT32, count, height, width, channels};
-  }
-  static Images uint8(const uint8_t* data, int64_t count, int64_t height, int64_t width, int64_t channels) {
-    return {data, VMOE_UINT8, count, height, width, channels};
-  }
-};
-
-// uint8[height,width,channels], contiguous, not owned: one decoded picture of any size.
-struct Picture {
-  const uint8_t* data = nullptr;
-  int64_t height = 0, width = 0, channels = 0;
-};
-
-// Where the tokens of a batch stand in a routing: those of an image beside each other, the members of an ensemble (E3)
-// beside each other in each token.
-struct PatchGrid {
-  int64_t images = 0;             // N
-  int64_t members = 1;            // M
-  int64_t rows = 0;               // h; 0 where the bundle doesn't say
-  int64_t columns = 0;            // w
-  bool classifier_token = false;  // stands before the patches
-};
-
-// Where one MoE layer sent its tokens. What the kind doesn't have is empty.
-struct LayerRouting {
-  std::string layer;                            // such as "encoderblock_1"
-  int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
-  std::vector<int32_t> slot;  // [G,S,K], bundles of format version 1 and 2: e * M + g * c + p, -1: dropped
-  std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included
-  vmoe_routing_kind kind = VMOE_TOP_K;
-  std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice; of bundles of version 1 and 2 -1 where dropped
-  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 where the choice was dropped
-  int64_t experts = 0;          // E
-  int64_t slots = 0;            // P, Soft MoE
-  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in what a slot takes
-  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
-  PatchGrid grid;
-
-  // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. The classifier token is
-  // left out. All 1 for Soft MoE, which drops nothing. Empty where the bundle doesn't say how many patches an image
-  // has.
-  std::vector<uint8_t> patch_mask() const {
-    const int64_t patches = grid.rows * grid.columns, before = grid.classifier_token ? 1 : 0;
-    if (patches == 0 || groups * tokens != grid.images * (before + patches) * grid.members) return {};
-    std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches), 1);
-    if (kept.empty()) return mask;
-    const int64_t size = grid.members * choices;  // of a token
-    for (int64_t i = 0; i < grid.images * patches; ++i) {
-      const int64_t token = i / patches * (before + patches) + before + i % patches;
-      const auto first = kept.begin() + token * size;
-      mask[static_cast<size_t>(i)] = std::find(first, first + size, 1) != first + size ? 1 : 0;
-    }
-    return mask;
-  }
-};
-
-// What a bundle is and what runs it.
-struct Info {
-  int64_t height = 0, width = 0, channels = 0;
-  vmoe_dtype input_dtype = VMOE_FLOAT32;
-  vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;                    // floats per image
-  int64_t batch_multiple = 1;                 // batches must be a multiple of this many images
-  int64_t num_experts = 0, group_tokens = 0;  // E and S; 0 for a dense ViT
-  std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
-  bool uses_op_library = false;
-  int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
-  vmoe_precision precision = VMOE_FP32;  // of the large products
-  std::vector<std::string> class_names;  // one for each class, or none
-  std::vector<std::string> moe_layers;   // none for a dense ViT
-  std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
-  int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
-  vmoe_routing_kind routing_kind = VMOE_DENSE;
-  bool classifier_token = false;              // a token that is no patch stands before the patches of an image
-  int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
-
-  // Bytes of one image, input_dtype[height,width,channels].
-  size_t image_bytes() const {
-    const size_t item = input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-    return static_cast<size_t>(height) * static_cast<size_t>(width) * static_cast<size_t>(channels) * item;
-  }
-};
 
 namespace internal {
 
