@@ -39,6 +39,7 @@ TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 DENSE_GRAPH_KEY = "model"
 """Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
 
+
 @dataclass(frozen=True)
 class InputSpec:
     """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
