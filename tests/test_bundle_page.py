@@ -13,7 +13,7 @@ import pytest
 from bundle_changes import BUNDLES
 
 from vmoe_export import export
-from vmoe_runtime import bundle, graph_interface, manifest, strict_json
+from vmoe_runtime import bundle, graph_interface, manifest, manifest_reader, strict_json
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS
 
@@ -44,15 +44,15 @@ def test_every_field_of_a_kept_bundle_is_on_the_page(name: str) -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        f"`input.channels` | yes | 1 to {manifest._MAX_PIXELS:,} ",
-        f"1 to {manifest._MAX_OUTPUT_SIZE:,}: its last dimension",
-        f"1 to {manifest._MAX_MOE_LAYERS:,} different texts",
-        f"`routing.num_experts` | yes | 1 to {manifest._MAX_EXPERTS:,} ",
-        f"`routing.slots_per_expert` | for soft | 1 to {manifest._MAX_SLOTS:,}: ",
+        f"`input.channels` | yes | 1 to {manifest_reader._MAX_PIXELS:,} ",
+        f"1 to {manifest_reader._MAX_OUTPUT_SIZE:,}: its last dimension",
+        f"1 to {manifest_reader._MAX_MOE_LAYERS:,} different texts",
+        f"`routing.num_experts` | yes | 1 to {manifest_reader._MAX_EXPERTS:,} ",
+        f"`routing.slots_per_expert` | for soft | 1 to {manifest_reader._MAX_SLOTS:,}: ",
         f"groups of at most {MOST_COUNTED_TOKENS:,} tokens",
-        f"1 to {manifest._MAX_INT32:,}: tokens per routing group",
-        f"1 to {manifest._MAX_BATCH_MULTIPLE:,}: batches",
-        f'"bytes": 1 to 2^{manifest._MAX_FILE_BYTES.bit_length() - 1}',
+        f"1 to {manifest_reader._MAX_INT32:,}: tokens per routing group",
+        f"1 to {manifest_reader._MAX_BATCH_MULTIPLE:,}: batches",
+        f'"bytes": 1 to 2^{manifest_reader._MAX_FILE_BYTES.bit_length() - 1}',
         f"at most {bundle._MAX_MANIFEST_BYTES >> 20} MiB",
         f"A graph has at most {bundle._MAX_GRAPH_BYTES >> 20} MiB",
         f"in a version above {graph_interface.MAX_OPSET:,}, ",

@@ -17,7 +17,7 @@ from damaged_files import assert_one_sentence
 
 from vmoe_runtime.external_data import external_data
 from vmoe_runtime.graph_interface import check_graph
-from vmoe_runtime.manifest import parse_manifest
+from vmoe_runtime.manifest_reader import parse_manifest
 
 TELLING_BYTES = [
     b"0", b"-1", b"null", b"true", b"[]", b"{}", b'""', b"\x00", b"\xff", b"\\u0000", b"9" * 30, b"0.5", b"1.0", b"1e3",

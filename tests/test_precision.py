@@ -24,7 +24,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import parse_manifest
+from vmoe_runtime.manifest_reader import parse_manifest
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 

@@ -41,6 +41,10 @@ def _image_size(context: click.Context, parameter: click.Parameter, value: str |
     return int(match[1]), int(match[2] or match[1])
 
 
+def _none_if_empty(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    return values or None
+
+
 def _output_name(checkpoint: Path, precision: str) -> Path:
     if checkpoint.suffix == ".vmoe":
         return Path(f"{checkpoint.stem}-{precision}.vmoe")
@@ -55,12 +59,14 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "-c",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
+    callback=_none_if_empty,
     help="Capacity ratio; repeat for several. Default: the bundle's, the config's, or 1.05.",
 )
 @click.option(
     "--k",
     type=click.IntRange(1),
     multiple=True,
+    callback=_none_if_empty,
     help="Experts per token; repeat for several. Each pair with a --capacity is a profile. Default: as there, or 2.",
 )
 @click.option(
@@ -143,7 +149,6 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 )
 @click.option(
     "--input",
-    "input_dtype",
     type=click.Choice(["float32", "uint8"]),
     help="Images as float32 in [-1, 1] (the default), or uint8 scaled inside the graph.",
 )
@@ -155,7 +160,6 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 )
 @click.option(
     "--output",
-    "output_kind",
     type=click.Choice(OUTPUTS),
     help="What the graph returns. Default: logits; of an E3 the logarithm of its members' mean probability.",
 )
@@ -192,28 +196,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @click.version_option(__version__, prog_name="vmoe-export")
 def export_command(
     checkpoint: Path,
-    capacity: tuple[float, ...],
-    k: tuple[int, ...],
     output_path: Path | None,
-    config: Path | None,
-    preset: str | None,
-    bpr: bool | None,
-    pool: bool | None,
-    max_experts: int | None,
-    group: str | None,
-    batch: int | None,
-    image_size: tuple[int, int] | None,
-    capacity_multiple_of: int | None,
-    rounding: Any,
-    dispatch_bf16: bool | None,
-    ensemble_size: int | None,
-    router: Any,
-    precision: Any,
-    tensorrt: bool,
-    input_dtype: Any,
-    preprocess: str | None,
-    output_kind: Any,
-    class_names: str | None,
     atol: float | None,
     max_distance: float | None,
     images: Path | None,
@@ -223,6 +206,8 @@ def export_command(
     json_target: str | None,
     verbose: bool,
     quiet: bool,
+    class_names: str | None,
+    **fields: Any,  # those of ExportOptions under their names
 ) -> None:
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
@@ -231,29 +216,7 @@ def export_command(
 
     Example: vmoe-export vmoe_b16 --capacity 0.3 --k 1
     """
-    options = ExportOptions(
-        capacity=capacity or None,
-        k=k or None,
-        bpr=bpr,
-        pool=pool,
-        max_experts=max_experts,
-        group=group,
-        batch=batch,
-        config=config,
-        image_size=image_size,
-        rounding=rounding,
-        capacity_multiple_of=capacity_multiple_of,
-        dispatch_bf16=dispatch_bf16,
-        ensemble_size=ensemble_size,
-        router=router,
-        precision=precision,
-        tensorrt=tensorrt,
-        input=input_dtype,
-        preprocess=preprocess,
-        output=output_kind,
-        class_names=_class_names(class_names),
-        preset=preset,
-    )
+    options = ExportOptions(class_names=_class_names(class_names), **fields)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images)
     if no_validate and images is not None:
         raise OptionError("--images is for validation, which --no-validate leaves out")
@@ -262,10 +225,10 @@ def export_command(
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     stream = json_report.people_stream(json_target)
     show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
-    target = output_path or _output_name(checkpoint, precision)
+    target = output_path or _output_name(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
-    given = (checkpoint, config, names_file, images)
+    given = (checkpoint, fields["config"], names_file, images)
     json_report.check_target(json_target, [target, *given, Path(f"{checkpoint}.index")])
     if not dry_run:
         check_target(target, force=force, sources=[path for path in given if path is not None])

@@ -13,7 +13,8 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.grouping import Grouping, parse_group
-from vmoe_export.model_config import ModelConfig, describe_model, load_config
+from vmoe_export.model_config import ModelConfig
+from vmoe_export.model_description import describe_model, load_config
 from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in

@@ -154,19 +154,7 @@ def _parser() -> Parser:
     add("--compare", metavar="BUNDLE", type=Path, action="append", default=[], help=text)
     text = "stored profiles or others, such as c0.3-k1; several may follow (default: all stored ones)"
     parser.add_several("--profile", lambda word: parse_profile_name(word) is not None, metavar="P", help=text)
-    text = (
-        "measure at these capacity ratios: LOW:HIGH for 8 spaced by equal factors, LOW:HIGH:N for N, or single ratios; "
-        "several may follow. What no axis says is as in --profile (default: the first stored one)"
-    )
-    parser.add_several("--sweep", is_sweep_word, metavar="C", help=text)
-    text = "axis of the sweep: experts per token; several may follow"
-    parser.add_several("--k", is_whole_number, metavar="K", type=whole_number(_MOST_EXPERTS), help=text)
-    text = "axis of the sweep: Batch Priority Routing (bpr), or first come, first served (vanilla), or both"
-    parser.add_several("--order", _ORDERS.__contains__, choices=_ORDERS, help=text)
-    text = "axis of the sweep: whether the places of a group are one pool (on, off or both)"
-    parser.add_several("--pool", _SWITCH.__contains__, choices=list(_SWITCH), help=text)
-    text = "axis of the sweep: experts that a group may use; several may follow"
-    parser.add_several("--max-experts", is_whole_number, metavar="M", type=whole_number(_MOST_EXPERTS), help=text)
+    _add_axes(parser)
     text = (
         "also measure two steps: the most accurate setting after cheaper ones, for the images that these are not sure of; "
         "how sure they must be is found on one half of the images and tried on the other"
@@ -207,6 +195,23 @@ def _parser() -> Parser:
     add("--json", metavar="FILE", help=text)
     parser.add_volume("print nothing but errors, and the JSON")
     return parser
+
+
+def _add_axes(parser: Parser) -> None:
+    """Adds the options of a sweep."""
+    text = (
+        "measure at these capacity ratios: LOW:HIGH for 8 spaced by equal factors, LOW:HIGH:N for N, or single ratios; "
+        "several may follow. What no axis says is as in --profile (default: the first stored one)"
+    )
+    parser.add_several("--sweep", is_sweep_word, metavar="C", help=text)
+    text = "axis of the sweep: experts per token; several may follow"
+    parser.add_several("--k", is_whole_number, metavar="K", type=whole_number(_MOST_EXPERTS), help=text)
+    text = "axis of the sweep: Batch Priority Routing (bpr), or first come, first served (vanilla), or both"
+    parser.add_several("--order", _ORDERS.__contains__, choices=_ORDERS, help=text)
+    text = "axis of the sweep: whether the places of a group are one pool (on, off or both)"
+    parser.add_several("--pool", _SWITCH.__contains__, choices=list(_SWITCH), help=text)
+    text = "axis of the sweep: experts that a group may use; several may follow"
+    parser.add_several("--max-experts", is_whole_number, metavar="M", type=whole_number(_MOST_EXPERTS), help=text)
 
 
 def _positive(text: str) -> float:

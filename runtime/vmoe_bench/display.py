@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -101,6 +101,11 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
     for point in points:
         table.add_row(*(columns[name](point) for name in shown))
     console.print(table)
+    console.print(_footnote(points, several), soft_wrap=True)
+
+
+def _footnote(points: Sequence[PointReport], several: Mapping[str, bool]) -> str:
+    """What is the same for all points, and what the star means; `several` says which columns are shown."""
     images = sorted({point.images for point in points})
     counts = " or ".join(f"{count:,}" for count in images)
     alone = [
@@ -114,7 +119,7 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         alone.append(f"{points[0].streams} streams")
     star = " * no other point is as fast and as accurate." if any(point.pareto for point in points) else ""
     everywhere = f"All points: {', '.join(alone)}. " if alone else ""
-    console.print(f"{everywhere}Accuracy and routing over {counts} images.{star}", soft_wrap=True)
+    return f"{everywhere}Accuracy and routing over {counts} images.{star}"
 
 
 def print_recommendation(point: PointReport, stream: TextIO) -> None:

@@ -43,6 +43,8 @@ namespace vmoe::ops {
 def header() -> str:
     """The text of plugins/ops/op_table.h: for each op its specification and the indices of what it has.
 
+    Ops with the same choices of types share these, under the name of the first.
+
     Raises:
         KeyError: an attribute without a rule.
         ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are neither the routing
@@ -50,8 +52,13 @@ def header() -> str:
     """
     ops = list(OPS.values())
     lines = [_HEAD]
+    names: dict[tuple[str, ...], str] = {}
     for op in ops:
-        lines += [*_declaration(op), ""]
+        choices = _choices(op)
+        if choices not in names:
+            names[choices] = f"k{_short(op)}Choices"
+            lines += [*_array("TypeChoice", names[choices], choices), ""]
+        lines += [*_declaration(op, names[choices]), ""]
     lines += [
         "// The most inputs that an op has.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
@@ -64,7 +71,8 @@ def header() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _declaration(op: Op) -> Iterator[str]:
+def _declaration(op: Op, choices: str) -> Iterator[str]:
+    """The lines of an op; `choices` is the name of its array of types."""
     settings, policies = (
         tuple(value.name for value in op.inputs if value.type == "i64" and value.optional is optional)
         for optional in (False, True)
@@ -82,10 +90,9 @@ def _declaration(op: Op) -> Iterator[str]:
         yield from _constants("Attribute", op.attributes)
         rows = [_attribute(name, default) for name, default in op.attributes.items()]
         yield from _array("AttributeSpec", "kAttributes", rows)
-    yield from _array("TypeChoice", "kChoices", _choices(op))
     yield f"}}  // namespace {space}"
     attributes = f"{space}::kAttributes" if op.attributes else "{}"
-    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, f"{space}::kChoices"]
+    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, choices]
     yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
 
 
@@ -121,13 +128,14 @@ def _attribute(name: str, default: int) -> str:
     return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_i8).lower()}}}'
 
 
-def _choices(op: Op) -> Iterator[str]:
-    choices = op.type_choices
-    if len(choices) > _MOST_CHOICES:
-        raise ValueError(f"{op.name} takes {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    for choice in choices:
-        types = [choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]
-        yield f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
+def _choices(op: Op) -> tuple[str, ...]:
+    if len(op.type_choices) > _MOST_CHOICES:
+        raise ValueError(f"{op.name} takes {len(op.type_choices)} choices of types, and C++ counts {_MOST_CHOICES}")
+    return tuple(_choice([choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]) for choice in op.type_choices)
+
+
+def _choice(types: Iterable[ElementType]) -> str:
+    return f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
 
 
 def _value_type(name: ValueType) -> str:

@@ -7,7 +7,7 @@ import onnx.parser
 
 from vmoe_export.ops import layer_bodies, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
 
 OPSET = 20
 IR_VERSION = 10
@@ -68,13 +68,14 @@ def function_bodies(
         "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
-    functions = []
-    for name, op in OPS.items():
-        function = _parse(texts[name])
-        for attribute, default in {**op.attributes, **PLUGIN_ATTRIBUTES}.items():
-            function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
-        functions.append(function)
-    return functions
+    return [_declared(_parse(texts[name]), op) for name, op in OPS.items()]
+
+
+def _declared(function: onnx.FunctionProto, op: Op) -> onnx.FunctionProto:
+    """The function of an op with its attributes declared, and TensorRT's."""
+    for attribute, default in {**op.attributes, **PLUGIN_ATTRIBUTES}.items():
+        function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
+    return function
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
