@@ -11,6 +11,12 @@
 
 namespace vmoe::ops {
 
+inline constexpr TypeChoice kSparseMlpChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+};
+
 namespace sparse_mlp {
 struct Input { enum : size_t { kX, kRouter, kW1, kB1, kW2, kB2, kCapacity, kK, kBpr, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY, kSlot, kWeight }; };
@@ -37,13 +43,14 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace sparse_mlp
-inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, sparse_mlp::kChoices};
+inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
+
+inline constexpr TypeChoice kRouteChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+};
 
 namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
@@ -62,13 +69,14 @@ inline constexpr ValueSpec kOutputs[] = {
     {"src", ValueType::kInt32, "EM"},
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-};
 }  // namespace route
-inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, route::kChoices};
+inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, kRouteChoices};
+
+inline constexpr TypeChoice kDispatchChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+};
 
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
@@ -77,16 +85,21 @@ inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kT, "GSD"},
     {"src", ValueType::kInt32, "EM"},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"buf", ValueType::kT, "EMD"},
-};
-inline constexpr TypeChoice kChoices[] = {
+inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
+}  // namespace dispatch
+inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, kDispatchChoices};
+
+inline constexpr TypeChoice kRouteDispatchChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
-}  // namespace dispatch
-inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, dispatch::kChoices};
 
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
@@ -103,19 +116,8 @@ inline constexpr ValueSpec kOutputs[] = {
     {"weight", ValueType::kR, "GSK"},
     {"buf", ValueType::kT, "EMD"},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
-};
 }  // namespace route_dispatch
-inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, route_dispatch::kChoices};
+inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, kRouteDispatchChoices};
 
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -129,21 +131,22 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
     {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"out", ValueType::kFloat32, "EMD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace expert_mlp
-inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, expert_mlp::kChoices};
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
+
+inline constexpr TypeChoice kCombineChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+};
 
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
@@ -153,18 +156,9 @@ inline constexpr ValueSpec kInputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kR, "GSK"},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kT, "GSD"},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
-inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, combine::kChoices};
+inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, kCombineChoices};
 
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
@@ -175,16 +169,9 @@ inline constexpr ValueSpec kInputs[] = {
     {"b", ValueType::kFloat32, "P"},
     {"w_scale", ValueType::kFloat32, "P", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "NTP"},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, linear::kChoices};
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kSparseMlpChoices};
 
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -198,20 +185,13 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
     {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "NTD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, dense_mlp::kChoices};
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
+
+inline constexpr TypeChoice kAttentionChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
 
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV }; };
@@ -221,19 +201,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"k", ValueType::kFloat32, "NTD"},
     {"v", ValueType::kFloat32, "NTD"},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "NQD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NQD"}};
 struct Attribute { enum : size_t { kNumHeads, kBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"num_heads", 1, 1, kNoMaximum, 'D', false},
     {"bf16", 0, 0, 1, 0, false},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace attention
-inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, attention::kChoices};
+inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kAttentionChoices};
 
 namespace attention_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
@@ -255,20 +230,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
     {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "NTD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kNumHeads }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"num_heads", 1, 1, kNoMaximum, 'D', false},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 }  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, attention_block::kChoices};
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
 
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -284,20 +250,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
     {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "NTD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, mlp_block::kChoices};
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kSparseMlpChoices};
 
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
@@ -319,11 +276,8 @@ inline constexpr ValueSpec kOutputs[] = {
     {"src", ValueType::kInt32, "EM"},
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace router_block
-inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, router_block::kChoices};
+inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, kAttentionChoices};
 
 namespace expert_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -342,21 +296,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
     {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "GSD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace expert_block
-inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, expert_block::kChoices};
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kSparseMlpChoices};
 
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
@@ -369,11 +316,8 @@ inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSE"},
     {"src", ValueType::kInt32, "EM"},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace choose_tokens
-inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, choose_tokens::kChoices};
+inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, kAttentionChoices};
 
 namespace soft_router {
 struct Input { enum : size_t { kX, kMu, kScale }; };
@@ -387,11 +331,8 @@ inline constexpr ValueSpec kOutputs[] = {
     {"dispatch", ValueType::kFloat32, "GSEP"},
     {"combine", ValueType::kFloat32, "GSEP"},
 };
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
 }  // namespace soft_router
-inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, soft_router::kChoices};
+inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, kAttentionChoices};
 
 namespace soft_dispatch {
 struct Input { enum : size_t { kX, kDispatch }; };
@@ -400,18 +341,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"dispatch", ValueType::kFloat32, "GSEP"},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"buf", ValueType::kFloat32, "EMD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"dispatch_bf16", 0, 0, 1, 0, false},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_dispatch
-inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, soft_dispatch::kChoices};
+inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, kAttentionChoices};
 
 namespace soft_combine {
 struct Input { enum : size_t { kOut, kCombine }; };
@@ -420,18 +354,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"out", ValueType::kFloat32, "EMD"},
     {"combine", ValueType::kFloat32, "GSEP"},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "GSD"},
-};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"dispatch_bf16", 0, 0, 1, 0, false},
-};
-inline constexpr TypeChoice kChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_combine
-inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, soft_combine::kChoices};
+inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, kAttentionChoices};
 
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 15;

@@ -6,7 +6,7 @@ After a change of the table: `python -m vmoe_export.ops.cpp_declarations > plugi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value, ValueType
 
@@ -96,7 +96,10 @@ def _declaration(op: Op, choices: str) -> Iterator[str]:
     yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
 
 
-def _array(specification: str, name: str, rows: Iterable[str]) -> Iterator[str]:
+def _array(specification: str, name: str, rows: Sequence[str]) -> Iterator[str]:
+    if len(rows) == 1:
+        yield f"inline constexpr {specification} {name}[] = {{{rows[0]}}};"
+        return
     yield f"inline constexpr {specification} {name}[] = {{"
     yield from (f"    {row}," for row in rows)
     yield "};"
