@@ -198,7 +198,7 @@ def test_combine_takes_weights_in_float32_or_in_the_type_of_tokens() -> None:
 @pytest.mark.parametrize(("op", "types"), CHOICES, ids=[f"{op.name}-{_words(types)}" for op, types in CHOICES])
 def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, name: str) -> None:
     chosen = types.get("W", "float"), types.get("T", "float"), types.get("R", "float")
-    inputs = [_sample(op, position, types) for position in range(len(given_inputs(op, chosen[0])))]
+    inputs = [sample_input(op, position, types) for position in range(len(given_inputs(op, chosen[0])))]
     run = runner(name, op.name, False, *chosen) if name != "reference" else functools.partial(run_reference, op)
     outputs = run(*inputs)
     found = [(output.shape, output.dtype) for output in outputs]
@@ -208,7 +208,7 @@ def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types
 
 @EVERY_OP
 def test_the_shape_rule_gives_the_sizes_of_the_dimensions(op: Op) -> None:
-    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    shapes = [sample_input(op, position).shape for position in range(len(op.inputs))]
     assert op.output_shapes(shapes, capacity=CAPACITY, k=SIZES["K"]) == [
         tuple(SIZES[dim] for dim in value.dims) for value in op.outputs
     ]
@@ -228,7 +228,7 @@ def test_onnx_shape_inference_knows_the_ranks_and_types_of_the_table(op: Op) -> 
 
 @EVERY_OP
 def test_the_shape_rule_refuses_inputs_that_contradict_each_other(op: Op) -> None:
-    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    shapes = [sample_input(op, position).shape for position in range(len(op.inputs))]
     settings_given = {"capacity": CAPACITY, "k": SIZES["K"]}
     with pytest.raises(ValueError, match=f"{op.name}: {op.inputs[0].name} has 4 dimensions, not 3"):
         op.output_shapes([(*shapes[0], 1), *shapes[1:]], **settings_given)
@@ -245,7 +245,7 @@ def test_the_shape_rule_refuses_inputs_that_contradict_each_other(op: Op) -> Non
 )
 def test_the_shape_rule_refuses_settings_out_of_range(name: str, setting: dict[str, int], message: str) -> None:
     op = OPS[name]
-    shapes = [_sample(op, position).shape for position in range(len(op.inputs))]
+    shapes = [sample_input(op, position).shape for position in range(len(op.inputs))]
     with pytest.raises(ValueError, match=f"{name}: {message}.*must be"):
         op.output_shapes(shapes, **setting)
 
@@ -269,7 +269,8 @@ def _function(
     return next(function for function in bodies if function.name == op.name)
 
 
-def _sample(op: Op, position: int, types: Types | None = None) -> np.ndarray:
+def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarray:
+    """An input of the op with the sizes of SIZES."""
     value = op.inputs[position]
     if value.type == "i64":
         numbers = dict(zip((*SETTINGS, *POLICIES), (CAPACITY, SIZES["K"], 1, 0, SIZES["E"]), strict=True))

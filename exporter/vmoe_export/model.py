@@ -87,6 +87,8 @@ class Vmoe(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Runs the model, which takes the settings of its routing kind; a dense ViT and a Soft MoE only the image.
 
+        The image is on the device of the weights, and settings in the CPU's memory.
+
         Args:
             image: float32[N,H,W,C] in [-1, 1], or uint8[N,H,W,C] with `uint8_input`.
             capacity: i64[number of MoE layers], places per expert and group.
@@ -97,6 +99,9 @@ class Vmoe(nn.Module):
 
         Returns:
             logits[N, classes], members[N, M, classes] or features[N, size], then `layer_outputs` of each MoE layer.
+
+        Raises:
+            RoutingError: a setting is not in the CPU's memory.
         """
         x = self._embed(image)
         members = self.config.ensemble_size
@@ -271,8 +276,8 @@ class Vmoe(nn.Module):
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
         (groups, tokens, _), experts = x.shape, router.shape[1]
-        owner = torch.arange(experts) // (experts // members)
-        is_own = owner == torch.arange(members)[:, None]
+        owner = torch.arange(experts, device=x.device) // (experts // members)
+        is_own = owner == torch.arange(members, device=x.device)[:, None]
         by_member = (x @ router).reshape(groups, tokens // members, members, experts)
         gates = torch.softmax(torch.where(is_own, by_member, -torch.inf), dim=-1)
         return gates.reshape(groups, tokens, experts)
@@ -281,7 +286,7 @@ class Vmoe(nn.Module):
         if self.config.classifier == "gap":
             # A mean as a product: runtimes add up a plain one in another order where there is but one image.
             tokens = x.shape[1]
-            x = (torch.full((1, 1, tokens), 1 / tokens) @ x)[:, 0]
+            x = (torch.full((1, 1, tokens), 1 / tokens, device=x.device) @ x)[:, 0]
         elif self.config.classifier == "map":
             x = self._map_head(x)
         if self.config.representation_size:

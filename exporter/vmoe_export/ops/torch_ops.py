@@ -1,99 +1,76 @@
 """The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
 
-Importing this module registers `vmoe::sparse_mlp`, `vmoe::route`, `vmoe::dispatch`, `vmoe::route_dispatch`,
-`vmoe::expert_mlp`, `vmoe::combine`, `vmoe::linear`, `vmoe::dense_mlp`, `vmoe::attention`, and the blocks
-`vmoe::attention_block`, `vmoe::mlp_block`, `vmoe::router_block`, `vmoe::expert_block`; `vmoe::choose_tokens` of experts
-choice; `vmoe::soft_router`, `vmoe::soft_dispatch`, `vmoe::soft_combine` of Soft MoE; and `vmoe::regroup`, which is a Reshape
-in graphs.
+Importing this module registers `vmoe::NAME` for each op of the table, and `vmoe::regroup`, which is a Reshape in graphs. Its
+functions are the same without torch's dispatcher between.
+
+Tensors are all on one device, whichever it is, but for routing settings, i64[1], which are in the CPU's memory: so no op
+waits for the device, but for a routing with a pool.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vmoe_export.ops import torch_routing
+from vmoe_export.ops.torch_routing import read_setting
 
 _LAYER_NORM_EPSILON = 1e-6
 _SOFT_EPSILON = 1e-6
 _LARGEST_INT8 = 127
 _EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
-@torch.library.custom_op("vmoe::route", mutates_args=())
+
+def _op(function: _Function) -> _Function:
+    """Registers a function as the torch op of its name in the namespace vmoe, and gives it back as it is."""
+    torch.library.custom_op(f"vmoe::{function.__name__}", function, mutates_args=())
+    return function
+
+
+@_op
 def route(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
-    places, choices = int(capacity), int(k)
-    groups, tokens, experts = gates.shape
-    ranked = gates.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    value, order = ranked.sort(dim=-1, descending=True, stable=True)
-    expert = order[..., :choices]
-    weight = gates.gather(-1, expert)
-    priority = value[..., 0] if bool(bpr) else torch.zeros_like(value[..., 0])
-    serving = priority.argsort(dim=-1, descending=True, stable=True)
-
-    # The queue of each group: all first choices in serving order, then all second choices, ...
-    queue = expert.gather(1, serving[..., None].expand_as(expert)).transpose(1, 2).reshape(groups, -1)
-    is_open = torch.ones_like(queue, dtype=torch.bool)
-    if max_experts is not None:
-        is_open = _allowed_experts(value[..., 0], order[..., 0], experts, int(max_experts)).gather(1, queue)
-    asks = F.one_hot(queue, experts)
-    position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
-    if pool is not None and bool(pool):
-        kept = is_open & (is_open.cumsum(dim=1) <= experts * places)
-        taken = (asks * kept[..., None]).sum(dim=1)
-        row = max(1, int(taken.sum(dim=0).max()))
-        first_place = (taken.cumsum(dim=0) - taken).gather(1, queue)
-    else:
-        kept = is_open & (position < places)
-        row = groups * places
-        first_place = torch.arange(groups)[:, None] * places
-    queue_slot = torch.where(kept, queue * row + first_place + position, -1)
-
-    served = queue_slot.reshape(groups, choices, tokens).transpose(1, 2)
-    slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
-    token = (torch.arange(groups)[:, None] * tokens + serving).repeat(1, choices)
-    src = torch.full((experts * row,), -1)
-    src[queue_slot[kept]] = token[kept]
-    return slot.to(torch.int32), weight, src.reshape(experts, row).to(torch.int32), expert.to(torch.int32)
+    return torch_routing.route(
+        gates,
+        read_setting("capacity", capacity),
+        read_setting("k", k),
+        bool(read_setting("bpr", bpr)),
+        pool is not None and bool(read_setting("pool", pool)),
+        None if max_experts is None else read_setting("max_experts", max_experts),
+    )
 
 
-def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """The experts that each group may use, bool[G,E]: those of largest mass; see `vmoe_export.ops.reference`.
-
-    gate[G,S] and first i64[G,S] are of the first choices.
-    """
-    units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
-    mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)
-    best = mass.argsort(dim=1, descending=True, stable=True)[:, :limit]
-    return torch.zeros_like(mass, dtype=torch.bool).scatter_(1, best, True)
-
-
-@route.register_fake
+@torch.library.register_fake("vmoe::route")
 def _(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _routes_like(gates, gates.shape[2])
 
 
-@torch.library.custom_op("vmoe::dispatch", mutates_args=())
+@_op
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
     """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
     return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
 
 
-@torch.library.custom_op("vmoe::route_dispatch", mutates_args=())
+@_op
 def route_dispatch(gates: Tensor, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
     slot, weight, src, _ = route(gates, capacity, k, bpr, None, None)
     return slot, weight, dispatch(x, src)
 
 
-@torch.library.custom_op("vmoe::expert_mlp", mutates_args=())
+@_op
 def expert_mlp(
     buf: Tensor,
     w1: Tensor,
@@ -111,14 +88,14 @@ def expert_mlp(
     return _round_bf16(out) if dispatch_bf16 else out
 
 
-@torch.library.custom_op("vmoe::combine", mutates_args=())
+@_op
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
     picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
     return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
 
 
-@torch.library.custom_op("vmoe::sparse_mlp", mutates_args=())
+@_op
 def sparse_mlp(
     x: Tensor,
     router: Tensor,
@@ -140,18 +117,18 @@ def sparse_mlp(
     return combine(out, slot, weight), slot, weight
 
 
-@torch.library.custom_op("vmoe::linear", mutates_args=())
+@_op
 def linear(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
     return _product(x, w, w_scale) + b
 
 
-@linear.register_fake
+@torch.library.register_fake("vmoe::linear")
 def _(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], w.shape[1]))
 
 
-@torch.library.custom_op("vmoe::dense_mlp", mutates_args=())
+@_op
 def dense_mlp(
     x: Tensor,
     w1: Tensor,
@@ -166,7 +143,7 @@ def dense_mlp(
     return _mlp(x, w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
-@torch.library.custom_op("vmoe::attention", mutates_args=())
+@_op
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bf16: int) -> Tensor:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
@@ -183,7 +160,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bf16: int) -> Ten
     return mixed.transpose(1, 2).flatten(2).contiguous()
 
 
-@torch.library.custom_op("vmoe::attention_block", mutates_args=())
+@_op
 def attention_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -205,11 +182,10 @@ def attention_block(
     """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x."""
     normed = _layer_norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
-    y: Tensor = x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
-    return y
+    return x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
 
 
-@torch.library.custom_op("vmoe::mlp_block", mutates_args=())
+@_op
 def mlp_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -223,11 +199,10 @@ def mlp_block(
     hidden_chunk: int,
 ) -> Tensor:
     """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
-    y: Tensor = x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
-    return y
+    return x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
-@torch.library.custom_op("vmoe::router_block", mutates_args=())
+@_op
 def router_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -241,11 +216,10 @@ def router_block(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
     gates = torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1)
-    routes: tuple[Tensor, Tensor, Tensor, Tensor] = route(gates, capacity, k, bpr, pool, max_experts)
-    return routes
+    return route(gates, capacity, k, bpr, pool, max_experts)
 
 
-@router_block.register_fake
+@torch.library.register_fake("vmoe::router_block")
 def _(
     x: Tensor,
     ln_scale: Tensor,
@@ -270,7 +244,7 @@ def _routes_like(x: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     return slot, x.new_empty(pairs), x.new_empty(places, dtype=torch.int32), expert
 
 
-@torch.library.custom_op("vmoe::expert_block", mutates_args=())
+@_op
 def expert_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -290,32 +264,22 @@ def expert_block(
     """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
     buf = dispatch(_layer_norm(x, ln_scale, ln_bias), src)
     out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
-    y: Tensor = x + combine(out, slot, weight)
-    return y
+    return x + combine(out, slot, weight)
 
 
-@torch.library.custom_op("vmoe::choose_tokens", mutates_args=())
+@_op
 def choose_tokens(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
     """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group."""
-    places = int(capacity)
-    groups, tokens, experts = gates.shape
-    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    order = ranked.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)
-    group = torch.arange(groups)[:, None, None]
-    place = torch.arange(experts) * groups * places + group * places + rank
-    slot = torch.where(rank < places, place, -1)
-    chosen = F.pad((group * tokens + order)[:, :places], (0, 0, 0, max(0, places - tokens)), value=-1)
-    return slot.to(torch.int32), chosen.permute(2, 0, 1).reshape(experts, groups * places).to(torch.int32)
+    return torch_routing.choose_tokens(gates, read_setting("capacity", capacity))
 
 
-@choose_tokens.register_fake
+@torch.library.register_fake("vmoe::choose_tokens")
 def _(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.library.get_ctx().new_dynamic_size()
     return gates.new_empty(gates.shape, dtype=torch.int32), gates.new_empty((gates.shape[2], places), dtype=torch.int32)
 
 
-@torch.library.custom_op("vmoe::soft_router", mutates_args=())
+@_op
 def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P])."""
     logits = _unit(x, -1) @ (_unit(mu, 0) * scale).flatten(1)
@@ -323,13 +287,13 @@ def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return torch.softmax(logits, dim=1).reshape(shape), torch.softmax(logits, dim=2).reshape(shape)
 
 
-@soft_router.register_fake
+@torch.library.register_fake("vmoe::soft_router")
 def _(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     shape = (*x.shape[:2], *mu.shape[1:])
     return x.new_empty(shape), x.new_empty(shape)
 
 
-@torch.library.custom_op("vmoe::soft_dispatch", mutates_args=())
+@_op
 def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p."""
     rows = _round_bf16(x) if dispatch_bf16 else x
@@ -339,13 +303,13 @@ def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     return by_expert.reshape(experts, groups * slots, x.shape[2])
 
 
-@soft_dispatch.register_fake
+@torch.library.register_fake("vmoe::soft_dispatch")
 def _(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     # M follows from the groups, of which the tracer should make no expression.
     return x.new_empty((dispatch.shape[2], torch.library.get_ctx().new_dynamic_size(), x.shape[2]))
 
 
-@torch.library.custom_op("vmoe::soft_combine", mutates_args=())
+@_op
 def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], the sum over all slots of a group of combine * out."""
     rows = _round_bf16(out) if dispatch_bf16 else out
@@ -354,12 +318,12 @@ def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     return combine.flatten(2) @ by_group.reshape(groups, experts * slots, out.shape[2])
 
 
-@soft_combine.register_fake
+@torch.library.register_fake("vmoe::soft_combine")
 def _(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     return out.new_empty((*combine.shape[:2], out.shape[2]))
 
 
-@torch.library.custom_op("vmoe::regroup", mutates_args=())
+@_op
 def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
     """The tokens of x[A,B,D] in groups of another size: [count,tokens,D].
 
@@ -369,7 +333,7 @@ def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
     return x.reshape(count, tokens, -1).clone()
 
 
-@regroup.register_fake
+@torch.library.register_fake("vmoe::regroup")
 def _(x: Tensor, count: int, tokens: int) -> Tensor:
     return x.new_empty((count, tokens, x.shape[-1]))
 
@@ -379,8 +343,8 @@ def _like_first(x: Tensor, *others: object) -> Tensor:
     return torch.empty_like(x)
 
 
-for _op in (dense_mlp, expert_mlp, attention, attention_block, mlp_block, expert_block):
-    _op.register_fake(_like_first)
+for _name in ("dense_mlp", "expert_mlp", "attention", "attention_block", "mlp_block", "expert_block"):
+    torch.library.register_fake(f"vmoe::{_name}", _like_first)
 
 
 def _mlp(

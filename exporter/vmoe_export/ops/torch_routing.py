@@ -1,0 +1,109 @@
+"""Routing in torch, with settings that are plain numbers: no data leaves the device of the gates.
+
+So nothing waits for the device, and what is called may be captured in a CUDA graph, or run without any data on torch's
+`meta` device. A pool is the exception: how many places an expert needs is then known to the device alone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vmoe_runtime.errors import RoutingError
+
+
+def read_setting(name: str, setting: Tensor) -> int:
+    """The number that a routing setting is, i64[1].
+
+    Raises:
+        RoutingError: it is on a device, where every layer would wait for it.
+    """
+    if setting.device.type != "cpu":
+        raise RoutingError(f"{name} must be in the CPU's memory, where no layer waits for it, not on {setting.device}")
+    return int(setting)
+
+
+def route(
+    gates: Tensor, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """VmoeRoute; see `vmoe_export.ops.reference.route`.
+
+    Args:
+        gates: [G,S,E] of any float type, on any device.
+        capacity: places per expert and group.
+        k: experts per token, 1 to E.
+        bpr: Batch Priority Routing, or vanilla order.
+        pool: whether the places of a group are one pool; the call then waits for the device once.
+        max_experts: experts that a group may use; None for all.
+
+    Returns:
+        slot i32[G,S,K], weight[G,S,K] of the gates' type, src i32[E,M] and expert i32[G,S,K], on the device of the gates.
+    """
+    (groups, tokens, experts), device = gates.shape, gates.device
+    ranked = gates.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    value, order = ranked.sort(dim=-1, descending=True, stable=True)
+    expert = order[..., :k]
+    weight = gates.gather(-1, expert)
+    priority = value[..., 0] if bpr else torch.zeros_like(value[..., 0])
+    serving = priority.argsort(dim=-1, descending=True, stable=True)
+
+    # The queue of each group: all first choices in serving order, then all second choices, ...
+    queue = expert.gather(1, serving[..., None].expand_as(expert)).transpose(1, 2).reshape(groups, -1)
+    is_open = torch.ones_like(queue, dtype=torch.bool)
+    if max_experts is not None:
+        is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
+    # By hand, as torch's one_hot looks at what it is given.
+    asks = queue[..., None] == torch.arange(experts, device=device)
+    position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
+    group = torch.arange(groups, device=device)[:, None]
+    if pool:
+        kept = is_open & (is_open.cumsum(dim=1) <= experts * capacity)
+        taken = (asks & kept[..., None]).sum(dim=1)
+        row = max(1, int(taken.sum(dim=0).max()))
+        first_place = (taken.cumsum(dim=0) - taken).gather(1, queue)
+    else:
+        kept = is_open & (position < capacity)
+        row = groups * capacity
+        first_place = group * capacity
+    queue_slot = torch.where(kept, queue * row + first_place + position, -1)
+
+    served = queue_slot.reshape(groups, k, tokens).transpose(1, 2)
+    slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
+    token = (group * tokens + serving).repeat(1, k)
+    # Dropped pairs write behind the last place: to leave them out would be to ask the device how many there are.
+    src = torch.full((experts * row + 1,), -1, device=device)
+    src.scatter_(0, torch.where(kept, queue_slot, experts * row).flatten(), token.flatten())
+    return slot.to(torch.int32), weight, src[:-1].reshape(experts, row).to(torch.int32), expert.to(torch.int32)
+
+
+def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
+    """The experts that each group may use, bool[G,E]: those of largest mass; see `vmoe_export.ops.reference`.
+
+    gate[G,S] and first i64[G,S] are of the first choices.
+    """
+    units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
+    mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)
+    best = mass.argsort(dim=1, descending=True, stable=True)[:, :limit]
+    return torch.zeros_like(mass, dtype=torch.bool).scatter_(1, best, True)
+
+
+def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """VmoeChooseTokens; see `vmoe_export.ops.reference.choose_tokens`.
+
+    Args:
+        gates: [G,S,E], on any device.
+        capacity: c, tokens that an expert takes of a group.
+
+    Returns:
+        slot i32[G,S,E] and src i32[E,M], on the device of the gates.
+    """
+    (groups, tokens, experts), device = gates.shape, gates.device
+    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1)
+    group = torch.arange(groups, device=device)[:, None, None]
+    place = torch.arange(experts, device=device) * groups * capacity + group * capacity + rank
+    slot = torch.where(rank < capacity, place, -1)
+    chosen = F.pad((group * tokens + order)[:, :capacity], (0, 0, 0, max(0, capacity - tokens)), value=-1)
+    return slot.to(torch.int32), chosen.permute(2, 0, 1).reshape(experts, groups * capacity).to(torch.int32)

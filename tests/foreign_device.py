@@ -1,0 +1,103 @@
+"""A device that isn't the CPU, made of the CPU's memory: it notes whatever would wait for it or mix it with the CPU.
+
+Tensors on it say that they are on `meta`, where torch looks for no data, and have data all the same. So what is written for
+a GPU can be run without one, and its results compared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from vmoe_export.ops import torch_ops
+
+NAME = "meta"
+_INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default)
+_LOOKS_AT_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class ForeignTensor(Tensor):
+    """A tensor on the device; `data_on_cpu` is what it holds."""
+
+    data_on_cpu: Tensor
+
+    @staticmethod
+    def __new__(cls, data: Tensor) -> ForeignTensor:
+        made: ForeignTensor = Tensor._make_wrapper_subclass(
+            cls,
+            data.shape,
+            strides=data.stride(),
+            storage_offset=data.storage_offset(),
+            dtype=data.dtype,
+            device=NAME,
+        )
+        made.data_on_cpu = data
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{function} is called outside of a ForeignDevice")
+
+
+class ForeignDevice(TorchDispatchMode):
+    """Inside it, tensors with `device="meta"` are on the device.
+
+    Attributes:
+        faults: what would wait for a device, or not work with one, in the order in which it was called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function.namespace == "vmoe":  # what is inside it
+            with self:
+                return getattr(torch_ops, function.overloadpacket.__name__)(*args, **kwargs)
+        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        foreign = [tensor for tensor in tensors if isinstance(tensor, ForeignTensor)]
+        target = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+        if foreign and target is not None and target != NAME:
+            self.faults.append(f"{function} copies to {target}")
+        elif len(foreign) < len(tensors) and (foreign or target == NAME):
+            if any(tensor.dim() for tensor in tensors if not isinstance(tensor, ForeignTensor)):
+                self.faults.append(f"{function} mixes the device with the CPU")
+        elif foreign and _looks_at_data(function, args):
+            self.faults.append(f"{function} waits for the device")
+        if target == NAME:
+            kwargs["device"] = "cpu"
+        found = function(*tree_map(_data, args), **tree_map(_data, kwargs))
+        if target not in (None, NAME) or not (foreign or target == NAME):
+            return found
+        same = {id(tensor.data_on_cpu): tensor for tensor in foreign}
+        return tree_map(lambda value: same[id(value)] if id(value) in same else _there(value), found)
+
+
+def _looks_at_data(function: Any, args: Any) -> bool:
+    """Whether the CPU must know data of the device: numbers to give back, or how large the result is."""
+    if function in _INDEXING:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return bool(_LOOKS_AT_DATA & set(function.tags))
+
+
+def _data(value: Any) -> Any:
+    return value.data_on_cpu if isinstance(value, ForeignTensor) else value
+
+
+def _there(value: Any) -> Any:
+    return ForeignTensor(value) if isinstance(value, Tensor) else value
+
+
+def to_device(values: Any) -> Any:
+    """Tensors, and what holds them, with the tensors on the device; None and numbers are left alone."""
+    return tree_map(_there, values)
+
+
+def from_device(values: Any) -> Any:
+    """The same, back on the CPU."""
+    return tree_map(_data, values)

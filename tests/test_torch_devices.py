@@ -1,0 +1,165 @@
+"""The torch model where its tensors are on a device: nothing waits for it, nothing is left on the CPU, the same results.
+
+No GPU is needed: `foreign_device` stands in for one, and torch's `meta` device has no data to look at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+import torch
+from foreign_device import ForeignDevice, from_device, to_device
+from op_models import attribute_values, given_inputs, torch_op
+from routing_cases import make_gates
+from test_op_table import CHOICES, sample_input
+from torch import Tensor
+
+from vmoe_export.model import Vmoe
+from vmoe_export.ops import torch_ops, torch_routing
+from vmoe_export.ops.table import Op, Types
+from vmoe_runtime.errors import RoutingError
+
+# capacity, k, bpr, pool and max_experts
+ROUTING_SETTINGS = list(itertools.product((1, 3, 40), (1, 2, 4), (True, False), (False,), (None, 2)))
+
+
+def op_inputs(op: Op, types: Types) -> list[Any]:
+    """Tensors of every input of the op, scales and policies where it has them, and its attributes."""
+    given = {value.name for value in given_inputs(op, types.get("W", "float"), policies=True)}
+    arrays = [sample_input(op, position, types) if value.name in given else None for position, value in enumerate(op.inputs)]
+    tensors = [None if array is None else _tensor(array) for array in arrays]
+    return [*tensors, *attribute_values(op, True).values()]
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def on_device(op: Op, inputs: list[Any], place: Callable[[Any], Any]) -> list[Any]:
+    """The inputs, all but settings on a device."""
+    settings = [value.type == "i64" for value in op.inputs] + [True] * len(op.attributes)
+    return [value if stays else place(value) for value, stays in zip(inputs, settings, strict=True)]
+
+
+def listed(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def check_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        if one.is_floating_point():
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+        else:
+            assert torch.equal(one, other)
+
+
+EVERY_CHOICE = pytest.mark.parametrize(
+    ("op", "types"), CHOICES, ids=[f"{o.name}-{'-'.join(t.values())}" for o, t in CHOICES]
+)
+
+
+@EVERY_CHOICE
+def test_an_op_leaves_a_device_alone_and_gives_what_it_gives_on_the_cpu(op: Op, types: Types) -> None:
+    inputs = op_inputs(op, types)
+    expected = listed(torch_op(op)(*inputs))
+    with ForeignDevice() as device:
+        found = listed(torch_op(op)(*on_device(op, inputs, to_device)))
+    assert device.faults == []
+    check_same(from_device(found), expected)
+
+
+@EVERY_CHOICE
+def test_the_shapes_and_types_of_an_op_need_no_data(op: Op, types: Types) -> None:
+    inputs = op_inputs(op, types)
+    expected = listed(torch_op(op)(*inputs))
+    function = getattr(torch_ops, op.torch_name.removeprefix("vmoe::"))
+    found = listed(function(*on_device(op, inputs, lambda value: None if value is None else value.to("meta"))))
+    assert all(output.is_meta for output in found)
+    assert [(output.shape, output.dtype) for output in found] == [(output.shape, output.dtype) for output in expected]
+
+
+@pytest.mark.parametrize("kind", range(8))
+def test_hard_gates_are_routed_on_a_device_as_on_the_cpu(kind: int) -> None:
+    gates = torch.from_numpy(make_gates(np.random.default_rng(kind), kind, (3, 20, 4)))
+    for setting in ROUTING_SETTINGS:
+        with ForeignDevice() as device:
+            found = torch_routing.route(to_device(gates), *setting)
+            chosen = torch_routing.choose_tokens(to_device(gates), setting[0])
+        assert device.faults == [], setting
+        check_same(from_device(list(found)), list(torch_routing.route(gates, *setting)))
+        check_same(from_device(list(chosen)), list(torch_routing.choose_tokens(gates, setting[0])))
+
+
+def test_only_a_pool_waits_for_the_device_and_once() -> None:
+    gates = torch.from_numpy(make_gates(np.random.default_rng(5), 0, (3, 20, 4)))
+    with ForeignDevice() as device:
+        found = torch_routing.route(to_device(gates), 3, 2, True, True, 2)
+    assert device.faults == ["aten._local_scalar_dense.default waits for the device"]
+    check_same(from_device(list(found)), list(torch_routing.route(gates, 3, 2, True, True, 2)))
+
+
+@pytest.mark.parametrize("name", ["capacity", "k", "bpr", "pool", "max_experts"])
+def test_a_setting_on_a_device_is_refused(name: str) -> None:
+    settings = {"capacity": 3, "k": 2, "bpr": 1, "pool": 0, "max_experts": 4}
+    tensors = {key: torch.tensor([number]) for key, number in settings.items()}
+    tensors[name] = tensors[name].to("meta")
+    with pytest.raises(RoutingError, match=rf"^{name} must be in the CPU's memory, .*, not on meta$"):
+        torch_ops.route(torch.rand(2, 5, 4), **tensors)
+
+
+def model_cases() -> Iterator[golden.Case]:
+    """Each golden model once, with both answers of the ensembles, and in bfloat16 where there is that."""
+    seen = set()
+    for case in [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]:
+        if (key := (case.model, case.bfloat16, case.output)) not in seen:
+            seen.add(key)
+            yield case
+
+
+@pytest.mark.parametrize("case", list(model_cases()), ids=str)
+def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
+    _, network = golden.exported(case.model, case.group, case.bfloat16, case.output)
+    settings = [torch.from_numpy(value) for value in case.profile.inputs().values()] if case.profile else []
+    images = torch.from_numpy(case.images)
+    with torch.inference_mode():
+        expected = network(images, *settings)
+    moved = Vmoe(network.config, network.group_tokens, output=network.output)
+    with torch.no_grad(), ForeignDevice() as device:
+        weights = {name: to_device(tensor.detach()) for name, tensor in network.state_dict().items()}
+        moved.load_state_dict(weights, assign=True)
+        found = moved.requires_grad_(False)(to_device(images), *settings)
+    assert device.faults == []
+    check_same(from_device(list(found)), list(expected))
+
+
+def test_the_stand_in_sees_what_a_device_would_not_like() -> None:
+    there, here = torch.arange(6.0), torch.ones(6)
+    with ForeignDevice() as device:
+        x = to_device(there)
+        seen: dict[str, Callable[[], object]] = {
+            "_local_scalar_dense.default waits": lambda: int(x.sum()),
+            "index.Tensor waits": lambda: x[x > 2],
+            "nonzero.default waits": x.nonzero,
+            "masked_select.default waits": lambda: x.masked_select(x > 2),
+            "add.Tensor mixes": lambda: x + here,
+            "index.Tensor mixes": lambda: x[torch.arange(2)],
+            "_to_copy.default copies to cpu": x.cpu,
+            "_to_copy.default mixes": lambda: here.to("meta"),
+        }
+        for fault, work in seen.items():
+            device.faults.clear()
+            work()
+            assert any(f"aten.{fault}" in found for found in device.faults), (fault, device.faults)
+        device.faults.clear()
+        assert from_device(x[torch.arange(5, device="meta") % 3] * 2 + 1).tolist() == [1, 3, 5, 1, 3]
+        x[1:3] = 7
+        assert from_device(x).tolist() == [0, 7, 7, 3, 4, 5]
+    assert device.faults == []
