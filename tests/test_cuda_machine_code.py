@@ -41,7 +41,7 @@ class Kernel:
             copied = 0
         gates = 0
         if self.types[1:2] == ("Word16",):
-            gates = GATES * (4 if self.types[0] == "float" else 2) // 16 + 1  # and the one that holds the weight
+            gates = GATES * (4 if self.types[0] == "float" else 2) // 16
         return copied + gates, copied
 
 

@@ -177,7 +177,7 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, weight_is_float: bool, w
         (3, 100, 32, 4, True),
         (2, 60, 100, 8, True),
         (1, 5000, 8, 1, False),
-        (2, 4096, 8, 1, False),
+        (2, 2048, 32, 2, False),
         (3, 600, 128, 8, False),
     ],
 )

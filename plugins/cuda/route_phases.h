@@ -111,18 +111,18 @@ class LaneGates {
     first_ = lane * Parts::kCount;
     stride_ = lanes * Parts::kCount;
     halves_ = words * Parts::kCount > lanes * kHalf ? 2 : 1;
-    Word read[kWords] = {};
-    VMOE_UNROLL for (uint32_t w = 0; w < kWords; ++w) {
-      if (lane + w * lanes < words) read[w] = gates.Load(first_word + lane + w * lanes);
-    }
-    VMOE_UNROLL for (uint32_t half = 0; half < 2; ++half) {
-      if (half == halves_) break;
-      VMOE_UNROLL for (uint32_t w = half * kWords / 2; w < (half + 1) * kWords / 2; ++w) {
+    VMOE_UNROLL for (uint32_t begin = 0; begin < kWords; begin += kBatch) {
+      Word read[kBatch] = {};
+      VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
+        const uint32_t w = lane + (begin + i) * lanes;
+        if (w < words) read[i] = gates.Load(first_word + w);
+      }
+      VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
+        const bool is_there = lane + (begin + i) * lanes < words;
         Parts parts;
-        std::memcpy(&parts, &read[w], sizeof(parts));
-        VMOE_UNROLL for (uint32_t i = 0; i < Parts::kCount; ++i) {
-          const uint32_t bits = DescendingBits(ToFloat(parts.at[i]));
-          bits_[w * Parts::kCount + i] = lane + w * lanes < words ? bits : kGone;
+        std::memcpy(&parts, &read[i], sizeof(parts));
+        VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
+          bits_[(begin + i) * Parts::kCount + j] = is_there ? DescendingBits(ToFloat(parts.at[j])) : kGone;
         }
       }
     }
@@ -151,6 +151,7 @@ class LaneGates {
 
  private:
   static constexpr uint32_t kWords = kLaneGates / Parts::kCount;
+  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // words that are on their way at once
   static constexpr uint32_t kHalf = kLaneGates / 2;
   static constexpr uint32_t kGone = 0xffffffff;  // behind the bits of every gate
 
@@ -164,20 +165,6 @@ class LaneGates {
     return first_ + least_ / Parts::kCount * stride_ + least_ % Parts::kCount;
   }
 };
-
-// One gate of a row of words.
-template <class Gate, class Gates>
-VMOE_HOST_DEVICE Gate LoadGate(const Gates& gates, size_t first_word, uint32_t expert) {
-  using Parts = Elements<Gate, typename Gates::Value>;
-  const auto word = gates.Load(first_word + expert / Parts::kCount);
-  Parts parts;
-  std::memcpy(&parts, &word, sizeof(parts));
-  Gate gate = parts.at[0];
-  VMOE_UNROLL for (uint32_t i = 1; i < Parts::kCount; ++i) {
-    if (i == expert % Parts::kCount) gate = parts.at[i];
-  }
-  return gate;
-}
 
 // Phase 1. Each token chooses its K best experts, the lower one first on ties: a team of lanes for each token. Of a
 // team, Each(f) calls f(lane) for every lane, Least(f) is the least f(lane), known to all, and Lanes<T> has a T for
@@ -206,7 +193,8 @@ VMOE_HOST_DEVICE void ChooseExperts(const Team& team, const Tile& tile, const Ga
       team.Each([&](uint32_t lane) {
         if (!is_token || !held[lane].Take(expert)) return;
         if (writes_choices) {
-          weight.Store(tile.PairIndex(token, choice), LoadGate<Gate>(gates, row, expert));
+          weight.Store(tile.PairIndex(token, choice),
+                       gates.template LoadPart<Gate>(row * Held::Parts::kCount + expert));
           expert_of.Store(tile.PairIndex(token, choice), static_cast<int32_t>(expert));
         }
         keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -123,6 +124,14 @@ struct Memory {
   Array<T>* array;
 
   T Load(size_t index) const { return array->Load(index); }
+  template <class Part>
+  Part LoadPart(size_t index) const {
+    constexpr size_t kParts = sizeof(T) / sizeof(Part);
+    const T value = array->Load(index / kParts);
+    Part part;
+    std::memcpy(&part, reinterpret_cast<const unsigned char*>(&value) + index % kParts * sizeof(Part), sizeof(Part));
+    return part;
+  }
   void Store(size_t index, T value) const { array->Store(index, value); }
 };
 
