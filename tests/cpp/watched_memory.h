@@ -31,7 +31,8 @@ class Array {
   Array(const char* name, Clock* clock, size_t size) : name_(name), clock_(clock), values_(size), marks_(size) {}
 
   Array(const char* name, Clock* clock, const T* values, size_t size) : Array(name, clock, size) {
-    values_.assign(values, values + size);
+    if (reinterpret_cast<uintptr_t>(values) % sizeof(T) != 0) Report(0, "is not aligned");
+    if (size > 0) std::memcpy(values_.data(), static_cast<const void*>(values), size * sizeof(T));
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
