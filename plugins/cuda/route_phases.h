@@ -99,7 +99,7 @@ VMOE_HOST_DEVICE uint32_t CountSmallerInRuns(const Keys& keys, const uint32_t (&
 }
 
 // What a lane holds of a token's row of gates, as the bits of their order in registers: words lane, lane + lanes and so
-// on. Experts ascend with the index. The second half is empty where few experts leave it so, and costs nothing then.
+// on. Experts ascend with the index. Where few experts leave the second half empty, it is not searched.
 template <class Gate, class Word>
 class LaneGates {
  public:
