@@ -16,7 +16,7 @@ from routing_cases import Case, golden_cases, make_gates, route, same_bits
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "tests" / "cpp" / "cuda_phases.cc", ROOT / "plugins" / "cuda" / "route_plan.cc"]
 SEEDS = (1, 2, 3)
-PARTS, CASES_PER_PART = 8, 500
+PARTS, CASES_PER_PART = 8, 750
 GATE_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 LARGE = (  # tokens, experts, k, kind of gates, capacity (None: an even share, halved)
     (40_000, 64, 1, 0, None),
@@ -38,7 +38,7 @@ if not shutil.which("c++"):
 class PhasesCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("groups", "tokens", "experts", "choices", "capacity", "batch_priority")),
-        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "words", "seed", "lost_barrier")),
+        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed", "lost_barrier")),
         *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "expert", "buf")),
     )
 
@@ -83,17 +83,21 @@ def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int
 
 def test_the_random_cases_cover_what_they_should() -> None:
     made = [case for part in range(PARTS) for case in cases(part)]
-    assert len(made) >= 2000
+    assert len(made) == 6000
     for covered in (
         lambda c: np.isnan(c.gates.astype(np.float32)).any(),
         lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
         lambda c: c.capacity == 1,
         lambda c: c.capacity > c.gates.shape[1] * c.k,
         lambda c: c.gates.shape[1] * c.k > 2048,
-        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 1,
+        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 2,
+        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[2] > 128,
         lambda c: c.gates.shape[1] == 1,
-        lambda c: c.gates.shape[2] == 64,
-        lambda c: c.k == 4,
+        lambda c: c.gates.shape[2] == 256,
+        lambda c: 128 < c.gates.shape[2] < 256,
+        lambda c: c.k == 8,
+        lambda c: is_in_words(c) and c.gates.shape[2] > 16,
+        lambda c: not is_in_words(c) and c.gates.shape[2] * c.gates.itemsize % 16 == 0,
         lambda c: c.gates.dtype == np.float16,
         lambda c: c.gates.dtype == ml_dtypes.bfloat16,
         lambda c: c.bpr,
@@ -105,12 +109,15 @@ def test_the_random_cases_cover_what_they_should() -> None:
 @pytest.mark.parametrize("number", range(60))
 def test_route_and_dispatch_in_one(library: ctypes.CDLL, number: int) -> None:
     rng = np.random.default_rng([7, number])
-    groups, tokens, experts = int(rng.integers(1, 4)), int(rng.integers(1, 120)), int(rng.integers(1, 20))
-    k = int(rng.integers(1, min(experts, 4) + 1))
+    groups, tokens = int(rng.integers(1, 6)), int(rng.integers(1, 120))
+    experts = int(rng.integers(1, 257 if number % 4 == 0 else 20))
+    k = int(rng.integers(1, min(experts, 8) + 1))
     gates = as_type(make_gates(rng, number % 8, (groups, tokens, experts)), number)
-    case = Case(gates, int(rng.choice([1, 3, tokens, tokens * k + 9])), k, bool(number % 2))
+    gates = at_offset(gates, gates.itemsize if number % 5 == 0 else 0)
+    capacity = min(int(rng.choice([1, 3, tokens, tokens * k + 9])), 18_500 // experts)
+    case = Case(gates, capacity, k, bool(number % 2))
     slot, weight, src, _ = route(case)
-    x = rng.integers(0, 2**32, (groups * tokens, 4 * int(rng.integers(1, 80))), np.uint32)
+    x = rng.integers(0, 2**32, (groups * tokens, 4 * int(rng.integers(1, 80 if experts < 20 else 8))), np.uint32)
     expected = np.where(src.reshape(-1, 1) < 0, np.uint32(0), x[src.reshape(-1)])
     for seed in SEEDS:
         found = run_phases(library, case, seed, x=x, parts=int(rng.integers(1, 6)))
@@ -158,27 +165,45 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, weight_is_float: bool, w
         assert y.tobytes() == combine(out, slot, weight).tobytes()
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("tokens", [30, 200, 1500, 5000])
-def test_the_checker_finds_every_barrier_that_is_left_out(library: ctypes.CDLL, tokens: int, fused: bool) -> None:
-    if fused and tokens == 5000:
-        pytest.skip("groups of several tiles are not routed and dispatched by one launch")
+@pytest.mark.parametrize(
+    ("groups", "tokens", "experts", "k", "fused"),
+    [
+        (1, 30, 8, 1, False),
+        (1, 200, 8, 1, False),
+        (1, 300, 64, 4, False),
+        (1, 1500, 8, 1, False),
+        (1, 30, 8, 1, True),
+        (1, 200, 256, 8, True),
+        (3, 100, 8, 1, True),  # one block does several groups
+        (3, 100, 32, 4, True),
+        (2, 60, 100, 8, True),
+        (1, 5000, 8, 1, False),
+        (2, 2048, 32, 2, False),
+        (3, 600, 128, 8, False),
+    ],
+)
+def test_the_checker_finds_every_barrier_that_is_left_out(
+    library: ctypes.CDLL, groups: int, tokens: int, experts: int, k: int, fused: bool
+) -> None:
     rng = np.random.default_rng(tokens)
-    case = Case(make_gates(rng, 0, (1, tokens, 8)), max(1, tokens // 20), 1, True)
-    x = rng.integers(0, 2**32, (tokens, 4), np.uint32) if fused else None
-    phases = run_phases(library, case, 1, x=x, lost_barrier=-1, count_phases=True)
-    assert phases >= 4
+    case = Case(make_gates(rng, 0, (groups, tokens, experts)), max(1, tokens // 20), k, True)
+    x = rng.integers(0, 2**32, (groups * tokens, 4), np.uint32) if fused else None
+    phases = run_phases(library, case, 1, x=x, rows=1, count_phases=True)
     found = []
     for lost in range(phases):
         try:
-            run_phases(library, case, 1, x=x, lost_barrier=lost)
+            run_phases(library, case, 1, x=x, rows=1, lost_barrier=lost)
         except AssertionError as fault:
             assert "with no barrier between" in str(fault)
             found.append(lost)
-    # The last phase of a block needs no barrier; nor does the one before where a tile is published: each thread hands on
-    # the offsets that it found itself.
-    tiles = -(-tokens // 2048)
-    needless = 1 if tiles == 1 else 2 * tiles + -(-tokens // 256)
+    tile = 2048 // k
+    tiles = [min(tile, tokens - first) * k for first in range(0, tokens, tile)]
+    sorting = [2 + merges(pairs) for pairs in tiles]
+    ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
+    assert phases == groups * (sum(sorting) + len(tiles)) + ranking
+    # The last phase of a block needs no barrier; nor does the last of a group where its keys lie in the buffer that the
+    # next group's don't go to.
+    needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
     assert len(found) == phases - needless
 
 
@@ -203,6 +228,11 @@ def test_routings_that_are_refused(library: ctypes.CDLL, wrong: dict[str, int], 
     assert says in library.phases_refusal(ctypes.byref(PhasesCall(**right | wrong))).decode()
 
 
+def merges(pairs: int) -> int:
+    """How often runs, of 32 keys at first, are merged by fours."""
+    return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
+
+
 def check_route(library: ctypes.CDLL, case: Case) -> None:
     expected = route(case)
     for seed in SEEDS:
@@ -216,11 +246,17 @@ def run_phases(
     *,
     x: np.ndarray | None = None,
     parts: int = 1,
+    rows: int | None = None,
     lost_barrier: int = -1,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
-    """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault."""
+    """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault.
+
+    A block of a grid of `rows` does every rows-th group; None: as many rows as the number of the order, so that all ways
+    of sharing few groups are run.
+    """
     groups, tokens, experts = case.gates.shape
+    rows = rows or min(seed, groups)
     slot = np.zeros((groups, tokens, case.k), np.int32)
     weight = np.zeros((groups, tokens, case.k), case.gates.dtype)
     src = np.zeros((experts, groups * case.capacity), np.int32)
@@ -229,7 +265,7 @@ def run_phases(
     buf = np.zeros((src.size, 4 * words), np.uint32)
     call = PhasesCall(
         groups, tokens, experts, case.k, case.capacity, int(case.bpr), GATE_TYPES.index(case.gates.dtype),
-        int(x is not None), parts, words, seed, lost_barrier, pointer(case.gates),
+        int(x is not None), parts, rows, words, seed, lost_barrier, pointer(case.gates),
         None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
     )  # fmt: skip
     fault = ctypes.create_string_buffer(500)
@@ -260,17 +296,33 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
+def at_offset(array: np.ndarray, offset: int) -> np.ndarray:
+    """The same where an address divides by 16 with so many bytes left over."""
+    memory = np.empty(array.nbytes + 32, np.uint8)
+    first = (offset - memory.ctypes.data) % 16
+    placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
+def is_in_words(case: Case) -> bool:
+    """Whether kernels read the gates 16 bytes at a time."""
+    return case.gates.shape[2] * case.gates.itemsize % 16 == 0 and case.gates.ctypes.data % 16 == 0
+
+
 def cases(part: int) -> Iterator[Case]:
     rng = np.random.default_rng([2106, 5974, part])
     for number in range(CASES_PER_PART):
-        tiled = number % 20 == 0  # groups of several tiles
-        medium = number % 8 == 1
-        groups = int(rng.integers(1, 4))
-        low, high = (2100, 4000) if tiled else (150, 700) if medium else (2, 60)
+        groups = int(rng.integers(1, 5))
+        usual = int(rng.choice([8, 16, 32, 64, 128, 256]))
+        experts = usual if number % 4 == 0 else int(rng.integers(1, 257 if number % 4 == 1 else 65))
+        k = int(rng.integers(1, min(experts, 8) + 1))
+        tiled = number % 20 < 2 and experts <= 64 * k  # groups of several tiles
+        medium = number % 8 == 2
+        low, high = (2049 // k + 1, 4000 // k) if tiled else (150, 700) if medium else (2, 60)
         tokens = 1 if number % 10 == 5 else int(rng.integers(low, high))
-        experts = 64 if number % 7 == 0 else int(rng.integers(1, 65))
-        k = int(rng.integers(1, min(experts, 4) + 1))
         even = max(1, tokens * k // experts)
         capacity = int(rng.choice([1, 2, max(1, even // 3), even, tokens, tokens * k + 5]))
-        gates = make_gates(rng, int(rng.integers(8)), (groups, tokens, experts))
-        yield Case(as_type(gates, number), capacity, k, bool(rng.integers(2)))
+        gates = as_type(make_gates(rng, int(rng.integers(8)), (groups, tokens, experts)), number)
+        offset = gates.itemsize if number % 5 == 0 else 0
+        yield Case(at_offset(gates, offset), capacity, k, bool(rng.integers(2)))

@@ -35,7 +35,7 @@ cudaError_t Launch(const void* out, const int32_t* slot, const void* weight, con
 template <class T, class W>
 cudaError_t LaunchWords(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
                         cudaStream_t stream) {
-  if (shape.hidden * sizeof(T) % 16 == 0 && IsAligned16(out) && IsAligned16(y)) {
+  if (AreWords(out, shape.hidden * sizeof(T)) && AreWords(y, shape.hidden * sizeof(T))) {
     return Launch<T, W, Word16>(out, slot, weight, shape, y, stream);
   }
   return Launch<T, W, T>(out, slot, weight, shape, y, stream);

@@ -31,7 +31,7 @@ cudaError_t Dispatch(const void* x, size_t tokens, const int32_t* src, size_t pl
                      cudaStream_t stream) {
   if (places == 0 || row_bytes == 0) return cudaSuccess;
   if (places > INT32_MAX || row_bytes % 2 != 0) return cudaErrorInvalidValue;
-  if (row_bytes % 16 == 0 && IsAligned16(x) && IsAligned16(buf)) {
+  if (AreWords(x, row_bytes) && AreWords(buf, row_bytes)) {
     return Launch<Word16>(x, tokens, src, places, row_bytes, buf, stream);
   }
   return Launch<uint16_t>(x, tokens, src, places, row_bytes, buf, stream);

@@ -1,6 +1,7 @@
 // The element types of tensors, as bits, and their float32 values.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/bfloat16.h"
@@ -70,6 +71,11 @@ VMOE_HOST_DEVICE Bfloat16 FromFloat<Bfloat16>(float value) {
 struct alignas(16) Word16 {
   uint32_t part[4];
 };
+
+// Whether rows of so many bytes, one after the other, are whole words.
+inline bool AreWords(const void* rows, size_t row_bytes) {
+  return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
+}
 
 // A word as elements.
 template <class T, class Word>

@@ -5,14 +5,11 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
 namespace vmoe::cuda {
 
 // Of a grid's second dimension; more rows or groups are done in a loop.
 inline constexpr size_t kMaxGridY = 65535;
-
-inline bool IsAligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 // Rows as blocks of threads see them: x is the lane within a row, y the row within a block.
 struct RowLaunch {

@@ -37,6 +37,11 @@ struct ConstMemory {
   const T* data;
 
   VMOE_HOST_DEVICE T Load(size_t index) const { return data[index]; }
+  // One of the parts that values consist of, numbered through all of them.
+  template <class Part>
+  VMOE_HOST_DEVICE Part LoadPart(size_t index) const {
+    return reinterpret_cast<const Part*>(data)[index];
+  }
 };
 
 }  // namespace vmoe::cuda

@@ -9,10 +9,54 @@
 namespace vmoe::cuda {
 namespace {
 
+// The lane that this thread is of a team. Its warp is whole, and all of it does the same exchanges in turn.
+class GpuTeam {
+ public:
+  // What this lane holds.
+  template <class T>
+  class Lanes {
+   public:
+    __device__ explicit Lanes(const GpuTeam&) {}
+    __device__ T& operator[](uint32_t) { return own_; }
+
+   private:
+    T own_;
+  };
+
+  __device__ explicit GpuTeam(uint32_t lanes) : lanes_(lanes) {}
+  __device__ uint32_t index() const { return threadIdx.x / lanes_; }
+  __device__ uint32_t count() const { return blockDim.x / lanes_; }
+
+  template <class Function>
+  __device__ void Each(const Function& function) const {
+    function(threadIdx.x % lanes_);
+  }
+
+  template <class Function>
+  __device__ uint64_t Least(const Function& function) const {
+    constexpr unsigned kWholeWarp = 0xffffffff;
+    auto least = static_cast<unsigned long long>(function(threadIdx.x % lanes_));
+    for (uint32_t distance = lanes_ / 2; distance > 0; distance /= 2) {
+      const unsigned long long other = __shfl_xor_sync(kWholeWarp, least, distance);
+      least = other < least ? other : least;
+    }
+    return least;
+  }
+
+ private:
+  uint32_t lanes_;
+};
+
 struct GpuBlock {
   template <class Function>
   __device__ void Phase(const Function& function) const {
     function(threadIdx.x, blockDim.x);
+    __syncthreads();
+  }
+
+  template <class Function>
+  __device__ void TeamPhase(uint32_t lanes, const Function& function) const {
+    function(GpuTeam(lanes));
     __syncthreads();
   }
 };
@@ -27,7 +71,7 @@ __device__ TileMemory<Memory<Key>, Memory<uint32_t>> SharedTile(const Groups& gr
 }
 
 template <class Gate, class GateWord>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     RouteKernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
                 Gate* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
   RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
@@ -35,7 +79,7 @@ __global__ void __launch_bounds__(1024)
 }
 
 template <class Gate, class GateWord>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     SortTilesKernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
                     int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
                     uint32_t* __restrict__ offsets) {
@@ -52,7 +96,7 @@ __global__ void __launch_bounds__(kRankThreads)
 }
 
 template <class Gate, class GateWord, class Word>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     RouteDispatchKernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
                         int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
   RouteAndDispatch(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
@@ -63,7 +107,7 @@ __global__ void __launch_bounds__(1024)
 template <class Gate, class Launch>
 cudaError_t WithGateWords(size_t experts, const void* gates, void* weight, const Launch& launch) {
   auto* const typed_weight = static_cast<Gate*>(weight);
-  if (experts * sizeof(Gate) % sizeof(Word16) == 0 && IsAligned16(gates)) {
+  if (AreWords(gates, experts * sizeof(Gate))) {
     return launch(static_cast<const Word16*>(gates), typed_weight);
   }
   return launch(static_cast<const Gate*>(gates), typed_weight);
@@ -105,7 +149,6 @@ cudaError_t LaunchRoute(const RoutingShape& shape, const GateWord* gates, int32_
 
 // Blocks that share a group: as many as fill the GPU, but none without a row for each of its warps.
 cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
-  constexpr size_t kBlocksPerProcessor = 2;
   int device = 0;
   int processors = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -113,7 +156,7 @@ cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsig
   if (error != cudaSuccess) return error;
   const size_t warps = plan.threads / 32;
   const size_t useful = (shape.experts * shape.capacity + warps - 1) / warps;
-  const size_t wanted = kBlocksPerProcessor * static_cast<size_t>(processors) / shape.groups;
+  const size_t wanted = size_t{kBlocksPerProcessor} * static_cast<size_t>(processors) / shape.groups;
   *parts = static_cast<unsigned>(std::max<size_t>(1, std::min(useful, wanted)));
   return cudaSuccess;
 }
@@ -149,7 +192,7 @@ cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, cons
   if (shape.groups == 0) return cudaSuccess;
   const RoutePlan plan = PlanRoute(shape);
   if (plan.single_tile()) {
-    const bool wide = row_bytes % sizeof(Word16) == 0 && IsAligned16(x) && IsAligned16(buf);
+    const bool wide = AreWords(x, row_bytes) && AreWords(buf, row_bytes);
     return WithGates(gate_type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
       return wide ? LaunchRouteDispatch<Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream)
                   : LaunchRouteDispatch<uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);

@@ -1,6 +1,6 @@
 // Routing, as phases between barriers: each is a function of one thread, and no thread may read what another one wrote
-// before the next barrier. A phase's comment lists what it reads and writes; the test that runs phases on the CPU, with
-// their threads in any order, fails where that is not so.
+// before the next barrier; but for phase 1, which is one of a team of lanes. A phase's comment lists what it reads and
+// writes; the test that runs phases on the CPU, with their threads in any order, fails where that is not so.
 //
 // Every chosen pair of a group gets a key. All keys differ, and their order is the order in which an expert serves its
 // pairs, so a pair's position is the number of smaller keys with its expert:
@@ -42,6 +42,7 @@ struct Tile {
   uint32_t capacity;        // c
   uint32_t places;          // M
   uint32_t batch_priority;  // 1, or 0 for vanilla order
+  uint32_t lanes;           // that choose a token's experts
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
   // Of a pair of the group among all tokens' pairs.
@@ -56,8 +57,12 @@ struct Tile {
   }
 };
 
-// Keys of one chunk are ranked against each other; wider runs are merged.
+// Keys of one chunk are ranked against each other; wider runs are merged, a few at a time.
 inline constexpr uint32_t kChunk = 32;
+inline constexpr uint32_t kMergedRuns = 4;
+
+// Gates of a token that a lane holds, at most.
+inline constexpr uint32_t kLaneGates = 16;
 
 // Number of keys in sorted keys[begin, end) that are smaller than `key`.
 template <class Keys>
@@ -74,50 +79,126 @@ VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t en
   return static_cast<uint32_t>(low - begin);
 }
 
-// Phase 1. Each token chooses its K best experts, the lower one first on ties. The words of `gates` are whole rows of
-// it. Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
-// expert_of[G,S,K], its own.
-template <class Gates, class Weights, class Experts, class Keys>
-VMOE_HOST_DEVICE void ChooseExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Gates& gates,
-                                    bool writes_choices, const Weights& weight, const Experts& expert_of,
-                                    const Keys& keys) {
-  using Gate = typename Weights::Value;
-  using Parts = Elements<Gate, typename Gates::Value>;
-  const uint32_t words = tile.experts / Parts::kCount;
-  for (uint32_t t = thread; t < tile.tokens; t += threads) {
-    const uint32_t token = tile.first + t;
-    const size_t first_word = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * words;
-    uint64_t chosen = 0;
-    uint32_t best_bits = 0;
-    for (uint32_t choice = 0; choice < tile.choices; ++choice) {
-      // The first in the order (gate descending, expert ascending) that comes after the one chosen before.
-      uint64_t next = ~uint64_t{0};
-      Gate next_gate{};
-#if defined(__CUDA_ARCH__)
-#pragma unroll 2
-#endif
-      for (uint32_t w = 0; w < words; ++w) {
-        const auto word = gates.Load(first_word + w);
+// Number of keys in sorted runs of `width`, a power of two, that are smaller than `key`. Run r begins at begins[r];
+// there are no keys from `end` on.
+template <uint32_t kRuns, class Keys>
+VMOE_HOST_DEVICE uint32_t CountSmallerInRuns(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
+                                             uint32_t end, Key key) {
+  uint32_t smaller[kRuns] = {};
+  // Steps of width / 2, width / 4 and so on to 1, and 1 again; in all runs at once, so that their ways to memory and
+  // back overlap.
+  for (uint32_t rest = width; rest > 0; rest /= 2) {
+    VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
+      const uint32_t further = smaller[r] + (rest + 1) / 2;
+      if (begins[r] + further <= end && keys.Load(begins[r] + further - 1) < key) smaller[r] = further;
+    }
+  }
+  uint32_t sum = 0;
+  VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) sum += smaller[r];
+  return sum;
+}
+
+// What a lane holds of a token's row of gates, as the bits of their order in registers: words lane, lane + lanes and so
+// on. Experts ascend with the index. Where few experts leave the second half empty, it is not searched.
+template <class Gate, class Word>
+class LaneGates {
+ public:
+  using Parts = Elements<Gate, Word>;
+
+  // Reads the words of the row at `first_word`, of which there may be none.
+  template <class Gates>
+  VMOE_HOST_DEVICE void Read(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
+    first_ = lane * Parts::kCount;
+    stride_ = lanes * Parts::kCount;
+    halves_ = words * Parts::kCount > lanes * kHalf ? 2 : 1;
+    VMOE_UNROLL for (uint32_t begin = 0; begin < kWords; begin += kBatch) {
+      Word read[kBatch] = {};
+      VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
+        const uint32_t w = lane + (begin + i) * lanes;
+        if (w < words) read[i] = gates.Load(first_word + w);
+      }
+      VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
+        const bool is_there = lane + (begin + i) * lanes < words;
         Parts parts;
-        std::memcpy(&parts, &word, sizeof(parts));
-        VMOE_UNROLL
-        for (uint32_t i = 0; i < Parts::kCount; ++i) {
-          const uint32_t e = w * Parts::kCount + i;
-          const uint64_t candidate = static_cast<uint64_t>(DescendingBits(ToFloat(parts.at[i]))) << 32 | e;
-          if (candidate < next && (choice == 0 || candidate > chosen)) {
-            next = candidate;
-            next_gate = parts.at[i];
-          }
+        std::memcpy(&parts, &read[i], sizeof(parts));
+        VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
+          bits_[(begin + i) * Parts::kCount + j] = is_there ? DescendingBits(ToFloat(parts.at[j])) : kGone;
         }
       }
-      chosen = next;
-      const auto expert = static_cast<uint32_t>(chosen);
-      if (choice == 0) best_bits = tile.batch_priority != 0 ? static_cast<uint32_t>(chosen >> 32) : 0;
-      if (writes_choices) {
-        weight.Store(tile.PairIndex(token, choice), next_gate);
-        expert_of.Store(tile.PairIndex(token, choice), static_cast<int32_t>(expert));
+    }
+  }
+
+  // The first of those left in the order (gate descending, expert ascending), as DescendingBits(gate) << 32 | expert.
+  VMOE_HOST_DEVICE uint64_t Least() {
+    uint32_t bits = kGone;
+    least_ = 0;
+    VMOE_UNROLL for (uint32_t half = 0; half < 2; ++half) {
+      if (half == halves_) break;
+      VMOE_UNROLL for (uint32_t i = half * kHalf; i < (half + 1) * kHalf; ++i) {
+        least_ = bits_[i] < bits ? i : least_;
+        bits = bits_[i] < bits ? bits_[i] : bits;
       }
-      keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
+    }
+    return static_cast<uint64_t>(bits) << 32 | LeastExpert();
+  }
+
+  // Takes out what Least found, if it is this expert.
+  VMOE_HOST_DEVICE bool Take(uint32_t expert) {
+    if (LeastExpert() != expert) return false;
+    VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
+    return true;
+  }
+
+ private:
+  static constexpr uint32_t kWords = kLaneGates / Parts::kCount;
+  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // words that are on their way at once
+  static constexpr uint32_t kHalf = kLaneGates / 2;
+  static constexpr uint32_t kGone = 0xffffffff;  // behind the bits of every gate
+
+  uint32_t bits_[kLaneGates] = {};
+  uint32_t first_ = 0;
+  uint32_t stride_ = 0;
+  uint32_t halves_ = 0;
+  uint32_t least_ = 0;
+
+  VMOE_HOST_DEVICE uint32_t LeastExpert() const {
+    return first_ + least_ / Parts::kCount * stride_ + least_ % Parts::kCount;
+  }
+};
+
+// Phase 1. Each token chooses its K best experts, the lower one first on ties: a team of lanes for each token. Of a
+// team, Each(f) calls f(lane) for every lane, Least(f) is the least f(lane), known to all, and Lanes<T> has a T for
+// every lane, which no other lane sees. All teams of a block call the same in turn, also those that have no token.
+// The words of `gates` are whole rows of it.
+// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
+// expert_of[G,S,K], its own.
+template <class Team, class Gates, class Weights, class Experts, class Keys>
+VMOE_HOST_DEVICE void ChooseExperts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
+                                    const Weights& weight, const Experts& expert_of, const Keys& keys) {
+  using Gate = typename Weights::Value;
+  using Held = LaneGates<Gate, typename Gates::Value>;
+  const uint32_t words = tile.experts / Held::Parts::kCount;
+  typename Team::template Lanes<Held> held(team);
+  for (uint32_t first = 0; first < tile.tokens; first += team.count()) {
+    const uint32_t t = first + team.index();
+    const bool is_token = t < tile.tokens;
+    const uint32_t token = tile.first + t;
+    const size_t row = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * words;
+    team.Each([&](uint32_t lane) { held[lane].Read(gates, row, is_token ? words : 0, lane, tile.lanes); });
+    uint32_t best_bits = 0;
+    for (uint32_t choice = 0; choice < tile.choices; ++choice) {
+      const uint64_t next = team.Least([&](uint32_t lane) { return held[lane].Least(); });
+      const auto expert = static_cast<uint32_t>(next);
+      if (choice == 0 && tile.batch_priority != 0) best_bits = static_cast<uint32_t>(next >> 32);
+      team.Each([&](uint32_t lane) {
+        if (!is_token || !held[lane].Take(expert)) return;
+        if (writes_choices) {
+          weight.Store(tile.PairIndex(token, choice),
+                       gates.template LoadPart<Gate>(row * Held::Parts::kCount + expert));
+          expert_of.Store(tile.PairIndex(token, choice), static_cast<int32_t>(expert));
+        }
+        keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
+      });
     }
   }
 }
@@ -137,28 +218,29 @@ VMOE_HOST_DEVICE void SortChunks(uint32_t thread, uint32_t threads, uint32_t cou
   }
 }
 
-// Phases 3. Merges each pair of neighbouring sorted runs of `width` keys.
-// Reads keys, of its run's neighbour. Writes merged, one for each own key.
+// Phases 3. Merges every kMergedRuns neighbouring sorted runs of `width` keys.
+// Reads keys, of its run's neighbours. Writes merged, one for each own key.
 template <class Keys>
 VMOE_HOST_DEVICE void MergeRuns(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
                                 const Keys& merged) {
   for (uint32_t i = thread; i < count; i += threads) {
     const Key key = keys.Load(i);
     const uint32_t run = i / width;
-    const uint32_t other = (run ^ 1u) * width;
-    const uint32_t other_end = other + width < count ? other + width : count;
-    const uint32_t smaller = other < count ? CountSmaller(keys, other, other_end, key) : 0;
-    merged.Store((run & ~1u) * width + i % width + smaller, key);
+    const uint32_t others[kMergedRuns - 1] = {(run ^ 1u) * width, (run ^ 2u) * width, (run ^ 3u) * width};
+    const uint32_t smaller = CountSmallerInRuns(keys, others, width, count, key);
+    merged.Store(run / kMergedRuns * kMergedRuns * width + i % width + smaller, key);
   }
 }
 
-// Phase 4. Where each expert's keys begin; offsets[E] is where the last one's end.
+// Along with the last of phases 3, when there are at most kMergedRuns runs. Where each expert's keys begin once they
+// are merged; offsets[E] is where the last one's end.
 // Reads keys, all. Writes offsets[E+1], its own.
 template <class Keys, class Offsets>
-VMOE_HOST_DEVICE void FindExperts(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+VMOE_HOST_DEVICE void FindExperts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width, const Keys& keys,
                                   const Offsets& offsets) {
+  const uint32_t runs[kMergedRuns] = {0, width, 2 * width, 3 * width};
   for (uint32_t e = thread; e <= tile.experts; e += threads) {
-    offsets.Store(e, CountSmaller(keys, 0, tile.pairs(), MakeKey(e, 0, 0, 0)));
+    offsets.Store(e, CountSmallerInRuns(keys, runs, width, tile.pairs(), MakeKey(e, 0, 0, 0)));
   }
 }
 
@@ -168,7 +250,7 @@ VMOE_HOST_DEVICE int32_t SlotAt(const Tile& tile, uint32_t expert, uint32_t posi
   return static_cast<int32_t>(tile.PlaceIndex(expert, position));
 }
 
-// Phase 5, where the tile is the whole group. Every pair's slot.
+// Phase 4, where the tile is the whole group. Every pair's slot.
 // Reads keys and offsets[E+1]. Writes slot[G,S,K], one for each own key.
 template <class Keys, class Offsets, class Slots>
 VMOE_HOST_DEVICE void GiveSlots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
@@ -190,7 +272,7 @@ VMOE_HOST_DEVICE int32_t SourceOfPlace(const Tile& tile, const Keys& keys, const
   return static_cast<int32_t>(tile.group * tile.group_tokens + KeyToken(keys.Load(begin + position)));
 }
 
-// Phase 5, where the tile is the whole group, along with GiveSlots. What each place of the group holds.
+// Phase 4, where the tile is the whole group, along with GiveSlots. What each place of the group holds.
 // Reads keys and offsets[E+1]. Writes src[E,M], its own.
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void GiveSources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
@@ -202,7 +284,7 @@ VMOE_HOST_DEVICE void GiveSources(uint32_t thread, uint32_t threads, const Tile&
   }
 }
 
-// Phase 5, where the group has several tiles. Hands the sorted tile to the next launch.
+// Phase 4, where the group has several tiles. Hands the sorted tile to the next launch.
 // Reads keys and offsets[E+1]. Writes tile_keys and tile_offsets, its own of this tile.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void PublishTile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
@@ -212,7 +294,7 @@ VMOE_HOST_DEVICE void PublishTile(uint32_t thread, uint32_t threads, const Tile&
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.Store(first_offset + e, offsets.Load(e));
 }
 
-// Phase 5, along with PublishTile. Empties the group's places; this tile does its share of them.
+// Phase 4, along with PublishTile. Empties the group's places; this tile does its share of them.
 // Writes src[E,M], its own.
 template <class Sources>
 VMOE_HOST_DEVICE void EmptyPlaces(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,

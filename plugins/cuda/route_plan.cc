@@ -9,7 +9,8 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 constexpr size_t kMinThreads = 128;
-constexpr size_t kMaxThreads = 1024;
+constexpr size_t kWarp = 32;
+static_assert(kMaxExperts <= kWarp * kLaneGates);
 
 size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -35,7 +36,10 @@ RoutePlan PlanRoute(const RoutingShape& shape) {
   RoutePlan plan{};
   plan.tile_tokens = std::max<size_t>(1, std::min(shape.tokens, kTilePairs / shape.choices));
   plan.tiles = std::max<size_t>(1, (shape.tokens + plan.tile_tokens - 1) / plan.tile_tokens);
-  plan.threads = std::clamp(RoundUp(plan.tile_tokens * shape.choices, 32), kMinThreads, kMaxThreads);
+  plan.lanes = 1;
+  while (plan.lanes * kLaneGates < shape.experts) plan.lanes *= 2;
+  const size_t useful = plan.tile_tokens * std::max(plan.lanes, shape.choices);
+  plan.threads = std::clamp<size_t>(RoundUp(useful, kWarp), kMinThreads, kTileThreads);
   return plan;
 }
 
@@ -50,6 +54,7 @@ Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan) {
   groups.capacity = static_cast<uint32_t>(shape.capacity);
   groups.places = static_cast<uint32_t>(shape.places());
   groups.batch_priority = shape.batch_priority ? 1 : 0;
+  groups.lanes = static_cast<uint32_t>(plan.lanes);
   return groups;
 }
 

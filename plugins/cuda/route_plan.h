@@ -13,12 +13,17 @@ namespace vmoe::cuda {
 // block.
 inline constexpr size_t kTilePairs = 2048;
 
+// Threads of a block that sorts a tile, at most, and blocks that a multiprocessor holds at once: 64 registers a thread.
+inline constexpr unsigned kTileThreads = 512;
+inline constexpr unsigned kBlocksPerProcessor = 2;
+
 // Threads of a block that ranks pairs across tiles.
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {
   size_t tile_tokens;  // in a tile, but for the last of a group
   size_t tiles;        // of a group
+  size_t lanes;        // that choose a token's experts
   size_t threads;      // of a block that sorts a tile
 
   bool single_tile() const { return tiles == 1; }

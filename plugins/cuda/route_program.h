@@ -1,5 +1,6 @@
 // What the blocks of each launch do: phases, with a barrier after each. The GPU and the tests run these same programs.
-// A Block has Phase(f), which calls f(thread, threads) for every thread and then waits for all of them.
+// A Block has Phase(f), which calls f(thread, threads) for every thread and then waits for all of them, and
+// TeamPhase(lanes, f), which calls f(team) for every team of that many threads and then waits as well.
 #pragma once
 
 #include <cstddef>
@@ -23,14 +24,15 @@ struct Groups {
   uint32_t capacity;     // c
   uint32_t places;       // M
   uint32_t batch_priority;
+  uint32_t lanes;  // that choose a token's experts: a power of two, at most 32
 
   VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
 
   VMOE_HOST_DEVICE Tile At(uint32_t group, uint32_t index) const {
     const uint32_t first = index * tile_tokens;
     const uint32_t rest = tokens - first;
-    return {group,  first,         rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity,
-            places, batch_priority};
+    return {group,          first, rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity, places,
+            batch_priority, lanes};
   }
 };
 
@@ -50,25 +52,27 @@ struct TileMemory {
   Offsets offsets;
 };
 
-// Phases 1 to 4. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
+// Phases 1 to 3. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
 VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
                                const Weights& weight, const Experts& expert_of,
                                const TileMemory<Keys, Offsets>& shared) {
   Keys keys = shared.keys;
   Keys sorted = shared.other;
-  block.Phase([&](uint32_t thread, uint32_t threads) {
-    ChooseExperts(thread, threads, tile, gates, writes_choices, weight, expert_of, keys);
-  });
+  block.TeamPhase(tile.lanes,
+                  [&](const auto& team) { ChooseExperts(team, tile, gates, writes_choices, weight, expert_of, keys); });
   block.Phase([&](uint32_t thread, uint32_t threads) { SortChunks(thread, threads, tile.pairs(), keys, sorted); });
-  for (uint32_t width = kChunk; width < tile.pairs(); width *= 2) {
+  bool is_last = false;
+  for (uint32_t width = kChunk; !is_last; width *= kMergedRuns) {
     const Keys merged = keys;
     keys = sorted;
     sorted = merged;
-    block.Phase(
-        [&](uint32_t thread, uint32_t threads) { MergeRuns(thread, threads, tile.pairs(), width, keys, sorted); });
+    is_last = width * kMergedRuns >= tile.pairs();
+    block.Phase([&](uint32_t thread, uint32_t threads) {
+      MergeRuns(thread, threads, tile.pairs(), width, keys, sorted);
+      if (is_last) FindExperts(thread, threads, tile, width, keys, shared.offsets);
+    });
   }
-  block.Phase([&](uint32_t thread, uint32_t threads) { FindExperts(thread, threads, tile, sorted, shared.offsets); });
   return sorted;
 }
 

@@ -28,6 +28,56 @@ using watched::Memory;
 
 constexpr uint32_t kLanes = 32;
 
+class Machine;
+
+// The lanes of a team, which run in any order between two exchanges.
+class Team {
+ public:
+  // What each lane holds; a lane that sees another's is a fault.
+  template <class T>
+  class Lanes {
+   public:
+    explicit Lanes(const Team& team) : team_(team), held_(team.lanes_) {}
+
+    T& operator[](uint32_t lane) {
+      team_.CheckLane(lane);
+      return held_[lane];
+    }
+
+   private:
+    const Team& team_;
+    std::vector<T> held_;
+  };
+
+  Team(const Machine& machine, uint32_t index, uint32_t count, uint32_t lanes)
+      : machine_(machine), index_(index), count_(count), lanes_(lanes) {}
+
+  uint32_t index() const { return index_; }
+  uint32_t count() const { return count_; }
+  uint32_t exchanges() const { return exchanges_; }
+
+  template <class Function>
+  void Each(const Function& function) const;
+
+  template <class Function>
+  uint64_t Least(const Function& function) const {
+    uint64_t least = UINT64_MAX;
+    Each([&](uint32_t lane) { least = std::min<uint64_t>(least, function(lane)); });
+    ++exchanges_;
+    return least;
+  }
+
+ private:
+  const Machine& machine_;
+  uint32_t index_;
+  uint32_t count_;
+  uint32_t lanes_;
+  mutable uint32_t lane_ = 0;
+  mutable uint32_t exchanges_ = 0;
+
+  void CheckLane(uint32_t lane) const;
+};
+
 class Machine {
  public:
   Machine(uint64_t seed, int64_t lost_barrier) : random_(seed), lost_barrier_(lost_barrier) {}
@@ -38,11 +88,8 @@ class Machine {
   // Every block of a grid in any order; `run_block(block, place)`.
   template <class RunBlock>
   void Launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
-    std::vector<uint32_t> blocks(static_cast<size_t>(grid_x) * grid_y);
-    std::iota(blocks.begin(), blocks.end(), 0);
-    std::shuffle(blocks.begin(), blocks.end(), random_);
     threads_ = threads;
-    for (const uint32_t block : blocks) {
+    for (const uint32_t block : AnyOrder(grid_x * grid_y)) {
       block_ = block;
       run_block(*this, BlockPlace{block % grid_x, block / grid_x, grid_x, grid_y});
       ++shared_.period;
@@ -52,16 +99,36 @@ class Machine {
 
   template <class Function>
   void Phase(const Function& function) const {
-    std::vector<uint32_t> order(threads_);
-    std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), random_);
-    for (const uint32_t thread : order) {
-      shared_.actor = thread;
-      device_.actor = block_ * threads_ + thread;
+    for (const uint32_t thread : AnyOrder(threads_)) {
+      Act(thread);
       function(thread, threads_);
     }
-    if (phases_++ != lost_barrier_) ++shared_.period;
+    Barrier();
   }
+
+  template <class Function>
+  void TeamPhase(uint32_t lanes, const Function& function) const {
+    const uint32_t count = threads_ / lanes;
+    std::vector<uint32_t> exchanges(count);
+    for (const uint32_t index : AnyOrder(count)) {
+      const Team team(*this, index, count, lanes);
+      function(team);
+      exchanges[index] = team.exchanges();
+    }
+    // Lanes exchange across a whole warp, so none of its teams may stay away.
+    for (const uint32_t done : exchanges) {
+      if (done != exchanges[0]) Report("some teams of a block exchange more often than others");
+    }
+    Barrier();
+  }
+
+  // From here on this thread of the block runs.
+  void Act(uint32_t thread) const {
+    shared_.actor = thread;
+    device_.actor = block_ * threads_ + thread;
+  }
+  uint32_t Random(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
+  void Report(const std::string& what) const { shared_.Report(what); }
 
   std::string Fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
   int64_t phases() const { return phases_; }
@@ -74,12 +141,38 @@ class Machine {
   mutable int64_t phases_ = 0;
   uint32_t threads_ = 0;
   uint32_t block_ = 0;
+
+  std::vector<uint32_t> AnyOrder(uint32_t count) const {
+    std::vector<uint32_t> order(count);
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random_);
+    return order;
+  }
+
+  void Barrier() const {
+    if (phases_++ != lost_barrier_) ++shared_.period;
+  }
 };
+
+template <class Function>
+void Team::Each(const Function& function) const {
+  const uint32_t mask = machine_.Random(lanes_);
+  for (uint32_t i = 0; i < lanes_; ++i) {
+    lane_ = i ^ mask;
+    machine_.Act(index_ * lanes_ + lane_);
+    function(lane_);
+  }
+}
+
+void Team::CheckLane(uint32_t lane) const {
+  if (lane != lane_) machine_.Report("a lane sees what another one holds");
+}
 
 struct Job {
   RoutingShape shape;
   bool fused;
   uint32_t parts;  // blocks that share a group in the fused program
+  uint32_t rows;   // of a grid: each does every rows-th group
   size_t words;    // of a row, 16 bytes each
   const void* gates;
   const void* x;
@@ -128,7 +221,7 @@ std::string RunAs(const Job& job, Machine& machine) {
   if (plan.single_tile() && job.fused) {
     Array<Word16> x("x", device, static_cast<const Word16*>(job.x), tokens * job.words);
     Array<Word16> buf("buf", device, places * job.words);
-    machine.Launch(job.parts, groups.count, threads, [&](const Machine& block, const BlockPlace& place) {
+    machine.Launch(job.parts, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
       vmoe::cuda::RouteAndDispatch(block, place, groups, gate_memory, weight_memory, slot_memory, job.words,
                                    Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
@@ -144,13 +237,13 @@ std::string RunAs(const Job& job, Machine& machine) {
   } else {
     Array<Key> tile_keys("tile_keys", device, tiles * groups.tile_stride());
     Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
-    machine.Launch(groups.tiles, groups.count, threads, [&](const Machine& block, const BlockPlace& place) {
+    machine.Launch(groups.tiles, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
       vmoe::cuda::SortTiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
                             Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
     });
     const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
-    machine.Launch(static_cast<uint32_t>(parts), groups.count, vmoe::cuda::kRankThreads,
+    machine.Launch(static_cast<uint32_t>(parts), job.rows, vmoe::cuda::kRankThreads,
                    [&](const Machine& block, const BlockPlace& place) {
                      vmoe::cuda::RankPairs(block, place, groups, Memory<Key>{&tile_keys},
                                            Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
@@ -167,8 +260,8 @@ std::string RunAs(const Job& job, Machine& machine) {
 // As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
 template <class Gate>
 std::string RunGates(const Job& job, Machine& machine) {
-  return job.shape.experts * sizeof(Gate) % sizeof(Word16) == 0 ? RunAs<Gate, Word16>(job, machine)
-                                                                : RunAs<Gate, Gate>(job, machine);
+  return vmoe::cuda::AreWords(job.gates, job.shape.experts * sizeof(Gate)) ? RunAs<Gate, Word16>(job, machine)
+                                                                           : RunAs<Gate, Gate>(job, machine);
 }
 
 void Tell(const std::string& found, char* fault, size_t fault_bytes) {
@@ -185,6 +278,7 @@ struct PhasesCall {
   int64_t gate_type;  // 0 float32, 1 float16, 2 bfloat16
   int64_t fused;      // RouteDispatch instead of Route; single-tile groups only
   int64_t parts;
+  int64_t rows;  // of a grid with a row for each group, or fewer
   int64_t words;
   int64_t seed;          // of the order of threads and blocks
   int64_t lost_barrier;  // the barrier after this phase is left out; -1: none
@@ -256,6 +350,7 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
                static_cast<size_t>(call->capacity), call->batch_priority != 0};
   job.fused = call->fused != 0;
   job.parts = static_cast<uint32_t>(call->parts);
+  job.rows = static_cast<uint32_t>(call->rows);
   job.words = static_cast<size_t>(call->words);
   job.gates = call->gates;
   job.x = call->x;

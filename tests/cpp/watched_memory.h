@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,8 @@ class Array {
   Array(const char* name, Clock* clock, size_t size) : name_(name), clock_(clock), values_(size), marks_(size) {}
 
   Array(const char* name, Clock* clock, const T* values, size_t size) : Array(name, clock, size) {
-    values_.assign(values, values + size);
+    if (reinterpret_cast<uintptr_t>(values) % sizeof(T) != 0) Report(0, "is not aligned");
+    if (size > 0) std::memcpy(values_.data(), static_cast<const void*>(values), size * sizeof(T));
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
@@ -123,6 +125,14 @@ struct Memory {
   Array<T>* array;
 
   T Load(size_t index) const { return array->Load(index); }
+  template <class Part>
+  Part LoadPart(size_t index) const {
+    constexpr size_t kParts = sizeof(T) / sizeof(Part);
+    const T value = array->Load(index / kParts);
+    Part part;
+    std::memcpy(&part, reinterpret_cast<const unsigned char*>(&value) + index % kParts * sizeof(Part), sizeof(Part));
+    return part;
+  }
   void Store(size_t index, T value) const { array->Store(index, value); }
 };
 
