@@ -1,9 +1,10 @@
-"""Which graph of a bundle TensorRT builds an engine from: one for each profile, with its setting fixed."""
+"""The graphs that are fixed to a profile: TensorRT builds engines from them, and ONNX Runtime's CUDA provider runs them."""
 
 from __future__ import annotations
 
+from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError
+from vmoe_runtime.errors import BackendError, UnsuitedError
 from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.profiles import Profile
 
@@ -40,6 +41,24 @@ def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
             f"again with --tensorrt {_options(profile)}"
         )
     return graphs[profile.name]
+
+
+def cuda_graph(bundle: Bundle, profile: Profile | None) -> str:
+    """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
+
+    Raises:
+        UnsuitedError: the graphs are in a type that the provider has no kernels for, or the op library can't route so.
+        BackendError: as `tensorrt_graph`.
+    """
+    name = tensorrt_graph(bundle, profile)
+    check_routing(bundle, profile)
+    precision = exported_graphs(bundle).precision
+    if precision == "bf16":
+        raise UnsuitedError(
+            f"ONNX Runtime's CUDA provider lacks kernels for graphs in {precision}, as those of {bundle.path} are; export "
+            "it with --tensorrt and --precision fp16"
+        )
+    return name
 
 
 def _options(profile: Profile) -> str:
