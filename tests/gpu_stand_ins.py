@@ -23,12 +23,12 @@ int vmoe_cuda_version(void) { return VERSION; }
 """
 
 
-def driver(folder: Path, capability: str, cuda: tuple[int, int]) -> Path:
-    """libcuda.so.1 of a machine whose one card has this compute capability, for that CUDA."""
+def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
+    """libcuda.so.1 of a machine whose one card has this compute capability, for that CUDA; and `more` functions in C."""
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
     defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "CARD": f'"{CARD}"'}
-    return _compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER, defined)
+    return _compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER + more, defined)
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:

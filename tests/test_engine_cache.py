@@ -160,7 +160,7 @@ def record_that_is_huge(path: Path) -> None:
 
 
 def record_of_another_format(path: Path) -> None:
-    _edit(path, format=2)
+    _edit(path, format=1)
 
 
 def record_without_a_key(path: Path) -> None:

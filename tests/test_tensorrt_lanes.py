@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_cuda import SIDE, FakeCuda, install
 
+from vmoe_runtime import backends
 from vmoe_runtime.errors import BackendError
 
 API = "vmoe_runtime.backends.tensorrt_api"
@@ -23,7 +24,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     fake = install(monkeypatch, LARGEST)
     monkeypatch.delitem(sys.modules, API, raising=False)
     yield fake
+    # Neither a name of its package: other tests put another stand-in in its place.
     sys.modules.pop(API, None)
+    vars(backends).pop("tensorrt_api", None)
 
 
 def new_lane() -> Any:

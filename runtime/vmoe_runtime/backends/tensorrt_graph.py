@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.profiles import Profile
 
@@ -47,17 +47,11 @@ def cuda_graph(bundle: Bundle, profile: Profile | None) -> str:
     """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
 
     Raises:
-        UnsuitedError: the graphs are in a type that the provider has no kernels for, or the op library can't route so.
+        UnsuitedError: the CUDA op library can't route so.
         BackendError: as `tensorrt_graph`.
     """
     name = tensorrt_graph(bundle, profile)
     check_routing(bundle, profile)
-    precision = exported_graphs(bundle).precision
-    if precision == "bf16":
-        raise UnsuitedError(
-            f"ONNX Runtime's CUDA provider lacks kernels for graphs in {precision}, as those of {bundle.path} are; export "
-            "it with --tensorrt and --precision fp16"
-        )
     return name
 
 
