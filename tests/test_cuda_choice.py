@@ -223,3 +223,22 @@ def test_a_call_that_asks_for_a_policy_is_refused_before_it_runs(
             assert_one_sentence(str(refused.value), "CUDA op library has ", says, "for the CPU")
         np.testing.assert_array_equal(engine(images, pool=False, max_experts=8), expected)
         assert engine(images, capacity=1.05, k=8, bpr=False).shape == expected.shape
+
+
+@pytest.mark.skipif(REAL_LIBRARY is None, reason="the op library for CUDA was not built here: it needs nvcc")
+def test_a_fixed_graph_in_half_precision_answers_as_the_bundle_does(
+    bundle: Path, on_cpu: None, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:64]
+    with Engine.load(bundle, PROFILE, "cuda-fixed") as engine, Engine.load(bundle, PROFILE, "onnxruntime") as cpu:
+        assert engine.backend_description.endswith(f"CUDA on {gpu_stand_ins.CARD}, fp16, vmoe CUDA op library")
+        assert engine.only_profile is not None and engine.only_profile.name == PROFILE
+        wanted = cpu(images)
+        distances = np.abs(engine(images) - wanted).max(axis=1)
+        assert 0 < np.median(distances) < 2e-2 * np.abs(wanted).max()
+        for found, expected in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
+            assert np.mean(found.kept == expected.kept) > 0.95
+        with pytest.raises(RoutingError, match="backend 'cuda-fixed' was loaded for profile"):
+            engine(images, capacity=1.05)
+    with pytest.raises(BackendError, match="has no graph for TensorRT at profile 'c1-k2'"):
+        Engine.load(bundle, "c1-k2", "cuda-fixed")

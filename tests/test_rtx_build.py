@@ -1,7 +1,7 @@
 """`tensorrt_api.build_engine` itself, on the builder of TensorRT-RTX, which needs no GPU and has the same names.
 
-It has no plugins, so the models are dense, or a V-MoE whose plugins' outputs are inputs. Engines are built for a card that is
-named, and not run.
+It has no plugins, so the models are dense, or a V-MoE whose plugins' outputs are inputs. Engines are built for a card that
+is named, and not run.
 """
 
 from __future__ import annotations
@@ -73,3 +73,14 @@ def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     target = tmp_path_factory.mktemp("rtx") / "dense.vmoe"
     export_bundle(golden.FOLDER / "g4", target, tensorrt=True, precision=precision, validate=False)
     return target
+
+
+def test_a_dense_bundle_becomes_an_engine_for_a_range_of_batches(dense: Path) -> None:
+    report = build(dense, "model.tensorrt.onnx", (1, 4, 8), (64, 64, 3))
+    assert report.get("error") is None
+    assert report["bytes"] > 0 and report["said"]
+
+
+def test_a_range_that_cannot_be_is_the_builders_own_sentence(dense: Path) -> None:
+    report = build(dense, "model.tensorrt.onnx", (4, 2, 8), (64, 64, 3))
+    assert "TensorRT can't build an engine from" in report["error"]
