@@ -31,6 +31,8 @@ class FakeTensorRt(ModuleType):
         tensorrt: the version that it says it is.
         card: the GPU that it says there is; an exception is raised instead.
         error: what is added to each output, or None where building fails.
+        wrong_batch: the only size of calls whose outputs are wrong, by one.
+        repeats: every so many images of a call have the outputs of the first so many.
         built: the options of every build.
         lanes: how many lanes were made.
         most_at_once: the most calls that ran at the same time.
@@ -43,6 +45,8 @@ class FakeTensorRt(ModuleType):
         self.tensorrt = "10.13.0.35"
         self.card: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
         self.error: float | None = 0.0
+        self.wrong_batch: int | None = None
+        self.repeats: int | None = None
         self.built: list[dict[str, Any]] = []
         self.lanes = self.running = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -101,8 +105,11 @@ class FakeLane:
             self.module.running += 1
             self.module.most_at_once = max(self.module.most_at_once, self.module.running)
         try:
+            error = self.error + (len(image) == self.module.wrong_batch)
+            if self.module.repeats is not None:
+                image = np.resize(image[: self.module.repeats], image.shape)
             results = self.session.run({"image": image}, outputs)
-            return [result + np.float32(self.error) if result.dtype == np.float32 else result for result in results]
+            return [result + np.float32(error) if result.dtype == np.float32 else result for result in results]
         finally:
             with self.module.lock:
                 self.module.running -= 1

@@ -16,17 +16,19 @@ import pytest
 from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
-from vmoe_build.batches import BatchRange, choose_batches
+from vmoe_build.batches import choose_batches
 from vmoe_build.check import LIMITS, Check, refuse_wrong_answers
 from vmoe_build.cli import main
 from vmoe_build.errors import BuildError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import Parallelism, open_backend
+from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import UnavailableError
+from vmoe_runtime.version import __version__
 
 API, BACKEND = "vmoe_runtime.backends.tensorrt_api", "vmoe_runtime.backends.tensorrt_engine"
 PROFILE = "c0.3-k1"
@@ -101,8 +103,9 @@ def test_an_engine_is_built_checked_kept_and_run(
     assert main([str(bundle), "--profile", PROFILE, "--max-batch", "8", "--json", "-"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["min_batch"], report["opt_batch"], report["max_batch"]) == (1, 8, 8)
-    assert report["check"]["agreement"] == 1.0 and report["check"]["images"] == 8
-    assert report["check"]["max_difference"] < 1e-5 < report["check"]["largest_output"]
+    assert [(check["batch"], check["images"]) for check in report["checks"]] == [(1, 8), (8, 8)]
+    for check in report["checks"]:
+        assert check["agreement"] == 1.0 and check["max_difference"] < 1e-5 < check["largest_output"]
     assert (report["profile"], report["precision"], report["tensorrt"]) == (PROFILE, "fp32", "10.13.0.35")
     assert files(cache) == [Path(report["engine"]).name]
     images = mnist_images["images"][:8]
@@ -193,15 +196,40 @@ def test_an_engine_with_wrong_answers_is_not_kept(
 @pytest.mark.parametrize("precision", LIMITS)
 def test_what_may_differ_is_what_the_precision_gives(precision: str) -> None:
     limits = LIMITS[precision]
-    good = Check("CPU", 8, 10.0, 1.0, 9.9 * limits.difference, limits.agreement)
+    good = Check("CPU", 1, 8, 10.0, 1.0, 9.9 * limits.difference, limits.agreement)
     refuse_wrong_answers(good, precision)
     for bad in (
-        Check("CPU", 8, 10.0, 1.0, 10.1 * limits.difference, 1.0),
-        Check("CPU", 8, 10.0, 1.0, 0.0, limits.agreement - 0.001),
-        Check("CPU", 8, 10.0, 1.0, 0.0, float("nan")),
+        Check("CPU", 1, 8, 10.0, 1.0, 10.1 * limits.difference, 1.0),
+        Check("CPU", 1, 8, 10.0, 1.0, 0.0, limits.agreement - 0.001),
+        Check("CPU", 1, 8, 10.0, 1.0, 0.0, float("nan")),
     ):
         with pytest.raises(BuildError, match="it was not kept"):
             refuse_wrong_answers(bad, precision)
+
+
+@pytest.mark.parametrize(("batch", "says"), [(3, "calls of 3 images"), (1, "calls of 1 images"), (2, None)])
+def test_an_engine_with_wrong_answers_at_the_fewest_or_at_the_most_images_is_not_kept(
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str], batch: int, says: str | None
+) -> None:
+    tensorrt.wrong_batch = batch
+    arguments = [bundle, "--max-batch", "3"]
+    if says is None:
+        assert main([str(argument) for argument in arguments]) == 0
+    else:
+        assert_refuses(arguments, 1, f"in {says} the engine's answers differ", "it was not kept", capsys=capsys)
+    assert len(files(cache)) == (says is None)
+
+
+@pytest.mark.parametrize("largest", [32, 48, 64])
+def test_calls_of_many_groups_are_compared_with_each_group_alone(
+    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str], largest: int
+) -> None:
+    assert main([str(grouped), "--max-batch", str(largest), "--json", "-"]) == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (largest, largest)]
+    assert {check["agreement"] for check in checks} == {1.0}
+    tensorrt.repeats = 16
+    assert_refuses([grouped, "--max-batch", str(largest), "--force"], 1, "it was not kept", capsys=capsys)
 
 
 def test_a_build_that_fails_leaves_nothing(
@@ -252,7 +280,9 @@ def test_verbose_tells_what_tensorrt_logs_and_where_errors_come_from(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_engine_is_only_found_by_what_it_was_built_for(bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+def test_an_engine_is_only_found_by_what_it_was_built_for(
+    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refusal(path: Path = bundle, profile: str = PROFILE) -> str:
         with pytest.raises(BackendError) as refused:
             Engine.load(path, profile, "tensorrt")
@@ -268,6 +298,12 @@ def test_an_engine_is_only_found_by_what_it_was_built_for(bundle: Path, tensorrt
     tensorrt.tensorrt, tensorrt.card = "10.13.0.35", Gpu("NVIDIA L4", "8.9", (13, 0))
     assert "(there is one of GPU NVIDIA H100 80GB HBM3, not NVIDIA L4; compute capability 9.0, not 8.9)" in refusal()
     tensorrt.card = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
+    plugin.write_bytes(b"another build of it")
+    assert "(there is one of plugin e3b0c44298fc1c149afbf4c8996fb92427ae41e4, not " in refusal()
+    plugin.write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr("vmoe_runtime.backends.tensorrt_engine.__version__", "0.0.9")
+        assert f"(there is one of vmoe-export {__version__}, not 0.0.9)" in refusal()
     other = copied_bundle(
         bundle, tmp_path / "other.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}
     )

@@ -29,7 +29,7 @@ from vmoe_runtime.engine_cache import (
 )
 
 ENGINE = b"an engine of TensorRT"
-KEY = EngineKey("ab" * 32, "c0.3-k1", "fp16", "10.13.0.35", "NVIDIA H100", "9.0")
+KEY = EngineKey("ab" * 32, "c0.3-k1", "fp16", "10.13.0.35", "ef" * 32, "0.1.0", "NVIDIA H100", "9.0")
 RECORD = EngineRecord(KEY, 1, 8, 32, False, hashlib.sha256(ENGINE).hexdigest(), len(ENGINE))
 
 
@@ -67,7 +67,8 @@ def test_a_new_engine_of_the_same_key_replaces_the_old_one() -> None:
 
 @pytest.mark.parametrize(
     "change", [{"bundle": "cd" * 32}, {"profile": None}, {"precision": "bf16"}, {"tensorrt": "11.4.0.106"}, {"gpu": "L4"},
-               {"compute_capability": "8.9"}], ids=lambda change: next(iter(change))
+               {"compute_capability": "8.9"}, {"plugin": "01" * 32}, {"package": "0.2.0"}],
+    ids=lambda change: next(iter(change))
 )  # fmt: skip
 def test_a_key_with_another_field_is_another_engine(change: dict[str, str | None]) -> None:
     store_engine(ENGINE, RECORD)
@@ -159,7 +160,7 @@ def record_that_is_huge(path: Path) -> None:
 
 
 def record_of_another_format(path: Path) -> None:
-    _edit(path, format=2)
+    _edit(path, format=1)
 
 
 def record_without_a_key(path: Path) -> None:

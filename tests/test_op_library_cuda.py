@@ -26,6 +26,9 @@ from wheels import onnxruntime_folder
 
 from vmoe_export.ops.table import OPS
 from vmoe_runtime import library_path
+from vmoe_runtime.backends.cuda_library import usable_cuda_library
+from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
 
 NAME = "libvmoe_onnxruntime_cuda.so"
@@ -74,10 +77,20 @@ def mnist_calls(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -
 
 
 @needs_library
-def test_the_library_exports_its_entry_point_alone_and_stays_loaded() -> None:
+def test_the_library_exports_its_entry_point_and_what_it_needs_and_stays_loaded() -> None:
     listed = run("nm", "-D", "--defined-only", library())
-    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps"]
+    needs = ["vmoe_cuda_architectures", "vmoe_cuda_version"]
+    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps", *needs]
     assert "NODELETE" in run("readelf", "-d", library())
+
+
+@needs_library
+def test_the_library_says_which_cards_and_drivers_it_is_for() -> None:
+    assert usable_cuda_library(Gpu("a card of the first kind", "8.0", (99, 0))) == library()
+    with pytest.raises(UnavailableError, match=r"was compiled for compute capability 8\.0,.* has 7\.5; "):
+        usable_cuda_library(Gpu("an older card", "7.5", (99, 0)))
+    with pytest.raises(UnavailableError, match=r"needs a driver for CUDA 1[2-9], and .* is for CUDA 11\.8; "):
+        usable_cuda_library(Gpu("a card of the first kind", "8.0", (11, 8)))
 
 
 @needs_library

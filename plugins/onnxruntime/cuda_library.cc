@@ -1,4 +1,6 @@
 // The ops of the op library for NVIDIA GPUs.
+#include <cuda_runtime_api.h>
+
 #include "onnxruntime/cuda_ops.h"
 
 namespace vmoe::ort {
@@ -18,3 +20,10 @@ OpList LibraryOps() {
 }
 
 }  // namespace vmoe::ort
+
+// What the kernels need of a machine, so that it can be told before they run. The architectures that they were compiled
+// for, in CMake's form ("80-real 120-virtual"), and the CUDA that they were built with, such as 13000.
+extern "C" __attribute__((visibility("default"))) const char* vmoe_cuda_architectures() {
+  return VMOE_CUDA_ARCHITECTURES;
+}
+extern "C" __attribute__((visibility("default"))) int vmoe_cuda_version() { return CUDART_VERSION; }

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmoe_runtime.backends.batch_range import MOST_IMAGES
 from vmoe_runtime.command_line import Parser, UsageError, whole_number
 
 PROGRAM = "vmoe-build"
 
-_MOST_IMAGES = 65536
 _MOST_MEBIBYTES = 1 << 20
 
 
@@ -68,7 +68,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder")
     add("--profile", metavar="P", help="a profile that was exported for TensorRT (default: the first one)")
-    images = whole_number(_MOST_IMAGES)
+    images = whole_number(MOST_IMAGES)
     add("--max-batch", metavar="N", type=images, help="most images of a call (default: 32, or what fits the routing groups)")
     add("--min-batch", metavar="N", type=images, help="fewest images of a call (default: the fewest that fit)")
     add("--opt-batch", metavar="N", type=images, help="images that the engine is tuned for (default: the most)")

@@ -1,32 +1,10 @@
-"""How many images a call of an engine may have."""
+"""Which batches an engine is asked to be built for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from vmoe_runtime.backends.batch_range import BatchRange, default_largest
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.manifest import Manifest
-
-Shape = tuple[int, int, int, int]
-
-_DEFAULT_LARGEST = 32
-
-
-@dataclass(frozen=True)
-class BatchRange:
-    """Images per call: the fewest, those that TensorRT tunes for, and the most."""
-
-    smallest: int
-    tuned: int
-    largest: int
-
-    def shapes(self, manifest: Manifest) -> tuple[Shape, Shape, Shape]:
-        """Shapes [N, H, W, C] of the graph's input at the three sizes."""
-        spec = manifest.input
-        smallest, tuned, largest = (
-            (count, spec.height, spec.width, spec.channels) for count in (self.smallest, self.tuned, self.largest)
-        )
-        return smallest, tuned, largest
 
 
 def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:
@@ -47,7 +25,7 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
                 f"that need a multiple of {multiple} images"
             )
     if largest is None:
-        largest = max(_DEFAULT_LARGEST // multiple * multiple, multiple, smallest or 0, tuned or 0)
+        largest = max(default_largest(multiple), smallest or 0, tuned or 0)
     smallest = multiple if smallest is None else smallest
     tuned = largest if tuned is None else tuned
     if not smallest <= tuned <= largest:

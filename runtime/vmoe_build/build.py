@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmoe_build.batches import BatchRange
 from vmoe_build.check import Check, check_engine, expect, refuse_wrong_answers
+from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine_cache import (
@@ -37,13 +37,13 @@ class BuiltEngine:
         path: of the engine.
         record: what it was built from and for.
         seconds: that the build took; None where the engine was there already.
-        check: the engine against the CPU; None where it was there already.
+        checks: the engine against the CPU, in calls of the fewest and of the most images; none where it was there already.
     """
 
     path: Path
     record: EngineRecord
     seconds: float | None
-    check: Check | None
+    checks: tuple[Check, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The report, ready for JSON."""
@@ -53,7 +53,7 @@ class BuiltEngine:
             **record.pop("key"),
             **record,
             "seconds": self.seconds,
-            "check": self.check and asdict(self.check),
+            "checks": [asdict(check) for check in self.checks],
         }
 
 
@@ -96,12 +96,12 @@ def build(
         record = found[1]
         same = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, record.sha256, record.size)
         if record == same:
-            return BuiltEngine(engine_path(key), record, None, None)
+            return BuiltEngine(engine_path(key), record, None, ())
     plugin = plugin_library()
     bundle.verify_weights()
     timing = private_folder() / f"timing-{hashlib.sha256(f'{key.tensorrt} {gpu}'.encode()).hexdigest()[:16]}.cache"
     say("running the bundle on the CPU")
-    expected = expect(bundle, profile, batches)
+    expected = expect(bundle, profile)
     say(f"building with TensorRT {key.tensorrt} for {gpu.name}, which takes minutes")
     start = time.monotonic()
     options = tensorrt_api.BuildOptions(
@@ -118,6 +118,9 @@ def build(
     sha256 = hashlib.sha256(engine).hexdigest()
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
     say("comparing with the CPU")
-    check = check_engine(TensorRtBackend(engine, record, profile), bundle.manifest, expected, profile)
-    refuse_wrong_answers(check, key.precision)
-    return BuiltEngine(store_engine(engine, record), record, seconds, check)
+    loaded = TensorRtBackend(engine, record, profile)
+    checks = []
+    for batch in sorted({batches.smallest, batches.largest}):
+        checks.append(check_engine(loaded, bundle.manifest, expected, profile, batch))
+        refuse_wrong_answers(checks[-1], key.precision)
+    return BuiltEngine(store_engine(engine, record), record, seconds, tuple(checks))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TextIO
 
 from vmoe_build.arguments import PROGRAM, Arguments, parse_arguments
-from vmoe_build.batches import BatchRange, choose_batches
+from vmoe_build.batches import choose_batches
 from vmoe_build.build import BuiltEngine, build
 from vmoe_build.errors import BuildError
 from vmoe_build.trtexec import trtexec_command
+from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.command_line import UsageError, run_command
@@ -103,12 +104,13 @@ def _print_summary(built: BuiltEngine, stream: TextIO) -> None:
         f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB",
         file=stream,
     )
-    if built.check is None:
+    if built.seconds is None:
         print("it was there already; --force builds it again", file=stream)
     else:
-        check = built.check
+        print(f"built in {built.seconds:.0f} s", file=stream)
+    for check in built.checks:
         print(
-            f"built in {built.seconds:.0f} s; {check.images} images against {check.reference}: difference at most "
+            f"{check.images} images in calls of {check.batch} against {check.reference}: difference at most "
             f"{check.max_difference:.2e}, median {check.median_difference:.2e}; {check.agreement:.2%} of the pairs alike",
             file=stream,
         )

@@ -33,8 +33,8 @@ _MOST_NAMES = 1024  # of profiles that an engine keeps: names may come from stra
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
-    TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded with, and
-    `only_profile` is that one, where it is None with others.
+    "cuda-fixed" and TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded
+    with, and `only_profile` is that one, where it is None with others.
 
     Attributes:
         manifest: the bundle's checked manifest.
@@ -80,8 +80,8 @@ class Engine:
             path: the `NAME.vmoe` folder.
             profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
                 such as `c0.3-k1` or `c0.2-k1-pool-m4`. Default: the first stored one.
-            backend: "onnxruntime" or "openvino" for the CPU; "cuda", "ort-tensorrt" or "tensorrt" for an NVIDIA GPU; or
-                "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
+            backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
+                NVIDIA GPU; or "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
             threads: CPU threads per call; default: the runtime's own choice. Backends on a GPU ignore it.
             streams: calls that are run at once, each on `threads` threads of its own; further ones wait. Only "openvino" has

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from vmoe_runtime.errors import BackendError
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_RECORD_BYTES = 1 << 16
 _MAX_ENGINE_BYTES = 1 << 37
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -38,6 +38,8 @@ class EngineKey:
         profile: name of the profile; None for a dense ViT.
         precision: "fp32", "fp16" or "bf16".
         tensorrt: full version of TensorRT, such as "10.13.0.35".
+        plugin: SHA-256 of the plugin library, in hex; None where this installation has none.
+        package: version of this package.
         gpu: name of the GPU.
         compute_capability: such as "9.0".
     """
@@ -46,6 +48,8 @@ class EngineKey:
     profile: str | None
     precision: str
     tensorrt: str
+    plugin: str | None
+    package: str
     gpu: str
     compute_capability: str
 
@@ -131,6 +135,19 @@ def private_folder(*names: str) -> Path:
     return folder
 
 
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file that engines are made with, in hex.
+
+    Raises:
+        EngineCacheError: it can't be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise EngineCacheError(f"{file} can't be read: {error.strerror}") from None
+
+
 def engine_path(key: EngineKey) -> Path:
     """Where an engine lies, or would lie."""
     return _bundle_folder(key.bundle) / f"{key.stem}.engine"
@@ -194,12 +211,15 @@ def other_engines(key: EngineKey) -> list[EngineKey]:
 def difference(found: EngineKey, wanted: EngineKey) -> str:
     """What one engine is of, where that is not what is wanted, in words."""
     differing = [
-        f"{words} {getattr(found, name)}, not {getattr(wanted, name)}"
+        # Of a hash, so much that it can be told from another one.
+        f"{words} {str(getattr(found, name))[:40]}, not {str(getattr(wanted, name))[:40]}"
         for name, words in {
             "bundle": "bundle",
             "profile": "profile",
             "precision": "precision",
             "tensorrt": "TensorRT",
+            "plugin": "plugin",
+            "package": "vmoe-export",
             "gpu": "GPU",
             "compute_capability": "compute capability",
         }.items()

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends.cuda_library import find_cuda_library
+from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads
-from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.backends.tensorrt_graph import cuda_graph, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
-from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.profiles import Profile
 
@@ -38,6 +39,7 @@ class Backend(Protocol):
         Raises:
             BackendError: the runtime failed.
             ImageError: the graph was built for fewer images, or for more.
+            RoutingError: the backend can't route as the feeds ask for.
         """
 
 
@@ -61,6 +63,7 @@ class Parallelism:
 
 
 Load = Callable[[Bundle, Parallelism, Profile | None], Backend]
+Check = Callable[[Bundle, Profile | None], object]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class BackendKind:
     Attributes:
         load: takes the bundle, how it is run in parallel, and the engine's profile.
         extra: of the package, that installs it.
+        check: raises BackendError for a bundle, or a profile of it, that it can't run on any machine; asked first.
         on_gpu: it runs on a GPU, where threads mean nothing.
         has_streams: it can be given more than one stream.
         one_profile: what it loads is fixed to the engine's profile.
@@ -78,6 +82,7 @@ class BackendKind:
 
     load: Load
     extra: str
+    check: Check = lambda _bundle, _profile: None
     on_gpu: bool = False
     has_streams: bool = False
     one_profile: bool = False
@@ -105,8 +110,14 @@ def _cuda(bundle: Bundle, _: Parallelism, __: Profile | None) -> Backend:
     return cuda_backend(bundle)
 
 
+def _cuda_fixed(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
+    with interrupt_held_back():
+        from vmoe_runtime.backends.onnxruntime_gpu import fixed_cuda_backend
+
+    return fixed_cuda_backend(bundle, profile)
+
+
 def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    tensorrt_graph(bundle, profile)  # what the bundle lacks comes before what the machine lacks
     with interrupt_held_back():
         from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
 
@@ -114,7 +125,6 @@ def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | Non
 
 
 def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    tensorrt_graph(bundle, profile)
     with interrupt_held_back():
         from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
 
@@ -124,9 +134,10 @@ def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backen
 BACKENDS: Mapping[str, BackendKind] = {
     "onnxruntime": BackendKind(_onnxruntime, "cpu"),
     "openvino": BackendKind(_openvino, "openvino", has_streams=True),
-    "cuda": BackendKind(_cuda, "gpu", on_gpu=True),
-    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", on_gpu=True, one_profile=True),
-    "tensorrt": BackendKind(_tensorrt, "tensorrt", on_gpu=True, one_profile=True, shared=False),
+    "cuda": BackendKind(_cuda, "gpu", check_routing, on_gpu=True),
+    "cuda-fixed": BackendKind(_cuda_fixed, "gpu", cuda_graph, on_gpu=True, one_profile=True),
+    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", tensorrt_graph, on_gpu=True, one_profile=True),
+    "tensorrt": BackendKind(_tensorrt, "tensorrt", tensorrt_graph, on_gpu=True, one_profile=True, shared=False),
 }
 
 
@@ -208,9 +219,10 @@ def _load(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile 
     if not kind.has_streams and parallelism.streams not in (None, 1):
         having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
         raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
+    kind.check(bundle, profile)
     if not kind.shared:
         return kind.load(bundle, parallelism, profile)
-    library = find_native("lib", CUDA_OP_LIBRARY) if kind.on_gpu else None
+    library = find_cuda_library() if kind.on_gpu else None
     if name == "onnxruntime":
         library, _ = op_library.usable_library()
     key = (

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vmoe_runtime.backends import fastest_first, not_installed
-from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.backends import BACKENDS, fastest_first, not_installed
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
 from vmoe_runtime.profiles import Profile
@@ -34,6 +33,7 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> Availabi
         profile: what a backend that is fixed to one profile would be loaded for; None for a model without profiles.
     """
     try:
+        BACKENDS[name].check(bundle, profile)
         return Availability(_CHECKS[name](bundle, profile))
     except ImportError as error:
         return Availability(None, not_installed(name, error))
@@ -74,15 +74,19 @@ def _cuda(_: Bundle, __: Profile | None) -> str:
     return check_cuda()
 
 
-def _onnxruntime_tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    tensorrt_graph(bundle, profile)  # what the bundle lacks comes before what the machine lacks
+def _cuda_fixed(bundle: Bundle, _: Profile | None) -> str:
+    from vmoe_runtime.backends.onnxruntime_gpu import check_fixed_cuda
+
+    return check_fixed_cuda(bundle)
+
+
+def _onnxruntime_tensorrt(_: Bundle, profile: Profile | None) -> str:
     from vmoe_runtime.backends.onnxruntime_gpu import check_tensorrt
 
-    return check_tensorrt(bundle, profile)
+    return check_tensorrt(profile)
 
 
 def _tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    tensorrt_graph(bundle, profile)
     from vmoe_runtime.backends.tensorrt_engine import check_engine
 
     return check_engine(bundle, profile)
@@ -92,6 +96,7 @@ _CHECKS: Mapping[str, Callable[[Bundle, Profile | None], str]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "cuda": _cuda,
+    "cuda-fixed": _cuda_fixed,
     "ort-tensorrt": _onnxruntime_tensorrt,
     "tensorrt": _tensorrt,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class OnnxRuntimeBackend:
         providers: execution providers with their options, the one to run on first.
         place: what the session runs on and with which ops, in words; default: the CPU.
         profile: the profile that the graph is fixed to, or None.
+        check: raises for feeds that the graph can't be run with; asked before every run.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -49,6 +50,7 @@ class OnnxRuntimeBackend:
         providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
         place: str | None = None,
         profile: Profile | None = None,
+        check: Callable[[Mapping[str, Array]], None] = lambda _feeds: None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
@@ -82,6 +84,7 @@ class OnnxRuntimeBackend:
         self._inputs = {port.name for port in ports}
         self._place = _cpu_place(library) if place is None else place
         self.profile = profile
+        self._check = check
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
@@ -100,9 +103,11 @@ class OnnxRuntimeBackend:
 
         Raises:
             BackendError: the runtime failed.
+            Whatever `check` raises.
         """
         if feeds.keys() != self._inputs:
             raise BackendError(f"ONNX Runtime failed: the graph takes {_listed(self._inputs)}, not {_listed(feeds)}")
+        self._check(feeds)
         try:
             results: list[Array] = self._session.run(outputs, feeds)
         except Exception as error:

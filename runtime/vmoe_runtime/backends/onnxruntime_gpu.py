@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: its CUDA provider on any profile, and its TensorRT provider on an exported one."""
+"""ONNX Runtime on an NVIDIA GPU: its CUDA provider on any profile or an exported one, its TensorRT provider on those."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import contextlib
 import ctypes
 import io
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnxruntime
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_environment
+from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
+from vmoe_runtime.backends.cuda_routing import check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe
-from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.backends.tensorrt_graph import cuda_graph, exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.engine_cache import private_folder
-from vmoe_runtime.errors import UnavailableError
-from vmoe_runtime.installation import (
-    CUDA_OP_LIBRARY,
-    TENSORRT_PLUGIN,
-    TENSORRT_REGISTER,
-    NotInstalledError,
-    find_native,
-    native_path,
-)
-from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.engine_cache import file_digest, private_folder
+from vmoe_runtime.errors import ImageError, UnavailableError
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
+from vmoe_runtime.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
+from vmoe_runtime.version import __version__
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 _FLOAT32 = {"use_tf32": "0"}  # TF32 has ten bits of mantissa, and the router would send tokens elsewhere
@@ -47,6 +45,7 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
         library=library,
         providers=[(_CUDA, _FLOAT32), (_CPU, {})],
         place=place,
+        check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
     )
 
 
@@ -55,12 +54,35 @@ def check_cuda() -> str:
     return describe(_cuda_needs()[1])
 
 
-def _cuda_needs() -> tuple[Path | None, str]:
+def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
+    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
+
+    Raises:
+        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
+        BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
+    """
+    graph = cuda_graph(bundle, profile)
+    library, place = _cuda_needs(exported_graphs(bundle).precision)
+    return OnnxRuntimeBackend(
+        bundle.graph(graph),
+        library=library,
+        providers=[(_CUDA, _FLOAT32), (_CPU, {})],
+        place=place,
+        profile=profile,
+    )
+
+
+def check_fixed_cuda(bundle: Bundle) -> str:
+    """The description of the backend that a bundle would get here; raises as `fixed_cuda_backend`, but for its graphs."""
+    return describe(_cuda_needs(exported_graphs(bundle).precision)[1])
+
+
+def _cuda_needs(precision: str | None = None) -> tuple[Path | None, str]:
     """The op library, if there is one, and what a session runs on, in words."""
     gpu = _require(_CUDA, "cuda")
-    library = find_native("lib", CUDA_OP_LIBRARY)
+    library = usable_cuda_library(gpu)
     ops = "standard ops" if library is None else "vmoe CUDA op library"
-    return library, f"CUDA on {gpu.name}, {ops}"
+    return library, ", ".join(filter(None, (f"CUDA on {gpu.name}", precision, ops)))
 
 
 def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
@@ -74,41 +96,59 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
     """
     graph = tensorrt_graph(bundle, profile)
     plugin, library, place = _tensorrt_needs(profile)
+    batches = range_from_environment(bundle.manifest)
     # The provider has no option for it, and libraries read the variable when they are first used.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    # It tells graphs that were not read from a file apart by little more than the names in them.
-    cache = str(private_folder("onnxruntime", onnxruntime.__version__, bundle.identity[:32], graph))
-    options = {
+    return OnnxRuntimeBackend(
+        bundle.graph(graph),
+        library=library,
+        providers=[(_TENSORRT, _engine_options(bundle, graph, plugin, batches)), (_CUDA, _FLOAT32), (_CPU, {})],
+        place=f"{place}, batches of {batches.smallest} to {batches.largest}",
+        profile=profile,
+        check=lambda feeds: _check_batch(len(feeds[IMAGE_INPUT]), batches),
+    )
+
+
+def _engine_options(bundle: Bundle, graph: str, plugin: Path, batches: BatchRange) -> Mapping[str, str]:
+    """Of ONNX Runtime's TensorRT provider."""
+    # It tells graphs that were not read from a file apart by little more than the names in them, and knows no plugins.
+    made_by = f"{__version__}-{file_digest(plugin.with_name(TENSORRT_PLUGIN))[:16]}"
+    kind = f"{graph}-{batches.largest}"
+    cache = str(private_folder("onnxruntime", onnxruntime.__version__, made_by, bundle.identity[:32], kind))
+    # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
+    shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
+    return {
         "trt_extra_plugin_lib_paths": str(plugin),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": cache,
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": cache,
+        **{f"trt_profile_{which}_shapes": f"{IMAGE_INPUT}:{'x'.join(map(str, shape))}" for which, shape in shapes},
     }
-    return OnnxRuntimeBackend(
-        bundle.graph(graph),
-        library=library,
-        providers=[(_TENSORRT, options), (_CUDA, _FLOAT32), (_CPU, {})],
-        place=place,
-        profile=profile,
-    )
 
 
-def check_tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    """The description of the backend that a bundle would get here, without loading it; raises as `tensorrt_backend` does."""
-    tensorrt_graph(bundle, profile)
+def _check_batch(images: int, batches: BatchRange) -> None:
+    if not batches.smallest <= images <= batches.largest:
+        raise ImageError(
+            f"the engine was built for {batches.smallest} to {batches.largest} images, and the batch has {images}; set "
+            f"{VARIABLE}={images} before the engine is loaded"
+        )
+
+
+def check_tensorrt(profile: Profile | None) -> str:
+    """The description of the backend that a bundle would get here; raises as `tensorrt_backend` does, but for its graphs."""
     return describe(_tensorrt_needs(profile)[2])
 
 
 def _tensorrt_needs(profile: Profile | None) -> tuple[Path, Path | None, str]:
-    """The plugin, the op library, and what a session runs on, in words."""
+    """The library that registers the plugin, the op library, and what a session runs on, in words."""
     gpu = _require(_TENSORRT, "tensorrt")
     try:
         plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
     except NotInstalledError as error:
         raise UnavailableError(str(error)) from None
     # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
-    library = find_native("lib", CUDA_OP_LIBRARY) or op_library.find_library()
+    library = find_cuda_library() or op_library.find_library()
     if library is None and profile is not None:
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     return plugin, library, f"TensorRT on {gpu.name}, vmoe plugin"

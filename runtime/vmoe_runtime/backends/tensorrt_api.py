@@ -6,6 +6,7 @@ Written against the documented API of TensorRT 10 and 11, which is the same in b
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +183,11 @@ class LoadedEngine:
 
 
 class Lane:
-    """An execution context with a stream and with device memory for the largest batch; for one call at a time."""
+    """An execution context with a stream and with memory for the largest batch; for one call at a time.
+
+    On the host that is pinned memory, from which a copy to the device runs at the full rate of the bus and beside the other
+    lane's call; one from pageable memory does neither.
+    """
 
     def __init__(self, loaded: LoadedEngine) -> None:
         self._loaded = loaded
@@ -190,17 +195,21 @@ class Lane:
             self._context = loaded.engine.create_execution_context()
             if self._context is None:
                 raise BackendError(f"TensorRT can't make an execution context: {_log.reason()}")
-            memory: list[Any] = []
+            memory: list[tuple[Callable[..., Any], Any]] = []
             self._stream = call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
             weakref.finalize(self, _free, self._stream, memory)
             self._set_shape(loaded.largest_shape())
             self._address: dict[str, Any] = {}
+            self._pinned: dict[str, Array] = {}
             for name in (INPUT, *loaded.outputs):
-                size = int(np.prod(self._shape(name), dtype=np.int64)) * loaded.dtypes[name].itemsize
-                pointer = call(cuda.cudaMalloc, max(size, 1))
-                memory.append(pointer)
+                size = max(int(np.prod(self._shape(name), dtype=np.int64)) * loaded.dtypes[name].itemsize, 1)
+                pointer = call(cuda.cudaMalloc, size)
+                memory.append((cuda.cudaFree, pointer))
                 self._address[name] = pointer
                 self._context.set_tensor_address(name, int(pointer))
+                pinned = call(cuda.cudaMallocHost, size)
+                memory.append((cuda.cudaFreeHost, pinned))
+                self._pinned[name] = np.frombuffer((ctypes.c_char * size).from_address(int(pinned)), np.uint8)
 
     def run(self, image: Array, outputs: Sequence[str]) -> list[Array]:
         """Runs the engine on a batch and returns the arrays of `outputs`.
@@ -211,14 +220,23 @@ class Lane:
         to_device, to_host = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         with _on_device():
             self._set_shape(image.shape)
-            call(cuda.cudaMemcpyAsync, self._address[INPUT], image.ctypes.data, image.nbytes, to_device, self._stream)
+            given = self._on_host(INPUT, image.shape)
+            np.copyto(given, image)
+            call(cuda.cudaMemcpyAsync, self._address[INPUT], given.ctypes.data, given.nbytes, to_device, self._stream)
             if not self._context.execute_async_v3(int(self._stream)):
                 raise BackendError(f"TensorRT failed: {_log.reason()}")
-            results = [np.empty(self._shape(name), self._loaded.dtypes[name]) for name in outputs]
-            for name, result in zip(outputs, results, strict=True):
+            results = {name: self._on_host(name, self._shape(name)) for name in outputs}
+            for name, result in results.items():
                 call(cuda.cudaMemcpyAsync, result.ctypes.data, self._address[name], result.nbytes, to_host, self._stream)
             call(cuda.cudaStreamSynchronize, self._stream)
-        return results
+        return [results[name].copy() for name in outputs]
+
+    def _on_host(self, name: str, shape: Shape) -> Array:
+        """The pinned memory of an input or an output, as an array of this shape."""
+        dtype = self._loaded.dtypes[name]
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        found: Array = self._pinned[name][:size].view(dtype).reshape(shape)
+        return found
 
     def _set_shape(self, shape: Shape) -> None:
         if not self._context.set_input_shape(INPUT, shape):
@@ -252,9 +270,9 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     return values[0] if values else None
 
 
-def _free(stream: Any, memory: Sequence[Any]) -> None:
-    for pointer in memory:
-        cuda.cudaFree(pointer)
+def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None:
+    for free, pointer in memory:
+        free(pointer)
     cuda.cudaStreamDestroy(stream)
 
 

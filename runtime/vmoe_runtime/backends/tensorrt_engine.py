@@ -22,13 +22,15 @@ from vmoe_runtime.engine_cache import (
     EngineKey,
     EngineRecord,
     difference,
+    file_digest,
     find_record,
     load_engine,
     other_engines,
 )
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.version import __version__
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Found = TypeVar("Found")
@@ -126,12 +128,15 @@ def check_engine(bundle: Bundle, profile: Profile | None) -> str:
 
 
 def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:
-    """What an engine of this bundle is built from and for, on this GPU by this TensorRT."""
+    """What an engine of this bundle is built from and for, on this GPU by this TensorRT and this installation."""
+    plugin = find_native("lib", TENSORRT_PLUGIN)
     return EngineKey(
         bundle=bundle.identity,
         profile=None if profile is None else profile.name,
         precision=exported_graphs(bundle).precision,
         tensorrt=tensorrt_api.version(),
+        plugin=None if plugin is None else file_digest(plugin),
+        package=__version__,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
     )

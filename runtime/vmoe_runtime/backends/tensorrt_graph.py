@@ -1,7 +1,8 @@
-"""Which graph of a bundle TensorRT builds an engine from: one for each profile, with its setting fixed."""
+"""The graphs that are fixed to a profile: TensorRT builds engines from them, and ONNX Runtime's CUDA provider runs them."""
 
 from __future__ import annotations
 
+from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
@@ -40,6 +41,18 @@ def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
             f"again with --tensorrt {_options(profile)}"
         )
     return graphs[profile.name]
+
+
+def cuda_graph(bundle: Bundle, profile: Profile | None) -> str:
+    """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
+
+    Raises:
+        UnsuitedError: the CUDA op library can't route so.
+        BackendError: as `tensorrt_graph`.
+    """
+    name = tensorrt_graph(bundle, profile)
+    check_routing(bundle, profile)
+    return name
 
 
 def _options(profile: Profile) -> str:

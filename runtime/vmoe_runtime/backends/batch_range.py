@@ -1,0 +1,54 @@
+"""How many images a call of a TensorRT engine may have."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from vmoe_runtime.errors import BackendError, shown
+from vmoe_runtime.manifest import Manifest
+
+MOST_IMAGES = 65_536
+VARIABLE = "VMOE_MAX_BATCH"
+_DEFAULT_LARGEST = 32
+
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """Images per call: the fewest, those that TensorRT tunes for, and the most."""
+
+    smallest: int
+    tuned: int
+    largest: int
+
+    def shapes(self, manifest: Manifest) -> tuple[Shape, Shape, Shape]:
+        """Shapes [N, H, W, C] of the graph's input at the three sizes."""
+        spec = manifest.input
+        smallest, tuned, largest = (
+            (count, spec.height, spec.width, spec.channels) for count in (self.smallest, self.tuned, self.largest)
+        )
+        return smallest, tuned, largest
+
+
+def default_largest(multiple: int) -> int:
+    """The most images of a call where nobody says: 32, or as many as fit groups that need a multiple of this many."""
+    return max(_DEFAULT_LARGEST // multiple * multiple, multiple)
+
+
+def range_from_environment(manifest: Manifest) -> BatchRange:
+    """The batches of an engine that is built when it is loaded, tuned for the largest: see VMOE_MAX_BATCH in the README.
+
+    Raises:
+        BackendError: the variable is no number of images.
+    """
+    multiple = manifest.batch_multiple
+    text = os.environ.get(VARIABLE)
+    if text is None:
+        largest = default_largest(multiple)
+    elif text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MOST_IMAGES:
+        largest = max(int(text) // multiple * multiple, multiple)
+    else:
+        raise BackendError(f"{VARIABLE} must be a whole number from 1 to {MOST_IMAGES}, not {shown(text)}")
+    return BatchRange(multiple, largest, largest)

@@ -1,0 +1,81 @@
+"""The CUDA op library, and whether this machine's GPU and driver can run what is in it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+from vmoe_runtime import op_library
+from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.errors import BackendError, UnavailableError
+from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+
+_ARCHITECTURE = re.compile(r"([0-9]+)([0-9])(-real|-virtual)?")
+
+
+def find_cuda_library() -> Path | None:
+    """Path of the CUDA op library, or None where the package was installed without it."""
+    return find_native("lib", CUDA_OP_LIBRARY)
+
+
+def usable_cuda_library(gpu: Gpu) -> Path | None:
+    """Path of the CUDA op library, once it is known to run on the GPU; None where this installation has none.
+
+    Raises:
+        UnavailableError: it has no code for the GPU, or needs a newer driver.
+        BackendError: this process can't load it.
+    """
+    library = find_cuda_library()
+    if library is None:
+        return None
+    failure = op_library.load_failure(library)
+    if failure is not None:
+        raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
+    loaded = ctypes.CDLL(str(library))
+    try:
+        loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
+        architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
+    except AttributeError:
+        raise BackendError(f"the CUDA op library {library} is of another version; install vmoe-export again") from None
+    # A driver for a major version of CUDA runs what any minor one built.
+    if gpu.cuda[0] < built_with:
+        raise UnavailableError(
+            f"the CUDA op library needs a driver for CUDA {built_with}, and the one on this machine is for CUDA "
+            f"{'.'.join(map(str, gpu.cuda))}; update the driver"
+        )
+    if not runs_on(architectures, gpu.compute_capability):
+        raise UnavailableError(
+            f"the CUDA op library was compiled for compute capability {_listed(architectures)}, and {gpu.name} has "
+            f"{gpu.compute_capability}; take a backend for the CPU"
+        )
+    return library
+
+
+def runs_on(architectures: str, compute_capability: str) -> bool:
+    """Whether code for these architectures runs on a GPU.
+
+    Args:
+        architectures: in CMake's form. What isn't a number, such as "native", is taken to run.
+        compute_capability: of the GPU, such as "9.0".
+
+    Example:
+        >>> [runs_on("80-real 90-real 120-virtual", card) for card in ("7.5", "8.6", "10.0", "12.1", "13.0")]
+        [False, True, False, True, True]
+    """
+    major, minor = map(int, compute_capability.split("."))
+    for architecture in architectures.split():
+        match = _ARCHITECTURE.fullmatch(architecture)
+        if match is None:
+            return True
+        # Machine code runs on its own major version from its minor one on, PTX is compiled on every later card.
+        if match[3] != "-virtual" and major == int(match[1]) and minor >= int(match[2]):
+            return True
+        if match[3] != "-real" and (major, minor) >= (int(match[1]), int(match[2])):
+            return True
+    return False
+
+
+def _listed(architectures: str) -> str:
+    matches = filter(None, map(_ARCHITECTURE.fullmatch, architectures.split()))
+    return ", ".join(dict.fromkeys(f"{match[1]}.{match[2]}" for match in matches))

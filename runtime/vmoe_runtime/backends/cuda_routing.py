@@ -1,0 +1,72 @@
+"""What the CUDA op library can't route. Its kernels refuse it as well, but only in the middle of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime.backends.cuda_library import find_cuda_library
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import RoutingError, UnsuitedError
+from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TopKRules
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_TOKENS, MAX_EXPERTS, MAX_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
+_INSTEAD = "take a backend for the CPU"
+
+
+def check_routing(bundle: Bundle, profile: Profile | None) -> None:
+    """Holds a bundle and the engine's profile to what the op library routes; standard ops route everything.
+
+    Raises:
+        UnsuitedError: its groups are too large, or the profile asks for what the op library hasn't.
+    """
+    rules = bundle.manifest.rules
+    if not isinstance(rules, TopKRules) or find_cuda_library() is None:
+        return
+    for what, number, most in (
+        ("tokens", rules.group_tokens, MAX_TOKENS),
+        ("experts", rules.num_experts // rules.ensemble_size, MAX_EXPERTS),
+    ):
+        if number > most:
+            raise UnsuitedError(
+                f"the CUDA op library routes groups of up to {most} {what}, and this bundle's have {number}; {_INSTEAD}"
+            )
+    lacking = None if profile is None else _lacking(rules, profile.k, profile.pool, profile.max_experts)
+    if profile is not None and lacking is not None:
+        raise UnsuitedError(f"the CUDA op library has no {lacking}, and profile '{profile.name}' asks for it; {_INSTEAD}")
+
+
+def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
+    """Holds the settings of a call to what the op library routes.
+
+    Args:
+        manifest: of the bundle.
+        feeds: what the graph is given, by input name.
+
+    Raises:
+        RoutingError: they ask for what the op library hasn't.
+    """
+    rules = manifest.rules
+    if not isinstance(rules, TopKRules):
+        return
+    given = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "pool", "max_experts")}
+    lacking = _lacking(rules, **given)
+    if lacking is not None:
+        raise RoutingError(f"the CUDA op library has no {lacking}, which the call asks for; {_INSTEAD}")
+
+
+def _lacking(rules: TopKRules, k: int | None, pool: int | None, max_experts: int | None) -> str | None:
+    """What the op library hasn't of a setting, in words."""
+    if pool:
+        return "pool of places"
+    if max_experts is not None and max_experts < rules.num_experts:
+        return "limit of experts"
+    if k is not None and k > MAX_CHOICES:
+        return f"k above {MAX_CHOICES}"
+    return None

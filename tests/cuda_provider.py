@@ -1,0 +1,110 @@
+"""ONNX Runtime's own CUDA provider where there is no GPU: the one of its wheel, on stand-ins for NVIDIA's libraries.
+
+Every function that it takes from them says "success" and does nothing, but for the few that a session can't be loaded
+without: memory is the host's, copies are copies, and there is one card. So sessions are made as on a GPU: nodes are given to
+providers, and copies are put between them. Kernels don't run, so answers mean nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import gpu_stand_ins
+import pytest
+
+from vmoe_runtime.shared_objects import needed_libraries
+
+CUDA_INCLUDE = Path("/usr/local/cuda/include")
+DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # what it takes of the driver
+_OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
+
+# What the functions do that must do something.
+_RUNTIME = r"""
+#include <cuda_runtime_api.h>
+#include <stdlib.h>
+#include <string.h>
+static cudaError_t give(void** p, size_t n) { *p = aligned_alloc(256, n / 256 * 256 + 256); return *p ? cudaSuccess : 2; }
+static char some_handle[64];
+"""
+_BODIES = r"""
+cudaError_t cudaMalloc(void** p, size_t n) { return give(p, n); }
+cudaError_t cudaMallocHost(void** p, size_t n) { return give(p, n); }
+cudaError_t cudaHostAlloc(void** p, size_t n, unsigned f) { return give(p, n); }
+cudaError_t cudaMallocFromPoolAsync(void** p, size_t n, cudaMemPool_t m, cudaStream_t s) { return give(p, n); }
+cudaError_t cudaFree(void* p) { free(p); return cudaSuccess; }
+cudaError_t cudaFreeHost(void* p) { free(p); return cudaSuccess; }
+cudaError_t cudaFreeAsync(void* p, cudaStream_t s) { free(p); return cudaSuccess; }
+cudaError_t cudaMemcpy(void* a, const void* b, size_t n, enum cudaMemcpyKind k) { memmove(a, b, n); return cudaSuccess; }
+cudaError_t cudaMemcpyAsync(void* a, const void* b, size_t n, enum cudaMemcpyKind k, cudaStream_t s) {
+  memmove(a, b, n);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* a, int v, size_t n) { memset(a, v, n); return cudaSuccess; }
+cudaError_t cudaMemsetAsync(void* a, int v, size_t n, cudaStream_t s) { memset(a, v, n); return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* a, size_t* b) { *a = *b = (size_t)64 << 30; return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return cudaSuccess; }
+cudaError_t cudaGetDevice(int* d) { *d = 0; return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* v) { *v = CUDART_VERSION; return cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* v) { *v = CUDART_VERSION; return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp* p, int d) {
+  memset(p, 0, sizeof *p);
+  strcpy(p->name, "stand-in");
+  p->major = 9;
+  p->multiProcessorCount = 132;
+  p->warpSize = 32;
+  p->maxThreadsPerBlock = 1024;
+  p->maxThreadsPerMultiProcessor = 2048;
+  p->sharedMemPerBlock = 49152;
+  p->sharedMemPerBlockOptin = 232448;
+  p->sharedMemPerMultiprocessor = 233472;
+  p->totalGlobalMem = (size_t)80 << 30;
+  p->maxGridSize[0] = p->maxGridSize[1] = p->maxGridSize[2] = 65535;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* v, enum cudaDeviceAttr a, int d) { *v = 1024; return cudaSuccess; }
+cudaError_t cudaStreamCreate(cudaStream_t* s) { *s = (cudaStream_t)some_handle; return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned f) { *s = (cudaStream_t)some_handle; return cudaSuccess; }
+cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus* c) {
+  *c = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t* e) { *e = (cudaEvent_t)some_handle; return cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned f) { *e = (cudaEvent_t)some_handle; return cudaSuccess; }
+cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void* d) { f(d); return cudaSuccess; }
+const char* cudaGetErrorString(cudaError_t e) { return "stand-in"; }
+const char* cudaGetErrorName(cudaError_t e) { return "stand-in"; }
+void** __cudaRegisterFatBinary(void* p) { static void* handle; return &handle; }
+"""
+_DEFINED = re.compile(r"^[a-z].*?\*?(\w+)\(", re.MULTILINE)
+
+
+def libraries(folder: Path, provider: Path) -> Path:
+    """A folder for LD_LIBRARY_PATH with all that the provider's library needs of NVIDIA's. Skips without CUDA's headers.
+
+    Args:
+        folder: to write to.
+        provider: libonnxruntime_providers_cuda.so.
+    """
+    if not (CUDA_INCLUDE / "cuda_runtime_api.h").is_file():
+        pytest.skip(f"the stand-in for CUDA's runtime needs {CUDA_INCLUDE}/cuda_runtime_api.h")
+    wanted = defaultdict(set)
+    listed = subprocess.run(["nm", "-D", "--undefined-only", provider], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        name, _, version = line.split()[-1].partition("@")
+        wanted[version.lstrip("@")].add(name)
+    for library in filter(_OF_NVIDIA.fullmatch, needed_libraries(provider)):
+        has_bodies = library.startswith("libcudart.")
+        source = _RUNTIME + _BODIES if has_bodies else ""
+        ours = set(_DEFINED.findall(_BODIES)) if has_bodies else set()
+        others = "".join(f"long {name}() {{ return 0; }}\n" for name in sorted(wanted[library] - ours))
+        (folder / "bodies.c").write_text(source)
+        (folder / "others.c").write_text(others)
+        (folder / "map").write_text(f"{library} {{ global: *; }};\n")
+        options = [f"-Wl,--version-script={folder / 'map'}", f"-Wl,-soname,{library}", f"-I{CUDA_INCLUDE}", "-w"]
+        command = ["cc", "-shared", "-fPIC", *options, folder / "bodies.c", folder / "others.c", "-o", folder / library]
+        subprocess.run(command, check=True)
+    gpu_stand_ins.driver(folder, "9.0", (13, 0), DRIVER).replace(folder / "libcuda.so.1")
+    return folder

@@ -1,0 +1,48 @@
+"""A driver with the card that a test wants, and a CUDA op library of the build that it wants, where there is no GPU."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+CARD = "NVIDIA Stand-in"
+
+_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int* count) { *count = 1; return 0; }
+int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return 0; }
+int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
+int cuDeviceGetName(char* name, int size, int device) { strncpy(name, CARD, size); return 0; }
+int cuDeviceGetAttribute(int* value, int attribute, int device) { *value = attribute == 75 ? MAJOR : MINOR; return 0; }
+int cuGetErrorString(int code, const char** text) { *text = "no error"; return 0; }
+"""
+_LIBRARY = """
+const char* vmoe_cuda_architectures(void) { return ARCHITECTURES; }
+int vmoe_cuda_version(void) { return VERSION; }
+"""
+
+
+def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
+    """libcuda.so.1 of a machine whose one card has this compute capability, for that CUDA; and `more` functions in C."""
+    major, minor = capability.split(".")
+    version = cuda[0] * 1000 + cuda[1] * 10
+    defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "CARD": f'"{CARD}"'}
+    return _compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER + more, defined)
+
+
+def op_library(folder: Path, architectures: str, cuda: int) -> Path:
+    """What says of itself what the CUDA op library does, and has no ops."""
+    folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
+    return _compiled(
+        folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}
+    )
+
+
+def _compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    file = library.with_suffix(".c")
+    file.write_text(source)
+    options = [f"-D{name}={value}" for name, value in defined.items()]
+    subprocess.run(["cc", "-shared", "-fPIC", *options, file, "-o", library], check=True)
+    return library

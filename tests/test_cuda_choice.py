@@ -1,0 +1,244 @@
+"""What the backends on CUDA are not chosen for: cards, drivers, profiles and bundles, told before anything is loaded.
+
+Drivers and op libraries are stand-ins. Where a session is loaded, its provider is the CPU's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gpu_stand_ins
+import numpy as np
+import onnxruntime
+import pytest
+from damaged_files import assert_one_sentence
+from sdk_build import ROOT
+
+from vmoe_export import export_bundle
+from vmoe_runtime import BackendError, Engine, RoutingError
+from vmoe_runtime.backends import (
+    BACKENDS,
+    Parallelism,
+    cuda_library,
+    cuda_routing,
+    nvidia_gpu,
+    onnxruntime_gpu,
+    open_backend,
+)
+from vmoe_runtime.backends.availability import availability, chosen_by_auto
+from vmoe_runtime.backends.cuda_library import runs_on
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.errors import UnavailableError, UnsuitedError
+from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+
+BUILT = "80-real 90-real 120-real 120-virtual"
+PROFILE = "c0.3-k1"
+REAL_LIBRARY = find_native("lib", CUDA_OP_LIBRARY)
+
+Setup = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """With graphs for TensorRT in float16 at one of its two profiles."""
+    target = tmp_path_factory.mktemp("choice") / "own.vmoe"
+    options: dict[str, Any] = {"precision": "fp16", "tensorrt": True, "validate": False}
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], **options)
+    return target
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """Makes this machine one with a card, as far as it can be asked, and an op library for CUDA."""
+
+    def setup(
+        capability: str = "9.0",
+        cuda: tuple[int, int] = (13, 0),
+        built: str = BUILT,
+        built_with: int = 13000,
+        library: bool = True,
+    ) -> None:
+        found = gpu_stand_ins.op_library(tmp_path, built, built_with) if library else None
+        monkeypatch.setattr(cuda_library, "find_native", lambda *_: found)
+        monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(gpu_stand_ins.driver(tmp_path, capability, cuda)))
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+        monkeypatch.setattr(onnxruntime_gpu, "missing_library", lambda _: None)
+        monkeypatch.setattr(onnxruntime_gpu, "_built_for_cuda", lambda: 12)
+
+    return setup
+
+
+@pytest.fixture
+def on_cpu(machine: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a card and the real op library, whose sessions for CUDA run on the CPU."""
+    machine()
+    monkeypatch.setattr(cuda_library, "find_native", lambda *_: REAL_LIBRARY)
+
+    def session(graph: Any, **options: Any) -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(graph, **(options | {"providers": [("CPUExecutionProvider", {})]}))
+
+    monkeypatch.setattr(onnxruntime_gpu, "OnnxRuntimeBackend", session)
+
+
+def assert_passed_over(
+    path: Path, kind: type[BackendError], *says: str, profile: str = PROFILE, backend: str = "cuda"
+) -> None:
+    """The backend is refused in a sentence, also without loading it, and "auto" goes on to the CPU."""
+    opened = Bundle.open(path)
+    rules = opened.manifest.rules
+    chosen = None if rules is None else rules.named(profile)
+    with pytest.raises(kind) as refused:
+        open_backend(backend, opened, Parallelism(), chosen)
+    assert_one_sentence(str(refused.value), *says)
+    found = {name: availability(name, opened, chosen) for name in BACKENDS}
+    assert str(found[backend].error) == str(refused.value)
+    assert chosen_by_auto(found) in ("onnxruntime", "openvino")
+    assert open_backend("auto", opened, Parallelism(), chosen)[0] in ("onnxruntime", "openvino")
+
+
+@pytest.mark.parametrize("backend", ["cuda", "cuda-fixed"])
+@pytest.mark.parametrize("capability", ["6.1", "7.5"])
+def test_a_card_that_the_op_library_has_no_code_for_is_passed_over(
+    bundle: Path, machine: Setup, capability: str, backend: str
+) -> None:
+    machine(capability)
+    says = ("compiled for compute capability 8.0, 9.0, 12.0", f"{gpu_stand_ins.CARD} has {capability}", "for the CPU")
+    assert_passed_over(bundle, UnavailableError, *says, backend=backend)
+
+
+def test_a_driver_that_is_too_old_for_the_op_library_is_passed_over(bundle: Path, machine: Setup) -> None:
+    machine(cuda=(12, 8))
+    says = ("op library needs a driver for CUDA 13", "the one on this machine is for CUDA 12.8", "update the driver")
+    assert_passed_over(bundle, UnavailableError, *says)
+
+
+@pytest.mark.parametrize(("capability", "cuda"), [("8.0", (13, 0)), ("8.6", (13, 1)), ("9.0", (14, 0)), ("12.1", (13, 0))])
+def test_a_card_and_a_driver_that_will_do_are_taken(
+    bundle: Path, machine: Setup, capability: str, cuda: tuple[int, int]
+) -> None:
+    machine(capability, cuda)
+    found = availability("cuda", Bundle.open(bundle), None)
+    assert found.error is None
+    assert found.description is not None
+    assert found.description.endswith(f" CUDA on {gpu_stand_ins.CARD}, vmoe CUDA op library")
+
+
+def test_standard_ops_have_no_card_of_their_own(bundle: Path, machine: Setup) -> None:
+    machine("7.5", (12, 8), library=False)
+    opened = Bundle.open(bundle)
+    for profile in (PROFILE, "c0.3-k1-pool"):
+        found = availability("cuda", opened, opened.manifest.rules.named(profile))  # type: ignore[union-attr]
+        assert (found.error, str(found.description).endswith(", standard ops")) == (None, True)
+
+
+def test_a_library_of_another_version_is_one_sentence(bundle: Path, machine: Setup, tmp_path: Path) -> None:
+    machine()
+    for content, says in ((b"", "can't be loaded"), (None, "is of another version")):
+        library = nvidia_gpu._DRIVER if content is None else str(tmp_path / "empty.so")
+        if content is not None:
+            Path(library).write_bytes(content)
+        cuda_library.find_native = lambda *_, path=library: Path(path)  # type: ignore[assignment, misc]
+        with pytest.raises(BackendError) as refused:
+            open_backend("cuda", Bundle.open(bundle), Parallelism())
+        assert_one_sentence(str(refused.value), library, says, "install vmoe-export again")
+
+
+@pytest.mark.parametrize(
+    ("built", "card", "runs"),
+    [
+        ("80", "7.5", False),
+        ("80", "8.9", True),
+        ("80", "12.0", True),
+        ("80-real", "9.0", False),
+        ("86-real", "8.0", False),
+        ("90-real 100-real", "10.3", True),
+        ("120-virtual", "11.0", False),
+        ("120-virtual", "12.0", True),
+        ("native", "5.0", True),
+    ],
+)
+def test_what_code_runs_on(built: str, card: str, runs: bool) -> None:
+    assert runs_on(built, card) is runs
+
+
+@pytest.mark.parametrize(
+    ("profile", "says"),
+    [
+        ("c0.3-k1-pool", "no pool of places"),
+        ("c0.3-k1-m4", "no limit of experts"),
+        ("c0.3-k1-vanilla-pool-m4", "no pool of places"),
+    ],
+)
+def test_a_profile_with_a_policy_is_passed_over(bundle: Path, machine: Setup, profile: str, says: str) -> None:
+    machine()
+    assert_passed_over(bundle, UnsuitedError, "CUDA op library has ", says, f"'{profile}'", "for the CPU", profile=profile)
+
+
+def test_a_profile_with_a_policy_is_refused_though_another_one_is_loaded(bundle: Path, on_cpu: None) -> None:
+    with Engine.load(bundle, PROFILE, "cuda"):
+        with pytest.raises(UnsuitedError, match="has no pool of places"):
+            Engine.load(bundle, f"{PROFILE}-pool", "cuda")
+        assert Engine.load(bundle, f"{PROFILE}-m8", "cuda").backend == "cuda"  # no limit
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("MAX_TOKENS", "up to 9 tokens, and this bundle's have 10"),
+        ("MAX_EXPERTS", "up to 7 experts, and this bundle's have 8"),
+    ],
+)
+def test_groups_that_the_kernels_can_not_route_are_passed_over(
+    bundle: Path, machine: Setup, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
+) -> None:
+    machine()
+    tokens = Bundle.open(bundle).manifest.rules.group_tokens  # type: ignore[union-attr]
+    says = says.replace("9", str(tokens - 1)).replace("10", str(tokens))
+    monkeypatch.setattr(cuda_routing, limit, tokens - 1 if limit == "MAX_TOKENS" else 7)
+    assert_passed_over(bundle, UnsuitedError, says, "for the CPU")
+
+
+def test_the_limits_are_those_of_the_kernels() -> None:
+    header = (ROOT / "plugins" / "cuda" / "limits.h").read_text()
+    in_cpp = {name: int(value) for name, value in re.findall(r"size_t kMax(\w+) = (\d+);", header)}
+    ours = {"Tokens": cuda_routing.MAX_TOKENS, "Experts": cuda_routing.MAX_EXPERTS, "Choices": cuda_routing.MAX_CHOICES}
+    assert in_cpp == ours
+
+
+@pytest.mark.skipif(REAL_LIBRARY is None, reason="the op library for CUDA was not built here: it needs nvcc")
+def test_a_call_that_asks_for_a_policy_is_refused_before_it_runs(
+    bundle: Path, on_cpu: None, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:2]
+    with Engine.load(bundle, PROFILE, "cuda") as engine:
+        expected = engine(images)
+        for fields, says in (({"pool": True}, "no pool of places"), ({"max_experts": 7}, "no limit of experts")):
+            with pytest.raises(RoutingError) as refused:
+                engine(images, **fields)  # type: ignore[arg-type]
+            assert_one_sentence(str(refused.value), "CUDA op library has ", says, "for the CPU")
+        np.testing.assert_array_equal(engine(images, pool=False, max_experts=8), expected)
+        assert engine(images, capacity=1.05, k=8, bpr=False).shape == expected.shape
+
+
+@pytest.mark.skipif(REAL_LIBRARY is None, reason="the op library for CUDA was not built here: it needs nvcc")
+def test_a_fixed_graph_in_half_precision_answers_as_the_bundle_does(
+    bundle: Path, on_cpu: None, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:64]
+    with Engine.load(bundle, PROFILE, "cuda-fixed") as engine, Engine.load(bundle, PROFILE, "onnxruntime") as cpu:
+        assert engine.backend_description.endswith(f"CUDA on {gpu_stand_ins.CARD}, fp16, vmoe CUDA op library")
+        assert engine.only_profile is not None and engine.only_profile.name == PROFILE
+        wanted = cpu(images)
+        distances = np.abs(engine(images) - wanted).max(axis=1)
+        assert 0 < np.median(distances) < 2e-2 * np.abs(wanted).max()
+        for found, expected in zip(engine.routing(images).values(), cpu.routing(images).values(), strict=True):
+            assert np.mean(found.kept == expected.kept) > 0.95
+        with pytest.raises(RoutingError, match="backend 'cuda-fixed' was loaded for profile"):
+            engine(images, capacity=1.05)
+    with pytest.raises(BackendError, match="has no graph for TensorRT at profile 'c1-k2'"):
+        Engine.load(bundle, "c1-k2", "cuda-fixed")

@@ -1,0 +1,124 @@
+"""Backends `cuda` and `cuda-fixed` in ONNX Runtime's own CUDA provider, up to the first call: see cuda_provider.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import cuda_provider
+import gpu_stand_ins
+import pytest
+from damaged_files import assert_one_sentence
+from test_gpu_backends import GPU_WHEEL
+from wheels import wheel_folder
+
+import vmoe_runtime
+from vmoe_export import export_bundle
+from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+from vmoe_runtime.manifest import TensorRtPrecision
+
+LOAD = """
+import sys
+from vmoe_runtime.backends import onnxruntime_cpu
+from vmoe_runtime import BackendError, Engine
+onnxruntime_cpu._FATAL_ONLY = 0  # ONNX Runtime tells all of what it does
+try:
+    engine = Engine.load(sys.argv[1], profile=sys.argv[2], backend=sys.argv[3])
+    print(engine.backend, engine.only_profile and engine.only_profile.name, engine.backend_description, sep="|")
+except BackendError as error:
+    print("error", None, error, sep="|")
+"""
+PLACED = re.compile(r"Node\(s\) placed on \[(\w+)\]")
+NODE = re.compile(r"VerifyEachNodeIsAssignedToAnEp\]\s+(\w+) \(")
+
+pytestmark = [
+    pytest.mark.skipif(find_native("lib", CUDA_OP_LIBRARY) is None, reason="it needs the op library for CUDA, and so nvcc"),
+    pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU"),
+]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine says of itself, and how many nodes of each type a provider got."""
+
+    backend: str
+    only_profile: str
+    description: str
+    on_cuda: Counter[str]
+    on_cpu: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    provider = wheel_folder(GPU_WHEEL) / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
+    return cuda_provider.libraries(tmp_path_factory.mktemp("nvidia"), provider)
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16", "bf16"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """Five MoE layers; the graph for TensorRT is in one of the precisions."""
+    target = tmp_path_factory.mktemp("provider") / f"{request.param}.vmoe"
+    precision: TensorRtPrecision = request.param
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, precision=precision, validate=False)
+    return target
+
+
+def load(bundle: Path, backend: str, *libraries: Path, profile: str = "c0.3-k1") -> Loaded:
+    path = os.pathsep.join([str(wheel_folder(GPU_WHEEL)), str(Path(vmoe_runtime.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
+    command = [sys.executable, "-c", LOAD, str(bundle), profile, backend]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    nodes: dict[str, Counter[str]] = {}
+    provider = ""
+    for line in done.stderr.splitlines():
+        if placed := PLACED.search(line):
+            provider = placed[1]
+        elif node := NODE.search(line):
+            nodes.setdefault(provider, Counter())[node[1]] += 1
+    said = done.stdout.removesuffix("\n").split("|")
+    return Loaded(*said, nodes.get("CUDAExecutionProvider", Counter()), nodes.get("CPUExecutionProvider", Counter()))
+
+
+def test_a_fixed_graph_is_on_the_card_but_for_one_shape_and_copies_nothing_back(bundle: Path, nvidia: Path) -> None:
+    loaded = load(bundle, "cuda-fixed", nvidia)
+    assert (loaded.backend, loaded.only_profile) == ("cuda-fixed", "c0.3-k1")
+    on = f"CUDA on {gpu_stand_ins.CARD}, {bundle.stem}, vmoe CUDA op library"
+    assert loaded.description == f"ONNX Runtime 1.31.1 {on}"
+    assert loaded.on_cuda["VmoeRouteDispatch"] == loaded.on_cuda["VmoeCombine"] == 5
+    assert [name for name in loaded.on_cuda if name.startswith("Memcpy")] == []
+    assert loaded.on_cpu == {"Concat": 1}  # the shape of a batch's class tokens
+
+
+def test_settings_of_a_call_come_back_from_the_card_once_a_layer(bundle: Path, nvidia: Path) -> None:
+    loaded = load(bundle, "cuda", nvidia)
+    assert (loaded.backend, loaded.only_profile) == ("cuda", "None")
+    assert loaded.on_cuda["VmoeRouteDispatch"] + loaded.on_cuda["VmoeRoute"] == 5
+    assert loaded.on_cuda["MemcpyToHost"] == 5
+
+
+@pytest.mark.parametrize(
+    ("card", "cuda", "profile", "on"),
+    [
+        ("9.0", (13, 0), "c0.3-k1", "cuda"),
+        ("7.5", (13, 0), "c0.3-k1", "onnxruntime"),
+        ("9.0", (12, 8), "c0.3-k1", "onnxruntime"),
+        ("9.0", (13, 0), "c0.3-k1-pool", "onnxruntime"),
+        ("9.0", (13, 0), "c0.3-k1-m4", "onnxruntime"),
+    ],
+)
+def test_auto_takes_the_card_where_it_will_do(
+    bundle: Path, nvidia: Path, tmp_path: Path, card: str, cuda: tuple[int, int], profile: str, on: str
+) -> None:
+    if bundle.stem != "fp32":
+        pytest.skip("the same in each precision")
+    driver = gpu_stand_ins.driver(tmp_path, card, cuda, cuda_provider.DRIVER)
+    assert load(bundle, "auto", driver.parent, nvidia, profile=profile).backend == on
+    if on != "cuda":
+        refused = load(bundle, "cuda", driver.parent, nvidia, profile=profile)
+        assert refused.backend == "error"
+        assert_one_sentence(refused.description, "CUDA")
