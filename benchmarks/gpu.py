@@ -1,8 +1,8 @@
-"""Everything about the GPU kernels that only a GPU can show, in one run; GPU.md says what and how.
+"""Everything about the GPU kernels that only a GPU can show; GPU.md says what and how.
 
-    python benchmarks/gpu.py [--quick] [--parts exactness sanitizer timing frameworks] [--seed N] [-o DIR]
+    python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
-needs nvcc and a torch that has CUDA. `--floors` prints the tables of GPU.md, and needs neither.
+needs nvcc and a torch that has CUDA, and nothing else: no network, and not this project. `--floors` needs Python alone.
 """
 
 from __future__ import annotations

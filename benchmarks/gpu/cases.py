@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from gpu.exact import BITS, Array, from_float32
+from gpu.exact import TORCH_TYPES
 from gpu.shapes import TYPE_BYTES, TYPES, Shape, Type
 
 GATE_KINDS = ("random", "tied", "equal", "nan", "extreme", "one expert")
@@ -39,60 +41,57 @@ class Case:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Bits of gates [G,S,E], x [G,S,D] and out [E,M,D]."""
+    """gates [G,S,E], x [G,S,D] and out [E,M,D]."""
 
-    gates: Array
-    x: Array
-    out: Array
+    gates: Tensor
+    x: Tensor
+    out: Tensor
 
 
-def make_gates(kind: str, groups: int, tokens: int, experts: int, random: np.random.Generator) -> Array:
+def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
     """Gates f32[G,S,E]: softmax outputs, and what no softmax would give but an op must route all the same."""
     shape = groups, tokens, experts
     if kind == "equal":
-        return np.full(shape, np.float32(1 / experts))
+        return torch.full(shape, 1 / experts)
     if kind == "tied":  # few values, so that experts and tokens tie with one another
-        return (random.integers(0, 4, shape) / 4).astype(np.float32)
-    logits = random.standard_normal(shape, np.float32)
+        return torch.randint(0, 4, shape, generator=source) / 4
+    logits = torch.randn(shape, generator=source)
     if kind == "one expert":
-        logits[..., random.integers(experts)] += 9
-    gates = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    gates = np.asarray(gates / gates.sum(axis=-1, keepdims=True), np.float32)
+        logits[..., int(torch.randint(experts, (1,), generator=source))] += 9
+    gates = logits.softmax(dim=-1)
     if kind == "nan":
-        gates[random.random(shape) < 0.1] = np.nan
-        gates[random.random(shape[:2]) < 0.1] = np.nan
+        gates[torch.rand(shape, generator=source) < 0.1] = torch.nan
+        gates[torch.rand(shape[:2], generator=source) < 0.1] = torch.nan
     if kind == "extreme":
-        odd = np.array([0, -0.0, np.inf, -np.inf, -1, 1e-41, -1e-41, 3e38, -3e38, np.nan], np.float32)
-        where = random.random(shape) < 0.5
-        gates[where] = random.choice(odd, int(where.sum()))
+        odd = torch.tensor([0, -0.0, torch.inf, -torch.inf, -1, 1e-41, -1e-41, 3e38, -3e38, torch.nan])
+        chosen = odd[torch.randint(len(odd), shape, generator=source)]
+        gates = torch.where(torch.rand(shape, generator=source) < 0.5, chosen, gates)
     return gates
 
 
-def make_bits(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:
+def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
     """Any bits at all, NaNs too: what is only copied must stay what it is."""
-    bits: Array = random.integers(0, 256, (*shape[:-1], shape[-1] * TYPE_BYTES[type]), np.uint8).view(BITS[type])
-    return bits
+    size = (*shape[:-1], shape[-1] * TYPE_BYTES[type])
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=source).view(TORCH_TYPES[type])
 
 
-def make_numbers(shape: tuple[int, ...], type: Type, random: np.random.Generator) -> Array:
+def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
     """Numbers of both signs and many sizes, zeros, and some that are lost when they are scaled."""
-    numbers = random.standard_normal(shape, np.float32) * np.float32(10) ** random.integers(-3, 3, shape).astype(np.float32)
-    numbers[random.random(shape) < 0.02] = np.float32(-0.0)
-    numbers[random.random(shape) < 0.02] = np.float32(6e4)
-    numbers[random.random(shape) < 0.02] = np.float32(1e-40)
-    return from_float32(numbers, type)
+    numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
+    for odd in (-0.0, 6e4, 1e-40):
+        numbers[torch.rand(shape, generator=source) < 0.02] = odd
+    return numbers.to(TORCH_TYPES[type])
 
 
 def make_inputs(case: Case) -> Inputs:
     """The case's tensors."""
-    random, shape = np.random.default_rng(case.seed), case.shape
-    with np.errstate(over="ignore"):
-        gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, random)
-        return Inputs(
-            from_float32(gates, shape.gate_type),
-            make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, random),
-            make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, random),
-        )
+    source, shape = torch.Generator().manual_seed(case.seed), case.shape
+    gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source)
+    return Inputs(
+        gates.to(TORCH_TYPES[shape.gate_type]),
+        make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source),
+        make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, source),
+    )
 
 
 def named_cases(seed: int) -> Iterator[Case]:
@@ -137,16 +136,13 @@ def named_cases(seed: int) -> Iterator[Case]:
 def random_cases(seed: int, count: int) -> Iterator[Case]:
     """Cases of any sizes, types and kinds; large ones are rare."""
     for index in range(count):
-        random = np.random.default_rng((seed, index))
-        experts = int(random.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256]))
-        choices = int(random.integers(1, min(experts, 8), endpoint=True))
-        largest = 5000 if random.random() < 0.1 else 600
-        tokens = int(random.integers(1, largest))
-        groups = int(random.integers(1, 9))
-        capacity = max(1, round(tokens * choices / experts * random.uniform(0.05, 2.2)))
-        type = TYPES[random.integers(3)]
-        gate_type = type if random.random() < 0.5 else "fp32"
-        hidden = int(random.choice([1, 2, 3, 8, 24, 40, 96]))
-        shape = Shape(groups, tokens, experts, choices, capacity, hidden, type, gate_type, bool(random.integers(2)))
-        offset = int(random.choice([0, 0, 0, 4, 8]))
-        yield Case(shape, GATE_KINDS[random.integers(len(GATE_KINDS))], int(random.integers(2**31)), offset)
+        draw = random.Random(f"{seed} {index}")
+        experts = draw.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256])
+        choices = draw.randint(1, min(experts, 8))
+        tokens = draw.randint(1, 5000 if draw.random() < 0.1 else 600)
+        capacity = max(1, round(tokens * choices / experts * draw.uniform(0.05, 2.2)))
+        type = draw.choice(TYPES)
+        gate_type = type if draw.random() < 0.5 else "fp32"
+        hidden, bpr = draw.choice([1, 2, 3, 8, 24, 40, 96]), draw.random() < 0.5
+        shape = Shape(draw.randint(1, 8), tokens, experts, choices, capacity, hidden, type, gate_type, bpr)
+        yield Case(shape, draw.choice(GATE_KINDS), draw.randrange(2**31), draw.choice([0, 0, 0, 4, 8]))

@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 from cpu.errors import BenchmarkError
+from torch import Tensor
 
 from gpu import exact
 from gpu.cases import Case, Inputs, make_inputs
 from gpu.device import Device
-from gpu.exact import Array
 from gpu.floors import KERNELS, kernel_launches
 from gpu.library import Library
 from gpu.problem import Problem
+from gpu.report import Check
 from gpu.shapes import TYPES, Shape
 
 DEVICE_ERRORS = (BenchmarkError, RuntimeError)
 """What a call on the card may raise; torch's own errors are RuntimeErrors."""
 
+_OUTPUTS = ("slot", "weight", "src", "buf", "y")
 _REPEATS = 3
 _STREAMS = 8
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what.
-        count: how often.
-        failures: a sentence for each time that it was not as it must be.
-    """
-
-    name: str
-    count: int
-    failures: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 def first_line(error: Exception) -> str:
@@ -53,19 +34,18 @@ def first_line(error: Exception) -> str:
 class Expected:
     """What the kernels must give; `y` is of the case's own `out`."""
 
-    slot: Array
-    weight: Array
-    src: Array
-    buf: Array
-    y: Array
+    slot: Tensor
+    weight: Tensor
+    src: Tensor
+    buf: Tensor
+    y: Tensor
 
 
 def expected_of(case: Case, inputs: Inputs) -> Expected:
-    """By numpy."""
+    """By torch on the CPU."""
     shape = case.shape
-    slot, weight, src = exact.route(inputs.gates, shape.gate_type, shape.capacity, shape.choices, shape.bpr)
-    y = exact.combine(inputs.out, shape.type, slot, weight, shape.gate_type)
-    return Expected(slot, weight, src, exact.dispatch(inputs.x, src), y)
+    slot, weight, src = exact.route(inputs.gates, shape.capacity, shape.choices, shape.bpr)
+    return Expected(slot, weight, src, exact.dispatch(inputs.x, src), exact.combine(inputs.out, slot, weight))
 
 
 def set_inputs(problem: Problem, inputs: Inputs) -> None:
@@ -84,13 +64,12 @@ def differences(problem: Problem, expected: Expected, names: Sequence[str]) -> l
         got, wanted = getattr(problem, name).get(), getattr(expected, name)
         wrong = ~exact.same_bits(got, wanted)
         if name == "y":  # a sum that is no number has no bits to agree on
-            type = problem.shape.type
-            wrong &= ~(np.isnan(exact.to_float32(got, type)) & np.isnan(exact.to_float32(wanted, type)))
+            wrong &= ~(got.isnan() & wanted.isnan())
         if wrong.any():
-            where = tuple(int(index) for index in np.argwhere(wrong)[0])
+            where = tuple(wrong.nonzero()[0].tolist())
             found.append(
-                f"{name} differs in {int(wrong.sum())} of {wrong.size} places, first at {where}: "
-                f"{got[where]} instead of {wanted[where]}"
+                f"{name} differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
+                f"{got[where].item()} instead of {wanted[where].item()}"
             )
         if not getattr(problem, name).guards_hold():
             found.append(f"{name} was written past its ends")
@@ -115,7 +94,7 @@ def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
         set_inputs(problem, inputs)
         run_separately(problem)
         device.synchronize()
-        found += differences(problem, expected, ("slot", "weight", "src", "buf", "y"))
+        found += differences(problem, expected, _OUTPUTS)
     set_inputs(problem, inputs)
     problem.run("RouteDispatch")
     device.synchronize()
@@ -163,11 +142,10 @@ def check_streams(device: Device, kernels: Library, seed: int) -> Check:
         return work
 
     device.on_streams([over_and_over(problem) for problem in problems])
-    names = ("slot", "weight", "src", "buf", "y")
     failures = [
         f"{case}, with others beside it: {what}"
         for case, values, problem in zip(cases, inputs, problems, strict=True)
-        for what in differences(problem, expected_of(case, values), names)
+        for what in differences(problem, expected_of(case, values), _OUTPUTS)
     ]
     return Check("several streams at once", len(cases), tuple(failures))
 
@@ -196,10 +174,29 @@ def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
             replay()
             device.synchronize()
             expected = expected_of(other, inputs)
-            found = differences(problem, expected, ("slot", "weight", "src", "buf", "y"))
+            found = differences(problem, expected, _OUTPUTS)
             found += [f"RouteDispatch: {what}" for what in differences(fused, expected, ("slot", "weight", "buf"))]
             failures += [f"{other}, replayed: {what}" for what in found]
     return Check("CUDA graphs replayed on other inputs", replays * len(cases), tuple(failures))
+
+
+def check_planted(device: Device, kernels: Library, seed: int) -> Check:
+    """Whether a check could fail here: a bit of each output is turned on the card, then one behind it."""
+    case = _layer_cases(seed, 1)[0]
+    inputs = make_inputs(case)
+    problem, expected = Problem(device, kernels, case.shape), expected_of(case, inputs)
+    failures = []
+    for name in _OUTPUTS:
+        for behind, wanted in ((False, f"{name} differs in 1 of"), (True, f"{name} was written past its ends")):
+            set_inputs(problem, inputs)
+            run_separately(problem)
+            getattr(problem, name).plant(behind=behind)
+            device.synchronize()
+            if [what[: len(wanted)] for what in differences(problem, expected, _OUTPUTS)] != [wanted]:
+                failures.append(f"a bit was turned {'behind' if behind else 'in'} {name}, and that alone was not seen")
+            if behind:
+                getattr(problem, name).plant(behind=True)
+    return Check("planted faults are seen", 2 * len(_OUTPUTS), tuple(failures))
 
 
 def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/GPU.md: bytes, launches and floors for an H100, from the formulas alone."""
+"""What `--floors` prints: bytes, launches and floors for an H100, from the formulas alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from cpu.report import table
 from gpu.floors import BAR, H100_BYTES_PER_SECOND, KERNELS, floor_seconds, kernel_bytes, kernel_launches
 from gpu.shapes import SETTINGS, SIZES, Type, shape_for, shape_of_kernel
 
-BEGIN = "<!-- python benchmarks/gpu.py --floors -->"
-END = "<!-- end -->"
 _WIDTHS: tuple[Type, ...] = ("fp32", "bf16")  # float16 moves what bfloat16 moves
 
 
 def floors_text() -> str:
-    """Markdown, between the marks that GPU.md has around it."""
-    lines = [BEGIN, ""]
+    """Markdown."""
+    lines = []
     for groups, tokens in SIZES:
         lines += [f"### {groups} x {tokens}" if groups > 1 else f"### {tokens}", "", *_size(groups, tokens), ""]
-    return "\n".join([*lines, END, ""])
+    return "\n".join(lines)
 
 
 def _size(groups: int, tokens: int) -> list[str]:

@@ -1,16 +1,17 @@
 """Whole models on the card through the engine: ONNX Runtime's CUDA and TensorRT providers, and TensorRT itself.
 
-Each part runs where what it needs is installed, and says by name why not elsewhere.
+Each runs where what it needs is installed, which is found out before anything is exported.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from gpu.checks import Check
+from gpu.report import Check
 from gpu.timing import summarize
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import UnavailableError, VmoeError
 from vmoe_runtime.installation import find_native
 
+CUDA, ORT_TENSORRT, TENSORRT = "ONNX Runtime, CUDA", "ONNX Runtime, TensorRT", "TensorRT"
+_PROVIDERS = {CUDA: "CUDAExecutionProvider", ORT_TENSORRT: "TensorrtExecutionProvider"}
 CUDA_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 BATCHES = (1, 32)
 _MIN_SAME_ROUTING = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.9}  # of the pairs: what is all but tied may fall otherwise
@@ -77,6 +80,21 @@ class ModelBundle:
         return f"{self.path.stem.partition('-')[0]} {self.precision}"
 
 
+def missing() -> dict[str, str]:
+    """The frameworks that this Python lacks, each with a sentence that says what is missing."""
+    found = {} if importlib.util.find_spec("tensorrt") else {TENSORRT: "tensorrt isn't installed"}
+    try:
+        import onnxruntime
+    except ImportError:
+        return found | dict.fromkeys(_PROVIDERS, "onnxruntime isn't installed")
+    there = onnxruntime.get_available_providers()
+    return found | {
+        name: f"the installed ONNX Runtime {onnxruntime.__version__} has no {provider}; onnxruntime-gpu may have it"
+        for name, provider in _PROVIDERS.items()
+        if provider not in there
+    }
+
+
 def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> list[ModelBundle]:
     """Exports a trained MNIST model, and a random one in every precision, with graphs for TensorRT.
 
@@ -107,15 +125,19 @@ def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> lis
     return bundles
 
 
-def run_frameworks(bundles: Sequence[ModelBundle], folder: Path, repeats: int, say: Callable[[str], None]) -> Iterator[Part]:
-    """Every framework on every bundle, one after the other."""
+def run_frameworks(
+    bundles: Sequence[ModelBundle], folder: Path, repeats: int, names: Collection[str], say: Callable[[str], None]
+) -> Iterator[Part]:
+    """The frameworks of these names on every bundle, one after the other."""
     float32 = [bundle for bundle in bundles if bundle.precision == "fp32"]
-    library = find_native("lib", CUDA_LIBRARY)
     with _own_cache(folder / "engines"):
-        yield _part("ONNX Runtime, CUDA", "cuda", float32, repeats, say)
-        yield _without_library(float32, library, repeats, say)
-        yield _part("ONNX Runtime, TensorRT", "ort-tensorrt", bundles, repeats, say)
-        yield _part("TensorRT", "tensorrt", bundles, repeats, say, before=build_engine, after=_refuses_without_plugin)
+        if CUDA in names:
+            yield _part(CUDA, "cuda", float32, repeats, say)
+            yield _without_library(float32, find_native("lib", CUDA_LIBRARY), repeats, say)
+        if ORT_TENSORRT in names:
+            yield _part(ORT_TENSORRT, "ort-tensorrt", bundles, repeats, say)
+        if TENSORRT in names:
+            yield _part(TENSORRT, "tensorrt", bundles, repeats, say, before=build_engine, after=_refuses_without_plugin)
 
 
 @contextmanager
@@ -258,14 +280,8 @@ def _without_library(bundles: Sequence[ModelBundle], library: Path | None, repea
     if library is None:
         part.skipped = f"this installation has no {CUDA_LIBRARY}, so the part before it ran without already"
         return part
-    try:
-        import onnxruntime
-    except ImportError:
-        part.skipped = "onnxruntime isn't installed"
-        return part
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        part.skipped = f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDA provider"
-        return part
+    import onnxruntime
+
     from vmoe_runtime.bundle import Bundle
 
     for bundle in bundles:

@@ -1,6 +1,7 @@
 // Every GPU kernel on random layers, against loops on the CPU: what compute-sanitizer watches. Needs nothing but a GPU.
 //
-//   kernel_check [LAYERS] [SEED]
+//   kernel_check [LAYERS] [SEED] [fresh]   "fresh" leaves what kernels write as it was allocated, for initcheck
+//   kernel_check plant TOOL                a fault that the tool of that name must report, and nothing else
 //
 // Exit code 0 when every bit is right, 1 when not, 3 when CUDA refuses.
 #include <cuda_runtime_api.h>
@@ -17,6 +18,7 @@
 #include "core/float_conversion.h"
 #include "core/routing.h"
 #include "cuda/ops.h"
+#include "planted_faults.h"
 
 namespace {
 
@@ -39,12 +41,13 @@ void Require(cudaError_t error, const char* what) {
 }
 
 // Device memory of exactly so many bytes, so that the sanitizer sees every access behind them. `offset` bytes in front
-// take its alignment away.
+// take its alignment away. What is spoilt holds what no kernel would write, but counts as written.
 class DeviceBytes {
  public:
-  explicit DeviceBytes(size_t bytes, size_t offset = 0) : bytes_(bytes), offset_(offset) {
-    Require(cudaMalloc(&whole_, std::max<size_t>(1, bytes + offset)), "cudaMalloc");
-    Require(cudaMemset(whole_, 0xA5, std::max<size_t>(1, bytes + offset)), "cudaMemset");
+  explicit DeviceBytes(size_t bytes, size_t offset = 0, bool spoilt = false) : bytes_(bytes), offset_(offset) {
+    const size_t whole = std::max<size_t>(1, bytes + offset);
+    Require(cudaMalloc(&whole_, whole), "cudaMalloc");
+    if (spoilt) Require(cudaMemset(whole_, 0xA5, whole), "cudaMemset");
   }
   ~DeviceBytes() { cudaFree(whole_); }
   DeviceBytes(const DeviceBytes&) = delete;
@@ -190,7 +193,7 @@ bool Same(const Bytes& got, const Bytes& wanted, const ElementType* sums) {
 }
 
 // Returns the number of tensors that are wrong.
-int CheckLayer(const Layer& layer, Random& random) {
+int CheckLayer(const Layer& layer, Random& random, bool spoilt) {
   namespace cuda = vmoe::cuda;
   if (const char* refusal = cuda::RoutingRefusal(layer.shape)) {
     std::fprintf(stderr, "kernel_check: %s is refused: %s\n", layer.Name().c_str(), refusal);
@@ -209,13 +212,13 @@ int CheckLayer(const Layer& layer, Random& random) {
   device_out.Set(out);
   int wrong = 0;
   for (const bool fused : {false, true}) {
-    DeviceBytes slot(wanted.slot.size());
-    DeviceBytes weight(wanted.weight.size());
-    DeviceBytes src(wanted.src.size());
-    DeviceBytes buf(wanted.buf.size(), layer.offset);
-    DeviceBytes y(wanted.y.size(), layer.offset);
-    DeviceBytes workspace(fused ? cuda::RouteDispatchWorkspaceBytes(layer.shape)
-                                : cuda::RouteWorkspaceBytes(layer.shape));
+    DeviceBytes slot(wanted.slot.size(), 0, spoilt);
+    DeviceBytes weight(wanted.weight.size(), 0, spoilt);
+    DeviceBytes src(wanted.src.size(), 0, spoilt);
+    DeviceBytes buf(wanted.buf.size(), layer.offset, spoilt);
+    DeviceBytes y(wanted.y.size(), layer.offset, spoilt);
+    DeviceBytes workspace(
+        fused ? cuda::RouteDispatchWorkspaceBytes(layer.shape) : cuda::RouteWorkspaceBytes(layer.shape), 0, spoilt);
     if (fused) {
       Require(cuda::RouteDispatch(layer.shape, layer.gate_type, device_gates.as<void>(), device_x.as<void>(),
                                   layer.row_bytes(), slot.as<int32_t>(), weight.as<void>(), buf.as<void>(),
@@ -251,14 +254,16 @@ int CheckLayer(const Layer& layer, Random& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const size_t layers = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 100;
-  const size_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   int devices = 0;
   Require(cudaGetDeviceCount(&devices), "looking for a GPU");
+  if (argc == 3 && std::strcmp(argv[1], "plant") == 0) return vmoe_gpu::PlantFault(argv[2]) ? 0 : kFailed;
+  const size_t layers = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 100;
+  const size_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  const bool spoilt = argc < 4 || std::strcmp(argv[3], "fresh") != 0;
   int wrong = 0;
   for (size_t index = 0; index < layers; ++index) {
     Random random(seed * 1'000'003 + index);
-    wrong += CheckLayer(RandomLayer(random, index), random);
+    wrong += CheckLayer(RandomLayer(random, index), random, spoilt);
   }
   std::printf("%zu layers, seed %zu: %d tensors are wrong\n", layers, seed, wrong);
   return wrong == 0 ? 0 : kFailed;

@@ -70,7 +70,7 @@ def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
 def checker_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
     """The line that builds the program that compute-sanitizer watches; arguments as of `library_command`."""
     core = [PLUGINS / "core" / name for name in ("routing.cc", "workspace.cc")]
-    sources = [_HERE / "kernel_check.cc", *core, *kernel_sources()]
+    sources = [_HERE / "kernel_check.cc", _HERE / "planted_faults.cu", *core, *kernel_sources()]
     return [str(nvcc), *_FLAGS, f"-arch={architecture}", "-I", str(PLUGINS), *map(str, sources), "-o", str(target)]
 
 

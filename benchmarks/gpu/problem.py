@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from gpu.device import Device
-from gpu.exact import BITS, Array
+from gpu.exact import TORCH_TYPES
 from gpu.library import Library
 from gpu.shapes import Shape
 
@@ -19,41 +19,40 @@ _GARBAGE = 0xA5
 class DeviceArray:
     """An array in the card's memory, between guards that show when a kernel writes past its ends."""
 
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> None:
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: torch.dtype, offset: int = 0) -> None:
         """`offset` moves it so many bytes away from the alignment that memory comes with."""
-        import torch
-
-        self._shape, self._dtype = shape, np.dtype(dtype)
-        size = math.prod(shape) * self._dtype.itemsize
+        self._shape, self._dtype = shape, dtype
+        size = math.prod(shape) * dtype.itemsize
         begin = _GUARD_BYTES + offset
         self._whole = torch.full((begin + size + _GUARD_BYTES,), _GARBAGE, dtype=torch.uint8, device=device.torch_device)
         self._bytes = self._whole[begin : begin + size]
         self._guards = self._whole[:begin], self._whole[begin + size :]
-        self.address = int(self._bytes.data_ptr()) if size else int(self._whole.data_ptr()) + begin
+        self.address = int(self._whole.data_ptr()) + begin
 
     def spoil(self) -> None:
         """Overwrites it with what no kernel would write."""
         self._bytes.fill_(_GARBAGE)
 
-    def set(self, array: Array) -> None:
-        """Copies an array of this shape and dtype to the card."""
-        import torch
+    def plant(self, *, behind: bool) -> None:
+        """Turns a bit of its first byte, or of the first one behind it: a fault that must be seen."""
+        (self._guards[1] if behind else self._bytes)[0] ^= 1
 
-        assert (array.shape, array.dtype) == (self._shape, self._dtype)
-        self._bytes.copy_(torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    def set(self, tensor: Tensor) -> None:
+        """Copies a tensor of this shape and dtype to the card."""
+        assert (tensor.shape, tensor.dtype) == (self._shape, self._dtype)
+        self._bytes.copy_(tensor.reshape(-1).view(torch.uint8))
 
-    def get(self) -> Array:
+    def get(self) -> Tensor:
         """Copies it from the card."""
-        array: Array = self._bytes.cpu().numpy().view(self._dtype).reshape(self._shape)
-        return array
+        return self._bytes.to("cpu", copy=True).view(self._dtype).view(self._shape)
 
     def guards_hold(self) -> bool:
         """Whether nothing was written just before and behind it."""
         return all(bool((guard == _GARBAGE).all()) for guard in self._guards)
 
-    def as_tensor(self, dtype: Any) -> Any:
-        """The same memory as a torch tensor."""
-        return self._bytes.view(dtype).view(self._shape)
+    def as_tensor(self) -> Tensor:
+        """The same memory as a tensor."""
+        return self._bytes.view(self._dtype).view(self._shape)
 
 
 class Problem:
@@ -62,18 +61,18 @@ class Problem:
     def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
         """Allocates; `offset` misaligns the tensors of tokens by so many bytes."""
         self.shape, self._device, self._kernels = shape, device, kernels
-        token, gate = BITS[shape.type], BITS[shape.gate_type]
+        token, gate = TORCH_TYPES[shape.type], TORCH_TYPES[shape.gate_type]
         groups, tokens, choices = shape.groups, shape.tokens, shape.choices
         places = shape.experts, shape.groups * shape.capacity
         self.gates = DeviceArray(device, (groups, tokens, shape.experts), gate)
         self.x = DeviceArray(device, (groups, tokens, shape.hidden), token, offset)
         self.out = DeviceArray(device, (*places, shape.hidden), token, offset)
-        self.slot = DeviceArray(device, (groups, tokens, choices), np.int32)
+        self.slot = DeviceArray(device, (groups, tokens, choices), torch.int32)
         self.weight = DeviceArray(device, (groups, tokens, choices), gate)
-        self.src = DeviceArray(device, places, np.int32)
+        self.src = DeviceArray(device, places, torch.int32)
         self.buf = DeviceArray(device, (*places, shape.hidden), token, offset)
         self.y = DeviceArray(device, (groups, tokens, shape.hidden), token, offset)
-        self.workspace = DeviceArray(device, (kernels.workspace_bytes(shape),), np.uint8)
+        self.workspace = DeviceArray(device, (kernels.workspace_bytes(shape),), torch.uint8)
 
     @property
     def outputs(self) -> tuple[DeviceArray, ...]:

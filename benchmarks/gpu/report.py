@@ -5,33 +5,55 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cpu.report import table
 
-from gpu.floors import BAR
+from gpu.shapes import Shape
 
 Report = Mapping[str, Any]
 
 
-def file_stem(card: str) -> str:
-    """Such as `gpu_NVIDIA-H100-80GB-HBM3`.
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        count: how often.
+        failures: a sentence for each time that it was not as it must be.
+    """
+
+    name: str
+    count: int
+    failures: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def file_stem(card: str, chosen: Sequence[str]) -> str:
+    """The name of a run's files: its card's, and what was chosen of all that there is.
 
     Example:
-        >>> file_stem("NVIDIA H100 80GB HBM3")
-        'gpu_NVIDIA-H100-80GB-HBM3'
+        >>> file_stem("NVIDIA H100 80GB HBM3", ["timing", "64 x 197, E 8"])
+        'gpu_NVIDIA-H100-80GB-HBM3_timing_64-x-197-E-8'
     """
-    return "gpu_" + re.sub(r"[^A-Za-z0-9.]+", "-", card).strip("-")
+    return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (card, *chosen))])
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Writes the JSON and the Markdown file; returns their paths."""
+    """Writes the JSON and the Markdown file; returns their paths. A run that is killed leaves each old or new, and whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / file_stem(report["card"]["name"])
-    paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.md")
-    paths[0].write_text(json.dumps(report, indent=1) + "\n")
-    paths[1].write_text(markdown(report))
+    stem = file_stem(report["card"]["name"], report["chosen"])
+    paths = folder / f"{stem}.json", folder / f"{stem}.md"
+    for path, text in zip(paths, (json.dumps(report, indent=1) + "\n", markdown(report)), strict=True):
+        unfinished = path.with_name(f"{path.name}.part")
+        unfinished.write_text(text)
+        unfinished.replace(path)
     return paths
 
 
@@ -42,24 +64,13 @@ def failures_of(report: Report) -> list[str]:
 
 
 def missed_bars(report: Report) -> list[str]:
-    """A sentence for each row that took longer than its bar."""
+    """A sentence for each row that took longer than its bar, or has none where it should."""
     return [
-        f"{row['kernel']} at {shape_text(row['shape'])} took {_us(row['time']['median'])} µs; "
-        f"the bar is {_us(row['bar'])} µs"
+        f"{row['kernel']} at {Shape(**row['shape'])} took {_us(row['time']['median'])} µs; "
+        + ("there is no bar, as torch gave no time" if row["bar"] is None else f"the bar is {_us(row['bar'])} µs")
         for row in report["rows"]
         if row["passes"] is False
     ]
-
-
-def shape_text(shape: Mapping[str, Any]) -> str:
-    """Such as `64 x 197, E 8, K 2, c 52, D 768, bf16`."""
-    hidden = f", D {shape['hidden']}" if shape["hidden"] else ""
-    order = "" if shape["bpr"] else ", vanilla"
-    gates = "" if shape["gate_type"] in ("fp32", shape["type"]) else f", gates {shape['gate_type']}"
-    return (
-        f"{shape['groups']} x {shape['tokens']}, E {shape['experts']}, K {shape['choices']}, c {shape['capacity']}"
-        f"{hidden}, {shape['type']}{gates}{order}"
-    )
 
 
 def markdown(report: Report) -> str:
@@ -73,7 +84,7 @@ def markdown(report: Report) -> str:
     lines += _section("Checks", _checks(report))
     lines += _section("Times", _rates(report), optional=False)
     for bar, title in ((True, "With a bar"), (False, "Without a bar")):
-        rows = [row for row in report["rows"] if (row["bar"] is not None) == bar]
+        rows = [row for row in report["rows"] if (row["passes"] is not None) == bar]
         lines += _section(title, _rows(rows))
     lines += _section("Notes", list(dict.fromkeys(f"- {note}" for row in report["rows"] for note in row["notes"])))
     lines += _section("Whole models", _points(point for part in report["frameworks"] for point in part["points"]))
@@ -88,11 +99,9 @@ def _section(title: str, lines: Sequence[str], optional: bool = True) -> list[st
 
 def _summary(report: Report) -> str:
     checked = sum(check["count"] for check in report["checks"])
-    with_bar = [row for row in report["rows"] if row["bar"] is not None]
-    met = sum(row["passes"] for row in with_bar)
+    judged = [row["passes"] for row in report["rows"] if row["passes"] is not None]
     return (
-        f"{checked:,} checks, {len(failures_of(report))} failures. "
-        f"{met} of {len(with_bar)} rows are within {BAR} times their floor and their launches' time."
+        f"{checked:,} checks, {len(failures_of(report))} failures. {sum(judged)} of {len(judged)} rows are within their bar."
     )
 
 
@@ -107,8 +116,8 @@ def _rates(report: Report) -> list[str]:
     if rates is None:
         return []
     return [
-        f"A copy within the card's memory reads and writes {rates['copy'] / 1e12:.2f} TB/s; floors are taken from "
-        f"{rates['floor'] / 1e12:.2f} TB/s. An empty kernel takes {_us(rates['launch'])} µs. Medians of CUDA graphs on "
+        f"A copy within the card's memory reads and writes {rates['copy'] / 1e12:.2f} TB/s, of which floors are taken. "
+        f"An empty kernel takes {_us(rates['launch'])} µs. Medians of CUDA graphs on "
         "rotating buffers, contenders in turns; what the CPU needs to launch is in none of them."
     ]
 
@@ -123,7 +132,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         peers = [row["peers"].get(name) for name in ("torch", "torch, index_add", "torch.compile")]
         lines.append(
             [
-                f"{row['kernel']} {shape_text(row['shape'])}",
+                f"{row['kernel']} {Shape(**row['shape'])}",
                 _us(row["time"]["median"]),
                 f"{_us(row['time']['lower'])}-{_us(row['time']['upper'])}",
                 f"{row['launches']}",

@@ -1,29 +1,25 @@
-"""The kernels under compute-sanitizer: memory errors, races in shared memory, barriers that not all threads reach."""
+"""The kernels under compute-sanitizer: memory errors, races in shared memory, barriers that not all threads reach, and what
+is read before anything wrote it.
+"""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-from gpu.checks import Check
 from gpu.library import find_program
+from gpu.report import Check
 
-TOOLS = ("memcheck", "racecheck", "synccheck")
-LAYERS = 40
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
-_SECONDS = 1800
+LAYERS = 40
+_SECONDS = 220
 _FOUND_ERRORS = 77  # the sanitizer's own exit code, which the program doesn't use
 
 
 def find_sanitizer() -> Path | None:
     """compute-sanitizer, if it is installed."""
     return find_program("compute-sanitizer")
-
-
-def sanitizer_command(sanitizer: Path, tool: str, checker: Path, layers: int, seed: int) -> list[str]:
-    """The line that runs the checker under one of TOOLS."""
-    options = ["--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
-    return [str(sanitizer), *options, str(checker), str(layers), str(seed)]
 
 
 def run_checker(command: list[str], name: str, layers: int) -> Check:
@@ -39,10 +35,13 @@ def run_checker(command: list[str], name: str, layers: int) -> Check:
     return Check(name, layers, failures)
 
 
-def run_sanitizer(sanitizer: Path, checker: Path, seed: int) -> list[Check]:
-    """All tools, and the checker without any before them."""
-    checks = [run_checker([str(checker), str(LAYERS), str(seed)], "kernels without torch", LAYERS)]
-    for tool in TOOLS:
-        command = sanitizer_command(sanitizer, tool, checker, LAYERS, seed)
-        checks.append(run_checker(command, f"compute-sanitizer {tool}", LAYERS))
-    return checks
+def run_tool(sanitizer: Path, tool: str, checker: Path, layers: int, seed: int) -> list[Check]:
+    """The checker under one of TOOLS, which must first have seen a fault that was planted for it."""
+    options = ["--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
+    line = [str(sanitizer), *options, str(checker)]
+    name = f"compute-sanitizer {tool}"
+    (planted,) = run_checker([*line, "plant", tool], name, 1).failures or ("exit code 0",)
+    unseen = () if planted.startswith(f"exit code {_FOUND_ERRORS}:") else (f"it is not reported ({planted})",)
+    # Memory that was spoilt counts as written.
+    watched = [*line, str(layers), str(seed), *(["fresh"] if tool == "initcheck" else [])]
+    return [Check(f"{name}, planted fault", 1, unseen), run_checker(watched, name, layers)]

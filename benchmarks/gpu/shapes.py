@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
-
-from vmoe_runtime.capacity import compute_capacity
 
 Type = Literal["fp32", "fp16", "bf16"]
 TYPES: tuple[Type, ...] = ("fp32", "fp16", "bf16")
@@ -58,13 +57,19 @@ class Shape:
         """Bytes of one token."""
         return self.hidden * TYPE_BYTES[self.type]
 
+    @property
+    def is_one_image(self) -> bool:
+        """Whether it is an image of 224 px alone: so small that a kernel's time is its latency, and bytes say nothing."""
+        return (self.groups, self.tokens) == SIZES[0]
+
     def __str__(self) -> str:
-        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
+        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`; without tokens the type is that of the gates."""
+        hidden = f", D {self.hidden}" if self.hidden else ""
+        gates = f", gates {self.gate_type}" if self.hidden and self.gate_type != "fp32" else ""
         order = "" if self.bpr else ", vanilla"
-        gates = "" if self.gate_type == "fp32" else f", gates {self.gate_type}"
         return (
-            f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}, D {self.hidden}, "
-            f"{self.type}{gates}{order}"
+            f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
+            f"{hidden}, {self.type}{gates}{order}"
         )
 
 
@@ -75,7 +80,8 @@ def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float
         >>> shape_for(8, 197, 8, 2, 1.05).capacity
         52
     """
-    return Shape(groups, tokens, experts, choices, compute_capacity(tokens * choices, experts, ratio), type=type)
+    # As vmoe_runtime.capacity computes it, which needs the project's packages.
+    return Shape(groups, tokens, experts, choices, math.ceil(tokens * choices * ratio / experts), type=type)
 
 
 SIZES: tuple[tuple[int, int], ...] = ((1, 197), (8, 197), (64, 197), (64, 577))

@@ -6,10 +6,10 @@ graph. Contenders of a shape take turns; times are the graph's by CUDA events, o
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from gpu.device import Device
 
@@ -71,12 +71,10 @@ def in_turns(device: Device, graphs: Mapping[str, Graph], repeats: int) -> dict[
         graphs: each contender's, by name.
         repeats: rounds that are timed, after three to warm up.
     """
-    order = np.random.default_rng(_SEED)
-    names = list(graphs)
+    order, names = random.Random(_SEED), list(graphs)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for index in range(_WARM_UP + repeats):
-        for chosen in order.permutation(len(names)):
-            name = names[chosen]
+        for name in order.sample(names, len(names)):
             seconds = device.milliseconds(graphs[name].replay) / 1e3 / graphs[name].calls
             if index >= _WARM_UP:
                 taken[name].append(seconds)
@@ -90,7 +88,8 @@ def summarize(seconds: Sequence[float]) -> Time:
         >>> summarize([1, 2, 3])
         Time(median=2.0, lower=1.5, upper=2.5, repeats=3)
     """
-    lower, median, upper = (float(value) for value in np.percentile(np.asarray(seconds), [25, 50, 75]))
+    taken = list(seconds) if len(seconds) > 1 else [*seconds, *seconds]
+    lower, median, upper = statistics.quantiles(taken, n=4, method="inclusive")
     return Time(median, lower, upper, len(seconds))
 
 

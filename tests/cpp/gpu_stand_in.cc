@@ -4,7 +4,7 @@
 //
 // The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused (RouteDispatch's
 // slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf), unsteady (y, every
-// third time), launches (one too many), refuse (CUDA's error 700).
+// third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where memory is filled).
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -16,6 +16,7 @@
 #include "core/routing.h"
 #include "cuda/ops.h"
 #include "empty_kernel.h"
+#include "planted_faults.h"
 
 namespace {
 
@@ -102,6 +103,8 @@ cudaError_t LaunchEmpty(cudaStream_t) {
   return cudaSuccess;
 }
 
+bool PlantFault(const char*) { return true; }
+
 }  // namespace vmoe_gpu
 
 extern "C" {
@@ -136,6 +139,7 @@ cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
+  if (Fault("memset")) return cudaErrorIllegalAddress;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }

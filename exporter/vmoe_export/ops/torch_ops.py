@@ -35,6 +35,12 @@ def _op(function: _Function) -> _Function:
     return function
 
 
+def _fake(name: str) -> Callable[[_Function], _Function]:
+    """Registers a function that tells the tracer about the outputs of an op."""
+    register: Callable[[_Function], _Function] = torch.library.register_fake(f"vmoe::{name}")
+    return register
+
+
 @_op
 def route(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
@@ -50,7 +56,7 @@ def route(
     )
 
 
-@torch.library.register_fake("vmoe::route")
+@_fake("route")
 def _(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -123,7 +129,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     return _product(x, w, w_scale) + b
 
 
-@torch.library.register_fake("vmoe::linear")
+@_fake("linear")
 def _(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1], w.shape[1]))
 
@@ -219,7 +225,7 @@ def router_block(
     return route(gates, capacity, k, bpr, pool, max_experts)
 
 
-@torch.library.register_fake("vmoe::router_block")
+@_fake("router_block")
 def _(
     x: Tensor,
     ln_scale: Tensor,
@@ -273,7 +279,7 @@ def choose_tokens(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
     return torch_routing.choose_tokens(gates, read_setting("capacity", capacity))
 
 
-@torch.library.register_fake("vmoe::choose_tokens")
+@_fake("choose_tokens")
 def _(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
     places = torch.library.get_ctx().new_dynamic_size()
     return gates.new_empty(gates.shape, dtype=torch.int32), gates.new_empty((gates.shape[2], places), dtype=torch.int32)
@@ -287,7 +293,7 @@ def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return torch.softmax(logits, dim=1).reshape(shape), torch.softmax(logits, dim=2).reshape(shape)
 
 
-@torch.library.register_fake("vmoe::soft_router")
+@_fake("soft_router")
 def _(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     shape = (*x.shape[:2], *mu.shape[1:])
     return x.new_empty(shape), x.new_empty(shape)
@@ -303,7 +309,7 @@ def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     return by_expert.reshape(experts, groups * slots, x.shape[2])
 
 
-@torch.library.register_fake("vmoe::soft_dispatch")
+@_fake("soft_dispatch")
 def _(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     # M follows from the groups, of which the tracer should make no expression.
     return x.new_empty((dispatch.shape[2], torch.library.get_ctx().new_dynamic_size(), x.shape[2]))
@@ -318,7 +324,7 @@ def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     return combine.flatten(2) @ by_group.reshape(groups, experts * slots, out.shape[2])
 
 
-@torch.library.register_fake("vmoe::soft_combine")
+@_fake("soft_combine")
 def _(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     return out.new_empty((*combine.shape[:2], out.shape[2]))
 
@@ -333,7 +339,7 @@ def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
     return x.reshape(count, tokens, -1).clone()
 
 
-@torch.library.register_fake("vmoe::regroup")
+@_fake("regroup")
 def _(x: Tensor, count: int, tokens: int) -> Tensor:
     return x.new_empty((count, tokens, x.shape[-1]))
 
@@ -344,7 +350,7 @@ def _like_first(x: Tensor, *others: object) -> Tensor:
 
 
 for _name in ("dense_mlp", "expert_mlp", "attention", "attention_block", "mlp_block", "expert_block"):
-    torch.library.register_fake(f"vmoe::{_name}", _like_first)
+    _fake(_name)(_like_first)
 
 
 def _mlp(
