@@ -10,10 +10,10 @@ HEADERS = Path(__file__).parents[2] / "plugins" / "include"
 
 _SECTION = re.compile(r"/\* ---- (.*) ---- \*/")
 _NAMES = (
-    re.compile(r"^}\s*(\w+);$", re.MULTILINE),  # typedef struct x { ... } x;
+    re.compile(r"} (\w+);$", re.MULTILINE),  # typedef struct x { ... } x;
     re.compile(r"^#define (\w+)"),
     re.compile(r"^typedef struct (\w+) \w+;$"),
-    re.compile(r"\(\*(\w+)\)\("),  # a pointer to a function
+    re.compile(r"^typedef void \(\*(\w+)\)"),
     re.compile(r"^(?:struct|class)(?: \[\[\w+\]\])? (\w+)", re.MULTILINE),
     re.compile(r"^using (\w+)", re.MULTILINE),
     re.compile(r"^enum \{ (\w+)"),
@@ -40,9 +40,9 @@ def _part(part: str, language: str) -> Iterator[str]:
         yield from (f"### {section[1]}", "")
         return
     comment, code = _split_comment(part)
-    if code:
-        yield from (f"#### {_name(code)}", "")
-    yield from _prose(comment)
+    if code:  # the headers for C have sections above
+        yield from (f"{'####' if language == 'c' else '###'} {_name(code)}", "")
+    yield from _prose(comment, set(re.findall(r"\w+", code)))
     if code:
         yield from (f"```{language}", code, "```", "")
 
@@ -65,8 +65,13 @@ def _split_comment(part: str) -> tuple[list[str], str]:
     return [line.removeprefix("//").removeprefix(" ") for line in lines[:count]], "\n".join(lines[count:])
 
 
-def _prose(lines: list[str]) -> Iterator[str]:
-    """A comment as paragraphs; its parameters, "name: text", as a list, and what is indented as code."""
+def _prose(lines: list[str], words: set[str]) -> Iterator[str]:
+    """A comment as paragraphs; its parameters, "name: text", as a list, and what is indented as code.
+
+    Args:
+        lines: of the comment.
+        words: of the declaration, among which the parameters are.
+    """
     in_code = in_list = False
     for line in lines:
         code = line.startswith("  ") and not in_list
@@ -76,8 +81,9 @@ def _prose(lines: list[str]) -> Iterator[str]:
         if code:
             yield line.removeprefix("  ")
             continue
-        text = re.sub(r"([*<\[\]_])", r"\\\1", line.strip())
-        if parameter := _PARAMETER.match(line):
+        text = _escaped(line.strip())
+        parameter = _PARAMETER.match(line)
+        if parameter and words >= set(parameter[1].split(", ")):
             yield from () if in_list else ("",)
             in_list = True
             yield f"- `{parameter[1]}`: {text[text.index(': ') + 2 :]}"
@@ -87,6 +93,12 @@ def _prose(lines: list[str]) -> Iterator[str]:
     if in_code:
         yield "```"
     yield ""
+
+
+def _escaped(text: str) -> str:
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*<\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _c_blocks(text: str) -> Iterator[str]:
@@ -121,9 +133,9 @@ def _depth(lines: list[str]) -> int:
 
 def _without_private(lines: list[str]) -> Iterator[str]:
     private = False
-    for line in lines:
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         private = (private or line == " private:") and line != "};"
-        if not private:
+        if not private and not (line == "" and following == " private:"):
             yield line
 
 
