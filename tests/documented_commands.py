@@ -29,8 +29,10 @@ from vmoe_runtime.command_line import UsageError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
-CMAKE = "".join(path.read_text() for path in (ROOT / "plugins").rglob("*") if path.name == "CMakeLists.txt" or path.suffix == ".cmake")
-FOREIGN = {"apt-get", "cd", "chmod", "curl", "export", "gsutil", "ln", "ls", "pkg-config", "polygraphy", "trtexec", "tritonserver"}
+CMAKE = "".join(path.read_text() for name in ("CMakeLists.txt", "*.cmake") for path in (ROOT / "plugins").rglob(name))
+FOREIGN = set(
+    ["apt-get", "chmod", "curl", "export", "gsutil", "ln", "ls", "pkg-config", "polygraphy", "trtexec", "tritonserver"]
+)
 BUILT = {"build/classify/classify", "build/http/vmoe-http", "build/service/service", "vmoe-http"}
 PIP_OPTIONS = {"-C", "-e", "-r", "--force-reinstall", "--no-deps", "--target"}
 PYTEST_OPTIONS = {"-k", "-n", "-x"}
@@ -150,12 +152,14 @@ def _read_by_script(run: Callable[[], object], argv: Sequence[str]) -> None:
         raise WrongCommandError(message)
 
     patches = mock.patch.multiple(argparse.ArgumentParser, parse_args=parsed, error=refused)
-    with patches, mock.patch.object(click.Command, "main", taken), mock.patch.object(sys, "argv", list(argv)):
-        with _modules_of(Path(argv[0]).parent):
-            try:
-                run()
-            except _Read:
-                return
+    command_line = mock.patch.object(sys, "argv", list(argv))
+    with patches, mock.patch.object(click.Command, "main", taken), command_line, _modules_of(Path(argv[0]).parent):
+        try:
+            run()
+        except _Read:
+            return
+        except SystemExit as ended:
+            raise WrongCommandError(str(ended)) from None
     raise WrongCommandError(f"{argv[0]} reads no command line")
 
 

@@ -40,7 +40,7 @@ class CommandHelp:
     options: Sequence[Option]
 
 
-class _ParserFound(BaseException):  # noqa: N818  (no error; nothing that commands catch)
+class _ParserFound(BaseException):
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.parser = parser
 
@@ -55,7 +55,7 @@ def argparse_parser(read: Callable[[list[str]], object]) -> argparse.ArgumentPar
     Args:
         read: takes the arguments, and hands them to argparse before it does anything else.
     """
-    patches = {name: _give_up for name in ("parse_args", "parse_intermixed_args")}
+    patches = dict.fromkeys(("parse_args", "parse_intermixed_args"), _give_up)
     with mock.patch.multiple(argparse.ArgumentParser, **patches):
         try:
             read([])
