@@ -159,7 +159,9 @@ def _read_by_script(run: Callable[[], object], argv: Sequence[str]) -> None:
         except _Read:
             return
         except SystemExit as ended:
-            raise WrongCommandError(str(ended)) from None
+            if ended.code:
+                raise WrongCommandError(str(ended)) from None
+            return
     raise WrongCommandError(f"{argv[0]} reads no command line")
 
 

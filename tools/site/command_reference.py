@@ -82,7 +82,7 @@ def _click_help() -> CommandHelp:
     context = click.Context(export_command, info_name="vmoe-export", max_content_width=10_000, terminal_width=10_000)
     usage = " ".join(export_command.get_usage(context).removeprefix("Usage: ").split())
     records = [parameter.get_help_record(context) for parameter in export_command.get_params(context)]
-    options = [Option(written, text) for written, text in filter(None, records)]
+    options = [Option(*record) for record in records if record and record[1]]  # the text says what CKPT is
     return CommandHelp(usage, export_command.help or "", options)
 
 
@@ -97,14 +97,18 @@ def _argparse_option(action: argparse.Action) -> Option:
 
 
 def command_markdown(command: str) -> str:
-    """The usage line and a table of options."""
+    """The usage line, the description and a table of options."""
     found = command_help(command)
-    return "\n".join(["```text", found.usage, "```", "", *_table(found.options), ""])
+    return "\n".join(["```text", found.usage, "```", "", _text(found.description), "", *_table(found.options), ""])
 
 
 def _table(options: Sequence[Option]) -> Iterator[str]:
     yield "| option | meaning |"
     yield "|---|---|"
     for option in options:
-        text = " ".join(option.help.split()).replace("<", "&lt;").replace("|", "&#124;").replace("*", r"\*")
-        yield f"| `{option.written}` | {text} |"
+        yield f"| `{option.written}` | {' '.join(_text(option.help).split())} |"
+
+
+def _text(text: str) -> str:
+    """Text in which Markdown finds nothing to mark up."""
+    return text.replace("<", "&lt;").replace("|", "&#124;").replace("*", r"\*")
