@@ -90,7 +90,7 @@ $(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
 
 # It reads docstrings and the parsers of the commands. Without the variable, Material prints news about MkDocs 2.
 docs: $(SETUP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: $(NATIVE)
 	mkdir -p demo

@@ -30,9 +30,7 @@ from vmoe_runtime.command_line import UsageError
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 CMAKE = "".join(path.read_text() for name in ("CMakeLists.txt", "*.cmake") for path in (ROOT / "plugins").rglob(name))
-FOREIGN = set(
-    ["apt-get", "chmod", "curl", "export", "gsutil", "ln", "ls", "pkg-config", "polygraphy", "trtexec", "tritonserver"]
-)
+FOREIGN = {"apt-get", "chmod", "curl", "export", "gsutil", "ln", "ls", "pkg-config", "polygraphy", "trtexec", "tritonserver"}
 BUILT = {"build/classify/classify", "build/http/vmoe-http", "build/service/service", "vmoe-http"}
 PIP_OPTIONS = {"-C", "-e", "-r", "--force-reinstall", "--no-deps", "--target"}
 PYTEST_OPTIONS = {"-k", "-n", "-x"}
@@ -128,6 +126,7 @@ def _check_python(arguments: Sequence[str]) -> None:
         if importlib.util.find_spec(arguments[1]) is None:
             raise WrongCommandError(f"there is no module {arguments[1]}")
         if len(arguments) > 2:
+            sys.modules.pop(f"{arguments[1]}.__main__", None)  # runpy warns of one that was imported already
             _read_by_script(lambda: runpy.run_module(arguments[1], run_name="__main__"), arguments[1:])
     else:
         script = ROOT / arguments[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -83,7 +84,7 @@ def _click_help() -> CommandHelp:
     usage = " ".join(export_command.get_usage(context).removeprefix("Usage: ").split())
     records = [parameter.get_help_record(context) for parameter in export_command.get_params(context)]
     options = [Option(*record) for record in records if record and record[1]]  # the text says what CKPT is
-    return CommandHelp(usage, export_command.help or "", options)
+    return CommandHelp(usage, inspect.cleandoc(export_command.help or ""), options)
 
 
 def _argparse_option(action: argparse.Action) -> Option:
