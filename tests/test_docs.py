@@ -19,6 +19,9 @@ from documentation import OWN, PAGES, ROOT, Block, anchors, blocks, command_line
 from documented_commands import PROJECT, WrongCommandError, check, own_options
 from header_reference import HEADERS, header_markdown
 
+import vmoe_export
+import vmoe_runtime
+
 PROGRAMS = re.compile(r"(?:\.venv/bin/)?(vmoe-[a-z]+|python|make|pytest|pip)( |$)")
 # Options that the pages name of scripts and of other programs; what a block shows with its program is checked there.
 FOREIGN_OPTIONS = {
@@ -182,6 +185,11 @@ def test_the_page_of_commands_has_every_command() -> None:
     targets = set(re.findall(r"`make ([\w-]+)`", page))
     phony = set(re.findall(r"^# make ([\w-]+) ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert phony <= targets
+
+
+def test_the_page_of_the_python_api_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    assert [name for name in {*vmoe_runtime.__all__, *vmoe_export.__all__} - {"__version__"} if name not in page] == []
 
 
 @pytest.mark.parametrize("command", ["vmoe-export", *ARGPARSE_MODULES])
