@@ -5,6 +5,7 @@
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe-serve, on x86-64
+# make docs     builds the documentation into build/site
 # make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
 VENV ?= .venv
 PYTHON ?= python3
@@ -36,7 +37,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel demo routing report-pictures check-report test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel docs demo routing report-pictures check-report test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -86,6 +87,10 @@ $(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
 	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
 	touch $@
+
+# It reads docstrings and the parsers of the commands. Without the variable, Material prints news about MkDocs 2.
+docs: $(SETUP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: $(NATIVE)
 	mkdir -p demo

@@ -164,7 +164,8 @@ class Engine:
         Args:
             images: as for a call.
             top: how many classes; all of them where the model has fewer.
-            setting, **fields: as for a call.
+            setting: as for a call.
+            **fields: as for a call.
 
         Returns:
             For each image pairs, the likeliest first, and of equally likely ones the lower index: the name of the class, or
