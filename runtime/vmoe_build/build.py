@@ -14,6 +14,7 @@ from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.engine_cache import (
+    EngineKey,
     EngineRecord,
     engine_path,
     load_engine,
@@ -92,11 +93,8 @@ def build(
 
     gpu = tensorrt_api.gpu()
     key = engine_key(bundle, profile, gpu)
-    if not force and (found := load_engine(key)) is not None:
-        record = found[1]
-        same = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, record.sha256, record.size)
-        if record == same:
-            return BuiltEngine(engine_path(key), record, None, ())
+    if not force and (kept := _kept_engine(key, batches, plugin_inside)) is not None:
+        return kept
     plugin = plugin_library()
     bundle.verify_weights()
     timing = private_folder() / f"timing-{hashlib.sha256(f'{key.tensorrt} {gpu}'.encode()).hexdigest()[:16]}.cache"
@@ -124,3 +122,13 @@ def build(
         checks.append(check_engine(loaded, bundle.manifest, expected, profile, batch))
         refuse_wrong_answers(checks[-1], key.precision)
     return BuiltEngine(store_engine(engine, record), record, seconds, tuple(checks))
+
+
+def _kept_engine(key: EngineKey, batches: BatchRange, plugin_inside: bool) -> BuiltEngine | None:
+    """The engine in the cache, if it is what would be built."""
+    found = load_engine(key)
+    if found is None:
+        return None
+    record = found[1]
+    same = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, record.sha256, record.size)
+    return BuiltEngine(engine_path(key), record, None, ()) if record == same else None

@@ -209,7 +209,7 @@ class Lane:
                 self._context.set_tensor_address(name, int(pointer))
                 pinned = call(cuda.cudaMallocHost, size)
                 memory.append((cuda.cudaFreeHost, pinned))
-                self._pinned[name] = np.frombuffer((ctypes.c_char * size).from_address(int(pinned)), np.uint8)
+                self._pinned[name] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(pinned)))
 
     def run(self, image: Array, outputs: Sequence[str]) -> list[Array]:
         """Runs the engine on a batch and returns the arrays of `outputs`.
