@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmoe_build.check import Check, check_engine, expect, refuse_wrong_answers
+from vmoe_build.check import Check, Expected, check_engine, expect, refuse_wrong_answers
+from vmoe_runtime.backends import Backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
 from vmoe_runtime.bundle import Bundle
@@ -23,6 +24,7 @@ from vmoe_runtime.engine_cache import (
     store_engine,
     write_private,
 )
+from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 
 Say = Callable[[str], None]
@@ -97,7 +99,7 @@ def build(
         return kept
     plugin = plugin_library()
     bundle.verify_weights()
-    timing = private_folder() / f"timing-{hashlib.sha256(f'{key.tensorrt} {gpu}'.encode()).hexdigest()[:16]}.cache"
+    timing = _timing_cache(f"{key.tensorrt} {gpu}")
     say("running the bundle on the CPU")
     expected = expect(bundle, profile)
     say(f"building with TensorRT {key.tensorrt} for {gpu.name}, which takes minutes")
@@ -116,12 +118,23 @@ def build(
     sha256 = hashlib.sha256(engine).hexdigest()
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
     say("comparing with the CPU")
-    loaded = TensorRtBackend(engine, record, profile)
+    checks = _checks(TensorRtBackend(engine, record, profile), bundle.manifest, expected, profile, record)
+    return BuiltEngine(store_engine(engine, record), record, seconds, checks)
+
+
+def _checks(
+    loaded: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, record: EngineRecord
+) -> tuple[Check, ...]:
+    """The engine against the CPU at both ends of its batches; the first one that fails is raised."""
     checks = []
-    for batch in sorted({batches.smallest, batches.largest}):
-        checks.append(check_engine(loaded, bundle.manifest, expected, profile, batch))
-        refuse_wrong_answers(checks[-1], key.precision)
-    return BuiltEngine(store_engine(engine, record), record, seconds, tuple(checks))
+    for batch in sorted({record.min_batch, record.max_batch}):
+        checks.append(check_engine(loaded, manifest, expected, profile, batch))
+        refuse_wrong_answers(checks[-1], record.key.precision)
+    return tuple(checks)
+
+
+def _timing_cache(what: str) -> Path:
+    return private_folder() / f"timing-{hashlib.sha256(what.encode()).hexdigest()[:16]}.cache"
 
 
 def _kept_engine(key: EngineKey, batches: BatchRange, plugin_inside: bool) -> BuiltEngine | None:
