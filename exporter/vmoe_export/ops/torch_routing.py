@@ -53,7 +53,7 @@ def route(
     is_open = torch.ones_like(queue, dtype=torch.bool)
     if max_experts is not None:
         is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
-    # By hand, as torch's one_hot looks at what it is given.
+    # A byte for each, where torch's one_hot has eight.
     asks = queue[..., None] == torch.arange(experts, device=device)
     position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
     group = torch.arange(groups, device=device)[:, None]
