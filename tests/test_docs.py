@@ -25,10 +25,10 @@ import vmoe_runtime
 PROGRAMS = re.compile(r"(?:\.venv/bin/)?(vmoe-[a-z]+|python|make|pytest|pip)( |$)")
 # Options that the pages name of scripts and of other programs; what a block shows with its program is checked there.
 FOREIGN_OPTIONS = {
-    *("--noTF32", "--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize"),  # trtexec
-    *("--cflags", "--libs", "--preload", "--prefix"),  # pkg-config, gunicorn, cmake
-    *("--representation-size", "--dense"),  # samples/random_checkpoint.py
-    *("--service", "--connections", "--request-seconds", "--forms", "--record", "--floors"),  # services, benchmarks
+    *("--cflags", "--libs"),  # pkg-config
+    "--preload",  # gunicorn
+    "--representation-size",  # samples/random_checkpoint.py
+    "--service",  # benchmarks/serving.py
 }
 PYTHON = [block for page in OWN for block in blocks(page) if block.language == "python"]
 # Programs that need what a test doesn't have.
