@@ -222,6 +222,7 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "pip": _check_pip,
     "pytest": _check_pytest,
     "python": _check_python,
+    "python3": _check_python,
 }
 
 
