@@ -1,7 +1,6 @@
 """`tensorrt_api.build_engine` itself, on the builder of TensorRT-RTX, which needs no GPU and has the same names.
 
-It has no plugins, so the models are dense, or a V-MoE whose plugins' outputs are inputs. Engines are built for a card that
-is named, and not run.
+It has no plugins, so the models are dense. Engines are built for a card that is named, and not run.
 """
 
 from __future__ import annotations
