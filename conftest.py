@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from vmoe_export import export_bundle
+
+if TYPE_CHECKING:
+    from gpu.library import Library
+    from gpu_stand_in import StandIn
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
@@ -74,3 +78,19 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
     path = tmp_path_factory.mktemp("digits") / "digits.npz"
     np.savez(path, images=mnist_images["images"][:70], labels=mnist_images["labels"][:70])
     return path
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """The GPU kernels and their checker, built for the CPU; skips where there is no nvcc."""
+    from gpu_stand_in import build_stand_in
+
+    return build_stand_in(tmp_path_factory.mktemp("stand-in"))
+
+
+@pytest.fixture
+def kernels(stand_in: StandIn) -> Library:
+    """The GPU kernels as the benchmark calls them, on the CPU."""
+    from gpu.library import Library
+
+    return Library(stand_in.library)

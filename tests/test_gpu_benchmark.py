@@ -24,21 +24,10 @@ from gpu.floors import KERNELS
 from gpu.library import Library
 from gpu.report import failures_of, file_stem, missed_bars
 from gpu.shapes import Shape, shape_for
-from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, StandIn, build_stand_in, has_gpu
+from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, StandIn, has_gpu
 
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle import Bundle
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    return build_stand_in(tmp_path_factory.mktemp("stand-in"))
-
-
-@pytest.fixture
-def kernels(built: StandIn) -> Library:
-    return Library(built.library)
-
 
 # A whole run on the stand-in
 
@@ -59,16 +48,16 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_on_stand_in(
-    built: StandIn, folder: Path, *arguments: str, device: HostDevice | None = None
+    stand_in: StandIn, folder: Path, *arguments: str, device: HostDevice | None = None
 ) -> tuple[dict[str, Any], int, str]:
     given = command.parse_arguments(["-o", str(folder), *arguments])
     said: list[str] = []
-    report = parts.run(given, device or HostDevice(), Library(built.library), built.checker, said.append)
+    report = parts.run(given, device or HostDevice(), Library(stand_in.library), stand_in.checker, said.append)
     return report, command.exit_code(report), "\n".join(said)
 
 
-def test_a_run_writes_its_report(built: StandIn, small_plan: None, tmp_path: Path, capsys: Any) -> None:
-    report, code, said = run_on_stand_in(built, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
+def test_a_run_writes_its_report(stand_in: StandIn, small_plan: None, tmp_path: Path, capsys: Any) -> None:
+    report, code, said = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
     stem = tmp_path / "gpu_Stand-in-1_exactness_memcheck_timing"
     assert json.loads(stem.with_suffix(".json").read_text()) == json.loads(json.dumps(report))
     text = stem.with_suffix(".md").read_text()
@@ -123,53 +112,53 @@ sys.exit(command.exit_code(report))
 """
 
 
-def run_alone(built: StandIn, folder: Path, kernels: int) -> tuple[int, dict[str, Any]]:
+def run_alone(stand_in: StandIn, folder: Path, kernels: int) -> tuple[int, dict[str, Any]]:
     """Exit code and report of _ALONE."""
     paths = os.pathsep.join(map(str, (BENCHMARKS, Path(__file__).parent)))
-    line = [sys.executable, "-c", _ALONE, folder, built.library, built.checker, str(kernels)]
+    line = [sys.executable, "-c", _ALONE, folder, stand_in.library, stand_in.checker, str(kernels)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3, -signal.SIGKILL), done.stderr
     return done.returncode, json.loads((folder / "gpu_Stand-in-1_exactness_timing.json").read_text())
 
 
-def test_a_killed_run_keeps_the_rows_that_it_had(built: StandIn, tmp_path: Path) -> None:
-    code, report = run_alone(built, tmp_path, 3)
+def test_a_killed_run_keeps_the_rows_that_it_had(stand_in: StandIn, tmp_path: Path) -> None:
+    code, report = run_alone(stand_in, tmp_path, 3)
     assert code == -signal.SIGKILL
     assert [row["kernel"] for row in report["rows"]] == ["Route", "Dispatch", "RouteDispatch"]
     assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count("| RouteDispatch 2 x 50") == 1
 
 
-def test_a_run_needs_no_package_but_torch(built: StandIn, tmp_path: Path) -> None:
-    code, report = run_alone(built, tmp_path, 100)
+def test_a_run_needs_no_package_but_torch(stand_in: StandIn, tmp_path: Path) -> None:
+    code, report = run_alone(stand_in, tmp_path, 100)
     assert code in (0, 3)  # the bars of a GPU mean nothing here
     assert failures_of(report) == []
     assert len(report["rows"]) == len(KERNELS)
 
 
 def test_a_run_that_is_stopped_says_where_its_rows_are(
-    built: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    stand_in: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "CudaDevice", HostDevice)
-    monkeypatch.setattr(command, "_build", lambda *_: (Library(built.library), built.checker))
+    monkeypatch.setattr(command, "_build", lambda *_: (Library(stand_in.library), stand_in.checker))
     monkeypatch.setattr(parts, "sweep_shapes", stop)
     assert command.main(["-o", str(tmp_path), "--parts", "exactness", "timing"]) == 1
     assert capsys.readouterr().err.endswith(f"stopped; what was done stands in {tmp_path}\n")
     assert len(json.loads((tmp_path / "gpu_Stand-in-1_exactness_timing.json").read_text())["checks"]) == 7
 
 
-def test_only_chosen_shapes_are_timed(built: StandIn, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
+def test_only_chosen_shapes_are_timed(stand_in: StandIn, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(parts, "bar_shapes", lambda: [SHAPE, shape_for(1, 197, 8, 1, 0.3), replace(SHAPE, groups=3)])
-    report, _, _ = run_on_stand_in(built, tmp_path, "--parts", "timing", "--shapes", "1 x 197", "64 x 577")
+    report, _, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "timing", "--shapes", "1 x 197", "64 x 577")
     assert {row["shape"]["groups"] for row in report["rows"]} == {1}
     assert [path.name for path in tmp_path.glob("*.json")] == ["gpu_Stand-in-1_timing_1-x-197_64-x-577.json"]
     assert file_stem("A", []) == "gpu_A"
 
 
-def test_exit_code_tells_what_is_wrong(built: StandIn, small_plan: None, tmp_path: Path) -> None:
-    report, _, _ = run_on_stand_in(built, tmp_path, "--parts", "exactness", "timing", "--quick")
+def test_exit_code_tells_what_is_wrong(stand_in: StandIn, small_plan: None, tmp_path: Path) -> None:
+    report, _, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "timing", "--quick")
     for row in report["rows"]:
         row["passes"] = None if row["bar"] is None else True
     assert command.exit_code(report) == 0
@@ -180,9 +169,11 @@ def test_exit_code_tells_what_is_wrong(built: StandIn, small_plan: None, tmp_pat
     assert re.match(r"Route at 2 x 50, E 8, K 2, c 9, fp32 took [\d.]+ µs; the bar is [\d.]+ µs$", missed_bars(report)[0])
 
 
-def test_wrong_bits_fail_the_run(built: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_bits_fail_the_run(
+    stand_in: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "buf")
-    report, code, _ = run_on_stand_in(built, tmp_path, "--parts", "exactness")
+    report, code, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness")
     assert code == 1
     assert report["checks"][1]["failures"][0].startswith(
         "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
@@ -191,10 +182,10 @@ def test_wrong_bits_fail_the_run(built: StandIn, small_plan: None, tmp_path: Pat
 
 
 def test_an_error_of_the_card_is_a_failure(
-    built: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: StandIn, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "refuse")
-    report, code, _ = run_on_stand_in(built, tmp_path, "--parts", "exactness", "timing")
+    report, code, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "timing")
     assert code == 1
     assert all(check["failures"] for check in report["checks"])
     words = "route: CUDA says 'stand-in error' (error 700)"
@@ -233,14 +224,14 @@ def test_models_are_exported_in_every_precision(tmp_path: Path) -> None:
 
 
 def test_frameworks_that_are_missing_are_named_before_anything_is_exported(
-    small_plan: None, built: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_plan: None, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(frameworks.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(frameworks, "prepare_bundles", lambda *_: pytest.fail("it exports"))
-    report, code, _ = run_on_stand_in(built, tmp_path, "--parts", "frameworks")
+    report, code, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "frameworks")
     version = onnxruntime.__version__
     assert report["skipped"] == {
         "TensorRT": "tensorrt isn't installed",
@@ -252,7 +243,7 @@ def test_frameworks_that_are_missing_are_named_before_anything_is_exported(
     assert code == 4
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(pytest.fail.Exception, match="it exports"):
-        run_on_stand_in(built, tmp_path, "--parts", "frameworks")
+        run_on_stand_in(stand_in, tmp_path, "--parts", "frameworks")
 
 
 def test_a_framework_that_can_t_run_after_all_says_why(mnist_image_bundle: Path, tmp_path: Path) -> None:

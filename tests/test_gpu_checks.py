@@ -24,21 +24,11 @@ from gpu.parts import _LAUNCH_SHAPES
 from gpu.problem import DeviceArray
 from gpu.sanitizer import run_checker, run_tool
 from gpu.shapes import TYPES, Shape
-from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, StandIn, build_stand_in, has_gpu, nvcc
+from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, StandIn, has_gpu, nvcc
 
 from vmoe_export.ops import reference
 
 FAULTS = ("slot", "weight", "src", "buf", "y", "fused", "order", "past", "unsteady")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    return build_stand_in(tmp_path_factory.mktemp("stand-in"))
-
-
-@pytest.fixture
-def kernels(built: StandIn) -> Library:
-    return Library(built.library)
 
 
 # What the kernels must give
@@ -160,9 +150,9 @@ def test_cuda_s_own_words_are_told(kernels: Library, monkeypatch: pytest.MonkeyP
 
 # What is written past the ends is for compute-sanitizer to see.
 @pytest.mark.parametrize("fault", ["", *(fault for fault in FAULTS if fault != "past"), "refuse"])
-def test_checker_without_torch_sees_faults_too(built: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_checker_without_torch_sees_faults_too(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", fault)
-    check = run_checker([str(built.checker), "30", "7"], "checker", 30)
+    check = run_checker([str(stand_in.checker), "30", "7"], "checker", 30)
     if not fault:
         assert check.failures == ()
         return
@@ -171,10 +161,10 @@ def test_checker_without_torch_sees_faults_too(built: StandIn, monkeypatch: pyte
     assert ("CUDA says" if fault == "refuse" else "30 layers, seed 7: ") in failure
 
 
-def test_checker_spoils_nothing_where_initcheck_watches(built: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checker_spoils_nothing_where_initcheck_watches(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "memset")
-    assert run_checker([str(built.checker), "8", "1", "fresh"], "checker", 8).failures == ()
-    (failure,) = run_checker([str(built.checker), "8", "1"], "checker", 8).failures
+    assert run_checker([str(stand_in.checker), "8", "1", "fresh"], "checker", 8).failures == ()
+    (failure,) = run_checker([str(stand_in.checker), "8", "1"], "checker", 8).failures
     assert "cudaMemset: CUDA says 'stand-in error'" in failure
 
 
@@ -191,24 +181,24 @@ def fake_sanitizer(folder: Path, *reports: str) -> Path:
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
-def test_a_tool_watches_the_checker_and_must_see_a_planted_fault(built: StandIn, tmp_path: Path, tool: str) -> None:
+def test_a_tool_watches_the_checker_and_must_see_a_planted_fault(stand_in: StandIn, tmp_path: Path, tool: str) -> None:
     program = fake_sanitizer(tmp_path, f"plant {tool}")
-    assert [check.failures for check in run_tool(program, tool, built.checker, 5, 3)] == [(), ()]
+    assert [check.failures for check in run_tool(program, tool, stand_in.checker, 5, 3)] == [(), ()]
     planted, watched = Path(f"{program}.log").read_text().splitlines()
     assert planted.startswith(f"--tool {tool} --error-exitcode 77 ")
-    assert planted.endswith(f" {built.checker} plant {tool}")
-    assert watched.endswith(f" {built.checker} 5 3{' fresh' if tool == 'initcheck' else ''}")
+    assert planted.endswith(f" {stand_in.checker} plant {tool}")
+    assert watched.endswith(f" {stand_in.checker} 5 3{' fresh' if tool == 'initcheck' else ''}")
 
 
-def test_what_a_tool_finds_is_told(built: StandIn, tmp_path: Path) -> None:
+def test_what_a_tool_finds_is_told(stand_in: StandIn, tmp_path: Path) -> None:
     program = fake_sanitizer(tmp_path, "plant initcheck", "5 3 fresh")
-    planted, watched = run_tool(program, "initcheck", built.checker, 5, 3)
+    planted, watched = run_tool(program, "initcheck", stand_in.checker, 5, 3)
     assert planted.failures == ()
     assert (watched.name, watched.failures) == ("compute-sanitizer initcheck", ("exit code 77: ========= 5 3 fresh",))
 
 
-def test_a_tool_that_sees_nothing_is_told_of(built: StandIn, tmp_path: Path) -> None:
-    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", built.checker, 5, 3)
+def test_a_tool_that_sees_nothing_is_told_of(stand_in: StandIn, tmp_path: Path) -> None:
+    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", stand_in.checker, 5, 3)
     assert (planted.name, planted.failures) == (
         "compute-sanitizer racecheck, planted fault",
         ("it is not reported (exit code 0)",),

@@ -17,21 +17,11 @@ from gpu.floors import KERNELS, ONE_IMAGE_BAR, balanced, count_kept, kernel_byte
 from gpu.library import Library
 from gpu.report import missed_bars
 from gpu.shapes import Shape, bar_shapes, shape_for, sweep_shapes
-from gpu_stand_in import HostDevice, StandIn, build_stand_in
+from gpu_stand_in import HostDevice
 
 from vmoe_runtime.capacity import compute_capacity
 
 RATES = rows.Rates(copy=1e9, launch=1e-5)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    return build_stand_in(tmp_path_factory.mktemp("stand-in"))
-
-
-@pytest.fixture
-def kernels(built: StandIn) -> Library:
-    return Library(built.library)
 
 
 # Floors and the bar
