@@ -211,7 +211,7 @@ def write_bundle(
             uint8_input=plan.input == "uint8",
             precision=stored,
         ).load_weights(folder / WEIGHTS_NAME)
-        with stage("tracing the graph"):
+        with stage("writing the graphs"):
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if plan.tensorrt_precision is not None:
             with stage("writing the TensorRT graphs"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from vmoe_export.errors import ExportError
-from vmoe_export.graph import trace
+from vmoe_export.graph import canonical_graph
 from vmoe_export.grouping import Grouping
 from vmoe_export.inlined_graph import inline
 from vmoe_export.model import Vmoe
@@ -26,7 +26,7 @@ def write_graphs(
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
-    canonical = trace(model, grouping, weights, default)
+    canonical = canonical_graph(model, grouping, weights, default)
     _write(folder / CANONICAL_GRAPH, canonical)
     _write(folder / INLINED_GRAPH, inline(canonical))
     return canonical
