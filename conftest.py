@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sessions and answers that a module's tests share take gigabytes in the end, if all of them stay until the end."""
+    yield
+    for name, owner in list(sys.modules.items()):
+        if name in (request.module.__name__, "golden", "op_models"):
+            for value in list(vars(owner).values()):
+                if getattr(value, "__module__", "") == name and hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
 
 @pytest.fixture(autouse=True)
