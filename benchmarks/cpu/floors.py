@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ class Work:
 
     def flop_floor_ms(self, floors: Floors) -> float:
         """The least time for the products."""
-        return 1e3 * sum(count / floors.flops(numbers) for numbers, count in self.flops.items())
+        at = Counter[float]()  # of the peaks: types that are multiplied alike are one sum
+        for numbers, count in self.flops.items():
+            at[floors.flops(numbers)] += count
+        return 1e3 * sum(count / peak for peak, count in at.items())
 
     def memory_floor_ms(self, floors: Floors) -> float:
         """The least time to read the weights."""
