@@ -14,7 +14,6 @@ from vmoe_export import export_bundle
 
 if TYPE_CHECKING:
     from gpu.library import Library
-    from gpu_stand_in import StandIn
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
@@ -115,16 +114,16 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """The GPU kernels and their checker, built for the CPU; skips where there is no nvcc."""
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
     from gpu_stand_in import build_stand_in
 
     return build_stand_in(tmp_path_factory.mktemp("stand-in"))
 
 
 @pytest.fixture
-def kernels(stand_in: StandIn) -> Library:
+def kernels(stand_in: Path) -> Library:
     """The GPU kernels as the benchmark calls them, on the CPU."""
     from gpu.library import Library
 
-    return Library(stand_in.library)
+    return Library(stand_in)
