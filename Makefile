@@ -1,5 +1,6 @@
 # make demo     sets up and shows the whole path on a trained checkpoint
 # make report-pictures  makes the pictures of docs/report.md again, by way of a headless Chromium
+# make check    lints what has changed, and runs the tests that take seconds
 # make test     sets up and runs every check
 # make hostile  does to readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
@@ -15,6 +16,7 @@ SETUP := $(VENV)/.setup-done
 NATIVE := $(VENV)/.native-done
 NATIVE_SOURCES := $(shell find plugins -type f)
 CXX_FILES := $(shell find plugins samples tests/cpp benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
+CXX_HEADERS := $(filter %.h %.hpp,$(CXX_FILES))
 # The TensorRT plugin is built where this names a folder with TensorRT's headers.
 TENSORRT_INCLUDE_DIR ?=
 NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_DIR=$(TENSORRT_INCLUDE_DIR))
@@ -37,7 +39,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel docs demo routing report-pictures check-report test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel docs demo routing report-pictures check-report check test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -122,10 +124,16 @@ check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/test_report.py tests/test_report_faults.py tests/test_report_size.py tests/test_report_page.py
 
+# Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another.
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(NATIVE) lint
+	$(PYTEST) -m fast
+
 test: $(NATIVE) lint
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under 90
+	$(PYTEST) --cov --cov-fail-under 90
 
 hostile: $(NATIVE)
 	mkdir -p build/hostile
@@ -147,14 +155,21 @@ lint-python: $(SETUP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# clang-tidy reads what the compiler was called with, so it sees the libraries that were built. CUDA is nvcc's to read.
 lint-native: $(NATIVE)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
-	@if test -f build/native/compile_commands.json; then \
-		$(BIN)/python $(BIN)/run-clang-tidy.py -p build/native -quiet -j 2 -clang-tidy-binary $(BIN)/clang-tidy 'plugins/.*\.cc$$'; \
-	else \
-		echo "make: no native library was built, so clang-tidy has nothing to check"; \
-	fi
+	@test -f $(COMMANDS) || echo "make: no native library was built, so clang-tidy has nothing to check"
+	@$(MAKE) -s -j 2 tidy
+
+# clang-tidy reads what the compiler was called with, so it sees the libraries that were built. CUDA is nvcc's to read. Each
+# file leaves a stamp, and is read again when it or a header has changed.
+COMMANDS := build/native/compile_commands.json
+.PHONY: tidy
+tidy: $(shell sed -n 's|.*"file": "$(CURDIR)/plugins/\(.*\)\.cc".*|build/tidy/\1.ok|p' $(COMMANDS) 2>/dev/null)
+
+build/tidy/%.ok: plugins/%.cc $(CXX_HEADERS) .clang-tidy
+	@mkdir -p $(@D)
+	@found=$$($(BIN)/clang-tidy -p build/native --quiet $< 2>&1) || { echo "$$found"; exit 1; }
+	@touch $@
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix
