@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vmoe_export import open_checkpoint
-from vmoe_export.graph_files import write_graphs
+from vmoe_export.graphs.graph_files import write_graphs
 from vmoe_export.grouping import parse_group
 from vmoe_export.model import Vmoe
 from vmoe_export.model_description import describe_model

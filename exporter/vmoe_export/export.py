@@ -191,7 +191,7 @@ def write_bundle(
         ImageError: the images to validate on can't be read, or don't fit the model.
     """
     # torch takes seconds to import; planning and its errors don't wait for it.
-    from vmoe_export.graph_files import write_graphs, write_tensorrt_graphs
+    from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
     from vmoe_export.model import Vmoe
     from vmoe_export.weights_file import write_weights
 

@@ -26,12 +26,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from vmoe_export.graph import SETTINGS
-from vmoe_export.graph_description import explain, fix_profile
+from vmoe_export.graphs.canonical_graph import SETTINGS
+from vmoe_export.graphs.graph_description import explain, fix_profile
+from vmoe_export.graphs.unfused_graph import unfuse
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
-from vmoe_export.unfused_graph import unfuse
 from vmoe_runtime.manifest import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
@@ -44,7 +44,7 @@ def tensorrt_graph(
     """The graph of one profile.
 
     Args:
-        canonical: what `vmoe_export.graph.trace` gives.
+        canonical: what `vmoe_export.graphs.canonical_graph.trace` gives.
         profile: whose capacity, k and bpr become attributes; None for a dense ViT.
         precision: what the large products are computed in.
         hidden_size: D, the width of the model's attention.
