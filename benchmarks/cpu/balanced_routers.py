@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cpu.peer_torch import TorchVit
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.parameters import parameter_shapes
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import parameter_shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MakeTensor = Callable[[str, tuple[int, ...]], Array]

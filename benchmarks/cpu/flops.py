@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
 
 Arithmetic = Literal["fp32", "bf16", "int8"]
 

@@ -19,7 +19,7 @@ from cpu.flops import WEIGHT_BYTES, Arithmetic, attention_flops, mlp_flops, pair
 from cpu.layer_graph import WEIGHT_TYPES, Array, LayerGraph
 from cpu.models import Model
 from cpu.node_times import node_times
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.precision import hidden_chunk
 
 ROUTING_CK = 0.3

@@ -17,8 +17,8 @@ from safetensors import safe_open
 import vmoe_export
 from cpu.balanced_routers import balance_routers
 from vmoe_export import export_bundle
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.parameters import parameter_shapes
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import parameter_shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]

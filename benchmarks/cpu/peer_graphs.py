@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from cpu.peer_weights import PeerWeights
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

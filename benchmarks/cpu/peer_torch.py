@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cpu.peer_graphs import TensorSource
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Mlp = Callable[[Tensor], Tensor]

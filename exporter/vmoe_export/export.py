@@ -30,7 +30,7 @@ from vmoe_runtime.manifest import (
 from vmoe_runtime.routing_kinds import SoftRules
 
 if TYPE_CHECKING:
-    from vmoe_export.model import Vmoe
+    from vmoe_export.model.torch_model import Vmoe
     from vmoe_export.precision_distance import PrecisionDistance
     from vmoe_export.tensorrt_validation import RoundedComparison
 
@@ -192,7 +192,7 @@ def write_bundle(
     """
     # torch takes seconds to import; planning and its errors don't wait for it.
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
-    from vmoe_export.model import Vmoe
+    from vmoe_export.model.torch_model import Vmoe
     from vmoe_export.weights_file import write_weights
 
     sources = _sources(plan, validation)

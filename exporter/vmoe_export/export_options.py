@@ -12,9 +12,9 @@ import numpy as np
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
+from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
-from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
 from vmoe_runtime.manifest import OUTPUTS, Output

@@ -31,7 +31,7 @@ from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:
-    from vmoe_export.model import Vmoe
+    from vmoe_export.model.torch_model import Vmoe
 
 _IMAGES = 8
 

@@ -16,7 +16,7 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import placed_pairs
 
 if TYPE_CHECKING:
-    from vmoe_export.model import Vmoe
+    from vmoe_export.model.torch_model import Vmoe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
-from vmoe_export.position_embedding import resize_position_embedding, sincos2d_position_embedding
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
+from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
 from vmoe_export.precision import ExportPrecision, StoredType
 
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmoe_export.errors import ConfigError
-from vmoe_export.model_config import Origin
+from vmoe_export.model.model_config import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
 

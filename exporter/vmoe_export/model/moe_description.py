@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model_config import MoeConfig
-from vmoe_export.model_facts import ModelFacts, mapping, number
-from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft, TopK
+from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.model_facts import ModelFacts, mapping, number
+from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft, TopK
 from vmoe_runtime.capacity import Rounding
 
 _DEFAULT_CAPACITY_RATIO = 1.05

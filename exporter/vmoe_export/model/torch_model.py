@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
-from vmoe_export.model_config import ModelConfig, MoeConfig
-from vmoe_export.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
+from vmoe_export.model.model_config import ModelConfig, MoeConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS

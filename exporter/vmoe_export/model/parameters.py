@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.routing_config import Soft
 from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
-from vmoe_export.routing_config import Soft
 
 Shape = tuple[int, ...]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model_config import Classifier, ModelConfig, PositionEmbedding
-from vmoe_export.model_facts import ModelFacts, Shapes, mapping, number
-from vmoe_export.moe_description import describe_moe
+from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
+from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
+from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.small_file import read_small
 from vmoe_runtime.capacity import Rounding
 

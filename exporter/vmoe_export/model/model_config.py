@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vmoe_export.routing_config import RoutingConfig, TopK
+from vmoe_export.model.routing_config import RoutingConfig, TopK
 
 Classifier = Literal["token", "0", "gap", "map"]
 PositionEmbedding = Literal["learned", "sincos2d", "none"]
