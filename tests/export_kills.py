@@ -27,7 +27,7 @@ import torch
 from terminal import default_signals
 
 from vmoe_export import cli, export
-from vmoe_export.bundle_writer import new_bundle
+from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BundleError
 from vmoe_runtime.bundle import Bundle
 

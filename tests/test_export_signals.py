@@ -38,7 +38,7 @@ main()
 """
 IMPORT = "sys.meta_path.insert(0, Finder())"
 PLANNING = "import vmoe_export.command as module; module.plan_export = hit"
-WRITING = "import vmoe_export.weights_file as module; module._layout = hit"
+WRITING = "import vmoe_export.bundle.weights_file as module; module._layout = hit"
 TRACING = "import vmoe_export.graphs.graph_files as module; module.trace = hit"
 REMOVING = f"""
 import shutil

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export import __version__
-from vmoe_export.bundle_target import check_target
+from vmoe_export.bundle.bundle_target import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vmoe_export import __version__
-from vmoe_export.bundle_target import check_target
-from vmoe_export.bundle_writer import new_bundle, write_manifest
+from vmoe_export.bundle.bundle_target import check_target
+from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportFields, ExportOptions
@@ -191,9 +191,9 @@ def write_bundle(
         ImageError: the images to validate on can't be read, or don't fit the model.
     """
     # torch takes seconds to import; planning and its errors don't wait for it.
+    from vmoe_export.bundle.weights_file import write_weights
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
     from vmoe_export.model.torch_model import Vmoe
-    from vmoe_export.weights_file import write_weights
 
     sources = _sources(plan, validation)
     check_target(target, force=force, sources=sources)

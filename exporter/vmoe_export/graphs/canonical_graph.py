@@ -17,6 +17,7 @@ from onnx import defs, helper
 from onnxscript import opset18, values
 
 from vmoe_export import __version__
+from vmoe_export.bundle.weights_file import Span
 from vmoe_export.graphs.graph_description import describe
 from vmoe_export.graphs.node_names import name_nodes
 from vmoe_export.model.grouping import Grouping
@@ -26,7 +27,6 @@ from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from vmoe_export.precision import PRECISIONS, StoredType, WeightType, hidden_chunk
-from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import onnx
 
+from vmoe_export.bundle.weights_file import Span
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs.canonical_graph import trace
 from vmoe_export.graphs.inlined_graph import inline
 from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.torch_model import Vmoe
-from vmoe_export.weights_file import Span
 from vmoe_runtime.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, INLINED_GRAPH, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmoe_export.bundle_target import may_be_of_bundle
-from vmoe_export.folder_swap import rename_to_free_name
+from vmoe_export.bundle.bundle_target import may_be_of_bundle
+from vmoe_export.bundle.folder_swap import rename_to_free_name
 from vmoe_export.interruption import undone_at_a_signal
 
 _WRITTEN, _REPLACED = "vmoe-export", "vmoe-replaced"

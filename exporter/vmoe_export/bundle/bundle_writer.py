@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vmoe_export.bundle_target import check_replaceable, check_target
+from vmoe_export.bundle.bundle_target import check_replaceable, check_target
+from vmoe_export.bundle.folder_swap import exchange, rename_to_free_name
+from vmoe_export.bundle.working_folder import WorkingFolder, moved_aside, remove_bundle, sweep, working_folder
 from vmoe_export.errors import ExportError
-from vmoe_export.folder_swap import exchange, rename_to_free_name
 from vmoe_export.interruption import without_signals
-from vmoe_export.working_folder import WorkingFolder, moved_aside, remove_bundle, sweep, working_folder
 from vmoe_runtime.bundle import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.manifest import MANIFEST_NAME
