@@ -18,7 +18,7 @@ from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportFields, ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS, Limits, graph_limits
-from vmoe_export.validation import Comparison, check, validate
+from vmoe_export.validation.graph_validation import Comparison, check, validate
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.manifest import (
     CANONICAL_GRAPH,
@@ -31,8 +31,8 @@ from vmoe_runtime.routing_kinds import SoftRules
 
 if TYPE_CHECKING:
     from vmoe_export.model.torch_model import Vmoe
-    from vmoe_export.precision_distance import PrecisionDistance
-    from vmoe_export.tensorrt_validation import RoundedComparison
+    from vmoe_export.validation.precision_distance import PrecisionDistance
+    from vmoe_export.validation.tensorrt_validation import RoundedComparison
 
 _GRAPH_BYTES = 4 << 20
 
@@ -253,8 +253,8 @@ def _validate(
     stage: StageHook,
 ) -> Findings:
     """Compares the written graphs with torch, and torch with float32."""
-    from vmoe_export.precision_distance import check_distance, distance_from_float32
-    from vmoe_export.tensorrt_validation import check_rounded, rounded_limits, validate_float32, validate_rounded
+    from vmoe_export.validation.precision_distance import check_distance, distance_from_float32
+    from vmoe_export.validation.tensorrt_validation import check_rounded, rounded_limits, validate_float32, validate_rounded
 
     stored, profiles, multiple, product_type = (
         plan.stored_precision, plan.profiles, plan.grouping.batch_multiple, plan.tensorrt_precision,

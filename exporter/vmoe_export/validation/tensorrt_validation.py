@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx
 
-from vmoe_export.bfloat16_emulation import emulate_bfloat16
 from vmoe_export.errors import ExportError
 from vmoe_export.precision import Limits
-from vmoe_export.validation import (
+from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_export.validation.graph_validation import (
     Array,
     Comparison,
     Run,
