@@ -29,7 +29,7 @@ from terminal import default_signals
 from vmoe_export import cli, export
 from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BundleError
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 DENSE = Path(__file__).parent / "data" / "golden" / "g4"
 COMMAND = [sys.executable, "-c", "from vmoe_export.cli import main; main()"]

@@ -18,7 +18,7 @@ import onnx
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import BundleGraph
+from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray

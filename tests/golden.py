@@ -22,7 +22,7 @@ from vmoe_export.model.parameters import stored_parameters
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.manifest import Output
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
 

@@ -25,7 +25,7 @@ from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, install
 from vmoe_runtime.backends import Parallelism, open_backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.version import __version__

@@ -13,7 +13,8 @@ import pytest
 from bundle_changes import BUNDLES
 
 from vmoe_export import export
-from vmoe_runtime import bundle, graph_interface, manifest, manifest_reader, strict_json
+from vmoe_runtime.bundle import graph_interface, manifest, manifest_reader, strict_json
+from vmoe_runtime.bundle import reader as bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS
 

@@ -23,7 +23,7 @@ from vmoe_export import ConfigError, ExportError, OptionError, export_bundle
 from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BackendError, BundleError, Engine, ImageError
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 WRONG: Mapping[str, Any] = MappingProxyType(
     {

@@ -20,7 +20,7 @@ from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
 from vmoe_runtime.backends import BACKENDS, Parallelism, nvidia_gpu, open_backend
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
 from vmoe_runtime.shared_objects import needed_libraries

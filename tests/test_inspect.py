@@ -33,7 +33,7 @@ from vmoe_inspect.tensors import read_tensors
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
 from vmoe_runtime.backends import BACKENDS, availability, onnxruntime_cpu, openvino_cpu
 from vmoe_runtime.backends.availability import Availability, chosen_by_auto
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine_cache import EngineRecord, store_engine
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
 

@@ -23,8 +23,8 @@ from vmoe_export.validation.graph_validation import validation_images
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 

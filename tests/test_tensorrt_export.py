@@ -40,8 +40,8 @@ from vmoe_export.ops.functions import IR_VERSION, OPSET
 from vmoe_export.ops.table import DOMAIN
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"

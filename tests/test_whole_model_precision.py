@@ -20,7 +20,7 @@ from vmoe_export.export import ExportResult
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"
 SHORT = ("bf16", "int8")

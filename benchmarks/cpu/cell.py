@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpu.models import Model, Setting
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TopKRules
 

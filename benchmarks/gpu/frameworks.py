@@ -199,7 +199,7 @@ def _require_backend(bundle: ModelBundle, profile: str, backend: str) -> None:
 
 
 def _profiles(bundle: Path) -> list[str]:
-    from vmoe_runtime.bundle import Bundle
+    from vmoe_runtime.bundle.reader import Bundle
 
     return list(Bundle.open(bundle).manifest.profiles)
 
@@ -282,7 +282,7 @@ def _without_library(bundles: Sequence[ModelBundle], library: Path | None, repea
         return part
     import onnxruntime
 
-    from vmoe_runtime.bundle import Bundle
+    from vmoe_runtime.bundle.reader import Bundle
 
     for bundle in bundles:
         if not bundle.timed:

@@ -28,8 +28,8 @@ from vmoe_export.profile_notes import profile_notes
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 from vmoe_runtime import json_report
+from vmoe_runtime.bundle.manifest import OUTPUTS
 from vmoe_runtime.command_line import printable
-from vmoe_runtime.manifest import OUTPUTS
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

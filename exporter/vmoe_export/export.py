@@ -19,14 +19,14 @@ from vmoe_export.export_options import ExportFields, ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS, Limits, graph_limits
 from vmoe_export.validation.graph_validation import Comparison, check, validate
-from vmoe_runtime.image_source import ImageSource, open_images
-from vmoe_runtime.manifest import (
+from vmoe_runtime.bundle.manifest import (
     CANONICAL_GRAPH,
     FORMAT,
     FORMAT_VERSION,
     INLINED_GRAPH,
     WEIGHTS_NAME,
 )
+from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.routing_kinds import SoftRules
 
 if TYPE_CHECKING:

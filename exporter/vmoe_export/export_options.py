@@ -15,9 +15,9 @@ from vmoe_export.errors import OptionError
 from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
+from vmoe_runtime.bundle.manifest import OUTPUTS, Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
-from vmoe_runtime.manifest import OUTPUTS, Output
 
 
 @dataclass(frozen=True)

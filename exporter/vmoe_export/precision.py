@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vmoe_runtime.manifest import Precision, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
 
 WeightType = Literal["float", "bf16", "i8"]
 """Element type of the weights of a product, as the table of ops names it."""

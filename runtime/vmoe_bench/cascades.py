@@ -12,9 +12,9 @@ import numpy as np
 from vmoe_bench.measurement import Speed, summarize
 from vmoe_bench.points import Point
 from vmoe_bench.quality import Quality, count_right
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.cascade import margin_of_gains, margins_of
 from vmoe_runtime.image_source import ImageSource
-from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

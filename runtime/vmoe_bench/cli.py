@@ -19,7 +19,7 @@ from vmoe_bench.report import to_json, write_csv
 from vmoe_bench.run import measure
 from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle_profiles import add_profile
+from vmoe_runtime.bundle.bundle_profiles import add_profile
 from vmoe_runtime.command_line import INTERRUPTED, CommandError, UsageError, complain, run_command
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json

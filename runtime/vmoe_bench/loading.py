@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends import BACKENDS, Parallelism
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, printable
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 
 _STATUS = Path("/proc/self/status")

@@ -13,7 +13,8 @@ from vmoe_build.check import Check, Expected, check_engine, expect, refuse_wrong
 from vmoe_runtime.backends import Backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine_cache import (
     EngineKey,
     EngineRecord,
@@ -24,7 +25,6 @@ from vmoe_runtime.engine_cache import (
     store_engine,
     write_private,
 )
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 
 Say = Callable[[str], None]

@@ -10,11 +10,11 @@ import numpy as np
 
 from vmoe_build.errors import BuildError
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.comparison import pairs_alike, smooth_images
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.images import scale_pixels
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import layer_outputs, placed_pairs
 

@@ -14,7 +14,7 @@ from vmoe_build.errors import BuildError
 from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, run_command
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 from vmoe_runtime.json_report import check_target, people_stream, write_json

@@ -17,8 +17,8 @@ from vmoe_inspect.recorded import (
     read_validation,
 )
 from vmoe_inspect.tensors import Tensor, read_tensors
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules, SoftRules
 

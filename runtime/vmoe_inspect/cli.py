@@ -10,7 +10,7 @@ from types import ModuleType
 
 from vmoe_inspect.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_inspect.card import Card, make_card
-from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.command_line import CommandError, run_command
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.json_report import check_target, people_stream, write_json

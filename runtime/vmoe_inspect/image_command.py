@@ -16,10 +16,10 @@ from vmoe_inspect.interference import images_per_call, interference
 from vmoe_inspect.loading import LoadedBundle, load_bundles
 from vmoe_inspect.samples import Samples, take_samples
 from vmoe_runtime import RoutingError
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import MANIFEST_NAME, Manifest
 
 _CALLS_OF_NEIGHBOURS = 4
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, printable
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.routing_kinds import SoftRules, TopKRules
 
 

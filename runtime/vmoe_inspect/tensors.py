@@ -7,9 +7,9 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeGuard
 
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.manifest import WEIGHTS_NAME
-from vmoe_runtime.strict_json import parse_json
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_EXTENT = 2**53

@@ -27,9 +27,9 @@ from vmoe_report.observer import Observed, PointObserver
 from vmoe_report.planning import Plan, make_plan
 from vmoe_report.samples import choose_samples, data_uri, sample_pixels
 from vmoe_report.size import Room, patch_bytes, room_of
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.image_source import ImageSource, open_images
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.routing import TokenLayout
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.image_source import ImageSource
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,9 +8,9 @@ from typing import Any, TextIO
 from vmoe_run.answers import Answer, answer
 from vmoe_run.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.command_line import FAILURE, CommandError, UsageError, complain, printable, run_command
 from vmoe_runtime.json_report import check_target, people_stream, write_json
-from vmoe_runtime.manifest import Manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

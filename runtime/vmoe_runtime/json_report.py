@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.command_line import CommandError
-from vmoe_runtime.manifest import MANIFEST_NAME
 from vmoe_runtime.whole_files import real_path, write_whole
 
 STANDARD_OUTPUT = "-"

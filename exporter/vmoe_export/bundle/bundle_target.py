@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vmoe_export.errors import ExportError
+from vmoe_runtime.bundle.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.errors import shown
-from vmoe_runtime.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME
 
 _MAX_MANIFEST_BYTES = 16 << 20
 

@@ -17,9 +17,9 @@ from vmoe_export.bundle.folder_swap import exchange, rename_to_free_name
 from vmoe_export.bundle.working_folder import WorkingFolder, moved_aside, remove_bundle, sweep, working_folder
 from vmoe_export.errors import ExportError
 from vmoe_export.interruption import without_signals
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.manifest import MANIFEST_NAME
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, PLUGIN_ATTRIBUTES, VERSION, Op
 from vmoe_export.precision import PRECISIONS, StoredType, WeightType, hidden_chunk
-from vmoe_runtime.manifest import WEIGHTS_NAME
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 
 IMAGE = "image"

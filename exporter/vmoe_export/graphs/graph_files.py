@@ -14,7 +14,7 @@ from vmoe_export.graphs.inlined_graph import inline
 from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.torch_model import Vmoe
-from vmoe_runtime.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, INLINED_GRAPH, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, INLINED_GRAPH, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
 

@@ -32,7 +32,7 @@ from vmoe_export.graphs.unfused_graph import unfuse
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
-from vmoe_runtime.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
 _PRODUCT_TYPES: Mapping[TensorRtPrecision, ElementType] = {"fp32": "float", "fp16": "fp16", "bf16": "bf16"}

@@ -20,7 +20,7 @@ import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
-from vmoe_runtime.manifest import Output
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
 _LAYER_NORM_EPSILON = 1e-6

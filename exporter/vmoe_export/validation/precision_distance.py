@@ -12,10 +12,10 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.validation.graph_validation import Array, Run, relative_differences, run_torch, validation_images
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.comparison import pairs_alike
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_source import ImageSource
-from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.profiles import Profile
 
 _RANDOM_IMAGES = 8

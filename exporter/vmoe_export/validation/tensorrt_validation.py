@@ -26,8 +26,8 @@ from vmoe_export.validation.graph_validation import (
     run_torch,
     validation_images,
 )
+from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtPrecision
 from vmoe_runtime.comparison import pairs_alike
-from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:

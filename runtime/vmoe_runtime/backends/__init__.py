@@ -14,7 +14,7 @@ from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import cuda_graph, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.profiles import Profile

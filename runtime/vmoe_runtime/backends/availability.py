@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmoe_runtime.backends import BACKENDS, fastest_first, not_installed
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
 from vmoe_runtime.profiles import Profile
 

@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.bundle import Bundle, BundleGraph
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]

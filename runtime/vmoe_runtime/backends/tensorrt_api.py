@@ -20,7 +20,7 @@ import tensorrt
 from cuda.bindings import runtime as cuda
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
-from vmoe_runtime.bundle import BundleGraph
+from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray[Any, np.dtype[Any]]

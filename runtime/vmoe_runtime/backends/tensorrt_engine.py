@@ -16,7 +16,7 @@ from vmoe_runtime.backends import tensorrt_api
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine_cache import (
     EngineCacheError,
     EngineKey,

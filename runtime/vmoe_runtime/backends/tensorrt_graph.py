@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vmoe_runtime.backends.cuda_routing import check_routing
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.profiles import Profile
 
 

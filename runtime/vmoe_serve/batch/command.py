@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.command_line import FAILURE, CommandError, complain
 from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_runtime.whole_files import real_path
 from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments

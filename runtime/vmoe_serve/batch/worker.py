@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.errors import ImageError, VmoeError
-from vmoe_runtime.manifest import MANIFEST_NAME
 from vmoe_runtime.pictures import check_takes_pictures, open_regular, path_text
 from vmoe_serve.batch.job import Job, Shard
 from vmoe_serve.batch.output import writing

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmoe_runtime import library_path
-from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.command_line import CommandError, UsageError, printable
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.arguments import Arguments, parse_arguments

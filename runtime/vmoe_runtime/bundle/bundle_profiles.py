@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.flops import ModelShape, rows_of_all_places, sparse_flops
-from vmoe_runtime.manifest import MANIFEST_NAME, Manifest
-from vmoe_runtime.manifest_reader import parse_manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.whole_files import write_whole
 

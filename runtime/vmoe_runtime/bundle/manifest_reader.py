@@ -9,8 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, cast
 
-from vmoe_runtime.errors import BundleError, RoutingError
-from vmoe_runtime.manifest import (
+from vmoe_runtime.bundle.manifest import (
     CANONICAL_GRAPH,
     DENSE_GRAPH_KEY,
     FORMAT,
@@ -28,6 +27,8 @@ from vmoe_runtime.manifest import (
     TensorRtGraphs,
     TensorRtPrecision,
 )
+from vmoe_runtime.bundle.strict_json import parse_json
+from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import (
@@ -38,7 +39,6 @@ from vmoe_runtime.routing_kinds import (
     SoftRules,
     TopKRules,
 )
-from vmoe_runtime.strict_json import parse_json
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmoe_runtime.bundle.protobuf_fields import fields, messages
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.protobuf_fields import fields, messages
 
 # message -> {field number: message of that field}: every path from ModelProto to a TensorProto.
 _CHILDREN: dict[str, dict[int, str]] = {

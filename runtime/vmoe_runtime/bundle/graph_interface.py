@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH, Manifest, Precision
+from vmoe_runtime.bundle.protobuf_fields import fields, messages
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH, Manifest, Precision
-from vmoe_runtime.protobuf_fields import fields, messages
 from vmoe_runtime.routing import Element, layer_outputs
 from vmoe_runtime.routing_kinds import SoftRules
 

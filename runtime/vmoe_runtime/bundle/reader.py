@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from vmoe_runtime.bundle.external_data import ExternalData, external_data
+from vmoe_runtime.bundle.graph_interface import check_graph
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.opened_folder import OpenedFolder
+from vmoe_runtime.bundle.weight_scales import check_scales, scales_among
 from vmoe_runtime.errors import BundleError, ChangedError, VmoeError
-from vmoe_runtime.external_data import ExternalData, external_data
-from vmoe_runtime.graph_interface import check_graph
-from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest
-from vmoe_runtime.manifest_reader import parse_manifest
-from vmoe_runtime.opened_folder import OpenedFolder
-from vmoe_runtime.weight_scales import check_scales, scales_among
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _MAX_GRAPH_BYTES = 64 << 20

@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vmoe_runtime.bundle.external_data import ExternalData
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.external_data import ExternalData
 
 _SCALES = re.compile(rb"(.*/)?kernel_scale(/[0-9]+)*", re.DOTALL)
 _CHUNK = 1 << 20  # bytes; they are few, but a bundle may say otherwise
