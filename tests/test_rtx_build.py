@@ -39,7 +39,7 @@ class Builder(trt.Builder):
 
 trt.Builder, trt.__version__ = Builder, "10.7.0"
 sys.modules["tensorrt"] = trt
-from vmoe_runtime.backends import tensorrt_api as api
+from vmoe_runtime.backends.tensorrt import tensorrt_api as api
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 

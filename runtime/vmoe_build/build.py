@@ -12,10 +12,7 @@ from typing import Any
 from vmoe_build.check import Check, Expected, check_engine, expect, refuse_wrong_answers
 from vmoe_runtime.backends import Backend
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
-from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.engine_cache import (
+from vmoe_runtime.backends.tensorrt.engine_cache import (
     EngineKey,
     EngineRecord,
     engine_path,
@@ -25,6 +22,9 @@ from vmoe_runtime.engine_cache import (
     store_engine,
     write_private,
 )
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 
 Say = Callable[[str], None]
@@ -90,8 +90,8 @@ def build(
     """
     graph = bundle.graph(tensorrt_graph(bundle, profile))
     # Both need TensorRT, which printing a command line does not.
-    from vmoe_runtime.backends import tensorrt_api
-    from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
+    from vmoe_runtime.backends.tensorrt import tensorrt_api
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
 
     gpu = tensorrt_api.gpu()
     key = engine_key(bundle, profile, gpu)

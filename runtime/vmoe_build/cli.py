@@ -13,7 +13,7 @@ from vmoe_build.build import BuiltEngine, build
 from vmoe_build.errors import BuildError
 from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, run_command
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native

@@ -87,7 +87,7 @@ def _onnxruntime_tensorrt(_: Bundle, profile: Profile | None) -> str:
 
 
 def _tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    from vmoe_runtime.backends.tensorrt_engine import check_engine
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import check_engine
 
     return check_engine(bundle, profile)
 

@@ -18,10 +18,10 @@ from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_li
 from vmoe_runtime.backends.cuda_routing import check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe
-from vmoe_runtime.backends.tensorrt_graph import cuda_graph, exported_graphs, tensorrt_graph
+from vmoe_runtime.backends.tensorrt.engine_cache import file_digest, private_folder
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph, exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.engine_cache import file_digest, private_folder
 from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
 from vmoe_runtime.profiles import Profile

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vmoe_runtime.backends import tensorrt_api
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
-from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
-from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.engine_cache import (
+from vmoe_runtime.backends.tensorrt import tensorrt_api
+from vmoe_runtime.backends.tensorrt.engine_cache import (
     EngineCacheError,
     EngineKey,
     EngineRecord,
@@ -27,6 +25,8 @@ from vmoe_runtime.engine_cache import (
     load_engine,
     other_engines,
 )
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
 from vmoe_runtime.profiles import Profile
