@@ -19,7 +19,7 @@ from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export import ExportResult, plan_export, write_bundle
 from vmoe_export.model.torch_model import Vmoe
-from vmoe_export.validation.graph_validation import validation_images
+from vmoe_export.validation.reference import validation_images
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend

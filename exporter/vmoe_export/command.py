@@ -19,7 +19,7 @@ from vmoe_export.bundle.bundle_target import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
+from vmoe_export.export import ExportResult, write_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
@@ -27,6 +27,7 @@ from vmoe_export.presets import PRESETS
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
+from vmoe_export.validation.proof import ValidationOptions
 from vmoe_runtime import json_report
 from vmoe_runtime.bundle.manifest import OUTPUTS
 from vmoe_runtime.command_line import printable

@@ -12,8 +12,9 @@ from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
-from vmoe_export.precision import PRECISIONS, Limits
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.profile_notes import profile_notes
+from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from vmoe_export.errors import ExportError
-from vmoe_export.precision import Limits
-from vmoe_runtime.comparison import pairs_alike, smooth_images
+from vmoe_export.validation.limits import Limits
+from vmoe_export.validation.reference import GRAPH_IMAGES, Array, Reference
+from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY
+from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing import placed_pairs
-
-if TYPE_CHECKING:
-    from vmoe_export.model.torch_model import Vmoe
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -48,31 +41,69 @@ class Comparison:
     images_alike: int
 
 
-def validate(
-    model: Vmoe, folder: Path, graphs: Iterable[str], profiles: Iterable[Profile], batch_multiple: int
+def validate_graphs(
+    reference: Reference, folder: Path, graphs: Iterable[str], profiles: Sequence[Profile]
 ) -> list[Comparison]:
-    """Runs each graph at each profile on smooth random images and compares it with torch.
+    """Runs each graph at each profile, and compares it with torch.
 
-    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
-    on an image takes another path, and its logits say nothing about the graph's exactness; so such images count against
-    the agreement, and the difference is taken over the others.
+    Args:
+        reference: the torch model's answers.
+        folder: where graphs and weights lie.
+        graphs: file names.
+        profiles: the profiles of the bundle; none for a dense ViT.
     """
     from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    images = validation_images(model, batch_multiple)
-    settings: list[Profile | None] = list(profiles) or [None]
-    expected = [run_torch(model, images, profile) for profile in settings]
+    images = reference.first_images(GRAPH_IMAGES)
     comparisons = []
     for graph in graphs:
         backend = OnnxRuntimeBackend(folder / graph)
-        for profile, reference in zip(settings, expected, strict=True):
+        for profile in profiles or (None,):
             feeds = {"image": images, **(profile.inputs() if profile else {})}
-            found = Run.of(model.layer_outputs, backend.run(feeds, []), profile)
-            comparisons.append(compare(graph, profile, reference, found))
+            found = Run.of(reference.model.layer_outputs, backend.run(feeds, []), profile)
+            comparisons.append(_compare(graph, profile, reference.run(profile, len(images)), found))
     return comparisons
 
 
-def check(comparisons: Iterable[Comparison], limits: Limits) -> None:
+def validate_fixed_graphs(
+    reference: Reference, folder: Path, graphs: Mapping[str, str], profiles: Sequence[Profile]
+) -> list[Comparison]:
+    """The same for TensorRT graphs in float32, each fixed to its profile; `graphs` are of `write_tensorrt_graphs`."""
+    images = reference.first_images(GRAPH_IMAGES)
+    return [
+        _compare(graph, profile, reference.run(profile, len(images)), run_fixed_graph(folder / graph, images, profile))
+        for graph, profile in fixed_graphs(graphs, profiles)
+    ]
+
+
+def fixed_graphs(graphs: Mapping[str, str], profiles: Sequence[Profile]) -> Iterable[tuple[str, Profile | None]]:
+    """TensorRT graphs with their profiles."""
+    for profile in profiles or (None,):
+        yield graphs[profile.name if profile else DENSE_GRAPH_KEY], profile
+
+
+def run_fixed_graph(graph: Path, images: Array, profile: Profile | None) -> Run:
+    """What ONNX Runtime gives for a TensorRT graph."""
+    from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
+    return Run.of(("slot", "weight"), OnnxRuntimeBackend(graph).run({"image": images}, []), profile)
+
+
+def _compare(graph: str, profile: Profile | None, expected: Run, found: Run) -> Comparison:
+    apart = differences(expected, found)
+    alike = apart.alike
+    return Comparison(
+        graph,
+        profile.name if profile else None,
+        float(apart.largest[alike if alike.any() else ~alike].max()),
+        float(np.median(apart.relative)),
+        apart.agreement,
+        len(alike),
+        int(alike.sum()),
+    )
+
+
+def check_graphs(comparisons: Iterable[Comparison], limits: Limits) -> None:
     """Refuses a model whose graphs don't do what the torch model does.
 
     Raises:
@@ -95,68 +126,3 @@ def check(comparisons: Iterable[Comparison], limits: Limits) -> None:
                 f"validation failed: the logits of {where} differ from those of the torch model by "
                 f"{comparison.relative_difference:.1%}, more than {limits.relative:.0%}; no bundle was written"
             )
-
-
-def validation_images(model: Vmoe, batch_multiple: int, least: int = _IMAGES) -> Array:
-    """The smallest batch of smooth random images, as the model takes them: at least so many, in whole routing groups."""
-    config = model.config
-    count = -(-least // batch_multiple) * batch_multiple
-    images = smooth_images(count, *config.image_size, config.channels)
-    return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a model gave for a batch: logits, members or features, and where the pairs of each MoE layer got their places.
-
-    `placed` are those of `vmoe_runtime.routing.placed_pairs`.
-    """
-
-    output: Array
-    placed: list[Array]
-
-    @classmethod
-    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> Self:
-        """From what a graph gave: its output, then for each MoE layer what is called `names`."""
-        return cls(values[0], placed_pairs(names, values[1:], profile))
-
-
-def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> Run:
-    """What the torch model gives."""
-    import torch
-
-    settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
-    with torch.inference_mode():
-        values = [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
-    return Run.of(model.layer_outputs, values, profile)
-
-
-def compare(graph: str, profile: Profile | None, expected: Run, found: Run) -> Comparison:
-    """What a graph gave against what torch gives."""
-    count = len(expected.output)
-    alike = np.ones(count, bool)
-    agreement = 1.0
-    if pairs := pairs_alike(expected.placed, found.placed, count):
-        alike = np.all([layer.all(axis=1) for layer in pairs], axis=0)
-        agreement = float(np.mean(pairs))
-    difference = np.abs(expected.output - found.output)
-    return Comparison(
-        graph,
-        profile.name if profile else None,
-        float(difference[alike if alike.any() else ~alike].max()),
-        float(np.median(relative_differences(expected.output, found.output))),
-        agreement,
-        count,
-        int(alike.sum()),
-    )
-
-
-def relative_differences(expected: Array, found: Array) -> Array:
-    """How far the logits of each image are off, as a share of their size: |found - expected| / |expected|, f32[images].
-
-    The median is the typical image. One in which a token went to another expert may be off by far more, which says
-    nothing about the numbers.
-    """
-    size = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
-    shares: Array = np.linalg.norm(found - expected, axis=1) / size
-    return shares

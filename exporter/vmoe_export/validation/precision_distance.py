@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,14 +11,13 @@ import torch
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.torch_model import Vmoe
-from vmoe_export.validation.graph_validation import Array, Run, relative_differences, run_torch, validation_images
+from vmoe_export.validation.reference import ROUNDED_IMAGES, Array, Reference, run_torch
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.comparison import pairs_alike
+from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_source import ImageSource
 from vmoe_runtime.profiles import Profile
 
-_RANDOM_IMAGES = 8
 _BATCH = 32  # images at a time; the checkpoint is read once for each batch
 
 
@@ -49,37 +48,41 @@ class PrecisionDistance:
 
 
 def distance_from_float32(
-    model: Vmoe,
+    reference: Reference,
     checkpoint: Checkpoint,
-    profiles: Iterable[Profile],
+    profiles: Sequence[Profile],
     batch_multiple: int,
     spec: InputSpec,
     source: ImageSource | None = None,
 ) -> list[PrecisionDistance]:
-    """Runs both models at each profile.
+    """Compares the model as stored with the same model in float32 at each profile.
 
     Args:
-        model: the torch model with its stored weights.
+        reference: the answers of the torch model with its stored weights.
         checkpoint: the checkpoint that it comes from.
         profiles: the profiles to compare at; none for a dense ViT.
         batch_multiple: images that fill whole routing groups.
         spec: what the graph takes, and how pictures become it.
-        source: the images to compare on, as far as they fill whole routing groups. Default: a few smooth random ones.
+        source: the images to compare on, as far as they fill whole routing groups. Default: a few of the reference's.
 
     Raises:
         ImageError: there are too few images, or they don't fit the model.
     """
+    model = reference.model
     exact = _Float32Model(model, checkpoint)
-    settings: list[Profile | None] = list(profiles) or [None]
-    tallies = [_Tally(profile) for profile in settings]
-    for images, labels in _batches(model, batch_multiple, spec, source):
+    classifies = source is not None and model.output == "logits"
+    tallies = [_Tally(profile, classifies) for profile in profiles or (None,)]
+    if source is None:
+        images = reference.first_images(ROUNDED_IMAGES)
         for tally in tallies:
-            expected, found = (run_torch(each, images, tally.profile) for each in (exact, model))
-            tally.add(expected, found, labels)
+            tally.add(run_torch(exact, images, tally.profile), reference.run(tally.profile, len(images)), None)
+    else:
+        for images, labels in source.whole_batches(_batch_size(source, batch_multiple), spec):
+            for tally in tallies:
+                tally.add(run_torch(exact, images, tally.profile), run_torch(model, images, tally.profile), labels)
     moe = model.config.moe
     layers = [f"encoderblock_{i}" for i in (moe.layers if moe and "kept" in model.layer_outputs else ())]
-    classifies = source is not None and model.output == "logits"
-    return [tally.distance(layers, classifies) for tally in tallies]
+    return [tally.distance(layers) for tally in tallies]
 
 
 def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
@@ -108,18 +111,21 @@ class _Tally:
     """What is counted at one profile while batches go by."""
 
     profile: Profile | None
+    classifies: bool
     relative: list[Array] = field(default_factory=list)
-    alike: list[list[Array]] = field(default_factory=list)  # by batch and layer
+    agreement: list[list[Array]] = field(default_factory=list)  # by batch and layer, f64[images]
     max_difference: float = 0.0
     same: int = 0
     right: list[int] = field(default_factory=lambda: [0, 0])  # as stored, in float32
     labelled: bool = False
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
-        self.relative.append(relative_differences(expected.output, found.output))
-        self.max_difference = max(self.max_difference, float(np.abs(expected.output - found.output).max()))
-        if alike := pairs_alike(expected.placed, found.placed, len(found.output)):
-            self.alike.append([layer.mean(axis=1) for layer in alike])
+        apart = differences(expected, found)
+        self.relative.append(apart.relative)
+        self.agreement.append([layer.mean(axis=1) for layer in apart.pairs])
+        self.max_difference = max(self.max_difference, float(apart.largest.max()))
+        if not self.classifies:
+            return
         answers = [run.output.argmax(axis=1) for run in (found, expected)]
         self.same += int((answers[0] == answers[1]).sum())
         if labels is not None:
@@ -127,32 +133,26 @@ class _Tally:
             for model, answer in enumerate(answers):
                 self.right[model] += int((answer == labels).sum())
 
-    def distance(self, layers: list[str], classifies: bool) -> PrecisionDistance:
+    def distance(self, layers: list[str]) -> PrecisionDistance:
         relative = np.concatenate(self.relative)
         count = len(relative)
-        by_layer = zip(*self.alike, strict=True) if self.alike else ()
+        by_layer = zip(*self.agreement, strict=True)
         return PrecisionDistance(
             self.profile.name if self.profile else None,
             self.max_difference,
             float(np.median(relative)),
             {layer: float(np.concatenate(same).mean()) for layer, same in zip(layers, by_layer, strict=True)},
             count,
-            self.same / count if classifies else None,
+            self.same / count if self.classifies else None,
             *(right / count if self.labelled else None for right in self.right),
         )
 
 
-def _batches(
-    model: Vmoe, batch_multiple: int, spec: InputSpec, source: ImageSource | None
-) -> Iterator[tuple[Array, Array | None]]:
-    if source is None:
-        yield validation_images(model, batch_multiple, _RANDOM_IMAGES), None
-        return
-    if len(source) < batch_multiple:
-        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
+def _batch_size(source: ImageSource, batch_multiple: int) -> int:
     groups = len(source) // batch_multiple
-    size = batch_multiple * min(groups, max(1, _BATCH // batch_multiple))
-    yield from source.whole_batches(size, spec)
+    if not groups:
+        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
+    return batch_multiple * min(groups, max(1, _BATCH // batch_multiple))
 
 
 class _Float32Model(Vmoe):
