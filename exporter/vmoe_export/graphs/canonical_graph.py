@@ -31,7 +31,6 @@ from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 
 IMAGE = "image"
-SETTINGS = ("capacity", "k", "bpr", "pool", "max_experts")
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
 _TRACED_OPS = (

@@ -13,13 +13,13 @@ import onnx
 import onnx.inliner
 import onnx.parser
 
-from vmoe_export.graphs.canonical_graph import SETTINGS
 from vmoe_export.graphs.graph_description import explain, settings_sentence
 from vmoe_export.graphs.node_names import name_nodes
 from vmoe_export.ops.functions import OPSET
 from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
 from vmoe_export.ops.table import DOMAIN, OPS
 from vmoe_export.precision import STORED_BYTES, STORED_TYPES, WeightType
+from vmoe_runtime.profiles import SETTINGS
 
 _WEIGHT_TYPES: Mapping[int, WeightType] = {
     onnx.TensorProto.FLOAT: "float",

@@ -26,14 +26,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from vmoe_export.graphs.canonical_graph import SETTINGS
 from vmoe_export.graphs.graph_description import explain, fix_profile
 from vmoe_export.graphs.unfused_graph import unfuse
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import SETTINGS, Profile
 
 _PRODUCT_TYPES: Mapping[TensorRtPrecision, ElementType] = {"fp32": "float", "fp16": "fp16", "bf16": "bf16"}
 

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from vmoe_export.ops.table import DOMAIN, OPS
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS
 
 _EPSILON = 1e-6
 _WEIGHTS = ("w1", "b1", "w2", "b2")
@@ -71,7 +72,7 @@ def _sparse_mlp(node: onnx.NodeProto, routers: dict[str, onnx.NodeProto]) -> Ite
             normed,
             routing["router"],
             *(given[name] for name in _WEIGHTS),
-            *(routing[name] for name in ("capacity", "k", "bpr")),
+            *(routing[name] for name in OFFICIAL_SETTINGS),
         ],
         [f"{y}/out", *router.output[:2]],
         dispatch_bf16=_attribute(node, "dispatch_bf16"),

@@ -30,7 +30,7 @@ from vmoe_runtime.bundle.manifest import (
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import Preprocessing, read_steps
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import POLICIES, SETTINGS, Profile
 from vmoe_runtime.routing_kinds import (
     ROUTING_KINDS,
     ExpertsChoiceRules,
@@ -232,11 +232,11 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
 def _profile(entry: dict[str, Any], ratio: float, rules: TopKRules | ExpertsChoiceRules) -> Profile:
     """The profile that an entry's setting gives."""
     if isinstance(rules, ExpertsChoiceRules):
-        _none_of(entry, "experts choice", "k", "bpr", "pool", "max_experts")
+        _none_of(entry, "experts choice", *SETTINGS[1:])
         return rules.profile(ratio)
     k, bpr = _positive(entry, "k", _MAX_EXPERTS), _get(entry, "bpr", bool)
     if not rules.has_policies:
-        _none_of(entry, "this graph", "pool", "max_experts")
+        _none_of(entry, "this graph", *POLICIES)
         return rules.profile(ratio, k, bpr)
     return rules.profile(ratio, k, bpr, _get(entry, "pool", bool), _positive(entry, "max_experts", rules.num_experts))
 
