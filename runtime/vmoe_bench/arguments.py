@@ -169,8 +169,7 @@ def _parser() -> Parser:
         "calls at once, each from a thread of its own, on one loaded engine; several may follow (default: --streams, or 1)"
     )
     parser.add_several("--concurrency", is_whole_number, metavar="N", type=whole_number(_MOST_CALLERS), help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_threads()
     text = "calls that the backend runs at once, each on threads of its own; openvino has streams (default: its own choice)"
     add("--streams", metavar="N", type=whole_number(MOST_THREADS), help=text)
     text = "seconds for all combinations together (default: 10); each gets at least 3 calls"
@@ -191,8 +190,7 @@ def _parser() -> Parser:
     add("--csv", metavar="FILE", type=Path, help="write the numbers as CSV as well")
     text = "draw accuracy over capacity and over time as well; a .png, .svg or .pdf file"
     add("--plot", metavar="FILE", type=_picture, help=text)
-    text = "write the numbers as JSON as well; - for standard output, and the table goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("the numbers", "the table goes")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser
 

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from vmoe_bench.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_bench.choice import mark_front, recommend
@@ -20,10 +18,22 @@ from vmoe_bench.run import measure
 from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.bundle_profiles import add_profile
-from vmoe_runtime.command_line import INTERRUPTED, CommandError, UsageError, complain, run_command
+from vmoe_runtime.command_line import (
+    INTERRUPTED,
+    CommandError,
+    UsageError,
+    check_output_file,
+    complain,
+    load_extra,
+    people_stream,
+    run_command,
+    write_file,
+    write_json,
+)
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
-from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
 from vmoe_runtime.profiles import Profile
+
+_MISSING = ", which can't be loaded ({}): pip install 'vmoe-export[bench]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     # All before the measurement: nobody should wait for numbers that then can't be shown.
-    display = _module("vmoe_bench.display", "the table needs rich")
-    plot = _module("vmoe_bench.plot", "--plot needs matplotlib") if arguments.plot else None
+    display = load_extra("vmoe_bench.display", f"the table needs rich{_MISSING}")
+    plot = load_extra("vmoe_bench.plot", f"--plot needs matplotlib{_MISSING}") if arguments.plot else None
     used = [*arguments.bundles, *arguments.compared, arguments.images, arguments.labels]
     for target in (arguments.json, arguments.csv, arguments.plot):
-        check_target(None if target is None else str(target), used)
+        check_output_file(None if target is None else str(target), used)
     with ExitStack() as closing:
         engines = load_engines(
             arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.parallelism, closing
@@ -89,13 +99,6 @@ def _bench(argv: Sequence[str]) -> int:
     if arguments.add_profile and place is not None:
         _add(arguments.bundles[0], points[place].profile, quiet=arguments.quiet)
     return 0
-
-
-def _module(name: str, need: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise CommandError(f"{need}, which can't be loaded ({error}): pip install 'vmoe-export[bench]'") from None
 
 
 def _profiles_of(arguments: Arguments, engines: Sequence[LoadedEngine]) -> Callable[[Engine], Sequence[Profile | None]]:

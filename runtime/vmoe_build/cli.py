@@ -15,9 +15,8 @@ from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.command_line import UsageError, run_command
+from vmoe_runtime.command_line import UsageError, check_output_file, people_stream, run_command, write_json
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
-from vmoe_runtime.json_report import check_target, people_stream, write_json
 from vmoe_runtime.profiles import Profile, parse_profile_name
 
 
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    check_target(arguments.json, [arguments.bundle])
+    check_output_file(arguments.json, [arguments.bundle])
     bundle = Bundle.open(arguments.bundle)
     profile = _profile(bundle, arguments.profile)
     batches = choose_batches(bundle.manifest, arguments.min_batch, arguments.opt_batch, arguments.max_batch)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, whole_number
+from vmoe_runtime.command_line import Parser, whole_number
 
 PROGRAM = "vmoe-run"
 
@@ -70,13 +69,10 @@ def _parser() -> Parser:
     add("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder")
     add("images", metavar="IMAGE", type=Path, nargs="+", help="image files, such as PNG or JPEG")
     add("--profile", metavar="P", help="a stored profile or another, such as c0.3-k1 (default: the first stored one)")
-    text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
-    add("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_backend()
+    parser.add_threads()
     text = "classes per image (default: 5); all of them where the model has fewer"
     add("--top", metavar="N", type=whole_number(_MOST_CLASSES), default=5, help=text)
-    text = "write the answers as JSON as well; - for standard output, and the table goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("the answers", "the table goes")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.command_line import FAILURE, CommandError, complain
-from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
+from vmoe_runtime.command_line import (
+    FAILURE,
+    STANDARD_OUTPUT,
+    CommandError,
+    check_output_file,
+    complain,
+    people_stream,
+    write_json,
+)
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_runtime.whole_files import real_path
 from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
@@ -110,7 +117,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _check_paths(arguments: Arguments) -> None:
-    check_target(arguments.json, [arguments.bundle, arguments.input])
+    check_output_file(arguments.json, [arguments.bundle, arguments.input])
     output, source, bundle = map(real_path, (arguments.output, arguments.input, arguments.bundle))
     for other, what in ((source, "input"), (bundle, "bundle")):
         if output == other or output in other.parents or other in output.parents:
