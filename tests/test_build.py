@@ -17,9 +17,8 @@ from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
 from vmoe_build.batches import choose_batches
-from vmoe_build.check import LIMITS, Check, refuse_wrong_answers
+from vmoe_build.check import LIMITS, BuildError, Check, refuse_wrong_answers
 from vmoe_build.cli import main
-from vmoe_build.errors import BuildError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import Parallelism, open_backend

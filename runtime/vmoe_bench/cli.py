@@ -10,10 +10,10 @@ from pathlib import Path
 
 from vmoe_bench.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_bench.choice import mark_front, recommend
-from vmoe_bench.loading import LoadedEngine, load_engines
+from vmoe_bench.loading import MeasuredEngine, load_engines
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.points import Point, named_profiles, plan_points
-from vmoe_bench.report import to_json, write_csv
+from vmoe_bench.report import report_json, write_csv
 from vmoe_bench.run import measure
 from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
@@ -88,7 +88,7 @@ def _bench(argv: Sequence[str]) -> int:
     place = next((index for index, report in enumerate(reports) if report is chosen), None)
     if place is not None:
         more["recommended"] = place
-    write_json(arguments.json, to_json(machine, reports, **more))
+    write_json(arguments.json, report_json(machine, reports, **more))
     if arguments.csv is not None:
         write_file(arguments.csv, lambda file: write_csv(everything, file))
     if plot is not None:
@@ -101,7 +101,7 @@ def _bench(argv: Sequence[str]) -> int:
     return 0
 
 
-def _profiles_of(arguments: Arguments, engines: Sequence[LoadedEngine]) -> Callable[[Engine], Sequence[Profile | None]]:
+def _profiles_of(arguments: Arguments, engines: Sequence[MeasuredEngine]) -> Callable[[Engine], Sequence[Profile | None]]:
     """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
     compared = {id(loaded.engine) for loaded in engines if loaded.compared}
     noted = set()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_build.errors import BuildError
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.comparison import Run, differences, smooth_images
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.images import scale_pixels
@@ -23,6 +23,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES = 8
 _SEED = 20210610
+
+
+class BuildError(CommandError):
+    """An engine that can't be built, or that doesn't answer as its bundle does."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def expect(bundle: Bundle, profile: Profile | None) -> Expected:
     return Expected(cpu.description, images, Run.of(names, values, profile))
 
 
-def check_engine(engine: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, batch: int) -> Check:
+def compare_engine(engine: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, batch: int) -> Check:
     """Runs the same images on the engine, in calls of one size.
 
     Calls of more images than there are have them again, shuffled.

@@ -10,10 +10,10 @@ from typing import TextIO
 from vmoe_build.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_build.batches import choose_batches
 from vmoe_build.build import BuiltEngine, build
-from vmoe_build.errors import BuildError
+from vmoe_build.check import BuildError
 from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, check_output_file, people_stream, run_command, write_json
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
@@ -71,7 +71,7 @@ def _trtexec(arguments: Arguments, bundle: Bundle, profile: Profile | None, batc
     if plugin is None:
         print(f"{PROGRAM}: this installation has no {TENSORRT_PLUGIN}; put its path into the line", file=sys.stderr)
     return trtexec_command(
-        bundle.file(tensorrt_graph(bundle, profile)).resolve(),
+        bundle.file(tensorrt_graph_name(bundle, profile)).resolve(),
         str(plugin or TENSORRT_PLUGIN),
         batches.shapes(bundle.manifest),
         Path(f"{bundle.path.resolve().stem}.{profile.name if profile else 'dense'}.engine"),

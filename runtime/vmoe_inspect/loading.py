@@ -43,7 +43,7 @@ def load_bundles(
     paths = list(dict.fromkeys([bundle, *others]))
     first = Bundle.open(bundle, verify=False).manifest
     for path in paths[1:]:
-        _check_alike(path, Bundle.open(path, verify=False).manifest, bundle, first)
+        _check_same_model(path, Bundle.open(path, verify=False).manifest, bundle, first)
     folders = [path.resolve().name for path in paths]
     loaded: list[LoadedBundle] = []
     for path, folder in zip(paths, folders, strict=True):
@@ -53,7 +53,7 @@ def load_bundles(
     return loaded
 
 
-def _check_alike(path: Path, manifest: Manifest, first_path: Path, first: Manifest) -> None:
+def _check_same_model(path: Path, manifest: Manifest, first_path: Path, first: Manifest) -> None:
     if _identity(manifest) != _identity(first):
         raise UsageError(
             f"--with {path} is another model than {first_path}, or makes whole places of a ratio in another way; bundles "

@@ -28,7 +28,7 @@ _HAS_DESCRIPTORS_OF_FOLDERS = os.open in os.supports_dir_fd and hasattr(os, "O_P
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
-class State(NamedTuple):
+class FileState(NamedTuple):
     """What tells a file that was touched from one that was not; times in nanoseconds."""
 
     device: int
@@ -59,7 +59,7 @@ class OpenedFolder:
             self._close = weakref.finalize(self, os.close, self._descriptor)
             self._names = ""
         self._state = _settled(self._absolute.stat)
-        self._states: dict[str, State] = {}
+        self._states: dict[str, FileState] = {}
 
     @property
     def location(self) -> str:
@@ -68,7 +68,7 @@ class OpenedFolder:
         return pinned if self._descriptor is not None and Path(pinned).is_dir() else str(self._absolute)
 
     @property
-    def states(self) -> tuple[tuple[str, State], ...]:
+    def states(self) -> tuple[tuple[str, FileState], ...]:
         """Name and state of the folder itself, as ".", and of each file that was opened, sorted by name."""
         return tuple(sorted({".": self._state, **self._states}.items()))
 
@@ -114,11 +114,11 @@ class OpenedFolder:
         return os.stat(self._names + name, dir_fd=self._descriptor, follow_symlinks=False)
 
 
-def _state(found: os.stat_result) -> State:
-    return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+def _state(found: os.stat_result) -> FileState:
+    return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _settled(look: Callable[[], os.stat_result]) -> State:
+def _settled(look: Callable[[], os.stat_result]) -> FileState:
     """The state once it is old enough that the next change shows."""
     for _ in range(_LOOKS):
         found = look()

@@ -28,7 +28,7 @@ from vmoe_serve.batch.pictures import Pictures, open_pictures
 from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.run import write_shards
 from vmoe_serve.batch.shards import ShardError, Written, read_shard
-from vmoe_serve.batch.worker import Plan, manifest_digest
+from vmoe_serve.batch.worker import WorkerPlan, manifest_digest
 from vmoe_serve.ray_session import connected_ray, signals_handled, silenced
 from vmoe_serve.settings import check_served, named
 
@@ -164,7 +164,7 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
         return [], 0.0
     unfinish(arguments.output)
     bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
-    plan = Plan(job, bundle, source, output, arguments.batch, arguments.threads)
+    plan = WorkerPlan(job, bundle, source, output, arguments.batch, arguments.threads)
     written: list[Written] = []
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1

@@ -51,7 +51,7 @@ _OF_A_FILE = frozenset(
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerPlan:
     """What all replicas are told.
 
     Attributes:
@@ -72,7 +72,7 @@ class Plan:
 class Worker:
     """A replica: one engine, for `ray.data.Dataset.map_batches`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
         self._closing = ExitStack()
         self._decoders = ThreadPoolExecutor(plan.threads or len(os.sched_getaffinity(0)), "vmoe-decoder")

@@ -71,11 +71,11 @@ def _tensor(name: str, values: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
 
 def _field(number: int, value: int | bytes | memoryview) -> bytes:
     if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+        return _encoded_varint(number << 3) + _encoded_varint(value)
+    return _encoded_varint(number << 3 | 2) + _encoded_varint(len(value)) + value
 
 
-def _varint(value: int) -> bytes:
+def _encoded_varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -25,7 +25,7 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
     load_engine,
     other_engines,
 )
-from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
@@ -156,7 +156,7 @@ def plugin_library() -> Path:
 
 def _cached(bundle: Bundle, profile: Profile | None, find: Callable[[EngineKey], Found | None]) -> Found:
     """What `find` finds in the cache folder for a bundle at a profile."""
-    tensorrt_graph(bundle, profile)
+    tensorrt_graph_name(bundle, profile)
     key = engine_key(bundle, profile, tensorrt_api.gpu())
     command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
     try:

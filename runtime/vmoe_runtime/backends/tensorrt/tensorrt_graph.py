@@ -21,7 +21,7 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
     return graphs
 
 
-def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
+def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
     """Name of the graph that is fixed to a profile; None stands for a dense ViT.
 
     Raises:
@@ -43,14 +43,14 @@ def tensorrt_graph(bundle: Bundle, profile: Profile | None) -> str:
     return graphs[profile.name]
 
 
-def cuda_graph(bundle: Bundle, profile: Profile | None) -> str:
+def cuda_graph_name(bundle: Bundle, profile: Profile | None) -> str:
     """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
 
     Raises:
         UnsuitedError: the CUDA op library can't route so.
-        BackendError: as `tensorrt_graph`.
+        BackendError: as `tensorrt_graph_name`.
     """
-    name = tensorrt_graph(bundle, profile)
+    name = tensorrt_graph_name(bundle, profile)
     check_routing(bundle, profile)
     return name
 

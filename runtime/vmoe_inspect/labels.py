@@ -1,4 +1,4 @@
-"""What classes are called where there is little room."""
+"""What classes and layers are called where there is little room."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> s
     """
     name = str(index) if class_names is None else class_names[index]
     return name if len(name) <= longest else f"{name[: longest - 3]}..."
+
+
+def layer_name(layer: str) -> str:
+    """The name of a MoE layer.
+
+    Example:
+        >>> layer_name("encoderblock_3")
+        'block 3'
+    """
+    return layer.replace("encoderblock_", "block ")
