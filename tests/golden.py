@@ -162,7 +162,7 @@ def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
 
 
 def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
-    """Folder with the two graphs and the weights, and the torch model they were traced from."""
+    """Folder with the two graphs and the weights, and the torch model."""
     return _exported(model, group, bfloat16, output)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,8 +17,7 @@ import torch
 from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
-import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
-from vmoe_export.ops import reference
+from vmoe_export.ops import reference, torch_ops
 from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, POLICIES, VERSION, ElementType, Op, Types, Value
@@ -54,15 +54,16 @@ def padded(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
 
 
 def reference_function(op: Op) -> Callable[..., object]:
-    return getattr(reference, op.torch_name.removeprefix(f"{DOMAIN}::"))
+    return getattr(reference, op.function_name)
 
 
 def reference_parameters(op: Op) -> list[str]:
     return list(inspect.signature(reference_function(op)).parameters)
 
 
-def torch_op(op: Op) -> torch._ops.OpOverload:
-    return getattr(torch.ops.vmoe, op.torch_name.removeprefix(f"{DOMAIN}::")).default
+def torch_op(op: Op) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(torch_ops, op.function_name)
+    return function
 
 
 def element_types(

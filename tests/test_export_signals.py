@@ -39,7 +39,7 @@ main()
 IMPORT = "sys.meta_path.insert(0, Finder())"
 PLANNING = "import vmoe_export.command as module; module.plan_export = hit"
 WRITING = "import vmoe_export.bundle.weights_file as module; module._layout = hit"
-TRACING = "import vmoe_export.graphs.graph_files as module; module.trace = hit"
+GRAPHS = "import vmoe_export.graphs.graph_files as module; module.canonical_graph = hit"
 REMOVING = f"""
 import shutil
 remove = shutil.rmtree
@@ -61,10 +61,10 @@ def end(folder: Path, moment: str, number: signal.Signals, before: Callable[[], 
         (IMPORT, signal.SIGINT, "interrupted"),
         (PLANNING, signal.SIGHUP, "ended by SIGHUP"),
         (WRITING, signal.SIGTERM, "ended by SIGTERM"),
-        (TRACING, signal.SIGINT, "interrupted"),
+        (GRAPHS, signal.SIGINT, "interrupted"),
         (REMOVING, signal.SIGINT, "interrupted"),
     ],
-    ids=["importing torch", "planning", "writing weights", "tracing", "cleaning up, once more"],
+    ids=["importing torch", "planning", "writing weights", "writing graphs", "cleaning up, once more"],
 )
 def test_a_signal_ends_the_export(moment: str, number: signal.Signals, line: str, tmp_path: Path) -> None:
     assert end(tmp_path, moment, number) == (128 + number, f"vmoe-export: {line}\n")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from op_models import (
     NUMPY_TYPES,
     RUNNERS,
@@ -20,6 +21,7 @@ from op_models import (
     settings,
     torch_op,
 )
+from torch import Tensor
 
 from vmoe_export.ops.functions import OPSET, function_bodies
 from vmoe_export.ops.table import (
@@ -53,24 +55,24 @@ def test_the_table_names_the_ops() -> None:
     blocks = ["VmoeAttentionBlock", "VmoeMlpBlock", "VmoeRouterBlock", "VmoeExpertBlock"]
     kinds = ["VmoeChooseTokens", "VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine"]
     assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention", *blocks, *kinds]
-    assert [op.torch_name for op in OPS.values()] == [
-        "vmoe::sparse_mlp",
-        "vmoe::route",
-        "vmoe::dispatch",
-        "vmoe::route_dispatch",
-        "vmoe::expert_mlp",
-        "vmoe::combine",
-        "vmoe::linear",
-        "vmoe::dense_mlp",
-        "vmoe::attention",
-        "vmoe::attention_block",
-        "vmoe::mlp_block",
-        "vmoe::router_block",
-        "vmoe::expert_block",
-        "vmoe::choose_tokens",
-        "vmoe::soft_router",
-        "vmoe::soft_dispatch",
-        "vmoe::soft_combine",
+    assert [op.function_name for op in OPS.values()] == [
+        "sparse_mlp",
+        "route",
+        "dispatch",
+        "route_dispatch",
+        "expert_mlp",
+        "combine",
+        "linear",
+        "dense_mlp",
+        "attention",
+        "attention_block",
+        "mlp_block",
+        "router_block",
+        "expert_block",
+        "choose_tokens",
+        "soft_router",
+        "soft_dispatch",
+        "soft_combine",
     ]
 
 
@@ -134,14 +136,12 @@ def test_attention_in_a_block_is_bfloat16_where_its_weights_are_short(weights: E
 
 @EVERY_OP
 def test_the_torch_op_has_the_names_and_types_of_the_table(op: Op) -> None:
-    schema = torch_op(op)._schema
-    assert schema.name == op.torch_name
-    assert [a.name for a in schema.arguments] == [*(v.name for v in op.inputs), *op.attributes]
-    tensors, integers = torch._C.TensorType.get(), torch._C.IntType.get()
-    inputs = [torch._C.OptionalType(tensors) if value.optional else tensors for value in op.inputs]
-    assert [a.type for a in schema.arguments] == [*inputs, *[integers] * len(op.attributes)]
-    assert [r.type for r in schema.returns] == [tensors] * len(op.outputs)
-    assert not schema.is_mutable
+    signature = inspect.signature(torch_op(op), eval_str=True)
+    inputs = {value.name: Tensor | None if value.optional else Tensor for value in op.inputs}
+    assert {p.name: p.annotation for p in signature.parameters.values()} == inputs | dict.fromkeys(op.attributes, int)
+    assert list(signature.parameters) == [*inputs, *op.attributes]
+    returned = signature.return_annotation
+    assert ([Tensor] if returned is Tensor else list(get_args(returned))) == [Tensor] * len(op.outputs)
 
 
 @EVERY_OP

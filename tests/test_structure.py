@@ -16,7 +16,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 PYTHON = {
     "exporter/vmoe_export": {
-        *("vmoe_runtime", "click", "ml_dtypes", "msgpack", "numpy", "onnx", "onnx_ir", "onnxscript", "rich"),
+        *("vmoe_runtime", "click", "ml_dtypes", "msgpack", "numpy", "onnx", "rich"),
         *("safetensors", "torch"),
     },
     "runtime/vmoe_runtime": {"PIL", "cuda", "numpy", "onnxruntime", "openvino", "tensorrt"},

@@ -152,7 +152,7 @@ def write_bundle(
             plan.model, plan.grouping.tokens, output=plan.output, uint8_input=plan.input == "uint8", precision=stored
         )
         network.load_weights(weights)
-        with stage("tracing the graph"):
+        with stage("writing the graphs"):
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if products := plan.tensorrt_precision:
             with stage("writing the TensorRT graphs"):

@@ -21,7 +21,7 @@ def describe(proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, default: P
 
     Args:
         proto: the graph.
-        model: the torch model that it was traced from.
+        model: the model that it computes.
         grouping: its routing groups.
         default: the profile that calls get when they say nothing else; None for a dense ViT.
     """

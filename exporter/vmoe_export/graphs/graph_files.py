@@ -9,7 +9,7 @@ import onnx
 
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.errors import ExportError
-from vmoe_export.graphs.canonical_graph import trace
+from vmoe_export.graphs.canonical_graph import canonical_graph
 from vmoe_export.graphs.inlined_graph import inline
 from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
 from vmoe_export.model.grouping import Grouping
@@ -26,7 +26,7 @@ def write_graphs(
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
-    canonical = trace(model, grouping, weights, default)
+    canonical = canonical_graph(model, grouping, weights, default)
     _write(folder / CANONICAL_GRAPH, canonical)
     _write(folder / INLINED_GRAPH, inline(canonical))
     return canonical

@@ -1,14 +1,14 @@
 """Names the nodes of a graph, and the values between them, after the block and layer of the model that they belong to.
 
-The tracer numbers what it finds. A viewer, a profiler or TensorRT's log shows a node by its name, where a reader wants to
-know which layer of the official tree that is.
+A viewer, a profiler or TensorRT's log shows a node by its name, where a reader wants to know which layer of the official
+tree that is.
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import onnx
 
@@ -21,7 +21,7 @@ _FUSED = {
 """Ops that are a whole part of an encoder block, by its name there."""
 
 
-def name_nodes(graph: onnx.GraphProto, *, values: bool = False) -> None:
+def name_nodes(graph: onnx.GraphProto, unnamed: Collection[str] = ()) -> None:
     """Gives every node a name of its own, such as `encoderblock_1/Moe` or `encoderblock_0/SelfAttention/query/MatMul`.
 
     A node belongs to the layer whose weights it takes; without weights, to the layer of what it takes, or else of what takes
@@ -29,7 +29,7 @@ def name_nodes(graph: onnx.GraphProto, *, values: bool = False) -> None:
 
     Args:
         graph: its weights are external data, under their official names.
-        values: also give what nodes put out the name of their node. Outputs of the graph keep theirs.
+        unnamed: values that get the name of the node that puts them out; all others keep theirs.
     """
     places = _places(graph)
     taken: Counter[str] = Counter()
@@ -37,8 +37,15 @@ def name_nodes(graph: onnx.GraphProto, *, values: bool = False) -> None:
         name = place if node.op_type in _FUSED else f"{place}/{node.op_type}"
         node.name = f"{name}_{taken[name]}" if taken[name] else name
         taken[name] += 1
-    if values:
-        _name_values(graph)
+    renamed = {
+        name: f"{node.name}/{index}" if index else node.name
+        for node in graph.node
+        for index, name in enumerate(node.output)
+        if name in unnamed
+    }
+    for node in graph.node:
+        for ports in (node.input, node.output):
+            ports[:] = [renamed.get(port, port) for port in ports]
 
 
 def _places(graph: onnx.GraphProto) -> list[str]:
@@ -74,17 +81,3 @@ def _layer(weight: str) -> str:
     while parts[-1].isdecimal():
         parts.pop()
     return "/".join(parts[:-1] or parts)
-
-
-def _name_values(graph: onnx.GraphProto) -> None:
-    """Renames what nodes put out; the first output has its node's name."""
-    kept = {value.name for value in graph.output}
-    renamed: Mapping[str, str] = {
-        name: f"{node.name}/{index}" if index else node.name
-        for node in graph.node
-        for index, name in enumerate(node.output)
-        if name and name not in kept
-    }
-    for node in graph.node:
-        for ports in (node.input, node.output):
-            ports[:] = [renamed.get(port, port) for port in ports]

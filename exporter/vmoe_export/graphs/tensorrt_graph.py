@@ -43,7 +43,7 @@ def tensorrt_graph(
     """The graph of one profile.
 
     Args:
-        canonical: what `vmoe_export.graphs.canonical_graph.trace` gives.
+        canonical: what `vmoe_export.graphs.canonical_graph.canonical_graph` gives.
         profile: whose capacity, k and bpr become attributes; None for a dense ViT.
         precision: what the large products are computed in.
         hidden_size: D, the width of the model's attention.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # images; the graph is traced and validated with batches of this size
+_MAX_BATCH_MULTIPLE = 4096  # images; the graph is validated with batches of this size
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The V-MoE in torch: the reference in eager mode, and what is traced into the graph.
+"""The V-MoE in torch: the reference that every graph is held to.
 
 Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py), so that a parameter's path with `/` for
 `.` is its name in the checkpoint. Kernels are [inputs, outputs], as they are stored.
@@ -9,21 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-import vmoe_export.ops.torch_ops  # noqa: F401  (registers torch.ops.vmoe)
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
+from vmoe_export.ops import torch_ops
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
-_LAYER_NORM_EPSILON = 1e-6
+LAYER_NORM_EPSILON = 1e-6
+
+
+_MlpWeights = tuple[Tensor, Tensor, Tensor, Tensor, Any, Any]  # scales may be None
 
 
 class _Parameters(nn.Module):
@@ -106,7 +109,6 @@ class Vmoe(nn.Module):
         x = self._embed(image)
         members = self.config.ensemble_size
         routes: list[Tensor] = []
-        # One Split rather than a Slice for each layer, which a small model would notice.
         places = iter(() if capacity is None else torch.split(capacity, 1))
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
@@ -152,12 +154,11 @@ class Vmoe(nn.Module):
     def _dense(self, path: str, x: Tensor) -> Tensor:
         kernel, bias = self._layer(path)
         if x.ndim == 3:
-            y: Tensor = torch.ops.vmoe.linear(x, kernel, bias, self._scale(path))
-            return y
+            return torch_ops.linear(x, kernel, bias, self._scale(path))
         return x @ kernel + bias
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *self._norm(path), _LAYER_NORM_EPSILON)
+        return F.layer_norm(x, x.shape[-1:], *self._norm(path), LAYER_NORM_EPSILON)
 
     def _embed(self, image: Tensor) -> Tensor:
         config = self.config
@@ -181,10 +182,12 @@ class Vmoe(nn.Module):
             normed = self._layer_norm(norm, x)
             return x + self._attention(path, normed, normed)
         layers = [f"{path}.{name}" for name in ("query", "key", "value", "out")]
-        weights = [tensor for layer in layers for tensor in self._layer(layer)]
-        scales = [self._scale(layer) for layer in layers]
-        y: Tensor = torch.ops.vmoe.attention_block(x, *self._norm(norm), *weights, *scales, self.config.num_heads)
-        return y
+        query, key, value, out = map(self._layer, layers)
+        q_scale, k_scale, v_scale, o_scale = map(self._scale, layers)
+        scales = (q_scale, k_scale, v_scale, o_scale)
+        return torch_ops.attention_block(
+            x, *self._norm(norm), *query, *key, *value, *out, *scales, num_heads=self.config.num_heads
+        )
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
@@ -196,82 +199,77 @@ class Vmoe(nn.Module):
             if self.config.attention_qk_norm and name != "value":
                 scale = self._p(f"{path}.{name}_ln.scale")
                 by_head = projected.reshape(-1, x.shape[1], heads, size)
-                projected = F.layer_norm(by_head, (size,), scale, None, _LAYER_NORM_EPSILON).reshape(projected.shape)
+                projected = F.layer_norm(by_head, (size,), scale, None, LAYER_NORM_EPSILON).reshape(projected.shape)
             return projected
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
         bf16 = PRECISIONS[self.precision].dense != "float"
-        return self._dense(f"{path}.out", torch.ops.vmoe.attention(query, key, value, heads, int(bf16)))
+        return self._dense(f"{path}.out", torch_ops.attention(query, key, value, heads, int(bf16)))
 
-    def _mlp(self, path: str) -> tuple[list[Tensor | None], int]:
+    def _mlp(self, path: str) -> tuple[_MlpWeights, int]:
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
-        layers = [f"{path}.Dense_{i}" for i in (0, 1)]
-        kernel = f"{layers[0]}.kernel"
-        chunk = hidden_chunk(self._p(kernel).shape[-1], weight_type(kernel.replace(".", "/"), self.precision))
-        weights = [tensor for layer in layers for tensor in self._layer(layer)]
-        return [*weights, *(self._scale(layer) for layer in layers)], chunk
+        first, second = f"{path}.Dense_0", f"{path}.Dense_1"
+        kernel, bias = self._layer(first)
+        chunk = hidden_chunk(kernel.shape[-1], weight_type(f"{first}.kernel".replace(".", "/"), self.precision))
+        return (kernel, bias, *self._layer(second), self._scale(first), self._scale(second)), chunk
 
     def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
         """An MLP with its layer norm and residual; x[N,T,D]."""
         weights, chunk = self._mlp(path)
-        y: Tensor = torch.ops.vmoe.mlp_block(x, *self._norm(norm), *weights, chunk)
-        return y
+        return torch_ops.mlp_block(x, *self._norm(norm), *weights, hidden_chunk=chunk)
 
-    def _moe_block(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    def _moe_block(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """A MoE layer with its layer norm and residual; returns x[N,T,D] and its `layer_outputs`."""
         # In a group the members of a token stand one after another, and those of an image everywhere else.
         members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
-        groups = self._regroup(x, rows * tokens // self.group_tokens, self.group_tokens)
+        groups = x.reshape(rows * tokens // self.group_tokens, self.group_tokens, -1)
         routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
         y, *routes = routed(block, moe, groups, settings)
-        y = self._regroup(y, images, tokens * members)
+        y = y.reshape(images, tokens * members, -1)
         if members > 1:
             y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
         return y, *routes
 
-    def _regroup(self, x: Tensor, count: int, tokens: int) -> Tensor:
-        """The rows of x[.., S, D] as x[count, tokens, D]; a group that is one image needs no node for it."""
-        if x.shape[1] == tokens:
-            return x
-        y: Tensor = torch.ops.vmoe.regroup(x, count, tokens)
-        return y
-
-    def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         norm, members = self._norm(f"{block}.LayerNorm_1"), self.config.ensemble_size
         router = self._p(f"{block}.Moe.Router.dense.kernel")
         if members > 1:
             gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", x), router, members)
-            slot, weight, src, expert = torch.ops.vmoe.route(gates, *settings)
+            slot, weight, src, expert = torch_ops.route(gates, *settings)
         else:
-            slot, weight, src, expert = torch.ops.vmoe.router_block(x, *norm, router, *settings)
+            slot, weight, src, expert = torch_ops.router_block(x, *norm, router, *settings)
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
-        y = torch.ops.vmoe.expert_block(x, *norm, slot, weight, src, *weights, int(moe.dispatch_bf16), chunk)
+        y = torch_ops.expert_block(
+            x, *norm, slot, weight, src, *weights, dispatch_bf16=int(moe.dispatch_bf16), hidden_chunk=chunk
+        )
         return y, expert, slot >= 0, weight
 
-    def _experts_choice(
-        self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]
-    ) -> tuple[Tensor, ...]:
+    def _experts_choice(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
         norm = f"{block}.LayerNorm_1"
         gates = torch.softmax(self._layer_norm(norm, x) @ self._p(f"{block}.Moe.Router.dense.kernel"), dim=-1)
-        slot, src = torch.ops.vmoe.choose_tokens(gates, settings[0])
+        slot, src = torch_ops.choose_tokens(gates, settings[0])
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
-        y = torch.ops.vmoe.expert_block(x, *self._norm(norm), slot, gates, src, *weights, int(moe.dispatch_bf16), chunk)
+        y = torch_ops.expert_block(
+            x, *self._norm(norm), slot, gates, src, *weights, dispatch_bf16=int(moe.dispatch_bf16), hidden_chunk=chunk
+        )
         return y, slot >= 0, gates
 
-    def _soft(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    def _soft(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
         normed = self._layer_norm(f"{block}.LayerNorm_1", x)
         router, bf16 = f"{block}.Moe.Router", int(moe.dispatch_bf16)
-        dispatch, combine = torch.ops.vmoe.soft_router(normed, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
+        dispatch, combine = torch_ops.soft_router(normed, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
         weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         # It is tokens and what the experts make that are rounded, not their mixtures.
-        out = torch.ops.vmoe.expert_mlp(torch.ops.vmoe.soft_dispatch(normed, dispatch, bf16), *weights, 0, chunk)
-        return x + torch.ops.vmoe.soft_combine(out, combine, bf16), dispatch, combine
+        out = torch_ops.expert_mlp(
+            torch_ops.soft_dispatch(normed, dispatch, bf16), *weights, dispatch_bf16=0, hidden_chunk=chunk
+        )
+        return x + torch_ops.soft_combine(out, combine, bf16), dispatch, combine
 
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
@@ -306,6 +304,6 @@ class Vmoe(nn.Module):
         probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
         y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
         weights, chunk = self._mlp("MapHead.Mlp")
-        y = y + torch.ops.vmoe.dense_mlp(self._layer_norm("MapHead.LayerNorm", y), *weights, chunk)
+        y = y + torch_ops.dense_mlp(self._layer_norm("MapHead.LayerNorm", y), *weights, hidden_chunk=chunk)
         first: Tensor = y[:, 0]
         return first

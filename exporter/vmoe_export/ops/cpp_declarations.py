@@ -79,7 +79,7 @@ def _declaration(op: Op, choices: str) -> Iterator[str]:
     for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
         if found not in known:
             raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
-    space = op.torch_name.partition("::")[2]
+    space = op.function_name
     yield f"namespace {space} {{"
     yield from _constants("Input", [value.name for value in op.inputs])
     yield from _constants("Output", [value.name for value in op.outputs])

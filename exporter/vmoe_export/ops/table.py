@@ -117,10 +117,10 @@ class Op:
         return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self.takes(types)]
 
     @property
-    def torch_name(self) -> str:
-        """Name of the torch custom op, such as `vmoe::sparse_mlp`."""
+    def function_name(self) -> str:
+        """Name of the op in `torch_ops` and `reference`, such as `sparse_mlp`."""
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
-        return f"{DOMAIN}::{words.removeprefix('_vmoe_')}"
+        return words.removeprefix("_vmoe_")
 
     def output_shapes(
         self, input_shapes: Sequence[tuple[int, ...] | None], *, capacity: int = 0, k: int = 0

@@ -1,7 +1,4 @@
-"""The vmoe ops as torch custom ops: what the exported model calls, and runs in eager mode as the torch reference.
-
-Importing this module registers `vmoe::NAME` for each op of the table, and `vmoe::regroup`, which is a Reshape in graphs. Its
-functions are the same without torch's dispatcher between.
+"""The vmoe ops in torch, of which the torch reference is made: for each op of the table a function of its `function_name`.
 
 Tensors are all on one device, whichever it is, but for routing settings, i64[1], which are in the CPU's memory: so no op
 waits for the device, but for a routing with a pool.
@@ -10,9 +7,7 @@ waits for the device, but for a routing with a pool.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import reduce
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,22 +21,7 @@ _SOFT_EPSILON = 1e-6
 _LARGEST_INT8 = 127
 _EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
-
-def _op(function: _Function) -> _Function:
-    """Registers a function as the torch op of its name in the namespace vmoe, and gives it back as it is."""
-    torch.library.custom_op(f"vmoe::{function.__name__}", function, mutates_args=())
-    return function
-
-
-def _fake(name: str) -> Callable[[_Function], _Function]:
-    """Registers a function that tells the tracer about the outputs of an op."""
-    register: Callable[[_Function], _Function] = torch.library.register_fake(f"vmoe::{name}")
-    return register
-
-
-@_op
 def route(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -56,27 +36,17 @@ def route(
     )
 
 
-@_fake("route")
-def _(
-    gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _routes_like(gates, gates.shape[2])
-
-
-@_op
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
     """VmoeDispatch: x[G,S,D], src[E,M] -> buf[E,M,D], zero rows where src is -1."""
     return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
 
 
-@_op
 def route_dispatch(gates: Tensor, x: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
     slot, weight, src, _ = route(gates, capacity, k, bpr, None, None)
     return slot, weight, dispatch(x, src)
 
 
-@_op
 def expert_mlp(
     buf: Tensor,
     w1: Tensor,
@@ -94,14 +64,12 @@ def expert_mlp(
     return _round_bf16(out) if dispatch_bf16 else out
 
 
-@_op
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
     picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
     return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
 
 
-@_op
 def sparse_mlp(
     x: Tensor,
     router: Tensor,
@@ -123,18 +91,11 @@ def sparse_mlp(
     return combine(out, slot, weight), slot, weight
 
 
-@_op
 def linear(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
     """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
     return _product(x, w, w_scale) + b
 
 
-@_fake("linear")
-def _(x: Tensor, w: Tensor, b: Tensor, w_scale: Tensor | None) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1], w.shape[1]))
-
-
-@_op
 def dense_mlp(
     x: Tensor,
     w1: Tensor,
@@ -149,7 +110,6 @@ def dense_mlp(
     return _mlp(x, w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
-@_op
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bf16: int) -> Tensor:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
@@ -166,7 +126,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bf16: int) -> Ten
     return mixed.transpose(1, 2).flatten(2).contiguous()
 
 
-@_op
 def attention_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -191,7 +150,6 @@ def attention_block(
     return x + linear(attention(q, k, v, num_heads, int(wq.dtype != torch.float32)), wo, bo, wo_scale)
 
 
-@_op
 def mlp_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -208,7 +166,6 @@ def mlp_block(
     return x + dense_mlp(_layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
 
 
-@_op
 def router_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -225,32 +182,6 @@ def router_block(
     return route(gates, capacity, k, bpr, pool, max_experts)
 
 
-@_fake("router_block")
-def _(
-    x: Tensor,
-    ln_scale: Tensor,
-    ln_bias: Tensor,
-    router: Tensor,
-    capacity: Tensor,
-    k: Tensor,
-    bpr: Tensor,
-    pool: Tensor | None,
-    max_experts: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _routes_like(x, router.shape[1])
-
-
-def _routes_like(x: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What routing gives for the groups of x[G,S,...]: slot, weight, src and expert."""
-    # K and M are data: sizes that only the run knows.
-    context = torch.library.get_ctx()
-    pairs = (x.shape[0], x.shape[1], context.new_dynamic_size())
-    places = (experts, context.new_dynamic_size())
-    slot, expert = (x.new_empty(pairs, dtype=torch.int32) for _ in range(2))
-    return slot, x.new_empty(pairs), x.new_empty(places, dtype=torch.int32), expert
-
-
-@_op
 def expert_block(
     x: Tensor,
     ln_scale: Tensor,
@@ -273,19 +204,11 @@ def expert_block(
     return x + combine(out, slot, weight)
 
 
-@_op
 def choose_tokens(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
     """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group."""
     return torch_routing.choose_tokens(gates, read_setting("capacity", capacity))
 
 
-@_fake("choose_tokens")
-def _(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
-    places = torch.library.get_ctx().new_dynamic_size()
-    return gates.new_empty(gates.shape, dtype=torch.int32), gates.new_empty((gates.shape[2], places), dtype=torch.int32)
-
-
-@_op
 def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P])."""
     logits = _unit(x, -1) @ (_unit(mu, 0) * scale).flatten(1)
@@ -293,13 +216,6 @@ def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return torch.softmax(logits, dim=1).reshape(shape), torch.softmax(logits, dim=2).reshape(shape)
 
 
-@_fake("soft_router")
-def _(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (*x.shape[:2], *mu.shape[1:])
-    return x.new_empty(shape), x.new_empty(shape)
-
-
-@_op
 def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p."""
     rows = _round_bf16(x) if dispatch_bf16 else x
@@ -309,48 +225,12 @@ def soft_dispatch(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
     return by_expert.reshape(experts, groups * slots, x.shape[2])
 
 
-@_fake("soft_dispatch")
-def _(x: Tensor, dispatch: Tensor, dispatch_bf16: int) -> Tensor:
-    # M follows from the groups, of which the tracer should make no expression.
-    return x.new_empty((dispatch.shape[2], torch.library.get_ctx().new_dynamic_size(), x.shape[2]))
-
-
-@_op
 def soft_combine(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
     """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D], the sum over all slots of a group of combine * out."""
     rows = _round_bf16(out) if dispatch_bf16 else out
     groups, _, experts, slots = combine.shape
     by_group = rows.reshape(experts, groups, slots, out.shape[2]).transpose(0, 1)
     return combine.flatten(2) @ by_group.reshape(groups, experts * slots, out.shape[2])
-
-
-@_fake("soft_combine")
-def _(out: Tensor, combine: Tensor, dispatch_bf16: int) -> Tensor:
-    return out.new_empty((*combine.shape[:2], out.shape[2]))
-
-
-@_op
-def regroup(x: Tensor, count: int, tokens: int) -> Tensor:
-    """The tokens of x[A,B,D] in groups of another size: [count,tokens,D].
-
-    An op of its own, since the tracer would describe a plain reshape by quotients of the batch. Where groups cut images,
-    they stand one inside the other, deeper with each layer, and it never gets done with simplifying them.
-    """
-    return x.reshape(count, tokens, -1).clone()
-
-
-@_fake("regroup")
-def _(x: Tensor, count: int, tokens: int) -> Tensor:
-    return x.new_empty((count, tokens, x.shape[-1]))
-
-
-def _like_first(x: Tensor, *others: object) -> Tensor:
-    """What ops whose output is like their first input tell the tracer."""
-    return torch.empty_like(x)
-
-
-for _name in ("dense_mlp", "expert_mlp", "attention", "attention_block", "mlp_block", "expert_block"):
-    _fake(_name)(_like_first)
 
 
 def _mlp(

@@ -1,4 +1,4 @@
-"""Compares the written graphs, run by ONNX Runtime, with the torch model they were traced from."""
+"""Compares the written graphs, run by ONNX Runtime, with the torch model."""
 
 from __future__ import annotations
 
