@@ -12,7 +12,7 @@ from typing import TypeVar
 from vmoe_bench.choice import Wish
 from vmoe_bench.sweep import Axes, Order, is_sweep_word, read_ratios
 from vmoe_runtime.backends import BACKENDS, Parallelism
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, is_whole_number, whole_number
+from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, arguments_of, is_whole_number, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
 PROGRAM = "vmoe-bench"
@@ -91,25 +91,18 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         )
     _check(parsed)
     wish = Wish(parsed.max_drop_in_accuracy, parsed.target_latency)
-    return Arguments(
+    return arguments_of(
+        Arguments,
+        parsed,
         bundles=_each_once(parsed.bundle),
         compared=_each_once(parsed.compare),
         profiles=tuple(parsed.profile),
         sweep=sweep,
-        cascade=parsed.cascade,
         backends=tuple(parsed.backend) or ("auto",),
         batch_sizes=tuple(parsed.batch_size),
         concurrencies=_each_once(parsed.concurrency) or (parsed.streams or 1,),
         parallelism=Parallelism(parsed.threads, parsed.streams),
-        duration=parsed.duration,
-        images=parsed.images,
-        labels=parsed.labels,
-        json=parsed.json,
-        csv=parsed.csv,
-        plot=parsed.plot,
         wish=None if wish == Wish() else wish,
-        add_profile=parsed.add_profile,
-        quiet=parsed.quiet,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-inspect"
 
@@ -61,20 +61,12 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
     """
     parsed = _parser().read(argv)
     _check(parsed)
-    return Arguments(
-        bundle=parsed.bundle,
-        verify=parsed.verify,
-        list_tensors=parsed.list_tensors,
-        images=parsed.images,
-        labels=parsed.labels,
-        profile=parsed.profile,
+    return arguments_of(
+        Arguments,
+        parsed,
         others=tuple(dict.fromkeys(getattr(parsed, "with"))),
         sets=parsed.interference,
-        out=parsed.out,
         backend=parsed.backend or "auto",
-        threads=parsed.threads,
-        json=parsed.json,
-        quiet=parsed.quiet,
     )
 
 

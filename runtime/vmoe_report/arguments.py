@@ -10,7 +10,7 @@ from pathlib import Path
 from vmoe_bench.arguments import seconds, share_below_one
 from vmoe_bench.sweep import is_sweep_word, read_ratios
 from vmoe_report.curves import CURVE_KINDS, CurveKind
-from vmoe_runtime.command_line import Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-report"
 
@@ -76,23 +76,14 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
     parsed = _parser().read(argv)
     if parsed.json is not None and parsed.json != "-" and Path(parsed.json) == parsed.out:
         raise UsageError(f"--out and --json are both {parsed.out}")
-    return Arguments(
+    return arguments_of(
+        Arguments,
+        parsed,
         bundles=tuple(dict.fromkeys(parsed.bundle)),
         compared=tuple(dict.fromkeys(parsed.compare)),
-        images=parsed.images,
-        labels=parsed.labels,
-        out=parsed.out,
-        json=parsed.json,
-        profile=parsed.profile,
         ratios=read_ratios(parsed.sweep or [_DEFAULT_SWEEP]),
         curves=tuple(dict.fromkeys(parsed.curves)) or CURVE_KINDS,
-        backend=parsed.backend,
-        batch_size=parsed.batch_size,
-        threads=parsed.threads,
-        duration=parsed.duration,
-        samples=parsed.samples,
         max_drop=parsed.max_drop_in_accuracy,
-        quiet=parsed.quiet,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.command_line import Parser, whole_number
+from vmoe_runtime.command_line import Parser, arguments_of, whole_number
 
 PROGRAM = "vmoe-run"
 
@@ -46,16 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         SystemExit: help or the version was asked for, and was printed.
     """
     parsed = _parser().read(argv)
-    return Arguments(
-        bundle=parsed.bundle,
-        images=tuple(parsed.images),
-        profile=parsed.profile,
-        backend=parsed.backend,
-        threads=parsed.threads,
-        top=parsed.top,
-        json=parsed.json,
-        quiet=parsed.quiet,
-    )
+    return arguments_of(Arguments, parsed, images=tuple(parsed.images))
 
 
 def _parser() -> Parser:

@@ -9,10 +9,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
@@ -20,6 +21,11 @@ from vmoe_runtime.errors import RoutingError, VmoeError
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.version import __version__
 from vmoe_runtime.whole_files import real_path, write_whole
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Arguments = TypeVar("Arguments", bound="DataclassInstance")
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 MOST_THREADS = 1024
@@ -106,6 +112,12 @@ class Parser(argparse.ArgumentParser):
             has_value = has_value or not word.startswith("-")
             expanded.append(word)
         return expanded
+
+
+def arguments_of(kind: type[Arguments], parsed: argparse.Namespace, **others: Any) -> Arguments:
+    """What was read as a dataclass: each field has the value of that name, and those of `others` what is given here."""
+    read = {each.name: getattr(parsed, each.name) for each in fields(kind) if each.name not in others}
+    return kind(**read, **others)
 
 
 def whole_number(most: int) -> Callable[[str], int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_bench.sweep import is_sweep_word
-from vmoe_runtime.command_line import Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
 PROGRAM = "vmoe-serve ray"
@@ -69,21 +69,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise UsageError("--capacity starts from one profile, which says what k and order are; --profile names several")
     if parsed.slo_ms is None and len(parsed.profile) > 1:
         raise UsageError("several settings are what --slo-ms chooses from, which is missing")
-    return Arguments(
-        bundle=parsed.bundle,
-        name=parsed.name,
-        slo_ms=parsed.slo_ms,
+    return arguments_of(
+        Arguments,
+        parsed,
         capacity=tuple(parsed.capacity),
         profiles=tuple(dict.fromkeys(parsed.profile)),
-        host=parsed.host,
-        port=parsed.port,
-        replicas=parsed.replicas,
         most_images=parsed.max_batch,
         most_waiting=parsed.max_waiting,
         most_megabytes=parsed.max_body,
-        threads=parsed.threads,
-        backend=parsed.backend,
-        quiet=parsed.quiet,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.command_line import Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-serve batch"
 
@@ -65,24 +65,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     parsed = _parser().read(argv)
     if parsed.output_logits and parsed.top is not None:
         raise UsageError("--top counts the classes of a picture, and --output-logits writes none")
-    return Arguments(
-        bundle=parsed.bundle,
-        input=parsed.input,
-        output=parsed.output,
-        column=parsed.column,
-        profile=parsed.profile,
-        top=None if parsed.output_logits else parsed.top or _USUAL_TOP,
-        shard_size=parsed.shard_size,
-        batch=parsed.batch,
-        replicas=parsed.replicas,
-        threads=parsed.threads,
-        backend=parsed.backend,
-        force=parsed.force,
-        redo_errors=parsed.redo_errors,
-        strict=parsed.strict,
-        json=parsed.json,
-        quiet=parsed.quiet,
-    )
+    return arguments_of(Arguments, parsed, top=None if parsed.output_logits else parsed.top or _USUAL_TOP)
 
 
 def _parser() -> Parser:
