@@ -1,0 +1,44 @@
+"""What an export compares its graphs with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmoe_export import export_bundle
+from vmoe_export.validation import reference
+from vmoe_export.validation.reference import GRAPH_IMAGES, ROUNDED_IMAGES
+
+SPARSE = Path(__file__).parent / "data" / "golden" / "g1"
+GRAPHS = ("model.onnx", "model.inlined.onnx")
+
+
+@pytest.mark.parametrize(("precision", "tensorrt"), [("fp32", True), ("fp16", True), ("bf16", True), ("int8", False)])
+def test_torch_answers_once_per_profile_for_all_comparisons(
+    precision: str, tensorrt: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = reference.run_torch
+
+    def counted(model: object, images: object, profile: object) -> object:
+        asked.append((len(images), profile.name))  # type: ignore[arg-type, attr-defined]
+        return real(model, images, profile)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reference, "run_torch", counted)
+    result = export_bundle(
+        SPARSE,
+        tmp_path / "x.vmoe",
+        capacity=[0.5, 1.05],
+        k=[1],
+        precision=precision,
+        tensorrt=tensorrt,  # type: ignore[arg-type]
+    )
+    count = GRAPH_IMAGES if precision == "fp32" else ROUNDED_IMAGES
+    assert asked == [(count, profile.name) for profile in result.plan.profiles]
+    compared = {(found.graph, found.profile, found.images) for found in (*result.comparisons, *result.rounded)}
+    for profile in result.plan.profiles:
+        assert {(graph, profile.name, GRAPH_IMAGES) for graph in GRAPHS} <= compared
+        fixed = result.tensorrt.get(profile.name)
+        assert (fixed in {graph for graph, _, _ in compared}) is tensorrt
+    assert all(distance.images == ROUNDED_IMAGES for distance in result.distances)
