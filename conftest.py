@@ -20,6 +20,27 @@ MNIST = Path(__file__).parent / "samples" / "mnist"
 collect_ignore = ["tests/triton_client.py", "tests/triton_config_check.py"]
 
 
+class _FailuresAtOnce:
+    """Says of a failure what it is when it happens: a run that is cut short never gets to its summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message = str(crash.message if crash else report.longrepr).strip().splitlines()
+            reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
+            reporter.ensure_newline()
+            reporter.write_line(f"{report.when} of {report.nodeid}: {message[0] if message else ''}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_FailuresAtOnce(config))
+
+
 @pytest.fixture(autouse=True)
 def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
     """Examples in docstrings may use `bundle`, `images` (uint8[16,28,28]) and `folder`, an empty one."""

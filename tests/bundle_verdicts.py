@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import sdk_build
+from sanitized_build import MEMORY, sanitized
 
 from vmoe_runtime import BundleError
 from vmoe_runtime.bundle.reader import Bundle
@@ -49,7 +49,8 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
         stream.seek(0)
-        done = subprocess.run([sdk_build.readers()], stdin=stream, capture_output=True, check=False, timeout=300)
+        program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_readers"
+        done = subprocess.run([program], stdin=stream, capture_output=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
     lines = [line.partition("\t") for line in done.stdout.decode().splitlines()]
     assert len(lines) == len(items)

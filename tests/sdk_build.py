@@ -1,8 +1,7 @@
-"""Builds the C++ SDK into an install prefix, and programs that use it in a project outside the repository."""
+"""The C++ SDK as it is installed, and programs that use it, built in a project outside the repository."""
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import re
@@ -18,8 +17,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from vmoe_runtime.installation import SDK_LIBRARY, NotInstalledError, native_path
+
 ROOT = Path(__file__).parents[1]
-BUILD = ROOT / "build" / "sdk"  # kept, so that only what changed is built again
 SOURCES = Path(__file__).parent / "cpp"
 OP_LIBRARY = "libvmoe_onnxruntime.so"
 
@@ -81,28 +81,18 @@ def generator() -> list[str]:
 
 @functools.cache
 def prefixes() -> Prefixes:
-    """Builds and installs the libraries. Skips where this machine can't build the SDK, and says what it lacks."""
+    """The libraries as they are installed, and a copy without the op library. Skips where the SDK could not be built."""
+    try:
+        native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
     if shutil.which("cmake") is None:
-        pytest.skip("there is no cmake to build the SDK with")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
-        tree = BUILD / "tree"
-        built("cmake", "-S", ROOT / "plugins", "-B", tree, *generator(), "-DVMOE_BUILD_TESTS=ON", "-DVMOE_GPU=OFF")
-        missing = tree / "missing.txt"
-        if missing.is_file() and "libvmoe_engine.so" in missing.read_text():
-            pytest.skip(f"the SDK can't be built here: {missing.read_text()}")
-        built("cmake", "--build", tree, "--parallel", "2")
-        installed = Prefixes(BUILD / "whole", BUILD / "standard_ops")
-        built("cmake", "--install", tree, "--prefix", installed.whole)
-        built("cmake", "--install", tree, "--prefix", installed.standard_ops, "--component", "sdk")
-    return installed
-
-
-def readers() -> Path:
-    """The program that reads manifests and graphs with the SDK's own readers, under address and undefined sanitizers."""
-    prefixes()
-    return BUILD / "tree" / "sdk" / "sdk_readers"
+        pytest.skip("there is no cmake to build programs with")
+    whole = native_path("CMake package", SDK_LIBRARY, "lib", "cmake").parents[1]
+    standard_ops = scratch_folder()
+    shutil.copytree(whole / "include", standard_ops / "include")
+    shutil.copytree(whole / "lib", standard_ops / "lib", ignore=shutil.ignore_patterns("libvmoe_onnxruntime*"))
+    return Prefixes(whole, standard_ops)
 
 
 @functools.cache
@@ -137,8 +127,7 @@ def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Pa
 @functools.cache
 def meddling_onnxruntime() -> Path:
     """An ONNX Runtime that exchanges paths while it makes a session: `sdk_meddling_onnxruntime.c` says which."""
-    prefixes()
-    cache = (BUILD / "tree" / "CMakeCache.txt").read_text()
+    cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
     (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
     library = scratch_folder() / "libonnxruntime.so"
     built("cc", "-shared", "-fPIC", "-I", headers, "-o", library, SOURCES / "sdk_meddling_onnxruntime.c", "-ldl")

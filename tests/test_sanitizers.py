@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import cpu_paths
 import fuzz_models
 import pytest
-from sdk_build import ROOT, built, generator, onnxruntime_library, run
+from sanitized_build import MEMORY, THREADS, sanitized
+from sdk_build import onnxruntime_library, run
 
 from vmoe_export import export_bundle
 from vmoe_runtime.op_library import find_library
@@ -22,7 +19,6 @@ CALLS = 100_000
 CALLS_ON_OTHER_PATHS = 20_000
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
-MEMORY, THREADS = "address,undefined", "thread"
 HOOKS = {"log_threads": "500", "cancel_threads": "30"}  # callbacks, and cancelled calls
 TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "vmoe_engine", "op_fuzz", "sdk_batcher", *HOOKS),
@@ -34,34 +30,8 @@ ASAN_OPTIONS = "detect_stack_use_after_return=0"
 TSAN_OPTIONS = "ignore_noninstrumented_modules=1"
 
 
-@functools.cache
 def build(sanitizers: str) -> Path:
-    """The build folder of the libraries and programs with these sanitizers; skips where there are none."""
-    if not find_library():
-        pytest.skip("the op library was not built here, so that it can't be built with sanitizers either")
-    if shutil.which("cmake") is None:
-        pytest.skip("there is no cmake to build with")
-    folder = ROOT / "build" / {MEMORY: "asan", THREADS: "tsan"}[sanitizers]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
-        _skip_without(sanitizers, folder)
-        options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_REQUIRE_ALL=ON", "-DVMOE_GPU=OFF", f"-DVMOE_SANITIZE={sanitizers}"]
-        built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *options)
-        built("cmake", "--build", folder, "--parallel", "2", "--target", *TARGETS[sanitizers])
-    return folder
-
-
-def _skip_without(sanitizers: str, folder: Path) -> None:
-    """Compiles and runs the smallest program there is."""
-    source, program = folder / "probe.cc", folder / "probe"
-    source.write_text("int main() { return 0; }\n")
-    compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)
-    if compiled.returncode != 0:
-        pytest.skip(f"the compiler has no -fsanitize={sanitizers}: {compiled.stderr.strip()[-300:]}")
-    started = run(program)
-    if started.returncode != 0:
-        pytest.skip(f"programs with -fsanitize={sanitizers} don't start here: {started.stderr.strip()[-300:]}")
+    return sanitized(sanitizers, *TARGETS[sanitizers])
 
 
 def checked(done: subprocess.CompletedProcess[str]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sdk_build
 from PIL import Image
+from sanitized_build import MEMORY, sanitized
 from test_preprocessing import BAD_STEPS, DATA, OFFICIAL
 
 from vmoe_runtime import BundleError, ImageError
@@ -34,11 +35,10 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]]) -> list[bytes | str]:
     """For each manifest and uint8[H,W,C]: the bytes of the image, or the sentence that refuses it."""
-    sdk_build.prefixes()
     given = b"".join(
         struct.pack("I", len(text)) + text + struct.pack("3q", *pixels.shape) + pixels.tobytes() for text, pixels in pairs
     )
-    program = sdk_build.BUILD / "tree" / "sdk" / "sdk_pictures"
+    program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_pictures"
     done = subprocess.run([program], input=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     answers: list[bytes | str] = []

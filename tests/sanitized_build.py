@@ -1,0 +1,50 @@
+"""Builds the native libraries, and the programs of tests/cpp that watch them, with the compiler's sanitizers."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from sdk_build import ROOT, built, generator, run
+
+from vmoe_runtime.installation import SDK_LIBRARY, find_native
+from vmoe_runtime.op_library import find_library
+
+MEMORY, THREADS = "address,undefined", "thread"
+
+
+@functools.cache
+def sanitized(sanitizers: str, *targets: str) -> Path:
+    """The folder of a build with these sanitizers, kept so that only what changed is built again; `tests` has the programs.
+
+    Skips where the compiler has no such sanitizers, or this machine built no SDK or no op library for lack of something.
+    """
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake to build with")
+    if find_native("lib", SDK_LIBRARY) is None or ("vmoe_onnxruntime" in targets and find_library() is None):
+        pytest.skip("the libraries were not built here, so that they can't be built with sanitizers either")
+    folder = ROOT / "build" / {MEMORY: "asan", THREADS: "tsan"}[sanitizers]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+        _skip_without(sanitizers, folder)
+        options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_GPU=OFF", f"-DVMOE_SANITIZE={sanitizers}"]
+        built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *options)
+        built("cmake", "--build", folder, "--parallel", "2", "--target", *targets)
+    return folder
+
+
+def _skip_without(sanitizers: str, folder: Path) -> None:
+    """Compiles and runs the smallest program there is."""
+    source, program = folder / "probe.cc", folder / "probe"
+    source.write_text("int main() { return 0; }\n")
+    compiled = run(os.environ.get("CXX", "c++"), f"-fsanitize={sanitizers}", source, "-o", program)
+    if compiled.returncode != 0:
+        pytest.skip(f"the compiler has no -fsanitize={sanitizers}: {compiled.stderr.strip()[-300:]}")
+    started = run(program)
+    if started.returncode != 0:
+        pytest.skip(f"programs with -fsanitize={sanitizers} don't start here: {started.stderr.strip()[-300:]}")
