@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vmoe_export import export_bundle
@@ -42,3 +43,15 @@ def test_torch_answers_once_per_profile_for_all_comparisons(
         fixed = result.tensorrt.get(profile.name)
         assert (fixed in {graph for graph, _, _ in compared}) is tensorrt
     assert all(distance.images == ROUNDED_IMAGES for distance in result.distances)
+
+
+def test_features_of_labelled_images_are_no_answers(
+    mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "some.npz", images=mnist_images["images"][:16], labels=mnist_images["labels"][:16])
+    result = export_bundle(
+        mnist_checkpoint, tmp_path / "x.vmoe", capacity=[1.05], k=[1], precision="bf16", output="features",
+        images=tmp_path / "some.npz",
+    )  # fmt: skip
+    (distance,) = result.distances
+    assert (distance.images, distance.same_top1, distance.top1, distance.top1_float32) == (16, None, None, None)

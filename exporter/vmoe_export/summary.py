@@ -112,7 +112,7 @@ def validation_table(result: ExportResult) -> Table:
 def distance_table(result: ExportResult) -> Table:
     """One row per profile: the model as stored against the same model in float32."""
     measured = result.distances[0]
-    kind = "random images" if measured.same_top1 is None and measured.top1 is None else "images"
+    kind = "images" if result.findings.own_images else "random images"
     title = f"{result.plan.stored_precision} against fp32: difference of {result.plan.output}, on {measured.images} {kind}"
     table = Table(title=title, title_justify="left")
     table.add_column("profile", no_wrap=True)

@@ -33,7 +33,8 @@ class PrecisionDistance:
         agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
             expert or both drop.
         images: number of images compared.
-        same_top1: share of the images whose largest logit is that of the same class; None where the images are random.
+        same_top1: share of the images whose largest logit is that of the same class; None where the images are random, or
+            the model gives no logits.
         top1, top1_float32: share of the images that each model puts into their class; None where that is not known.
     """
 

@@ -59,6 +59,7 @@ class Findings:
         comparisons: each graph at each profile against the torch model of the same precision.
         distance_limit: largest relative difference of `distances`; None where there are none.
         distances: for other precisions than fp32, that torch model at each profile against the one in float32.
+        own_images: whether `distances` are on the user's images and not on random ones.
         rounded_limits: of `rounded`; None where there are none.
         rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
     """
@@ -67,6 +68,7 @@ class Findings:
     comparisons: tuple[Comparison, ...] = ()
     distance_limit: float | None = None
     distances: tuple[PrecisionDistance, ...] = ()
+    own_images: bool = False
     rounded_limits: Limits | None = None
     rounded: tuple[RoundedComparison, ...] = ()
 
@@ -137,5 +139,5 @@ def prove(
             distances = distance_from_float32(reference, plan.checkpoint, profiles, multiple, plan.input_spec, source)
         limit = distance_limit(stored, options.max_distance)
         check_distance(distances, stored, limit)
-        findings = replace(findings, distance_limit=limit, distances=tuple(distances))
+        findings = replace(findings, distance_limit=limit, distances=tuple(distances), own_images=source is not None)
     return findings
