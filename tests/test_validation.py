@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vmoe_export import export_bundle
-from vmoe_export.validation import reference
+from vmoe_export.validation import precision_distance, reference
 from vmoe_export.validation.reference import GRAPH_IMAGES, ROUNDED_IMAGES
 
 SPARSE = Path(__file__).parent / "data" / "golden" / "g1"
@@ -27,6 +27,7 @@ def test_torch_answers_once_per_profile_for_all_comparisons(
         return real(model, images, profile)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reference, "run_torch", counted)
+    monkeypatch.setattr(precision_distance, "run_torch", real)  # of the model in float32
     result = export_bundle(
         SPARSE,
         tmp_path / "x.vmoe",
