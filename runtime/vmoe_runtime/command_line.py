@@ -13,7 +13,7 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
@@ -22,10 +22,7 @@ from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.version import __version__
 from vmoe_runtime.whole_files import real_path, write_whole
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Arguments = TypeVar("Arguments", bound="DataclassInstance")
+Arguments = TypeVar("Arguments")
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 MOST_THREADS = 1024
@@ -116,7 +113,7 @@ class Parser(argparse.ArgumentParser):
 
 def arguments_of(kind: type[Arguments], parsed: argparse.Namespace, **others: Any) -> Arguments:
     """What was read as a dataclass: each field has the value of that name, and those of `others` what is given here."""
-    read = {each.name: getattr(parsed, each.name) for each in fields(kind) if each.name not in others}
+    read = {each.name: getattr(parsed, each.name) for each in fields(kind) if each.name not in others}  # type: ignore[arg-type]
     return kind(**read, **others)
 
 
