@@ -83,15 +83,15 @@ def print_table(points: Sequence[PointReport], engines: Sequence[MeasuredEngine]
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
         "at once": lambda point: str(point.concurrency),
-        "top-1": lambda point: percent(point.top1) + _STAR[point.pareto],
-        "images/s": lambda point: number(point.images_per_second, ".1f"),
-        "p50 ms": lambda point: number(point.p50_ms, ".2f"),
-        "p90 ms": lambda point: number(point.p90_ms, ".2f"),
-        "p99 ms": lambda point: number(point.p99_ms, ".2f"),
-        "MFLOP": lambda point: number(point.flops_per_image, ",.1f", 1e-6),
-        "kept pairs": lambda point: percent(point.kept_pairs),
-        "sent on": lambda point: percent(point.sent_on),
-        "expert MB": lambda point: number(point.expert_bytes_per_call, ",.2f", 1e-6),
+        "top-1": lambda point: shown_share(point.top1) + _STAR[point.pareto],
+        "images/s": lambda point: shown_number(point.images_per_second, ".1f"),
+        "p50 ms": lambda point: shown_number(point.p50_ms, ".2f"),
+        "p90 ms": lambda point: shown_number(point.p90_ms, ".2f"),
+        "p99 ms": lambda point: shown_number(point.p99_ms, ".2f"),
+        "MFLOP": lambda point: shown_number(point.flops_per_image, ",.1f", 1e-6),
+        "kept pairs": lambda point: shown_share(point.kept_pairs),
+        "sent on": lambda point: shown_share(point.sent_on),
+        "expert MB": lambda point: shown_number(point.expert_bytes_per_call, ",.2f", 1e-6),
     }
     shown = [name for name in columns if several.get(name, True)]
     for name in shown:
@@ -126,17 +126,17 @@ def _footnote(points: Sequence[PointReport], several: Mapping[str, bool]) -> str
 def print_recommendation(point: PointReport, stream: TextIO) -> None:
     """Prints the setting to take, in a sentence."""
     print(
-        f"Recommended: {printable(point.profile or point.bundle)}, top-1 {percent(point.top1)}, "
-        f"{number(point.images_per_second, '.1f')} images/s, {number(point.p50_ms, '.2f')} ms a call",
+        f"Recommended: {printable(point.profile or point.bundle)}, top-1 {shown_share(point.top1)}, "
+        f"{shown_number(point.images_per_second, '.1f')} images/s, {shown_number(point.p50_ms, '.2f')} ms a call",
         file=stream,
     )
 
 
-def percent(share: float | None) -> str:
+def shown_share(share: float | None) -> str:
     """A share as text; a dash where it is not known, or no number."""
-    return number(share, ".2%")
+    return shown_number(share, ".2%")
 
 
-def number(value: float | None, layout: str, unit: float = 1.0) -> str:
+def shown_number(value: float | None, layout: str, unit: float = 1.0) -> str:
     """A number in units as text, by a layout such as ".1f"; a dash where it is not known, or no number."""
     return "-" if value is None or math.isnan(value) else format(value * unit, layout)

@@ -12,7 +12,7 @@ from rich.text import Text
 from vmoe_inspect.card import Card, CardRouting, ProfileCard
 from vmoe_inspect.recorded import Differences
 from vmoe_inspect.sections import WIDTH_OF_A_PIPE, Row, one_line, open_console, plain_table, print_section
-from vmoe_inspect.tensors import StoredTensor
+from vmoe_inspect.tensors import ListedTensor
 from vmoe_runtime.command_line import printable
 
 _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
@@ -217,7 +217,7 @@ def _machine(card: Card) -> list[Row]:
     return rows
 
 
-def _tensors(tensors: Sequence[StoredTensor]) -> Table:
+def _tensors(tensors: Sequence[ListedTensor]) -> Table:
     table = plain_table()
     table.add_column("name", overflow="fold")
     table.add_column("type", no_wrap=True)

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from vmoe_bench.display import Progress, number, percent
+from vmoe_bench.display import Progress, shown_number, shown_share
 from vmoe_inspect.image_report import ImageReport, Neighbours, OtherBundle
 from vmoe_inspect.labels import class_name
 from vmoe_inspect.sections import Row, one_line, open_console, plain_table, print_section
@@ -64,18 +64,18 @@ def _run(report: ImageReport) -> list[Row]:
         ("profile", setting),
         ("group", one_line(report.group)),
         ("images", f"{report.images:,} of {one_line(report.source)}, {labels}{left}"),
-        ("top-1", percent(report.top1)),
+        ("top-1", shown_share(report.top1)),
     ]
 
 
 def _layers(report: ImageReport) -> Table:
     cells: dict[str, Callable[[LayerStatistics], str]] = {
-        "pairs\ndropped": lambda layer: percent(layer.pairs_dropped),
-        "patches\ndropped": lambda layer: percent(layer.patches_dropped),
+        "pairs\ndropped": lambda layer: shown_share(layer.pairs_dropped),
+        "patches\ndropped": lambda layer: shown_share(layer.patches_dropped),
         "largest load,\nof even": lambda layer: _times(layer.load.max(), layer.load.mean()),
         "smallest\nload": lambda layer: _times(layer.load.min(), layer.load.mean()),
-        "entropy\nof load": lambda layer: number(layer.load_entropy, ".3f"),
-        "entropy\nof gates": lambda layer: number(layer.gate_entropy, ".3f"),
+        "entropy\nof load": lambda layer: shown_number(layer.load_entropy, ".3f"),
+        "entropy\nof gates": lambda layer: shown_number(layer.gate_entropy, ".3f"),
     }
     table = plain_table()
     table.add_column("block", overflow="fold", min_width=8)
@@ -98,9 +98,9 @@ def _experts(layer: LayerStatistics, class_names: Sequence[str] | None) -> Table
         table.add_row(
             str(expert),
             f"{load:,.1f}" if layer.kind == "soft" else f"{load:,.0f}",
-            percent(float(load / total)) if total else "-",
+            shown_share(float(load / total)) if total else "-",
             "-" if layer.asked is None else f"{layer.asked[expert]:,}",
-            percent(dropped),
+            shown_share(dropped),
             _classes(layer, expert, class_names),
         )
     return table
@@ -126,7 +126,7 @@ def _agreement(others: Sequence[OtherBundle]) -> Table:
     for other in others:
         found = other.agreement
         difference = (f"{found.max_difference:.2g}", f"{found.mean_difference:.2g}")
-        table.add_row(other.bundle, other.precision, one_line(other.group), percent(found.same_top1), *difference)
+        table.add_row(other.bundle, other.precision, one_line(other.group), shown_share(found.same_top1), *difference)
     return table
 
 
@@ -136,7 +136,7 @@ def _same_experts(others: Sequence[OtherBundle]) -> Table:
     for other in others:
         table.add_column(other.bundle, justify="right", overflow="fold")
     for name in others[0].agreement.same_experts:
-        table.add_row(printable(name), *(percent(other.agreement.same_experts[name]) for other in others))
+        table.add_row(printable(name), *(shown_share(other.agreement.same_experts[name]) for other in others))
     return table
 
 
@@ -149,7 +149,7 @@ def _interference(neighbours: Sequence[Neighbours]) -> Table:
     for one in neighbours:
         found = one.interference
         difference = (f"{found.max_difference:.2g}", f"{found.mean_difference:.2g}")
-        changed = (percent(found.top1_changed), percent(found.images_changed))
+        changed = (shown_share(found.top1_changed), shown_share(found.images_changed))
         table.add_row(one.bundle, one_line(one.group), *difference, *changed)
     return table
 

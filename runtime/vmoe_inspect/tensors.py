@@ -23,7 +23,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class ListedTensor:
     """One tensor of the file.
 
     Attributes:
@@ -49,7 +49,7 @@ class StoredTensor:
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 
-def read_tensors(weights: BinaryIO, size: int) -> tuple[StoredTensor, ...]:
+def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
     """The tensors of a safetensors file, in the order of their data.
 
     Args:
@@ -75,7 +75,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[StoredTensor, ...]:
     return tuple(tensor for _, tensor in found)
 
 
-def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], StoredTensor]:
+def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
     """Where the data of a tensor begins and ends, and the tensor."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
@@ -83,7 +83,7 @@ def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], StoredTensor]:
         raise ValueError(f"the entry of {name!r:.60} is none of a tensor")
     dtype, width = _DTYPES[code]
     start, end = span
-    tensor = StoredTensor(name, dtype, tuple(shape), end - start)
+    tensor = ListedTensor(name, dtype, tuple(shape), end - start)
     if tensor.bytes != tensor.elements * width:
         raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which its shape doesn't take")
     return (start, end), tensor

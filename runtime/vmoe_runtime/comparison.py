@@ -65,7 +65,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Differences:
+class RunDifferences:
     """How far two runs are apart.
 
     A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
@@ -96,10 +96,10 @@ class Differences:
         return float(np.mean(self.pairs)) if self.pairs else 1.0
 
 
-def differences(expected: Run, found: Run) -> Differences:
+def differences(expected: Run, found: Run) -> RunDifferences:
     """How far `found` is from `expected`, two runs on the same images."""
     images = len(expected.output)
-    return Differences(
+    return RunDifferences(
         np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
         relative_differences(expected.output, found.output),
         [ours == theirs for ours, theirs in zip(expected.placed, found.placed, strict=True)],
