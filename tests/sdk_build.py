@@ -1,14 +1,17 @@
-"""The C++ SDK as it is installed, and programs that use it, built in a project outside the repository."""
+"""The C++ SDK as it is installed, and programs that use it, built in projects of their own."""
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +23,7 @@ import pytest
 from vmoe_runtime.installation import SDK_LIBRARY, NotInstalledError, native_path
 
 ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "sdk"
 SOURCES = Path(__file__).parent / "cpp"
 OP_LIBRARY = "libvmoe_onnxruntime.so"
 
@@ -89,33 +93,46 @@ def prefixes() -> Prefixes:
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build programs with")
     whole = native_path("CMake package", SDK_LIBRARY, "lib", "cmake").parents[1]
-    standard_ops = scratch_folder()
-    shutil.copytree(whole / "include", standard_ops / "include")
-    shutil.copytree(whole / "lib", standard_ops / "lib", ignore=shutil.ignore_patterns("libvmoe_onnxruntime*"))
+    with locked("standard_ops") as standard_ops:
+        others = shutil.ignore_patterns("libvmoe_onnxruntime*")
+        for part in ("include", "lib"):
+            shutil.copytree(whole / part, standard_ops / part, ignore=others, dirs_exist_ok=True)
     return Prefixes(whole, standard_ops)
 
 
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
-    """Folder with programs of tests/cpp, built in a project outside the repository against an install prefix."""
-    folder = scratch_folder()
-    for name in names:
-        (source,) = SOURCES.glob(f"{name}.c*")
-        shutil.copy(source, folder)
-    (folder / "CMakeLists.txt").write_text(PROJECT.format(programs=" ".join(names)))
-    binaries = folder / "build"
-    built("cmake", "-S", folder, "-B", binaries, *generator(), f"-DCMAKE_PREFIX_PATH={prefix}")
-    built("cmake", "--build", binaries, "--parallel", "2")
-    return binaries
+    """Folder with programs of tests/cpp, built in a project of their own against an install prefix."""
+    with locked("programs", str(prefix), *names) as folder:
+        for name in names:
+            (source,) = SOURCES.glob(f"{name}.c*")
+            shutil.copy2(source, folder)
+        (folder / "CMakeLists.txt").write_text(PROJECT.format(programs=" ".join(names)))
+        return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
-    """Folder with the programs of a sample, built outside the repository against an install prefix."""
-    binaries = scratch_folder()
-    built("cmake", "-S", source, "-B", binaries, *generator(), f"-DCMAKE_PREFIX_PATH={prefix}", *options)
-    built("cmake", "--build", binaries, "--parallel", "2")
-    return binaries
+    """Folder with the programs of a sample, built against an install prefix."""
+    with locked(source.name, str(prefix), *options) as folder:
+        return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
+
+
+def _binaries(source: Path, folder: Path, *options: str) -> Path:
+    built("cmake", "-S", source, "-B", folder, *generator(), *options)
+    built("cmake", "--build", folder, "--parallel", "2")
+    return folder
+
+
+@contextmanager
+def locked(name: str, *options: str) -> Iterator[Path]:
+    """A folder for what is built with these options, by one process at a time. It stays for the next run."""
+    key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
+    folder = BUILD / (f"{name}-{key}" if options else name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
