@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,6 @@ from vmoe_export import export_bundle
 
 if TYPE_CHECKING:
     from gpu.library import Library
-    from gpu_stand_in import StandIn
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
@@ -39,6 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Sessions and answers that a module's tests share take gigabytes in the end, if all of them stay until the end."""
+    yield
+    for name, owner in list(sys.modules.items()):
+        if name in (request.module.__name__, "golden", "op_models"):
+            for value in list(vars(owner).values()):
+                if getattr(value, "__module__", "") == name and hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -102,16 +114,16 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """The GPU kernels and their checker, built for the CPU; skips where there is no nvcc."""
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
     from gpu_stand_in import build_stand_in
 
     return build_stand_in(tmp_path_factory.mktemp("stand-in"))
 
 
 @pytest.fixture
-def kernels(stand_in: StandIn) -> Library:
+def kernels(stand_in: Path) -> Library:
     """The GPU kernels as the benchmark calls them, on the CPU."""
     from gpu.library import Library
 
-    return Library(stand_in.library)
+    return Library(stand_in)

@@ -1,10 +1,10 @@
-"""What `vmoe-bench` and the engine add to a bare loop around the runtime's session: loops of both in turns.
+"""What `vmoe-bench` and the engine add to a bare loop around the runtime's session, interleaved.
 
     python benchmarks/bench_overhead.py BUNDLE [--batch 1 16] [--threads 2] [--duration 10]
 
 The bare loop has its inputs ready; `vmoe-bench` hands images and the name of a profile to the engine, as it does when it
-measures. Each is called CALLS times before the other has its turn: a loop of one kind is what both are in use, and calls
-that alternate cost each other what caches and branch predictors had learned.
+measures. Each is called CALLS times before the other is: a loop of one kind is what both are in use, and calls that
+alternate cost each other what caches and branch predictors had learned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from cpu.report import table
+from command_line import count, positive, say, table
 
 from vmoe_bench.loading import load_engines
 from vmoe_bench.measurement import time_interleaved
@@ -32,37 +32,38 @@ CALLS = 100
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where something can't be measured."""
-    parser = argparse.ArgumentParser(description="Times vmoe-bench and a bare session in turns.")
+    parser = argparse.ArgumentParser(description="Times vmoe-bench and a bare session, interleaved.")
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], metavar="N")
-    parser.add_argument("--threads", type=int, default=2, metavar="N")
-    parser.add_argument("--duration", type=float, default=10.0, metavar="SECONDS", help="for each batch size")
+    parser.add_argument("--batch", nargs="+", type=count, default=[1, 16], metavar="N")
+    parser.add_argument("--threads", type=count, default=2, metavar="N")
+    parser.add_argument("--duration", type=positive, default=10.0, metavar="SECONDS", help="for each batch size")
     given = parser.parse_args(arguments)
+    rows = []
     try:
-        rows = [measure(given.bundle, batch, given.threads, given.duration) for batch in given.batch]
+        for batch in given.batch:
+            bench, bare = measure(given.bundle, batch, given.threads, given.duration)
+            rows.append([str(batch), f"{bench:.4f}", f"{bare:.4f}", f"{bench / bare:.3f}"])
     except (VmoeError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 1
-    cells = [[str(batch), f"{bench:.4f}", f"{bare:.4f}", f"{bench / bare:.3f}"] for batch, bench, bare in rows]
-    print(*table(["batch", "vmoe-bench, ms a call", "bare session", "ratio"], cells), sep="\n")
+    print(*table(["batch", "vmoe-bench, ms a call", "bare session", "ratio"], rows), sep="\n")
     return 0
 
 
-def measure(bundle: Path, batch: int, threads: int, duration: float) -> tuple[int, float, float]:
-    """The batch size, and medians in milliseconds of a call as `vmoe-bench` makes it and of a bare one."""
+def measure(bundle: Path, batch: int, threads: int, duration: float) -> tuple[float, float]:
+    """Medians in milliseconds of a call as `vmoe-bench` makes it and of a bare one."""
     with ExitStack() as closing:
         engines = load_engines([bundle], [], ["onnxruntime"], [], Parallelism(threads), closing)
         point = plan_points(engines, lambda engine: named_profiles(engine, ()), [batch])[0]
         engine = point.engine
         images = synthetic_images(batch, engine.manifest.input).first_batch(batch, engine.manifest.input)
         feeds = {"image": images} | (dict(point.profile.inputs()) if point.profile else {})
-        session = engine._backend._session
-        bare = partial(session.run, [engine.manifest.output], feeds)
+        bare = partial(engine._backend._session.run, [engine.manifest.output], feeds)
         if not np.array_equal(bare()[0], point.logits(images)):
             raise UsageError(f"{bundle}: the bare session answers otherwise")
         taken = time_interleaved([_loop(partial(point.logits, images)), _loop(bare)], duration)
     bench_ms, bare_ms = (float(np.median(seconds)) / CALLS * 1e3 for seconds in taken)
-    return batch, bench_ms, bare_ms
+    return bench_ms, bare_ms
 
 
 def _loop(call: Callable[[], object]) -> Callable[[], None]:

@@ -1,11 +1,9 @@
-"""Everything about the GPU kernels that only a GPU can show; GPU.md says what and how.
+"""Everything about the GPU kernels that only a GPU can show; gpu/README.md says what and how.
 
     python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
 needs nvcc and a torch that has CUDA, and nothing else: no network, and not this project. `--floors` needs Python alone.
 """
-
-from __future__ import annotations
 
 import sys
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -19,15 +18,16 @@ from concurrent.futures.process import BrokenProcessPool
 from http.client import HTTPException
 from pathlib import Path
 
-from cpu.busy import OthersWatch
-from serving import replay, saturation, soak
+from command_line import count, positive, say
+from cpu.timing import OthersWatch
+from serving import saturation, soak, traces
+from serving.arrivals import TRACES
 from serving.subject import subject
-from serving.traces import TRACES
 
 from vmoe_runtime.errors import VmoeError
 
 SETTINGS = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
-_COMMANDS = {"traces": replay, "saturation": saturation, "soak": soak}
+_COMMANDS = {"traces": traces, "saturation": saturation, "soak": soak}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with OthersWatch(children) as others:
                 report = command.measure(measured)
     except (VmoeError, OSError, HTTPException, BrokenProcessPool) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        say(f"error: {error or type(error).__name__}")
         return 1
     machine = report["machine"]
     machine["others"] = others.share
@@ -71,42 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--service-options", default="", metavar="TEXT", help="more options for it, such as '--connections 512'")
     add("--images", type=Path, required=True, metavar="NPZ|DIR")
     add("--settings", nargs="+", default=list(SETTINGS), metavar="P", help="the least accurate first")
-    add("--slo-ms", type=_positive, default=50.0, metavar="MS")
-    add("--images-per-request", type=_count, default=1, metavar="N", help="for models so small that HTTP is most of it")
-    add("--threads", type=_count, default=2)
-    add("--max-batch", type=_count, default=16, metavar="N")
-    add("--max-waiting", type=_count, default=256, metavar="N")
-    add("--max-body", type=_count, default=16, metavar="MB")
+    add("--slo-ms", type=positive, default=50.0, metavar="MS")
+    add("--images-per-request", type=count, default=1, metavar="N", help="for models so small that HTTP is most of it")
+    add("--threads", type=count, default=2)
+    add("--max-batch", type=count, default=16, metavar="N")
+    add("--max-waiting", type=count, default=256, metavar="N")
+    add("--max-body", type=count, default=16, metavar="MB")
     add("-o", "--out", type=Path, metavar="DIR", help="write the report there")
     parser = argparse.ArgumentParser(description="Measures how a bundle is served over HTTP on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    traces = commands.add_parser("traces", parents=[common], help="elastic capacity against fixed settings, under load")
-    traces.add_argument("--load", type=_positive, default=0.9, help="share of what the lowest setting can serve")
-    traces.add_argument("--traces", nargs="+", choices=list(TRACES), default=list(TRACES))
-    traces.add_argument("--seconds", type=_positive, default=30.0, help="of each trace")
-    traces.add_argument("--saturate-seconds", type=_positive, default=5.0, metavar="S", help="for each setting's capacity")
+    arrivals = commands.add_parser("traces", parents=[common], help="elastic capacity against fixed settings, under load")
+    arrivals.add_argument("--load", type=positive, default=0.9, help="share of what the lowest setting can serve")
+    arrivals.add_argument("--traces", nargs="+", choices=list(TRACES), default=list(TRACES))
+    arrivals.add_argument("--seconds", type=positive, default=30.0, help="of each trace")
+    arrivals.add_argument("--saturate-seconds", type=positive, default=5.0, metavar="S", help="for each setting's capacity")
     cost = commands.add_parser("saturation", parents=[common], help="what HTTP costs, against the bare engine")
-    cost.add_argument("--seconds", type=_positive, default=3.0, help="of each measurement of a round")
-    cost.add_argument("--rounds", type=_count, default=5, metavar="N")
+    cost.add_argument("--seconds", type=positive, default=3.0, help="of each measurement of a round")
+    cost.add_argument("--rounds", type=count, default=5, metavar="N")
     long = commands.add_parser("soak", parents=[common], help="good, bad and absent clients; exit code 1 if one is wronged")
-    long.add_argument("--requests", type=_count, default=100_000, metavar="N", help="after which it ends")
-    long.add_argument("--seconds", type=_positive, default=3600.0, help="after which it ends, too")
-    long.add_argument("--clients", type=_count, default=16, metavar="N", help="at once")
+    long.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")
+    long.add_argument("--seconds", type=positive, default=3600.0, help="after which it ends, too")
+    long.add_argument("--clients", type=count, default=16, metavar="N", help="at once")
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not '{text}'")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not '{text}'")
-    return number
 
 
 if __name__ == "__main__":

@@ -5,21 +5,25 @@ Run as a program it is that process, and needs nothing but numpy and onnxruntime
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 Outputs = list[np.ndarray]
 
 _NO_PATH = "neither"
+_CALLS, _RESULTS = "calls.pickle", "results.pickle"
 
 
 @dataclass(frozen=True)
@@ -77,26 +81,24 @@ def run_calls(
         folder = Path(name)
         models: list[str] = []
         places: dict[Path | bytes, int] = {}
-        for number, call in enumerate(calls):
-            if call.model not in places:
-                places[call.model] = len(models)
-                if isinstance(call.model, bytes):
-                    (folder / f"{len(models)}.onnx").write_bytes(call.model)
-                models.append(f"{len(models)}.onnx" if isinstance(call.model, bytes) else str(call.model))
-            np.savez(folder / f"{number}.feeds.npz", **call.feeds)
-        plan = {
-            "library": str(library or _library()),
-            "threads": threads,
-            "models": models,
-            "calls": [(places[call.model], list(call.outputs) if call.outputs else None) for call in calls],
-        }
+        with (folder / _CALLS).open("wb") as stream:
+            for call in calls:
+                if call.model not in places:
+                    places[call.model] = len(models)
+                    if isinstance(call.model, bytes):
+                        (folder / f"{len(models)}.onnx").write_bytes(call.model)
+                    models.append(f"{len(models)}.onnx" if isinstance(call.model, bytes) else str(call.model))
+                outputs = list(call.outputs) if call.outputs else None
+                pickle.dump((places[call.model], outputs, dict(call.feeds)), stream)
+        plan = {"library": str(library or _library()), "threads": threads, "models": models}
         (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / _RESULTS).touch()
         try:
             _python(["run", str(folder)], path, packages)
         except RuntimeError as error:
-            done = sum((folder / f"{number}.json").exists() for number in range(len(calls)))
+            done = len(list(_unpickled(folder / _RESULTS)))
             raise RuntimeError(f"call {done} of {len(calls)}: {error}") from None
-        return [_result(folder, number) for number in range(len(calls))]
+        return list(_unpickled(folder / _RESULTS))
 
 
 def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
@@ -107,12 +109,11 @@ def outputs_of(results: Sequence[Outputs | str]) -> list[Outputs]:
     return [result for result in results if not isinstance(result, str)]
 
 
-def _result(folder: Path, number: int) -> Outputs | str:
-    answer = json.loads((folder / f"{number}.json").read_text())
-    if "error" in answer:
-        return str(answer["error"])
-    with np.load(folder / f"{number}.outputs.npz") as stored:
-        return [stored[f"arr_{i}"] for i in range(answer["outputs"])]
+def _unpickled(path: Path) -> Iterator[Any]:
+    """The objects that were pickled into a file one after another, up to one that was cut short."""
+    with path.open("rb") as stream, contextlib.suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            yield pickle.load(stream)
 
 
 def _library() -> Path:
@@ -158,17 +159,14 @@ def _run_in_this_process(folder: Path) -> None:
         file = folder / plan["models"][model]
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    for number, (model, outputs) in enumerate(plan["calls"]):
-        with np.load(folder / f"{number}.feeds.npz") as stored:
-            feeds = dict(stored)
-        try:
-            results = session(model).run(outputs, feeds)
-        except Exception as error:
-            answer: dict[str, object] = {"error": str(error)}
-        else:
-            np.savez(folder / f"{number}.outputs.npz", *results)
-            answer = {"outputs": len(results)}
-        (folder / f"{number}.json").write_text(json.dumps(answer))
+    with (folder / _RESULTS).open("wb") as stream:
+        for model, outputs, feeds in _unpickled(folder / _CALLS):
+            try:
+                result = session(model).run(outputs, feeds)
+            except Exception as error:
+                result = str(error)
+            pickle.dump(result, stream)
+            stream.flush()  # the next call may crash
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ PAGES = [
     ROOT / "plugins" / "README.md",
     ROOT / "plugins" / "tensorrt" / "README.md",
     *sorted((ROOT / "samples").rglob("README.md")),
-    *sorted((ROOT / "benchmarks").glob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
 ]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

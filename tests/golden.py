@@ -168,8 +168,7 @@ def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") 
 
 @functools.cache
 def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[Path, Vmoe]:
-    folder = Path(_scratch.name) / f"{model}-{group.replace(':', '')}-{bfloat16}-{output}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=_scratch.name))
     with open_checkpoint(FOLDER / model) as checkpoint:
         shapes = {name: info.shape for name, info in checkpoint.info.items()}
         stored = settings(model)

@@ -10,13 +10,12 @@ import functools
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cpu.errors import BenchmarkError
+from command_line import BenchmarkError
 from gpu.library import find_nvcc
 
 ROOT = Path(__file__).parents[1]
@@ -62,31 +61,19 @@ def nvcc() -> Path:
         pytest.skip(str(error))
 
 
-@dataclass(frozen=True)
-class StandIn:
-    """The stand-in's library, and the checker on top of the stand-in."""
-
-    library: Path
-    checker: Path
-
-
-def build_stand_in(folder: Path) -> StandIn:
+def build_stand_in(folder: Path) -> Path:
+    """The stand-in's library."""
     plugins, parts = ROOT / "plugins", BENCHMARKS / "gpu"
     # As nvcc's host compiler it knows where CUDA's headers are; the stand-in takes the CUDA runtime's place.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     flags += [f"-I{path}" for path in (plugins, parts)]
     sources = [Path(__file__).parent / "cpp" / "gpu_stand_in.cc", plugins / "cuda" / "route_plan.cc"]
     sources += [plugins / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
-    made = StandIn(folder / "libstand_in.so", folder / "kernel_check")
-    for target, source, options in (
-        (made.library, parts / "device_calls.cc", ["-Xcompiler=-fPIC", "-shared"]),
-        (made.checker, parts / "kernel_check.cc", []),
-    ):
-        done = subprocess.run(
-            [nvcc(), *flags, *options, *sources, source, "-o", target], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    return made
+    library = folder / "libstand_in.so"
+    command = [nvcc(), *flags, "-Xcompiler=-fPIC", "-shared", *sources, parts / "kernel_calls.cc", "-o", library]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return library
 
 
 def has_gpu() -> bool:

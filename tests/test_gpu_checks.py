@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cpu.errors import BenchmarkError
+from command_line import BenchmarkError
 from gpu import checks, exact
 from gpu.cases import GATE_KINDS, Case, make_inputs, named_cases, random_cases
+from gpu.command import LAUNCH_SHAPES
 from gpu.floors import kernel_launches
-from gpu.library import FUNCTIONS, DeviceError, Library, build, checker_command, kernel_sources, library_command
-from gpu.parts import _LAUNCH_SHAPES
+from gpu.library import FUNCTIONS, DeviceError, Library, build, c_shape, kernel_sources, library_command
 from gpu.problem import DeviceArray
-from gpu.sanitizer import run_checker, run_tool
+from gpu.sanitizer import run_tool, run_watched
 from gpu.shapes import TYPES, Shape
-from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, StandIn, has_gpu, nvcc
+from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu, nvcc
 
 from vmoe_export.ops import reference
 
@@ -41,16 +41,16 @@ def test_exact_results_are_the_reference_s() -> None:
         if shape.all_tokens * shape.experts > 200_000:
             continue
         inputs = make_inputs(case)
-        gates = inputs.gates.float().numpy()
-        got = exact.route(inputs.gates, shape.capacity, shape.choices, shape.bpr)
+        gates = inputs["gates"].float().numpy()
+        got = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
         slot, weight, src, _ = reference.route(gates, shape.capacity, shape.choices, shape.bpr)
         np.testing.assert_array_equal(got[0].numpy(), slot, str(case))
         np.testing.assert_array_equal(got[2].numpy(), src, str(case))
-        assert [tensor.dtype for tensor in got] == [torch.int32, inputs.gates.dtype, torch.int32]
+        assert [tensor.dtype for tensor in got] == [torch.int32, inputs["gates"].dtype, torch.int32]
         np.testing.assert_array_equal(got[1].float().numpy(), weight, str(case))
         bits = torch.int32 if shape.type == "fp32" else torch.int16
-        buf = reference.dispatch(inputs.x.view(bits).numpy(), src)
-        np.testing.assert_array_equal(exact.dispatch(inputs.x, got[2]).view(bits).numpy(), buf, str(case))
+        buf = reference.dispatch(inputs["x"].view(bits).numpy(), src)
+        np.testing.assert_array_equal(exact.dispatch(inputs["x"], got[2]).view(bits).numpy(), buf, str(case))
         compared += 1
     assert compared > 150
 
@@ -58,11 +58,11 @@ def test_exact_results_are_the_reference_s() -> None:
 @pytest.mark.parametrize("type", TYPES)
 def test_combine_sums_in_float32_and_rounds_once(type: Any) -> None:
     inputs = make_inputs(Case(Shape(2, 40, 4, 3, 20, 17, type), "random", 5))
-    slot, weight, _ = exact.route(inputs.gates, 20, 3, True)
-    wanted = torch.from_numpy(reference.combine(inputs.out.float().numpy(), slot.numpy(), weight.numpy()))
-    got = exact.combine(inputs.out, slot, weight)
-    assert torch.equal(got, wanted.to(inputs.out.dtype))
-    assert got.dtype == inputs.out.dtype
+    slot, weight, _ = exact.route(inputs["gates"], 20, 3, True)
+    wanted = torch.from_numpy(reference.combine(inputs["out"].float().numpy(), slot.numpy(), weight.numpy()))
+    got = exact.combine(inputs["out"], slot, weight)
+    assert torch.equal(got, wanted.to(inputs["out"].dtype))
+    assert got.dtype == inputs["out"].dtype
 
 
 def test_first_product_is_taken_as_it_is() -> None:
@@ -83,7 +83,7 @@ def test_cases_reach_every_corner() -> None:
     assert {kernel_launches(s)["Route"] for s in shapes} == {1, 2}
     assert any(c.offset for c in cases)
     assert any(s.row_bytes % 16 for s in shapes)
-    gates = {kind: make_inputs(next(c for c in cases if c.kind == kind)).gates for kind in GATE_KINDS}
+    gates = {kind: make_inputs(next(c for c in cases if c.kind == kind))["gates"] for kind in GATE_KINDS}
     assert [kind for kind in GATE_KINDS if gates[kind].isnan().any()] == ["nan", "extreme"]
     assert [kind for kind in GATE_KINDS if gates[kind].isinf().any()] == ["extreme"]
     assert gates["equal"].unique().numel() == 1
@@ -104,7 +104,7 @@ def test_stand_in_passes_every_check(kernels: Library) -> None:
         checks.check_cases(device, kernels, "random", random_cases(1, 20)),
         checks.check_streams(device, kernels, 1),
         checks.check_graphs(device, kernels, 1),
-        checks.check_launches(device, kernels, _LAUNCH_SHAPES[:4]),
+        checks.check_launches(device, kernels, LAUNCH_SHAPES[:4]),
     ]
     assert [check.failures for check in made] == [()] * 6
     assert made[1].count == len(small) > 100
@@ -126,9 +126,9 @@ def test_every_fault_is_seen(kernels: Library, monkeypatch: pytest.MonkeyPatch, 
 def test_a_check_that_sees_no_planted_fault_is_told_of(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeviceArray, "guards_hold", lambda _: True)
     blind = checks.check_planted(HostDevice(), kernels, 1).failures
-    assert blind == tuple(f"a bit was turned behind {name}, and that alone was not seen" for name in checks._OUTPUTS)
+    assert blind == tuple(f"a bit was turned behind {name}, and that alone was not seen" for name in checks.OUTPUTS)
     monkeypatch.setattr(exact, "same_bits", lambda first, _: torch.ones_like(first, dtype=torch.bool))
-    assert len(checks.check_planted(HostDevice(), kernels, 1).failures) == 2 * len(checks._OUTPUTS)
+    assert len(checks.check_planted(HostDevice(), kernels, 1).failures) == 2 * len(checks.OUTPUTS)
 
 
 def test_launches_are_counted(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,29 +143,25 @@ def test_launches_are_counted(kernels: Library, monkeypatch: pytest.MonkeyPatch)
 def test_cuda_s_own_words_are_told(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "refuse")
     with pytest.raises(DeviceError, match=r"route: CUDA says 'stand-in error' \(error 700\)"):
-        kernels.route(Shape(1, 1, 1, 1, 1), 0, 0, 0, 0, 0, 0)
+        kernels.call("route", c_shape(Shape(1, 1, 1, 1, 1)), 0, 0, 0, 0, 0, 0, 0)
     assert kernels.refusal(Shape(1, 70_000, 8, 1, 1)) == "a group must have at most 65536 tokens"
     assert kernels.refusal(Shape(1, 197, 8, 1, 8)) is None
 
 
-# What is written past the ends is for compute-sanitizer to see.
-@pytest.mark.parametrize("fault", ["", *(fault for fault in FAULTS if fault != "past"), "refuse"])
-def test_checker_without_torch_sees_faults_too(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+# What is written past the ends, and what both of them do, is for compute-sanitizer and torch to see.
+@pytest.mark.parametrize("fault", ["", "slot", "weight", "fused", "unsteady", "refuse"])
+def test_the_watched_program_sees_faults_too(stand_in: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", fault)
-    check = run_checker([str(stand_in.checker), "30", "7"], "checker", 30)
+    check = run_watched([], stand_in, ("12", "7"), "watched", 12)
     if not fault:
         assert check.failures == ()
         return
     (failure,) = check.failures
-    assert failure.startswith("exit code 3: " if fault == "refuse" else "exit code 1: ")
-    assert ("CUDA says" if fault == "refuse" else "30 layers, seed 7: ") in failure
-
-
-def test_checker_spoils_nothing_where_initcheck_watches(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "memset")
-    assert run_checker([str(stand_in.checker), "8", "1", "fresh"], "checker", 8).failures == ()
-    (failure,) = run_checker([str(stand_in.checker), "8", "1"], "checker", 8).failures
-    assert "cudaMemset: CUDA says 'stand-in error'" in failure
+    assert failure.startswith("exit code 1: ")
+    said = (
+        "route: CUDA says 'stand-in error'" if fault == "refuse" else "of RouteDispatch is not that of Route and Dispatch at"
+    )
+    assert said in failure
 
 
 # compute-sanitizer
@@ -181,24 +177,24 @@ def fake_sanitizer(folder: Path, *reports: str) -> Path:
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
-def test_a_tool_watches_the_checker_and_must_see_a_planted_fault(stand_in: StandIn, tmp_path: Path, tool: str) -> None:
+def test_a_tool_watches_the_kernels_and_must_see_a_planted_fault(stand_in: Path, tmp_path: Path, tool: str) -> None:
     program = fake_sanitizer(tmp_path, f"plant {tool}")
-    assert [check.failures for check in run_tool(program, tool, stand_in.checker, 5, 3)] == [(), ()]
+    assert [check.failures for check in run_tool(program, tool, stand_in, 5, 3)] == [(), ()]
     planted, watched = Path(f"{program}.log").read_text().splitlines()
     assert planted.startswith(f"--tool {tool} --error-exitcode 77 ")
-    assert planted.endswith(f" {stand_in.checker} plant {tool}")
-    assert watched.endswith(f" {stand_in.checker} 5 3{' fresh' if tool == 'initcheck' else ''}")
+    assert planted.endswith(f" -m gpu.watched {stand_in} plant {tool}")
+    assert watched.endswith(f" -m gpu.watched {stand_in} 5 3")
 
 
-def test_what_a_tool_finds_is_told(stand_in: StandIn, tmp_path: Path) -> None:
-    program = fake_sanitizer(tmp_path, "plant initcheck", "5 3 fresh")
-    planted, watched = run_tool(program, "initcheck", stand_in.checker, 5, 3)
+def test_what_a_tool_finds_is_told(stand_in: Path, tmp_path: Path) -> None:
+    program = fake_sanitizer(tmp_path, "plant initcheck", "5 3")
+    planted, watched = run_tool(program, "initcheck", stand_in, 5, 3)
     assert planted.failures == ()
-    assert (watched.name, watched.failures) == ("compute-sanitizer initcheck", ("exit code 77: ========= 5 3 fresh",))
+    assert (watched.name, watched.failures) == ("compute-sanitizer initcheck", ("exit code 77: ========= 5 3",))
 
 
-def test_a_tool_that_sees_nothing_is_told_of(stand_in: StandIn, tmp_path: Path) -> None:
-    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", stand_in.checker, 5, 3)
+def test_a_tool_that_sees_nothing_is_told_of(stand_in: Path, tmp_path: Path) -> None:
+    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", stand_in, 5, 3)
     assert (planted.name, planted.failures) == (
         "compute-sanitizer racecheck, planted fault",
         ("it is not reported (exit code 0)",),
@@ -212,7 +208,7 @@ def test_a_tool_that_sees_nothing_is_told_of(stand_in: StandIn, tmp_path: Path) 
 @pytest.fixture(scope="module")
 def real_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built as the benchmark builds it."""
-    return build(library_command(nvcc(), "sm_90", tmp_path_factory.mktemp("real") / "libdevice_calls.so"))
+    return build(library_command(nvcc(), "sm_90", tmp_path_factory.mktemp("real") / "libkernel_calls.so"))
 
 
 def test_real_library_compiles_and_has_its_symbols(real_library: Path) -> None:
@@ -220,36 +216,34 @@ def test_real_library_compiles_and_has_its_symbols(real_library: Path) -> None:
     assert set(FUNCTIONS) <= {line.split()[-1] for line in listed.stdout.splitlines()}
     needed = subprocess.run(["readelf", "-d", real_library], capture_output=True, text=True, check=True).stdout
     assert "cudart" not in needed
-    header = (BENCHMARKS / "gpu" / "device_calls.h").read_text()
-    assert set(re.findall(r"\b(vmoe_gpu_\w+)\(", header)) == set(FUNCTIONS)
+    source = (BENCHMARKS / "gpu" / "kernel_calls.cc").read_text()
+    assert set(re.findall(r"\b(vmoe_gpu_\w+)\(", source)) == set(FUNCTIONS)
 
 
 def test_real_library_without_a_gpu_gives_cuda_s_words(real_library: Path) -> None:
     if has_gpu():
         pytest.skip("there is a GPU here, and the call would be real")
     library, shape = Library(real_library), Shape(1, 197, 8, 2, 30)
+    nowhere = dict.fromkeys(("gates", "x", "out", "slot", "weight", "src", "buf", "y", "workspace"), 0)
     for name, call in {
-        "route": lambda: library.route(shape, 0, 0, 0, 0, 0, 0),
-        "dispatch": lambda: library.dispatch(shape, 0, 0, 0, 0),
-        "route_dispatch": lambda: library.route_dispatch(shape, 0, 0, 0, 0, 0, 0, 0),
-        "combine": lambda: library.combine(shape, 0, 0, 0, 0, 0),
+        "route": lambda: library.launch("Route", shape, nowhere, 0),
+        "dispatch": lambda: library.launch("Dispatch", shape, nowhere, 0),
+        "route_dispatch": lambda: library.launch("RouteDispatch", shape, nowhere, 0),
+        "combine": lambda: library.launch("Combine", shape, nowhere, 0),
         "empty": lambda: library.empty(0),
-        "begin_count": lambda: library.begin_count(0),
+        "begin_count": lambda: library.count_nodes(0, lambda: None),
     }.items():
         with pytest.raises(DeviceError, match=rf"^{name}: CUDA says '[^']*(driver|device)[^']*' \(error \d+\)$"):
             call()
     with pytest.raises(DeviceError, match="invalid argument"):
-        library.route(replace(shape, choices=9), 0, 0, 0, 0, 0, 0)
+        library.launch("Route", replace(shape, choices=9), nowhere, 0)
 
 
-def test_real_checker_compiles(tmp_path: Path) -> None:
-    program = build(checker_command(nvcc(), "sm_90", tmp_path / "kernel_check"))
+def test_what_is_watched_needs_a_gpu(real_library: Path) -> None:
     if has_gpu():
-        pytest.skip("there is a GPU here, and gpu.py runs the checker on it")
-    for arguments in ([], ["plant", "memcheck"]):
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 3
-        assert done.stderr.startswith("kernel_check: looking for a GPU: CUDA says '")
+        pytest.skip("there is a GPU here, and gpu.py runs it on that")
+    (failure,) = run_watched([], real_library, ("1", "1"), "watched", 1).failures
+    assert re.match(r"exit code 1: error: allocate: CUDA says '.*(driver|device)", failure)
 
 
 def test_kernels_are_compiled_from_the_same_sources_and_alike_everywhere() -> None:
@@ -257,12 +251,11 @@ def test_kernels_are_compiled_from_the_same_sources_and_alike_everywhere() -> No
     listed = re.search(r"add_library\(vmoe_cuda STATIC([^)]*)\)", cmake)
     assert listed is not None
     assert {path.name for path in kernel_sources()} == set(listed[1].split())
-    for command in (library_command, checker_command):
-        line = command(Path("nvcc"), "sm_86", Path("target"))
-        assert line[-2:] == ["-o", "target"]
-        assert "-arch=sm_86" in line
-        assert all(flag in line for flag in re.findall(r"CUDA>:(-[\w=-]+)>", cmake))
-        assert "-std=c++17" in line
+    line = library_command(Path("nvcc"), "sm_86", Path("target"))
+    assert line[-2:] == ["-o", "target"]
+    assert "-arch=sm_86" in line
+    assert all(flag in line for flag in re.findall(r"CUDA>:(-[\w=-]+)>", cmake))
+    assert "-std=c++17" in line
 
 
 def test_what_nvcc_says_is_told(tmp_path: Path) -> None:

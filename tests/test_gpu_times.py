@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import exact, peers, rows, timing
+from gpu import exact, timing
 from gpu.cases import Case, make_gates, make_inputs
 from gpu.checks import expected_of
 from gpu.floors import KERNELS, ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
@@ -21,7 +21,7 @@ from gpu_stand_in import HostDevice
 
 from vmoe_runtime.capacity import compute_capacity
 
-RATES = rows.Rates(copy=1e9, launch=1e-5)
+RATES = timing.Rates(copy=1e9, launch=1e-5)
 
 
 # Floors and the bar
@@ -31,15 +31,15 @@ def test_bytes_are_those_of_the_tensors() -> None:
     case = Case(Shape(3, 50, 8, 2, 9, 12, "fp16", "fp32"), "random", 3)
     inputs = make_inputs(case)
     wanted = expected_of(case, inputs)
-    kept = count_kept(wanted.slot)
-    read = wanted.src[wanted.src >= 0].unique().numel() * 12 * 2
-    routed = inputs.gates.nbytes + wanted.slot.nbytes + wanted.weight.nbytes
-    assert kept.pairs == (wanted.src >= 0).sum()
+    kept = count_kept(wanted["slot"])
+    read = wanted["src"][wanted["src"] >= 0].unique().numel() * 12 * 2
+    routed = inputs["gates"].nbytes + wanted["slot"].nbytes + wanted["weight"].nbytes
+    assert kept.pairs == (wanted["src"] >= 0).sum()
     assert kernel_bytes(case.shape, kept) == {
-        "Route": routed + wanted.src.nbytes,
-        "Dispatch": wanted.src.nbytes + read + wanted.buf.nbytes,
-        "RouteDispatch": routed + read + wanted.buf.nbytes,
-        "Combine": wanted.slot.nbytes + wanted.weight.nbytes + kept.pairs * 24 + wanted.y.nbytes,
+        "Route": routed + wanted["src"].nbytes,
+        "Dispatch": wanted["src"].nbytes + read + wanted["buf"].nbytes,
+        "RouteDispatch": routed + read + wanted["buf"].nbytes,
+        "Combine": wanted["slot"].nbytes + wanted["weight"].nbytes + kept.pairs * 24 + wanted["y"].nbytes,
     }
 
 
@@ -78,20 +78,18 @@ def test_bar_covers_the_sizes_it_must() -> None:
 @pytest.mark.parametrize(("choices", "capacity", "bpr"), [(1, 20, True), (2, 20, True), (2, 70, True), (3, 11, False)])
 def test_peers_do_the_same_work(choices: int, capacity: int, bpr: bool) -> None:
     source = torch.Generator().manual_seed(3)
-    shape = Shape(3, 197, 8, choices, capacity, 16, bpr=bpr)
     gates = make_gates("random", 3, 197, 8, source)
     slot, weight, src = exact.route(gates, capacity, choices, bpr)
-    got = peers.route(gates, shape)
+    got = exact.route(gates, capacity, choices, bpr, fast=True)
     for ours, theirs in zip((slot, weight, src), got, strict=True):
         assert torch.equal(theirs, ours)
         assert theirs.dtype == ours.dtype
     x = torch.randn(3, 197, 16, generator=source)
     buf = exact.dispatch(x, src)
-    assert torch.equal(peers.dispatch(peers.padded(x.view(-1, 16)), got[2]), buf.view(-1, 16))
+    assert torch.equal(exact.fast_dispatch(exact.padded(x.view(-1, 16)), got[2]), buf.view(-1, 16))
     y = exact.combine(buf, slot, weight).view(-1, 16)
     out = buf.view(-1, 16)
-    torch.testing.assert_close(peers.combine_add(out, got[0], got[1]), y, rtol=0, atol=1e-6)
-    torch.testing.assert_close(peers.combine_sum(peers.padded(out), got[0], got[1]), y, rtol=0, atol=1e-6)
+    torch.testing.assert_close(exact.fast_combine(exact.padded(out), got[0], got[1]), y, rtol=0, atol=1e-6)
 
 
 def test_peers_wait_for_nothing() -> None:
@@ -100,26 +98,24 @@ def test_peers_wait_for_nothing() -> None:
     shape = Shape(2, 30, 4, 2, 9, 8)
     gates, out = torch.rand(2, 30, 4), torch.rand(shape.places, 8)
     whole = functools.partial(torch.compile, backend="eager", fullgraph=True, dynamic=False)
-    slot, weight, src = whole(lambda gates: peers.route(gates, shape))(gates)
-    whole(peers.dispatch)(torch.rand(61, 8), src)
-    whole(peers.combine_add)(out, slot, weight)
-    whole(peers.combine_sum)(peers.padded(out), slot, weight)
+    slot, weight, src = whole(lambda gates: exact.route(gates, 9, 2, True, fast=True))(gates)
+    whole(exact.fast_dispatch)(torch.rand(61, 8), src)
+    whole(exact.fast_combine)(exact.padded(out), slot, weight)
 
 
 def test_a_row_says_what_was_timed(kernels: Library) -> None:
     shape = Shape(2, 50, 8, 2, 9, 16, "bf16")
-    made = list(rows.measure_shape(HostDevice(), kernels, shape, RATES, 3, bar=True))
+    made = list(timing.measure_shape(HostDevice(), kernels, shape, RATES, 3, bar=True))
     assert [row["kernel"] for row in made] == list(KERNELS)
     for row in made:
         assert row["floor"] == pytest.approx(row["bytes"] / 1e9)
         assert row["bar"] == pytest.approx(1.3 * row["floor"] + row["launches"] * 1e-5)
         assert row["passes"] is (row["time"]["median"] <= row["bar"])
-        assert row["bytes_per_second"] == pytest.approx(row["bytes"] / row["time"]["median"])
-        assert row["of_copy"] == pytest.approx(row["bytes_per_second"] / 1e9)
+        assert row["of_copy"] == pytest.approx(row["bytes"] / row["time"]["median"] / 1e9)
         assert row["time"]["repeats"] == 3
         assert row["buffer_sets"] >= 2
-        assert row["kept_pairs"] <= shape.pairs
-        assert set(row["peers"]) == ({"torch", "torch, index_add"} if row["kernel"] == "Combine" else {"torch"})
+        assert row["kept"]["pairs"] <= shape.pairs
+        assert row["torch"]["median"] > 0
     assert (made[0]["shape"]["gate_type"], made[0]["shape"]["hidden"]) == ("bf16", 0)
     assert (made[1]["shape"]["gate_type"], made[1]["shape"]["hidden"]) == ("fp32", 16)
 
@@ -127,14 +123,14 @@ def test_a_row_says_what_was_timed(kernels: Library) -> None:
 @pytest.mark.parametrize("type", ["fp32", "fp16"])
 def test_the_bar_of_one_image_is_what_torch_takes_beside_it(kernels: Library, type: Any) -> None:
     shape = Shape(1, 197, 8, 1, 8, 16, type)
-    for row in rows.measure_shape(HostDevice(), kernels, shape, RATES, 2, bar=True):
-        assert row["bar"] == ONE_IMAGE_BAR * row["peers"]["torch"]["median"]
+    for row in timing.measure_shape(HostDevice(), kernels, shape, RATES, 2, bar=True):
+        assert row["bar"] == ONE_IMAGE_BAR * row["torch"]["median"]
         assert row["passes"] is (row["time"]["median"] <= row["bar"])
 
 
 def test_one_image_without_torch_s_time_is_over_its_bar(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "route", lambda *_: torch.zeros(2) @ torch.zeros(3))
-    row = next(rows.measure_shape(HostDevice(), kernels, Shape(1, 197, 8, 1, 8, 16), RATES, 2, bar=True))
+    monkeypatch.setattr(exact, "route", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
+    row = next(timing.measure_shape(HostDevice(), kernels, Shape(1, 197, 8, 1, 8, 16), RATES, 2, bar=True))
     assert (row["bar"], row["passes"]) == (None, False)
     (sentence,) = missed_bars({"rows": [row]})
     assert re.fullmatch(
@@ -142,7 +138,7 @@ def test_one_image_without_torch_s_time_is_over_its_bar(kernels: Library, monkey
     )
 
 
-def test_contenders_take_turns_and_are_timed_a_call() -> None:
+def test_contenders_are_interleaved_and_timed_a_call() -> None:
     called: list[str] = []
 
     class Clock(HostDevice):
@@ -151,28 +147,25 @@ def test_contenders_take_turns_and_are_timed_a_call() -> None:
             work()
             return float(len(called) - before)  # a millisecond a call
 
-    device = Clock()
     counts = {"a": 3, "b": 40}
-    graphs = {
-        name: timing.capture(device, [functools.partial(called.append, name)] * count) for name, count in counts.items()
-    }
-    times = timing.in_turns(device, graphs, 5)
+    contenders = {name: [functools.partial(called.append, name)] * count for name, count in counts.items()}
+    times, notes = timing.time_calls(Clock(), contenders, 5)
+    assert notes == []
     assert all(time.median == time.lower == time.upper == pytest.approx(1e-3) for time in times.values())
     turns = [name for name, _ in itertools.groupby(called)]
     assert 2 * 8 - 4 <= len(turns) <= 2 * 9
     assert called.count("a") == 18 * 9  # at least 16 calls a graph; once to warm up, 3 rounds, 5 that are timed
 
 
-def test_a_peer_that_does_not_compile_is_a_note(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("no compiler here\nsecond line")
+def test_what_torch_can_t_do_is_a_note(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no room here\nsecond line")
 
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    for name in ("route", "fast_dispatch", "fast_combine"):
+        monkeypatch.setattr(exact, name, refuse)
     shape = Shape(1, 20, 4, 1, 5, 8)
-    monkeypatch.setattr(rows, "COMPILED_SHAPES", (shape,))
-    made = list(rows.measure_shape(HostDevice(), kernels, shape, RATES, 1, bar=False))
+    made = list(timing.measure_shape(HostDevice(), kernels, shape, RATES, 1, bar=False))
     assert [row["notes"] for row in made] == [
-        [f"torch.compile, {row['kernel']}: RuntimeError: no compiler here"] for row in made
+        [f"{row['kernel']} at {Shape(**row['shape'])}: torch: RuntimeError: no room here"] for row in made
     ]
-    assert all("torch" in row["peers"] and "torch.compile" not in row["peers"] for row in made)
-    assert all((row["bar"], row["passes"]) == (None, None) for row in made)
+    assert all((row["torch"], row["bar"], row["passes"]) == (None, None, None) for row in made)

@@ -1,22 +1,22 @@
-"""One cell of the benchmark timed: all its runs loaded, checked against the float32 engine, and called in turns."""
+"""One cell of the benchmark: all its runs loaded, checked against the float32 engine, timed, and what that amounts to."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from command_line import BenchmarkError, say
 
-from cpu.busy import OthersWatch
-from cpu.cell import Cell, LoadedRun
-from cpu.errors import BenchmarkError
-from cpu.models import Setting
-from cpu.runs import ENGINE_RUNS, RUNS, Run, load_engine
-from cpu.timing import Times, seconds_of, time_in_turns
+from cpu.floors import Floors, work_of
+from cpu.models import Model, Setting
+from cpu.runs import RUNS, Array, Cell, Run, load_engine
+from cpu.timing import OthersWatch, Times, time_interleaved
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.routing_kinds import TopKRules
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Key = tuple[str, Setting | None]
 
 LOGITS_TOLERANCE = 5e-3
@@ -24,19 +24,24 @@ LOGITS_TOLERANCE = 5e-3
 _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35}
 """Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
 
+RATIOS = (
+    *(("engine-sparse-fp32", over) for over in ("dense-ort-fp32", "per-expert-ort-fp32", "dense-openvino-fp32")),
+    *(("engine-sparse-fp32", "inlined-openvino-fp32"), ("engine-sparse-bf16-experts", "dense-ort-fp32")),
+    *(("engine-sparse-bf16", over) for over in ("dense-openvino-bf16", "inlined-openvino-bf16")),
+    *(("engine-sparse-int8", over) for over in ("dense-openvino-int8", "dense-ort-int8")),
+    *((f"engine-dense-{precision}", f"dense-openvino-{precision}") for precision in ("fp32", "bf16", "int8")),
+    *((f"engine-sparse-{precision}", f"engine-dense-{precision}") for precision in ("fp32", "bf16", "int8")),
+)
+"""Which run's images/s are divided by which other's."""
+
 
 @dataclass(frozen=True)
 class Kept:
-    """What routing left of a batch, over all MoE layers.
+    """What routing left of a batch, over all MoE layers: pairs with a place, all pairs, and experts with at least one."""
 
-    Attributes:
-        kept, asked: (token, choice) pairs with a place, and all of them.
-        used_experts: experts that got at least one token.
-    """
-
-    kept: int
-    asked: int
-    used_experts: int
+    kept: int = 0
+    asked: int = 0
+    used_experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,104 +53,50 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class Switch:
-    """What it costs to call another profile than the last time.
-
-    Attributes:
-        cost_ms: median, over pairs of calls at the same profile, of the first one's time (after another profile) less
-            the second one's (after the same).
-        error_ms: standard error of that median.
-    """
-
-    run: str
-    profiles: tuple[str, str]
-    cost_ms: float
-    error_ms: float
-    pairs: int
-
-
-@dataclass(frozen=True)
 class CellResult:
-    """What a cell gave: per run and setting (None for a dense model) its times, kept pairs and distance.
-
-    `others_share` is the share of the machine that other processes took while it was timed.
-    """
+    """What a cell gave, per run and setting (None for a dense model); and what other processes took of the CPUs."""
 
     cell: Cell
     times: Mapping[Key, Times]
     kept: Mapping[Key, Kept]
     distances: Mapping[Key, Distance]
     descriptions: Mapping[str, str]
-    switches: Sequence[Switch]
     others_share: float | None
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """Logits and kept pairs of the float32 engine by setting, None for the dense ViT."""
+def make_cell(model: Model, batch: int, threads: int, settings: Sequence[Setting]) -> Cell:
+    """A cell with the places per expert that the bundle's own rules give."""
+    rules = Bundle.open(model.bundle("sparse"), verify=False).manifest.rules
+    assert isinstance(rules, TopKRules)
+    return Cell(model, batch, threads, {s: rules.profile(s.capacity_ratio, s.k, bpr=True) for s in settings})
 
-    logits: Mapping[Setting | None, Array]
-    kept: Mapping[Setting, Kept]
 
-
-def run_cell(
-    cell: Cell, names: Sequence[str], rounds: int, *, switches: bool, say: Callable[[str], None] = print
-) -> CellResult:
+def run_cell(cell: Cell, names: Sequence[str], rounds: int) -> CellResult:
     """Loads the runs, checks that they agree, and times them.
-
-    Args:
-        cell: what is timed.
-        names: of the runs.
-        rounds: how often each is timed.
-        switches: also time changes of profile.
-        say: gets a line on what is going on.
 
     Raises:
         BenchmarkError: a run's logits are not those of the float32 engine.
     """
     images = cell.model.images(cell.batch)
-    chosen = [run for name, run in RUNS.items() if name in names]
-    settings = tuple(cell.profiles)
-    name = f"{cell.model.name}, batch {cell.batch}, {cell.threads} threads"
-    say(f"{name}: loading {len(chosen)} runs")
-    reference = _reference(cell, images)
-    loaded: dict[str, LoadedRun] = {}
-    distances: dict[Key, Distance] = {}
-    kept: dict[Key, Kept] = {}
-    for run in chosen:
+    say(f"{cell}: loading {len(names)} runs")
+    reference = load_engine(cell, "sparse", "fp32")
+    logits = {None: load_engine(cell, "dense", "fp32").call(images, None)}
+    logits |= {setting: reference.call(images, setting) for setting in cell.profiles}
+    assert reference.placed is not None
+    loaded, distances, kept = {}, dict[Key, Distance](), dict[Key, Kept]()
+    for run in (run for name, run in RUNS.items() if name in names):
         model = loaded[run.name] = run.load(cell)
-        for setting in settings if run.kind == "sparse" else (None,):
+        for setting in cell.profiles if run.kind == "sparse" else (None,):
             key = run.name, setting
-            distances[key] = distance(model.call(images, setting), reference.logits[setting])
+            distances[key] = distance(model.call(images, setting), logits[setting])
             check_agreement(run, distances[key])
-            if setting is not None:
-                placed = model.placed(images, setting) if model.placed else None
-                kept[key] = count_kept(placed) if placed else reference.kept[setting]
-    say(f"{name}: timing {len(distances)} calls in turns, {rounds} rounds")
-    calls = {key: _caller(loaded[key[0]], images, key[1]) for key in distances}
+            kept[key] = Kept() if setting is None else count_kept((model.placed or reference.placed)(images, setting))
+    say(f"{cell}: timing {len(distances)} calls, interleaved, {rounds} rounds")
+    calls = {key: partial(loaded[key[0]].call, images, key[1]) for key in distances}
     with OthersWatch() as others:
-        times = time_in_turns(calls, rounds)
-    switch_times = []
-    if switches and len(settings) > 1:
-        pair = settings[len(settings) // 2 - 1], settings[-1]
-        switched = [run.name for run in chosen if run.kind == "sparse" and run.name in ENGINE_RUNS]
-        switch_times = [time_switches(run, loaded[run], images, pair, rounds) for run in switched]
+        times = time_interleaved(calls, rounds)
     descriptions = {name: model.description for name, model in loaded.items()}
-    loaded.clear()
-    calls.clear()
-    gc.collect()
-    return CellResult(cell, times, kept, distances, descriptions, switch_times, others.share)
-
-
-def _reference(cell: Cell, images: Array) -> _Reference:
-    logits: dict[Setting | None, Array] = {None: load_engine(cell, "dense", "fp32").call(images, None)}
-    kept = {}
-    engine = load_engine(cell, "sparse", "fp32")
-    assert engine.placed is not None
-    for setting in cell.profiles:
-        logits[setting] = engine.call(images, setting)
-        kept[setting] = count_kept(engine.placed(images, setting))
-    return _Reference(logits, kept)
+    return CellResult(cell, times, kept, distances, descriptions, others.share)
 
 
 def distance(logits: Array, wanted: Array) -> Distance:
@@ -166,11 +117,9 @@ def check_agreement(run: Run, found: Distance) -> None:
     Raises:
         BenchmarkError: the distance is above the tolerance, or NaN.
     """
-    if run.exact:
-        value, tolerance = found.largest, LOGITS_TOLERANCE
-    else:
-        value = found.relative
-        tolerance = _RELATIVE_TOLERANCES["int8" if "int8" in (run.numbers.linear, run.numbers.experts) else "bf16"]
+    value, tolerance = found.largest, LOGITS_TOLERANCE
+    if set(run.numbers) != {"fp32"}:
+        value, tolerance = found.relative, _RELATIVE_TOLERANCES["int8" if "int8" in run.numbers else "bf16"]
     if not value <= tolerance:
         raise BenchmarkError(
             f"{run.name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "
@@ -179,29 +128,48 @@ def check_agreement(run: Run, found: Distance) -> None:
 
 
 def count_kept(placed: Sequence[Array]) -> Kept:
-    """Counts pairs and experts.
-
-    Args:
-        placed: the expert i32[G,S,K] of each MoE layer, -1 where a pair was dropped.
-    """
+    """Counts pairs and experts, from the expert i32[G,S,K] of each MoE layer, -1 where a pair was dropped."""
     taken = [expert[expert >= 0] for expert in placed]
     return Kept(sum(map(len, taken)), sum(expert.size for expert in placed), sum(len(np.unique(e)) for e in taken))
 
 
-def time_switches(name: str, loaded: LoadedRun, images: Array, pair: tuple[Setting, Setting], rounds: int) -> Switch:
-    """Calls A A B B A A B B ..., so that every first call comes after another profile and every second one doesn't."""
-    differences = []
-    for index in range(2 * rounds + 2):
-        call = _caller(loaded, images, pair[index % 2])
-        first, second = seconds_of(call), seconds_of(call)
-        if index >= 2:
-            differences.append((first - second) * 1e3)
-    median = float(np.median(differences))
-    deviation = 1.4826 * float(np.median(np.abs(np.asarray(differences) - median)))
-    # 1.2533 turns the error of a mean into that of a median.
-    error = 1.2533 * deviation / len(differences) ** 0.5
-    return Switch(name, (pair[0].profile, pair[1].profile), median, error, len(differences))
+def points_of(result: CellResult, floors: Floors) -> list[dict[str, Any]]:
+    """A cell's figures, ready for JSON: one mapping per run and setting; times and floors are of a call, in milliseconds."""
+    cell, points = result.cell, []
+    for (name, setting), times in result.times.items():
+        run, kept, far = RUNS[name], result.kept[name, setting], result.distances[name, setting]
+        work = work_of(cell.model.config_of(run.kind), run.numbers, cell.batch, kept.kept, kept.used_experts)
+        points.append(
+            {
+                **cell.key,
+                **{"run": name, "title": run.title, "description": result.descriptions[name]},
+                "ck": setting.ck if setting else None,
+                "kept_pairs": kept.kept if setting else None,
+                "asked_pairs": kept.asked if setting else None,
+                **{"ms": times.median, "ms_quartiles": [times.lower, times.upper], "rounds": times.rounds},
+                "images_per_second": cell.batch * 1e3 / times.median,
+                "flops": sum(work.flops.values()),
+                "flop_floor_ms": work.flop_floor_ms(floors),
+                "memory_floor_ms": work.memory_floor_ms(floors),
+                **{"logits_difference": far.largest, "relative_difference": far.relative},
+            }
+        )
+    return points
 
 
-def _caller(loaded: LoadedRun, images: Array, setting: Setting | None) -> Callable[[], object]:
-    return lambda: loaded.call(images, setting)
+def ratios_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Images/s of one run over those of another in the same cell, from medians, for every pair of RATIOS that was timed.
+
+    A sparse run is compared with another one at the same setting. `flops_ratio` is the other's FLOPs over its own: what of
+    the ratio comes from doing less.
+    """
+    by_cell = {(p["model"], p["batch"], p["threads"], p["run"], p["ck"]): p for p in points}
+    ratios = []
+    for name, other_name in RATIOS:
+        for point in (p for p in points if p["run"] == name):
+            ck = point["ck"] if RUNS[other_name].kind == "sparse" else None
+            if other := by_cell.get((point["model"], point["batch"], point["threads"], other_name, ck)):
+                found = {key: point[key] for key in ("model", "batch", "threads", "run", "ck")} | {"over": other_name}
+                found |= {"ratio": other["ms"] / point["ms"], "flops_ratio": other["flops"] / point["flops"]}
+                ratios.append(found)
+    return ratios

@@ -1,45 +1,48 @@
-"""What this machine could do at best: peak multiply-adds and read rate, measured by floors.cpp on random data."""
+"""What this machine could do at best: peaks and read rate, measured by floors.cpp, and a model's products and weights."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cpu.errors import BenchmarkError
-from cpu.flops import Arithmetic
+from command_line import BenchmarkError
+
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import parameter_shapes
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
-_PRODUCTS: Mapping[Arithmetic, tuple[str, ...]] = {
+_PRODUCTS: Mapping[str, tuple[str, ...]] = {
     "fp32": ("fp32",),
     # Widening bfloat16 and int8 to float32 is always possible, and on some CPUs faster than the vector instruction.
     "bf16": ("bf16_tiles", "bf16_vectors", "fp32"),
     "int8": ("int8_tiles", "int8_vectors", "fp32"),
 }
+_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
 class Floors:
-    """Peaks of some number of threads together.
-
-    Attributes:
-        peaks: operations per second of each kind of product that the CPU has: "fp32", "bf16_vectors", "bf16_tiles",
-            "int8_vectors", "int8_tiles".
-        read_bytes: bytes per second that are read from memory.
-    """
+    """Operations a second of each kind of product that the CPU has, and bytes a second from memory, of all threads."""
 
     peaks: Mapping[str, float]
     read_bytes: float
 
-    def flops(self, arithmetic: Arithmetic) -> float:
-        """The fastest way to multiply numbers of a type."""
-        return max(self.peaks[name] for name in _PRODUCTS[arithmetic] if name in self.peaks)
+    def flops(self, numbers: str) -> float:
+        """The fastest way to multiply numbers of a type: "fp32", "bf16" or "int8"."""
+        return max(self.peaks[name] for name in _PRODUCTS[numbers] if name in self.peaks)
+
+    def best_of(self, other: Floors) -> Floors:
+        """The higher of two measurements of the same: whatever else ran can only have lowered them."""
+        peaks = {name: max(value, other.peaks[name]) for name, value in self.peaks.items()}
+        return Floors(peaks, max(self.read_bytes, other.read_bytes))
 
 
 def build_floors(folder: Path) -> Path:
@@ -48,10 +51,9 @@ def build_floors(folder: Path) -> Path:
     Raises:
         BenchmarkError: there is no C++ compiler, or it failed.
     """
-    program = folder / "floors"
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    command = [*compiler, *_OPTIONS, str(_SOURCE), "-o", str(program)]
+    program, compiler = folder / "floors", shlex.split(os.environ.get("CXX", "c++"))
     try:
+        command = [*compiler, *_OPTIONS, str(_SOURCE), "-o", str(program)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
         raise BenchmarkError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
@@ -62,22 +64,58 @@ def build_floors(folder: Path) -> Path:
 
 def measure_floors(program: Path, threads: int) -> Floors:
     """Runs the loops on `threads` threads; some seconds."""
-    found = _run(program, threads)
-    return Floors(found["peaks"], found["read_bytes"])
+    done = subprocess.run([str(program), str(threads)], check=True, capture_output=True, text=True)
+    return Floors(**json.loads(done.stdout))
 
 
-def measure_read_rate(program: Path, threads: int) -> float:
-    """Bytes per second from memory alone: on a shared machine it depends on what the neighbours do."""
-    return float(_run(program, threads, "read")["read_bytes"])
+@dataclass(frozen=True)
+class Work:
+    """What a call at least has to multiply and to read: FLOPs, two for each multiply-add, and bytes of weights, by type.
+
+    Matrix products only; of the weights those that a call can't do without.
+    """
+
+    flops: Mapping[str, int]
+    weight_bytes: int
+
+    def flop_floor_ms(self, floors: Floors) -> float:
+        """The least time for the products."""
+        at = Counter[float]()  # of the peaks: types that are multiplied alike are one sum
+        for numbers, count in self.flops.items():
+            at[floors.flops(numbers)] += count
+        return 1e3 * sum(count / peak for peak, count in at.items())
+
+    def memory_floor_ms(self, floors: Floors) -> float:
+        """The least time to read the weights."""
+        return 1e3 * self.weight_bytes / floors.read_bytes
 
 
-def best_of(first: Floors, second: Floors) -> Floors:
-    """The higher of two measurements of the same peaks: whatever else ran can only have lowered them."""
-    peaks = {name: max(value, second.peaks[name]) for name, value in first.peaks.items()}
-    return Floors(peaks, max(first.read_bytes, second.read_bytes))
+def work_of(config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept_pairs: int, used_experts: int) -> Work:
+    """The work of a batch.
 
-
-def _run(program: Path, threads: int, *what: str) -> dict[str, Any]:
-    done = subprocess.run([str(program), str(threads), *what], check=True, capture_output=True, text=True)
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
+    Args:
+        config: the model.
+        numbers: the types of linear layers, of attention's own products and of experts; routers and head are float32.
+        batch: images.
+        kept_pairs: (token, expert) pairs with a place, in all MoE layers.
+        used_experts: experts with such a pair, in all MoE layers.
+    """
+    linear, attention, experts = numbers
+    tokens = batch * config.num_tokens
+    rows_of = {"embedding": batch * math.prod(config.grid), "head": batch}
+    flops = dict.fromkeys(_BYTES, 0)
+    flops[attention] += config.num_layers * 4 * tokens * config.num_tokens * config.hidden_size
+    weight_bytes = expert = 0
+    for name, shape in parameter_shapes(config).items():
+        size = math.prod(shape)
+        if "/Moe/Mlp/" in name:
+            if name.startswith(f"Encoder/encoderblock_{config.moe.layers[0]}/" if config.moe else ""):
+                expert += size // shape[0]
+                flops[experts] += 2 * kept_pairs * (size // shape[0]) if name.endswith("/kernel") else 0
+            continue
+        always_float = not any(part in name for part in ("embedding/", "/SelfAttention/", "/Mlp/"))
+        own = "fp32" if always_float else linear
+        weight_bytes += _BYTES[own] * size
+        if name.endswith("/kernel"):
+            flops[own] += 2 * rows_of.get(name.partition("/")[0], tokens) * size
+    return Work(flops, weight_bytes + _BYTES[experts] * used_experts * expert)

@@ -12,22 +12,21 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import safe_open
+import torch
+from torch import Tensor
 
 import vmoe_export
-from cpu.balanced_routers import balance_routers
 from vmoe_export import export_bundle
-from vmoe_export.model.model_config import ModelConfig
-from vmoe_export.model.parameters import parameter_shapes
+from vmoe_export.model.model_config import ModelConfig, MoeConfig
+from vmoe_export.model.parameters import graph_shape, parameter_shapes
+from vmoe_export.model.torch_model import Vmoe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 
 _RANDOM_CHECKPOINT = Path(__file__).parents[2] / "samples" / "random_checkpoint.py"
-_EXPERTS = 8
-_PLACEMENT = "Every 2"
-_SEED = 0
+_EXPERTS, _PLACEMENT = 8, "Every 2"
 _BALANCING_IMAGES = 8
 
 
@@ -42,26 +41,17 @@ def _load_random_checkpoint() -> ModuleType:
 
 
 _random = _load_random_checkpoint()
-
-
-@dataclass(frozen=True)
-class _Size:
-    variant: Any
-    image_size: int
-    num_classes: int
-
-
-_SIZES = {
-    "b16": _Size(_random.VARIANTS["B/16"], 224, 1000),
-    "s32": _Size(_random.VARIANTS["S/32"], 224, 1000),
-    "tiny": _Size(_random.Variant(64, 4, 128, 4, 4), 28, 10),
+_SIZES = {  # variant, pixels and classes
+    "b16": (_random.VARIANTS["B/16"], 224, 1000),
+    "s32": (_random.VARIANTS["S/32"], 224, 1000),
+    "tiny": (_random.Variant(64, 4, 128, 4, 4), 28, 10),
 }
 MODELS = tuple(_SIZES)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One capacity x k: the capacity ratio C and the experts per token K that it is reached with."""
+    """A capacity ratio C and the experts per token K."""
 
     capacity_ratio: float
     k: int
@@ -89,38 +79,24 @@ def setting_for(ck: float) -> Setting:
 
 @dataclass(frozen=True)
 class Model:
-    """A V-MoE and the dense ViT of the same size. Their bundles are exported when they are first asked for.
-
-    Attributes:
-        name: such as "b16".
-        config: the V-MoE.
-        dense_config: the ViT of the same width and depth.
-        folder: where the checkpoints and bundles are.
-    """
+    """A V-MoE and the dense ViT of the same width and depth; bundles are exported when they are first asked for."""
 
     name: str
     config: ModelConfig
     dense_config: ModelConfig
     folder: Path
 
-    @property
-    def sparse(self) -> Path:
-        """The V-MoE's float32 bundle."""
-        return self.bundle("sparse", "fp32")
+    def config_of(self, kind: Kind) -> ModelConfig:
+        """The V-MoE or the dense ViT."""
+        return self.config if kind == "sparse" else self.dense_config
 
-    @property
-    def dense(self) -> Path:
-        """The dense ViT's float32 bundle."""
-        return self.bundle("dense", "fp32")
-
-    def bundle(self, kind: Kind, precision: Precision) -> Path:
+    def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
         """The bundle in a precision; exported where it isn't there, or another exporter made it."""
         path = self.folder / f"{self.name}-{kind}-{precision}.vmoe"
         stamp, exporter = path.with_suffix(".exporter"), _exporter_hash()
         if not (path.exists() and stamp.exists() and stamp.read_text() == exporter):
             options: dict[str, Any] = {"capacity": [0.3], "k": [1], "group": "image"} if kind == "sparse" else {}
-            checkpoint = self.checkpoint(kind)
-            export_bundle(checkpoint, path, precision=precision, validate=False, force=True, **options)
+            export_bundle(self.checkpoint(kind), path, precision=precision, validate=False, force=True, **options)
             stamp.write_text(exporter)
         return path
 
@@ -128,45 +104,62 @@ class Model:
         """The checkpoint in the official format; written where it isn't there."""
         prefix = self.folder / f"{self.name}-{kind}"
         if not Path(f"{prefix}.index").exists():
-            config = self.config if kind == "sparse" else self.dense_config
-            make = _random.random_weights(_SEED)
-            if config.moe:
-                make = balance_routers(config, make, noise_images(config, _BALANCING_IMAGES))
-            _random.write_checkpoint(prefix, parameter_shapes(config), make, 2)
+            config, make = self.config_of(kind), _random.random_weights(0)
+            routers = _balanced_routers(config, make) if config.moe else {}
+            shapes = parameter_shapes(config)
+            _random.write_checkpoint(prefix, shapes, lambda name, shape: routers.get(name, make(name, shape)), 2)
         return prefix
 
     def images(self, batch: int) -> Array:
-        """The images that the model is timed with, float32[N,H,W,C] in [-1, 1]."""
+        """Uniform noise, float32[N,H,W,C] in [-1, 1]."""
         return noise_images(self.config, batch)
 
 
 def noise_images(config: ModelConfig, batch: int) -> Array:
     """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
-    height, width = config.image_size
-    shape = batch, height, width, config.channels
-    return np.random.default_rng(_SEED).uniform(-1, 1, shape).astype(np.float32)
-
-
-class Tensors:
-    """The float32 tensors of a bundle by official parameter name, read one at a time."""
-
-    def __init__(self, bundle: Path) -> None:
-        self._file = safe_open(bundle / "weights.safetensors", framework="np")
-
-    def __getitem__(self, name: str) -> Array:
-        tensor: Array = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
+    return np.random.default_rng(0).uniform(-1, 1, (batch, *config.image_size, config.channels)).astype(np.float32)
 
 
 def prepare(name: str, folder: Path) -> Model:
     """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`."""
-    size = _SIZES[name]
-    layers = _random.moe_layers(_PLACEMENT, size.variant.num_layers)
+    variant, pixels, classes = _SIZES[name]
+    layers = _random.moe_layers(_PLACEMENT, variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    sparse, dense = (
-        _random.describe(size.variant, size.image_size, size.num_classes, _EXPERTS, who) for who in (layers, ())
-    )
+    sparse, dense = (_random.describe(variant, pixels, classes, _EXPERTS, who) for who in (layers, ()))
     return Model(name, sparse, dense, folder)
+
+
+class _Balancing(Vmoe):
+    """Takes the direction of the mean token out of each router before it is used.
+
+    Tokens of a random model have a part in common, more of it in every layer, and a random router sends them where that
+    part points. Experts that nobody asks for would make every implementation that skips empty places look too good.
+    """
+
+    def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Any) -> tuple[Tensor, ...]:
+        router = self._p(f"{block}.Moe.Router.dense.kernel")
+        mean = self._layer_norm(f"{block}.LayerNorm_1", x).mean(dim=(0, 1))
+        router -= torch.outer(mean, mean @ router) / (mean @ mean)
+        return super()._top_k(block, moe, x, settings)
+
+
+def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
+    """Routers that use all experts about equally, as training makes them."""
+    assert config.moe is not None
+    network = _Balancing(config, config.num_tokens)
+    tensors = {
+        name.replace("/", "."): torch.from_numpy(make(name, shape)).reshape(graph_shape(name, shape))
+        for name, shape in parameter_shapes(config).items()
+    }
+    network.load_state_dict(tensors, assign=True)
+    network.requires_grad_(False)
+    places = torch.full((len(config.moe.layers),), config.num_tokens)
+    one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    with torch.inference_mode():
+        network(
+            torch.from_numpy(noise_images(config, _BALANCING_IMAGES)), places, one, one, zero, zero + config.moe.num_experts
+        )
+    return {f"{name.replace('.', '/')}": p.numpy() for name, p in network.named_parameters() if "Router" in name}
 
 
 @functools.cache

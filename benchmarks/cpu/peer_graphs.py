@@ -1,296 +1,240 @@
-"""The peers' ONNX graphs: a dense ViT, and a V-MoE as a careful user exports it, written node by node.
+"""The peers' ONNX graphs: a dense ViT, and a V-MoE with a product per expert, written node by node.
 
-They share no code with the exporter, so they stay the same when its graphs change. Shapes are static, Q, K and V scaled
-in the weights, and every op is the best one that ONNX Runtime has for it; which form that is was measured (`Form`).
+They share no code with the exporter, so they stay the same when its graphs change. Shapes are static, and queries are scaled
+in the weights.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from safetensors import safe_open
 
-from cpu.peer_weights import PeerWeights
 from vmoe_export.model.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Attention = Literal["separate", "fused", "contrib"]
+"""Products for Q, K and V each; one product; or ONNX Runtime's op com.microsoft.Attention."""
 
-_OPSET = 20
-_IR_VERSION = 10
-_EPSILON = 1e-6
+_OPSET, _IR_VERSION = 20, 10
+_MLP = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
+_ALIGNMENT = 4096  # a page, so that every tensor can be mapped
 
 
-@dataclass(frozen=True)
-class Form:
-    """One way to write down the same layers.
+class Weights:
+    """A growing file of float32 tensors that all graphs of a model point into; those of an earlier run are used again.
 
-    Attributes:
-        attention: "separate" products for Q, K and V; one "fused" product; or the `contrib` op com.microsoft.Attention.
-        gelu: the "standard" op of opset 20, or the "contrib" op com.microsoft.FastGelu with the bias inside.
+    Args:
+        path: the file; its index lies beside it as `<path>.json`.
+        bundle: where the model's float32 tensors are.
     """
 
-    attention: Literal["separate", "fused", "contrib"]
-    gelu: Literal["standard", "contrib"]
+    def __init__(self, path: Path, bundle: Path) -> None:
+        self._path, self._index_path = path, path.with_name(f"{path.name}.json")
+        whole = path.exists() and self._index_path.exists()
+        self._index: dict[str, dict[str, Any]] = json.loads(self._index_path.read_text()) if whole else {}
+        self._bundle: Any = safe_open(bundle / "weights.safetensors", framework="np")
 
-    @property
-    def name(self) -> str:
-        """Such as `fused-standard`."""
-        return f"{self.attention}-{self.gelu}"
+    def stored(self, name: str) -> Array:
+        """A tensor of the model by its official name."""
+        tensor: Array = self._bundle.get_tensor(name)
+        return tensor
+
+    def add(self, name: str, make: Callable[[], Array]) -> onnx.TensorProto:
+        """An initializer that points to the tensor `name`, which `make` gives where the file doesn't have it yet."""
+        if name not in self._index:
+            tensor = np.ascontiguousarray(make(), np.float32)
+            with self._path.open("ab") as file:
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                self._index[name] = {"offset": file.tell(), "length": tensor.nbytes, "dims": tensor.shape}
+                file.write(tensor.data)
+        place = self._index[name]
+        proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=place["dims"], data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", self._path.name), ("offset", place["offset"]), ("length", place["length"])):
+            proto.external_data.add(key=key, value=str(value))
+        return proto
+
+    def save(self) -> None:
+        """Writes the index, once the graphs that use the tensors are written."""
+        self._index_path.write_text(json.dumps(self._index))
 
 
-FORMS = tuple(Form(attention, gelu) for attention in ("separate", "fused", "contrib") for gelu in ("standard", "contrib"))
-STANDARD_FORMS = tuple(form for form in FORMS if "contrib" not in (form.attention, form.gelu))
+def write_graph(
+    path: Path, config: ModelConfig, batch: int, weights: Weights, attention: Attention, capacity: int = 0, k: int = 0
+) -> None:
+    """Writes a model: `image` float32[N,H,W,C] -> `logits` float32[N, classes].
 
-
-class TensorSource(Protocol):
-    """Tensors by official parameter name."""
-
-    def __getitem__(self, name: str) -> Array:
-        """The float32 tensor."""
+    A V-MoE has a fixed capacity (places per expert and image) and K, Batch Priority Routing, and routes each image alone.
+    """
+    graph = _Graph(config, batch, weights, attention)
+    x = graph.embedding()
+    for i in range(config.num_layers):
+        block = f"Encoder/encoderblock_{i}"
+        x = graph.attention(block, x)
+        x = graph.moe(block, x, capacity, k) if config.moe and i in config.moe.layers else graph.mlp_block(block, x)
+    graph.nodes.append(helper.make_node("Identity", [graph.head(x)], ["logits"]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, *config.image_size, config.channels])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, config.num_classes])
+    whole = helper.make_graph(graph.nodes, "peer", [image], [logits], list(graph.initializers.values()))
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    path.write_bytes(helper.make_model(whole, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString())
+    weights.save()
 
 
 class _Graph:
     """Nodes in the making; every method returns the name of its result."""
 
-    def __init__(self, weights: PeerWeights, tensors: TensorSource) -> None:
+    def __init__(self, config: ModelConfig, batch: int, weights: Weights, attention: Attention) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self.weights = weights
-        self._tensors = tensors
-        self.scope = ""
+        self._config, self._batch, self._weights, self._attention = config, batch, weights, attention
+        self._tokens, self._width, self._heads = config.num_tokens, config.hidden_size, config.num_heads
 
     def op(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         return self.ops(op_type, 1, *inputs, domain=domain, **attributes)[0]
 
     def ops(self, op_type: str, outputs: int, *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
-        name = f"{self.scope}/{op_type}_{len(self.nodes)}"
+        name = f"{op_type}_{len(self.nodes)}"
         results = [f"{name}:{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op_type, inputs, results, name, domain=domain, **attributes))
         return results
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        array = np.asarray(values, dtype)
         name = f"constant_{len(self.initializers)}"
-        self.initializers[name] = onnx.numpy_helper.from_array(array, name)
+        self.initializers[name] = onnx.numpy_helper.from_array(np.asarray(values, dtype), name)
         return name
 
     def tensor(self, name: str, *shape: int) -> str:
         """A stored tensor under its official name, in another shape where one is given."""
-        return self.derived(name, lambda tensors: tensors[name].reshape(shape or tensors[name].shape))
+        return self.derived(name, lambda: self._weights.stored(name).reshape(shape or self._weights.stored(name).shape))
 
-    def derived(self, name: str, make: Any) -> str:
-        """A tensor that is computed from stored ones."""
+    def derived(self, name: str, make: Callable[[], Array]) -> str:
         if name not in self.initializers:
-            self.initializers[name] = self.weights.add(name, lambda: make(self._tensors))
+            self.initializers[name] = self._weights.add(name, make)
         return name
 
     def reshape(self, x: str, *shape: int) -> str:
         return self.op("Reshape", x, self.constant(shape))
 
+    def transpose(self, x: str, *perm: int) -> str:
+        return self.op("Transpose", x, perm=perm)
 
-def write_dense(
-    config: ModelConfig, batch: int, form: Form, tensors: TensorSource, weights: PeerWeights, path: Path
-) -> None:
-    """Writes a dense ViT: `image` float32[N,H,W,C] -> `logits` float32[N, classes]."""
-    graph = _Graph(weights, tensors)
-    x = _embedding(graph, config, batch)
-    for i in range(config.num_layers):
-        x = _attention_block(graph, config, batch, form, f"Encoder/encoderblock_{i}", x)
-        x = _mlp_block(graph, config, form, f"Encoder/encoderblock_{i}", x)
-    _write(graph, config, batch, _head(graph, config, batch, x), path)
+    def dense(self, x: str, kernel: str, bias: str) -> str:
+        return self.op("Add", self.op("MatMul", x, kernel), bias)
 
+    def norm(self, name: str, x: str) -> str:
+        weights = self.tensor(f"{name}/scale"), self.tensor(f"{name}/bias")
+        return self.op("LayerNormalization", x, *weights, axis=-1, epsilon=1e-6)
 
-def write_sparse(
-    config: ModelConfig,
-    batch: int,
-    form: Form,
-    capacity: int,
-    k: int,
-    tensors: TensorSource,
-    weights: PeerWeights,
-    path: Path,
-) -> None:
-    """Writes a V-MoE with a fixed capacity (places per expert and image) and K; BPR, each image routed alone."""
-    assert config.moe is not None
-    graph = _Graph(weights, tensors)
-    x = _embedding(graph, config, batch)
-    for i in range(config.num_layers):
-        block = f"Encoder/encoderblock_{i}"
-        x = _attention_block(graph, config, batch, form, block, x)
-        if i in config.moe.layers:
-            x = _moe_block(graph, config, batch, form, block, x, capacity, k)
+    def embedding(self) -> str:
+        (rows, columns), (height, width), channels = self._config.grid, self._config.patch_size, self._config.channels
+        patch = height * width * channels
+        x = self.reshape("image", self._batch, rows, height, columns, width, channels)
+        x = self.reshape(self.transpose(x, 0, 1, 3, 2, 4, 5), self._batch, rows * columns, patch)
+        x = self.dense(x, self.tensor("embedding/kernel", patch, self._width), self.tensor("embedding/bias"))
+        token = self.op("Expand", self.tensor("cls"), self.constant([self._batch, 1, self._width]))
+        return self.op("Add", self.op("Concat", token, x, axis=1), self.tensor("Encoder/posembed_input/pos_embedding"))
+
+    def attention(self, block: str, x: str) -> str:
+        name, size = f"{block}/SelfAttention", self._width // self._heads
+        normed, by_head = self.norm(f"{block}/LayerNorm_0", x), (self._batch, self._tokens, self._heads, size)
+        if self._attention == "contrib":
+            weights = self._joined(name, 1.0)
+            mixed = self.op("Attention", normed, *weights, domain="com.microsoft", num_heads=self._heads)
         else:
-            x = _mlp_block(graph, config, form, block, x)
-    _write(graph, config, batch, _head(graph, config, batch, x), path)
-
-
-def _embedding(graph: _Graph, config: ModelConfig, batch: int) -> str:
-    graph.scope = "embedding"
-    (rows, columns), (height, width), channels = config.grid, config.patch_size, config.channels
-    x = graph.reshape("image", batch, rows, height, columns, width, channels)
-    x = graph.op("Transpose", x, perm=[0, 1, 3, 2, 4, 5])
-    x = graph.reshape(x, batch, rows * columns, height * width * channels)
-    x = graph.op("MatMul", x, graph.tensor("embedding/kernel", height * width * channels, config.hidden_size))
-    x = graph.op("Add", x, graph.tensor("embedding/bias"))
-    token = graph.op("Expand", graph.tensor("cls"), graph.constant([batch, 1, config.hidden_size]))
-    x = graph.op("Concat", token, x, axis=1)
-    return graph.op("Add", x, graph.tensor("Encoder/posembed_input/pos_embedding"))
-
-
-def _layer_norm(graph: _Graph, name: str, x: str) -> str:
-    return graph.op(
-        "LayerNormalization", x, graph.tensor(f"{name}/scale"), graph.tensor(f"{name}/bias"), axis=-1, epsilon=_EPSILON
-    )
-
-
-def _attention_block(graph: _Graph, config: ModelConfig, batch: int, form: Form, block: str, x: str) -> str:
-    graph.scope = f"{block}/attention"
-    normed = _layer_norm(graph, f"{block}/LayerNorm_0", x)
-    name, width, heads, tokens = f"{block}/SelfAttention", config.hidden_size, config.num_heads, config.num_tokens
-    size = width // heads
-    if form.attention == "contrib":
-        joined = _joined_projection(graph, config, name, 1.0)
-        mixed = graph.op("Attention", normed, *joined, domain="com.microsoft", num_heads=heads)
-    else:
-        if form.attention == "fused":
-            kernel, bias = _joined_projection(graph, config, name, 1 / math.sqrt(size))
-            projected = graph.op("Add", graph.op("MatMul", normed, kernel), bias)
-            projected = graph.reshape(projected, batch, tokens, 3, heads, size)
-            projected = graph.op("Transpose", projected, perm=[2, 0, 3, 1, 4])
-            parts = graph.ops("Split", 3, projected, axis=0, num_outputs=3)
-            query, key, value = (graph.op("Squeeze", part, graph.constant([0])) for part in parts)
-            key = graph.op("Transpose", key, perm=[0, 1, 3, 2])
-        else:
-            query, key, value = (
-                graph.op("Transpose", graph.reshape(projected, batch, tokens, heads, size), perm=perm)
-                for projected, perm in (
-                    (_projection(graph, config, name, "query", 1 / math.sqrt(size), normed), [0, 2, 1, 3]),
-                    (_projection(graph, config, name, "key", 1.0, normed), [0, 2, 3, 1]),
-                    (_projection(graph, config, name, "value", 1.0, normed), [0, 2, 1, 3]),
+            if self._attention == "fused":
+                projected = self.dense(normed, *self._joined(name, size**-0.5))
+                projected = self.transpose(self.reshape(projected, *by_head[:2], 3, *by_head[2:]), 2, 0, 3, 1, 4)
+                parts = self.ops("Split", 3, projected, axis=0, num_outputs=3)
+                query, key, value = (self.op("Squeeze", part, self.constant([0])) for part in parts)
+                key = self.transpose(key, 0, 1, 3, 2)
+            else:
+                scales = {"query": size**-0.5, "key": 1.0, "value": 1.0}
+                query, key, value = (
+                    self.transpose(self.reshape(self.dense(normed, *self._projection(name, which, scale)), *by_head), *perm)
+                    for (which, scale), perm in zip(scales.items(), ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)), strict=True)
                 )
-            )
-        scores = graph.op("Softmax", graph.op("MatMul", query, key), axis=-1)
-        mixed = graph.op("Transpose", graph.op("MatMul", scores, value), perm=[0, 2, 1, 3])
-        mixed = graph.reshape(mixed, batch, tokens, width)
-    y = graph.op("MatMul", mixed, graph.tensor(f"{name}/out/kernel", width, width))
-    return graph.op("Add", x, graph.op("Add", y, graph.tensor(f"{name}/out/bias")))
+            scores = self.op("Softmax", self.op("MatMul", query, key), axis=-1)
+            mixed = self.transpose(self.op("MatMul", scores, value), 0, 2, 1, 3)
+            mixed = self.reshape(mixed, self._batch, self._tokens, self._width)
+        out = self.tensor(f"{name}/out/kernel", self._width, self._width), self.tensor(f"{name}/out/bias")
+        return self.op("Add", x, self.dense(mixed, *out))
 
+    def _projection(self, name: str, which: str, scale: float) -> tuple[str, str]:
+        """Kernel [D,D] and bias [D] of the query, key or value."""
 
-def _projection(graph: _Graph, config: ModelConfig, name: str, which: str, scale: float, x: str) -> str:
-    width = config.hidden_size
-    factor = np.float32(scale)
-    kernel = graph.derived(f"{name}/{which}/kernel", lambda t: t[f"{name}/{which}/kernel"].reshape(width, width) * factor)
-    bias = graph.derived(f"{name}/{which}/bias", lambda t: t[f"{name}/{which}/bias"].reshape(width) * factor)
-    return graph.op("Add", graph.op("MatMul", x, kernel), bias)
+        def scaled(what: str, *shape: int) -> str:
+            stored = f"{name}/{which}/{what}"
+            return self.derived(stored, lambda: self._weights.stored(stored).reshape(shape) * np.float32(scale))
 
+        return scaled("kernel", self._width, self._width), scaled("bias", self._width)
 
-def _joined_projection(graph: _Graph, config: ModelConfig, name: str, query_scale: float) -> list[str]:
-    """Kernel [D, 3D] and bias [3D] of query, key and value in one."""
-    width = config.hidden_size
+    def _joined(self, name: str, query_scale: float) -> tuple[str, str]:
+        """Kernel [D,3D] and bias [3D] of query, key and value in one."""
 
-    def join(tensors: TensorSource, what: str, *shape: int) -> Array:
-        parts = [tensors[f"{name}/{which}/{what}"].reshape(shape) for which in ("query", "key", "value")]
-        return np.concatenate([parts[0] * np.float32(query_scale), *parts[1:]], axis=-1)
+        def join(what: str, *shape: int) -> Array:
+            parts = [self._weights.stored(f"{name}/{which}/{what}").reshape(shape) for which in ("query", "key", "value")]
+            return np.concatenate([parts[0] * np.float32(query_scale), *parts[1:]], axis=-1)
 
-    suffix = f"joined-{query_scale:g}"
-    return [
-        graph.derived(f"{name}/{suffix}/kernel", lambda tensors: join(tensors, "kernel", width, width)),
-        graph.derived(f"{name}/{suffix}/bias", lambda tensors: join(tensors, "bias", width)),
-    ]
+        prefix = f"{name}/joined-{query_scale:g}"
+        kernel = self.derived(f"{prefix}/kernel", lambda: join("kernel", self._width, self._width))
+        return kernel, self.derived(f"{prefix}/bias", lambda: join("bias", self._width))
 
+    def mlp_block(self, block: str, x: str) -> str:
+        weights = (
+            self.tensor(f"{block}/Mlp/{layer}/{what}") for layer in ("Dense_0", "Dense_1") for what in ("kernel", "bias")
+        )
+        return self.op("Add", x, self.mlp(self.norm(f"{block}/LayerNorm_1", x), *weights))
 
-def _mlp_block(graph: _Graph, config: ModelConfig, form: Form, block: str, x: str) -> str:
-    graph.scope = f"{block}/mlp"
-    normed = _layer_norm(graph, f"{block}/LayerNorm_1", x)
-    names = (f"{block}/Mlp/{layer}/{what}" for layer in ("Dense_0", "Dense_1") for what in ("kernel", "bias"))
-    return graph.op("Add", x, _mlp(graph, form, normed, *(graph.tensor(name) for name in names)))
+    def mlp(self, x: str, kernel0: str, bias0: str, kernel1: str, bias1: str) -> str:
+        hidden = self.op("Gelu", self.dense(x, kernel0, bias0), approximate="tanh")
+        return self.dense(hidden, kernel1, bias1)
 
+    def moe(self, block: str, x: str, capacity: int, k: int) -> str:
+        """Every expert takes its best tokens with a TopK, and adds its weighted results to the residual."""
+        assert self._config.moe is not None
+        experts, places, all_tokens = self._config.moe.num_experts, min(capacity, self._tokens), self._batch * self._tokens
+        normed = self.norm(f"{block}/LayerNorm_1", x)
+        source, weight = self._routing(normed, f"{block}/Moe/Router/dense/kernel", experts, places, k)
+        rows = self.op("Gather", self.reshape(normed, all_tokens, self._width), source, axis=0)
+        outs = []
+        for e, part in enumerate(self.ops("Split", experts, rows, axis=0, num_outputs=experts)):
+            names = [f"{block}/Moe/Mlp/{n}" for n in _MLP]
+            own = (self.derived(f"{n}/{e}", lambda n=n, e=e: self._weights.stored(n)[e]) for n in names)
+            outs.append(self.mlp(part, *own))
+        weighted = self.op("Mul", self.op("Concat", *outs, axis=0), self.reshape(weight, experts * self._batch * places, 1))
+        index, flat = self.reshape(source, -1, 1), self.reshape(x, all_tokens, self._width)
+        flat = self.op("ScatterND", flat, index, weighted, reduction="add")
+        return self.reshape(flat, self._batch, self._tokens, self._width)
 
-def _mlp(graph: _Graph, form: Form, x: str, kernel0: str, bias0: str, kernel1: str, bias1: str) -> str:
-    hidden = graph.op("MatMul", x, kernel0)
-    if form.gelu == "contrib":
-        hidden = graph.op("FastGelu", hidden, bias0, domain="com.microsoft")
-    else:
-        hidden = graph.op("Gelu", graph.op("Add", hidden, bias0), approximate="tanh")
-    return graph.op("Add", graph.op("MatMul", hidden, kernel1), bias1)
+    def _routing(self, x: str, router: str, experts: int, places: int, k: int) -> tuple[str, str]:
+        """The flat token [E*N*c] of every place and its gate [E,N,c], 0 where the place stays empty."""
+        gates = self.op("Softmax", self.op("MatMul", x, self.tensor(router)), axis=-1)
+        best, chosen = self.ops("TopK", 2, gates, self.constant([k]), axis=-1)
+        if k > 1:
+            best = self.op("Slice", best, *(self.constant([at]) for at in (0, 1, 2)))
+        # Later choices come after all earlier ones. A best gate is at least 1/E, so a power of two below that keeps them
+        # apart without rounding.
+        later = 0.5 ** (math.ceil(math.log2(experts)) + 1)
+        turns = self.constant(np.tile([later**choice for choice in range(k)], (self._batch, self._tokens, 1)), np.float32)
+        nothing = self.constant(np.zeros((self._batch, self._tokens, experts)), np.float32)
+        turn = self.op("ScatterElements", nothing, chosen, turns, axis=2)
+        taken, token = self.ops(
+            "TopK", 2, self.transpose(self.op("Mul", turn, best), 0, 2, 1), self.constant([places]), axis=-1
+        )
+        gate, zero = self.op("GatherElements", self.transpose(gates, 0, 2, 1), token, axis=2), self.constant(0, np.float32)
+        weight = self.transpose(self.op("Where", self.op("Greater", taken, zero), gate, zero), 1, 0, 2)
+        base = self.constant(np.arange(self._batch).reshape(self._batch, 1, 1) * self._tokens)
+        return self.reshape(self.transpose(self.op("Add", token, base), 1, 0, 2), -1), weight
 
-
-def _moe_block(graph: _Graph, config: ModelConfig, batch: int, form: Form, block: str, x: str, capacity: int, k: int) -> str:
-    """A MoE layer: every expert takes its best tokens with a TopK, and adds its weighted results to the residual."""
-    assert config.moe is not None
-    experts, tokens, width, hidden = config.moe.num_experts, config.num_tokens, config.hidden_size, config.moe.mlp_dim
-    places = min(capacity, tokens)
-    graph.scope = f"{block}/route"
-    normed = _layer_norm(graph, f"{block}/LayerNorm_1", x)
-    source, weight = _routing(graph, batch, experts, tokens, places, k, normed, f"{block}/Moe/Router/dense/kernel")
-    graph.scope = f"{block}/dispatch"
-    rows = graph.op("Gather", graph.reshape(normed, batch * tokens, width), source, axis=0)
-    parts = graph.ops("Split", experts, rows, axis=0, num_outputs=experts)
-    outs = []
-    for e, part in enumerate(parts):
-        graph.scope = f"{block}/expert_{e}"
-        shapes = {"Dense_0/kernel": (width, hidden), "Dense_0/bias": (hidden,), "Dense_1/kernel": (hidden, width)}
-        shapes["Dense_1/bias"] = (width,)
-        outs.append(_mlp(graph, form, part, *(_expert_tensor(graph, f"{block}/Moe/Mlp/{n}", e) for n in shapes)))
-    graph.scope = f"{block}/combine"
-    weighted = graph.op("Mul", graph.op("Concat", *outs, axis=0), graph.reshape(weight, experts * batch * places, 1))
-    index = graph.reshape(source, experts * batch * places, 1)
-    flat = graph.op("ScatterND", graph.reshape(x, batch * tokens, width), index, weighted, reduction="add")
-    return graph.reshape(flat, batch, tokens, width)
-
-
-def _expert_tensor(graph: _Graph, name: str, expert: int) -> str:
-    return graph.derived(f"{name}/{expert}", lambda tensors: tensors[name][expert])
-
-
-def _routing(
-    graph: _Graph, batch: int, experts: int, tokens: int, places: int, k: int, x: str, router: str
-) -> tuple[str, str]:
-    """The flat token [E*N*c] of every place and its gate [E,N,c], 0 where the place stays empty."""
-    gates = graph.op("Softmax", graph.op("MatMul", x, graph.tensor(router)), axis=-1)
-    chosen_gate, chosen = graph.ops("TopK", 2, gates, graph.constant([k]), axis=-1)
-    best = (
-        graph.op("Slice", chosen_gate, graph.constant([0]), graph.constant([1]), graph.constant([2]))
-        if k > 1
-        else chosen_gate
-    )
-    # Later choices come after all earlier ones. A best gate is at least 1/E, so a power of two below that keeps them
-    # apart without rounding.
-    later = 0.5 ** (math.ceil(math.log2(experts)) + 1)
-    turns = np.tile([later**choice for choice in range(k)], (batch, tokens, 1))
-    nothing = graph.constant(np.zeros((batch, tokens, experts)), np.float32)
-    turn = graph.op("ScatterElements", nothing, chosen, graph.constant(turns, np.float32), axis=2)
-    key = graph.op("Transpose", graph.op("Mul", turn, best), perm=[0, 2, 1])
-    taken, token = graph.ops("TopK", 2, key, graph.constant([places]), axis=-1)
-    gate = graph.op("GatherElements", graph.op("Transpose", gates, perm=[0, 2, 1]), token, axis=2)
-    zero = graph.constant(0, np.float32)
-    weight = graph.op("Where", graph.op("Greater", taken, zero), gate, zero)
-    base = graph.constant(np.arange(batch).reshape(batch, 1, 1) * tokens)
-    source = graph.op("Transpose", graph.op("Add", token, base), perm=[1, 0, 2])
-    return graph.reshape(source, experts * batch * places), graph.op("Transpose", weight, perm=[1, 0, 2])
-
-
-def _head(graph: _Graph, config: ModelConfig, batch: int, x: str) -> str:
-    graph.scope = "head"
-    first = graph.op("Gather", x, graph.constant(0), axis=1)  # the other tokens' results are not used
-    normed = _layer_norm(graph, "Encoder/encoder_norm", first)
-    return graph.op("Add", graph.op("MatMul", normed, graph.tensor("head/kernel")), graph.tensor("head/bias"))
-
-
-def _write(graph: _Graph, config: ModelConfig, batch: int, logits: str, path: Path) -> None:
-    graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
-    height, width = config.image_size
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, height, width, config.channels])
-    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, config.num_classes])
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "peer", [image], [output], list(graph.initializers.values())),
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=_IR_VERSION,
-    )
-    path.write_bytes(model.SerializeToString())
-    graph.weights.save()
+    def head(self, x: str) -> str:
+        first = self.op("Gather", x, self.constant(0), axis=1)  # the other tokens' results are not used
+        normed = self.norm("Encoder/encoder_norm", first)
+        return self.dense(normed, self.tensor("head/kernel"), self.tensor("head/bias"))

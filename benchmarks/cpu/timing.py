@@ -1,22 +1,25 @@
-"""Taking turns: every call once a round, in an order shuffled anew."""
+"""Interleaved timing: every call once a round, in an order shuffled anew; and whether other processes had a share."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 _WARM_UP_ROUNDS = 2
 _PAUSE_SECONDS = 0.05  # worker threads of the last call spin on for a while, and would disturb the next
-_SEED = 0
+_STAT = Path("/proc/stat")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Times:
-    """What the calls of one key took, in milliseconds: the best, median and quartiles."""
+    """What calls took, in milliseconds: the best, median and quartiles."""
 
     best: float
     median: float
@@ -25,31 +28,22 @@ class Times:
     rounds: int
 
 
-def time_in_turns(calls: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, Times]:
+def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Times]:
     """Times all calls round robin, after two rounds of warm-up, so that a disturbance meets all of them.
 
-    Args:
-        calls: what to time, by any key.
-        rounds: how often each is timed.
+    A call that returns a float says by it how many seconds count.
     """
-    order = np.random.default_rng(_SEED)
-    keys = list(calls)
-    taken: dict[Any, list[float]] = {key: [] for key in keys}
+    order, keys = np.random.default_rng(0), list(calls)
+    taken: dict[Key, list[float]] = {key: [] for key in keys}
     for index in range(_WARM_UP_ROUNDS + rounds):
         for chosen in order.permutation(len(keys)):
-            key = keys[chosen]
             time.sleep(_PAUSE_SECONDS)
-            seconds = seconds_of(calls[key])
+            start = time.perf_counter()
+            answer = calls[keys[chosen]]()
+            seconds = answer if isinstance(answer, float) else time.perf_counter() - start
             if index >= _WARM_UP_ROUNDS:
-                taken[key].append(seconds)
+                taken[keys[chosen]].append(seconds)
     return {key: summarize(seconds) for key, seconds in taken.items()}
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def summarize(seconds: list[float]) -> Times:
@@ -61,3 +55,43 @@ def summarize(seconds: list[float]) -> Times:
     """
     best, lower, median, upper = (float(value) for value in np.percentile(np.asarray(seconds) * 1e3, [0, 25, 50, 75]))
     return Times(best, median, lower, upper, len(seconds))
+
+
+class OthersWatch:
+    """Between entering and leaving, what others took of the CPUs; `share` is 0 to 1, or None where the system won't tell.
+
+    `children` are running processes that are no others.
+    """
+
+    def __init__(self, children: Sequence[int] = ()) -> None:
+        self.share: float | None = None
+        self._children = children
+
+    def __enter__(self) -> Self:
+        self._start = _seconds(self._children)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._start is None or (end := _seconds(self._children)) is None:
+            return
+        busy, every, own = (after - before for before, after in zip(self._start, end, strict=True))
+        self.share = max(0.0, busy - own) / every if every > 0 else 0.0
+
+
+def _seconds(children: Sequence[int]) -> tuple[float, float, float] | None:
+    """CPU time of all processes, of all processes and idling, and of this process and its children, in seconds."""
+    if not _STAT.exists():
+        return None
+    ticks, per_second = [int(field) for field in _STAT.read_text().splitlines()[0].split()[1:9]], os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    of_children = sum(map(_ticks, children)) / per_second
+    return (sum(ticks) - ticks[3] - ticks[4]) / per_second, sum(ticks) / per_second, own.user + own.system + of_children
+
+
+def _ticks(process: int) -> int:
+    """CPU time of a process, in clock ticks; 0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])

@@ -19,14 +19,7 @@ _SMALL = Shape(3, 197, 8, 2, 30, hidden=64)
 
 @dataclass(frozen=True)
 class Case:
-    """One routing and the tokens that it moves.
-
-    Attributes:
-        shape: its sizes.
-        kind: how the gates are made, one of GATE_KINDS.
-        seed: of the random numbers.
-        offset: bytes that the tokens are misaligned by.
-    """
+    """One routing and the tokens that it moves: gates of a kind, and tokens misaligned by so many bytes."""
 
     shape: Shape
     kind: str
@@ -37,15 +30,6 @@ class Case:
         """Such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
         offset = f", {self.offset} bytes off" if self.offset else ""
         return f"{self.shape}, {self.kind} gates, seed {self.seed}{offset}"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """gates [G,S,E], x [G,S,D] and out [E,M,D]."""
-
-    gates: Tensor
-    x: Tensor
-    out: Tensor
 
 
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
@@ -83,15 +67,13 @@ def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) ->
     return numbers.to(TORCH_TYPES[type])
 
 
-def make_inputs(case: Case) -> Inputs:
-    """The case's tensors."""
+def make_inputs(case: Case) -> dict[str, Tensor]:
+    """The case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
     source, shape = torch.Generator().manual_seed(case.seed), case.shape
-    gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source)
-    return Inputs(
-        gates.to(TORCH_TYPES[shape.gate_type]),
-        make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source),
-        make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, source),
-    )
+    gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source).to(TORCH_TYPES[shape.gate_type])
+    x = make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source)
+    out = make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, source)
+    return {"gates": gates, "x": x, "out": out}
 
 
 def named_cases(seed: int) -> Iterator[Case]:
@@ -108,27 +90,15 @@ def named_cases(seed: int) -> Iterator[Case]:
     for type in TYPES:  # rows that no 16-byte access fits
         yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
         yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
-    ends = [
-        Shape(1, 1, 1, 1, 1, 4),
-        Shape(1, 1, 256, 8, 3, 4),
-        Shape(2, 10, 256, 8, 1, 4),
-        Shape(5, 7, 8, 8, 7, 4),
-        Shape(1, 197, 8, 2, 500, 4),  # more places than tokens
-        Shape(70_000, 2, 2, 1, 1, 4),  # more groups than a grid's second dimension
-        Shape(70_000, 1, 2, 2, 1, 4),
-        Shape(1, 2048, 32, 1, 64, 4),
-        Shape(1, 2049, 32, 1, 64, 4),
-        Shape(2, 1024, 8, 2, 250, 4),
-        Shape(2, 1025, 8, 2, 250, 4),
-        Shape(2, 682, 9, 3, 300, 4),
-        Shape(2, 683, 9, 3, 300, 4),
-        Shape(1, 256, 16, 8, 100, 4),
-        Shape(1, 257, 16, 8, 100, 4),
-        Shape(1, 40_000, 64, 4, 2_000, 2),
-        Shape(1, 65_536, 256, 8, 2_151, 2),
-        Shape(2, 65_536, 8, 1, 8_602, 2),
-    ]
-    for shape in ends:
+    ends = (
+        *((1, 1, 1, 1, 1, 4), (1, 1, 256, 8, 3, 4), (2, 10, 256, 8, 1, 4), (5, 7, 8, 8, 7, 4)),
+        (1, 197, 8, 2, 500, 4),  # more places than tokens
+        *((70_000, 2, 2, 1, 1, 4), (70_000, 1, 2, 2, 1, 4)),  # more groups than a grid's second dimension
+        *((1, 2048, 32, 1, 64, 4), (1, 2049, 32, 1, 64, 4), (2, 1024, 8, 2, 250, 4), (2, 1025, 8, 2, 250, 4)),
+        *((2, 682, 9, 3, 300, 4), (2, 683, 9, 3, 300, 4), (1, 256, 16, 8, 100, 4), (1, 257, 16, 8, 100, 4)),
+        *((1, 40_000, 64, 4, 2_000, 2), (1, 65_536, 256, 8, 2_151, 2), (2, 65_536, 8, 1, 8_602, 2)),
+    )
+    for shape in (Shape(*sizes) for sizes in ends):
         yield Case(shape, "random", seed)
         yield Case(replace(shape, bpr=False), "tied", seed)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-from cpu.errors import BenchmarkError
+from command_line import BenchmarkError
 from torch import Tensor
 
 from gpu import exact
-from gpu.cases import Case, Inputs, make_inputs
+from gpu.cases import Case, make_inputs
 from gpu.device import Device
 from gpu.floors import KERNELS, kernel_launches
 from gpu.library import Library
@@ -20,9 +21,16 @@ from gpu.shapes import TYPES, Shape
 DEVICE_ERRORS = (BenchmarkError, RuntimeError)
 """What a call on the card may raise; torch's own errors are RuntimeErrors."""
 
-_OUTPUTS = ("slot", "weight", "src", "buf", "y")
-_REPEATS = 3
-_STREAMS = 8
+Tensors = dict[str, Tensor]
+
+OUTPUTS = ("slot", "weight", "src", "buf", "y")
+_FUSED_OUTPUTS = ("slot", "weight", "buf")
+_SEPARATE = ("Route", "Dispatch", "Combine")
+_REPEATS, _STREAMS, _REPLAYS = 3, 8, 4
+_LAYERS = tuple(
+    replace(s, type=type) for s in (Shape(8, 197, 8, 2, 30, 96), Shape(2, 3000, 32, 2, 150, 24)) for type in TYPES
+)
+"""For streams and graphs: of one tile and of several, in all types."""
 
 
 def first_line(error: Exception) -> str:
@@ -30,38 +38,28 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the kernels must give; `y` is of the case's own `out`."""
-
-    slot: Tensor
-    weight: Tensor
-    src: Tensor
-    buf: Tensor
-    y: Tensor
-
-
-def expected_of(case: Case, inputs: Inputs) -> Expected:
-    """By torch on the CPU."""
+def expected_of(case: Case, inputs: Tensors) -> Tensors:
+    """What the kernels must give, by torch on the CPU; `y` is of the case's own `out`."""
     shape = case.shape
-    slot, weight, src = exact.route(inputs.gates, shape.capacity, shape.choices, shape.bpr)
-    return Expected(slot, weight, src, exact.dispatch(inputs.x, src), exact.combine(inputs.out, slot, weight))
+    slot, weight, src = exact.route(inputs["gates"], shape.capacity, shape.choices, shape.bpr)
+    buf, y = exact.dispatch(inputs["x"], src), exact.combine(inputs["out"], slot, weight)
+    return dict(zip(OUTPUTS, (slot, weight, src, buf, y), strict=True))
 
 
-def set_inputs(problem: Problem, inputs: Inputs) -> None:
+def set_inputs(problem: Problem, inputs: Tensors) -> None:
     """Copies a case's inputs to the card, and spoils everything that kernels write."""
-    problem.gates.set(inputs.gates)
-    problem.x.set(inputs.x)
-    problem.out.set(inputs.out)
-    for array in problem.outputs:
-        array.spoil()
+    for name, array in problem.arrays.items():
+        if name in inputs:
+            array.set(inputs[name])
+        else:
+            array.spoil()
 
 
-def differences(problem: Problem, expected: Expected, names: Sequence[str]) -> list[str]:
+def differences(problem: Problem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
     """What of a problem's outputs is not as expected, in words."""
     found = []
     for name in names:
-        got, wanted = getattr(problem, name).get(), getattr(expected, name)
+        got, wanted = problem.arrays[name].get(), expected[name]
         wrong = ~exact.same_bits(got, wanted)
         if name == "y":  # a sum that is no number has no bits to agree on
             wrong &= ~(got.isnan() & wanted.isnan())
@@ -71,41 +69,30 @@ def differences(problem: Problem, expected: Expected, names: Sequence[str]) -> l
                 f"{name} differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
                 f"{got[where].item()} instead of {wanted[where].item()}"
             )
-        if not getattr(problem, name).guards_hold():
-            found.append(f"{name} was written past its ends")
-    if not problem.workspace.guards_hold():
-        found.append("the workspace was written past its ends")
-    return found
-
-
-def run_separately(problem: Problem) -> None:
-    """Route, Dispatch and Combine, one after the other."""
-    for kernel in ("Route", "Dispatch", "Combine"):
-        problem.run(kernel)
+    guarded = [name for name in (*names, "workspace") if not problem.arrays[name].guards_hold()]
+    return found + [f"{name} was written past its ends" for name in guarded]
 
 
 def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
     """Runs all kernels on a case, several times; returns what was wrong."""
     inputs = make_inputs(case)
-    expected = expected_of(case, inputs)
-    problem = Problem(device, kernels, case.shape, case.offset)
+    expected, problem = expected_of(case, inputs), Problem(device, kernels, case.shape, case.offset)
     found: list[str] = []
     for _ in range(_REPEATS):
         set_inputs(problem, inputs)
-        run_separately(problem)
+        problem.run(*_SEPARATE)
         device.synchronize()
-        found += differences(problem, expected, _OUTPUTS)
+        found += differences(problem, expected)
     set_inputs(problem, inputs)
     problem.run("RouteDispatch")
     device.synchronize()
-    found += [f"RouteDispatch: {what}" for what in differences(problem, expected, ("slot", "weight", "buf"))]
+    found += [f"RouteDispatch: {what}" for what in differences(problem, expected, _FUSED_OUTPUTS)]
     return [f"{case}: {what}" for what in dict.fromkeys(found)]
 
 
 def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Case]) -> Check:
     """All kernels on every case, until one ends in an error of the card: after that, nothing runs on it."""
-    count = 0
-    failures: list[str] = []
+    count, failures = 0, list[str]()
     for case in cases:
         count += 1
         try:
@@ -116,68 +103,51 @@ def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Cas
     return Check(name, count, tuple(failures))
 
 
-_LAYERS = (Shape(8, 197, 8, 2, 30, 96), Shape(2, 3000, 32, 2, 150, 24))
-
-
 def _layer_cases(seed: int, count: int) -> list[Case]:
-    """Cases for streams and graphs: of one tile and of several, in all types."""
-    shapes = [replace(shape, type=type) for shape in _LAYERS for type in TYPES]
-    return [Case(shapes[index % len(shapes)], "random", seed + index) for index in range(count)]
+    return [Case(_LAYERS[index % len(_LAYERS)], "random", seed + index) for index in range(count)]
 
 
 def check_streams(device: Device, kernels: Library, seed: int) -> Check:
     """Layers side by side on several streams, over and over, each with its own tensors."""
     cases = _layer_cases(seed, _STREAMS)
-    inputs = [make_inputs(case) for case in cases]
     problems = [Problem(device, kernels, case.shape) for case in cases]
-    for problem, values in zip(problems, inputs, strict=True):
-        set_inputs(problem, values)
-
-    def over_and_over(problem: Problem) -> Callable[[], None]:
-        def work() -> None:
-            for _ in range(20):
-                run_separately(problem)
-                problem.run("RouteDispatch")
-
-        return work
-
-    device.on_streams([over_and_over(problem) for problem in problems])
+    for problem, case in zip(problems, cases, strict=True):
+        set_inputs(problem, make_inputs(case))
+    device.on_streams([partial(problem.run, *(*_SEPARATE, "RouteDispatch") * 20) for problem in problems])
     failures = [
         f"{case}, with others beside it: {what}"
-        for case, values, problem in zip(cases, inputs, problems, strict=True)
-        for what in differences(problem, expected_of(case, values), _OUTPUTS)
+        for case, problem in zip(cases, problems, strict=True)
+        for what in differences(problem, expected_of(case, make_inputs(case)))
     ]
     return Check("several streams at once", len(cases), tuple(failures))
 
 
 def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
     """A layer captured in a CUDA graph once, then replayed on other inputs."""
-    replays = 4
     failures: list[str] = []
-    cases = _layer_cases(seed, len(_LAYERS) * len(TYPES))
+    cases = _layer_cases(seed, len(_LAYERS))
     for case in cases:
-        problem = Problem(device, kernels, case.shape)
-        fused = Problem(device, kernels, case.shape)
+        problem, fused = (Problem(device, kernels, case.shape) for _ in range(2))
 
         def work(problem: Problem = problem, fused: Problem = fused) -> None:
-            run_separately(problem)
+            problem.run(*_SEPARATE)
             fused.run("RouteDispatch")
 
-        set_inputs(problem, make_inputs(case))
-        set_inputs(fused, make_inputs(case))
+        for each in (problem, fused):
+            set_inputs(each, make_inputs(case))
         replay = device.capture(work)
-        for index in range(replays):
+        for index in range(_REPLAYS):
             other = replace(case, kind=("random", "tied", "nan", "one expert")[index % 4], seed=case.seed + 1000 + index)
             inputs = make_inputs(other)
-            set_inputs(problem, inputs)
-            set_inputs(fused, inputs)
+            for each in (problem, fused):
+                set_inputs(each, inputs)
             replay()
             device.synchronize()
             expected = expected_of(other, inputs)
-            found = differences(problem, expected, _OUTPUTS)
-            found += [f"RouteDispatch: {what}" for what in differences(fused, expected, ("slot", "weight", "buf"))]
+            found = differences(problem, expected)
+            found += [f"RouteDispatch: {what}" for what in differences(fused, expected, _FUSED_OUTPUTS)]
             failures += [f"{other}, replayed: {what}" for what in found]
-    return Check("CUDA graphs replayed on other inputs", replays * len(cases), tuple(failures))
+    return Check("CUDA graphs replayed on other inputs", _REPLAYS * len(cases), tuple(failures))
 
 
 def check_planted(device: Device, kernels: Library, seed: int) -> Check:
@@ -186,17 +156,17 @@ def check_planted(device: Device, kernels: Library, seed: int) -> Check:
     inputs = make_inputs(case)
     problem, expected = Problem(device, kernels, case.shape), expected_of(case, inputs)
     failures = []
-    for name in _OUTPUTS:
+    for name in OUTPUTS:
         for behind, wanted in ((False, f"{name} differs in 1 of"), (True, f"{name} was written past its ends")):
             set_inputs(problem, inputs)
-            run_separately(problem)
-            getattr(problem, name).plant(behind=behind)
+            problem.run(*_SEPARATE)
+            problem.arrays[name].plant(behind=behind)
             device.synchronize()
-            if [what[: len(wanted)] for what in differences(problem, expected, _OUTPUTS)] != [wanted]:
+            if [what[: len(wanted)] for what in differences(problem, expected)] != [wanted]:
                 failures.append(f"a bit was turned {'behind' if behind else 'in'} {name}, and that alone was not seen")
             if behind:
-                getattr(problem, name).plant(behind=True)
-    return Check("planted faults are seen", 2 * len(_OUTPUTS), tuple(failures))
+                problem.arrays[name].plant(behind=True)
+    return Check("planted faults are seen", 2 * len(OUTPUTS), tuple(failures))
 
 
 def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) -> Check:
@@ -213,3 +183,11 @@ def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) ->
 
     device.on_streams([work])
     return Check("launches, with neither allocation nor synchronisation", len(shapes) * len(KERNELS), tuple(failures))
+
+
+def guarded(name: str, step: Callable[[], Check]) -> Check:
+    """The step's check; where the card gives an error, that is its failure."""
+    try:
+        return step()
+    except DEVICE_ERRORS as error:
+        return Check(name, 1, (first_line(error),))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from cpu.errors import BenchmarkError
+from command_line import BenchmarkError
 
 _LARGEST_L2_BYTES = 128 << 20  # of any card; taken where torch doesn't say
 
 
-class Device(Protocol):
-    """What checks and timing ask of a card.
+class Device:
+    """The first GPU that torch sees.
 
     Attributes:
         torch_device: where tensors are.
@@ -20,40 +20,6 @@ class Device(Protocol):
         l2_bytes: of its second-level cache.
         facts: more about it, for the report.
     """
-
-    torch_device: Any
-    name: str
-    architecture: str
-    l2_bytes: int
-    facts: dict[str, Any]
-
-    def stream(self) -> int:
-        """Handle of the current stream."""
-        ...
-
-    def synchronize(self) -> None:
-        """Waits for all work; raises on an error of the card."""
-        ...
-
-    def on_streams(self, works: Sequence[Callable[[], None]]) -> None:
-        """Puts each work on a stream of its own, side by side, and waits for all of them."""
-        ...
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """A CUDA graph of what `work` puts on the current stream; calling it runs the graph. Runs `work` once to warm up."""
-        ...
-
-    def milliseconds(self, work: Callable[[], None]) -> float:
-        """How long the card takes for what `work` puts on the current stream."""
-        ...
-
-    def release(self) -> None:
-        """Gives back memory that nothing uses any more."""
-        ...
-
-
-class CudaDevice:
-    """The first GPU that torch sees."""
 
     def __init__(self) -> None:
         """Raises:
@@ -67,51 +33,44 @@ class CudaDevice:
             raise BenchmarkError(f"this torch ({torch.__version__}) is built without CUDA; install one that has it")
         if not torch.cuda.is_available():
             raise BenchmarkError("torch finds no NVIDIA GPU that it can use; see what nvidia-smi says")
-        self._torch = torch
+        self._cuda = torch.cuda
         properties = torch.cuda.get_device_properties(0)
-        self.torch_device = torch.device("cuda", 0)
+        self.torch_device: Any = torch.device("cuda", 0)
         self.name = str(properties.name)
         self.architecture = f"sm_{properties.major}{properties.minor}"
         self.l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or _LARGEST_L2_BYTES
-        self.facts = {
-            "name": self.name,
-            "architecture": self.architecture,
-            "l2_bytes": self.l2_bytes,
-            "memory_bytes": int(properties.total_memory),
-            "processors": int(properties.multi_processor_count),
-            "torch": str(torch.__version__),
-            "cuda_of_torch": str(torch.version.cuda),
-        }
+        self.facts: dict[str, Any] = {"name": self.name, "architecture": self.architecture, "l2_bytes": self.l2_bytes}
+        self.facts |= {"memory_bytes": int(properties.total_memory), "processors": int(properties.multi_processor_count)}
+        self.facts |= {"torch": str(torch.__version__), "cuda_of_torch": str(torch.version.cuda)}
 
     def stream(self) -> int:
         """Handle of the current stream."""
-        return int(self._torch.cuda.current_stream().cuda_stream)
+        return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
         """Waits for all work; raises on an error of the card."""
-        self._torch.cuda.synchronize()
+        self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Callable[[], None]]) -> None:
         """Puts each work on a stream of its own, side by side, and waits for all of them."""
         self.synchronize()
         for work in works:
-            with self._torch.cuda.stream(self._torch.cuda.Stream()):
+            with self._cuda.stream(self._cuda.Stream()):
                 work()
         self.synchronize()
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """A CUDA graph of what `work` puts on the current stream; calling it runs the graph. Runs `work` once to warm up."""
         self.on_streams([work])
-        graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph):
+        graph = self._cuda.CUDAGraph()
+        with self._cuda.graph(graph):
             work()
         replay: Callable[[], None] = graph.replay
         return replay
 
     def milliseconds(self, work: Callable[[], None]) -> float:
         """How long the card takes for what `work` puts on the current stream."""
-        start = self._torch.cuda.Event(enable_timing=True)
-        end = self._torch.cuda.Event(enable_timing=True)
+        start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
         end.record()
@@ -120,4 +79,4 @@ class CudaDevice:
 
     def release(self) -> None:
         """Gives back memory that nothing uses any more."""
-        self._torch.cuda.empty_cache()
+        self._cuda.empty_cache()

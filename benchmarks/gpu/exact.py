@@ -1,4 +1,8 @@
-"""What every kernel must give, bit for bit, in torch on the CPU: fast enough for groups of 65,536 tokens."""
+"""What every kernel must give, bit for bit, in torch: fast enough on a CPU for groups of 65,536 tokens.
+
+And what an engineer writes in torch for the same work on a card: there all shapes are fixed and nothing waits for the card,
+so that it fits a CUDA graph. Rows are `padded` for it before anything is timed.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +21,44 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
     return first.contiguous().view(bits) == second.contiguous().view(bits)
 
 
-def route(gates: Tensor, capacity: int, k: int, bpr: bool) -> tuple[Tensor, Tensor, Tensor]:
+def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
     A pair's place is the number of pairs that its expert was asked for before it, in the order of service: all first
-    choices before any second one; within one, tokens by descending best gate, or as they come.
+    choices before any second one; within one, tokens by descending best gate, or as they come. With `fast`, ties between
+    experts may fall otherwise, because topk leaves their order open, and gates must be numbers.
     """
     groups, tokens, experts = gates.shape
-    ranked = gates.float()
-    ranked = torch.where(ranked.isnan(), 0.0, ranked)
-    expert = ranked.argsort(dim=2, descending=True, stable=True)[..., :k]
-    weight = gates.gather(2, expert)
-    best = ranked.amax(dim=2) if bpr else torch.zeros(groups, tokens)
-    order = best.argsort(dim=1, descending=True, stable=True)
-    group = torch.arange(groups)[:, None, None]
-    # In the order of service, [G,K,S]: which expert of which group is asked for a place.
-    served_expert = expert.gather(1, order[..., None].expand_as(expert)).transpose(1, 2)
-    asked_of = (group * experts + served_expert).flatten()
-    together = asked_of.argsort(stable=True)
-    asked = torch.bincount(asked_of, minlength=groups * experts)
-    rank = torch.empty_like(asked_of)
-    rank[together] = torch.arange(asked_of.numel()) - (asked.cumsum(0) - asked).repeat_interleave(asked)
-    rank = rank.view(served_expert.shape)
-    places = groups * capacity
-    served_slot = torch.where(rank < capacity, served_expert * places + group * capacity + rank, -1)
-    slot = torch.empty_like(expert).scatter_(1, order[..., None].expand_as(expert), served_slot.transpose(1, 2))
-    src = torch.full((experts * places,), -1, dtype=torch.int32)
-    token = (group * tokens + order[:, None]).expand_as(served_slot).to(torch.int32)
-    src[served_slot[served_slot >= 0]] = token[served_slot >= 0]
-    return slot.to(torch.int32), weight, src.view(experts, places)
+    places, on = groups * capacity, gates.device
+    if fast:
+        weight, expert = torch.topk(gates, k, dim=-1)
+        best = weight[..., 0]
+    else:
+        ranked = gates.float()
+        ranked = torch.where(ranked.isnan(), 0.0, ranked)
+        expert = ranked.argsort(dim=2, descending=True, stable=True)[..., :k]
+        weight, best = gates.gather(2, expert), ranked.amax(dim=2)
+    token, served = torch.arange(tokens, device=on).expand(groups, tokens), expert
+    if bpr:
+        token = torch.argsort(best, dim=1, descending=True, stable=True)
+        served = expert.gather(1, token[..., None].expand(-1, -1, k))
+    asked_of = served.transpose(1, 2).reshape(groups, k * tokens)
+    by_expert, together = torch.sort(asked_of, dim=1, stable=True)
+    asked = torch.zeros(groups, experts, dtype=torch.int64, device=on)
+    asked.scatter_add_(1, asked_of, torch.ones_like(asked_of))
+    first = asked.cumsum(1) - asked
+    rank_sorted = torch.arange(k * tokens, device=on) - first.gather(1, by_expert)
+    rank = torch.empty_like(asked_of).scatter_(1, together, rank_sorted)
+    group = torch.arange(groups, device=on)[:, None]
+    served_slot = (asked_of * places + group * capacity + rank).masked_fill(rank >= capacity, -1)
+    slot = served_slot = served_slot.view(groups, k, tokens).transpose(1, 2)
+    if bpr:
+        slot = torch.empty_like(served_slot).scatter_(1, token[..., None].expand(-1, -1, k), served_slot)
+    flat = (group * tokens + token)[..., None].expand(-1, -1, k).to(torch.int32)
+    # Dropped pairs write to a place behind the last one.
+    src = torch.full((experts * places + 1,), -1, dtype=torch.int32, device=on)
+    src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * places).reshape(-1), flat.reshape(-1))
+    return slot.to(torch.int32), weight, src[:-1].view(experts, places)
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
@@ -68,3 +81,22 @@ def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
         # The first product is taken as it is: 0 + -0 would be 0.
         total[kept] = product if choice == 0 else total[kept] + product
     return total.to(out.dtype)
+
+
+def padded(rows: Tensor) -> Tensor:
+    """Rows [N,D] with a row of zeros behind them, for indices that mean nothing."""
+    return torch.cat([rows, torch.zeros_like(rows[:1])])
+
+
+def fast_dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
+    """Padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D], by index_select."""
+    row = src.reshape(-1)
+    return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
+
+
+def fast_combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
+    """Padded rows [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D], by index_select and a sum over K."""
+    choices, row = slot.shape[2], slot.reshape(-1)
+    rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
+    scale = weight.reshape(-1, choices, 1)
+    return (rows.view(-1, choices, rows.shape[1]).float() * scale).sum(1).to(padded_out.dtype)

@@ -10,33 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpu.shapes import TYPE_BYTES, Shape
+from command_line import table
+
+from gpu.shapes import SETTINGS, SIZES, TYPE_BYTES, Shape, Type, shape_for, shape_of_kernel
 
 KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
 
-H100_BYTES_PER_SECOND = 3.35e12
-"""By the data sheet of the SXM5 card with 80 GB of HBM3; a run takes what a copy moves instead."""
-
-BAR = 1.3
-"""A kernel may take this times its floor, and the time of its launches."""
-
-ONE_IMAGE_BAR = 0.5
-"""For one image a kernel may take this times what torch takes."""
-
-SMALL_PAIRS = 2048
-"""S * K of the largest groups that are routed in one launch."""
-
+H100_BYTES_PER_SECOND = 3.35e12  # the data sheet of the SXM5 card; a run takes what a copy moves instead
+BAR = 1.3  # times its floor, and the time of its launches, is what a kernel may take
+ONE_IMAGE_BAR = 0.5  # times what torch takes, for one image
+SMALL_PAIRS = 2048  # S * K of the largest groups that are routed in one launch
 _INDEX_BYTES = 4  # of slot and src
+_WIDTHS: tuple[Type, ...] = ("fp32", "bf16")  # float16 moves what bfloat16 moves
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a routing keeps.
-
-    Attributes:
-        pairs: pairs that got a place.
-        tokens: tokens that have at least one of them.
-    """
+    """Pairs that got a place, and tokens that have at least one of them."""
 
     pairs: int
     tokens: int
@@ -61,19 +51,15 @@ def count_kept(slot: Any) -> Kept:
 
 def kernel_bytes(shape: Shape, kept: Kept | None = None) -> Mapping[str, int]:
     """Bytes that each kernel has to move; `kept` defaults to a balanced routing's."""
-    kept = kept or balanced(shape)
-    gate_bytes = TYPE_BYTES[shape.gate_type]
-    gates = shape.all_tokens * shape.experts * gate_bytes
-    slot = shape.pairs * _INDEX_BYTES
-    weight = shape.pairs * gate_bytes
-    src = shape.places * _INDEX_BYTES
-    buf = shape.places * shape.row_bytes
-    tokens_read = kept.tokens * shape.row_bytes
+    kept, gate_bytes = kept or balanced(shape), TYPE_BYTES[shape.gate_type]
+    routed = shape.pairs * (_INDEX_BYTES + gate_bytes)  # slot and weight
+    gates, src = shape.all_tokens * shape.experts * gate_bytes, shape.places * _INDEX_BYTES
+    moved = (kept.tokens + shape.places) * shape.row_bytes
     return {
-        "Route": gates + slot + weight + src,
-        "Dispatch": src + tokens_read + buf,
-        "RouteDispatch": gates + slot + weight + tokens_read + buf,
-        "Combine": slot + weight + kept.pairs * shape.row_bytes + shape.all_tokens * shape.row_bytes,
+        "Route": gates + routed + src,
+        "Dispatch": src + moved,
+        "RouteDispatch": gates + routed + moved,
+        "Combine": routed + (kept.pairs + shape.all_tokens) * shape.row_bytes,
     }
 
 
@@ -81,11 +67,6 @@ def kernel_launches(shape: Shape) -> Mapping[str, int]:
     """What each kernel puts on its stream: the nodes of its CUDA graph."""
     small = shape.tokens * shape.choices <= SMALL_PAIRS
     return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
-
-
-def floor_seconds(moved: int, bytes_per_second: float) -> float:
-    """The time that moving so many bytes takes."""
-    return moved / bytes_per_second
 
 
 def bar_seconds(floor: float, launches: int, launch: float) -> float:
@@ -96,3 +77,34 @@ def bar_seconds(floor: float, launches: int, launch: float) -> float:
         17.0
     """
     return BAR * floor + launches * launch
+
+
+def floors_text() -> str:
+    """What `--floors` prints: bytes, launches and floors for an H100, from the formulas alone."""
+    head = [
+        "kernel",
+        "E",
+        "K",
+        "C",
+        "c",
+        "launches",
+        "MB fp32",
+        "floor µs",
+        f"{BAR} x",
+        "MB 16 bits",
+        "floor µs",
+        f"{BAR} x",
+    ]
+    lines = []
+    for groups, tokens in SIZES:
+        rows = []
+        for kernel in KERNELS:
+            for setting in SETTINGS:
+                shapes = [shape_of_kernel(kernel, shape_for(groups, tokens, *setting, type)) for type in _WIDTHS]
+                row = [kernel, *map(str, setting), f"{shapes[0].capacity}", f"{kernel_launches(shapes[0])[kernel]}"]
+                for moved in (kernel_bytes(shape)[kernel] for shape in shapes):
+                    floor = moved / H100_BYTES_PER_SECOND * 1e6
+                    row += [f"{moved / 1e6:.3f}", f"{floor:.3f}", f"{BAR * floor:.3f}"]
+                rows.append(row)
+        lines += [f"### {groups} x {tokens}", "", *table(head, rows), ""]
+    return "\n".join(lines)

@@ -5,34 +5,30 @@ Each runs where what it needs is installed, which is found out before anything i
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import say
 
 from gpu.report import Check
-from gpu.timing import summarize
 from vmoe_runtime import Engine
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, VmoeError
-from vmoe_runtime.installation import find_native
 
 CUDA, ORT_TENSORRT, TENSORRT = "ONNX Runtime, CUDA", "ONNX Runtime, TensorRT", "TensorRT"
+_BACKENDS = {CUDA: "cuda", ORT_TENSORRT: "ort-tensorrt", TENSORRT: "tensorrt"}
 _PROVIDERS = {CUDA: "CUDAExecutionProvider", ORT_TENSORRT: "TensorrtExecutionProvider"}
-CUDA_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 BATCHES = (1, 32)
 _MIN_SAME_ROUTING = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.9}  # of the pairs: what is all but tied may fall otherwise
 _TOLERANCE = {"fp32": 2e-3, "fp16": 5e-2, "bf16": 0.3}  # of logits, where an image's pairs are all kept alike
-_SEED = 0
-_LAST_LINES = 3
 
 # Whether an engine loads in a process that has not loaded the plugin: exit code 0 if it does not.
 _LOAD_WITHOUT_PLUGIN = """
@@ -43,27 +39,6 @@ with open(sys.argv[1], "rb") as file:
     engine = runtime.deserialize_cuda_engine(file.read())
 sys.exit(0 if engine is None else 1)
 """
-
-
-@dataclass
-class Part:
-    """What became of one framework.
-
-    Attributes:
-        name: the framework.
-        skipped: why it didn't run, in a sentence; None where it did.
-        checks: what was checked.
-        points: images per second, ready for JSON.
-    """
-
-    name: str
-    skipped: str | None = None
-    checks: list[Check] = field(default_factory=list)
-    points: list[dict[str, Any]] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**asdict(self), "checks": [check.as_json() for check in self.checks]}
 
 
 @dataclass(frozen=True)
@@ -95,13 +70,34 @@ def missing() -> dict[str, str]:
     }
 
 
-def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> list[ModelBundle]:
-    """Exports a trained MNIST model, and a random one in every precision, with graphs for TensorRT.
+def run(report: dict[str, Any], folder: Path, model: str, repeats: int, save: Callable[[], object]) -> None:
+    """Adds `checks`, `points` and what was `skipped` to a report, a bundle and profile after the other.
 
     Args:
-        folder: where the bundles go.
+        report: what it is added to.
+        folder: where bundles and engines go.
         model: a name in `cpu.models.MODELS`, such as "b16".
-        say: takes a line on what is being done.
+        repeats: calls that are timed.
+        save: called after each of them.
+    """
+    report["skipped"].update(missing())
+    names = [name for name in _BACKENDS if name not in report["skipped"]]
+    if not names:
+        return
+    try:
+        bundles = prepare_bundles(folder, model)
+    except ImportError as error:
+        report["skipped"]["frameworks"] = f"this Python lacks {error.name}, which an export needs; pip install '.[export]'"
+        return
+    except VmoeError as error:
+        report["checks"].append(Check("export", 1, (str(error),)).as_json())
+        return
+    for name in names:
+        run_framework(report, name, bundles, folder / "engines", repeats, save)
+
+
+def prepare_bundles(folder: Path, model: str) -> list[ModelBundle]:
+    """Exports a trained MNIST model, and a random one in every precision, with graphs for TensorRT.
 
     Raises:
         ImportError: the exporter isn't installed.
@@ -113,8 +109,7 @@ def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> lis
 
     folder.mkdir(parents=True, exist_ok=True)
     mnist = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
-    random = prepare(model, folder).checkpoint("sparse")
-    bundles = []
+    random, bundles = prepare(model, folder).checkpoint("sparse"), []
     for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), (model, random, ("fp32", "fp16", "bf16"))):
         for precision in precisions:
             bundle = ModelBundle(folder / f"{name}-{precision}-gpu.vmoe", precision, timed=name == model)
@@ -125,67 +120,43 @@ def prepare_bundles(folder: Path, model: str, say: Callable[[str], None]) -> lis
     return bundles
 
 
-def run_frameworks(
-    bundles: Sequence[ModelBundle], folder: Path, repeats: int, names: Collection[str], say: Callable[[str], None]
-) -> Iterator[Part]:
-    """The frameworks of these names on every bundle, one after the other."""
-    float32 = [bundle for bundle in bundles if bundle.precision == "fp32"]
-    with _own_cache(folder / "engines"):
-        if CUDA in names:
-            yield _part(CUDA, "cuda", float32, repeats, say)
-            yield _without_library(float32, find_native("lib", CUDA_LIBRARY), repeats, say)
-        if ORT_TENSORRT in names:
-            yield _part(ORT_TENSORRT, "ort-tensorrt", bundles, repeats, say)
-        if TENSORRT in names:
-            yield _part(TENSORRT, "tensorrt", bundles, repeats, say, before=build_engine, after=_refuses_without_plugin)
-
-
-@contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """Engines are built anew, and don't end up among the user's."""
-    before = os.environ.get("VMOE_CACHE_DIR")
-    os.environ["VMOE_CACHE_DIR"] = str(folder)
+def run_framework(
+    report: dict[str, Any],
+    name: str,
+    bundles: Sequence[ModelBundle],
+    engines: Path,
+    repeats: int,
+    save: Callable[[], object],
+) -> None:
+    """One framework on every bundle and profile; engines are built anew, and don't end up among the user's."""
+    before, backend = os.environ.get("VMOE_CACHE_DIR"), _BACKENDS[name]
+    os.environ["VMOE_CACHE_DIR"] = str(engines)
     try:
-        yield
+        for bundle in bundles:
+            if name == CUDA and bundle.precision != "fp32":
+                continue
+            for profile in Bundle.open(bundle.path).manifest.profiles:
+                what = f"{name}, {bundle.name}, {profile}"
+                say(what)
+                try:
+                    if name == TENSORRT:
+                        _require_backend(bundle, profile, backend)
+                        report["checks"].append(build_engine(bundle, profile, what).as_json())
+                    with Engine.load(bundle.path, profile, backend) as engine:
+                        report["checks"].append(compare(what, engine, bundle, profile).as_json())
+                        report["points"] += throughput(what, engine, repeats) if bundle.timed else []
+                except UnavailableError as error:
+                    report["skipped"][name] = str(error)
+                    return
+                except VmoeError as error:
+                    report["checks"].append(Check(what, 1, (str(error),)).as_json())
+                save()
+        if name == TENSORRT:
+            report["checks"].append(_refuses_without_plugin(engines).as_json())
     finally:
         os.environ.pop("VMOE_CACHE_DIR")
         if before is not None:
             os.environ["VMOE_CACHE_DIR"] = before
-
-
-def _part(
-    name: str,
-    backend: str,
-    bundles: Sequence[ModelBundle],
-    repeats: int,
-    say: Callable[[str], None],
-    before: Callable[[ModelBundle, str], Check] | None = None,
-    after: Callable[[], Check] | None = None,
-) -> Part:
-    part = Part(name)
-    for bundle in bundles:
-        for profile in _profiles(bundle.path):
-            say(f"{name}: {bundle.name}, {profile}")
-            what = f"{name}, {bundle.name}, {profile}"
-            try:
-                if before is not None:
-                    _require_backend(bundle, profile, backend)
-                    built = before(bundle, profile)
-                    part.checks.append(built)
-                    if built.failures:
-                        continue
-                with Engine.load(bundle.path, profile, backend) as engine:
-                    part.checks.append(compare(what, engine, bundle, profile))
-                    if bundle.timed:
-                        part.points += throughput(name, engine.backend_description, engine, bundle, profile, repeats)
-            except UnavailableError as error:
-                part.skipped = str(error)
-                return part
-            except VmoeError as error:
-                part.checks.append(Check(what, 1, (str(error),)))
-    if after is not None:
-        part.checks.append(after())
-    return part
 
 
 def _require_backend(bundle: ModelBundle, profile: str, backend: str) -> None:
@@ -198,17 +169,10 @@ def _require_backend(bundle: ModelBundle, profile: str, backend: str) -> None:
         return
 
 
-def _profiles(bundle: Path) -> list[str]:
-    from vmoe_runtime.bundle.reader import Bundle
-
-    return list(Bundle.open(bundle).manifest.profiles)
-
-
 def noise(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[Any]]:
     """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
     size = engine.manifest.input
-    shape = count, size.height, size.width, size.channels
-    return np.random.default_rng(_SEED).uniform(-1, 1, shape).astype(np.float32)
+    return np.random.default_rng(0).uniform(-1, 1, (count, size.height, size.width, size.channels)).astype(np.float32)
 
 
 def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Check:
@@ -216,8 +180,7 @@ def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Che
     images = noise(engine, max(BATCHES))
     with Engine.load(bundle.path, profile, "onnxruntime") as cpu:
         wanted, wanted_experts = cpu(images), _kept_experts(cpu, images)
-    got, experts = engine(images), _kept_experts(engine, images)
-    same = experts == wanted_experts
+    got, same = engine(images), _kept_experts(engine, images) == wanted_experts
     alike = same.all(axis=1)
     difference = float(np.abs(got - wanted)[alike].max(initial=0))
     tolerance, least = _TOLERANCE[bundle.precision], _MIN_SAME_ROUTING[bundle.precision]
@@ -233,107 +196,40 @@ def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Che
 def _kept_experts(engine: Engine, images: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
     """Which expert each pair of each layer was kept by, i64[N, pairs], -1 where dropped; its place there is no matter."""
     routes = engine.routing(images).values()
-    layers = [np.where(route.kept, route.expert, -1).reshape(len(images), -1) for route in routes]
-    return np.concatenate(layers, axis=1)
+    return np.concatenate([np.where(r.kept, r.expert, -1).reshape(len(images), -1) for r in routes], axis=1)
 
 
-def throughput(
-    framework: str, description: str, engine: Engine, bundle: ModelBundle, profile: str, repeats: int
-) -> list[dict[str, Any]]:
-    """Images per second of calls with images in the CPU's memory, copies to and from the card included."""
+def throughput(name: str, engine: Engine, repeats: int) -> list[dict[str, Any]]:
+    """Images per second of calls with images in the CPU's memory, copies to and from the card included: medians."""
     points = []
     for batch in BATCHES:
-        seconds = _timed(functools.partial(engine, noise(engine, batch)), repeats)
-        points.append(_point(framework, description, bundle.name, profile, batch, seconds))
+        images, taken = noise(engine, batch), []
+        for _ in range(3 + repeats):  # three to warm up
+            start = time.perf_counter()
+            engine(images)
+            taken.append(time.perf_counter() - start)
+        seconds = float(np.median(taken[3:]))
+        title = f"{name} ({engine.backend_description})"
+        points.append({"name": title, "batch": batch, "ms": seconds * 1e3, "images_per_second": batch / seconds})
     return points
 
 
-def _timed(call: Callable[[], object], repeats: int) -> list[float]:
-    for _ in range(3):
-        call()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return taken
-
-
-def _point(
-    framework: str, description: str, bundle: str, profile: str, batch: int, seconds: Sequence[float]
-) -> dict[str, Any]:
-    taken = summarize(seconds)
-    return {
-        "framework": framework,
-        "description": description,
-        "bundle": bundle,
-        "profile": profile,
-        "batch": batch,
-        "time": asdict(taken),
-        "images_per_second": batch / taken.median,
-    }
-
-
-def _without_library(bundles: Sequence[ModelBundle], library: Path | None, repeats: int, say: Callable[[str], None]) -> Part:
-    """The same graph and provider with standard ops only, so that the op library's share can be seen."""
-    part = Part("ONNX Runtime, CUDA, standard ops instead of the op library")
-    if library is None:
-        part.skipped = f"this installation has no {CUDA_LIBRARY}, so the part before it ran without already"
-        return part
-    import onnxruntime
-
-    from vmoe_runtime.bundle.reader import Bundle
-
-    for bundle in bundles:
-        if not bundle.timed:
-            continue
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-        try:
-            session = onnxruntime.InferenceSession(str(bundle.path / "model.onnx"), options, providers)
-        except Exception as error:  # onnxruntime's own classes
-            part.checks.append(Check(part.name, 1, (str(error).splitlines()[0],)))
-            continue
-        if session.get_providers()[0] != "CUDAExecutionProvider":
-            part.skipped = "ONNX Runtime couldn't use its CUDA provider here"
-            return part
-        manifest = Bundle.open(bundle.path).manifest
-        for name, profile in manifest.profiles.items():
-            say(f"{part.name}: {bundle.name}, {name}")
-            for batch in BATCHES:
-                size = manifest.input
-                shape = batch, size.height, size.width, size.channels
-                images = np.random.default_rng(_SEED).uniform(-1, 1, shape).astype(np.float32)
-                feeds = {"image": images, **profile.inputs()}
-
-                def call(session: Any = session, feeds: dict[str, Any] = feeds, output: str = manifest.output) -> None:
-                    session.run([output], feeds)
-
-                seconds = _timed(call, repeats)
-                part.points.append(_point(part.name, "standard ops", bundle.name, name, batch, seconds))
-    return part
-
-
-def build_engine(bundle: ModelBundle, profile: str) -> Check:
+def build_engine(bundle: ModelBundle, profile: str, name: str) -> Check:
     """Runs vmoe-build, which compares what it built with the bundle."""
     command = [sys.executable, "-m", "vmoe_build", str(bundle.path), "--profile", profile, "--max-batch", str(max(BATCHES))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
-    failures = () if done.returncode == 0 else (f"exit code {done.returncode}: " + " | ".join(lines[-_LAST_LINES:]),)
-    return Check(f"vmoe-build, {bundle.name}, {profile}", 1, failures)
+    failures = () if done.returncode == 0 else (f"exit code {done.returncode}: " + " | ".join(lines[-3:]),)
+    return Check(f"vmoe-build: {name}", 1, failures)
 
 
-def _refuses_without_plugin() -> Check:
+def _refuses_without_plugin(folder: Path) -> Check:
     """An engine that was built with the plugin must not load in a process that lacks it."""
     name = "TensorRT: an engine does not load without the plugin"
-    engines = sorted(Path(os.environ["VMOE_CACHE_DIR"], "tensorrt").rglob("*.engine"))  # not ONNX Runtime's
+    engines = sorted((folder / "tensorrt").rglob("*.engine"))  # not ONNX Runtime's
     if not engines:
         return Check(name, 0, ("there is no engine to load",))
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD_WITHOUT_PLUGIN, str(engines[0])], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return Check(name, 1, ())
-    said = done.stderr.strip().splitlines()[-1:] or ["it loaded"]
-    return Check(name, 1, (said[0],))
+    command = [sys.executable, "-c", _LOAD_WITHOUT_PLUGIN, str(engines[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = () if done.returncode == 0 else tuple(done.stderr.strip().splitlines()[-1:] or ["it loaded"])
+    return Check(name, 1, said)

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cpu.errors import BenchmarkError
+from command_line import BenchmarkError
 
-from gpu.shapes import TYPES, Shape, Type
+from gpu.shapes import TYPES, Shape
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 _HERE = Path(__file__).parent
@@ -22,8 +22,8 @@ _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wa
 def find_program(name: str) -> Path | None:
     """A program of the CUDA toolkit: on the PATH, below CUDA_HOME, or in its usual place."""
     home = os.environ.get("CUDA_HOME")
-    folders = [Path(home, "bin")] if home else []
-    candidates = [shutil.which(name), *(folder / name for folder in (*folders, _USUAL_FOLDER))]
+    folders = [*([Path(home, "bin")] if home else []), _USUAL_FOLDER]
+    candidates = [shutil.which(name), *(folder / name for folder in folders)]
     return next((Path(path) for path in candidates if path and Path(path).is_file()), None)
 
 
@@ -46,32 +46,10 @@ def kernel_sources() -> list[Path]:
 
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
-    """The line that builds the shared library.
-
-    Args:
-        nvcc: the compiler.
-        architecture: the card's, such as "sm_90".
-        target: the library.
-    """
-    sources = [_HERE / "device_calls.cc", _HERE / "empty_kernel.cu", *kernel_sources()]
-    return [
-        str(nvcc),
-        *_FLAGS,
-        "-shared",
-        f"-arch={architecture}",
-        "-I",
-        str(PLUGINS),
-        *map(str, sources),
-        "-o",
-        str(target),
-    ]
-
-
-def checker_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
-    """The line that builds the program that compute-sanitizer watches; arguments as of `library_command`."""
-    core = [PLUGINS / "core" / name for name in ("routing.cc", "workspace.cc")]
-    sources = [_HERE / "kernel_check.cc", _HERE / "planted_faults.cu", *core, *kernel_sources()]
-    return [str(nvcc), *_FLAGS, f"-arch={architecture}", "-I", str(PLUGINS), *map(str, sources), "-o", str(target)]
+    """The line that builds the shared library for a card, such as "sm_90"."""
+    sources = [_HERE / "kernel_calls.cc", _HERE / "extra_kernels.cu", *kernel_sources()]
+    options = ["-shared", f"-arch={architecture}", f"-I{PLUGINS}"]
+    return [str(nvcc), *_FLAGS, *options, *map(str, sources), "-o", str(target)]
 
 
 def build(command: list[str]) -> Path:
@@ -95,18 +73,9 @@ class DeviceError(BenchmarkError):
 
 class _CShape(ctypes.Structure):
     _fields_ = (
-        ("groups", ctypes.c_size_t),
-        ("tokens", ctypes.c_size_t),
-        ("experts", ctypes.c_size_t),
-        ("choices", ctypes.c_size_t),
-        ("capacity", ctypes.c_size_t),
+        *((name, ctypes.c_size_t) for name in ("groups", "tokens", "experts", "choices", "capacity")),
         ("batch_priority", ctypes.c_int32),
     )
-
-
-def _c_shape(shape: Shape) -> Any:
-    sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity
-    return ctypes.byref(_CShape(*sizes, int(shape.bpr)))
 
 
 _P, _N, _I = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
@@ -122,14 +91,20 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "empty": (ctypes.c_int, (_P,)),
     "begin_count": (ctypes.c_int, (_P,)),
     "end_count": (ctypes.c_int, (_P, _P)),
+    "allocate": (ctypes.c_int, (_P, _N)),
+    "release": (ctypes.c_int, (_P,)),
+    "copy": (ctypes.c_int, (_P, _P, _N)),
+    "synchronize": (ctypes.c_int, ()),
+    "plant": (ctypes.c_int, (ctypes.c_char_p,)),
 }
 FUNCTIONS = tuple(f"vmoe_gpu_{name}" for name in _SIGNATURES)
 """What the library exports for these calls."""
 
 
-def type_number(type: Type) -> int:
-    """The number of an element type in the library."""
-    return TYPES.index(type)
+def c_shape(shape: Shape) -> Any:
+    """A shape as the calls take it."""
+    sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity
+    return ctypes.byref(_CShape(*sizes, int(shape.bpr)))
 
 
 class Library:
@@ -146,53 +121,67 @@ class Library:
 
     def refusal(self, shape: Shape) -> str | None:
         """Why a routing can't be, or None."""
-        text = self._calls["routing_refusal"](_c_shape(shape))
+        text = self._calls["routing_refusal"](c_shape(shape))
         return text.decode() if text else None
 
     def workspace_bytes(self, shape: Shape) -> int:
-        """Bytes of workspace that serve `route` and `route_dispatch`."""
+        """Bytes of workspace that serve Route and RouteDispatch."""
         names = ("route_workspace_bytes", "route_dispatch_workspace_bytes")
-        return max(int(self._calls[name](_c_shape(shape))) for name in names)
+        return max(int(self._calls[name](c_shape(shape))) for name in names)
 
-    def route(self, shape: Shape, gates: int, slot: int, weight: int, src: int, workspace: int, stream: int) -> None:
-        """VmoeRoute; gates and weight are of the shape's gate type."""
-        type = type_number(shape.gate_type)
-        self._call("route", _c_shape(shape), type, gates, slot, weight, src, workspace, stream)
-
-    def dispatch(self, shape: Shape, x: int, src: int, buf: int, stream: int) -> None:
-        """VmoeDispatch."""
-        self._call("dispatch", x, shape.all_tokens, src, shape.places, shape.row_bytes, buf, stream)
-
-    def route_dispatch(
-        self, shape: Shape, gates: int, x: int, slot: int, weight: int, buf: int, workspace: int, stream: int
-    ) -> None:
-        """VmoeRouteDispatch."""
-        type = type_number(shape.gate_type)
-        arguments = gates, x, shape.row_bytes, slot, weight, buf, workspace, stream
-        self._call("route_dispatch", _c_shape(shape), type, *arguments)
-
-    def combine(self, shape: Shape, out: int, slot: int, weight: int, y: int, stream: int) -> None:
-        """VmoeCombine."""
-        types = type_number(shape.type), type_number(shape.gate_type)
-        sizes = shape.all_tokens, shape.choices, shape.hidden
-        self._call("combine", types[0], out, shape.places, slot, types[1], weight, *sizes, y, stream)
+    def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
+        """Puts a kernel of `gpu.floors.KERNELS` on a stream, with its tensors and workspace at these addresses."""
+        gate, token = TYPES.index(shape.gate_type), TYPES.index(shape.type)
+        routed = at["slot"], at["weight"]
+        if kernel == "Route":
+            self.call("route", c_shape(shape), gate, at["gates"], *routed, at["src"], at["workspace"], stream)
+        elif kernel == "Dispatch":
+            sizes = shape.places, shape.row_bytes
+            self.call("dispatch", at["x"], shape.all_tokens, at["src"], *sizes, at["buf"], stream)
+        elif kernel == "RouteDispatch":
+            tensors = at["gates"], at["x"], shape.row_bytes, *routed, at["buf"], at["workspace"]
+            self.call("route_dispatch", c_shape(shape), gate, *tensors, stream)
+        else:
+            sizes = shape.all_tokens, shape.choices, shape.hidden
+            rows = at["out"], shape.places, at["slot"], gate, at["weight"]
+            self.call("combine", token, *rows, *sizes, at["y"], stream)
 
     def empty(self, stream: int) -> None:
         """A kernel that does nothing."""
-        self._call("empty", stream)
+        self.call("empty", stream)
 
-    def begin_count(self, stream: int) -> None:
-        """From here on what is put on the stream is counted instead of run."""
-        self._call("begin_count", stream)
-
-    def end_count(self, stream: int) -> int:
-        """How many graph nodes were put on the stream since `begin_count`."""
+    def count_nodes(self, stream: int, work: Any) -> int:
+        """How many graph nodes `work` puts on the stream, instead of running them."""
         nodes = ctypes.c_size_t()
-        self._call("end_count", stream, ctypes.byref(nodes))
+        self.call("begin_count", stream)
+        try:
+            work()
+        finally:
+            self.call("end_count", stream, ctypes.byref(nodes))
         return nodes.value
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def allocate(self, size: int) -> int:
+        """Device memory, which `call("release", address)` gives back."""
+        address = ctypes.c_void_p()
+        self.call("allocate", ctypes.byref(address), size)
+        return address.value or 0
+
+    def copy_to(self, address: int, data: bytes) -> None:
+        """Copies bytes to the card."""
+        self.call("copy", address, data, len(data))
+
+    def copy_from(self, address: int, size: int) -> bytes:
+        """Copies bytes from the card."""
+        data = ctypes.create_string_buffer(size)
+        self.call("copy", data, address, size)
+        return data.raw
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Calls a function of the library.
+
+        Raises:
+            DeviceError: CUDA refused it.
+        """
         error = self._calls[name](*arguments)
         if error != 0:
-            text = self._calls["error_text"](error).decode()
-            raise DeviceError(f"{name}: CUDA says '{text}' (error {error})")
+            raise DeviceError(f"{name}: CUDA says '{self._calls['error_text'](error).decode()}' (error {error})")

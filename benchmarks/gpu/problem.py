@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -22,8 +23,7 @@ class DeviceArray:
     def __init__(self, device: Device, shape: tuple[int, ...], dtype: torch.dtype, offset: int = 0) -> None:
         """`offset` moves it so many bytes away from the alignment that memory comes with."""
         self._shape, self._dtype = shape, dtype
-        size = math.prod(shape) * dtype.itemsize
-        begin = _GUARD_BYTES + offset
+        size, begin = math.prod(shape) * dtype.itemsize, _GUARD_BYTES + offset
         self._whole = torch.full((begin + size + _GUARD_BYTES,), _GARBAGE, dtype=torch.uint8, device=device.torch_device)
         self._bytes = self._whole[begin : begin + size]
         self._guards = self._whole[:begin], self._whole[begin + size :]
@@ -56,43 +56,35 @@ class DeviceArray:
 
 
 class Problem:
-    """Inputs, outputs and workspace of all four kernels for one shape."""
+    """Inputs, outputs and workspace of all four kernels for one shape.
+
+    Attributes:
+        arrays: `gates` [G,S,E], `x` [G,S,D], `out` [E,M,D]; `slot` and `weight` [G,S,K], `src` [E,M], `buf` [E,M,D] and
+            `y` [G,S,D], which kernels write; `workspace`.
+    """
 
     def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
         """Allocates; `offset` misaligns the tensors of tokens by so many bytes."""
         self.shape, self._device, self._kernels = shape, device, kernels
         token, gate = TORCH_TYPES[shape.type], TORCH_TYPES[shape.gate_type]
-        groups, tokens, choices = shape.groups, shape.tokens, shape.choices
-        places = shape.experts, shape.groups * shape.capacity
-        self.gates = DeviceArray(device, (groups, tokens, shape.experts), gate)
-        self.x = DeviceArray(device, (groups, tokens, shape.hidden), token, offset)
-        self.out = DeviceArray(device, (*places, shape.hidden), token, offset)
-        self.slot = DeviceArray(device, (groups, tokens, choices), torch.int32)
-        self.weight = DeviceArray(device, (groups, tokens, choices), gate)
-        self.src = DeviceArray(device, places, torch.int32)
-        self.buf = DeviceArray(device, (*places, shape.hidden), token, offset)
-        self.y = DeviceArray(device, (groups, tokens, shape.hidden), token, offset)
-        self.workspace = DeviceArray(device, (kernels.workspace_bytes(shape),), torch.uint8)
+        tokens, places = (shape.groups, shape.tokens), (shape.experts, shape.groups * shape.capacity)
+        self.arrays = {
+            "gates": DeviceArray(device, (*tokens, shape.experts), gate),
+            "x": DeviceArray(device, (*tokens, shape.hidden), token, offset),
+            "out": DeviceArray(device, (*places, shape.hidden), token, offset),
+            "slot": DeviceArray(device, (*tokens, shape.choices), torch.int32),
+            "weight": DeviceArray(device, (*tokens, shape.choices), gate),
+            "src": DeviceArray(device, places, torch.int32),
+            "buf": DeviceArray(device, (*places, shape.hidden), token, offset),
+            "y": DeviceArray(device, (*tokens, shape.hidden), token, offset),
+            "workspace": DeviceArray(device, (kernels.workspace_bytes(shape),), torch.uint8),
+        }
+        self._at = {name: array.address for name, array in self.arrays.items()}
 
-    @property
-    def outputs(self) -> tuple[DeviceArray, ...]:
-        """What kernels write, workspace included."""
-        return self.slot, self.weight, self.src, self.buf, self.y, self.workspace
-
-    def run(self, kernel: str) -> None:
-        """Puts a kernel, by its name in `gpu.floors.KERNELS`, on the current stream."""
-        shape, stream, calls = self.shape, self._device.stream(), self._kernels
-        slot, weight, workspace = self.slot.address, self.weight.address, self.workspace.address
-        if kernel == "Route":
-            calls.route(shape, self.gates.address, slot, weight, self.src.address, workspace, stream)
-        elif kernel == "Dispatch":
-            calls.dispatch(shape, self.x.address, self.src.address, self.buf.address, stream)
-        elif kernel == "RouteDispatch":
-            calls.route_dispatch(
-                shape, self.gates.address, self.x.address, slot, weight, self.buf.address, workspace, stream
-            )
-        else:
-            calls.combine(shape, self.out.address, slot, weight, self.y.address, stream)
+    def run(self, *kernels: str) -> None:
+        """Puts kernels, by their names in `gpu.floors.KERNELS`, on the current stream."""
+        for kernel in kernels:
+            self._kernels.launch(kernel, self.shape, self._at, self._device.stream())
 
     def count_launches(self, kernel: str) -> int:
         """Graph nodes that a kernel is; an error where it allocates or synchronises. Not on the default stream.
@@ -100,9 +92,4 @@ class Problem:
         It runs once before, so that its code is loaded.
         """
         self.run(kernel)
-        self._kernels.begin_count(self._device.stream())
-        try:
-            self.run(kernel)
-        finally:
-            nodes = self._kernels.end_count(self._device.stream())
-        return nodes
+        return self._kernels.count_nodes(self._device.stream(), functools.partial(self.run, kernel))

@@ -5,6 +5,7 @@ is read before anything wrote it.
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from gpu.library import find_program
@@ -12,9 +13,9 @@ from gpu.report import Check
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
-LAYERS = 40
 _SECONDS = 220
 _FOUND_ERRORS = 77  # the sanitizer's own exit code, which the program doesn't use
+_BENCHMARKS = Path(__file__).parents[1]
 
 
 def find_sanitizer() -> Path | None:
@@ -22,26 +23,24 @@ def find_sanitizer() -> Path | None:
     return find_program("compute-sanitizer")
 
 
-def run_checker(command: list[str], name: str, layers: int) -> Check:
-    """Runs the checker, alone or under a tool; what it printed is the failure."""
+def run_watched(tool: list[str], library: Path, what: tuple[str, str], name: str, layers: int) -> Check:
+    """Runs `gpu.watched`, alone or under a tool; what it printed is the failure."""
+    command = [*tool, sys.executable, "-m", "gpu.watched", str(library.resolve()), *what]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, cwd=_BENCHMARKS, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return Check(name, layers, (f"it took more than {_SECONDS} s",))
-    failures: tuple[str, ...] = ()
-    if done.returncode != 0:
-        lines = (done.stderr + done.stdout).strip().splitlines()
-        failures = (f"exit code {done.returncode}: " + " | ".join(line.strip() for line in lines[-20:]),)
-    return Check(name, layers, failures)
+    if done.returncode == 0:
+        return Check(name, layers, ())
+    lines = (done.stderr + done.stdout).strip().splitlines()
+    return Check(name, layers, (f"exit code {done.returncode}: " + " | ".join(line.strip() for line in lines[-20:]),))
 
 
-def run_tool(sanitizer: Path, tool: str, checker: Path, layers: int, seed: int) -> list[Check]:
-    """The checker under one of TOOLS, which must first have seen a fault that was planted for it."""
-    options = ["--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
-    line = [str(sanitizer), *options, str(checker)]
+def run_tool(sanitizer: Path, tool: str, library: Path, layers: int, seed: int) -> list[Check]:
+    """`gpu.watched` under one of TOOLS, which must first have seen a fault that was planted for it."""
+    line = [str(sanitizer), "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
     name = f"compute-sanitizer {tool}"
-    (planted,) = run_checker([*line, "plant", tool], name, 1).failures or ("exit code 0",)
+    (planted,) = run_watched(line, library, ("plant", tool), name, 1).failures or ("exit code 0",)
     unseen = () if planted.startswith(f"exit code {_FOUND_ERRORS}:") else (f"it is not reported ({planted})",)
-    # Memory that was spoilt counts as written.
-    watched = [*line, str(layers), str(seed), *(["fresh"] if tool == "initcheck" else [])]
-    return [Check(f"{name}, planted fault", 1, unseen), run_checker(watched, name, layers)]
+    watched = run_watched(line, library, (str(layers), str(seed)), name, layers)
+    return [Check(f"{name}, planted fault", 1, unseen), watched]

@@ -10,31 +10,19 @@ Type = Literal["fp32", "fp16", "bf16"]
 TYPES: tuple[Type, ...] = ("fp32", "fp16", "bf16")
 TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
-HIDDEN = 768
-"""D of a B/16."""
-
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing.
-
-    Attributes:
-        groups, tokens, experts, choices: G, S, E and K.
-        capacity: c, places per expert and group.
-        hidden: D.
-        type: of the tokens.
-        gate_type: of the gates; the exported graphs' are float32 whatever the tokens are.
-        bpr: Batch Priority Routing, or vanilla order.
-    """
+    """Sizes of one MoE layer's routing: G, S, E, K, places per expert and group, D; element types; the order of service."""
 
     groups: int
     tokens: int
     experts: int
     choices: int
     capacity: int
-    hidden: int = HIDDEN
+    hidden: int = 768  # of a B/16
     type: Type = "fp32"
-    gate_type: Type = "fp32"
+    gate_type: Type = "fp32"  # the exported graphs' are float32 whatever the tokens are
     bpr: bool = True
 
     @property
@@ -66,11 +54,8 @@ class Shape:
         """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`; without tokens the type is that of the gates."""
         hidden = f", D {self.hidden}" if self.hidden else ""
         gates = f", gates {self.gate_type}" if self.hidden and self.gate_type != "fp32" else ""
-        order = "" if self.bpr else ", vanilla"
-        return (
-            f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
-            f"{hidden}, {self.type}{gates}{order}"
-        )
+        sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
+        return f"{sizes}{hidden}, {self.type}{gates}{'' if self.bpr else ', vanilla'}"
 
 
 def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float, type: Type = "fp32") -> Shape:
@@ -84,12 +69,10 @@ def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float
     return Shape(groups, tokens, experts, choices, math.ceil(tokens * choices * ratio / experts), type=type)
 
 
-SIZES: tuple[tuple[int, int], ...] = ((1, 197), (8, 197), (64, 197), (64, 577))
+SIZES = ((1, 197), (8, 197), (64, 197), (64, 577))
 """Groups x tokens that the bar is set for: batches of images of 224 and 384 px in patches of 16, each routed alone."""
 
-SETTINGS: tuple[tuple[int, int, float], ...] = tuple(
-    (experts, choices, ratio) for experts in (8, 32) for choices in (1, 2) for ratio in (0.3, 1.05)
-)
+SETTINGS = tuple((experts, choices, ratio) for experts in (8, 32) for choices in (1, 2) for ratio in (0.3, 1.05))
 """E, K and capacity ratio that the bar is set for."""
 
 
@@ -101,14 +84,12 @@ def bar_shapes() -> list[Shape]:
 def sweep_shapes() -> list[Shape]:
     """One size at a time is moved away from 64 images of 224 px, 32 experts, two choices, bfloat16; no bar is set."""
     base = shape_for(64, 197, 32, 2, 1.05, "bf16")
-    swept = [replace(base, bpr=False)]
+    swept = [replace(base, bpr=False), replace(base, gate_type="bf16")]
     swept += [replace(base, hidden=hidden) for hidden in (192, 384, 1024, 1536)]
     swept += [shape_for(64, 197, experts, 2, 1.05, "bf16") for experts in (4, 64, 128, 256)]
     swept += [shape_for(64, 197, 32, choices, 1.05, "bf16") for choices in (4, 8)]
     swept += [shape_for(64, 197, 32, 2, ratio, "bf16") for ratio in (0.1, 0.5, 2.0)]
-    swept += [shape_for(groups, tokens, 32, 2, 1.05, "bf16") for groups, tokens in ((1, 4096), (1, 12608), (1, 65536))]
-    swept.append(replace(base, gate_type="bf16"))
-    return swept
+    return swept + [shape_for(1, tokens, 32, 2, 1.05, "bf16") for tokens in (4096, 12608, 65536)]
 
 
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:

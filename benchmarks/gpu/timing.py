@@ -1,27 +1,34 @@
-"""How long kernels and their peers take on the card, without what the CPU needs to launch them.
+"""How long kernels and torch take on the card for the same work, without what the CPU needs to launch them.
 
 The calls of one contender, each on other memory so that nothing is still in the cache from the call before, are one CUDA
-graph. Contenders of a shape take turns; times are the graph's by CUDA events, over its calls.
+graph. Contenders of a shape are interleaved; times are the graph's by CUDA events, over its calls.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
+import torch
+
+from gpu import exact
+from gpu.cases import make_gates
 from gpu.device import Device
+from gpu.floors import KERNELS, ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes, kernel_launches
+from gpu.library import Library
+from gpu.problem import Problem
+from gpu.shapes import Shape, shape_of_kernel
 
 Call = Callable[[], object]
 
 _CACHES = 2  # what calls use together, in sizes of the second-level cache
-_MIN_CALLS = 16
-_MAX_CALLS = 256
+_MIN_CALLS, _MAX_CALLS, _EMPTY_CALLS = 16, 256, 256
 _WARM_UP = 3
 _COPY_BYTES = 1 << 29
-_EMPTY_CALLS = 256
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,14 @@ class Time:
     repeats: int
 
 
+@dataclass(frozen=True)
+class Rates:
+    """The card at its best: bytes a second of a copy within its memory, read and written; seconds of an empty kernel."""
+
+    copy: float
+    launch: float
+
+
 def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
     """How many sets of buffers are larger than the cache together, twice, as far as 256 sets are.
 
@@ -44,41 +59,35 @@ def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
     return min(_MAX_CALLS, max(2, -(-_CACHES * l2_bytes // max(1, bytes_per_set))))
 
 
-@dataclass(frozen=True)
-class Graph:
-    """Some calls, captured: what runs them, and how many they are."""
+def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats: int) -> tuple[dict[str, Time], list[str]]:
+    """Seconds of a call of each contender, in graphs that run once a round in an order shuffled anew, after three rounds.
 
-    replay: Callable[[], None]
-    calls: int
-
-
-def capture(device: Device, calls: Sequence[Call]) -> Graph:
-    """One CUDA graph of all calls, over and over until they are enough to be timed."""
-    many = list(calls) * -(-_MIN_CALLS // len(calls))
-
-    def work() -> None:
-        for call in many:
-            call()
-
-    return Graph(device.capture(work), len(many))
-
-
-def in_turns(device: Device, graphs: Mapping[str, Graph], repeats: int) -> dict[str, Time]:
-    """Times every graph once a round, in an order shuffled anew; returns the time of a call.
-
-    Args:
-        device: the card.
-        graphs: each contender's, by name.
-        repeats: rounds that are timed, after three to warm up.
+    Returns:
+        The times, and a note on each contender that can't be captured.
     """
-    order, names = random.Random(_SEED), list(graphs)
+    graphs, notes = {}, []
+    for name, calls in contenders.items():
+        many = list(calls) * -(-_MIN_CALLS // len(calls))
+
+        def work(many: Sequence[Call] = many) -> None:
+            for call in many:
+                call()
+
+        try:
+            graphs[name] = device.capture(work), len(many)
+        except Exception as error:  # whatever torch may say
+            if name == "kernel":
+                raise
+            notes.append(f"{name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+    order, names = random.Random(0), list(graphs)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for index in range(_WARM_UP + repeats):
         for name in order.sample(names, len(names)):
-            seconds = device.milliseconds(graphs[name].replay) / 1e3 / graphs[name].calls
+            replay, calls_of_it = graphs[name]
+            seconds = device.milliseconds(replay) / 1e3 / calls_of_it
             if index >= _WARM_UP:
                 taken[name].append(seconds)
-    return {name: summarize(seconds) for name, seconds in taken.items()}
+    return {name: summarize(seconds) for name, seconds in taken.items()}, notes
 
 
 def summarize(seconds: Sequence[float]) -> Time:
@@ -93,16 +102,95 @@ def summarize(seconds: Sequence[float]) -> Time:
     return Time(median, lower, upper, len(seconds))
 
 
-def measure_copy(device: Device, repeats: int) -> float:
-    """Bytes per second, read and written, of copies within the card's memory."""
-    import torch
-
+def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
+    """Times a copy and an empty kernel, as all else is timed."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
-    calls = [lambda: tensors[1].copy_(tensors[0]), lambda: tensors[3].copy_(tensors[2])]
-    return 2 * _COPY_BYTES / in_turns(device, {"copy": capture(device, calls)}, repeats)["copy"].median
+    copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
+    empty = [lambda: kernels.empty(device.stream())] * _EMPTY_CALLS
+    seconds = [time_calls(device, {"kernel": calls}, repeats)[0]["kernel"].median for calls in (copies, empty)]
+    del tensors, copies
+    device.release()
+    return Rates(2 * _COPY_BYTES / seconds[0], seconds[1])
 
 
-def measure_launch(device: Device, empty: Callable[[int], None], repeats: int) -> float:
-    """Seconds of a kernel that does nothing, timed as all others are."""
-    calls = [lambda: empty(device.stream())] * _EMPTY_CALLS
-    return in_turns(device, {"empty": capture(device, calls)}, repeats)["empty"].median
+def measure_shape(
+    device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int, *, bar: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each kernel as soon as it is measured, ready for JSON; times in seconds.
+
+    `bar` says whether the bar is set at this shape.
+    """
+    for kernel in KERNELS:
+        yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats, bar)
+        device.release()
+
+
+def _measure_kernel(
+    device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool
+) -> dict[str, Any]:
+    problems = _problems(device, kernels, kernel, shape)
+    kept = count_kept(problems[0].arrays["slot"].get())
+    moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
+    contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
+    if shape.type != "fp16" or shape.is_one_image:  # elsewhere bfloat16 moves the same bytes
+        contenders["torch"] = [partial(_in_torch(kernel, shape), _tensors(problem)) for problem in problems]
+    times, notes = time_calls(device, contenders, repeats)
+    own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
+    limit = bar_seconds(floor, launches, rates.launch)
+    if shape.is_one_image:
+        limit = ONE_IMAGE_BAR * peer.median if peer else None
+    return {
+        "kernel": kernel,
+        "shape": asdict(shape),
+        "kept": asdict(kept),
+        "buffer_sets": len(problems),
+        "bytes": moved,
+        "launches": launches,
+        "floor": floor,
+        "bar": limit if bar else None,
+        "passes": limit is not None and own.median <= limit if bar else None,
+        "time": asdict(own),
+        "of_copy": floor / own.median,
+        "torch": asdict(peer) if peer else None,
+        "notes": [f"{kernel} at {shape}: {note}" for note in notes],
+    }
+
+
+def _problems(device: Device, kernels: Library, kernel: str, shape: Shape) -> list[Problem]:
+    """Sets of buffers with the same routing in other memory, larger than the cache together as far as that is needed."""
+    source = torch.Generator().manual_seed(0)
+    gates = make_gates("random", shape.groups, shape.tokens, shape.experts, source).to(exact.TORCH_TYPES[shape.gate_type])
+    problems = []
+    for _ in range(buffer_sets(kernel_bytes(shape)[kernel], device.l2_bytes)):
+        problem = Problem(device, kernels, shape)
+        problem.arrays["gates"].set(gates)
+        for name in ("x", "out") if shape.hidden else ():
+            problem.arrays[name].as_tensor().normal_()
+        problem.run("Route")
+        problems.append(problem)
+    device.synchronize()
+    return problems
+
+
+def _tensors(problem: Problem) -> dict[str, Any]:
+    """A problem's tensors as torch takes them: rows padded where an index may point behind them."""
+    found: dict[str, Any] = {name: problem.arrays[name].as_tensor() for name in ("gates", "slot", "src", "weight")}
+    hidden = problem.shape.hidden
+    for name in ("x", "out") if hidden else ():
+        found[name] = exact.padded(problem.arrays[name].as_tensor().view(-1, hidden))
+    return found
+
+
+def _in_torch(kernel: str, shape: Shape) -> Callable[[Mapping[str, Any]], Any]:
+    """What the kernel does, in torch."""
+
+    def route(t: Mapping[str, Any]) -> Any:
+        return exact.route(t["gates"], shape.capacity, shape.choices, shape.bpr, fast=True)
+
+    functions: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "Route": route,
+        "Dispatch": lambda t: exact.fast_dispatch(t["x"], t["src"]),
+        "RouteDispatch": lambda t: exact.fast_dispatch(t["x"], route(t)[2]),
+        "Combine": lambda t: exact.fast_combine(t["out"], t["slot"], t["weight"]),
+    }
+    return functions[kernel]

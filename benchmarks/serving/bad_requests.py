@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from serving.http_client import HEADER_LENGTH, Array, http_request
-from serving.services import MODEL
+from serving.service import MODEL
 
 INFER = f"/v2/models/{MODEL}/infer"
 

@@ -1,7 +1,7 @@
 """The load: whole HTTP/1.1 requests over keep-alive connections, sent when they are due, or each when one was answered.
 
-`open_loop` and `closed_loop` are to be run in a process of their own (`generator`). They keep bytes and times while the load
-runs, and read the answers afterwards. Times are those of `time.monotonic`, which all processes share.
+`open_loop` and `closed_loop` run in a process of their own (`generator`) and read answers when the load is over. Times are
+those of `time.monotonic`, which all processes share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import resource
 import select
 import selectors
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,24 +30,25 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its status, its head in lower case without the last empty line, and its body."""
+    """An answer: its status, its head in lower case without the last empty line, its body, and when it came."""
 
     status: int
     head: bytes
     body: bytes
+    at: float
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What came of R requests of N images each.
+    """What came of R requests of N images each, where no answer came with a `done` of nan, a status of 0 and a class of -1.
 
     Attributes:
         start: when the load began, in seconds as all times here.
-        due, sent, done: f64[R], seconds; done is nan where no answer came.
-        status: i64[R]; 0 where no answer came.
+        due, sent, done: f64[R], seconds.
+        status: i64[R].
         setting: of those that were answered with 200; "" for the others, and for a model that has none.
-        classes: i64[R,N], the likeliest class of each image; -1 where there was no answer.
-        cpu: seconds of CPU time that the generator's process took, from the first request to the last answer.
+        classes: i64[R,N], the likeliest class of each image.
+        cpu: seconds of CPU time that the generator's process took.
     """
 
     start: float
@@ -67,12 +68,9 @@ def http_request(path: str, body: bytes = b"", *headers: str, method: str = "POS
 
 
 def infer_request(model: str, images: Array, setting: str | None) -> bytes:
-    """An `infer` of the Open Inference Protocol, version 2, with tensors in binary both ways.
+    """An `infer` of the Open Inference Protocol for float32 or uint8 [N,H,W,C], with tensors in binary both ways.
 
-    Args:
-        model: its name.
-        images: float32 or uint8 [N,H,W,C].
-        setting: what it asks for; None leaves that to the service.
+    Without a setting the service chooses.
     """
     datatype, size = "FP32" if images.dtype == np.float32 else "UINT8", {"binary_data_size": images.nbytes}
     tensor = {"name": "image", "datatype": datatype, "shape": list(images.shape), "parameters": size}
@@ -105,12 +103,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._answered: Callable[[Reply | None], None] | None = None
+        self._answer: asyncio.Future[Reply | None] | None = None
 
-    def ask(self, request: bytes, answered: Callable[[Reply | None], None]) -> None:
-        """Sends a request; `answered` is called with the reply, or with None where the connection ends without one."""
-        self._answered = answered
+    async def ask(self, request: bytes) -> Reply | None:
+        """Sends a request and waits for the reply; None where the connection ends without one."""
+        if self.transport.is_closing():
+            return None
+        self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
+        return await self._answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102  (asyncio's)
         assert isinstance(transport, asyncio.Transport)
@@ -127,7 +128,7 @@ class Connection(asyncio.Protocol):
         else:
             whole = end + 4 + int(header(head, "content-length") or 0)
         if whole > end and len(self._bytes) >= whole:
-            reply = Reply(int(head[9:12]), head, bytes(self._bytes[end + 4 : whole]))
+            reply = Reply(int(head[9:12]), head, bytes(self._bytes[end + 4 : whole]), time.monotonic())
             del self._bytes[:whole]
             if header(head, "connection") == "close":
                 self.transport.close()
@@ -137,9 +138,8 @@ class Connection(asyncio.Protocol):
         self._end(None)
 
     def _end(self, reply: Reply | None) -> None:
-        answered, self._answered = self._answered, None
-        if answered is not None:
-            answered(reply)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(reply)
 
 
 async def connect(port: int) -> Connection:
@@ -153,20 +153,13 @@ def generator() -> Executor:
 
 
 def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Notes:
-    """Sends the requests in turn, one at each due time, however many are unanswered; there are always connections enough.
-
-    Args:
-        port: of the service.
-        requests: of `infer_request`.
-        images: of each.
-        due: f64[R], seconds from the start, rising.
-    """
-    return run(_Load(port, requests, images, due).open())
+    """Sends requests of so many images in turn, one at each due time f64[R], however many are unanswered."""
+    return run(_Load(port, requests, images).open(due))
 
 
 def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Notes:
     """Sends the requests in turn, on each of so many connections the next one when an answer has come."""
-    return run(_Load(port, requests, images, np.zeros(0)).closed(connections, seconds))
+    return run(_Load(port, requests, images).closed(connections, seconds))
 
 
 def run(load: Coroutine[Any, Any, _Result]) -> _Result:
@@ -190,87 +183,72 @@ class _ExactSelector(selectors.EpollSelector):
 
 
 class _Load:
-    def __init__(self, port: int, requests: Sequence[bytes], images: int, due: Array) -> None:
-        self._port, self._requests, self._images, self._due = port, requests, images, due
-        self._sent, self._done = [np.nan] * len(due), [np.nan] * len(due)
-        self._replies: list[Reply | None] = [None] * len(due)
-        self._left = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
+        self._port, self._requests, self._images = port, requests, images
+        self._sent: list[float] = []
+        self._replies: list[Reply | None] = []
         self._connections: list[Connection] = []
-        self._idle: list[Connection] = []
 
-    async def open(self) -> Notes:
+    async def open(self, offsets: Array) -> Notes:
         cpu, start = _cpu_seconds(), time.monotonic() + 0.05
-        due = start + self._due
-        for index, moment in enumerate(due):
-            if (wait := moment - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            self._left += 1
-            while self._idle and self._idle[-1].transport.is_closing():
-                self._idle.pop()
-            if self._idle:
-                self._send(index, self._idle.pop())
-            else:
-                self._tasks.add(task := asyncio.create_task(self._send_anew(index)))
-                task.add_done_callback(self._tasks.discard)
-            if index % 64 == 0:
-                await asyncio.sleep(0)  # where it is late, answers are still read
-        return await self._notes(start, due, cpu)
+        due, idle, tasks = start + offsets, list[Connection](), list[asyncio.Task[None]]()
+
+        async def client(index: int) -> None:
+            while idle and idle[-1].transport.is_closing():
+                idle.pop()
+            connection = idle.pop() if idle else await self._connect()
+            if connection is not None and await self._ask(index, connection):
+                idle.append(connection)
+
+        for moment in due:
+            await asyncio.sleep(max(moment - time.monotonic(), 0))
+            tasks.append(asyncio.create_task(client(self._next())))
+        await asyncio.wait(tasks, timeout=_PATIENCE)
+        return self._notes(start, due, cpu)
 
     async def closed(self, connections: int, seconds: float) -> Notes:
         self._connections = [await connect(self._port) for _ in range(connections)]
         cpu, start = _cpu_seconds(), time.monotonic()
-        end = start + seconds
 
-        def go_on(connection: Connection) -> None:
-            if time.monotonic() < end and not connection.transport.is_closing():
-                self._sent.append(np.nan)
-                self._done.append(np.nan)
-                self._replies.append(None)
-                self._left += 1
-                self._send(len(self._sent) - 1, connection, go_on)
+        async def client(connection: Connection) -> None:
+            while time.monotonic() < start + seconds and not connection.transport.is_closing():
+                if not await self._ask(self._next(), connection):
+                    return
 
-        for connection in self._connections:
-            go_on(connection)
-        await asyncio.sleep(seconds)
-        return await self._notes(start, None, cpu)
+        tasks = [asyncio.create_task(client(connection)) for connection in self._connections]
+        await asyncio.wait(tasks, timeout=seconds + _PATIENCE)
+        return self._notes(start, None, cpu)
 
-    async def _send_anew(self, index: int) -> None:
+    def _next(self) -> int:
+        self._sent.append(np.nan)
+        self._replies.append(None)
+        return len(self._sent) - 1
+
+    async def _connect(self) -> Connection | None:
         try:
             self._connections.append(await connect(self._port))
         except OSError:  # it counts as a request without an answer
-            self._left -= 1
-        else:
-            self._send(index, self._connections[-1])
+            return None
+        return self._connections[-1]
 
-    def _send(self, index: int, connection: Connection, then: Callable[[Connection], None] | None = None) -> None:
-        def answered(reply: Reply | None) -> None:
-            self._left -= 1
-            if reply is not None:
-                self._done[index] = time.monotonic()
-                self._replies[index] = reply
-                (then or self._idle.append)(connection)
-
+    async def _ask(self, index: int, connection: Connection) -> Reply | None:
         self._sent[index] = time.monotonic()
-        connection.ask(self._requests[index % len(self._requests)], answered)
+        self._replies[index] = await connection.ask(self._requests[index % len(self._requests)])
+        return self._replies[index]
 
-    async def _notes(self, start: float, due: Array | None, cpu: float) -> Notes:
-        """When all is answered, or there is no hope."""
-        end = time.monotonic() + _PATIENCE
-        while self._left and time.monotonic() < end:
-            await asyncio.sleep(0.01)
+    def _notes(self, start: float, due: Array | None, cpu: float) -> Notes:
         cpu = _cpu_seconds() - cpu
         for connection in self._connections:
-            if not connection.transport.is_closing():
-                connection.transport.abort()
-        due = np.array(self._sent) if due is None else due
-        settings, classes = [""] * len(due), np.full((len(due), self._images), -1)
+            connection.transport.abort()
+        sent = np.array(self._sent)
+        settings, classes = [""] * len(sent), np.full((len(sent), self._images), -1)
         for index, reply in enumerate(self._replies):
             if reply is not None and reply.status == 200:
                 settings[index], logits = read_answer(reply, self._images)
                 classes[index] = logits.argmax(1)
-        status = np.array([0 if reply is None else reply.status for reply in self._replies])
-        return Notes(start, due, np.array(self._sent), np.array(self._done), status, tuple(settings), classes, cpu)
+        status = np.array([reply.status if reply else 0 for reply in self._replies])
+        done = np.array([reply.at if reply else np.nan for reply in self._replies])
+        return Notes(start, sent if due is None else due, sent, done, status, tuple(settings), classes, cpu)
 
 
 def _cpu_seconds() -> float:

@@ -1,4 +1,4 @@
-"""What HTTP costs: the service at saturation against the bare engine in turns, and one request alone against one call."""
+"""What HTTP costs: the service at saturation beside the bare engine, and one request alone beside one call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import time
 from typing import Any
 
 import numpy as np
-from cpu.report import table
+from command_line import cells, table
 
 from serving.subject import Subject
-from serving.tables import cells
 
 
 def measure(subject: Subject) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         medians = {name: float(np.median([part[name] for part in rounds])) for name in numbers}
         ratios = sorted(part["ratio"] for part in rounds)
         rows.append(medians | {"setting": setting, "batch": size, "least": ratios[0], "most": ratios[-1], "rounds": rounds})
-    service = {"service_bytes": subject.service.used()[1], "start_seconds": subject.service.start_seconds}
+    service = {"service_bytes": sum(subject.service.memory().values()), "start_seconds": subject.service.start_seconds}
     return subject.described() | {"rows": rows} | service
 
 

@@ -8,18 +8,18 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from cpu.report import table
+from command_line import cells, table
 
 from serving.bad_requests import malformed, no_http, oversized
 from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer, run
-from serving.services import MODEL
+from serving.service import MODEL, process_name
 from serving.subject import Subject
-from serving.tables import cells
 
 _KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
 _KINDS |= {"oversized": 2}
@@ -35,15 +35,10 @@ class Soak:
     """A mix of clients, and what came of it; it runs in the generator's process and comes back.
 
     Attributes:
-        port: of the service.
         requests, seconds: no client starts after so many requests, or after so long.
-        clients: at once.
-        most_bytes: of a body.
-        most_images: of a good request.
-        images: dtype[N,H,W,C].
-        expected: by setting, f32[N, ...]: the bits that must come.
-        sent: requests by kind.
-        answers: by kind and status; 0 is a connection that ended without one.
+        most_bytes, most_images: of a body, and of a good request.
+        images, expected: dtype[N,H,W,C], and by setting f32[N, ...]: the bits that must come.
+        sent, answers: requests by kind, and answers by kind and status; 0 is a connection that ended without one.
         refusals: by status and sentence, its numbers left out.
         wrong, lost: what must not be: other answers than there should be, and none.
     """
@@ -139,11 +134,11 @@ class Soak:
         return infer_request(MODEL, self.images[part], setting), setting, part
 
     async def _reply(self, connection: Connection, kind: str, request: bytes) -> Reply | None:
-        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self.sent[kind] += 1
-        connection.ask(request, lambda reply: None if future.done() else future.set_result(reply))
-        await asyncio.wait([future], timeout=_PATIENCE)
-        reply = future.result() if future.done() else None
+        try:
+            reply = await asyncio.wait_for(connection.ask(request), _PATIENCE)
+        except TimeoutError:
+            reply = None
         self.answers[kind, 0 if reply is None else reply.status] += 1
         return reply
 
@@ -170,15 +165,14 @@ def measure(subject: Subject) -> dict[str, Any]:
     most = min(_IMAGES_AT_ONCE, len(images), given.max_batch)
     mix = given.requests, given.seconds, given.clients, given.max_body << 20, most
     order = Soak(subject.service.port, *mix, images, expected)
-    start, samples = time.monotonic(), list[tuple[float, int]]()
+    start, samples, names = time.monotonic(), list[tuple[float, dict[int, int]]](), dict[int, str]()
     load = subject.generator.submit(order.ran)
     while not load.done():
-        samples.append((time.monotonic() - start, subject.service.used()[1]))
+        samples.append((time.monotonic() - start, subject.service.memory()))
+        # A worker of Ray gets its title after its start.
+        names |= {process: name for process in samples[-1][1] if (name := process_name(process)) != "ended"}
         wait([load], _SAMPLE_SECONDS)
     came, left = load.result(), subject.service.metric("vmoe_images_waiting")
-    # The first tenth is warm-up.
-    memory, tenth = [resident for _, resident in samples], max(len(samples) // 10, 1)
-    early, late = float(np.mean(memory[tenth : 2 * tenth] or memory)), float(np.mean(memory[-tenth:]))
     answers = {kind: [(status, n) for (of, status), n in sorted(came.answers.items()) if of == kind] for kind in came.sent}
     return subject.described() | {
         "seconds": time.monotonic() - start,
@@ -188,9 +182,40 @@ def measure(subject: Subject) -> dict[str, Any]:
         "lost": dict(came.lost),
         "images_left": left,
         "samples": samples,
-        "memory": {"early": early, "late": late, "growth": late / early - 1},
+        "memory": memory_growth([sample for _, sample in samples], names),
         "failed": bool(came.wrong or came.lost or left),
     }
+
+
+def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """How the resident memory of each process grew, the most first; behind them, without a `pid`, all of them together.
+
+    `first` and `last` are medians in bytes over the first and the last third of the samples, None where it had none there.
+
+    Args:
+        samples: bytes by process, in the order of time.
+        names: by process.
+
+    Example:
+        >>> rows = memory_growth([{1: 10, 2: 10}, {1: 10}, {1: 15}], {1: "a"})
+        >>> [(row["name"], row["growth"], row["share"]) for row in rows]
+        [('a', 5.0, 0.5), ('2', None, None), ('all processes', -5.0, -0.25)]
+    """
+    third = max(len(samples) // 3, 1)
+
+    def row(name: str, pid: int | None, memory: Sequence[int | None]) -> dict[str, Any]:
+        first, last = (
+            float(np.median(held)) if (held := [value for value in part if value is not None]) else None
+            for part in (memory[:third], memory[-third:])
+        )
+        growth = None if first is None or last is None else last - first
+        share = None if growth is None or not first else growth / first
+        return {"name": name, "pid": pid, "first": first, "last": last, "growth": growth, "share": share}
+
+    processes = sorted({process for sample in samples for process in sample})
+    rows = [row(names.get(pid, str(pid)), pid, [sample.get(pid) for sample in samples]) for pid in processes]
+    rows.sort(key=lambda found: -np.inf if found["growth"] is None else found["growth"], reverse=True)
+    return [*rows, row("all processes", None, [sum(sample.values()) for sample in samples])]
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -200,6 +225,12 @@ def markdown(report: dict[str, Any]) -> str:
         for kind in report["kinds"]
     ]
     faults = [f"- {what}: {text} ({times})" for what in ("wrong", "lost") for text, times in report[what].items()]
+    megabytes = [
+        row | {name: None if row[name] is None else row[name] / 1e6 for name in ("first", "last", "growth")}
+        for row in report["memory"]
+    ]
+    head = ["process", "pid", "MB, first third", "MB, last third", "growth, MB", "growth"]
+    most = megabytes[0]
     lines = [
         f"{sum(kind['sent'] for kind in kinds):,} requests in {report['seconds']:.0f} s; wrong: "
         f"{sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}, in the queue at the end: "
@@ -210,8 +241,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         *table(["refusal", "sentence", "times"], [cells(row, "status sentence times") for row in report["refusals"]]),
         "",
-        "Memory: {:,.1f} MB after a tenth, {:,.1f} MB at the end, growth {:+.2%}.".format(
-            report["memory"]["early"] / 1e6, report["memory"]["late"] / 1e6, report["memory"]["growth"]
-        ),
+        *table(head, [cells(row, "name pid first:,.1f last:,.1f growth:+,.1f share:+.2%") for row in megabytes]),
+        "",
+        f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians.",
     ]
     return "\n".join(lines)

@@ -13,30 +13,25 @@ from typing import Any
 import numpy as np
 
 from serving.http_client import Notes, closed_loop, generator, infer_request
-from serving.services import MODEL, Service, ServiceError
+from serving.service import MODEL, Service, ServiceError
 from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime import Engine
 from vmoe_runtime.image_source import open_images
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_MOST_BYTES = 256 << 20
-"""Of images that are kept ready as requests."""
-_SETTLING = 0.2
-"""Share of a saturated span that is left out at its start."""
+_MOST_BYTES = 256 << 20  # of images that are kept ready as requests
+_SETTLING = 0.2  # of a saturated span is left out at its start
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, and the command line that asked for it.
+    """What is measured, and the options that asked for it.
 
     Attributes:
-        given: the options.
         engine: of the benchmark's own process; it idles while the service is measured.
-        images: dtype[P*N,H,W,C] for P requests of N images each, as the engine takes them.
-        labels: i64[P,N], or None.
-        service: what is measured.
-        generator: the process that loads it.
+        images, labels: dtype[P*N,H,W,C] for P requests of N images each, as the engine takes them; i64[P,N], or None.
+        generator: the process that loads the service.
     """
 
     given: argparse.Namespace
@@ -68,16 +63,14 @@ class Subject:
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> dict[str, Any]:
         """What the service answers to so many connections (by default two full calls' worth) that ask without a pause.
 
-        Returns:
-            `setting`, `images_per_second`, `accuracy` and `images_per_call` (or None), `p50_ms`, `service_cpu` and
-            `generator_cpu` in cores, `generator_ms` of CPU time per request.
+        `service_cpu` and `generator_cpu` are in cores, `generator_ms` is CPU time per request.
 
         Raises:
             ServiceError: nothing was answered.
         """
         each = self.given.images_per_request
         connections = connections or 2 * max(self.given.max_batch // each, 1)
-        before, cpu = self.calls(), self.service.used()[0]
+        before, cpu = self.calls(), self.service.cpu_seconds()
         requests = self.requests(setting)
         notes = self.generator.submit(closed_loop, self.service.port, requests, each, connections, seconds).result()
         answered = notes.status == 200
@@ -91,7 +84,7 @@ class Subject:
             "accuracy": self.right(notes),
             "images_per_call": images_per_call(before, self.calls()),
             "p50_ms": float(np.median((notes.done - notes.sent)[answered]) * 1e3),
-            "service_cpu": (self.service.used()[0] - cpu) / seconds,
+            "service_cpu": (self.service.cpu_seconds() - cpu) / seconds,
             "generator_cpu": notes.cpu / seconds,
             "generator_ms": notes.cpu / len(notes.status) * 1e3,
         }

@@ -15,8 +15,7 @@
 #include "core/dispatch.h"
 #include "core/routing.h"
 #include "cuda/ops.h"
-#include "empty_kernel.h"
-#include "planted_faults.h"
+#include "extra_kernels.h"
 
 namespace {
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -37,12 +38,9 @@ class Service:
     """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
-        """Starts it, and returns when it answers.
+        """Starts "ray" or the program of that path on a bundle, and returns when it answers.
 
-        Args:
-            program: "ray", or the path of a program.
-            bundle: what it serves.
-            options: such as --slo-ms; --port, --host and --name are given to it anyway.
+        --port, --host and --name are given to it anyway.
 
         Raises:
             ServiceError: it can't be started, or ends at once.
@@ -109,21 +107,25 @@ class Service:
         found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)
         return sum(map(float, found)) if found else None
 
-    def processes(self) -> list[int]:
-        """The ids of the processes that it consists of now."""
-        parents = {process: int(fields[1]) for process, fields in _stats()}
+    def processes(self) -> dict[int, list[str]]:
+        """The processes that it consists of now, by id, with the fields of /proc/PID/stat from the state on."""
+        every = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                every[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()
         family, before = {self._process.pid}, 0
         while len(family) > before:
             before = len(family)
-            family |= {process for process, parent in parents.items() if parent in family}
-        return sorted(family)
+            family |= {process for process, fields in every.items() if int(fields[1]) in family}
+        return {process: every[process] for process in sorted(family) if process in every}
 
-    def used(self) -> tuple[float, int]:
-        """CPU seconds of the processes that it consists of now, and the bytes of memory that these have resident."""
-        family = self.processes()
-        mine = [fields for process, fields in _stats() if process in family]
-        ticks, pages = sum(int(part[11]) + int(part[12]) for part in mine), sum(int(part[21]) for part in mine)
-        return ticks / _TICKS, pages * _PAGE
+    def cpu_seconds(self) -> float:
+        """CPU time of the processes that it consists of now."""
+        return sum(int(fields[11]) + int(fields[12]) for fields in self.processes().values()) / _TICKS
+
+    def memory(self) -> dict[int, int]:
+        """Bytes that each of its processes has resident, by id."""
+        return {process: int(fields[21]) * _PAGE for process, fields in self.processes().items()}
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE
@@ -144,10 +146,19 @@ class Service:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:500]
 
 
-def _stats() -> Iterator[tuple[int, list[str]]]:
-    """Every process, and the fields of its /proc/PID/stat from its state on."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            yield int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
+def process_name(process: int) -> str:
+    """What a process says of itself: Ray's own title, or the program, module or script that it runs.
+
+    Example:
+        >>> process_name(os.getpid()) != "ended", process_name(1 << 30)
+        (True, 'ended')
+    """
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return "ended"
+    if words[0].startswith("ray::"):
+        return words[0].strip()
+    if "python" in Path(words[0]).name:
+        words = [word for word in words[1:] if not word.startswith("-")] or words[:1]
+    return Path(words[0]).name or "unnamed"

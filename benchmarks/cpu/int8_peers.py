@@ -22,14 +22,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from cpu.errors import BenchmarkError
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _CALIBRATION_IMAGES = 16
-_SMOOTH_CELLS = 8  # a smooth image is so many squares high and wide
-_SMOOTH_STDDEV, _NOISE_STDDEV = 0.5, 0.1
-_SEED = 1
+_SQUARES = 8  # a smooth image is so many squares high and wide
 
 
 def missing_nncf() -> str | None:
@@ -40,11 +36,7 @@ def missing_nncf() -> str | None:
 
 
 def quantize_for_ort(graph: Path) -> Path:
-    """Quantizes the weights of an ONNX graph's products to int8; activations are quantized when it runs.
-
-    Returns:
-        The quantized graph, beside the other one. One that is there already is taken.
-    """
+    """The graph with the weights of its products in int8, beside the other one; activations are quantized when it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     def quantize(path: Path) -> None:
@@ -61,56 +53,41 @@ def quantize_for_ort(graph: Path) -> Path:
 
 
 def quantize_for_openvino(graph: Path) -> Path:
-    """Quantizes weights and activations of an ONNX graph with static shapes, calibrated on noise and on smooth images.
+    """An OpenVINO model with weights and activations in int8, calibrated on noise and on smooth images, beside the graph."""
 
-    Returns:
-        An OpenVINO model, beside the graph. One that is there already is taken.
+    def quantize(path: Path) -> None:
+        os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
+        import nncf
+        import openvino
 
-    Raises:
-        BenchmarkError: NNCF isn't installed.
-    """
-    if reason := missing_nncf():
-        raise BenchmarkError(reason)
-    return _cached(graph, f"nncf-{importlib.metadata.version('nncf')}.xml", lambda path: _quantize_by_nncf(graph, path))
+        nncf.set_log_level(logging.ERROR)
+        model = openvino.Core().read_model(str(graph))
+        batches = calibration_batches(tuple(model.input(0).shape))
+        no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(batches),
+                subset_size=len(batches),
+                model_type=nncf.ModelType.TRANSFORMER,
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
+            )
+        openvino.save_model(quantized, str(path), compress_to_fp16=False)
 
-
-def _quantize_by_nncf(graph: Path, path: Path) -> None:
-    os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
-    import nncf
-    import openvino
-
-    nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(str(graph))
-    batches = calibration_batches(tuple(model.input(0).shape))
-    no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(batches),
-            subset_size=len(batches),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
-        )
-    openvino.save_model(quantized, str(path), compress_to_fp16=False)
+    return _cached(graph, f"nncf-{importlib.metadata.version('nncf')}.xml", quantize)
 
 
 def calibration_batches(shape: tuple[int, ...]) -> list[Array]:
-    """Batches float32[N,H,W,C] in [-1, 1], in turns of uniform noise and of smooth images, and at least one of each.
-
-    Args:
-        shape: of a batch.
-    """
+    """Batches float32[N,H,W,C] in [-1, 1], by turns of uniform noise and of smooth images, and at least one of each."""
     batch, height, width, channels = shape
-    random = np.random.default_rng(_SEED)
-    cell = -(-height // _SMOOTH_CELLS), -(-width // _SMOOTH_CELLS)
+    random = np.random.default_rng(1)
     batches = []
     for _ in range(max(1, _CALIBRATION_IMAGES // (2 * batch))):
         batches.append(random.uniform(-1, 1, shape).astype(np.float32))
-        squares = random.normal(0, _SMOOTH_STDDEV, (batch, _SMOOTH_CELLS, _SMOOTH_CELLS, channels))
-        smooth = squares.repeat(cell[0], axis=1).repeat(cell[1], axis=2)[:, :height, :width]
-        smooth += random.normal(0, _NOISE_STDDEV, shape)
-        batches.append(np.clip(smooth, -1, 1).astype(np.float32))
+        squares = random.normal(0, 0.5, (batch, _SQUARES, _SQUARES, channels))
+        smooth = squares.repeat(-(-height // _SQUARES), axis=1).repeat(-(-width // _SQUARES), axis=2)[:, :height, :width]
+        batches.append(np.clip(smooth + random.normal(0, 0.1, shape), -1, 1).astype(np.float32))
     return batches
 
 

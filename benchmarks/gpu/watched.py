@@ -1,0 +1,86 @@
+"""The kernels on random layers, without torch: what compute-sanitizer watches.
+
+python3 -m gpu.watched LIBRARY LAYERS SEED   random layers, where RouteDispatch must give what Route and Dispatch do
+python3 -m gpu.watched LIBRARY plant TOOL    a fault that the tool of that name must report, and nothing else
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from command_line import BenchmarkError, say
+
+from gpu.library import Library
+from gpu.shapes import TYPE_BYTES, TYPES, Shape
+
+_RESULTS = ("slot", "weight", "buf", "y")
+
+
+def random_shape(draw: random.Random, index: int) -> Shape:
+    """Any sizes and types; every fourth layer has groups that several blocks sort."""
+    experts = draw.choice([1, 2, 7, 8, 16, 32, 64, 256])
+    choices = draw.randint(1, min(8, experts))
+    low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)
+    tokens, type = draw.randint(low, high), draw.choice(TYPES)
+    capacity = max(1, tokens * choices * draw.randint(5, 200) // 100 // experts)
+    gate_type, hidden = draw.choice((type, "fp32")), draw.choice([1, 3, 8, 24, 96])
+    return Shape(draw.randint(1, 3), tokens, experts, choices, capacity, hidden, type, gate_type, draw.random() < 0.5)
+
+
+def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
+    """Runs all kernels on memory of exactly their size; returns the names of results that differ."""
+    gate, places = TYPE_BYTES[shape.gate_type], shape.places
+    few = [draw.randbytes(gate) for _ in range(draw.choice((4, 4096)))]  # so that there are ties, and what is no number
+    inputs = {
+        "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
+        "x": draw.randbytes(shape.all_tokens * shape.row_bytes),
+        "out": draw.randbytes(places * shape.row_bytes),
+    }
+    sizes = {name: len(data) for name, data in inputs.items()}
+    sizes |= {"slot": 4 * shape.pairs, "weight": gate * shape.pairs, "src": 4 * places, "buf": sizes["out"], "y": sizes["x"]}
+    sizes["workspace"] = library.workspace_bytes(shape)
+    offset = draw.choice((0, 0, 0, TYPE_BYTES[shape.type]))  # that takes the alignment of tokens away
+    offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}
+    found = []
+    for kernels in (("Route", "Dispatch", "Combine"), ("RouteDispatch", "Combine")):
+        # Nothing but kernels writes what they write, so that initcheck sees what they read before.
+        blocks = {name: library.allocate(size + offsets[name]) for name, size in sizes.items()}
+        at = {name: block + offsets[name] for name, block in blocks.items()}
+        for name, data in inputs.items():
+            library.copy_to(at[name], data)
+        for kernel in kernels:
+            library.launch(kernel, shape, at, 0)
+        library.call("synchronize")
+        found.append({name: library.copy_from(at[name], sizes[name]) for name in _RESULTS})
+        for block in blocks.values():
+            library.call("release", block)
+    return [name for name in _RESULTS if found[0][name] != found[1][name]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 0, or 1 where something is wrong or CUDA refuses."""
+    path, first, second = arguments
+    try:
+        library = Library(Path(path))
+        if first == "plant":
+            library.call("plant", second.encode())
+            return 0
+        wrong = 0
+        for index in range(int(first)):
+            draw = random.Random(f"{second} {index}")
+            shape = random_shape(draw, index)
+            for name in check_layer(library, shape, draw):
+                say(f"{name} of RouteDispatch is not that of Route and Dispatch at {shape}")
+                wrong += 1
+    except BenchmarkError as error:
+        say(f"error: {error}")
+        return 1
+    print(f"{first} layers, seed {second}: {wrong} tensors are wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
