@@ -25,7 +25,7 @@ import onnx
 from damaged_files import copied_bundle, edited_graph
 
 from vmoe_runtime import Engine, VmoeError
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 SWAPPER = Path(__file__).parent / "path_swapper.py"
 WEIGHTS = "weights.safetensors"

@@ -12,7 +12,7 @@ from typing import Literal
 from sanitized_build import MEMORY, sanitized
 
 from vmoe_runtime import BundleError
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 Kind = Literal["manifest", "graph", "bundle", "name"]
 """What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it; of the name of

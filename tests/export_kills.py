@@ -27,9 +27,10 @@ import torch
 from terminal import default_signals
 
 from vmoe_export import cli, export
-from vmoe_export.bundle_writer import new_bundle
+from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BundleError
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle import manifest
+from vmoe_runtime.bundle.reader import Bundle
 
 DENSE = Path(__file__).parent / "data" / "golden" / "g4"
 COMMAND = [sys.executable, "-c", "from vmoe_export.cli import main; main()"]
@@ -219,7 +220,7 @@ class Exports:
 def _write_small(place: Path, number: int) -> None:
     with new_bundle(place, force=True) as folder:
         (folder / "weights.safetensors").write_text(str(number))
-        content = {"format": export.FORMAT, "n": number, "files": {"weights.safetensors": {}}}
+        content = {"format": manifest.FORMAT, "n": number, "files": {"weights.safetensors": {}}}
         (folder / "manifest.json").write_text(json.dumps(content))
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for `vmoe_runtime.backends.tensorrt_api`, and for nothing else: ONNX Runtime's CPU instead of TensorRT.
+"""A stand-in for `backends.tensorrt.tensorrt_api`, and for nothing else: ONNX Runtime's CPU instead of TensorRT.
 
 Its engine is a note of which graph to run, and it runs that graph. So it shows what the cache, the backend and `vmoe-build`
 do with engines and answers, and nothing about TensorRT.
@@ -18,7 +18,7 @@ import onnx
 
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import BundleGraph
+from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray
@@ -41,7 +41,7 @@ class FakeTensorRt(ModuleType):
     INPUT = "image"
 
     def __init__(self) -> None:
-        super().__init__("vmoe_runtime.backends.tensorrt_api")
+        super().__init__("vmoe_runtime.backends.tensorrt.tensorrt_api")
         self.tensorrt = "10.13.0.35"
         self.card: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
         self.error: float | None = 0.0

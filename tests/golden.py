@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from vmoe_export import open_checkpoint
-from vmoe_export.graph_files import write_graphs
-from vmoe_export.grouping import parse_group
-from vmoe_export.model import Vmoe
-from vmoe_export.model_description import describe_model
-from vmoe_export.parameters import stored_parameters
-from vmoe_export.weights_file import write_weights
+from vmoe_export.bundle.weights_file import write_weights
+from vmoe_export.graphs.graph_files import write_graphs
+from vmoe_export.model.grouping import parse_group
+from vmoe_export.model.model_description import describe_model
+from vmoe_export.model.parameters import stored_parameters
+from vmoe_export.model.torch_model import Vmoe
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.manifest import Output
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
 

@@ -11,7 +11,7 @@ from vmoe_inspect.statistics import BINS, LayerStatistics
 from vmoe_report.contents import BundleContents, CurveContents, Report, Sample
 from vmoe_report.details import class_map, most_shown, setting_contents
 from vmoe_report.observer import Answers, Observed
-from vmoe_report.samples import data_uri
+from vmoe_report.sample_images import data_uri
 from vmoe_report.size import patch_bytes, room_of
 from vmoe_runtime.profiles import Profile
 

@@ -21,7 +21,7 @@ from vmoe_serve.batch.job import Job  # noqa: E402
 from vmoe_serve.batch.output import begin, locked  # noqa: E402
 from vmoe_serve.batch.pictures import open_pictures  # noqa: E402
 from vmoe_serve.batch.shards import Written  # noqa: E402
-from vmoe_serve.batch.worker import Plan, Worker, manifest_digest  # noqa: E402
+from vmoe_serve.batch.worker import Worker, WorkerPlan, manifest_digest  # noqa: E402
 
 PICTURES = 4
 
@@ -43,7 +43,7 @@ class Replica:
         with locked(self.output):
             begin(self.output, job, force=False, say=print)
         self._shard = zlib.compress(pickle.dumps((job.shards[0], pictures.part(0, PICTURES))))
-        self._worker = Worker(Plan(job, self._bundle, self.input, self.output, batch=2, threads=1))
+        self._worker = Worker(WorkerPlan(job, self._bundle, self.input, self.output, batch=2, threads=1))
         assert isinstance(self.written(), Written)
         (self.output / job.shards[0].name).unlink()
 

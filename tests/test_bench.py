@@ -27,10 +27,10 @@ from vmoe_bench.measurement import call_order, summarize, time_interleaved
 from vmoe_bench.quality import count_pairs, count_right
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, ImageError, Routing, image_source
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import InputSpec, Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec, Manifest
 
 POINT_KEYS = [
     "bundle",

@@ -17,20 +17,19 @@ from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
 from vmoe_build.batches import choose_batches
-from vmoe_build.check import LIMITS, Check, refuse_wrong_answers
+from vmoe_build.check import LIMITS, BuildError, Check, refuse_wrong_answers
 from vmoe_build.cli import main
-from vmoe_build.errors import BuildError
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import Parallelism, open_backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.version import __version__
 
-API, BACKEND = "vmoe_runtime.backends.tensorrt_api", "vmoe_runtime.backends.tensorrt_engine"
+API, BACKEND = "vmoe_runtime.backends.tensorrt.tensorrt_api", "vmoe_runtime.backends.tensorrt.tensorrt_engine"
 PROFILE = "c0.3-k1"
 Images = dict[str, np.ndarray]
 
@@ -302,7 +301,7 @@ def test_an_engine_is_only_found_by_what_it_was_built_for(
     assert "(there is one of plugin e3b0c44298fc1c149afbf4c8996fb92427ae41e4, not " in refusal()
     plugin.write_bytes(b"")
     with monkeypatch.context() as patch:
-        patch.setattr("vmoe_runtime.backends.tensorrt_engine.__version__", "0.0.9")
+        patch.setattr("vmoe_runtime.backends.tensorrt.tensorrt_engine.__version__", "0.0.9")
         assert f"(there is one of vmoe-export {__version__}, not 0.0.9)" in refusal()
     other = copied_bundle(
         bundle, tmp_path / "other.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}

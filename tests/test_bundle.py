@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.graph import SETTINGS
 from vmoe_export.ops.table import DOMAIN, OPS
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.profiles import SETTINGS
 
 GRAPHS = ("model.onnx", "model.inlined.onnx")
 

@@ -17,7 +17,7 @@ from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export import plan_export
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 OLD = Path(__file__).parent / "data" / "bundles"
 FILES = ("weights.safetensors", "model.onnx", "model.inlined.onnx")

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from bundle_changes import BUNDLES
 
-from vmoe_export import export
-from vmoe_runtime import bundle, graph_interface, manifest, manifest_reader, strict_json
+from vmoe_export import bundle_manifest
+from vmoe_runtime.bundle import graph_interface, manifest, manifest_reader, strict_json
+from vmoe_runtime.bundle import reader as bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS
 
@@ -23,7 +24,7 @@ NAMED = {part for code in re.findall(r"`([^`\n]+)`", PAGE) for part in re.split(
 
 def written() -> set[str]:
     """Keys of the dictionaries in the functions that make a manifest, and of what they make of profiles."""
-    trees = [ast.parse(inspect.getsource(function)) for function in (export._manifest, export._routing)]
+    trees = [ast.parse(inspect.getsource(function)) for function in (bundle_manifest.manifest_of, bundle_manifest._routing)]
     dicts = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict)]
     keys = {key.value for node in dicts for key in node.keys if isinstance(key, ast.Constant)}
     return keys | {field.name for field in fields(Profile)}

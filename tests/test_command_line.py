@@ -12,8 +12,17 @@ import pytest
 import vmoe_runtime
 from vmoe_runtime import VmoeError, version
 from vmoe_runtime.__main__ import main as runtime_main
-from vmoe_runtime.command_line import CommandError, Parser, UsageError, printable, run_command, whole_number
-from vmoe_runtime.json_report import check_target, people_stream, write_json
+from vmoe_runtime.command_line import (
+    CommandError,
+    Parser,
+    UsageError,
+    check_output_file,
+    people_stream,
+    printable,
+    run_command,
+    whole_number,
+    write_json,
+)
 
 BUNDLE = Path(__file__).parent / "data" / "bundles" / "v2-fp32"
 TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run", "vmoe-inspect")
@@ -159,11 +168,11 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
 
 def test_a_target_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="there is no folder"):
-        check_target(str(tmp_path / "nowhere" / "report.json"))
+        check_output_file(str(tmp_path / "nowhere" / "report.json"))
     with pytest.raises(CommandError, match="no plain file"):
-        check_target(str(tmp_path))
+        check_output_file(str(tmp_path))
     for target in (str(tmp_path / "new.json"), "-", None):
-        check_target(target)
+        check_output_file(target)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,9 +184,9 @@ def test_a_target_that_the_command_uses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(image)
     for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
         with pytest.raises(CommandError, match="is used by this command; choose another file"):
-            check_target(str(target), [None, bundle, image])
+            check_output_file(str(target), [None, bundle, image])
     # Folders of pictures and of checkpoints may well be where one is.
-    check_target(str(tmp_path / "new.json"), [tmp_path, bundle, image])
+    check_output_file(str(tmp_path / "new.json"), [tmp_path, bundle, image])
 
 
 @pytest.mark.parametrize("tool", ["vmoe-export", "vmoe-run", "vmoe-bench", "vmoe-build", "vmoe-inspect"])
@@ -194,7 +203,7 @@ def test_no_report_is_written_over_a_bundle(tool: str, tmp_path: Path) -> None:
 
 def test_links_that_lead_in_a_circle_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.json").symlink_to(tmp_path / "a.json")
-    check_target(str(tmp_path / "a.json"), [tmp_path / "a.json" / "b"])
+    check_output_file(str(tmp_path / "a.json"), [tmp_path / "a.json" / "b"])
     write_json(str(tmp_path / "a.json"), {"a": 1})
     assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n'
 

@@ -31,7 +31,7 @@ from vmoe_runtime.backends import (
 from vmoe_runtime.backends.availability import availability, chosen_by_auto
 from vmoe_runtime.backends.cuda_library import runs_on
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 

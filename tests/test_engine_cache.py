@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from damaged_files import assert_one_sentence
 
-from vmoe_runtime.engine_cache import (
+from vmoe_runtime.backends.tensorrt.engine_cache import (
     EngineCacheError,
     EngineKey,
     EngineRecord,

@@ -16,9 +16,9 @@ from PIL import Image
 from vmoe_export import ExportError, ExportOptions, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.precision import Limits
 from vmoe_export.profile_notes import profile_notes
-from vmoe_export.tensorrt_validation import RoundedComparison, check_rounded, rounded_limits
+from vmoe_export.validation.limits import Limits, rounded_limits
+from vmoe_export.validation.tensorrt_validation import RoundedComparison, check_rounded
 from vmoe_run.cli import main as run_main
 
 GOLDEN = Path(__file__).parent / "data" / "golden"

@@ -38,8 +38,8 @@ main()
 """
 IMPORT = "sys.meta_path.insert(0, Finder())"
 PLANNING = "import vmoe_export.command as module; module.plan_export = hit"
-WRITING = "import vmoe_export.weights_file as module; module._layout = hit"
-GRAPHS = "import vmoe_export.graph_files as module; module.canonical_graph = hit"
+WRITING = "import vmoe_export.bundle.weights_file as module; module._layout = hit"
+GRAPHS = "import vmoe_export.graphs.graph_files as module; module.canonical_graph = hit"
 REMOVING = f"""
 import shutil
 remove = shutil.rmtree

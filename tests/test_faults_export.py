@@ -221,12 +221,12 @@ TARGETS = [
 
 
 def test_a_bundle_that_no_reader_would_take_is_not_written(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = export._manifest
+    real = export.manifest_of
 
     def eleven_classes(*given: Any) -> dict[str, Any]:
         return {**real(*given), "output": {"name": "logits", "size": 11}}
 
-    monkeypatch.setattr(export, "_manifest", eleven_classes)
+    monkeypatch.setattr(export, "manifest_of", eleven_classes)
     with pytest.raises(ExportError) as refused:
         export_bundle(SPARSE, outputs / "x.vmoe", validate=False)
     assert_one_sentence(str(refused.value), "can't be loaded", "[N,11]")

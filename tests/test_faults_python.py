@@ -20,10 +20,10 @@ from damaged_files import DENSE, SPARSE
 from PIL import Image
 
 from vmoe_export import ConfigError, ExportError, OptionError, export_bundle
-from vmoe_export.bundle_writer import new_bundle
+from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BackendError, BundleError, Engine, ImageError
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 WRONG: Mapping[str, Any] = MappingProxyType(
     {
@@ -95,7 +95,7 @@ def test_a_command_ended_by_a_signal_takes_its_temporary_folder_away(tmp_path: P
     # The process ends itself in the middle of the export: as soon as its temporary folder is there.
     program = (
         "import os, signal, sys\n"
-        "import vmoe_export.weights_file as weights\n"
+        "import vmoe_export.bundle.weights_file as weights\n"
         "weights._layout = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "from vmoe_export.cli import main\n"
         "main(sys.argv[1:])\n"

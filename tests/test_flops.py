@@ -14,7 +14,7 @@ import pytest
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 

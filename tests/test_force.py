@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from damaged_files import DENSE, assert_command_refuses, copied_bundle, copied_checkpoint
 
-from vmoe_export import ExportError, bundle_writer, export_bundle, working_folder
-from vmoe_export.bundle_writer import new_bundle
+from vmoe_export import ExportError, export_bundle
+from vmoe_export.bundle import bundle_writer, working_folder
+from vmoe_export.bundle.bundle_writer import new_bundle
 
 FAILURE = 1
 

@@ -20,13 +20,13 @@ from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
 from vmoe_runtime.backends import BACKENDS, Parallelism, nvidia_gpu, open_backend
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
 from vmoe_runtime.shared_objects import needed_libraries
 
 ON_GPU = [name for name, kind in BACKENDS.items() if kind.on_gpu]
-API = Path(vmoe_runtime.__file__).parent / "backends" / "tensorrt_api.py"
+API = Path(vmoe_runtime.__file__).parent / "backends" / "tensorrt" / "tensorrt_api.py"
 GPU_WHEEL, CUDA_WHEELS = "onnxruntime-gpu==1.31.1", ("cuda-bindings==13.4.4", "cuda-pathfinder==1.9.0")
 TENSORRT_WHEELS = ("tensorrt-cu12-bindings==10.13.0.35", "tensorrt-cu12-bindings==11.4.0.106")
 
@@ -52,7 +52,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a script with other packages before those of this environment."""
     path = [str(packages)] if packages else []
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(API.parents[2])])}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(API.parents[3])])}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
@@ -245,7 +245,7 @@ def test_every_name_of_cuda_that_is_used_is_in_its_bindings() -> None:
 def test_what_cuda_refuses_is_one_sentence() -> None:
     script = (
         "import sys, types\nsys.modules['tensorrt'] = types.SimpleNamespace(ILogger=object)\n"
-        "from vmoe_runtime.backends import tensorrt_api as api\nfrom vmoe_runtime.errors import BackendError\n"
+        "from vmoe_runtime.backends.tensorrt import tensorrt_api as api\nfrom vmoe_runtime.errors import BackendError\n"
         "try:\n    api.call(api.cuda.cudaMalloc, 16)\nexcept BackendError as error:\n    print(error)\n"
     )
     done = python(script, packages=wheel_folder(*CUDA_WHEELS))

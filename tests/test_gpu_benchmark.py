@@ -25,7 +25,7 @@ from gpu.shapes import Shape, shape_for
 from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu
 
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 # A whole run on the stand-in
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmoe_export.errors import OptionError
-from vmoe_export.grouping import Grouping, parse_group
+from vmoe_export.model.grouping import Grouping, parse_group
 
 
 @pytest.mark.parametrize(

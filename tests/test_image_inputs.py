@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from vmoe_runtime import Engine, ImageError, RoutingError
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.image_source import open_images
 from vmoe_runtime.images import ImageWarning, to_batch
-from vmoe_runtime.manifest import InputSpec
 
 BUNDLE = Path(__file__).parent / "data" / "bundles" / "v2-fp32"
 RGB = InputSpec("float32", 12, 12, 3)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from vmoe_runtime import ImageError
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec
 
 # 64 MB and 8 bytes for each pixel of the picture and of the model, times the channels of the one that has more.
 PROGRAM = """
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from vmoe_runtime import ImageError
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.preprocessing import parse_steps
 
 STEPS = {28: "resize(28)", 224: "resize_small(256)|central_crop(224)", 640: "resize(640)"}

@@ -33,8 +33,8 @@ from vmoe_inspect.tensors import read_tensors
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
 from vmoe_runtime.backends import BACKENDS, availability, onnxruntime_cpu, openvino_cpu
 from vmoe_runtime.backends.availability import Availability, chosen_by_auto
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.engine_cache import EngineRecord, store_engine
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
 
 KEPT = ("v1-bf16", "v1-fp32", "v2-bf16", "v2-dense", "v2-fp32", "v2-int8", "v3-choice", "v3-ensemble", "v3-fp32", "v3-soft")
@@ -583,7 +583,7 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 @pytest.fixture
 def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
     """TensorRT's fake, an empty cache for its engines, and a plugin."""
-    backend = "vmoe_runtime.backends.tensorrt_engine"
+    backend = "vmoe_runtime.backends.tensorrt.tensorrt_engine"
     fake = FakeTensorRt()
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
@@ -594,7 +594,7 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTe
 
 
 def test_an_engine_that_was_built_is_found_and_not_read(tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
-    from vmoe_runtime.backends.tensorrt_engine import engine_key
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import engine_key
 
     bundle = Bundle.open(BUNDLES / "v2-bf16")
     assert "no engine was built" in card(capsys, bundle.path)["machine"]["backends"][-1]["reason"]

@@ -14,9 +14,8 @@ import pytest
 from bundle_changes import BUNDLES
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_inspect.agreement import AgreementCount
-from vmoe_inspect.differences import absolute_differences
-from vmoe_inspect.interference import images_per_call, interference
+from vmoe_inspect.agreement import AgreementCount, absolute_differences
+from vmoe_inspect.interference import call_size, interference
 from vmoe_inspect.patches import layer_patches
 from vmoe_inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 from vmoe_runtime import Engine, ImageError, Routing, RoutingError
@@ -269,13 +268,13 @@ def test_neighbours_move_images_that_share_places(
     ("multiple", "images", "size"), [(1, 1000, 16), (1, 6, 2), (1, 4, 2), (3, 40, 15), (16, 40, 16), (48, 96, 48)]
 )
 def test_a_call_has_whole_groups_and_neighbours(multiple: int, images: int, size: int) -> None:
-    assert images_per_call(multiple, images) == size
+    assert call_size(multiple, images) == size
 
 
 @pytest.mark.parametrize(("multiple", "images"), [(1, 3), (16, 31), (1, 0)])
 def test_too_few_images_have_no_other_neighbours(multiple: int, images: int) -> None:
     with pytest.raises(ImageError, match=f"other neighbours need two batches of .* there are {images} images"):
-        images_per_call(multiple, images)
+        call_size(multiple, images)
 
 
 # Agreement

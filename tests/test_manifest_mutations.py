@@ -15,9 +15,9 @@ from bundle_kinds import as_kind
 from bundle_verdicts import cpp_verdicts, python_verdict, with_manifest
 from damaged_files import assert_one_sentence
 
-from vmoe_runtime.external_data import external_data
-from vmoe_runtime.graph_interface import check_graph
-from vmoe_runtime.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.external_data import external_data
+from vmoe_runtime.bundle.graph_interface import check_graph
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
 
 TELLING_BYTES = [
     b"0", b"-1", b"null", b"true", b"[]", b"{}", b'""', b"\x00", b"\xff", b"\\u0000", b"9" * 30, b"0.5", b"1.0", b"1e3",

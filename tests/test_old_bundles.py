@@ -22,7 +22,7 @@ from sdk_build import Runner, setting_fields
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.routing import layer_outputs, placed_pairs
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 

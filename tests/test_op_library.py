@@ -16,7 +16,7 @@ from damaged_files import assert_one_sentence
 
 import vmoe_runtime
 from vmoe_runtime import BackendError, Engine, backends, library_path, op_library
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 Images = dict[str, np.ndarray]
 

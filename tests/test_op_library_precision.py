@@ -10,7 +10,7 @@ import pytest
 
 from vmoe_export import export_bundle
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TopKRules

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vmoe_export.errors import OptionError
-from vmoe_export.position_embedding import resize_position_embedding, sincos2d_position_embedding
+from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
 
 ZOOM = Path(__file__).parent / "data" / "golden" / "zoom.npz"
 PAIRS = [(10, 17), (17, 26), (50, 145), (16, 25), (26, 17)]

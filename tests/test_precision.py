@@ -18,13 +18,13 @@ from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export import ExportResult, plan_export, write_bundle
-from vmoe_export.model import Vmoe
-from vmoe_export.validation import validation_images
+from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.validation.reference import validation_images
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 

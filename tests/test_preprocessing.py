@@ -14,8 +14,8 @@ from rich.table import Table
 from vmoe_export import ExportOptions, OptionError, export_bundle
 from vmoe_export.summary import model_table
 from vmoe_runtime import Engine, ImageError
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.preprocessing import default_steps, parse_steps, read_steps
 
 DATA = Path(__file__).parent / "data" / "preprocess"

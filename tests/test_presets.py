@@ -18,10 +18,10 @@ from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.cli import main
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.model_description import describe_model
-from vmoe_export.parameters import parameter_shapes
+from vmoe_export.model.model_description import describe_model
+from vmoe_export.model.parameters import parameter_shapes
+from vmoe_export.model.routing_config import TopK
 from vmoe_export.presets import PRESETS, preset_in
-from vmoe_export.routing_config import TopK
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "tests" / "data" / "bundles" / "v2-fp32"

@@ -12,7 +12,7 @@ from bundle_verdicts import cpp_answers, with_manifest
 from damaged_files import put
 
 from vmoe_runtime import RoutingError
-from vmoe_runtime.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import RoutingRules
 

@@ -116,7 +116,7 @@ def test_an_interrupt_while_it_puts_things_together_leaves_the_old_page(
         raise KeyboardInterrupt
 
     (tmp_path / "r.html").write_text("before")
-    monkeypatch.setattr(collect, "agreements", interrupt)
+    monkeypatch.setattr(collect, "measure_agreements", interrupt)
     words = [mnist_image_bundle, "--images", images, "--sweep", "1", "--curves", "bpr", "--batch-size", "64", *QUICK]
     assert cli.main([*map(str, words), "-q", "-o", str(tmp_path / "r.html")]) == 130
     assert capsys.readouterr().err == "vmoe-report: interrupted\n"

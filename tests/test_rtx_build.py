@@ -19,7 +19,7 @@ from wheels import wheel_folder
 
 import vmoe_runtime
 from vmoe_export import export_bundle
-from vmoe_runtime.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
 
 CUDA_WHEELS = ("cuda-bindings==13.4.4", "cuda-pathfinder==1.9.0")
 
@@ -39,8 +39,8 @@ class Builder(trt.Builder):
 
 trt.Builder, trt.__version__ = Builder, "10.7.0"
 sys.modules["tensorrt"] = trt
-from vmoe_runtime.backends import tensorrt_api as api
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.backends.tensorrt import tensorrt_api as api
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 
 api._load_plugin = lambda *_: None

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.model_description import describe_model, load_config
-from vmoe_export.parameters import parameter_shapes
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.model_description import describe_model, load_config
+from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime import Engine
 
 SAMPLES = Path(__file__).parents[1] / "samples"

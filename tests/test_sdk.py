@@ -20,9 +20,9 @@ from wheels import onnxruntime_folder
 from vmoe_export import export_bundle
 from vmoe_runtime import RoutingError
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
-from vmoe_runtime.manifest import Output
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.routing_kinds import ROUTING_KINDS, TopKRules
 

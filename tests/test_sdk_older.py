@@ -12,7 +12,7 @@ import sdk_build
 import test_old_bundles
 from sdk_build import Runner, setting_fields
 
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 OLD = [name for name in test_old_bundles.OLD if name[:2] in ("v1", "v2")]
 

@@ -18,8 +18,8 @@ from sanitized_build import MEMORY, sanitized
 from test_preprocessing import BAD_STEPS, DATA, OFFICIAL
 
 from vmoe_runtime import BundleError, ImageError
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest_reader import parse_manifest
 from vmoe_runtime.preprocessing import parse_steps
 
 BUNDLE = Path(__file__).parent / "data" / "bundles" / "v2-fp32"

@@ -35,6 +35,27 @@ PYTHON = {
 }
 """What each package may import besides itself and Python's own library."""
 
+ROOMS = {
+    "exporter/vmoe_export/class_names": set(),
+    "exporter/vmoe_export/ops": set(),
+    "exporter/vmoe_export/checkpoint": {"errors"},
+    "exporter/vmoe_export/model": {"checkpoint", "errors", "ops", "precision", "small_file"},
+    "exporter/vmoe_export/bundle": {"checkpoint", "errors", "interruption", "model", "precision"},
+    "exporter/vmoe_export/graphs": {"bundle", "errors", "model", "ops", "precision"},
+    "exporter/vmoe_export/validation": {"checkpoint", "errors", "export_plan", "model", "ops", "precision"},
+    "runtime/vmoe_runtime/bundle": {
+        *("errors", "flops", "preprocessing", "profiles", "routing", "routing_kinds", "whole_files"),
+    },
+    "runtime/vmoe_runtime/backends": {
+        *("bundle", "errors", "installation", "interrupts", "op_library", "profiles", "routing_kinds", "shared_objects"),
+        *("telemetry", "version"),
+    },
+    "runtime/vmoe_runtime/backends/tensorrt": {"backends", "bundle", "errors", "installation", "profiles", "version"},
+    "runtime/vmoe_serve/batch": {"ray_session", "settings"},
+    "runtime/vmoe_serve/triton": {"settings"},
+}
+"""What each folder inside a package may import of its package besides its own files."""
+
 NATIVE = {
     "core": {"hwy"},
     "cuda": {"core"},
@@ -64,6 +85,18 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
     return names - sys.stdlib_module_names
+
+
+def imported_within(package: str, source: str) -> set[str]:
+    """The modules and folders of a package, by their first name, that one of its files imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    inside = {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+    return {name for name in inside if not name.startswith("__")}
 
 
 def included(source: str) -> set[str]:
@@ -99,6 +132,22 @@ def test_every_package_has_its_rule() -> None:
     assert {name for name in packages if name.count("/") == 1} == set(PYTHON)
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    package, own = room.split("/")[1:3]
+    files = [path for path in tracked(room, endings=(".py",)) if path.parent == ROOT / room]
+    found = {path.name: imported_within(package, path.read_text()) - ROOMS[room] - {own} for path in files}
+    assert files
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_every_room_has_its_rule() -> None:
+    packages = {
+        path.parent.relative_to(ROOT).as_posix() for path in tracked("exporter", "runtime", endings=("/__init__.py",))
+    }
+    assert {name for name in packages if name.count("/") > 1} == set(ROOMS)
+
+
 @pytest.mark.parametrize("folder", NATIVE)
 def test_native_code_includes_what_it_may(folder: str) -> None:
     files = tracked(f"plugins/{folder}", endings=(".cc", ".cu", ".h", ".hpp"))
@@ -116,6 +165,8 @@ def test_no_file_and_no_function_is_too_long() -> None:
 
 def test_what_breaks_a_rule_is_found() -> None:
     assert imported("import os\ndef f():\n    from torch.nn import functional\n    import onnx.helper") == {"torch", "onnx"}
+    source = "import a.b.c\nfrom a import d, __version__\nfrom a.e.f import g\nfrom ab import h"
+    assert imported_within("a", source) == {"b", "d", "e"}
     assert included('#include <vector>\n#include "core/gates.h"\n  # include <hwy/highway.h>\n#include "sdk/json.h"') == {
         *("core", "hwy", "sdk"),
     }

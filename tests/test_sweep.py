@@ -25,8 +25,8 @@ from vmoe_bench.report import PointReport
 from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, ImageError
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.bundle_profiles import add_profile
+from vmoe_runtime.bundle.bundle_profiles import add_profile
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import CommandError, UsageError
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.image_labels import read_labels

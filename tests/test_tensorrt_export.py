@@ -31,16 +31,17 @@ from safetensors.numpy import save_file
 from sdk_build import Runner
 from variants import VARIANTS, Variant
 
-from vmoe_export import ExportOptions, OptionError, export_bundle, graph_files
-from vmoe_export.bfloat16_emulation import emulate_bfloat16
+from vmoe_export import ExportOptions, OptionError, export_bundle
 from vmoe_export.cli import main
 from vmoe_export.errors import ExportError
+from vmoe_export.graphs import graph_files
+from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
 from vmoe_export.ops.functions import IR_VERSION, OPSET
 from vmoe_export.ops.table import DOMAIN
-from vmoe_export.tensorrt_graph import tensorrt_graph
+from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"

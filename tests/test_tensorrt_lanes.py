@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from fake_cuda import SIDE, FakeCuda, install
 
-from vmoe_runtime import backends
+from vmoe_runtime.backends import tensorrt
 from vmoe_runtime.errors import BackendError
 
-API = "vmoe_runtime.backends.tensorrt_api"
+API = "vmoe_runtime.backends.tensorrt.tensorrt_api"
 LARGEST = 6
 
 
@@ -26,7 +26,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     yield fake
     # Neither a name of its package: other tests put another stand-in in its place.
     sys.modules.pop(API, None)
-    vars(backends).pop("tensorrt_api", None)
+    vars(tensorrt).pop("tensorrt_api", None)
 
 
 def new_lane() -> Any:

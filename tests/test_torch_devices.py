@@ -19,7 +19,7 @@ from routing_cases import make_gates
 from test_op_table import CHOICES, sample_input
 from torch import Tensor
 
-from vmoe_export.model import Vmoe
+from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops import torch_ops, torch_routing
 from vmoe_export.ops.table import Op, Types
 from vmoe_runtime.errors import RoutingError

@@ -18,7 +18,7 @@ import pytest
 from triton_server import MISSING, run_client
 
 from vmoe_runtime import BackendError, Engine, library_path
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_serve.cli import main
 from vmoe_serve.triton import command, target
 

@@ -16,9 +16,10 @@ from bundle_swaps import WEIGHTS, engine_load, image, other_bundle, swap_files, 
 from damaged_files import assert_one_sentence
 from path_swapper import exchange
 
-from vmoe_runtime import BundleError, Engine, opened_folder
+from vmoe_runtime import BundleError, Engine
 from vmoe_runtime.backends import openvino_cpu
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle import opened_folder
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")

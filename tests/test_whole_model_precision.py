@@ -17,10 +17,11 @@ from variants import Variant
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.cli import main
 from vmoe_export.export import ExportResult
-from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
+from vmoe_export.precision import hidden_chunk, weight_type
+from vmoe_export.validation.limits import TOLERANCES
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 MNIST = Path(__file__).parents[1] / "samples" / "mnist"
 SHORT = ("bf16", "int8")
@@ -205,7 +206,7 @@ def test_a_dense_model_may_be_short_too(precision: str, tmp_path: Path) -> None:
     result = export_bundle(DENSE, tmp_path / "x.vmoe", precision=precision)
     (distance,) = result.distances
     assert (distance.profile, distance.agreement) == (None, {})
-    assert 1e-4 < distance.relative_difference < PRECISIONS[precision].max_distance
+    assert 1e-4 < distance.relative_difference < TOLERANCES[precision].distance
     assert Bundle.open(result.path).manifest.precision == precision
 
 
@@ -275,7 +276,7 @@ def test_parts_of_experts_are_parts_of_the_stored_tensors(wide: ExportResult) ->
 @EVERY_SHORT
 def test_validation_holds_graphs_to_torch_and_torch_to_float32(precision: str, results: dict[str, ExportResult]) -> None:
     result = results[precision]
-    limits, most = PRECISIONS[precision].limits, PRECISIONS[precision].max_distance
+    limits, most = TOLERANCES[precision].graphs, TOLERANCES[precision].distance
     assert len(result.comparisons) == 4
     for comparison in result.comparisons:
         assert limits.relative is not None
@@ -339,4 +340,4 @@ def test_pictures_in_a_folder_have_no_classes_but_answers(tmp_path: Path, mnist_
 @EVERY_SHORT
 def test_router_and_head_are_float32_always(precision: str, name: str) -> None:
     assert weight_type(name, precision) == "float"
-    assert math.isclose(PRECISIONS[precision].max_distance, {"bf16": 0.05, "int8": 0.2}[precision])
+    assert math.isclose(TOLERANCES[precision].distance, {"bf16": 0.05, "int8": 0.2}[precision])

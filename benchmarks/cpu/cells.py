@@ -14,7 +14,7 @@ from cpu.floors import Floors, work_of
 from cpu.models import Model, Setting
 from cpu.runs import RUNS, Array, Cell, Run, load_engine
 from cpu.timing import OthersWatch, Times, time_interleaved
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.routing_kinds import TopKRules
 
 Key = tuple[str, Setting | None]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from command_line import BenchmarkError
 
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.parameters import parameter_shapes
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import parameter_shapes
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
 _OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")

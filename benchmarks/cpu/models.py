@@ -17,9 +17,9 @@ from torch import Tensor
 
 import vmoe_export
 from vmoe_export import export_bundle
-from vmoe_export.model import Vmoe
-from vmoe_export.model_config import ModelConfig, MoeConfig
-from vmoe_export.parameters import graph_shape, parameter_shapes
+from vmoe_export.model.model_config import ModelConfig, MoeConfig
+from vmoe_export.model.parameters import graph_shape, parameter_shapes
+from vmoe_export.model.torch_model import Vmoe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]

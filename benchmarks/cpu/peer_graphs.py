@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 from safetensors import safe_open
 
-from vmoe_export.model_config import ModelConfig
+from vmoe_export.model.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Attention = Literal["separate", "fused", "contrib"]

@@ -188,7 +188,7 @@ def load_torch(cell: Cell, kind: Kind) -> LoadedRun:
     """The exporter's model in eager torch, float32."""
     import torch
 
-    from vmoe_export.model import Vmoe
+    from vmoe_export.model.torch_model import Vmoe
 
     config = cell.model.config_of(kind)
     if config.moe:

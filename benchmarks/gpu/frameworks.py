@@ -20,7 +20,7 @@ from command_line import say
 
 from gpu.report import Check
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, VmoeError
 
 CUDA, ORT_TENSORRT, TENSORRT = "ONNX Runtime, CUDA", "ONNX Runtime, TensorRT", "TensorRT"

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export import __version__
-from vmoe_export.bundle_target import check_target
+from vmoe_export.bundle.bundle_target import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.export import ExportResult, ValidationOptions, write_bundle
+from vmoe_export.export import ExportResult, write_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
@@ -27,9 +27,9 @@ from vmoe_export.presets import PRESETS
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
-from vmoe_runtime import json_report
-from vmoe_runtime.command_line import printable
-from vmoe_runtime.manifest import OUTPUTS
+from vmoe_export.validation.proof import ValidationOptions
+from vmoe_runtime.bundle.manifest import OUTPUTS
+from vmoe_runtime.command_line import check_output_file, people_stream, printable, write_json
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -223,13 +223,13 @@ def export_command(
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other.")
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
-    stream = json_report.people_stream(json_target)
+    stream = people_stream(json_target)
     show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
     given = (checkpoint, fields["config"], names_file, images)
-    json_report.check_target(json_target, [target, *given, Path(f"{checkpoint}.index")])
+    check_output_file(json_target, [target, *given, Path(f"{checkpoint}.index")])
     if not dry_run:
         check_target(target, force=force, sources=[path for path in given if path is not None])
     with open_checkpoint(checkpoint) as opened:
@@ -242,7 +242,7 @@ def export_command(
         result = ExportResult(target, plan) if dry_run else _write(plan, target, show, validation=validation, force=force)
     seconds = time.monotonic() - started
     show.print(_last_line(result, seconds, written=not dry_run), soft_wrap=True)
-    json_report.write_json(json_target, {**result_json(result, written=not dry_run), "seconds": round(seconds, 3)})
+    write_json(json_target, {**result_json(result, written=not dry_run), "seconds": round(seconds, 3)})
 
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:

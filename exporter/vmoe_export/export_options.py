@@ -12,12 +12,13 @@ import numpy as np
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
+from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
-from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_runtime.bundle.manifest import OUTPUTS, Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
-from vmoe_runtime.manifest import OUTPUTS, Output
+from vmoe_runtime.profiles import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,8 @@ class ExportOptions:
 
     def routing_options(self) -> list[str]:
         """Names of the options given that only mean something to MoE layers."""
-        names = ("capacity", "k", "bpr", "pool", "max_experts", "group", "batch", "rounding", "capacity_multiple_of")
-        more = ("dispatch_bf16", "ensemble_size", "router")
-        return [name for name in (*names, *more) if getattr(self, name) is not None]
+        others = ("group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
+        return [name for name in (*SETTINGS, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with, or else
@@ -182,10 +182,9 @@ class ExportOptions:
         Raises:
             OptionError: an option that the kind doesn't have.
         """
-        own = {"top-k": ("capacity", "k", "bpr", "pool", "max_experts"), "experts-choice": ("capacity",), "soft": ()}
+        own = {"top-k": SETTINGS, "experts-choice": SETTINGS[:1], "soft": ()}
         kinds = {"top-k": "top-K routing", "experts-choice": "experts choice", "soft": "Soft MoE"}
-        every = own["top-k"]
-        refused = [name for name in every if name not in own[routing.kind] and getattr(self, name) is not None]
+        refused = [name for name in SETTINGS if name not in own[routing.kind] and getattr(self, name) is not None]
         if refused:
             raise OptionError(f"{kinds[routing.kind]} has no {', '.join(refused)} to set; leave that out")
         if isinstance(routing, Soft):
@@ -196,7 +195,7 @@ class ExportOptions:
             return [{"capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
         # What was experts choice may be told to be top-K routing.
         stored = [{"k": routing.k, "bpr": True, **fields} for fields in stored]
-        flags = {name: getattr(self, name) for name in ("bpr", "pool", "max_experts") if getattr(self, name) is not None}
+        flags = {name: getattr(self, name) for name in SETTINGS[2:] if getattr(self, name) is not None}
         if stored and self.capacity is None and self.k is None:
             return [{**fields, **flags} for fields in stored]
         ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
@@ -218,7 +217,7 @@ def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return [
         {
             name: value
-            for name in ("capacity_ratio", "k", "bpr", "pool", "max_experts")
+            for name in ("capacity_ratio", *SETTINGS[1:])
             if (value := getattr(profile, name)) is not None and not (name in off and value == off[name])
         }
         for profile in checkpoint.manifest.profiles.values()

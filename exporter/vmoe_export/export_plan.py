@@ -12,15 +12,15 @@ from typing import Any, Literal
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
-from vmoe_export.grouping import Grouping, parse_group
-from vmoe_export.model_config import ModelConfig
-from vmoe_export.model_description import describe_model, load_config
-from vmoe_export.parameters import check_parameters, stored_parameters, stored_tensors
+from vmoe_export.model.grouping import Grouping, parse_group
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.model_description import describe_model, load_config
+from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
+from vmoe_export.model.routing_config import ExpertsChoice, Soft
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
-from vmoe_export.routing_config import ExpertsChoice, Soft
+from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
-from vmoe_runtime.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules

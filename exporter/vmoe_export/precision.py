@@ -1,4 +1,4 @@
-"""What each precision stores and computes: the one table that parameters, weights file, graphs and validation read.
+"""What each precision stores and computes: the one table that parameters, weights file and graphs read.
 
 A precision says in which type the weights of the large products are stored, and thereby in which numbers those products
 are computed. Everything else is float32 in each of them: the router, the head, layer norms, softmax, biases, the residual
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vmoe_runtime.manifest import Precision, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
 
 WeightType = Literal["float", "bf16", "i8"]
 """Element type of the weights of a product, as the table of ops names it."""
@@ -31,25 +31,6 @@ _CHUNK_MULTIPLE = 64  # whole tiles of the CPUs that multiply int8 in tiles
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How far a graph may be from the torch model of the same precision.
-
-    Both round at the same places, but sum in different orders. A value that lies in the middle of two may then round to
-    either, and a token with two gates that are nearly the same may go to either expert: the shorter the type, the more of
-    both.
-
-    Attributes:
-        difference: largest difference of logits over the images whose routing agrees; None where such images are rare.
-        relative: largest typical difference of an image's logits, as a share of their size; None where `difference` says it.
-        agreement: smallest share of the (token, choice) pairs that both route alike.
-    """
-
-    difference: float | None
-    relative: float | None
-    agreement: float
-
-
-@dataclass(frozen=True)
 class Numbers:
     """What a precision means.
 
@@ -58,48 +39,27 @@ class Numbers:
             is not float, attention's own two products are bfloat16.
         experts: type of the expert weights.
         tensorrt: what the large products of TensorRT graphs are computed in, or None where there are no such graphs.
-        limits: of the graphs against torch.
-        max_distance: how far the logits of a typical image may be from the float32 model's, as a share of their size.
-            Rounding to bfloat16 moves them by about a percent, int8 by a few; a model that moves by far more has weights or
-            activations that the type has no room for.
         words: what is stored, for people.
     """
 
     dense: WeightType
     experts: WeightType
     tensorrt: TensorRtPrecision | None
-    limits: Limits
-    max_distance: float
     words: str
 
 
-_FLOAT32 = Limits(1e-4, None, 0.995)
-# One value that rounds to the other of two bfloat16, 1/256 apart, moves the logits by up to a few 1e-3.
-_BF16_EXPERTS = Limits(1e-2, None, 0.995)
-_BF16 = Limits(None, 0.02, 0.98)
-_INT8 = Limits(None, 0.08, 0.95)
-
 PRECISIONS: Mapping[ExportPrecision, Numbers] = {
-    "fp32": Numbers("float", "float", "fp32", _FLOAT32, 0.0, "all in float32"),
-    "bf16": Numbers("bf16", "bf16", "bf16", _BF16, 0.05, "large products in bfloat16, all else in float32"),
-    "int8": Numbers("i8", "i8", None, _INT8, 0.2, "large products in int8, all else in float32"),
-    "bf16-experts": Numbers("float", "bf16", None, _BF16_EXPERTS, 0.05, "experts in bfloat16, all else in float32"),
-    "fp16": Numbers("float", "float", "fp16", _FLOAT32, 0.0, "all in float32"),
+    "fp32": Numbers("float", "float", "fp32", "all in float32"),
+    "bf16": Numbers("bf16", "bf16", "bf16", "large products in bfloat16, all else in float32"),
+    "int8": Numbers("i8", "i8", None, "large products in int8, all else in float32"),
+    "bf16-experts": Numbers("float", "bf16", None, "experts in bfloat16, all else in float32"),
+    "fp16": Numbers("float", "float", "fp16", "all in float32"),
 }
 
 
 def stored_precision(asked: ExportPrecision) -> Precision:
     """The precision of the weights file and of the graphs for CPUs."""
     return "fp32" if asked == "fp16" else asked
-
-
-def graph_limits(precision: Precision, *, dispatch_bf16: bool, atol: float | None) -> Limits:
-    """What validation accepts: `atol` as the largest difference where it is given, or else what the precision says.
-
-    A dispatcher that rounds to bfloat16 makes a float32 model differ as expert weights in bfloat16 do.
-    """
-    limits = _BF16_EXPERTS if precision == "fp32" and dispatch_bf16 else PRECISIONS[precision].limits
-    return limits if atol is None else Limits(atol, None, limits.agreement)
 
 
 def weight_type(name: str, precision: ExportPrecision) -> WeightType:

@@ -10,10 +10,11 @@ from rich.table import Table
 
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
-from vmoe_export.parameters import stored_tensors
-from vmoe_export.precision import PRECISIONS, Limits
+from vmoe_export.model.parameters import stored_tensors
+from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.profile_notes import profile_notes
-from vmoe_export.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
@@ -111,7 +112,7 @@ def validation_table(result: ExportResult) -> Table:
 def distance_table(result: ExportResult) -> Table:
     """One row per profile: the model as stored against the same model in float32."""
     measured = result.distances[0]
-    kind = "random images" if measured.same_top1 is None and measured.top1 is None else "images"
+    kind = "images" if result.findings.own_images else "random images"
     title = f"{result.plan.stored_precision} against fp32: difference of {result.plan.output}, on {measured.images} {kind}"
     table = Table(title=title, title_justify="left")
     table.add_column("profile", no_wrap=True)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from vmoe_bench.choice import Wish
 from vmoe_bench.sweep import Axes, Order, is_sweep_word, read_ratios
 from vmoe_runtime.backends import BACKENDS, Parallelism
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, is_whole_number, whole_number
+from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, arguments_of, is_whole_number, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
 PROGRAM = "vmoe-bench"
@@ -91,25 +91,18 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         )
     _check(parsed)
     wish = Wish(parsed.max_drop_in_accuracy, parsed.target_latency)
-    return Arguments(
+    return arguments_of(
+        Arguments,
+        parsed,
         bundles=_each_once(parsed.bundle),
         compared=_each_once(parsed.compare),
         profiles=tuple(parsed.profile),
         sweep=sweep,
-        cascade=parsed.cascade,
         backends=tuple(parsed.backend) or ("auto",),
         batch_sizes=tuple(parsed.batch_size),
         concurrencies=_each_once(parsed.concurrency) or (parsed.streams or 1,),
         parallelism=Parallelism(parsed.threads, parsed.streams),
-        duration=parsed.duration,
-        images=parsed.images,
-        labels=parsed.labels,
-        json=parsed.json,
-        csv=parsed.csv,
-        plot=parsed.plot,
         wish=None if wish == Wish() else wish,
-        add_profile=parsed.add_profile,
-        quiet=parsed.quiet,
     )
 
 
@@ -169,8 +162,7 @@ def _parser() -> Parser:
         "calls at once, each from a thread of its own, on one loaded engine; several may follow (default: --streams, or 1)"
     )
     parser.add_several("--concurrency", is_whole_number, metavar="N", type=whole_number(_MOST_CALLERS), help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_threads()
     text = "calls that the backend runs at once, each on threads of its own; openvino has streams (default: its own choice)"
     add("--streams", metavar="N", type=whole_number(MOST_THREADS), help=text)
     text = "seconds for all combinations together (default: 10); each gets at least 3 calls"
@@ -191,8 +183,7 @@ def _parser() -> Parser:
     add("--csv", metavar="FILE", type=Path, help="write the numbers as CSV as well")
     text = "draw accuracy over capacity and over time as well; a .png, .svg or .pdf file"
     add("--plot", metavar="FILE", type=_picture, help=text)
-    text = "write the numbers as JSON as well; - for standard output, and the table goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("the numbers", "the table goes")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser
 

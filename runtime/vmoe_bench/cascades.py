@@ -12,9 +12,9 @@ import numpy as np
 from vmoe_bench.measurement import Speed, summarize
 from vmoe_bench.points import Point
 from vmoe_bench.quality import Quality, count_right
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.cascade import margin_of_gains, margins_of
 from vmoe_runtime.image_source import ImageSource
-from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,7 +22,7 @@ _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
 _MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB
 
 
-class Answers:
+class CascadeAnswers:
     """What a point answers, image by image: an observer of `vmoe_bench.quality.assess`."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class PlannedCascade:
 
 
 def plan_cascades(
-    points: Sequence[Point], qualities: Sequence[Quality], answers: Sequence[Answers], labels: Array | None
+    points: Sequence[Point], qualities: Sequence[Quality], answers: Sequence[CascadeAnswers], labels: Array | None
 ) -> list[PlannedCascade]:
     """For each engine and batch size, its most accurate point as the second step after every point that may pay.
 

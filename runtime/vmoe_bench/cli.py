@@ -6,24 +6,34 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from vmoe_bench.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_bench.choice import mark_front, recommend
-from vmoe_bench.loading import LoadedEngine, load_engines
+from vmoe_bench.loading import MeasuredEngine, load_engines
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.points import Point, named_profiles, plan_points
-from vmoe_bench.report import to_json, write_csv
+from vmoe_bench.report import report_json, write_csv
 from vmoe_bench.run import measure
 from vmoe_bench.sweep import sweep_profiles
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle_profiles import add_profile
-from vmoe_runtime.command_line import INTERRUPTED, CommandError, UsageError, complain, run_command
+from vmoe_runtime.bundle.bundle_profiles import add_profile
+from vmoe_runtime.command_line import (
+    INTERRUPTED,
+    CommandError,
+    UsageError,
+    check_output_file,
+    complain,
+    load_extra,
+    people_stream,
+    run_command,
+    write_file,
+    write_json,
+)
 from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
-from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
 from vmoe_runtime.profiles import Profile
+
+_MISSING = ", which can't be loaded ({}): pip install 'vmoe-export[bench]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
     # All before the measurement: nobody should wait for numbers that then can't be shown.
-    display = _module("vmoe_bench.display", "the table needs rich")
-    plot = _module("vmoe_bench.plot", "--plot needs matplotlib") if arguments.plot else None
+    display = load_extra("vmoe_bench.display", f"the table needs rich{_MISSING}")
+    plot = load_extra("vmoe_bench.plot", f"--plot needs matplotlib{_MISSING}") if arguments.plot else None
     used = [*arguments.bundles, *arguments.compared, arguments.images, arguments.labels]
     for target in (arguments.json, arguments.csv, arguments.plot):
-        check_target(None if target is None else str(target), used)
+        check_output_file(None if target is None else str(target), used)
     with ExitStack() as closing:
         engines = load_engines(
             arguments.bundles, arguments.compared, arguments.backends, arguments.profiles, arguments.parallelism, closing
@@ -78,7 +88,7 @@ def _bench(argv: Sequence[str]) -> int:
     place = next((index for index, report in enumerate(reports) if report is chosen), None)
     if place is not None:
         more["recommended"] = place
-    write_json(arguments.json, to_json(machine, reports, **more))
+    write_json(arguments.json, report_json(machine, reports, **more))
     if arguments.csv is not None:
         write_file(arguments.csv, lambda file: write_csv(everything, file))
     if plot is not None:
@@ -91,14 +101,7 @@ def _bench(argv: Sequence[str]) -> int:
     return 0
 
 
-def _module(name: str, need: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise CommandError(f"{need}, which can't be loaded ({error}): pip install 'vmoe-export[bench]'") from None
-
-
-def _profiles_of(arguments: Arguments, engines: Sequence[LoadedEngine]) -> Callable[[Engine], Sequence[Profile | None]]:
+def _profiles_of(arguments: Arguments, engines: Sequence[MeasuredEngine]) -> Callable[[Engine], Sequence[Profile | None]]:
     """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
     compared = {id(loaded.engine) for loaded in engines if loaded.compared}
     noted = set()

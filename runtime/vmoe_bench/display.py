@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
-from vmoe_bench.loading import LoadedEngine
+from vmoe_bench.loading import MeasuredEngine
 from vmoe_bench.report import PointReport
 from vmoe_runtime.command_line import printable
 
@@ -54,7 +55,7 @@ class Progress:
             yield advance
 
 
-def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], stream: TextIO) -> None:
+def print_table(points: Sequence[PointReport], engines: Sequence[MeasuredEngine], stream: TextIO) -> None:
     """Prints what was loaded, and one line per point; those of the Pareto front have a star.
 
     Args:
@@ -82,15 +83,15 @@ def print_table(points: Sequence[PointReport], engines: Sequence[LoadedEngine], 
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
         "at once": lambda point: str(point.concurrency),
-        "top-1": lambda point: _percent(point.top1) + _STAR[point.pareto],
-        "images/s": lambda point: _number(point.images_per_second, ".1f"),
-        "p50 ms": lambda point: _number(point.p50_ms, ".2f"),
-        "p90 ms": lambda point: _number(point.p90_ms, ".2f"),
-        "p99 ms": lambda point: _number(point.p99_ms, ".2f"),
-        "MFLOP": lambda point: _number(point.flops_per_image, ",.1f", 1e-6),
-        "kept pairs": lambda point: _percent(point.kept_pairs),
-        "sent on": lambda point: _percent(point.sent_on),
-        "expert MB": lambda point: _number(point.expert_bytes_per_call, ",.2f", 1e-6),
+        "top-1": lambda point: shown_share(point.top1) + _STAR[point.pareto],
+        "images/s": lambda point: shown_number(point.images_per_second, ".1f"),
+        "p50 ms": lambda point: shown_number(point.p50_ms, ".2f"),
+        "p90 ms": lambda point: shown_number(point.p90_ms, ".2f"),
+        "p99 ms": lambda point: shown_number(point.p99_ms, ".2f"),
+        "MFLOP": lambda point: shown_number(point.flops_per_image, ",.1f", 1e-6),
+        "kept pairs": lambda point: shown_share(point.kept_pairs),
+        "sent on": lambda point: shown_share(point.sent_on),
+        "expert MB": lambda point: shown_number(point.expert_bytes_per_call, ",.2f", 1e-6),
     }
     shown = [name for name in columns if several.get(name, True)]
     for name in shown:
@@ -125,15 +126,17 @@ def _footnote(points: Sequence[PointReport], several: Mapping[str, bool]) -> str
 def print_recommendation(point: PointReport, stream: TextIO) -> None:
     """Prints the setting to take, in a sentence."""
     print(
-        f"Recommended: {printable(point.profile or point.bundle)}, top-1 {_percent(point.top1)}, "
-        f"{_number(point.images_per_second, '.1f')} images/s, {_number(point.p50_ms, '.2f')} ms a call",
+        f"Recommended: {printable(point.profile or point.bundle)}, top-1 {shown_share(point.top1)}, "
+        f"{shown_number(point.images_per_second, '.1f')} images/s, {shown_number(point.p50_ms, '.2f')} ms a call",
         file=stream,
     )
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
+def shown_share(share: float | None) -> str:
+    """A share as text; a dash where it is not known, or no number."""
+    return shown_number(share, ".2%")
 
 
-def _number(value: float | None, layout: str, unit: float = 1.0) -> str:
-    return "-" if value is None else format(value * unit, layout)
+def shown_number(value: float | None, layout: str, unit: float = 1.0) -> str:
+    """A number in units as text, by a layout such as ".1f"; a dash where it is not known, or no number."""
+    return "-" if value is None or math.isnan(value) else format(value * unit, layout)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from vmoe_runtime import Routing
+from vmoe_runtime.bundle.manifest import Manifest, Precision
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.flops import ModelShape, sparse_flops
-from vmoe_runtime.manifest import Manifest, Precision
 
 _WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-experts": 2, "int8": 1}
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends import BACKENDS, Parallelism
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, printable
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 
 _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
-class LoadedEngine:
+class MeasuredEngine:
     """A bundle on one backend.
 
     Attributes:
@@ -48,7 +48,7 @@ def load_engines(
     profiles: Sequence[str],
     parallelism: Parallelism,
     closing: ExitStack,
-) -> list[LoadedEngine]:
+) -> list[MeasuredEngine]:
     """One engine per bundle and backend, or per profile too where a backend runs only one.
 
     Args:
@@ -63,8 +63,8 @@ def load_engines(
         UsageError: the bundles are not of one model, or take other images or give other outputs.
         VmoeError: a bundle can't be loaded.
     """
-    _check_alike(bundles, compared)
-    engines: dict[tuple[Path, str, Profile | None], LoadedEngine] = {}
+    _check_comparable(bundles, compared)
+    engines: dict[tuple[Path, str, Profile | None], MeasuredEngine] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
     folders = [path.resolve().name for path in paths]
     for path in paths:
@@ -77,7 +77,7 @@ def load_engines(
                 grown = None if before is None or after is None else max(after - before, 0)
                 folder = path.resolve().name
                 name = printable(str(path) if folders.count(folder) > 1 else folder)
-                loaded = LoadedEngine(name, path, engine, path not in bundles, parallelism, seconds, grown)
+                loaded = MeasuredEngine(name, path, engine, path not in bundles, parallelism, seconds, grown)
                 engines.setdefault((path, engine.backend, engine.only_profile), loaded)
     return list(engines.values())
 
@@ -91,11 +91,11 @@ def resident_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), None)
 
 
-def _check_alike(bundles: Sequence[Path], compared: Sequence[Path]) -> None:
+def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path]) -> None:
     first = Bundle.open(bundles[0], verify=False).manifest
     for path in (*bundles[1:], *compared):
         other = Bundle.open(path, verify=False).manifest
-        if path in bundles and _identity(other) != _identity(first):
+        if path in bundles and _model_and_groups(other) != _model_and_groups(first):
             raise UsageError(
                 f"{path} is another model than {bundles[0]}, or routes in other groups; bundles side by side are exports "
                 "of one model, and another one comes after --compare"
@@ -106,7 +106,7 @@ def _check_alike(bundles: Sequence[Path], compared: Sequence[Path]) -> None:
             raise UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
 
 
-def _identity(manifest: Manifest) -> object:
+def _model_and_groups(manifest: Manifest) -> object:
     """What exports of one model in several precisions have in common."""
     model = {name: value for name, value in manifest.model.items() if name != "origins"}
     return model, manifest.moe_layers, manifest.group, manifest.rules

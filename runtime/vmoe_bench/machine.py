@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_bench.loading import LoadedEngine, resident_bytes
+from vmoe_bench.loading import MeasuredEngine, resident_bytes
 from vmoe_runtime.version import installed_version
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def describe_machine(engines: Iterable[LoadedEngine]) -> dict[str, Any]:
+def describe_machine(engines: Iterable[MeasuredEngine]) -> dict[str, Any]:
     """Everything about this machine that a number depends on, ready for JSON.
 
     Args:

@@ -41,8 +41,8 @@ def draw(points: Sequence[PointReport], path: Path) -> None:
             # A line that has no place in a chart keeps its colour in the others.
             colour = f"C{index}"
             _draw_line(by_capacity, name, colour, line, lambda p: p.capacity_ratio, height)
-            _draw_line(by_flops, name, colour, line, _mega_flops, height)
-            _draw_line(by_time, name, colour, line, _milliseconds, height)
+            _draw_line(by_flops, name, colour, line, lambda point: point.mega_flops, height)
+            _draw_line(by_time, name, colour, line, lambda point: point.ms_per_image, height)
         by_capacity.set_xscale("log")
         by_capacity.set_xticks(_ratios(points), labels=[f"{ratio:g}" for ratio in _ratios(points)])
         by_capacity.minorticks_off()
@@ -104,14 +104,6 @@ def _lines(points: Sequence[PointReport]) -> dict[str, list[PointReport]]:
         name = ", ".join(str(part[key]) for key in differ if part[key]) or point.bundle
         lines.setdefault(name, []).append(point)
     return lines
-
-
-def _mega_flops(point: PointReport) -> float | None:
-    return point.flops_per_image / 1e6 if point.flops_per_image else None
-
-
-def _milliseconds(point: PointReport) -> float | None:
-    return 1000 / point.images_per_second if point.images_per_second else None
 
 
 def _draw_line(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_bench.loading import LoadedEngine
+from vmoe_bench.loading import MeasuredEngine
 from vmoe_runtime import Engine, Routing, RoutingError
 from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.profiles import Profile
@@ -28,7 +28,7 @@ class Point:
         concurrency: calls at once.
     """
 
-    loaded: LoadedEngine
+    loaded: MeasuredEngine
     profile: Profile | None
     batch_size: int
     concurrency: int = 1
@@ -52,7 +52,7 @@ class Point:
 
 
 def plan_points(
-    engines: Sequence[LoadedEngine],
+    engines: Sequence[MeasuredEngine],
     profiles_of: Callable[[Engine], Sequence[Profile | None]],
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),

@@ -11,8 +11,8 @@ import numpy as np
 from vmoe_bench.expert_use import expert_bytes, expert_rows, experts_used, flops_per_image, model_shape
 from vmoe_bench.points import Point
 from vmoe_runtime import Routing
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.image_source import ImageSource
-from vmoe_runtime.manifest import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -73,6 +73,16 @@ class PointReport:
     margin: float | None = None
     sent_on: float | None = None
 
+    @property
+    def mega_flops(self) -> float | None:
+        """MFLOP per image."""
+        return self.flops_per_image / 1e6 if self.flops_per_image else None
+
+    @property
+    def ms_per_image(self) -> float | None:
+        """Milliseconds per image, of calls one after another."""
+        return 1000 / self.images_per_second if self.images_per_second else None
+
 
 def report_point(point: Point, speed: Speed | None, quality: Quality) -> PointReport:
     """Puts together what is known about one point."""
@@ -104,7 +114,7 @@ def report_cascade(cascade: CascadePoint, speed: Speed | None, quality: Quality,
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, sent_on=sent_on)
 
 
-def to_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:
+def report_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:
     """The report, ready for JSON: `{"machine": {...}, "points": [...]}`, and what else there is to say.
 
     That is `cascades`, points of two steps, and `recommended`, the index of a point, where they were asked for; and

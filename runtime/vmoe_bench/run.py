@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmoe_bench.cascades import Answers, CascadePoint, plan_cascades, timed_batches
+from vmoe_bench.cascades import CascadeAnswers, CascadePoint, plan_cascades, timed_batches
 from vmoe_bench.concurrency import ConcurrentCalls
 from vmoe_bench.measurement import OneCall, Timed, time_interleaved
 from vmoe_bench.points import Point
@@ -64,7 +64,7 @@ def measure(
     """
     spec = points[0].engine.manifest.input
     batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
-    answers = [Answers() for _ in points] if cascades else []
+    answers = [CascadeAnswers() for _ in points] if cascades else []
     watching: list[list[Observe]] = [
         [*answers[place : place + 1], *observers[place : place + 1]] for place in range(len(points))
     ]
@@ -129,7 +129,7 @@ def _assess_points(
 
 
 def _pairs(
-    points: Sequence[Point], source: ImageSource, qualities: Sequence[Quality], answers: Sequence[Answers]
+    points: Sequence[Point], source: ImageSource, qualities: Sequence[Quality], answers: Sequence[CascadeAnswers]
 ) -> list[CascadePoint]:
     plans = plan_cascades(points, qualities, answers, source.labels)
     firsts = {(points[plan.first].batch_size, points[plan.first].engine.manifest.input) for plan in plans}

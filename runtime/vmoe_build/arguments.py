@@ -79,7 +79,6 @@ def _parser() -> Parser:
     add("--force", action="store_true", help="build although there is an engine already")
     text = "print the command line with which trtexec builds the same engine, and build nothing; needs no GPU"
     add("--print-trtexec", action="store_true", help=text)
-    text = "write what was built as JSON as well; - for standard output, and the summary goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("what was built", "the summary goes")
     parser.add_volume("say nothing but errors, and the JSON", "say what TensorRT logs, and where errors come from")
     return parser

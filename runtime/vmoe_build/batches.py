@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vmoe_runtime.backends.batch_range import BatchRange, default_largest
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.command_line import UsageError
-from vmoe_runtime.manifest import Manifest
 
 
 def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:

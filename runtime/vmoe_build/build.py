@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vmoe_build.check import Check, Expected, check_engine, expect, refuse_wrong_answers
+from vmoe_build.check import Check, Expected, compare_engine, expect, refuse_wrong_answers
 from vmoe_runtime.backends import Backend
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt_graph import tensorrt_graph
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.engine_cache import (
+from vmoe_runtime.backends.tensorrt.engine_cache import (
     EngineKey,
     EngineRecord,
     engine_path,
@@ -24,7 +22,9 @@ from vmoe_runtime.engine_cache import (
     store_engine,
     write_private,
 )
-from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 
 Say = Callable[[str], None]
@@ -88,10 +88,10 @@ def build(
         BackendError: something is missing, or TensorRT can't build the engine.
         BundleError: the weights were changed after export, or any file meanwhile.
     """
-    graph = bundle.graph(tensorrt_graph(bundle, profile))
+    graph = bundle.graph(tensorrt_graph_name(bundle, profile))
     # Both need TensorRT, which printing a command line does not.
-    from vmoe_runtime.backends import tensorrt_api
-    from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
+    from vmoe_runtime.backends.tensorrt import tensorrt_api
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
 
     gpu = tensorrt_api.gpu()
     key = engine_key(bundle, profile, gpu)
@@ -128,7 +128,7 @@ def _checks(
     """The engine against the CPU at both ends of its batches; the first one that fails is raised."""
     checks = []
     for batch in sorted({record.min_batch, record.max_batch}):
-        checks.append(check_engine(loaded, manifest, expected, profile, batch))
+        checks.append(compare_engine(loaded, manifest, expected, profile, batch))
         refuse_wrong_answers(checks[-1], record.key.precision)
     return tuple(checks)
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vmoe_build.errors import BuildError
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.comparison import pairs_alike, smooth_images
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.command_line import CommandError
+from vmoe_runtime.comparison import Run, differences, smooth_images
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.images import scale_pixels
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing import layer_outputs, placed_pairs
+from vmoe_runtime.routing import layer_outputs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,8 +25,12 @@ _IMAGES = 8
 _SEED = 20210610
 
 
+class BuildError(CommandError):
+    """An engine that can't be built, or that doesn't answer as its bundle does."""
+
+
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """How far an engine may be from the CPU.
 
     Attributes:
@@ -39,7 +44,7 @@ class Limits:
 
 # In half precision some gates change places. From there on an image takes another path, and its outputs differ by more than
 # rounding; so the median stands for the engine, and not the image that fares worst.
-LIMITS = {"fp32": Limits(1e-4, 0.995), "fp16": Limits(2e-2, 0.95), "bf16": Limits(1e-1, 0.75)}
+LIMITS = {"fp32": EngineLimits(1e-4, 0.995), "fp16": EngineLimits(2e-2, 0.95), "bf16": EngineLimits(1e-1, 0.75)}
 
 
 @dataclass(frozen=True)
@@ -72,28 +77,12 @@ class Expected:
     Attributes:
         reference: what ran it, in words.
         images: whole routing groups of them, as the graph takes them.
-        values: logits or features.
-        placed: of each MoE layer, see `placed_pairs`.
+        run: what it gave.
     """
 
     reference: str
     images: Array
-    values: Array
-    placed: list[Array]
-
-    def in_order(self, order: Array) -> Expected:
-        """The same of parts of equal size, one after the other.
-
-        Args:
-            order: i64[parts], which parts; there are as many as its largest number says.
-        """
-        parts = int(order.max()) + 1
-
-        def taken(values: Array) -> Array:
-            found: Array = values.reshape(parts, -1, *values.shape[1:])[order].reshape(-1, *values.shape[1:])
-            return found
-
-        return Expected(self.reference, taken(self.images), taken(self.values), [taken(layer) for layer in self.placed])
+    run: Run
 
 
 def expect(bundle: Bundle, profile: Profile | None) -> Expected:
@@ -105,15 +94,13 @@ def expect(bundle: Bundle, profile: Profile | None) -> Expected:
     """
     manifest = bundle.manifest
     images = _images(manifest)
-    layers = manifest.moe_layers
     cpu = _cpu_backend(bundle)
     names = list(layer_outputs(manifest))
-    outputs = [manifest.output, *(f"{layer}/{name}" for layer in layers for name in names)]
-    values = cpu.run({"image": images, **(profile.inputs() if profile else {})}, outputs)
-    return Expected(cpu.description, images, values[0], placed_pairs(names, values[1:], profile))
+    values = cpu.run({"image": images, **(profile.inputs() if profile else {})}, _outputs(manifest, names))
+    return Expected(cpu.description, images, Run.of(names, values, profile))
 
 
-def check_engine(engine: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, batch: int) -> Check:
+def compare_engine(engine: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, batch: int) -> Check:
     """Runs the same images on the engine, in calls of one size.
 
     Calls of more images than there are have them again, shuffled.
@@ -133,26 +120,22 @@ def check_engine(engine: Backend, manifest: Manifest, expected: Expected, profil
     calls = -(-len(expected.images) // batch)
     order = np.resize(np.arange(parts), calls * batch // multiple)
     np.random.default_rng(_SEED).shuffle(order[parts:])
-    ordered = expected.in_order(order)
+    chosen = (order[:, None] * multiple + np.arange(multiple)).reshape(-1)
     names = list(layer_outputs(manifest, fixed=True))
-    outputs = [manifest.output, *(f"{layer}/{name}" for layer in manifest.moe_layers for name in names)]
-    values, placed = [], []
+    outputs = _outputs(manifest, names)
+    runs = []
     for i in range(calls):
-        output, *found = engine.run({"image": ordered.images[i * batch : (i + 1) * batch]}, outputs)
-        values.append(output)
-        placed.append(placed_pairs(names, found, profile))
-    found_values = np.concatenate(values)
-    found_placed = [np.concatenate(layer) for layer in zip(*placed, strict=True)]
-    alike = pairs_alike(ordered.placed, found_placed, len(found_values))
-    differences = np.abs(ordered.values - found_values).max(axis=1)
+        images = expected.images[chosen[i * batch : (i + 1) * batch]]
+        runs.append(Run.of(names, engine.run({"image": images}, outputs), profile))
+    apart = differences(expected.run.of_images(chosen), Run.joined(runs))
     return Check(
         reference=expected.reference,
         batch=batch,
-        images=len(found_values),
-        largest_output=float(np.abs(expected.values).max()),
-        max_difference=float(differences.max()),
-        median_difference=float(np.median(differences)),
-        agreement=float(np.mean(alike)) if alike else 1.0,
+        images=len(chosen),
+        largest_output=float(np.abs(expected.run.output).max()),
+        max_difference=float(apart.largest.max()),
+        median_difference=float(np.median(apart.largest)),
+        agreement=apart.agreement,
     )
 
 
@@ -175,6 +158,10 @@ def refuse_wrong_answers(check: Check, precision: str) -> None:
             f"{check.median_difference:.2e} (median over the images), and {precision} may differ by {allowed:.2e}; it was "
             "not kept"
         )
+
+
+def _outputs(manifest: Manifest, names: Sequence[str]) -> list[str]:
+    return [manifest.output, *(f"{layer}/{name}" for layer in manifest.moe_layers for name in names)]
 
 
 def _images(manifest: Manifest) -> Array:

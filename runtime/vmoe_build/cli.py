@@ -10,14 +10,13 @@ from typing import TextIO
 from vmoe_build.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_build.batches import choose_batches
 from vmoe_build.build import BuiltEngine, build
-from vmoe_build.errors import BuildError
+from vmoe_build.check import BuildError
 from vmoe_build.trtexec import trtexec_command
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt_graph import exported_graphs, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.command_line import UsageError, run_command
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.command_line import UsageError, check_output_file, people_stream, run_command, write_json
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
-from vmoe_runtime.json_report import check_target, people_stream, write_json
 from vmoe_runtime.profiles import Profile, parse_profile_name
 
 
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
-    check_target(arguments.json, [arguments.bundle])
+    check_output_file(arguments.json, [arguments.bundle])
     bundle = Bundle.open(arguments.bundle)
     profile = _profile(bundle, arguments.profile)
     batches = choose_batches(bundle.manifest, arguments.min_batch, arguments.opt_batch, arguments.max_batch)
@@ -72,7 +71,7 @@ def _trtexec(arguments: Arguments, bundle: Bundle, profile: Profile | None, batc
     if plugin is None:
         print(f"{PROGRAM}: this installation has no {TENSORRT_PLUGIN}; put its path into the line", file=sys.stderr)
     return trtexec_command(
-        bundle.file(tensorrt_graph(bundle, profile)).resolve(),
+        bundle.file(tensorrt_graph_name(bundle, profile)).resolve(),
         str(plugin or TENSORRT_PLUGIN),
         batches.shapes(bundle.manifest),
         Path(f"{bundle.path.resolve().stem}.{profile.name if profile else 'dense'}.engine"),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from vmoe_inspect.choices import choices_of
-from vmoe_inspect.differences import absolute_differences
 from vmoe_runtime import Routing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,3 +91,12 @@ class AgreementCount:
         token, choice = np.nonzero(choices.kept)
         keepers[token, choices.expert[token, choice]] = True
         return keepers
+
+
+def absolute_differences(ours: Array, theirs: Array) -> Array:
+    """f64 of the shape of both: |ours - theirs|, and 0 where both are the same infinity, or both no number."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(ours.astype(np.float64) - theirs)
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    distances: Array = np.where(same, 0.0, apart)
+    return distances

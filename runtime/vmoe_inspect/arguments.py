@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-inspect"
 
@@ -61,20 +61,12 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
     """
     parsed = _parser().read(argv)
     _check(parsed)
-    return Arguments(
-        bundle=parsed.bundle,
-        verify=parsed.verify,
-        list_tensors=parsed.list_tensors,
-        images=parsed.images,
-        labels=parsed.labels,
-        profile=parsed.profile,
+    return arguments_of(
+        Arguments,
+        parsed,
         others=tuple(dict.fromkeys(getattr(parsed, "with"))),
         sets=parsed.interference,
-        out=parsed.out,
         backend=parsed.backend or "auto",
-        threads=parsed.threads,
-        json=parsed.json,
-        quiet=parsed.quiet,
     )
 
 
@@ -100,8 +92,7 @@ def _parser() -> Parser:
     add("--verify", action="store_true", help="compare the SHA-256 of every file with the manifest's")
     add("--list-tensors", action="store_true", help="print name, type, shape and bytes of every tensor, too")
     _add_images(parser)
-    text = "write all of it as JSON as well; - for standard output, and the text goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("all of it", "the text goes")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser
 
@@ -130,5 +121,4 @@ def _add_images(parser: Parser) -> None:
     names = ["auto", *BACKENDS]
     text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
     add("--backend", metavar="B", choices=names, help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_threads()

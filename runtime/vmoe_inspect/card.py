@@ -16,9 +16,9 @@ from vmoe_inspect.recorded import (
     read_origin,
     read_validation,
 )
-from vmoe_inspect.tensors import Tensor, read_tensors
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import WEIGHTS_NAME, Manifest
+from vmoe_inspect.tensors import ListedTensor, read_tensors
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules, SoftRules
 
@@ -42,7 +42,7 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class Routing:
+class CardRouting:
     """How tokens come to experts.
 
     Attributes:
@@ -180,7 +180,7 @@ class Card:
     model: Description
     parameters: Parameters
     precision: str
-    routing: Routing | None
+    routing: CardRouting | None
     batch_multiple: int
     image: Image
     output: Output
@@ -192,7 +192,7 @@ class Card:
     files: tuple[File, ...]
     bytes: int
     machine: Machine
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[ListedTensor, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The card ready for JSON: an object for each class, a key for each attribute; None is null, a tuple a list."""
@@ -239,7 +239,7 @@ def make_card(bundle: Bundle, *, verified: bool) -> Card:
     )
 
 
-def _parameters(tensors: tuple[Tensor, ...], manifest: Manifest) -> Parameters:
+def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> Parameters:
     parameters = [tensor for tensor in tensors if not tensor.is_scale]
     count = sum(tensor.elements for tensor in parameters)
     profile = next(iter(manifest.profiles.values()), None)
@@ -251,7 +251,7 @@ def _parameters(tensors: tuple[Tensor, ...], manifest: Manifest) -> Parameters:
     return Parameters(count, per_token, k, len(tensors))
 
 
-def _unused_by_a_token(parameters: list[Tensor], manifest: Manifest, k: int | None) -> int | None:
+def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
     """Parameters of the experts that a token doesn't go to; None where that can't be told."""
     if k is None or manifest.rules is None:
         return None
@@ -264,8 +264,8 @@ def _unused_by_a_token(parameters: list[Tensor], manifest: Manifest, k: int | No
     return unused
 
 
-def _routing(rules: RoutingRules, manifest: Manifest) -> Routing:
-    return Routing(
+def _routing(rules: RoutingRules, manifest: Manifest) -> CardRouting:
+    return CardRouting(
         kind=rules.kind,
         layers=manifest.moe_layers,
         num_experts=rules.num_experts,

@@ -6,14 +6,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from vmoe_inspect.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_inspect.card import Card, make_card
-from vmoe_runtime.bundle import Bundle, while_unchanged
-from vmoe_runtime.command_line import CommandError, run_command
-from vmoe_runtime.interrupts import interrupt_held_back
-from vmoe_runtime.json_report import check_target, people_stream, write_json
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_runtime.command_line import check_output_file, load_extra, people_stream, run_command, write_json
 
 _NEEDS_RICH = (
     "the card needs rich, which can't be loaded ({}): pip install 'vmoe-export[bench]'; -q --json FILE does without"
@@ -37,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     used = [arguments.bundle, *arguments.others, arguments.images, arguments.labels]
-    check_target(arguments.json, used)
+    check_output_file(arguments.json, used)
     if arguments.images is not None:
         _run_images(arguments, used)
         return
-    display = None if arguments.quiet else _module("vmoe_inspect.display", _NEEDS_RICH)
+    display = None if arguments.quiet else load_extra("vmoe_inspect.display", _NEEDS_RICH)
     card = while_unchanged(lambda: _card(arguments))
     if display is not None:
         display.print_card(card, people_stream(arguments.json), list_tensors=arguments.list_tensors)
@@ -51,8 +48,8 @@ def _run(argv: Sequence[str]) -> None:
 def _run_images(arguments: Arguments, used: Sequence[Path | None]) -> None:
     # All before the run: nobody should wait for what then can't be shown.
     command = import_module("vmoe_inspect.image_command")
-    display = None if arguments.quiet else _module("vmoe_inspect.image_display", _NEEDS_RICH)
-    drawing = None if arguments.out is None else _module("vmoe_inspect.drawing", _NEEDS_MATPLOTLIB)
+    display = None if arguments.quiet else load_extra("vmoe_inspect.image_display", _NEEDS_RICH)
+    drawing = None if arguments.out is None else load_extra("vmoe_inspect.drawing", _NEEDS_MATPLOTLIB)
     command.check_folder(arguments.out, used)
     progress = command.NoProgress() if display is None else display.open_progress(sys.stderr)
     found = command.inspect_images(arguments, progress)
@@ -69,11 +66,3 @@ def _card(arguments: Arguments) -> Card:
         if arguments.verify:
             bundle.verify_weights()
         return make_card(bundle, verified=arguments.verify)
-
-
-def _module(name: str, need: str) -> ModuleType:
-    try:
-        with interrupt_held_back():
-            return import_module(name)
-    except ImportError as error:
-        raise CommandError(need.format(error)) from None

@@ -9,10 +9,10 @@ from typing import TextIO
 from rich.table import Table
 from rich.text import Text
 
-from vmoe_inspect.card import Card, ProfileCard, Routing
+from vmoe_inspect.card import Card, CardRouting, ProfileCard
 from vmoe_inspect.recorded import Differences
-from vmoe_inspect.sections import WIDTH_OF_A_PIPE, Row, open_console, plain_table, print_section, shown
-from vmoe_inspect.tensors import Tensor
+from vmoe_inspect.sections import WIDTH_OF_A_PIPE, Row, one_line, open_console, plain_table, print_section
+from vmoe_inspect.tensors import ListedTensor
 from vmoe_runtime.command_line import printable
 
 _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
@@ -28,7 +28,7 @@ def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> Non
         list_tensors: print a line for each tensor as well.
     """
     console = open_console(stream, WIDTH_OF_A_PIPE)
-    print_section(console, shown(Path(card.bundle).resolve().name), _model(card))
+    print_section(console, one_line(Path(card.bundle).resolve().name), _model(card))
     if card.routing:
         print_section(console, "MoE layers", _layers(card, card.routing))
     print_section(console, "Input and output", _ports(card))
@@ -37,7 +37,7 @@ def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> Non
     print_section(console, "Validation", _validation(card))
     print_section(console, "Source", _origin(card))
     print_section(console, "Files", _files(card), Text(_verdict(card)))
-    print_section(console, f"Here: {shown(card.machine.cpu)}, {_count(card.machine.cores, 'core')}", _machine(card))
+    print_section(console, f"Here: {one_line(card.machine.cpu)}, {_count(card.machine.cores, 'core')}", _machine(card))
     if list_tensors:
         print_section(open_console(stream, _WIDTH_OF_A_LIST), "Tensors", _tensors(card.tensors))
 
@@ -68,7 +68,7 @@ def _model(card: Card) -> list[Row]:
             f"{_or_dash(model.num_layers)} blocks, width {_or_dash(model.hidden_size)}, {_or_dash(model.num_heads)} heads, "
             f"MLP {_or_dash(model.mlp_dim)}",
         ),
-        ("classifier", shown(model.classifier)),
+        ("classifier", one_line(model.classifier)),
         ("classes", _classes(card)),
         ("parameters", f"{card.parameters.all:,} in {_count(card.parameters.tensors, 'tensor')}"),
         ("per token", _per_token(card)),
@@ -85,7 +85,7 @@ def _classes(card: Card) -> str:
     count = _or_dash(card.model.num_classes if card.output.name == "features" else card.output.shape[-1])
     if names is None:
         return f"{count}, without names"
-    return f"{count}: {', '.join(map(shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    return f"{count}: {', '.join(map(one_line, names[:3]))}{', ...' if len(names) > 3 else ''}"
 
 
 def _per_token(card: Card) -> str:
@@ -98,7 +98,7 @@ def _per_token(card: Card) -> str:
     return f"{share}: {parameters.k} of {_count(routing.num_experts, 'expert')} in each MoE layer"
 
 
-def _layers(card: Card, routing: Routing) -> list[Row]:
+def _layers(card: Card, routing: CardRouting) -> list[Row]:
     rows = [
         ("routing", routing.kind),
         ("blocks", f"{', '.join(layer.rpartition('_')[2] for layer in routing.layers)}"),
@@ -153,7 +153,7 @@ def _validation(card: Card) -> list[Row]:
         return [("compared", "nothing: the bundle was not validated")]
     graphs = validation.graphs
     rows = [
-        ("compared", f"{', '.join(map(shown, graphs.graphs)) or '-'} with torch; {_extent(graphs)}"),
+        ("compared", f"{', '.join(map(one_line, graphs.graphs)) or '-'} with torch; {_extent(graphs)}"),
         ("largest", _measured(graphs.max_difference, validation.atol)),
         ("typical", _measured(graphs.relative_difference, validation.relative_limit)),
         *_agreement(graphs),
@@ -183,9 +183,9 @@ def _agreement(found: Differences) -> list[Row]:
 def _origin(card: Card) -> list[Row]:
     origin = card.origin
     return [
-        ("checkpoint", f"{shown(origin.name)} ({shown(origin.format)})"),
+        ("checkpoint", f"{one_line(origin.name)} ({one_line(origin.format)})"),
         ("SHA-256", _start(origin.sha256)),
-        ("exported by", f"{shown(origin.producer)} {shown(origin.producer_version)}"),
+        ("exported by", f"{one_line(origin.producer)} {one_line(origin.producer_version)}"),
         ("format", f"version {card.format_version}"),
     ]
 
@@ -209,15 +209,15 @@ def _verdict(card: Card) -> str:
 
 def _machine(card: Card) -> list[Row]:
     library = card.machine.op_library
-    rows = [("op library", f"yes, {library.cpu_path}" if library.reason is None else f"no: {shown(library.reason)}")]
+    rows = [("op library", f"yes, {library.cpu_path}" if library.reason is None else f"no: {one_line(library.reason)}")]
     for backend in card.machine.backends:
         auto = " (auto)" if backend.auto else ""
-        said = f"yes{auto}, {shown(backend.description)}" if backend.runs else f"no: {shown(backend.reason)}"
+        said = f"yes{auto}, {one_line(backend.description)}" if backend.runs else f"no: {one_line(backend.reason)}"
         rows.append((backend.name, said))
     return rows
 
 
-def _tensors(tensors: Sequence[Tensor]) -> Table:
+def _tensors(tensors: Sequence[ListedTensor]) -> Table:
     table = plain_table()
     table.add_column("name", overflow="fold")
     table.add_column("type", no_wrap=True)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from vmoe_inspect.class_names import class_name
+from vmoe_inspect.labels import class_name, layer_name
 from vmoe_inspect.statistics import BINS, LayerStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,7 +32,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
         if layer.asked is not None:
             axes.bar(experts, layer.asked - layer.load, bottom=layer.load, color=_DROPPED, width=0.8, label="dropped")
         axes.axhline(layer.load.mean(), color="#d55e00", linewidth=1.0, linestyle="--", label="even load")
-        axes.set_title(f"{_short(name)}, entropy {layer.load_entropy:.3f}", fontsize=8)
+        axes.set_title(f"{layer_name(name)}, entropy {layer.load_entropy:.3f}", fontsize=8)
         _number_experts(axes, len(layer.load))
         axes.tick_params(labelsize=7)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -58,7 +58,7 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
                 label="dropped",
             )  # fmt: skip
         axes.set(xlim=(0, 1))
-        axes.set_title(_short(name), fontsize=8)
+        axes.set_title(layer_name(name), fontsize=8)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(labelsize=7)
     what = "shares of experts in a token" if _kind(layers) == "soft" else "gates"
@@ -86,7 +86,7 @@ def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[s
         rows = weight[shown]
         order = np.arange(len(rows)) if named else np.lexsort((-rows.max(axis=1), rows.argmax(axis=1)))
         image = axes.imshow(rows[order], aspect="auto", cmap="viridis", vmin=0, vmax=largest, interpolation="nearest")
-        axes.set_title(_short(name), fontsize=8)
+        axes.set_title(layer_name(name), fontsize=8)
         _number_experts(axes, rows.shape[1])
         axes.tick_params(labelsize=6.5, length=2)
         if named:
@@ -125,10 +125,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 def _kind(layers: Mapping[str, LayerStatistics]) -> str:
     return next(iter(layers.values())).kind
-
-
-def _short(layer: str) -> str:
-    return layer.replace("encoderblock_", "block ")
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:

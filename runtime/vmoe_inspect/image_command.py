@@ -12,14 +12,14 @@ from typing import Protocol
 from vmoe_inspect.arguments import Arguments
 from vmoe_inspect.image_pass import common_multiple, run_images
 from vmoe_inspect.image_report import ImageReport, Neighbours, OtherBundle
-from vmoe_inspect.interference import images_per_call, interference
+from vmoe_inspect.interference import call_size, interference
 from vmoe_inspect.loading import LoadedBundle, load_bundles
 from vmoe_inspect.samples import Samples, take_samples
 from vmoe_runtime import RoutingError
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.image_source import ImageSource, open_images
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import MANIFEST_NAME, Manifest
 
 _CALLS_OF_NEIGHBOURS = 4
 
@@ -82,7 +82,7 @@ def inspect_images(arguments: Arguments, progress: Progress) -> Found:
         source = open_images(arguments.images, manifest.class_names, outputs, arguments.labels)
         setting = None if engine.profile is None else engine.profile.name
         engines = [bundle.engine for bundle in bundles]
-        size = images_per_call(common_multiple(engines), len(source)) if arguments.sets else None
+        size = call_size(common_multiple(engines), len(source)) if arguments.sets else None
         with progress.step("images", len(source)) as advance:
             done = run_images(engines, source, setting, lambda images: advance(images, images))
         neighbours: tuple[Neighbours, ...] = ()

@@ -9,10 +9,10 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from vmoe_bench.display import Progress
-from vmoe_inspect.class_names import class_name
+from vmoe_bench.display import Progress, shown_number, shown_share
 from vmoe_inspect.image_report import ImageReport, Neighbours, OtherBundle
-from vmoe_inspect.sections import Row, open_console, plain_table, print_section, shown
+from vmoe_inspect.labels import class_name
+from vmoe_inspect.sections import Row, one_line, open_console, plain_table, print_section
 from vmoe_inspect.statistics import LayerStatistics
 from vmoe_runtime.command_line import printable
 
@@ -47,7 +47,7 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[str] = 
         title, text = "Interference: how far answers move with neighbours", _explanation(report.neighbours[0])
         print_section(console, title, _interference(report.neighbours), Text(text))
     if pictures:
-        print_section(console, "Pictures", *(Text(shown(picture), overflow="fold") for picture in pictures))
+        print_section(console, "Pictures", *(Text(one_line(picture), overflow="fold") for picture in pictures))
 
 
 def _run(report: ImageReport) -> list[Row]:
@@ -60,22 +60,22 @@ def _run(report: ImageReport) -> list[Row]:
     left = f", {report.left_over:,} left over that make no whole group" if report.left_over else ""
     labels = "with labels" if report.labelled else "without labels"
     return [
-        ("runs on", shown(report.backend)),
+        ("runs on", one_line(report.backend)),
         ("profile", setting),
-        ("group", shown(report.group)),
-        ("images", f"{report.images:,} of {shown(report.source)}, {labels}{left}"),
-        ("top-1", _percent(report.top1)),
+        ("group", one_line(report.group)),
+        ("images", f"{report.images:,} of {one_line(report.source)}, {labels}{left}"),
+        ("top-1", shown_share(report.top1)),
     ]
 
 
 def _layers(report: ImageReport) -> Table:
     cells: dict[str, Callable[[LayerStatistics], str]] = {
-        "pairs\ndropped": lambda layer: _percent(layer.pairs_dropped),
-        "patches\ndropped": lambda layer: _percent(layer.patches_dropped),
+        "pairs\ndropped": lambda layer: shown_share(layer.pairs_dropped),
+        "patches\ndropped": lambda layer: shown_share(layer.patches_dropped),
         "largest load,\nof even": lambda layer: _times(layer.load.max(), layer.load.mean()),
         "smallest\nload": lambda layer: _times(layer.load.min(), layer.load.mean()),
-        "entropy\nof load": lambda layer: _number(layer.load_entropy),
-        "entropy\nof gates": lambda layer: _number(layer.gate_entropy),
+        "entropy\nof load": lambda layer: shown_number(layer.load_entropy, ".3f"),
+        "entropy\nof gates": lambda layer: shown_number(layer.gate_entropy, ".3f"),
     }
     table = plain_table()
     table.add_column("block", overflow="fold", min_width=8)
@@ -98,9 +98,9 @@ def _experts(layer: LayerStatistics, class_names: Sequence[str] | None) -> Table
         table.add_row(
             str(expert),
             f"{load:,.1f}" if layer.kind == "soft" else f"{load:,.0f}",
-            _percent(float(load / total)) if total else "-",
+            shown_share(float(load / total)) if total else "-",
             "-" if layer.asked is None else f"{layer.asked[expert]:,}",
-            _percent(dropped),
+            shown_share(dropped),
             _classes(layer, expert, class_names),
         )
     return table
@@ -126,7 +126,7 @@ def _agreement(others: Sequence[OtherBundle]) -> Table:
     for other in others:
         found = other.agreement
         difference = (f"{found.max_difference:.2g}", f"{found.mean_difference:.2g}")
-        table.add_row(other.bundle, other.precision, shown(other.group), _percent(found.same_top1), *difference)
+        table.add_row(other.bundle, other.precision, one_line(other.group), shown_share(found.same_top1), *difference)
     return table
 
 
@@ -136,7 +136,7 @@ def _same_experts(others: Sequence[OtherBundle]) -> Table:
     for other in others:
         table.add_column(other.bundle, justify="right", overflow="fold")
     for name in others[0].agreement.same_experts:
-        table.add_row(printable(name), *(_percent(other.agreement.same_experts[name]) for other in others))
+        table.add_row(printable(name), *(shown_share(other.agreement.same_experts[name]) for other in others))
     return table
 
 
@@ -149,8 +149,8 @@ def _interference(neighbours: Sequence[Neighbours]) -> Table:
     for one in neighbours:
         found = one.interference
         difference = (f"{found.max_difference:.2g}", f"{found.mean_difference:.2g}")
-        changed = (_percent(found.top1_changed), _percent(found.images_changed))
-        table.add_row(one.bundle, shown(one.group), *difference, *changed)
+        changed = (shown_share(found.top1_changed), shown_share(found.images_changed))
+        table.add_row(one.bundle, one_line(one.group), *difference, *changed)
     return table
 
 
@@ -161,14 +161,6 @@ def _explanation(one: Neighbours) -> str:
         f"{found.images:,} images, each asked again {found.sets:,} times with {rest} in its batch, and held against its "
         "answer among the first ones."
     )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or np.isnan(share) else f"{share:.2%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def _times(value: float, of: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_inspect.differences import absolute_differences
+from vmoe_inspect.agreement import absolute_differences
 from vmoe_runtime import Engine, ImageError, Setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,7 +43,7 @@ class Interference:
     images_changed: float | None
 
 
-def images_per_call(batch_multiple: int, images: int) -> int:
+def call_size(batch_multiple: int, images: int) -> int:
     """How many images a call of `interference` has: whole groups, 16 or a few more of them where there are enough images.
 
     Args:
@@ -76,14 +76,14 @@ def interference(
         setting: as for a call of the engine.
         sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
         seed: of the orders.
-        size: images per call, at most half of them; default: that of `images_per_call`.
+        size: images per call, at most half of them; default: that of `call_size`.
         after_set: called after each set with its number of images.
 
     Raises:
         ImageError: there are too few images for two calls.
         VmoeError: as for a call of the engine.
     """
-    size = images_per_call(engine.manifest.batch_multiple, len(images)) if size is None else size
+    size = call_size(engine.manifest.batch_multiple, len(images)) if size is None else size
     count = len(images) // size * size
     images, random = images[:count], np.random.default_rng(seed)
     first = _answers(engine, images, np.arange(count), size, setting)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import UsageError, printable
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.routing_kinds import SoftRules, TopKRules
 
 
@@ -43,7 +43,7 @@ def load_bundles(
     paths = list(dict.fromkeys([bundle, *others]))
     first = Bundle.open(bundle, verify=False).manifest
     for path in paths[1:]:
-        _check_alike(path, Bundle.open(path, verify=False).manifest, bundle, first)
+        _check_same_model(path, Bundle.open(path, verify=False).manifest, bundle, first)
     folders = [path.resolve().name for path in paths]
     loaded: list[LoadedBundle] = []
     for path, folder in zip(paths, folders, strict=True):
@@ -53,7 +53,7 @@ def load_bundles(
     return loaded
 
 
-def _check_alike(path: Path, manifest: Manifest, first_path: Path, first: Manifest) -> None:
+def _check_same_model(path: Path, manifest: Manifest, first_path: Path, first: Manifest) -> None:
     if _identity(manifest) != _identity(first):
         raise UsageError(
             f"--with {path} is another model than {first_path}, or makes whole places of a ratio in another way; bundles "

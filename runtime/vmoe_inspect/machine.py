@@ -9,7 +9,7 @@ from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime import op_library
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.backends.availability import availability, chosen_by_auto
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from vmoe_inspect.class_names import class_name
 from vmoe_inspect.expert_colours import FEW, expert_colours
+from vmoe_inspect.labels import class_name, layer_name
 from vmoe_inspect.patches import LayerPatches
 from vmoe_inspect.samples import Frame, Samples
 
@@ -39,7 +39,7 @@ def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     for row, line in enumerate(panels):
         for axes, layer in zip(line[1:], layers, strict=True):
             _show_kept(axes, samples, samples.own.patches[layer], row)
-    _name_columns(panels, [_short(layer) for layer in layers])
+    _name_columns(panels, [layer_name(layer) for layer in layers])
     figure.suptitle(f"Processed patches{_at(samples.own)};\ndropped ones are greyed", fontsize=9)
     return figure
 
@@ -55,7 +55,7 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
     for row, line in enumerate(panels):
         for axes, layer in zip(line[1:], layers, strict=True):
             _show_experts(axes, samples, samples.own.patches[layer], row, colours, panel_inches)
-    _name_columns(panels, [_short(layer) for layer in layers])
+    _name_columns(panels, [layer_name(layer) for layer in layers])
     figure.suptitle(f"The expert of each patch\n{_at(samples.own)}".rstrip(), fontsize=9)
     if samples.num_experts <= _MOST_IN_LEGEND:
         handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
@@ -85,7 +85,7 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
         for frame in samples.frames
     ]
     _name_columns(panels, heads)
-    title = f"Patches that {_short(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
+    title = f"Patches that {layer_name(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -168,10 +168,6 @@ def _lines(axes: Axes, samples: Samples, grid: tuple[int, ...]) -> None:
 
 def _at(frame: Frame) -> str:
     return "" if frame.name is None else f" at {frame.name}"
-
-
-def _short(layer: str) -> str:
-    return layer.replace("encoderblock_", "block ")
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:

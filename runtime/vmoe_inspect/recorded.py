@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.bundle.manifest import Manifest
 
 _MAX_WHOLE = 2**53
 

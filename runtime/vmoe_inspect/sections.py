@@ -43,7 +43,7 @@ def plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
 
 
-def shown(text: str | None) -> str:
+def one_line(text: str | None) -> str:
     """A text of the user or of a bundle, on one line and not endless; a dash for None."""
     if text is None:
         return "-"

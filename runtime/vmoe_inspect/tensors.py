@@ -7,9 +7,9 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeGuard
 
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.manifest import WEIGHTS_NAME
-from vmoe_runtime.strict_json import parse_json
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_EXTENT = 2**53
@@ -23,7 +23,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ListedTensor:
     """One tensor of the file.
 
     Attributes:
@@ -49,7 +49,7 @@ class Tensor:
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 
-def read_tensors(weights: BinaryIO, size: int) -> tuple[Tensor, ...]:
+def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
     """The tensors of a safetensors file, in the order of their data.
 
     Args:
@@ -75,7 +75,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[Tensor, ...]:
     return tuple(tensor for _, tensor in found)
 
 
-def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], Tensor]:
+def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
     """Where the data of a tensor begins and ends, and the tensor."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
@@ -83,7 +83,7 @@ def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], Tensor]:
         raise ValueError(f"the entry of {name!r:.60} is none of a tensor")
     dtype, width = _DTYPES[code]
     start, end = span
-    tensor = Tensor(name, dtype, tuple(shape), end - start)
+    tensor = ListedTensor(name, dtype, tuple(shape), end - start)
     if tensor.bytes != tensor.elements * width:
         raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which its shape doesn't take")
     return (start, end), tensor

@@ -10,8 +10,7 @@ from pathlib import Path
 from vmoe_bench.arguments import seconds, share_below_one
 from vmoe_bench.sweep import is_sweep_word, read_ratios
 from vmoe_report.curves import CURVE_KINDS, CurveKind
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-report"
 
@@ -77,23 +76,14 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
     parsed = _parser().read(argv)
     if parsed.json is not None and parsed.json != "-" and Path(parsed.json) == parsed.out:
         raise UsageError(f"--out and --json are both {parsed.out}")
-    return Arguments(
+    return arguments_of(
+        Arguments,
+        parsed,
         bundles=tuple(dict.fromkeys(parsed.bundle)),
         compared=tuple(dict.fromkeys(parsed.compare)),
-        images=parsed.images,
-        labels=parsed.labels,
-        out=parsed.out,
-        json=parsed.json,
-        profile=parsed.profile,
         ratios=read_ratios(parsed.sweep or [_DEFAULT_SWEEP]),
         curves=tuple(dict.fromkeys(parsed.curves)) or CURVE_KINDS,
-        backend=parsed.backend,
-        batch_size=parsed.batch_size,
-        threads=parsed.threads,
-        duration=parsed.duration,
-        samples=parsed.samples,
         max_drop=parsed.max_drop_in_accuracy,
-        quiet=parsed.quiet,
     )
 
 
@@ -123,13 +113,10 @@ def _parser() -> Parser:
     parser.add_several("--curves", CURVE_KINDS.__contains__, choices=CURVE_KINDS, help=text)
     text = "the profile that says what is not varied, such as k (default: the first stored one)"
     add("--profile", metavar="P", help=text)
-    names = ["auto", *BACKENDS]
-    text = f"auto or {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
-    add("--backend", metavar="B", choices=names, default="auto", help=text)
+    parser.add_backend()
     text = "images per call (default: the fewest that the bundles take)"
     add("--batch-size", metavar="N", type=whole_number(_MOST_IMAGES), help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_threads()
     text = "seconds for timing all settings together (default: 10); each gets at least 3 calls"
     add("--duration", metavar="S", type=seconds, default=10.0, help=text)
     text = f"images to show with their patches, up to {_MOST_SAMPLES} (default: 12)"

@@ -7,14 +7,21 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TextIO
 
 from vmoe_report.arguments import PROGRAM, parse_arguments
 from vmoe_report.size import check_size
-from vmoe_runtime.command_line import CommandError, printable, run_command
-from vmoe_runtime.interrupts import interrupt_held_back
-from vmoe_runtime.json_report import check_target, people_stream, write_file, write_json
+from vmoe_runtime.command_line import (
+    check_output_file,
+    load_extra,
+    people_stream,
+    printable,
+    run_command,
+    write_file,
+    write_json,
+)
+
+_MISSING = "the report needs a package that can't be loaded ({}): pip install 'vmoe-export[bench,images]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +41,13 @@ def _report(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     # All before the measurement: nobody should wait for numbers that then can't be shown.
     display, collecting, page, pictures = (
-        _module(name) for name in ("vmoe_bench.display", "vmoe_report.collect", "vmoe_report.page", "vmoe_report.pictures")
+        load_extra(name, _MISSING)
+        for name in ("vmoe_bench.display", "vmoe_report.collect", "vmoe_report.page", "vmoe_report.pictures")
     )
     words = import_module("vmoe_report.words")
     used = [*arguments.bundles, *arguments.compared, arguments.images, arguments.labels]
     for target in (arguments.json, arguments.out, *arguments.pictures.values()):
-        check_target(None if target is None else str(target), used)
+        check_output_file(None if target is None else str(target), used)
     command = printable(shlex.join([PROGRAM, *argv]))
     report = collecting.collect(arguments, command, display.Progress(sys.stderr, quiet=arguments.quiet))
     html = page.render_page(report)
@@ -58,14 +66,3 @@ def _say(sentences: Sequence[str], written: Sequence[Path], stream: TextIO) -> N
     print(printable(text), file=stream)
     files = ", ".join(f"{printable(str(path))} ({path.stat().st_size / 1000:,.0f} kB)" for path in reversed(written))
     print(f"Wrote {files}", file=stream)
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        # Some packages turn an exception on the way into one of their own.
-        with interrupt_held_back():
-            return import_module(name)
-    except ImportError as error:
-        raise CommandError(
-            f"the report needs a package that can't be loaded ({error}): pip install 'vmoe-export[bench,images]'"
-        ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vmoe_bench.choice import Wish, mark_front, recommend
-from vmoe_bench.loading import LoadedEngine
+from vmoe_bench.loading import MeasuredEngine
 from vmoe_bench.machine import describe_machine
 from vmoe_bench.quality import images_assessed
 from vmoe_bench.report import PointReport
@@ -22,14 +22,14 @@ from vmoe_report.arguments import Arguments
 from vmoe_report.contents import BundleContents, Report, Sample, SettingContents
 from vmoe_report.details import class_map, most_shown, setting_contents
 from vmoe_report.findings import find_fall
-from vmoe_report.more_runs import agreements, neighbours
+from vmoe_report.more_runs import measure_agreements, measure_neighbours
 from vmoe_report.observer import Observed, PointObserver
 from vmoe_report.planning import Plan, make_plan
-from vmoe_report.samples import choose_samples, data_uri, sample_pixels
+from vmoe_report.sample_images import choose_samples, data_uri, sample_pixels
 from vmoe_report.size import Room, patch_bytes, room_of
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.image_source import ImageSource, open_images
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.routing import TokenLayout
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def _put_together(arguments: Arguments, command: str, measured: _Measured, progr
         samples=_samples(measured),
         settings=tuple(_setting(measured, place, followed) for place in plan.own),
         class_map=class_map(start, measured.seen[start], measured.names, followed),
-        interference=neighbours(plan.engines[0].engine, measured.source, setting, progress),
-        agreements=agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
+        interference=measure_neighbours(plan.engines[0].engine, measured.source, setting, progress),
+        agreements=measure_agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
         notes=_notes(measured, arguments.samples),
         merged=plan.notes,
     )
@@ -212,7 +212,7 @@ def _same(measured: _Measured) -> tuple[float | None, ...]:
     )
 
 
-def _bundle(loaded: LoadedEngine) -> BundleContents:
+def _bundle(loaded: MeasuredEngine) -> BundleContents:
     with Bundle.open(loaded.path, verify=False) as bundle:
         card = make_card(bundle, verified=True)
     return BundleContents(

@@ -36,7 +36,7 @@ def charts_of(report: Report) -> list[Chart]:
         ),
         _over_capacity(
             report, "flops", "Compute over capacity", Axis("MFLOP per image", from_zero=True),
-            lambda _, point: _mega_flops(point),
+            lambda _, point: point.mega_flops,
             "Of matrix products; those of experts for the pairs that were kept.",
         ),
     ]  # fmt: skip
@@ -100,28 +100,21 @@ def _flat(report: Report, low: float, high: float, value: Value) -> list[Line]:
 
 
 def _over_time(report: Report, title: str, axis: Axis, value: Value) -> Chart:
-    def milliseconds(point: PointReport) -> float | None:
-        return None if point.images_per_second is None else 1000 / point.images_per_second
-
     caption = _caption(report)
     if report.labelled:
         caption += " A ring marks the Pareto front: nothing else is as fast and as accurate."
-    lines = _lines(report, milliseconds, value, ringed=True)
+    lines = _lines(report, lambda point: point.ms_per_image, value, ringed=True)
     return Chart("over-time", f"{title} over time", caption, Axis("milliseconds per image"), axis, lines)
 
 
 def _over_compute(report: Report, title: str, axis: Axis, value: Value) -> Chart:
-    lines = _lines(report, _mega_flops, value)
+    lines = _lines(report, lambda point: point.mega_flops, value)
     return Chart("over-compute", f"{title} over compute", _caption(report), Axis("MFLOP per image"), axis, lines)
 
 
 def _caption(report: Report) -> str:
     better = "Up and to the left is better."
     return f"{better} Of two steps those are drawn that no other two steps beat." if report.cascades else better
-
-
-def _mega_flops(point: PointReport) -> float | None:
-    return None if point.flops_per_image is None else point.flops_per_image / 1e6
 
 
 def _lines(

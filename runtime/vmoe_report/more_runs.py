@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from vmoe_bench.loading import LoadedEngine
+from vmoe_bench.loading import MeasuredEngine
 from vmoe_inspect.agreement import AgreementCount
-from vmoe_inspect.interference import Interference, images_per_call, interference
+from vmoe_inspect.interference import Interference, call_size, interference
 from vmoe_report.contents import BundleAgreement
 from vmoe_runtime import Engine
 from vmoe_runtime.image_source import ImageSource
@@ -21,7 +21,7 @@ _CALLS_OF_NEIGHBOURS = 4
 _SETS_OF_NEIGHBOURS = 10
 
 
-def neighbours(engine: Engine, source: ImageSource, profile: str, progress: Progress) -> Interference | None:
+def measure_neighbours(engine: Engine, source: ImageSource, profile: str, progress: Progress) -> Interference | None:
     """How far the answers of some images move with their neighbours.
 
     Args:
@@ -36,15 +36,15 @@ def neighbours(engine: Engine, source: ImageSource, profile: str, progress: Prog
     multiple = engine.manifest.batch_multiple
     if multiple == 1 or len(source) < 2 * multiple:
         return None
-    size = images_per_call(multiple, len(source))
+    size = call_size(multiple, len(source))
     count = min(len(source) // size, _CALLS_OF_NEIGHBOURS) * size
     images = source.first_batch(count, engine.manifest.input)
     with progress.step("neighbours", count * _SETS_OF_NEIGHBOURS) as advance:
         return interference(engine, images, profile, _SETS_OF_NEIGHBOURS, after_set=lambda done: advance(done, done))
 
 
-def agreements(
-    engines: Sequence[LoadedEngine], source: ImageSource, profile: str, batch_size: int, progress: Progress
+def measure_agreements(
+    engines: Sequence[MeasuredEngine], source: ImageSource, profile: str, batch_size: int, progress: Progress
 ) -> tuple[BundleAgreement, ...]:
     """How alike the bundles of one model are, each held against the first one.
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vmoe_bench.plot import draw, write_picture
-from vmoe_inspect.class_names import class_name
+from vmoe_inspect.labels import class_name
 from vmoe_report.contents import Report, SettingContents
 from vmoe_report.words import real_ratio
 from vmoe_runtime.command_line import printable

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from vmoe_bench.loading import LoadedEngine, load_engines
+from vmoe_bench.loading import MeasuredEngine, load_engines
 from vmoe_bench.points import Point, named_profiles, plan_points
 from vmoe_report.arguments import Arguments
 from vmoe_report.contents import CurveContents
@@ -30,7 +30,7 @@ class Plan:
         notes: about ratios that round to the same places.
     """
 
-    engines: tuple[LoadedEngine, ...]
+    engines: tuple[MeasuredEngine, ...]
     points: tuple[Point, ...]
     curves: tuple[CurveContents, ...]
     ratios: tuple[float, ...]
@@ -94,7 +94,7 @@ def make_plan(arguments: Arguments, closing: ExitStack) -> Plan:
     )
 
 
-def _is_on(point: Point, loaded: LoadedEngine, curve: Curve) -> bool:
+def _is_on(point: Point, loaded: MeasuredEngine, curve: Curve) -> bool:
     return point.loaded is loaded and point.profile in curve.profiles
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, whole_number
+from vmoe_runtime.command_line import Parser, arguments_of, whole_number
 
 PROGRAM = "vmoe-run"
 
@@ -47,16 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> Arguments:
         SystemExit: help or the version was asked for, and was printed.
     """
     parsed = _parser().read(argv)
-    return Arguments(
-        bundle=parsed.bundle,
-        images=tuple(parsed.images),
-        profile=parsed.profile,
-        backend=parsed.backend,
-        threads=parsed.threads,
-        top=parsed.top,
-        json=parsed.json,
-        quiet=parsed.quiet,
-    )
+    return arguments_of(Arguments, parsed, images=tuple(parsed.images))
 
 
 def _parser() -> Parser:
@@ -70,13 +60,10 @@ def _parser() -> Parser:
     add("bundle", metavar="BUNDLE", type=Path, help="the NAME.vmoe folder")
     add("images", metavar="IMAGE", type=Path, nargs="+", help="image files, such as PNG or JPEG")
     add("--profile", metavar="P", help="a stored profile or another, such as c0.3-k1 (default: the first stored one)")
-    text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
-    add("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
-    text = "threads per call (default: the runtime's own choice)"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+    parser.add_backend()
+    parser.add_threads()
     text = "classes per image (default: 5); all of them where the model has fewer"
     add("--top", metavar="N", type=whole_number(_MOST_CLASSES), default=5, help=text)
-    text = "write the answers as JSON as well; - for standard output, and the table goes to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("the answers", "the table goes")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser

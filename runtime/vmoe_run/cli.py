@@ -8,9 +8,18 @@ from typing import Any, TextIO
 from vmoe_run.answers import Answer, answer
 from vmoe_run.arguments import PROGRAM, Arguments, parse_arguments
 from vmoe_runtime import Engine
-from vmoe_runtime.command_line import FAILURE, CommandError, UsageError, complain, printable, run_command
-from vmoe_runtime.json_report import check_target, people_stream, write_json
-from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.command_line import (
+    FAILURE,
+    CommandError,
+    UsageError,
+    check_output_file,
+    complain,
+    people_stream,
+    printable,
+    run_command,
+    write_json,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
-    check_target(arguments.json, [arguments.bundle, *arguments.images])
+    check_output_file(arguments.json, [arguments.bundle, *arguments.images])
     with Engine.load(arguments.bundle, arguments.profile, arguments.backend, arguments.threads) as engine:
         _check(engine.manifest, arguments)
         answers = answer(engine, arguments.images, arguments.top)

@@ -1,21 +1,32 @@
-"""What the commands share: how a command line is read, and how a mistake becomes one sentence and an exit code."""
+"""What the commands share: how a command line is read, where JSON goes, and how a mistake becomes one sentence."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any, NoReturn, TextIO, TypeVar
 
+from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.errors import RoutingError, VmoeError
+from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.version import __version__
+from vmoe_runtime.whole_files import real_path, write_whole
+
+Arguments = TypeVar("Arguments")
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 MOST_THREADS = 1024
+STANDARD_OUTPUT = "-"
 
 
 class CommandError(VmoeError):
@@ -56,6 +67,21 @@ class Parser(argparse.ArgumentParser):
         """
         return self.parse_intermixed_args(self._with_one_value_each(sys.argv[1:] if argv is None else argv))
 
+    def add_backend(self) -> None:
+        """Adds --backend, the name of one; "auto" where it isn't given."""
+        text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
+        self.add_argument("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
+
+    def add_threads(self, more: str = "") -> None:
+        """Adds --threads, with more to be said of them."""
+        text = f"threads per call (default: the runtime's own choice){more}"
+        self.add_argument("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
+
+    def add_json(self, what: str, other: str) -> None:
+        """Adds --json, which writes `what`, and `other` to standard error then."""
+        text = f"write {what} as JSON as well; - for standard output, and {other} to standard error then"
+        self.add_argument("--json", metavar="FILE", help=text)
+
     def add_volume(self, quiet: str, verbose: str = "print a traceback with an error") -> None:
         """Adds -v and -q, which exclude each other."""
         volume = self.add_mutually_exclusive_group()
@@ -83,6 +109,12 @@ class Parser(argparse.ArgumentParser):
             has_value = has_value or not word.startswith("-")
             expanded.append(word)
         return expanded
+
+
+def arguments_of(kind: type[Arguments], parsed: argparse.Namespace, **others: Any) -> Arguments:
+    """What was read as a dataclass: each field has the value of that name, and those of `others` what is given here."""
+    read = {each.name: getattr(parsed, each.name) for each in fields(kind) if each.name not in others}  # type: ignore[arg-type]
+    return kind(**read, **others)
 
 
 def whole_number(most: int) -> Callable[[str], int]:
@@ -162,6 +194,24 @@ def _explain(error: BaseException, no_memory: str, interrupted: str) -> tuple[st
     return str(error), USAGE_ERROR if isinstance(error, UsageError | RoutingError) else FAILURE
 
 
+def load_extra(module: str, sentence: str) -> ModuleType:
+    """Imports a module that needs a package which not every installation has.
+
+    Args:
+        module: its name.
+        sentence: what to say where it can't be imported, with {} for why.
+
+    Raises:
+        CommandError: it can't be.
+    """
+    try:
+        # Some packages turn an exception on the way into one of their own.
+        with interrupt_held_back():
+            return import_module(module)
+    except ImportError as error:
+        raise CommandError(sentence.format(error)) from None
+
+
 def check_standard_files() -> None:
     """Makes sure that whatever is printed has somewhere to go.
 
@@ -179,3 +229,64 @@ def check_standard_files() -> None:
         raise CommandError("standard output is closed")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def check_output_file(target: str | None, used: Iterable[Path | None] = ()) -> None:
+    """Refuses a file that can't or mustn't be written, before anybody waits for what is to stand in it.
+
+    Args:
+        target: what --json says; None for nothing.
+        used: files and bundles that the command reads or writes besides.
+
+    Raises:
+        CommandError: its folder isn't there; something that is no plain file has its name; it is one of the files used, or
+            would lie in one of the bundles.
+    """
+    if target is None or target == STANDARD_OUTPUT:
+        return
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise CommandError(f"{path} can't be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path} can't be written: it is there already and no plain file")
+    real = real_path(path)
+    taken = {real, real.parent} if (real.parent / MANIFEST_NAME).exists() else {real}
+    for other in used:
+        if other is not None and real_path(other) in taken:
+            raise CommandError(f"{path} can't be written: {other} is used by this command; choose another file for --json")
+
+
+def people_stream(target: str | None) -> TextIO:
+    """Where what people read goes: standard output belongs to the JSON where that was asked for."""
+    return sys.stderr if target == STANDARD_OUTPUT else sys.stdout
+
+
+def write_json(target: str | None, content: Mapping[str, Any]) -> None:
+    """Writes the content as JSON: a file by way of a temporary one beside it, which is then renamed.
+
+    Args:
+        target: what --json says; None for nowhere.
+        content: what to write, without NaN and infinities.
+
+    Raises:
+        CommandError: it can't be written; a file that was there before is unchanged.
+    """
+    if target is None:
+        return
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    if target == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
+    write_file(Path(target), lambda file: file.write(text))
+
+
+def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Writes a text file that a command was asked for, whole or not at all.
+
+    Raises:
+        CommandError: it can't be written; a file that was there before is unchanged.
+    """
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        raise CommandError(f"{path} can't be written: {error.strerror}") from None

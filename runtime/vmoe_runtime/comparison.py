@@ -1,13 +1,16 @@
-"""What two ways to run one model are compared by: the same images, and the share of pairs that both route alike."""
+"""What two ways to run one model are compared by: the same images, and how far outputs and routing are apart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import resize_bilinear
+from vmoe_runtime.routing import placed_pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,7 +21,7 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Random images with the smooth shading of photographs, the same every time.
 
     Returns:
-        uint8[count, height, width, channels].
+        uint8[count, height, width, channels]. Fewer images are the first of more.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
@@ -31,12 +34,85 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     return images
 
 
-def pairs_alike(expected: Sequence[Array], found: Sequence[Array], images: int) -> list[Array]:
-    """For each MoE layer bool[images, pairs]: which pairs both keep at the same expert, or both drop.
+@dataclass(frozen=True)
+class Run:
+    """What a model gave for a batch of whole routing groups.
 
-    Args:
-        expected, found: of `vmoe_runtime.routing.placed_pairs`.
-        images: number of images.
+    Attributes:
+        output: number[images, ...]: logits, members or features.
+        placed: of each MoE layer [images, pairs], where the pairs got their places, see `placed_pairs`.
     """
-    # Groups may cut images, so pairs are put back in the order of the images.
-    return [(ours == theirs).reshape(images, -1) for ours, theirs in zip(expected, found, strict=True)]
+
+    output: Array
+    placed: list[Array]
+
+    @classmethod
+    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> Self:
+        """From what a graph gave: its output, then for each MoE layer what is called `names`."""
+        output = values[0]
+        # Groups may cut images, so pairs are put back in the order of the images.
+        return cls(output, [layer.reshape(len(output), -1) for layer in placed_pairs(names, values[1:], profile)])
+
+    @classmethod
+    def joined(cls, runs: Sequence[Run]) -> Self:
+        """Several batches as one."""
+        layers = zip(*(run.placed for run in runs), strict=True)
+        return cls(np.concatenate([run.output for run in runs]), [np.concatenate(layer) for layer in layers])
+
+    def of_images(self, chosen: slice | Array) -> Run:
+        """The same of some of the images, by their places in the batch."""
+        return Run(self.output[chosen], [layer[chosen] for layer in self.placed])
+
+
+@dataclass(frozen=True)
+class RunDifferences:
+    """How far two runs are apart.
+
+    A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
+    on an image takes another path, and its output says nothing about the numbers: hence the images whose routing agrees, and
+    medians over images.
+
+    Attributes:
+        largest: f32[images], the largest absolute difference of each image's output.
+        relative: f32[images], see `relative_differences`.
+        pairs: of each MoE layer bool[images, pairs]: which pairs both keep at the same expert, or both drop.
+    """
+
+    largest: Array
+    relative: Array
+    pairs: list[Array]
+
+    @property
+    def alike(self) -> Array:
+        """bool[images], whether an image is routed alike in every layer; true in a dense ViT."""
+        same = np.ones(len(self.largest), bool)
+        for layer in self.pairs:
+            same &= layer.all(axis=1)
+        return same
+
+    @property
+    def agreement(self) -> float:
+        """Share of the pairs that both treat alike; 1 for a dense ViT."""
+        return float(np.mean(self.pairs)) if self.pairs else 1.0
+
+
+def differences(expected: Run, found: Run) -> RunDifferences:
+    """How far `found` is from `expected`, two runs on the same images."""
+    images = len(expected.output)
+    return RunDifferences(
+        np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
+        relative_differences(expected.output, found.output),
+        [ours == theirs for ours, theirs in zip(expected.placed, found.placed, strict=True)],
+    )
+
+
+def relative_differences(expected: Array, found: Array) -> Array:
+    """How far the logits of each image are off, as a share of their size: |found - expected| / |expected|, f32[images].
+
+    The median is the typical image. One in which a token went to another expert may be off by far more, which says
+    nothing about the numbers.
+    """
+    by_image = expected.reshape(len(expected), -1)
+    size = np.maximum(np.linalg.norm(by_image, axis=1), np.finfo(np.float32).tiny)
+    shares: Array = np.linalg.norm(found.reshape(by_image.shape) - by_image, axis=1) / size
+    return shares

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import numpy as np
 
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
-from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.cascade import Cascade, check_cascade
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
 from vmoe_runtime.setting import Setting

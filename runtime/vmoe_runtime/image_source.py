@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.image_labels import class_index, read_labels, unambiguous
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.pictures import open_regular
 from vmoe_runtime.resampling import resize_bilinear
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.manifest import InputSpec
 from vmoe_runtime.pictures import PicturePixels, opened
 from vmoe_runtime.resampling import resampled
 

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
         max_experts: int
 
 
+OFFICIAL_SETTINGS = ("capacity", "k", "bpr")
+POLICIES = ("pool", "max_experts")
+"""Left out, routing is the official one."""
+SETTINGS = (*OFFICIAL_SETTINGS, *POLICIES)
+"""What a call of top-K routing sets, in the order of the graph's inputs."""
+
 _RATIO = r"c(?P<ratio>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
 _TOP_K = re.compile(_RATIO + r"-k(?P<k>[0-9]{1,6})(?P<vanilla>-vanilla)?(?P<pool>-pool)?(?:-m(?P<most>[0-9]{1,6}))?")
 _EXPERTS_CHOICE = re.compile(_RATIO)
@@ -54,7 +60,7 @@ class Profile:
         """The graph inputs that select this setting: `capacity` i64[MoE layers], and i64[1] each of `k`, `bpr`, `pool` and
         `max_experts` that are not None.
         """
-        values = {"k": self.k, "bpr": self.bpr, "pool": self.pool, "max_experts": self.max_experts}
+        values = {name: getattr(self, name) for name in SETTINGS[1:]}
         inputs = {"capacity": np.array(self.capacity, np.int64)}
         return inputs | {name: np.array([value], np.int64) for name, value in values.items() if value is not None}
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, RoutingKind
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
 from vmoe_runtime.errors import RoutingError, shown
-from vmoe_runtime.profiles import Profile, experts_choice_name, parse_profile_name, profile_name
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, experts_choice_name, parse_profile_name, profile_name
 
 RoutingKind = Literal["top-k", "experts-choice", "soft"]
 
@@ -166,8 +166,7 @@ class TopKRules(_WithCapacity):
     @property
     def settings(self) -> tuple[str, ...]:
         """What a call may set, in the order of the graph's inputs."""
-        official = ("capacity", "k", "bpr")
-        return (*official, "pool", "max_experts") if self.has_policies else official
+        return SETTINGS if self.has_policies else OFFICIAL_SETTINGS
 
     def profile(
         self, capacity_ratio: float, k: int, bpr: bool, pool: bool | None = None, max_experts: int | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.profiles import SETTINGS
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -48,8 +49,7 @@ class Setting:
     @property
     def changes(self) -> dict[str, object]:
         """What it says beside the profile, by name."""
-        names = ("capacity", "k", "bpr", "pool", "max_experts")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
     @classmethod
     def of(cls, given: Self | str | None, fields: SettingFields) -> Self:

@@ -13,7 +13,7 @@ from vmoe_runtime import Engine
 from vmoe_serve.batching import Batcher
 from vmoe_serve.levels import elastic_plan
 from vmoe_serve.service import Reply, Service
-from vmoe_serve.wire import HEADER_LENGTH, to_json
+from vmoe_serve.wire import HEADER_LENGTH, json_bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ async def _refused(request: Request, error: HTTPException) -> Response:
     """What FastAPI refuses by itself, in the words of everything else."""
     path = request.url.path[:200]
     sentences = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
-    body = to_json({"error": sentences.get(error.status_code, str(error.detail))})
+    body = json_bytes({"error": sentences.get(error.status_code, str(error.detail))})
     return Response(body, error.status_code, {"content-type": "application/json", **(error.headers or {})})
 
 

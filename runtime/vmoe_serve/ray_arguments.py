@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_bench.sweep import is_sweep_word
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
 PROGRAM = "vmoe-serve ray"
@@ -70,21 +69,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise UsageError("--capacity starts from one profile, which says what k and order are; --profile names several")
     if parsed.slo_ms is None and len(parsed.profile) > 1:
         raise UsageError("several settings are what --slo-ms chooses from, which is missing")
-    return Arguments(
-        bundle=parsed.bundle,
-        name=parsed.name,
-        slo_ms=parsed.slo_ms,
+    return arguments_of(
+        Arguments,
+        parsed,
         capacity=tuple(parsed.capacity),
         profiles=tuple(dict.fromkeys(parsed.profile)),
-        host=parsed.host,
-        port=parsed.port,
-        replicas=parsed.replicas,
         most_images=parsed.max_batch,
         most_waiting=parsed.max_waiting,
         most_megabytes=parsed.max_body,
-        threads=parsed.threads,
-        backend=parsed.backend,
-        quiet=parsed.quiet,
     )
 
 
@@ -123,10 +115,8 @@ def _parser() -> Parser:
     add("--max-waiting", metavar="N", type=whole_number(_MOST_WAITING), default=256, help=text)
     text = "megabytes that a request's body may have; larger ones get 413 (default: 16)"
     add("--max-body", metavar="MB", type=whole_number(_MOST_MEGABYTES), default=16, help=text)
-    text = "threads per call (default: the runtime's own choice); a replica asks Ray for as many CPUs, or for one"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
-    text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
-    add("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
+    parser.add_threads("; a replica asks Ray for as many CPUs, or for one")
+    parser.add_backend()
     parser.add_volume("print nothing but errors")
     return parser
 

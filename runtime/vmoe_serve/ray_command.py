@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import serve
 
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import CommandError, UsageError, complain
 from vmoe_serve.ray_application import Options, application
 from vmoe_serve.ray_arguments import PROGRAM, Arguments, parse_arguments

@@ -17,9 +17,9 @@ from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
 from vmoe_serve.wire import (
     RequestError,
+    json_bytes,
     read_classify,
     read_infer,
-    to_json,
     write_infer,
 )
 
@@ -77,7 +77,7 @@ class Service:
                 "call_ms": round(answer.seconds * 1e3, 3),
                 "images_of_call": answer.together,
             }
-            return Reply(200, to_json(reply))
+            return Reply(200, json_bytes(reply))
 
         return await self._replied("classify", answered)
 
@@ -110,7 +110,7 @@ class Service:
                 "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
                 "parameters": {"profiles": list(self._engine.profiles), "level": self._batcher.load().level},
             }
-            return Reply(200, to_json(description))
+            return Reply(200, json_bytes(description))
 
         return await self._replied("model", answered)
 
@@ -119,20 +119,21 @@ class Service:
 
         async def answered() -> Reply:
             self._check_name(model)
-            return Reply(200, to_json({"name": self._name, "ready": True}))
+            return Reply(200, json_bytes({"name": self._name, "ready": True}))
 
         return await self._replied("model", answered)
 
     def server(self) -> Reply:
         """The server's metadata, as the Open Inference Protocol has it."""
         return Reply(
-            200, to_json({"name": "vmoe-export", "version": __version__, "extensions": ["binary_tensor_data", "parameters"]})
+            200,
+            json_bytes({"name": "vmoe-export", "version": __version__, "extensions": ["binary_tensor_data", "parameters"]}),
         )
 
     def healthy(self) -> Reply:
         """200 while requests are taken."""
         load = self._batcher.load()
-        return Reply(200, to_json({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level}))
+        return Reply(200, json_bytes({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level}))
 
     def measured(self) -> Reply:
         """Metrics in Prometheus text."""
@@ -192,7 +193,7 @@ class _NotFoundError(RequestError):
 
 
 def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Reply:
-    return Reply(status, to_json({"error": sentence}), {"content-type": "application/json", **(headers or {})})
+    return Reply(status, json_bytes({"error": sentence}), {"content-type": "application/json", **(headers or {})})
 
 
 def _finite(number: float) -> float | None:

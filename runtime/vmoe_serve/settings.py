@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.command_line import CommandError, UsageError
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 
 

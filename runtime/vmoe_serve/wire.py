@@ -153,13 +153,13 @@ def write_infer(
         answer["parameters"] = {"setting": setting}
     if request.id is not None:
         answer["id"] = request.id
-    text = to_json(answer)
+    text = json_bytes(answer)
     if not request.binary:
         return text, {"content-type": "application/json"}
     return text + values.tobytes(), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
 
 
-def to_json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
     """JSON in UTF-8; what is no finite number must have been made None."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.routing_kinds import RoutingKind
 
 _POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"

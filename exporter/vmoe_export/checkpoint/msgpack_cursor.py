@@ -17,7 +17,7 @@ _MAX_TEXT_BYTES = 1 << 20  # far more than any name has
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteSpan:
     """Where bytes lie in a file."""
 
     start: int
@@ -74,7 +74,7 @@ class MsgpackCursor:
             return byte
         return self._sized(byte, {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"}, "a number")
 
-    def binary(self) -> Span:
+    def binary(self) -> ByteSpan:
         """A byte string: where it lies."""
         return self._skip(self._sized(self._byte(), {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}, "bytes"))
 
@@ -112,12 +112,12 @@ class MsgpackCursor:
             raise CheckpointError(f"it is cut short at byte {span.start}")
         return data
 
-    def _skip(self, size: int) -> Span:
+    def _skip(self, size: int) -> ByteSpan:
         start = self.position
         if size > self.end - start:
             raise CheckpointError(f"it is cut short at byte {start}")
         self.position = start + size
-        return Span(start, size)
+        return ByteSpan(start, size)
 
     def _sized(self, byte: int, formats: dict[int, str], kind: str) -> int:
         if byte not in formats:

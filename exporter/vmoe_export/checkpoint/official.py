@@ -22,7 +22,7 @@ import numpy as np
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.chunk_cover import Box, covers
 from vmoe_export.checkpoint.dtypes import dtype_from_name
-from vmoe_export.checkpoint.msgpack_cursor import MsgpackCursor, Span
+from vmoe_export.checkpoint.msgpack_cursor import ByteSpan, MsgpackCursor
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
 from vmoe_export.errors import CheckpointError
@@ -85,7 +85,7 @@ class OfficialCheckpoint(Checkpoint):
     def _read(self, stored_name: str) -> Array:
         array = self._arrays[stored_name]
         info = array.info
-        found: list[tuple[Box, list[Span], _Shard]] = []
+        found: list[tuple[Box, list[ByteSpan], _Shard]] = []
         for number in sorted({shard for _, shard in array.chunks}):
             if number not in self._shards:
                 self._shards[number] = _Shard(self._shard_paths[number])
@@ -134,12 +134,12 @@ class _Shard:
     def close(self) -> None:
         self._file.close()
 
-    def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[Span]]]:
+    def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[ByteSpan]]]:
         """The chunks of one array: the box that each fills, and where the pieces of its data lie in order."""
         for bodies, box in self._chunks.get(array_id, []):
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
-    def read_into(self, spans: list[Span], chunk: Array) -> None:
+    def read_into(self, spans: list[ByteSpan], chunk: Array) -> None:
         """Fills an array with the bytes of some pieces."""
         data, position = chunk.reshape(-1).view(np.uint8), 0
         for span in spans:
@@ -186,7 +186,7 @@ def _check_count(number: int) -> None:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
 
-def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> Span:
+def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
     cursor = MsgpackCursor(body.file, body.position, body.end)
     if cursor.array_header() != 3:
         raise CheckpointError("an array is not (shape, dtype, data)")

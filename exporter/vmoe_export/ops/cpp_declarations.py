@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value, ValueType
+from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES
 
 _ELEMENTS: Mapping[ElementType, str] = {
     "float": "Float32",
@@ -19,8 +20,6 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i64": "Int64",
 }
 _VARIABLES: tuple[ValueType, ...] = ("W", "T", "R")
-_SETTINGS = ("capacity", "k", "bpr")
-"""The int64 inputs of an op that routes, in the order that C++ reads them."""
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
 
@@ -77,7 +76,7 @@ def _declaration(op: Op, choices: str) -> Iterator[str]:
         tuple(value.name for value in op.inputs if value.type == "i64" and value.optional is optional)
         for optional in (False, True)
     )
-    for found, known in ((settings, ((), _SETTINGS[:1], _SETTINGS)), (policies, ((), POLICIES))):
+    for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
         if found not in known:
             raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
     space = op.function_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from vmoe_export.ops import layer_bodies, routing_bodies, soft_bodies
+from vmoe_export.ops import experts_choice_bodies, layer_bodies, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
 from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
 
@@ -63,7 +63,7 @@ def function_bodies(
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
         "VmoeRouterBlock": layer_bodies.router_block(policies),
         "VmoeExpertBlock": layer_bodies.expert_block(experts),
-        "VmoeChooseTokens": routing_bodies.CHOOSE_TOKENS,
+        "VmoeChooseTokens": experts_choice_bodies.choose_tokens(),
         "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
         "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),

@@ -1,8 +1,9 @@
-"""Lines of ONNX's text format for what several function bodies compute: products, GELU, rounding, casts."""
+"""Lines of ONNX's text format for what several function bodies compute: products, GELU, rounding, sorting, casts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import onnx
 
@@ -135,6 +136,38 @@ def round_bf16(source: str, target: str, rounds: bool) -> str:
     {target}_product = Mul ({source}, {target}_factor)
     {target}_rest = Sub ({target}_product, {source})
     {target} = Sub ({target}_product, {target}_rest)
+    """
+
+
+def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2]) -> str:
+    """Node lines that sort along an axis, descending, the lower index first on ties.
+
+    A TopK gives only the sorted values for sure, not their order where they are equal. Equal values share a run number, and
+    a second TopK over `run * n + index`, whose keys all differ, puts each run in the order of its indices.
+
+    Args:
+        values: what to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
+        sorted_values: name of the sorted values, and how all others begin. The index of each is `_index` gathered at
+            `_key_index`, or `_key` modulo n.
+        item: n is called `items`, i64[1], and n - 1 becomes `last_item`. The lines also use zero, one, two and axis_1 or
+            axis_2.
+        axis: the axis.
+    """
+    v, axis_row = sorted_values, ("one", "two")[axis - 1]
+    pads = ", ".join("1" if i == axis else "0" for i in range(2 * (axis + 1)))
+    return f"""
+    {v}, {v}_index = TopK <axis = {axis}> ({values}, {item}s)
+    {v}_next = Slice ({v}, one, {item}s, {axis_row})
+    last_{item} = Sub ({item}s, one)
+    {v}_here = Slice ({v}, zero, last_{item}, {axis_row})
+    {v}_falls = Less ({v}_next, {v}_here)
+    {v}_steps = Cast <to = 7> ({v}_falls)
+    {v}_pads = Constant <value = int64[{2 * (axis + 1)}] {{{pads}}}> ()
+    {v}_padded = Pad ({v}_steps, {v}_pads)
+    {v}_run = CumSum ({v}_padded, axis_{axis})
+    {v}_base = Mul ({v}_run, {item}s)
+    {v}_keys = Add ({v}_base, {v}_index)
+    {v}_key, {v}_key_index = TopK <axis = {axis}, largest = 0> ({v}_keys, {item}s)
     """
 
 

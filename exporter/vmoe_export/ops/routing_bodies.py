@@ -2,9 +2,7 @@
 
 They are exact on ONNX Runtime and OpenVINO; five habits make them so:
 
-- A TopK's order among equal values is not to be relied on (OpenVINO's is not stable). Sorting descending gives only the
-  values; equal values share a run number, and a second TopK over `run * n + index`, whose keys all differ, puts each run
-  in the order of its indices.
+- A TopK's order among equal values is not to be relied on (OpenVINO's is not stable); `stable_sort` makes up for it.
 - OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
 - ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
 - No integer is ever made from a float ratio.
@@ -20,7 +18,7 @@ What stands in single braces in a name of capitals is filled in by a function he
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import cast
+from vmoe_export.ops.onnx_lines import cast, stable_sort
 from vmoe_export.ops.table import ElementType
 
 
@@ -29,6 +27,8 @@ def route(gates: ElementType, policies: bool) -> str:
     return _ROUTE.format(
         policy_inputs=", pool, max_experts" if policies else "",
         exact=cast("gates", "exact", gates, "float"),
+        sort_experts=stable_sort("ranked", "gate", "expert", 2),
+        sort_tokens=stable_sort("priority", "turn", "token", 1),
         keep=_KEEP_BY_POLICY if policies else _KEEP,
     )
 
@@ -80,18 +80,7 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     ranked = Where (is_nan, nothing, exact)
 
     # The experts of each token by descending gate, the lower expert first on ties.
-    gate, gate_index = TopK <axis = 2> (ranked, experts)
-    gate_next = Slice (gate, one, experts, two)
-    last_expert = Sub (experts, one)
-    gate_here = Slice (gate, zero, last_expert, two)
-    gate_falls = Less (gate_next, gate_here)
-    gate_steps = Cast <to = 7> (gate_falls)
-    gate_pads = Constant <value = int64[6] {{0, 0, 1, 0, 0, 0}}> ()
-    gate_padded = Pad (gate_steps, gate_pads)
-    gate_run = CumSum (gate_padded, axis_2)
-    gate_base = Mul (gate_run, experts)
-    gate_keys = Add (gate_base, gate_index)
-    gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, experts)
+    {sort_experts}
     ranking = Mod (gate_key, experts)
     weight_all = GatherElements <axis = 2> (gates, ranking)
     weight = Slice (weight_all, zero, k, two)
@@ -103,18 +92,7 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     best = Squeeze (best_column, two)
     is_bpr = Cast <to = 9> (bpr)
     priority = Where (is_bpr, best, nothing)
-    turn, turn_index = TopK <axis = 1> (priority, tokens)
-    turn_next = Slice (turn, one, tokens, one)
-    last_token = Sub (tokens, one)
-    turn_here = Slice (turn, zero, last_token, one)
-    turn_falls = Less (turn_next, turn_here)
-    turn_steps = Cast <to = 7> (turn_falls)
-    turn_pads = Constant <value = int64[4] {{0, 1, 0, 0}}> ()
-    turn_padded = Pad (turn_steps, turn_pads)
-    turn_run = CumSum (turn_padded, axis_1)
-    turn_base = Mul (turn_run, tokens)
-    turn_keys = Add (turn_base, turn_index)
-    turn_key, turn_key_index = TopK <axis = 1, largest = 0> (turn_keys, tokens)
+    {sort_tokens}
     serving = GatherElements <axis = 1> (turn_index, turn_key_index)
 
     # The queue [G, K*S]: all first choices in serving order, then all second choices, and so on. The position of a pair is
@@ -288,70 +266,4 @@ VmoeCombine (out, slot, weight) => (y) {{
     sum = ReduceSum <keepdims = 0> (weighted, two)
     {y}
 }}
-"""
-
-# Each expert ranks the tokens of a group; rank p takes place p.
-CHOOSE_TOKENS = """
-VmoeChooseTokens (gates, capacity) => (slot, src) {
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    two = Constant <value_ints = [2]> ()
-    minus_one = Constant <value_ints = [-1]> ()
-    start = Constant <value_int = 0> ()
-    step = Constant <value_int = 1> ()
-    axis_2 = Constant <value_int = 2> ()
-    nothing = Constant <value_float = 0.0> ()
-    groups = Shape <start = 0, end = 1> (gates)
-    tokens = Shape <start = 1, end = 2> (gates)
-    experts = Shape <start = 2, end = 3> (gates)
-    groups_0d = Squeeze (groups)
-    experts_0d = Squeeze (experts)
-    group_row = Range (start, groups_0d, step)
-    group_axes = Constant <value_ints = [1, 2]> ()
-    group = Unsqueeze (group_row, group_axes)
-    expert_row = Range (start, experts_0d, step)
-    expert = Unsqueeze (expert_row, one)
-    by_expert = Transpose <perm = [0, 2, 1]> (gates)
-    is_nan = IsNaN (by_expert)
-    ranked = Where (is_nan, nothing, by_expert)
-
-    # The tokens [G, E, S] of each expert by descending gate, the lower token first on ties.
-    gate, gate_index = TopK <axis = 2> (ranked, tokens)
-    gate_next = Slice (gate, one, tokens, two)
-    last_token = Sub (tokens, one)
-    gate_here = Slice (gate, zero, last_token, two)
-    gate_falls = Less (gate_next, gate_here)
-    gate_steps = Cast <to = 7> (gate_falls)
-    gate_pads = Constant <value = int64[6] {0, 0, 1, 0, 0, 0}> ()
-    gate_padded = Pad (gate_steps, gate_pads)
-    gate_run = CumSum (gate_padded, axis_2)
-    gate_base = Mul (gate_run, tokens)
-    gate_keys = Add (gate_base, gate_index)
-    gate_key, gate_key_index = TopK <axis = 2, largest = 0> (gate_keys, tokens)
-    order = GatherElements <axis = 2> (gate_index, gate_key_index)
-
-    # The rank of each token for each expert.
-    inverse_token, rank = TopK <axis = 2, largest = 0> (order, tokens)
-    places = Mul (groups, capacity)
-    expert_base = Mul (expert, places)
-    group_base = Mul (group, capacity)
-    base = Add (expert_base, group_base)
-    place = Add (base, rank)
-    is_taken = Less (rank, capacity)
-    slot_by_expert = Where (is_taken, place, minus_one)
-    slot_i64 = Transpose <perm = [0, 2, 1]> (slot_by_expert)
-    slot = Cast <to = 6> (slot_i64)
-
-    # The first c tokens of each expert; what a group doesn't have stays empty.
-    token_base = Mul (group, tokens)
-    flat_order = Add (token_base, order)
-    empty_shape = Concat <axis = 0> (groups, experts, capacity)
-    empty = Expand (minus_one, empty_shape)
-    followed = Concat <axis = 2> (flat_order, empty)
-    chosen = Slice (followed, zero, capacity, two)
-    chosen_by_expert = Transpose <perm = [1, 0, 2]> (chosen)
-    src_shape = Concat <axis = 0> (experts, places)
-    src_i64 = Reshape (chosen_by_expert, src_shape)
-    src = Cast <to = 6> (src_i64)
-}
 """

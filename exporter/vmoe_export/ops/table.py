@@ -23,10 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES
+
 DOMAIN = "vmoe"
 VERSION = 1
-POLICIES = ("pool", "max_experts")
-"""Optional inputs of ops that route: left out, routing is the official one. See `vmoe_export.ops.reference.route`."""
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
@@ -168,7 +168,7 @@ def _scale(weight: Value) -> Value:
     return Value(f"{weight.name}_scale", "float", (*weight.dims[:-2], weight.dims[-1]), optional=True, scale_of=weight.name)
 
 
-_SETTINGS = (Value("capacity", "i64", ("1",)), Value("k", "i64", ("1",)), Value("bpr", "i64", ("1",)))
+_SETTINGS = tuple(Value(name, "i64", ("1",)) for name in OFFICIAL_SETTINGS)
 _POLICIES = tuple(Value(name, "i64", ("1",), optional=True) for name in POLICIES)
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))

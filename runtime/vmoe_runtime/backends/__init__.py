@@ -13,8 +13,8 @@ from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads
-from vmoe_runtime.backends.tensorrt_graph import cuda_graph, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, tensorrt_graph_name
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.profiles import Profile
@@ -126,7 +126,7 @@ def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | Non
 
 def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
     with interrupt_held_back():
-        from vmoe_runtime.backends.tensorrt_engine import TensorRtBackend
+        from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend
 
     return TensorRtBackend.for_bundle(bundle, profile)
 
@@ -135,9 +135,9 @@ BACKENDS: Mapping[str, BackendKind] = {
     "onnxruntime": BackendKind(_onnxruntime, "cpu"),
     "openvino": BackendKind(_openvino, "openvino", has_streams=True),
     "cuda": BackendKind(_cuda, "gpu", check_routing, on_gpu=True),
-    "cuda-fixed": BackendKind(_cuda_fixed, "gpu", cuda_graph, on_gpu=True, one_profile=True),
-    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", tensorrt_graph, on_gpu=True, one_profile=True),
-    "tensorrt": BackendKind(_tensorrt, "tensorrt", tensorrt_graph, on_gpu=True, one_profile=True, shared=False),
+    "cuda-fixed": BackendKind(_cuda_fixed, "gpu", cuda_graph_name, on_gpu=True, one_profile=True),
+    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", tensorrt_graph_name, on_gpu=True, one_profile=True),
+    "tensorrt": BackendKind(_tensorrt, "tensorrt", tensorrt_graph_name, on_gpu=True, one_profile=True, shared=False),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmoe_runtime.backends import BACKENDS, fastest_first, not_installed
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
 from vmoe_runtime.profiles import Profile
 
@@ -87,7 +87,7 @@ def _onnxruntime_tensorrt(_: Bundle, profile: Profile | None) -> str:
 
 
 def _tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    from vmoe_runtime.backends.tensorrt_engine import check_engine
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import check_engine
 
     return check_engine(bundle, profile)
 

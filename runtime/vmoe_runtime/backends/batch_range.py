@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import BackendError, shown
-from vmoe_runtime.manifest import Manifest
 
 MOST_IMAGES = 65_536
 VARIABLE = "VMOE_MAX_BATCH"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime.backends.cuda_library import find_cuda_library
-from vmoe_runtime.bundle import Bundle
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import RoutingError, UnsuitedError
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TopKRules
 

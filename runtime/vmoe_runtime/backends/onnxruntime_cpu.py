@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.bundle import Bundle, BundleGraph
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.manifest import CANONICAL_GRAPH, INLINED_GRAPH
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -96,7 +96,7 @@ class OnnxRuntimeBackend:
     @property
     def description(self) -> str:
         """Runtime and version, what it runs on, and whether the op library is used."""
-        return describe(self._place)
+        return describe_place(self._place)
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
@@ -115,7 +115,7 @@ class OnnxRuntimeBackend:
         return results
 
 
-def describe(place: str) -> str:
+def describe_place(place: str) -> str:
     """Runtime and version, and what it runs on: the description of a backend, also of one that isn't loaded."""
     return f"ONNX Runtime {onnxruntime.__version__} {place}"
 
@@ -129,7 +129,7 @@ def check_cpu() -> str:
     library, _ = op_library.usable_library()
     if library is not None:
         _check_version(library)
-    return describe(_cpu_place(library))
+    return describe_place(_cpu_place(library))
 
 
 def _cpu_place(library: Path | None) -> str:

@@ -17,13 +17,13 @@ from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_e
 from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
-from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe
-from vmoe_runtime.backends.tensorrt_graph import cuda_graph, exported_graphs, tensorrt_graph
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.engine_cache import file_digest, private_folder
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe_place
+from vmoe_runtime.backends.tensorrt.engine_cache import file_digest, private_folder
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, exported_graphs, tensorrt_graph_name
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
-from vmoe_runtime.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
 from vmoe_runtime.version import __version__
@@ -51,7 +51,7 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
 
 def check_cuda() -> str:
     """The description of the backend that a bundle would get here, without loading it; raises as `cuda_backend` does."""
-    return describe(_cuda_needs()[1])
+    return describe_place(_cuda_needs()[1])
 
 
 def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
@@ -61,7 +61,7 @@ def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBa
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
         BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
     """
-    graph = cuda_graph(bundle, profile)
+    graph = cuda_graph_name(bundle, profile)
     library, place = _cuda_needs(exported_graphs(bundle).precision)
     return OnnxRuntimeBackend(
         bundle.graph(graph),
@@ -74,7 +74,7 @@ def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBa
 
 def check_fixed_cuda(bundle: Bundle) -> str:
     """The description of the backend that a bundle would get here; raises as `fixed_cuda_backend`, but for its graphs."""
-    return describe(_cuda_needs(exported_graphs(bundle).precision)[1])
+    return describe_place(_cuda_needs(exported_graphs(bundle).precision)[1])
 
 
 def _cuda_needs(precision: str | None = None) -> tuple[Path | None, str]:
@@ -94,7 +94,7 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
         UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin don't allow it.
         BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
     """
-    graph = tensorrt_graph(bundle, profile)
+    graph = tensorrt_graph_name(bundle, profile)
     plugin, library, place = _tensorrt_needs(profile)
     batches = range_from_environment(bundle.manifest)
     # The provider has no option for it, and libraries read the variable when they are first used.
@@ -137,7 +137,7 @@ def _check_batch(images: int, batches: BatchRange) -> None:
 
 def check_tensorrt(profile: Profile | None) -> str:
     """The description of the backend that a bundle would get here; raises as `tensorrt_backend` does, but for its graphs."""
-    return describe(_tensorrt_needs(profile)[2])
+    return describe_place(_tensorrt_needs(profile)[2])
 
 
 def _tensorrt_needs(profile: Profile | None) -> tuple[Path, Path | None, str]:

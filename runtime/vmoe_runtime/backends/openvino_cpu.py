@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.bundle import Bundle, BundleGraph
+from vmoe_runtime.bundle.manifest import INLINED_GRAPH
+from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
-from vmoe_runtime.manifest import INLINED_GRAPH
 from vmoe_runtime.telemetry import silent_openvino
 
 with silent_openvino():

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.command_line import MOST_THREADS, Parser, UsageError, whole_number
+from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-serve batch"
 
@@ -66,24 +65,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     parsed = _parser().read(argv)
     if parsed.output_logits and parsed.top is not None:
         raise UsageError("--top counts the classes of a picture, and --output-logits writes none")
-    return Arguments(
-        bundle=parsed.bundle,
-        input=parsed.input,
-        output=parsed.output,
-        column=parsed.column,
-        profile=parsed.profile,
-        top=None if parsed.output_logits else parsed.top or _USUAL_TOP,
-        shard_size=parsed.shard_size,
-        batch=parsed.batch,
-        replicas=parsed.replicas,
-        threads=parsed.threads,
-        backend=parsed.backend,
-        force=parsed.force,
-        redo_errors=parsed.redo_errors,
-        strict=parsed.strict,
-        json=parsed.json,
-        quiet=parsed.quiet,
-    )
+    return arguments_of(Arguments, parsed, top=None if parsed.output_logits else parsed.top or _USUAL_TOP)
 
 
 def _parser() -> Parser:
@@ -109,14 +91,11 @@ def _parser() -> Parser:
     add("--batch", metavar="N", type=whole_number(_MOST_IMAGES), default=8, help="images per call (default: 8)")
     text = "processes that answer, each with an engine (default: 1)"
     add("--replicas", metavar="N", type=whole_number(_MOST_REPLICAS), default=1, help=text)
-    text = "threads per call (default: the runtime's own choice); a replica asks Ray for as many CPUs, or for one"
-    add("--threads", metavar="N", type=whole_number(MOST_THREADS), help=text)
-    text = f"auto, {', '.join(BACKENDS)} (default: auto, the fastest that is installed)"
-    add("--backend", metavar="B", choices=["auto", *BACKENDS], default="auto", help=text)
+    parser.add_threads("; a replica asks Ray for as many CPUs, or for one")
+    parser.add_backend()
     add("--force", action="store_true", help="start anew where OUTPUT has the shards of another job, which are removed")
     add("--redo-errors", action="store_true", help="answer shards anew that have pictures with an error")
     add("--strict", action="store_true", help="exit with 1 where a picture can't be read; all are answered nevertheless")
-    text = "write what was done as JSON as well; - for standard output, and sentences go to standard error then"
-    add("--json", metavar="FILE", help=text)
+    parser.add_json("what was done", "sentences go")
     parser.add_volume("print nothing but errors, and the JSON")
     return parser

@@ -8,10 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vmoe_runtime.bundle import Bundle, while_unchanged
-from vmoe_runtime.command_line import FAILURE, CommandError, complain
-from vmoe_runtime.json_report import STANDARD_OUTPUT, check_target, people_stream, write_json
-from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_runtime.command_line import (
+    FAILURE,
+    STANDARD_OUTPUT,
+    CommandError,
+    check_output_file,
+    complain,
+    people_stream,
+    write_json,
+)
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_runtime.whole_files import real_path
 from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
@@ -21,7 +28,7 @@ from vmoe_serve.batch.pictures import Pictures, open_pictures
 from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.run import write_shards
 from vmoe_serve.batch.shards import ShardError, Written, read_shard
-from vmoe_serve.batch.worker import Plan, manifest_digest
+from vmoe_serve.batch.worker import WorkerPlan, manifest_digest
 from vmoe_serve.ray_session import connected_ray, signals_handled, silenced
 from vmoe_serve.settings import check_served, named
 
@@ -110,7 +117,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _check_paths(arguments: Arguments) -> None:
-    check_target(arguments.json, [arguments.bundle, arguments.input])
+    check_output_file(arguments.json, [arguments.bundle, arguments.input])
     output, source, bundle = map(real_path, (arguments.output, arguments.input, arguments.bundle))
     for other, what in ((source, "input"), (bundle, "bundle")):
         if output == other or output in other.parents or other in output.parents:
@@ -157,7 +164,7 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
         return [], 0.0
     unfinish(arguments.output)
     bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
-    plan = Plan(job, bundle, source, output, arguments.batch, arguments.threads)
+    plan = WorkerPlan(job, bundle, source, output, arguments.batch, arguments.threads)
     written: list[Written] = []
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1

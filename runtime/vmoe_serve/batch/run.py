@@ -13,11 +13,11 @@ from vmoe_runtime.command_line import CommandError
 from vmoe_serve.batch.job import Shard
 from vmoe_serve.batch.pictures import Pictures
 from vmoe_serve.batch.shards import Written
-from vmoe_serve.batch.worker import Plan, Worker
+from vmoe_serve.batch.worker import Worker, WorkerPlan
 from vmoe_serve.ray_session import reason
 
 
-def write_shards(plan: Plan, pictures: Pictures, shards: Sequence[Shard], replicas: int) -> Iterator[Written]:
+def write_shards(plan: WorkerPlan, pictures: Pictures, shards: Sequence[Shard], replicas: int) -> Iterator[Written]:
     """Has shards answered and written by replicas, on the Ray that this process is connected to.
 
     What goes through Ray is which pictures a shard has, never the pictures: replicas read and write files themselves. So a

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.errors import ImageError, VmoeError
-from vmoe_runtime.manifest import MANIFEST_NAME
 from vmoe_runtime.pictures import check_takes_pictures, open_regular, path_text
 from vmoe_serve.batch.job import Job, Shard
 from vmoe_serve.batch.output import writing
@@ -51,7 +51,7 @@ _OF_A_FILE = frozenset(
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerPlan:
     """What all replicas are told.
 
     Attributes:
@@ -72,7 +72,7 @@ class Plan:
 class Worker:
     """A replica: one engine, for `ray.data.Dataset.map_batches`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
         self._closing = ExitStack()
         self._decoders = ThreadPoolExecutor(plan.threads or len(os.sched_getaffinity(0)), "vmoe-decoder")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vmoe_runtime.command_line import Parser, whole_number
+from vmoe_runtime.command_line import Parser, arguments_of, whole_number
 from vmoe_runtime.profiles import parse_profile_name
 
 PROGRAM = "vmoe-serve triton"
@@ -56,17 +56,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         SystemExit: help was asked for, and was printed.
     """
     parsed = _parser().read(argv)
-    return Arguments(
-        bundle=parsed.bundle,
-        repository=parsed.repository,
-        profiles=tuple(parsed.profile),
-        max_batch=parsed.max_batch,
-        name=parsed.name,
-        backend=parsed.backend,
-        instances=parsed.instances,
-        force=parsed.force,
-        quiet=parsed.quiet,
-    )
+    return arguments_of(Arguments, parsed, profiles=tuple(parsed.profile))
 
 
 def _parser() -> Parser:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmoe_runtime import library_path
-from vmoe_runtime.bundle import Bundle, while_unchanged
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.command_line import CommandError, UsageError, printable
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.arguments import Arguments, parse_arguments
 from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, onnxruntime_model, python_model, write_repository
-from vmoe_serve.triton.target import check_target
+from vmoe_serve.triton.target import check_repository_target
 
 _USUAL_BATCH = 32
 
@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
         VmoeError, OSError: whatever else goes wrong.
     """
     arguments = parse_arguments(argv)
-    check_target(arguments.repository, force=arguments.force)
+    check_repository_target(arguments.repository, force=arguments.force)
     models = while_unchanged(lambda: _models(arguments))
     copied = write_repository(arguments.repository, models, force=arguments.force)
     if not arguments.quiet:

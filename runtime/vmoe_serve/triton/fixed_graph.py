@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.protobuf_fields import fields
+from vmoe_runtime.bundle.protobuf_fields import fields
 
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
@@ -71,11 +71,11 @@ def _tensor(name: str, values: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
 
 def _field(number: int, value: int | bytes | memoryview) -> bytes:
     if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+        return _encoded_varint(number << 3) + _encoded_varint(value)
+    return _encoded_varint(number << 3 | 2) + _encoded_varint(len(value)) + value
 
 
-def _varint(value: int) -> bytes:
+def _encoded_varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.manifest import Manifest
+from vmoe_runtime.bundle.manifest import Manifest
 
 SETTING_OUTPUT = "setting"
 

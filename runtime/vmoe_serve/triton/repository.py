@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.bundle import Bundle
-from vmoe_runtime.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.triton.fixed_graph import fixed_graph
 from vmoe_serve.triton.model_config import Scheduling, onnxruntime_config, python_config

@@ -16,7 +16,7 @@ MARKER_NAME = "vmoe-serve.json"
 FORMAT = "vmoe-triton-repository"
 
 
-def check_target(target: Path, *, force: bool) -> None:
+def check_repository_target(target: Path, *, force: bool) -> None:
     """Refuses a target that can't become a repository.
 
     Args:
@@ -51,14 +51,14 @@ def written_beside(target: Path, *, force: bool) -> Iterator[Path]:
         force: it may replace an old repository.
 
     Raises:
-        CommandError: as `check_target`, of what is there by then.
+        CommandError: as `check_repository_target`, of what is there by then.
         OSError: it can't be written.
     """
     written = _beside(target)
     written.mkdir()
     try:
         yield written
-        check_target(target, force=force)
+        check_repository_target(target, force=force)
         if os.path.lexists(target):
             _replace(target, written)
         else:

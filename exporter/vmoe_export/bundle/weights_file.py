@@ -1,0 +1,154 @@
+"""Writes `weights.safetensors` one tensor at a time, and says where in the file each tensor lies."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.errors import CheckpointError
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
+from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
+from vmoe_export.precision import ExportPrecision, StoredType
+
+_ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
+_LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor lies in the file: offset and length in bytes, and its shape and element type as stored."""
+
+    offset: int
+    length: int
+    shape: tuple[int, ...]
+    dtype: StoredType = "F32"
+
+
+def write_weights(
+    path: Path,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    progress: Callable[[str, int], None] = lambda name, size: None,
+    precision: ExportPrecision = "fp32",
+) -> dict[str, Span]:
+    """Writes the tensors of `shapes`, reading each from the checkpoint when its turn comes.
+
+    Args:
+        path: the file to write.
+        checkpoint: where the tensors come from; its shapes have been checked.
+        config: decides how the position embedding is made.
+        shapes: shape of each tensor in the checkpoint.
+        progress: called with name and bytes after each tensor.
+        precision: what the weights of products are stored in: as they are; rounded to bfloat16, to nearest with ties to
+            even; or as int8, with float32 scales beside.
+
+    Returns:
+        The span of each tensor.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinite values, or values that bfloat16 has no room for.
+        OSError: the file can't be written.
+    """
+    header, spans = _layout(stored_tensors(shapes, precision))
+    with path.open("wb") as file:
+        file.write(header)
+        # In the order of the file; scales are written with their kernels, wherever they lie.
+        for name in (name for name in spans if name in shapes):
+            array = _tensor(name, checkpoint, config)
+            for part, data in _encode(name, array, spans[name].dtype, checkpoint):
+                file.seek(spans[part].offset)
+                file.write(data)
+                progress(part, spans[part].length)
+    return spans
+
+
+def _layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
+    # Tensors whose length keeps the alignment come first, so that all of them are aligned.
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
+    starts = {}
+    position = 0
+    for name in order:
+        starts[name] = position
+        position += tensors[name].nbytes
+    entries = {
+        name: {
+            "dtype": tensors[name].dtype,
+            "shape": list(tensors[name].shape),
+            "data_offsets": [starts[name], starts[name] + tensors[name].nbytes],
+        }
+        for name in order
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    data = 8 + len(text)
+    spans = {
+        name: Span(data + starts[name], tensors[name].nbytes, tuple(tensors[name].shape), tensors[name].dtype)
+        for name in order
+    }
+    return struct.pack("<Q", len(text)) + text, spans
+
+
+def _encode(name: str, array: Array, dtype: StoredType, checkpoint: Checkpoint) -> Iterator[tuple[str, memoryview]]:
+    """A float32 tensor as stored: its name and bytes, and those of its scales if there are any."""
+    if dtype == "F32":
+        yield name, array.data.cast("B")
+    elif dtype == "BF16":
+        rounded = array.astype(ml_dtypes.bfloat16)
+        if not np.isfinite(rounded).all():
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name} holds values too large for bfloat16; use --precision fp32"
+            )
+        yield name, rounded.view(np.uint16).data.cast("B")
+    else:
+        quantized, scales = quantize_columns(array.reshape(graph_shape(name, array.shape)))
+        yield name, quantized.data.cast("B")
+        yield scale_name(name), scales.data.cast("B")
+
+
+def quantize_columns(weights: Array) -> tuple[Array, Array]:
+    """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
+
+    The scale is the largest absolute weight of the column / 127, and 1 for a column of zeros; weights are rounded to
+    nearest, ties to even.
+    """
+    quantized = np.empty(weights.shape, np.int8)
+    scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
+    # One matrix at a time: experts are many, and each step makes an array of its size.
+    for matrix in np.ndindex(weights.shape[:-2]):
+        scale = np.abs(weights[matrix]).max(axis=0) / np.float32(_LARGEST_INT8)
+        scale[scale == 0] = 1
+        steps = weights[matrix] / scale
+        np.rint(steps, out=steps)
+        np.clip(steps, -_LARGEST_INT8, _LARGEST_INT8, out=steps)
+        quantized[matrix], scales[matrix] = steps, scale
+    return quantized, scales
+
+
+def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
+    token = config.classifier == "token"
+    # float64 values beyond float32 become infinite, and are refused as such
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
+            temperature = config.position_temperature
+            array = sincos2d_position_embedding(config.grid, config.hidden_size, temperature, token)
+        else:
+            array = np.ascontiguousarray(checkpoint[name], np.float32)
+    if not np.isfinite(array).all():
+        raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinite values")
+    if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
+        array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
+    if name.endswith("/Moe/Router/dense/kernel"):
+        array = array.reshape(len(array), -1)  # that of an E3 may have an axis for the members
+    return array

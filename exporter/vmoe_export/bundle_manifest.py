@@ -1,0 +1,90 @@
+"""What the manifest of a bundle says of an export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from vmoe_export import __version__
+from vmoe_export.export_plan import ExportPlan
+from vmoe_export.validation.proof import Findings
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH
+from vmoe_runtime.routing_kinds import SoftRules
+
+
+def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Findings) -> dict[str, Any]:
+    """All of `manifest.json` but its list of files.
+
+    Args:
+        plan: of the export.
+        tensorrt: graph files for TensorRT by profile, or by "model"; empty where there are none.
+        findings: of validation.
+    """
+    model, checkpoint = plan.model, plan.checkpoint
+    height, width = model.image_size
+    names = plan.options.class_names
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "producer": {"name": "vmoe-export", "version": __version__},
+        "source": {
+            "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),
+            "format": checkpoint.format,
+            "sha256": checkpoint.sha256(),
+        },
+        "model": model.to_json(),
+        "input": {
+            "name": "image",
+            "dtype": plan.input,
+            "height": height,
+            "width": width,
+            "channels": model.channels,
+        },
+        "preprocessing": {"steps": str(plan.preprocessing)},
+        "output": {
+            "name": plan.output,
+            "size": model.feature_size if plan.output == "features" else model.num_classes,
+        },
+        "class_names": None if names is None else list(names),
+        "routing": _routing(plan),
+        "precision": plan.stored_precision,
+        "batch_multiple": plan.grouping.batch_multiple,
+        "profiles": [
+            {name: value for name, value in asdict(profile).items() if value is not None} for profile in plan.profiles
+        ],
+        "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
+        **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
+        "flops_per_image": {
+            "dense": plan.dense_flops,
+            **{profile.name: plan.flops(profile) for profile in plan.profiles},
+        },
+        "validation": {
+            "atol": findings.limits.difference,
+            "relative_limit": findings.limits.relative,
+            "comparisons": [asdict(comparison) for comparison in findings.comparisons],
+            "distance_from_fp32": [asdict(distance) for distance in findings.distances],
+            **({"tensorrt": [asdict(comparison) for comparison in findings.rounded]} if findings.rounded else {}),
+        }
+        if findings.limits
+        else None,
+    }
+
+
+def _routing(plan: ExportPlan) -> dict[str, Any] | None:
+    rules = plan.rules
+    if rules is None:
+        return None
+    assert plan.model.moe is not None
+    entry: dict[str, Any] = {
+        "kind": rules.kind,
+        "num_experts": rules.num_experts,
+        "layers": [f"encoderblock_{i}" for i in plan.model.moe.layers],
+        "group": plan.grouping.name,
+        "group_tokens": rules.group_tokens,
+    }
+    if isinstance(rules, SoftRules):
+        return entry | {"slots_per_expert": rules.slots_per_expert}
+    entry |= {"rounding": rules.rounding, "capacity_multiple_of": rules.capacity_multiple_of}
+    return entry | ({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {})

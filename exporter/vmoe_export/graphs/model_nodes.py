@@ -1,0 +1,300 @@
+"""The nodes of a model: what `model.py` computes in torch, as ops of the domain vmoe and of ONNX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters
+from vmoe_export.model.torch_model import LAYER_NORM_EPSILON, Vmoe
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES
+from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
+
+IMAGE = "image"
+
+
+class ModelNodes:
+    """The nodes of a model in the order of their computation, and the constants that they take.
+
+    Weights go by their official names, and slots by `<block>/slot`, since the graphs for TensorRT put them out.
+
+    Args:
+        model: says what to compute; its weights are not looked at.
+        settings: the names of the graph's inputs for what the routing kind sets.
+
+    Attributes:
+        nodes: sorted by what they take.
+        constants: small tensors that the nodes take.
+        unnamed: the values in between that have a number for a name, for `node_names`.
+        outputs: the model's output, then what each MoE layer puts out.
+    """
+
+    def __init__(self, model: Vmoe, settings: Sequence[str]) -> None:
+        self._model, self._config = model, model.config
+        self._settings = settings[1:]  # all but the capacity, which each layer has of its own
+        self._shapes = {
+            name: graph_shape(name, shape)
+            for name, shape in stored_parameters(model.config, features=model.output == "features").items()
+        }
+        self.unnamed: set[str] = set()
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.outputs = list(self._forward(has_capacity="capacity" in settings))
+
+    def _forward(self, *, has_capacity: bool) -> Iterator[str]:
+        config, moe, members = self._config, self._config.moe, self._config.ensemble_size
+        x = self._embed()
+        capacities: Iterator[str] = iter(())
+        if moe and has_capacity:
+            # One Split rather than a Slice for each layer, which a small model would notice.
+            split = [self._new() for _ in moe.layers]
+            self._add("Split", "capacity", outputs=split, axis=0, num_outputs=len(split))
+            capacities = iter(split)
+        routes: list[str] = []
+        for i in range(config.num_layers):
+            block = f"Encoder/encoderblock_{i}"
+            x = self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x)
+            if moe and i in moe.layers:
+                names = [f"encoderblock_{i}/{what}" for what in self._model.layer_outputs]
+                routes += names
+                is_first = i == moe.layers[0]
+                if is_first and members > 1:  # what comes before is the same for all of them
+                    x = self._add("Unsqueeze", x, self._integers(1))
+                    x = self._add("Expand", x, self._integers(1, members, 1, 1))
+                x = self._moe_block(block, moe, x, next(capacities, ""), names, parts_members=not is_first)
+            else:
+                weights, chunk = self._mlp(f"{block}/Mlp")
+                x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+        if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+            x = self._first_token(x)
+        self._head(self._layer_norm("Encoder/encoder_norm", x))
+        self.nodes[-1].output[0] = self._model.output
+        yield self._model.output
+        yield from routes
+
+    def _new(self) -> str:
+        name = f"value_{len(self.unnamed)}"
+        self.unnamed.add(name)
+        return name
+
+    def _add(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
+        """Adds a node of ONNX; returns its first output."""
+        self.nodes.append(helper.make_node(op, inputs, outputs or [self._new()], **attributes))
+        return str(self.nodes[-1].output[0])
+
+    def _vmoe(self, name: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
+        """Adds a node of the domain vmoe, whose attributes are those of the table."""
+        assert attributes.keys() == OPS[name].attributes.keys()
+        return self._add(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES)
+
+    def _constant(self, name: str, values: Any, dtype: Any) -> str:
+        array = np.asarray(values, dtype)
+        tensor = self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        assert np.array_equal(numpy_helper.to_array(tensor), array)
+        return name
+
+    def _integers(self, *values: int) -> str:
+        """int64[number of values], a shape or axes."""
+        return self._constant(f"int64_{'_'.join(map(str, values))}", values, np.int64)
+
+    def _reshape(self, x: str, *shape: int) -> str:
+        return self._add("Reshape", x, self._integers(*shape))
+
+    def _first_token(self, x: str) -> str:
+        return self._add("Gather", x, self._constant("first", 0, np.int64), axis=1)
+
+    def _layer(self, path: str) -> tuple[str, str]:
+        return f"{path}/kernel", f"{path}/bias"
+
+    def _norm(self, path: str) -> tuple[str, str]:
+        return f"{path}/scale", f"{path}/bias"
+
+    def _scales(self, *layers: str) -> list[str]:
+        """The scales of dense layers, where their kernels are int8."""
+        kernels = [f"{path}/kernel" for path in layers]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) == "i8"]
+
+    def _linear(self, path: str, x: str) -> str:
+        """A dense layer of x[N,T,D]."""
+        return self._vmoe("VmoeLinear", x, *self._layer(path), *self._scales(path))
+
+    def _dense(self, path: str, x: str) -> str:
+        """A dense layer of x[N,D], which is float32 in every precision."""
+        kernel, bias = self._layer(path)
+        return self._add("Add", self._add("MatMul", x, kernel), bias)
+
+    def _layer_norm(self, path: str, x: str, *, has_bias: bool = True) -> str:
+        scale, bias = self._norm(path)
+        weights = (scale, bias) if has_bias else (scale,)
+        return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=LAYER_NORM_EPSILON)
+
+    def _repeated(self, tensor: str) -> str:
+        """A parameter [1,1,D] once for each image: [N,1,D]."""
+        batch = self._add("Shape", IMAGE, start=0, end=1)
+        shape = self._add("Concat", batch, self._integers(1, 1), axis=0)
+        return self._add("Expand", tensor, shape)
+
+    def _embed(self) -> str:
+        config, image = self._config, IMAGE
+        (rows, columns), (height, width) = config.grid, config.patch_size
+        if self._model.uint8_input:
+            image = self._add("Cast", image, to=onnx.TensorProto.FLOAT)
+            for op, number in (("Div", 255), ("Mul", 2), ("Sub", 1)):
+                image = self._add(op, image, self._constant(f"float_{number}", number, np.float32))
+        if (rows * height, columns * width) != config.image_size:
+            ends = self._integers(rows * height, columns * width)
+            image = self._add("Slice", image, self._integers(0, 0), ends, self._integers(1, 2))
+        # A convolution whose kernel is its stride is one product of flattened patches.
+        patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
+        patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
+        x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
+        if config.classifier == "token":
+            x = self._add("Concat", self._repeated("cls"), x, axis=1)
+        if config.position_emb != "none":
+            x = self._add("Add", x, POSITION_EMBEDDING)
+        return x
+
+    def _attention_block(self, norm: str, path: str, x: str) -> str:
+        """Self-attention with its layer norm and residual; x[N,T,D]."""
+        if self._config.attention_qk_norm:
+            normed, tokens = self._layer_norm(norm, x), self._config.num_tokens
+            return self._add("Add", x, self._attention(path, (normed, tokens), (normed, tokens)))
+        layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
+        weights = [name for layer in layers for name in self._layer(layer)]
+        heads = self._config.num_heads
+        return self._vmoe("VmoeAttentionBlock", x, *self._norm(norm), *weights, *self._scales(*layers), num_heads=heads)
+
+    def _attention(self, path: str, queries: tuple[str, int], keys: tuple[str, int]) -> str:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D], each given with its Q or T."""
+        heads, size = self._config.num_heads, self._config.hidden_size // self._config.num_heads
+
+        def project(name: str, x: str, tokens: int) -> str:
+            projected = self._linear(f"{path}/{name}", x)
+            if not self._config.attention_qk_norm or name == "value":
+                return projected
+            by_head = self._reshape(projected, -1, tokens, heads, size)
+            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=False), -1, tokens, heads * size)
+
+        projections = [project(name, *x) for name, x in (("query", queries), ("key", keys), ("value", keys))]
+        bf16 = PRECISIONS[self._model.precision].dense != "float"
+        return self._linear(f"{path}/out", self._vmoe("VmoeAttention", *projections, num_heads=heads, bf16=int(bf16)))
+
+    def _mlp(self, path: str) -> tuple[list[str], int]:
+        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
+        layers = [f"{path}/Dense_{i}" for i in (0, 1)]
+        kernel = f"{layers[0]}/kernel"
+        chunk = hidden_chunk(self._shapes[kernel][-1], weight_type(kernel, self._model.precision))
+        weights = [name for layer in layers for name in self._layer(layer)]
+        return [*weights, *self._scales(*layers)], chunk
+
+    def _moe_block(
+        self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str], *, parts_members: bool
+    ) -> str:
+        """A MoE layer with its layer norm and residual: x[N,T,D], and `outputs` by their names.
+
+        Of an ensemble x is [N,M,T,D], which `parts_members` makes of [N * M,T,D].
+        """
+        # In a group the members of a token stand one after another, and those of an image everywhere else.
+        members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
+        group = self._model.group_tokens
+        if members > 1:
+            x = self._reshape(x, -1, members, tokens, width) if parts_members else x
+            x = self._add("Transpose", x, perm=[0, 2, 1, 3])
+        if members > 1 or group != tokens:
+            x = self._reshape(x, -1, group, width)
+        routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
+        y = routed(block, moe, x, capacity, outputs)
+        if members > 1:
+            y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
+        if members > 1 or group != tokens:
+            y = self._reshape(y, -1, tokens, width)
+        return y
+
+    def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
+        """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        norm, router = self._norm(f"{block}/LayerNorm_1"), f"{block}/Moe/Router/dense/kernel"
+        expert, kept, weight = outputs
+        slot, src = expert.replace("/expert", "/slot"), self._new()
+        settings, routes = (capacity, *self._settings), [slot, weight, src, expert]
+        if self._config.ensemble_size > 1:
+            gates = self._member_gates(moe, self._layer_norm(f"{block}/LayerNorm_1", x), router)
+            self._vmoe("VmoeRoute", gates, *settings, outputs=routes)
+        else:
+            self._vmoe("VmoeRouterBlock", x, *norm, router, *settings, outputs=routes)
+        y = self._expert_block(block, moe, x, (slot, weight, src))
+        self._kept(slot, kept)
+        return y
+
+    def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
+        """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
+        kept, gates = outputs
+        normed = self._layer_norm(f"{block}/LayerNorm_1", x)
+        scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
+        self._add("Softmax", scores, outputs=[gates], axis=-1)
+        slot, src = self._new(), self._new()
+        self._vmoe("VmoeChooseTokens", gates, capacity, outputs=[slot, src])
+        y = self._expert_block(block, moe, x, (slot, gates, src))
+        self._kept(slot, kept)
+        return y
+
+    def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
+        """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
+        dispatch, combine = outputs
+        normed = self._layer_norm(f"{block}/LayerNorm_1", x)
+        router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
+        self._vmoe("VmoeSoftRouter", normed, f"{router}/mu", f"{router}/scale", outputs=outputs)
+        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
+        mixtures = self._vmoe("VmoeSoftDispatch", normed, dispatch, dispatch_bf16=bf16)
+        # It is tokens and what the experts make that are rounded, not their mixtures.
+        out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, hidden_chunk=chunk)
+        return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
+
+    def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str]) -> str:
+        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
+        norm, bf16 = self._norm(f"{block}/LayerNorm_1"), int(moe.dispatch_bf16)
+        return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, hidden_chunk=chunk)
+
+    def _kept(self, slot: str, kept: str) -> None:
+        self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])
+
+    def _member_gates(self, moe: MoeConfig, x: str, router: str) -> str:
+        """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
+        members, experts, tokens = self._config.ensemble_size, moe.num_experts, self._model.group_tokens
+        owner = np.arange(experts) // (experts // members)
+        is_own = self._constant("is_own_expert", owner == np.arange(members)[:, None], np.bool_)
+        by_member = self._reshape(self._add("MatMul", x, router), -1, tokens // members, members, experts)
+        scores = self._add("Where", is_own, by_member, self._constant("minus_infinity", -np.inf, np.float32))
+        return self._reshape(self._add("Softmax", scores, axis=-1), -1, tokens, experts)
+
+    def _head(self, x: str) -> None:
+        config, output, members = self._config, self._model.output, self._config.ensemble_size
+        if config.classifier == "gap":
+            # A mean as a product: runtimes add up a plain one in another order where there is but one image.
+            tokens = config.num_tokens
+            mean = self._constant("mean", np.full((1, 1, tokens), 1 / tokens), np.float32)
+            x = self._first_token(self._add("MatMul", mean, x))
+        elif config.classifier == "map":
+            x = self._map_head(x)
+        if config.representation_size:
+            x = self._add("Tanh", self._dense("pre_logits", x))
+        if output == "features":
+            return
+        x = self._dense("head", x)
+        if members > 1:
+            x = self._reshape(x, -1, members, config.num_classes or 0)
+            if output == "logits":
+                total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
+                self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
+
+    def _map_head(self, x: str) -> str:
+        path = "MapHead/MultiHeadDotProductAttention"
+        y = self._attention(path, (self._repeated("MapHead/probe"), 1), (x, self._config.num_tokens))
+        weights, chunk = self._mlp("MapHead/Mlp")
+        mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
+        return self._first_token(self._add("Add", y, mlp))

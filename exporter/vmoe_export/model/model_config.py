@@ -1,0 +1,80 @@
+"""The description of one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vmoe_export.model.routing_config import RoutingConfig, TopK
+
+Classifier = Literal["token", "0", "gap", "map"]
+PositionEmbedding = Literal["learned", "sincos2d", "none"]
+Origin = Literal["inferred", "config", "flag", "default"]
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """The MoE layers: which blocks they are in, their experts, and how tokens get to these.
+
+    With `dispatch_bf16` tokens are rounded to bfloat16 on their way to the experts and back.
+    """
+
+    num_experts: int
+    mlp_dim: int
+    layers: tuple[int, ...]
+    dispatch_bf16: bool
+    routing: RoutingConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
+
+    `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    patch_size: tuple[int, int]
+    hidden_size: int
+    num_layers: int
+    mlp_dim: int
+    num_heads: int
+    classifier: Classifier
+    position_emb: PositionEmbedding
+    position_temperature: float
+    attention_qk_norm: bool
+    representation_size: int | None
+    num_classes: int | None
+    moe: MoeConfig | None
+    origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches (rows, columns): a rest smaller than a patch is cut off, as a VALID convolution does."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the tokens of one image."""
+        return math.prod(self.grid) + (self.classifier == "token")
+
+    @property
+    def feature_size(self) -> int:
+        """Size of what the head gets."""
+        return self.representation_size or self.hidden_size
+
+    @property
+    def ensemble_size(self) -> int:
+        """M, the members of an ensemble of experts (E3); 1 for every other model."""
+        routing = self.moe and self.moe.routing
+        return routing.ensemble_size if isinstance(routing, TopK) else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as it stands in a bundle's manifest."""
+        fields = dataclasses.asdict(self)
+        fields["origins"] = dict(self.origins)
+        return fields

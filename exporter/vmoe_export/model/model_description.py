@@ -1,0 +1,214 @@
+"""Describes a model: inferred from its tensors, completed by an official config and by flags."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
+from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
+from vmoe_export.model.moe_description import describe_moe
+from vmoe_export.small_file import read_small
+from vmoe_runtime.capacity import Rounding
+
+_BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
+_DEFAULT_IMAGE_SIZE = (224, 224)
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Reads an official model config from JSON; the mapping may stand under a key `model`.
+
+    Raises:
+        ConfigError: there is no such file, or it holds no such mapping.
+    """
+    try:
+        config = json.loads(read_small(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable JSON ({error})") from None
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):
+        config = config["model"]
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    return config
+
+
+def describe_model(
+    shapes: Shapes,
+    config: Mapping[str, Any] | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    rounding: Rounding | None = None,
+    capacity_multiple_of: int | None = None,
+    dispatch_bf16: bool | None = None,
+    ensemble_size: int | None = None,
+    router: Literal["top-k", "experts-choice"] | None = None,
+) -> ModelConfig:
+    """The model that a checkpoint's tensors make up.
+
+    Args:
+        shapes: shape of each tensor, by official parameter name.
+        config: an official model config; training-only fields are ignored.
+        image_size: (height, width) in pixels. Default: what the position embedding was trained for.
+        rounding, capacity_multiple_of, dispatch_bf16, ensemble_size: flags; each beats the config, which beats the default
+            ("ceil", 1, False, 1).
+        router: the routing kind, which tensors can't tell: those of both are the same. Default: the config's, or "top-k".
+
+    Raises:
+        ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
+            kind that isn't supported.
+    """
+    flags = {
+        "rounding": rounding,
+        "capacity_multiple_of": capacity_multiple_of,
+        "dispatch_bf16": dispatch_bf16,
+        "ensemble_size": ensemble_size,
+        "router": router,
+    }
+    facts = ModelFacts(shapes, config or {}, {key: value for key, value in flags.items() if value is not None})
+    return _model(facts, image_size)
+
+
+def _model(facts: ModelFacts, image_size: tuple[int, int] | None) -> ModelConfig:
+    patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
+    num_layers = _num_layers(facts)
+    attention = "Encoder/encoderblock_0/SelfAttention"
+    _, num_heads, _ = facts.shape(f"{attention}/query/kernel", 3)
+    moe = describe_moe(facts, num_layers)
+    dense_block = next((i for i in range(num_layers) if not moe or i not in moe.layers), None)
+    if dense_block is not None:
+        mlp_dim = facts.shape(f"Encoder/encoderblock_{dense_block}/Mlp/Dense_0/kernel", 2)[1]
+    else:
+        mlp_dim = moe.mlp_dim if moe else 0
+    has_head = "head/kernel" in facts.shapes
+    num_classes = facts.shape("head/kernel", 2)[1] if has_head else None
+    representation = facts.shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in facts.shapes else None
+    classifier = _classifier(facts)
+    position_emb, temperature = _position_emb(facts)
+    facts.note("inferred", "channels", "hidden_size", "num_layers", "num_heads", "mlp_dim", "patch_size")
+    facts.note("inferred", "num_classes", "representation_size", "attention_qk_norm")
+    model = ModelConfig(
+        image_size=_image_size(facts, image_size, (patch_h, patch_w), classifier, position_emb),
+        channels=channels,
+        patch_size=(patch_h, patch_w),
+        hidden_size=hidden,
+        num_layers=num_layers,
+        mlp_dim=mlp_dim,
+        num_heads=num_heads,
+        classifier=classifier,
+        position_emb=position_emb,
+        position_temperature=temperature,
+        attention_qk_norm=f"{attention}/query_ln/scale" in facts.shapes,
+        representation_size=representation,
+        num_classes=num_classes,
+        moe=moe,
+        origins=facts.origins,
+    )
+    _check_config(facts, model)
+    if 0 in model.grid:
+        raise OptionError(f"an image of {_size(model.image_size)} px is smaller than one {_size(model.patch_size)} patch")
+    if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
+        raise ConfigError(f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}")
+    return model
+
+
+def _num_layers(facts: ModelFacts) -> int:
+    blocks = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
+    if blocks != set(range(len(blocks))) or not blocks:
+        raise ConfigError(f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})")
+    return len(blocks)
+
+
+def _classifier(facts: ModelFacts) -> Classifier:
+    if "cls" in facts.shapes:
+        inferred: Classifier | None = "token"
+    elif any(name.startswith("MapHead/") for name in facts.shapes):
+        inferred = "map"
+    else:
+        inferred = None
+    given = facts.config.get("classifier")
+    if given is not None and given not in ("token", "0", "gap", "map"):
+        raise ConfigError(f"classifier {given!r} is not known; token, 0, gap and map are")
+    if inferred and given not in (None, inferred):
+        raise ConfigError(f"the config says classifier {given!r}, but the tensors are those of {inferred!r}")
+    if given in ("token", "map") and not inferred:
+        raise ConfigError(f"the config says classifier {given!r}, but its tensors are not in the checkpoint")
+    facts.note("inferred" if inferred else "config" if given else "default", "classifier")
+    return inferred or cast(Classifier, given or "gap")
+
+
+def _position_emb(facts: ModelFacts) -> tuple[PositionEmbedding, float]:
+    given = mapping(facts.encoder, "position_emb")
+    name = given.get("name")
+    temperature = number(given, "temperature", 10_000.0)
+    if "Encoder/posembed_input/pos_embedding" in facts.shapes:
+        if name not in (None, "learned"):
+            raise ConfigError(f"the config says position_emb {name!r}, but the checkpoint has a learned one")
+        facts.note("inferred", "position_emb")
+        return "learned", temperature
+    if name == "learned":
+        raise ConfigError("the config says position_emb 'learned', but the checkpoint has none")
+    if name not in (None, "sincos2d", "none"):
+        raise ConfigError(f"position_emb {name!r} is not known; learned, sincos2d and none are")
+    facts.note("config" if name else "default", "position_emb")
+    return cast(PositionEmbedding, name or "sincos2d"), temperature
+
+
+def _image_size(
+    facts: ModelFacts,
+    flag: tuple[int, int] | None,
+    patch: tuple[int, int],
+    classifier: Classifier,
+    position_emb: PositionEmbedding,
+) -> tuple[int, int]:
+    if flag:
+        facts.note("flag", "image_size")
+        return flag
+    if position_emb == "learned":
+        _, tokens, _ = facts.shape("Encoder/posembed_input/pos_embedding", 3)
+        patches = tokens - (classifier == "token")
+        side = math.isqrt(patches)
+        if side * side != patches or not side:
+            raise ConfigError(f"the position embedding has {patches} patches, which is no square; give --image-size HxW")
+        facts.note("inferred", "image_size")
+        return side * patch[0], side * patch[1]
+    given = mapping(facts.encoder, "position_emb")
+    rows, columns = given.get("h"), given.get("w")
+    if isinstance(rows, int) and isinstance(columns, int) and rows > 0 and columns > 0:
+        facts.note("config", "image_size")
+        return rows * patch[0], columns * patch[1]
+    facts.note("default", "image_size")
+    return _DEFAULT_IMAGE_SIZE
+
+
+def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
+    """What the config says of the tensors must be so."""
+    moe = mapping(facts.encoder, "moe")
+    claims: list[tuple[str, Any, Any]] = [
+        ("patch_size", facts.config.get("patch_size"), model.patch_size),
+        ("hidden_size", facts.config.get("hidden_size"), model.hidden_size),
+        ("encoder.num_layers", facts.encoder.get("num_layers"), model.num_layers),
+        ("encoder.mlp_dim", facts.encoder.get("mlp_dim"), model.mlp_dim),
+        ("encoder.num_heads", facts.encoder.get("num_heads"), model.num_heads),
+        ("encoder.attention_qk_norm", facts.encoder.get("attention_qk_norm"), model.attention_qk_norm),
+        ("encoder.moe.num_experts", moe.get("num_experts"), model.moe and model.moe.num_experts),
+        ("encoder.moe.layers", moe.get("layers"), model.moe and model.moe.layers),
+        ("num_classes", facts.config.get("num_classes") or None, model.num_classes),
+    ]
+    if "representation_size" in facts.config:
+        size = facts.config["representation_size"]
+        claims.append(("representation_size", size or 0, model.representation_size or 0))
+    for name, said, found in claims:
+        said = tuple(said) if isinstance(said, list) else said  # noqa: PLW2901
+        if said is not None and said != found and not (name == "num_classes" and found is None):
+            raise ConfigError(f"the config says {name} {said}, but the checkpoint has {found}")
+
+
+def _size(pixels: tuple[int, int]) -> str:
+    return f"{pixels[0]}x{pixels[1]}"

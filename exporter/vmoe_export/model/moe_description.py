@@ -1,0 +1,144 @@
+"""The MoE layers of a model, as its tensors, config and flags describe them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.model_facts import ModelFacts, mapping, number
+from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft, TopK
+from vmoe_runtime.capacity import Rounding
+
+_DEFAULT_CAPACITY_RATIO = 1.05
+_DEFAULT_EXPERTS_CHOICE_RATIO = 1.0
+_DEFAULT_K = 2
+_ROUTERS: Mapping[str, Literal["top-k", "experts-choice", "soft"]] = {
+    "NoisyTopExpertsPerItemRouter": "top-k",
+    "NoisyTopItemsPerExpertRouter": "experts-choice",
+    "SoftRouter": "soft",
+}
+"""Routing kind by the name of the official class."""
+
+
+def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
+    """The MoE layers of a model of so many blocks; None for a dense ViT.
+
+    Raises:
+        ConfigError, OptionError: as for `model_description.describe_model`.
+    """
+    blocks = [f"Encoder/encoderblock_{i}" for i in range(num_layers)]
+    layers = tuple(i for i, b in enumerate(blocks) if any(n.startswith(f"{b}/Moe/") for n in facts.shapes))
+    if not layers:
+        return None
+    first = f"{blocks[layers[0]]}/Moe"
+    mlp_dim = facts.shape(f"{first}/Mlp/Dense_0/kernel", 3)[2]
+    given = mapping(facts.encoder, "moe")
+    kind = _kind(facts, first, mapping(given, "router"))
+    dispatcher = mapping(mapping(given, "router"), "dispatcher")
+    facts.note("inferred", "num_experts", "layers")
+    routing: RoutingConfig
+    if kind == "soft":
+        num_experts, routing = _soft(facts, first, given)
+        # The official router knows no other way.
+        bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", True)
+    else:
+        if dispatcher.get("capacity") is not None:
+            raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
+        read = _top_k if kind == "top-k" else _experts_choice
+        num_experts, routing = read(facts, f"{first}/Router/dense/kernel", given, dispatcher)
+        bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", False)
+    if bf16 not in (True, False):
+        raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
+    return MoeConfig(num_experts, mlp_dim, layers, bool(bf16), routing)
+
+
+def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> Literal["top-k", "experts-choice", "soft"]:
+    """The routing kind: Soft MoE has parameters of its own, and the others have the same."""
+    name = router.get("name")
+    said = None if name is None else _ROUTERS.get(str(name).rpartition(".")[2])
+    if name is not None and said is None:
+        raise ConfigError(f"the router {name!r} is not supported; {', '.join(_ROUTERS)} are")
+    is_soft = f"{first}/Router/mu" in facts.shapes
+    if is_soft:
+        if "router" in facts.flags:
+            raise OptionError(f"--router {facts.flags['router']} doesn't fit: the routers' tensors are those of a Soft MoE")
+        if said not in (None, "soft"):
+            raise ConfigError(f"the config names the router {name!r}, but the tensors are those of a Soft MoE")
+        facts.note("inferred", "kind")
+        return "soft"
+    if said == "soft":
+        raise ConfigError(f"the config names the router {name!r}, but the tensors are not those of a Soft MoE")
+    facts.note("flag" if "router" in facts.flags else "config" if said else "default", "kind")
+    kind: Literal["top-k", "experts-choice"] = facts.flags.get("router") or said or "top-k"
+    return kind
+
+
+def _soft(facts: ModelFacts, first: str, given: Mapping[str, Any]) -> tuple[int, Soft]:
+    """E, and the routing."""
+    for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
+        if field in facts.flags:
+            raise OptionError(f"Soft MoE has no capacity to round and no members: it takes no {field}")
+    _, experts, slots = facts.shape(f"{first}/Router/mu", 3)
+    asked = mapping(given, "router").get("num_slots")
+    if asked is not None and asked != slots:
+        raise ConfigError(f"the config says num_slots {asked!r}, but the checkpoint has {slots} slots per expert")
+    facts.note("inferred", "slots_per_expert")
+    return experts, Soft(slots)
+
+
+def _top_k(facts: ModelFacts, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any]) -> tuple[int, TopK]:
+    """E, and the routing."""
+    experts, members = _experts(facts, router, given)
+    most = experts // members
+    router_config = mapping(given, "router")
+    k = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most))
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
+        of = "the checkpoint" if members == 1 else f"each of the {members} members"
+        raise ConfigError(f"num_selected_experts is {k!r}, but {of} has {most} experts")
+    return experts, TopK(k, *_capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO), members)
+
+
+def _experts_choice(
+    facts: ModelFacts, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any]
+) -> tuple[int, ExpertsChoice]:
+    """E, and the routing."""
+    members = len(facts.shapes.get(router, ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
+    if members or given.get("ensemble_size") not in (None, 1):
+        raise OptionError("experts choice is no routing of ensembles (E3); leave the router or the ensemble size out")
+    _, experts = facts.shape(router, 2)
+    return experts, ExpertsChoice(*_capacity(facts, dispatcher, _DEFAULT_EXPERTS_CHOICE_RATIO))
+
+
+def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
+    """The capacity ratio of training, and how places become whole."""
+    ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
+    rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", "ceil")
+    multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
+    if rounding not in ("ceil", "round"):
+        raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
+        raise ConfigError(f"capacity_multiple_of is {multiple!r}, not a whole number")
+    return number({"capacity_factor": ratio}, "capacity_factor", 0.0), cast(Rounding, rounding), max(multiple, 1)
+
+
+def _experts(facts: ModelFacts, router: str, given: Mapping[str, Any]) -> tuple[int, int]:
+    """E, and M, the members of the ensemble.
+
+    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained one has that of a plain V-MoE, [D, E], in which member m owns
+    columns m * E/M to (m + 1) * E/M: nothing in the tensors tells them apart.
+    """
+    shape = facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2)
+    experts = math.prod(shape[1:])
+    members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1 or experts % members:
+        raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {experts} experts")
+    if len(shape) == 3:
+        if members != shape[1]:
+            raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
+        facts.note("inferred", "ensemble_size")
+    elif facts.origins["ensemble_size"] == "default" and "Ensemble" in str(facts.config.get("name")):
+        raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; give --ensemble-size M")
+    return experts, members

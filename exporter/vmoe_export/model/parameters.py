@@ -1,0 +1,186 @@
+"""The parameter tree of a model: which tensors it has, and in which shape they are stored and used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vmoe_export.checkpoint import TensorInfo
+from vmoe_export.errors import CheckpointError
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.routing_config import Soft
+from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
+
+Shape = tuple[int, ...]
+
+POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+
+
+def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
+    """Shape of every parameter of the official tree of `model`, by name.
+
+    A learned position embedding has the shape that the model uses; the checkpoint's may have another grid. The routers of an
+    E3 are [D, E], member by member; a checkpoint may have them as [D, M, E/M].
+    """
+    return dict(_parameters(model))
+
+
+def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str, Shape]:
+    """Shape of every tensor that the exported model needs.
+
+    That is the official tree, with a computed position embedding if there is one, and for features without the head.
+    """
+    shapes = parameter_shapes(model)
+    if model.position_emb == "sincos2d":
+        shapes[POSITION_EMBEDDING] = (1, model.num_tokens, model.hidden_size)
+    return {name: shape for name, shape in shapes.items() if not (features and name.startswith("head/"))}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the weights file: its shape, and its element type as safetensors names it."""
+
+    shape: Shape
+    dtype: StoredType
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return STORED_BYTES[self.dtype] * math.prod(self.shape)
+
+
+def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
+    """What the parameters of these shapes are stored as. A kernel in int8 is followed by its scales, `<name>_scale`."""
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[name] = StoredTensor(shape, stored_type(name, precision))
+        if tensors[name].dtype == "I8":
+            tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape), "F32")
+    return tensors
+
+
+def scale_name(kernel: str) -> str:
+    """The name of the scales of an int8 kernel."""
+    return f"{kernel}_scale"
+
+
+def scale_shape(kernel: str, shape: Shape) -> Shape:
+    """The shape of the scales of a kernel of that shape: one for each output, as a bias has them."""
+    if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
+        return shape[1:]
+    return (*graph_shape(kernel, shape)[:-2], shape[-1])
+
+
+def graph_shape(name: str, shape: Shape) -> Shape:
+    """The shape that the graph uses for a parameter: the same bytes, with the axes that are multiplied together merged.
+
+    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases (D), the patch kernel (ph*pw*C,D).
+    """
+    parent, _, leaf = name.rpartition("/")
+    if name == "embedding/kernel":
+        return shape[0] * shape[1] * shape[2], shape[3]
+    if parent.endswith(("/query", "/key", "/value")):
+        return (shape[0], shape[1] * shape[2]) if leaf == "kernel" else (shape[0] * shape[1],)
+    if parent.endswith("/out") and leaf == "kernel":
+        return shape[0] * shape[1], shape[2]
+    return shape
+
+
+def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None:
+    """Refuses a checkpoint that lacks a parameter, has one too many, or one of another shape or kind of number.
+
+    Raises:
+        CheckpointError: naming the parameter.
+    """
+    expected = parameter_shapes(model)
+    if missing := sorted(expected.keys() - info.keys()):
+        raise CheckpointError(f"the checkpoint has no tensor {missing[0]}{_more(missing)}")
+    if extra := sorted(info.keys() - expected.keys()):
+        raise CheckpointError(f"the checkpoint has a tensor {extra[0]}{_more(extra)} that the model doesn't use")
+    for name, shape in expected.items():
+        stored = info[name]
+        same = stored.shape == shape
+        if name.endswith("/Moe/Router/dense/kernel"):
+            same = same or stored.shape == _by_member(model, shape)
+        if name == POSITION_EMBEDDING:
+            same = len(stored.shape) == 3 and (stored.shape[0], stored.shape[2]) == (shape[0], shape[2])
+        if not same:
+            raise CheckpointError(f"tensor {name} has shape {stored.shape}, where the rest of the model needs {shape}")
+        if stored.dtype.kind not in "fV":
+            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are no weights")
+
+
+def _by_member(model: ModelConfig, router: Shape) -> Shape:
+    """The shape in which a fine-tuned E3 stores a router: the same bytes, with an axis for the members."""
+    width, experts = router
+    return width, model.ensemble_size, experts // model.ensemble_size
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    width = model.hidden_size
+    if model.classifier == "token":
+        yield "cls", (1, 1, width)
+    yield "embedding/kernel", (*model.patch_size, model.channels, width)
+    yield "embedding/bias", (width,)
+    if model.position_emb == "learned":
+        yield POSITION_EMBEDDING, (1, model.num_tokens, width)
+    for i in range(model.num_layers):
+        block = f"Encoder/encoderblock_{i}"
+        yield from _layer_norm(f"{block}/LayerNorm_0", width)
+        yield from _attention(f"{block}/SelfAttention", model)
+        yield from _layer_norm(f"{block}/LayerNorm_1", width)
+        if model.moe and i in model.moe.layers:
+            experts, hidden = model.moe.num_experts, model.moe.mlp_dim
+            if isinstance(model.moe.routing, Soft):
+                yield f"{block}/Moe/Router/mu", (width, experts, model.moe.routing.slots_per_expert)
+                yield f"{block}/Moe/Router/scale", ()
+            else:
+                yield f"{block}/Moe/Router/dense/kernel", (width, experts)
+            yield f"{block}/Moe/Mlp/Dense_0/kernel", (experts, width, hidden)
+            yield f"{block}/Moe/Mlp/Dense_0/bias", (experts, hidden)
+            yield f"{block}/Moe/Mlp/Dense_1/kernel", (experts, hidden, width)
+            yield f"{block}/Moe/Mlp/Dense_1/bias", (experts, width)
+        else:
+            yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
+    yield from _layer_norm("Encoder/encoder_norm", width)
+    if model.classifier == "map":
+        yield "MapHead/probe", (1, 1, width)
+        yield from _attention("MapHead/MultiHeadDotProductAttention", model)
+        yield from _layer_norm("MapHead/LayerNorm", width)
+        yield from _mlp("MapHead/Mlp", width, model.mlp_dim)
+    if model.representation_size:
+        yield from _dense("pre_logits", width, model.representation_size)
+    if model.num_classes:
+        yield from _dense("head", model.feature_size, model.num_classes)
+
+
+def _dense(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}/kernel", (inputs, outputs)
+    yield f"{name}/bias", (outputs,)
+
+
+def _mlp(name: str, width: int, hidden: int) -> Iterator[tuple[str, Shape]]:
+    yield from _dense(f"{name}/Dense_0", width, hidden)
+    yield from _dense(f"{name}/Dense_1", hidden, width)
+
+
+def _layer_norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}/scale", (width,)
+    yield f"{name}/bias", (width,)
+
+
+def _attention(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    width, heads = model.hidden_size, model.num_heads
+    size = width // heads
+    for projection in ("query", "key", "value"):
+        yield f"{name}/{projection}/kernel", (width, heads, size)
+        yield f"{name}/{projection}/bias", (heads, size)
+        if projection != "value" and model.attention_qk_norm:
+            yield f"{name}/{projection}_ln/scale", (size,)
+    yield f"{name}/out/kernel", (heads, size, width)
+    yield f"{name}/out/bias", (width,)

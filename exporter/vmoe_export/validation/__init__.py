@@ -1,0 +1,1 @@
+"""Proof that the written graphs do what the torch model does."""

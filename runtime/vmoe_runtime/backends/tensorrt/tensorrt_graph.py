@@ -1,0 +1,61 @@
+"""The graphs that are fixed to a profile: TensorRT builds engines from them, and ONNX Runtime's CUDA provider runs them."""
+
+from __future__ import annotations
+
+from vmoe_runtime.backends.cuda_routing import check_routing
+from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import BackendError
+from vmoe_runtime.profiles import Profile
+
+
+def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
+    """The graphs for TensorRT that a bundle has.
+
+    Raises:
+        BackendError: it was exported without them.
+    """
+    graphs = bundle.manifest.tensorrt
+    if graphs is None:
+        raise BackendError(f"{bundle.path} has no graphs for TensorRT: export it again with --tensorrt")
+    return graphs
+
+
+def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
+    """Name of the graph that is fixed to a profile; None stands for a dense ViT.
+
+    Raises:
+        BackendError: the bundle was exported without graphs for TensorRT, or without this one.
+    """
+    graphs = exported_graphs(bundle).graphs
+    if profile is None:
+        return graphs[DENSE_GRAPH_KEY]
+    if profile.name not in graphs:
+        if profile.name.partition("-k")[2] not in (f"{profile.k}", f"{profile.k}-vanilla"):
+            raise BackendError(
+                f"there are no graphs for TensorRT with a pool or a limit of experts, as '{profile.name}' has; take another "
+                "backend"
+            )
+        raise BackendError(
+            f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
+            f"again with --tensorrt {_options(profile)}"
+        )
+    return graphs[profile.name]
+
+
+def cuda_graph_name(bundle: Bundle, profile: Profile | None) -> str:
+    """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
+
+    Raises:
+        UnsuitedError: the CUDA op library can't route so.
+        BackendError: as `tensorrt_graph_name`.
+    """
+    name = tensorrt_graph_name(bundle, profile)
+    check_routing(bundle, profile)
+    return name
+
+
+def _options(profile: Profile) -> str:
+    """The options of `vmoe-export` that store a profile."""
+    vanilla = "" if profile.bpr else " --no-bpr"
+    return f"--capacity {profile.capacity_ratio!r} --k {profile.k}{vanilla}"

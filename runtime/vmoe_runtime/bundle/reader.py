@@ -1,0 +1,256 @@
+"""Opens a bundle folder and proves that every file in it is the one that was exported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from vmoe_runtime.bundle.external_data import ExternalData, external_data
+from vmoe_runtime.bundle.graph_interface import check_graph
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.opened_folder import OpenedFolder
+from vmoe_runtime.bundle.weight_scales import check_scales, scales_among
+from vmoe_runtime.errors import BundleError, ChangedError, VmoeError
+
+_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_GRAPH_BYTES = 64 << 20
+_ATTEMPTS = 3
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class BundleGraph:
+    """A graph whose bytes were checked.
+
+    Attributes:
+        path: of the file, for people.
+        data: what was read from it, and checked.
+        folder: where a runtime finds the weights, under their name.
+    """
+
+    path: Path
+    data: bytes
+    folder: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle: its folder, which stays open until `close`, and its manifest.
+
+    What is loaded in a `with` block was loaded from the bundle as it was opened, or the block ends in a ChangedError.
+    """
+
+    path: Path
+    manifest: Manifest
+    _folder: OpenedFolder
+    _verify: bool
+    _graphs: dict[str, bytes] = field(default_factory=dict)
+    _scales: list[ExternalData] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+        """Reads the manifest and checks every file against it, but for the SHA-256 of the weights.
+
+        The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs. Load in a
+        `with` block, or call `check_unchanged` when that is done.
+
+        Args:
+            path: the `NAME.vmoe` folder.
+            verify: compare SHA-256s. Without it only names, sizes and external-data references are checked.
+
+        Raises:
+            BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
+        """
+        return while_unchanged(lambda: cls._open(path, verify))
+
+    @classmethod
+    def _open(cls, path: str | os.PathLike[str], verify: bool) -> Bundle:
+        try:
+            folder = OpenedFolder(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise BundleError(f"{path} is not a bundle: there is no such folder") from None
+        except OSError as error:
+            raise BundleError(f"{path} is not a bundle: {error.strerror}") from None
+        except ChangedError:
+            raise _changed(Path(path)) from None
+        try:
+            bundle = cls(folder.path, _read_manifest(folder), folder, verify)
+            for name in bundle.manifest.files:
+                bundle._check_file(name)
+            with folder.open(WEIGHTS_NAME) as file:
+                check_scales(file, bundle._scales)
+        except (BundleError, OSError) as error:
+            changed = folder.has_changed()
+            folder.close()
+            if changed:
+                raise _changed(folder.path) from None
+            if isinstance(error, OSError):
+                raise BundleError(f"{path} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
+            raise BundleError(f"{path}: {error}") from None
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """The path of one file of the bundle."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} has no file {name}")
+        return self.path / name
+
+    def graph(self, name: str) -> BundleGraph:
+        """A graph, for a runtime.
+
+        Raises:
+            BundleError: the bundle has no such graph any more.
+        """
+        path = self.file(name)
+        data = self._graphs.get(name)
+        if data is None:
+            try:
+                data = self._read_graph(name)
+            except (BundleError, OSError):
+                raise _changed(self.path) from None
+        return BundleGraph(path, data, self._folder.location)
+
+    def verify_weights(self) -> None:
+        """Compares the SHA-256 of the weights.
+
+        Raises:
+            BundleError: they were changed after export, or can't be read.
+        """
+        with self.open_weights() as file:
+            self._check_sha256(WEIGHTS_NAME, hashlib.file_digest(file, "sha256").hexdigest())
+
+    @contextmanager
+    def open_weights(self) -> Iterator[BufferedReader]:
+        """The weights file, for reading. A BundleError of the block is given the name of the bundle.
+
+        Raises:
+            BundleError: it can't be read, or was changed.
+        """
+        try:
+            with self._folder.open(WEIGHTS_NAME) as file:
+                yield file
+        except OSError as error:
+            raise BundleError(f"{self.path}: {WEIGHTS_NAME}: {error.strerror}") from None
+        except ChangedError:
+            raise _changed(self.path) from None
+        except BundleError as error:
+            raise BundleError(f"{self.path}: {error}") from None
+
+    def check_unchanged(self) -> None:
+        """Refuses a bundle that isn't as it was opened.
+
+        Raises:
+            ChangedError: the folder or a file in it was written to, renamed or replaced.
+        """
+        if self._folder.has_changed():
+            raise _changed(self.path)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) over the manifest's file hashes: equal for equal content."""
+        lines = (f"{name} {record.sha256}\n" for name, record in sorted(self.manifest.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def content_key(self) -> Hashable:
+        """Equal for bundles that were opened on the same, unchanged files."""
+        return self.identity, self._folder.states
+
+    def close(self) -> None:
+        """Lets go of the folder and the graphs; manifest and identity stay."""
+        self._folder.close()
+        self._graphs.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            # The better explanation of what went wrong, too.
+            if value is None or isinstance(value, VmoeError):
+                self.check_unchanged()
+        finally:
+            self.close()
+
+    def _check_file(self, name: str) -> None:
+        try:
+            if name.endswith(".onnx"):
+                data = self._read_graph(name)
+                if name in (CANONICAL_GRAPH, INLINED_GRAPH):
+                    self._graphs[name] = data
+                return
+            with self._folder.open(name) as file:
+                self._check_size(name)
+                if self._verify and name != WEIGHTS_NAME:
+                    self._check_sha256(name, hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise BundleError(f"{name}: {error.strerror}") from None
+
+    def _read_graph(self, name: str) -> bytes:
+        with self._folder.open(name) as file:
+            self._check_size(name)
+            if self._folder.size(name) > _MAX_GRAPH_BYTES:
+                raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
+            graph = file.read(_MAX_GRAPH_BYTES)
+        if self._verify:
+            self._check_sha256(name, hashlib.sha256(graph).hexdigest())
+        self._check_external_data(name, graph)
+        return graph
+
+    def _check_size(self, name: str) -> None:
+        size, expected = self._folder.size(name), self.manifest.files[name].size
+        if size != expected:
+            raise BundleError(f"{name} has {size} bytes where the manifest says {expected}")
+
+    def _check_sha256(self, name: str, digest: str) -> None:
+        if digest != self.manifest.files[name].sha256:
+            raise BundleError(f"{name} was changed after export (its SHA-256 differs)")
+
+    def _check_external_data(self, name: str, graph: bytes) -> None:
+        weights = self.manifest.files[WEIGHTS_NAME].size
+        try:
+            references = external_data(graph)
+        except BundleError as error:
+            raise BundleError(f"{name} is {error}") from None
+        self._scales.extend(scales_among(references))
+        for reference in references:
+            if reference.location != WEIGHTS_NAME:
+                raise BundleError(f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only")
+            if reference.offset < 0 or not 0 <= (reference.length or 0) <= weights - reference.offset:
+                raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
+        check_graph(name, graph, self.manifest)
+
+
+def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
+    """What `load` returns; it is called again where the bundle was replaced meanwhile, as a new export does.
+
+    Raises:
+        ChangedError: it was replaced each time.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return load()
+        except ChangedError:
+            continue
+    return load()
+
+
+def _changed(path: Path) -> ChangedError:
+    return ChangedError(f"{path} was changed while it was loaded; load it again once nobody writes to it")
+
+
+def _read_manifest(folder: OpenedFolder) -> Manifest:
+    with folder.open(MANIFEST_NAME) as file:
+        text = file.read(_MAX_MANIFEST_BYTES + 1)
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
+    return parse_manifest(text)
