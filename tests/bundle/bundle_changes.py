@@ -1,0 +1,272 @@
+"""Changes that make good or bad bundles of the kept ones: what the lists of cases are written in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from damaged_files import Edit, edited_graph, external_tensor, put
+from onnx import TensorProto, helper
+
+BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
+MANIFEST, WEIGHTS, CANONICAL, INLINED = "manifest.json", "weights.safetensors", "model.onnx", "model.inlined.onnx"
+TENSORRT, OTHER_TENSORRT = "c0.3-k1.tensorrt.onnx", "c0.3-k2.tensorrt.onnx"  # of v2-bf16
+
+Change = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change to the copy of a kept bundle, and what readers must say of the result."""
+
+    name: str
+    change: Change
+    good: bool
+    words: tuple[str, ...] = ()
+    base: str = "v2-fp32"
+
+    def build(self, folder: Path) -> Path:
+        """The bundle, as `x.vmoe` in the folder."""
+        shutil.copytree(BUNDLES / self.base, folder / "x.vmoe")
+        self.change(folder / "x.vmoe")
+        return folder / "x.vmoe"
+
+
+class Cases(list[Case]):
+    """A list of cases that grows by a line for each."""
+
+    def good(self, name: str, change: Change, base: str = "v2-fp32") -> None:
+        """One more bundle that readers must take."""
+        self.append(Case(name, change, good=True, base=base))
+
+    def bad(self, name: str, change: Change, *words: str, base: str = "v2-fp32") -> None:
+        """One more bundle that readers must refuse, in a sentence that holds the words."""
+        self.append(Case(name, change, good=False, words=words, base=base))
+
+
+def says(*edits: Edit) -> Change:
+    """Edits of the manifest."""
+
+    def change(bundle: Path) -> None:
+        content = json.loads((bundle / MANIFEST).read_bytes())
+        for edit in edits:
+            edit(content)
+        (bundle / MANIFEST).write_text(json.dumps(content))
+
+    return change
+
+
+def steps(text: object) -> Change:
+    """Another text of preprocessing."""
+    return says(put("preprocessing", {"steps": text}))
+
+
+def text(data: bytes) -> Change:
+    """Another manifest."""
+    return lambda bundle: (bundle / MANIFEST).write_bytes(data)
+
+
+def swap(old: bytes, new: bytes) -> Change:
+    """Bytes of the manifest that become others, once."""
+
+    def change(bundle: Path) -> None:
+        data = (bundle / MANIFEST).read_bytes()
+        assert data.count(old) >= 1, old
+        (bundle / MANIFEST).write_bytes(data.replace(old, new, 1))
+
+    return change
+
+
+def field(value: bytes) -> Change:
+    """One more field of the manifest, which nobody reads."""
+    return swap(b"{", b'{"more": ' + value + b", ")
+
+
+def holds(name: str, data: bytes) -> Change:
+    """Another content of a file, with its SHA-256 and size made right, as someone with bad intent would."""
+
+    def change(bundle: Path) -> None:
+        (bundle / name).write_bytes(data)
+        record = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        says(lambda content: content["files"].update({name: record}))(bundle)
+
+    return change
+
+
+def graph(edit: Edit, name: str = CANONICAL) -> Change:
+    """A change to a graph's ModelProto."""
+    return lambda bundle: holds(name, edited_graph(bundle, edit, name))(bundle)
+
+
+def appended(data: bytes, name: str = INLINED) -> Change:
+    """Bytes behind a graph, as more fields of the model."""
+    return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
+
+
+def weights(tensor: str, values: np.ndarray, start: int = 0) -> Change:
+    """Other first values of a tensor of the weights."""
+
+    def change(bundle: Path) -> None:
+        data = bytearray((bundle / WEIGHTS).read_bytes())
+        size = int.from_bytes(data[:8], "little")
+        begin = 8 + size + json.loads(data[8 : 8 + size])[tensor]["data_offsets"][0] + start * values.itemsize
+        data[begin : begin + values.nbytes] = values.tobytes()
+        holds(WEIGHTS, bytes(data))(bundle)
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    def change(bundle: Path) -> None:
+        for one in changes:
+            one(bundle)
+
+    return change
+
+
+def nothing(bundle: Path) -> None:
+    """As it is."""
+
+
+def listed(name: str) -> Change:
+    """One more name of the weights."""
+    return says(lambda content: content["files"].update({name: content["files"][WEIGHTS]}))
+
+
+def flipped(name: str) -> Change:
+    def change(bundle: Path) -> None:
+        data = bytearray((bundle / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (bundle / name).write_bytes(data)
+
+    return change
+
+
+def linked(name: str) -> Change:
+    def change(bundle: Path) -> None:
+        (bundle / name).rename(bundle.parent / name)
+        (bundle / name).symlink_to(bundle.parent / name)
+
+    return change
+
+
+def replaced(name: str, make: Change) -> Change:
+    return lambda bundle: ((bundle / name).unlink(), make(bundle / name))
+
+
+def reads(name: str = INLINED, **entries: str) -> Change:
+    """One more weight of the graph, outside."""
+    return graph(lambda model: model.graph.initializer.append(external_tensor(**entries)), name)
+
+
+def outside() -> TensorProto:
+    return external_tensor(location="../x")
+
+
+def hide_in_node(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], ["hidden"], value=outside()))
+
+
+def hide_in_list(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute.add(name="values", type=onnx.AttributeProto.TENSORS).tensors.append(outside())
+
+
+def hide_in_subgraph(model: onnx.ModelProto) -> None:
+    branch = helper.make_graph([], "branch", [], [], [outside()])
+    model.graph.node.append(helper.make_node("If", ["image"], ["hidden"], then_branch=branch))
+
+
+def hide_in_function(model: onnx.ModelProto) -> None:
+    function = model.functions.add(name="hidden", domain="vmoe")
+    function.node.append(helper.make_node("Constant", [], ["hidden"], value=outside()))
+
+
+def hide_in_default(model: onnx.ModelProto) -> None:
+    model.functions.add(name="hidden", domain="vmoe").attribute_proto.append(helper.make_attribute("value", outside()))
+
+
+def hide_in_sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(outside())
+
+
+def hide_in_training(model: onnx.ModelProto) -> None:
+    model.training_info.add().initialization.initializer.append(outside())
+
+
+def varint(value: int) -> bytes:
+    data = b""
+    while value > 0x7F:
+        data += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return data + bytes([value])
+
+
+def chunk(number: int, payload: bytes, bits: int = 0) -> bytes:
+    """A length-delimited protobuf field; bits above the 32nd of its tag are dropped by runtimes."""
+    return varint(number << 3 | 2 | bits) + varint(len(payload)) + payload
+
+
+def nested(levels: int) -> bytes:
+    data = b""
+    for _ in range(levels):  # a graph in an attribute of a node of a graph
+        data = chunk(1, chunk(5, chunk(6, data)))
+    return chunk(7, data)
+
+
+def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
+    importer.opset_import[0].version = version
+
+
+def two_locations(model: onnx.ModelProto) -> None:
+    tensor = outside()
+    tensor.external_data.add(key="location", value=WEIGHTS)
+    model.graph.initializer.append(tensor)
+
+
+def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    return {value.name: value for value in (*model.graph.input, *model.graph.output)}
+
+
+def port(name: str, element: int | None = None, dim: tuple[int, int | str] | None = None) -> Edit:
+    """Another element type or extent of an input or output."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        tensor = ports(model)[name].type.tensor_type
+        if element is not None:
+            tensor.elem_type = element
+        if dim is not None:
+            extent = tensor.shape.dim[dim[0]]
+            extent.Clear()
+            if isinstance(dim[1], str):
+                extent.dim_param = dim[1]
+            else:
+                extent.dim_value = dim[1]
+
+    return edit
+
+
+def renamed(name: str, new: str) -> Edit:
+    return lambda model: setattr(ports(model)[name], "name", new)
+
+
+def reshaped(tensor: str, *dims: int) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        found = next(t for t in model.graph.initializer if t.name == tensor)
+        found.dims[:] = dims
+
+    return edit
+
+
+def retyped(tensor: str, element: int) -> Edit:
+    return lambda model: setattr(next(t for t in model.graph.initializer if t.name == tensor), "data_type", element)
+
+
+def profile(places: int) -> list[dict[str, object]]:
+    """One profile of all pairs, for a model of one MoE layer."""
+    return [{"name": "c1-k1", "capacity_ratio": 1.0, "k": 1, "bpr": True, "capacity": [places]}]

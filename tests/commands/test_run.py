@@ -1,0 +1,210 @@
+"""vmoe-run: classes and probabilities of image files, and what it says of those that can't be read."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vmoe_export import export_bundle
+from vmoe_run.cli import main
+from vmoe_runtime import Engine
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+DIGITS = ("zero", "[red]one", "two:100:", "three", "four", "five", "six\x1b[2J", "seven", "eight", "nine")
+
+
+@pytest.fixture
+def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:
+    """Twenty digits as PNG files, numbered in a folder with an odd name."""
+    folder = tmp_path / "my [b]digits"
+    folder.mkdir()
+    paths = [folder / f"{index}.png" for index in range(20)]
+    for path, image in zip(paths, mnist_images["images"], strict=False):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+@pytest.fixture
+def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
+    """The MNIST bundle with class names that steer terminals and rich."""
+    target = tmp_path / "named.vmoe"
+    shutil.copytree(mnist_image_bundle, target)
+    raw = json.loads((target / "manifest.json").read_text())
+    (target / "manifest.json").write_text(json.dumps({**raw, "class_names": DIGITS}))
+    return target
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
+    """Lines on standard output and on standard error of a run that ends with that code."""
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--threads", "1"]) == code
+    out, err = capsys.readouterr()
+    return out.splitlines(), err.splitlines()
+
+
+def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    lines, complaints = run(capsys, named, *digits, "--top", 2, "--profile", "c1.05-k1")
+    with Engine.load(named, threads=1) as engine:
+        expected = engine.classify(digits, 2, profile="c1.05-k1")
+        assert lines[0] == f"V-MoE, 5 blocks, E=8, 28x28, c1.05-k1, on {engine.backend_description}; pictures: resize(28)"
+    assert complaints == []
+    assert len(lines) == 1 + 2 * len(digits)
+    for path, answer, first, second in zip(digits, expected, lines[1::2], lines[2::2], strict=True):
+        (name, share), (other, rest) = [(str(n).replace("\x1b", r"\x1b"), f"{p:.2%}") for n, p in answer]
+        assert first.split() == [*str(path).split(), share, *name.split()]
+        assert second.split() == [rest, *other.split()]
+        assert first.index(name) == second.index(other), "columns are not aligned"
+
+
+def test_the_sample_of_a_seven_is_a_seven(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seven = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
+    assert run(capsys, mnist_image_bundle, seven)[0][1].endswith("class 7")
+
+
+def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    lines, table = run(capsys, named, digits[0], "--top", 3, "--json", "-", "--backend", "onnxruntime")
+    report = json.loads("\n".join(lines))
+    with Engine.load(named, backend="onnxruntime", threads=1) as engine:
+        (answer,) = engine.classify(digits[0], 3)
+    assert list(report) == ["bundle", "profile", "backend", "images"]
+    assert (report["bundle"], report["profile"], report["backend"]) == (str(named), "c0.3-k1", "onnxruntime")
+    (image,) = report["images"]
+    assert (image["image"], image["error"]) == (str(digits[0]), None)
+    assert [(c["class"], c["probability"]) for c in image["classes"]] == answer
+    assert [DIGITS[c["index"]] for c in image["classes"]] == [c["class"] for c in image["classes"]]
+    assert len(table) == 4
+    assert run(capsys, named, digits[0], "-q", "--json", "-")[1] == []
+
+
+def test_json_in_a_file_stands_beside_the_table(
+    mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, _ = run(capsys, "--json", tmp_path / "x.json", mnist_image_bundle, digits[0], "--top", 1, digits[1])
+    answers = json.loads((tmp_path / "x.json").read_text())["images"]
+    assert [f"class {answer['classes'][0]['class']}" for answer in answers] == [line[-7:] for line in lines[1:]]
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(
+    mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    bad = [tmp_path / "notes.txt", tmp_path / "absent.png", tmp_path]
+    order = [digits[0], bad[0], digits[1], bad[1], bad[2], *digits[2:12]]
+    lines, complaints = run(capsys, mnist_image_bundle, *order, "--top", 1, "--json", tmp_path / "x.json", code=1)
+    assert len(complaints) == 3
+    for path, complaint in zip(bad, complaints, strict=True):
+        assert complaint.startswith(f"vmoe-run: {path} is ")
+    good = [path for path in order if path not in bad]
+    assert [line.partition(".png")[0] + ".png" for line in lines[1:]] == [str(path) for path in good]
+    report = json.loads((tmp_path / "x.json").read_text())["images"]
+    assert [Path(image["image"]) for image in report if image["error"]] == bad
+    with Engine.load(mnist_image_bundle, threads=1) as engine:
+        answers = [answer[0] for answer in engine.classify(good, 1)]
+    assert [(c["index"], c["probability"]) for image in report for c in image["classes"]] == answers
+
+
+def test_images_of_one_routing_group_are_answered_together(
+    mnist_bundle: Path, digits: list[Path], mnist_images: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (complaint,) = run(capsys, mnist_bundle, *digits, code=2)[1]
+    assert complaint == "vmoe-run: 20 images don't fit: the bundle routes in groups (16) that need a multiple of 16"
+    report = as_json(run(capsys, mnist_bundle, *digits[:16], "-q", "--json", "-", "--top", 1)[0])
+    with Engine.load(mnist_bundle, threads=1) as engine:
+        expected = engine.classify(mnist_images["images"][:16], 1)
+    assert [(c["index"], c["probability"]) for image in report["images"] for c in image["classes"]] == [
+        answer[0] for answer in expected
+    ]
+
+
+def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
+    mnist_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "absent.png"
+    lines, complaints = run(capsys, mnist_bundle, *digits[:15], bad, *digits[:16], "--top", 1, code=1)
+    assert len(complaints) == 16
+    assert complaints[15].startswith(f"vmoe-run: {bad} is not a readable image")
+    assert complaints[0] == (
+        f"vmoe-run: {digits[0]} is not answered: it shares a routing group with {bad}, which can't be read"
+    )
+    assert len(lines) == 1 + 16
+    with Engine.load(mnist_bundle, threads=1) as engine:
+        assert [int(line.split()[-1]) for line in lines[1:]] == [a[0][0] for a in engine.classify(digits[:16], 1)]
+
+
+def test_features_are_refused(tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", output="features", validate=False)
+    (complaint,) = run(capsys, tmp_path / "x.vmoe", digits[0], code=1)[1]
+    assert "puts out features of size" in complaint
+
+
+def test_logits_that_are_no_numbers_are_said(
+    mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Engine, "__call__", lambda self, images: np.full((len(images), 10), np.nan, np.float32))
+    lines, complaints = run(capsys, mnist_image_bundle, digits[0], "--json", "-", code=1)
+    assert complaints[-1] == f"vmoe-run: {digits[0]} has no classes: the model's logits are not finite numbers"
+    assert as_json(lines)["images"][0]["classes"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 2, "required: BUNDLE, IMAGE"),
+        (["x.vmoe"], 2, "required: IMAGE"),
+        (["x.vmoe", "y.png", "--top", "0"], 2, "--top: must be a whole number from 1"),
+        (["x.vmoe", "y.png", "--backend", "abacus"], 2, "invalid choice: 'abacus'"),
+        (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
+        (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 1, "there is no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, (complaint,) = run(capsys, *arguments, code=code)
+    assert lines == [] and complaint.startswith("vmoe-run: ") and says in complaint
+
+
+def test_a_profile_that_cannot_be_is_a_mistake_of_usage(
+    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for profile in ("fast", "c0.3-k9"):
+        assert len(run(capsys, mnist_image_bundle, digits[0], "--profile", profile, code=2)[1]) == 1
+
+
+def test_a_file_whose_name_is_no_text_is_classified(
+    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = digits[0].rename(digits[0].with_name("\udcff.png"))
+    lines, _ = run(capsys, mnist_image_bundle, odd, "--top", 1)
+    assert r"\udcff.png" in lines[1]
+
+
+def test_the_command_runs_without_rich_torch_and_the_exporter(mnist_image_bundle: Path, digits: list[Path]) -> None:
+    script = (
+        "import sys; sys.modules['rich'] = None; from vmoe_run.cli import main; code = main();"
+        "print({'torch', 'onnx', 'click', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, mnist_image_bundle, digits[0]]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "set()\n")
+    assert len(ran.stdout.splitlines()) == 6
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["vmoe_run", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("vmoe_run", run_name="__main__")
+    assert stopped.value.code == 0
+    assert "vmoe-run BUNDLE IMAGE... [options]" in capsys.readouterr().out
+
+
+def as_json(lines: list[str]) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads("\n".join(lines))
+    return report

@@ -1,0 +1,244 @@
+"""A float32 bundle as checkpoint: the same files as from the checkpoint that it came from, and its own settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from damaged_files import Edit, assert_command_refuses, copied_bundle, drop, put
+from variants import VARIANTS, Variant
+
+from vmoe_export import ExportOptions, export_bundle, open_checkpoint
+from vmoe_export.cli import main
+from vmoe_export.export import plan_export
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.reader import Bundle
+
+OLD = Path(__file__).parents[1] / "data" / "bundles"
+FILES = ("weights.safetensors", "model.onnx", "model.inlined.onnx")
+
+
+def options_of(variant: Variant) -> dict[str, Any]:
+    options = {"config": variant.config, **variant.options}
+    if variant.settings:
+        (ratio, k, bpr), *_ = variant.settings
+        options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
+    return options
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Variant, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "ckpt.safetensors"
+    safetensors.numpy.save_file(variant.parameters(), checkpoint)
+    options = options_of(variant)
+    export_bundle(checkpoint, tmp_path / "fp32.vmoe", validate=False, **options)
+    export_bundle(checkpoint, tmp_path / "direct.vmoe", validate=False, precision="int8", **options)
+    export_bundle(tmp_path / "fp32.vmoe", tmp_path / "again.vmoe", validate=False, precision="int8")
+    direct, again = tmp_path / "direct.vmoe", tmp_path / "again.vmoe"
+    for name in FILES:
+        assert (direct / name).read_bytes() == (again / name).read_bytes(), name
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in (direct, again)]
+    for manifest in manifests:
+        del manifest["source"], manifest["model"]["origins"]
+        if manifest["output"]["name"] == "features":
+            # A bundle of features has no head, so nobody knows its classes any more.
+            del manifest["model"]["num_classes"], manifest["flops_per_image"]
+    assert manifests[0] == manifests[1]
+
+
+def test_float32_once_more_is_the_same_bundle(mnist_bundle: Path, tmp_path: Path) -> None:
+    export_bundle(mnist_bundle, tmp_path / "x.vmoe", validate=False)
+    assert [(tmp_path / "x.vmoe" / name).read_bytes() == (mnist_bundle / name).read_bytes() for name in FILES] == [True] * 3
+
+
+def test_profiles_groups_and_names_are_the_bundles(mnist_checkpoint: Path, tmp_path: Path) -> None:
+    names = [f"digit {i}" for i in range(10)]
+    options = {"group": "4", "class_names": names, "input": "uint8", "bpr": False, "capacity_multiple_of": 4}
+    export_bundle(mnist_checkpoint, tmp_path / "a.vmoe", capacity=[0.3, 1.05], k=[2, 1], validate=False, **options)
+    result = export_bundle(tmp_path / "a.vmoe", tmp_path / "b.vmoe", precision="bf16")
+    one, other = (Bundle.open(tmp_path / name).manifest for name in ("a.vmoe", "b.vmoe"))
+    assert list(other.profiles.items()) == list(one.profiles.items())
+    assert list(other.profiles) == ["c0.3-k2-vanilla", "c0.3-k1-vanilla", "c1.05-k2-vanilla", "c1.05-k1-vanilla"]
+    assert (other.group, other.batch_multiple, other.rules) == (one.group, one.batch_multiple, one.rules)
+    assert (other.input, other.class_names) == (one.input, tuple(names))
+    assert other.raw["source"] == {"name": "a.vmoe", "format": "bundle", "sha256": Bundle.open(tmp_path / "a.vmoe").identity}
+    assert result.distances
+
+
+@pytest.mark.parametrize(
+    ("given", "profiles"),
+    [
+        ({"capacity": [0.5]}, ["c0.5-k1", "c0.5-k2"]),
+        ({"k": [3]}, ["c0.3-k3", "c1.05-k3"]),
+        ({"capacity": [0.5], "k": [4]}, ["c0.5-k4"]),
+        ({"bpr": False}, ["c0.3-k1-vanilla", "c0.3-k2-vanilla", "c1.05-k1-vanilla", "c1.05-k2-vanilla"]),
+        ({"capacity": [0.5], "bpr": False}, ["c0.5-k1-vanilla", "c0.5-k2-vanilla"]),
+    ],
+    ids=str,
+)
+def test_what_is_given_beats_the_bundle(given: dict[str, Any], profiles: list[str], mnist_image_bundle: Path) -> None:
+    with open_checkpoint(mnist_image_bundle) as checkpoint:
+        plan = plan_export(checkpoint, ExportOptions(precision="int8", **given))
+    assert [profile.name for profile in plan.profiles] == profiles
+
+
+@pytest.mark.parametrize("given", [{"router": "top-k"}, {"config": {}}, {"router": "top-k", "k": [1]}], ids=str)
+def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any]) -> None:
+    plan = plan_export(open_checkpoint(OLD / "v3-choice"), ExportOptions(**given))
+    ratios = [profile.capacity_ratio for profile in Bundle.open(OLD / "v3-choice").manifest.profiles.values()]
+    k = given.get("k", [2])[0]
+    assert [(profile.capacity_ratio, profile.k, profile.bpr) for profile in plan.profiles] == [(r, k, True) for r in ratios]
+
+
+def test_a_plain_bundle_can_turn_out_to_be_an_ensemble(mnist_image_bundle: Path) -> None:
+    plan = plan_export(open_checkpoint(mnist_image_bundle), ExportOptions(ensemble_size=2))
+    assert [profile.name for profile in plan.profiles] == ["c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2"]
+    assert {(profile.pool, profile.max_experts) for profile in plan.profiles} == {(None, None)}
+
+
+def test_a_group_of_a_whole_batch_comes_with_the_batch(mnist_checkpoint: Path, tmp_path: Path) -> None:
+    export_bundle(mnist_checkpoint, tmp_path / "a.vmoe", group="batch", batch=3, validate=False)
+    with open_checkpoint(tmp_path / "a.vmoe") as checkpoint:
+        assert plan_export(checkpoint, ExportOptions()).grouping.batch_multiple == 3
+        assert plan_export(checkpoint, ExportOptions(group="image")).grouping.batch_multiple == 1
+        assert plan_export(checkpoint, ExportOptions(batch=5)).grouping.batch_multiple == 5
+
+
+def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path) -> None:
+    with open_checkpoint(mnist_image_bundle) as checkpoint:
+        plan = plan_export(checkpoint, ExportOptions(image_size=(40, 40)))
+    assert plan.weight_shapes["Encoder/posembed_input/pos_embedding"] == (1, 101, 64)
+
+
+def test_a_bundle_of_version_1_is_a_checkpoint_too(tmp_path: Path) -> None:
+    export_bundle(OLD / "v1-fp32", tmp_path / "x.vmoe")
+    with np.load(OLD / "v1.npz") as answers, Engine.load(tmp_path / "x.vmoe", backend="openvino") as engine:
+        assert list(engine.profiles) == ["c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2"]
+        for name in engine.profiles:
+            np.testing.assert_allclose(engine(answers["images"], name), answers[f"fp32/{name}/logits"], rtol=0, atol=1e-5)
+
+
+def test_the_default_name_says_the_precision(
+    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([str(mnist_image_bundle), "--precision", "int8", "--dry-run"])
+    assert "mnist_image-int8.vmoe would take 0.8 MB" in capsys.readouterr().out
+
+
+# What is refused.
+
+
+def changed_weights(bundle: Path) -> None:
+    data = bytearray((bundle / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (bundle / "weights.safetensors").write_bytes(data)
+
+
+def cut_weights(bundle: Path) -> None:
+    (bundle / "weights.safetensors").write_bytes((bundle / "weights.safetensors").read_bytes()[:-4])
+
+
+def linked_weights(bundle: Path) -> None:
+    (bundle / "weights.safetensors").rename(bundle.parent / "outside")
+    (bundle / "weights.safetensors").symlink_to(bundle.parent / "outside")
+
+
+def missing_graph(bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+
+
+def broken_manifest(bundle: Path) -> None:
+    (bundle / "manifest.json").write_text("{")
+
+
+DAMAGE: list[tuple[Callable[[Path], None], str]] = [
+    (changed_weights, "changed after export"),
+    (cut_weights, "bytes where the manifest says"),
+    (linked_weights, "link"),
+    (missing_graph, "model.onnx"),
+    (broken_manifest, "manifest.json"),
+]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGE, ids=[damage.__name__.replace("_", " ") for damage, _ in DAMAGE])
+def test_a_damaged_bundle_is_no_checkpoint(
+    damage: Callable[[Path], None], name: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe")
+    damage(bundle)
+    before = sorted(tmp_path.iterdir())
+    arguments = [str(bundle), "--precision", "int8", "-o", str(tmp_path / "y.vmoe")]
+    assert_command_refuses(arguments, 1, ["x.vmoe", name], capfd)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+MODELS: dict[str, tuple[Edit, str]] = {
+    "of no classifier": (put("model/classifier", "average"), "'average'"),
+    "of another classifier": (put("model/classifier", "map"), "'map'"),
+    "whose experts are a number": (put("model/moe", 3), "num_selected_experts"),
+    "of more choices than experts": (put("model/moe/routing/k", 9), "num_selected_experts"),
+    "without a training k": (drop("model/moe/routing/k"), "num_selected_experts"),
+    "of capacity ratio text": (put("model/moe/routing/capacity_ratio", "1.05"), "capacity_factor"),
+    "of an unknown rounding": (put("model/moe/routing/rounding", "down"), "capacity_ceil_or_round"),
+    "whose dispatcher is text": (put("model/moe/dispatch_bf16", "no"), "bfloat16"),
+    "of an unknown position embedding": (put("model/position_emb", "rope"), "'rope'"),
+    "of another position embedding": (put("model/position_emb", "none"), "'none'"),
+    "in other precision than its weights": (put("precision", "int8"), "precision is int8"),
+}
+
+
+@pytest.mark.parametrize(("edit", "name"), MODELS.values(), ids=MODELS)
+def test_a_bundle_that_describes_another_model_is_no_checkpoint(
+    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", edit)
+    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
+    assert_command_refuses(arguments, 1, ["x.vmoe", name], capfd)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "bf16-experts"])
+def test_a_bundle_of_another_precision_is_no_checkpoint(
+    precision: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export_bundle(mnist_image_bundle, tmp_path / "x.vmoe", precision=precision, validate=False)
+    assert_command_refuses([str(tmp_path / "x.vmoe"), "-o", str(tmp_path / "y.vmoe")], 1, [f"precision {precision}"], capfd)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("bf16-experts", "bfloat16"), ("int8", "int8")])
+def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
+    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
+    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
+    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
+    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel", dtype, "precision is fp32"], capfd)
+    assert not (tmp_path / "y.vmoe").exists()
+
+
+def test_a_bundle_of_version_1_in_bf16_is_no_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_command_refuses([str(OLD / "v1-bf16"), "-o", str(tmp_path / "y.vmoe")], 1, ["precision bf16-experts"], capfd)
+
+
+def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
+    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
+    verify = Bundle.verify_weights
+
+    def verify_and_replace(self: Bundle) -> None:
+        verify(self)
+        data = (bundle / "weights.safetensors").read_bytes()
+        (bundle / "other").write_bytes(data)
+        (bundle / "other").rename(bundle / "weights.safetensors")
+
+    monkeypatch.setattr(Bundle, "verify_weights", verify_and_replace)
+    assert_command_refuses([str(bundle), "-o", str(tmp_path / "o.vmoe")], 1, ("b.vmoe", "was changed while"), capfd)

@@ -1,0 +1,123 @@
+"""What a viewer shows of a graph: nodes named after their block, and what the file is and how it is run."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+from safetensors.numpy import save_file
+from variants import VARIANTS, Variant
+
+import vmoe_runtime
+from vmoe_export import export_bundle
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
+PLACES = {"embedding", "cls", "posembed_input", "encoder_norm", "pre_logits", "head", "MapHead", "Encoder"}
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, onnx.ModelProto]:
+    target = tmp_path_factory.mktemp("names") / "x.vmoe"
+    export_bundle(SPARSE, target, tensorrt=True, precision="fp16", validate=False)
+    return {path.name: onnx.load(path, load_external_data=False) for path in target.glob("*.onnx")}
+
+
+def test_nodes_of_the_canonical_graph_are_the_layers_of_the_model(graphs: Mapping[str, onnx.ModelProto]) -> None:
+    nodes = {node.name: node.op_type for node in graphs["model.onnx"].graph.node}
+    for block in range(4):
+        assert nodes[f"encoderblock_{block}/SelfAttention"] == "VmoeAttentionBlock"
+        if block in (1, 3):
+            assert nodes[f"encoderblock_{block}/Moe/Router"] == "VmoeRouterBlock"
+            assert nodes[f"encoderblock_{block}/Moe"] == "VmoeExpertBlock"
+        else:
+            assert nodes[f"encoderblock_{block}/Mlp"] == "VmoeMlpBlock"
+    assert nodes["embedding/VmoeLinear"] == "VmoeLinear"
+    assert nodes["head/MatMul"] == "MatMul"
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.inlined.onnx", "c1.05-k2.tensorrt.onnx"])
+def test_every_node_has_a_name_of_its_own_that_says_its_block(file: str, graphs: Mapping[str, onnx.ModelProto]) -> None:
+    graph = graphs[file].graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    for name in names:
+        place = name.removeprefix("Encoder/").split("/")[0]
+        assert re.fullmatch(r"encoderblock_[0-3]", place) or place in PLACES, name
+    # A weight lies in the block of the node that takes it.
+    for node in graph.node:
+        blocks = {re.search(r"encoderblock_\d+", name) for name in node.input if name.startswith("Encoder/encoderblock")}
+        for block in filter(None, blocks):
+            assert block[0] in node.name
+
+
+def test_the_expert_products_of_the_inlined_graph_are_in_their_layers(graphs: Mapping[str, onnx.ModelProto]) -> None:
+    for node in graphs["model.inlined.onnx"].graph.node:
+        for name in node.input:
+            if match := re.fullmatch(r"Encoder/(encoderblock_\d/Moe/Mlp/Dense_\d)/kernel/\d", name):
+                assert node.name.startswith(f"{match[1]}/MatMul")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_names_are_unique_in_every_kind_of_model(variant: Variant, tmp_path: Path) -> None:
+    save_file(variant.parameters(), tmp_path / "model.safetensors")
+    options: dict[str, Any] = {**variant.options, "config": variant.config}
+    if variant.settings:
+        ratio, k, _ = variant.settings[-1]
+        options |= {"capacity": [ratio], "k": [k]}
+    export_bundle(tmp_path / "model.safetensors", tmp_path / "x.vmoe", validate=False, tensorrt=True, **options)
+    for path in (tmp_path / "x.vmoe").glob("*.onnx"):
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        assert len({node.name for node in nodes} - {""}) == len(nodes)
+
+
+def test_a_graph_says_what_it_is_and_how_it_is_run(graphs: Mapping[str, onnx.ModelProto]) -> None:
+    said = {
+        "model.onnx": "capacity, k, bpr, pool and max_experts choose the routing and have defaults",
+        "model.inlined.onnx": "capacity, k, bpr, pool and max_experts choose the routing and must be given",
+        "c1.05-k2.tensorrt.onnx": "Fixed to profile c1.05-k2. For TensorRT",
+    }
+    for file, how in said.items():
+        model = graphs[file]
+        assert (model.producer_name, model.producer_version) == ("vmoe-export", vmoe_runtime.__version__)
+        facts = {entry.key: entry.value for entry in model.metadata_props}
+        assert facts == {
+            "model": "V-MoE of 4 blocks with 8 experts in blocks 1, 3; hidden size 40, patches of 32x32 px",
+            "precision": "fp16" if "tensorrt" in file else "fp32",
+            "input": "image float32[N,96,96,3] in [-1, 1]",
+            "output": "logits float32[N,10]",
+            "routing_group": "image, 10 tokens; N is a multiple of 1",
+            "profile": "c1.05-k2",
+        }
+        for part in (facts["model"], facts["input"], facts["output"], how, "weights.safetensors", "vmoe-export"):
+            assert part in model.doc_string
+        assert model.graph.doc_string == model.doc_string
+
+
+def test_onnx_runtime_hands_out_what_a_graph_says(tmp_path: Path) -> None:
+    export_bundle(DENSE, tmp_path / "x.vmoe", input="uint8", output="features", validate=False)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    meta = onnxruntime.InferenceSession(tmp_path / "x.vmoe" / "model.onnx", options).get_modelmeta()
+    assert meta.producer_name == "vmoe-export"
+    assert meta.custom_metadata_map["model"].startswith("Dense ViT of ")
+    assert re.fullmatch(r"image uint8\[N,\d+,\d+,3\] in 0\.\.255", meta.custom_metadata_map["input"])
+    assert meta.custom_metadata_map["output"].startswith("features float32[N,")
+    assert "capacity" not in meta.description and "profile" not in meta.custom_metadata_map
+
+
+def test_nothing_of_the_exporting_machine_is_in_a_graph_and_it_is_the_same_every_time(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        export_bundle(DENSE, tmp_path / folder / "x.vmoe", tensorrt=True, validate=False)
+    for path in (tmp_path / "a" / "x.vmoe").glob("*.onnx"):
+        held = path.read_bytes()
+        assert held == (tmp_path / "b" / "x.vmoe" / path.name).read_bytes()
+        for secret in (str(tmp_path), str(Path.home()), f"/{getpass.getuser()}/", ".py"):
+            assert secret.encode() not in held

@@ -1,0 +1,212 @@
+"""The official format: every tree, cut in any way, is read back bit for bit."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from official_writer import CHUNKS_KEY, Box, Chunk, leaves, nest, whole, write_checkpoint
+
+from vmoe_export import open_checkpoint
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+DTYPES = [
+    "bool",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+]
+LANDMARK = "embedding/kernel"
+
+PROPERTY = hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> np.ndarray:
+    """Random bits of any dtype, of up to four dimensions, some of size 0."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
+    return random_bits(draw(st.sampled_from(DTYPES)), shape, draw(st.integers(0, 2**32)))
+
+
+def random_bits(dtype_name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    dtype = np.dtype(getattr(ml_dtypes, dtype_name, dtype_name))
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.frombuffer(np.random.default_rng(seed).bytes(size), np.uint8)
+    return (raw % 2 if dtype_name == "bool" else raw).view(dtype).reshape(shape)
+
+
+KEYS = st.one_of(st.integers(0, 12).map("encoderblock_{}".format), st.text("aZ09_-é", min_size=1, max_size=3))
+SUBTREES = st.recursive(arrays(), lambda children: st.dictionaries(KEYS, children, max_size=4), max_leaves=12)
+TREES = st.tuples(st.dictionaries(KEYS, SUBTREES, max_size=4), arrays()).map(
+    lambda pair: {**pair[0], "embedding": {"kernel": pair[1]}}
+)
+
+
+def random_cut(random: Random, shards: int) -> Any:
+    """Cuts every array into random boxes, each in a random shard and of random sub-chunks."""
+
+    def cut(name: str, array: np.ndarray) -> list[Chunk]:
+        boxes = _split(random, tuple((0, extent) for extent in array.shape), depth=3)
+        random.shuffle(boxes)
+        return [Chunk(box, random.randrange(shards), _sub_chunks(random, box)) for box in boxes]
+
+    return cut
+
+
+def _split(random: Random, box: Box, depth: int) -> list[Box]:
+    if not box or not depth or random.random() < 0.3:
+        return [box]
+    axis = random.randrange(len(box))
+    start, stop = box[axis]
+    middle = random.randint(start, stop)
+    halves = ((*box[:axis], part, *box[axis + 1 :]) for part in ((start, middle), (middle, stop)))
+    return [piece for half in halves for piece in _split(random, half, depth - 1)]
+
+
+def _sub_chunks(random: Random, box: Box) -> tuple[int, ...]:
+    size = int(np.prod([stop - start for start, stop in box]))
+    ends = [*sorted(random.randint(0, size) for _ in range(random.randrange(3))), size]
+    return tuple(np.diff([0, *ends]).tolist())
+
+
+@PROPERTY
+@given(TREES, st.integers(1, 5), st.randoms(use_true_random=False), st.sampled_from(["20220622", None]))
+def test_any_tree_cut_in_any_way_is_read_back_bit_for_bit(
+    tree: dict[str, Any], shards: int, random: Random, version: str | None
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = Path(folder) / "ckpt"
+        write_checkpoint(prefix, tree, shards=shards, cut=random_cut(random, shards), version=version)
+        assert_holds(prefix, dict(leaves(tree)))
+
+
+@PROPERTY
+@given(
+    TREES,
+    SUBTREES,
+    st.sampled_from([("params",), ("target",), ("target", "params"), ("params", "params")]),
+    st.randoms(use_true_random=False),
+)
+def test_parameters_are_found_in_a_train_state(
+    tree: dict[str, Any], moments: Any, roots: tuple[str, ...], random: Random
+) -> None:
+    state: dict[str, Any] = tree
+    for root in reversed(roots):
+        state = {
+            root: state,
+            "step": np.array([7], np.int32),
+            "opt_state": {"0": {"mu": tree, "nu": moments}},
+            "rngs": {"dropout": np.array([1, 2], np.uint32)},
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = Path(folder) / "ckpt"
+        write_checkpoint(prefix, state, shards=2, cut=random_cut(random, 2))
+        assert_holds(prefix, dict(leaves(tree)))
+
+
+@pytest.mark.parametrize("dtype_name", DTYPES)
+def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
+    tree = nest({LANDMARK: random_bits(dtype_name, (7, 9), 1)})
+    write_checkpoint(tmp_path / "ckpt", tree)
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+@pytest.mark.parametrize("dtype_name", DTYPES)
+def test_a_scalar_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
+    tree = nest({LANDMARK: np.zeros(2, np.float32), "scalar": random_bits(dtype_name, (), 2)})
+    write_checkpoint(tmp_path / "ckpt", tree)
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+def test_ids_follow_the_order_of_strings_not_of_numbers(tmp_path: Path) -> None:
+    tree = nest(
+        {LANDMARK: np.zeros(1, np.float32)}
+        | {f"Encoder/encoderblock_{i}/scale": np.array([i], np.float32) for i in range(12)}
+    )
+    write_checkpoint(tmp_path / "ckpt", tree)
+    with open_checkpoint(tmp_path / "ckpt") as checkpoint:
+        found = [checkpoint[f"Encoder/encoderblock_{i}/scale"].item() for i in range(12)]
+    assert found == list(range(12))
+
+
+def test_a_shard_may_be_empty(tmp_path: Path) -> None:
+    tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
+    write_checkpoint(tmp_path / "ckpt", tree, shards=3, cut=lambda name, array: [Chunk(((0, 2),), 2), Chunk(((2, 6),), 0)])
+    assert len((tmp_path / "ckpt.data-00001-of-00003").read_bytes()) == len(CHUNKS_KEY) + 3
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+def test_a_shard_that_nothing_lies_in_may_be_absent(tmp_path: Path) -> None:
+    tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
+    write_checkpoint(tmp_path / "ckpt", tree, shards=2)
+    (tmp_path / "ckpt.data-00001-of-00002").unlink()
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+@pytest.mark.parametrize("sub_chunks", [None, (0,)])
+def test_an_array_of_size_0_keeps_its_shape(tmp_path: Path, sub_chunks: tuple[int, ...] | None) -> None:
+    tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
+    cut = lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, sub_chunks)]  # noqa: E731
+    write_checkpoint(tmp_path / "ckpt", tree, cut=cut)
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+def test_an_array_of_size_0_may_have_no_sub_chunks(tmp_path: Path) -> None:
+    tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
+    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, ())])
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+def test_an_array_of_size_0_may_have_no_chunks(tmp_path: Path) -> None:
+    tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
+    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [])
+    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
+
+
+@pytest.mark.parametrize("given_as", ["ckpt", "ckpt.index", "."])
+def test_a_checkpoint_is_opened_by_prefix_by_index_or_by_folder(tmp_path: Path, given_as: str) -> None:
+    tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
+    write_checkpoint(tmp_path / "ckpt", tree, shards=2)
+    assert_holds(tmp_path / given_as, dict(leaves(tree)))
+
+
+@pytest.mark.parametrize("model", ["g2", "g4"])
+def test_what_was_read_from_an_official_file_is_written_again_byte_for_byte(tmp_path: Path, model: str) -> None:
+    # Holds reader and writer of these tests to the files of the official code.
+    with open_checkpoint(GOLDEN / model) as checkpoint:
+        write_checkpoint(tmp_path / model, nest(dict(checkpoint)), cut=whole)
+    for name in (f"{model}.index", f"{model}.data-00000-of-00001"):
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+
+
+def assert_holds(path: Path, expected: dict[str, np.ndarray]) -> None:
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "vmoe"
+        assert list(checkpoint) == sorted(expected)
+        for name, array in expected.items():
+            info = checkpoint.info[name]
+            assert (info.shape, info.dtype) == (array.shape, array.dtype)
+            found = checkpoint[name]
+            assert (found.shape, found.dtype) == (array.shape, array.dtype)
+            assert found.tobytes() == array.tobytes()

@@ -1,0 +1,343 @@
+"""Presets of the released checkpoints: each describes tensors of its shapes, and gives what the user doesn't say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from damaged_files import assert_command_refuses, assert_one_sentence
+
+from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
+from vmoe_export.class_names import CLASS_LISTS, names_of
+from vmoe_export.cli import main
+from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.model.model_description import describe_model
+from vmoe_export.model.parameters import parameter_shapes
+from vmoe_export.model.routing_config import TopK
+from vmoe_export.presets import PRESETS, preset_in
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "tests" / "data" / "bundles" / "v2-fp32"
+LIGHT1 = "vmoe_s32_last2_ilsvrc2012_randaug_light1"
+LIGHT1_FT = f"{LIGHT1}_ft_ilsvrc2012"
+MEDIUM = "vmoe_s32_last2_ilsvrc2012_randaug_medium"
+STRONG = "vmoe_b16_imagenet21k_randaug_strong"
+STRONG_FT = f"{STRONG}_ft_ilsvrc2012"
+EEE = "eee_s32_last2_ilsvrc2012"
+EEE_FT = f"{EEE}_ft_cifar100"
+
+STEPS_224 = "resize_small(256)|central_crop(224)"
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """A checkpoint as its authors describe it; `router` are the sizes behind D of a router's kernel."""
+
+    variant: str
+    layers: str
+    pixels: int
+    classes: int
+    pre_logits: int | None
+    ratio: float
+    steps: str
+    class_names: str | None
+    k: int = 2
+    members: int = 1
+    router: tuple[int, ...] = (8,)
+
+
+RELEASED = {
+    LIGHT1: Released("S/32", "Last 2", 224, 1000, 512, 1.05, STEPS_224, "imagenet1k"),
+    LIGHT1_FT: Released("S/32", "Last 2", 384, 1000, None, 1.5, "resize(384)", "imagenet1k"),
+    MEDIUM: Released("S/32", "Last 2", 224, 1000, 512, 1.05, STEPS_224, "imagenet1k"),
+    STRONG: Released("B/16", "Every 2", 224, 21_843, None, 1.05, STEPS_224, None),
+    STRONG_FT: Released("B/16", "Every 2", 384, 1000, None, 1.5, "resize(384)", "imagenet1k"),
+    EEE: Released("S/32", "Last 2", 224, 1000, 512, 1.05, STEPS_224, "imagenet1k", 1, 2),
+    EEE_FT: Released("S/32", "Last 2", 128, 100, 512, 1.5, "resize(128)", "cifar100", 1, 2, (2, 4)),
+}
+SAME_SHAPES = {LIGHT1, MEDIUM, EEE}
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("random_checkpoint", ROOT / "samples" / "random_checkpoint.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def shapes(writer: ModuleType) -> dict[str, Shapes]:
+    return {name: shapes_of(writer, released) for name, released in RELEASED.items()}
+
+
+@pytest.fixture(scope="module")
+def files(shapes: dict[str, Shapes], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("released")
+    return {name: sparse_file(folder / f"{i}.safetensors", of) for i, (name, of) in enumerate(shapes.items())}
+
+
+def shapes_of(writer: ModuleType, released: Released) -> Shapes:
+    size = writer.VARIANTS[released.variant]
+    layers = writer.moe_layers(released.layers, size.num_layers)
+    model = writer.describe(size, released.pixels, released.classes, 8, layers, released.pre_logits)
+    return {
+        name: (shape[0], *released.router) if name.endswith("/Router/dense/kernel") else shape
+        for name, shape in parameter_shapes(model).items()
+    }
+
+
+def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    """A safetensors file of zeros that takes no space."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + end)
+    return path
+
+
+def planned(path: Path, **options: Any) -> ExportPlan:
+    with open_checkpoint(path) as checkpoint:
+        return plan_export(checkpoint, ExportOptions(**options))
+
+
+def printed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments), "--dry-run"])
+    captured = capfd.readouterr()
+    assert (ended.value.code, captured.err) == (0, "")
+    return captured.out
+
+
+def test_there_are_the_seven() -> None:
+    assert list(PRESETS) == list(RELEASED)
+    assert all(preset.name == name and preset.description for name, preset in PRESETS.items())
+    # What has no official config says so.
+    assert {name for name, preset in PRESETS.items() if "assumed" in preset.description} == {MEDIUM, EEE}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_preset_describes_tensors_of_its_shapes(name: str, shapes: dict[str, Shapes]) -> None:
+    released = RELEASED[name]
+    model = describe_model(shapes[name], PRESETS[name].config)
+    assert model.moe is not None
+    assert model.image_size == PRESETS[name].image_size == (released.pixels, released.pixels)
+    assert (model.num_classes, model.representation_size) == (released.classes, released.pre_logits)
+    moe = model.moe
+    assert isinstance(moe.routing, TopK)
+    assert (moe.num_experts, moe.dispatch_bf16) == (8, True)
+    assert (moe.routing.k, moe.routing.capacity_ratio) == (released.k, released.ratio)
+    assert moe.layers == ((5, 7) if released.variant == "S/32" else (1, 3, 5, 7, 9, 11))
+    assert moe.routing.ensemble_size == released.members
+    assert {field: model.origins[field] for field in ("k", "capacity_ratio", "dispatch_bf16")} == dict.fromkeys(
+        ("k", "capacity_ratio", "dispatch_bf16"), "config"
+    )
+
+
+def test_configs_say_what_was_trained() -> None:
+    moe = {name: preset.config["encoder"]["moe"] for name, preset in PRESETS.items()}
+    tokens = {LIGHT1: 50, LIGHT1_FT: 145, MEDIUM: 50, STRONG: 197, STRONG_FT: 577}
+    assert {name: moe[name]["group_size"] for name in tokens} == {name: 8 * count for name, count in tokens.items()}
+    assert (moe[EEE]["group_size"], moe[EEE_FT]["group_size"]) == (8 * 50 * 2, 128 * 17 * 2)
+    for name, preset in PRESETS.items():
+        members = RELEASED[name].members
+        assert moe[name].get("ensemble_size", 1) == members
+        assert preset.config["name"] == ("VisionTransformerMoe" if members == 1 else "VisionTransformerMoeEnsemble")
+        json.dumps(preset.config)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_other_preset_is_refused_where_shapes_tell(name: str, files: dict[str, Path]) -> None:
+    """The dense shapes of an E3 are a V-MoE's, so light1, medium and the E3 that is not fine-tuned can't be told apart."""
+    for other in PRESETS:
+        if other == name or {name, other} <= SAME_SHAPES:
+            continue
+        with pytest.raises(ConfigError) as refused:
+            planned(files[name], preset=other)
+        assert_one_sentence(str(refused.value), str(files[name]))
+        assert other in str(refused.value)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_what_the_user_does_not_say_is_the_presets(name: str, files: dict[str, Path]) -> None:
+    released, plan = RELEASED[name], planned(files[name], preset=name)
+    assert str(plan.preprocessing) == released.steps
+    expected = released.class_names and names_of(released.class_names)
+    assert plan.options.class_names == expected
+    assert [(p.capacity_ratio, p.k) for p in plan.profiles] == [(released.ratio, released.k)]
+
+
+def test_what_the_user_says_beats_the_preset(files: dict[str, Path]) -> None:
+    names = [str(i) for i in range(1000)]
+    given = {"preprocess": "resize(224)", "class_names": names, "dispatch_bf16": False, "capacity": [0.5], "k": [1]}
+    plan = planned(files[LIGHT1], preset=LIGHT1, **given)
+    assert str(plan.preprocessing) == "resize(224)"
+    assert plan.options.class_names == names
+    assert plan.model.moe is not None
+    assert not plan.model.moe.dispatch_bf16
+    assert [profile.name for profile in plan.profiles] == ["c0.5-k1"]
+
+
+def test_another_image_size_keeps_the_config_and_has_its_own_steps(files: dict[str, Path]) -> None:
+    plan = planned(files[LIGHT1_FT], preset=LIGHT1_FT, image_size=(320, 320))
+    assert plan.model.moe is not None
+    assert plan.profiles[0].capacity_ratio == 1.5
+    assert str(plan.preprocessing) == "resize(320)"
+    assert plan.options.class_names == names_of("imagenet1k")
+
+
+def test_tensors_of_another_image_size_are_not_resized_in_silence(writer: ModuleType, tmp_path: Path) -> None:
+    shapes = shapes_of(writer, dataclasses.replace(RELEASED[LIGHT1_FT], pixels=320))
+    path = sparse_file(tmp_path / "x.safetensors", shapes)
+    with pytest.raises(ConfigError) as refused:
+        planned(path, preset=LIGHT1_FT)
+    assert_one_sentence(str(refused.value), f"preset {LIGHT1_FT} is for 384x384 px", "--image-size 320x320")
+    assert planned(path, preset=LIGHT1_FT, image_size=(320, 320)).model.image_size == (320, 320)
+    assert planned(path, preset=LIGHT1_FT, image_size=(384, 384)).model.image_size == (384, 384)
+
+
+def test_features_have_no_class_names(files: dict[str, Path], shapes: dict[str, Shapes], tmp_path: Path) -> None:
+    assert planned(files[LIGHT1], preset=LIGHT1, output="features").options.class_names is None
+    headless = {name: shape for name, shape in shapes[LIGHT1].items() if not name.startswith("head/")}
+    plan = planned(sparse_file(tmp_path / "x.safetensors", headless), preset=LIGHT1)
+    assert (plan.output, plan.options.class_names) == ("features", None)
+
+
+def test_the_plan_says_which_preset_it_was(
+    files: dict[str, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = printed(capfd, monkeypatch, files[LIGHT1], "--preset", LIGHT1, "-v", "--json", tmp_path / "x.json")
+    assert f"{LIGHT1}: {PRESETS[LIGHT1].description}" in text
+    assert "From the preset" in text
+    assert "From the config" not in text
+    assert f"preset {LIGHT1}'s group_size of 400 tokens is not followed" in text
+    assert "the config" not in text
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert (report["preset"], report["preprocessing"]) == (LIGHT1, STEPS_224)
+
+
+@pytest.mark.parametrize(
+    ("stem", "found"),
+    [
+        (LIGHT1, LIGHT1),
+        (f"my_{LIGHT1_FT}-2", LIGHT1_FT),  # and not light1, which is in it, too
+        (STRONG, STRONG),
+        ("vmoe_s32_last2_ilsvrc2012", None),
+        (LIGHT1.upper(), None),
+    ],
+)
+def test_a_name_is_a_hint_and_nothing_more(
+    stem: str,
+    found: str | None,
+    shapes: dict[str, Shapes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = sparse_file(tmp_path / f"{stem}.safetensors", shapes[found or LIGHT1])
+    preset = preset_in(path.name)
+    assert preset is (PRESETS[found] if found else None)
+    text = printed(capfd, monkeypatch, path)
+    if preset is None:
+        assert "--preset" not in text
+    else:
+        takes = "config, preprocessing and class names" if preset.class_names else "config and preprocessing"
+        assert f"the name contains '{found}': --preset {found} takes its {takes}" in text
+    plan = planned(path)
+    assert plan.model.moe is not None
+    assert (plan.options.class_names, plan.model.moe.dispatch_bf16) == (None, False)
+
+
+def test_no_hint_where_the_config_is_known(
+    shapes: dict[str, Shapes], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sparse_file(tmp_path / f"{LIGHT1}.safetensors", shapes[LIGHT1])
+    (tmp_path / "model.json").write_text("{}")
+    for option, value in (("--preset", LIGHT1), ("--config", tmp_path / "model.json")):
+        assert "the name contains" not in printed(capfd, monkeypatch, path, option, value)
+
+
+def test_a_name_of_another_preset_is_told(shapes: dict[str, Shapes], tmp_path: Path) -> None:
+    path = sparse_file(tmp_path / f"{LIGHT1}.safetensors", shapes[LIGHT1])
+    assert f"the name contains '{LIGHT1}', but --preset is {MEDIUM}" in planned(path, preset=MEDIUM).notes
+
+
+def test_preset_and_config_exclude_each_other(files: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OptionError, match="so --config can't be given beside it"):
+        ExportOptions(preset=LIGHT1, config={})
+    arguments = [str(files[LIGHT1]), "--preset", LIGHT1, "--config", "model.json"]
+    assert_command_refuses(arguments, 2, [f"--preset {LIGHT1}", "--config"], capfd)
+
+
+def test_a_bundle_takes_no_preset(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(BUNDLE), "--preset", LIGHT1, "--dry-run"]
+    assert_command_refuses(arguments, 2, [str(BUNDLE), "is a bundle", "leave --preset out"], capfd)
+
+
+@pytest.mark.parametrize("preset", ["light1", "", 3, ["light1"]])
+def test_presets_that_are_none(preset: Any) -> None:
+    with pytest.raises(OptionError) as refused:
+        ExportOptions(preset=preset)
+    assert_one_sentence(str(refused.value), f"preset is {preset!r}", EEE)
+
+
+def test_an_unknown_preset_on_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert_command_refuses(["x", "--preset", "light1"], 2, ["--preset", "light1", *PRESETS], capfd)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "known"),
+    [
+        ("imagenet1k", 1000, {0: "tench", 207: "golden retriever", 388: "giant panda", 985: "daisy", 999: "toilet tissue"}),
+        ("cifar100", 100, {0: "apple", 8: "bicycle", 39: "keyboard", 99: "worm"}),
+    ],
+)
+def test_lists_of_class_names(name: str, count: int, known: dict[int, str]) -> None:
+    names = names_of(name)
+    assert len(names) == len(set(names)) == count
+    assert {i: names[i] for i in known} == known
+    # Pictures are labelled by folders of these names.
+    assert all(text == text.strip() != "" and "/" not in text for text in names)
+
+
+def test_cifar100_is_in_alphabetical_order_and_cranes_are_two() -> None:
+    assert list(names_of("cifar100")) == sorted(names_of("cifar100"))
+    imagenet = names_of("imagenet1k")
+    assert [imagenet[i] for i in (134, 517, 638, 639)] == [
+        "crane (n02012849)",
+        "crane (n03126707)",
+        "maillot",
+        "maillot, tank suit",
+    ]
+
+
+def test_every_list_is_one_that_a_preset_may_have() -> None:
+    assert {preset.class_names for preset in PRESETS.values()} == {None, *CLASS_LISTS}
+
+
+def test_class_names_by_the_name_of_a_list(
+    files: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of that name is there with ./ before it."""
+    monkeypatch.chdir(tmp_path)
+    Path("imagenet1k").write_text("one\ntwo\n")
+    assert "1000 classes" in printed(capfd, monkeypatch, files[LIGHT1], "--class-names", "imagenet1k")
+    refused = [str(files[LIGHT1]), "--dry-run", "--class-names"]
+    assert_command_refuses([*refused, "./imagenet1k"], 2, ["2 class names", "1000 outputs"], capfd)
+    assert_command_refuses([*refused, "cifar100"], 2, ["100 class names", "1000 outputs"], capfd)
+    assert_command_refuses([*refused, "imagenet21k"], 2, ["--class-names imagenet21k can't be read"], capfd)

@@ -1,0 +1,576 @@
+"""`vmoe-export --tensorrt`: the graphs that TensorRT gets, run unchanged in ONNX Runtime, and what they may be made of."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import golden
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx.parser
+import onnx.reference
+import onnxruntime
+import pytest
+import sdk_build
+from damaged_files import (
+    DENSE,
+    SPARSE,
+    assert_command_refuses,
+    assert_one_sentence,
+    folder_bytes,
+    golden_tensors,
+    written,
+)
+from onnx import TensorProto
+from safetensors.numpy import save_file
+from sdk_build import Runner
+from variants import VARIANTS, Variant
+
+from vmoe_export import ExportOptions, OptionError, export_bundle
+from vmoe_export.cli import main
+from vmoe_export.errors import ExportError
+from vmoe_export.graphs import graph_files
+from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
+from vmoe_export.ops.functions import IR_VERSION, OPSET
+from vmoe_export.ops.table import DOMAIN
+from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.op_library import find_library
+
+MNIST = Path(__file__).parents[2] / "samples" / "mnist"
+CASES = golden.cases()
+FLOAT32 = [case for case in CASES if not case.bfloat16]
+BFLOAT16 = [case for case in CASES if case.bfloat16]
+LIBRARIES = ("no library", *(["op library"] if find_library() else []))
+PRECISIONS: dict[TensorRtPrecision, int] = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+}
+CONFIGS = list({(case.model, case.group, case.bfloat16): case for case in CASES}.values())
+"""One case of every golden model, routing group and dispatcher."""
+
+# Of what is on the list of TensorRT 10.1's ONNX parser for float32, float16, bfloat16, int32 and int64.
+PARSED = {
+    "Add", "Cast", "Concat", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul", "ReduceMean",
+    "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
+}  # fmt: skip
+PLUGINS = {"VmoeRouteDispatch": 2, "VmoeCombine": 3}
+"""The plugins of a graph, and how many inputs each has."""
+
+Outputs = list[np.ndarray]
+
+
+def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if library:
+        options.register_custom_ops_library(str(find_library()))
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def canonical(model: str, group: str, bfloat16: bool) -> tuple[Path, onnx.ModelProto, int]:
+    folder, network = golden.exported(model, group, bfloat16)
+    return folder, onnx.load(folder / "model.onnx", load_external_data=False), network.config.hidden_size
+
+
+def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
+    """The graph of a case's setting, written beside its weights."""
+    folder, model, hidden_size = canonical(case.model, case.group, case.bfloat16)
+    graph = tensorrt_graph(model, case.profile, precision, hidden_size)
+    path = folder / f"{precision}.tensorrt.onnx"
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+    return path, graph
+
+
+@functools.cache
+def answer(number: int, library: str) -> Outputs:
+    """What the unchanged float32 file gives in one of CASES: logits, then slot and weight of each layer."""
+    case = CASES[number]
+    path, _ = graph_of(case)
+    outputs: Outputs = session(path, library == "op library").run(None, {"image": case.images})
+    return outputs
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", FLOAT32, ids=str)
+def test_float32_logits_and_kept_pairs_are_the_official_ones(case: golden.Case, library: str) -> None:
+    logits, *routes = answer(CASES.index(case), library)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, case.logits, rtol=0, atol=1e-5)
+    check_slots(case, routes, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", BFLOAT16, ids=str)
+def test_the_bfloat16_dispatcher_keeps_the_official_pairs(case: golden.Case, library: str) -> None:
+    logits, *routes = answer(CASES.index(case), library)
+    difference = np.abs(logits - case.logits)
+    assert difference.max() <= 3e-3
+    assert difference.mean() <= 1.5e-4
+    check_slots(case, routes, atol=3e-3)
+
+
+def check_slots(case: golden.Case, routes: Outputs, atol: float) -> None:
+    for slot, weight, (gates, kept) in zip(routes[::2], routes[1::2], case.layers(), strict=True):
+        assert case.profile is not None
+        np.testing.assert_array_equal(golden.kept_slots(slot, case.profile.capacity[0], kept.shape[-1]), kept)
+        if gates is not None:
+            np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_bfloat16_dispatcher_is_close_in_nearly_all_cases(library: str) -> None:
+    differences = [np.abs(answer(CASES.index(case), library)[0] - case.logits).max() for case in BFLOAT16]
+    assert sum(d <= 5e-5 for d in differences) >= 20
+
+
+@pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_op_library_needs_no_function_of_the_file(precision: TensorRtPrecision) -> None:
+    case = FLOAT32[0]
+    path, graph = graph_of(case, precision)
+    expected = session(path).run(None, {"image": case.images})
+    bare = onnx.ModelProto()
+    bare.CopyFrom(graph)
+    del bare.functions[:]
+    path.write_bytes(bare.SerializeToString())
+    with pytest.raises(Exception, match="VmoeRouteDispatch"):
+        session(path)
+    found = session(path, library=True).run(None, {"image": case.images})
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3 if precision == "fp16" else 1e-6)
+
+
+# What a graph is made of.
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_onnx_accepts_the_file_and_knows_every_type(case: golden.Case, precision: TensorRtPrecision) -> None:
+    path, graph = graph_of(case, precision)
+    onnx.checker.check_model(path, full_check=True)
+    types = value_types(graph)
+    allowed = {TensorProto.FLOAT, PRECISIONS[precision], TensorProto.INT32, TensorProto.INT64}
+    # The bfloat16 dispatcher of a float32 graph moves bfloat16.
+    assert set(types.values()) <= allowed | ({TensorProto.BFLOAT16} if case.bfloat16 else set())
+    for node in graph.graph.node:
+        # A strongly typed network adds and multiplies only what has one type.
+        if node.op_type in {"MatMul", "Add", "Mul", "Sub", "Div", "Concat", "LayerNormalization"}:
+            assert len({types[name] for name in (*node.input, *node.output)}) == 1, node
+        if node.op_type in PLUGINS:
+            assert TensorProto.INT64 not in {types[name] for name in (*node.input, *node.output)}
+    assert len(path.read_bytes()) < 100_000
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
+    case: golden.Case, precision: TensorRtPrecision
+) -> None:
+    _, model = graph_of(case, precision)
+    graph, profile = model.graph, case.profile
+    plugins = [node for node in graph.node if node.domain == DOMAIN]
+    assert {node.op_type for node in graph.node if node.domain == ""} <= PARSED
+    assert {node.domain for node in graph.node} <= {"", DOMAIN}
+    layers = case.raw["layers"]
+    assert [node.op_type for node in plugins] == [*PLUGINS] * len(layers)
+    for node in plugins:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert attributes.pop("plugin_namespace") == b"vmoe" and attributes.pop("plugin_version") == b"1"
+        setting = {} if profile is None else {"capacity": profile.capacity[0], "k": profile.k, "bpr": int(profile.bpr)}
+        assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
+        assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
+    # Functions are for runtimes without the plugin: no node of the main graph calls one that isn't a plugin.
+    expected = {"VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"} if layers else set()
+    assert {function.name for function in model.functions} == expected
+    names = [node.name for node in graph.node]
+    assert all(names) and len(set(names)) == len(names)
+    assert all(attribute.type != onnx.AttributeProto.GRAPH for node in graph.node for attribute in node.attribute)
+    assert len([node for node in graph.node if node.op_type in ("Shape", "Expand")]) <= 2
+    locations = {entry.value for t in graph.initializer for entry in t.external_data if entry.key == "location"}
+    assert locations == {"weights.safetensors"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_inputs_and_outputs_are_the_same_in_every_precision(case: golden.Case, precision: TensorRtPrecision) -> None:
+    _, model = graph_of(case, precision)
+    (image,) = model.graph.input
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", TensorProto.FLOAT)
+    dims = image.type.tensor_type.shape.dim
+    assert dims[0].dim_param == "batch" and all(dim.dim_value for dim in dims[1:])
+    layers = [f"{layer}/{what}" for layer in case.raw["layers"] for what in ("slot", "weight")]
+    assert [output.name for output in model.graph.output] == ["logits", *layers]
+    for output in model.graph.output:
+        kind = TensorProto.INT32 if output.name.endswith("/slot") else TensorProto.FLOAT
+        assert output.type.tensor_type.elem_type == kind
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_not(
+    case: golden.Case, precision: TensorRtPrecision
+) -> None:
+    _, model = graph_of(case, precision)
+    types = value_types(model)
+    short = PRECISIONS[precision]
+    for node in model.graph.node:
+        (kind, *_) = [types[name] for name in node.output]
+        if node.op_type == "MatMul":
+            exact = node.output[0].endswith("/router_logits") or any(
+                name.startswith(("head/", "pre_", "encoder_norm")) for name in node.input
+            )
+            assert kind == (TensorProto.FLOAT if exact else short), node.name
+        elif node.op_type in ("LayerNormalization", "ReduceMean"):
+            assert kind == TensorProto.FLOAT
+        elif node.op_type == "Softmax":
+            assert kind == (TensorProto.FLOAT if node.output[0].endswith("/gates") else short)
+        elif node.op_type == "VmoeRouteDispatch":
+            assert [types[name] for name in (*node.input, *node.output)] == [
+                TensorProto.FLOAT, short, TensorProto.INT32, TensorProto.FLOAT, short,
+            ]  # fmt: skip
+        elif node.op_type == "VmoeCombine":
+            assert [types[name] for name in (*node.input, *node.output)] == [
+                short, TensorProto.INT32, TensorProto.FLOAT, short,
+            ]  # fmt: skip
+    adds = [node for node in model.graph.node if node.op_type == "Add" and types[node.output[0]] == TensorProto.FLOAT]
+    # The residual stream is added to twice in each block.
+    assert len(adds) >= 2 * golden.settings(case.model)["model"]["encoder"]["num_layers"]
+
+
+def test_no_matmul_of_the_main_graph_has_a_weight_that_is_computed() -> None:
+    """TensorRT folds casts of constants when it builds; anything else would be done again in every call."""
+    for precision in PRECISIONS:
+        _, model = graph_of(FLOAT32[0], precision)
+        constants = {tensor.name for tensor in model.graph.initializer}
+        producers = {name: node for node in model.graph.node for name in node.output}
+        for node in model.graph.node:
+            if node.op_type == "MatMul" and not node.output[0].endswith(("/scores", "/mixed")):
+                weight = node.input[1]
+                if weight not in constants:
+                    cast = producers[weight]
+                    assert cast.op_type == "Cast" and cast.input[0] in constants
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every value, by strict inference; initializers and inputs too."""
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    missing = {name for node in inferred.node for name in (*node.input, *node.output)} - types.keys()
+    assert not missing
+    return types
+
+
+# Short types.
+
+
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_a_float16_file_runs_unchanged_and_is_close(case: golden.Case) -> None:
+    path, _ = graph_of(case, "fp16")
+    logits, *routes = session(path).run(None, {"image": case.images})
+    assert logits.dtype == np.float32
+    assert np.abs(logits - case.logits).max() < 2e-2
+    assert kept_alike(case, routes) > 0.99
+
+
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None:
+    path, graph = graph_of(case, "bf16")
+    with pytest.raises(Exception, match="MatMul"):
+        session(path)  # ONNX Runtime's CPU has no such product
+    path.write_bytes(emulate_bfloat16(graph).SerializeToString())
+    logits, *routes = session(path).run(None, {"image": case.images})
+    assert np.abs(logits - case.logits).max() > 1e-4
+    # In such small models one token that goes elsewhere moves an image's logits by a tenth.
+    assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.2 * np.sqrt(np.mean(case.logits**2))
+    assert kept_alike(case, routes) > 0.94
+
+
+def test_a_bfloat16_file_runs_unchanged_in_the_reference_evaluator() -> None:
+    case = next(case for case in FLOAT32 if case.model == "g2")
+    path, _ = graph_of(case, "bf16")
+    logits, *routes = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {"image": case.images})
+    assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.1 * np.sqrt(np.mean(case.logits**2))
+    assert kept_alike(case, routes) > 0.9
+
+
+def test_the_emulation_rounds_every_result_to_bfloat16() -> None:
+    text = """<ir_version: IR, opset_import: ["": OPSET]> short (float[6, 40] x, float[40, 7] w) => (float[6, 7] y) {
+        a = Cast <to = 16> (x)
+        b = Cast <to = 16> (w)
+        product = MatMul (a, b)
+        sum = Add (product, product)
+        scaled = Mul (sum, product)
+        y = Cast <to = 1> (scaled)
+    }"""
+    model = onnx.parser.parse_model(text.replace("OPSET", str(OPSET)).replace("IR", str(IR_VERSION)))
+    rng = np.random.default_rng(3)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 40), (40, 7)))
+    run = onnxruntime.InferenceSession(emulate_bfloat16(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = run.run(None, {"x": x, "w": w})
+
+    def rounded(values: np.ndarray) -> np.ndarray:
+        return values.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+    product = rounded(rounded(x) @ rounded(w))
+    expected = rounded(rounded(product + product) * product)
+    assert (y == expected).mean() > 0.95  # a sum in float32 may fall on the other side of a rounding
+    np.testing.assert_allclose(y, expected, rtol=2e-2, atol=1e-6)
+    assert (y != rounded((x.astype(np.float64) @ w) ** 2 * 2)).mean() > 0.3
+
+
+def kept_alike(case: golden.Case, routes: Outputs) -> float:
+    """Share of the (token, expert) pairs that are kept or dropped as officially."""
+    shares = [1.0]
+    for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
+        assert case.profile is not None
+        shares.append(float((golden.kept_slots(slot, case.profile.capacity[0], kept.shape[-1]) == kept).mean()))
+    return min(shares)
+
+
+# MNIST.
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Mapping[str, Path]:
+    """The MNIST model with groups of 16 images, for TensorRT in every precision, without validation."""
+    folder = tmp_path_factory.mktemp("tensorrt")
+    for precision in PRECISIONS:
+        export_bundle(
+            mnist_checkpoint,
+            folder / f"{precision}.vmoe",
+            capacity=[0.1, 1.05],
+            k=[1, 2],
+            group="16",
+            config=MNIST / "config.json",
+            precision=precision,
+            tensorrt=True,
+            validate=False,
+        )
+    return {precision: folder / f"{precision}.vmoe" for precision in PRECISIONS}
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 1535), ("fp16", 1530), ("bf16", 1525)])
+def test_mnist_predictions_are_nearly_all_official(
+    precision: str, least: int, bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    images = (mnist_images["images"][..., None] / 127.5 - 1).astype(np.float32)
+    with np.load(MNIST / "reference.npz") as reference:
+        for profile, graph in Bundle.open(bundles[precision]).manifest.raw["tensorrt"]["graphs"].items():
+            ratio, k = profile.removeprefix("c").split("-k")
+            path = bundles[precision] / graph
+            if precision == "bf16":
+                emulated = emulate_bfloat16(onnx.load(path, load_external_data=False))
+                path = tmp_path / graph
+                path.write_bytes(emulated.SerializeToString())
+                (tmp_path / "weights.safetensors").unlink(missing_ok=True)
+                (tmp_path / "weights.safetensors").write_bytes((bundles[precision] / "weights.safetensors").read_bytes())
+            run = session(path)
+            logits = np.concatenate([run.run(["logits"], {"image": images[i : i + 256]})[0] for i in range(0, 1536, 256)])
+            official = reference[f"pred_K{k}_C{ratio}_bpr"]
+            assert (logits.argmax(axis=1) == official).sum() >= least, profile
+
+
+def test_the_batch_is_dynamic(bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray]) -> None:
+    images = (mnist_images["images"][:48, ..., None] / 127.5 - 1).astype(np.float32)
+    run = session(bundles["fp32"] / "c0.1-k1.tensorrt.onnx")
+    whole, *routes = run.run(None, {"image": images})
+    for start in (0, 16, 32):
+        part, slot, *_ = run.run(None, {"image": images[start : start + 16]})
+        np.testing.assert_allclose(part, whole[start : start + 16], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(slot >= 0, routes[0][start // 16 : start // 16 + 1] >= 0)
+
+
+def test_the_float32_graph_is_the_canonical_graph_at_its_profile(
+    bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = (mnist_images["images"][:32, ..., None] / 127.5 - 1).astype(np.float32)
+    with Engine.load(bundles["fp32"], backend="onnxruntime") as engine:
+        for profile in engine.manifest.profiles:
+            logits, *routes = session(bundles["fp32"] / f"{profile}.tensorrt.onnx").run(None, {"image": images})
+            np.testing.assert_allclose(logits, engine(images, profile=profile), rtol=0, atol=1e-5)
+            for slot, layer in zip(routes[::2], engine.routing(images, profile=profile).values(), strict=True):
+                places = len(slot) * engine.setting(profile).capacity[0]  # type: ignore[union-attr]
+                np.testing.assert_array_equal(slot >= 0, layer.kept)
+                np.testing.assert_array_equal(slot[slot >= 0] // places, layer.expert[layer.kept])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: Path) -> None:
+    source = tmp_path / "model.safetensors"
+    save_file(variant.parameters(), source)
+    options: dict[str, Any] = {**variant.options, "config": variant.config}
+    if variant.settings:
+        ratio, k, _ = variant.settings[-1]
+        options |= {"capacity": [ratio], "k": [k]}
+    for precision in ("fp32", "fp16"):
+        target = tmp_path / f"{precision}.vmoe"
+        result = export_bundle(source, target, tensorrt=True, precision=precision, **options)
+        (graph,) = result.tensorrt.values()
+        found = [c for c in (*result.comparisons, *result.rounded) if c.graph == graph]
+        assert len(found) == 1
+        difference = found[0].difference_alike if precision == "fp16" else found[0].max_difference
+        assert difference < (2e-2 if precision == "fp16" else 1e-2 if options.get("dispatch_bf16") else 1e-5)
+        manifest = Bundle.open(target).manifest
+        assert manifest.tensorrt is not None
+        assert manifest.tensorrt.precision == precision and manifest.precision == "fp32"
+        assert dict(manifest.tensorrt.graphs) == dict(result.tensorrt)
+
+
+# The command.
+
+
+def test_the_command_names_the_files_and_says_how_far_they_are(
+    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = {
+        "fp32": "ONNX Runtime against torch",
+        "fp16": "TensorRT graphs in fp16 against torch, run by ONNX Runtime",
+        "bf16": "TensorRT graphs in bf16 against torch, not run: emulated in float32",
+    }
+    for precision, title in said.items():
+        target = tmp_path / f"{precision}.vmoe"
+        arguments = [str(mnist_checkpoint), "-c", "0.3", "-c", "1.05", "--k", "1", "--precision", precision]
+        assert run_command([*arguments, "--tensorrt", "-o", str(target)]) == 0
+        printed = capsys.readouterr().out
+        assert title in printed
+        assert "For TensorRT: c0.3-k1.tensorrt.onnx, c1.05-k1.tensorrt.onnx" in printed
+        assert sum(line.startswith("│ c0.3-k1.tensorrt.onnx") for line in printed.splitlines()) == 1
+        manifest = json.loads((target / "manifest.json").read_text())
+        graphs = {"c0.3-k1": "c0.3-k1.tensorrt.onnx", "c1.05-k1": "c1.05-k1.tensorrt.onnx"}
+        assert manifest["tensorrt"] == {"precision": precision, "graphs": graphs}
+        assert manifest["precision"] == ("bf16" if precision == "bf16" else "fp32")
+        rounded = manifest["validation"].get("tensorrt", [])
+        how = {"fp32": [], "fp16": ["onnxruntime"] * 2, "bf16": ["emulated"] * 2}[precision]
+        assert [entry["how"] for entry in rounded] == how
+        compared = {entry["graph"] for entry in (*manifest["validation"]["comparisons"], *rounded)}
+        assert compared == {"model.onnx", "model.inlined.onnx", *graphs.values()}
+        assert {path.name for path in target.iterdir()} == compared | {"manifest.json", "weights.safetensors"}
+
+
+def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(mnist_checkpoint), "-c", "0.3", "--k", "1", "--json", "-", "-o", str(tmp_path / "x.vmoe")]
+    assert run_command([*arguments, "--tensorrt", "--precision", "fp16"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["precision"] == "fp16"
+    assert result["tensorrt"]["graphs"] == {"c0.3-k1": "c0.3-k1.tensorrt.onnx"}
+    (entry,) = result["tensorrt"]["validation"]
+    assert entry["profile"] == "c0.3-k1" and len(entry["agreement"]) == 5
+    assert run_command([*arguments, "--force", "--no-validate"]) == 0
+    assert json.loads(capsys.readouterr().out)["tensorrt"] is None
+
+
+def test_a_dense_model_has_one_graph_in_any_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for precision in PRECISIONS:
+        target = tmp_path / f"{precision}.vmoe"
+        assert run_command([str(DENSE), "--tensorrt", "--precision", precision, "-o", str(target)]) == 0
+        assert "For TensorRT: model.tensorrt.onnx" in capsys.readouterr().out
+        manifest = Bundle.open(target).manifest
+        assert manifest.tensorrt is not None
+        assert dict(manifest.tensorrt.graphs) == {"model": "model.tensorrt.onnx"}
+        assert (manifest.tensorrt.precision, manifest.precision) == (precision, "bf16" if precision == "bf16" else "fp32")
+        with Engine.load(target) as engine:
+            assert engine(np.zeros((1, *engine.manifest.raw["model"]["image_size"], 3), np.float32)).shape[0] == 1
+
+
+def test_a_bundle_without_says_nothing_about_tensorrt(mnist_bundle: Path) -> None:
+    manifest = Bundle.open(mnist_bundle).manifest
+    assert manifest.tensorrt is None
+    assert "tensorrt" not in manifest.raw
+    assert not list(mnist_bundle.glob("*tensorrt*"))
+
+
+def test_the_engine_and_the_sdk_load_a_bundle_with_tensorrt_graphs(
+    bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    images = mnist_images["images"][:16, ..., None]
+    with Engine.load(bundles["fp16"], backend="onnxruntime") as engine:
+        expected = engine(images)
+    prefix = sdk_build.prefixes().all["standard ops"]
+    runner = Runner(prefix, bundles["fp16"], sdk_build.onnxruntime_library(), 1, tmp_path)
+    try:
+        np.testing.assert_allclose(runner.logits(images), expected, rtol=0, atol=1e-5)
+    finally:
+        runner.close()
+
+
+def run_command(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+# What is refused.
+
+
+def test_fp16_without_tensorrt_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(SPARSE), "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
+    assert_command_refuses(arguments, 2, ["fp16", "add --tensorrt"], capfd)
+    with pytest.raises(OptionError, match="add --tensorrt"):
+        ExportOptions(precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_must_be_true_or_false() -> None:
+    with pytest.raises(OptionError, match="tensorrt is 'yes', not one of True, False"):
+        ExportOptions(tensorrt="yes")  # type: ignore[arg-type]
+
+
+def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tensors = dict(golden_tensors())
+    attention = "Encoder/encoderblock_0/SelfAttention"
+    for name, factor in (("value/kernel", 1e6), ("value/bias", 1e6), ("out/kernel", 1e-6)):
+        tensors[f"{attention}/{name}"] = (tensors[f"{attention}/{name}"] * factor).astype(np.float32)
+    source = written(tmp_path, tensors)
+    before = folder_bytes(tmp_path)
+    arguments = [str(source), "--tensorrt", "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
+    assert_command_refuses(arguments, 1, ["c1.05-k2.tensorrt.onnx", "not finite", "fp16", "--precision"], capfd)
+    assert folder_bytes(tmp_path) == before
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_graph_that_computes_something_else_is_refused(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        model = tensorrt_graph(*arguments)
+        for node in model.graph.node:
+            if node.op_type == "Gelu":
+                node.op_type = "Tanh"
+                del node.attribute[:]
+        return model
+
+    monkeypatch.setattr(graph_files, "tensorrt_graph", wrong)
+    with pytest.raises(ExportError) as refused:
+        export_bundle(SPARSE, tmp_path / "x.vmoe", tensorrt=True, precision=precision, atol=0.1)
+    assert_one_sentence(str(refused.value), "validation failed", "tensorrt.onnx", "no bundle was written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_routes_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        model = tensorrt_graph(*arguments)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "capacity":
+                    attribute.i = 1
+        return model
+
+    monkeypatch.setattr(graph_files, "tensorrt_graph", wrong)
+    for precision in ("fp16", "bf16"):
+        with pytest.raises(ExportError) as refused:
+            export_bundle(SPARSE, tmp_path / "x.vmoe", tensorrt=True, precision=precision)
+        assert_one_sentence(str(refused.value), "c1.05-k2.tensorrt.onnx", "routes only", "no bundle was written")
+    assert list(tmp_path.iterdir()) == []

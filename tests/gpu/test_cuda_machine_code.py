@@ -1,0 +1,111 @@
+"""What nvcc makes of the GPU kernels: they fit the registers, spill none, and move 16 bytes at a time where they may."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+KERNELS = {"combine": 10, "dispatch": 2, "route": 25}  # by source, with all their types
+REGISTERS, BLOCK_THREADS = 64, 512  # with these a multiprocessor, which has 65,536 registers, holds two blocks at once
+GATES, COPIED, COMBINED = 16, 4, 2  # gates of a lane, and words that one moves at a time
+
+if not shutil.which("nvcc") or not shutil.which("c++filt"):
+    pytest.skip("no nvcc, or no c++filt", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel for one architecture; loads and stores are those of 16 bytes in device memory."""
+
+    name: str
+    types: tuple[str, ...]
+    architecture: str
+    registers: int
+    spilled: int
+    threads: int
+    loads: int
+    stores: int
+
+    @property
+    def least_moves(self) -> tuple[int, int]:
+        """Loads and stores of 16 bytes that it must have at least."""
+        copied = {"RouteDispatch": COPIED, "Dispatch": COPIED, "Combine": COMBINED}.get(self.name, 0)
+        if self.types[-1:] != ("Word16",) or self.name in ("Route", "SortTiles"):
+            copied = 0
+        gates = 0
+        if self.types[1:2] == ("Word16",):
+            gates = GATES * (4 if self.types[0] == "float" else 2) // 16
+        return copied + gates, copied
+
+
+@pytest.mark.parametrize("source", KERNELS)
+def test_kernels_fit_spill_nothing_and_move_whole_words(source: str, tmp_path: Path) -> None:
+    kernels = list(compile_kernels(source, tmp_path))
+    assert len(kernels) == KERNELS[source] * len(architectures())
+    assert any(one.least_moves > (0, 0) for one in kernels)
+    wrong = {
+        "too large for two blocks": [one for one in kernels if one.registers > REGISTERS or one.threads > BLOCK_THREADS],
+        "spilled": [one for one in kernels if one.spilled > 0],
+        "words in pieces": [one for one in kernels if one.loads < one.least_moves[0] or one.stores < one.least_moves[1]],
+    }
+    assert not any(wrong.values()), wrong
+
+
+def architectures() -> list[str]:
+    """Those that the product has machine code for, without "sm_"."""
+    listed = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (PLUGINS / "cmake" / "Prerequisites.cmake").read_text())
+    assert listed is not None
+    return re.findall(r"(\d+)-real", listed[1])
+
+
+def compile_kernels(source: str, folder: Path) -> Iterator[Kernel]:
+    """All kernels of a source for all architectures, with the product's options."""
+    options = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", (PLUGINS / "cuda" / "CMakeLists.txt").read_text())
+    assert options is not None
+    command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "-DNDEBUG", *options[1].split(";"), f"-I{PLUGINS}", "-Xptxas=-v"]
+    command += [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures()]
+    command += ["--threads=2", "--keep", f"--keep-dir={folder}", "-o", str(folder / "kernels.fatbin")]
+    done = subprocess.run([*command, str(PLUGINS / "cuda" / f"{source}.cu")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ptx = {(name, architecture): body for architecture, name, body in read_ptx(folder)}
+    said = re.findall(
+        r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+        r"Used (\d+) registers",
+        done.stdout + done.stderr,
+        re.DOTALL,
+    )
+    plain = subprocess.run(
+        ["c++filt"], input="\n".join(line[0] for line in said), capture_output=True, text=True, check=True
+    )
+    for (mangled, architecture, stored, loaded, registers), name in zip(said, plain.stdout.splitlines(), strict=True):
+        body = ptx[mangled, architecture]
+        bound = re.search(r"\.maxntid (\d+)", body)
+        parts = re.search(r"(\w+)Kernel(?:<(.*?)>)?\(", name)
+        assert parts is not None, name
+        yield Kernel(
+            name=parts[1],
+            types=tuple((parts[2] or "").replace("vmoe::cuda::", "").split(", ")),
+            architecture=architecture,
+            registers=int(registers),
+            spilled=int(stored) + int(loaded),
+            threads=int(bound[1]) if bound else 0,
+            loads=len(re.findall(r"ld\.global[.\w:]*\.v4\.[bfu]32", body)),
+            stores=len(re.findall(r"st\.global[.\w:]*\.v4\.[bfu]32", body)),
+        )
+
+
+def read_ptx(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Architecture, name and text of all kernels that nvcc left there."""
+    for path in folder.glob("*.ptx"):
+        text = path.read_text()
+        target = re.search(r"\.target sm_(\d+)", text)
+        assert target is not None
+        for entry in re.findall(r"\.entry (\w+)\((.*?)\n}", text, re.DOTALL):
+            yield target[1], *entry

@@ -1,0 +1,328 @@
+"""The GPU kernels' own code on the CPU: its phases give the reference's bits in any order of threads, and race nowhere."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from routing_cases import Case, golden_cases, make_gates, route, same_bits
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "tests" / "cpp" / "cuda_phases.cc", ROOT / "plugins" / "cuda" / "route_plan.cc"]
+SEEDS = (1, 2, 3)
+PARTS, CASES_PER_PART = 8, 750
+GATE_TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+LARGE = (  # tokens, experts, k, kind of gates, capacity (None: an even share, halved)
+    (40_000, 64, 1, 0, None),
+    (40_000, 8, 2, 7, None),
+    (36_928, 64, 2, 0, 1212),
+    (40_000, 4, 4, 1, 20_000),
+    (20_000, 32, 2, 3, 700),  # all tokens to one expert
+    (20_000, 32, 1, 3, 20_000),
+    (12_608, 32, 4, 4, 1),
+    (9_000, 64, 4, 6, None),
+    (5_000, 256, 8, 5, None),
+    (65_536, 2, 1, 2, None),
+)
+
+if not shutil.which("c++"):
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+
+class PhasesCall(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("groups", "tokens", "experts", "choices", "capacity", "batch_priority")),
+        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed", "lost_barrier")),
+        *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "expert", "buf")),
+    )
+
+
+class CombineCall(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("type", "weight_type", "wide")),
+        *((name, ctypes.c_int64) for name in ("places", "tokens", "choices", "hidden", "seed")),
+        *((name, ctypes.c_void_p) for name in ("out", "slot", "weight", "y")),
+    )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    path = tmp_path_factory.mktemp("phases") / "phases.so"
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["c++", *flags, f"-I{ROOT / 'plugins'}", *map(str, SOURCES), "-o", str(path)], check=True)
+    library = ctypes.CDLL(str(path))
+    library.phases_run.restype = ctypes.c_int64
+    library.phases_refusal.restype = ctypes.c_char_p
+    return library
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes.CDLL, part: int) -> None:
+    for case in cases(part):
+        check_route(library, case)
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_golden_routing_in_any_order(library: ctypes.CDLL, number: int) -> None:
+    check_route(library, golden_cases()[number])
+
+
+@pytest.mark.parametrize("large", LARGE, ids=str)
+def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int, int, int, int | None]) -> None:
+    tokens, experts, k, kind, capacity = large
+    rng = np.random.default_rng(tokens + kind)
+    gates = make_gates(rng, kind, (1, tokens, experts))
+    check_route(library, Case(gates, capacity or max(1, tokens * k // experts // 2), k, True))
+
+
+def test_the_random_cases_cover_what_they_should() -> None:
+    made = [case for part in range(PARTS) for case in cases(part)]
+    assert len(made) == 6000
+    for covered in (
+        lambda c: np.isnan(c.gates.astype(np.float32)).any(),
+        lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
+        lambda c: c.capacity == 1,
+        lambda c: c.capacity > c.gates.shape[1] * c.k,
+        lambda c: c.gates.shape[1] * c.k > 2048,
+        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 2,
+        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[2] > 128,
+        lambda c: c.gates.shape[1] == 1,
+        lambda c: c.gates.shape[2] == 256,
+        lambda c: 128 < c.gates.shape[2] < 256,
+        lambda c: c.k == 8,
+        lambda c: is_in_words(c) and c.gates.shape[2] > 16,
+        lambda c: not is_in_words(c) and c.gates.shape[2] * c.gates.itemsize % 16 == 0,
+        lambda c: c.gates.dtype == np.float16,
+        lambda c: c.gates.dtype == ml_dtypes.bfloat16,
+        lambda c: c.bpr,
+        lambda c: not c.bpr,
+    ):
+        assert sum(map(covered, made)) >= 10
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_route_and_dispatch_in_one(library: ctypes.CDLL, number: int) -> None:
+    rng = np.random.default_rng([7, number])
+    groups, tokens = int(rng.integers(1, 6)), int(rng.integers(1, 120))
+    experts = int(rng.integers(1, 257 if number % 4 == 0 else 20))
+    k = int(rng.integers(1, min(experts, 8) + 1))
+    gates = as_type(make_gates(rng, number % 8, (groups, tokens, experts)), number)
+    gates = at_offset(gates, gates.itemsize if number % 5 == 0 else 0)
+    capacity = min(int(rng.choice([1, 3, tokens, tokens * k + 9])), 18_500 // experts)
+    case = Case(gates, capacity, k, bool(number % 2))
+    slot, weight, src, _ = route(case)
+    x = rng.integers(0, 2**32, (groups * tokens, 4 * int(rng.integers(1, 80 if experts < 20 else 8))), np.uint32)
+    expected = np.where(src.reshape(-1, 1) < 0, np.uint32(0), x[src.reshape(-1)])
+    for seed in SEEDS:
+        found = run_phases(library, case, seed, x=x, parts=int(rng.integers(1, 6)))
+        assert same_bits(found, [slot, weight, expected]), case
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_dispatch(library: ctypes.CDLL, number: int) -> None:
+    rng = np.random.default_rng([8, number])
+    tokens, places, words = (int(n) for n in rng.integers(1, 150, 3))
+    x = rng.integers(0, 2**32, (tokens, 4 * words), np.uint32)
+    src = rng.integers(-1, tokens, places, np.int32)
+    nowhere = rng.random(places) < 0.1
+    src[nowhere] = rng.choice([tokens, 2**31 - 1, -(2**31)], places)[nowhere]
+    buf = np.zeros((places, 4 * words), np.uint32)
+    fault = ctypes.create_string_buffer(500)
+    library.phases_dispatch(
+        pointer(x), *map(ctypes.c_int64, (tokens,)), pointer(src), *map(ctypes.c_int64, (places, words)), pointer(buf),
+        ctypes.c_int64(number), fault, ctypes.c_size_t(len(fault)),
+    )  # fmt: skip
+    assert fault.value == b""
+    np.testing.assert_array_equal(buf, np.where(((src < 0) | (src >= tokens))[:, None], np.uint32(0), x[src % tokens]))
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["16-byte words", "single elements"])
+@pytest.mark.parametrize("weight_is_float", [True, False])
+@pytest.mark.parametrize("dtype", GATE_TYPES, ids=str)
+def test_combine(library: ctypes.CDLL, dtype: np.dtype, weight_is_float: bool, wide: bool) -> None:
+    for number in range(8):
+        rng = np.random.default_rng([9, number])
+        places, tokens, k = (int(n) for n in rng.integers(1, (60, 60, 5)))
+        hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
+        out = rng.normal(0, 1, (places, hidden)).astype(dtype)
+        slot = rng.integers(-1, places, (tokens, k), np.int32)
+        slot[rng.random(slot.shape) < 0.05] = places + 3  # no place: adds nothing
+        weight = rng.random((tokens, k), np.float32).astype(np.float32 if weight_is_float else dtype)
+        y = np.zeros((tokens, hidden), dtype)
+        types = [GATE_TYPES.index(array.dtype) for array in (out, weight)]
+        call = CombineCall(
+            *types, int(wide), places, tokens, k, hidden, number, *map(pointer, (out, slot, weight, y))
+        )  # fmt: skip
+        fault = ctypes.create_string_buffer(500)
+        library.phases_combine(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
+        assert fault.value == b""
+        assert y.tobytes() == combine(out, slot, weight).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("groups", "tokens", "experts", "k", "fused"),
+    [
+        (1, 30, 8, 1, False),
+        (1, 200, 8, 1, False),
+        (1, 300, 64, 4, False),
+        (1, 1500, 8, 1, False),
+        (1, 30, 8, 1, True),
+        (1, 200, 256, 8, True),
+        (3, 100, 8, 1, True),  # one block does several groups
+        (3, 100, 32, 4, True),
+        (2, 60, 100, 8, True),
+        (1, 5000, 8, 1, False),
+        (2, 2048, 32, 2, False),
+        (3, 600, 128, 8, False),
+    ],
+)
+def test_the_checker_finds_every_barrier_that_is_left_out(
+    library: ctypes.CDLL, groups: int, tokens: int, experts: int, k: int, fused: bool
+) -> None:
+    rng = np.random.default_rng(tokens)
+    case = Case(make_gates(rng, 0, (groups, tokens, experts)), max(1, tokens // 20), k, True)
+    x = rng.integers(0, 2**32, (groups * tokens, 4), np.uint32) if fused else None
+    phases = run_phases(library, case, 1, x=x, rows=1, count_phases=True)
+    found = []
+    for lost in range(phases):
+        try:
+            run_phases(library, case, 1, x=x, rows=1, lost_barrier=lost)
+        except AssertionError as fault:
+            assert "with no barrier between" in str(fault)
+            found.append(lost)
+    tile = 2048 // k
+    tiles = [min(tile, tokens - first) * k for first in range(0, tokens, tile)]
+    sorting = [2 + merges(pairs) for pairs in tiles]
+    ranking = -(-tokens * k // 256) if len(tiles) > 1 else 0
+    assert phases == groups * (sum(sorting) + len(tiles)) + ranking
+    # The last phase of a block needs no barrier; nor does the last of a group where its keys lie in the buffer that the
+    # next group's don't go to.
+    needless = sum(1 if merges(pairs) % 2 else groups for pairs in tiles) + ranking
+    assert len(found) == phases - needless
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"experts": 257}, "256 experts"),
+        ({"experts": 0}, "256 experts"),
+        ({"choices": 9, "experts": 16}, "at most 8"),
+        ({"choices": 0}, "at most 8"),
+        ({"choices": 5, "experts": 4}, "number of experts"),
+        ({"tokens": 65_537}, "65536 tokens"),
+        ({"capacity": 0}, "at least 1"),
+        ({"capacity": 2**31}, "2147483647"),
+        ({"groups": 2**20, "tokens": 2048}, "2147483647"),
+    ],
+    ids=str,
+)
+def test_routings_that_are_refused(library: ctypes.CDLL, wrong: dict[str, int], says: str) -> None:
+    right = {"groups": 2, "tokens": 10, "experts": 8, "choices": 2, "capacity": 3, "batch_priority": 1}
+    assert library.phases_refusal(ctypes.byref(PhasesCall(**right))) is None
+    assert says in library.phases_refusal(ctypes.byref(PhasesCall(**right | wrong))).decode()
+
+
+def merges(pairs: int) -> int:
+    """How often runs, of 32 keys at first, are merged by fours."""
+    return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
+
+
+def check_route(library: ctypes.CDLL, case: Case) -> None:
+    expected = route(case)
+    for seed in SEEDS:
+        assert same_bits(run_phases(library, case, seed), expected), f"{case}, order {seed}"
+
+
+def run_phases(
+    library: ctypes.CDLL,
+    case: Case,
+    seed: int,
+    *,
+    x: np.ndarray | None = None,
+    parts: int = 1,
+    rows: int | None = None,
+    lost_barrier: int = -1,
+    count_phases: bool = False,
+) -> list[np.ndarray]:
+    """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault.
+
+    A block of a grid of `rows` does every rows-th group; None: as many rows as the number of the order, so that all ways
+    of sharing few groups are run.
+    """
+    groups, tokens, experts = case.gates.shape
+    rows = rows or min(seed, groups)
+    slot = np.zeros((groups, tokens, case.k), np.int32)
+    weight = np.zeros((groups, tokens, case.k), case.gates.dtype)
+    src = np.zeros((experts, groups * case.capacity), np.int32)
+    expert = np.zeros_like(slot)
+    words = x.shape[1] // 4 if x is not None else 0
+    buf = np.zeros((src.size, 4 * words), np.uint32)
+    call = PhasesCall(
+        groups, tokens, experts, case.k, case.capacity, int(case.bpr), GATE_TYPES.index(case.gates.dtype),
+        int(x is not None), parts, rows, words, seed, lost_barrier, pointer(case.gates),
+        None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
+    )  # fmt: skip
+    fault = ctypes.create_string_buffer(500)
+    phases = library.phases_run(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
+    assert fault.value == b"", f"{case}: {fault.value.decode()}"
+    if count_phases:
+        return phases
+    return [slot, weight, src, expert] if x is None else [slot, weight, buf]
+
+
+def combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Products and sums in float32, in the order of the choices, rounded once."""
+    total = np.zeros((len(slot), out.shape[1]), np.float32)
+    for k in range(slot.shape[1]):
+        kept = (slot[:, k] >= 0) & (slot[:, k] < len(out))
+        product = weight[kept, k, None].astype(np.float32) * out[slot[kept, k]].astype(np.float32)
+        total[kept] = product if k == 0 else total[kept] + product
+    return total.astype(out.dtype)
+
+
+def as_type(gates: np.ndarray, number: int) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinity
+        return gates.astype(GATE_TYPES[number % 3])
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def at_offset(array: np.ndarray, offset: int) -> np.ndarray:
+    """The same where an address divides by 16 with so many bytes left over."""
+    memory = np.empty(array.nbytes + 32, np.uint8)
+    first = (offset - memory.ctypes.data) % 16
+    placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
+def is_in_words(case: Case) -> bool:
+    """Whether kernels read the gates 16 bytes at a time."""
+    return case.gates.shape[2] * case.gates.itemsize % 16 == 0 and case.gates.ctypes.data % 16 == 0
+
+
+def cases(part: int) -> Iterator[Case]:
+    rng = np.random.default_rng([2106, 5974, part])
+    for number in range(CASES_PER_PART):
+        groups = int(rng.integers(1, 5))
+        usual = int(rng.choice([8, 16, 32, 64, 128, 256]))
+        experts = usual if number % 4 == 0 else int(rng.integers(1, 257 if number % 4 == 1 else 65))
+        k = int(rng.integers(1, min(experts, 8) + 1))
+        tiled = number % 20 < 2 and experts <= 64 * k  # groups of several tiles
+        medium = number % 8 == 2
+        low, high = (2049 // k + 1, 4000 // k) if tiled else (150, 700) if medium else (2, 60)
+        tokens = 1 if number % 10 == 5 else int(rng.integers(low, high))
+        even = max(1, tokens * k // experts)
+        capacity = int(rng.choice([1, 2, max(1, even // 3), even, tokens, tokens * k + 5]))
+        gates = as_type(make_gates(rng, int(rng.integers(8)), (groups, tokens, experts)), number)
+        offset = gates.itemsize if number % 5 == 0 else 0
+        yield Case(at_offset(gates, offset), capacity, k, bool(rng.integers(2)))

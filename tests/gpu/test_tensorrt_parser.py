@@ -1,0 +1,144 @@
+"""The graphs for TensorRT in NVIDIA's own parser and builder, which those of TensorRT-RTX are: they need no GPU.
+
+TensorRT-RTX has no plugins in its networks. So the parser reads the ops as the functions that they also are in the file, and
+the builder gets the graph without them: what they give are inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from wheels import wheel_folder
+
+from vmoe_export import export_bundle
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.bundle.reader import Bundle
+
+RTX_WHEELS = ("tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116", "numpy>=2")
+MNIST = Path(__file__).parents[2] / "samples" / "mnist"
+IMAGES = 4
+TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+TENSORRT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+
+PARSE = """
+import json, sys
+import tensorrt_rtx_libs, tensorrt_rtx_bindings as trt
+builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+parser = trt.OnnxParser(network, builder.logger)
+parser.parse_from_file(sys.argv[1])
+layers = [network.get_layer(index) for index in range(network.num_layers)]
+products = [layer.get_output(0).dtype.name for layer in layers if layer.type == trt.LayerType.MATRIX_MULTIPLY]
+outputs = [network.get_output(index) for index in range(network.num_outputs)]
+report = {
+    "errors": [parser.get_error(index).desc() for index in range(parser.num_errors)],
+    "products": products,
+    "outputs": {output.name: output.dtype.name for output in outputs},
+}
+if sys.argv[2] == "build":
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM120, 0)
+    config.clear_flag(trt.BuilderFlag.TF32)
+    report["built"] = builder.build_serialized_network(network, config) is not None
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(
+    params=[
+        ("fp32", {}),
+        ("fp16", {}),
+        ("bf16", {}),
+        ("fp32", {"dispatch_bf16": True}),
+        ("fp16", {"input": "uint8"}),
+        ("fp16", {"group": "batch", "batch": IMAGES}),
+    ],
+    ids=lambda param: "-".join([param[0], *param[1]]),
+)
+def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, TensorRtPrecision, bool]:
+    """A bundle, its precision, and whether its dispatcher rounds to bfloat16."""
+    wheel_folder(*RTX_WHEELS)
+    precision, options = request.param
+    setting: dict[str, Any] = {"config": MNIST / "config.json", "capacity": [0.3], "k": [2]}
+    target = tmp_path / "own.vmoe"
+    export_bundle(MNIST / "vmoe_mnist", target, tensorrt=True, precision=precision, validate=False, **setting, **options)
+    return Bundle.open(target), precision, "dispatch_bf16" in options
+
+
+def graph_of(bundle: Bundle) -> Path:
+    graphs = bundle.manifest.tensorrt
+    assert graphs is not None
+    return bundle.path / graphs.graphs["c0.3-k2"]
+
+
+def parsed(graph: Path, what: str) -> Mapping[str, Any]:
+    command = [sys.executable, "-c", PARSE, str(graph), what]
+    environment = {"PYTHONPATH": str(wheel_folder(*RTX_WHEELS))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    report: Mapping[str, Any] = json.loads(done.stdout)
+    assert report["errors"] == []
+    return report
+
+
+def without_ops(graph: Path, precision: TensorRtPrecision, rounds: bool) -> Path:
+    """The graph for IMAGES images, where what an op gives is an input and what it takes an output."""
+    model = onnx.load(graph, load_external_data=False)
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    tokens, hidden = next(shape[1:] for name, shape in shapes.items() if name.endswith("pos_embedding"))
+    dispatched = TensorProto.BFLOAT16 if rounds else TYPES[precision]
+    nodes, given = [], []
+    taken: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type == "VmoeRouteDispatch":
+            experts = next(shape[1] for name, shape in shapes.items() if name.endswith("Router/dense/kernel"))
+            given.append(helper.make_tensor_value_info(node.output[2], dispatched, [experts, 8, hidden]))
+            taken |= {node.input[0]: TensorProto.FLOAT, node.input[1]: dispatched}
+        elif node.op_type == "VmoeCombine":
+            slot = next(value for value in model.graph.output if value.name == node.input[1])
+            group = slot.type.tensor_type.shape.dim[1].dim_value
+            shape = [IMAGES * tokens // group, group, hidden]
+            given.append(helper.make_tensor_value_info(node.output[0], TYPES[precision], shape))
+            taken[node.input[0]] = TYPES[precision]
+        else:
+            nodes.append(node)
+    outputs = [value for value in model.graph.output if not value.name.endswith(("/slot", "/weight"))]
+    del model.graph.node[:], model.graph.output[:], model.functions[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.extend(given)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = IMAGES
+    model.graph.output.extend(outputs)
+    model.graph.output.extend(helper.make_tensor_value_info(name, dtype, None) for name, dtype in taken.items())
+    cut = graph.with_name("cut.onnx")
+    onnx.save(model, cut)
+    return cut
+
+
+def test_nvidias_parser_takes_the_file(exported: tuple[Bundle, TensorRtPrecision, bool]) -> None:
+    bundle, _, _ = exported
+    layers = bundle.manifest.moe_layers
+    assert parsed(graph_of(bundle), "")["outputs"] == {
+        "logits": "FLOAT",
+        **{f"{layer}/slot": "INT32" for layer in layers},
+        **{f"{layer}/weight": "FLOAT" for layer in layers},
+    }
+
+
+def test_nvidias_builder_takes_all_but_the_plugins(exported: tuple[Bundle, TensorRtPrecision, bool]) -> None:
+    bundle, precision, rounds = exported
+    report = parsed(without_ops(graph_of(bundle), precision, rounds), "build")
+    assert report["built"]
+    # Routers and the head stay in float32, whatever the others are in.
+    short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
+    assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
+    if short:
+        assert len(report["products"]) - len(short) == len(bundle.manifest.moe_layers) + 1

@@ -1,0 +1,85 @@
+"""The core alone, on every CPU path: against plain loops in double precision, and on memory that can't be read.
+
+The NEON path runs in an emulator.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = sorted((ROOT / "plugins" / "core").glob("*.cc"))
+FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{ROOT / 'plugins'}")
+HIGHWAY = Path("/usr/include/hwy")
+NATIVE, ARM = "c++", "aarch64-linux-gnu-g++"
+
+on_this_machine = pytest.mark.skipif(
+    not shutil.which(NATIVE) or not HIGHWAY.is_dir(), reason="no C++ compiler, or no Highway"
+)
+
+
+@on_this_machine
+def test_every_cpu_path_of_this_machine_is_right(folder: Path) -> None:
+    lines = _lines(_program("core_check", NATIVE, folder))
+    assert "scalar: right" in lines
+    assert all(line.endswith(": right") for line in lines)
+
+
+@pytest.mark.skipif(not shutil.which(ARM), reason="no compiler for 64-bit ARM")
+@pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="no emulator of 64-bit ARM")
+def test_the_neon_path_is_right(folder: Path) -> None:
+    assert _lines("qemu-aarch64", _program("core_check", ARM, folder)) == ["scalar: right", "neon: right"]
+
+
+@on_this_machine
+def test_a_call_reads_no_byte_of_an_expert_without_rows(folder: Path) -> None:
+    program = _program("expert_bytes", NATIVE, folder)
+    lines = _lines(program, "unused")
+    paths = {line.split()[0] for line in lines}
+    assert "scalar" in paths
+    kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8") for width in (1024, 1000)]
+    assert sorted(lines) == sorted(f"{path} {kind}: right" for path in paths for kind in kinds)
+    # It would be noticed.
+    used = subprocess.run([program, "used"], capture_output=True, check=False)
+    assert used.returncode == -signal.SIGSEGV
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Where the core is compiled, once for each compiler."""
+    with tempfile.TemporaryDirectory(prefix="vmoe-core-") as name:
+        yield Path(name)
+
+
+@functools.cache
+def _objects(compiler: str, folder: Path) -> tuple[Path, ...]:
+    made = folder / compiler
+    (made / "include").mkdir(parents=True)
+    (made / "include" / "hwy").symlink_to(HIGHWAY)
+    options = ["-static", f"-I{made / 'include'}"] if compiler == ARM else []
+    subprocess.run([compiler, *FLAGS, *options, "-c", *map(str, CORE)], cwd=made, check=True)
+    return tuple(made.glob("*.o"))
+
+
+def _program(name: str, compiler: str, folder: Path) -> Path:
+    objects = _objects(compiler, folder)
+    program = folder / compiler / name
+    source = ROOT / "tests" / "cpp" / f"{name}.cc"
+    options = ["-static"] if compiler == ARM else []
+    subprocess.run([compiler, *FLAGS, *options, source, *objects, "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def _lines(*command: str | Path) -> list[str]:
+    result = subprocess.run(list(map(os.fspath, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout.splitlines()

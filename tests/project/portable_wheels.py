@@ -1,0 +1,58 @@
+"""The wheels that `make wheel` makes, built once for all test processes, and installed into a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from wheels import wheel_folder
+
+from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, find_native
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = ("x86_64", "aarch64")
+_OUT = ROOT / "build" / "wheel" / "dist"
+
+
+@functools.cache
+def built() -> dict[str, str]:
+    """What the builder says of each file, by its name; skips where zig or the headers are not to be had.
+
+    It compiles again only what changed since the tests ran last.
+    """
+    if not all(find_native("lib", name) for name in (OP_LIBRARY, SDK_LIBRARY)):
+        pytest.skip("this machine lacks what the native libraries need")
+    wanted = (ROOT / "tools" / "requirements.txt").read_text().splitlines()
+    tools = wheel_folder(*(line for line in wanted if line.startswith(("ziglang", "auditwheel"))), "pyelftools")
+    _OUT.mkdir(parents=True, exist_ok=True)
+    with (_OUT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools" / "build_wheels.py", _OUT],
+            env={**os.environ, "PYTHONPATH": str(tools)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+
+
+def wheel(arch: str) -> Path:
+    """The wheel of one architecture."""
+    (name,) = (name for name in built() if name.endswith(f"_{arch}.whl"))
+    return _OUT / name
+
+
+@functools.cache
+def unpacked(arch: str, folder: Path) -> Path:
+    """The folder of the package vmoe_runtime in an unpacked wheel."""
+    with zipfile.ZipFile(wheel(arch)) as archive:
+        archive.extractall(folder)
+    return folder / "vmoe_runtime"

@@ -1,0 +1,93 @@
+"""A server whose workers are forked before they load, as gunicorn's are: answers one image each, and ends at SIGTERM.
+
+    python tests/runtime/prefork_server.py BUNDLE BACKEND BEFORE
+
+BEFORE says what the parent does before it forks: "nothing", "import" (of the backend) or "engine" (loads one).
+Prints a line of JSON once every worker has answered over its socket, and after SIGTERM one with how the workers ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from typing import NoReturn
+
+import numpy as np
+
+from vmoe_runtime import BackendError, Engine
+
+WORKERS = 4
+PATIENCE = 60  # seconds for an answer, so that a worker that hangs fails a test rather than stopping it
+ENDING = 15  # seconds for all to end: 0.1 to 1.1 were measured, on an idle and an overloaded machine
+
+
+def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine | None) -> NoReturn:
+    """A worker: never returns."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    image = -np.ones((1, 28, 28, 1), np.float32)
+    refusal = ""
+    if inherited is not None:
+        try:
+            inherited(image)
+        except BackendError as error:
+            refusal = str(error)
+    engine = Engine.load(bundle, backend=backend, threads=2)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            answer = {"logits": engine(image)[0].tolist(), "refusal": refusal, "process": os.getpid()}
+            connection.sendall(json.dumps(answer).encode())
+
+
+def ask(listener: socket.socket) -> dict[str, object]:
+    with socket.create_connection(listener.getsockname(), PATIENCE) as connection, connection.makefile("rb") as file:
+        return json.loads(file.read())
+
+
+def main(bundle: str, backend: str, before: str) -> None:
+    inherited = None
+    if before == "import":
+        importlib.import_module(f"vmoe_runtime.backends.{backend}_cpu")
+    elif before == "engine":
+        inherited = Engine.load(bundle, backend=backend, threads=2)
+        inherited(-np.ones((1, 28, 28, 1), np.float32))
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(WORKERS)]
+    workers = []
+    for listener in listeners:
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            work(listener, bundle, backend, inherited)
+    try:
+        print(json.dumps([ask(listener) for listener in listeners]), flush=True)
+        signal.sigwait({signal.SIGTERM})
+        print(json.dumps(end(workers)), flush=True)
+    finally:
+        for worker in workers:  # those that are left
+            os.kill(worker, signal.SIGKILL)
+
+
+def end(workers: list[int]) -> dict[str, list[float] | list[int]]:
+    """Sends SIGTERM to all, and says after how many seconds, and with which exit codes, they ended; takes those out."""
+    start = time.monotonic()
+    for worker in workers:
+        os.kill(worker, signal.SIGTERM)
+    seconds, codes = [], []
+    while workers and time.monotonic() - start < ENDING:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended:
+            seconds.append(time.monotonic() - start)
+            codes.append(os.waitstatus_to_exitcode(status))
+            workers.remove(ended)
+        time.sleep(0.01)
+    return {"seconds": seconds, "codes": codes}
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the parent waits for it
+    main(*sys.argv[1:])

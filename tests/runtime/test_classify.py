@@ -1,0 +1,121 @@
+"""Engine.classify: the likeliest classes and their probabilities; and how an engine introduces itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vmoe_export import export_bundle
+from vmoe_runtime import ClassifyError, Engine, VmoeError
+from vmoe_runtime.classes import likeliest, softmax
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture
+def renamed(tmp_path: Path, mnist_image_bundle: Path) -> Callable[..., Path]:
+    """Copies the MNIST bundle with other fields in its manifest."""
+
+    def copy(**changed: Any) -> Path:
+        target = tmp_path / "changed.vmoe"
+        shutil.copytree(mnist_image_bundle, target)
+        raw = json.loads((target / "manifest.json").read_text())
+        (target / "manifest.json").write_text(json.dumps({**raw, **changed}))
+        return target
+
+    return copy
+
+
+def test_probabilities_are_those_of_a_softmax_over_all_classes() -> None:
+    logits = np.random.default_rng(0).normal(0, 5, (20, 7)).astype(np.float32)
+    exact = np.exp(logits.astype(np.longdouble))
+    np.testing.assert_allclose(softmax(logits), exact / exact.sum(1, keepdims=True), rtol=1e-14)
+    assert softmax(logits).dtype == np.float64
+
+
+def test_large_logits_neither_overflow_nor_vanish() -> None:
+    shares = softmax(np.array([[3e38, -3e38, 3e38], [-1e4, -1e4, -1e4]], np.float32))
+    np.testing.assert_array_equal(shares, [[0.5, 0, 0.5], [1 / 3] * 3])
+
+
+def test_logits_that_are_no_numbers_give_no_numbers() -> None:
+    shares = softmax(np.array([[1, np.nan], [np.inf, 0], [1, 1]], np.float32))
+    np.testing.assert_array_equal(np.isnan(shares), [[True, True], [True, True], [False, False]])
+
+
+def test_the_largest_come_first_and_of_equal_ones_the_lower_index() -> None:
+    logits = np.array([[1, 5, 2, 5, 0], [0, 0, 0, 0, 0]], np.float32)
+    assert likeliest(logits, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+    # Probabilities that both round to 0 are still told apart.
+    assert likeliest(np.array([[0, -900, -800]], np.float32), 3).tolist() == [[0, 2, 1]]
+    assert likeliest(logits, 99).shape == (2, 5)
+
+
+def test_classes_have_their_names(renamed: Callable[..., Path], mnist_images: dict[str, np.ndarray]) -> None:
+    images = mnist_images["images"][:8]
+    with Engine.load(renamed(class_names=DIGITS), threads=1) as engine:
+        logits, answers = engine(images), engine.classify(images, top=3)
+        assert [[name for name, _ in answer] for answer in answers] == [
+            [DIGITS[i] for i in np.argsort(-row)[:3]] for row in logits
+        ]
+        everything = engine.classify(images, top=1000)
+    assert all(len(answer) == 10 and sum(p for _, p in answer) == pytest.approx(1) for answer in everything)
+    assert [answer[:3] for answer in everything] == answers
+
+
+def test_without_names_classes_are_indices_and_five_of_them(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    with Engine.load(mnist_image_bundle, threads=1) as engine:
+        (answer,) = engine.classify(mnist_images["images"][:1])
+        assert [type(index) for index, _ in answer] == [int] * 5
+        assert answer[0][0] == mnist_images["labels"][0]
+        assert type(answer[0][1]) is float
+
+
+def test_settings_are_those_of_a_call(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    images = mnist_images["images"][:4]
+    with Engine.load(mnist_image_bundle, threads=1) as engine:
+        for setting in ({"profile": "c1.05-k2"}, {"capacity": 0.1, "k": 1, "bpr": False}):
+            expected = softmax(engine(images, **setting)).max(axis=1)
+            found = [answer[0][1] for answer in engine.classify(images, 1, **setting)]
+            assert found == expected.tolist() != [a[0][1] for a in engine.classify(images, 1)]
+
+
+@pytest.mark.parametrize("top", [0, -1, 2.0, True, "3", None])
+def test_a_number_of_classes_that_is_none_is_refused(top: Any, mnist_image_bundle: Path) -> None:
+    with Engine.load(mnist_image_bundle, threads=1) as engine, pytest.raises(ClassifyError, match="top must be a whole"):
+        engine.classify(np.zeros((1, 28, 28), np.uint8), top=top)
+
+
+def test_features_have_no_classes(tmp_path: Path) -> None:
+    export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", output="features", validate=False)
+    with Engine.load(tmp_path / "x.vmoe", threads=1) as engine, pytest.raises(VmoeError, match="puts out features"):
+        engine.classify(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_an_engine_says_what_it_is(mnist_image_bundle: Path) -> None:
+    with Engine.load(mnist_image_bundle, "c1.05-k2", "onnxruntime", 1) as engine:
+        what = f"V-MoE, 5 blocks, E=8, 28x28, profile c1.05-k2, fp32, {engine.backend_description}"
+        assert repr(engine) == f"<Engine: {what}>"
+    assert repr(engine) == f"<Engine: {what}, closed>"
+
+
+def test_a_dense_engine_has_neither_experts_nor_profile(tmp_path: Path) -> None:
+    export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", precision="bf16", validate=False)
+    with Engine.load(tmp_path / "x.vmoe", threads=1) as engine:
+        assert repr(engine).startswith("<Engine: dense ViT, ")
+        assert " blocks, " in repr(engine) and ", bf16, " in repr(engine)
+        assert "E=" not in repr(engine) and "profile" not in repr(engine)
+
+
+def test_a_manifest_that_says_nothing_of_its_blocks_is_no_trouble(renamed: Callable[..., Path]) -> None:
+    with Engine.load(renamed(model={}), threads=1) as engine:
+        assert repr(engine).startswith("<Engine: V-MoE, E=8, 28x28, profile c0.3-k1, ")

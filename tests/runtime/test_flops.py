@@ -1,0 +1,123 @@
+"""FLOPs: what is printed against a count of every matrix product that the graph of standard ops computes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import golden
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import BundleError
+from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
+
+IMAGES = 4
+MODELS = {
+    "g1": {"capacity": [0.5], "k": [2]},
+    "g5": {"capacity": [0.5], "k": [1]},
+    "g6": {},
+    "g7": {"capacity": [1.0]},
+}
+
+
+def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
+    """FLOPs of all matrix products of `model.inlined.onnx` when it runs: two per multiply-add, by the shapes they have."""
+    graph = onnx.load(bundle / "model.inlined.onnx", load_external_data=False)
+    constant = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
+    products = [node for node in graph.graph.node if node.op_type == "MatMul"]
+    assert not {"Gemm", "Conv", "Einsum"} & {node.op_type for node in graph.graph.node}
+    wanted = sorted({name for node in products for name in (*node.input, *node.output)} - constant.keys())
+    given = {value.name for value in graph.graph.input}
+    there = {value.name for value in graph.graph.output}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given | there)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = session.run(wanted, feeds)
+    shapes: dict[str, Any] = constant | {name: value.shape for name, value in zip(wanted, found, strict=True)}
+    return sum(2 * math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1] for node in products)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("flops")
+    for model, given in MODELS.items():
+        stored = golden.settings(model)
+        size = tuple(stored["image_size"])
+        path = folder / f"{model}.vmoe"
+        export_bundle(golden.FOLDER / model, path, config=stored["model"], image_size=size, validate=False, **given)
+    return {model: folder / f"{model}.vmoe" for model in MODELS}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_flops_are_those_of_the_graph(model: str, bundles: dict[str, Path]) -> None:
+    manifest = Bundle.open(bundles[model]).manifest
+    assert manifest.rules is not None
+    profile = next(iter(manifest.profiles.values()), None)
+    shape = ModelShape.of(manifest.model)
+    feeds = {"image": golden.arrays(model)["images"][:IMAGES], **(profile.inputs() if profile else {})}
+    counted = products_of(bundles[model], feeds) / len(feeds["image"])
+    assert sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape)) == pytest.approx(counted, rel=0.01)
+    if profile is not None:
+        assert manifest.raw["flops_per_image"][profile.name] == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["v2-fp32", "v3-fp32", "v3-ensemble", "v3-choice", "v3-soft"])
+def test_flops_of_kept_bundles_are_those_of_their_graphs(name: str) -> None:
+    bundle = Path(__file__).parents[1] / "data" / "bundles" / name
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.rules is not None
+    spec, profile = manifest.input, next(iter(manifest.profiles.values()), None)
+    if profile is not None and profile.pool:
+        # The graph of standard ops then computes as many rows for each expert as for the busiest.
+        profile = manifest.rules.changed(profile, {"pool": False, "max_experts": manifest.rules.num_experts})
+    shape = ModelShape.of(manifest.model)
+    images = np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype)
+    counted = products_of(bundle, {"image": images, **(profile.inputs() if profile else {})}) / len(images)
+    assert sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape)) == pytest.approx(counted, rel=0.01)
+
+
+def test_flops_of_a_dense_vit_are_those_of_its_graph() -> None:
+    bundle = Path(__file__).parents[1] / "data" / "bundles" / "v2-dense"
+    manifest = Bundle.open(bundle).manifest
+    spec, shape = manifest.input, ModelShape.of(manifest.model)
+    counted = products_of(bundle, {"image": np.zeros((1, spec.height, spec.width, spec.channels), spec.dtype)})
+    assert dense_flops(shape) == sparse_flops(shape, []) == pytest.approx(counted, rel=0.01)
+
+
+def test_fewer_rows_of_experts_cost_less(mnist_image_bundle: Path) -> None:
+    shape = ModelShape.of(Bundle.open(mnist_image_bundle).manifest.model)
+    none, some = sparse_flops(shape, [0.0] * 5), sparse_flops(shape, [10.0, 0, 0, 0, 2.5])
+    assert some - none == 12.5 * 4 * 64 * 128
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_size": None}, {"patch_size": [0, 4]}, {"image_size": 28}, {"moe": 5}, {"moe": {"layers": 0}}],
+    ids=str,
+)
+def test_a_model_description_without_sizes_is_one_sentence(change: dict[str, Any], mnist_image_bundle: Path) -> None:
+    model = Bundle.open(mnist_image_bundle).manifest.model
+    with pytest.raises(BundleError, match="lacks the sizes"):
+        ModelShape.of({**model, **change})
+
+
+def test_the_engine_gives_logits_and_routing_of_one_run(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    images = mnist_images["images"][:20]
+    with Engine.load(mnist_image_bundle) as engine:
+        logits, routing = engine.logits_and_routing(images, capacity=0.5, k=2)
+        assert np.array_equal(logits, engine(images, capacity=0.5, k=2))
+        alone = engine.routing(images, capacity=0.5, k=2)
+    assert list(routing) == list(alone)
+    for name, layer in alone.items():
+        for field in ("kept", "weight", "expert"):
+            assert np.array_equal(getattr(routing[name], field), getattr(layer, field))

@@ -1,0 +1,191 @@
+"""What callers may give as images, and the sentence for everything else."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vmoe_runtime import Engine, ImageError, RoutingError
+from vmoe_runtime.bundle.manifest import InputSpec
+from vmoe_runtime.image_source import open_images
+from vmoe_runtime.images import ImageWarning, to_batch
+
+BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
+RGB = InputSpec("float32", 12, 12, 3)
+GREY = InputSpec("float32", 12, 10, 1)
+PIXELS = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.load(BUNDLE, backend="onnxruntime")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def tiff(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_one_image_answers_one_row(engine: Engine) -> None:
+    expected = engine(PIXELS[None])
+    assert expected.shape == (1, 7)
+    floats = PIXELS.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+    ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), png(PIXELS)]
+    for given in (*ways, bytearray(png(PIXELS)), memoryview(png(PIXELS)), io.BytesIO(png(PIXELS))):
+        np.testing.assert_array_equal(engine(given), expected)
+    np.testing.assert_array_equal(engine(ways), np.concatenate([expected] * len(ways)))
+    np.testing.assert_array_equal(engine([ways[2:4], ways[:2]]), np.concatenate([expected] * 4))
+
+
+def test_one_grey_image_may_leave_out_its_channel() -> None:
+    pixels = PIXELS[:, :10, 0]
+    expected = to_batch(pixels[None, :, :, None], GREY)
+    for given in (pixels, pixels[None], pixels[..., None], torch.from_numpy(pixels.copy()), [pixels]):
+        np.testing.assert_array_equal(to_batch(given, GREY), expected)
+
+
+def with_itself() -> list[Any]:
+    images: list[Any] = []
+    images.append(images)
+    return images
+
+
+class OnGpu:
+    """Stands in for a CUDA tensor, which machines without a GPU can't make."""
+
+    device = torch.device("cuda", 0)
+
+    def __array__(self, *arguments: object) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "channels in front": (np.zeros((2, 3, 12, 12), np.float32), "np.transpose(images, (0, 2, 3, 1))"),
+    "one image with channels in front": (torch.zeros(3, 12, 12), "np.transpose(images, (1, 2, 0))"),
+    "another size": (
+        np.zeros((9, 9, 3), np.uint8),
+        "takes (N, 12, 12, 3) or (12, 12, 3); pictures of any size are taken as",
+    ),
+    "grey": (np.zeros((12, 12), np.uint8), "shape (12, 12), and the model takes"),
+    "pixels as floats": (PIXELS.astype(np.float32), "pass pixels 0..255 as uint8, or scale them"),
+    "infinite": (np.full((1, 12, 12, 3), -np.inf, np.float32), "go from -inf to -inf"),
+    "infinite beside NaN": (np.array([np.nan, np.inf] * 216, np.float32).reshape(12, 12, 3), "go from inf to inf"),
+    "float64": (PIXELS / 255, "images are float64"),
+    "a tensor of bfloat16": (torch.zeros(12, 12, 3, dtype=torch.bfloat16), "doesn't become an array"),
+    "a tensor that requires grad": (torch.zeros(12, 12, 3, requires_grad=True), "pass images.detach()"),
+    "on a GPU": (OnGpu(), "on the device 'cuda'; pass images.cpu()"),
+    "a list that contains itself": (with_itself(), "or itself"),
+    "an image of no pixels": (Image.new("RGB", (0, 0)), "has no pixels: it is 0x0"),
+    "an image of no height": (Image.new("RGB", (5, 0)), "has no pixels: it is 0x5"),
+    "bytes of no picture": (b"none", "not a readable image (none of AVIF, BMP"),
+    "no bytes": (b"", "not a readable image"),
+    "cut bytes": (png(PIXELS)[:200], "not a readable image"),
+    "a text file object": (io.StringIO("none"), "not a readable image"),
+    "16 bits": (Image.fromarray(np.zeros((12, 12), np.uint16)), "more than 8 bits per channel"),
+    "a number": (3, "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"),
+    "a path with a null character": ("a\0.png", "null"),
+    "a path that is not UTF-8": (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png is not a readable image (No such file"),
+    "a folder": (os.fspath(BUNDLE), "is a folder, and images are read from plain files"),
+    "a device": ("/dev/zero", "/dev/zero is a device or pipe, and images are read from plain files"),
+    "EPS, which would run another program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image"),
+}
+
+
+@pytest.mark.parametrize(("images", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.filterwarnings("ignore::vmoe_runtime.images.ImageWarning")
+def test_images_are_refused_that_are(images: Any, words: str) -> None:
+    for given in (images, [images]):
+        with pytest.raises(ImageError) as refused:
+            to_batch(given, RGB)
+        assert words in str(refused.value) and "\n" not in str(refused.value)
+        str(refused.value).encode()
+
+
+@pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
+def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
+    given: list[Any] = [Image.new(mode, (12, 12))]
+    if mode == "LAB":  # the one that files may have
+        given.append(tiff(given[0]))
+    for image in given:
+        with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
+            to_batch(image, spec)
+
+
+def test_a_folder_is_not_called_unreadable() -> None:
+    with pytest.raises(ImageError, match=f"^{re.escape(str(BUNDLE))} is a folder, and images are read from plain files$"):
+        to_batch(BUNDLE, RGB)
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    # Who opened it would wait for ever.
+    os.mkfifo(pipe := tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
+        to_batch(pipe, RGB)
+    with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
+        open_images(pipe, None, None)
+
+
+def warned(engine: Engine, *batches: Any) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for batch in batches:
+            engine(batch)
+    return [each for each in seen if each.category is ImageWarning]
+
+
+def test_images_within_nought_and_one_and_nan_are_warned_of_once_per_engine() -> None:
+    unit = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3)).astype(np.float32)
+    nan = unit * 2 - 1
+    nan[0, 3, 4, 1] = np.nan
+    for _ in range(2):
+        with Engine.load(BUNDLE, backend="onnxruntime") as engine:
+            seen = warned(engine, unit, unit, nan, unit, nan)
+        assert [str(each.message)[:18] for each in seen] == ["the images go from", "the images have Na"]
+        # The line of the caller is named, not one of this package.
+        assert {each.filename for each in seen} == {__file__}
+
+
+def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) -> None:
+    batch = np.random.default_rng(0).uniform(-2, 2, (1, 12, 12, 3)).astype(np.float32)
+    assert not warned(engine, batch, np.zeros((1, 12, 12, 3), np.uint8))
+    # Bright pictures are scaled to [0, 1] by the engine itself, and one bright image is no batch of them.
+    bright = np.full((12, 12, 3), 200, np.uint8)
+    floats = np.full((1, 12, 12, 3), 0.5, np.float32)
+    for given in (bright, [bright], Image.fromarray(bright), png(bright), [floats, batch], [bright, batch]):
+        assert not warned(engine, given)
+    assert len(warned(engine, [floats, bright], floats)) == 1
+
+
+def test_routing_arguments_that_are_arrays_work_or_are_refused_in_a_sentence(engine: Engine) -> None:
+    assert engine.setting(bpr=np.bool_(False)) == engine.setting(bpr=False)  # type: ignore[arg-type]
+    assert engine.setting(k=np.int64(1), capacity=np.float32(0.5)) == engine.setting(k=1, capacity=0.5)  # type: ignore[arg-type]
+    bad: list[dict[str, Any]] = [
+        {"bpr": np.array([1, 0])},
+        {"bpr": torch.tensor([True, False])},
+        {"bpr": np.array([[1], [0]])},
+        {"k": np.array([1, 2])},
+        {"k": np.zeros((3, 3))},
+        {"capacity": np.array([0.3, 0.4])},
+        {"capacity": np.zeros((9, 9))},
+        {"profile": np.array(["a", "b"])},
+    ]
+    for arguments in bad:
+        with pytest.raises(RoutingError) as refused:
+            engine.setting(**arguments)
+        assert "\n" not in str(refused.value), arguments

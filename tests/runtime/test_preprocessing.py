@@ -1,0 +1,181 @@
+"""Pictures become images as the official code makes them: its own outputs, bit for bit where the decoder is the same."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from vmoe_export import ExportOptions, OptionError, export_bundle
+from vmoe_export.summary import model_table
+from vmoe_runtime import Engine, ImageError
+from vmoe_runtime.bundle.manifest import InputSpec
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.preprocessing import default_steps, parse_steps, read_steps
+
+DATA = Path(__file__).parents[1] / "data" / "preprocess"
+LEVEL = 2 / 255
+OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
+
+
+def printed(table: Table) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def spec_of(steps: str, height: int, width: int, channels: int = 3, dtype: str = "float32") -> InputSpec:
+    return InputSpec(dtype, height, width, channels, parse_steps(steps))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", OFFICIAL)
+def test_a_picture_becomes_what_the_official_code_makes_of_it(case: str) -> None:
+    name, _, steps = case.partition("|")
+    expected = OFFICIAL[case]
+    found = to_batch(DATA / name, spec_of(steps, *expected.shape[:2]))[0]
+    if name.endswith(".png"):
+        # Each operation is the official one, so that not even a last bit differs.
+        np.testing.assert_array_equal(found, expected)
+    else:
+        # TensorFlow decodes JPEG in another, faster way than Pillow.
+        assert np.abs(found - expected).max() <= 8.001 * LEVEL
+
+
+@pytest.mark.parametrize("case", OFFICIAL)
+def test_file_bytes_file_object_and_pil_image_give_the_same_bits(case: str) -> None:
+    name, _, steps = case.partition("|")
+    spec = spec_of(steps, *OFFICIAL[case].shape[:2])
+    content = (DATA / name).read_bytes()
+    expected = to_batch(str(DATA / name), spec)
+    for given in (DATA / name, content, bytearray(content), io.BytesIO(content), Image.open(DATA / name), [content]):
+        np.testing.assert_array_equal(to_batch(given, spec), expected)
+    with (DATA / name).open("rb") as file:
+        np.testing.assert_array_equal(to_batch(file, spec), expected)
+
+
+@pytest.mark.parametrize("case", [case for case in OFFICIAL if ".png" in case])
+def test_a_uint8_model_gets_whole_pixels_rounded_half_to_even(case: str) -> None:
+    name, _, steps = case.partition("|")
+    expected = OFFICIAL[case]
+    found = to_batch(DATA / name, spec_of(steps, *expected.shape[:2], dtype="uint8"))[0]
+    exact = (expected.astype(np.float64) + 1) / 2 * 255
+    assert found.dtype == np.uint8 and np.abs(found - exact).max() <= 0.5 + 1e-4
+
+
+def test_halves_go_to_the_even_pixel() -> None:
+    spec = spec_of("resize_small(1)|central_crop(1)", 1, 1, 1, "uint8")
+    for total, expected in ((2, 0), (6, 2), (10, 2), (14, 4)):
+        assert to_batch(Image.fromarray(np.array([[total, 0], [0, 0]], np.uint8)), spec) == expected
+
+
+def test_exif_rotation_is_ignored() -> None:
+    picture = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 32, 3))
+    spec, plain, turned = spec_of("resize(16)", 16, 16), io.BytesIO(), io.BytesIO()
+    picture.save(plain, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(turned, "PNG", exif=exif)
+    assert Image.open(turned).getexif()[0x0112] == 6
+    np.testing.assert_array_equal(to_batch(turned.getvalue(), spec), to_batch(plain.getvalue(), spec))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_converted_in_pieces_is_that_converted_whole(
+    mode: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    whole = picture.convert("RGB" if channels == 3 else "L")
+    for steps in ("resize(20)", "resize_small(25)|central_crop(20)", "central_crop(20)"):
+        spec = spec_of(steps, 20, 20, channels)
+        monkeypatch.undo()
+        expected = to_batch(whole, spec)
+        for piece in (40, 700):
+            monkeypatch.setattr("vmoe_runtime.pictures.PIECE", piece)
+            monkeypatch.setattr("vmoe_runtime.resampling.PIECE", piece)
+            np.testing.assert_array_equal(to_batch(picture, spec), expected)
+
+
+def test_steps_are_read_as_the_official_configs_write_them() -> None:
+    written = "decode|resize_small(256)|central_crop(224)|value_range(-1,1)"
+    assert str(parse_steps(written)) == "resize_small(256)|central_crop(224)"
+    assert str(parse_steps(" resize_small( 256 ) | central_crop(224,196) ")) == "resize_small(256)|central_crop(224,196)"
+    assert str(parse_steps("resize(30,30)")) == "resize(30)"
+    assert str(default_steps(224, 224)) == "resize_small(256)|central_crop(224)"
+    assert str(default_steps(384, 384)) == "resize(384)" and str(default_steps(224, 384)) == "resize(224,384)"
+
+
+BAD_STEPS = {
+    "no steps": ("", "is not a step"),
+    "only what always happens": ("decode|value_range(-1,1)", "is not a step"),
+    "an unknown step": ("decode|inception_crop(224)", "'inception_crop(224)' is not a step"),
+    "another range": ("resize(28)|value_range(0,1)", "'value_range(0,1)' is not a step"),
+    "the range before": ("value_range(-1,1)|resize(28)", "comes first"),
+    "no number": ("resize()", "is not a step"),
+    "nought": ("resize(0)", "is not a step"),
+    "a leading nought": ("resize(028)", "is not a step"),
+    "other digits": ("resize(\u0662\u0668)", "is not a step"),
+    "an absurd number": ("resize(99999)", "at most 65536"),
+    "a huge number": ("resize(123456789)", "is not a step"),
+    "a short side of two numbers": ("resize_small(2,3)", "is not a step"),
+    "two resizes": ("resize(40)|resize(28)", "only one step may resize"),
+    "too many": ("|".join(["central_crop(28)"] * 5), "more than 4 steps"),
+    "another size": ("resize(30)", "give pictures of 30x30 pixels, and the model takes 28x28"),
+    "no one size": ("resize_small(28)", "several sizes"),
+    "a crop that is too large": ("resize_small(20)|central_crop(28)", "takes more pixels"),
+}
+
+
+@pytest.mark.parametrize(("steps", "sentence"), BAD_STEPS.values(), ids=BAD_STEPS)
+def test_steps_are_refused_that_are(steps: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        parse_steps(steps).check_size(28, 28)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_manifest_takes_the_kept_form_alone() -> None:
+    for steps in ("decode|resize(28)", "resize( 28)", "resize(28)|", "resize(28)\n"):
+        with pytest.raises(ValueError, match="is not a step"):
+            read_steps(steps)
+
+
+def test_a_picture_too_small_or_too_narrow_for_the_steps_is_named() -> None:
+    with pytest.raises(ImageError, match=r"the image is too small for central_crop\(20\): it has 10x30 pixels there"):
+        to_batch(Image.new("L", (30, 10)), spec_of("central_crop(20)", 20, 20, 1))
+    with pytest.raises(ImageError, match=r"the image is too long and narrow: resize_small\(256\) makes 256x256000000"):
+        to_batch(Image.new("L", (1_000_000, 1)), spec_of("resize_small(256)|central_crop(224)", 224, 224, 1))
+
+
+CHECKPOINT = "samples/mnist/vmoe_mnist"
+
+
+def test_an_export_stores_its_steps_says_what_it_assumed_and_hands_them_on(tmp_path: Path) -> None:
+    assumed = export_bundle(CHECKPOINT, tmp_path / "assumed.vmoe", validate=False)
+    assert str(assumed.plan.preprocessing) == "resize(28)"
+    assert "resize(28) (assumed" in printed(model_table(assumed.plan))
+    steps = "decode|resize_small(32)|central_crop(28)|value_range(-1,1)"
+    chosen = export_bundle(CHECKPOINT, tmp_path / "chosen.vmoe", validate=False, preprocess=steps)
+    assert "assumed" not in printed(model_table(chosen.plan))
+    export_bundle(tmp_path / "chosen.vmoe", tmp_path / "handed_on.vmoe", validate=False)
+    picture = Image.open(DATA / "wide.png")
+    for name in ("chosen", "handed_on"):
+        with Engine.load(tmp_path / f"{name}.vmoe") as engine:
+            assert engine.manifest.raw["preprocessing"] == {"steps": "resize_small(32)|central_crop(28)"}
+            prepared = to_batch(picture, spec_of(steps, 28, 28, 1))
+            np.testing.assert_array_equal(engine(picture), engine(prepared))
+    with Engine.load(tmp_path / "assumed.vmoe") as engine:
+        assert not np.array_equal(engine(picture), engine(prepared))
+
+
+def test_an_export_refuses_steps_that_end_in_another_size(tmp_path: Path) -> None:
+    for steps in ("resize(30)", "resize_small(256)"):
+        with pytest.raises(OptionError, match="the model takes 28x28"):
+            export_bundle(CHECKPOINT, tmp_path / "x.vmoe", preprocess=steps)
+    with pytest.raises(OptionError, match="preprocess is 28, but must be official steps"):
+        ExportOptions(preprocess=28)  # type: ignore[arg-type]

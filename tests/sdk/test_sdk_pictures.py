@@ -1,0 +1,156 @@
+"""The C++ SDK makes images of pictures with the bits of Python, reads the same steps, and needs little memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sdk_build
+from PIL import Image
+from sanitized_build import MEMORY, sanitized
+from test_preprocessing import BAD_STEPS, DATA, OFFICIAL
+
+from vmoe_runtime import BundleError, ImageError
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.preprocessing import parse_steps
+
+BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
+OLD_FORM = {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]}
+
+
+def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dtype: str = "float32") -> bytes:
+    content = json.loads((BUNDLE / "manifest.json").read_bytes())
+    content["input"] |= {"height": height, "width": width, "channels": channels, "dtype": dtype}
+    content["preprocessing"] = preprocessing
+    return json.dumps(content).encode()
+
+
+def ask(pairs: Iterable[tuple[bytes, np.ndarray]]) -> list[bytes | str]:
+    """For each manifest and uint8[H,W,C]: the bytes of the image, or the sentence that refuses it."""
+    given = b"".join(
+        struct.pack("I", len(text)) + text + struct.pack("3q", *pixels.shape) + pixels.tobytes() for text, pixels in pairs
+    )
+    program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_pictures"
+    done = subprocess.run([program], input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    answers: list[bytes | str] = []
+    rest = done.stdout
+    while rest:
+        verdict, size = struct.unpack_from("=BI", rest)
+        bytes_of_it = rest[5 : 5 + size]
+        answers.append(bytes_of_it.decode() if verdict else bytes_of_it)
+        rest = rest[5 + size :]
+    return answers
+
+
+def python(text: bytes, pixels: np.ndarray) -> bytes | str:
+    """The same by the Python runtime."""
+    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    try:
+        return to_batch(image, parse_manifest(text).input)[0].tobytes()
+    except (ImageError, BundleError) as error:
+        return str(error).replace("the image", "the picture")
+
+
+def test_official_pictures_become_the_bits_of_python_and_of_the_official_code() -> None:
+    cases, expected = [], []
+    for case, official in OFFICIAL.items():
+        name, _, steps = case.partition("|")
+        pixels = np.asarray(Image.open(DATA / name).convert("RGB"))
+        for dtype in ("float32", "uint8"):
+            text = manifest({"steps": str(parse_steps(steps))}, *official.shape[:2], dtype=dtype)
+            cases.append((text, pixels))
+            expected.append(python(text, pixels))
+            if dtype == "float32" and name.endswith(".png"):
+                assert expected[-1] == official.tobytes()
+    assert len(cases) == 60
+    assert ask(cases) == expected
+
+
+def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
+    generator = np.random.default_rng(0)
+    steps = [
+        "resize({0},{1})",
+        "central_crop({0},{1})",
+        "resize_small({2})|central_crop({0},{1})",
+        "central_crop(9)|resize({0},{1})",
+    ]
+    cases = []
+    for number in range(300):
+        height, width, small = (int(n) for n in generator.integers(1, 40, 3))
+        chosen = steps[number % 4].format(height, width, max(height, width) + small)
+        shape = [int(10 ** generator.uniform(0, 3)) for _ in range(2)]
+        channels = (1, 3)[number // 4 % 2]
+        pixels = generator.integers(0, 256, (*shape, channels), np.uint8)
+        cases.append((manifest({"steps": chosen}, height, width, channels, ("float32", "uint8")[number // 8 % 2]), pixels))
+    # The first rows of a picture that is one pixel wide, and one long enough for float32 to count in steps.
+    cases.append((manifest({"steps": "resize(24)"}, 24, 24, 1), generator.integers(0, 256, (1, 20_000_001, 1), np.uint8)))
+    expected = [python(*case) for case in cases]
+    assert sum(isinstance(answer, bytes) for answer in expected) > 200
+    assert sum(isinstance(answer, str) for answer in expected) > 10  # too small for their crop
+    assert ask(cases) == expected
+
+
+def test_both_readers_take_the_same_preprocessing() -> None:
+    blocks: list[Any] = [{"steps": steps} for steps, _ in BAD_STEPS.values()]
+    blocks += [
+        {"steps": steps} for steps in ("resize(28)|", "|resize(28)", "resize(28) ", "resize(28)\0", "RESIZE(28)", "a" * 9999)
+    ]
+    blocks += [
+        {},
+        {"steps": 28},
+        {"steps": None},
+        [],
+        "resize(28)",
+        3,
+        {**OLD_FORM, "antialias": True},
+        {**OLD_FORM, "more": 1},
+    ]
+    blocks += [{**OLD_FORM, "antialias": 0}, {**OLD_FORM, "value_range": [-1, 1.0]}, {**OLD_FORM, "resize": "nearest"}]
+    good: list[Any] = [None, OLD_FORM, {"steps": "resize(28)"}, {"steps": "resize(28,28)"}, {"steps": "central_crop(28)"}]
+    good += [
+        {"steps": "central_crop(99)|resize_small(65536)|central_crop(30)|central_crop(28)"},
+        {**OLD_FORM, "steps": "resize(28)"},
+    ]
+    pixels = np.zeros((120, 100, 3), np.uint8)
+    cases = [(manifest(block, 28, 28), pixels) for block in [*blocks, *good]]
+    answers = ask(cases)
+    for (text, _), answer in zip(cases, answers, strict=True):
+        assert isinstance(python(text, pixels), str) == isinstance(answer, str), (text[:400], answer)
+    assert [isinstance(answer, str) for answer in answers] == [True] * len(blocks) + [False] * len(good)
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_prepare") / "sdk_prepare"
+
+
+def prepare(program: Path, bundle: Path, shape: tuple[int, ...], *files: str | Path) -> subprocess.CompletedProcess[str]:
+    return sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), *map(str, shape), *files)
+
+
+def test_a_program_prepares_a_picture_and_is_told_the_steps(program: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "x.vmoe"
+    shutil.copytree(BUNDLE, bundle)
+    (bundle / "manifest.json").write_bytes(text := manifest({"steps": "resize_small(14)|central_crop(12)"}, 12, 12))
+    pixels = np.asarray(Image.open(DATA / "wide.png"))
+    pixels.tofile(tmp_path / "pixels")
+    done = prepare(program, bundle, pixels.shape, tmp_path / "pixels", tmp_path / "image")
+    assert (done.returncode, done.stdout) == (0, "resize_small(14)|central_crop(12)\n")
+    assert (tmp_path / "image").read_bytes() == python(text, pixels)
+    refused = prepare(program, bundle, (9, 9, 1), "-", tmp_path / "image")
+    assert refused.stdout == "the picture has 1 channels, and the model takes 3\n"
+
+
+@pytest.mark.parametrize("shape", [(1, 80_000_000, 3), (80_000_000, 1, 3), (9000, 9000, 3)])
+def test_a_picture_needs_64_mb_beside_itself_at_most(program: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
+    done = prepare(program, BUNDLE, shape, "-", tmp_path / "image")
+    assert (done.returncode, done.stdout) == (0, "resize(12)\n")

@@ -1,0 +1,91 @@
+"""Requests of HTTP that nobody can serve, for a model of MNIST that takes 8 images; and the words that say why."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
+JSON = "application/json"
+BAD_LENGTHS = ("-1", "x", "9" * 30, "100000", "٣")
+"""Values of the header `Inference-Header-Content-Length`."""
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    return {"name": "image", "datatype": "FP32", "shape": [1, 28, 28, 1], "data": [0.5, -0.5] * 392} | changes
+
+
+def inputs(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [tensor(**changes)]}
+
+
+ENCODED = base64.b64encode(b"no picture").decode()
+BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
+    (b"", "image/png", {}, "the request has no body"),
+    (b"", JSON, {}, "the request is no JSON"),
+    (b"{", JSON, {}, "the request is no JSON"),
+    (b"[1]", JSON, {}, "must be a JSON object"),
+    (b"\xff\xfe", JSON, {}, "the request is no JSON"),
+    (b'{"images": NaN}', JSON, {}, "NaN is no number of JSON"),
+    (b"[" * 100_000, JSON, {}, "the request is no JSON"),
+    ({}, JSON, {}, "'images' must be a list"),
+    ({"images": []}, JSON, {}, "'images' must be a list"),
+    ({"images": "x"}, JSON, {}, "'images' must be a list"),
+    ({"images": [1]}, JSON, {}, "'images' must be a list"),
+    ({"images": ["%%%"]}, JSON, {}, "in base64, and one of them isn't"),
+    ({"images": ["é"]}, JSON, {}, "in base64, and one of them isn't"),
+    ({"images": [ENCODED] * 9}, JSON, {}, "at most 8 images, not 9"),
+    ({"images": [ENCODED]}, JSON, {}, "not a readable image"),
+    ({"images": [ENCODED], "tops": 1}, JSON, {}, "a field 'tops'"),
+    ({"images": [ENCODED], "top": 0}, JSON, {}, "'top' must be a whole number"),
+    ({"images": [ENCODED], "top": True}, JSON, {}, "'top' must be a whole number"),
+    ({"images": [ENCODED], "top": 1.5}, JSON, {}, "'top' must be a whole number"),
+    ({"images": [ENCODED], "setting": 5}, JSON, {}, "'setting' must be the name"),
+    (b"no picture", "image/png", {}, "not a readable image"),
+    (SEVEN.read_bytes(), "image/png", {"top": "many"}, "'top' must be a whole number"),
+    (SEVEN.read_bytes(), "image/png", {"top": "-1"}, "'top' must be a whole number"),
+    (SEVEN.read_bytes(), "image/png", {"setting": "fastest"}, "'fastest'"),
+    (SEVEN.read_bytes(), "image/png", {"setting": "c0.3-k9"}, "not 9"),
+    (SEVEN.read_bytes()[:200], "image/png", {}, "not a readable image"),
+]
+
+IMAGE = np.zeros((1, 28, 28, 1), np.float32).tobytes()
+BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
+    (b"x", b"", "the request is no JSON"),
+    ({}, b"", "must have one input"),
+    ({"inputs": [tensor(), tensor()]}, b"", "must have one input"),
+    ({"inputs": ["image"]}, b"", "must have one input"),
+    (inputs(name="picture"), b"", "only input is 'image'"),
+    (inputs(datatype="FP64"), b"", "FP32 or UINT8, not 'FP64'"),
+    (inputs(datatype=None), b"", "FP32 or UINT8, not None"),
+    (inputs(shape=[1, 28, "28", 1]), b"", "must be a list of whole numbers"),
+    (inputs(shape=[1, 28, -28, 1]), b"", "must be a list of whole numbers"),
+    (inputs(shape=[]), b"", "must be a list of whole numbers"),
+    (inputs(shape=[1, 14, 56, 1]), b"", "the model takes (N, 28, 28, 1)"),
+    (inputs(shape=[2, 28, 28, 1]), b"", "has 1568 values, and 'data' has 784"),
+    (inputs(shape=[1, 1, 28, 28]), b"", "28"),
+    (inputs(data=None), b"", "must be a list of numbers"),
+    (inputs(data=["x"] * 784), b"", "must be a list of numbers"),
+    (inputs(data=[True] * 784), b"", "must be a list of numbers"),
+    (inputs(data=[0.5] * 783), b"", "'data' has 783"),
+    (inputs(data=[10**400] * 784), b"", "too large"),
+    (inputs(data=[1e39] * 784), b"", "inf"),
+    (inputs(data=[255] * 784), b"", "255"),
+    (inputs(datatype="UINT8", data=[0.5] * 784), b"", "whole numbers from 0 to 255"),
+    (inputs(datatype="UINT8", data=[256] * 784), b"", "whole numbers from 0 to 255"),
+    ({**inputs(), "parameters": []}, b"", "'parameters' must be an object"),
+    ({**inputs(), "parameters": {"setting": "fastest"}}, b"", "'fastest'"),
+    ({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, b"", "'setting' must be the name"),
+    ({**inputs(), "id": 5}, b"", "'id' must be a text"),
+    ({**inputs(), "outputs": 5}, b"", "'outputs' must be a list"),
+    ({**inputs(), "outputs": [{"name": "features"}]}, b"", "only output is 'logits'"),
+    (inputs(), IMAGE, "no input claims"),
+    (inputs(parameters={"binary_data_size": 3136}), IMAGE[:-1], "3135 stand behind"),
+    (inputs(parameters={"binary_data_size": "3136"}), IMAGE, "3136 stand behind"),
+    (inputs(parameters={"binary_data_size": 3136}, shape=[1 << 40] * 8), IMAGE, "stand behind"),
+    (inputs(shape=[9, 28, 28, 1], parameters={"binary_data_size": 9 * 3136}), IMAGE * 9, "1 to 8 images, not 9"),
+    (inputs(shape=[0, 28, 28, 1], data=[]), b"", "no images"),
+]

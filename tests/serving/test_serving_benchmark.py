@@ -1,0 +1,276 @@
+"""The serving benchmark: its traces have the rates that they say, its load comes on time, it sees what a service does."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cpp_http
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FAULTY = Path(__file__).parent / "faulty_service.py"
+TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
+SEVEN = TEST_DATA.with_name("seven.png")
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Any]:
+    """Imports a module of the benchmark; its folder is on the path, as it is when the command runs."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def test_traces_have_their_rates_and_are_the_same_again(serving: Any) -> None:
+    traces = serving("serving.arrivals")
+    means = {"poisson": 1.0, "bursts": 0.5, "day": 0.6}
+    for name, trace in traces.TRACES.items():
+        times = trace(500.0, 60.0, 1)
+        assert (np.diff(times) >= 0).all() and times[0] >= 0 and times[-1] < 60
+        assert len(times) / (500 * 60) == pytest.approx(means[name], rel=0.05)
+        np.testing.assert_array_equal(times, trace(500.0, 60.0, 1))
+        assert len(trace(500.0, 60.0, 2)) != len(times)
+    phase = traces.bursts(500.0, 60.0, 1) % (traces.BURST + traces.CALM)
+    in_bursts = np.count_nonzero(phase >= traces.CALM) / traces.BURST
+    assert in_bursts / (np.count_nonzero(phase < traces.CALM) / traces.CALM) == pytest.approx(4, rel=0.15)
+    hours = np.histogram(traces.day(500.0, 60.0, 1), bins=6, range=(0, 60))[0]
+    assert hours[0] < hours[1] < hours[2] and hours[5] < hours[4] < hours[3] and hours[2] > 3 * hours[0]
+
+
+@pytest.mark.parametrize("window", [2.5, 2.9, 3.1, 3.4])
+def test_a_rate_does_not_depend_on_where_a_window_cuts_calls(serving: Any, window: float) -> None:
+    done = np.repeat(np.arange(1, 20) * 0.7, 8)
+    rate = serving("serving.subject").rate
+    assert rate(done[done < window], window) == pytest.approx(8 / 0.7)
+    steady = np.random.default_rng(0).uniform(0, window, 5000)
+    assert rate(steady, window) == pytest.approx(5000 / window, rel=0.05)
+    assert rate(done[:0], window) == 0 and rate(done[:8], window) == 8 / window
+
+
+def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: Any, tmp_path: Path) -> None:
+    done = np.array([1.0, 2.0, 4.1, 4.3, 4.4, 9.0, 10.2, 11.0, 17.0, 18.0])
+    settings = ("high", "high", "high", "low", "low", "high", "high", "high", "low", "low")
+    status = np.array([200] * 10 + [503, 0])
+    due = np.array([*(done - 0.1), 18.0, 18.1])
+    notes = serving("serving.http_client").Notes(
+        start=0.0,
+        due=due,
+        sent=due + 0.001,
+        done=np.array([*done, 18.2, np.nan]),
+        status=status,
+        setting=(*settings, "", ""),
+        classes=np.zeros((12, 1), int),
+        cpu=0.5,
+    )
+    assert serving("serving.arrivals").burst_starts(20.0) == [4.0, 10.0, 16.0]
+    row = serving("serving.traces").outcome(notes, 0.2, ("low", "high"), [4.0, 10.0, 16.0, 17.5])
+    # The third one sees the low setting a second after its start, and the fourth one begins there.
+    assert row["switch_ms"] == [pytest.approx(300), None, pytest.approx(1000)]
+    assert (row["requests"], row["refused"], row["lost"], row["changes"]) == (12, 1, 1, 3)
+    assert row["in_time"] == pytest.approx(10 / 12) and row["settings"] == {"high": 0.6, "low": 0.4}
+    assert row["p50_ms"] == pytest.approx(100) and row["late_ms"] == pytest.approx(1)
+    assert row["timeline"][0][1] == 1.0 and row["timeline"][-1][1] == 0.0 and row["mean_level"] == pytest.approx(0.6)
+    # Without labels, and with tenths in which nothing was answered.
+    rows = [row | {"trace": "bursts", "mode": mode, "accuracy": None} for mode in ("elastic", "fixed high")]
+    assert None in [level for _, level in row["timeline"]]
+    serving("serving.picture").draw({"rows": rows, "slo_ms": 200.0}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_an_open_loop_waits_for_no_answer(serving: Any) -> None:
+    """The service here takes requests one after the other, a tenth of a second each, and hangs up on the last one."""
+    client = serving("serving.http_client")
+    request = client.infer_request("model", np.zeros((1, 2, 2, 1), np.float32), "low")
+    logits = np.array([[0, 3, 1]], "<f4").tobytes()
+    text = b'{"parameters":{"setting":"low"}}'
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text) + 12}\r\nInference-Header-Content-Length: {len(text)}\r\n\r\n"
+    seen: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connections = [listener.accept()[0] for _ in range(5)]
+        for connection in connections[:4]:
+            seen.append(connection.recv(1 << 16))
+            time.sleep(0.1)
+            connection.sendall(head.encode() + text[:5])
+            connection.sendall(text[5:] + logits)
+        connections[4].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with client.generator() as process:
+            due = np.arange(5) * 0.01
+            notes = process.submit(client.open_loop, listener.getsockname()[1], [request], 1, due).result()
+        thread.join()
+    assert seen == [request] * 4
+    assert notes.status.tolist() == [200] * 4 + [0] and notes.classes.ravel().tolist() == [1] * 4 + [-1]
+    assert notes.setting == ("low",) * 4 + ("",) and np.isnan(notes.done[4]) and notes.cpu > 0
+    np.testing.assert_allclose(notes.due - notes.due[0], due, atol=1e-6)
+    # All were sent before the first answer came.
+    assert (notes.sent >= notes.due).all() and notes.sent.max() < np.nanmin(notes.done)
+
+
+# The one that starts faster, where it was built.
+@pytest.fixture(params=["c++"])
+def service(request: pytest.FixtureRequest) -> str | Path:
+    if request.param == "c++":
+        return cpp_http.program()
+    pytest.importorskip("ray", reason="Ray is not installed")
+    return "ray"
+
+
+def run(
+    command: str, bundle: Path, folder: Path, service: str | Path, *options: str
+) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """A run of the benchmark, and its report."""
+    words = [sys.executable, BENCHMARKS / "serving.py", command, bundle, "--images", TEST_DATA, "--service", service]
+    words += ["--settings", "c0.1-k1", "c1.05-k2", "--threads", "1", "--slo-ms", "200", "-o", folder, *options]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    stem = "serving" if command == "traces" else command
+    report = folder / f"{stem}.json"
+    if report.exists():
+        assert (folder / f"{stem}.md").read_text() == done.stdout
+    return done, json.loads(report.read_text()) if report.exists() else None
+
+
+def test_traces_are_replayed_in_every_mode(service: str | Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    options = ("--traces", "day", "--seconds", "1.5", "--saturate-seconds", "0.7", "--load", "0.3")
+    done, report = run("traces", mnist_image_bundle, tmp_path, service, *options)
+    assert done.returncode == 0, done.stderr
+    low, high = report["points"]
+    assert (low["setting"], high["setting"]) == ("c0.1-k1", "c1.05-k2") and low["accuracy"] < high["accuracy"]
+    assert report["requests_per_second"] == pytest.approx(0.3 * low["images_per_second"])
+    assert ("The comparison means little" in done.stdout) == (report["over_high"] < 1.1)
+    assert [(row["trace"], row["mode"]) for row in report["rows"]] == [
+        ("day", mode) for mode in ("elastic", "fixed high", "fixed low")
+    ]
+    for row in report["rows"]:
+        fixed = {"fixed high": {"c1.05-k2"}, "fixed low": {"c0.1-k1"}}.get(row["mode"])
+        assert set(row["settings"]) <= (fixed or {"c0.1-k1", "c1.05-k2"}) and sum(row["settings"].values()) == pytest.approx(
+            1
+        )
+        assert 0 <= row["in_time"] <= 1 and (row["refused"], row["lost"]) == (0, 0) and 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["accuracy"] > 0.75 and row["images_per_call"] >= 1
+        assert row["generator_seconds"] > 0 and row["service_seconds"] > 0
+    assert (tmp_path / "serving.png").stat().st_size > 10_000
+
+
+def test_saturation_is_held_against_the_engine(service: str | Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    done, report = run("saturation", mnist_image_bundle, tmp_path, service, "--seconds", "0.25", "--rounds", "2")
+    assert done.returncode == 0, done.stderr
+    assert [row["setting"] for row in report["rows"]] == ["c0.1-k1", "c1.05-k2"]
+    for row in report["rows"]:
+        ratios = [part["images_per_second"] / part["engine_images_per_second"] for part in row["rounds"]]
+        assert len(ratios) == 2 and row["ratio"] == pytest.approx(np.median(ratios)) and row["least"] == min(ratios) > 0
+        assert 1 <= row["batch"] <= 16 and min(row["alone_ms"], row["call_ms"], row["generator_ms"]) > 0
+    assert 0 < report["start_seconds"] < 60
+
+
+@pytest.mark.parametrize("service", ["ray", "c++"], indirect=True)
+def test_a_soak_finds_nothing_in_a_service(service: str | Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    done, report = run(
+        "soak", mnist_image_bundle, tmp_path, service, "--requests", "600", "--seconds", "60", "--max-body", "1"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["wrong"] == report["lost"] == {} and report["images_left"] == 0
+    sent = {kind["kind"]: kind["sent"] for kind in report["kinds"]}
+    assert 600 <= sum(sent.values()) < 700 and sent["good"] > 300 and len(sent) == 7
+    assert {row["status"] for row in report["refusals"]} >= {400, 413} and report["samples"]
+    *processes, together = report["memory"]
+    assert together["name"] == "all processes" and together["first"] > 1 << 20
+    assert len({row["pid"] for row in processes}) == len(processes) >= 1
+    for row in processes:
+        assert f"| {row['name']} | {row['pid']} | " in done.stdout
+    if service == "ray":
+        names = " ".join(row["name"] for row in processes)
+        assert "gcs_server" in names and "raylet" in names and "ray::" in names
+
+
+def test_memory_is_told_for_each_process(serving: Any) -> None:
+    soak = serving("serving.soak")
+    samples = [{7: 100, 8: 50}, {7: 100, 8: 70}, {7: 120, 8: 70, 9: 1}] * 2 + [{7: 110, 9: 2}, {7: 110, 9: 3}]
+    rows = soak.memory_growth(samples, {7: "raylet", 8: "gone", 9: "late"})
+    assert [(row["name"], row["pid"], row["first"], row["last"]) for row in rows] == [
+        ("raylet", 7, 100, 110),
+        ("gone", 8, 60, None),
+        ("late", 9, None, 2.5),
+        ("all processes", None, 160, 112.5),
+    ]
+    assert (rows[0]["growth"], rows[0]["share"]) == (10, 0.1)
+
+
+@pytest.mark.parametrize("name", ["soak", "service", "subject", "arrivals"])
+def test_examples_in_docstrings_hold(serving: Any, name: str) -> None:
+    results = doctest.testmod(serving(f"serving.{name}"))
+    assert results.attempted > 0 and results.failed == 0
+
+
+def test_one_picture_is_enough(mnist_image_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(SEVEN, tmp_path / "pictures")
+    few = ("--images", str(tmp_path / "pictures"), "--max-batch", "2")
+    program = cpp_http.program()
+    done, report = run("saturation", mnist_image_bundle, tmp_path, program, "--seconds", "0.2", "--rounds", "1", *few)
+    assert done.returncode == 0, done.stderr
+    done, report = run("soak", mnist_image_bundle, tmp_path, program, "--requests", "60", *few, "--max-batch", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["wrong"] == report["lost"] == {}
+
+
+def test_a_soak_finds_the_faults_of_a_service(mnist_image_bundle: Path, tmp_path: Path) -> None:
+    done, report = run(
+        "soak", mnist_image_bundle, tmp_path, FAULTY, "--requests", "300", "--seconds", "20", "--max-body", "1"
+    )
+    assert done.returncode == 1, done.stderr
+    wrong, lost = " ".join(report["wrong"]), " ".join(report["lost"])
+    assert "good: other bits at c1.05-k2" in wrong and "good: served at 'c1.05-k2' instead of c0.1-k1" in wrong
+    assert "malformed: " in wrong and ": 200 '' instead of 400 and a sentence" in wrong
+    assert lost.startswith("good") or " good" in lost
+    assert f"wrong: {sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("bundle", "service", "said"),
+    [
+        ("absent.vmoe", "ray", "absent.vmoe is not a bundle"),
+        ("{bundle}", "absent", "absent can't be started: No such file"),
+        ("{bundle}", "/bin/false", "the service ended with exit code 1: it said nothing"),
+    ],
+)
+def test_what_can_not_be_measured_is_one_sentence(
+    bundle: str, service: str, said: str, mnist_image_bundle: Path, tmp_path: Path
+) -> None:
+    done, report = run("traces", Path(bundle.format(bundle=mnist_image_bundle)), tmp_path, service)
+    assert (done.returncode, done.stdout, done.stderr.count("\n"), report) == (1, "", 1, None) and said in done.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
+def test_a_load_is_a_number_above_zero(value: str, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    done, report = run("traces", mnist_image_bundle, tmp_path, "ray", "--load", value)
+    assert (done.returncode, report) == (
+        2,
+        None,
+    ) and f"argument --load: must be a number above 0, not '{value}'" in done.stderr
+
+
+def test_calls_of_the_engine_are_full_however_few_the_images(serving: Any) -> None:
+    sizes: list[int] = []
+    given = types.SimpleNamespace(seconds=0.01)
+    few = types.SimpleNamespace(given=given, images=np.zeros((3, 2, 2, 1)), engine=lambda batch, _: sizes.append(len(batch)))
+    taken = serving("serving.saturation")._calls(few, 8, "c0.1-k1")
+    assert len(taken) == len(sizes) > 0 and set(sizes) == {8}

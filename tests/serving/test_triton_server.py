@@ -1,0 +1,184 @@
+"""A real Triton server on what vmoe-serve writes: the engine's bits over HTTP and gRPC, at the settings of the requests."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from triton_server import MISSING, ServerError, TritonServer, run_client, serve
+
+from vmoe_runtime import Engine
+from vmoe_serve.cli import main
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "triton.md"
+OLD_BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
+OTHERS = ("v2-dense", "v3-choice", "v3-ensemble", "v3-soft")
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"profile": "c1.05-k2"},
+    {"capacity": 0.5},
+    {"capacity": "0.5", "k": 2, "bpr": False},
+    {"profile": "c0.3-k1", "pool": True, "max_experts": 4},
+    {"profile": "c0.2-k1-vanilla"},
+    {"k": "2", "bpr": "false"},
+]
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"profile": "fast"}, "there is no profile 'fast'"),
+    ({"capcity": 0.5}, "there is no request parameter 'capcity'"),
+    ({"capacity": -1}, "capacity"),
+    ({"k": 9}, "k"),
+    ({"bpr": "perhaps"}, "bpr is true or false, not 'perhaps'"),
+]
+
+
+@pytest.fixture(scope="module")
+def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
+
+
+@pytest.fixture(scope="module")
+def mnist_bundle(mnist_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
+    return Path(shutil.copytree(mnist_bundle, tmp_path_factory.mktemp("own") / mnist_bundle.name))
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, mnist_bundle: Path) -> Path:
+    """Models `mnist`, whose images are routed alone, for which Triton waits for more requests; `groups`, with groups of 16
+    and two instances; and those of OTHERS.
+    """
+    repository = tmp_path_factory.mktemp("triton") / "repository"
+    assert main(["triton", str(mnist_image_bundle), str(repository), "--name", "mnist", "--max-batch", "256", "-q"]) == 0
+    other = repository.with_name("other")
+    more = [(name, shutil.copytree(OLD_BUNDLES / name, repository.with_name(name)), []) for name in OTHERS]
+    for name, bundle, options in [("groups", mnist_bundle, ["--profile", "c0.5-k2", "--instances", "2"]), *more]:
+        assert main(["triton", str(bundle), str(other), "--name", name, "-q", "--force", *options]) == 0
+        (other / name).rename(repository / name)
+    config = repository / "mnist" / "config.pbtxt"
+    delayed = "dynamic_batching { max_queue_delay_microseconds: 300000 preferred_batch_size: 256 }"
+    config.write_text(config.read_text().replace("dynamic_batching { }", delayed))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with serve(repository, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
+    with Engine.load(mnist_image_bundle) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
+    """float32[256,28,28,1]: digits of the test set."""
+    return engine.batch(mnist_images["images"][:256])
+
+
+def check_answer(answer: dict[str, Any], engine: Engine, images: np.ndarray, parameters: dict[str, Any]) -> None:
+    assert "error" not in answer, answer
+    values = {name: {"true": True, "false": False}.get(value, value) for name, value in parameters.items()}
+    numbers = {"capacity": float, "k": int}
+    fields = {name: numbers[name](value) if name in numbers else value for name, value in values.items()}
+    setting = engine.setting(**fields)
+    assert setting is not None
+    assert answer["setting"] == [[setting.name]] * len(images)
+    assert answer["logits"].dtype == np.float32
+    assert np.array_equal(answer["logits"], engine(images, setting.name))
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_digits_get_the_engine_s_bits_at_each_setting(
+    server: TritonServer, engine: Engine, images: np.ndarray, protocol: str
+) -> None:
+    for parameters in SETTINGS:
+        (answer,) = server.answers(protocol, "mnist", [(images, parameters)])
+        check_answer(answer, engine, images, parameters)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_mixed_settings_in_one_execution(server: TritonServer, engine: Engine, images: np.ndarray, protocol: str) -> None:
+    requests = []
+    for number in range(24):
+        parameters = (SETTINGS + [bad for bad, _ in BAD])[number % (len(SETTINGS) + len(BAD))]
+        requests.append((images[number * 3 : number * 3 + 1 + number % 3], parameters))
+    before = server.statistics("mnist")
+    answers = server.answers(protocol, "mnist", requests)
+    after = server.statistics("mnist")
+    for (part, parameters), answer in zip(requests, answers, strict=True):
+        says = next((says for bad, says in BAD if bad is parameters), None)
+        if says is None:
+            check_answer(answer, engine, part, parameters)
+        else:
+            assert says in answer["error"]
+    executions = after["execution_count"] - before["execution_count"]
+    assert executions < len(requests) / 2, "Triton ran the requests one by one"
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_bad_images_are_one_sentence(server: TritonServer, engine: Engine, images: np.ndarray, protocol: str) -> None:
+    too_large, too_small = images[:2] * 50, np.zeros((1, 20, 28, 1), np.float32)
+    first, second, third = server.answers(protocol, "mnist", [(too_large, {}), (images[:2], {}), (too_small, {})])
+    assert "[-1, 1]" in first["error"] or "-1" in first["error"]
+    check_answer(second, engine, images[:2], {})
+    assert "shape" in third["error"]
+
+
+def test_the_example_of_the_documentation(server: TritonServer, tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(program.replace("localhost:8000", server.addresses["http"]))
+    assert run_client(tmp_path / "example.py").strip() == program.strip().rpartition("# ")[2]
+
+
+def test_requests_to_groups_are_whole_groups(
+    server: TritonServer, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
+    with Engine.load(mnist_bundle, "c0.5-k2") as engine:
+        images = engine.batch(mnist_images["images"][:32])
+        requests = [(images[:16], {}), (images[16:24], {}), (images[:32], {"profile": "c0.1-k1"}), (images[24:], {})]
+        answers = server.answers("grpc", "groups", requests)
+        check_answer(answers[0], engine, images[:16], {})
+        check_answer(answers[2], engine, images, {"profile": "c0.1-k1"})
+        for number in (1, 3):
+            assert "--group image" in answers[number]["error"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer, name: str) -> None:
+    with Engine.load(OLD_BUNDLES / name) as engine:
+        image = engine.manifest.input
+        shape = (6, image.height, image.width, image.channels)
+        images = engine.batch(np.random.default_rng(3).integers(0, 256, shape, np.uint8))
+        (answer,) = server.answers("grpc", name, [(images, {})])
+        assert np.array_equal(answer[engine.manifest.output], engine(images))
+        assert answer.get("setting") == ([[engine.profile.name]] * 6 if engine.profile else None)
+        (answer,) = server.answers("http", name, [(images, {"k": 99})])
+        assert "k" in answer["error"]
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="this environment has numpy 1")
+def test_a_model_with_a_numpy_that_is_too_new_is_not_loaded(repository: Path, tmp_path: Path) -> None:
+    says = r"this Triton is older than 25\.02.*pip install 'numpy<2'"
+    with pytest.raises(ServerError, match=says), serve(repository, tmp_path, older_numpy=False):
+        pass
+
+
+def test_a_bundle_that_was_damaged_is_not_loaded(repository: Path, tmp_path: Path) -> None:
+    linked = repository / "groups" / "1" / "bundle.vmoe" / "weights.safetensors"
+    data = linked.read_bytes()
+    linked.unlink()
+    linked.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    says = r"weights\.safetensors was changed after export"
+    with pytest.raises(ServerError, match=says), serve(repository, tmp_path):
+        pass

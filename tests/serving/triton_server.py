@@ -1,0 +1,164 @@
+"""A real Triton server with a model repository, and requests to it.
+
+Server and client live in an environment of their own, as they want an older numpy and protobuf than the project's. `make
+triton-server` makes it in build/triton/venv; VMOE_TRITON_VENV names another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = Path(os.environ.get("VMOE_TRITON_VENV", ROOT / "build" / "triton" / "venv")).absolute()
+CLIENT = ENVIRONMENT / "bin" / "python"
+
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_PACKAGES = ENVIRONMENT / "lib" / f"python{_PYTHON}" / "site-packages"
+_SERVER = _PACKAGES / "pytriton" / "tritonserver"
+_STUB = _SERVER / "python_backend_stubs" / _PYTHON / "triton_python_backend_stub"
+_SECONDS = 120
+
+MISSING = (
+    f"no Triton server for Python {_PYTHON} in {ENVIRONMENT}; make triton-server installs it on x86-64"
+    if not (_STUB.exists() and CLIENT.exists())
+    else ""
+)
+
+
+class ServerError(Exception):
+    """The server ended before it was ready; carries its log."""
+
+
+class TritonServer:
+    """A server that runs.
+
+    Attributes:
+        addresses: HOST:PORT by protocol, "http" and "grpc".
+    """
+
+    def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
+        self._folder = folder
+        self.addresses = addresses
+
+    def answers(
+        self, protocol: str, model: str, requests: Sequence[tuple[np.ndarray, dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Sends images with parameters, all at once.
+
+        Returns:
+            For each request its outputs by name, arrays and lists of texts, or {"error": sentence}.
+        """
+        np.savez(self._folder / "images.npz", **{str(number): images for number, (images, _) in enumerate(requests)})
+        listed = [
+            {"model": model, "images": str(number), "parameters": parameters}
+            for number, (_, parameters) in enumerate(requests)
+        ]
+        (self._folder / "requests.json").write_text(json.dumps(listed))
+        script = Path(__file__).with_name("triton_client.py")
+        run_client(script, protocol, self.addresses[protocol], self._folder)
+        found = json.loads((self._folder / "answers.json").read_text())
+        with np.load(self._folder / "outputs.npz") as file:
+            arrays = dict(file)
+        return [
+            {name: arrays[value] if isinstance(value, str) and name != "error" else value for name, value in answer.items()}
+            for answer in found
+        ]
+
+    def statistics(self, model: str) -> dict[str, Any]:
+        """Triton's counts of a model."""
+        with urllib.request.urlopen(f"http://{self.addresses['http']}/v2/models/{model}/stats") as response:
+            found: dict[str, Any] = json.load(response)["model_stats"][0]
+        return found
+
+
+def run_client(*command: object) -> str:
+    """Runs a script by the client's Python; returns what it prints, or raises CalledProcessError."""
+    words = [str(CLIENT), *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+
+
+@contextmanager
+def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterator[TritonServer]:
+    """Starts the server and waits until all models are ready.
+
+    Args:
+        repository: the model repository.
+        folder: an empty folder to work in.
+        older_numpy: models run with the numpy of the server's environment instead of the project's.
+
+    Raises:
+        ServerError: it can't load a model.
+    """
+    backends = folder / "backends" / "python"
+    backends.mkdir(parents=True)
+    for file in [_STUB, *(_SERVER / "backends" / "python").glob("*.*")]:
+        (backends / file.name).symlink_to(file)
+    ports = _free_ports(2)
+    addresses = {"http": f"127.0.0.1:{ports[0]}", "grpc": f"127.0.0.1:{ports[1]}"}
+    command = [
+        _SERVER / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends.parent}",
+        "--http-address=127.0.0.1", "--grpc-address=127.0.0.1", f"--http-port={ports[0]}", f"--grpc-port={ports[1]}",
+        "--allow-metrics=false", "--exit-timeout-secs=5",
+    ]  # fmt: skip
+    log = folder / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=_variables(folder, older_numpy))
+    try:
+        _wait(process, addresses["http"], log)
+        yield TritonServer(folder, addresses)
+    finally:
+        process.terminate()
+        process.wait(_SECONDS)
+
+
+def _variables(folder: Path, older_numpy: bool) -> dict[str, str]:
+    """The environment variables of the server: its Python is found through PATH, and reads no PYTHONPATH."""
+    python = folder / "python"
+    venv.create(python, with_pip=False)
+    lines = [ROOT / "runtime", *filter(None, sys.path)]
+    if older_numpy:
+        lines.insert(0, _PACKAGES)
+    (python / "lib" / f"python{_PYTHON}" / "site-packages" / "project.pth").write_text("\n".join(map(str, lines)))
+    libraries = [str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        **os.environ,
+        "PATH": f"{python / 'bin'}:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + _SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise ServerError(log.read_text(errors="replace"))
+        try:
+            with urllib.request.urlopen(f"http://{address}/v2/health/ready", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise ServerError(f"not ready after {_SECONDS} s:\n{log.read_text(errors='replace')}")
