@@ -186,32 +186,29 @@ def test_ctrl_c_at_any_moment_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("picture", [1])
+INTERRUPTED = """
+import signal, sys
+from matplotlib.figure import Figure
+from vmoe_inspect.cli import main
+saved, save = [], Figure.savefig
+def interrupt(figure, target, **options):
+    save(figure, target, **options)
+    if len(saved) == 1:
+        signal.raise_signal(signal.SIGINT)
+    saved.append(target)
+Figure.savefig = interrupt
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_while_a_picture_is_drawn_leaves_whole_ones(
-    picture: int, mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from matplotlib.figure import Figure
-
-    saved: list[object] = []
-    save = Figure.savefig
-
-    def interrupt(figure: Figure, target: Path, **options: Any) -> None:
-        save(figure, target, **options)
-        if len(saved) == picture:
-            signal.raise_signal(signal.SIGINT)
-        saved.append(target)
-
-    monkeypatch.setattr(Figure, "savefig", interrupt)
-    # What started the tests may have told them to ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        lines, complaints = run(capsys, mnist_image_bundle, "--images", mnist_digits, "--out", tmp_path / "out", code=130)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert (lines, complaints) == ([], ["vmoe-inspect: interrupted"])
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, mnist_image_bundle, "--images", mnist_digits, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, preexec_fn=default_signals)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vmoe-inspect: interrupted\n")
     left = sorted((tmp_path / "out").iterdir())
-    assert len(left) == picture + 1
+    assert len(left) == 2
     for path in left:
         with Image.open(path) as whole:
             whole.load()
