@@ -17,6 +17,8 @@ from vmoe_export.ops.table import DOMAIN, OPS
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import SETTINGS
 
+pytestmark = pytest.mark.fast
+
 GRAPHS = ("model.onnx", "model.inlined.onnx")
 
 

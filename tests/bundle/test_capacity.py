@@ -18,6 +18,8 @@ from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import experts_choice_name, parse_profile_name, profile_name
 from vmoe_runtime.routing_kinds import TopKRules
 
+pytestmark = pytest.mark.fast
+
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
 RULES = TopKRules(num_experts=8, group_tokens=50, num_moe_layers=3)
 

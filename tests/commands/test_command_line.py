@@ -24,6 +24,8 @@ from vmoe_runtime.command_line import (
     write_json,
 )
 
+pytestmark = pytest.mark.fast
+
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
 TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run", "vmoe-inspect")
 

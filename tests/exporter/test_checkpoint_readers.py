@@ -20,6 +20,8 @@ from official_writer import Chunk, leaves, nest, write_checkpoint
 
 from vmoe_export import CheckpointError, open_checkpoint
 
+pytestmark = pytest.mark.fast
+
 Tensors = dict[str, np.ndarray]
 Writer = Callable[[Path, Tensors], Path]
 

@@ -11,6 +11,8 @@ import pytest
 from vmoe_export import ExportOptions, OptionError, export_bundle
 from vmoe_export.export_options import ExportFields
 
+pytestmark = pytest.mark.fast
+
 DENSE = Path(__file__).parents[1] / "data" / "golden" / "g4"
 
 

@@ -30,6 +30,8 @@ from safetensors.numpy import save_file
 
 from vmoe_export import CheckpointError, open_checkpoint
 
+pytestmark = pytest.mark.fast
+
 FIRST_SHARD, SECOND_SHARD = "ckpt.data-00000-of-00002", "ckpt.data-00001-of-00002"
 ONLY_SHARD = "ckpt.data-00000-of-00001"
 

@@ -16,6 +16,8 @@ from vmoe_export import ExportError, export_bundle
 from vmoe_export.bundle import bundle_writer, working_folder
 from vmoe_export.bundle.bundle_writer import new_bundle
 
+pytestmark = pytest.mark.fast
+
 FAILURE = 1
 
 

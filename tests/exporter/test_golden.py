@@ -8,6 +8,8 @@ import golden
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.fast
+
 CASES = [*golden.cases(), *golden.ensemble_cases()]
 FLOAT32 = [case for case in CASES if not case.bfloat16]
 BFLOAT16 = [case for case in CASES if case.bfloat16]

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from vmoe_export.errors import OptionError
 from vmoe_export.model.grouping import Grouping, parse_group
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("text", "batch", "tokens", "batch_multiple"),

@@ -11,6 +11,8 @@ import pytest
 
 from vmoe_export import open_checkpoint
 
+pytestmark = pytest.mark.fast
+
 CASES = [*golden.cases(), *(case for case in golden.ensemble_cases() if case.output == "members")]
 
 

@@ -10,6 +10,8 @@ import pytest
 from vmoe_export.errors import OptionError
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
 
+pytestmark = pytest.mark.fast
+
 ZOOM = Path(__file__).parents[1] / "data" / "golden" / "zoom.npz"
 PAIRS = [(10, 17), (17, 26), (50, 145), (16, 25), (26, 17)]
 

@@ -23,6 +23,8 @@ from vmoe_export.model.parameters import parameter_shapes
 from vmoe_export.model.routing_config import TopK
 from vmoe_export.presets import PRESETS, preset_in
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "tests" / "data" / "bundles" / "v2-fp32"
 LIGHT1 = "vmoe_s32_last2_ilsvrc2012_randaug_light1"

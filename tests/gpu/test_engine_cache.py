@@ -28,6 +28,8 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
     write_private,
 )
 
+pytestmark = pytest.mark.fast
+
 ENGINE = b"an engine of TensorRT"
 KEY = EngineKey("ab" * 32, "c0.3-k1", "fp16", "10.13.0.35", "ef" * 32, "0.1.0", "NVIDIA H100", "9.0")
 RECORD = EngineRecord(KEY, 1, 8, 32, False, hashlib.sha256(ENGINE).hexdigest(), len(ENGINE))

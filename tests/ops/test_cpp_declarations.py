@@ -10,6 +10,8 @@ from sdk_build import ROOT
 from vmoe_export.ops import cpp_declarations, table
 from vmoe_export.ops.table import OPS, Op, Value
 
+pytestmark = pytest.mark.fast
+
 PLUGINS = ROOT / "plugins"
 HEADER = PLUGINS / "ops" / "op_table.h"
 

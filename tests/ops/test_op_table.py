@@ -36,6 +36,8 @@ from vmoe_export.ops.table import (
     Types,
 )
 
+pytestmark = pytest.mark.fast
+
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["official", "policies"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())

@@ -13,6 +13,8 @@ from routing_cases import GOLDEN, Case, Outputs, golden_cases, make_gates
 
 from vmoe_export.ops.table import OPS
 
+pytestmark = pytest.mark.fast
+
 ROUTE = OPS["VmoeRoute"]
 NUM_RANDOM_CASES = 2000
 

@@ -8,6 +8,8 @@ from op_models import RUNNERS, run_reference, runner
 
 from vmoe_export.ops.table import OPS
 
+pytestmark = pytest.mark.fast
+
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 SHAPES = [(1, 1, 1, 1, 1), (1, 4, 7, 3, 1), (2, 16, 33, 4, 3), (3, 50, 48, 5, 2), (2, 21, 65, 1, 17), (1, 40, 130, 16, 8)]
 """G, S, D, E and P."""

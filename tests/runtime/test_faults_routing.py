@@ -12,6 +12,8 @@ from damaged_files import assert_command_refuses
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
 
+pytestmark = pytest.mark.fast
+
 TOP_K, DENSE, ENSEMBLE, SOFT, CHOICE = "g1", "g4", "g5", "g6", "g7"
 REFUSED = [
     (SOFT, ["--k", "2"], ["Soft MoE has no k to set"]),

@@ -19,6 +19,8 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.image_source import open_images
 from vmoe_runtime.images import ImageWarning, to_batch
 
+pytestmark = pytest.mark.fast
+
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
 RGB = InputSpec("float32", 12, 12, 3)
 GREY = InputSpec("float32", 12, 10, 1)

@@ -18,6 +18,8 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import default_steps, parse_steps, read_steps
 
+pytestmark = pytest.mark.fast
+
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
 LEVEL = 2 / 255
 OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]

@@ -11,6 +11,8 @@ from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
 
+pytestmark = pytest.mark.fast
+
 TOP_K = TopKRules(8, 50, 2)
 ENSEMBLE = TopKRules(8, 100, 2, ensemble_size=2, has_policies=False)
 OLD = TopKRules(8, 50, 2, has_policies=False)

@@ -21,6 +21,8 @@ from vmoe_serve.batching import Batcher
 from vmoe_serve.service import Reply, Service
 from vmoe_serve.wire import HEADER_LENGTH
 
+pytestmark = pytest.mark.fast
+
 DATA = Path(__file__).parents[1] / "data"
 
 
