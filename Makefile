@@ -125,7 +125,7 @@ check-report: $(NATIVE)
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_faults.py tests/commands/test_report_size.py tests/commands/test_report_page.py
 
 # Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another.
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(NATIVE) lint
 	$(PYTEST) -m fast

@@ -42,6 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_FailuresAtOnce(config))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules begin first, so that in the end no process waits for the last of them."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
     """Sessions and answers that a module's tests share take gigabytes in the end, if all of them stay until the end."""

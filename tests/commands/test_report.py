@@ -25,6 +25,8 @@ from vmoe_report.colours import contrast, heat_colour, text_on
 from vmoe_report.findings import find_fall
 from vmoe_runtime import Engine
 
+pytestmark = pytest.mark.long
+
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 HOSTILE = (
     "</script><b>",

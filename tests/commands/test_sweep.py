@@ -31,6 +31,8 @@ from vmoe_runtime.command_line import CommandError, UsageError
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.image_labels import read_labels
 
+pytestmark = pytest.mark.long
+
 SAMPLE = Path(__file__).parents[2] / "samples" / "mnist"
 # Capacity ratio and k of the official predictions, for groups of 16.
 RATIOS = ("0.1", "0.2", "0.3", "0.5", "1.05", "2.0")

@@ -10,6 +10,8 @@ import pytest
 
 from vmoe_runtime import Engine
 
+pytestmark = pytest.mark.long
+
 ACCURACY = [
     # images, what is set, accuracy in %
     (1536, {"capacity": 0.1, "k": 1}, 90.4),

@@ -28,6 +28,8 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.profiles import Profile
 
+pytestmark = pytest.mark.long
+
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 GRAPHS = ("model.onnx", "model.inlined.onnx")

@@ -44,6 +44,8 @@ from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 
+pytestmark = pytest.mark.long
+
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 CASES = golden.cases()
 FLOAT32 = [case for case in CASES if not case.bfloat16]

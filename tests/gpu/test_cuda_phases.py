@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from routing_cases import Case, golden_cases, make_gates, route, same_bits
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "tests" / "cpp" / "cuda_phases.cc", ROOT / "plugins" / "cuda" / "route_plan.cc"]
 SEEDS = (1, 2, 3)

@@ -13,6 +13,8 @@ import pytest
 from damaged_files import DENSE
 from terminal import default_signals
 
+pytestmark = pytest.mark.long
+
 HARNESS = Path(__file__).with_name("export_kills.py")
 
 # The process signals itself, inside code that would swallow an exception or make a traceback of it.

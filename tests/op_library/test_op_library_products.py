@@ -19,6 +19,8 @@ from op_models import given_inputs, node_call, runner, settings
 from vmoe_export.ops.table import OPS, ElementType
 from vmoe_runtime.op_library import find_library
 
+pytestmark = pytest.mark.long
+
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 

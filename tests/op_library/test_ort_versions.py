@@ -16,6 +16,8 @@ from wheels import onnxruntime_folder
 from vmoe_runtime import Engine, library_path
 from vmoe_runtime.op_library import find_library
 
+pytestmark = pytest.mark.long
+
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 

@@ -15,6 +15,8 @@ from sdk_build import onnxruntime_library, run
 from vmoe_export import export_bundle
 from vmoe_runtime.op_library import find_library
 
+pytestmark = pytest.mark.long
+
 CALLS = 100_000
 CALLS_ON_OTHER_PATHS = 20_000
 # With what stands in for a matrix unit, wherever it runs.

@@ -19,6 +19,8 @@ import pytest
 
 from vmoe_runtime.op_library import find_library
 
+pytestmark = pytest.mark.long
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 V1_BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v1-fp32"
 CKS = (0.3, 1.05, 2.1)

@@ -22,6 +22,8 @@ from wheels import wheel_folder
 
 from vmoe_runtime import Engine
 
+pytestmark = pytest.mark.long
+
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {"vmoe_runtime/lib/libvmoe_onnxruntime.so", "vmoe_runtime/lib/libvmoe_engine.so"}
 ONNXRUNTIME = "1.32.0"

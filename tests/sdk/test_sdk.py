@@ -26,6 +26,8 @@ from vmoe_runtime.engine import Engine
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.routing_kinds import ROUTING_KINDS, TopKRules
 
+pytestmark = pytest.mark.long
+
 OPS = ("standard ops", "vmoe op library")
 OLDEST = "1.21.1"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]

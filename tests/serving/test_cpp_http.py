@@ -29,6 +29,8 @@ from http_client import PATIENCE, unexpected
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 
+pytestmark = pytest.mark.long
+
 OPTIONS = ("--name", "mnist", "--max-batch", "8", "--max-body", "1", "--threads", "1")
 DATA = Path(__file__).parents[1] / "data"
 

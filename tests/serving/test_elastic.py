@@ -27,6 +27,8 @@ from vmoe_runtime.elastic import (
 )
 from vmoe_runtime.errors import ElasticError
 
+pytestmark = pytest.mark.long
+
 TRACES = 1000
 SETTLED = 40
 """Targets after a step of the load, from which on the level stays."""

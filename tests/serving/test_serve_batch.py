@@ -36,6 +36,8 @@ from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.shards import ShardError, read_shard, write_shard
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("ray", reason="Ray is not installed")
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet")

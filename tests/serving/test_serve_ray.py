@@ -25,6 +25,8 @@ from terminal import default_signals
 from vmoe_runtime import Engine
 from vmoe_serve import cli
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("ray", reason="Ray is not installed")
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
