@@ -20,12 +20,18 @@ ARCHITECTURES = ("x86_64", "aarch64")
 _OUT = ROOT / "build" / "wheel" / "dist"
 
 
-@functools.cache
 def built() -> dict[str, str]:
     """What the builder says of each file, by its name; skips where zig or the headers are not to be had.
 
     It compiles again only what changed since the tests ran last.
     """
+    done = _build()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+
+
+@functools.cache
+def _build() -> subprocess.CompletedProcess[str]:
     if not all(find_native("lib", name) for name in (OP_LIBRARY, SDK_LIBRARY)):
         pytest.skip("this machine lacks what the native libraries need")
     wanted = (ROOT / "tools" / "requirements.txt").read_text().splitlines()
@@ -33,15 +39,13 @@ def built() -> dict[str, str]:
     _OUT.mkdir(parents=True, exist_ok=True)
     with (_OUT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, ROOT / "tools" / "build_wheels.py", _OUT],
             env={**os.environ, "PYTHONPATH": str(tools)},
             capture_output=True,
             text=True,
             check=False,
         )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
 def wheel(arch: str) -> Path:
