@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 from terminal import default_signals
-
-from vmoe_runtime.interrupts import interrupt_held_back
 
 PROGRAM = """
 import os, signal, sys
@@ -35,38 +29,39 @@ def test_ctrl_c_during_the_imports(tool: str) -> None:
     assert (done.returncode, done.stderr) == (130, f"{tool.replace('_', '-')}: interrupted\n")
 
 
-@pytest.fixture
-def _usual_handler() -> Iterator[None]:
-    """The handler that Python has for SIGINT where nobody told it to ignore that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_usual_handler")
-def test_ctrl_c_while_a_package_is_imported_that_loses_exceptions() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupt_held_back():
+LOST = """
+import signal
+from contextlib import suppress
+from vmoe_runtime.interrupts import interrupt_held_back
+try:
+    with interrupt_held_back():
         with suppress(KeyboardInterrupt):  # as a compiled package does
             signal.raise_signal(signal.SIGINT)
-        reached = True
-    assert reached
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        print("reached")
+except KeyboardInterrupt:
+    print("raised", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+OWN_HANDLER = """
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from vmoe_runtime.interrupts import interrupt_held_back
+came = []
+def own(number, _):
+    came.append(number)
+signal.signal(signal.SIGINT, own)
+with interrupt_held_back():
+    signal.raise_signal(signal.SIGINT)
+def enter():
+    with interrupt_held_back():
+        return signal.getsignal(signal.SIGINT) is own
+print(came == [signal.SIGINT], ThreadPoolExecutor(1).submit(enter).result())
+"""
 
 
-@pytest.mark.usefixtures("_usual_handler")
-def test_handlers_of_the_process_and_other_threads_are_left_alone() -> None:
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        with interrupt_held_back():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert came == [signal.SIGINT]
-
-    def enter() -> bool:
-        with interrupt_held_back():
-            return signal.getsignal(signal.SIGINT) is before
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(enter).result()
+@pytest.mark.parametrize(("program", "said"), [(LOST, "reached\nraised True\n"), (OWN_HANDLER, "True True\n")])
+def test_ctrl_c_is_held_back_where_python_would_lose_it_and_nobody_else_handles_it(program: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, preexec_fn=default_signals
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
