@@ -306,7 +306,8 @@ def test_what_whole_places_come_to_is_said_where_it_is_far_from_what_was_asked_f
     said = capsys.readouterr().out
     assert "at capacity ratio 1 (its places come to 1.28)." in said
     chosen = report["points"][report["recommended"]]["capacity_ratio"]
-    assert f"of its FLOPs. Its places come to a capacity ratio of {real[chosen]:g}." in " ".join(said.split())
+    # What is before it depends on which of the two is faster here, and on nothing else.
+    assert f". Its places come to a capacity ratio of {real[chosen]:g}." in " ".join(said.split())
     assert page.count("<td>0.64</td>") >= 3
 
 
