@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from command_line import BenchmarkError
 from torch import Tensor
 
 from gpu import exact
@@ -15,11 +14,8 @@ from gpu.device import Device
 from gpu.floors import KERNELS, kernel_launches
 from gpu.library import Library
 from gpu.problem import Problem
-from gpu.report import Check
+from gpu.report import Check, first_line
 from gpu.shapes import TYPES, Shape
-
-DEVICE_ERRORS = (BenchmarkError, RuntimeError)
-"""What a call on the card may raise; torch's own errors are RuntimeErrors."""
 
 Tensors = dict[str, Tensor]
 
@@ -31,11 +27,6 @@ _LAYERS = tuple(
     replace(s, type=type) for s in (Shape(8, 197, 8, 2, 30, 96), Shape(2, 3000, 32, 2, 150, 24)) for type in TYPES
 )
 """For streams and graphs: of one tile and of several, in all types."""
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the advice that torch adds."""
-    return str(error).strip().partition("\n")[0]
 
 
 def expected_of(case: Case, inputs: Tensors) -> Tensors:
@@ -65,10 +56,8 @@ def differences(problem: Problem, expected: Tensors, names: Sequence[str] = OUTP
             wrong &= ~(got.isnan() & wanted.isnan())
         if wrong.any():
             where = tuple(wrong.nonzero()[0].tolist())
-            found.append(
-                f"{name} differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: "
-                f"{got[where].item()} instead of {wanted[where].item()}"
-            )
+            values = f"{got[where].item()} instead of {wanted[where].item()}"
+            found.append(f"{name} differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: {values}")
     guarded = [name for name in (*names, "workspace") if not problem.arrays[name].guards_hold()]
     return found + [f"{name} was written past its ends" for name in guarded]
 
@@ -97,7 +86,7 @@ def check_cases(device: Device, kernels: Library, name: str, cases: Iterable[Cas
         count += 1
         try:
             failures += check_case(device, kernels, case)
-        except DEVICE_ERRORS as error:
+        except RuntimeError as error:
             failures.append(f"{case}: {first_line(error)}")
             break
     return Check(name, count, tuple(failures))
@@ -183,11 +172,3 @@ def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) ->
 
     device.on_streams([work])
     return Check("launches, with neither allocation nor synchronisation", len(shapes) * len(KERNELS), tuple(failures))
-
-
-def guarded(name: str, step: Callable[[], Check]) -> Check:
-    """The step's check; where the card gives an error, that is its failure."""
-    try:
-        return step()
-    except DEVICE_ERRORS as error:
-        return Check(name, 1, (first_line(error),))

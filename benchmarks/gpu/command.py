@@ -1,15 +1,10 @@
-"""The command line, and the parts of a run one after the other. Only what runs on a card needs more than Python itself.
-
-What is found is written as it is found, so that a run that is stopped or killed keeps it.
-"""
+"""The command line, and the parts of a run one after the other. Only what runs on a card needs more than Python itself."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +15,14 @@ from gpu import sanitizer
 from gpu.device import Device
 from gpu.floors import floors_text
 from gpu.library import Library, build, find_nvcc, library_command
-from gpu.report import Check, failures_of, missed_bars, summary, write_report
+from gpu.report import FAILED, PASSED, Check, Report, file_name, first_line
 from gpu.shapes import Shape, bar_shapes, sweep_shapes
 
 KERNEL_PARTS = ("exactness", *sanitizer.TOOLS, "timing")
 PARTS = (*KERNEL_PARTS, "frameworks")
-PASSED, FAILED, BAR_MISSED, NOT_RUN = 0, 1, 3, 4
-
-RANDOM_CASES, REPEATS, LAYERS = 400, 30, 40
-QUICK_RANDOM_CASES, QUICK_REPEATS, QUICK_LAYERS = 40, 5, 10
+WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
+QUICK = {"random_cases": 40, "repeats": 5, "layers": 10, "every": 12}
+"""How many random cases are checked, how often a call is timed, layers under each tool; every how manieth shape is timed."""
 LAUNCH_SHAPES = (
     Shape(1, 197, 8, 1, 8, 96),
     Shape(64, 577, 8, 2, 100, 96, "bf16"),
@@ -47,12 +41,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog="Exit code: 0 all is right; 1 something is wrong or can't run; 2 usage; 3 all is right, but a kernel is over "
         "its bar; 4 all is right, but a part that was asked for lacks what it needs.",
     )
-    add = parser.add_argument
+    add, some = parser.add_argument, "time only shapes with one of these in them: '64 x 197, E 8'"
     add("--floors", action="store_true", help="print the floors for an H100, and do no more")
     add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all but the last)")
-    add(
-        "--shapes", nargs="+", default=[], metavar="TEXT", help="time only shapes with one of these in them: '64 x 197, E 8'"
-    )
+    add("--shapes", nargs="+", default=[], metavar="TEXT", help=some)
     add("--quick", action="store_true", help="fewer cases, shapes and rounds, to see that it works")
     add("--seed", type=_seed, default=1, metavar="N", help="of all random cases (default: 1)")
     add("-o", "--output", type=Path, default=_RESULTS, metavar="DIR", help=f"default: {_RESULTS}")
@@ -62,9 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             parser.error(f"argument --shapes: no shape has '{text}' in it; one is '{bar_shapes()[0]}'")
     given.chosen = [*(given.parts or []), *given.shapes, *(["quick"] if given.quick else [])]
     given.parts = list(dict.fromkeys(given.parts or KERNEL_PARTS))
-    given.random_cases = QUICK_RANDOM_CASES if given.quick else RANDOM_CASES
-    given.repeats = QUICK_REPEATS if given.quick else REPEATS
-    given.layers = QUICK_LAYERS if given.quick else LAYERS
+    vars(given).update(QUICK if given.quick else WHOLE)
     return given
 
 
@@ -89,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say(f"building the kernels for {device.architecture}")
                 library = build(library_command(find_nvcc(), device.architecture, Path(folder, "libkernel_calls.so")))
             report = run(given, device, library)
-        paths = write_report(report, given.output)
+        code = report.end()
     except (BenchmarkError, OSError) as error:
         at_fault = f"{error.filename or given.output}: {error.strerror}" if isinstance(error, OSError) else error
         say(f"error: {at_fault}")
@@ -97,118 +87,88 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(f"stopped; what was done stands in {given.output}")
         return FAILED
-    tell(report, paths)
-    return exit_code(report)
+    say(f"{report.path} is written")
+    return code
 
 
-def run(given: argparse.Namespace, device: Any, library: Path | None) -> dict[str, Any]:
-    """Does everything that was asked for; returns the report, which is also written after each check and row.
-
-    `library` is the kernels', or None where no part needs them.
-    """
-    report: dict[str, Any] = {
-        "card": device.facts,
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": given.seed,
-        "chosen": given.chosen,
-        **{"checks": [], "skipped": {}, "rates": None, "rows": [], "points": []},
-    }
-    save = partial(write_report, report, given.output)
+def run(given: argparse.Namespace, device: Any, library: Path | None) -> Report:
+    """Does everything that was asked for; `library` is the kernels', or None where no part needs them."""
+    report = Report(given.output / file_name(device.name, given.chosen))
+    facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
+    report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
     if library is not None:
         kernels = Library(library)
-        kernels.empty(device.stream())  # a driver that is too old says so now
+        kernels.call("empty", device.stream())  # a driver that is too old says so now
     for part in given.parts:
+        report.write(f"\n## {part}\n")
         if part == "frameworks":
-            _run_frameworks(report, given, save)
+            _run_frameworks(report, given)
         elif part == "timing":
-            _time_kernels(report, given, device, kernels, save)
+            _time_kernels(report, given, device, kernels)
         elif part == "exactness":
-            _check_exactness(report, given, device, kernels, save)
-        else:
+            _check_exactness(report, given, device, kernels)
+        elif program := sanitizer.find_sanitizer():
             assert library is not None
-            _check_under_tool(report, given, part, library)
-        save()
+            say(f"{part}: {given.layers} layers, seed {given.seed}")
+            for check in sanitizer.run_tool(program, part, library, given.layers, given.seed):
+                report.check(check)
+        else:
+            report.skip(part, sanitizer.MISSING)
     return report
 
 
-def _check_exactness(
-    report: dict[str, Any], given: argparse.Namespace, device: Any, kernels: Library, save: Callable[[], object]
-) -> None:
+def _check_exactness(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
     """All kernels against torch on the CPU, on one stream and many, in graphs; seeds are part of every failure."""
     from gpu import checks
     from gpu.cases import named_cases, random_cases
 
-    seed, count = given.seed, given.random_cases
+    seed, check_cases = given.seed, partial(checks.check_cases, device, kernels)
     steps: dict[str, Callable[[], Check]] = {
         "planted faults": lambda: checks.check_planted(device, kernels, seed),
-        "named cases": lambda: checks.check_cases(device, kernels, "named cases", named_cases(seed)),
-        "random cases": lambda: checks.check_cases(device, kernels, "random cases", random_cases(seed, count)),
+        "named cases": lambda: check_cases("named cases", named_cases(seed)),
+        "random cases": lambda: check_cases("random cases", random_cases(seed, given.random_cases)),
         "streams": lambda: checks.check_streams(device, kernels, seed),
         "graphs": lambda: checks.check_graphs(device, kernels, seed),
         "launches": lambda: checks.check_launches(device, kernels, LAUNCH_SHAPES),
     }
     for name, step in steps.items():
         say(f"exactness: {name}, seed {seed}")
-        report["checks"].append(checks.guarded(name, step).as_json())
-        save()
+        try:
+            report.check(step())
+        except RuntimeError as error:
+            report.check(Check(name, 1, (first_line(error),)))
 
 
-def _check_under_tool(report: dict[str, Any], given: argparse.Namespace, tool: str, library: Path) -> None:
-    program = sanitizer.find_sanitizer()
-    if program is None:
-        report["skipped"][tool] = sanitizer.MISSING
-        return
-    say(f"{tool}: {given.layers} layers, seed {given.seed}")
-    report["checks"] += [check.as_json() for check in sanitizer.run_tool(program, tool, library, given.layers, given.seed)]
-
-
-def _time_kernels(
-    report: dict[str, Any], given: argparse.Namespace, device: Any, kernels: Library, save: Callable[[], object]
-) -> None:
+def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
     """All shapes, or those that were chosen; with --quick, some of them."""
-    from gpu.checks import DEVICE_ERRORS, first_line
     from gpu.timing import measure_rates, measure_shape
 
     shapes = [(shape, True) for shape in bar_shapes()] + [(shape, False) for shape in sweep_shapes()]
     shapes = [(shape, bar) for shape, bar in shapes if not given.shapes or any(text in str(shape) for text in given.shapes)]
-    what = "an empty kernel and a copy"
+    what, notes = "an empty kernel and a copy", list[str]()
     try:
         rates = measure_rates(device, kernels, given.repeats)
-        report["rates"] = asdict(rates)
-        for shape, bar in shapes[:: 12 if given.quick else 1]:
+        report.write(
+            f"A copy within the card's memory reads and writes {rates.copy / 1e12:.2f} TB/s, of which floors are taken. An "
+            f"empty kernel takes {rates.launch * 1e6:.2f} µs. Medians of CUDA graphs on rotating buffers, interleaved; what "
+            "the CPU needs to launch is in none of them.\n"
+        )
+        for shape, bar in shapes[:: given.every]:
             what = str(shape)
             say(f"timing: {what}")
             for row in measure_shape(device, kernels, shape, rates, given.repeats, bar=bar):
-                report["rows"].append(row)
-                save()
-    except DEVICE_ERRORS as error:
-        report["checks"].append(Check(f"timing, {what}", 1, (first_line(error),)).as_json())
+                report.row(row)
+                notes += row["notes"]
+    except RuntimeError as error:
+        report.check(Check(f"timing, {what}", 1, (first_line(error),)))
+    report.write("", *(f"- {note}" for note in dict.fromkeys(notes)))
 
 
-def _run_frameworks(report: dict[str, Any], given: argparse.Namespace, save: Callable[[], object]) -> None:
+def _run_frameworks(report: Report, given: argparse.Namespace) -> None:
     """ONNX Runtime and TensorRT, where they are installed; only then is anything exported."""
     try:
         from gpu import frameworks
     except ImportError as error:
-        report["skipped"]["frameworks"] = f"this Python lacks {error.name}; run it in one that has the project installed"
+        report.skip("frameworks", f"this Python lacks {error.name}; run it in one that has the project installed")
         return
-    frameworks.run(report, given.output / "work", "tiny" if given.quick else "b16", given.repeats, save)
-
-
-def tell(report: dict[str, Any], paths: Sequence[Path]) -> None:
-    """Prints what was skipped, what was wrong and where the rest stands."""
-    for name, why in report["skipped"].items():
-        say(f"skipped: {name}: {why}")
-    for sentence in missed_bars(report):
-        say(f"over the bar: {sentence}")
-    for sentence in failures_of(report):
-        say(f"wrong: {sentence}")
-    print(summary(report))
-    say(f"{' and '.join(map(str, paths))} are written")
-
-
-def exit_code(report: dict[str, Any]) -> int:
-    """What became of a run: wrong results weigh more than a bar, and a bar more than what couldn't run."""
-    if failures_of(report):
-        return FAILED
-    return BAR_MISSED if missed_bars(report) else NOT_RUN if report["skipped"] else PASSED
+    frameworks.run(report, given.output / "work", "tiny" if given.quick else "b16", given.repeats)

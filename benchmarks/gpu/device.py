@@ -39,9 +39,9 @@ class Device:
         self.name = str(properties.name)
         self.architecture = f"sm_{properties.major}{properties.minor}"
         self.l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or _LARGEST_L2_BYTES
-        self.facts: dict[str, Any] = {"name": self.name, "architecture": self.architecture, "l2_bytes": self.l2_bytes}
-        self.facts |= {"memory_bytes": int(properties.total_memory), "processors": int(properties.multi_processor_count)}
-        self.facts |= {"torch": str(torch.__version__), "cuda_of_torch": str(torch.version.cuda)}
+        self.facts: dict[str, Any] = {"architecture": self.architecture, "l2_bytes": self.l2_bytes}
+        self.facts |= {"memory_bytes": properties.total_memory, "processors": properties.multi_processor_count}
+        self.facts |= {"torch": torch.__version__, "cuda_of_torch": torch.version.cuda}
 
     def stream(self) -> int:
         """Handle of the current stream."""

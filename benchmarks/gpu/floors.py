@@ -7,8 +7,7 @@ are the rows of empty places when results are combined.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from command_line import table
 
@@ -24,8 +23,7 @@ _INDEX_BYTES = 4  # of slot and src
 _WIDTHS: tuple[Type, ...] = ("fp32", "bf16")  # float16 moves what bfloat16 moves
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Pairs that got a place, and tokens that have at least one of them."""
 
     pairs: int
@@ -81,20 +79,8 @@ def bar_seconds(floor: float, launches: int, launch: float) -> float:
 
 def floors_text() -> str:
     """What `--floors` prints: bytes, launches and floors for an H100, from the formulas alone."""
-    head = [
-        "kernel",
-        "E",
-        "K",
-        "C",
-        "c",
-        "launches",
-        "MB fp32",
-        "floor µs",
-        f"{BAR} x",
-        "MB 16 bits",
-        "floor µs",
-        f"{BAR} x",
-    ]
+    head = ["kernel", "E", "K", "C", "c", "launches"]
+    head += [text for width in ("fp32", "16 bits") for text in (f"MB {width}", "floor µs", f"{BAR} x")]
     lines = []
     for groups, tokens in SIZES:
         rows = []

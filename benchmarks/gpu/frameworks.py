@@ -10,23 +10,28 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from command_line import say
 
-from gpu.report import Check
+from gpu.report import Check, Report
 from vmoe_runtime import Engine
+from vmoe_runtime.backends.availability import availability
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.errors import UnavailableError, VmoeError
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 CUDA, ORT_TENSORRT, TENSORRT = "ONNX Runtime, CUDA", "ONNX Runtime, TensorRT", "TensorRT"
 _BACKENDS = {CUDA: "cuda", ORT_TENSORRT: "ort-tensorrt", TENSORRT: "tensorrt"}
 _PROVIDERS = {CUDA: "CUDAExecutionProvider", ORT_TENSORRT: "TensorrtExecutionProvider"}
 BATCHES = (1, 32)
+_WARM_UP = 3
 _MIN_SAME_ROUTING = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.9}  # of the pairs: what is all but tied may fall otherwise
 _TOLERANCE = {"fp32": 2e-3, "fp16": 5e-2, "bf16": 0.3}  # of logits, where an image's pairs are all kept alike
 
@@ -41,18 +46,13 @@ sys.exit(0 if engine is None else 1)
 """
 
 
-@dataclass(frozen=True)
-class ModelBundle:
-    """A bundle to run, its precision for TensorRT, and whether it is worth timing."""
+class ModelBundle(NamedTuple):
+    """A bundle to run, its name such as `b16 fp16`, its precision for TensorRT, and whether it is worth timing."""
 
     path: Path
+    name: str
     precision: str
     timed: bool
-
-    @property
-    def name(self) -> str:
-        """Such as `b16 fp16`."""
-        return f"{self.path.stem.partition('-')[0]} {self.precision}"
 
 
 def missing() -> dict[str, str]:
@@ -70,30 +70,32 @@ def missing() -> dict[str, str]:
     }
 
 
-def run(report: dict[str, Any], folder: Path, model: str, repeats: int, save: Callable[[], object]) -> None:
-    """Adds `checks`, `points` and what was `skipped` to a report, a bundle and profile after the other.
+def run(report: Report, folder: Path, model: str, repeats: int) -> None:
+    """Reports on a framework, bundle and profile after the other.
 
     Args:
-        report: what it is added to.
+        report: where it is told.
         folder: where bundles and engines go.
         model: a name in `cpu.models.MODELS`, such as "b16".
         repeats: calls that are timed.
-        save: called after each of them.
     """
-    report["skipped"].update(missing())
-    names = [name for name in _BACKENDS if name not in report["skipped"]]
-    if not names:
+    lacking = missing()
+    for name, why in lacking.items():
+        report.skip(name, why)
+    if set(lacking) == set(_BACKENDS):
         return
     try:
         bundles = prepare_bundles(folder, model)
     except ImportError as error:
-        report["skipped"]["frameworks"] = f"this Python lacks {error.name}, which an export needs; pip install '.[export]'"
+        report.skip("frameworks", f"this Python lacks {error.name}, which an export needs; pip install '.[export]'")
         return
     except VmoeError as error:
-        report["checks"].append(Check("export", 1, (str(error),)).as_json())
+        report.check(Check("export", 1, (str(error),)))
         return
-    for name in names:
-        run_framework(report, name, bundles, folder / "engines", repeats, save)
+    # Engines are built anew, and don't end up among the user's.
+    with patch.dict(os.environ, VMOE_CACHE_DIR=str(folder / "engines")):
+        for name in (name for name in _BACKENDS if name not in lacking):
+            run_framework(report, name, bundles, repeats)
 
 
 def prepare_bundles(folder: Path, model: str) -> list[ModelBundle]:
@@ -112,64 +114,41 @@ def prepare_bundles(folder: Path, model: str) -> list[ModelBundle]:
     random, bundles = prepare(model, folder).checkpoint("sparse"), []
     for name, checkpoint, precisions in (("mnist", mnist, ("fp32",)), (model, random, ("fp32", "fp16", "bf16"))):
         for precision in precisions:
-            bundle = ModelBundle(folder / f"{name}-{precision}-gpu.vmoe", precision, timed=name == model)
-            say(f"exporting {bundle.name}")
+            path = folder / f"{name}-{precision}-gpu.vmoe"
+            say(f"exporting {path.stem}")
             options: dict[str, Any] = {"capacity": [0.3, 1.05], "k": [1, 2] if name == "mnist" else [1]}
-            export_bundle(checkpoint, bundle.path, validate=False, force=True, tensorrt=True, precision=precision, **options)
-            bundles.append(bundle)
+            export_bundle(checkpoint, path, validate=False, force=True, tensorrt=True, precision=precision, **options)
+            bundles.append(ModelBundle(path, f"{name} {precision}", precision, name == model))
     return bundles
 
 
-def run_framework(
-    report: dict[str, Any],
-    name: str,
-    bundles: Sequence[ModelBundle],
-    engines: Path,
-    repeats: int,
-    save: Callable[[], object],
-) -> None:
-    """One framework on every bundle and profile; engines are built anew, and don't end up among the user's."""
-    before, backend = os.environ.get("VMOE_CACHE_DIR"), _BACKENDS[name]
-    os.environ["VMOE_CACHE_DIR"] = str(engines)
-    try:
-        for bundle in bundles:
-            if name == CUDA and bundle.precision != "fp32":
-                continue
-            for profile in Bundle.open(bundle.path).manifest.profiles:
-                what = f"{name}, {bundle.name}, {profile}"
-                say(what)
-                try:
-                    if name == TENSORRT:
-                        _require_backend(bundle, profile, backend)
-                        report["checks"].append(build_engine(bundle, profile, what).as_json())
-                    with Engine.load(bundle.path, profile, backend) as engine:
-                        report["checks"].append(compare(what, engine, bundle, profile).as_json())
-                        report["points"] += throughput(what, engine, repeats) if bundle.timed else []
-                except UnavailableError as error:
-                    report["skipped"][name] = str(error)
-                    return
-                except VmoeError as error:
-                    report["checks"].append(Check(what, 1, (str(error),)).as_json())
-                save()
-        if name == TENSORRT:
-            report["checks"].append(_refuses_without_plugin(engines).as_json())
-    finally:
-        os.environ.pop("VMOE_CACHE_DIR")
-        if before is not None:
-            os.environ["VMOE_CACHE_DIR"] = before
+def run_framework(report: Report, name: str, bundles: Sequence[ModelBundle], repeats: int) -> None:
+    """One framework on every bundle and profile, unless it can't run here after all."""
+    for bundle in (b for b in bundles if name != CUDA or b.precision == "fp32"):
+        opened = Bundle.open(bundle.path)
+        for profile, setting in opened.manifest.profiles.items():
+            what = f"{name}, {bundle.name}, {profile}"
+            say(what)
+            try:
+                lacking = availability(_BACKENDS[name], opened, setting).error
+                if isinstance(lacking, UnavailableError):
+                    raise lacking
+                if name == TENSORRT:
+                    report.check(build_engine(bundle, profile, what))
+                with Engine.load(bundle.path, profile, _BACKENDS[name]) as engine:
+                    report.check(compare(what, engine, bundle, profile))
+                    if bundle.timed:
+                        report.write(*throughput(engine, repeats))
+            except UnavailableError as error:
+                report.skip(name, str(error))
+                return
+            except VmoeError as error:
+                report.check(Check(what, 1, (str(error),)))
+    if name == TENSORRT:
+        report.check(_refuses_without_plugin(Path(os.environ["VMOE_CACHE_DIR"])))
 
 
-def _require_backend(bundle: ModelBundle, profile: str, backend: str) -> None:
-    """Raises UnavailableError where the backend can't run; that there is no engine yet is no matter."""
-    try:
-        Engine.load(bundle.path, profile, backend).close()
-    except UnavailableError:
-        raise
-    except VmoeError:
-        return
-
-
-def noise(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[Any]]:
+def noise(engine: Engine, count: int) -> Array:
     """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
     size = engine.manifest.input
     return np.random.default_rng(0).uniform(-1, 1, (count, size.height, size.width, size.channels)).astype(np.float32)
@@ -179,39 +158,37 @@ def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Che
     """The same images on the CPU: pairs routed alike but for a few, and the same logits where an image's all are."""
     images = noise(engine, max(BATCHES))
     with Engine.load(bundle.path, profile, "onnxruntime") as cpu:
-        wanted, wanted_experts = cpu(images), _kept_experts(cpu, images)
-    got, same = engine(images), _kept_experts(engine, images) == wanted_experts
-    alike = same.all(axis=1)
-    difference = float(np.abs(got - wanted)[alike].max(initial=0))
+        found = differences(_run_of(cpu, images), _run_of(engine, images))
+    difference = float(found.largest[found.alike].max(initial=0))
     tolerance, least = _TOLERANCE[bundle.precision], _MIN_SAME_ROUTING[bundle.precision]
     failures = []
-    if same.mean() < least:
-        failures.append(f"only {same.mean():.2%} of the pairs are routed as on the CPU, not {least:.1%}")
+    if found.agreement < least:
+        failures.append(f"only {found.agreement:.2%} of the pairs are routed as on the CPU, not {least:.1%}")
     if not difference <= tolerance:
         failures.append(f"logits differ by {difference:.2e}, more than {tolerance:g}")
-    found = f"{same.mean():.2%} of the pairs alike; logits of {alike.sum()} images within {difference:.1e}"
-    return Check(f"{name}: {found}", len(images), tuple(failures))
+    same = f"{found.agreement:.2%} of the pairs alike; logits of {found.alike.sum()} images within {difference:.1e}"
+    return Check(f"{name}: {same}", len(images), failures)
 
 
-def _kept_experts(engine: Engine, images: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Which expert each pair of each layer was kept by, i64[N, pairs], -1 where dropped; its place there is no matter."""
-    routes = engine.routing(images).values()
-    return np.concatenate([np.where(r.kept, r.expert, -1).reshape(len(images), -1) for r in routes], axis=1)
+def _run_of(engine: Engine, images: Array) -> Run:
+    """Logits, and which expert each pair was kept by, -1 where dropped; its place there is no matter."""
+    logits, routes = engine.logits_and_routing(images)
+    return Run(logits, [np.where(r.kept, r.expert, -1).reshape(len(images), -1) for r in routes.values()])
 
 
-def throughput(name: str, engine: Engine, repeats: int) -> list[dict[str, Any]]:
+def throughput(engine: Engine, repeats: int) -> list[str]:
     """Images per second of calls with images in the CPU's memory, copies to and from the card included: medians."""
-    points = []
+    lines = []
     for batch in BATCHES:
         images, taken = noise(engine, batch), []
-        for _ in range(3 + repeats):  # three to warm up
+        for _ in range(_WARM_UP + repeats):
             start = time.perf_counter()
             engine(images)
             taken.append(time.perf_counter() - start)
-        seconds = float(np.median(taken[3:]))
-        title = f"{name} ({engine.backend_description})"
-        points.append({"name": title, "batch": batch, "ms": seconds * 1e3, "images_per_second": batch / seconds})
-    return points
+        seconds = float(np.median(taken[_WARM_UP:]))
+        speed = f"{seconds * 1e3:.3f} ms a call, {batch / seconds:.0f} images/s"
+        lines.append(f"- {engine.backend_description}, batch {batch}: {speed}")
+    return lines
 
 
 def build_engine(bundle: ModelBundle, profile: str, name: str) -> Check:

@@ -30,9 +30,6 @@ extern "C" {
 
 const char* vmoe_gpu_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
-// Why a routing can't be, as the end of a sentence; null if it can.
-const char* vmoe_gpu_routing_refusal(const VmoeShape* shape) { return vmoe::cuda::RoutingRefusal(AsShape(shape)); }
-
 size_t vmoe_gpu_route_workspace_bytes(const VmoeShape* shape) {
   return vmoe::cuda::RouteWorkspaceBytes(AsShape(shape));
 }

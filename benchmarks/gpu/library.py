@@ -67,8 +67,8 @@ def build(command: list[str]) -> Path:
     return Path(command[-1])
 
 
-class DeviceError(BenchmarkError):
-    """CUDA refused a call. Carries what was called and CUDA's own words."""
+class DeviceError(BenchmarkError, RuntimeError):
+    """CUDA refused a call. Carries what was called and CUDA's own words; it is a RuntimeError, as torch's are."""
 
 
 class _CShape(ctypes.Structure):
@@ -81,7 +81,6 @@ class _CShape(ctypes.Structure):
 _P, _N, _I = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "error_text": (ctypes.c_char_p, (ctypes.c_int,)),
-    "routing_refusal": (ctypes.c_char_p, (_P,)),
     "route_workspace_bytes": (_N, (_P,)),
     "route_dispatch_workspace_bytes": (_N, (_P,)),
     "route": (ctypes.c_int, (_P, _I, _P, _P, _P, _P, _P, _P)),
@@ -119,11 +118,6 @@ class Library:
         for name, (result, arguments) in _SIGNATURES.items():
             self._calls[name].restype, self._calls[name].argtypes = result, arguments
 
-    def refusal(self, shape: Shape) -> str | None:
-        """Why a routing can't be, or None."""
-        text = self._calls["routing_refusal"](c_shape(shape))
-        return text.decode() if text else None
-
     def workspace_bytes(self, shape: Shape) -> int:
         """Bytes of workspace that serve Route and RouteDispatch."""
         names = ("route_workspace_bytes", "route_dispatch_workspace_bytes")
@@ -145,10 +139,6 @@ class Library:
             sizes = shape.all_tokens, shape.choices, shape.hidden
             rows = at["out"], shape.places, at["slot"], gate, at["weight"]
             self.call("combine", token, *rows, *sizes, at["y"], stream)
-
-    def empty(self, stream: int) -> None:
-        """A kernel that does nothing."""
-        self.call("empty", stream)
 
     def count_nodes(self, stream: int, work: Any) -> int:
         """How many graph nodes `work` puts on the stream, instead of running them."""

@@ -1,124 +1,99 @@
-"""The results as JSON and as Markdown tables, under the card's name."""
+"""What a run finds, in Markdown: printed and written as it is found, so that a run that is stopped or killed keeps it."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from command_line import cells, table
+from command_line import table
 
-from gpu.shapes import Shape
+PASSED, FAILED, BAR_MISSED, NOT_RUN = 0, 1, 3, 4
+_HEAD = ("kernel", "µs", "quartiles", "launches", "MB", "of copy", "floor µs", "bar µs", "", "torch µs")
 
-Report = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One thing that was looked at so often, and a sentence for each time that it was not as it must be."""
 
     name: str
     count: int
-    failures: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+    failures: Sequence[str]
 
 
-def file_stem(card: str, chosen: Sequence[str]) -> str:
-    """The name of a run's files: its card's, and what was chosen of all that there is.
+def file_name(card: str, chosen: Sequence[str]) -> str:
+    """The name of a run's file: its card's, and what was chosen of all that there is.
 
     Example:
-        >>> file_stem("NVIDIA H100 80GB HBM3", ["timing", "64 x 197, E 8"])
-        'gpu_NVIDIA-H100-80GB-HBM3_timing_64-x-197-E-8'
+        >>> file_name("NVIDIA H100 80GB HBM3", ["timing", "64 x 197, E 8"])
+        'gpu_NVIDIA-H100-80GB-HBM3_timing_64-x-197-E-8.md'
     """
-    return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (card, *chosen))])
+    return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (card, *chosen))]) + ".md"
 
 
-def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Writes the JSON and the Markdown file; returns their paths. A run that is killed leaves each old or new, and whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = file_stem(report["card"]["name"], report["chosen"])
-    paths = folder / f"{stem}.json", folder / f"{stem}.md"
-    for path, text in zip(paths, (json.dumps(report, indent=1) + "\n", markdown(report)), strict=True):
-        unfinished = path.with_name(f"{path.name}.part")
-        unfinished.write_text(text)
-        unfinished.replace(path)
-    return paths
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that torch adds."""
+    return str(error).strip().partition("\n")[0][:400]
 
 
-def failures_of(report: Report) -> list[str]:
-    """A sentence for everything that was not as it must be."""
-    return [f"{check['name']}: {failure}" for check in report["checks"] for failure in check["failures"]]
+class Report:
+    """What was found so far, and the file that it stands in.
+
+    Attributes:
+        checked: how many things were looked at.
+        failures, missed, skipped: sentences on what was wrong, over its bar, and not run.
+        rows: kernels that were timed, see `gpu.timing`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        self.path, self.checked = path, 0
+        self.failures, self.missed, self.skipped = list[str](), list[str](), list[str]()
+        self.rows = list[Mapping[str, Any]]()
+
+    def write(self, *lines: str) -> None:
+        """Prints lines, and writes them to the file."""
+        print(*lines, sep="\n", flush=True)
+        with self.path.open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def check(self, check: Check) -> None:
+        """Tells what became of a check."""
+        self.checked += check.count
+        self.failures += [f"{check.name}: {failure}" for failure in check.failures]
+        found = f"- {check.name}: {check.count:,} checked, {len(check.failures)} wrong"
+        self.write(found, *(f"    - {failure}" for failure in check.failures))
+
+    def skip(self, name: str, why: str) -> None:
+        """Tells what can't run here."""
+        self.skipped.append(f"{name}: {why}")
+        self.write(f"- skipped: {name}: {why}")
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Tells how long a kernel took; rows that follow one another are a table."""
+        time, bar, torch = row["time"], row["bar"], row["torch"]
+        verdict = {None: "-", True: "pass", False: "MISS"}[row["passes"]]
+        cells = [f"{row['kernel']} {row['shape']}", _us(time.median), f"{_us(time.lower)}-{_us(time.upper)}"]
+        cells += [str(row["launches"]), f"{row['bytes'] / 1e6:.3f}", f"{row['of_copy']:.0%}", f"{row['floor'] * 1e6:.3f}"]
+        cells += ["-" if bar is None else _us(bar), verdict, "-" if torch is None else _us(torch.median)]
+        self.write(*table(_HEAD, [cells])[2 if self.rows else 0 :])
+        self.rows.append(row)
+        if row["passes"] is False:
+            why = "there is no bar, as torch gave no time" if bar is None else f"the bar is {_us(bar)} µs"
+            self.missed.append(f"{row['kernel']} at {row['shape']} took {_us(time.median)} µs; {why}")
+
+    def end(self) -> int:
+        """Tells what it amounts to; returns the exit code: faults weigh more than a bar, and that more than a gap."""
+        passed = [row["passes"] for row in self.rows if row["passes"] is not None]
+        sentences = {"skipped": self.skipped, "over the bar": self.missed, "wrong": self.failures}
+        self.write("\n## All in all\n", *(f"- {what}: {said}" for what, found in sentences.items() for said in found))
+        counts = f"{self.checked:,} checks, {len(self.failures)} failures."
+        self.write(f"\n{counts} {sum(passed)} of {len(passed)} rows are within their bar.")
+        if self.failures:
+            return FAILED
+        return BAR_MISSED if self.missed else NOT_RUN if self.skipped else PASSED
 
 
-def missed_bars(report: Report) -> list[str]:
-    """A sentence for each row that took longer than its bar, or has none where it should."""
-    return [
-        f"{row['kernel']} at {Shape(**row['shape'])} took {_us(row['time'])} µs; "
-        + ("there is no bar, as torch gave no time" if row["bar"] is None else f"the bar is {row['bar'] * 1e6:.2f} µs")
-        for row in report["rows"]
-        if row["passes"] is False
-    ]
-
-
-def summary(report: Report) -> str:
-    """How much was checked and is within its bar, in two sentences."""
-    checked, judged = sum(c["count"] for c in report["checks"]), [r for r in report["rows"] if r["passes"] is not None]
-    passed = sum(row["passes"] for row in judged)
-    return f"{checked:,} checks, {len(failures_of(report))} failures. {passed} of {len(judged)} rows are within their bar."
-
-
-def markdown(report: Report) -> str:
-    """All tables."""
-    card, checks = report["card"], [check | {"wrong": len(check["failures"])} for check in report["checks"]]
-    facts = ", ".join(f"{key}: {value}" for key, value in card.items() if key != "name")
-    lines = [f"# {card['name']}", "", summary(report), "", f"{facts}. Seed {report['seed']}.", ""]
-    rates = report["rates"] and [
-        f"A copy within the card's memory reads and writes {rates['copy'] / 1e12:.2f} TB/s, of which floors are taken. An "
-        f"empty kernel takes {rates['launch'] * 1e6:.2f} µs. Medians of CUDA graphs on rotating buffers, interleaved; what "
-        "the CPU needs to launch is in none of them."
-        for rates in [report["rates"]]
-    ]
-    sections: dict[str, Sequence[str]] = {
-        "Not as it must be": [f"- {failure}" for failure in failures_of(report)],
-        "Over the bar": [f"- {sentence}" for sentence in missed_bars(report)],
-        "Skipped": [f"- {name}: {why}" for name, why in report["skipped"].items()],
-        "Checks": table(["", "checked", "wrong"], [cells(check, "name count:, wrong") for check in checks]),
-        "Times": rates or ["Not measured."],
-        "With a bar": _rows([row for row in report["rows"] if row["passes"] is not None]),
-        "Without a bar": _rows([row for row in report["rows"] if row["passes"] is None]),
-        "Notes": list(dict.fromkeys(f"- {note}" for row in report["rows"] for note in row["notes"])),
-        "Whole models": table(
-            ["", "batch", "ms per call", "images/s"],
-            [cells(point, "name batch ms:.3f images_per_second:.0f") for point in report["points"]],
-        ),
-    }
-    for title, body in sections.items():
-        lines += [f"## {title}", "", *body, ""] if body else []
-    return "\n".join(lines)
-
-
-def _rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = ["kernel", "µs", "quartiles", "launches", "MB", "of copy", "floor µs", "bar µs", "", "torch µs"]
-    words = {None: "-", True: "pass", False: "MISS"}
-    body = [
-        [
-            *(f"{row['kernel']} {Shape(**row['shape'])}", _us(row["time"])),
-            f"{row['time']['lower'] * 1e6:.2f}-{row['time']['upper'] * 1e6:.2f}",
-            *cells(row, "launches"),
-            *(f"{row['bytes'] / 1e6:.3f}", f"{row['of_copy']:.0%}", f"{row['floor'] * 1e6:.3f}"),
-            "-" if row["bar"] is None else f"{row['bar'] * 1e6:.2f}",
-            *(words[row["passes"]], "-" if row["torch"] is None else _us(row["torch"])),
-        ]
-        for row in rows
-    ]
-    return table(head, body)
-
-
-def _us(time: Mapping[str, float]) -> str:
-    return f"{time['median'] * 1e6:.2f}"
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.2f}"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +20,7 @@ from gpu.device import Device
 from gpu.floors import KERNELS, ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes, kernel_launches
 from gpu.library import Library
 from gpu.problem import Problem
+from gpu.report import first_line
 from gpu.shapes import Shape, shape_of_kernel
 
 Call = Callable[[], object]
@@ -31,18 +31,15 @@ _WARM_UP = 3
 _COPY_BYTES = 1 << 29
 
 
-@dataclass(frozen=True)
-class Time:
+class Time(NamedTuple):
     """Seconds of one call: median and quartiles over the repeats."""
 
-    median: float
     lower: float
+    median: float
     upper: float
-    repeats: int
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
     """The card at its best: bytes a second of a copy within its memory, read and written; seconds of an empty kernel."""
 
     copy: float
@@ -78,16 +75,14 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
         except Exception as error:  # whatever torch may say
             if name == "kernel":
                 raise
-            notes.append(f"{name}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+            notes.append(f"{name}: {type(error).__name__}: {first_line(error)}")
     order, names = random.Random(0), list(graphs)
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(_WARM_UP + repeats):
+    for _ in range(_WARM_UP + repeats):
         for name in order.sample(names, len(names)):
             replay, calls_of_it = graphs[name]
-            seconds = device.milliseconds(replay) / 1e3 / calls_of_it
-            if index >= _WARM_UP:
-                taken[name].append(seconds)
-    return {name: summarize(seconds) for name, seconds in taken.items()}, notes
+            taken[name].append(device.milliseconds(replay) / 1e3 / calls_of_it)
+    return {name: summarize(seconds[_WARM_UP:]) for name, seconds in taken.items()}, notes
 
 
 def summarize(seconds: Sequence[float]) -> Time:
@@ -95,18 +90,16 @@ def summarize(seconds: Sequence[float]) -> Time:
 
     Example:
         >>> summarize([1, 2, 3])
-        Time(median=2.0, lower=1.5, upper=2.5, repeats=3)
+        Time(lower=1.5, median=2.0, upper=2.5)
     """
-    taken = list(seconds) if len(seconds) > 1 else [*seconds, *seconds]
-    lower, median, upper = statistics.quantiles(taken, n=4, method="inclusive")
-    return Time(median, lower, upper, len(seconds))
+    return Time(*statistics.quantiles(seconds if len(seconds) > 1 else 2 * seconds, n=4, method="inclusive"))
 
 
 def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
     """Times a copy and an empty kernel, as all else is timed."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
-    empty = [lambda: kernels.empty(device.stream())] * _EMPTY_CALLS
+    empty = [lambda: kernels.call("empty", device.stream())] * _EMPTY_CALLS
     seconds = [time_calls(device, {"kernel": calls}, repeats)[0]["kernel"].median for calls in (copies, empty)]
     del tensors, copies
     device.release()
@@ -116,10 +109,7 @@ def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
 def measure_shape(
     device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int, *, bar: bool
 ) -> Iterator[dict[str, Any]]:
-    """A row for each kernel as soon as it is measured, ready for JSON; times in seconds.
-
-    `bar` says whether the bar is set at this shape.
-    """
+    """A row for each kernel as soon as it is measured; times in seconds. `bar` says whether the bar is set at this shape."""
     for kernel in KERNELS:
         yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats, bar)
         device.release()
@@ -133,25 +123,17 @@ def _measure_kernel(
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
     if shape.type != "fp16" or shape.is_one_image:  # elsewhere bfloat16 moves the same bytes
-        contenders["torch"] = [partial(_in_torch(kernel, shape), _tensors(problem)) for problem in problems]
+        contenders["torch"] = [partial(_in_torch, kernel, shape, _tensors(problem)) for problem in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
     limit = bar_seconds(floor, launches, rates.launch)
     if shape.is_one_image:
         limit = ONE_IMAGE_BAR * peer.median if peer else None
     return {
-        "kernel": kernel,
-        "shape": asdict(shape),
-        "kept": asdict(kept),
-        "buffer_sets": len(problems),
-        "bytes": moved,
-        "launches": launches,
-        "floor": floor,
+        **{"kernel": kernel, "shape": shape, "kept": kept, "buffer_sets": len(problems)},
+        **{"bytes": moved, "launches": launches, "floor": floor, "time": own, "of_copy": floor / own.median, "torch": peer},
         "bar": limit if bar else None,
         "passes": limit is not None and own.median <= limit if bar else None,
-        "time": asdict(own),
-        "of_copy": floor / own.median,
-        "torch": asdict(peer) if peer else None,
         "notes": [f"{kernel} at {shape}: {note}" for note in notes],
     }
 
@@ -181,16 +163,11 @@ def _tensors(problem: Problem) -> dict[str, Any]:
     return found
 
 
-def _in_torch(kernel: str, shape: Shape) -> Callable[[Mapping[str, Any]], Any]:
-    """What the kernel does, in torch."""
-
-    def route(t: Mapping[str, Any]) -> Any:
-        return exact.route(t["gates"], shape.capacity, shape.choices, shape.bpr, fast=True)
-
-    functions: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "Route": route,
-        "Dispatch": lambda t: exact.fast_dispatch(t["x"], t["src"]),
-        "RouteDispatch": lambda t: exact.fast_dispatch(t["x"], route(t)[2]),
-        "Combine": lambda t: exact.fast_combine(t["out"], t["slot"], t["weight"]),
-    }
-    return functions[kernel]
+def _in_torch(kernel: str, shape: Shape, t: Mapping[str, Any]) -> Any:
+    """Does what the kernel does, in torch."""
+    if kernel == "Combine":
+        return exact.fast_combine(t["out"], t["slot"], t["weight"])
+    if kernel == "Dispatch":
+        return exact.fast_dispatch(t["x"], t["src"])
+    routed = exact.route(t["gates"], shape.capacity, shape.choices, shape.bpr, fast=True)
+    return routed if kernel == "Route" else exact.fast_dispatch(t["x"], routed[2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import functools
 import importlib
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ import pytest
 from gpu import cases, command, frameworks, library, sanitizer, timing
 from gpu.cases import Case
 from gpu.floors import KERNELS, floors_text
-from gpu.report import failures_of, file_stem, missed_bars
+from gpu.report import Check, Report, file_name
 from gpu.shapes import Shape, shape_for
 from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu
 
@@ -36,8 +35,8 @@ SHAPE = Shape(2, 50, 8, 2, 9, 16)
 def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few cases and shapes, and no compute-sanitizer."""
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
-    for name, value in {"RANDOM_CASES": 3, "QUICK_RANDOM_CASES": 2, "REPEATS": 2, "QUICK_REPEATS": 1}.items():
-        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
+    monkeypatch.setattr(command, "QUICK", command.QUICK | {"random_cases": 2, "repeats": 1})
     monkeypatch.setattr(command, "LAUNCH_SHAPES", command.LAUNCH_SHAPES[:3])
     monkeypatch.setattr(command, "bar_shapes", lambda: [SHAPE])
     monkeypatch.setattr(command, "sweep_shapes", lambda: [replace(SHAPE, bpr=False)])
@@ -45,35 +44,30 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sanitizer, "find_sanitizer", lambda: None)
 
 
-def run_on_stand_in(
-    stand_in: Path, folder: Path, *arguments: str, device: HostDevice | None = None
-) -> tuple[dict[str, Any], int]:
-    given = command.parse_arguments(["-o", str(folder), *arguments])
-    report = command.run(given, device or HostDevice(), stand_in)
-    return report, command.exit_code(report)
+def run_on_stand_in(stand_in: Path, folder: Path, *arguments: str) -> tuple[Report, int]:
+    report = command.run(command.parse_arguments(["-o", str(folder), *arguments]), HostDevice(), stand_in)
+    return report, report.end()
 
 
 def test_a_run_writes_its_report(stand_in: Path, small_plan: None, tmp_path: Path, capsys: Any) -> None:
     report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
-    stem = tmp_path / "gpu_Stand-in-1_exactness_memcheck_timing"
-    assert json.loads(stem.with_suffix(".json").read_text()) == json.loads(json.dumps(report))
-    text = stem.with_suffix(".md").read_text()
-    assert failures_of(report) == []
-    assert [check["name"] for check in report["checks"]][:3] == ["planted faults are seen", "named cases", "random cases"]
-    assert report["checks"][-1]["name"].startswith("launches")
-    assert len(report["rows"]) == 8
-    assert sum(row["bar"] is not None for row in report["rows"]) == 4
-    assert "seed 9" in capsys.readouterr().err
-    assert report["skipped"] == {"memcheck": "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"}
-    assert "- memcheck: compute-sanitizer isn't installed" in text
-    for row in report["rows"]:
-        assert f"| {row['time']['median'] * 1e6:.2f} |" in text
-    missed = any(row["passes"] is False for row in report["rows"])
-    assert code == (3 if missed else 4)
-    command.tell(report, (stem.with_suffix(".json"), stem.with_suffix(".md")))
     told = capsys.readouterr()
-    assert "skipped: memcheck: compute-sanitizer isn't installed" in told.err
-    assert "checks, 0 failures" in told.out
+    assert report.path == tmp_path / "gpu_Stand-in-1_exactness_memcheck_timing.md"
+    text = report.path.read_text()
+    assert text == told.out
+    assert report.failures == []
+    checks = re.findall(r"^- (.*): [\d,]+ checked, 0 wrong$", text, re.MULTILINE)
+    assert checks[:3] == ["planted faults are seen", "named cases", "random cases"]
+    assert checks[-1].startswith("launches")
+    assert len(report.rows) == 8
+    assert sum(row["bar"] is not None for row in report.rows) == 4
+    assert "Seed 9." in text and "seed 9" in told.err
+    assert report.skipped == ["memcheck: compute-sanitizer isn't installed (it comes with the CUDA toolkit)"]
+    assert text.count("skipped: memcheck: compute-sanitizer isn't installed") == 2
+    for row in report.rows:
+        assert f"| {row['time'].median * 1e6:.2f} |" in text
+    assert code == (3 if any(row["passes"] is False for row in report.rows) else 4)
+    assert "checks, 0 failures" in text.splitlines()[-1]
 
 
 # A run of a few cases and one shape, killed after so many kernels were timed, where there is no package but torch.
@@ -98,37 +92,35 @@ class MortalDevice(HostDevice):
         if self.released == 1 + int(kernels):  # once after the rates
             os.kill(os.getpid(), signal.SIGKILL)
 
-command.RANDOM_CASES, command.LAUNCH_SHAPES = 3, command.LAUNCH_SHAPES[:2]
+command.WHOLE["random_cases"], command.LAUNCH_SHAPES = 3, command.LAUNCH_SHAPES[:2]
 cases.named_cases, command.sweep_shapes = lambda seed: [], lambda: []
 command.bar_shapes = lambda: [Shape(2, 50, 8, 2, 9, 16)]
 timing._COPY_BYTES = 1 << 16
 given = command.parse_arguments(["-o", folder, "--parts", "exactness", "timing"])
-report = command.run(given, MortalDevice(), Path(library))
-sys.exit(command.exit_code(report))
+sys.exit(command.run(given, MortalDevice(), Path(library)).end())
 """
 
 
-def run_alone(stand_in: Path, folder: Path, kernels: int) -> tuple[int, dict[str, Any]]:
+def run_alone(stand_in: Path, folder: Path, kernels: int) -> tuple[int, str]:
     """Exit code and report of _ALONE."""
     paths = os.pathsep.join(map(str, (BENCHMARKS, Path(__file__).parent)))
     line = [sys.executable, "-c", _ALONE, folder, stand_in, str(kernels)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3, -signal.SIGKILL), done.stderr
-    return done.returncode, json.loads((folder / "gpu_Stand-in-1_exactness_timing.json").read_text())
+    return done.returncode, (folder / "gpu_Stand-in-1_exactness_timing.md").read_text()
 
 
 def test_a_killed_run_keeps_the_rows_that_it_had(stand_in: Path, tmp_path: Path) -> None:
-    code, report = run_alone(stand_in, tmp_path, 3)
+    code, text = run_alone(stand_in, tmp_path, 3)
     assert code == -signal.SIGKILL
-    assert [row["kernel"] for row in report["rows"]] == ["Route", "Dispatch", "RouteDispatch"]
-    assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count("| RouteDispatch 2 x 50") == 1
+    assert re.findall(r"^\| (\w+) 2 x 50", text, re.MULTILINE) == ["Route", "Dispatch", "RouteDispatch"]
 
 
 def test_a_run_needs_no_package_but_torch(stand_in: Path, tmp_path: Path) -> None:
-    code, report = run_alone(stand_in, tmp_path, 100)
+    code, text = run_alone(stand_in, tmp_path, 100)
     assert code in (0, 3)  # the bars of a GPU mean nothing here
-    assert failures_of(report) == []
-    assert len(report["rows"]) == len(KERNELS)
+    assert " 0 failures" in text
+    assert len(re.findall(r"^\| \w+ 2 x 50", text, re.MULTILINE)) == len(KERNELS)
 
 
 def test_a_run_that_is_stopped_says_where_its_rows_are(
@@ -143,37 +135,41 @@ def test_a_run_that_is_stopped_says_where_its_rows_are(
     monkeypatch.setattr(command, "sweep_shapes", stop)
     assert command.main(["-o", str(tmp_path), "--parts", "exactness", "timing"]) == 1
     assert capsys.readouterr().err.endswith(f"stopped; what was done stands in {tmp_path}\n")
-    assert len(json.loads((tmp_path / "gpu_Stand-in-1_exactness_timing.json").read_text())["checks"]) == 6
+    assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count(" checked, 0 wrong") == 6
 
 
 def test_only_chosen_shapes_are_timed(stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(command, "bar_shapes", lambda: [SHAPE, shape_for(1, 197, 8, 1, 0.3), replace(SHAPE, groups=3)])
     report, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "timing", "--shapes", "1 x 197", "E 8, K 1")
-    assert {row["shape"]["groups"] for row in report["rows"]} == {1}
-    assert [path.name for path in tmp_path.glob("*.json")] == ["gpu_Stand-in-1_timing_1-x-197_E-8-K-1.json"]
-    assert file_stem("A", []) == "gpu_A"
+    assert {row["shape"].groups for row in report.rows} == {1}
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu_Stand-in-1_timing_1-x-197_E-8-K-1.md"]
+    assert file_name("A", []) == "gpu_A.md"
 
 
-def test_exit_code_tells_what_is_wrong(stand_in: Path, small_plan: None, tmp_path: Path) -> None:
-    report, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "timing", "--quick")
-    for row in report["rows"]:
-        row["passes"] = None if row["bar"] is None else True
-    assert command.exit_code(report) == 0
-    report["skipped"]["frameworks"] = "not here"
-    assert command.exit_code(report) == 4
-    report["rows"][0]["passes"] = False
-    assert command.exit_code(report) == 3
-    assert re.match(r"Route at 2 x 50, E 8, K 2, c 9, fp32 took [\d.]+ µs; the bar is [\d.]+ µs$", missed_bars(report)[0])
+def test_exit_code_tells_what_is_wrong(tmp_path: Path) -> None:
+    report, time = Report(tmp_path / "report.md"), timing.Time(1e-6, 2e-6, 3e-6)
+    numbers = {"launches": 1, "bytes": 10, "of_copy": 0.5, "floor": 1e-6, "time": time, "torch": None}
+    row = {"kernel": "Route", "shape": replace(SHAPE, hidden=0), **numbers}
+    report.row(row | {"bar": 3e-6, "passes": True})
+    report.row(row | {"bar": None, "passes": None})
+    assert report.end() == 0
+    report.skip("frameworks", "not here")
+    assert report.end() == 4
+    report.row(row | {"bar": 1.5e-6, "passes": False})
+    assert report.end() == 3
+    assert report.missed == ["Route at 2 x 50, E 8, K 2, c 9, fp32 took 2.00 µs; the bar is 1.50 µs"]
+    report.check(Check("case", 3, ("it differs",)))
+    assert report.end() == 1
+    assert report.path.read_text().endswith("\n3 checks, 1 failures. 1 of 2 rows are within their bar.\n")
 
 
 def test_wrong_bits_fail_the_run(stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "buf")
     report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness")
     assert code == 1
-    assert report["checks"][1]["failures"][0].startswith(
-        "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
-    )
-    assert "## Not as it must be" in (tmp_path / "gpu_Stand-in-1_exactness.md").read_text()
+    wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
+    assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
+    assert f"    - {wrong}" in report.path.read_text()
 
 
 def test_an_error_of_the_card_is_a_failure(
@@ -182,25 +178,28 @@ def test_an_error_of_the_card_is_a_failure(
     monkeypatch.setenv("VMOE_STAND_IN_FAULT", "refuse")
     report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "timing")
     assert code == 1
-    assert all(check["failures"] for check in report["checks"])
-    words = "route: CUDA says 'stand-in error' (error 700)"
-    assert report["checks"][1]["failures"] == (f"2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: {words}",)
-    assert report["checks"][2]["count"] == 1  # nothing is run after it
-    assert report["checks"][-1]["name"] == "timing, 2 x 50, E 8, K 2, c 9, D 16, fp32"
+    text = report.path.read_text()
+    assert " 0 wrong" not in text
+    words = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: route: CUDA says 'stand-in error' (error 700)"
+    assert f"named cases: {words}" in report.failures
+    assert "- random cases: 1 checked, 1 wrong" in text  # nothing is run after it
+    assert report.failures[-1].startswith("timing, 2 x 50, E 8, K 2, c 9, D 16, fp32: ")
 
 
 # Whole models
 
 
 def test_engines_that_agree_pass_and_others_do_not(mnist_image_bundle: Path) -> None:
-    bundle = frameworks.ModelBundle(mnist_image_bundle, "fp32", timed=True)
+    bundle = frameworks.ModelBundle(mnist_image_bundle, "mnist fp32", "fp32", timed=True)
     with Engine.load(mnist_image_bundle, "c0.3-k1", "onnxruntime") as engine:
-        assert frameworks.compare("same", engine, bundle, "c0.3-k1").failures == ()
+        assert frameworks.compare("same", engine, bundle, "c0.3-k1").failures == []
         other = frameworks.compare("other", engine, bundle, "c1.05-k1")
-        points = frameworks.throughput("ORT", engine, 2)
+        lines = frameworks.throughput(engine, 2)
     assert "are routed as on the CPU" in other.failures[0]
-    assert [point["batch"] for point in points] == list(frameworks.BATCHES)
-    assert all(point["images_per_second"] == pytest.approx(point["batch"] / point["ms"] * 1e3) for point in points)
+    for batch, line in zip(frameworks.BATCHES, lines, strict=True):
+        found = re.search(rf", batch {batch}: ([\d.]+) ms a call, (\d+) images/s$", line)
+        assert found is not None
+        assert float(found[2]) == pytest.approx(batch / float(found[1]) * 1e3, rel=0.02, abs=1)
 
 
 def test_models_are_exported_in_every_precision(tmp_path: Path) -> None:
@@ -227,14 +226,12 @@ def test_frameworks_that_are_missing_are_named_before_anything_is_exported(
     monkeypatch.setattr(frameworks.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(frameworks, "prepare_bundles", lambda *_: pytest.fail("it exports"))
     report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "frameworks")
-    version = onnxruntime.__version__
-    assert report["skipped"] == {
-        "TensorRT": "tensorrt isn't installed",
-        "ONNX Runtime, CUDA": f"the installed ONNX Runtime {version} has no CUDAExecutionProvider; "
-        "onnxruntime-gpu may have it",
-        "ONNX Runtime, TensorRT": f"the installed ONNX Runtime {version} has no TensorrtExecutionProvider; "
-        "onnxruntime-gpu may have it",
-    }
+    lacking = f"the installed ONNX Runtime {onnxruntime.__version__} has no"
+    assert report.skipped == [
+        "TensorRT: tensorrt isn't installed",
+        f"ONNX Runtime, CUDA: {lacking} CUDAExecutionProvider; onnxruntime-gpu may have it",
+        f"ONNX Runtime, TensorRT: {lacking} TensorrtExecutionProvider; onnxruntime-gpu may have it",
+    ]
     assert code == 4
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(pytest.fail.Exception, match="it exports"):
@@ -247,15 +244,14 @@ def test_a_framework_that_can_t_run_after_all_says_why(
     if has_gpu():
         pytest.skip("there is a GPU here, and gpu.py runs them on it")
     before = os.environ.get("VMOE_CACHE_DIR")
-    bundle = frameworks.ModelBundle(mnist_image_bundle, "fp32", timed=False)
+    bundle = frameworks.ModelBundle(mnist_image_bundle, "mnist fp32", "fp32", timed=False)
     monkeypatch.setattr(frameworks, "missing", dict)
     monkeypatch.setattr(frameworks, "prepare_bundles", lambda *_: [bundle])
-    report: dict[str, Any] = {"checks": [], "points": [], "skipped": {}}
-    frameworks.run(report, tmp_path, "tiny", 1, lambda: None)
-    assert report["skipped"][frameworks.CUDA]
+    report = Report(tmp_path / "report.md")
+    frameworks.run(report, tmp_path, "tiny", 1)
+    assert report.skipped[0].startswith(f"{frameworks.CUDA}: ")
     # The bundle has no graphs for TensorRT, which is said before what the machine lacks.
-    failures = [" ".join(check["failures"]) for check in report["checks"]]
-    assert sum("export it again with --tensorrt" in failure for failure in failures) >= 2
+    assert sum("export it again with --tensorrt" in failure for failure in report.failures) >= 2
     assert os.environ.get("VMOE_CACHE_DIR") == before
 
 

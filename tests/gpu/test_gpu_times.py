@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from gpu.cases import Case, make_gates, make_inputs
 from gpu.checks import expected_of
 from gpu.floors import KERNELS, ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
 from gpu.library import Library
-from gpu.report import missed_bars
+from gpu.report import Report
 from gpu.shapes import Shape, bar_shapes, shape_for, sweep_shapes
 from gpu_stand_in import HostDevice
 
@@ -110,29 +111,32 @@ def test_a_row_says_what_was_timed(kernels: Library) -> None:
     for row in made:
         assert row["floor"] == pytest.approx(row["bytes"] / 1e9)
         assert row["bar"] == pytest.approx(1.3 * row["floor"] + row["launches"] * 1e-5)
-        assert row["passes"] is (row["time"]["median"] <= row["bar"])
-        assert row["of_copy"] == pytest.approx(row["bytes"] / row["time"]["median"] / 1e9)
-        assert row["time"]["repeats"] == 3
+        assert row["passes"] is (row["time"].median <= row["bar"])
+        assert row["of_copy"] == pytest.approx(row["bytes"] / row["time"].median / 1e9)
         assert row["buffer_sets"] >= 2
-        assert row["kept"]["pairs"] <= shape.pairs
-        assert row["torch"]["median"] > 0
-    assert (made[0]["shape"]["gate_type"], made[0]["shape"]["hidden"]) == ("bf16", 0)
-    assert (made[1]["shape"]["gate_type"], made[1]["shape"]["hidden"]) == ("fp32", 16)
+        assert row["kept"].pairs <= shape.pairs
+        assert row["torch"].median > 0
+    assert (made[0]["shape"].gate_type, made[0]["shape"].hidden) == ("bf16", 0)
+    assert (made[1]["shape"].gate_type, made[1]["shape"].hidden) == ("fp32", 16)
 
 
 @pytest.mark.parametrize("type", ["fp32", "fp16"])
 def test_the_bar_of_one_image_is_what_torch_takes_beside_it(kernels: Library, type: Any) -> None:
     shape = Shape(1, 197, 8, 1, 8, 16, type)
     for row in timing.measure_shape(HostDevice(), kernels, shape, RATES, 2, bar=True):
-        assert row["bar"] == ONE_IMAGE_BAR * row["torch"]["median"]
-        assert row["passes"] is (row["time"]["median"] <= row["bar"])
+        assert row["bar"] == ONE_IMAGE_BAR * row["torch"].median
+        assert row["passes"] is (row["time"].median <= row["bar"])
 
 
-def test_one_image_without_torch_s_time_is_over_its_bar(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_image_without_torch_s_time_is_over_its_bar(
+    kernels: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(exact, "route", lambda *_, **__: torch.zeros(2) @ torch.zeros(3))
     row = next(timing.measure_shape(HostDevice(), kernels, Shape(1, 197, 8, 1, 8, 16), RATES, 2, bar=True))
     assert (row["bar"], row["passes"]) == (None, False)
-    (sentence,) = missed_bars({"rows": [row]})
+    report = Report(tmp_path / "report.md")
+    report.row(row)
+    (sentence,) = report.missed
     assert re.fullmatch(
         r"Route at 1 x 197, E 8, K 1, c 8, fp32 took [\d.]+ µs; there is no bar, as torch gave no time", sentence
     )
@@ -166,6 +170,6 @@ def test_what_torch_can_t_do_is_a_note(kernels: Library, monkeypatch: pytest.Mon
     shape = Shape(1, 20, 4, 1, 5, 8)
     made = list(timing.measure_shape(HostDevice(), kernels, shape, RATES, 1, bar=False))
     assert [row["notes"] for row in made] == [
-        [f"{row['kernel']} at {Shape(**row['shape'])}: torch: RuntimeError: no room here"] for row in made
+        [f"{row['kernel']} at {row['shape']}: torch: RuntimeError: no room here"] for row in made
     ]
     assert all((row["torch"], row["bar"], row["passes"]) == (None, None, None) for row in made)
