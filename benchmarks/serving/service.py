@@ -22,7 +22,7 @@ from vmoe_runtime.errors import VmoeError
 MODEL = "model"
 """The name under which every bundle is served."""
 _PATIENCE = 180.0
-_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServiceError(VmoeError):
@@ -124,8 +124,13 @@ class Service:
         return sum(int(fields[11]) + int(fields[12]) for fields in self.processes().values()) / _TICKS
 
     def memory(self) -> dict[int, int]:
-        """Bytes that each of its processes has resident, by id."""
-        return {process: int(fields[21]) * _PAGE for process, fields in self.processes().items()}
+        """Bytes of memory of each of its processes, by id: what it has alone, and its share of what it has with others."""
+        found = {}
+        for process in self.processes():
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = Path(f"/proc/{process}/smaps_rollup").read_text().split()
+                found[process] = int(fields[fields.index("Pss:") + 1]) << 10
+        return found
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE

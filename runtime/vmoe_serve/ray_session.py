@@ -14,8 +14,11 @@ import ray
 
 from vmoe_runtime.command_line import CommandError
 
-_OBJECT_STORE = 100 << 20
-"""Bytes of Ray's shared memory on a machine of its own: no images go through it."""
+_OBJECT_STORE = 75 << 20
+"""Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes: large request bodies alone go through it."""
+
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Of Ray's processes: where nobody says, glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
 
 
 @contextmanager
@@ -34,6 +37,8 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
+            for name, value in _MALLOC.items():
+                os.environ.setdefault(name, value)
             ray.init(
                 address="local",  # without it Ray would join whatever `ray start` has started on this machine
                 include_dashboard=False,
