@@ -111,7 +111,7 @@ struct OpSpec {
   }
 
   // The inputs before `input` that are tensors, no numbers.
-  constexpr size_t TensorsBefore(size_t input) const {
+  constexpr size_t tensors_before(size_t input) const {
     size_t count = 0;
     for (size_t i = 0; i < input; ++i) count += inputs[i].is_number() ? 0 : 1;
     return count;
