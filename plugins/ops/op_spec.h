@@ -73,8 +73,8 @@ template <class T>
 class Table {
  public:
   constexpr Table() = default;
-  template <size_t N>
-  constexpr Table(const T (&rows)[N]) : data_(rows), size_(N) {}  // NOLINT(google-explicit-constructor)
+  template <size_t kRows>
+  constexpr Table(const T (&rows)[kRows]) : data_(rows), size_(kRows) {}  // NOLINT(google-explicit-constructor)
 
   constexpr size_t size() const { return size_; }
   constexpr const T& operator[](size_t index) const { return data_[index]; }
