@@ -32,15 +32,10 @@ class GpuTeam {
     function(threadIdx.x % lanes_);
   }
 
-  template <class Function>
-  __device__ uint64_t find_least(const Function& function) const {
+  __device__ void exchange(Lanes<uint64_t>& of, uint32_t distance, Lanes<uint64_t>& other) const {
     constexpr unsigned kWholeWarp = 0xffffffff;
-    auto least = static_cast<unsigned long long>(function(threadIdx.x % lanes_));
-    for (uint32_t distance = lanes_ / 2; distance > 0; distance /= 2) {
-      const unsigned long long other = __shfl_xor_sync(kWholeWarp, least, distance);
-      least = other < least ? other : least;
-    }
-    return least;
+    const uint32_t lane = threadIdx.x % lanes_;
+    other[lane] = __shfl_xor_sync(kWholeWarp, static_cast<unsigned long long>(of[lane]), distance);
   }
 
  private:

@@ -167,9 +167,9 @@ class LaneGates {
 };
 
 // Phase 1. Each token chooses its K best experts, the lower one first on ties: a team of lanes for each token. Of a
-// team, for_each_lane(f) calls f(lane) for every lane, find_least(f) is the least f(lane), known to all, and Lanes<T>
-// has a T for every lane, which no other lane sees. All teams of a block call the same in turn, also those that have no
-// token. The words of `gates` are whole rows of it.
+// team, Lanes<T> has a T for every lane, which no other lane sees; for_each_lane(f) calls f(lane) for every lane; and
+// exchange(of, distance, other) copies of[lane ^ distance] to other[lane]. All teams of a block call the same in turn,
+// also those that have no token. The words of `gates` are whole rows of it.
 // Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
 // expert_of[G,S,K], its own.
 template <class Team, class Gates, class Weights, class Experts, class Keys>
@@ -179,25 +179,35 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   using Held = LaneGates<Gate, typename Gates::Value>;
   const uint32_t words = tile.experts / Held::Parts::kCount;
   typename Team::template Lanes<Held> held(team);
+  typename Team::template Lanes<uint64_t> least(team);
+  typename Team::template Lanes<uint64_t> other(team);
+  typename Team::template Lanes<uint32_t> best_bits(team);
   for (uint32_t first = 0; first < tile.tokens; first += team.count()) {
     const uint32_t t = first + team.index();
     const bool is_token = t < tile.tokens;
     const uint32_t token = tile.first + t;
     const size_t row = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * words;
-    team.for_each_lane([&](uint32_t lane) { held[lane].read_row(gates, row, is_token ? words : 0, lane, tile.lanes); });
-    uint32_t best_bits = 0;
+    team.for_each_lane([&](uint32_t lane) {
+      held[lane].read_row(gates, row, is_token ? words : 0, lane, tile.lanes);
+      best_bits[lane] = 0;
+    });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
-      const uint64_t next = team.find_least([&](uint32_t lane) { return held[lane].find_least(); });
-      const auto expert = static_cast<uint32_t>(next);
-      if (choice == 0 && tile.batch_priority != 0) best_bits = static_cast<uint32_t>(next >> 32);
+      team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
+      // Each exchange doubles how many lanes' least every lane knows, until it is that of the team.
+      for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
+        team.exchange(least, distance, other);
+        team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
+      }
       team.for_each_lane([&](uint32_t lane) {
+        const auto expert = static_cast<uint32_t>(least[lane]);
+        if (choice == 0 && tile.batch_priority != 0) best_bits[lane] = static_cast<uint32_t>(least[lane] >> 32);
         if (!is_token || !held[lane].take(expert)) return;
         if (writes_choices) {
           weight.store(tile.pair_index(token, choice),
                        gates.template load_part<Gate>(row * Held::Parts::kCount + expert));
           expert_of.store(tile.pair_index(token, choice), static_cast<int32_t>(expert));
         }
-        keys.store(t * tile.choices + choice, make_key(expert, choice, best_bits, token));
+        keys.store(t * tile.choices + choice, make_key(expert, choice, best_bits[lane], token));
       });
     }
   }

@@ -45,6 +45,7 @@ class Team {
     }
 
    private:
+    friend class Team;
     const Team& team_;
     std::vector<T> held_;
   };
@@ -59,13 +60,8 @@ class Team {
   template <class Function>
   void for_each_lane(const Function& function) const;
 
-  template <class Function>
-  uint64_t find_least(const Function& function) const {
-    uint64_t least = UINT64_MAX;
-    for_each_lane([&](uint32_t lane) { least = std::min<uint64_t>(least, function(lane)); });
-    ++exchanges_;
-    return least;
-  }
+  template <class T>
+  void exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const;
 
  private:
   const Machine& machine_;
@@ -80,7 +76,8 @@ class Team {
 
 class Machine {
  public:
-  Machine(uint64_t seed, int64_t lost_barrier) : random_(seed), lost_barrier_(lost_barrier) {}
+  Machine(uint64_t seed, int64_t lost_barrier, int64_t lost_distance)
+      : random_(seed), lost_barrier_(lost_barrier), lost_distance_(lost_distance) {}
 
   Clock& shared_clock() { return shared_; }
   Clock& device_clock() { return device_; }
@@ -132,12 +129,14 @@ class Machine {
 
   std::string fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
   int64_t phases() const { return phases_; }
+  bool loses_exchanges_at(uint32_t distance) const { return distance == lost_distance_; }
 
  private:
   mutable std::mt19937_64 random_;
   mutable Clock shared_;
   mutable Clock device_;
   int64_t lost_barrier_;
+  int64_t lost_distance_;
   mutable int64_t phases_ = 0;
   uint32_t threads_ = 0;
   uint32_t block_ = 0;
@@ -162,6 +161,15 @@ void Team::for_each_lane(const Function& function) const {
     machine_.act(index_ * lanes_ + lane_);
     function(lane_);
   }
+}
+
+template <class T>
+void Team::exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const {
+  if (distance >= lanes_) machine_.report("lanes of two teams exchange what they hold");
+  for (uint32_t lane = 0; lane < lanes_; ++lane) {
+    other.held_[lane] = of.held_[machine_.loses_exchanges_at(distance) ? lane : (lane ^ distance) % lanes_];
+  }
+  ++exchanges_;
 }
 
 void Team::check_lane(uint32_t lane) const {
@@ -280,8 +288,9 @@ struct PhasesCall {
   int64_t parts;
   int64_t rows;  // of a grid with a row for each group, or fewer
   int64_t words;
-  int64_t seed;          // of the order of threads and blocks
-  int64_t lost_barrier;  // the barrier after this phase is left out; -1: none
+  int64_t seed;           // of the order of threads and blocks
+  int64_t lost_barrier;   // the barrier after this phase is left out; -1: none
+  int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
   const void* gates;
   const void* x;
   int32_t* slot;
@@ -306,7 +315,7 @@ namespace {
 
 template <class T, class W, class Word>
 std::string combine_words(const CombineCall& call) {
-  Machine machine(static_cast<uint64_t>(call.seed), -1);
+  Machine machine(static_cast<uint64_t>(call.seed), -1, 0);
   Clock* const clock = &machine.device_clock();
   const size_t words = static_cast<size_t>(call.hidden) * sizeof(T) / sizeof(Word);
   const auto pairs = static_cast<size_t>(call.tokens * call.choices);
@@ -359,7 +368,7 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   job.src = call->src;
   job.expert = call->expert;
   job.buf = call->buf;
-  Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier);
+  Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   const std::string found = call->gate_type == 0   ? run_gates<float>(job, machine)
                             : call->gate_type == 1 ? run_gates<Float16>(job, machine)
                                                    : run_gates<Bfloat16>(job, machine);
@@ -381,7 +390,7 @@ void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
 // Dispatch, a row at a time in any order.
 void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t places, int64_t words, void* buf,
                      int64_t seed, char* fault, size_t fault_bytes) {
-  Machine machine(static_cast<uint64_t>(seed), -1);
+  Machine machine(static_cast<uint64_t>(seed), -1, 0);
   Clock* const clock = &machine.device_clock();
   Array<Word16> from("x", clock, static_cast<const Word16*>(x), static_cast<size_t>(tokens * words));
   Array<int32_t> sources("src", clock, src, static_cast<size_t>(places));
