@@ -57,11 +57,13 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 std::atomic<float> sink;
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // Runs `work(thread)` on all threads at once; returns the best time of several tries, thread creation left out.
 template <typename Work>
-double BestSeconds(int threads, int tries, Work work) {
+double best_seconds(int threads, int tries, Work work) {
   double best = 1e30;
   for (int attempt = 0; attempt < tries; ++attempt) {
     std::atomic<int> waiting{0};
@@ -75,17 +77,17 @@ double BestSeconds(int threads, int tries, Work work) {
       });
     }
     while (waiting < threads - 1) std::this_thread::yield();
-    const double start = Now();
+    const double start = seconds_now();
     go = true;
     work(0);
     for (auto& other : others) other.join();
-    best = std::min(best, Now() - start);
+    best = std::min(best, seconds_now() - start);
   }
   return best;
 }
 
 // Words of random bits; with `numbers` the bits are a float in [-1, 1) and two bfloat16 alike, not NaN or tiny.
-void Fill(uint32_t* words, size_t count, int seed, bool numbers) {
+void fill_words(uint32_t* words, size_t count, int seed, bool numbers) {
   std::mt19937 random(static_cast<unsigned>(seed));
   for (size_t i = 0; i < count; ++i) {
     words[i] = static_cast<uint32_t>(random());
@@ -95,7 +97,7 @@ void Fill(uint32_t* words, size_t count, int seed, bool numbers) {
 
 // `multiply_add(sum, word, vector)` over and over. Every loop over sums is unrolled, so that they stay in registers.
 template <typename Sum, typename MultiplyAdd>
-void MultiplyBlock(const uint32_t* words, MultiplyAdd multiply_add) {
+void multiply_block(const uint32_t* words, MultiplyAdd multiply_add) {
   const auto* vectors = reinterpret_cast<const Vector*>(words + kSteps * kRows);
   Sum sums[kRows * kColumns] = {};
   for (int64_t round = 0; round < kRounds; ++round) {
@@ -122,11 +124,11 @@ constexpr int kTileRows = 16, kTileBytes = 1024, kTileSteps = 8;  // of four til
 constexpr int64_t kTileRounds = 10'000;
 
 // Linux gives a process the tiles' registers when it asks.
-bool MayUseTiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+bool may_use_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 // Two by two tiles of sums: a step loads two tiles of rows and two of columns, and multiplies each with each.
 template <bool kInt8>
-void MultiplyTiles(const uint32_t* words) {
+void multiply_tiles(const uint32_t* words) {
   struct alignas(64) {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -164,30 +166,30 @@ void MultiplyTiles(const uint32_t* words) {
 #endif
 
 // Prints a peak: `multiply` does `operations` on all threads.
-void PrintPeak(const char* name, int threads, bool numbers, double operations, void (*multiply)(const uint32_t*)) {
+void print_peak(const char* name, int threads, bool numbers, double operations, void (*multiply)(const uint32_t*)) {
   std::vector<uint32_t*> operands;
   for (int thread = 0; thread < threads; ++thread) {
     operands.push_back(static_cast<uint32_t*>(std::aligned_alloc(64, kOperandWords * sizeof(uint32_t))));
-    Fill(operands.back(), kOperandWords, thread, numbers);
+    fill_words(operands.back(), kOperandWords, thread, numbers);
   }
-  const double seconds = BestSeconds(threads, kTries, [&](int t) { multiply(operands[static_cast<size_t>(t)]); });
+  const double seconds = best_seconds(threads, kTries, [&](int t) { multiply(operands[static_cast<size_t>(t)]); });
   std::printf("%s\"%s\": %.6g", std::strcmp(name, "fp32") == 0 ? "" : ", ", name, operations * threads / seconds);
   for (uint32_t* memory : operands) std::free(memory);
 }
 
-void PrintPeaks(int threads) {
+void print_peaks(int threads) {
   // Two operations per lane of a word's floats, bfloat16s or integers.
   const double words = 2.0 * kLanes * kRows * kColumns * kSteps * static_cast<double>(kRounds);
-  PrintPeak("fp32", threads, true, words, [](const uint32_t* operands) {
-    MultiplyBlock<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
+  print_peak("fp32", threads, true, words, [](const uint32_t* operands) {
+    multiply_block<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
       float number;
       std::memcpy(&number, &word, sizeof(number));
       return sum + number * vector;
     });
   });
 #ifdef __AVX512BF16__
-  PrintPeak("bf16_vectors", threads, true, 2 * words, [](const uint32_t* operands) {
-    MultiplyBlock<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
+  print_peak("bf16_vectors", threads, true, 2 * words, [](const uint32_t* operands) {
+    multiply_block<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
       return static_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
                                                   reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(word))),
                                                   reinterpret_cast<__m512bh>(vector)));
@@ -195,8 +197,8 @@ void PrintPeaks(int threads) {
   });
 #endif
 #ifdef __AVX512VNNI__
-  PrintPeak("int8_vectors", threads, false, 4 * words, [](const uint32_t* operands) {
-    MultiplyBlock<IntVector>(operands, [](IntVector sum, uint32_t word, Vector vector) {
+  print_peak("int8_vectors", threads, false, 4 * words, [](const uint32_t* operands) {
+    multiply_block<IntVector>(operands, [](IntVector sum, uint32_t word, Vector vector) {
       return reinterpret_cast<IntVector>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
                                                              _mm512_set1_epi32(static_cast<int>(word)),
                                                              reinterpret_cast<__m512i>(vector)));
@@ -204,15 +206,15 @@ void PrintPeaks(int threads) {
   });
 #endif
 #ifdef FLOORS_HAS_TILES
-  if (MayUseTiles()) {
+  if (may_use_tiles()) {
     const double tiles = 2.0 * 4 * kTileRows * kTileRows * kTileRows * kTileSteps * static_cast<double>(kTileRounds);
-    PrintPeak("bf16_tiles", threads, true, 2 * tiles, MultiplyTiles<false>);
-    PrintPeak("int8_tiles", threads, false, 4 * tiles, MultiplyTiles<true>);
+    print_peak("bf16_tiles", threads, true, 2 * tiles, multiply_tiles<false>);
+    print_peak("int8_tiles", threads, false, 4 * tiles, multiply_tiles<true>);
   }
 #endif
 }
 
-void Read(const uint8_t* memory, size_t bytes) {
+void read_memory(const uint8_t* memory, size_t bytes) {
   constexpr int kStreams = 8;
   Vector sums[kStreams] = {};
   for (const uint8_t* at = memory; at < memory + bytes; at += kStreams * kVectorBytes) {
@@ -223,18 +225,18 @@ void Read(const uint8_t* memory, size_t bytes) {
   sink = sums[0][0];
 }
 
-double ReadRate(int threads) {
+double read_rate(int threads) {
   auto* memory = static_cast<uint8_t*>(std::aligned_alloc(kHugePage, kReadBytes));
   if (memory == nullptr) return 0;
 #ifdef __linux__
   madvise(memory, kReadBytes, MADV_HUGEPAGE);  // with small pages a core reads a quarter less
 #endif
   // Floats of moderate size, as sums of numbers without a value are slow on some CPUs.
-  Fill(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), 0, true);
+  fill_words(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), 0, true);
   for (size_t at = kHugePage; at < kReadBytes; at += kHugePage) std::memcpy(memory + at, memory, kHugePage);
   const size_t share = kReadBytes / static_cast<size_t>(threads) / 4096 * 4096;
-  const double seconds =
-      BestSeconds(threads, kReadTries, [&](int thread) { Read(memory + share * static_cast<size_t>(thread), share); });
+  const double seconds = best_seconds(
+      threads, kReadTries, [&](int thread) { read_memory(memory + share * static_cast<size_t>(thread), share); });
   std::free(memory);
   return static_cast<double>(share) * threads / seconds;
 }
@@ -248,7 +250,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::printf("{\"peaks\": {");
-  PrintPeaks(threads);
-  std::printf("}, \"read_bytes\": %.6g}\n", ReadRate(threads));
+  print_peaks(threads);
+  std::printf("}, \"read_bytes\": %.6g}\n", read_rate(threads));
   return 0;
 }

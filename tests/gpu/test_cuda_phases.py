@@ -40,7 +40,8 @@ if not shutil.which("c++"):
 class PhasesCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("groups", "tokens", "experts", "choices", "capacity", "batch_priority")),
-        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed", "lost_barrier")),
+        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed")),
+        *((name, ctypes.c_int64) for name in ("lost_barrier", "lost_distance")),
         *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "expert", "buf")),
     )
 
@@ -209,6 +210,14 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     assert len(found) == phases - needless
 
 
+@pytest.mark.parametrize("distance", [1, 2, 4, 8])
+def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library: ctypes.CDLL, distance: int) -> None:
+    case = Case(make_gates(np.random.default_rng(distance), 0, (2, 40, 256)), 9, 2, True)  # 16 lanes a token
+    assert same_bits(run_phases(library, case, 1, lost_distance=16), route(case))
+    with pytest.raises(AssertionError, match=r"keys\[\d+\] of 80 is written by two threads with no barrier between"):
+        run_phases(library, case, 1, lost_distance=distance)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -250,6 +259,7 @@ def run_phases(
     parts: int = 1,
     rows: int | None = None,
     lost_barrier: int = -1,
+    lost_distance: int = 0,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
     """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault.
@@ -267,7 +277,7 @@ def run_phases(
     buf = np.zeros((src.size, 4 * words), np.uint32)
     call = PhasesCall(
         groups, tokens, experts, case.k, case.capacity, int(case.bpr), GATE_TYPES.index(case.gates.dtype),
-        int(x is not None), parts, rows, words, seed, lost_barrier, pointer(case.gates),
+        int(x is not None), parts, rows, words, seed, lost_barrier, lost_distance, pointer(case.gates),
         None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
     )  # fmt: skip
     fault = ctypes.create_string_buffer(500)
