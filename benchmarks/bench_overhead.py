@@ -38,11 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--duration", type=positive, default=10.0, metavar="SECONDS", help="for each batch size")
     given = parser.parse_args(arguments)
-    rows = []
     try:
-        for batch in given.batch:
-            bench, bare = measure(given.bundle, batch, given.threads, given.duration)
-            rows.append([str(batch), f"{bench:.4f}", f"{bare:.4f}", f"{bench / bare:.3f}"])
+        rows = [measure(given.bundle, batch, given.threads, given.duration) for batch in given.batch]
     except (VmoeError, UsageError) as error:
         say(f"error: {error}")
         return 1
@@ -50,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(bundle: Path, batch: int, threads: int, duration: float) -> tuple[float, float]:
-    """Medians in milliseconds of a call as `vmoe-bench` makes it and of a bare one."""
+def measure(bundle: Path, batch: int, threads: int, duration: float) -> list[str]:
+    """A row: median milliseconds of a call as `vmoe-bench` makes it and of a bare one, and their ratio."""
     with ExitStack() as closing:
         engines = load_engines([bundle], [], ["onnxruntime"], [], Parallelism(threads), closing)
         point = plan_points(engines, lambda engine: named_profiles(engine, ()), [batch])[0]
@@ -62,8 +59,8 @@ def measure(bundle: Path, batch: int, threads: int, duration: float) -> tuple[fl
         if not np.array_equal(bare()[0], point.logits(images)):
             raise UsageError(f"{bundle}: the bare session answers otherwise")
         taken = time_interleaved([_loop(partial(point.logits, images)), _loop(bare)], duration)
-    bench_ms, bare_ms = (float(np.median(seconds)) / CALLS * 1e3 for seconds in taken)
-    return bench_ms, bare_ms
+    bench, alone = (float(np.median(seconds)) / CALLS * 1e3 for seconds in taken)
+    return [str(batch), f"{bench:.4f}", f"{alone:.4f}", f"{bench / alone:.3f}"]
 
 
 def _loop(call: Callable[[], object]) -> Callable[[], None]:

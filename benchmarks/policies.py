@@ -9,7 +9,6 @@ goes to, counted from the routing of the same images: weights, biases and scales
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -43,48 +42,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = prepare(given.model, _FOLDER)
         with OthersWatch() as others:
             for precision in given.precision:
-                measure(model, precision, given.threads, given.rounds)
+                for batch in _BATCHES:
+                    measure(model, precision, batch, given.threads, given.rounds)
     except (VmoeError, OSError) as error:
         say(f"error: {error}")
         return 1
-    print(f"\n{cpu_model()}; other processes took {others.share or 0:.0%} of the machine")
+    print(f"\n{cpu_model()}; other processes took {others.share:.0%} of the machine")
     return 0
 
 
-def measure(model: Model, precision: Precision, threads: int, rounds: int) -> None:
-    """Prints limits against none, and a pool against none at the same kept pairs, at each batch size."""
-    bundle = model.bundle("sparse", precision)
+def measure(model: Model, precision: Precision, batch: int, threads: int, rounds: int) -> None:
+    """Prints limits against none, and a pool against none at the same kept pairs; ratios are to the first setting."""
+    bundle, images = model.bundle("sparse", precision), model.images(batch)
     size = expert_bytes(bundle)
-    tables: dict[str, list[list[str]]] = {"fewer experts, with a pool": [], "a pool at equal kept pairs": []}
     with Engine.load(bundle, backend="onnxruntime", threads=threads) as engine:
-        for batch in _BATCHES:
-            images = model.images(batch)
-            limits = [engine.setting(capacity=_CAPACITY, k=1, pool=True, max_experts=limit).name for limit in _LIMITS]
-            pair = [without_pool(engine, images, limits[0]), limits[0]]
-            times = time_interleaved({name: partial(engine, images, name) for name in {*limits, *pair}}, rounds)
-            for names, rows in zip((limits, pair), tables.values(), strict=True):
-                for name in names:
-                    (kept, experts), ms = kept_pairs(engine, images, name), times[name].median
-                    ratio = f"{ms / times[names[0]].median:.3f}"
-                    rows.append(
-                        [str(batch), name, f"{ms:.2f}", ratio, str(kept), str(experts), f"{experts * size / 1e6:.1f}"]
-                    )
-    for title, rows in tables.items():
-        print(f"\n{model.name}, {precision}, {title}")
-        print(*table(["batch", "profile", "ms", "ratio", "kept pairs", "experts read", "MB read"], rows), sep="\n")
+        names = [engine.setting(capacity=_CAPACITY, k=1, pool=True, max_experts=limit).name for limit in _LIMITS]
+        names.append(without_pool(engine, images, names[0]))
+        times = time_interleaved({name: partial(engine, images, name) for name in names}, rounds)
+        medians = {name: float(np.median(ms)) for name, ms in times.items()}
+        rows = []
+        for name, ms in medians.items():
+            kept, experts = kept_pairs(engine, images, name)
+            ratio, megabytes = f"{ms / medians[names[0]]:.3f}", f"{experts * size / 1e6:.1f}"
+            rows.append([name, f"{ms:.2f}", ratio, str(kept), str(experts), megabytes])
+    print(f"\n{model.name}, {precision}, batch {batch}: fewer experts with a pool, and no pool at equal kept pairs")
+    print(*table(["profile", "ms", "ratio", "kept pairs", "experts read", "MB read"], rows), sep="\n")
 
 
 def without_pool(engine: Engine, images: np.ndarray, pooled: str) -> str:
     """The setting without a pool that keeps the most similar number of pairs."""
     wanted, _ = kept_pairs(engine, images, pooled)
-    kept = {}
     # As many places have a pool, and no pool needs more of them.
-    for share in np.arange(1, 2.01, 0.125):
-        name = engine.setting(capacity=round(_CAPACITY * share, 3), k=1).name
-        kept[name], _ = kept_pairs(engine, images, name)
-        if kept[name] >= wanted:
-            break
-    return min(kept, key=lambda name: abs(kept[name] - wanted))
+    names = [engine.setting(capacity=round(_CAPACITY * share, 3), k=1).name for share in np.arange(1, 2.01, 0.125)]
+    return min(names, key=lambda name: abs(kept_pairs(engine, images, name)[0] - wanted))
 
 
 def kept_pairs(engine: Engine, images: np.ndarray, profile: str) -> tuple[int, int]:
@@ -96,10 +86,10 @@ def kept_pairs(engine: Engine, images: np.ndarray, profile: str) -> tuple[int, i
 def expert_bytes(bundle: Path) -> int:
     """Bytes of one expert of one layer, as stored."""
     with safe_open(bundle / "weights.safetensors", framework="np") as file:
-        names = list(file.keys())
-        layer = next(name for name in names if "/Moe/Mlp/" in name).partition("/Mlp/")[0]
-        parts = [file.get_slice(name) for name in names if name.startswith(f"{layer}/Mlp/")]
-        return sum(math.prod(p.get_shape()[1:]) * {"F32": 4, "BF16": 2, "I8": 1}[p.get_dtype()] for p in parts)
+        layer = next(name for name in file.keys() if "/Moe/Mlp/" in name).partition("/Mlp/")[0]  # noqa: SIM118
+        parts = [file.get_slice(name) for name in file.keys() if name.startswith(f"{layer}/Mlp/")]  # noqa: SIM118
+        sizes = {"F32": 4, "BF16": 2, "I8": 1}
+        return sum(int(np.prod(part.get_shape()[1:])) * sizes[part.get_dtype()] for part in parts)
 
 
 if __name__ == "__main__":

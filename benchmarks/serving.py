@@ -22,8 +22,10 @@ from command_line import count, positive, say
 from cpu.timing import OthersWatch
 from serving import saturation, soak, traces
 from serving.arrivals import TRACES
+from serving.picture import draw
 from serving.subject import subject
 
+from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime.errors import VmoeError
 
 SETTINGS = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
@@ -36,30 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _COMMANDS[given.command]
     try:
         with subject(given) as measured:
-            children = [*measured.service.processes(), measured.generator.submit(os.getpid).result()]
+            children = [*measured.service.memory(), measured.generator.submit(os.getpid).result()]
             with OthersWatch(children) as others:
                 report = command.measure(measured)
     except (VmoeError, OSError, HTTPException, BrokenProcessPool) as error:
         say(f"error: {error or type(error).__name__}")
         return 1
-    machine = report["machine"]
-    machine["others"] = others.share
-    head = (
+    print(
         f"{report['bundle']} on {report['service']}, {report['backend']}, {report['threads']} threads, calls of at most "
-        f"{report['max_batch']} images, target {report['slo_ms']:g} ms; {machine['cpu']}, {machine['cores']} cores, "
-        f"of which other processes took {'an unknown share' if others.share is None else f'{others.share:.0%}'}."
+        f"{report['max_batch']} images, target {report['slo_ms']:g} ms; {cpu_model()}, {usable_cores()} cores, of which "
+        f"other processes took {others.share:.0%}.\n\n{command.markdown(report)}"
     )
-    text = "\n".join([head, "", command.markdown(report)])
-    print(text)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-        stem = "serving" if given.command == "traces" else given.command
-        (given.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-        (given.out / f"{stem}.md").write_text(text + "\n")
+        (given.out / f"{given.command}.json").write_text(json.dumps(report, indent=1) + "\n")
         if given.command == "traces":
-            from serving.picture import draw
-
-            draw(report, given.out / "serving.png")
+            draw(report, given.out / "traces.png")
     return 1 if report.get("failed") else 0
 
 
@@ -77,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-batch", type=count, default=16, metavar="N")
     add("--max-waiting", type=count, default=256, metavar="N")
     add("--max-body", type=count, default=16, metavar="MB")
-    add("-o", "--out", type=Path, metavar="DIR", help="write the report there")
+    add("-o", "--out", type=Path, metavar="DIR", help="write the figures there, and the picture of traces")
     parser = argparse.ArgumentParser(description="Measures how a bundle is served over HTTP on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     arrivals = commands.add_parser("traces", parents=[common], help="elastic capacity against fixed settings, under load")

@@ -3,9 +3,10 @@
     python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2] [--ck 0.1 0.3 0.5 1.05 2.1]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [-o DIR]
 
-writes speed.json, speed.md and speed.png. `--runs` says who is timed: this engine on the V-MoE or the dense ViT in fp32,
-bf16, int8 or with bf16 experts, and its peers; see `--help`. Models have random weights, N(0, 0.02), and are made once into
-the folder. The peers in int8 need `pip install -r benchmarks/requirements.txt`.
+prints a table for each model, number of threads and batch size as soon as it is measured, and draws speed.png. `--runs`
+says who is timed: this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see
+`--help`. Models have random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
+`pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
 """
@@ -13,19 +14,18 @@ A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from command_line import BenchmarkError, count, positive, say
-from cpu.cells import CellResult, make_cell, points_of, ratios_of, run_cell
+from command_line import BenchmarkError, count, positive, say, table
+from cpu.cells import Point, measure, tables
 from cpu.floors import Floors, build_floors, measure_floors
-from cpu.models import MODELS, prepare, setting_for
-from cpu.report import draw, markdown
-from cpu.runs import DEFAULT_RUNS, RUNS
+from cpu.int8_peers import missing_nncf
+from cpu.models import MODELS, prepare
+from cpu.picture import draw
+from cpu.runs import RUNS, Cell
 
 from vmoe_bench.machine import cpu_model
 from vmoe_runtime.errors import VmoeError
@@ -39,7 +39,7 @@ _MAX_CK = 8.0
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is left out takes the full run's values, or the quick one's."""
-    runs = "".join(f"\n  {run.name:<28}{run.title}{'' if run.by_default else ' (only when named)'}" for run in RUNS.values())
+    runs = "".join(f"\n  {name:<28}{run.title}" for name, run in RUNS.items())
     parser = argparse.ArgumentParser(
         description="Times this engine and its peers, interleaved.",
         epilog=f"runs:{runs}",
@@ -50,73 +50,70 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--threads", nargs="+", type=count, metavar="N")
     parser.add_argument("--ck", nargs="+", type=positive, metavar="C*K", help="capacity ratio x k")
     parser.add_argument("--rounds", type=count, metavar="N", help="how often each call is timed (default: 15)")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=DEFAULT_RUNS, metavar="RUN", help="who is timed")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="who is timed")
     parser.add_argument("--quick", action="store_true", help="a tiny model and three rounds, to see that it works")
     parser.add_argument("-o", "--output", type=Path, default=_FOLDER, metavar="DIR", help=f"default: {_FOLDER}")
+    parser.set_defaults(**(_QUICK if parser.parse_args(arguments).quick else _FULL))
     given = parser.parse_args(arguments)
-    for name, value in (_QUICK if given.quick else _FULL).items():
-        if getattr(given, name) is None:
-            setattr(given, name, value)
     given.ck = sorted(set(given.ck))
     if given.ck[-1] > _MAX_CK:
         parser.error(f"argument --ck: {given.ck[-1]:g} is above {_MAX_CK:g}")
     return given
 
 
-def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything; returns the report, which is also written after each cell."""
+def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
+    """Measures and prints everything; returns the points, and a sentence for each cell that is void."""
+    names, points, void = list(given.runs), list[Point](), list[str]()
+    if "dense-openvino-int8" in names and (reason := missing_nncf()):
+        names.remove("dense-openvino-int8")
+        print(f"Left out: dense-openvino-int8, as {reason}.\n")
     work = given.output / "work"
     work.mkdir(parents=True, exist_ok=True)
     program = build_floors(work)
-    missing = {name: reason for name in given.runs if (reason := RUNS[name].missing())}
-    names, results = [name for name in given.runs if name not in missing], list[CellResult]()
     floors = {threads: measure_floors(program, threads) for threads in given.threads}
-    for model in [prepare(name, work) for name in given.models]:
-        for threads in given.threads:
-            for batch in given.batch:
-                cell = make_cell(model, batch, threads, [setting_for(ck) for ck in given.ck])
-                results.append(run_cell(cell, names, given.rounds))
-                floors[threads] = floors[threads].best_of(measure_floors(program, threads))
-                report = make_report(results, floors, missing)
-                (given.output / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
-                (given.output / "speed.md").write_text(markdown(report) + "\n")
-    draw(report["points"], given.output / "speed.png")
-    return report
+    print(
+        f"{cpu_model()}. Medians of interleaved calls. Floors: the FLOPs of kept pairs and the dense part at the measured "
+        "peaks, and the weights' bytes at the measured read rate. Logits are compared with those of this engine in "
+        f"float32.\n\n## Peaks, on random data\n\n{peaks(floors)}"
+    )
+    for name, threads, batch in itertools.product(given.models, given.threads, given.batch):
+        model = prepare(name, work)
+        cell = Cell(model, batch, threads, {ck: model.profile(ck) for ck in given.ck})
+        measured, share = measure(cell, names, given.rounds, floors[threads])
+        print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
+        points += measured
+        void += void_sentences(cell, share)
+    draw(points, given.output / "speed.png")
+    return points, void
 
 
-def make_report(results: Sequence[CellResult], floors: Mapping[int, Floors], missing: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that was measured so far, ready for JSON."""
-    points = [point for result in results for point in points_of(result, floors[result.cell.threads])]
-    void = [
-        f"other processes took {r.others_share:.0%} of the machine while {r.cell} was timed"
-        for r in results
-        if r.others_share is not None and r.others_share > _MAX_OTHERS_SHARE
+def peaks(floors: dict[int, Floors]) -> str:
+    """The table of what the machine can do at best, by threads."""
+    names = list(next(iter(floors.values())).peaks)
+    rows = [
+        [str(threads), *(f"{found.peaks[name] / 1e9:,.0f}" for name in names), f"{found.read_bytes / 1e9:.1f}"]
+        for threads, found in floors.items()
     ]
-    return {
-        "cpu": cpu_model(),
-        "engine": next((p["description"] for p in points if p["run"].startswith("engine-")), None),
-        "void": void,
-        "missing": dict(missing),
-        "others_shares": [r.others_share or 0 for r in results],
-        "floors": {str(threads): asdict(found) for threads, found in floors.items()},
-        "points": points,
-        "ratios": ratios_of(points),
-    }
+    return "\n".join(table(["threads", *(f"{name.replace('_', ', ')} Gop/s" for name in names), "read GB/s"], rows))
+
+
+def void_sentences(cell: Cell, share: float) -> list[str]:
+    """Why a cell doesn't count: other processes took too much of the machine."""
+    return [f"other processes took {share:.0%} of the machine while {cell} was timed"] if share > _MAX_OTHERS_SHARE else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where something can't be measured or the run is void."""
     given = parse_arguments(arguments)
     try:
-        report = run(given)
+        _, void = run(given)
     except (BenchmarkError, VmoeError) as error:
         say(f"error: {error}")
         return 1
-    print(markdown(report))
-    for sentence in report["void"]:
+    for sentence in void:
         say(f"void: {sentence}")
-    say(f"speed.json, speed.md and speed.png are written into {given.output}")
-    return 1 if report["void"] else 0
+    say(f"{given.output / 'speed.png'} is written")
+    return 1 if void else 0
 
 
 if __name__ == "__main__":

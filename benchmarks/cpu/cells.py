@@ -2,174 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from command_line import BenchmarkError, say
+from command_line import BenchmarkError, cells, say, table
 
-from cpu.floors import Floors, work_of
-from cpu.models import Model, Setting
-from cpu.runs import RUNS, Array, Cell, Run, load_engine
-from cpu.timing import OthersWatch, Times, time_interleaved
-from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.routing_kinds import TopKRules
+from cpu.floors import Floors, least_ms, work_of
+from cpu.runs import RUNS, Array, Cell
+from cpu.timing import OthersWatch, time_interleaved
+from vmoe_runtime import Engine
 
-Key = tuple[str, Setting | None]
+Point = dict[str, Any]
 
 LOGITS_TOLERANCE = 5e-3
 """Rounding differs by 1e-5; a token with two gates nearly the same, which others may send elsewhere, by 1e-3."""
 _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35}
 """Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
 
-RATIOS = (
-    *(("engine-sparse-fp32", over) for over in ("dense-ort-fp32", "per-expert-ort-fp32", "dense-openvino-fp32")),
-    *(("engine-sparse-fp32", "inlined-openvino-fp32"), ("engine-sparse-bf16-experts", "dense-ort-fp32")),
-    *(("engine-sparse-bf16", over) for over in ("dense-openvino-bf16", "inlined-openvino-bf16")),
-    *(("engine-sparse-int8", over) for over in ("dense-openvino-int8", "dense-ort-int8")),
-    *((f"engine-dense-{precision}", f"dense-openvino-{precision}") for precision in ("fp32", "bf16", "int8")),
-    *((f"engine-sparse-{precision}", f"engine-dense-{precision}") for precision in ("fp32", "bf16", "int8")),
-)
-"""Which run's images/s are divided by which other's."""
 
-
-@dataclass(frozen=True)
-class Kept:
-    """What routing left of a batch, over all MoE layers: pairs with a place, all pairs, and experts with at least one."""
-
-    kept: int = 0
-    asked: int = 0
-    used_experts: int = 0
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far logits are from those of the float32 engine: the largest difference, and the norm of all over theirs."""
-
-    largest: float
-    relative: float
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What a cell gave, per run and setting (None for a dense model); and what other processes took of the CPUs."""
-
-    cell: Cell
-    times: Mapping[Key, Times]
-    kept: Mapping[Key, Kept]
-    distances: Mapping[Key, Distance]
-    descriptions: Mapping[str, str]
-    others_share: float | None
-
-
-def make_cell(model: Model, batch: int, threads: int, settings: Sequence[Setting]) -> Cell:
-    """A cell with the places per expert that the bundle's own rules give."""
-    rules = Bundle.open(model.bundle("sparse"), verify=False).manifest.rules
-    assert isinstance(rules, TopKRules)
-    return Cell(model, batch, threads, {s: rules.profile(s.capacity_ratio, s.k, bpr=True) for s in settings})
-
-
-def run_cell(cell: Cell, names: Sequence[str], rounds: int) -> CellResult:
+def measure(cell: Cell, names: Sequence[str], rounds: int, floors: Floors) -> tuple[list[Point], float]:
     """Loads the runs, checks that they agree, and times them.
+
+    Returns:
+        A mapping for each run and setting, whose times and floors are milliseconds of a call and whose kept pairs are those
+        of the float32 engine; and what other processes took of the CPUs meanwhile.
 
     Raises:
         BenchmarkError: a run's logits are not those of the float32 engine.
     """
-    images = cell.model.images(cell.batch)
     say(f"{cell}: loading {len(names)} runs")
-    reference = load_engine(cell, "sparse", "fp32")
-    logits = {None: load_engine(cell, "dense", "fp32").call(images, None)}
-    logits |= {setting: reference.call(images, setting) for setting in cell.profiles}
-    assert reference.placed is not None
-    loaded, distances, kept = {}, dict[Key, Distance](), dict[Key, Kept]()
-    for run in (run for name, run in RUNS.items() if name in names):
-        model = loaded[run.name] = run.load(cell)
-        for setting in cell.profiles if run.kind == "sparse" else (None,):
-            key = run.name, setting
-            distances[key] = distance(model.call(images, setting), logits[setting])
-            check_agreement(run, distances[key])
-            kept[key] = Kept() if setting is None else count_kept((model.placed or reference.placed)(images, setting))
-    say(f"{cell}: timing {len(distances)} calls, interleaved, {rounds} rounds")
-    calls = {key: partial(loaded[key[0]].call, images, key[1]) for key in distances}
+    images, (logits, kept) = cell.model.images(cell.batch), expected(cell)
+    loaded = {name: RUNS[name].load(cell) for name in names}
+    keys = [(name, ck) for name in names for ck in (cell.profiles if RUNS[name].kind == "sparse" else (None,))]
+    calls = {(name, ck): partial(loaded[name][0], images, ck) for name, ck in keys}
+    distances = {(name, ck): distance(call(), logits[ck]) for (name, ck), call in calls.items()}
+    for (name, _), found in distances.items():
+        check_agreement(name, *found)
+    say(f"{cell}: timing {len(calls)} calls, interleaved, {rounds} rounds")
     with OthersWatch() as others:
         times = time_interleaved(calls, rounds)
-    descriptions = {name: model.description for name, model in loaded.items()}
-    return CellResult(cell, times, kept, distances, descriptions, others.share)
+    points = []
+    for (name, ck), ms in times.items():
+        run, (pairs, experts) = RUNS[name], kept[ck]
+        flops, weight_bytes = work_of(cell.model.configs[run.kind], run.numbers, cell.batch, pairs, experts)
+        flop_floor, memory_floor = least_ms(flops, weight_bytes, floors)
+        lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
+        points.append(
+            {
+                **{"model": cell.model.name, "batch": cell.batch, "threads": cell.threads},
+                **{"run": name, "title": run.title, "runtime": loaded[name][1], "ck": ck, "kept_pairs": pairs or None},
+                **{"ms": median, "lower": lower, "upper": upper, "images_per_second": cell.batch * 1e3 / median},
+                **{"flops": sum(flops.values()), "flop_floor": flop_floor, "memory_floor": memory_floor},
+                **dict(zip(("logits_difference", "relative_difference"), distances[name, ck], strict=True)),
+            }
+        )
+    return points, others.share
 
 
-def distance(logits: Array, wanted: Array) -> Distance:
-    """Of logits from others, both float32[N, classes].
+def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, tuple[int, int]]]:
+    """Of the float32 engine by setting, None for the dense model: logits; pairs with a place, and experts that have any."""
+    images, options = cell.model.images(cell.batch), {"backend": "onnxruntime", "threads": cell.threads}
+    with Engine.load(cell.model.bundle("dense"), **options) as dense:
+        logits, kept = {None: dense(images)}, {None: (0, 0)}
+    with Engine.load(cell.model.bundle("sparse"), **options) as sparse:
+        for ck, profile in cell.profiles.items():
+            logits[ck], routes = sparse.logits_and_routing(images, profile.name)
+            taken = [route.expert[route.kept] for route in routes.values()]
+            kept[ck] = sum(map(len, taken)), sum(len(np.unique(experts)) for experts in taken)
+    return logits, kept
+
+
+def distance(logits: Array, wanted: Array) -> tuple[float, float]:
+    """Of float32[N, classes] from others: the largest difference, and the norm of all over theirs.
 
     Example:
         >>> distance(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]]))
-        Distance(largest=3.0, relative=0.6324555320336759)
+        (3.0, 0.6324555320336759)
     """
     difference = logits - wanted
-    relative = np.linalg.norm(difference) / max(float(np.linalg.norm(wanted)), 1e-30)
-    return Distance(float(np.abs(difference).max()), float(relative))
+    return float(np.abs(difference).max()), float(np.linalg.norm(difference) / np.linalg.norm(wanted))
 
 
-def check_agreement(run: Run, found: Distance) -> None:
+def check_agreement(name: str, largest: float, relative: float) -> None:
     """Refuses a run whose logits are not the float32 engine's, up to the rounding of its precision.
 
     Raises:
         BenchmarkError: the distance is above the tolerance, or NaN.
     """
-    value, tolerance = found.largest, LOGITS_TOLERANCE
-    if set(run.numbers) != {"fp32"}:
-        value, tolerance = found.relative, _RELATIVE_TOLERANCES["int8" if "int8" in run.numbers else "bf16"]
+    numbers, value, tolerance = RUNS[name].numbers, largest, LOGITS_TOLERANCE
+    if set(numbers) != {"fp32"}:
+        value, tolerance = relative, _RELATIVE_TOLERANCES["int8" if "int8" in numbers else "bf16"]
     if not value <= tolerance:
         raise BenchmarkError(
-            f"{run.name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "
+            f"{name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "
             f"{tolerance:g} is allowed"
         )
 
 
-def count_kept(placed: Sequence[Array]) -> Kept:
-    """Counts pairs and experts, from the expert i32[G,S,K] of each MoE layer, -1 where a pair was dropped."""
-    taken = [expert[expert >= 0] for expert in placed]
-    return Kept(sum(map(len, taken)), sum(expert.size for expert in placed), sum(len(np.unique(e)) for e in taken))
+def ratios_of(points: Sequence[Point]) -> list[Point]:
+    """Images/s of this engine's runs over those of others of a cell in the same precision, from medians.
 
-
-def points_of(result: CellResult, floors: Floors) -> list[dict[str, Any]]:
-    """A cell's figures, ready for JSON: one mapping per run and setting; times and floors are of a call, in milliseconds."""
-    cell, points = result.cell, []
-    for (name, setting), times in result.times.items():
-        run, kept, far = RUNS[name], result.kept[name, setting], result.distances[name, setting]
-        work = work_of(cell.model.config_of(run.kind), run.numbers, cell.batch, kept.kept, kept.used_experts)
-        points.append(
-            {
-                **cell.key,
-                **{"run": name, "title": run.title, "description": result.descriptions[name]},
-                "ck": setting.ck if setting else None,
-                "kept_pairs": kept.kept if setting else None,
-                "asked_pairs": kept.asked if setting else None,
-                **{"ms": times.median, "ms_quartiles": [times.lower, times.upper], "rounds": times.rounds},
-                "images_per_second": cell.batch * 1e3 / times.median,
-                "flops": sum(work.flops.values()),
-                "flop_floor_ms": work.flop_floor_ms(floors),
-                "memory_floor_ms": work.memory_floor_ms(floors),
-                **{"logits_difference": far.largest, "relative_difference": far.relative},
-            }
-        )
-    return points
-
-
-def ratios_of(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Images/s of one run over those of another in the same cell, from medians, for every pair of RATIOS that was timed.
-
-    A sparse run is compared with another one at the same setting. `flops_ratio` is the other's FLOPs over its own: what of
-    the ratio comes from doing less.
+    The V-MoE is compared with every dense model, and with others of its kind at the same setting; the dense model with other
+    dense ones.
     """
-    by_cell = {(p["model"], p["batch"], p["threads"], p["run"], p["ck"]): p for p in points}
     ratios = []
-    for name, other_name in RATIOS:
-        for point in (p for p in points if p["run"] == name):
-            ck = point["ck"] if RUNS[other_name].kind == "sparse" else None
-            if other := by_cell.get((point["model"], point["batch"], point["threads"], other_name, ck)):
-                found = {key: point[key] for key in ("model", "batch", "threads", "run", "ck")} | {"over": other_name}
-                found |= {"ratio": other["ms"] / point["ms"], "flops_ratio": other["flops"] / point["flops"]}
-                ratios.append(found)
+    for own in (p for p in points if p["run"].startswith("engine-")):
+        for other in points:
+            same_precision = own["run"].rpartition("-")[2] == other["run"].rpartition("-")[2]
+            if same_precision and own["run"] != other["run"] and other["ck"] in (None, own["ck"]):
+                ratio = other["ms"] / own["ms"]
+                ratios.append({"run": own["run"], "over": other["run"], "ck": own["ck"], "ratio": ratio})
     return ratios
+
+
+def tables(points: Sequence[Point]) -> str:
+    """A cell's points and ratios in Markdown; times are of one image."""
+    head = ["", "C x K", "kept pairs", "ms/image", "quartiles", "images/s", "FLOP floor", "memory floor"]
+    head += ["logits differ by", "relative", "runtime"]
+    fields = "title ck:g kept_pairs:, ms:.2f quartiles images_per_second:.1f flop_floor:.2f memory_floor:.2f"
+    fields += " logits_difference:.1e relative_difference:.1e runtime"
+    rows = []
+    for p in points:
+        times = {name: p[name] / p["batch"] for name in ("ms", "lower", "upper", "flop_floor", "memory_floor")}
+        rows.append(cells(p | times | {"quartiles": f"{times['lower']:.1f}-{times['upper']:.1f}"}, fields))
+    ratios = [cells(ratio, "run over ck:g ratio:.2f") for ratio in ratios_of(points)]
+    return "\n".join([*table(head, rows), "", *table(["images/s of", "over", "C x K", "ratio"], ratios)])

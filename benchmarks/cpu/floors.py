@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import subprocess
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +38,6 @@ class Floors:
         """The fastest way to multiply numbers of a type: "fp32", "bf16" or "int8"."""
         return max(self.peaks[name] for name in _PRODUCTS[numbers] if name in self.peaks)
 
-    def best_of(self, other: Floors) -> Floors:
-        """The higher of two measurements of the same: whatever else ran can only have lowered them."""
-        peaks = {name: max(value, other.peaks[name]) for name, value in self.peaks.items()}
-        return Floors(peaks, max(self.read_bytes, other.read_bytes))
-
 
 def build_floors(folder: Path) -> Path:
     """Compiles floors.cpp into `folder`, for exactly this CPU.
@@ -58,7 +52,7 @@ def build_floors(folder: Path) -> Path:
     except FileNotFoundError:
         raise BenchmarkError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
     except subprocess.CalledProcessError as error:
-        raise BenchmarkError(f"{_SOURCE.name} does not compile: {(error.stderr or '').strip()[:300]}") from None
+        raise BenchmarkError(f"{_SOURCE.name} does not compile: {error.stderr.strip()[:300]}") from None
     return program
 
 
@@ -68,30 +62,16 @@ def measure_floors(program: Path, threads: int) -> Floors:
     return Floors(**json.loads(done.stdout))
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a call at least has to multiply and to read: FLOPs, two for each multiply-add, and bytes of weights, by type.
-
-    Matrix products only; of the weights those that a call can't do without.
-    """
-
-    flops: Mapping[str, int]
-    weight_bytes: int
-
-    def flop_floor_ms(self, floors: Floors) -> float:
-        """The least time for the products."""
-        at = Counter[float]()  # of the peaks: types that are multiplied alike are one sum
-        for numbers, count in self.flops.items():
-            at[floors.flops(numbers)] += count
-        return 1e3 * sum(count / peak for peak, count in at.items())
-
-    def memory_floor_ms(self, floors: Floors) -> float:
-        """The least time to read the weights."""
-        return 1e3 * self.weight_bytes / floors.read_bytes
+def least_ms(flops: Mapping[str, int], weight_bytes: int, floors: Floors) -> tuple[float, float]:
+    """The least time for products, FLOPs by type, and for reading the weights."""
+    products = sum(count / floors.flops(numbers) for numbers, count in flops.items())
+    return 1e3 * products, 1e3 * weight_bytes / floors.read_bytes
 
 
-def work_of(config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept_pairs: int, used_experts: int) -> Work:
-    """The work of a batch.
+def work_of(
+    config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept_pairs: int = 0, used_experts: int = 0
+) -> tuple[dict[str, int], int]:
+    """What a call at least has to multiply and to read: FLOPs of matrix products by type, and bytes of weights.
 
     Args:
         config: the model.
@@ -99,6 +79,9 @@ def work_of(config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept
         batch: images.
         kept_pairs: (token, expert) pairs with a place, in all MoE layers.
         used_experts: experts with such a pair, in all MoE layers.
+
+    Returns:
+        FLOPs, two for each multiply-add, and bytes of the weights that the call can't do without.
     """
     linear, attention, experts = numbers
     tokens = batch * config.num_tokens
@@ -108,8 +91,8 @@ def work_of(config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept
     weight_bytes = expert = 0
     for name, shape in parameter_shapes(config).items():
         size = math.prod(shape)
-        if "/Moe/Mlp/" in name:
-            if name.startswith(f"Encoder/encoderblock_{config.moe.layers[0]}/" if config.moe else ""):
+        if config.moe and "/Moe/Mlp/" in name:
+            if name.startswith(f"Encoder/encoderblock_{config.moe.layers[0]}/"):
                 expert += size // shape[0]
                 flops[experts] += 2 * kept_pairs * (size // shape[0]) if name.endswith("/kernel") else 0
             continue
@@ -118,4 +101,4 @@ def work_of(config: ModelConfig, numbers: tuple[str, str, str], batch: int, kept
         weight_bytes += _BYTES[own] * size
         if name.endswith("/kernel"):
             flops[own] += 2 * rows_of.get(name.partition("/")[0], tokens) * size
-    return Work(flops, weight_bytes + _BYTES[experts] * used_experts * expert)
+    return flops, weight_bytes + _BYTES[experts] * used_experts * expert

@@ -9,13 +9,11 @@ another 3 %, and `model_type=None`, which quantizes attention's own products as 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import logging
 import os
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +33,40 @@ def missing_nncf() -> str | None:
     return None
 
 
-def quantize_for_ort(graph: Path) -> Path:
-    """The graph with the weights of its products in int8, beside the other one; activations are quantized when it runs."""
+def quantize_for_ort(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the weights of its products in int8; activations are quantized when it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    def quantize(path: Path) -> None:
-        # The type is for what shape inference can't see through: com.microsoft's own ops.
-        options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-        logging.disable(logging.WARNING)  # of steps before, which the session does itself
-        try:
+    # The type is for what shape inference can't see through: com.microsoft's own ops.
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    logging.disable(logging.WARNING)  # of steps before, which the session does itself
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "int8.onnx")
             # Signed weights: with unsigned ones a product takes three times as long.
-            quantize_dynamic(str(graph), str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
-        finally:
-            logging.disable(logging.NOTSET)
+            quantize_dynamic(graph, str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+            return onnx.load(str(path))
+    finally:
+        logging.disable(logging.NOTSET)
 
-    return _cached(graph, f"ort-{importlib.metadata.version('onnxruntime')}.onnx", quantize)
 
+def quantize_for_openvino(model: Any) -> Any:
+    """An OpenVINO model with weights and activations in int8, calibrated on noise and on smooth images."""
+    os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
+    import nncf
 
-def quantize_for_openvino(graph: Path) -> Path:
-    """An OpenVINO model with weights and activations in int8, calibrated on noise and on smooth images, beside the graph."""
-
-    def quantize(path: Path) -> None:
-        os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
-        import nncf
-        import openvino
-
-        nncf.set_log_level(logging.ERROR)
-        model = openvino.Core().read_model(str(graph))
-        batches = calibration_batches(tuple(model.input(0).shape))
-        no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(batches),
-                subset_size=len(batches),
-                model_type=nncf.ModelType.TRANSFORMER,
-                preset=nncf.QuantizationPreset.PERFORMANCE,
-                advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
-            )
-        openvino.save_model(quantized, str(path), compress_to_fp16=False)
-
-    return _cached(graph, f"nncf-{importlib.metadata.version('nncf')}.xml", quantize)
+    nncf.set_log_level(logging.ERROR)
+    batches = calibration_batches(tuple(model.input(0).shape))
+    no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
+        )
 
 
 def calibration_batches(shape: tuple[int, ...]) -> list[Array]:
@@ -89,15 +80,3 @@ def calibration_batches(shape: tuple[int, ...]) -> list[Array]:
         smooth = squares.repeat(-(-height // _SQUARES), axis=1).repeat(-(-width // _SQUARES), axis=2)[:, :height, :width]
         batches.append(np.clip(smooth + random.normal(0, 0.1, shape), -1, 1).astype(np.float32))
     return batches
-
-
-def _cached(graph: Path, ending: str, make: Callable[[Path], None]) -> Path:
-    """What `make` writes from a graph, in a file beside it named after the graph's content; made once."""
-    digest = hashlib.sha256(graph.read_bytes()).hexdigest()[:12]
-    path = graph.with_name(f"{graph.stem}-{digest}-{ending}")
-    if not path.exists():
-        part = path.with_name(f"part-{path.name}")
-        make(part)
-        for file in part.parent.glob(f"{part.stem}.*"):  # OpenVINO writes the weights to a file of their own
-            file.rename(file.with_name(file.name.removeprefix("part-")))
-    return path

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,61 +19,29 @@ from vmoe_export import export_bundle
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import graph_shape, parameter_shapes
 from vmoe_export.model.torch_model import Vmoe
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.profiles import Profile
+
+sys.path.append(str(Path(__file__).parents[2] / "samples"))
+import random_checkpoint as samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 
-_RANDOM_CHECKPOINT = Path(__file__).parents[2] / "samples" / "random_checkpoint.py"
+_SIZES = {  # variant, pixels and classes
+    "b16": (samples.VARIANTS["B/16"], 224, 1000),
+    "s32": (samples.VARIANTS["S/32"], 224, 1000),
+    "tiny": (samples.Variant(64, 4, 128, 4, 4), 28, 10),
+}
+MODELS = tuple(_SIZES)
 _EXPERTS, _PLACEMENT = 8, "Every 2"
 _BALANCING_IMAGES = 8
 
 
-def _load_random_checkpoint() -> ModuleType:
-    """The sample that writes random checkpoints; samples are scripts, so it is found by its path."""
-    spec = importlib.util.spec_from_file_location("random_checkpoint", _RANDOM_CHECKPOINT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_random = _load_random_checkpoint()
-_SIZES = {  # variant, pixels and classes
-    "b16": (_random.VARIANTS["B/16"], 224, 1000),
-    "s32": (_random.VARIANTS["S/32"], 224, 1000),
-    "tiny": (_random.Variant(64, 4, 128, 4, 4), 28, 10),
-}
-MODELS = tuple(_SIZES)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A capacity ratio C and the experts per token K."""
-
-    capacity_ratio: float
-    k: int
-
-    @property
-    def ck(self) -> float:
-        """C * K, the share of the tokens that experts have places for."""
-        return round(self.capacity_ratio * self.k, 6)
-
-    @property
-    def profile(self) -> str:
-        """The profile's systematic name."""
-        return f"c{self.capacity_ratio!r}-k{self.k}"
-
-
-def setting_for(ck: float) -> Setting:
-    """One expert per token while that makes sense; above, two.
-
-    Example:
-        >>> setting_for(0.3), setting_for(2.1)
-        (Setting(capacity_ratio=0.3, k=1), Setting(capacity_ratio=1.05, k=2))
-    """
-    return Setting(ck, 1) if ck <= 1.2 else Setting(ck / 2, 2)
+def noise(*shape: int) -> Array:
+    """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -82,51 +49,47 @@ class Model:
     """A V-MoE and the dense ViT of the same width and depth; bundles are exported when they are first asked for."""
 
     name: str
-    config: ModelConfig
-    dense_config: ModelConfig
+    configs: Mapping[Kind, ModelConfig]
     folder: Path
-
-    def config_of(self, kind: Kind) -> ModelConfig:
-        """The V-MoE or the dense ViT."""
-        return self.config if kind == "sparse" else self.dense_config
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
         """The bundle in a precision; exported where it isn't there, or another exporter made it."""
         path = self.folder / f"{self.name}-{kind}-{precision}.vmoe"
-        stamp, exporter = path.with_suffix(".exporter"), _exporter_hash()
-        if not (path.exists() and stamp.exists() and stamp.read_text() == exporter):
+        stamp = path.with_suffix(".exporter")
+        if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):
             options: dict[str, Any] = {"capacity": [0.3], "k": [1], "group": "image"} if kind == "sparse" else {}
             export_bundle(self.checkpoint(kind), path, precision=precision, validate=False, force=True, **options)
-            stamp.write_text(exporter)
+            stamp.write_text(_exporter_hash())
         return path
 
     def checkpoint(self, kind: Kind) -> Path:
         """The checkpoint in the official format; written where it isn't there."""
-        prefix = self.folder / f"{self.name}-{kind}"
+        prefix, config = self.folder / f"{self.name}-{kind}", self.configs[kind]
         if not Path(f"{prefix}.index").exists():
-            config, make = self.config_of(kind), _random.random_weights(0)
+            make = samples.random_weights(0)
             routers = _balanced_routers(config, make) if config.moe else {}
-            shapes = parameter_shapes(config)
-            _random.write_checkpoint(prefix, shapes, lambda name, shape: routers.get(name, make(name, shape)), 2)
+            tensors = parameter_shapes(config)
+            samples.write_checkpoint(prefix, tensors, lambda name, shape: routers.get(name, make(name, shape)), 2)
         return prefix
 
     def images(self, batch: int) -> Array:
         """Uniform noise, float32[N,H,W,C] in [-1, 1]."""
-        return noise_images(self.config, batch)
+        config = self.configs["sparse"]
+        return noise(batch, *config.image_size, config.channels)
 
-
-def noise_images(config: ModelConfig, batch: int) -> Array:
-    """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
-    return np.random.default_rng(0).uniform(-1, 1, (batch, *config.image_size, config.channels)).astype(np.float32)
+    def profile(self, ck: float) -> Profile:
+        """The setting of a capacity ratio x k: one expert per token while that makes sense; above, two."""
+        rules: Any = Bundle.open(self.bundle("sparse"), verify=False).manifest.rules
+        return rules.profile(ck, 1, bpr=True) if ck <= 1.2 else rules.profile(ck / 2, 2, bpr=True)
 
 
 def prepare(name: str, folder: Path) -> Model:
     """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`."""
     variant, pixels, classes = _SIZES[name]
-    layers = _random.moe_layers(_PLACEMENT, variant.num_layers)
+    layers = samples.moe_layers(_PLACEMENT, variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    sparse, dense = (_random.describe(variant, pixels, classes, _EXPERTS, who) for who in (layers, ()))
-    return Model(name, sparse, dense, folder)
+    sparse, dense = (samples.describe(variant, pixels, classes, _EXPERTS, where) for where in (layers, ()))
+    return Model(name, {"sparse": sparse, "dense": dense}, folder)
 
 
 class _Balancing(Vmoe):
@@ -153,19 +116,15 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     }
     network.load_state_dict(tensors, assign=True)
     network.requires_grad_(False)
+    images = torch.from_numpy(noise(_BALANCING_IMAGES, *config.image_size, config.channels))
     places = torch.full((len(config.moe.layers),), config.num_tokens)
-    one, zero = torch.ones(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
     with torch.inference_mode():
-        network(
-            torch.from_numpy(noise_images(config, _BALANCING_IMAGES)), places, one, one, zero, zero + config.moe.num_experts
-        )
-    return {f"{name.replace('.', '/')}": p.numpy() for name, p in network.named_parameters() if "Router" in name}
+        network(images, places, *(torch.tensor([value]) for value in (1, 1, 0, config.moe.num_experts)))
+    return {name.replace(".", "/"): p.numpy() for name, p in network.named_parameters() if "Router" in name}
 
 
 @functools.cache
 def _exporter_hash() -> str:
     """Of the exporter's source: a bundle of another exporter would be another model to time."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(vmoe_export.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    sources = sorted(Path(vmoe_export.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

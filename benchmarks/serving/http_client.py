@@ -10,7 +10,6 @@ import asyncio
 import gc
 import json
 import multiprocessing
-import resource
 import select
 import selectors
 import time
@@ -30,7 +29,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its status, its head in lower case without the last empty line, its body, and when it came."""
+    """An answer: its status, its head in lower case, its body, and when it came."""
 
     status: int
     head: bytes
@@ -96,55 +95,43 @@ def header(head: bytes, name: str) -> str | None:
     return None if start < 0 else head[start + len(name) + 3 :].partition(b"\r\n")[0].strip().decode("latin-1")
 
 
-class Connection(asyncio.Protocol):
+@dataclass(frozen=True)
+class Connection:
     """One connection, and at most one request at a time on it."""
 
-    transport: asyncio.Transport
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._answer: asyncio.Future[Reply | None] | None = None
+    @property
+    def ended(self) -> bool:
+        """Whether one side has closed it."""
+        return self.writer.is_closing() or self.reader.at_eof()
 
     async def ask(self, request: bytes) -> Reply | None:
         """Sends a request and waits for the reply; None where the connection ends without one."""
-        if self.transport.is_closing():
+        if self.ended:
             return None
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return await self._answer
+        self.writer.write(request)
+        try:
+            head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+            if header(head, "transfer-encoding") == "chunked":  # nothing that a model answers: no one reads it
+                body = await self.reader.readuntil(b"0\r\n\r\n")
+            else:
+                body = await self.reader.readexactly(int(header(head, "content-length") or 0))
+        except (OSError, EOFError):
+            return None
+        if header(head, "connection") == "close":
+            self.writer.close()
+        return Reply(int(head[9:12]), head, body, time.monotonic())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102  (asyncio's)
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:  # noqa: D102  (asyncio's)
-        self._bytes += data
-        end = self._bytes.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = bytes(self._bytes[:end]).lower()
-        if header(head, "transfer-encoding") == "chunked":  # nothing that a model answers: no one reads it
-            whole = self._bytes.find(b"0\r\n\r\n", end) + 5
-        else:
-            whole = end + 4 + int(header(head, "content-length") or 0)
-        if whole > end and len(self._bytes) >= whole:
-            reply = Reply(int(head[9:12]), head, bytes(self._bytes[end + 4 : whole]), time.monotonic())
-            del self._bytes[:whole]
-            if header(head, "connection") == "close":
-                self.transport.close()
-            self._end(reply)
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: D102  (asyncio's)
-        self._end(None)
-
-    def _end(self, reply: Reply | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(reply)
+    def hang_up(self) -> None:
+        """Ends it at once, whatever is still to be sent."""
+        self.writer.transport.abort()
 
 
 async def connect(port: int) -> Connection:
     """A new connection to this machine."""
-    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
+    return Connection(*await asyncio.open_connection("127.0.0.1", port))
 
 
 def generator() -> Executor:
@@ -183,74 +170,69 @@ class _ExactSelector(selectors.EpollSelector):
 
 
 class _Load:
+    """Asks, and keeps for each request when it was sent and what came."""
+
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
         self._port, self._requests, self._images = port, requests, images
-        self._sent: list[float] = []
-        self._replies: list[Reply | None] = []
+        self._asked: list[tuple[float, Reply | None]] = []
         self._connections: list[Connection] = []
+        self._cpu = time.process_time()
 
     async def open(self, offsets: Array) -> Notes:
-        cpu, start = _cpu_seconds(), time.monotonic() + 0.05
+        start = time.monotonic() + 0.05
         due, idle, tasks = start + offsets, list[Connection](), list[asyncio.Task[None]]()
 
         async def client(index: int) -> None:
-            while idle and idle[-1].transport.is_closing():
+            while idle and idle[-1].ended:
                 idle.pop()
-            connection = idle.pop() if idle else await self._connect()
-            if connection is not None and await self._ask(index, connection):
+            try:
+                connection = idle.pop() if idle else await self._connect()
+            except OSError:  # it counts as a request without an answer
+                return
+            if await self._ask(index, connection):
                 idle.append(connection)
 
         for moment in due:
             await asyncio.sleep(max(moment - time.monotonic(), 0))
             tasks.append(asyncio.create_task(client(self._next())))
         await asyncio.wait(tasks, timeout=_PATIENCE)
-        return self._notes(start, due, cpu)
+        return self._notes(start, due)
 
     async def closed(self, connections: int, seconds: float) -> Notes:
-        self._connections = [await connect(self._port) for _ in range(connections)]
-        cpu, start = _cpu_seconds(), time.monotonic()
+        opened = [await self._connect() for _ in range(connections)]
+        start = time.monotonic()
 
         async def client(connection: Connection) -> None:
-            while time.monotonic() < start + seconds and not connection.transport.is_closing():
-                if not await self._ask(self._next(), connection):
-                    return
+            while time.monotonic() < start + seconds and not connection.ended:
+                await self._ask(self._next(), connection)
 
-        tasks = [asyncio.create_task(client(connection)) for connection in self._connections]
-        await asyncio.wait(tasks, timeout=seconds + _PATIENCE)
-        return self._notes(start, None, cpu)
+        await asyncio.wait([asyncio.create_task(client(connection)) for connection in opened], timeout=seconds + _PATIENCE)
+        return self._notes(start, None)
 
     def _next(self) -> int:
-        self._sent.append(np.nan)
-        self._replies.append(None)
-        return len(self._sent) - 1
+        self._asked.append((np.nan, None))
+        return len(self._asked) - 1
 
-    async def _connect(self) -> Connection | None:
-        try:
-            self._connections.append(await connect(self._port))
-        except OSError:  # it counts as a request without an answer
-            return None
+    async def _connect(self) -> Connection:
+        self._connections.append(await connect(self._port))
         return self._connections[-1]
 
     async def _ask(self, index: int, connection: Connection) -> Reply | None:
-        self._sent[index] = time.monotonic()
-        self._replies[index] = await connection.ask(self._requests[index % len(self._requests)])
-        return self._replies[index]
+        self._asked[index] = time.monotonic(), None
+        reply = await connection.ask(self._requests[index % len(self._requests)])
+        self._asked[index] = self._asked[index][0], reply
+        return reply
 
-    def _notes(self, start: float, due: Array | None, cpu: float) -> Notes:
-        cpu = _cpu_seconds() - cpu
+    def _notes(self, start: float, due: Array | None) -> Notes:
+        cpu = time.process_time() - self._cpu
         for connection in self._connections:
-            connection.transport.abort()
-        sent = np.array(self._sent)
+            connection.hang_up()
+        sent, replies = np.array([sent for sent, _ in self._asked]), [reply for _, reply in self._asked]
         settings, classes = [""] * len(sent), np.full((len(sent), self._images), -1)
-        for index, reply in enumerate(self._replies):
+        for index, reply in enumerate(replies):
             if reply is not None and reply.status == 200:
                 settings[index], logits = read_answer(reply, self._images)
                 classes[index] = logits.argmax(1)
-        status = np.array([reply.status if reply else 0 for reply in self._replies])
-        done = np.array([reply.at if reply else np.nan for reply in self._replies])
+        status = np.array([reply.status if reply else 0 for reply in replies])
+        done = np.array([reply.at if reply else np.nan for reply in replies])
         return Notes(start, sent if due is None else due, sent, done, status, tuple(settings), classes, cpu)
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -24,7 +24,9 @@ def draw(report: dict[str, Any], file: Path) -> None:
         for row in rows:
             color, marker = _LOOKS[row["mode"]]
             place = row["accuracy"] and row["accuracy"] * 100 if known else row["mean_level"]
-            left.scatter(np.nan if place is None else place, row["in_time"] * 100, 90, color, marker, label=row["mode"])
+            left.scatter(
+                np.nan if place is None else place, row["in_time"] * 100, s=90, color=color, marker=marker, label=row["mode"]
+            )
         level = "mean level, 0 lowest, 1 highest"
         left.set(title=trace, xlabel="mean served accuracy, %" if known else level, ylim=(-5, 105))
         left.set_ylabel(f"answered within {report['slo_ms']:g} ms, %")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import Any
 
@@ -14,23 +13,23 @@ from serving.subject import Subject
 
 def measure(subject: Subject) -> dict[str, Any]:
     """Rounds of service and engine for each setting: while one is measured, the other idles."""
-    given, each, rows = subject.given, subject.given.images_per_request, []
+    given, rows = subject.given, []
     for setting in given.settings:
         # The engine's batches are as large as the service's own calls.
         size = round(subject.saturated(setting, given.seconds)["images_per_call"] or given.max_batch)
         rounds = []
         for _ in range(given.rounds):
             part = subject.saturated(setting, given.seconds)
-            part["engine_images_per_second"] = size / np.mean(_calls(subject, size, setting))
-            part["ratio"] = part["images_per_second"] / part["engine_images_per_second"]
-            part["alone_ms"] = subject.saturated(setting, given.seconds, connections=1)["p50_ms"]
-            part["call_ms"] = float(np.median(_calls(subject, each, setting))) * 1e3
-            part["overhead_ms"] = part["alone_ms"] - part["call_ms"]
+            engine, alone = size / np.mean(_calls(subject, size, setting)), subject.saturated(setting, given.seconds, 1)
+            call = float(np.median(_calls(subject, given.images_per_request, setting))) * 1e3
+            part |= {"engine_images_per_second": engine, "ratio": part["images_per_second"] / engine}
+            part |= {"alone_ms": alone["p50_ms"], "call_ms": call, "overhead_ms": alone["p50_ms"] - call}
             rounds.append(part)
         numbers = [name for name, value in rounds[0].items() if isinstance(value, float)]
         medians = {name: float(np.median([part[name] for part in rounds])) for name in numbers}
-        ratios = sorted(part["ratio"] for part in rounds)
-        rows.append(medians | {"setting": setting, "batch": size, "least": ratios[0], "most": ratios[-1], "rounds": rounds})
+        ratios = [part["ratio"] for part in rounds]
+        row = {"setting": setting, "batch": size, "least": min(ratios), "most": max(ratios), "rounds": rounds}
+        rows.append(medians | row)
     service = {"service_bytes": sum(subject.service.memory().values()), "start_seconds": subject.service.start_seconds}
     return subject.described() | {"rows": rows} | service
 
@@ -48,13 +47,11 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
     """Seconds of each call of the bare engine, as many as there is time for."""
-    images, taken = subject.images, list[float]()
-    batches = [images[np.arange(first, first + size) % len(images)] for first in range(0, len(images), size)]
-    end = time.perf_counter() + subject.given.seconds
-    for batch in itertools.cycle(batches):
+    taken, end = list[float](), time.perf_counter() + subject.given.seconds
+    while not taken or time.perf_counter() < end:
+        first = len(taken) * size
+        batch = subject.images[np.arange(first, first + size) % len(subject.images)]
         start = time.perf_counter()
-        if start >= end and taken:
-            break
         subject.engine(batch, setting)
         taken.append(time.perf_counter() - start)
     return taken

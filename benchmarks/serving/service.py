@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import re
@@ -13,16 +12,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
+from cpu.timing import cpu_seconds, process_fields
 
 from vmoe_runtime.errors import VmoeError
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 MODEL = "model"
 """The name under which every bundle is served."""
 _PATIENCE = 180.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServiceError(VmoeError):
@@ -49,9 +53,9 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         start = time.monotonic()
-        ray = [sys.executable, "-m", "vmoe_serve", "ray"]
-        command = [*(ray if program == "ray" else [program]), str(bundle), "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--name", MODEL, *options, *(["--backend", "onnxruntime"] if program == "ray" else [])]
+        command = [sys.executable, "-m", "vmoe_serve", "ray"] if program == "ray" else [program]
+        command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
+        command += ["--backend", "onnxruntime"] if program == "ray" else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is open as long as the service runs)
         # The same ONNX Runtime as that of the benchmark's own engine, which answers are held to.
         runtime = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), "")
@@ -71,9 +75,6 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
         """Ends it by SIGTERM.
 
         Raises:
@@ -94,43 +95,33 @@ class Service:
         Raises:
             OSError, http.client.HTTPException: there is no answer.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path)
             response = connection.getresponse()
             return response.status, response.read().decode()
-        finally:
-            connection.close()
 
-    def metric(self, name: str) -> float | None:
-        """The sum of a Prometheus metric over its labels; None where the service has none of that name."""
-        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)
-        return sum(map(float, found)) if found else None
+    def metric(self, name: str) -> float:
+        """The sum of a Prometheus metric over its labels; 0 where the service has none of that name."""
+        return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)))
 
-    def processes(self) -> dict[int, list[str]]:
-        """The processes that it consists of now, by id, with the fields of /proc/PID/stat from the state on."""
-        every = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has just ended
-                every[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()
+    def memory(self) -> dict[int, int]:
+        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
+        fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
         family, before = {self._process.pid}, 0
         while len(family) > before:
             before = len(family)
-            family |= {process for process, fields in every.items() if int(fields[1]) in family}
-        return {process: every[process] for process in sorted(family) if process in every}
+            family |= {process for process, found in fields.items() if found and int(found[1]) in family}
+        memory = {}
+        for process in sorted(family):
+            with suppress(OSError, ValueError):  # it has just ended
+                rollup = Path(f"/proc/{process}/smaps_rollup").read_text().split()
+                memory[process] = int(rollup[rollup.index("Pss:") + 1]) << 10
+        return memory
 
-    def cpu_seconds(self) -> float:
-        """CPU time of the processes that it consists of now."""
-        return sum(int(fields[11]) + int(fields[12]) for fields in self.processes().values()) / _TICKS
-
-    def memory(self) -> dict[int, int]:
-        """Bytes of memory of each of its processes, by id: what it has alone, and its share of what it has with others."""
-        found = {}
-        for process in self.processes():
-            with contextlib.suppress(OSError):  # it has just ended
-                fields = Path(f"/proc/{process}/smaps_rollup").read_text().split()
-                found[process] = int(fields[fields.index("Pss:") + 1]) << 10
-        return found
+    def counters(self) -> Array:
+        """Seconds of CPU time that its processes took so far, the images that it served, and its calls."""
+        served = self.metric("vmoe_images_served_total"), self.metric("vmoe_calls_total")
+        return np.array([sum(map(cpu_seconds, self.memory())), *served])
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE
@@ -147,8 +138,7 @@ class Service:
 
     def _said(self) -> str:
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:500]
+        return (self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()[:500]
 
 
 def process_name(process: int) -> str:

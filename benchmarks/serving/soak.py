@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,13 @@ class Soak:
 
     def ran(self) -> Soak:
         """Runs it, to its end."""
+        bad = {"malformed": malformed(self.images[:1]), "oversized": oversized(self.most_bytes)}
+        self._bad = bad | {"no HTTP": [(request, None) for request in no_http()]}
         run(self._run())
         return self
 
     async def _run(self) -> None:
         end = time.monotonic() + self.seconds
-        self._malformed, self._no_http = malformed(self.images[:1]), no_http()
-        self._oversized = oversized(self.most_bytes)
 
         async def client(seed: int) -> None:
             chance = random.Random(seed)
@@ -78,38 +79,35 @@ class Soak:
                     self.lost[f"{kind}: no connection ({error.strerror})"] += 1
                     continue
                 await self._visit(connection, kind, chance)
-                if not connection.transport.is_closing():
-                    connection.transport.abort()
+                connection.hang_up()
 
         await asyncio.gather(*map(client, range(self.clients)))
 
     async def _visit(self, connection: Connection, kind: str, chance: random.Random) -> None:
-        if kind == "good":
-            for _ in range(chance.randint(1, _ON_ONE_CONNECTION)):
-                if not await self._ask_well(connection, kind, chance):
-                    return
-        elif kind == "dripping":
-            await self._ask_well(connection, kind, chance)
+        if kind in self._bad:
+            request, status = chance.choice(self._bad[kind])
+            reply = await self._reply(connection, kind, request)
+            if status is not None:
+                self._check_refusal(reply, status, f"{kind}: {request[:60]!r}")
+            elif reply is not None and not 400 <= reply.status < 500:
+                self.wrong[f"{kind}: {reply.status}"] += 1
         elif kind.startswith("gone"):
             self.sent[kind] += 1
             request = self._good(chance)[0]
-            connection.transport.write(request if "answer" in kind else request[: chance.randrange(1, len(request))])
+            connection.writer.write(request if "answer" in kind else request[: chance.randrange(1, len(request))])
             await asyncio.sleep(chance.uniform(0, 0.01))
-        elif kind == "no HTTP":
-            reply = await self._reply(connection, kind, chance.choice(self._no_http))
-            if reply is not None and not 400 <= reply.status < 500:
-                self.wrong[f"{kind}: {reply.status}"] += 1
         else:
-            request, status = chance.choice(self._oversized if kind == "oversized" else self._malformed)
-            self._check_refusal(await self._reply(connection, kind, request), status, f"{kind}: {request[:60]!r}")
+            for _ in range(chance.randint(1, _ON_ONE_CONNECTION) if kind == "good" else 1):
+                if not await self._ask_well(connection, kind, chance):
+                    return
 
     async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
         """Whether it was answered, rightly or not."""
         request, setting, part = self._good(chance)
         if kind == "dripping":
-            cuts = sorted(chance.sample(range(len(request)), _DRIPS))
-            for start, stop in zip([0, *cuts], cuts, strict=False):
-                connection.transport.write(request[start:stop])
+            cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
+            for start, stop in pairwise(cuts):
+                connection.writer.write(request[start:stop])
                 await asyncio.sleep(_DRIP_SECONDS)
             request = request[cuts[-1] :]
         reply = await self._reply(connection, kind, request)
@@ -178,8 +176,8 @@ def measure(subject: Subject) -> dict[str, Any]:
         "seconds": time.monotonic() - start,
         "kinds": [{"kind": kind, "sent": sent, "answers": answers[kind]} for kind, sent in came.sent.items()],
         "refusals": [{"status": s, "sentence": text, "times": n} for (s, text), n in sorted(came.refusals.items())],
-        "wrong": dict(came.wrong),
-        "lost": dict(came.lost),
+        "wrong": came.wrong,
+        "lost": came.lost,
         "images_left": left,
         "samples": samples,
         "memory": memory_growth([sample for _, sample in samples], names),
@@ -188,7 +186,7 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 
 def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """How the resident memory of each process grew, the most first; behind them, without a `pid`, all of them together.
+    """How the memory of each process grew, the most first; behind them, without a `pid`, all of them together.
 
     `first` and `last` are medians in bytes over the first and the last third of the samples, None where it had none there.
 
@@ -204,12 +202,10 @@ def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]
     third = max(len(samples) // 3, 1)
 
     def row(name: str, pid: int | None, memory: Sequence[int | None]) -> dict[str, Any]:
-        first, last = (
-            float(np.median(held)) if (held := [value for value in part if value is not None]) else None
-            for part in (memory[:third], memory[-third:])
-        )
+        thirds = ([value for value in part if value is not None] for part in (memory[:third], memory[-third:]))
+        first, last = (float(np.median(held)) if held else None for held in thirds)
         growth = None if first is None or last is None else last - first
-        share = None if growth is None or not first else growth / first
+        share = growth / first if growth is not None and first else None
         return {"name": name, "pid": pid, "first": first, "last": last, "growth": growth, "share": share}
 
     processes = sorted({process for sample in samples for process in sample})
@@ -220,29 +216,27 @@ def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]
 
 def markdown(report: dict[str, Any]) -> str:
     """What was sent, what came, and how the memory went."""
+    sent = sum(kind["sent"] for kind in report["kinds"])
+    wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
+    lines = [
+        f"{sent:,} requests in {report['seconds']:.0f} s; wrong: {wrong}, lost: {lost}, in the queue at the end: "
+        f"{report['images_left']:g}.",
+        *(f"- {what}: {text} ({times})" for what in ("wrong", "lost") for text, times in report[what].items()),
+        "",
+    ]
     kinds = [
         kind | {"came": ", ".join(f"{status or 'hung up'}: {times}" for status, times in kind["answers"]) or "-"}
         for kind in report["kinds"]
     ]
-    faults = [f"- {what}: {text} ({times})" for what in ("wrong", "lost") for text, times in report[what].items()]
+    lines += [*table(["client", "requests", "answers"], [cells(kind, "kind sent came") for kind in kinds]), ""]
+    rows = [cells(row, "status sentence times") for row in report["refusals"]]
+    lines += [*table(["refusal", "sentence", "times"], rows), ""]
     megabytes = [
         row | {name: None if row[name] is None else row[name] / 1e6 for name in ("first", "last", "growth")}
         for row in report["memory"]
     ]
     head = ["process", "pid", "MB, first third", "MB, last third", "growth, MB", "growth"]
+    rows = [cells(row, "name pid first:,.1f last:,.1f growth:+,.1f share:+.2%") for row in megabytes]
     most = megabytes[0]
-    lines = [
-        f"{sum(kind['sent'] for kind in kinds):,} requests in {report['seconds']:.0f} s; wrong: "
-        f"{sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}, in the queue at the end: "
-        f"{report['images_left']}.",
-        *faults,
-        "",
-        *table(["client", "requests", "answers"], [cells(kind, "kind sent came") for kind in kinds]),
-        "",
-        *table(["refusal", "sentence", "times"], [cells(row, "status sentence times") for row in report["refusals"]]),
-        "",
-        *table(head, [cells(row, "name pid first:,.1f last:,.1f growth:+,.1f share:+.2%") for row in megabytes]),
-        "",
-        f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians.",
-    ]
-    return "\n".join(lines)
+    grown = f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians."
+    return "\n".join([*lines, *table(head, rows), "", grown])

@@ -14,7 +14,6 @@ import numpy as np
 
 from serving.http_client import Notes, closed_loop, generator, infer_request
 from serving.service import MODEL, Service, ServiceError
-from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime import Engine
 from vmoe_runtime.image_source import open_images
 
@@ -41,24 +40,25 @@ class Subject:
     service: Service
     generator: Executor
 
-    def requests(self, setting: str | None) -> list[bytes]:
-        """One for each N images, all at one setting."""
-        each = self.given.images_per_request
-        parts = range(0, len(self.images), each)
-        return [infer_request(MODEL, self.images[start : start + each], setting) for start in parts]
+    def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Notes, dict[str, Any]]:
+        """Lets the generator send all images at a setting, by `open_loop` or `closed_loop`.
 
-    def right(self, notes: Notes) -> float | None:
-        """The share of right classes among the answered ones; None where it isn't known what images show."""
-        if self.labels is None:
-            return None
-        labels = self.labels[np.arange(len(notes.status)) % len(self.labels)]
-        answered = notes.status == 200
-        return float(np.mean(notes.classes[answered] == labels[answered])) if answered.any() else None
-
-    def calls(self) -> tuple[float, float] | None:
-        """Images and calls of the service so far; None where it doesn't tell."""
-        calls = self.service.metric("vmoe_calls_total")
-        return None if calls is None else (self.service.metric("vmoe_images_served_total") or 0.0, calls)
+        Returns:
+            What came, and of it: `accuracy`, the share of right classes among the answered ones, None where it isn't known
+            what images show; `images_per_call`, the mean of the service's calls, None without any; `service_seconds` and
+            `generator_seconds` of CPU time.
+        """
+        each, service = self.given.images_per_request, self.service
+        requests = [infer_request(MODEL, self.images[i : i + each], setting) for i in range(0, len(self.images), each)]
+        before = service.counters()
+        notes: Notes = self.generator.submit(kind, service.port, requests, each, *arguments).result()
+        seconds, images, calls = map(float, service.counters() - before)
+        answered, accuracy = notes.status == 200, None
+        if self.labels is not None and answered.any():
+            labels = self.labels[np.arange(len(notes.status)) % len(self.labels)]
+            accuracy = float(np.mean(notes.classes[answered] == labels[answered]))
+        found = {"accuracy": accuracy, "images_per_call": images / calls if calls else None}
+        return notes, found | {"service_seconds": seconds, "generator_seconds": notes.cpu}
 
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> dict[str, Any]:
         """What the service answers to so many connections (by default two full calls' worth) that ask without a pause.
@@ -70,21 +70,17 @@ class Subject:
         """
         each = self.given.images_per_request
         connections = connections or 2 * max(self.given.max_batch // each, 1)
-        before, cpu = self.calls(), self.service.cpu_seconds()
-        requests = self.requests(setting)
-        notes = self.generator.submit(closed_loop, self.service.port, requests, each, connections, seconds).result()
+        notes, found = self.load(closed_loop, setting, connections, seconds)
         answered = notes.status == 200
         if not answered.any():
             raise ServiceError(f"the service answered none of {len(notes.status)} requests for {setting}")
         start, end = notes.start + _SETTLING * seconds, notes.start + seconds
         inside = notes.done[answered & (notes.done >= start) & (notes.done < end)]
-        return {
+        return found | {
             "setting": setting,
             "images_per_second": each * rate(inside, end - start),
-            "accuracy": self.right(notes),
-            "images_per_call": images_per_call(before, self.calls()),
             "p50_ms": float(np.median((notes.done - notes.sent)[answered]) * 1e3),
-            "service_cpu": (self.service.cpu_seconds() - cpu) / seconds,
+            "service_cpu": found["service_seconds"] / seconds,
             "generator_cpu": notes.cpu / seconds,
             "generator_ms": notes.cpu / len(notes.status) * 1e3,
         }
@@ -92,8 +88,7 @@ class Subject:
     def described(self) -> dict[str, Any]:
         """The head of every report."""
         given = {name: value for name, value in vars(self.given).items() if not isinstance(value, Path)}
-        machine = {"cpu": cpu_model(), "cores": usable_cores()}
-        return {**given, "bundle": self.given.bundle.name, "backend": self.engine.backend_description, "machine": machine}
+        return {**given, "bundle": self.given.bundle.name, "backend": self.engine.backend_description}
 
 
 def rate(done: Array, seconds: float) -> float:
@@ -136,10 +131,3 @@ def subject(given: argparse.Namespace) -> Iterator[Subject]:
             options += [f"--{name.replace('_', '-')}", f"{getattr(given, name):g}"]
         with Service(given.service, given.bundle, options) as service, generator() as process:
             yield Subject(given, engine, images, labels, service, process)
-
-
-def images_per_call(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    """The mean between two times; None where it isn't known."""
-    if before is None or after is None or after[1] == before[1]:
-        return None
-    return (after[0] - before[0]) / (after[1] - before[1])

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from command_line import cells, say, table
 
-from serving.arrivals import TRACES, burst_starts
+from serving.arrivals import arrivals, burst_starts
 from serving.http_client import Array, Notes, open_loop
 from serving.service import ServiceError
-from serving.subject import Subject, images_per_call
+from serving.subject import Subject
 
 _PAUSE = 1.0  # seconds between two traces, in which the service comes to rest
 _MEANINGFUL = 1.1
@@ -27,25 +27,22 @@ def measure(subject: Subject) -> dict[str, Any]:
     Raises:
         ServiceError: the service answers nothing, or the load is nothing.
     """
-    given, service = subject.given, subject.service
+    given = subject.given
     points = [subject.saturated(name, given.saturate_seconds) for name in given.settings]
     low, high = points[0], points[-1]
     rate = given.load * low["images_per_second"] / given.images_per_request
     rows = []
     for name in given.traces:
-        arrivals = TRACES[name](rate, given.seconds, 1)
-        if not arrivals.size:
+        due = arrivals(name, rate, given.seconds, 1)
+        if not due.size:
             raise ServiceError(f"at {rate:.2g} requests a second none come in {given.seconds:g} seconds")
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
-            before, cpu = subject.calls(), service.cpu_seconds()
-            requests = subject.requests(setting)
-            notes = subject.generator.submit(open_loop, service.port, requests, given.images_per_request, arrivals).result()
+            notes, found = subject.load(open_loop, setting, due)
             bursts = burst_starts(given.seconds) if name == "bursts" and setting is None else []
-            row = {"trace": name, "mode": mode, **outcome(notes, given.slo_ms / 1e3, given.settings, bursts)}
-            row |= {"accuracy": subject.right(notes), "images_per_call": images_per_call(before, subject.calls())}
-            rows.append(row | {"service_seconds": service.cpu_seconds() - cpu})
-            say(f"{name}, {mode}: {row['in_time']:.1%} in time")
+            found |= outcome(notes, given.slo_ms / 1e3, given.settings, bursts)
+            rows.append({"trace": name, "mode": mode, **found})
+            say(f"{name}, {mode}: {found['in_time']:.1%} in time")
     over = given.load * low["images_per_second"] / high["images_per_second"]
     load = {"load": given.load, "requests_per_second": rate, "over_high": over}
     return subject.described() | load | {"points": points, "rows": rows}
@@ -90,7 +87,6 @@ def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[
             for part, level in enumerate(parts)
         ],
         "late_ms": float(np.nanpercentile(notes.sent - notes.due, 99) * 1e3),
-        "generator_seconds": notes.cpu,
     }
 
 
