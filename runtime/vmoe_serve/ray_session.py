@@ -15,10 +15,10 @@ import ray
 from vmoe_runtime.command_line import CommandError
 
 _OBJECT_STORE = 75 << 20
-"""Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes: large request bodies alone go through it."""
+"""Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes; only large requests go through it."""
 
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Of Ray's processes: where nobody says, glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
+"""Of Ray's processes; without them glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
 
 
 @contextmanager
