@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +88,16 @@ def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[
 def mnist_checkpoint() -> Path:
     """The trained checkpoint: 5 blocks, all MoE, 8 experts, one channel, 28 px."""
     return MNIST / "vmoe_mnist"
+
+
+@pytest.fixture(scope="session")
+def writer() -> ModuleType:
+    """The sample that writes checkpoints of standard sizes, as a module."""
+    spec = importlib.util.spec_from_file_location("random_checkpoint", MNIST.parent / "random_checkpoint.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
