@@ -65,7 +65,7 @@ HWY_ATTR inline void interleave_lines(const uint16_t* even, const uint16_t* odd,
 // Values as weights, [line][step of 32 tokens]: pairs of tokens side by side.
 HWY_ATTR inline void pack_values(const TileHead& head, char* values) {
   const size_t steps = divide_up(head.tokens, kPanelColumns);
-  HWY_ALIGN static const uint16_t kNoToken[kPanelColumns] = {};
+  HWY_ALIGN static constexpr uint16_t kNoToken[kPanelColumns] = {};
   for (size_t line = 0; line < head.lines; ++line) {
     const auto* lines = reinterpret_cast<const uint16_t*>(head.v + line * head.line_stride);
     for (size_t pair = 0; pair < steps * kRowsPerTile; ++pair) {
