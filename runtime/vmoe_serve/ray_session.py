@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
@@ -57,9 +57,11 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def signals_handled(handle: Callable[[int], object]) -> Iterator[None]:
+def signals_handled(
+    handle: Callable[[int], object], numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+) -> Iterator[None]:
     """SIGTERM and Ctrl-C call a function with their number in the block, also where Ray has put a handler of its own."""
-    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in numbers}
     try:
         yield
     finally:

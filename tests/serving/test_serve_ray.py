@@ -251,6 +251,17 @@ def test_ctrl_c_while_it_starts_and_while_it_serves(mnist_image_bundle: Path) ->
     assert serving.stop(signal.SIGINT) == (0, "")
 
 
+def test_sigterm_while_it_starts_ends_it_as_one_that_serves(mnist_image_bundle: Path) -> None:
+    starting = Server(mnist_image_bundle, wait=False)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):  # nothing listens yet
+            socket.create_connection(("127.0.0.1", starting.port), 1).close()
+            break
+        time.sleep(0.05)
+    assert starting.stop(signal.SIGTERM) == (0, "")
+
+
 def replicas(server: Server) -> list[int]:
     """Process ids of the replicas, which Ray names so."""
     parents: dict[int, int] = {}
