@@ -34,7 +34,7 @@ def usable_cuda_library(gpu: Gpu) -> Path | None:
 
 
 def check_plugin(gpu: Gpu) -> None:
-    """Whether the GPU can run the TensorRT plugin, which doesn't say; the CUDA op library was compiled along with it.
+    """Refuses a GPU that can't run the TensorRT plugin, which doesn't say; the CUDA op library was compiled along with it.
 
     Raises:
         UnavailableError: it has no code for the GPU, or needs a newer driver.
