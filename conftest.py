@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from vmoe_export import export_bundle
@@ -36,8 +40,21 @@ class _FailuresAtOnce:
             reporter.write_line(f"{report.when} of {report.nodeid}: {message[0] if message else ''}")
 
 
+class _OneThread(onnxruntime.SessionOptions):
+    """Those of a session on one thread, where nobody asks for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does."""
+    """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does.
+
+    OMP_NUM_THREADS=1 is for ONNX Runtime as well, which does not read it.
+    """
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        onnxruntime.SessionOptions = _OneThread
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
 
@@ -52,7 +69,7 @@ def _caches_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[No
     """Sessions and answers that a module's tests share take gigabytes in the end, if all of them stay until the end."""
     yield
     for name, owner in list(sys.modules.items()):
-        if name in (request.module.__name__, "golden", "op_models"):
+        if name in (request.module.__name__, "cpu_paths", "golden", "op_models"):
             for value in list(vars(owner).values()):
                 if getattr(value, "__module__", "") == name and hasattr(value, "cache_clear"):
                     value.cache_clear()
@@ -71,6 +88,16 @@ def _names_for_examples(request: pytest.FixtureRequest, doctest_namespace: dict[
 def mnist_checkpoint() -> Path:
     """The trained checkpoint: 5 blocks, all MoE, 8 experts, one channel, 28 px."""
     return MNIST / "vmoe_mnist"
+
+
+@pytest.fixture(scope="session")
+def writer() -> ModuleType:
+    """The sample that writes checkpoints of standard sizes, as a module."""
+    spec = importlib.util.spec_from_file_location("random_checkpoint", MNIST.parent / "random_checkpoint.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +95,9 @@ def run_calls(
         (folder / "plan.json").write_text(json.dumps(plan))
         (folder / _RESULTS).touch()
         try:
-            _python(["run", str(folder)], path, packages)
+            _runner(path, packages).run(folder)
         except RuntimeError as error:
+            _runner.cache_clear()
             done = len(list(_unpickled(folder / _RESULTS)))
             raise RuntimeError(f"call {done} of {len(calls)}: {error}") from None
         return list(_unpickled(folder / _RESULTS))
@@ -122,18 +124,53 @@ def _library() -> Path:
     return Path(library_path())
 
 
-def _python(arguments: list[str], path: str | None, packages: Path | None) -> str:
+def _environment(path: str | None, packages: Path | None) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name not in ("VMOE_CPU_PATH", "PYTHONPATH")}
     if path is not None:
         environment["VMOE_CPU_PATH"] = path
     if packages is not None:
         environment["PYTHONPATH"] = str(packages)
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    return environment
+
+
+def _python(arguments: list[str], path: str | None, packages: Path | None) -> str:
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, env=_environment(path, packages), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()[-2000:]}")
     return done.stdout
+
+
+class _Runner:
+    """A process that runs the calls of one folder after another; it ends when nobody holds it any more."""
+
+    def __init__(self, path: str | None, packages: Path | None) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with this object)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "run"],
+            env=_environment(path, packages), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+        )  # fmt: skip
+        weakref.finalize(self, self._process.kill)
+
+    def run(self, folder: Path) -> None:
+        """Runs the calls in a folder.
+
+        Raises:
+            RuntimeError: the process crashed.
+        """
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{folder}\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "done\n":
+            code = self._process.wait()
+            self._errors.seek(0)
+            raise RuntimeError(f"exit status {code}: {self._errors.read().decode().strip()[-2000:]}")
+
+
+@functools.lru_cache(maxsize=8)
+def _runner(path: str | None, packages: Path | None) -> _Runner:
+    """One process for each path and onnxruntime: starting it takes longer than most calls."""
+    return _Runner(path, packages)
 
 
 def _register_in_this_process(library: str) -> None:
@@ -173,4 +210,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "register":
         _register_in_this_process(sys.argv[2])
     else:
-        _run_in_this_process(Path(sys.argv[2]))
+        for line in sys.stdin:
+            _run_in_this_process(Path(line.removesuffix("\n")))
+            print("done", flush=True)

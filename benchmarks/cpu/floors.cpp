@@ -8,10 +8,6 @@
 // Random data, because the same loops on zeros, or on registers that never change, draw less power and run faster than
 // any product that is of use.
 
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -26,6 +22,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -38,6 +39,7 @@ constexpr int kVectorBytes = 16;
 #endif
 typedef float Vector __attribute__((vector_size(kVectorBytes)));
 typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
+constexpr int kLanes = kVectorBytes / sizeof(float);
 
 // A block of kRows x kColumns vectors of sums in registers, as in a matrix product: each step multiplies kRows
 // broadcast words with kColumns vectors. A word is one float, two bfloat16 or four int8.
@@ -48,39 +50,45 @@ constexpr int kRows = 4;  // of 16 registers
 #endif
 constexpr int kColumns = 3, kSteps = 64;  // 14 KB of words and vectors
 constexpr size_t kOperandWords = 8192;    // 32 KB, of which a block takes as many as it needs
-constexpr int kRounds = 20'000, kTries = 40;
+constexpr int64_t kRounds = 20'000;
+constexpr int kTries = 40, kReadTries = 12;     // short and many, so that some meet no other process
 constexpr size_t kReadBytes = size_t{1} << 30;  // more than the caches, which servers have up to half of that of
+constexpr size_t kHugePage = size_t{2} << 20;
 
 std::atomic<float> sink;
 
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // Runs `work(thread)` on all threads at once; returns the best time of several tries, thread creation left out.
 template <typename Work>
-double BestSeconds(int threads, int tries, Work work) {
+double best_seconds(int threads, int tries, Work work) {
   double best = 1e30;
   for (int attempt = 0; attempt < tries; ++attempt) {
     std::atomic<int> waiting{0};
+    std::atomic<bool> go{false};
     std::vector<std::thread> others;
     for (int t = 1; t < threads; ++t) {
       others.emplace_back([&, t] {
-        for (++waiting; waiting < threads;) std::this_thread::yield();
+        ++waiting;
+        while (!go) std::this_thread::yield();
         work(t);
       });
     }
     while (waiting < threads - 1) std::this_thread::yield();
-    const double start = Now();
-    ++waiting;
+    const double start = seconds_now();
+    go = true;
     work(0);
     for (auto& other : others) other.join();
-    best = std::min(best, Now() - start);
+    best = std::min(best, seconds_now() - start);
   }
   return best;
 }
 
 // Words of random bits; with `numbers` the bits are a float in [-1, 1) and two bfloat16 alike, not NaN or tiny.
-void Fill(uint32_t* words, size_t count, unsigned seed, bool numbers) {
-  std::mt19937 random(seed);
+void fill_words(uint32_t* words, size_t count, int seed, bool numbers) {
+  std::mt19937 random(static_cast<unsigned>(seed));
   for (size_t i = 0; i < count; ++i) {
     words[i] = static_cast<uint32_t>(random());
     if (numbers) words[i] = (words[i] & 0x80ff80ffu) | 0x3f003f00u;
@@ -89,10 +97,10 @@ void Fill(uint32_t* words, size_t count, unsigned seed, bool numbers) {
 
 // `multiply_add(sum, word, vector)` over and over. Every loop over sums is unrolled, so that they stay in registers.
 template <typename Sum, typename MultiplyAdd>
-void MultiplyBlock(const uint32_t* words, MultiplyAdd multiply_add) {
+void multiply_block(const uint32_t* words, MultiplyAdd multiply_add) {
   const auto* vectors = reinterpret_cast<const Vector*>(words + kSteps * kRows);
   Sum sums[kRows * kColumns] = {};
-  for (int round = 0; round < kRounds; ++round) {
+  for (int64_t round = 0; round < kRounds; ++round) {
     for (int step = 0; step < kSteps; ++step) {
 #pragma GCC unroll 8
       for (int row = 0; row < kRows; ++row) {
@@ -110,19 +118,28 @@ void MultiplyBlock(const uint32_t* words, MultiplyAdd multiply_add) {
   sink = static_cast<float>(total[0]);
 }
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
-constexpr int kTileRows = 16, kTileBytes = 1024, kTileSteps = 8, kTileRounds = 10'000;  // of four tiles each: 32 KB
+#if defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define FLOORS_HAS_TILES
+constexpr int kTileRows = 16, kTileBytes = 1024, kTileSteps = 8;  // of four tiles each: 32 KB
+constexpr int64_t kTileRounds = 10'000;
+
+// Linux gives a process the tiles' registers when it asks.
+bool may_use_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 // Two by two tiles of sums: a step loads two tiles of rows and two of columns, and multiplies each with each.
 template <bool kInt8>
-void MultiplyTiles(const uint32_t* words) {
+void multiply_tiles(const uint32_t* words) {
   struct alignas(64) {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  _tile_loadconfig(&config);  // which zeroes all tiles
-  for (int step = 0; step < kTileRounds * kTileSteps; ++step) {
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t step = 0; step < kTileRounds * kTileSteps; ++step) {
     const auto* tiles = reinterpret_cast<const uint8_t*>(words) + 4 * kTileBytes * (step % kTileSteps);
     _tile_loadd(4, tiles, 64);
     _tile_loadd(5, tiles + kTileBytes, 64);
@@ -149,53 +166,55 @@ void MultiplyTiles(const uint32_t* words) {
 #endif
 
 // Prints a peak: `multiply` does `operations` on all threads.
-void PrintPeak(const char* name, int threads, bool numbers, double operations, void (*multiply)(const uint32_t*)) {
+void print_peak(const char* name, int threads, bool numbers, double operations, void (*multiply)(const uint32_t*)) {
   std::vector<uint32_t*> operands;
   for (int thread = 0; thread < threads; ++thread) {
     operands.push_back(static_cast<uint32_t*>(std::aligned_alloc(64, kOperandWords * sizeof(uint32_t))));
-    Fill(operands.back(), kOperandWords, static_cast<unsigned>(thread), numbers);
+    fill_words(operands.back(), kOperandWords, thread, numbers);
   }
-  const double seconds = BestSeconds(threads, kTries, [&](int t) { multiply(operands[static_cast<size_t>(t)]); });
+  const double seconds = best_seconds(threads, kTries, [&](int t) { multiply(operands[static_cast<size_t>(t)]); });
   std::printf("%s\"%s\": %.6g", std::strcmp(name, "fp32") == 0 ? "" : ", ", name, operations * threads / seconds);
   for (uint32_t* memory : operands) std::free(memory);
 }
 
-void PrintPeaks(int threads) {
+void print_peaks(int threads) {
   // Two operations per lane of a word's floats, bfloat16s or integers.
-  const double words = 2.0 * (kVectorBytes / 4) * kRows * kColumns * kSteps * kRounds;
-  PrintPeak("fp32", threads, true, words, [](const uint32_t* operands) {
-    MultiplyBlock<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
+  const double words = 2.0 * kLanes * kRows * kColumns * kSteps * static_cast<double>(kRounds);
+  print_peak("fp32", threads, true, words, [](const uint32_t* operands) {
+    multiply_block<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
       float number;
       std::memcpy(&number, &word, sizeof(number));
       return sum + number * vector;
     });
   });
 #ifdef __AVX512BF16__
-  PrintPeak("bf16_vectors", threads, true, 2 * words, [](const uint32_t* operands) {
-    MultiplyBlock<__m512>(operands, [](__m512 sum, uint32_t word, Vector vector) {
-      const __m512i words = _mm512_set1_epi32(static_cast<int>(word));
-      return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(words), reinterpret_cast<__m512bh>(vector));
+  print_peak("bf16_vectors", threads, true, 2 * words, [](const uint32_t* operands) {
+    multiply_block<Vector>(operands, [](Vector sum, uint32_t word, Vector vector) {
+      return static_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                  reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(word))),
+                                                  reinterpret_cast<__m512bh>(vector)));
     });
   });
 #endif
 #ifdef __AVX512VNNI__
-  PrintPeak("int8_vectors", threads, false, 4 * words, [](const uint32_t* operands) {
-    MultiplyBlock<IntVector>(operands, [](IntVector sum, uint32_t word, Vector vector) {
-      const __m512i words = _mm512_set1_epi32(static_cast<int>(word)), sums = reinterpret_cast<__m512i>(sum);
-      return reinterpret_cast<IntVector>(_mm512_dpbusd_epi32(sums, words, reinterpret_cast<__m512i>(vector)));
+  print_peak("int8_vectors", threads, false, 4 * words, [](const uint32_t* operands) {
+    multiply_block<IntVector>(operands, [](IntVector sum, uint32_t word, Vector vector) {
+      return reinterpret_cast<IntVector>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                             _mm512_set1_epi32(static_cast<int>(word)),
+                                                             reinterpret_cast<__m512i>(vector)));
     });
   });
 #endif
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
-  if (syscall(SYS_arch_prctl, 0x1023, 18) == 0) {  // Linux gives a process the tiles' registers when it asks
-    const double tiles = 2.0 * 4 * kTileRows * kTileRows * kTileRows * kTileSteps * kTileRounds;
-    PrintPeak("bf16_tiles", threads, true, 2 * tiles, MultiplyTiles<false>);
-    PrintPeak("int8_tiles", threads, false, 4 * tiles, MultiplyTiles<true>);
+#ifdef FLOORS_HAS_TILES
+  if (may_use_tiles()) {
+    const double tiles = 2.0 * 4 * kTileRows * kTileRows * kTileRows * kTileSteps * static_cast<double>(kTileRounds);
+    print_peak("bf16_tiles", threads, true, 2 * tiles, multiply_tiles<false>);
+    print_peak("int8_tiles", threads, false, 4 * tiles, multiply_tiles<true>);
   }
 #endif
 }
 
-void Read(const uint8_t* memory, size_t bytes) {
+void read_memory(const uint8_t* memory, size_t bytes) {
   constexpr int kStreams = 8;
   Vector sums[kStreams] = {};
   for (const uint8_t* at = memory; at < memory + bytes; at += kStreams * kVectorBytes) {
@@ -206,16 +225,18 @@ void Read(const uint8_t* memory, size_t bytes) {
   sink = sums[0][0];
 }
 
-double ReadRate(int threads) {
-  constexpr size_t kHugePage = size_t{2} << 20;
+double read_rate(int threads) {
   auto* memory = static_cast<uint8_t*>(std::aligned_alloc(kHugePage, kReadBytes));
+  if (memory == nullptr) return 0;
+#ifdef __linux__
   madvise(memory, kReadBytes, MADV_HUGEPAGE);  // with small pages a core reads a quarter less
+#endif
   // Floats of moderate size, as sums of numbers without a value are slow on some CPUs.
-  Fill(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), 0, true);
+  fill_words(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), 0, true);
   for (size_t at = kHugePage; at < kReadBytes; at += kHugePage) std::memcpy(memory + at, memory, kHugePage);
   const size_t share = kReadBytes / static_cast<size_t>(threads) / 4096 * 4096;
-  const double seconds =
-      BestSeconds(threads, kTries / 3, [&](int thread) { Read(memory + share * static_cast<size_t>(thread), share); });
+  const double seconds = best_seconds(
+      threads, kReadTries, [&](int thread) { read_memory(memory + share * static_cast<size_t>(thread), share); });
   std::free(memory);
   return static_cast<double>(share) * threads / seconds;
 }
@@ -223,9 +244,13 @@ double ReadRate(int threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int threads = argc == 2 ? std::atoi(argv[1]) : 1;
+  const int threads = argc == 2 ? std::atoi(argv[1]) : 0;
+  if (threads < 1 || threads > 1024) {
+    std::fprintf(stderr, "usage: floors THREADS, with 1 to 1024 threads\n");
+    return 2;
+  }
   std::printf("{\"peaks\": {");
-  PrintPeaks(threads);
-  std::printf("}, \"read_bytes\": %.6g}\n", ReadRate(threads));
+  print_peaks(threads);
+  std::printf("}, \"read_bytes\": %.6g}\n", read_rate(threads));
   return 0;
 }

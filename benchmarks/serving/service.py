@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +105,18 @@ class Service:
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Bytes that each of the processes that it consists of now has resident, by id."""
+        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
         fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
-        every = {process: found for process, found in fields.items() if found}
         family, before = {self._process.pid}, 0
         while len(family) > before:
             before = len(family)
-            family |= {process for process, found in every.items() if int(found[1]) in family}
-        page = os.sysconf("SC_PAGE_SIZE")
-        return {process: int(every[process][21]) * page for process in sorted(family) if process in every}
+            family |= {process for process, found in fields.items() if found and int(found[1]) in family}
+        memory = {}
+        for process in sorted(family):
+            with suppress(OSError, ValueError):  # it has just ended
+                rollup = Path(f"/proc/{process}/smaps_rollup").read_text().split()
+                memory[process] = int(rollup[rollup.index("Pss:") + 1]) << 10
+        return memory
 
     def counters(self) -> Array:
         """Seconds of CPU time that its processes took so far, the images that it served, and its calls."""

@@ -186,7 +186,7 @@ def measure(subject: Subject) -> dict[str, Any]:
 
 
 def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """How the resident memory of each process grew, the most first; behind them, without a `pid`, all of them together.
+    """How the memory of each process grew, the most first; behind them, without a `pid`, all of them together.
 
     `first` and `last` are medians in bytes over the first and the last third of the samples, None where it had none there.
 

@@ -12,7 +12,7 @@ set(VMOE_SDK_LACKS "")
 set(VMOE_CUDA_LACKS "")
 set(VMOE_TENSORRT_LACKS "")
 # Every card since the A100; PTX of the newest is what later ones compile at load.
-set(VMOE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120-real 120-virtual
+set(VMOE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 120-virtual
     CACHE STRING "CUDA architectures to compile for, in CMake's form")
 
 macro(lacks what)

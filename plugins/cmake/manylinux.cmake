@@ -24,6 +24,7 @@ set(CMAKE_CXX_COMPILER ${VMOE_ZIG} c++ -target ${VMOE_ARCH}-linux-gnu.${VMOE_GLI
 set(CMAKE_CXX_ARCHIVE_CREATE "\"${VMOE_ZIG}\" ar qc <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_APPEND "\"${VMOE_ZIG}\" ar q <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_FINISH "\"${VMOE_ZIG}\" ranlib <TARGET>")
+set(CMAKE_CXX_FLAGS_INIT -g0) # unlike other compilers, zig would write what debuggers read, which the linker strips
 set(CMAKE_SHARED_LINKER_FLAGS_INIT -s) # strip(1) of this machine may not know the other architecture
 # A compiler that is tried must know what it compiles for.
 set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES VMOE_ARCH VMOE_ZIG)

@@ -18,7 +18,7 @@ namespace {
 constexpr int kRequestStatePermission = 0x1023;
 constexpr int kTileData = 18;
 
-TileConfiguration SixteenLines() {
+TileConfiguration sixteen_lines() {
   TileConfiguration configuration;
   configuration.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
@@ -29,35 +29,35 @@ TileConfiguration SixteenLines() {
 }
 
 // As instructions, so that no compiler needs to know them.
-void Load(const TileConfiguration& configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
-void Store(TileConfiguration& configuration) { asm volatile("sttilecfg %0" : "=m"(configuration)); }
-void Release() { asm volatile("tilerelease"); }
+void load_configuration(const TileConfiguration& configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
+void store_configuration(TileConfiguration& configuration) { asm volatile("sttilecfg %0" : "=m"(configuration)); }
+void release_tiles() { asm volatile("tilerelease"); }
 
 }  // namespace
 
-bool AmxUsable() {
-  static const bool usable = GetCpuFeatures().amx && syscall(SYS_arch_prctl, kRequestStatePermission, kTileData) == 0;
+bool amx_usable() {
+  static const bool usable = get_cpu_features().amx && syscall(SYS_arch_prctl, kRequestStatePermission, kTileData) == 0;
   return usable;
 }
 
 TileConfigurationScope::TileConfigurationScope(bool needed) {
   if (!needed) return;
-  static const TileConfiguration ours = SixteenLines();
-  Store(before_);
+  static const TileConfiguration ours = sixteen_lines();
+  store_configuration(before_);
   restores_ = std::memcmp(&before_, &ours, sizeof(ours)) != 0;
-  if (restores_) Load(ours);
+  if (restores_) load_configuration(ours);
 }
 
 TileConfigurationScope::~TileConfigurationScope() {
   if (!restores_) return;
   if (before_.palette == 0) {
-    Release();
+    release_tiles();
   } else {
-    Load(before_);
+    load_configuration(before_);
   }
 }
 #else
-bool AmxUsable() { return false; }
+bool amx_usable() { return false; }
 
 TileConfigurationScope::TileConfigurationScope(bool) {}
 TileConfigurationScope::~TileConfigurationScope() = default;

@@ -6,7 +6,7 @@
 namespace vmoe {
 
 // Whether the processor has AMX with bfloat16 and int8 and the system lets this process use it. Asked once.
-bool AmxUsable();
+bool amx_usable();
 
 // What a thread's tile registers are set to; the layout is the processor's own.
 struct alignas(64) TileConfiguration {

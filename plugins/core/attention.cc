@@ -19,36 +19,37 @@ class Head {
   Head(const Kernels& kernels, const AttentionShape& shape, Workspace& workspace)
       : kernels_(kernels), shape_(shape), size_(shape.hidden / shape.heads) {
     score_stride_ = (shape.tokens + kScoreAlign - 1) / kScoreAlign * kScoreAlign;
-    workspace.Reserve(Workspace::Bytes<float>(KeyElements()) + Workspace::Bytes<float>(ValueElements()) +
-                      Workspace::Bytes<float>(kScoreRows * score_stride_));
-    keys_ = workspace.Take<float>(KeyElements());
-    values_ = workspace.Take<float>(ValueElements());
-    scores_ = workspace.Take<float>(kScoreRows * score_stride_);
+    workspace.reserve(Workspace::bytes_to_take<float>(key_elements()) +
+                      Workspace::bytes_to_take<float>(value_elements()) +
+                      Workspace::bytes_to_take<float>(kScoreRows * score_stride_));
+    keys_ = workspace.take<float>(key_elements());
+    values_ = workspace.take<float>(value_elements());
+    scores_ = workspace.take<float>(kScoreRows * score_stride_);
   }
 
   // q, k, v and y at the head's first column of the image's first row.
-  void Run(const float* q, const float* k, const float* v, float* y) const {
-    Prefetch(k, shape_.tokens);
-    Prefetch(v, shape_.tokens);
-    ForEachPanel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
-      PackTransposedPanel(kernels_, k + token * shape_.hidden, shape_.hidden, size_, count, keys_ + place);
+  void run(const float* q, const float* k, const float* v, float* y) const {
+    prefetch(k, shape_.tokens);
+    prefetch(v, shape_.tokens);
+    for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
+      pack_transposed_panel(kernels_, k + token * shape_.hidden, shape_.hidden, size_, count, keys_ + place);
     });
-    ForEachPanel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
-      PackPanel(kernels_, v + column, shape_.hidden, shape_.tokens, count, values_ + place);
+    for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
+      pack_panel(kernels_, v + column, shape_.hidden, shape_.tokens, count, values_ + place);
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(size_));
     for (size_t row = 0; row < shape_.queries; row += kScoreRows) {
       const size_t rows = std::min(kScoreRows, shape_.queries - row);
       if (row + rows < shape_.queries) {
-        Prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
+        prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
       }
-      ForEachPanel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
-        Multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token,
+      for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
+        multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token,
                  score_stride_);
       });
       for (size_t r = 0; r < rows; ++r) kernels_.attention_softmax(scores_ + r * score_stride_, shape_.tokens, scale);
-      ForEachPanel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
-        Multiply(scores_, score_stride_, rows, shape_.tokens, values_ + place, count, y + row * shape_.hidden + column,
+      for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
+        multiply(scores_, score_stride_, rows, shape_.tokens, values_ + place, count, y + row * shape_.hidden + column,
                  shape_.hidden);
       });
     }
@@ -64,7 +65,7 @@ class Head {
   float* scores_;  // [kScoreRows, S]
 
   // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
-  void Prefetch(const float* rows, size_t count) const {
+  void prefetch(const float* rows, size_t count) const {
     constexpr size_t kPerLine = 64 / sizeof(float);
     for (size_t row = 0; row < count; ++row) {
       for (size_t column = 0; column < size_; column += kPerLine) {
@@ -75,25 +76,25 @@ class Head {
 
   // Calls visit(first column, columns, place of the panel) for the panels of a [depth, columns] matrix.
   template <class Visit>
-  void ForEachPanel(size_t columns, size_t depth, Visit&& visit) const {
+  void for_each_panel(size_t columns, size_t depth, Visit&& visit) const {
     size_t place = 0;
     for (size_t column = 0; column < columns; column += kernels_.panel_columns) {
       const size_t count = std::min(kernels_.panel_columns, columns - column);
       visit(column, count, place);
-      place += PanelElements(kernels_, depth, count);
+      place += panel_elements(kernels_, depth, count);
     }
   }
 
-  size_t Elements(size_t columns, size_t depth) const {
+  size_t count_elements(size_t columns, size_t depth) const {
     size_t elements = 0;
-    ForEachPanel(columns, depth,
-                 [&](size_t, size_t count, size_t) { elements += PanelElements(kernels_, depth, count); });
+    for_each_panel(columns, depth,
+                   [&](size_t, size_t count, size_t) { elements += panel_elements(kernels_, depth, count); });
     return elements;
   }
-  size_t KeyElements() const { return Elements(shape_.tokens, size_); }
-  size_t ValueElements() const { return Elements(size_, shape_.tokens); }
+  size_t key_elements() const { return count_elements(shape_.tokens, size_); }
+  size_t value_elements() const { return count_elements(size_, shape_.tokens); }
 
-  void Multiply(const float* rows, size_t stride, size_t count, size_t depth, const float* panel, size_t columns,
+  void multiply(const float* rows, size_t stride, size_t count, size_t depth, const float* panel, size_t columns,
                 float* out, size_t out_stride) const {
     PanelProduct product;
     product.rows = rows;
@@ -110,18 +111,18 @@ class Head {
 
 }  // namespace
 
-void Attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k, const float* v,
-               float* y, const TaskRunner& runner) {
+void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                       const float* v, float* y, const TaskRunner& runner) {
   if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
   std::atomic<bool> out_of_memory{false};
-  ParallelFor(runner, shape.images * shape.heads, [&](size_t task) {
+  parallel_for(runner, shape.images * shape.heads, [&](size_t task) {
     const size_t image = task / shape.heads;
     const size_t column = task % shape.heads * (shape.hidden / shape.heads);
     const size_t query = image * shape.queries * shape.hidden + column;
     const size_t token = image * shape.tokens * shape.hidden + column;
     try {
       Workspace workspace;
-      Head(kernels, shape, workspace).Run(q + query, k + token, v + token, y + query);
+      Head(kernels, shape, workspace).run(q + query, k + token, v + token, y + query);
     } catch (const std::bad_alloc&) {
       out_of_memory = true;
     }

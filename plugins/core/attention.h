@@ -17,8 +17,8 @@ struct AttentionShape {
 };
 
 // y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D], all in float32; see
-// TileAttention for products of bfloat16. Throws std::bad_alloc.
-void Attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k, const float* v,
-               float* y, const TaskRunner& runner);
+// compute_tile_attention for products of bfloat16. Throws std::bad_alloc.
+void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                       const float* v, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -18,7 +18,7 @@ struct AttentionBlockWeights {
 };
 
 // x and y f32[N,T,D]; y may be x. Throws std::bad_alloc.
-void AttentionBlock(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x, float* y,
-                    const TaskRunner& runner);
+void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
+                             float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -9,14 +9,14 @@ namespace vmoe {
 using Bf16 = uint16_t;
 
 // The nearest bfloat16, ties to even; a NaN stays a NaN.
-inline Bf16 ToBf16(float value) {
+inline Bf16 to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<Bf16>((bits >> 16) | 0x40u);
   return static_cast<Bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-inline float FromBf16(Bf16 value) {
+inline float from_bf16(Bf16 value) {
   const uint32_t bits = static_cast<uint32_t>(value) << 16;
   float result;
   std::memcpy(&result, &bits, sizeof(result));

@@ -11,12 +11,12 @@ namespace vmoe {
 namespace {
 
 // One expert of one group. `keys` u64[S] is scratch.
-void ChooseForExpert(const RoutingShape& shape, size_t group, size_t expert, const float* gates, uint64_t* keys,
-                     int32_t* slot, int32_t* src) {
+void choose_for_expert(const RoutingShape& shape, size_t group, size_t expert, const float* gates, uint64_t* keys,
+                       int32_t* slot, int32_t* src) {
   const size_t first = group * shape.tokens;
   for (size_t token = 0; token < shape.tokens; ++token) {
     const size_t pair = (first + token) * shape.experts + expert;
-    keys[token] = static_cast<uint64_t>(DescendingBits(gates[pair])) << 32 | token;
+    keys[token] = static_cast<uint64_t>(descending_bits(gates[pair])) << 32 | token;
     slot[pair] = -1;
   }
   const size_t taken = std::min(shape.capacity, shape.tokens);
@@ -32,15 +32,15 @@ void ChooseForExpert(const RoutingShape& shape, size_t group, size_t expert, con
 
 }  // namespace
 
-void ChooseTokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
-                  const TaskRunner& runner) {
+void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
+                   const TaskRunner& runner) {
   std::atomic<bool> out_of_memory{false};
-  ParallelFor(runner, shape.groups * shape.experts, [&](size_t task) {
+  parallel_for(runner, shape.groups * shape.experts, [&](size_t task) {
     try {
       uint64_t* keys = nullptr;
       Workspace scratch;
-      TakeAll(scratch, [&](auto& memory) { keys = memory.template Take<uint64_t>(shape.tokens); });
-      ChooseForExpert(shape, task / shape.experts, task % shape.experts, gates, keys, slot, src);
+      take_all(scratch, [&](auto& memory) { keys = memory.template take<uint64_t>(shape.tokens); });
+      choose_for_expert(shape, task / shape.experts, task % shape.experts, gates, keys, slot, src);
     } catch (const std::bad_alloc&) {
       out_of_memory = true;
     }

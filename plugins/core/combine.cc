@@ -9,7 +9,7 @@ namespace vmoe {
 namespace {
 
 // y = sum over the token's pairs of weight * out[row]; a row of -1 adds nothing. `row` is i32[K].
-void CombineToken(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
+void combine_token(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
   if (choices == 0) std::fill(y, y + hidden, 0.0f);
   for (size_t k = 0; k < choices; ++k) {
     if (row[k] < 0) {
@@ -27,8 +27,8 @@ void CombineToken(const float* out, const int32_t* row, const float* weight, siz
 }
 
 // The same with values in half precision.
-void CombineHalfToken(ElementType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
-                      size_t hidden, uint16_t* y) {
+void combine_half_token(ElementType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
+                        size_t hidden, uint16_t* y) {
   constexpr size_t kBlock = 256;
   float from[kBlock];
   float sum[kBlock];
@@ -37,39 +37,39 @@ void CombineHalfToken(ElementType type, const uint16_t* out, const int32_t* row,
     std::fill(sum, sum + count, 0.0f);
     for (size_t k = 0; k < choices; ++k) {
       if (row[k] < 0) continue;
-      Widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
+      widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
       if (k == 0) {
         for (size_t d = 0; d < count; ++d) sum[d] = weight[k] * from[d];
       } else {
         for (size_t d = 0; d < count; ++d) sum[d] += weight[k] * from[d];
       }
     }
-    Narrow(type, sum, count, y + first);
+    narrow(type, sum, count, y + first);
   }
 }
 
 }  // namespace
 
-void Combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
+void combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
              size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
   Workspace workspace;
   const auto* wide_weight = static_cast<const float*>(weight);
   if (weight_type != ElementType::kFloat32) {
-    workspace.Reserve(Workspace::Bytes<float>(tokens * choices));
-    auto* wide = workspace.Take<float>(tokens * choices);
-    Widen(weight_type, weight, tokens * choices, wide);
+    workspace.reserve(Workspace::bytes_to_take<float>(tokens * choices));
+    auto* wide = workspace.take<float>(tokens * choices);
+    widen(weight_type, weight, tokens * choices, wide);
     wide_weight = wide;
   }
-  ParallelForRows(runner, tokens, [&](size_t first, size_t end) {
+  parallel_for_rows(runner, tokens, [&](size_t first, size_t end) {
     for (size_t token = first; token < end; ++token) {
       const int32_t* row = slot + token * choices;
       const float* scale = wide_weight + token * choices;
       if (type == ElementType::kFloat32) {
-        CombineToken(static_cast<const float*>(out), row, scale, choices, hidden,
-                     static_cast<float*>(y) + token * hidden);
+        combine_token(static_cast<const float*>(out), row, scale, choices, hidden,
+                      static_cast<float*>(y) + token * hidden);
       } else {
-        CombineHalfToken(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
-                         static_cast<uint16_t*>(y) + token * hidden);
+        combine_half_token(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
+                           static_cast<uint16_t*>(y) + token * hidden);
       }
     }
   });

@@ -16,55 +16,56 @@ struct Registers {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers Leaf(uint32_t leaf, uint32_t subleaf = 0) {
+Registers read_leaf(uint32_t leaf, uint32_t subleaf = 0) {
   Registers r;
   __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
   return r;
 }
 
-bool All(uint32_t bits, std::initializer_list<int> numbers) {
+bool has_all(uint32_t bits, std::initializer_list<int> numbers) {
   return std::all_of(numbers.begin(), numbers.end(), [&](int number) { return (bits >> number & 1) != 0; });
 }
 
 // Which register states the operating system saves. As an instruction: the intrinsic asks for a compiler option.
-uint64_t SavedStates() {
+uint64_t saved_states() {
   uint32_t low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return uint64_t{high} << 32 | low;
 }
 
-CpuFeatures Detect() {
+CpuFeatures detect() {
   CpuFeatures has;
-  const Registers vendor = Leaf(0);
+  const Registers vendor = read_leaf(0);
   has.amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;  // "AuthenticAMD"
-  const Registers one = Leaf(1);
-  if (!All(one.ecx, {27})) return has;  // OSXSAVE
-  const uint64_t saved = SavedStates();
+  const Registers one = read_leaf(1);
+  if (!has_all(one.ecx, {27})) return has;  // OSXSAVE
+  const uint64_t saved = saved_states();
   const bool saves_avx = (saved & 0x6) == 0x6;
   const bool saves_avx512 = (saved & 0xe6) == 0xe6;
   const bool saves_tiles = (saved & 0x60000) == 0x60000;
-  const Registers seven = Leaf(7);
-  const Registers more = Leaf(7, 1);
+  const Registers seven = read_leaf(7);
+  const Registers more = read_leaf(7, 1);
   // All that Highway compiles each target with: a virtual machine may hide any of it.
-  has.avx2 = saves_avx && All(one.ecx, {0, 1, 9, 19, 20, 25}) &&  // SSE3, PCLMULQDQ, SSSE3, SSE4.1, SSE4.2, AES
-             All(one.ecx, {12, 28, 29}) &&                        // FMA, AVX, F16C
-             All(seven.ebx, {3, 5, 8});                           // BMI, AVX2, BMI2
-  has.avx_vnni = has.avx2 && All(more.eax, {4});
-  has.avx512 = has.avx2 && saves_avx512 && All(seven.ebx, {16, 17, 28, 30, 31});  // F, DQ, CD, BW, VL
-  has.avx512_vnni = has.avx512 && All(seven.ecx, {11});
-  has.avx512_bf16 = has.avx512_vnni && All(more.eax, {5}) &&
-                    All(seven.ecx, {1, 6, 8, 9, 10, 12, 14});  // VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, BITALG, VPOPCNTDQ
-  has.amx = has.avx512_bf16 && saves_tiles && All(seven.edx, {22, 24, 25});  // bfloat16, tiles, int8
+  has.avx2 = saves_avx && has_all(one.ecx, {0, 1, 9, 19, 20, 25}) &&  // SSE3, PCLMULQDQ, SSSE3, SSE4.1, SSE4.2, AES
+             has_all(one.ecx, {12, 28, 29}) &&                        // FMA, AVX, F16C
+             has_all(seven.ebx, {3, 5, 8});                           // BMI, AVX2, BMI2
+  has.avx_vnni = has.avx2 && has_all(more.eax, {4});
+  has.avx512 = has.avx2 && saves_avx512 && has_all(seven.ebx, {16, 17, 28, 30, 31});  // F, DQ, CD, BW, VL
+  has.avx512_vnni = has.avx512 && has_all(seven.ecx, {11});
+  has.avx512_bf16 =
+      has.avx512_vnni && has_all(more.eax, {5}) &&
+      has_all(seven.ecx, {1, 6, 8, 9, 10, 12, 14});  // VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, BITALG, VPOPCNTDQ
+  has.amx = has.avx512_bf16 && saves_tiles && has_all(seven.edx, {22, 24, 25});  // bfloat16, tiles, int8
   return has;
 }
 #else
-CpuFeatures Detect() { return {}; }
+CpuFeatures detect() { return {}; }
 #endif
 
 }  // namespace
 
-const CpuFeatures& GetCpuFeatures() {
-  static const CpuFeatures features = Detect();
+const CpuFeatures& get_cpu_features() {
+  static const CpuFeatures features = detect();
   return features;
 }
 

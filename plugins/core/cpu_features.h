@@ -14,6 +14,6 @@ struct CpuFeatures {
 };
 
 // All false on other processors than x86-64.
-const CpuFeatures& GetCpuFeatures();
+const CpuFeatures& get_cpu_features();
 
 }  // namespace vmoe

@@ -13,21 +13,21 @@ struct Choice {
   std::string error;
 };
 
-Choice Choose() {
+Choice choose() {
   const char* variable = std::getenv("VMOE_CPU_PATH");
   const std::string forced = variable == nullptr ? "" : variable;
   std::string supported;
-  for (CpuPath path : CpuPathsOf(GetCpuFeatures())) {
-    if (!CpuPathSupported(path)) continue;
-    if (forced.empty() || forced == CpuPathName(path)) return {path, ""};
-    supported += (supported.empty() ? "" : ", ") + std::string(CpuPathName(path));
+  for (CpuPath path : cpu_paths_of(get_cpu_features())) {
+    if (!cpu_path_supported(path)) continue;
+    if (forced.empty() || forced == cpu_path_name(path)) return {path, ""};
+    supported += (supported.empty() ? "" : ", ") + std::string(cpu_path_name(path));
   }
   return {CpuPath::kScalar, "VMOE_CPU_PATH is '" + forced.substr(0, 40) + "'; this machine has " + supported};
 }
 
 }  // namespace
 
-const char* CpuPathName(CpuPath path) {
+const char* cpu_path_name(CpuPath path) {
   switch (path) {
     case CpuPath::kScalar: return "scalar";
     case CpuPath::kNeon: return "neon";
@@ -42,7 +42,7 @@ const char* CpuPathName(CpuPath path) {
   return "";
 }
 
-std::vector<CpuPath> CpuPathsOf([[maybe_unused]] const CpuFeatures& has) {
+std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   std::vector<CpuPath> paths;
 #if defined(__x86_64__)
   const auto add = [&](bool there, CpuPath path) {
@@ -67,15 +67,15 @@ std::vector<CpuPath> CpuPathsOf([[maybe_unused]] const CpuFeatures& has) {
   return paths;
 }
 
-bool CpuPathSupported(CpuPath path) {
-  const std::vector<CpuPath> paths = CpuPathsOf(GetCpuFeatures());
+bool cpu_path_supported(CpuPath path) {
+  const std::vector<CpuPath> paths = cpu_paths_of(get_cpu_features());
   // The system may not let this process use the registers that the processor has.
-  if (path == CpuPath::kAmx && !AmxUsable()) return false;
+  if (path == CpuPath::kAmx && !amx_usable()) return false;
   return std::find(paths.begin(), paths.end(), path) != paths.end();
 }
 
-bool ChosenCpuPath(CpuPath* path, std::string* error) {
-  static const Choice choice = Choose();
+bool chosen_cpu_path(CpuPath* path, std::string* error) {
+  static const Choice choice = choose();
   *path = choice.path;
   *error = choice.error;
   return choice.error.empty();

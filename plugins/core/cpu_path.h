@@ -12,16 +12,16 @@ namespace vmoe {
 enum class CpuPath { kScalar, kNeon, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated };
 
 // "scalar", "neon", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated".
-const char* CpuPathName(CpuPath path);
+const char* cpu_path_name(CpuPath path);
 
 // The paths of this build that a processor can run, the best first.
-std::vector<CpuPath> CpuPathsOf(const CpuFeatures& has);
+std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
 // Whether this build has the path and this machine can run it.
-bool CpuPathSupported(CpuPath path);
+bool cpu_path_supported(CpuPath path);
 
 // The path that this process uses: the best supported one, or the one that the environment variable VMOE_CPU_PATH
 // names. False, with a sentence in `error`, if that variable names none that this machine has. Decided once.
-bool ChosenCpuPath(CpuPath* path, std::string* error);
+bool chosen_cpu_path(CpuPath* path, std::string* error);
 
 }  // namespace vmoe

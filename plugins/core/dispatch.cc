@@ -7,8 +7,8 @@
 
 namespace vmoe {
 
-void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner) {
-  ParallelForRows(runner, places, [&](size_t first, size_t end) {
+void dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner) {
+  parallel_for_rows(runner, places, [&](size_t first, size_t end) {
     for (size_t place = first; place < end; ++place) {
       char* to = static_cast<char*>(buf) + place * row_bytes;
       if (src[place] < 0) {
@@ -20,14 +20,14 @@ void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes
   });
 }
 
-void RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x, size_t row_bytes,
-                   int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
+void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                    size_t row_bytes, int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
   const size_t places = shape.experts * shape.places();
   Workspace workspace;
-  workspace.Reserve(Workspace::Bytes<int32_t>(places));
-  auto* src = workspace.Take<int32_t>(places);
-  Route(shape, gate_type, gates, slot, weight, src, runner);
-  Dispatch(x, src, places, row_bytes, buf, runner);
+  workspace.reserve(Workspace::bytes_to_take<int32_t>(places));
+  auto* src = workspace.take<int32_t>(places);
+  route(shape, gate_type, gates, slot, weight, src, runner);
+  dispatch(x, src, places, row_bytes, buf, runner);
 }
 
 }  // namespace vmoe

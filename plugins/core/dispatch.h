@@ -12,11 +12,11 @@ namespace vmoe {
 
 // The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1. A row of D values
 // has `row_bytes` bytes, which are copied as they are.
-void Dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner);
+void dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner);
 
-// The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],
-// weight [G,S,K] of `gate_type`, buf [E,M,D]. Throws std::bad_alloc.
-void RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x, size_t row_bytes,
-                   int32_t* slot, void* weight, void* buf, const TaskRunner& runner);
+// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot
+// i32[G,S,K], weight [G,S,K] of `gate_type`, buf [E,M,D]. Throws std::bad_alloc.
+void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                    size_t row_bytes, int32_t* slot, void* weight, void* buf, const TaskRunner& runner);
 
 }  // namespace vmoe

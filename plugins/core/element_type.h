@@ -8,7 +8,7 @@ namespace vmoe {
 
 enum class ElementType : int32_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt32, kInt64 };
 
-constexpr size_t BytesOf(ElementType type) {
+constexpr size_t bytes_of(ElementType type) {
   switch (type) {
     case ElementType::kFloat32:
     case ElementType::kInt32: return 4;
@@ -21,7 +21,7 @@ constexpr size_t BytesOf(ElementType type) {
 }
 
 // "float32"
-constexpr const char* NameOf(ElementType type) {
+constexpr const char* name_of(ElementType type) {
   switch (type) {
     case ElementType::kFloat32: return "float32";
     case ElementType::kFloat16: return "float16";

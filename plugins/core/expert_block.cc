@@ -6,15 +6,15 @@
 
 namespace vmoe {
 
-const int32_t* SlotWithoutToken(const ExpertBlockRouting& routing) {
+const int32_t* slot_without_token(const ExpertBlockRouting& routing) {
   const int32_t* end = routing.slot + routing.tokens * routing.choices;
   const int32_t* found =
       std::find_if(routing.slot, end, [&](int32_t slot) { return slot >= 0 && routing.src[slot] < 0; });
   return found == end ? nullptr : found;
 }
 
-void ExpertBlock(const ExpertWeights& weights, const LayerNorm& norm, const ExpertBlockRouting& routing,
-                 bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner) {
+void compute_expert_block(const ExpertWeights& weights, const LayerNorm& norm, const ExpertBlockRouting& routing,
+                          bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner) {
   const size_t hidden = weights.hidden();
   const size_t places = weights.experts() * routing.places;
   const auto kept =
@@ -23,11 +23,11 @@ void ExpertBlock(const ExpertWeights& weights, const LayerNorm& norm, const Expe
   size_t* first = nullptr;
   float* out = nullptr;
   Workspace workspace;
-  TakeAll(workspace, [&](auto& memory) {
-    row_of_place = memory.template Take<int32_t>(places);
-    token_of_row = memory.template Take<int32_t>(kept);
-    first = memory.template Take<size_t>(weights.experts() + 1);
-    out = memory.template Take<float>(kept * hidden);
+  take_all(workspace, [&](auto& memory) {
+    row_of_place = memory.template take<int32_t>(places);
+    token_of_row = memory.template take<int32_t>(kept);
+    first = memory.template take<size_t>(weights.experts() + 1);
+    out = memory.template take<float>(kept * hidden);
   });
   // The rows of an expert are its places that have a token.
   size_t row = 0;
@@ -40,9 +40,9 @@ void ExpertBlock(const ExpertWeights& weights, const LayerNorm& norm, const Expe
   if (routing.places == 0) std::fill(first, first + weights.experts(), size_t{0});
   first[weights.experts()] = row;
 
-  ExpertMlp(weights, {x, token_of_row, first, norm}, dispatch_bf16, out, runner);
+  compute_expert_mlp(weights, {x, token_of_row, first, norm}, dispatch_bf16, out, runner);
 
-  ParallelForRows(runner, routing.tokens, [&](size_t begin, size_t end) {
+  parallel_for_rows(runner, routing.tokens, [&](size_t begin, size_t end) {
     for (size_t token = begin; token < end; ++token) {
       const float* from = x + token * hidden;
       float* to = y + token * hidden;

@@ -21,10 +21,10 @@ struct ExpertBlockRouting {
 };
 
 // The first slot that is a place without a token, or null.
-const int32_t* SlotWithoutToken(const ExpertBlockRouting& routing);
+const int32_t* slot_without_token(const ExpertBlockRouting& routing);
 
 // The op VmoeExpertBlock: x and y f32[G,S,D]; y may be x. Every slot has a token. Throws std::bad_alloc.
-void ExpertBlock(const ExpertWeights& weights, const LayerNorm& norm, const ExpertBlockRouting& routing,
-                 bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
+void compute_expert_block(const ExpertWeights& weights, const LayerNorm& norm, const ExpertBlockRouting& routing,
+                          bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

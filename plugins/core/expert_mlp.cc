@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kRowsPerGather = 16;
 
-TileMlpWeights InTiles(const ExpertWeights& weights) {
+TileMlpWeights in_tiles(const ExpertWeights& weights) {
   TileMlpWeights tiles;
   tiles.first = {weights.w1.get(), weights.b1, weights.w1_scale};
   tiles.second = {weights.w2.get(), weights.b2, weights.w2_scale};
@@ -19,27 +19,27 @@ TileMlpWeights InTiles(const ExpertWeights& weights) {
   return tiles;
 }
 
-void RoundRows(const Kernels& kernels, float* rows, size_t count, size_t width, const TaskRunner& runner) {
-  ParallelForRows(runner, count, [&](size_t begin, size_t end) {
+void round_rows(const Kernels& kernels, float* rows, size_t count, size_t width, const TaskRunner& runner) {
+  parallel_for_rows(runner, count, [&](size_t begin, size_t end) {
     kernels.round_bf16(rows + begin * width, (end - begin) * width, rows + begin * width);
   });
 }
 
 // The experts on float32 weights.
-void Float32Mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
-                const TaskRunner& runner) {
+void compute_float32_mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+                         const TaskRunner& runner) {
   const Kernels& kernels = weights.w1->kernels();
   const size_t count = rows.count(weights);
   const size_t hidden = weights.hidden();
   const bool gathers = rows.norm || dispatch_bf16;
-  const size_t gathered_stride = PaddedStride(hidden);
-  const size_t stride = PaddedStride(weights.expert_hidden());
+  const size_t gathered_stride = padded_stride(hidden);
+  const size_t stride = padded_stride(weights.expert_hidden());
   float* gathered = nullptr;
   float* activations = nullptr;
   Workspace workspace;
-  TakeAll(workspace, [&](auto& memory) {
-    if (gathers) gathered = memory.template Take<float>(count * gathered_stride);
-    activations = memory.template Take<float>(count * stride);
+  take_all(workspace, [&](auto& memory) {
+    if (gathers) gathered = memory.template take<float>(count * gathered_stride);
+    activations = memory.template take<float>(count * stride);
   });
 
   PanelProduct first;
@@ -48,8 +48,8 @@ void Float32Mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispa
   first.row_stride = hidden;
   first.depth = hidden;
   if (gathers) {
-    const auto normalize = TileKernelsFor(kernels.path).normalize;
-    ParallelFor(runner, (count + kRowsPerGather - 1) / kRowsPerGather, [&](size_t task) {
+    const auto normalize = tile_kernels_for(kernels.path).normalize;
+    parallel_for(runner, (count + kRowsPerGather - 1) / kRowsPerGather, [&](size_t task) {
       for (size_t row = task * kRowsPerGather; row < count && row < (task + 1) * kRowsPerGather; ++row) {
         const float* from = rows.x + (rows.index == nullptr ? row : static_cast<size_t>(rows.index[row])) * hidden;
         float* to = gathered + row * gathered_stride;
@@ -68,7 +68,7 @@ void Float32Mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispa
   first.epilogue.bias = weights.b1;
   first.out = activations;
   first.out_stride = stride;
-  MultiplyAll(*weights.w1, rows.first, first, runner);
+  multiply_all(*weights.w1, rows.first, first, runner);
 
   PanelProduct second;
   second.rows = activations;
@@ -78,14 +78,14 @@ void Float32Mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispa
   second.epilogue.bias = weights.b2;
   second.out = out;
   second.out_stride = hidden;
-  MultiplyAll(*weights.w2, rows.first, second, runner);
+  multiply_all(*weights.w2, rows.first, second, runner);
 }
 
 }  // namespace
 
-void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
-               const TaskRunner& runner) {
-  if (weights.type() == ElementType::kFloat32) return Float32Mlp(weights, rows, dispatch_bf16, out, runner);
+void compute_expert_mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+                        const TaskRunner& runner) {
+  if (weights.type() == ElementType::kFloat32) return compute_float32_mlp(weights, rows, dispatch_bf16, out, runner);
   TileMlpRows tiles;
   tiles.x = rows.x;
   tiles.index = rows.index;
@@ -93,21 +93,21 @@ void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispat
   tiles.norm_scale = rows.norm.scale;
   tiles.norm_bias = rows.norm.bias;
   tiles.round_bf16 = dispatch_bf16;
-  TileMlp(InTiles(weights), tiles, out, nullptr, runner);
-  if (dispatch_bf16) RoundRows(weights.w1->kernels(), out, rows.count(weights), weights.hidden(), runner);
+  compute_tile_mlp(in_tiles(weights), tiles, out, nullptr, runner);
+  if (dispatch_bf16) round_rows(weights.w1->kernels(), out, rows.count(weights), weights.hidden(), runner);
 }
 
-void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
-              float* out, const TaskRunner& runner) {
+void compute_dense_mlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
+                       float* out, const TaskRunner& runner) {
   const size_t first[] = {0, rows};
   if (weights.type() == ElementType::kFloat32) {
-    if (!residual) return Float32Mlp(weights, {x, nullptr, first, norm}, false, out, runner);
+    if (!residual) return compute_float32_mlp(weights, {x, nullptr, first, norm}, false, out, runner);
     const size_t hidden = weights.hidden();
     float* mlp = nullptr;
     Workspace workspace;
-    TakeAll(workspace, [&](auto& memory) { mlp = memory.template Take<float>(rows * hidden); });
-    Float32Mlp(weights, {x, nullptr, first, norm}, false, mlp, runner);
-    AddRows(x, mlp, rows, hidden, out, runner);
+    take_all(workspace, [&](auto& memory) { mlp = memory.template take<float>(rows * hidden); });
+    compute_float32_mlp(weights, {x, nullptr, first, norm}, false, mlp, runner);
+    add_rows(x, mlp, rows, hidden, out, runner);
     return;
   }
   TileMlpRows tiles;
@@ -115,7 +115,7 @@ void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* 
   tiles.first = first;
   tiles.norm_scale = norm.scale;
   tiles.norm_bias = norm.bias;
-  TileMlp(InTiles(weights), tiles, out, residual ? x : nullptr, runner);
+  compute_tile_mlp(in_tiles(weights), tiles, out, residual ? x : nullptr, runner);
 }
 
 }  // namespace vmoe

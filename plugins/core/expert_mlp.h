@@ -40,12 +40,12 @@ struct ExpertRows {
 
 // out f32[rows, D], in the order of the rows. With `dispatch_bf16` the inputs and the outputs are rounded to bfloat16.
 // No byte of an expert without rows is read: neither weights nor biases nor scales. Throws std::bad_alloc.
-void ExpertMlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
-               const TaskRunner& runner);
+void compute_expert_mlp(const ExpertWeights& weights, const ExpertRows& rows, bool dispatch_bf16, float* out,
+                        const TaskRunner& runner);
 
 // The same for the one expert of a dense layer, which every row of x f32[rows, D] visits: out f32[rows, D] = addend +
 // MLP, where the addend f32[rows, D] is x, or none. out may be x. Throws std::bad_alloc.
-void DenseMlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
-              float* out, const TaskRunner& runner);
+void compute_dense_mlp(const ExpertWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
+                       float* out, const TaskRunner& runner);
 
 }  // namespace vmoe

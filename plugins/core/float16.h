@@ -8,7 +8,7 @@ namespace vmoe {
 
 using Fp16 = uint16_t;
 
-inline float FromFp16(Fp16 value) {
+inline float from_fp16(Fp16 value) {
   const uint32_t sign = static_cast<uint32_t>(value & 0x8000u) << 16;
   const uint32_t rest = value & 0x7fffu;
   uint32_t bits;
@@ -27,7 +27,7 @@ inline float FromFp16(Fp16 value) {
 }
 
 // The nearest half, ties to even; what is too large becomes infinity, and a NaN stays a NaN.
-inline Fp16 ToFp16(float value) {
+inline Fp16 to_fp16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const auto sign = static_cast<Fp16>((bits >> 16) & 0x8000u);

@@ -9,7 +9,7 @@
 namespace vmoe {
 
 // Bits that sort ascending as the gates sort descending.
-VMOE_HOST_DEVICE uint32_t DescendingBits(float gate) {
+VMOE_HOST_DEVICE uint32_t descending_bits(float gate) {
   gate = gate != gate ? 0.0f : gate + 0.0f;
   uint32_t bits;
   std::memcpy(&bits, &gate, sizeof(bits));

@@ -4,13 +4,13 @@
 
 namespace vmoe {
 
-void ComputeGates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* scratch,
-                  float* gates) {
+void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* scratch,
+                   float* gates) {
   const Kernels& kernels = router.kernels();
   const size_t hidden = router.depth();
   const size_t experts = router.columns();
   if (norm) {
-    const auto normalize = TileKernelsFor(kernels.path).normalize;
+    const auto normalize = tile_kernels_for(kernels.path).normalize;
     for (size_t token = 0; token < tokens; ++token) {
       normalize(x + token * hidden, norm.scale, norm.bias, hidden, scratch + token * hidden);
     }
@@ -22,8 +22,8 @@ void ComputeGates(const PackedWeights& router, const LayerNorm& norm, const floa
     product.row_stride = hidden;
     product.row_count = tokens;
     product.depth = hidden;
-    product.panel = reinterpret_cast<const float*>(router.Panel(0, panel));
-    product.columns = router.PanelColumns(panel);
+    product.panel = reinterpret_cast<const float*>(router.panel_at(0, panel));
+    product.columns = router.columns_of_panel(panel);
     product.out = gates + panel * kernels.panel_columns;
     product.out_stride = experts;
     kernels.product_f32(product);

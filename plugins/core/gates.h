@@ -10,7 +10,7 @@ namespace vmoe {
 
 // gates f32[tokens, E] of tokens x f32[tokens, D], with the router [1, D, E] float32 packed. Without a norm tokens are
 // taken as they are; with one, `scratch` f32[tokens, D] holds what was normalized.
-void ComputeGates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* scratch,
-                  float* gates);
+void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* scratch,
+                   float* gates);
 
 }  // namespace vmoe

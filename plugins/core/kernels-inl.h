@@ -42,16 +42,17 @@ constexpr size_t kCacheBytes = 768 << 10;
 
 // ---- Rounding
 
-HWY_ATTR inline void RoundRow(const float* from, size_t count, float* to) {
+HWY_ATTR inline void round_row(const float* from, size_t count, float* to) {
   size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) hn::StoreU(RoundBf16(hn::LoadU(FloatTag(), from + i)), FloatTag(), to + i);
-  for (; i < count; ++i) to[i] = FromBf16(ToBf16(from[i]));
+  for (; i + kLanes <= count; i += kLanes)
+    hn::StoreU(round_to_bf16(hn::LoadU(FloatTag(), from + i)), FloatTag(), to + i);
+  for (; i < count; ++i) to[i] = from_bf16(to_bf16(from[i]));
 }
 
 // ---- Epilogues
 
 // Finishes `rows` rows of sums in `tile` and stores them.
-HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
+HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
   const FloatTag d;
   const Epilogue& epilogue = product.epilogue;
   constexpr size_t kStride = kTileVectors * kLanes;
@@ -64,8 +65,8 @@ HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row,
         const float* bias = epilogue.bias + column;
         values = hn::Add(values, left >= kLanes ? hn::LoadU(d, bias) : hn::LoadN(d, bias, left));
       }
-      if (epilogue.gelu) values = Gelu(values);
-      if (epilogue.round_bf16) values = RoundBf16(values);
+      if (epilogue.gelu) values = gelu(values);
+      if (epilogue.round_bf16) values = round_to_bf16(values);
       float* to = product.out + offset + column;
       if (left >= kLanes) {
         hn::StoreU(values, d, to);
@@ -80,8 +81,8 @@ HWY_ATTR inline void StoreTile(const float* tile, size_t rows, size_t first_row,
 
 // One step of the depth: a row of the panel.
 template <size_t kRows, size_t kVectors>
-HWY_INLINE void AddStep(const float* const (&rows)[kRows], size_t step, const float* panel,
-                        Floats (&sums)[kRows][kVectors]) {
+HWY_INLINE void add_step(const float* const (&rows)[kRows], size_t step, const float* panel,
+                         Floats (&sums)[kRows][kVectors]) {
   const FloatTag d;
   Floats weights[kVectors];
 #pragma GCC unroll 16
@@ -109,8 +110,8 @@ struct TileTarget {
 
 // Sums of kRows rows x kVectors vectors of columns.
 template <size_t kRows, size_t kVectors>
-HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
-                                        TileTarget target) {
+HWY_ATTR HWY_NOINLINE void multiply_tile(const PanelProduct& product, size_t first_row, ReadAhead ahead,
+                                         TileTarget target) {
   const FloatTag d;
   const float* rows[kRows];
   for (size_t r = 0; r < kRows; ++r) {
@@ -134,7 +135,7 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
     }
     __builtin_prefetch(ahead.from, 0, 2);  // into the second-level cache
     ahead.from += ahead.stride;
-    AddStep(rows, step, panel, sums);
+    add_step(rows, step, panel, sums);
     panel += kStepElements;
   }
   if (target.bias != nullptr) {
@@ -152,21 +153,21 @@ HWY_ATTR HWY_NOINLINE void MultiplyTile(const PanelProduct& product, size_t firs
   }
 }
 
-// Calls the MultiplyTile of a number of rows that is known only now.
+// Calls the multiply_tile of a number of rows that is known only now.
 template <size_t kVectors, size_t kRows = kTileRows>
-HWY_INLINE void MultiplyRows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
-                             TileTarget target) {
+HWY_INLINE void multiply_rows(const PanelProduct& product, size_t first_row, size_t rows, ReadAhead ahead,
+                              TileTarget target) {
   if (rows == kRows) {
-    MultiplyTile<kRows, kVectors>(product, first_row, ahead, target);
+    multiply_tile<kRows, kVectors>(product, first_row, ahead, target);
   } else if constexpr (kRows > 1) {
-    MultiplyRows<kVectors, kRows - 1>(product, first_row, rows, ahead, target);
+    multiply_rows<kVectors, kRows - 1>(product, first_row, rows, ahead, target);
   }
 }
 
 template <size_t kVectors = kTileVectors>
-HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
+HWY_INLINE void multiply_panel(const PanelProduct& product) {
   if constexpr (kVectors > 1) {
-    if (product.columns <= (kVectors - 1) * kLanes) return MultiplyPanel<kVectors - 1>(product);
+    if (product.columns <= (kVectors - 1) * kLanes) return multiply_panel<kVectors - 1>(product);
   }
   constexpr size_t kStepBytes = kVectors * kLanes * sizeof(float);
   const size_t steps = product.depth;
@@ -187,10 +188,10 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
     const size_t rows = left >= 2 * kTileRows ? kTileRows : left > kTileRows ? (left + 1) / 2 : left;
     if (direct) {
       float* out = product.out + first_row * product.out_stride;
-      MultiplyRows<kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
+      multiply_rows<kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
     } else {
-      MultiplyRows<kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
-      StoreTile(tile, rows, first_row, product);
+      multiply_rows<kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
+      store_tile(tile, rows, first_row, product);
     }
     if (next_bytes > 0) {
       ahead.from = first_row == 0 ? static_cast<const char*>(product.next_panel) : ahead.from + ahead.stride * steps;
@@ -200,11 +201,11 @@ HWY_INLINE void MultiplyPanel(const PanelProduct& product) {
   }
 }
 
-HWY_ATTR inline void ProductFloat32(const PanelProduct& product) { MultiplyPanel<>(product); }
+HWY_ATTR inline void product_float32(const PanelProduct& product) { multiply_panel<>(product); }
 
 // ---- Softmax
 
-HWY_ATTR inline void Softmax(float* values, size_t count) {
+HWY_ATTR inline void softmax(float* values, size_t count) {
   const FloatTag d;
   float largest = -std::numeric_limits<float>::infinity();
   for (size_t i = 0; i < count; ++i) largest = std::max(largest, values[i]);
@@ -220,7 +221,7 @@ HWY_ATTR inline void Softmax(float* values, size_t count) {
   for (size_t i = 0; i < count; ++i) values[i] /= sum;
 }
 
-HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) {
+HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale) {
   const FloatTag d;
   const size_t padded = (count + kLanes - 1) / kLanes * kLanes;
   for (size_t i = count; i < padded; ++i) scores[i] = std::numeric_limits<float>::lowest();
@@ -232,7 +233,7 @@ HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) 
   for (size_t i = 0; i < padded; i += kLanes) {
     const auto t = hn::Mul(hn::Sub(hn::Load(d, scores + i), largest), slope);
     // A NaN stays one, although Max doesn't keep it.
-    const auto power = hn::IfThenElse(hn::IsNaN(t), t, Exp2(hn::Max(t, hn::Set(d, -126.0f))));
+    const auto power = hn::IfThenElse(hn::IsNaN(t), t, exp2_in_range(hn::Max(t, hn::Set(d, -126.0f))));
     hn::Store(power, d, scores + i);
     sums = hn::Add(sums, power);
   }
@@ -240,9 +241,9 @@ HWY_ATTR inline void AttentionSoftmax(float* scores, size_t count, float scale) 
   for (size_t i = 0; i < padded; i += kLanes) hn::Store(hn::Mul(hn::Load(d, scores + i), unit), d, scores + i);
 }
 
-constexpr Kernels KernelsOf(CpuPath path) {
-  return {path,      kLanes,  kTileVectors * kLanes, kTileRows, ProductFloat32,
-          Transpose, Softmax, AttentionSoftmax,      RoundRow};
+constexpr Kernels kernels_of(CpuPath path) {
+  return {path,      kLanes,  kTileVectors * kLanes, kTileRows, product_float32,
+          transpose, softmax, attention_softmax,     round_row};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -19,66 +19,66 @@
 namespace vmoe {
 namespace {
 
-size_t PaddedColumns(const Kernels& kernels, size_t columns) {
+size_t padded_columns(const Kernels& kernels, size_t columns) {
   const size_t lanes = kernels.lanes;
   return (columns + lanes - 1) / lanes * lanes;
 }
 
 template <CpuPath kPath, Kernels (*kKernelsOf)(CpuPath)>
-const Kernels& KernelsOnPath() {
+const Kernels& kernels_on_path() {
   static constexpr Kernels kKernels = kKernelsOf(kPath);
   return kKernels;
 }
 
 }  // namespace
 
-size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns) {
-  return depth * PaddedColumns(kernels, columns);
+size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns) {
+  return depth * padded_columns(kernels, columns);
 }
 
-void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-               float* packed) {
-  const size_t padded = PaddedColumns(kernels, columns);
+void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                float* packed) {
+  const size_t padded = padded_columns(kernels, columns);
   for (size_t row = 0; row < depth; ++row) {
     std::copy_n(weights + row * stride, columns, packed + row * padded);
     std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
   }
 }
 
-void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-                         float* packed) {
-  const size_t padded = PaddedColumns(kernels, columns);
+void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                           float* packed) {
+  const size_t padded = padded_columns(kernels, columns);
   for (size_t row = 0; row < depth; ++row)
     std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
   kernels.transpose(weights, stride, depth, columns, packed, padded);
 }
 
-const Kernels& KernelsFor(CpuPath path) {
+const Kernels& kernels_for(CpuPath path) {
   switch (path) {
 #if HWY_TARGETS & HWY_AVX2
-    case CpuPath::kAvx2: return KernelsOnPath<CpuPath::kAvx2, N_AVX2::KernelsOf>();
-    case CpuPath::kAvx2Vnni: return KernelsOnPath<CpuPath::kAvx2Vnni, N_AVX2::KernelsOf>();
+    case CpuPath::kAvx2: return kernels_on_path<CpuPath::kAvx2, N_AVX2::kernels_of>();
+    case CpuPath::kAvx2Vnni: return kernels_on_path<CpuPath::kAvx2Vnni, N_AVX2::kernels_of>();
 #endif
 #if HWY_TARGETS & HWY_AVX3
-    case CpuPath::kAvx512: return KernelsOnPath<CpuPath::kAvx512, N_AVX3::KernelsOf>();
-    case CpuPath::kAvx512Vnni: return KernelsOnPath<CpuPath::kAvx512Vnni, N_AVX3::KernelsOf>();
+    case CpuPath::kAvx512: return kernels_on_path<CpuPath::kAvx512, N_AVX3::kernels_of>();
+    case CpuPath::kAvx512Vnni: return kernels_on_path<CpuPath::kAvx512Vnni, N_AVX3::kernels_of>();
 #endif
 #if HWY_TARGETS & HWY_AVX3_ZEN4
-    case CpuPath::kAvx512Bf16: return KernelsOnPath<CpuPath::kAvx512Bf16, N_AVX3_ZEN4::KernelsOf>();
-    case CpuPath::kAmx: return KernelsOnPath<CpuPath::kAmx, N_AVX3_ZEN4::KernelsOf>();
-    case CpuPath::kAmxEmulated: return KernelsOnPath<CpuPath::kAmxEmulated, N_AVX3_ZEN4::KernelsOf>();
+    case CpuPath::kAvx512Bf16: return kernels_on_path<CpuPath::kAvx512Bf16, N_AVX3_ZEN4::kernels_of>();
+    case CpuPath::kAmx: return kernels_on_path<CpuPath::kAmx, N_AVX3_ZEN4::kernels_of>();
+    case CpuPath::kAmxEmulated: return kernels_on_path<CpuPath::kAmxEmulated, N_AVX3_ZEN4::kernels_of>();
 #endif
 #if HWY_TARGETS & HWY_NEON
-    case CpuPath::kNeon: return KernelsOnPath<CpuPath::kNeon, N_NEON::KernelsOf>();
+    case CpuPath::kNeon: return kernels_on_path<CpuPath::kNeon, N_NEON::kernels_of>();
 #elif HWY_TARGETS & HWY_NEON_WITHOUT_AES
-    case CpuPath::kNeon: return KernelsOnPath<CpuPath::kNeon, N_NEON_WITHOUT_AES::KernelsOf>();
+    case CpuPath::kNeon: return kernels_on_path<CpuPath::kNeon, N_NEON_WITHOUT_AES::kernels_of>();
 #endif
     default: break;
   }
 #if HWY_TARGETS & HWY_EMU128
-  return KernelsOnPath<CpuPath::kScalar, N_EMU128::KernelsOf>();
+  return kernels_on_path<CpuPath::kScalar, N_EMU128::kernels_of>();
 #else
-  return KernelsOnPath<CpuPath::kScalar, N_SCALAR::KernelsOf>();
+  return kernels_on_path<CpuPath::kScalar, N_SCALAR::kernels_of>();
 #endif
 }
 

@@ -25,7 +25,7 @@ struct PanelProduct {
   size_t row_stride = 0;           // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* panel = nullptr;  // packed as PackPanel does
+  const float* panel = nullptr;  // packed as pack_panel does
   size_t columns = 0;            // 1 to panel_columns
   // The panel that is likely to be used next, read ahead from memory; or none.
   const void* next_panel = nullptr;
@@ -57,18 +57,18 @@ struct Kernels {
   void (*round_bf16)(const float* from, size_t count, float* to);
 };
 
-// The kernels of a path that CpuPathSupported.
-const Kernels& KernelsFor(CpuPath path);
+// The kernels of a path that is supported; see cpu_path_supported.
+const Kernels& kernels_for(CpuPath path);
 
 // Elements of a packed panel: `depth` rows of `columns` padded to whole vectors.
-size_t PanelElements(const Kernels& kernels, size_t depth, size_t columns);
+size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
 
-// Packs weights[0:depth, 0:columns], rows `stride` elements apart, into PanelElements values.
-void PackPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-               float* packed);
+// Packs weights[0:depth, 0:columns], rows `stride` elements apart, into panel_elements values.
+void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                float* packed);
 
 // Packs the transpose of weights[0:columns, 0:depth], rows `stride` elements apart.
-void PackTransposedPanel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
-                         float* packed);
+void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
+                           float* packed);
 
 }  // namespace vmoe

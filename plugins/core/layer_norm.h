@@ -18,7 +18,7 @@ struct LayerNorm {
 };
 
 // y[r] = norm(x[r]) for rows of f32[D].
-void Normalize(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
-               const TaskRunner& runner);
+void normalize_rows(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
+                    const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -5,9 +5,10 @@
 
 namespace vmoe {
 
-void Linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
+void compute_linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
   const PackedWeights& matrix = *w.matrix;
-  if (matrix.type() != ElementType::kFloat32) return TileLinear({&matrix, w.bias, w.scale}, x, rows, y, runner);
+  if (matrix.type() != ElementType::kFloat32)
+    return compute_tile_linear({&matrix, w.bias, w.scale}, x, rows, y, runner);
   PanelProduct product;
   product.rows = x;
   product.row_stride = matrix.depth();
@@ -16,7 +17,7 @@ void Linear(const LinearWeights& w, const float* x, size_t rows, float* y, const
   product.out = y;
   product.out_stride = matrix.columns();
   const size_t first[] = {0, rows};
-  MultiplyAll(matrix, first, product, runner);
+  multiply_all(matrix, first, product, runner);
 }
 
 }  // namespace vmoe

@@ -17,6 +17,6 @@ struct LinearWeights {
 };
 
 // y f32[rows, P] = x f32[rows, D] x w + bias. Throws std::bad_alloc.
-void Linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
+void compute_linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

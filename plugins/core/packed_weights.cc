@@ -13,7 +13,7 @@ namespace vmoe {
 namespace {
 
 // Tells most weights apart by a few of their values; what it can't tell apart is compared in full.
-uint64_t Sample(const StoredWeights& weights) {
+uint64_t sample(const StoredWeights& weights) {
   constexpr size_t kSamples = 256;
   const size_t bytes = weights.bytes();
   const auto* data = static_cast<const unsigned char*>(weights.data);
@@ -30,8 +30,8 @@ uint64_t Sample(const StoredWeights& weights) {
 
 using Key = std::tuple<uint64_t, ElementType, size_t, size_t, size_t, size_t, size_t, size_t>;
 
-Key KeyOf(const StoredWeights& weights) {
-  return {Sample(weights), weights.type,         weights.matrices,    weights.depth,
+Key key_of(const StoredWeights& weights) {
+  return {sample(weights), weights.type,         weights.matrices,    weights.depth,
           weights.columns, weights.column_parts, weights.depth_parts, weights.depth_chunk};
 }
 
@@ -41,61 +41,61 @@ struct Registry {
 };
 
 // Never destroyed: sessions may be released while the process ends.
-Registry& GetRegistry() {
+Registry& get_registry() {
   static auto* registry = new Registry;
   return *registry;
 }
 
-bool InTiles(ElementType type) { return type != ElementType::kFloat32; }
+bool in_tiles(ElementType type) { return type != ElementType::kFloat32; }
 
 }  // namespace
 
 PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weights) : kernels_(kernels), form_(weights) {
   form_.data = nullptr;
-  if (InTiles(type())) {
+  if (in_tiles(type())) {
     panel_columns_ = kPanelColumns;
     padded_depth_ = weights.depth_parts == 1
                         ? weights.depth
-                        : weights.depth_parts * RoundUp(weights.depth / weights.depth_parts, kPanelColumns);
-    panels_ = weights.column_parts * DivideUp(weights.columns / weights.column_parts, kPanelColumns);
+                        : weights.depth_parts * round_up(weights.depth / weights.depth_parts, kPanelColumns);
+    panels_ = weights.column_parts * divide_up(weights.columns / weights.column_parts, kPanelColumns);
     panel_bytes_ = steps() * kPanelStepBytes;
     matrix_bytes_ = panels_ * panel_bytes_;
   } else {
     panel_columns_ = kernels.panel_columns;
     padded_depth_ = weights.depth;
-    panels_ = DivideUp(weights.columns, kernels.panel_columns);
-    panel_bytes_ = PanelElements(kernels, depth(), std::min(kernels.panel_columns, columns())) * sizeof(float);
-    if (panels_ > 0) matrix_bytes_ = (panels_ - 1) * panel_bytes_ + PanelBytes(panels_ - 1);
+    panels_ = divide_up(weights.columns, kernels.panel_columns);
+    panel_bytes_ = panel_elements(kernels, depth(), std::min(kernels.panel_columns, columns())) * sizeof(float);
+    if (panels_ > 0) matrix_bytes_ = (panels_ - 1) * panel_bytes_ + bytes_of_panel(panels_ - 1);
   }
   buffer_ = PageBuffer(matrices() * matrix_bytes_);
   for (size_t matrix = 0; matrix < matrices(); ++matrix) {
     for (size_t panel = 0; panel < panels_; ++panel) {
-      PackPanel(weights, matrix, panel, const_cast<char*>(Panel(matrix, panel)));
+      pack_panel(weights, matrix, panel, const_cast<char*>(panel_at(matrix, panel)));
     }
   }
-  if (type() == ElementType::kInt8 && TileKernelsFor(kernels.path).unsigned_rows) {
+  if (type() == ElementType::kInt8 && tile_kernels_for(kernels.path).unsigned_rows) {
     column_excess_.resize(matrices() * chunks() * padded_columns());
     int32_t* excess = column_excess_.data();
     for (size_t matrix = 0; matrix < matrices(); ++matrix) {
       for (size_t step = 0; step < steps(); step += chunk_steps()) {
         for (size_t panel = 0; panel < panels_; ++panel, excess += kPanelColumns) {
-          ColumnExcessOfPanel(Panel(matrix, panel) + step * kPanelStepBytes, std::min(chunk_steps(), steps() - step),
-                              excess);
+          column_excess_of_panel(panel_at(matrix, panel) + step * kPanelStepBytes,
+                                 std::min(chunk_steps(), steps() - step), excess);
         }
       }
     }
   }
 }
 
-std::shared_ptr<const PackedWeights> PackedWeights::Shared(const Kernels& kernels, const StoredWeights& weights) {
-  const Key key = KeyOf(weights);
-  Registry& registry = GetRegistry();
+std::shared_ptr<const PackedWeights> PackedWeights::share(const Kernels& kernels, const StoredWeights& weights) {
+  const Key key = key_of(weights);
+  Registry& registry = get_registry();
   // Held while packing: of two sessions that load at once, the second waits and then shares.
   const std::lock_guard<std::mutex> lock(registry.mutex);
   const auto [first, last] = registry.packed.equal_range(key);
   for (auto entry = first; entry != last;) {
     if (auto packed = entry->second.lock()) {
-      if (&packed->kernels() == &kernels && packed->Holds(weights)) return packed;
+      if (&packed->kernels() == &kernels && packed->holds(weights)) return packed;
       ++entry;
     } else {
       entry = registry.packed.erase(entry);
@@ -106,49 +106,49 @@ std::shared_ptr<const PackedWeights> PackedWeights::Shared(const Kernels& kernel
   return packed;
 }
 
-size_t PackedWeights::steps() const { return Steps(type(), padded_depth_); }
+size_t PackedWeights::steps() const { return steps_of_depth(type(), padded_depth_); }
 
-size_t PackedWeights::PanelColumns(size_t panel) const {
+size_t PackedWeights::columns_of_panel(size_t panel) const {
   return std::min(panel_columns_, columns() - panel * panel_columns_);
 }
 
-size_t PackedWeights::PanelBytes(size_t panel) const {
-  if (InTiles(type())) return panel_bytes_;
-  return PanelElements(kernels_, depth(), PanelColumns(panel)) * sizeof(float);
+size_t PackedWeights::bytes_of_panel(size_t panel) const {
+  if (in_tiles(type())) return panel_bytes_;
+  return panel_elements(kernels_, depth(), columns_of_panel(panel)) * sizeof(float);
 }
 
-const char* PackedWeights::Panel(size_t matrix, size_t panel) const {
+const char* PackedWeights::panel_at(size_t matrix, size_t panel) const {
   return static_cast<const char*>(buffer_.data()) + matrix * matrix_bytes_ + panel * panel_bytes_;
 }
 
-const int32_t* PackedWeights::ColumnExcess(size_t matrix, size_t first_step) const {
+const int32_t* PackedWeights::column_excess(size_t matrix, size_t first_step) const {
   if (column_excess_.empty()) return nullptr;
   return &column_excess_[(matrix * chunks() + first_step / chunk_steps()) * padded_columns()];
 }
 
 size_t PackedWeights::chunk_steps() const {
-  return form_.depth_chunk == 0 ? std::max<size_t>(steps(), 1) : Steps(type(), form_.depth_chunk);
+  return form_.depth_chunk == 0 ? std::max<size_t>(steps(), 1) : steps_of_depth(type(), form_.depth_chunk);
 }
 
-size_t PackedWeights::chunks() const { return DivideUp(steps(), chunk_steps()); }
+size_t PackedWeights::chunks() const { return divide_up(steps(), chunk_steps()); }
 
-void PackedWeights::PackPanel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
-  const char* from = static_cast<const char*>(weights.data) + matrix * depth() * columns() * BytesOf(type());
-  if (InTiles(type())) {
-    PackTilePanel(weights, from, panel, steps(), to);
+void PackedWeights::pack_panel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
+  const char* from = static_cast<const char*>(weights.data) + matrix * depth() * columns() * bytes_of(type());
+  if (in_tiles(type())) {
+    pack_tile_panel(weights, from, panel, steps(), to);
   } else {
-    vmoe::PackPanel(kernels_, reinterpret_cast<const float*>(from) + panel * panel_columns_, columns(), depth(),
-                    PanelColumns(panel), reinterpret_cast<float*>(to));
+    vmoe::pack_panel(kernels_, reinterpret_cast<const float*>(from) + panel * panel_columns_, columns(), depth(),
+                     columns_of_panel(panel), reinterpret_cast<float*>(to));
   }
 }
 
-bool PackedWeights::Holds(const StoredWeights& weights) const {
+bool PackedWeights::holds(const StoredWeights& weights) const {
   if (panel_bytes_ == 0) return true;
   std::vector<char> expected(panel_bytes_);
   for (size_t matrix = 0; matrix < matrices(); ++matrix) {
     for (size_t panel = 0; panel < panels_; ++panel) {
-      PackPanel(weights, matrix, panel, expected.data());
-      if (std::memcmp(expected.data(), Panel(matrix, panel), PanelBytes(panel)) != 0) return false;
+      pack_panel(weights, matrix, panel, expected.data());
+      if (std::memcmp(expected.data(), panel_at(matrix, panel), bytes_of_panel(panel)) != 0) return false;
     }
   }
   return true;

@@ -27,7 +27,7 @@ struct StoredWeights {
   size_t depth_chunk = 0;
 
   size_t elements() const { return matrices * depth * columns; }
-  size_t bytes() const { return elements() * BytesOf(type); }
+  size_t bytes() const { return elements() * bytes_of(type); }
 };
 
 // Immutable; any number of threads may read it. float32 lies in panels as wide as the path's tiles of registers,
@@ -39,7 +39,7 @@ class PackedWeights {
 
   // The packed form of these weights. If the process holds one already, bit for bit the same, that one.
   // Throws std::bad_alloc.
-  static std::shared_ptr<const PackedWeights> Shared(const Kernels& kernels, const StoredWeights& weights);
+  static std::shared_ptr<const PackedWeights> share(const Kernels& kernels, const StoredWeights& weights);
 
   const Kernels& kernels() const { return kernels_; }
   ElementType type() const { return form_.type; }
@@ -56,15 +56,15 @@ class PackedWeights {
   // Steps of the depth, of weights in tiles.
   size_t steps() const;
 
-  size_t PanelColumns(size_t panel) const;
-  size_t PanelBytes(size_t panel) const;
+  size_t columns_of_panel(size_t panel) const;
+  size_t bytes_of_panel(size_t panel) const;
   // Bytes from one panel of a matrix to the next.
   size_t panel_stride() const { return panel_bytes_; }
-  const char* Panel(size_t matrix, size_t panel) const;
+  const char* panel_at(size_t matrix, size_t panel) const;
 
   // int8 on paths that read rows as unsigned: 128 times the sum of each column over the chunk of the depth that begins
   // with a step, i32[padded_columns]; else null.
-  const int32_t* ColumnExcess(size_t matrix, size_t first_step) const;
+  const int32_t* column_excess(size_t matrix, size_t first_step) const;
 
  private:
   const Kernels& kernels_;
@@ -79,8 +79,8 @@ class PackedWeights {
 
   size_t chunk_steps() const;
   size_t chunks() const;
-  void PackPanel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const;
-  bool Holds(const StoredWeights& weights) const;
+  void pack_panel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const;
+  bool holds(const StoredWeights& weights) const;
 };
 
 }  // namespace vmoe

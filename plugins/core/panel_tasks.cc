@@ -12,13 +12,13 @@ constexpr size_t kRowsPerTask = 128;
 
 }  // namespace
 
-size_t PaddedStride(size_t columns) {
-  constexpr size_t per_line = kCacheLine / sizeof(float);
-  return (columns + per_line - 1) / per_line * per_line + per_line;
+size_t padded_stride(size_t columns) {
+  constexpr size_t kPerLine = kCacheLine / sizeof(float);
+  return (columns + kPerLine - 1) / kPerLine * kPerLine + kPerLine;
 }
 
-void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
-                 const TaskRunner& runner) {
+void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
+                  const TaskRunner& runner) {
   size_t most_rows = 0;
   std::vector<size_t> used;  // matrices that have rows: no byte of others is read
   used.reserve(weights.matrices());
@@ -29,7 +29,7 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
   }
   const size_t chunks = (most_rows + kRowsPerTask - 1) / kRowsPerTask;
   const size_t panels = weights.panels();
-  ParallelFor(runner, used.size() * panels * chunks, [&](size_t task) {
+  parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
     const size_t place = task / (panels * chunks);
     const size_t matrix = used[place];
     // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
@@ -49,14 +49,14 @@ void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelP
     } else {
       mine.rows = product.rows + begin * product.row_stride;
     }
-    mine.panel = reinterpret_cast<const float*>(weights.Panel(matrix, panel));
-    mine.columns = weights.PanelColumns(panel);
+    mine.panel = reinterpret_cast<const float*>(weights.panel_at(matrix, panel));
+    mine.columns = weights.columns_of_panel(panel);
     // Tasks are taken in turn, so the next panel is the next task's.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
     const size_t next_place = next > 0 || chunk + 1 < chunks ? place : place + 1;
     if (next_place < used.size()) {
-      mine.next_panel = weights.Panel(used[next_place], next);
-      mine.next_panel_bytes = weights.PanelBytes(next);
+      mine.next_panel = weights.panel_at(used[next_place], next);
+      mine.next_panel_bytes = weights.bytes_of_panel(next);
     }
     if (product.epilogue.bias != nullptr)
       mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;

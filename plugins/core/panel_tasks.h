@@ -10,14 +10,14 @@ namespace vmoe {
 
 // Row strides that are powers of two would put the rows of a tile into the same few cache lines; one line more, and
 // they don't. Elements of float32.
-size_t PaddedStride(size_t columns);
+size_t padded_stride(size_t columns);
 
 // out[r] = epilogue(rows[r] x matrix e) for the rows first[e] <= r < first[e + 1] of each matrix e of `weights`.
 //
 // `product` says where the rows are, their depth, the epilogue and the output; rows, bias and output are those of the
 // first row, matrix 0 and column 0. `bias` of the epilogue is f32[matrices, columns]. Nothing is read of a matrix
 // without rows, nor of its bias. Throws std::bad_alloc.
-void MultiplyAll(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
-                 const TaskRunner& runner);
+void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
+                  const TaskRunner& runner);
 
 }  // namespace vmoe

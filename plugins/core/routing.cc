@@ -15,18 +15,18 @@ constexpr size_t kTokensPerTask = 64;
 constexpr float kUnitsOfOne = 1 << 14;  // in which the gates of an expert's mass are counted
 
 // The tokens of a group in serving order, for batch_priority: order[turn] has the token in its low 32 bits.
-void ServingOrder(const RoutingShape& shape, const float* priority, uint64_t* order) {
+void serving_order(const RoutingShape& shape, const float* priority, uint64_t* order) {
   for (size_t token = 0; token < shape.tokens; ++token) {
-    order[token] = static_cast<uint64_t>(DescendingBits(priority[token])) << 32 | token;
+    order[token] = static_cast<uint64_t>(descending_bits(priority[token])) << 32 | token;
   }
   std::sort(order, order + shape.tokens);
 }
 
 // Calls serve(pair, its expert) for all pairs of a group in the order of their queue.
 template <class Serve>
-void ServeInOrder(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
-                  const Serve& serve) {
-  if (shape.batch_priority) ServingOrder(shape, priority, order);
+void serve_in_order(const RoutingShape& shape, const int32_t* expert, const float* priority, uint64_t* order,
+                    const Serve& serve) {
+  if (shape.batch_priority) serving_order(shape, priority, order);
   for (size_t choice = 0; choice < shape.choices; ++choice) {
     for (size_t turn = 0; turn < shape.tokens; ++turn) {
       const size_t token = shape.batch_priority ? static_cast<uint32_t>(order[turn]) : turn;
@@ -37,8 +37,8 @@ void ServeInOrder(const RoutingShape& shape, const int32_t* expert, const float*
 }
 
 // How many pairs each expert may keep in a group, i32[E]: none of those that the group may not use.
-void LimitExperts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
-                  int32_t* ranking, int32_t* limit) {
+void limit_experts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
+                   int32_t* ranking, int32_t* limit) {
   const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
   if (shape.max_experts >= shape.experts) {
     std::fill(limit, limit + shape.experts, most);
@@ -57,11 +57,11 @@ void LimitExperts(const RoutingShape& shape, const int32_t* expert, const float*
 }
 
 // The policies of a group: slot is the place of a kept pair among those of its expert and group, or -1.
-void KeepPairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
-               int32_t* slot, int32_t* kept, uint64_t* order) {
+void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
+                int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
   size_t left = shape.pool ? shape.experts * shape.capacity : SIZE_MAX;
-  ServeInOrder(shape, expert, priority, order, [&](size_t pair, int32_t e) {
+  serve_in_order(shape, expert, priority, order, [&](size_t pair, int32_t e) {
     if (kept[e] < limit[e] && left > 0) {
       slot[pair] = kept[e]++;
       --left;
@@ -73,7 +73,7 @@ void KeepPairs(const RoutingShape& shape, const int32_t* expert, const float* pr
 
 // From the pairs that each group keeps, kept i32[G,E]: the places of each expert, and the first that a group has,
 // i32[G,E].
-size_t ReservePlaces(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
+size_t reserve_places(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
     size_t taken = 0;
@@ -88,7 +88,7 @@ size_t ReservePlaces(const RoutingShape& shape, const int32_t* kept, int32_t* fi
 
 }  // namespace
 
-float ChooseExperts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
+float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;
   for (size_t e = 0; e < experts; ++e) {
@@ -110,10 +110,10 @@ float ChooseExperts(const float* gates, size_t experts, size_t choices, int32_t*
   return best;
 }
 
-void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
-                int32_t* kept, uint64_t* order) {
+void give_places(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
+                 int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
-  ServeInOrder(shape, expert, priority, order, [&](size_t pair, int32_t e) {
+  serve_in_order(shape, expert, priority, order, [&](size_t pair, int32_t e) {
     if (static_cast<size_t>(kept[e]) < shape.capacity) {
       const size_t place = group * shape.capacity + static_cast<size_t>(kept[e]++);
       slot[pair] = static_cast<int32_t>(static_cast<size_t>(e) * shape.places() + place);
@@ -123,7 +123,7 @@ void GivePlaces(const RoutingShape& shape, size_t group, const int32_t* expert, 
   });
 }
 
-void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
            const MakeSources& make_src, int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
@@ -136,61 +136,61 @@ void Route(const RoutingShape& shape, ElementType type, const void* gates, int32
   uint64_t* order = nullptr;
   int64_t* mass = nullptr;
   Workspace workspace;
-  TakeAll(workspace, [&](auto& memory) {
-    own_expert = memory.template Take<int32_t>(expert == nullptr ? pairs : 0);
-    priority = memory.template Take<float>(tokens);
-    kept = memory.template Take<int32_t>(cells);
-    order = memory.template Take<uint64_t>(tokens);
-    wide_gates = memory.template Take<float>(half ? tokens * shape.experts : 0);
-    wide_weight = memory.template Take<float>(half ? pairs : 0);
-    limit = memory.template Take<int32_t>(policy_cells);
-    ranking = memory.template Take<int32_t>(policy_cells);
-    mass = memory.template Take<int64_t>(policy_cells);
+  take_all(workspace, [&](auto& memory) {
+    own_expert = memory.template take<int32_t>(expert == nullptr ? pairs : 0);
+    priority = memory.template take<float>(tokens);
+    kept = memory.template take<int32_t>(cells);
+    order = memory.template take<uint64_t>(tokens);
+    wide_gates = memory.template take<float>(half ? tokens * shape.experts : 0);
+    wide_weight = memory.template take<float>(half ? pairs : 0);
+    limit = memory.template take<int32_t>(policy_cells);
+    ranking = memory.template take<int32_t>(policy_cells);
+    mass = memory.template take<int64_t>(policy_cells);
   });
   if (expert == nullptr) expert = own_expert;
-  ParallelFor(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
+  parallel_for(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
     const size_t end = std::min(tokens, (task + 1) * kTokensPerTask);
     for (size_t token = task * kTokensPerTask; token < end; ++token) {
       const size_t pair = token * shape.choices;
       if (!half) {
-        priority[token] = ChooseExperts(static_cast<const float*>(gates) + token * shape.experts, shape.experts,
-                                        shape.choices, expert + pair, static_cast<float*>(weight) + pair);
+        priority[token] = choose_experts(static_cast<const float*>(gates) + token * shape.experts, shape.experts,
+                                         shape.choices, expert + pair, static_cast<float*>(weight) + pair);
         continue;
       }
       const uint16_t* bits = static_cast<const uint16_t*>(gates) + token * shape.experts;
       float* wide = wide_gates + token * shape.experts;
-      Widen(type, bits, shape.experts, wide);
-      priority[token] = ChooseExperts(wide, shape.experts, shape.choices, expert + pair, wide_weight + pair);
+      widen(type, bits, shape.experts, wide);
+      priority[token] = choose_experts(wide, shape.experts, shape.choices, expert + pair, wide_weight + pair);
       for (size_t i = pair; i < pair + shape.choices; ++i) static_cast<uint16_t*>(weight)[i] = bits[expert[i]];
     }
   });
   if (!shape.has_policies()) {
     int32_t* const src = make_src(shape.places());
     std::fill(src, src + shape.experts * shape.places(), -1);
-    ParallelFor(runner, shape.groups, [&](size_t group) {
+    parallel_for(runner, shape.groups, [&](size_t group) {
       const size_t first = group * shape.tokens;
       const size_t first_pair = first * shape.choices;
-      GivePlaces(shape, group, expert + first_pair, priority + first, slot + first_pair, kept + group * shape.experts,
-                 order + first);
+      give_places(shape, group, expert + first_pair, priority + first, slot + first_pair, kept + group * shape.experts,
+                  order + first);
       for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
         if (slot[pair] >= 0) src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
       }
     });
     return;
   }
-  ParallelFor(runner, shape.groups, [&](size_t group) {
+  parallel_for(runner, shape.groups, [&](size_t group) {
     const size_t first = group * shape.tokens;
     const size_t first_pair = first * shape.choices;
     const size_t cell = group * shape.experts;
-    LimitExperts(shape, expert + first_pair, priority + first, mass + cell, ranking + cell, limit + cell);
-    KeepPairs(shape, expert + first_pair, priority + first, limit + cell, slot + first_pair, kept + cell,
-              order + first);
+    limit_experts(shape, expert + first_pair, priority + first, mass + cell, ranking + cell, limit + cell);
+    keep_pairs(shape, expert + first_pair, priority + first, limit + cell, slot + first_pair, kept + cell,
+               order + first);
   });
   int32_t* const first_place = ranking;  // which are done with
-  const size_t places = ReservePlaces(shape, kept, first_place);
+  const size_t places = reserve_places(shape, kept, first_place);
   int32_t* const src = make_src(places);
   std::fill(src, src + shape.experts * places, -1);
-  ParallelFor(runner, shape.groups, [&](size_t group) {
+  parallel_for(runner, shape.groups, [&](size_t group) {
     const size_t first_pair = group * shape.tokens * shape.choices;
     for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
       if (slot[pair] < 0) continue;
@@ -201,9 +201,9 @@ void Route(const RoutingShape& shape, ElementType type, const void* gates, int32
   });
 }
 
-void Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner) {
-  Route(shape, type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
+  route(shape, type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
 }
 
 }  // namespace vmoe

@@ -30,35 +30,35 @@ inline constexpr size_t kGuardBytes = 0;
 #endif
 
 // Memory that is ours and not in use: an access is an error.
-inline void ForbidAccess([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+inline void forbid_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   ASAN_POISON_MEMORY_REGION(data, bytes);
 #endif
 }
 
-inline void AllowAccess([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+inline void allow_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   ASAN_UNPOISON_MEMORY_REGION(data, bytes);
 #endif
 }
 
 // The same for values that the caller must write before it reads them: they are NaN until then.
-inline void AllowUninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
-  AllowAccess(data, bytes);
+  allow_access(data, bytes);
   std::memset(data, 0xff, bytes);
 #endif
 }
 
-// For threads that are ordered by a library that isn't instrumented: what comes before Release(object) happens before
-// what comes after an Acquire(object) that follows it in time.
-inline void Release([[maybe_unused]] void* object) {
+// For threads that are ordered by a library that isn't instrumented: what comes before release(object) happens before
+// what comes after an acquire(object) that follows it in time.
+inline void release([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_release(object);
 #endif
 }
 
-inline void Acquire([[maybe_unused]] void* object) {
+inline void acquire([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_acquire(object);
 #endif

@@ -18,9 +18,9 @@ constexpr size_t kSums = 16;            // of a length, side by side
 
 // Runs `body(index)`, which may throw std::bad_alloc, for every index below `count`.
 template <class Body>
-void ParallelForThrowing(const TaskRunner& runner, size_t count, const Body& body) {
+void parallel_for_throwing(const TaskRunner& runner, size_t count, const Body& body) {
   std::atomic<bool> out_of_memory{false};
-  ParallelFor(runner, count, [&](size_t index) {
+  parallel_for(runner, count, [&](size_t index) {
     try {
       body(index);
     } catch (const std::bad_alloc&) {
@@ -30,9 +30,9 @@ void ParallelForThrowing(const TaskRunner& runner, size_t count, const Body& bod
   if (out_of_memory) throw std::bad_alloc();
 }
 
-float Length(float square) { return std::sqrt(square + kEpsilon); }
+float length_from_square(float square) { return std::sqrt(square + kEpsilon); }
 
-float LengthOf(const float* row, size_t count) {
+float length_of(const float* row, size_t count) {
   float sums[kSums] = {};
   const size_t whole = count / kSums * kSums;
   for (size_t i = 0; i < whole; i += kSums) {
@@ -41,15 +41,15 @@ float LengthOf(const float* row, size_t count) {
   float sum = 0;
   for (size_t i = whole; i < count; ++i) sum += row[i] * row[i];
   for (float part : sums) sum += part;
-  return Length(sum);
+  return length_from_square(sum);
 }
 
-std::vector<float> UnitColumns(const float* mu, size_t hidden, size_t columns) {
+std::vector<float> unit_columns(const float* mu, size_t hidden, size_t columns) {
   std::vector<float> length(columns, 0.0f);
   for (size_t d = 0; d < hidden; ++d) {
     for (size_t i = 0; i < columns; ++i) length[i] += mu[d * columns + i] * mu[d * columns + i];
   }
-  for (float& value : length) value = Length(value);
+  for (float& value : length) value = length_from_square(value);
   std::vector<float> unit(hidden * columns);
   for (size_t d = 0; d < hidden; ++d) {
     for (size_t i = 0; i < columns; ++i) unit[d * columns + i] = mu[d * columns + i] / length[i];
@@ -58,7 +58,7 @@ std::vector<float> UnitColumns(const float* mu, size_t hidden, size_t columns) {
 }
 
 // logits f32[count, E*P] of some tokens.
-void Logits(const PackedWeights& slots, float scale, const float* x, size_t count, float* logits) {
+void compute_logits(const PackedWeights& slots, float scale, const float* x, size_t count, float* logits) {
   const size_t hidden = slots.depth();
   const size_t columns = slots.columns();
   for (size_t panel = 0; panel < slots.panels(); ++panel) {
@@ -67,88 +67,88 @@ void Logits(const PackedWeights& slots, float scale, const float* x, size_t coun
     product.row_stride = hidden;
     product.row_count = count;
     product.depth = hidden;
-    product.panel = reinterpret_cast<const float*>(slots.Panel(0, panel));
-    product.columns = slots.PanelColumns(panel);
+    product.panel = reinterpret_cast<const float*>(slots.panel_at(0, panel));
+    product.columns = slots.columns_of_panel(panel);
     product.out = logits + panel * slots.kernels().panel_columns;
     product.out_stride = columns;
     slots.kernels().product_f32(product);
   }
   for (size_t token = 0; token < count; ++token) {
-    const float factor = scale / LengthOf(x + token * hidden, hidden);
+    const float factor = scale / length_of(x + token * hidden, hidden);
     for (size_t i = 0; i < columns; ++i) logits[token * columns + i] *= factor;
   }
 }
 
 // A product's panels of the hidden features, so many for each group.
-size_t HiddenPanels(const Kernels& kernels, const SoftShape& shape) {
+size_t hidden_panels(const Kernels& kernels, const SoftShape& shape) {
   return (shape.hidden + kernels.panel_columns - 1) / kernels.panel_columns;
 }
 
 }  // namespace
 
-std::shared_ptr<const PackedWeights> PackSlots(const Kernels& kernels, const float* mu, size_t hidden,
-                                               size_t all_slots) {
-  const std::vector<float> unit = UnitColumns(mu, hidden, all_slots);
+std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
+                                                size_t all_slots) {
+  const std::vector<float> unit = unit_columns(mu, hidden, all_slots);
   StoredWeights weights;
   weights.data = unit.data();
   weights.matrices = 1;
   weights.depth = hidden;
   weights.columns = all_slots;
-  return PackedWeights::Shared(kernels, weights);
+  return PackedWeights::share(kernels, weights);
 }
 
-void SoftRouter(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x, float* dispatch,
-                float* combine, const TaskRunner& runner) {
+void compute_soft_router(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x,
+                         float* dispatch, float* combine, const TaskRunner& runner) {
   const Kernels& kernels = slots.kernels();
   const size_t columns = shape.all_slots();
   if (columns == 0) return;
-  ParallelForRows(runner, shape.groups * shape.tokens, [&](size_t begin, size_t end) {
+  parallel_for_rows(runner, shape.groups * shape.tokens, [&](size_t begin, size_t end) {
     float* logits = dispatch + begin * columns;
-    Logits(slots, scale, x + begin * shape.hidden, end - begin, logits);
+    compute_logits(slots, scale, x + begin * shape.hidden, end - begin, logits);
     std::copy(logits, dispatch + end * columns, combine + begin * columns);
     for (size_t token = begin; token < end; ++token) kernels.softmax(combine + token * columns, columns);
   });
   const size_t blocks = (columns + kSlotsPerTask - 1) / kSlotsPerTask;
-  ParallelForThrowing(runner, shape.tokens == 0 ? 0 : shape.groups * blocks, [&](size_t task) {
+  parallel_for_throwing(runner, shape.tokens == 0 ? 0 : shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t count = std::min(kSlotsPerTask, columns - first);
     float* logits = dispatch + task / blocks * shape.tokens * columns + first;
     float* by_slot = nullptr;
     Workspace scratch;
-    TakeAll(scratch, [&](auto& memory) { by_slot = memory.template Take<float>(count * shape.tokens); });
+    take_all(scratch, [&](auto& memory) { by_slot = memory.template take<float>(count * shape.tokens); });
     kernels.transpose(logits, columns, count, shape.tokens, by_slot, shape.tokens);
     for (size_t i = 0; i < count; ++i) kernels.softmax(by_slot + i * shape.tokens, shape.tokens);
     kernels.transpose(by_slot, shape.tokens, shape.tokens, count, logits, columns);
   });
 }
 
-void SoftDispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
-                  const float* dispatch, float* buf, const TaskRunner& runner) {
+void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
+                   const float* dispatch, float* buf, const TaskRunner& runner) {
   const size_t rows = shape.all_slots();
-  const size_t panels = HiddenPanels(kernels, shape);
+  const size_t panels = hidden_panels(kernels, shape);
   if (rows == 0) return;
   float* shares = nullptr;  // [G, E*P, S]
   Workspace workspace;
-  TakeAll(workspace, [&](auto& memory) { shares = memory.template Take<float>(shape.groups * rows * shape.tokens); });
+  take_all(workspace, [&](auto& memory) { shares = memory.template take<float>(shape.groups * rows * shape.tokens); });
   const size_t blocks = (rows + kSlotsPerTask - 1) / kSlotsPerTask;
-  ParallelFor(runner, shape.groups * blocks, [&](size_t task) {
+  parallel_for(runner, shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t begin = task / blocks * rows * shape.tokens;
     kernels.transpose(dispatch + begin + first, rows, std::min(kSlotsPerTask, rows - first), shape.tokens,
                       shares + begin + first * shape.tokens, shape.tokens);
   });
-  ParallelForThrowing(runner, shape.groups * panels, [&](size_t task) {
+  parallel_for_throwing(runner, shape.groups * panels, [&](size_t task) {
     const size_t group = task / panels;
     const size_t column = task % panels * kernels.panel_columns;
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
-    const size_t elements = PanelElements(kernels, shape.tokens, columns);
+    const size_t elements = panel_elements(kernels, shape.tokens, columns);
     float *panel = nullptr, *mixed = nullptr;
     Workspace scratch;
-    TakeAll(scratch, [&](auto& memory) {
-      panel = memory.template Take<float>(elements);
-      mixed = memory.template Take<float>(rows * columns);
+    take_all(scratch, [&](auto& memory) {
+      panel = memory.template take<float>(elements);
+      mixed = memory.template take<float>(rows * columns);
     });
-    PackPanel(kernels, x + group * shape.tokens * shape.hidden + column, shape.hidden, shape.tokens, columns, panel);
+    pack_panel(kernels, x + group * shape.tokens * shape.hidden + column, shape.hidden, shape.tokens, columns, panel);
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
     PanelProduct product;
     product.rows = shares + group * rows * shape.tokens;
@@ -167,24 +167,24 @@ void SoftDispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf1
   });
 }
 
-void SoftCombine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
-                 const float* combine, float* y, const TaskRunner& runner) {
+void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
+                  const float* combine, float* y, const TaskRunner& runner) {
   const size_t depth = shape.all_slots();
-  const size_t panels = HiddenPanels(kernels, shape);
+  const size_t panels = hidden_panels(kernels, shape);
   const size_t blocks = (shape.tokens + kTokensPerTask - 1) / kTokensPerTask;
-  ParallelForThrowing(runner, shape.groups * panels * blocks, [&](size_t task) {
+  parallel_for_throwing(runner, shape.groups * panels * blocks, [&](size_t task) {
     const size_t group = task / (panels * blocks);
     const size_t column = task / blocks % panels * kernels.panel_columns;
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
     const size_t first = group * shape.tokens + task % blocks * kTokensPerTask;
-    const size_t elements = PanelElements(kernels, depth, columns);
+    const size_t elements = panel_elements(kernels, depth, columns);
     float* panel = nullptr;
     Workspace scratch;
-    TakeAll(scratch, [&](auto& memory) { panel = memory.template Take<float>(elements); });
+    take_all(scratch, [&](auto& memory) { panel = memory.template take<float>(elements); });
     for (size_t expert = 0; expert < shape.experts; ++expert) {
       const float* rows = out + (expert * shape.places() + group * shape.slots) * shape.hidden + column;
-      PackPanel(kernels, rows, shape.hidden, shape.slots, columns,
-                panel + PanelElements(kernels, expert * shape.slots, columns));
+      pack_panel(kernels, rows, shape.hidden, shape.slots, columns,
+                 panel + panel_elements(kernels, expert * shape.slots, columns));
     }
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
     PanelProduct product;

@@ -25,23 +25,23 @@ struct SoftShape {
 
 // The slots that tokens are held against: mu f32[D, all_slots] with each column over its length, packed as one matrix.
 // mu is read here only. Throws std::bad_alloc.
-std::shared_ptr<const PackedWeights> PackSlots(const Kernels& kernels, const float* mu, size_t hidden,
-                                               size_t all_slots);
+std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
+                                                size_t all_slots);
 
-// The op VmoeSoftRouter, with slots as PackSlots gives them: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax over
+// The op VmoeSoftRouter, with slots as pack_slots gives them: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax over
 // the tokens of a group of scale * cosine(token, slot), and combine f32[G,S,E,P], that over the slots of all experts.
 // Throws std::bad_alloc.
-void SoftRouter(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x, float* dispatch,
-                float* combine, const TaskRunner& runner);
+void compute_soft_router(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x,
+                         float* dispatch, float* combine, const TaskRunner& runner);
 
 // The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D], slot p of group g at g * P + p, the
 // sum over the group's tokens of dispatch * x. With `round_bf16` of x rounded to bfloat16. Throws std::bad_alloc.
-void SoftDispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
-                  const float* dispatch, float* buf, const TaskRunner& runner);
+void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
+                   const float* dispatch, float* buf, const TaskRunner& runner);
 
 // The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D], the sum over the group's slots of
 // combine * out. With `round_bf16` of out rounded to bfloat16. Throws std::bad_alloc.
-void SoftCombine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
-                 const float* combine, float* y, const TaskRunner& runner);
+void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
+                  const float* combine, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -18,7 +18,7 @@ struct SparseMlpWeights {
 
 // The op VmoeSparseMlp: x f32[G,S,D] -> y f32[G,S,D], slot i32[G,S,K], weight f32[G,S,K]; slot and weight may be null.
 // Throws std::bad_alloc.
-void SparseMlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool dispatch_bf16, const float* x, float* y,
-               int32_t* slot, float* weight, const TaskRunner& runner);
+void compute_sparse_mlp(const SparseMlpWeights& weights, const RoutingShape& shape, bool dispatch_bf16, const float* x,
+                        float* y, int32_t* slot, float* weight, const TaskRunner& runner);
 
 }  // namespace vmoe

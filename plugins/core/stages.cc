@@ -19,13 +19,13 @@ constexpr size_t kTasksPerThread = 1;
 // How often a waiting thread looks before it lets others run.
 constexpr size_t kLooks = 4000;
 
-size_t CountProcessors() {
+size_t count_processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return std::clamp<size_t>(static_cast<size_t>(CPU_COUNT(&set)), 1, kMostThreads);
 }
 
-void Pause() {
+void pause_thread() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
@@ -39,9 +39,9 @@ struct SharedStage {
   alignas(64) std::atomic<size_t> done{0};
 
   // Every task that was taken is being run by some thread, so this ends.
-  void WaitForAll() const {
+  void wait_for_all() const {
     for (size_t looks = 0; done.load(std::memory_order_acquire) < tasks; ++looks) {
-      looks < kLooks ? Pause() : static_cast<void>(sched_yield());
+      looks < kLooks ? pause_thread() : static_cast<void>(sched_yield());
     }
   }
 };
@@ -51,24 +51,24 @@ class Run {
   Run(size_t groups, const std::vector<Stage>& stages, bool needs_tiles)
       : groups_(groups), stages_(stages), needs_tiles_(needs_tiles) {}
 
-  void Apart(size_t slot) {
+  void run_apart(size_t slot) {
     const TileConfigurationScope tiles(needs_tiles_);
     for (size_t group; (group = next_group_.fetch_add(1)) < groups_;) {
-      for (const Stage& stage : stages_) Do(stage, group, slot, 0, stage.items);
+      for (const Stage& stage : stages_) run_part(stage, group, slot, 0, stage.items);
     }
   }
 
-  void PrepareToShare(size_t threads) {
+  void prepare_to_share(size_t threads) {
     shared_ = std::make_unique<SharedStage[]>(stages_.size());
     for (size_t i = 0; i < stages_.size(); ++i) {
       const Stage& stage = stages_[i];
-      const size_t wanted = DivideUp(threads * kTasksPerThread, groups_);
+      const size_t wanted = divide_up(threads * kTasksPerThread, groups_);
       shared_[i].tasks_of_group = std::clamp<size_t>(stage.items / std::max<size_t>(stage.least_items, 1), 1, wanted);
       shared_[i].tasks = groups_ * shared_[i].tasks_of_group;
     }
   }
 
-  void Together() {
+  void run_together() {
     const TileConfigurationScope tiles(needs_tiles_);
     for (size_t i = 0; i < stages_.size(); ++i) {
       SharedStage& shared = shared_[i];
@@ -76,10 +76,10 @@ class Run {
       for (size_t task; (task = shared.next.fetch_add(1)) < shared.tasks;) {
         const size_t part = task % parts;
         const size_t items = stages_[i].items;
-        Do(stages_[i], task / parts, task / parts, items * part / parts, items * (part + 1) / parts);
+        run_part(stages_[i], task / parts, task / parts, items * part / parts, items * (part + 1) / parts);
         shared.done.fetch_add(1, std::memory_order_acq_rel);
       }
-      shared.WaitForAll();
+      shared.wait_for_all();
     }
   }
 
@@ -93,7 +93,7 @@ class Run {
   std::unique_ptr<SharedStage[]> shared_;
   std::atomic<bool> out_of_memory_{false};
 
-  void Do(const Stage& stage, size_t group, size_t slot, size_t begin, size_t end) {
+  void run_part(const Stage& stage, size_t group, size_t slot, size_t begin, size_t end) {
     if (begin >= end || out_of_memory_) return;
     try {
       stage.run(group, slot, begin, end);
@@ -105,23 +105,23 @@ class Run {
 
 }  // namespace
 
-size_t StageThreads() {
-  static const size_t threads = CountProcessors();
+size_t stage_threads() {
+  static const size_t threads = count_processors();
   return threads;
 }
 
-size_t StageSlots(size_t groups) { return std::min(groups, StageThreads()); }
+size_t stage_slots(size_t groups) { return std::min(groups, stage_threads()); }
 
-bool GroupsRunApart(size_t groups) { return groups >= StageThreads(); }
+bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 
-void RunStages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
+void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
   Run run(groups, stages, needs_tiles);
-  if (GroupsRunApart(groups)) {
-    ParallelFor(runner, StageSlots(groups), [&](size_t slot) { run.Apart(slot); });
+  if (groups_run_apart(groups)) {
+    parallel_for(runner, stage_slots(groups), [&](size_t slot) { run.run_apart(slot); });
   } else {
-    run.PrepareToShare(StageThreads());
-    ParallelFor(runner, StageThreads(), [&](size_t) { run.Together(); });
+    run.prepare_to_share(stage_threads());
+    parallel_for(runner, stage_threads(), [&](size_t) { run.run_together(); });
   }
   if (run.out_of_memory()) throw std::bad_alloc();
 }

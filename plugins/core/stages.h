@@ -18,17 +18,17 @@ struct Stage {
 };
 
 // Threads that layers are cut up for: the processors that this process may use.
-size_t StageThreads();
+size_t stage_threads();
 
-// Slots that RunStages needs.
-size_t StageSlots(size_t groups);
+// Slots that run_stages needs.
+size_t stage_slots(size_t groups);
 
-// Whether RunStages gives each group to one thread.
-bool GroupsRunApart(size_t groups);
+// Whether run_stages gives each group to one thread.
+bool groups_run_apart(size_t groups);
 
 // Runs the stages of every group in order. With a group for every thread, each is run from its first stage to its last
 // by one thread; with fewer, threads share each stage and wait for its end. Which threads take part changes no result.
 // `needs_tiles`: the threads' tile registers are configured. Throws std::bad_alloc.
-void RunStages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
+void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
 
 }  // namespace vmoe

@@ -16,7 +16,7 @@ struct TaskRunner {
 
 // Runs `body(index)` for every index below `count`. `body` must not throw.
 template <class Body>
-void ParallelFor(const TaskRunner& runner, size_t count, Body&& body) {
+void parallel_for(const TaskRunner& runner, size_t count, Body&& body) {
   if (count == 0) return;
   if (count == 1) {
     body(size_t{0});
@@ -27,14 +27,14 @@ void ParallelFor(const TaskRunner& runner, size_t count, Body&& body) {
 
 // The same for rows that take little time each: `body(first, end)` for blocks of them.
 template <class Body>
-void ParallelForRows(const TaskRunner& runner, size_t rows, const Body& body) {
+void parallel_for_rows(const TaskRunner& runner, size_t rows, const Body& body) {
   constexpr size_t kRowsPerTask = 32;
-  ParallelFor(runner, (rows + kRowsPerTask - 1) / kRowsPerTask,
-              [&](size_t task) { body(task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask)); });
+  parallel_for(runner, (rows + kRowsPerTask - 1) / kRowsPerTask,
+               [&](size_t task) { body(task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask)); });
 }
 
 // Runs every task on the calling thread.
-inline TaskRunner SerialRunner() {
+inline TaskRunner serial_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             for (size_t i = 0; i < count; ++i) task(context, i);
           }};

@@ -25,9 +25,9 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Keys as weights, [panel of 32 tokens][line]: their lines turned upright.
-HWY_ATTR inline void PackKeys(const TileHead& head, char* keys) {
+HWY_ATTR inline void pack_keys(const TileHead& head, char* keys) {
   constexpr size_t kGroups = kLineBytes / sizeof(float);
-  for (size_t token = 0; token < RoundUp(head.tokens, kPanelColumns); token += kRowsPerTile) {
+  for (size_t token = 0; token < round_up(head.tokens, kPanelColumns); token += kRowsPerTile) {
     const size_t count = std::min(kRowsPerTile, head.tokens - std::min(token, head.tokens));
     for (size_t line = 0; line < head.lines; ++line) {
       char* tile = keys + (token / kPanelColumns * head.lines + line) * kPanelStepBytes +
@@ -35,14 +35,14 @@ HWY_ATTR inline void PackKeys(const TileHead& head, char* keys) {
       if (count < kRowsPerTile) std::memset(tile, 0, kTileBytes);
       if (count == 0) continue;
       const char* from = head.k + line * head.line_stride + token * kLineBytes;
-      Transpose(reinterpret_cast<const float*>(from), kGroups, kGroups, count, reinterpret_cast<float*>(tile),
+      transpose(reinterpret_cast<const float*>(from), kGroups, kGroups, count, reinterpret_cast<float*>(tile),
                 kRowsPerTile);
     }
   }
 }
 
 // Two lines of 32 values as one line each of two tiles: pairs side by side.
-HWY_ATTR inline void InterleaveLines(const uint16_t* even, const uint16_t* odd, char* to) {
+HWY_ATTR inline void interleave_lines(const uint16_t* even, const uint16_t* odd, char* to) {
   const auto place = [to](size_t i) {
     return reinterpret_cast<uint16_t*>(to + i / kRowsPerTile * kTileBytes + i % kRowsPerTile * 4);
   };
@@ -63,25 +63,25 @@ HWY_ATTR inline void InterleaveLines(const uint16_t* even, const uint16_t* odd, 
 }
 
 // Values as weights, [line][step of 32 tokens]: pairs of tokens side by side.
-HWY_ATTR inline void PackValues(const TileHead& head, char* values) {
-  const size_t steps = DivideUp(head.tokens, kPanelColumns);
-  HWY_ALIGN static const uint16_t kNoToken[kPanelColumns] = {};
+HWY_ATTR inline void pack_values(const TileHead& head, char* values) {
+  const size_t steps = divide_up(head.tokens, kPanelColumns);
+  HWY_ALIGN static constexpr uint16_t kNoToken[kPanelColumns] = {};
   for (size_t line = 0; line < head.lines; ++line) {
     const auto* lines = reinterpret_cast<const uint16_t*>(head.v + line * head.line_stride);
     for (size_t pair = 0; pair < steps * kRowsPerTile; ++pair) {
       const uint16_t* even = 2 * pair < head.tokens ? lines + 2 * pair * kPanelColumns : kNoToken;
       const uint16_t* odd = 2 * pair + 1 < head.tokens ? even + kPanelColumns : kNoToken;
       char* to = values + (line * steps + pair / kRowsPerTile) * kPanelStepBytes + pair % kRowsPerTile * kLineBytes;
-      InterleaveLines(even, odd, to);
+      interleave_lines(even, odd, to);
     }
   }
 }
 
 // exp(scale * (score - max)) of one row, as lines of bfloat16 `kTileBytes` apart; returns their sum before rounding.
 // The scores of a panel of 32 tokens are `stride` floats from those of the next.
-HWY_INLINE float SoftmaxToLines(float* scores, size_t stride, size_t tokens, float scale, char* line) {
+HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, float scale, char* line) {
   const FloatTag d;
-  const size_t panels = DivideUp(tokens, kPanelColumns);
+  const size_t panels = divide_up(tokens, kPanelColumns);
   float* last = scores + (panels - 1) * stride;
   for (size_t i = tokens - (panels - 1) * kPanelColumns; i < kPanelColumns; ++i) {
     last[i] = -std::numeric_limits<float>::infinity();
@@ -101,45 +101,45 @@ HWY_INLINE float SoftmaxToLines(float* scores, size_t stride, size_t tokens, flo
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const auto score = hn::Load(d, scores + panel * stride + v * kLanes);
-      powers[v] = Exp2OfAny(hn::MulSub(score, slope, highest));
+      powers[v] = exp2_of_any(hn::MulSub(score, slope, highest));
       sums = hn::Add(sums, powers[v]);
     }
-    StoreBf16Line(powers, line + panel * kTileBytes);
+    store_bf16_line(powers, line + panel * kTileBytes);
   }
   return hn::ReduceSum(d, sums);
 }
 
 template <class Block>
-HWY_ATTR void Attend(const TileHead& head) {
+HWY_ATTR void attend(const TileHead& head) {
   const FloatTag d;
-  const size_t panels = DivideUp(head.tokens, kPanelColumns);
-  const size_t row_tiles = DivideUp(head.queries, kRowsPerTile);
+  const size_t panels = divide_up(head.tokens, kPanelColumns);
+  const size_t row_tiles = divide_up(head.queries, kRowsPerTile);
   char* keys = head.scratch;
   char* values = keys + panels * head.lines * kPanelStepBytes;
   char* shares = values + panels * head.lines * kPanelStepBytes;
   auto* scores = reinterpret_cast<float*>(shares + kMostRowTiles * panels * kTileBytes);
   HWY_ALIGN float sums[kSumsOfBlock];
   float total[kMostRowTiles * kRowsPerTile];
-  PackKeys(head, keys);
-  PackValues(head, values);
+  pack_keys(head, keys);
+  pack_values(head, values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   NothingBeside nothing;
   for (size_t tile = 0; tile < row_tiles;) {
-    const size_t count = RowTilesOfBlock(row_tiles - tile);
+    const size_t count = row_tiles_of_block(row_tiles - tile);
     const size_t first_row = tile * kRowsPerTile;
     const size_t rows = std::min(count * kRowsPerTile, head.queries - first_row);
     for (size_t panel = 0; panel < panels; ++panel) {
-      MultiplyBlock<Block, ElementType::kBfloat16>(
+      multiply_block<Block, ElementType::kBfloat16>(
           count, {head.q + tile * kTileBytes, kTileBytes, head.q_step_stride, rows},
           keys + panel * head.lines * kPanelStepBytes, head.lines, scores + panel * kSumsOfBlock, nothing);
     }
     for (size_t row = 0; row < rows; ++row) {
-      total[row] = SoftmaxToLines(scores + row * kPanelColumns, kSumsOfBlock, head.tokens, scale,
-                                  shares + LineOffset(row, panels * kTileBytes));
+      total[row] = softmax_to_lines(scores + row * kPanelColumns, kSumsOfBlock, head.tokens, scale,
+                                    shares + line_offset(row, panels * kTileBytes));
     }
     for (size_t line = 0; line < head.lines; ++line) {
-      MultiplyBlock<Block, ElementType::kBfloat16>(count, {shares, panels * kTileBytes, kTileBytes, rows},
-                                                   values + line * panels * kPanelStepBytes, panels, sums, nothing);
+      multiply_block<Block, ElementType::kBfloat16>(count, {shares, panels * kTileBytes, kTileBytes, rows},
+                                                    values + line * panels * kPanelStepBytes, panels, sums, nothing);
       for (size_t row = 0; row < rows; ++row) {
         const auto divisor = hn::Set(d, total[row]);
         Floats mixed[kPanelColumns / kLanes];
@@ -149,7 +149,7 @@ HWY_ATTR void Attend(const TileHead& head) {
         }
         char* to = static_cast<char*>(head.out) + head.offset[first_row + row];
         if (head.out_lines) {
-          StoreBf16Line(mixed, to + line * head.out_line_stride);
+          store_bf16_line(mixed, to + line * head.out_line_stride);
           continue;
         }
         float* out = reinterpret_cast<float*>(to) + line * kPanelColumns;

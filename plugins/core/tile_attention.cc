@@ -8,14 +8,14 @@
 namespace vmoe {
 namespace {
 
-// Rows of whole images that are normalized, projected and mixed at once; see GroupRows.
+// Rows of whole images that are normalized, projected and mixed at once; see group_rows.
 constexpr size_t kMostRowsOfGroup = 416;
 
 // One head's queries, keys and values of one image lie as lines: 32 columns of a token in 64 bytes.
-void AttendHead(const TileKernels& kernels, TileHead head) {
+void attend_head(const TileKernels& kernels, TileHead head) {
   Workspace scratch;
-  TakeAll(scratch,
-          [&](auto& memory) { head.scratch = memory.template Take<char>(TileHeadBytes(head.tokens, head.lines)); });
+  take_all(scratch,
+           [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
   kernels.attend(head);
 }
 
@@ -29,69 +29,69 @@ class Block {
         tokens_(tokens),
         x_(x),
         y_(y),
-        kernels_(TileKernelsFor(weights.query.weights->kernels().path)),
+        kernels_(tile_kernels_for(weights.query.weights->kernels().path)),
         heads_(weights.heads),
         width_(weights.query.weights->depth()),
         int8_(weights.query.int8()) {
-    const size_t fair = DivideUp(images, StageThreads());
+    const size_t fair = divide_up(images, stage_threads());
     images_of_group_ = std::clamp<size_t>(kMostRowsOfGroup / tokens, 1, fair);
-    groups_ = DivideUp(images, images_of_group_);
-    slots_.resize(StageSlots(groups_));
+    groups_ = divide_up(images, images_of_group_);
+    slots_.resize(stage_slots(groups_));
     const size_t rows = images_of_group_ * tokens;
-    const size_t row_tiles = DivideUp(rows, kRowsPerTile);
-    const size_t token_tiles = DivideUp(tokens, kRowsPerTile);
-    TakeAll(workspace_, [&](auto& memory) {
-      query_ = weights.query.Padded(memory);
-      key_ = weights.key.Padded(memory);
-      value_ = weights.value.Padded(memory);
-      out_ = weights.out.Padded(memory);
-      row_offset_ = memory.template Take<size_t>(rows);
-      mixed_offset_ = memory.template Take<size_t>(rows);
-      query_offset_ = memory.template Take<size_t>(rows);
-      token_offset_ = memory.template Take<size_t>(rows);
+    const size_t row_tiles = divide_up(rows, kRowsPerTile);
+    const size_t token_tiles = divide_up(tokens, kRowsPerTile);
+    take_all(workspace_, [&](auto& memory) {
+      query_ = weights.query.with_padding(memory);
+      key_ = weights.key.with_padding(memory);
+      value_ = weights.value.with_padding(memory);
+      out_ = weights.out.with_padding(memory);
+      row_offset_ = memory.template take<size_t>(rows);
+      mixed_offset_ = memory.template take<size_t>(rows);
+      query_offset_ = memory.template take<size_t>(rows);
+      token_offset_ = memory.template take<size_t>(rows);
       for (Slot& slot : slots_) {
-        slot.rows = memory.template Take<char>(row_tiles * query_.weights->steps() * kTileBytes);
-        slot.query = memory.template Take<char>(images_of_group_ * token_tiles * lines() * kTileBytes);
-        slot.key = memory.template Take<char>(rows * lines() * kLineBytes);
-        slot.value = memory.template Take<char>(rows * lines() * kLineBytes);
-        slot.mixed = memory.template Take<char>(row_tiles * out_.weights->steps() * kTileBytes);
+        slot.rows = memory.template take<char>(row_tiles * query_.weights->steps() * kTileBytes);
+        slot.query = memory.template take<char>(images_of_group_ * token_tiles * lines() * kTileBytes);
+        slot.key = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.value = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.mixed = memory.template take<char>(row_tiles * out_.weights->steps() * kTileBytes);
         if (!int8_) continue;
-        slot.row_scale = memory.template Take<float>(rows);
-        slot.exact = memory.template Take<float>(rows * lines() * kPanelColumns);
-        slot.mixed_scale = memory.template Take<float>(rows);
+        slot.row_scale = memory.template take<float>(rows);
+        slot.exact = memory.template take<float>(rows * lines() * kPanelColumns);
+        slot.mixed_scale = memory.template take<float>(rows);
       }
     });
     for (size_t row = 0; row < rows; ++row) {
       const size_t image = row / tokens, token = row % tokens;
       row_offset_[row] = row * width_ * sizeof(float);
       mixed_offset_[row] =
-          int8_ ? row * lines() * kPanelColumns * sizeof(float) : LineOffset(row, out_.weights->steps() * kTileBytes);
-      query_offset_[row] = image * token_tiles * lines() * kTileBytes + LineOffset(token, kTileBytes);
+          int8_ ? row * lines() * kPanelColumns * sizeof(float) : line_offset(row, out_.weights->steps() * kTileBytes);
+      query_offset_[row] = image * token_tiles * lines() * kTileBytes + line_offset(token, kTileBytes);
       token_offset_[row] = image * tokens * lines() * kLineBytes + token * kLineBytes;
     }
   }
 
-  void Run(const TaskRunner& runner) const {
-    const size_t row_tiles = DivideUp(images_of_group_ * tokens_, kRowsPerTile);
+  void run(const TaskRunner& runner) const {
+    const size_t row_tiles = divide_up(images_of_group_ * tokens_, kRowsPerTile);
     std::vector<Stage> stages;
     stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        Normalize(group, slot, begin, end);
+                        normalize(group, slot, begin, end);
                       }});
     stages.push_back({3 * lines(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        Project(group, slot, begin, end);
+                        project(group, slot, begin, end);
                       }});
     stages.push_back({images_of_group_ * heads_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        Mix(group, slot, begin, std::min(end, ImagesOf(group) * heads_));
+                        mix(group, slot, begin, std::min(end, images_of(group) * heads_));
                       }});
     if (int8_) {
       stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          Quantize(group, slot, begin, end);
+                          quantize(group, slot, begin, end);
                         }});
     }
     stages.push_back({out_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        ProjectOut(group, slot, begin, end);
+                        project_out(group, slot, begin, end);
                       }});
-    RunStages(runner, groups_, stages, kernels_.needs_tile_configuration);
+    run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
   }
 
  private:
@@ -128,26 +128,26 @@ class Block {
 
   // Of all heads.
   size_t lines() const { return query_.weights->panels(); }
-  size_t ImagesOf(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
-  size_t RowsOf(size_t group) const { return ImagesOf(group) * tokens_; }
-  size_t FirstRow(size_t group) const { return group * images_of_group_ * tokens_; }
+  size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
+  size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
+  size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
 
-  void Normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+  void normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     TileRows rows;
     rows.type = query_.type();
     rows.depth = rows.stride = width_;
-    rows.rows = x_ + FirstRow(group) * width_;
-    rows.row_count = RowsOf(group);
+    rows.rows = x_ + first_row(group) * width_;
+    rows.row_count = rows_of(group);
     rows.norm_scale = norm_scale_;
     rows.norm_bias = norm_bias_;
     rows.tiles = slots_[slot].rows;
     rows.row_tile_stride = query_.weights->steps() * kTileBytes;
     rows.scale = slots_[slot].row_scale;
-    PackTiles(kernels_, rows, first_tile, end_tile);
+    pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
   // Panels of the query's, the key's and the value's projection, one after the other.
-  void Project(size_t group, size_t slot, size_t begin, size_t end) const {
+  void project(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
     const struct {
       const TileMatrix& matrix;
@@ -155,7 +155,7 @@ class Block {
       const size_t* offset;
       size_t line_stride;
     } projections[] = {
-        {query_, memory.query, query_offset_, DivideUp(tokens_, kRowsPerTile) * kTileBytes},
+        {query_, memory.query, query_offset_, divide_up(tokens_, kRowsPerTile) * kTileBytes},
         {key_, memory.key, token_offset_, tokens_ * kLineBytes},
         {value_, memory.value, token_offset_, tokens_ * kLineBytes},
     };
@@ -164,10 +164,10 @@ class Block {
       if (first >= last) continue;
       const auto& mine = projections[i];
       const size_t panel = first - i * lines();
-      TileProduct product = mine.matrix.Product(0, panel, last - first);
+      TileProduct product = mine.matrix.make_product(0, panel, last - first);
       product.rows = memory.rows;
       product.row_tile_stride = query_.weights->steps() * kTileBytes;
-      product.row_count = RowsOf(group);
+      product.row_count = rows_of(group);
       product.row_scale = memory.row_scale;
       product.lines = true;
       product.offset = mine.offset;
@@ -178,13 +178,13 @@ class Block {
   }
 
   // Heads of the group's images, one after the other.
-  void Mix(size_t, size_t slot, size_t begin, size_t end) const {
+  void mix(size_t, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
     const size_t lines_of_head = lines() / heads_;
     for (size_t i = begin; i < end; ++i) {
       const size_t image = i / heads_, line = i % heads_ * lines_of_head;
       TileHead head;
-      head.q_step_stride = DivideUp(tokens_, kRowsPerTile) * kTileBytes;
+      head.q_step_stride = divide_up(tokens_, kRowsPerTile) * kTileBytes;
       head.line_stride = tokens_ * kLineBytes;
       head.q = memory.query + (image * lines() + line) * head.q_step_stride;
       head.k = memory.key + (image * lines() + line) * head.line_stride;
@@ -201,31 +201,31 @@ class Block {
         head.out_lines = true;
         head.out_line_stride = kTileBytes;
       }
-      AttendHead(kernels_, head);
+      attend_head(kernels_, head);
     }
   }
 
-  void Quantize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+  void quantize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     TileRows rows;
     rows.type = ElementType::kInt8;
     rows.depth = rows.stride = lines() * kPanelColumns;
     rows.rows = slots_[slot].exact;
-    rows.row_count = RowsOf(group);
+    rows.row_count = rows_of(group);
     rows.tiles = slots_[slot].mixed;
     rows.row_tile_stride = out_.weights->steps() * kTileBytes;
     rows.scale = slots_[slot].mixed_scale;
-    PackTiles(kernels_, rows, first_tile, end_tile);
+    pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
-  void ProjectOut(size_t group, size_t slot, size_t begin, size_t end) const {
+  void project_out(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
-    TileProduct product = out_.Product(0, begin, end - begin);
+    TileProduct product = out_.make_product(0, begin, end - begin);
     product.rows = memory.mixed;
     product.row_tile_stride = out_.weights->steps() * kTileBytes;
-    product.row_count = RowsOf(group);
+    product.row_count = rows_of(group);
     product.row_scale = memory.mixed_scale;
     product.offset = row_offset_;
-    const size_t place = FirstRow(group) * width_ + begin * kPanelColumns;
+    const size_t place = first_row(group) * width_ + begin * kPanelColumns;
     product.addend = x_ + place;
     product.out = y_ + place;
     kernels_.multiply(product);
@@ -234,30 +234,30 @@ class Block {
 
 }  // namespace
 
-void TileAttentionBlock(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
-                        size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner) {
+void compute_tile_attention_block(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
+                                  size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner) {
   if (images == 0 || tokens == 0 || weights.query.weights->depth() == 0) return;
-  Block(weights, norm_scale, norm_bias, images, tokens, x, y).Run(runner);
+  Block(weights, norm_scale, norm_bias, images, tokens, x, y).run(runner);
 }
 
-void TileAttention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
-                   const float* v, float* y, const TaskRunner& runner) {
+void compute_tile_attention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                            const float* v, float* y, const TaskRunner& runner) {
   if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
   const size_t size = shape.hidden / shape.heads;
-  const size_t lines = DivideUp(size, kPanelColumns);
-  const size_t query_tiles = DivideUp(shape.queries, kRowsPerTile);
-  const size_t token_tiles = DivideUp(shape.tokens, kRowsPerTile);
+  const size_t lines = divide_up(size, kPanelColumns);
+  const size_t query_tiles = divide_up(shape.queries, kRowsPerTile);
+  const size_t token_tiles = divide_up(shape.tokens, kRowsPerTile);
   const Stage heads{1, 1, [&](size_t group, size_t, size_t, size_t) {
                       const size_t image = group / shape.heads;
                       const size_t column = group % shape.heads * size;
                       Workspace workspace;
                       size_t* offset = nullptr;
                       char *query = nullptr, *key = nullptr, *value = nullptr;
-                      TakeAll(workspace, [&](auto& memory) {
-                        offset = memory.template Take<size_t>(shape.queries);
-                        query = memory.template Take<char>(query_tiles * lines * kTileBytes);
-                        key = memory.template Take<char>(token_tiles * lines * kTileBytes);
-                        value = memory.template Take<char>(token_tiles * lines * kTileBytes);
+                      take_all(workspace, [&](auto& memory) {
+                        offset = memory.template take<size_t>(shape.queries);
+                        query = memory.template take<char>(query_tiles * lines * kTileBytes);
+                        key = memory.template take<char>(token_tiles * lines * kTileBytes);
+                        value = memory.template take<char>(token_tiles * lines * kTileBytes);
                       });
                       for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
                       TileRows rows;
@@ -265,13 +265,13 @@ void TileAttention(const TileKernels& kernels, const AttentionShape& shape, cons
                       const auto pack = [&](const float* from, size_t count, char* to) {
                         rows.rows = from + image * count * shape.hidden + column;
                         rows.row_count = count;
-                        const size_t tiles = DivideUp(count, kRowsPerTile);
+                        const size_t tiles = divide_up(count, kRowsPerTile);
                         // Lines of the same 32 columns stand together, as a product writes them.
                         rows.row_tile_stride = kTileBytes;
                         for (size_t line = 0; line < lines; ++line) {
                           rows.tiles = to + line * tiles * kTileBytes;
                           rows.depth = std::min(kPanelColumns, size - line * kPanelColumns);
-                          PackTiles(kernels, rows, 0, tiles);
+                          pack_tiles(kernels, rows, 0, tiles);
                           rows.rows += kPanelColumns;
                         }
                       };
@@ -291,9 +291,9 @@ void TileAttention(const TileKernels& kernels, const AttentionShape& shape, cons
                       head.offset = offset;
                       head.out_columns = size;
                       head.out = y + image * shape.queries * shape.hidden + column;
-                      AttendHead(kernels, head);
+                      attend_head(kernels, head);
                     }};
-  RunStages(runner, shape.images * shape.heads, {heads}, kernels.needs_tile_configuration);
+  run_stages(runner, shape.images * shape.heads, {heads}, kernels.needs_tile_configuration);
 }
 
 }  // namespace vmoe

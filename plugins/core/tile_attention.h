@@ -17,12 +17,12 @@ struct TileAttentionWeights {
 
 // y f32[N,T,D] = x + out(attention(query(n), key(n), value(n))), where n is the layer normalization of x f32[N,T,D]
 // with f32[D] scale and bias, epsilon 1e-6. y may be x. Throws std::bad_alloc.
-void TileAttentionBlock(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
-                        size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner);
+void compute_tile_attention_block(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
+                                  size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner);
 
-// Attention on projected queries, keys and values as `Attention` computes it, with products of bfloat16. Throws
+// Attention on projected queries, keys and values as `compute_attention` computes it, with products of bfloat16. Throws
 // std::bad_alloc.
-void TileAttention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
-                   const float* v, float* y, const TaskRunner& runner);
+void compute_tile_attention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                            const float* v, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

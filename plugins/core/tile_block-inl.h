@@ -36,8 +36,8 @@ using SignedTag = hn::RebindToSigned<FloatTag>;
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
-  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
     const FloatTag d;
     const BitsTag du;
     const auto upper = hn::Set(du, 0xffff0000u);
@@ -50,8 +50,8 @@ struct WidenedBf16 {
 struct NativeBf16 {
   static constexpr bool kOneInstruction = true;
   using Sums = Floats;
-  static HWY_INLINE Sums Zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums Add(uint32_t pair, Bits weights, Sums sums) {
+  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
     const FloatTag d;
     const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
     auto unused = hn::Zero(d);
@@ -65,8 +65,8 @@ struct NativeBf16 {
 struct PortableInt8 {
   static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
-  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
     const SignedTag d;
 #if HWY_TARGET == HWY_SCALAR
     int32_t sum = hn::GetLane(sums);
@@ -95,8 +95,8 @@ struct PortableInt8 {
 struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;
-  static HWY_INLINE Sums Zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums Add(uint32_t group, Bits weights, Sums sums) {
+  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
     const auto row = hn::Set(BitsTag(), group);
 #if HWY_TARGET <= HWY_AVX3_DL
     sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
@@ -120,7 +120,7 @@ struct LinesAhead {
 
   // kLocality: 3 is the first-level cache, 2 the second.
   template <int kLocality>
-  HWY_INLINE void Step() {
+  HWY_INLINE void step() {
     for (due += rate; due >= 256; due -= 256) {
       __builtin_prefetch(next, 0, kLocality);
       next += kLineBytes;
@@ -147,26 +147,26 @@ struct VectorBlock {
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
-  static HWY_INLINE void Multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
+  static HWY_INLINE void multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
-    beside.FinishRows();
+    beside.finish_rows();
     using Group = std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>;
     // Rows beyond the last one are not worth their time.
     const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
     // Every pass over the panel asks for its share of what comes next, so that none waits for all of it.
     LinesAhead lines = beside.lines;
     LinesAhead none;
-    lines.rate /= DivideUp(count, kRows);
+    lines.rate /= divide_up(count, kRows);
     for (size_t row = 0; row < count; row += kRows) {
-      const char* mine = rows.tiles + LineOffset(row, rows.row_tile_stride);
+      const char* mine = rows.tiles + line_offset(row, rows.row_tile_stride);
       for (size_t part = 0; part < 2; part += kParts) {
         const char* weights = panel + part * kTileBytes;
         float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
         LinesAhead& ahead = part == 0 ? lines : none;
         if (count - row > kRows / 2) {
-          Pass<Group, kRows>(mine, rows.step_stride, weights, steps, out, ahead);
+          run_pass<Group, kRows>(mine, rows.step_stride, weights, steps, out, ahead);
         } else {
-          Pass<Group, kRows / 2>(mine, rows.step_stride, weights, steps, out, ahead);
+          run_pass<Group, kRows / 2>(mine, rows.step_stride, weights, steps, out, ahead);
         }
       }
     }
@@ -179,14 +179,14 @@ struct VectorBlock {
   static constexpr size_t kParts = kVectors == 1 ? 2 : 1;
 
   template <class Group, size_t kCount>
-  static HWY_NOINLINE void Pass(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
-                                LinesAhead& lines) {
+  static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
+                                    LinesAhead& lines) {
     LinesAhead ahead = lines;
     typename Group::Sums sums[kCount][kParts * kVectors];
 #pragma GCC unroll 16
     for (auto& row : sums) {
 #pragma GCC unroll 16
-      for (auto& vector : row) vector = Group::Zero();
+      for (auto& vector : row) vector = Group::zero();
     }
     const auto add_line = [&](size_t line) HWY_ATTR {
       Bits weights[kParts * kVectors];
@@ -200,7 +200,7 @@ struct VectorBlock {
         uint32_t group;
         std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::Add(group, weights[v], sums[r][v]);
+        for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::add(group, weights[v], sums[r][v]);
       }
     };
     for (size_t k = 0; k < steps; ++k) {
@@ -213,7 +213,7 @@ struct VectorBlock {
       }
       rows += step_stride;
       panel += kPanelStepBytes;
-      ahead.Step<3>();
+      ahead.step<3>();
     }
     lines = ahead;
 #pragma GCC unroll 16
@@ -234,95 +234,95 @@ struct MatrixUnitBlock {
   static constexpr size_t kRows = kRowsPerTile;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
-  static HWY_INLINE void Multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+  static HWY_INLINE void multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
     constexpr size_t kTile = kRowsPerTile * kPanelColumns;  // of sums
     const char* rows = operand.tiles;
     const size_t stride = operand.row_tile_stride;
     Tiles t;
-    t.template Zero<0>();
-    t.template Zero<1>();
+    t.template zero<0>();
+    t.template zero<1>();
     if constexpr (kRowTiles >= 2) {
-      t.template Zero<2>();
-      t.template Zero<3>();
+      t.template zero<2>();
+      t.template zero<3>();
     }
     if constexpr (kRowTiles == 3) {
-      t.template Zero<4>();
-      t.template Zero<5>();
+      t.template zero<4>();
+      t.template zero<5>();
     }
     for (size_t k = 0; k < steps; ++k) {
       if constexpr (kRowTiles == 1) {
-        t.template Load<4>(rows);
-        t.template Load<5>(panel);
-        t.template Multiply<kType, 0, 4, 5>();
-        t.template Load<6>(panel + kTileBytes);
-        t.template Multiply<kType, 1, 4, 6>();
+        t.template load<4>(rows);
+        t.template load<5>(panel);
+        t.template multiply<kType, 0, 4, 5>();
+        t.template load<6>(panel + kTileBytes);
+        t.template multiply<kType, 1, 4, 6>();
       } else if constexpr (kRowTiles == 2) {
-        t.template Load<6>(panel);
-        t.template Load<4>(rows);
-        t.template Multiply<kType, 0, 4, 6>();
-        t.template Load<7>(panel + kTileBytes);
-        t.template Multiply<kType, 1, 4, 7>();
-        t.template Load<5>(rows + stride);
-        t.template Multiply<kType, 2, 5, 6>();
-        t.template Multiply<kType, 3, 5, 7>();
+        t.template load<6>(panel);
+        t.template load<4>(rows);
+        t.template multiply<kType, 0, 4, 6>();
+        t.template load<7>(panel + kTileBytes);
+        t.template multiply<kType, 1, 4, 7>();
+        t.template load<5>(rows + stride);
+        t.template multiply<kType, 2, 5, 6>();
+        t.template multiply<kType, 3, 5, 7>();
       } else {
         // Six of the eight registers hold sums: rows pass through one, there and back.
-        t.template Load<7>(panel);
-        t.template Load<6>(rows);
-        t.template Multiply<kType, 0, 6, 7>();
-        t.template Load<6>(rows + stride);
-        t.template Multiply<kType, 2, 6, 7>();
-        t.template Load<6>(rows + 2 * stride);
-        t.template Multiply<kType, 4, 6, 7>();
-        t.template Load<7>(panel + kTileBytes);
-        t.template Multiply<kType, 5, 6, 7>();
-        t.template Load<6>(rows + stride);
-        t.template Multiply<kType, 3, 6, 7>();
-        t.template Load<6>(rows);
-        t.template Multiply<kType, 1, 6, 7>();
+        t.template load<7>(panel);
+        t.template load<6>(rows);
+        t.template multiply<kType, 0, 6, 7>();
+        t.template load<6>(rows + stride);
+        t.template multiply<kType, 2, 6, 7>();
+        t.template load<6>(rows + 2 * stride);
+        t.template multiply<kType, 4, 6, 7>();
+        t.template load<7>(panel + kTileBytes);
+        t.template multiply<kType, 5, 6, 7>();
+        t.template load<6>(rows + stride);
+        t.template multiply<kType, 3, 6, 7>();
+        t.template load<6>(rows);
+        t.template multiply<kType, 1, 6, 7>();
       }
       rows += operand.step_stride;
       panel += kPanelStepBytes;
-      beside.Step();
+      beside.step();
     }
-    t.template Store<0>(sums);
-    t.template Store<1>(sums + kPanelColumns / 2);
+    t.template store<0>(sums);
+    t.template store<1>(sums + kPanelColumns / 2);
     if constexpr (kRowTiles >= 2) {
-      t.template Store<2>(sums + kTile);
-      t.template Store<3>(sums + kTile + kPanelColumns / 2);
+      t.template store<2>(sums + kTile);
+      t.template store<3>(sums + kTile + kPanelColumns / 2);
     }
     if constexpr (kRowTiles == 3) {
-      t.template Store<4>(sums + 2 * kTile);
-      t.template Store<5>(sums + 2 * kTile + kPanelColumns / 2);
+      t.template store<4>(sums + 2 * kTile);
+      t.template store<5>(sums + 2 * kTile + kPanelColumns / 2);
     }
   }
 };
 
 // Row tiles of the next block: two, but three at an odd end, which read a panel once less than two and one.
-constexpr size_t RowTilesOfBlock(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
+constexpr size_t row_tiles_of_block(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
 // Multiply for a number of row tiles that is known only now.
 template <class Block, ElementType kType, class Beside>
-HWY_INLINE void MultiplyBlock(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
-                              Beside& beside) {
+HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
+                               Beside& beside) {
   // Tile registers are read and written behind the compiler's back.
   asm volatile("" : : : "memory");
   switch (row_tiles) {
-    case 1: Block::template Multiply<kType, 1>(rows, panel, steps, sums, beside); break;
-    case 2: Block::template Multiply<kType, 2>(rows, panel, steps, sums, beside); break;
-    default: Block::template Multiply<kType, 3>(rows, panel, steps, sums, beside); break;
+    case 1: Block::template multiply<kType, 1>(rows, panel, steps, sums, beside); break;
+    case 2: Block::template multiply<kType, 2>(rows, panel, steps, sums, beside); break;
+    default: Block::template multiply<kType, 3>(rows, panel, steps, sums, beside); break;
   }
   asm volatile("" : : : "memory");
 }
 
-// For MultiplyBlock where there is nothing else to do.
+// For multiply_block where there is nothing else to do.
 struct NothingBeside {
   LinesAhead lines;
 
-  HWY_INLINE void Step() {}
-  HWY_INLINE void FinishRows() {}
+  HWY_INLINE void step() {}
+  HWY_INLINE void finish_rows() {}
 };
 
 }  // namespace HWY_NAMESPACE

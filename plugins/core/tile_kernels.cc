@@ -18,25 +18,25 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 
 template <class Block>
-constexpr TileKernels KernelsOf(CpuPath path, bool needs_tile_configuration = false) {
-  return {path,         MultiplyTiles<Block>,     PackRows<Block>,     Attend<Block>,
-          NormalizeRow, needs_tile_configuration, Block::kUnsignedRows};
+constexpr TileKernels kernels_of(CpuPath path, bool needs_tile_configuration = false) {
+  return {path,          multiply_tiles<Block>,    pack_rows<Block>,    attend<Block>,
+          normalize_row, needs_tile_configuration, Block::kUnsignedRows};
 }
 
 #if HWY_TARGET == HWY_AVX3_ZEN4
-constexpr TileKernels kAmxKernels = KernelsOf<MatrixUnitBlock<HardwareTiles>>(CpuPath::kAmx, true);
-constexpr TileKernels kAmxEmulatedKernels = KernelsOf<MatrixUnitBlock<EmulatedTiles>>(CpuPath::kAmxEmulated);
-constexpr TileKernels kAvx512Bf16Kernels = KernelsOf<VectorBlock<NativeBf16, VnniInt8>>(CpuPath::kAvx512Bf16);
+constexpr TileKernels kAmxKernels = kernels_of<MatrixUnitBlock<HardwareTiles>>(CpuPath::kAmx, true);
+constexpr TileKernels kAmxEmulatedKernels = kernels_of<MatrixUnitBlock<EmulatedTiles>>(CpuPath::kAmxEmulated);
+constexpr TileKernels kAvx512Bf16Kernels = kernels_of<VectorBlock<NativeBf16, VnniInt8>>(CpuPath::kAvx512Bf16);
 #elif HWY_TARGET == HWY_AVX3
-constexpr TileKernels kAvx512VnniKernels = KernelsOf<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx512Vnni);
-constexpr TileKernels kAvx512Kernels = KernelsOf<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx512);
+constexpr TileKernels kAvx512VnniKernels = kernels_of<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx512Vnni);
+constexpr TileKernels kAvx512Kernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx512);
 #elif HWY_TARGET == HWY_AVX2
-constexpr TileKernels kAvx2VnniKernels = KernelsOf<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx2Vnni);
-constexpr TileKernels kAvx2Kernels = KernelsOf<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx2);
+constexpr TileKernels kAvx2VnniKernels = kernels_of<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx2Vnni);
+constexpr TileKernels kAvx2Kernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx2);
 #elif HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_NEON_WITHOUT_AES
-constexpr TileKernels kNeonKernels = KernelsOf<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kNeon);
+constexpr TileKernels kNeonKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kNeon);
 #else
-constexpr TileKernels kScalarKernels = KernelsOf<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kScalar);
+constexpr TileKernels kScalarKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kScalar);
 #endif
 
 }  // namespace HWY_NAMESPACE
@@ -47,15 +47,15 @@ HWY_AFTER_NAMESPACE();
 
 namespace vmoe {
 
-size_t TileHeadBytes(size_t tokens, size_t lines) {
-  // Keys, values, shares and scores of one head, as Attend places them.
+size_t tile_head_bytes(size_t tokens, size_t lines) {
+  // Keys, values, shares and scores of one head, as attend places them.
   constexpr size_t kMostRowTiles = 3;
-  const size_t panels = DivideUp(tokens, kPanelColumns);
+  const size_t panels = divide_up(tokens, kPanelColumns);
   return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +
                    kMostRowTiles * kRowsPerTile * kPanelColumns * sizeof(float));
 }
 
-const TileKernels& TileKernelsFor(CpuPath path) {
+const TileKernels& tile_kernels_for(CpuPath path) {
   switch (path) {
 #if HWY_TARGETS & HWY_AVX2
     case CpuPath::kAvx2: return N_AVX2::kAvx2Kernels;

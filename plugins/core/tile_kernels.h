@@ -74,7 +74,7 @@ struct TileHead {
   size_t tokens = 0;
   size_t size = 0;          // columns of a head
   size_t lines = 0;         // lines that they take
-  char* scratch = nullptr;  // TileHeadBytes, at a multiple of 64
+  char* scratch = nullptr;  // tile_head_bytes, at a multiple of 64
   // Query r goes to `out` + offset[r] bytes: float32, or bfloat16 lines `out_line_stride` bytes apart.
   const size_t* offset = nullptr;
   bool out_lines = false;
@@ -83,7 +83,7 @@ struct TileHead {
   void* out = nullptr;
 };
 
-size_t TileHeadBytes(size_t tokens, size_t lines);
+size_t tile_head_bytes(size_t tokens, size_t lines);
 
 struct TileKernels {
   CpuPath path;
@@ -98,7 +98,7 @@ struct TileKernels {
   bool unsigned_rows;
 };
 
-// The kernels of a path that CpuPathSupported.
-const TileKernels& TileKernelsFor(CpuPath path);
+// The kernels of a path that is supported; see cpu_path_supported.
+const TileKernels& tile_kernels_for(CpuPath path);
 
 }  // namespace vmoe

@@ -6,12 +6,12 @@
 
 namespace vmoe {
 
-void TileLinear(const TileMatrix& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
-  const TileKernels& kernels = TileKernelsFor(w.weights->kernels().path);
+void compute_tile_linear(const TileMatrix& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
+  const TileKernels& kernels = tile_kernels_for(w.weights->kernels().path);
   const size_t first[] = {0, rows};
-  const std::vector<RowGroup> groups = GroupRows(first, 1);
-  const size_t most_rows = MostRows(groups);
-  const size_t row_tiles = DivideUp(most_rows, kRowsPerTile);
+  const std::vector<RowGroup> groups = group_rows(first, 1);
+  const size_t most_rows = find_most_rows(groups);
+  const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
   const size_t row_tile_stride = w.weights->steps() * kTileBytes;
   const size_t depth = w.weights->depth();
   const size_t columns = w.weights->columns();
@@ -19,16 +19,16 @@ void TileLinear(const TileMatrix& w, const float* x, size_t rows, float* y, cons
     char* rows = nullptr;
     float* scale = nullptr;
   };
-  std::vector<Slot> slots(StageSlots(groups.size()));
+  std::vector<Slot> slots(stage_slots(groups.size()));
   TileMatrix matrix;
   size_t* offset = nullptr;
   Workspace workspace;
-  TakeAll(workspace, [&](auto& memory) {
-    matrix = w.Padded(memory);
-    offset = memory.template Take<size_t>(most_rows);
+  take_all(workspace, [&](auto& memory) {
+    matrix = w.with_padding(memory);
+    offset = memory.template take<size_t>(most_rows);
     for (Slot& slot : slots) {
-      slot.rows = memory.template Take<char>(row_tiles * row_tile_stride);
-      slot.scale = w.int8() ? memory.template Take<float>(most_rows) : nullptr;
+      slot.rows = memory.template take<char>(row_tiles * row_tile_stride);
+      slot.scale = w.int8() ? memory.template take<float>(most_rows) : nullptr;
     }
   });
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
@@ -42,10 +42,10 @@ void TileLinear(const TileMatrix& w, const float* x, size_t rows, float* y, cons
                      tiles.tiles = slots[slot].rows;
                      tiles.row_tile_stride = row_tile_stride;
                      tiles.scale = slots[slot].scale;
-                     PackTiles(kernels, tiles, begin, end);
+                     pack_tiles(kernels, tiles, begin, end);
                    }};
   const Stage multiply{matrix.weights->panels(), 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
-                         TileProduct product = matrix.Product(0, begin, end - begin);
+                         TileProduct product = matrix.make_product(0, begin, end - begin);
                          product.rows = slots[slot].rows;
                          product.row_tile_stride = row_tile_stride;
                          product.row_count = groups[group].count();
@@ -54,7 +54,7 @@ void TileLinear(const TileMatrix& w, const float* x, size_t rows, float* y, cons
                          product.out = y + groups[group].begin * columns + begin * kPanelColumns;
                          kernels.multiply(product);
                        }};
-  RunStages(runner, groups.size(), {pack, multiply}, kernels.needs_tile_configuration);
+  run_stages(runner, groups.size(), {pack, multiply}, kernels.needs_tile_configuration);
 }
 
 }  // namespace vmoe

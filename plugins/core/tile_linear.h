@@ -9,6 +9,6 @@
 namespace vmoe {
 
 // y f32[rows, P] = x f32[rows, D] x w + bias, with w [1, D, P]. Throws std::bad_alloc.
-void TileLinear(const TileMatrix& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
+void compute_tile_linear(const TileMatrix& w, const float* x, size_t rows, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -14,25 +14,25 @@ constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace
 
-TileProduct TileMatrix::Product(size_t matrix, size_t first_panel, size_t panels, size_t first_step,
-                                size_t steps) const {
+TileProduct TileMatrix::make_product(size_t matrix, size_t first_panel, size_t panels, size_t first_step,
+                                     size_t steps) const {
   TileProduct product;
   product.type = type();
   product.steps = steps;
-  product.panel = weights->Panel(matrix, first_panel) + first_step * kPanelStepBytes;
+  product.panel = weights->panel_at(matrix, first_panel) + first_step * kPanelStepBytes;
   product.panel_stride = weights->panel_stride();
   product.panels = panels;
   const size_t column = first_panel * kPanelColumns;
   const size_t place = matrix * weights->padded_columns() + column;
   product.bias = bias + place;
   if (int8()) product.column_scale = scale + place;
-  if (const int32_t* excess = weights->ColumnExcess(matrix, first_step)) product.column_excess = excess + column;
+  if (const int32_t* excess = weights->column_excess(matrix, first_step)) product.column_excess = excess + column;
   product.columns =
       std::min(weights->columns(), column + panels * kPanelColumns) - std::min(column, weights->columns());
   return product;
 }
 
-const float* TileMatrix::Widened(const float* values, const size_t* first, float* wide) const {
+const float* TileMatrix::widened(const float* values, const size_t* first, float* wide) const {
   const size_t part = weights->columns() / weights->column_parts();
   const size_t wide_part = weights->padded_columns() / weights->column_parts();
   std::fill(wide, wide + weights->matrices() * weights->padded_columns(), 0.0f);
@@ -44,12 +44,12 @@ const float* TileMatrix::Widened(const float* values, const size_t* first, float
   return wide;
 }
 
-void PackTiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
-  end_tile = std::min(end_tile, DivideUp(rows.row_count, kRowsPerTile));
+void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
+  end_tile = std::min(end_tile, divide_up(rows.row_count, kRowsPerTile));
   if (first_tile >= end_tile) return;
   Workspace scratch;
-  TakeAll(scratch, [&](auto& memory) {
-    rows.scratch = memory.template Take<float>(Steps(rows.type, rows.depth) * DepthOfLine(rows.type));
+  take_all(scratch, [&](auto& memory) {
+    rows.scratch = memory.template take<float>(steps_of_depth(rows.type, rows.depth) * depth_of_line(rows.type));
   });
   const size_t first_row = first_tile * kRowsPerTile;
   rows.row_count = std::min(rows.row_count, end_tile * kRowsPerTile) - first_row;
@@ -63,14 +63,14 @@ void PackTiles(const TileKernels& kernels, TileRows rows, size_t first_tile, siz
   kernels.pack_rows(rows);
 }
 
-std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices) {
-  const size_t fair = RoundUp(DivideUp(first[matrices] - first[0], StageThreads()), 2 * kRowsPerTile);
+std::vector<RowGroup> group_rows(const size_t* first, size_t matrices) {
+  const size_t fair = round_up(divide_up(first[matrices] - first[0], stage_threads()), 2 * kRowsPerTile);
   const size_t most = std::clamp(fair, kLeastRowsOfGroup, kMostRowsOfGroup);
   std::vector<RowGroup> groups;
   for (size_t matrix = 0; matrix < matrices; ++matrix) {
     const size_t rows = first[matrix + 1] - first[matrix];
-    const size_t parts = DivideUp(rows, most);
-    const size_t tiles = DivideUp(rows, kRowsPerTile);
+    const size_t parts = divide_up(rows, most);
+    const size_t tiles = divide_up(rows, kRowsPerTile);
     for (size_t part = 0; part < parts; ++part) {
       groups.push_back({matrix, first[matrix] + tiles * part / parts * kRowsPerTile,
                         std::min(first[matrix] + tiles * (part + 1) / parts * kRowsPerTile, first[matrix + 1])});
@@ -82,7 +82,7 @@ std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices) {
   return groups;
 }
 
-size_t MostRows(const std::vector<RowGroup>& groups) {
+size_t find_most_rows(const std::vector<RowGroup>& groups) {
   size_t most = 0;
   for (const RowGroup& group : groups) most = std::max(most, group.count());
   return most;

@@ -22,33 +22,33 @@ struct TileMatrix {
   // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
   // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
   template <class Memory>
-  TileMatrix Padded(Memory& memory, const size_t* first = nullptr) const {
+  TileMatrix with_padding(Memory& memory, const size_t* first = nullptr) const {
     TileMatrix padded = *this;
-    if (!NeedsPadding()) return padded;
+    if (!needs_padding()) return padded;
     const size_t count = weights->matrices() * weights->padded_columns();
-    auto* wide_bias = memory.template Take<float>(count);
-    auto* wide_scale = int8() ? memory.template Take<float>(count) : nullptr;
+    auto* wide_bias = memory.template take<float>(count);
+    auto* wide_scale = int8() ? memory.template take<float>(count) : nullptr;
     if (wide_bias != nullptr) {
-      padded.bias = Widened(bias, first, wide_bias);
-      if (int8()) padded.scale = Widened(scale, first, wide_scale);
+      padded.bias = widened(bias, first, wide_bias);
+      if (int8()) padded.scale = widened(scale, first, wide_scale);
     }
     return padded;
   }
 
   // Of a padded matrix: rows times some panels over the whole depth, or over some steps of it. Rows, offsets and what
   // becomes of the sums are the caller's to fill in.
-  TileProduct Product(size_t matrix, size_t first_panel, size_t panels) const {
-    return Product(matrix, first_panel, panels, 0, weights->steps());
+  TileProduct make_product(size_t matrix, size_t first_panel, size_t panels) const {
+    return make_product(matrix, first_panel, panels, 0, weights->steps());
   }
-  TileProduct Product(size_t matrix, size_t first_panel, size_t panels, size_t first_step, size_t steps) const;
+  TileProduct make_product(size_t matrix, size_t first_panel, size_t panels, size_t first_step, size_t steps) const;
 
  private:
-  bool NeedsPadding() const { return weights->padded_columns() != weights->columns(); }
-  const float* Widened(const float* values, const size_t* first, float* wide) const;
+  bool needs_padding() const { return weights->padded_columns() != weights->columns(); }
+  const float* widened(const float* values, const size_t* first, float* wide) const;
 };
 
 // The row tiles `first_tile` to `end_tile` of what `rows` describes; scratch is taken here. Throws std::bad_alloc.
-void PackTiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
+void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
 
 // Some consecutive rows that one matrix is multiplied with.
 struct RowGroup {
@@ -61,9 +61,9 @@ struct RowGroup {
 
 // Cuts the rows first[m] to first[m + 1] of each matrix m into groups: few enough rows to stay in a core's cache, and
 // enough groups for all threads where that leaves each with enough rows. The largest come first.
-std::vector<RowGroup> GroupRows(const size_t* first, size_t matrices);
+std::vector<RowGroup> group_rows(const size_t* first, size_t matrices);
 
 // Most rows of a group.
-size_t MostRows(const std::vector<RowGroup>& groups);
+size_t find_most_rows(const std::vector<RowGroup>& groups);
 
 }  // namespace vmoe

@@ -30,45 +30,45 @@ class Mlp {
       : rows_(rows),
         out_(out),
         addend_(addend),
-        kernels_(TileKernelsFor(weights.first.weights->kernels().path)),
+        kernels_(tile_kernels_for(weights.first.weights->kernels().path)),
         int8_(weights.first.int8()),
         hidden_(weights.first.weights->columns()),
         width_(weights.second.weights->columns()),
-        groups_(GroupRows(rows.first, weights.first.weights->matrices())),
-        apart_(GroupsRunApart(groups_.size())) {
+        groups_(group_rows(rows.first, weights.first.weights->matrices())),
+        apart_(groups_run_apart(groups_.size())) {
     chunk_ = int8_ ? weights.hidden_chunk : kHiddenChunk;
-    if (chunk_ == 0) chunk_ = std::max<size_t>(RoundUp(hidden_, DepthOfLine(weights.first.type())), 1);
+    if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
     // Without hidden values one chunk is left, of no steps: the bias.
-    chunks_ = std::max<size_t>(DivideUp(hidden_, chunk_), 1);
-    const size_t most_rows = MostRows(groups_);
+    chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
+    const size_t most_rows = find_most_rows(groups_);
     holds_all_ = !apart_ || most_rows <= kFewRows;
-    most_tiles_ = DivideUp(most_rows, kRowsPerTile);
-    slots_.resize(StageSlots(groups_.size()));
-    TakeAll(workspace_, [&](auto& memory) {
-      first_ = weights.first.Padded(memory, rows.first);
-      second_ = weights.second.Padded(memory, rows.first);
-      offset_ = memory.template Take<size_t>(most_rows);
-      exact_offset_ = memory.template Take<size_t>(most_rows);
-      line_offset_ = memory.template Take<size_t>(most_rows);
+    most_tiles_ = divide_up(most_rows, kRowsPerTile);
+    slots_.resize(stage_slots(groups_.size()));
+    take_all(workspace_, [&](auto& memory) {
+      first_ = weights.first.with_padding(memory, rows.first);
+      second_ = weights.second.with_padding(memory, rows.first);
+      offset_ = memory.template take<size_t>(most_rows);
+      exact_offset_ = memory.template take<size_t>(most_rows);
+      line_offset_ = memory.template take<size_t>(most_rows);
       for (Slot& slot : slots_) {
-        slot.rows = memory.template Take<char>(most_tiles_ * first_steps() * kTileBytes);
-        slot.hidden = memory.template Take<char>(most_tiles_ * HiddenSteps() * kTileBytes);
+        slot.rows = memory.template take<char>(most_tiles_ * first_steps() * kTileBytes);
+        slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * kTileBytes);
         if (!int8_) continue;
-        slot.row_scale = memory.template Take<float>(most_rows);
-        slot.exact = memory.template Take<float>(most_rows * ExactStride());
-        slot.hidden_scale = memory.template Take<float>(most_rows * chunks_);
+        slot.row_scale = memory.template take<float>(most_rows);
+        slot.exact = memory.template take<float>(most_rows * exact_stride());
+        slot.hidden_scale = memory.template take<float>(most_rows * chunks_);
       }
     });
     for (size_t row = 0; row < most_rows; ++row) {
       offset_[row] = row * width_ * sizeof(float);
-      exact_offset_[row] = row * ExactStride() * sizeof(float);
-      line_offset_[row] = LineOffset(row, HiddenSteps() * kTileBytes);
+      exact_offset_[row] = row * exact_stride() * sizeof(float);
+      line_offset_[row] = line_offset(row, hidden_steps() * kTileBytes);
     }
   }
 
-  void Run(const TaskRunner& runner) const {
-    const std::vector<Stage> stages = apart_ ? StagesApart() : StagesTogether();
-    RunStages(runner, groups_.size(), stages, kernels_.needs_tile_configuration);
+  void run(const TaskRunner& runner) const {
+    const std::vector<Stage> stages = apart_ ? stages_apart() : stages_together();
+    run_stages(runner, groups_.size(), stages, kernels_.needs_tile_configuration);
   }
 
  private:
@@ -93,64 +93,65 @@ class Mlp {
   Workspace workspace_;
 
   size_t first_steps() const { return first_.weights->steps(); }
-  size_t chunk_panels() const { return DivideUp(chunk_, kPanelColumns); }
-  size_t chunk_steps() const { return Steps(second_.type(), chunk_); }
+  size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
+  size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
   // Of the hidden values that a slot holds.
-  size_t HiddenSteps() const {
+  size_t hidden_steps() const {
     return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps());
   }
-  size_t ExactStride() const { return HiddenSteps() * DepthOfLine(second_.type()); }
-  size_t PanelsOfChunk(size_t chunk) const {
+  size_t exact_stride() const { return hidden_steps() * depth_of_line(second_.type()); }
+  size_t panels_of_chunk(size_t chunk) const {
     return std::min(chunk_panels(), first_.weights->panels() - chunk * chunk_panels());
   }
-  size_t StepsOfChunk(size_t chunk) const {
+  size_t steps_of_chunk(size_t chunk) const {
     return std::min(chunk_steps(), second_.weights->steps() - chunk * chunk_steps());
   }
-  size_t row_tiles(size_t group) const { return DivideUp(groups_[group].count(), kRowsPerTile); }
+  size_t row_tiles(size_t group) const { return divide_up(groups_[group].count(), kRowsPerTile); }
 
-  std::vector<Stage> StagesApart() const {
+  std::vector<Stage> stages_apart() const {
     Stage all;
     all.items = 1;
     all.run = [this](size_t group, size_t slot, size_t, size_t) {
-      PackRows(group, slot, 0, row_tiles(group));
+      pack_rows(group, slot, 0, row_tiles(group));
       const size_t matrix = groups_[group].matrix;
       if (holds_all_) {
-        First(group, slot, 0, first_.weights->panels(), 0, second_.weights->Panel(matrix, 0));
-        QuantizeAll(group, slot, 0, row_tiles(group));
-        SecondInOrder(group, slot, 0, second_.weights->panels());
+        multiply_first(group, slot, 0, first_.weights->panels(), 0, second_.weights->panel_at(matrix, 0));
+        quantize_all(group, slot, 0, row_tiles(group));
+        multiply_second_in_order(group, slot, 0, second_.weights->panels());
         return;
       }
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-        const char* second = second_.weights->Panel(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
-        const char* next = chunk + 1 < chunks_ ? first_.weights->Panel(matrix, (chunk + 1) * chunk_panels()) : nullptr;
-        First(group, slot, chunk * chunk_panels(), PanelsOfChunk(chunk), 0, second);
-        if (int8_) Quantize(group, slot, chunk, 0, 0, row_tiles(group));
-        Second(group, slot, chunk, 0, 0, second_.weights->panels(), next);
+        const char* second = second_.weights->panel_at(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
+        const char* next =
+            chunk + 1 < chunks_ ? first_.weights->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
+        multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
+        if (int8_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
+        multiply_second(group, slot, chunk, 0, 0, second_.weights->panels(), next);
       }
     };
     return {all};
   }
 
-  std::vector<Stage> StagesTogether() const {
+  std::vector<Stage> stages_together() const {
     std::vector<Stage> stages;
     stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        PackRows(group, slot, begin, end);
+                        pack_rows(group, slot, begin, end);
                       }});
     stages.push_back({first_.weights->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        First(group, slot, begin, end - begin, begin, nullptr);
+                        multiply_first(group, slot, begin, end - begin, begin, nullptr);
                       }});
     if (int8_) {
       stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          QuantizeAll(group, slot, begin, end);
+                          quantize_all(group, slot, begin, end);
                         }});
     }
     stages.push_back({second_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        SecondInOrder(group, slot, begin, end);
+                        multiply_second_in_order(group, slot, begin, end);
                       }});
     return stages;
   }
 
-  void PackRows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+  void pack_rows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     const RowGroup& mine = groups_[group];
     TileRows rows;
     rows.type = first_.type();
@@ -164,14 +165,15 @@ class Mlp {
     rows.tiles = slots_[slot].rows;
     rows.row_tile_stride = first_steps() * kTileBytes;
     rows.scale = slots_[slot].row_scale;
-    PackTiles(kernels_, rows, first_tile, end_tile);
+    pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
   // Some panels of the first product, with what is activated written from the panel `place` of the slot on.
-  void First(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place, const char* next) const {
+  void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
+                      const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product = first_.Product(mine.matrix, first_panel, panels);
+    TileProduct product = first_.make_product(mine.matrix, first_panel, panels);
     product.rows = memory.rows;
     product.row_tile_stride = first_steps() * kTileBytes;
     product.row_count = mine.count();
@@ -191,49 +193,51 @@ class Mlp {
   }
 
   // Some row tiles of one chunk of hidden values, which begins at a step of the slot.
-  void Quantize(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
+  void quantize(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
     TileRows rows;
     rows.type = ElementType::kInt8;
-    rows.rows = memory.exact + step * DepthOfLine(rows.type);
-    rows.stride = ExactStride();
+    rows.rows = memory.exact + step * depth_of_line(rows.type);
+    rows.stride = exact_stride();
     rows.row_count = count;
     rows.depth = std::min(chunk_, hidden_ - chunk * chunk_);
     rows.tiles = memory.hidden + step * kTileBytes;
-    rows.row_tile_stride = HiddenSteps() * kTileBytes;
+    rows.row_tile_stride = hidden_steps() * kTileBytes;
     rows.scale = memory.hidden_scale + chunk * count;
-    PackTiles(kernels_, rows, first_tile, end_tile);
+    pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
-  void QuantizeAll(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+  void quantize_all(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     for (size_t chunk = 0; int8_ && chunk < chunks_; ++chunk) {
-      Quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
+      quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
     }
   }
 
   // Some panels of the second product, each with all its chunks: the order in which the weights lie.
-  void SecondInOrder(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
+  void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
     const size_t matrix = groups_[group].matrix;
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
         const size_t step = chunk * chunk_steps();
         const bool last = panel + 1 == second_.weights->panels() && chunk + 1 == chunks_;
         const char* next =
-            last ? nullptr : second_.weights->Panel(matrix, panel) + (step + StepsOfChunk(chunk)) * kPanelStepBytes;
-        Second(group, slot, chunk, step, panel, 1, next);
+            last ? nullptr
+                 : second_.weights->panel_at(matrix, panel) + (step + steps_of_chunk(chunk)) * kPanelStepBytes;
+        multiply_second(group, slot, chunk, step, panel, 1, next);
       }
     }
   }
 
   // Some panels of one chunk's share of the second product; its hidden values begin at a step of the slot.
-  void Second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
-              const char* next) const {
+  void multiply_second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
+                       const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product = second_.Product(mine.matrix, first_panel, panels, chunk * chunk_steps(), StepsOfChunk(chunk));
+    TileProduct product =
+        second_.make_product(mine.matrix, first_panel, panels, chunk * chunk_steps(), steps_of_chunk(chunk));
     product.rows = memory.hidden + step * kTileBytes;
-    product.row_tile_stride = HiddenSteps() * kTileBytes;
+    product.row_tile_stride = hidden_steps() * kTileBytes;
     product.row_count = mine.count();
     if (int8_) product.row_scale = memory.hidden_scale + chunk * mine.count();
     product.next_panel = next;
@@ -249,9 +253,9 @@ class Mlp {
 
 }  // namespace
 
-void TileMlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
-             const TaskRunner& runner) {
-  Mlp(weights, rows, out, addend).Run(runner);
+void compute_tile_mlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
+                      const TaskRunner& runner) {
+  Mlp(weights, rows, out, addend).run(runner);
 }
 
 }  // namespace vmoe

@@ -29,7 +29,7 @@ struct TileMlpRows {
 
 // out f32[rows, D], in the order of the rows, plus `addend` f32[rows, D] if there is one, which may be `out`.
 // Throws std::bad_alloc.
-void TileMlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
-             const TaskRunner& runner);
+void compute_tile_mlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
+                      const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -12,9 +12,9 @@ constexpr size_t kGroupBytes = 4;  // of the depth that stand side by side
 class PartPlaces {
  public:
   PartPlaces(size_t count, size_t parts)
-      : parts_(parts), size_(count / parts), padded_(parts == 1 ? size_ : RoundUp(size_, kPanelColumns)) {}
+      : parts_(parts), size_(count / parts), padded_(parts == 1 ? size_ : round_up(size_, kPanelColumns)) {}
 
-  bool Has(size_t padded) const { return padded / padded_ < parts_ && padded % padded_ < size_; }
+  bool has(size_t padded) const { return padded / padded_ < parts_ && padded % padded_ < size_; }
   size_t operator()(size_t padded) const { return padded / padded_ * size_ + padded % padded_; }
 
  private:
@@ -24,12 +24,12 @@ class PartPlaces {
 };
 
 template <class T>
-void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
+void pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
   constexpr size_t kGroup = kGroupBytes / sizeof(T);
   const PartPlaces depth(weights.depth, weights.depth_parts);
   // A panel lies within one part of the columns.
   const size_t size = weights.columns / weights.column_parts;
-  const size_t panels_of_part = DivideUp(size, kPanelColumns);
+  const size_t panels_of_part = divide_up(size, kPanelColumns);
   const size_t in_part = panel % panels_of_part * kPanelColumns;
   const size_t column = panel / panels_of_part * size + in_part;
   const size_t count = std::min(kPanelColumns, size - in_part);
@@ -37,7 +37,7 @@ void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t st
   for (size_t line = 0; line < steps * kRowsPerTile; ++line) {
     for (size_t i = 0; i < kGroup; ++i) {
       const size_t place = line * kGroup + i;
-      if (depth.Has(place)) {
+      if (depth.has(place)) {
         std::memcpy(rows[i], matrix + depth(place) * weights.columns + column, count * sizeof(T));
       } else {
         std::memset(rows[i], 0, sizeof(rows[i]));
@@ -55,15 +55,15 @@ void Pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t st
 
 }  // namespace
 
-void PackTilePanel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to) {
+void pack_tile_panel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to) {
   if (weights.type == ElementType::kInt8) {
-    Pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, to);
+    pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, to);
   } else {
-    Pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, to);
+    pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, to);
   }
 }
 
-void ColumnExcessOfPanel(const char* panel, size_t steps, int32_t* excess) {
+void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   std::fill(excess, excess + kPanelColumns, 0);
   const auto* weights = reinterpret_cast<const int8_t*>(panel);
   for (size_t tile = 0; tile < 2 * steps; ++tile) {

@@ -10,9 +10,9 @@
 namespace vmoe {
 
 // Packs one panel of a bfloat16 or int8 matrix that begins at `matrix` into `steps` steps at `to`.
-void PackTilePanel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to);
+void pack_tile_panel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to);
 
 // 128 times the sum of each of the 32 columns of a packed int8 panel.
-void ColumnExcessOfPanel(const char* panel, size_t steps, int32_t* excess);
+void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess);
 
 }  // namespace vmoe

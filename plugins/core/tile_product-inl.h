@@ -23,7 +23,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // ---- What becomes of sums
 
 // Two vectors of 16 floats' worth as 32 bfloat16.
-HWY_INLINE void StoreBf16Line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
+HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
   const BitsTag du;
 #if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86
   _mm512_storeu_si512(line, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(values[1].raw, values[0].raw)));
@@ -32,7 +32,7 @@ HWY_INLINE void StoreBf16Line(const Floats (&values)[kPanelColumns / kLanes], ch
   const hn::Rebind<uint16_t, BitsTag> d16;
 #pragma GCC unroll 16
   for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
-    hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(RoundedBf16(hn::BitCast(du, values[v])))), d16,
+    hn::StoreU(hn::TruncateTo(d16, hn::ShiftRight<16>(rounded_bf16(hn::BitCast(du, values[v])))), d16,
                reinterpret_cast<uint16_t*>(line) + v * kLanes);
   }
 #endif
@@ -42,7 +42,7 @@ template <ElementType kType, bool kGelu, bool kLines>
 struct Finish {
   const TileProduct& product;
 
-  HWY_INLINE void Row(const float* sums, size_t row, size_t panel) const {
+  HWY_INLINE void finish_row(const float* sums, size_t row, size_t panel) const {
     const FloatTag d;
     constexpr size_t kVectors = kPanelColumns / kLanes;
     const size_t column = panel * kPanelColumns;
@@ -62,12 +62,12 @@ struct Finish {
       if constexpr (kGelu || kLines) {
         if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
       }
-      if constexpr (kGelu) values[v] = FastGelu(values[v]);
+      if constexpr (kGelu) values[v] = fast_gelu(values[v]);
     }
     const size_t offset = product.offset[row];
     char* to = static_cast<char*>(product.out) + offset;
     if constexpr (kLines) {
-      StoreBf16Line(values, to + panel * product.line_stride);
+      store_bf16_line(values, to + panel * product.line_stride);
     } else {
       float* out = reinterpret_cast<float*>(to) + column;
       const auto* addend =
@@ -103,13 +103,13 @@ struct PendingRows {
   size_t done = 0;
   size_t panel = 0;
 
-  HWY_INLINE void Next() {
+  HWY_INLINE void finish_next() {
     if (done == count) return;
-    finish.Row(sums + done * kPanelColumns, first_row + done, panel);
+    finish.finish_row(sums + done * kPanelColumns, first_row + done, panel);
     ++done;
   }
-  HWY_INLINE void All() {
-    while (done != count) Next();
+  HWY_INLINE void finish_all() {
+    while (done != count) finish_next();
   }
 };
 
@@ -120,38 +120,38 @@ struct BesideProducts {
   size_t rows_per_step;
   LinesAhead lines;
 
-  HWY_INLINE void Step() {
-    for (size_t i = 0; i < rows_per_step; ++i) pending.Next();
+  HWY_INLINE void step() {
+    for (size_t i = 0; i < rows_per_step; ++i) pending.finish_next();
     // Tiles are loaded past the first-level cache, and the second one waits for more lines at once.
-    lines.Step<2>();
+    lines.step<2>();
   }
-  HWY_INLINE void FinishRows() { pending.All(); }
+  HWY_INLINE void finish_rows() { pending.finish_all(); }
 };
 
 template <class Block, ElementType kType, bool kGelu, bool kLines>
-HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
+HWY_NOINLINE void multiply_panels(const TileProduct& product) {
   using Rows = Finish<kType, kGelu, kLines>;
   const Rows finish{product};
   HWY_ALIGN float sums[2][kSumsOfBlock];
   size_t buffer = 0;
   PendingRows<Rows> pending{finish};
-  const size_t row_tiles = DivideUp(product.row_count, kRowsPerTile);
-  const size_t rows_per_step = DivideUp(kMostRowTiles * kRowsPerTile, std::max<size_t>(product.steps, 1));
+  const size_t row_tiles = divide_up(product.row_count, kRowsPerTile);
+  const size_t rows_per_step = divide_up(kMostRowTiles * kRowsPerTile, std::max<size_t>(product.steps, 1));
   for (size_t panel = 0; panel < product.panels; ++panel) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
     // Where a single pass does, the panel itself streams from memory. Else there is time to fetch the next one.
     const char* ahead = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
-      const size_t count = RowTilesOfBlock(row_tiles - tile);
+      const size_t count = row_tiles_of_block(row_tiles - tile);
       BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, {ahead, kLinesOfStep * 256 * count / row_tiles}};
       const size_t first_row = tile * kRowsPerTile;
-      MultiplyBlock<Block, kType>(count,
-                                  {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,
-                                   product.row_count - first_row},
-                                  weights, product.steps, sums[buffer], beside);
+      multiply_block<Block, kType>(count,
+                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,
+                                    product.row_count - first_row},
+                                   weights, product.steps, sums[buffer], beside);
       ahead = beside.lines.next;
-      pending.All();
+      pending.finish_all();
       pending.sums = sums[buffer];
       pending.first_row = first_row;
       pending.count = std::min(count * kRowsPerTile, product.row_count - first_row);
@@ -161,26 +161,26 @@ HWY_NOINLINE void MultiplyPanels(const TileProduct& product) {
       tile += count;
     }
   }
-  pending.All();
+  pending.finish_all();
 }
 
 template <class Block>
-void MultiplyTiles(const TileProduct& product) {
+void multiply_tiles(const TileProduct& product) {
   const bool int8 = product.type == ElementType::kInt8;
   if (product.lines) {
     if (product.gelu) {
-      int8 ? MultiplyPanels<Block, ElementType::kInt8, true, true>(product)
-           : MultiplyPanels<Block, ElementType::kBfloat16, true, true>(product);
+      int8 ? multiply_panels<Block, ElementType::kInt8, true, true>(product)
+           : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
     } else {
-      int8 ? MultiplyPanels<Block, ElementType::kInt8, false, true>(product)
-           : MultiplyPanels<Block, ElementType::kBfloat16, false, true>(product);
+      int8 ? multiply_panels<Block, ElementType::kInt8, false, true>(product)
+           : multiply_panels<Block, ElementType::kBfloat16, false, true>(product);
     }
   } else if (product.gelu) {
-    int8 ? MultiplyPanels<Block, ElementType::kInt8, true, false>(product)
-         : MultiplyPanels<Block, ElementType::kBfloat16, true, false>(product);
+    int8 ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
+         : multiply_panels<Block, ElementType::kBfloat16, true, false>(product);
   } else {
-    int8 ? MultiplyPanels<Block, ElementType::kInt8, false, false>(product)
-         : MultiplyPanels<Block, ElementType::kBfloat16, false, false>(product);
+    int8 ? multiply_panels<Block, ElementType::kInt8, false, false>(product)
+         : multiply_panels<Block, ElementType::kBfloat16, false, false>(product);
   }
 }
 

@@ -22,16 +22,16 @@ namespace HWY_NAMESPACE {
 // The processor's tile registers, as instructions, so that no compiler needs to know them.
 struct HardwareTiles {
   template <int kTile>
-  HWY_INLINE void Zero() {
+  HWY_INLINE void zero() {
     asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
   }
   // Through the second-level cache, leaving the first one to what is written.
   template <int kTile>
-  HWY_INLINE void Load(const char* from) {
+  HWY_INLINE void load(const char* from) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(kLineBytes), "i"(kTile));
   }
   template <ElementType kType, int kSums, int kRows, int kWeights>
-  HWY_INLINE void Multiply() {
+  HWY_INLINE void multiply() {
     if constexpr (kType == ElementType::kInt8) {
       asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSums), "i"(kRows), "i"(kWeights));
     } else {
@@ -39,7 +39,7 @@ struct HardwareTiles {
     }
   }
   template <int kTile>
-  HWY_INLINE void Store(float* to) {
+  HWY_INLINE void store(float* to) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kPanelColumns * sizeof(float)), "i"(kTile));
   }
 };
@@ -49,27 +49,27 @@ struct HardwareTiles {
 class EmulatedTiles {
  public:
   template <int kTile>
-  void Zero() {
+  void zero() {
     std::memset(tiles_[kTile], 0, kTileBytes);
   }
   template <int kTile>
-  void Load(const char* from) {
+  void load(const char* from) {
     std::memcpy(tiles_[kTile], from, kTileBytes);
   }
   template <ElementType kType, int kSums, int kRows, int kWeights>
-  void Multiply() {
+  void multiply() {
     for (size_t row = 0; row < kRowsPerTile; ++row) {
       for (size_t column = 0; column < kRowsPerTile; ++column) {
         if constexpr (kType == ElementType::kInt8) {
-          AddInt8(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+          add_int8(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
         } else {
-          AddBf16(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
+          add_bf16(tiles_[kRows][row], tiles_[kWeights], column, &tiles_[kSums][row][column * 4]);
         }
       }
     }
   }
   template <int kTile>
-  void Store(float* to) {
+  void store(float* to) {
     for (size_t row = 0; row < kRowsPerTile; ++row)
       std::memcpy(to + row * kPanelColumns, tiles_[kTile][row], kLineBytes);
   }
@@ -78,38 +78,38 @@ class EmulatedTiles {
   char tiles_[8][kRowsPerTile][kLineBytes];
 
   // Subnormal numbers count as zero, going in and coming out.
-  static float Flushed(float value) {
+  static float flushed(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));
     if ((bits & 0x7f800000u) == 0) bits &= 0x80000000u;
     std::memcpy(&value, &bits, sizeof(value));
     return value;
   }
-  static float Wide(const char* from) {
+  static float load_wide(const char* from) {
     uint16_t half;
     std::memcpy(&half, from, sizeof(half));
     const uint32_t bits = uint32_t{half} << 16;
     float value;
     std::memcpy(&value, &bits, sizeof(value));
-    return Flushed(value);
+    return flushed(value);
   }
 
   // Even and odd places of the depth are added up apart, each product with one rounding; then both, then to the sum.
-  static void AddBf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+  static void add_bf16(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
     float parts[2] = {0, 0};
     for (size_t line = 0; line < kRowsPerTile; ++line) {
       for (size_t half = 0; half < 2; ++half) {
-        parts[half] = Flushed(
-            __builtin_fmaf(Wide(row + line * 4 + half * 2), Wide(weights[line] + column * 4 + half * 2), parts[half]));
+        parts[half] = flushed(__builtin_fmaf(load_wide(row + line * 4 + half * 2),
+                                             load_wide(weights[line] + column * 4 + half * 2), parts[half]));
       }
     }
     float total;
     std::memcpy(&total, sum, sizeof(total));
-    total = Flushed(total + Flushed(parts[0] + parts[1]));
+    total = flushed(total + flushed(parts[0] + parts[1]));
     std::memcpy(sum, &total, sizeof(total));
   }
 
-  static void AddInt8(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
+  static void add_int8(const char* row, const char (*weights)[kLineBytes], size_t column, char* sum) {
     int32_t total;
     std::memcpy(&total, sum, sizeof(total));
     for (size_t line = 0; line < kRowsPerTile; ++line) {

@@ -25,7 +25,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr float kNormEpsilon = 1e-6f;
 
 // The values at `i` to `count` of a row, zeros behind.
-HWY_INLINE Floats LoadUpTo(const float* row, size_t i, size_t count) {
+HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   const FloatTag d;
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
 }
@@ -34,25 +34,25 @@ HWY_INLINE Floats LoadUpTo(const float* row, size_t i, size_t count) {
 constexpr size_t kChains = 4;
 
 template <class Visit>
-HWY_INLINE void ForEachVector(size_t count, Floats (&sums)[kChains], const Visit& visit) {
+HWY_INLINE void for_each_vector(size_t count, Floats (&sums)[kChains], const Visit& visit) {
   size_t i = 0;
   for (; i + kChains * kLanes <= count; i += kChains * kLanes) {
 #pragma GCC unroll 4
-    for (size_t chain = 0; chain < kChains; ++chain) sums[chain] = visit.Whole(i + chain * kLanes, sums[chain]);
+    for (size_t chain = 0; chain < kChains; ++chain) sums[chain] = visit.visit_whole(i + chain * kLanes, sums[chain]);
   }
   for (size_t chain = 0; i < count; i += kLanes, ++chain) {
-    sums[chain] = i + kLanes <= count ? visit.Whole(i, sums[chain]) : visit.Part(i, count - i, sums[chain]);
+    sums[chain] = i + kLanes <= count ? visit.visit_whole(i, sums[chain]) : visit.visit_part(i, count - i, sums[chain]);
   }
 }
 
-HWY_INLINE float TotalOf(const Floats (&sums)[kChains]) {
+HWY_INLINE float total_of(const Floats (&sums)[kChains]) {
   return hn::ReduceSum(FloatTag(), hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
 }
 
 struct SumOfRow {
   const float* row;
-  HWY_INLINE Floats Whole(size_t i, Floats sum) const { return hn::Add(sum, hn::LoadU(FloatTag(), row + i)); }
-  HWY_INLINE Floats Part(size_t i, size_t left, Floats sum) const {
+  HWY_INLINE Floats visit_whole(size_t i, Floats sum) const { return hn::Add(sum, hn::LoadU(FloatTag(), row + i)); }
+  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats sum) const {
     return hn::Add(sum, hn::LoadN(FloatTag(), row + i, left));
   }
 };
@@ -60,11 +60,11 @@ struct SumOfRow {
 struct SquaresOfRow {
   const float* row;
   Floats mean;
-  HWY_INLINE Floats Whole(size_t i, Floats sum) const {
+  HWY_INLINE Floats visit_whole(size_t i, Floats sum) const {
     const auto away = hn::Sub(hn::LoadU(FloatTag(), row + i), mean);
     return hn::MulAdd(away, away, sum);
   }
-  HWY_INLINE Floats Part(size_t i, size_t left, Floats sum) const {
+  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats sum) const {
     const FloatTag d;
     const auto away = hn::IfThenElseZero(hn::FirstN(d, left), hn::Sub(hn::LoadN(d, row + i, left), mean));
     return hn::MulAdd(away, away, sum);
@@ -72,48 +72,50 @@ struct SquaresOfRow {
 };
 
 // Values without their sign are in the order of their bits, where a NaN is the largest.
-HWY_INLINE Floats Larger(Floats a, Floats b) {
+HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
 }
 
 struct LargestOfRow {
   const float* row;
-  HWY_INLINE Floats Whole(size_t i, Floats most) const { return Larger(most, hn::Abs(hn::LoadU(FloatTag(), row + i))); }
-  HWY_INLINE Floats Part(size_t i, size_t left, Floats most) const {
-    return Larger(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
+  HWY_INLINE Floats visit_whole(size_t i, Floats most) const {
+    return larger(most, hn::Abs(hn::LoadU(FloatTag(), row + i)));
+  }
+  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats most) const {
+    return larger(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
   }
 };
 
-HWY_ATTR inline void NormalizeRow(const float* row, const float* scale, const float* bias, size_t count, float* out) {
+HWY_ATTR inline void normalize_row(const float* row, const float* scale, const float* bias, size_t count, float* out) {
   const FloatTag d;
   const auto zero = hn::Zero(d);
   Floats sums[kChains] = {zero, zero, zero, zero};
-  ForEachVector(count, sums, SumOfRow{row});
-  const auto mean = hn::Set(d, TotalOf(sums) / static_cast<float>(count));
+  for_each_vector(count, sums, SumOfRow{row});
+  const auto mean = hn::Set(d, total_of(sums) / static_cast<float>(count));
   Floats squares[kChains] = {zero, zero, zero, zero};
-  ForEachVector(count, squares, SquaresOfRow{row, mean});
-  const auto unit = hn::Set(d, 1.0f / std::sqrt(TotalOf(squares) / static_cast<float>(count) + kNormEpsilon));
+  for_each_vector(count, squares, SquaresOfRow{row, mean});
+  const auto unit = hn::Set(d, 1.0f / std::sqrt(total_of(squares) / static_cast<float>(count) + kNormEpsilon));
   for (size_t i = 0; i < count; i += kLanes) {
-    const auto normal = hn::Mul(hn::Sub(LoadUpTo(row, i, count), mean), unit);
-    const auto value = hn::MulAdd(normal, LoadUpTo(scale, i, count), LoadUpTo(bias, i, count));
+    const auto normal = hn::Mul(hn::Sub(load_up_to(row, i, count), mean), unit);
+    const auto value = hn::MulAdd(normal, load_up_to(scale, i, count), load_up_to(bias, i, count));
     i + kLanes <= count ? hn::StoreU(value, d, out + i) : hn::StoreN(value, d, out + i, count - i);
   }
 }
 
 // One row as bfloat16 lines, `count` a multiple of 32.
-HWY_INLINE void RowToBf16Lines(const float* row, size_t count, char* line) {
+HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   for (size_t i = 0; i < count; i += kPanelColumns, line += kTileBytes) {
     Floats values[kPanelColumns / kLanes];
 #pragma GCC unroll 16
     for (size_t v = 0; v < kPanelColumns / kLanes; ++v) values[v] = hn::LoadU(FloatTag(), row + i + v * kLanes);
-    StoreBf16Line(values, line);
+    store_bf16_line(values, line);
   }
 }
 
 // 64 whole numbers of at most 127 as bytes; as unsigned ones, 128 more.
 template <bool kUnsigned>
-HWY_INLINE void StoreInt8Line(const Floats (&values)[kLineBytes / kLanes], char* line) {
+HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], char* line) {
   const SignedTag di;
 #if HWY_TARGET == HWY_SCALAR
   for (size_t i = 0; i < kLineBytes; ++i) {
@@ -142,13 +144,13 @@ HWY_INLINE void StoreInt8Line(const Floats (&values)[kLineBytes / kLanes], char*
 // One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale, which isn't
 // finite where a value isn't.
 template <bool kUnsigned>
-HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
+HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line) {
   const FloatTag d;
   constexpr size_t kVectors = kLineBytes / kLanes;
   const auto zero = hn::Zero(d);
   Floats largest[kChains] = {zero, zero, zero, zero};
-  ForEachVector(count, largest, LargestOfRow{row});
-  const auto most = hn::BitCast(SignedTag(), Larger(Larger(largest[0], largest[1]), Larger(largest[2], largest[3])));
+  for_each_vector(count, largest, LargestOfRow{row});
+  const auto most = hn::BitCast(SignedTag(), larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
   const float share = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(SignedTag(), most))) / 127.0f;
   const float scale = share == 0.0f ? 1.0f : share;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
@@ -172,14 +174,14 @@ HWY_INLINE float RowToInt8Lines(const float* row, size_t count, char* line) {
         rounded[v] = hn::Clamp(whole, hn::Neg(most_whole), most_whole);
       }
     }
-    StoreInt8Line<kUnsigned>(rounded, line);
+    store_int8_line<kUnsigned>(rounded, line);
   }
   return scale;
 }
 
 template <class Block>
-HWY_ATTR void PackRows(const TileRows& rows) {
-  const size_t padded = Steps(rows.type, rows.depth) * DepthOfLine(rows.type);
+HWY_ATTR void pack_rows(const TileRows& rows) {
+  const size_t padded = steps_of_depth(rows.type, rows.depth) * depth_of_line(rows.type);
   const bool in_place = padded == rows.depth && rows.norm_scale == nullptr && !rows.round_bf16;
   if (!in_place) std::fill(rows.scratch + rows.depth, rows.scratch + padded, 0.0f);
   for (size_t r = 0; r < rows.row_count; ++r) {
@@ -187,7 +189,7 @@ HWY_ATTR void PackRows(const TileRows& rows) {
     const float* row = rows.rows + place * rows.stride;
     if (!in_place) {
       if (rows.norm_scale != nullptr) {
-        NormalizeRow(row, rows.norm_scale, rows.norm_bias, rows.depth, rows.scratch);
+        normalize_row(row, rows.norm_scale, rows.norm_bias, rows.depth, rows.scratch);
       } else {
         std::memcpy(rows.scratch, row, rows.depth * sizeof(float));
       }
@@ -195,14 +197,14 @@ HWY_ATTR void PackRows(const TileRows& rows) {
     }
     if (rows.round_bf16) {
       for (size_t i = 0; i < padded; i += kLanes) {
-        hn::StoreU(RoundBf16(hn::LoadU(FloatTag(), row + i)), FloatTag(), rows.scratch + i);
+        hn::StoreU(round_to_bf16(hn::LoadU(FloatTag(), row + i)), FloatTag(), rows.scratch + i);
       }
     }
-    char* line = rows.tiles + LineOffset(r, rows.row_tile_stride);
+    char* line = rows.tiles + line_offset(r, rows.row_tile_stride);
     if (rows.type == ElementType::kInt8) {
-      rows.scale[r] = RowToInt8Lines<Block::kUnsignedRows>(row, padded, line);
+      rows.scale[r] = row_to_int8_lines<Block::kUnsignedRows>(row, padded, line);
     } else {
-      RowToBf16Lines(row, padded, line);
+      row_to_bf16_lines(row, padded, line);
     }
   }
 }

@@ -20,17 +20,17 @@ inline constexpr size_t kTileBytes = kRowsPerTile * kLineBytes;
 inline constexpr size_t kPanelColumns = 32;
 inline constexpr size_t kPanelStepBytes = 2 * kTileBytes;
 
-constexpr size_t DivideUp(size_t count, size_t size) { return (count + size - 1) / size; }
-constexpr size_t RoundUp(size_t count, size_t size) { return DivideUp(count, size) * size; }
+constexpr size_t divide_up(size_t count, size_t size) { return (count + size - 1) / size; }
+constexpr size_t round_up(size_t count, size_t size) { return divide_up(count, size) * size; }
 
 // Elements of the depth in a line of activations.
-constexpr size_t DepthOfLine(ElementType type) { return kLineBytes / BytesOf(type); }
+constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(type); }
 
 // Steps of a depth.
-constexpr size_t Steps(ElementType type, size_t depth) { return DivideUp(depth, DepthOfLine(type)); }
+constexpr size_t steps_of_depth(ElementType type, size_t depth) { return divide_up(depth, depth_of_line(type)); }
 
 // Where a row begins in activations whose row tiles are `row_tile_stride` bytes apart.
-constexpr size_t LineOffset(size_t row, size_t row_tile_stride) {
+constexpr size_t line_offset(size_t row, size_t row_tile_stride) {
   return row / kRowsPerTile * row_tile_stride + row % kRowsPerTile * kLineBytes;
 }
 

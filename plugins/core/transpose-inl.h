@@ -17,7 +17,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // to[row * to_stride + column] = from[column * from_stride + row]
-HWY_ATTR HWY_NOINLINE inline void Transpose(const float* from, size_t from_stride, size_t rows, size_t columns,
+HWY_ATTR HWY_NOINLINE inline void transpose(const float* from, size_t from_stride, size_t rows, size_t columns,
                                             float* to, size_t to_stride) {
   size_t column = 0;
 #if HWY_TARGET != HWY_SCALAR

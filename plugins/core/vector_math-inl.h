@@ -21,7 +21,7 @@ using Bits = hn::Vec<BitsTag>;
 
 constexpr size_t kLanes = HWY_LANES(float);
 
-HWY_INLINE Bits RoundedBf16(Bits bits) {
+HWY_INLINE Bits rounded_bf16(Bits bits) {
   const BitsTag du;
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
@@ -30,12 +30,12 @@ HWY_INLINE Bits RoundedBf16(Bits bits) {
   return hn::And(hn::IfThenElse(is_nan, quiet, rounded), hn::Set(du, 0xffff0000u));
 }
 
-HWY_INLINE Floats RoundBf16(Floats values) {
-  return hn::BitCast(FloatTag(), RoundedBf16(hn::BitCast(BitsTag(), values)));
+HWY_INLINE Floats round_to_bf16(Floats values) {
+  return hn::BitCast(FloatTag(), rounded_bf16(hn::BitCast(BitsTag(), values)));
 }
 
 // 2^t within 2e-7 of it, for t from -126 to 127. Nearly the best polynomials of their degree: their error is 8e-8.
-HWY_INLINE Floats Exp2(Floats t) {
+HWY_INLINE Floats exp2_in_range(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kDown = 9;                            // towards minus infinity, without exceptions
@@ -63,31 +63,31 @@ HWY_INLINE Floats Exp2(Floats t) {
 }
 
 // 2^t for t of at most 127: zero far below, and NaN for a NaN.
-HWY_INLINE Floats Exp2OfAny(Floats t) {
+HWY_INLINE Floats exp2_of_any(Floats t) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
-  return Exp2(t);
+  return exp2_in_range(t);
 #else
   const FloatTag d;
   const auto lowest = hn::Set(d, -126.0f);
-  const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), Exp2(hn::Max(t, lowest)));
+  const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), exp2_in_range(hn::Max(t, lowest)));
   return hn::IfThenElse(hn::IsNaN(t), t, power);
 #endif
 }
 
 // x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x^3), written as x / (1 + exp(-2 u)): no cancellation.
-HWY_INLINE Floats Gelu(Floats x) {
+HWY_INLINE Floats gelu(Floats x) {
   const FloatTag d;
   // -2 u / ln 2; beyond the limits the quotient is x or 0 to float32's precision.
   const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
   const auto exponent = hn::Max(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), Exp2(exponent)));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
 // Gelu without a division: its quotient is within three units in the last place. For values that are rounded anyway.
-HWY_INLINE Floats FastGelu(Floats x) {
+HWY_INLINE Floats fast_gelu(Floats x) {
   const FloatTag d;
   const auto slope = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
-  const auto divisor = hn::Add(hn::Set(d, 1.0f), Exp2OfAny(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f))));
+  const auto divisor = hn::Add(hn::Set(d, 1.0f), exp2_of_any(hn::Min(hn::Mul(x, slope), hn::Set(d, 126.0f))));
 #if HWY_ARCH_X86
   auto unit = hn::ApproximateReciprocal(divisor);
   unit = hn::Mul(unit, hn::NegMulAdd(divisor, unit, hn::Set(d, 2.0f)));  // one step of Newton's

@@ -20,7 +20,7 @@ struct IdleBuffers {
   std::vector<PageBuffer> buffers;
 };
 
-IdleBuffers& Idle() {
+IdleBuffers& idle_buffers() {
   static auto* idle = new IdleBuffers;
   return *idle;
 }
@@ -43,7 +43,7 @@ PageBuffer::PageBuffer(size_t bytes) {
   munmap(start + before + bytes, alignment - before);
   data_ = start + before;
   bytes_ = bytes;
-  ForbidAccess(start + before + asked, bytes - asked);
+  forbid_access(start + before + asked, bytes - asked);
 #ifdef MADV_HUGEPAGE
   if (alignment == kLargePage) madvise(data_, bytes_, MADV_HUGEPAGE);
 #endif
@@ -51,7 +51,7 @@ PageBuffer::PageBuffer(size_t bytes) {
 
 PageBuffer::~PageBuffer() {
   if (data_ == nullptr) return;
-  AllowAccess(data_, bytes_);  // whoever gets the addresses next
+  allow_access(data_, bytes_);  // whoever gets the addresses next
   munmap(data_, bytes_);
 }
 
@@ -65,7 +65,7 @@ PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
 }
 
 Workspace::Workspace() {
-  IdleBuffers& idle = Idle();
+  IdleBuffers& idle = idle_buffers();
   const std::lock_guard<std::mutex> lock(idle.mutex);
   if (idle.buffers.empty()) return;
   buffer_ = std::move(idle.buffers.back());
@@ -73,8 +73,8 @@ Workspace::Workspace() {
 }
 
 Workspace::~Workspace() {
-  ForbidAccess(buffer_.data(), buffer_.bytes());
-  IdleBuffers& idle = Idle();
+  forbid_access(buffer_.data(), buffer_.bytes());
+  IdleBuffers& idle = idle_buffers();
   const std::lock_guard<std::mutex> lock(idle.mutex);
   try {
     idle.buffers.push_back(std::move(buffer_));
@@ -83,14 +83,14 @@ Workspace::~Workspace() {
   }
 }
 
-void Workspace::Reserve(size_t bytes) {
+void Workspace::reserve(size_t bytes) {
   used_ = 0;
   if (bytes > buffer_.bytes()) {
     buffer_ = PageBuffer();
     // Some slack, so that slowly growing batches don't allocate each time.
     buffer_ = PageBuffer(bytes + bytes / 4);
   }
-  ForbidAccess(buffer_.data(), buffer_.bytes());
+  forbid_access(buffer_.data(), buffer_.bytes());
 }
 
 }  // namespace vmoe

@@ -31,8 +31,8 @@ class PageBuffer {
 // One call's scratch: a bump allocator over a buffer that the next call uses again.
 //
 //   Workspace workspace;                 // takes an idle buffer of the process
-//   workspace.Reserve(total);            // once, before Take
-//   float* rows = workspace.Take<float>(count);
+//   workspace.reserve(total);            // once, before take
+//   float* rows = workspace.take<float>(count);
 class Workspace {
  public:
   Workspace();
@@ -40,21 +40,21 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // Bytes that Take<T>(count) uses, with its alignment.
+  // Bytes that take<T>(count) uses, with its alignment.
   template <class T>
-  static size_t Bytes(size_t count) {
+  static size_t bytes_to_take(size_t count) {
     return (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment + kGuardBytes;
   }
 
   // Makes room for `bytes` and forgets what was taken. Throws std::bad_alloc.
-  void Reserve(size_t bytes);
+  void reserve(size_t bytes);
 
   // `count` uninitialised values at a 64-byte boundary; the sum of all must fit into what was reserved.
   template <class T>
-  T* Take(size_t count) {
+  T* take(size_t count) {
     T* values = reinterpret_cast<T*>(static_cast<char*>(buffer_.data()) + used_);
-    AllowUninitialised(values, count * sizeof(T));
-    used_ += Bytes<T>(count);
+    allow_uninitialised(values, count * sizeof(T));
+    used_ += bytes_to_take<T>(count);
     return values;
   }
 
@@ -70,8 +70,8 @@ class Workspace {
 class WorkspaceBytes {
  public:
   template <class T>
-  T* Take(size_t count) {
-    bytes_ += Workspace::Bytes<T>(count);
+  T* take(size_t count) {
+    bytes_ += Workspace::bytes_to_take<T>(count);
     return nullptr;
   }
   size_t bytes() const { return bytes_; }
@@ -82,10 +82,10 @@ class WorkspaceBytes {
 
 // Reserves what `layout` takes, and takes it.
 template <class Layout>
-void TakeAll(Workspace& workspace, Layout&& layout) {
+void take_all(Workspace& workspace, Layout&& layout) {
   WorkspaceBytes bytes;
   layout(bytes);
-  workspace.Reserve(bytes.bytes());
+  workspace.reserve(bytes.bytes());
   layout(workspace);
 }
 

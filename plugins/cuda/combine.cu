@@ -14,36 +14,36 @@ struct CombineShape {
 };
 
 template <class T, class W, class Word>
-__global__ void CombineKernel(const Word* __restrict__ out, const int32_t* __restrict__ slot,
-                              const W* __restrict__ weight, CombineShape shape, size_t words, Word* __restrict__ y) {
+__global__ void combine_kernel(const Word* __restrict__ out, const int32_t* __restrict__ slot,
+                               const W* __restrict__ weight, CombineShape shape, size_t words, Word* __restrict__ y) {
   const size_t token = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (token >= shape.tokens) return;
-  CombineRow<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.places,
-                ConstMemory<Word>{out}, ConstMemory<int32_t>{slot}, ConstMemory<W>{weight}, Memory<Word>{y});
+  combine_row<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.places,
+                 ConstMemory<Word>{out}, ConstMemory<int32_t>{slot}, ConstMemory<W>{weight}, Memory<Word>{y});
 }
 
 template <class T, class W, class Word>
-cudaError_t Launch(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
-                   cudaStream_t stream) {
+cudaError_t launch_kernel(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
+                          cudaStream_t stream) {
   const size_t words = shape.hidden * sizeof(T) / sizeof(Word);
-  const RowLaunch rows = PlanRows(shape.tokens, words, kCombineBatch);
-  CombineKernel<T, W, Word><<<rows.grid, rows.block, 0, stream>>>(
+  const RowLaunch rows = plan_rows(shape.tokens, words, kCombineBatch);
+  combine_kernel<T, W, Word><<<rows.grid, rows.block, 0, stream>>>(
       static_cast<const Word*>(out), slot, static_cast<const W*>(weight), shape, words, static_cast<Word*>(y));
   return cudaGetLastError();
 }
 
 template <class T, class W>
-cudaError_t LaunchWords(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
-                        cudaStream_t stream) {
-  if (AreWords(out, shape.hidden * sizeof(T)) && AreWords(y, shape.hidden * sizeof(T))) {
-    return Launch<T, W, Word16>(out, slot, weight, shape, y, stream);
+cudaError_t launch_words(const void* out, const int32_t* slot, const void* weight, const CombineShape& shape, void* y,
+                         cudaStream_t stream) {
+  if (are_words(out, shape.hidden * sizeof(T)) && are_words(y, shape.hidden * sizeof(T))) {
+    return launch_kernel<T, W, Word16>(out, slot, weight, shape, y, stream);
   }
-  return Launch<T, W, T>(out, slot, weight, shape, y, stream);
+  return launch_kernel<T, W, T>(out, slot, weight, shape, y, stream);
 }
 
 }  // namespace
 
-cudaError_t Combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
+cudaError_t combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream) {
   if (weight_type != ElementType::kFloat32 && weight_type != type) return cudaErrorInvalidValue;
   if (tokens > INT32_MAX || choices > INT32_MAX) return cudaErrorInvalidValue;
@@ -51,13 +51,13 @@ cudaError_t Combine(ElementType type, const void* out, size_t places, const int3
   const CombineShape shape{places, tokens, choices, hidden};
   const bool float_weights = weight_type == ElementType::kFloat32;
   switch (type) {
-    case ElementType::kFloat32: return LaunchWords<float, float>(out, slot, weight, shape, y, stream);
+    case ElementType::kFloat32: return launch_words<float, float>(out, slot, weight, shape, y, stream);
     case ElementType::kFloat16:
-      return float_weights ? LaunchWords<Float16, float>(out, slot, weight, shape, y, stream)
-                           : LaunchWords<Float16, Float16>(out, slot, weight, shape, y, stream);
+      return float_weights ? launch_words<Float16, float>(out, slot, weight, shape, y, stream)
+                           : launch_words<Float16, Float16>(out, slot, weight, shape, y, stream);
     case ElementType::kBfloat16:
-      return float_weights ? LaunchWords<Bfloat16, float>(out, slot, weight, shape, y, stream)
-                           : LaunchWords<Bfloat16, Bfloat16>(out, slot, weight, shape, y, stream);
+      return float_weights ? launch_words<Bfloat16, float>(out, slot, weight, shape, y, stream)
+                           : launch_words<Bfloat16, Bfloat16>(out, slot, weight, shape, y, stream);
     default: return cudaErrorInvalidValue;
   }
 }

@@ -22,48 +22,48 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-VMOE_HOST_DEVICE float ToFloat(float value) { return value; }
+VMOE_HOST_DEVICE float to_float(float value) { return value; }
 
-VMOE_HOST_DEVICE float ToFloat(Float16 value) {
+VMOE_HOST_DEVICE float to_float(Float16 value) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(value.bits));
 #else
-  return FromFp16(value.bits);
+  return from_fp16(value.bits);
 #endif
 }
 
-VMOE_HOST_DEVICE float ToFloat(Bfloat16 value) {
+VMOE_HOST_DEVICE float to_float(Bfloat16 value) {
 #if defined(__CUDA_ARCH__)
   return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
 #else
-  return FromBf16(value.bits);
+  return from_bf16(value.bits);
 #endif
 }
 
 // The nearest value of a type, ties to even.
 template <class T>
-VMOE_HOST_DEVICE T FromFloat(float value);
+VMOE_HOST_DEVICE T from_float(float value);
 
 template <>
-VMOE_HOST_DEVICE float FromFloat<float>(float value) {
+VMOE_HOST_DEVICE float from_float<float>(float value) {
   return value;
 }
 
 template <>
-VMOE_HOST_DEVICE Float16 FromFloat<Float16>(float value) {
+VMOE_HOST_DEVICE Float16 from_float<Float16>(float value) {
 #if defined(__CUDA_ARCH__)
   return {__half_as_ushort(__float2half_rn(value))};
 #else
-  return {ToFp16(value)};
+  return {to_fp16(value)};
 #endif
 }
 
 template <>
-VMOE_HOST_DEVICE Bfloat16 FromFloat<Bfloat16>(float value) {
+VMOE_HOST_DEVICE Bfloat16 from_float<Bfloat16>(float value) {
 #if defined(__CUDA_ARCH__)
   return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
 #else
-  return {ToBf16(value)};
+  return {to_bf16(value)};
 #endif
 }
 
@@ -73,7 +73,7 @@ struct alignas(16) Word16 {
 };
 
 // Whether rows of so many bytes, one after the other, are whole words.
-inline bool AreWords(const void* rows, size_t row_bytes) {
+inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }
 

@@ -18,7 +18,7 @@ struct RowLaunch {
 };
 
 // Each lane has about `words_per_lane` of a row's words.
-inline RowLaunch PlanRows(size_t rows, size_t words, size_t words_per_lane) {
+inline RowLaunch plan_rows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
   constexpr size_t kWarp = 32;
   const size_t warps = (words + kWarp * words_per_lane - 1) / (kWarp * words_per_lane);

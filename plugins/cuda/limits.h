@@ -11,13 +11,13 @@ inline constexpr size_t kMaxTokens = 65536;  // S, per group
 inline constexpr size_t kMaxExperts = 256;   // E
 inline constexpr size_t kMaxChoices = 8;     // K
 
-// Why Route and RouteDispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
+// Why route and route_dispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
 // can. The text lives as long as the process.
-const char* RoutingRefusal(const RoutingShape& shape);
+const char* routing_refusal(const RoutingShape& shape);
 
 // Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups (S * K <= 2048). The
 // workspace of more groups serves fewer of them, too.
-size_t RouteWorkspaceBytes(const RoutingShape& shape);
-size_t RouteDispatchWorkspaceBytes(const RoutingShape& shape);
+size_t route_workspace_bytes(const RoutingShape& shape);
+size_t route_dispatch_workspace_bytes(const RoutingShape& shape);
 
 }  // namespace vmoe::cuda

@@ -14,8 +14,8 @@ struct Memory {
 
   T* data;
 
-  VMOE_HOST_DEVICE T Load(size_t index) const { return data[index]; }
-  VMOE_HOST_DEVICE void Store(size_t index, T value) const { data[index] = value; }
+  VMOE_HOST_DEVICE T load(size_t index) const { return data[index]; }
+  VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };
 
 // An output that nobody may have asked for: then `data` is null.
@@ -25,7 +25,7 @@ struct OptionalMemory {
 
   T* data;
 
-  VMOE_HOST_DEVICE void Store(size_t index, T value) const {
+  VMOE_HOST_DEVICE void store(size_t index, T value) const {
     if (data != nullptr) data[index] = value;
   }
 };
@@ -36,10 +36,10 @@ struct ConstMemory {
 
   const T* data;
 
-  VMOE_HOST_DEVICE T Load(size_t index) const { return data[index]; }
+  VMOE_HOST_DEVICE T load(size_t index) const { return data[index]; }
   // One of the parts that values consist of, numbered through all of them.
   template <class Part>
-  VMOE_HOST_DEVICE Part LoadPart(size_t index) const {
+  VMOE_HOST_DEVICE Part load_part(size_t index) const {
     return reinterpret_cast<const Part*>(data)[index];
   }
 };

@@ -1,6 +1,6 @@
 // Routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no synchronisation,
 // and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and weights have the bits
-// of core/routing.h; so has Combine in float32, of core/combine.h.
+// of core/routing.h; so has combine in float32, of core/combine.h.
 //
 // Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
 // CUDA's error and does nothing else.
@@ -18,24 +18,24 @@ namespace vmoe::cuda {
 
 // The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M], expert
 // i32[G,S,K], which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.
-cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream);
 
 // The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1 or no token. A row is
-// D * BytesOf(type) bytes.
-cudaError_t Dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+// D * bytes_of(type) bytes.
+cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
-// The op VmoeRouteDispatch, Route and Dispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot i32[G,S,K],
-// weight [G,S,K] of `gate_type`, buf [E,M,D].
-cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
-                          cudaStream_t stream);
+// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot
+// i32[G,S,K], weight [G,S,K] of `gate_type`, buf [E,M,D].
+cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
+                           cudaStream_t stream);
 
 // The op VmoeCombine: out [places,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
 // of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do
 // slots past `places`. `weight_type` is float32 or `type`, else cudaErrorInvalidValue.
-cudaError_t Combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
+cudaError_t combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 
 }  // namespace vmoe::cuda

@@ -28,19 +28,14 @@ class GpuTeam {
   __device__ uint32_t count() const { return blockDim.x / lanes_; }
 
   template <class Function>
-  __device__ void Each(const Function& function) const {
+  __device__ void for_each_lane(const Function& function) const {
     function(threadIdx.x % lanes_);
   }
 
-  template <class Function>
-  __device__ uint64_t Least(const Function& function) const {
+  __device__ void exchange(Lanes<uint64_t>& of, uint32_t distance, Lanes<uint64_t>& other) const {
     constexpr unsigned kWholeWarp = 0xffffffff;
-    auto least = static_cast<unsigned long long>(function(threadIdx.x % lanes_));
-    for (uint32_t distance = lanes_ / 2; distance > 0; distance /= 2) {
-      const unsigned long long other = __shfl_xor_sync(kWholeWarp, least, distance);
-      least = other < least ? other : least;
-    }
-    return least;
+    const uint32_t lane = threadIdx.x % lanes_;
+    other[lane] = __shfl_xor_sync(kWholeWarp, static_cast<unsigned long long>(of[lane]), distance);
   }
 
  private:
@@ -49,106 +44,106 @@ class GpuTeam {
 
 struct GpuBlock {
   template <class Function>
-  __device__ void Phase(const Function& function) const {
+  __device__ void run_phase(const Function& function) const {
     function(threadIdx.x, blockDim.x);
     __syncthreads();
   }
 
   template <class Function>
-  __device__ void TeamPhase(uint32_t lanes, const Function& function) const {
+  __device__ void run_team_phase(uint32_t lanes, const Function& function) const {
     function(GpuTeam(lanes));
     __syncthreads();
   }
 };
 
-__device__ BlockPlace ThisBlock() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}; }
+__device__ BlockPlace this_block() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}; }
 
-extern __shared__ Key shared_keys[];  // as TileSharedBytes says
+extern __shared__ Key shared_keys[];  // as tile_shared_bytes says
 
-__device__ TileMemory<Memory<Key>, Memory<uint32_t>> SharedTile(const Groups& groups) {
+__device__ TileMemory<Memory<Key>, Memory<uint32_t>> shared_tile(const Groups& groups) {
   const uint32_t stride = groups.tile_stride();
   return {{shared_keys}, {shared_keys + stride}, {reinterpret_cast<uint32_t*>(shared_keys + 2 * stride)}};
 }
 
 template <class Gate, class GateWord>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
-    RouteKernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
-                Gate* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
-  RouteGroup(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
-             OptionalMemory<int32_t>{expert}, Memory<int32_t>{slot}, Memory<int32_t>{src}, SharedTile(groups));
+    route_kernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
+                 Gate* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
+  route_group(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+              OptionalMemory<int32_t>{expert}, Memory<int32_t>{slot}, Memory<int32_t>{src}, shared_tile(groups));
 }
 
 template <class Gate, class GateWord>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
-    SortTilesKernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
-                    int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
-                    uint32_t* __restrict__ offsets) {
-  SortTiles(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
-            OptionalMemory<int32_t>{expert}, Memory<int32_t>{src}, Memory<Key>{keys}, Memory<uint32_t>{offsets},
-            SharedTile(groups));
+    sort_tiles_kernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
+                      int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
+                      uint32_t* __restrict__ offsets) {
+  sort_tiles(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+             OptionalMemory<int32_t>{expert}, Memory<int32_t>{src}, Memory<Key>{keys}, Memory<uint32_t>{offsets},
+             shared_tile(groups));
 }
 
 __global__ void __launch_bounds__(kRankThreads)
-    RankKernel(Groups groups, const Key* __restrict__ keys, const uint32_t* __restrict__ offsets,
-               int32_t* __restrict__ slot, int32_t* __restrict__ src) {
-  RankPairs(GpuBlock{}, ThisBlock(), groups, ConstMemory<Key>{keys}, ConstMemory<uint32_t>{offsets},
-            Memory<int32_t>{slot}, Memory<int32_t>{src});
+    rank_kernel(Groups groups, const Key* __restrict__ keys, const uint32_t* __restrict__ offsets,
+                int32_t* __restrict__ slot, int32_t* __restrict__ src) {
+  rank_pairs(GpuBlock{}, this_block(), groups, ConstMemory<Key>{keys}, ConstMemory<uint32_t>{offsets},
+             Memory<int32_t>{slot}, Memory<int32_t>{src});
 }
 
 template <class Gate, class GateWord, class Word>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
-    RouteDispatchKernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
-                        int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
-  RouteAndDispatch(GpuBlock{}, ThisBlock(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
-                   Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, SharedTile(groups));
+    route_dispatch_kernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
+                          int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
+  route_and_dispatch(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+                     Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
 // launch(gates as words, weight). Words are 16 bytes where a token's gates are whole ones, else single gates.
 template <class Gate, class Launch>
-cudaError_t WithGateWords(size_t experts, const void* gates, void* weight, const Launch& launch) {
+cudaError_t with_gate_words(size_t experts, const void* gates, void* weight, const Launch& launch) {
   auto* const typed_weight = static_cast<Gate*>(weight);
-  if (AreWords(gates, experts * sizeof(Gate))) {
+  if (are_words(gates, experts * sizeof(Gate))) {
     return launch(static_cast<const Word16*>(gates), typed_weight);
   }
   return launch(static_cast<const Gate*>(gates), typed_weight);
 }
 
 template <class Launch>
-cudaError_t WithGates(ElementType type, size_t experts, const void* gates, void* weight, const Launch& launch) {
+cudaError_t with_gates(ElementType type, size_t experts, const void* gates, void* weight, const Launch& launch) {
   switch (type) {
-    case ElementType::kFloat32: return WithGateWords<float>(experts, gates, weight, launch);
-    case ElementType::kFloat16: return WithGateWords<Float16>(experts, gates, weight, launch);
-    case ElementType::kBfloat16: return WithGateWords<Bfloat16>(experts, gates, weight, launch);
+    case ElementType::kFloat32: return with_gate_words<float>(experts, gates, weight, launch);
+    case ElementType::kFloat16: return with_gate_words<Float16>(experts, gates, weight, launch);
+    case ElementType::kBfloat16: return with_gate_words<Bfloat16>(experts, gates, weight, launch);
     default: return cudaErrorInvalidValue;
   }
 }
 
 template <class GateWord, class Gate>
-cudaError_t LaunchRoute(const RoutingShape& shape, const GateWord* gates, int32_t* slot, Gate* weight, int32_t* src,
-                        int32_t* expert, void* workspace, cudaStream_t stream) {
-  const RoutePlan plan = PlanRoute(shape);
-  const Groups groups = GroupsOf(shape, plan);
+cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32_t* slot, Gate* weight, int32_t* src,
+                         int32_t* expert, void* workspace, cudaStream_t stream) {
+  const RoutePlan plan = plan_route(shape);
+  const Groups groups = groups_of(shape, plan);
   const auto threads = static_cast<unsigned>(plan.threads);
-  const size_t shared = TileSharedBytes(shape, plan);
+  const size_t shared = tile_shared_bytes(shape, plan);
   if (plan.single_tile()) {
-    RouteKernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src, expert);
+    route_kernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src, expert);
     return cudaGetLastError();
   }
-  const RouteWorkspace layout = PlanWorkspace(shape, plan, false);
+  const RouteWorkspace layout = plan_workspace(shape, plan, false);
   auto* const bytes = static_cast<unsigned char*>(workspace);
   auto* const keys = reinterpret_cast<Key*>(bytes + layout.keys);
   auto* const offsets = reinterpret_cast<uint32_t*>(bytes + layout.offsets);
   const auto rows = static_cast<unsigned>(std::min<size_t>(groups.count, kMaxGridY));
-  SortTilesKernel<<<dim3(groups.tiles, rows), threads, shared, stream>>>(groups, gates, weight, src, expert, keys,
-                                                                         offsets);
+  sort_tiles_kernel<<<dim3(groups.tiles, rows), threads, shared, stream>>>(groups, gates, weight, src, expert, keys,
+                                                                           offsets);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   const size_t parts = (shape.tokens * shape.choices + kRankThreads - 1) / kRankThreads;
-  RankKernel<<<dim3(static_cast<unsigned>(parts), rows), kRankThreads, 0, stream>>>(groups, keys, offsets, slot, src);
+  rank_kernel<<<dim3(static_cast<unsigned>(parts), rows), kRankThreads, 0, stream>>>(groups, keys, offsets, slot, src);
   return cudaGetLastError();
 }
 
 // Blocks that share a group: as many as fill the GPU, but none without a row for each of its warps.
-cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
+cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
   int device = 0;
   int processors = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -162,47 +157,47 @@ cudaError_t PartsOfGroup(const RoutingShape& shape, const RoutePlan& plan, unsig
 }
 
 template <class Word, class GateWord, class Gate>
-cudaError_t LaunchRouteDispatch(const RoutingShape& shape, const GateWord* gates, const void* x, size_t row_bytes,
-                                int32_t* slot, Gate* weight, void* buf, cudaStream_t stream) {
-  const RoutePlan plan = PlanRoute(shape);
+cudaError_t launch_route_dispatch(const RoutingShape& shape, const GateWord* gates, const void* x, size_t row_bytes,
+                                  int32_t* slot, Gate* weight, void* buf, cudaStream_t stream) {
+  const RoutePlan plan = plan_route(shape);
   unsigned parts = 0;
-  if (const cudaError_t error = PartsOfGroup(shape, plan, &parts); error != cudaSuccess) return error;
+  if (const cudaError_t error = parts_of_group(shape, plan, &parts); error != cudaSuccess) return error;
   const auto rows = static_cast<unsigned>(std::min<size_t>(shape.groups, kMaxGridY));
-  RouteDispatchKernel<<<dim3(parts, rows), static_cast<unsigned>(plan.threads), TileSharedBytes(shape, plan), stream>>>(
-      GroupsOf(shape, plan), gates, static_cast<const Word*>(x), row_bytes / sizeof(Word), slot, weight,
-      static_cast<Word*>(buf));
+  route_dispatch_kernel<<<dim3(parts, rows), static_cast<unsigned>(plan.threads), tile_shared_bytes(shape, plan),
+                          stream>>>(groups_of(shape, plan), gates, static_cast<const Word*>(x),
+                                    row_bytes / sizeof(Word), slot, weight, static_cast<Word*>(buf));
   return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream) {
-  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
-  return WithGates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
-    return LaunchRoute(shape, typed_gates, slot, typed_weight, src, expert, workspace, stream);
+  return with_gates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
+    return launch_route(shape, typed_gates, slot, typed_weight, src, expert, workspace, stream);
   });
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
-                          cudaStream_t stream) {
-  if (RoutingRefusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
+cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
+                           cudaStream_t stream) {
+  if (routing_refusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
-  const RoutePlan plan = PlanRoute(shape);
+  const RoutePlan plan = plan_route(shape);
   if (plan.single_tile()) {
-    const bool wide = AreWords(x, row_bytes) && AreWords(buf, row_bytes);
-    return WithGates(gate_type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
-      return wide ? LaunchRouteDispatch<Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream)
-                  : LaunchRouteDispatch<uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
+    const bool wide = are_words(x, row_bytes) && are_words(buf, row_bytes);
+    return with_gates(gate_type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
+      return wide ? launch_route_dispatch<Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream)
+                  : launch_route_dispatch<uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
     });
   }
-  const RouteWorkspace layout = PlanWorkspace(shape, plan, true);
+  const RouteWorkspace layout = plan_workspace(shape, plan, true);
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
-  const cudaError_t error = Route(shape, gate_type, gates, slot, weight, src, nullptr, workspace, stream);
+  const cudaError_t error = route(shape, gate_type, gates, slot, weight, src, nullptr, workspace, stream);
   if (error != cudaSuccess) return error;
-  return Dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
+  return dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
 }
 
 }  // namespace vmoe::cuda

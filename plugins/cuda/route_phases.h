@@ -24,12 +24,12 @@ namespace vmoe::cuda {
 
 using Key = uint64_t;
 
-VMOE_HOST_DEVICE Key MakeKey(uint32_t expert, uint32_t choice, uint32_t gate_bits, uint32_t token) {
+VMOE_HOST_DEVICE Key make_key(uint32_t expert, uint32_t choice, uint32_t gate_bits, uint32_t token) {
   return static_cast<Key>(expert) << 51 | static_cast<Key>(choice) << 48 | static_cast<Key>(gate_bits) << 16 | token;
 }
-VMOE_HOST_DEVICE uint32_t KeyExpert(Key key) { return static_cast<uint32_t>(key >> 51); }
-VMOE_HOST_DEVICE uint32_t KeyChoice(Key key) { return static_cast<uint32_t>(key >> 48) & 7u; }
-VMOE_HOST_DEVICE uint32_t KeyToken(Key key) { return static_cast<uint32_t>(key) & 0xffffu; }
+VMOE_HOST_DEVICE uint32_t key_expert(Key key) { return static_cast<uint32_t>(key >> 51); }
+VMOE_HOST_DEVICE uint32_t key_choice(Key key) { return static_cast<uint32_t>(key >> 48) & 7u; }
+VMOE_HOST_DEVICE uint32_t key_token(Key key) { return static_cast<uint32_t>(key) & 0xffffu; }
 
 // One tile of one group, and the numbers of its routing.
 struct Tile {
@@ -46,13 +46,13 @@ struct Tile {
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
   // Of a pair of the group among all tokens' pairs.
-  VMOE_HOST_DEVICE size_t PairIndex(uint32_t token, uint32_t choice) const {
+  VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
   // The group's places of all experts, E * c.
   VMOE_HOST_DEVICE uint32_t group_places() const { return experts * capacity; }
   // Of a place among those of all groups.
-  VMOE_HOST_DEVICE size_t PlaceIndex(uint32_t expert, uint32_t position) const {
+  VMOE_HOST_DEVICE size_t place_index(uint32_t expert, uint32_t position) const {
     return static_cast<size_t>(expert) * places + static_cast<size_t>(group) * capacity + position;
   }
 };
@@ -66,11 +66,11 @@ inline constexpr uint32_t kLaneGates = 16;
 
 // Number of keys in sorted keys[begin, end) that are smaller than `key`.
 template <class Keys>
-VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t end, Key key) {
+VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t end, Key key) {
   size_t low = begin;
   while (low < end) {
     const size_t middle = low + (end - low) / 2;
-    if (keys.Load(middle) < key) {
+    if (keys.load(middle) < key) {
       low = middle + 1;
     } else {
       end = middle;
@@ -82,15 +82,15 @@ VMOE_HOST_DEVICE uint32_t CountSmaller(const Keys& keys, size_t begin, size_t en
 // Number of keys in sorted runs of `width`, a power of two, that are smaller than `key`. Run r begins at begins[r];
 // there are no keys from `end` on.
 template <uint32_t kRuns, class Keys>
-VMOE_HOST_DEVICE uint32_t CountSmallerInRuns(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
-                                             uint32_t end, Key key) {
+VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
+                                                uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
   // Steps of width / 2, width / 4 and so on to 1, and 1 again; in all runs at once, so that their ways to memory and
   // back overlap.
   for (uint32_t rest = width; rest > 0; rest /= 2) {
     VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
       const uint32_t further = smaller[r] + (rest + 1) / 2;
-      if (begins[r] + further <= end && keys.Load(begins[r] + further - 1) < key) smaller[r] = further;
+      if (begins[r] + further <= end && keys.load(begins[r] + further - 1) < key) smaller[r] = further;
     }
   }
   uint32_t sum = 0;
@@ -107,7 +107,7 @@ class LaneGates {
 
   // Reads the words of the row at `first_word`, of which there may be none.
   template <class Gates>
-  VMOE_HOST_DEVICE void Read(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
+  VMOE_HOST_DEVICE void read_row(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
     first_ = lane * Parts::kCount;
     stride_ = lanes * Parts::kCount;
     halves_ = words * Parts::kCount > lanes * kHalf ? 2 : 1;
@@ -115,21 +115,21 @@ class LaneGates {
       Word read[kBatch] = {};
       VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
         const uint32_t w = lane + (begin + i) * lanes;
-        if (w < words) read[i] = gates.Load(first_word + w);
+        if (w < words) read[i] = gates.load(first_word + w);
       }
       VMOE_UNROLL for (uint32_t i = 0; i < kBatch; ++i) {
         const bool is_there = lane + (begin + i) * lanes < words;
         Parts parts;
         std::memcpy(&parts, &read[i], sizeof(parts));
         VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
-          bits_[(begin + i) * Parts::kCount + j] = is_there ? DescendingBits(ToFloat(parts.at[j])) : kGone;
+          bits_[(begin + i) * Parts::kCount + j] = is_there ? descending_bits(to_float(parts.at[j])) : kGone;
         }
       }
     }
   }
 
-  // The first of those left in the order (gate descending, expert ascending), as DescendingBits(gate) << 32 | expert.
-  VMOE_HOST_DEVICE uint64_t Least() {
+  // The first of those left in the order (gate descending, expert ascending), as descending_bits(gate) << 32 | expert.
+  VMOE_HOST_DEVICE uint64_t find_least() {
     uint32_t bits = kGone;
     least_ = 0;
     VMOE_UNROLL for (uint32_t half = 0; half < 2; ++half) {
@@ -139,12 +139,12 @@ class LaneGates {
         bits = bits_[i] < bits ? bits_[i] : bits;
       }
     }
-    return static_cast<uint64_t>(bits) << 32 | LeastExpert();
+    return static_cast<uint64_t>(bits) << 32 | least_expert();
   }
 
-  // Takes out what Least found, if it is this expert.
-  VMOE_HOST_DEVICE bool Take(uint32_t expert) {
-    if (LeastExpert() != expert) return false;
+  // Takes out what find_least found, if it is this expert.
+  VMOE_HOST_DEVICE bool take(uint32_t expert) {
+    if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
     return true;
   }
@@ -161,43 +161,53 @@ class LaneGates {
   uint32_t halves_ = 0;
   uint32_t least_ = 0;
 
-  VMOE_HOST_DEVICE uint32_t LeastExpert() const {
+  VMOE_HOST_DEVICE uint32_t least_expert() const {
     return first_ + least_ / Parts::kCount * stride_ + least_ % Parts::kCount;
   }
 };
 
 // Phase 1. Each token chooses its K best experts, the lower one first on ties: a team of lanes for each token. Of a
-// team, Each(f) calls f(lane) for every lane, Least(f) is the least f(lane), known to all, and Lanes<T> has a T for
-// every lane, which no other lane sees. All teams of a block call the same in turn, also those that have no token.
-// The words of `gates` are whole rows of it.
+// team, Lanes<T> has a T for every lane, which no other lane sees; for_each_lane(f) calls f(lane) for every lane; and
+// exchange(of, distance, other) copies of[lane ^ distance] to other[lane]. All teams of a block call the same in turn,
+// also those that have no token. The words of `gates` are whole rows of it.
 // Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
 // expert_of[G,S,K], its own.
 template <class Team, class Gates, class Weights, class Experts, class Keys>
-VMOE_HOST_DEVICE void ChooseExperts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
-                                    const Weights& weight, const Experts& expert_of, const Keys& keys) {
+VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
+                                     const Weights& weight, const Experts& expert_of, const Keys& keys) {
   using Gate = typename Weights::Value;
   using Held = LaneGates<Gate, typename Gates::Value>;
   const uint32_t words = tile.experts / Held::Parts::kCount;
   typename Team::template Lanes<Held> held(team);
+  typename Team::template Lanes<uint64_t> least(team);
+  typename Team::template Lanes<uint64_t> other(team);
+  typename Team::template Lanes<uint32_t> best_bits(team);
   for (uint32_t first = 0; first < tile.tokens; first += team.count()) {
     const uint32_t t = first + team.index();
     const bool is_token = t < tile.tokens;
     const uint32_t token = tile.first + t;
     const size_t row = (static_cast<size_t>(tile.group) * tile.group_tokens + token) * words;
-    team.Each([&](uint32_t lane) { held[lane].Read(gates, row, is_token ? words : 0, lane, tile.lanes); });
-    uint32_t best_bits = 0;
+    team.for_each_lane([&](uint32_t lane) {
+      held[lane].read_row(gates, row, is_token ? words : 0, lane, tile.lanes);
+      best_bits[lane] = 0;
+    });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
-      const uint64_t next = team.Least([&](uint32_t lane) { return held[lane].Least(); });
-      const auto expert = static_cast<uint32_t>(next);
-      if (choice == 0 && tile.batch_priority != 0) best_bits = static_cast<uint32_t>(next >> 32);
-      team.Each([&](uint32_t lane) {
-        if (!is_token || !held[lane].Take(expert)) return;
+      team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
+      // Each exchange doubles how many lanes' least every lane knows, until it is that of the team.
+      for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
+        team.exchange(least, distance, other);
+        team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
+      }
+      team.for_each_lane([&](uint32_t lane) {
+        const auto expert = static_cast<uint32_t>(least[lane]);
+        if (choice == 0 && tile.batch_priority != 0) best_bits[lane] = static_cast<uint32_t>(least[lane] >> 32);
+        if (!is_token || !held[lane].take(expert)) return;
         if (writes_choices) {
-          weight.Store(tile.PairIndex(token, choice),
-                       gates.template LoadPart<Gate>(row * Held::Parts::kCount + expert));
-          expert_of.Store(tile.PairIndex(token, choice), static_cast<int32_t>(expert));
+          weight.store(tile.pair_index(token, choice),
+                       gates.template load_part<Gate>(row * Held::Parts::kCount + expert));
+          expert_of.store(tile.pair_index(token, choice), static_cast<int32_t>(expert));
         }
-        keys.Store(t * tile.choices + choice, MakeKey(expert, choice, best_bits, token));
+        keys.store(t * tile.choices + choice, make_key(expert, choice, best_bits[lane], token));
       });
     }
   }
@@ -206,29 +216,29 @@ VMOE_HOST_DEVICE void ChooseExperts(const Team& team, const Tile& tile, const Ga
 // Phase 2. Sorts chunks of 32 keys: a key's place is the number of smaller ones.
 // Reads keys, of its whole chunk. Writes sorted, one for each own key.
 template <class Keys>
-VMOE_HOST_DEVICE void SortChunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
-                                 const Keys& sorted) {
+VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
+                                  const Keys& sorted) {
   for (uint32_t i = thread; i < count; i += threads) {
-    const Key key = keys.Load(i);
+    const Key key = keys.load(i);
     const uint32_t begin = i / kChunk * kChunk;
     const uint32_t end = begin + kChunk < count ? begin + kChunk : count;
     uint32_t smaller = 0;
-    for (uint32_t j = begin; j < end; ++j) smaller += keys.Load(j) < key ? 1 : 0;
-    sorted.Store(begin + smaller, key);
+    for (uint32_t j = begin; j < end; ++j) smaller += keys.load(j) < key ? 1 : 0;
+    sorted.store(begin + smaller, key);
   }
 }
 
 // Phases 3. Merges every kMergedRuns neighbouring sorted runs of `width` keys.
 // Reads keys, of its run's neighbours. Writes merged, one for each own key.
 template <class Keys>
-VMOE_HOST_DEVICE void MergeRuns(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
-                                const Keys& merged) {
+VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
+                                 const Keys& merged) {
   for (uint32_t i = thread; i < count; i += threads) {
-    const Key key = keys.Load(i);
+    const Key key = keys.load(i);
     const uint32_t run = i / width;
     const uint32_t others[kMergedRuns - 1] = {(run ^ 1u) * width, (run ^ 2u) * width, (run ^ 3u) * width};
-    const uint32_t smaller = CountSmallerInRuns(keys, others, width, count, key);
-    merged.Store(run / kMergedRuns * kMergedRuns * width + i % width + smaller, key);
+    const uint32_t smaller = count_smaller_in_runs(keys, others, width, count, key);
+    merged.store(run / kMergedRuns * kMergedRuns * width + i % width + smaller, key);
   }
 }
 
@@ -236,72 +246,72 @@ VMOE_HOST_DEVICE void MergeRuns(uint32_t thread, uint32_t threads, uint32_t coun
 // are merged; offsets[E] is where the last one's end.
 // Reads keys, all. Writes offsets[E+1], its own.
 template <class Keys, class Offsets>
-VMOE_HOST_DEVICE void FindExperts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width, const Keys& keys,
-                                  const Offsets& offsets) {
+VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
+                                   const Keys& keys, const Offsets& offsets) {
   const uint32_t runs[kMergedRuns] = {0, width, 2 * width, 3 * width};
   for (uint32_t e = thread; e <= tile.experts; e += threads) {
-    offsets.Store(e, CountSmallerInRuns(keys, runs, width, tile.pairs(), MakeKey(e, 0, 0, 0)));
+    offsets.store(e, count_smaller_in_runs(keys, runs, width, tile.pairs(), make_key(e, 0, 0, 0)));
   }
 }
 
 // The slot of a pair from its position among its expert's pairs, or -1.
-VMOE_HOST_DEVICE int32_t SlotAt(const Tile& tile, uint32_t expert, uint32_t position) {
+VMOE_HOST_DEVICE int32_t slot_at(const Tile& tile, uint32_t expert, uint32_t position) {
   if (position >= tile.capacity) return -1;
-  return static_cast<int32_t>(tile.PlaceIndex(expert, position));
+  return static_cast<int32_t>(tile.place_index(expert, position));
 }
 
 // Phase 4, where the tile is the whole group. Every pair's slot.
 // Reads keys and offsets[E+1]. Writes slot[G,S,K], one for each own key.
 template <class Keys, class Offsets, class Slots>
-VMOE_HOST_DEVICE void GiveSlots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
-                                const Offsets& offsets, const Slots& slot) {
+VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                 const Offsets& offsets, const Slots& slot) {
   for (uint32_t i = thread; i < tile.pairs(); i += threads) {
-    const Key key = keys.Load(i);
-    const uint32_t expert = KeyExpert(key);
-    slot.Store(tile.PairIndex(KeyToken(key), KeyChoice(key)), SlotAt(tile, expert, i - offsets.Load(expert)));
+    const Key key = keys.load(i);
+    const uint32_t expert = key_expert(key);
+    slot.store(tile.pair_index(key_token(key), key_choice(key)), slot_at(tile, expert, i - offsets.load(expert)));
   }
 }
 
 // The flat token at an expert's place, or -1, where the tile is the whole group.
 // Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
-VMOE_HOST_DEVICE int32_t SourceOfPlace(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
-                                       uint32_t position) {
-  const uint32_t begin = offsets.Load(expert);
-  if (position >= offsets.Load(expert + 1) - begin) return -1;
-  return static_cast<int32_t>(tile.group * tile.group_tokens + KeyToken(keys.Load(begin + position)));
+VMOE_HOST_DEVICE int32_t source_of_place(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
+                                         uint32_t position) {
+  const uint32_t begin = offsets.load(expert);
+  if (position >= offsets.load(expert + 1) - begin) return -1;
+  return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4, where the tile is the whole group, along with GiveSlots. What each place of the group holds.
+// Phase 4, where the tile is the whole group, along with give_slots. What each place of the group holds.
 // Reads keys and offsets[E+1]. Writes src[E,M], its own.
 template <class Keys, class Offsets, class Sources>
-VMOE_HOST_DEVICE void GiveSources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
-                                  const Offsets& offsets, const Sources& src) {
+VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                   const Offsets& offsets, const Sources& src) {
   for (uint32_t place = thread; place < tile.group_places(); place += threads) {
     const uint32_t expert = place / tile.capacity;
     const uint32_t position = place % tile.capacity;
-    src.Store(tile.PlaceIndex(expert, position), SourceOfPlace(tile, keys, offsets, expert, position));
+    src.store(tile.place_index(expert, position), source_of_place(tile, keys, offsets, expert, position));
   }
 }
 
 // Phase 4, where the group has several tiles. Hands the sorted tile to the next launch.
 // Reads keys and offsets[E+1]. Writes tile_keys and tile_offsets, its own of this tile.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
-VMOE_HOST_DEVICE void PublishTile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
-                                  const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
-                                  size_t first_offset, const TileOffsets& tile_offsets) {
-  for (uint32_t i = thread; i < tile.pairs(); i += threads) tile_keys.Store(first_key + i, keys.Load(i));
-  for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.Store(first_offset + e, offsets.Load(e));
+VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
+                                   const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
+                                   size_t first_offset, const TileOffsets& tile_offsets) {
+  for (uint32_t i = thread; i < tile.pairs(); i += threads) tile_keys.store(first_key + i, keys.load(i));
+  for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4, along with PublishTile. Empties the group's places; this tile does its share of them.
+// Phase 4, along with publish_tile. Empties the group's places; this tile does its share of them.
 // Writes src[E,M], its own.
 template <class Sources>
-VMOE_HOST_DEVICE void EmptyPlaces(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
-                                  size_t tile_count, const Sources& src) {
+VMOE_HOST_DEVICE void empty_places(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
+                                   size_t tile_count, const Sources& src) {
   for (size_t place = tile_index * threads + thread; place < tile.group_places(); place += tile_count * threads) {
     const auto expert = static_cast<uint32_t>(place / tile.capacity);
-    src.Store(tile.PlaceIndex(expert, static_cast<uint32_t>(place % tile.capacity)), -1);
+    src.store(tile.place_index(expert, static_cast<uint32_t>(place % tile.capacity)), -1);
   }
 }
 
@@ -309,22 +319,22 @@ VMOE_HOST_DEVICE void EmptyPlaces(uint32_t thread, uint32_t threads, const Tile&
 // Reads tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its
 // pair.
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
-VMOE_HOST_DEVICE void RankPair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
-                               const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
-                               const Sources& src) {
+VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
+                                const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
+                                const Sources& src) {
   const size_t first_tile = static_cast<size_t>(tile.group) * tile_count;
-  const Key key = tile_keys.Load(first_tile * tile_stride + pair);
-  const uint32_t expert = KeyExpert(key);
+  const Key key = tile_keys.load(first_tile * tile_stride + pair);
+  const uint32_t expert = key_expert(key);
   uint32_t position = 0;
   for (size_t other = first_tile; other < first_tile + tile_count && position < tile.capacity; ++other) {
     const size_t offset = other * (tile.experts + 1) + expert;
     const size_t first = other * tile_stride;
-    position += CountSmaller(tile_keys, first + tile_offsets.Load(offset), first + tile_offsets.Load(offset + 1), key);
+    position += count_smaller(tile_keys, first + tile_offsets.load(offset), first + tile_offsets.load(offset + 1), key);
   }
-  const int32_t place = SlotAt(tile, expert, position);
-  slot.Store(tile.PairIndex(KeyToken(key), KeyChoice(key)), place);
+  const int32_t place = slot_at(tile, expert, position);
+  slot.store(tile.pair_index(key_token(key), key_choice(key)), place);
   if (place >= 0) {
-    src.Store(static_cast<size_t>(place), static_cast<int32_t>(tile.group * tile.group_tokens + KeyToken(key)));
+    src.store(static_cast<size_t>(place), static_cast<int32_t>(tile.group * tile.group_tokens + key_token(key)));
   }
 }
 

@@ -12,11 +12,11 @@ constexpr size_t kMinThreads = 128;
 constexpr size_t kWarp = 32;
 static_assert(kMaxExperts <= kWarp * kLaneGates);
 
-size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
-const char* RoutingRefusal(const RoutingShape& shape) {
+const char* routing_refusal(const RoutingShape& shape) {
   if (shape.experts < 1 || shape.experts > kMaxExperts) return "there must be 1 to 256 experts";
   if (shape.choices < 1 || shape.choices > kMaxChoices || shape.choices > shape.experts) {
     return "k must be between 1 and the number of experts, and at most 8";
@@ -32,18 +32,18 @@ const char* RoutingRefusal(const RoutingShape& shape) {
   return nullptr;
 }
 
-RoutePlan PlanRoute(const RoutingShape& shape) {
+RoutePlan plan_route(const RoutingShape& shape) {
   RoutePlan plan{};
   plan.tile_tokens = std::max<size_t>(1, std::min(shape.tokens, kTilePairs / shape.choices));
   plan.tiles = std::max<size_t>(1, (shape.tokens + plan.tile_tokens - 1) / plan.tile_tokens);
   plan.lanes = 1;
   while (plan.lanes * kLaneGates < shape.experts) plan.lanes *= 2;
   const size_t useful = plan.tile_tokens * std::max(plan.lanes, shape.choices);
-  plan.threads = std::clamp<size_t>(RoundUp(useful, kWarp), kMinThreads, kTileThreads);
+  plan.threads = std::clamp<size_t>(round_up(useful, kWarp), kMinThreads, kTileThreads);
   return plan;
 }
 
-Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan) {
+Groups groups_of(const RoutingShape& shape, const RoutePlan& plan) {
   Groups groups{};
   groups.count = static_cast<uint32_t>(shape.groups);
   groups.tiles = static_cast<uint32_t>(plan.tiles);
@@ -58,25 +58,27 @@ Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan) {
   return groups;
 }
 
-size_t TileSharedBytes(const RoutingShape& shape, const RoutePlan& plan) {
+size_t tile_shared_bytes(const RoutingShape& shape, const RoutePlan& plan) {
   return 2 * plan.tile_tokens * shape.choices * sizeof(Key) + (shape.experts + 1) * sizeof(uint32_t);
 }
 
-RouteWorkspace PlanWorkspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src) {
+RouteWorkspace plan_workspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src) {
   RouteWorkspace workspace{};
   if (plan.single_tile()) return workspace;
   const size_t tiles = shape.groups * plan.tiles;
-  workspace.offsets = RoundUp(tiles * plan.tile_tokens * shape.choices * sizeof(Key), kAlignment);
-  workspace.src = workspace.offsets + RoundUp(tiles * (shape.experts + 1) * sizeof(uint32_t), kAlignment);
+  workspace.offsets = round_up(tiles * plan.tile_tokens * shape.choices * sizeof(Key), kAlignment);
+  workspace.src = workspace.offsets + round_up(tiles * (shape.experts + 1) * sizeof(uint32_t), kAlignment);
   workspace.bytes = workspace.src;
-  if (with_src) workspace.bytes += RoundUp(shape.experts * shape.places() * sizeof(int32_t), kAlignment);
+  if (with_src) workspace.bytes += round_up(shape.experts * shape.places() * sizeof(int32_t), kAlignment);
   return workspace;
 }
 
-size_t RouteWorkspaceBytes(const RoutingShape& shape) { return PlanWorkspace(shape, PlanRoute(shape), false).bytes; }
+size_t route_workspace_bytes(const RoutingShape& shape) {
+  return plan_workspace(shape, plan_route(shape), false).bytes;
+}
 
-size_t RouteDispatchWorkspaceBytes(const RoutingShape& shape) {
-  return PlanWorkspace(shape, PlanRoute(shape), true).bytes;
+size_t route_dispatch_workspace_bytes(const RoutingShape& shape) {
+  return plan_workspace(shape, plan_route(shape), true).bytes;
 }
 
 }  // namespace vmoe::cuda

@@ -29,16 +29,16 @@ struct RoutePlan {
   bool single_tile() const { return tiles == 1; }
 };
 
-RoutePlan PlanRoute(const RoutingShape& shape);
+RoutePlan plan_route(const RoutingShape& shape);
 
 // What a launch tells its blocks.
-Groups GroupsOf(const RoutingShape& shape, const RoutePlan& plan);
+Groups groups_of(const RoutingShape& shape, const RoutePlan& plan);
 
 // Bytes of a tile's shared memory: keys u64[2, stride], then offsets u32[E+1].
-size_t TileSharedBytes(const RoutingShape& shape, const RoutePlan& plan);
+size_t tile_shared_bytes(const RoutingShape& shape, const RoutePlan& plan);
 
 // The workspace of a routing with several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1], and for
-// RouteDispatch src i32[E,M].
+// route_dispatch src i32[E,M].
 struct RouteWorkspace {
   size_t keys;  // where each begins, in bytes
   size_t offsets;
@@ -46,6 +46,6 @@ struct RouteWorkspace {
   size_t bytes;
 };
 
-RouteWorkspace PlanWorkspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src);
+RouteWorkspace plan_workspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src);
 
 }  // namespace vmoe::cuda

@@ -1,6 +1,6 @@
 // What the blocks of each launch do: phases, with a barrier after each. The GPU and the tests run these same programs.
-// A Block has Phase(f), which calls f(thread, threads) for every thread and then waits for all of them, and
-// TeamPhase(lanes, f), which calls f(team) for every team of that many threads and then waits as well.
+// A Block has run_phase(f), which calls f(thread, threads) for every thread and then waits for all of them, and
+// run_team_phase(lanes, f), which calls f(team) for every team of that many threads and then waits as well.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ struct Groups {
 
   VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
 
-  VMOE_HOST_DEVICE Tile At(uint32_t group, uint32_t index) const {
+  VMOE_HOST_DEVICE Tile tile_at(uint32_t group, uint32_t index) const {
     const uint32_t first = index * tile_tokens;
     const uint32_t rest = tokens - first;
     return {group,          first, rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity, places,
@@ -54,95 +54,96 @@ struct TileMemory {
 
 // Phases 1 to 3. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
-VMOE_HOST_DEVICE Keys SortTile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
-                               const Weights& weight, const Experts& expert_of,
-                               const TileMemory<Keys, Offsets>& shared) {
+VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
+                                const Weights& weight, const Experts& expert_of,
+                                const TileMemory<Keys, Offsets>& shared) {
   Keys keys = shared.keys;
   Keys sorted = shared.other;
-  block.TeamPhase(tile.lanes,
-                  [&](const auto& team) { ChooseExperts(team, tile, gates, writes_choices, weight, expert_of, keys); });
-  block.Phase([&](uint32_t thread, uint32_t threads) { SortChunks(thread, threads, tile.pairs(), keys, sorted); });
+  block.run_team_phase(tile.lanes, [&](const auto& team) {
+    choose_experts(team, tile, gates, writes_choices, weight, expert_of, keys);
+  });
+  block.run_phase([&](uint32_t thread, uint32_t threads) { sort_chunks(thread, threads, tile.pairs(), keys, sorted); });
   bool is_last = false;
   for (uint32_t width = kChunk; !is_last; width *= kMergedRuns) {
     const Keys merged = keys;
     keys = sorted;
     sorted = merged;
     is_last = width * kMergedRuns >= tile.pairs();
-    block.Phase([&](uint32_t thread, uint32_t threads) {
-      MergeRuns(thread, threads, tile.pairs(), width, keys, sorted);
-      if (is_last) FindExperts(thread, threads, tile, width, keys, shared.offsets);
+    block.run_phase([&](uint32_t thread, uint32_t threads) {
+      merge_runs(thread, threads, tile.pairs(), width, keys, sorted);
+      if (is_last) find_experts(thread, threads, tile, width, keys, shared.offsets);
     });
   }
   return sorted;
 }
 
-// Route, where a group is one tile; one block a group.
+// route, where a group is one tile; one block a group.
 template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
-VMOE_HOST_DEVICE void RouteGroup(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
-                                 const Weights& weight, const Experts& expert_of, const Slots& slot, const Sources& src,
-                                 const Shared& shared) {
-  const Tile tile = groups.At(place.x, 0);
-  const auto keys = SortTile(block, tile, gates, true, weight, expert_of, shared);
-  block.Phase([&](uint32_t thread, uint32_t threads) {
-    GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
-    GiveSources(thread, threads, tile, keys, shared.offsets, src);
+VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
+                                  const Weights& weight, const Experts& expert_of, const Slots& slot,
+                                  const Sources& src, const Shared& shared) {
+  const Tile tile = groups.tile_at(place.x, 0);
+  const auto keys = sort_tile(block, tile, gates, true, weight, expert_of, shared);
+  block.run_phase([&](uint32_t thread, uint32_t threads) {
+    give_slots(thread, threads, tile, keys, shared.offsets, slot);
+    give_sources(thread, threads, tile, keys, shared.offsets, src);
   });
 }
 
-// Route, the first launch where a group has several tiles. Block x sorts tile x: tile_keys[G, tiles, stride],
+// route, the first launch where a group has several tiles. Block x sorts tile x: tile_keys[G, tiles, stride],
 // tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
-VMOE_HOST_DEVICE void SortTiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
-                                const Weights& weight, const Experts& expert_of, const Sources& src,
-                                const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Shared& shared) {
+VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
+                                 const Weights& weight, const Experts& expert_of, const Sources& src,
+                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Shared& shared) {
   for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
-    const Tile tile = groups.At(group, place.x);
+    const Tile tile = groups.tile_at(group, place.x);
     const size_t index = static_cast<size_t>(group) * groups.tiles + place.x;
-    const auto keys = SortTile(block, tile, gates, true, weight, expert_of, shared);
-    block.Phase([&](uint32_t thread, uint32_t threads) {
-      PublishTile(thread, threads, tile, keys, shared.offsets, index * groups.tile_stride(), tile_keys,
-                  index * (groups.experts + 1), tile_offsets);
-      EmptyPlaces(thread, threads, tile, place.x, place.grid_x, src);
+    const auto keys = sort_tile(block, tile, gates, true, weight, expert_of, shared);
+    block.run_phase([&](uint32_t thread, uint32_t threads) {
+      publish_tile(thread, threads, tile, keys, shared.offsets, index * groups.tile_stride(), tile_keys,
+                   index * (groups.experts + 1), tile_offsets);
+      empty_places(thread, threads, tile, place.x, place.grid_x, src);
     });
   }
 }
 
-// Route, the second launch: each thread finds the position of one pair.
+// route, the second launch: each thread finds the position of one pair.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
-VMOE_HOST_DEVICE void RankPairs(const Block& block, const BlockPlace& place, const Groups& groups,
-                                const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
-                                const Sources& src) {
-  block.Phase([&](uint32_t thread, uint32_t threads) {
+VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
+                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
+                                 const Sources& src) {
+  block.run_phase([&](uint32_t thread, uint32_t threads) {
     // Only a group's last tile may be short, so its keys lie without gaps.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;
     for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
-      RankPair(groups.At(group, 0), groups.tiles, groups.tile_stride(), pair, tile_keys, tile_offsets, slot, src);
+      rank_pair(groups.tile_at(group, 0), groups.tiles, groups.tile_stride(), pair, tile_keys, tile_offsets, slot, src);
     }
   });
 }
 
-// RouteDispatch, where a group is one tile. Each block of a group sorts it for itself, which costs less than waiting
+// route_dispatch, where a group is one tile. Each block of a group sorts it for itself, which costs less than waiting
 // for another launch, and copies its share of the rows, one row a warp.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
-VMOE_HOST_DEVICE void RouteAndDispatch(const Block& block, const BlockPlace& place, const Groups& groups,
-                                       const Gates& gates, const Weights& weight, const Slots& slot, size_t words,
-                                       const In& x, const Out& buf, const Shared& shared) {
+VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& place, const Groups& groups,
+                                         const Gates& gates, const Weights& weight, const Slots& slot, size_t words,
+                                         const In& x, const Out& buf, const Shared& shared) {
   constexpr uint32_t kWarp = 32;
   const bool is_first = place.x == 0;
   for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
-    const Tile tile = groups.At(group, 0);
-    const auto keys = SortTile(block, tile, gates, is_first, weight, OptionalMemory<int32_t>{nullptr}, shared);
-    block.Phase([&](uint32_t thread, uint32_t threads) {
-      if (is_first) GiveSlots(thread, threads, tile, keys, shared.offsets, slot);
+    const Tile tile = groups.tile_at(group, 0);
+    const auto keys = sort_tile(block, tile, gates, is_first, weight, OptionalMemory<int32_t>{nullptr}, shared);
+    block.run_phase([&](uint32_t thread, uint32_t threads) {
+      if (is_first) give_slots(thread, threads, tile, keys, shared.offsets, slot);
       const uint32_t warps = threads / kWarp;
       for (size_t row = static_cast<size_t>(place.x) * warps + thread / kWarp; row < tile.group_places();
            row += static_cast<size_t>(place.grid_x) * warps) {
         const auto expert = static_cast<uint32_t>(row / tile.capacity);
         const auto position = static_cast<uint32_t>(row % tile.capacity);
-        CopyRow(thread % kWarp, kWarp, words, SourceOfPlace(tile, keys, shared.offsets, expert, position),
-                tile.PlaceIndex(expert, position), x, buf);
+        copy_row(thread % kWarp, kWarp, words, source_of_place(tile, keys, shared.offsets, expert, position),
+                 tile.place_index(expert, position), x, buf);
       }
     });
   }

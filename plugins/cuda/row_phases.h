@@ -18,18 +18,18 @@ inline constexpr uint32_t kCombineBatch = 2;
 // Copies row `source` of x to row `place` of buf, or zeros where source is negative.
 // Reads x[tokens, words]. Writes buf[places, words], its own.
 template <class In, class Out>
-VMOE_HOST_DEVICE void CopyRow(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t place, const In& x,
-                              const Out& buf) {
+VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t place, const In& x,
+                               const Out& buf) {
   using Word = typename Out::Value;
   for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCopyBatch) {
     Word batch[kCopyBatch] = {};
     VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {
       const size_t w = first + static_cast<size_t>(i) * lanes;
-      if (w < words && source >= 0) batch[i] = x.Load(static_cast<size_t>(source) * words + w);
+      if (w < words && source >= 0) batch[i] = x.load(static_cast<size_t>(source) * words + w);
     }
     VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {
       const size_t w = first + static_cast<size_t>(i) * lanes;
-      if (w < words) buf.Store(place * words + w, batch[i]);
+      if (w < words) buf.store(place * words + w, batch[i]);
     }
   }
 }
@@ -37,38 +37,38 @@ VMOE_HOST_DEVICE void CopyRow(uint32_t lane, uint32_t lanes, size_t words, int32
 // One place of dispatch: the row of its source, or zeros where that is no token.
 // Reads src[places], x[tokens, words]. Writes buf[places, words], its own.
 template <class Sources, class In, class Out>
-VMOE_HOST_DEVICE void DispatchRow(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t place,
-                                  const Sources& src, const In& x, const Out& buf) {
-  const int32_t source = src.Load(place);
+VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t place,
+                                   const Sources& src, const In& x, const Out& buf) {
+  const int32_t source = src.load(place);
   const bool is_token = source >= 0 && static_cast<size_t>(source) < tokens;
-  CopyRow(lane, lanes, words, is_token ? source : -1, place, x, buf);
+  copy_row(lane, lanes, words, is_token ? source : -1, place, x, buf);
 }
 
 // One token of combine: y = the sum over k of weight * out[slot]. As on the CPU, the first pair's product is the sum so
 // far, not added to zero. Slots of no place add nothing.
 // Reads out[places, words], slot[tokens,K], weight[tokens,K]. Writes y[tokens, words], its own.
 template <class T, class Out, class Slots, class Weights, class Sums>
-VMOE_HOST_DEVICE void CombineRow(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
-                                 size_t places, const Out& out, const Slots& slot, const Weights& weight,
-                                 const Sums& y) {
+VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
+                                  size_t places, const Out& out, const Slots& slot, const Weights& weight,
+                                  const Sums& y) {
   using Word = typename Sums::Value;
   using Parts = Elements<T, Word>;
   for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCombineBatch) {
     float sum[kCombineBatch][Parts::kCount] = {};
     for (uint32_t k = 0; k < choices; ++k) {
-      const int32_t place = slot.Load(token * choices + k);
+      const int32_t place = slot.load(token * choices + k);
       if (place < 0 || static_cast<size_t>(place) >= places) continue;
-      const float scale = ToFloat(weight.Load(token * choices + k));
+      const float scale = to_float(weight.load(token * choices + k));
       Word batch[kCombineBatch] = {};
       VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
         const size_t w = first + static_cast<size_t>(i) * lanes;
-        if (w < words) batch[i] = out.Load(static_cast<size_t>(place) * words + w);
+        if (w < words) batch[i] = out.load(static_cast<size_t>(place) * words + w);
       }
       VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
         Parts parts;
         std::memcpy(&parts, &batch[i], sizeof(parts));
         VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
-          const float product = scale * ToFloat(parts.at[j]);
+          const float product = scale * to_float(parts.at[j]);
           sum[i][j] = k == 0 ? product : sum[i][j] + product;
         }
       }
@@ -77,10 +77,10 @@ VMOE_HOST_DEVICE void CombineRow(uint32_t lane, uint32_t lanes, size_t words, si
       const size_t w = first + static_cast<size_t>(i) * lanes;
       if (w >= words) break;
       Parts parts;
-      VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) parts.at[j] = FromFloat<T>(sum[i][j]);
+      VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) parts.at[j] = from_float<T>(sum[i][j]);
       Word word;
       std::memcpy(&word, &parts, sizeof(word));
-      y.Store(token * words + w, word);
+      y.store(token * words + w, word);
     }
   }
 }

@@ -22,22 +22,22 @@ class AttentionBlockKernel {
         value_(node, Input::kWv, {heads_, 1, 0}),
         out_(node, Input::kWo, {1, heads_, 0}) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
-    const auto query = query_.Packed(call), key = key_.Packed(call), value = value_.Packed(call),
-               out = out_.Packed(call);
+    const auto query = query_.packed(call), key = key_.packed(call), value = value_.packed(call),
+               out = out_.packed(call);
     const auto with = [&](const PackedWeights* matrix, size_t input) {
-      return LinearWeights{matrix, call.Data<float>(input + 1), call.Scales(input)};
+      return LinearWeights{matrix, call.data<float>(input + 1), call.scales(input)};
     };
     AttentionBlockWeights weights;
     weights.query = with(query.get(), Input::kWq);
     weights.key = with(key.get(), Input::kWk);
     weights.value = with(value.get(), Input::kWv);
     weights.out = with(out.get(), Input::kWo);
-    weights.norm = {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)};
+    weights.norm = {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)};
     weights.heads = heads_;
-    AttentionBlock(weights, sizes['N'], sizes['T'], call.Data<float>(Input::kX), call.Output<float>(Output::kY),
-                   call.Runner());
+    compute_attention_block(weights, sizes['N'], sizes['T'], call.data<float>(Input::kX),
+                            call.output<float>(Output::kY), call.runner());
   }
 
  private:
@@ -47,6 +47,6 @@ class AttentionBlockKernel {
 
 }  // namespace
 
-void AddAttentionBlock(OpList& list) { AddOps<AttentionBlockKernel>(list); }
+void add_attention_block(OpList& list) { add_ops<AttentionBlockKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -16,22 +16,22 @@ class AttentionKernel {
   static constexpr const ops::OpSpec& kSpec = ops::kAttention;
 
   explicit AttentionKernel(const NodeInfo& node)
-      : kernels_(ProcessKernels()),
+      : kernels_(process_kernels()),
         heads_(static_cast<size_t>(node.attribute(Attribute::kNumHeads))),
         bf16_(node.attribute(Attribute::kBf16) != 0) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
     if (sizes['T'] == 0) throw ops::OpError("there are no keys");
     const AttentionShape shape{sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads_};
-    const auto* q = call.Data<float>(Input::kQ);
-    const auto* k = call.Data<float>(Input::kK);
-    const auto* v = call.Data<float>(Input::kV);
-    auto* y = call.Output<float>(Output::kY);
+    const auto* q = call.data<float>(Input::kQ);
+    const auto* k = call.data<float>(Input::kK);
+    const auto* v = call.data<float>(Input::kV);
+    auto* y = call.output<float>(Output::kY);
     if (bf16_) {
-      TileAttention(TileKernelsFor(kernels_.path), shape, q, k, v, y, call.Runner());
+      compute_tile_attention(tile_kernels_for(kernels_.path), shape, q, k, v, y, call.runner());
     } else {
-      Attention(kernels_, shape, q, k, v, y, call.Runner());
+      compute_attention(kernels_, shape, q, k, v, y, call.runner());
     }
   }
 
@@ -43,6 +43,6 @@ class AttentionKernel {
 
 }  // namespace
 
-void AddAttention(OpList& list) { AddOps<AttentionKernel>(list); }
+void add_attention(OpList& list) { add_ops<AttentionKernel>(list); }
 
 }  // namespace vmoe::ort

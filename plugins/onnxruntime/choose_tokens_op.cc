@@ -14,14 +14,14 @@ class ChooseTokensKernel {
 
   explicit ChooseTokensKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
-    ChooseTokens(call.routing(), call.Data<float>(Input::kGates), call.Output<int32_t>(Output::kSlot),
-                 call.Output<int32_t>(Output::kSrc), call.Runner());
+  void compute(const Call& call) const {
+    choose_tokens(call.routing(), call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
+                  call.output<int32_t>(Output::kSrc), call.runner());
   }
 };
 
 }  // namespace
 
-void AddChooseTokens(OpList& list) { AddOps<ChooseTokensKernel>(list); }
+void add_choose_tokens(OpList& list) { add_ops<ChooseTokensKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -15,20 +15,20 @@ class CombineKernel {
 
   explicit CombineKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
-    const auto* slot = call.Data<int32_t>(Input::kSlot);
+    const auto* slot = call.data<int32_t>(Input::kSlot);
     const size_t tokens = sizes['G'] * sizes['S'];
-    CheckSlots(slot, tokens * sizes['K'], sizes['E'] * sizes['M']);
-    const Tensor& out = call.Input(Input::kOut);
-    const Tensor& weight = call.Input(Input::kWeight);
-    Combine(out.type, out.data, slot, weight.type, weight.data, tokens, sizes['K'], sizes['D'],
-            call.Output<void>(Output::kY), call.Runner());
+    check_slots(slot, tokens * sizes['K'], sizes['E'] * sizes['M']);
+    const Tensor& out = call.input(Input::kOut);
+    const Tensor& weight = call.input(Input::kWeight);
+    combine(out.type, out.data, slot, weight.type, weight.data, tokens, sizes['K'], sizes['D'],
+            call.output<void>(Output::kY), call.runner());
   }
 };
 
 }  // namespace
 
-void AddCombine(OpList& list) { AddOps<CombineKernel>(list); }
+void add_combine(OpList& list) { add_ops<CombineKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -7,10 +7,10 @@
 
 namespace vmoe::ort {
 
-OpList LibraryOps() {
-  ProcessKernels();
+OpList library_ops() {
+  process_kernels();
   OpList list;
-#define VMOE_ADD(Name) Add##Name(list);
+#define VMOE_ADD(name, Name) add_##name(list);
   VMOE_FOR_EACH_OP(VMOE_ADD)
 #undef VMOE_ADD
   return list;
@@ -22,6 +22,6 @@ OpList LibraryOps() {
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cpu_path() {
   vmoe::CpuPath path;
   std::string error;
-  vmoe::ChosenCpuPath(&path, &error);
-  return vmoe::CpuPathName(path);
+  vmoe::chosen_cpu_path(&path, &error);
+  return vmoe::cpu_path_name(path);
 }

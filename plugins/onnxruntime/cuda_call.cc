@@ -8,34 +8,34 @@ namespace vmoe::ort {
 namespace {
 
 // Where the first input is: on the device that the kernel runs on.
-const OrtMemoryInfo* DeviceMemory(const Call& call) {
+const OrtMemoryInfo* device_memory(const Call& call) {
   const OrtValue* value = nullptr;
   const OrtMemoryInfo* memory = nullptr;
-  Check(call.api(), call.api().KernelContext_GetInput(call.context(), 0, &value));
-  Check(call.api(), call.api().GetTensorMemoryInfo(value, &memory));
+  check(call.api(), call.api().KernelContext_GetInput(call.context(), 0, &value));
+  check(call.api(), call.api().GetTensorMemoryInfo(value, &memory));
   return memory;
 }
 
 }  // namespace
 
-void CheckCuda(cudaError_t error) {
+void check_cuda(cudaError_t error) {
   if (error == cudaSuccess) return;
   throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
-cudaStream_t StreamOf(const Call& call) {
+cudaStream_t stream_of(const Call& call) {
   int device = 0;
-  Check(call.api(), call.api().MemoryInfoGetId(DeviceMemory(call), &device));
-  CheckCuda(cudaSetDevice(device));
+  check(call.api(), call.api().MemoryInfoGetId(device_memory(call), &device));
+  check_cuda(cudaSetDevice(device));
   void* stream = nullptr;
-  Check(call.api(), call.api().KernelContext_GetGPUComputeStream(call.context(), &stream));
+  check(call.api(), call.api().KernelContext_GetGPUComputeStream(call.context(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
 Scratch::Scratch(const Call& call, cudaStream_t stream, size_t bytes) : api_(call.api()) {
   if (bytes == 0) return;
-  const OrtMemoryInfo* memory = DeviceMemory(call);
-  Check(api_, api_.KernelContext_GetAllocator(call.context(), memory, &allocator_));
+  const OrtMemoryInfo* memory = device_memory(call);
+  check(api_, api_.KernelContext_GetAllocator(call.context(), memory, &allocator_));
   OrtStatus* status = nullptr;
   if (stream != nullptr) {
     status = api_.KernelContext_GetScratchBuffer(call.context(), memory, bytes, &data_);
@@ -44,7 +44,7 @@ Scratch::Scratch(const Call& call, cudaStream_t stream, size_t bytes) : api_(cal
   }
   if (status == nullptr && data_ != nullptr) return;
   api_.ReleaseAllocator(allocator_);
-  Check(api_, status);
+  check(api_, status);
   throw StatusError("there is no room for " + std::to_string(bytes) + " bytes of workspace");
 }
 

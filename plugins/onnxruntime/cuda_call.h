@@ -10,10 +10,10 @@
 namespace vmoe::ort {
 
 // Throws StatusError for anything but success.
-void CheckCuda(cudaError_t error);
+void check_cuda(cudaError_t error);
 
 // A call's stream, its device made the current one: the CUDA runtime in this library is another than ONNX Runtime's.
-cudaStream_t StreamOf(const Call& call);
+cudaStream_t stream_of(const Call& call);
 
 // Device memory for the kernels of one call, from ONNX Runtime's arena. It goes back as soon as they are in the stream:
 // what the arena gives out next is used behind them, in the same stream.

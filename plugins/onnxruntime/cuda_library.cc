@@ -9,13 +9,13 @@ namespace vmoe::ort {
 // session without the CUDA provider, or a node that the provider leaves, would find no kernel. The other ops of the
 // model aren't here for the same reason turned round: without a kernel, ONNX Runtime inlines their functions, and the
 // standard ops in there run on the GPU.
-OpList LibraryOps() {
+OpList library_ops() {
   OpList list;
-  AddCudaOps(list, kCudaProvider);
-  AddRoute(list);
-  AddDispatch(list);
-  AddRouteDispatch(list);
-  AddCombine(list);
+  add_cuda_ops(list, kCudaProvider);
+  add_route(list);
+  add_dispatch(list);
+  add_route_dispatch(list);
+  add_combine(list);
   return list;
 }
 

@@ -9,8 +9,8 @@ namespace vmoe::ort {
 namespace {
 
 // The routing of one call, which the GPU's kernels can do.
-const RoutingShape& RoutingOf(const Call& call) {
-  const char* refusal = cuda::RoutingRefusal(call.routing());
+const RoutingShape& routing_of(const Call& call) {
+  const char* refusal = cuda::routing_refusal(call.routing());
   if (refusal != nullptr) throw ops::OpError(std::string(refusal) + "; run it on the CPU");
   return call.routing();
 }
@@ -21,18 +21,18 @@ class CudaRouteKernel {
 
   explicit CudaRouteKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     using ops::route::Input;
     using ops::route::Output;
-    const RoutingShape& shape = RoutingOf(call);
-    const Tensor& gates = call.Input(Input::kGates);
-    auto* slot = call.Output<int32_t>(Output::kSlot);
-    auto* weight = call.Output<void>(Output::kWeight);
-    auto* src = call.Output<int32_t>(Output::kSrc);
-    auto* expert = call.Output<int32_t>(Output::kExpert);
-    cudaStream_t const stream = StreamOf(call);
-    const Scratch scratch(call, stream, cuda::RouteWorkspaceBytes(shape));
-    CheckCuda(cuda::Route(shape, gates.type, gates.data, slot, weight, src, expert, scratch.data(), stream));
+    const RoutingShape& shape = routing_of(call);
+    const Tensor& gates = call.input(Input::kGates);
+    auto* slot = call.output<int32_t>(Output::kSlot);
+    auto* weight = call.output<void>(Output::kWeight);
+    auto* src = call.output<int32_t>(Output::kSrc);
+    auto* expert = call.output<int32_t>(Output::kExpert);
+    cudaStream_t const stream = stream_of(call);
+    const Scratch scratch(call, stream, cuda::route_workspace_bytes(shape));
+    check_cuda(cuda::route(shape, gates.type, gates.data, slot, weight, src, expert, scratch.data(), stream));
   }
 };
 
@@ -43,13 +43,13 @@ class CudaDispatchKernel {
   explicit CudaDispatchKernel(const NodeInfo&) {}
 
   // A src that is no token can't be told here without waiting for the GPU; its row is zeros.
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     using ops::dispatch::Input;
     using ops::dispatch::Output;
     const ops::Sizes& sizes = call.sizes();
-    const Tensor& x = call.Input(Input::kX);
-    CheckCuda(cuda::Dispatch(x.data, sizes['G'] * sizes['S'], call.Data<int32_t>(Input::kSrc), sizes['E'] * sizes['M'],
-                             sizes['D'] * BytesOf(x.type), call.Output<void>(Output::kBuf), StreamOf(call)));
+    const Tensor& x = call.input(Input::kX);
+    check_cuda(cuda::dispatch(x.data, sizes['G'] * sizes['S'], call.data<int32_t>(Input::kSrc), sizes['E'] * sizes['M'],
+                              sizes['D'] * bytes_of(x.type), call.output<void>(Output::kBuf), stream_of(call)));
   }
 };
 
@@ -59,19 +59,19 @@ class CudaRouteDispatchKernel {
 
   explicit CudaRouteDispatchKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     using ops::route_dispatch::Input;
     using ops::route_dispatch::Output;
-    const RoutingShape& shape = RoutingOf(call);
-    const Tensor& gates = call.Input(Input::kGates);
-    const Tensor& x = call.Input(Input::kX);
-    auto* slot = call.Output<int32_t>(Output::kSlot);
-    auto* weight = call.Output<void>(Output::kWeight);
-    auto* buf = call.Output<void>(Output::kBuf);
-    cudaStream_t const stream = StreamOf(call);
-    const Scratch scratch(call, stream, cuda::RouteDispatchWorkspaceBytes(shape));
-    CheckCuda(cuda::RouteDispatch(shape, gates.type, gates.data, x.data, call.sizes()['D'] * BytesOf(x.type), slot,
-                                  weight, buf, scratch.data(), stream));
+    const RoutingShape& shape = routing_of(call);
+    const Tensor& gates = call.input(Input::kGates);
+    const Tensor& x = call.input(Input::kX);
+    auto* slot = call.output<int32_t>(Output::kSlot);
+    auto* weight = call.output<void>(Output::kWeight);
+    auto* buf = call.output<void>(Output::kBuf);
+    cudaStream_t const stream = stream_of(call);
+    const Scratch scratch(call, stream, cuda::route_dispatch_workspace_bytes(shape));
+    check_cuda(cuda::route_dispatch(shape, gates.type, gates.data, x.data, call.sizes()['D'] * bytes_of(x.type), slot,
+                                    weight, buf, scratch.data(), stream));
   }
 };
 
@@ -82,25 +82,25 @@ class CudaCombineKernel {
   explicit CudaCombineKernel(const NodeInfo&) {}
 
   // Slots can't be checked here without waiting for the GPU; those past the last place add nothing.
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     using ops::combine::Input;
     using ops::combine::Output;
     const ops::Sizes& sizes = call.sizes();
-    const Tensor& out = call.Input(Input::kOut);
-    const Tensor& weight = call.Input(Input::kWeight);
-    CheckCuda(cuda::Combine(out.type, out.data, sizes['E'] * sizes['M'], call.Data<int32_t>(Input::kSlot), weight.type,
-                            weight.data, sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.Output<void>(Output::kY),
-                            StreamOf(call)));
+    const Tensor& out = call.input(Input::kOut);
+    const Tensor& weight = call.input(Input::kWeight);
+    check_cuda(cuda::combine(out.type, out.data, sizes['E'] * sizes['M'], call.data<int32_t>(Input::kSlot), weight.type,
+                             weight.data, sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
+                             call.output<void>(Output::kY), stream_of(call)));
   }
 };
 
 }  // namespace
 
-void AddCudaOps(OpList& list, const char* provider) {
-  AddOps<CudaRouteKernel>(list, provider);
-  AddOps<CudaDispatchKernel>(list, provider);
-  AddOps<CudaRouteDispatchKernel>(list, provider);
-  AddOps<CudaCombineKernel>(list, provider);
+void add_cuda_ops(OpList& list, const char* provider) {
+  add_ops<CudaRouteKernel>(list, provider);
+  add_ops<CudaDispatchKernel>(list, provider);
+  add_ops<CudaRouteDispatchKernel>(list, provider);
+  add_ops<CudaCombineKernel>(list, provider);
 }
 
 }  // namespace vmoe::ort

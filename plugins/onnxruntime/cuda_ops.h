@@ -8,6 +8,6 @@ namespace vmoe::ort {
 inline constexpr const char* kCudaProvider = "CUDAExecutionProvider";
 
 // Adds VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine, run by `provider`.
-void AddCudaOps(OpList& list, const char* provider);
+void add_cuda_ops(OpList& list, const char* provider);
 
 }  // namespace vmoe::ort

@@ -16,9 +16,9 @@ class DenseMlpKernel {
 
   explicit DenseMlpKernel(const NodeInfo& node) : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)) {}
 
-  void Compute(const Call& call) const {
-    DenseMlp(weights_.Read(call), {}, call.Data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
-             call.Output<float>(Output::kY), call.Runner());
+  void compute(const Call& call) const {
+    compute_dense_mlp(weights_.read(call), {}, call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'],
+                      false, call.output<float>(Output::kY), call.runner());
   }
 
  private:
@@ -27,6 +27,6 @@ class DenseMlpKernel {
 
 }  // namespace
 
-void AddDenseMlp(OpList& list) { AddOps<DenseMlpKernel>(list); }
+void add_dense_mlp(OpList& list) { add_ops<DenseMlpKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -15,18 +15,18 @@ class DispatchKernel {
 
   explicit DispatchKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
-    const auto* src = call.Data<int32_t>(Input::kSrc);
+    const auto* src = call.data<int32_t>(Input::kSrc);
     const size_t places = sizes['E'] * sizes['M'];
-    const Tensor& x = call.Input(Input::kX);
-    CheckSources(src, places, sizes['G'] * sizes['S']);
-    Dispatch(x.data, src, places, sizes['D'] * BytesOf(x.type), call.Output<void>(Output::kBuf), call.Runner());
+    const Tensor& x = call.input(Input::kX);
+    check_sources(src, places, sizes['G'] * sizes['S']);
+    dispatch(x.data, src, places, sizes['D'] * bytes_of(x.type), call.output<void>(Output::kBuf), call.runner());
   }
 };
 
 }  // namespace
 
-void AddDispatch(OpList& list) { AddOps<DispatchKernel>(list); }
+void add_dispatch(OpList& list) { add_ops<DispatchKernel>(list); }
 
 }  // namespace vmoe::ort

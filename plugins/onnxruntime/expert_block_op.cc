@@ -22,23 +22,24 @@ class ExpertBlockKernel {
       : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)),
         dispatch_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
     ExpertBlockRouting routing;
     routing.tokens = sizes['G'] * sizes['S'];
     routing.choices = sizes['K'];
     routing.places = sizes['M'];
-    routing.slot = call.Data<int32_t>(Input::kSlot);
-    routing.weight = call.Data<float>(Input::kWeight);
-    routing.src = call.Data<int32_t>(Input::kSrc);
+    routing.slot = call.data<int32_t>(Input::kSlot);
+    routing.weight = call.data<float>(Input::kWeight);
+    routing.src = call.data<int32_t>(Input::kSrc);
     const size_t places = sizes['E'] * sizes['M'];
-    CheckSlots(routing.slot, routing.tokens * routing.choices, places);
-    CheckSources(routing.src, places, routing.tokens);
-    if (const int32_t* slot = SlotWithoutToken(routing)) {
+    check_slots(routing.slot, routing.tokens * routing.choices, places);
+    check_sources(routing.src, places, routing.tokens);
+    if (const int32_t* slot = slot_without_token(routing)) {
       throw ops::OpError("slot has the place " + std::to_string(*slot) + ", but src has no token for it");
     }
-    ExpertBlock(weights_.Read(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)}, routing,
-                dispatch_bf16_, call.Data<float>(Input::kX), call.Output<float>(Output::kY), call.Runner());
+    compute_expert_block(weights_.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                         routing, dispatch_bf16_, call.data<float>(Input::kX), call.output<float>(Output::kY),
+                         call.runner());
   }
 
  private:
@@ -48,6 +49,6 @@ class ExpertBlockKernel {
 
 }  // namespace
 
-void AddExpertBlock(OpList& list) { AddOps<ExpertBlockKernel>(list); }
+void add_expert_block(OpList& list) { add_ops<ExpertBlockKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -20,13 +20,13 @@ class ExpertMlpKernel {
       : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)),
         dispatch_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
-    const ExpertWeights weights = weights_.Read(call);
+    const ExpertWeights weights = weights_.read(call);
     std::vector<size_t> first(sizes['E'] + 1);
     for (size_t expert = 0; expert < first.size(); ++expert) first[expert] = expert * sizes['M'];
-    ExpertMlp(weights, {call.Data<float>(Input::kBuf), nullptr, first.data(), {}}, dispatch_bf16_,
-              call.Output<float>(Output::kOut), call.Runner());
+    compute_expert_mlp(weights, {call.data<float>(Input::kBuf), nullptr, first.data(), {}}, dispatch_bf16_,
+                       call.output<float>(Output::kOut), call.runner());
   }
 
  private:
@@ -36,6 +36,6 @@ class ExpertMlpKernel {
 
 }  // namespace
 
-void AddExpertMlp(OpList& list) { AddOps<ExpertMlpKernel>(list); }
+void add_expert_mlp(OpList& list) { add_ops<ExpertMlpKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -17,7 +17,7 @@ class NodeExpertWeights {
   NodeExpertWeights(const NodeInfo& node, size_t first_input, int64_t hidden_chunk);
 
   // The weights of one call; valid as long as the call and this object.
-  ExpertWeights Read(const Call& call) const;
+  ExpertWeights read(const Call& call) const;
 
  private:
   size_t first_input_;

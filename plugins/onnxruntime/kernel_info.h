@@ -29,7 +29,7 @@ class NodeInfo {
   ElementType type(ops::ValueType type) const { return node_.types[type]; }
 
   // Input `index` if it is known at load, or nothing. Its shape is the op's.
-  std::optional<Tensor> Constant(size_t index) const;
+  std::optional<Tensor> constant_input(size_t index) const;
 
   // The sizes that the constants have.
   const ops::Sizes& sizes() const { return sizes_; }
@@ -41,9 +41,9 @@ class NodeInfo {
   ops::Sizes sizes_;
   size_t input_count_ = 0;
 
-  std::optional<int64_t> ReadAttribute(const char* name) const;
-  bool IsGiven(size_t input) const;
-  std::optional<ONNXTensorElementDataType> TypeOf(size_t input) const;
+  std::optional<int64_t> read_attribute(const char* name) const;
+  bool is_given(size_t input) const;
+  std::optional<ONNXTensorElementDataType> type_of(size_t input) const;
 };
 
 // A node, while it runs: its inputs, whose types, shapes and settings are the op's.
@@ -52,16 +52,16 @@ class Call {
   // Throws OpError for inputs that the op doesn't take.
   Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node);
 
-  const Tensor& Input(size_t index) const { return inputs_[index]; }
+  const Tensor& input(size_t index) const { return inputs_[index]; }
 
   // The values of an input; null where it is left out.
   template <class T>
-  const T* Data(size_t index) const {
+  const T* data(size_t index) const {
     return inputs_[index].as<T>();
   }
 
   // The scales of input `weights`, which are there where it is int8, else null.
-  const float* Scales(size_t weights) const { return Data<float>(node_.spec->inputs[weights].scale); }
+  const float* scales(size_t weights) const { return data<float>(node_.spec->inputs[weights].scale); }
 
   // All dimensions of the op; with an op that routes K as well, and M as it is without a pool.
   const ops::Sizes& sizes() const { return sizes_; }
@@ -71,16 +71,16 @@ class Call {
 
   // Makes output `index`; null for one that nobody asked for.
   template <class T>
-  T* Output(size_t index) const {
-    return static_cast<T*>(RawOutput(index, sizes_));
+  T* output(size_t index) const {
+    return static_cast<T*>(raw_output(index, sizes_));
   }
 
   // Makes output `index`, the src i32[E,M] of a routing, with so many places for each expert: with a pool, M is known
   // only now. Throws OpError for too many.
-  int32_t* Sources(size_t index, size_t places) const;
+  int32_t* sources(size_t index, size_t places) const;
 
   // ONNX Runtime's own threads; valid while the call runs.
-  TaskRunner Runner() const;
+  TaskRunner runner() const;
 
   const OrtApi& api() const { return api_; }
   OrtKernelContext* context() const { return context_; }
@@ -94,7 +94,7 @@ class Call {
   RoutingShape routing_;
   size_t output_count_ = 0;
 
-  void* RawOutput(size_t index, const ops::Sizes& sizes) const;
+  void* raw_output(size_t index, const ops::Sizes& sizes) const;
 };
 
 }  // namespace vmoe::ort

@@ -15,11 +15,11 @@ class LinearKernel {
 
   explicit LinearKernel(const NodeInfo& node) : w_(node, Input::kW) {}
 
-  void Compute(const Call& call) const {
+  void compute(const Call& call) const {
     const ops::Sizes& sizes = call.sizes();
-    const auto matrix = w_.Packed(call);
-    Linear({matrix.get(), call.Data<float>(Input::kB), call.Scales(Input::kW)}, call.Data<float>(Input::kX),
-           sizes['N'] * sizes['T'], call.Output<float>(Output::kY), call.Runner());
+    const auto matrix = w_.packed(call);
+    compute_linear({matrix.get(), call.data<float>(Input::kB), call.scales(Input::kW)}, call.data<float>(Input::kX),
+                   sizes['N'] * sizes['T'], call.output<float>(Output::kY), call.runner());
   }
 
  private:
@@ -28,6 +28,6 @@ class LinearKernel {
 
 }  // namespace
 
-void AddLinear(OpList& list) { AddOps<LinearKernel>(list); }
+void add_linear(OpList& list) { add_ops<LinearKernel>(list); }
 
 }  // namespace vmoe::ort

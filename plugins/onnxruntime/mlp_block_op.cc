@@ -17,10 +17,10 @@ class MlpBlockKernel {
 
   explicit MlpBlockKernel(const NodeInfo& node) : weights_(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)) {}
 
-  void Compute(const Call& call) const {
-    DenseMlp(weights_.Read(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)},
-             call.Data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true, call.Output<float>(Output::kY),
-             call.Runner());
+  void compute(const Call& call) const {
+    compute_dense_mlp(weights_.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                      call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true,
+                      call.output<float>(Output::kY), call.runner());
   }
 
  private:
@@ -29,6 +29,6 @@ class MlpBlockKernel {
 
 }  // namespace
 
-void AddMlpBlock(OpList& list) { AddOps<MlpBlockKernel>(list); }
+void add_mlp_block(OpList& list) { add_ops<MlpBlockKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -11,7 +11,7 @@
 namespace vmoe::ort {
 namespace {
 
-StoredWeights Stored(const Tensor& tensor, const MatrixParts& parts) {
+StoredWeights stored(const Tensor& tensor, const MatrixParts& parts) {
   StoredWeights weights;
   weights.data = tensor.data;
   weights.type = tensor.type;
@@ -26,7 +26,7 @@ StoredWeights Stored(const Tensor& tensor, const MatrixParts& parts) {
 }
 
 // Pages of a mapped file leave the process's memory; anything else keeps its contents, too.
-void GiveBack(const void* data, size_t bytes) {
+void give_back(const void* data, size_t bytes) {
 #ifdef MADV_PAGEOUT
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
@@ -41,16 +41,16 @@ void GiveBack(const void* data, size_t bytes) {
 }  // namespace
 
 NodeMatrix::NodeMatrix(const NodeInfo& node, size_t index, MatrixParts parts)
-    : kernels_(ProcessKernels()), index_(index), parts_(parts) {
-  const std::optional<Tensor> constant = node.Constant(index);
+    : kernels_(process_kernels()), index_(index), parts_(parts) {
+  const std::optional<Tensor> constant = node.constant_input(index);
   if (!constant) return;
-  const StoredWeights weights = Stored(*constant, parts_);
-  constant_ = PackedWeights::Shared(kernels_, weights);
-  GiveBack(weights.data, weights.bytes());
+  const StoredWeights weights = stored(*constant, parts_);
+  constant_ = PackedWeights::share(kernels_, weights);
+  give_back(weights.data, weights.bytes());
 }
 
-std::shared_ptr<const PackedWeights> NodeMatrix::Packed(const Call& call) const {
-  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, Stored(call.Input(index_), parts_));
+std::shared_ptr<const PackedWeights> NodeMatrix::packed(const Call& call) const {
+  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, stored(call.input(index_), parts_));
 }
 
 }  // namespace vmoe::ort

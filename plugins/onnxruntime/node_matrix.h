@@ -23,7 +23,7 @@ class NodeMatrix {
   NodeMatrix(const NodeInfo& node, size_t index, MatrixParts parts = {});
 
   // The matrix of one call.
-  std::shared_ptr<const PackedWeights> Packed(const Call& call) const;
+  std::shared_ptr<const PackedWeights> packed(const Call& call) const;
 
  private:
   const Kernels& kernels_;

@@ -2,7 +2,7 @@
 
 namespace vmoe::ort {
 
-void Check(const OrtApi& api, OrtStatus* status) {
+void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   const OrtErrorCode code = api.GetErrorCode(status);
   const std::string message = api.GetErrorMessage(status);

@@ -24,11 +24,11 @@ class StatusError : public std::runtime_error {
 };
 
 // Throws what a status says, and releases it.
-void Check(const OrtApi& api, OrtStatus* status);
+void check(const OrtApi& api, OrtStatus* status);
 
 // Runs `body` and turns what it throws into a status that begins with `name`.
 template <class Body>
-OrtStatus* AsStatus(const OrtApi& api, const std::string& name, Body&& body) noexcept {
+OrtStatus* as_status(const OrtApi& api, const std::string& name, Body&& body) noexcept {
   try {
     body();
     return nullptr;

@@ -7,9 +7,9 @@
 namespace vmoe::ort {
 
 // Throws OpError unless each of `slot` is -1 or below `places`.
-void CheckSlots(const int32_t* slot, size_t pairs, size_t places);
+void check_slots(const int32_t* slot, size_t pairs, size_t places);
 
 // Throws OpError unless each of `src` is -1 or below `tokens`.
-void CheckSources(const int32_t* src, size_t places, size_t tokens);
+void check_sources(const int32_t* src, size_t places, size_t tokens);
 
 }  // namespace vmoe::ort

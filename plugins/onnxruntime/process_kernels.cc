@@ -6,11 +6,11 @@
 
 namespace vmoe::ort {
 
-const Kernels& ProcessKernels() {
+const Kernels& process_kernels() {
   CpuPath path;
   std::string error;
-  if (!ChosenCpuPath(&path, &error)) throw ops::OpError(error);
-  return KernelsFor(path);
+  if (!chosen_cpu_path(&path, &error)) throw ops::OpError(error);
+  return kernels_for(path);
 }
 
 }  // namespace vmoe::ort

@@ -6,6 +6,6 @@
 namespace vmoe::ort {
 
 // The kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names one that isn't there.
-const Kernels& ProcessKernels();
+const Kernels& process_kernels();
 
 }  // namespace vmoe::ort

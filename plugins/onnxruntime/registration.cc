@@ -11,23 +11,23 @@ namespace vmoe::ort {
 namespace {
 
 // The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
-OrtCustomOpDomain* Domain(const OrtApi& api) {
+OrtCustomOpDomain* domain_of(const OrtApi& api) {
   static std::mutex mutex;
-  static const auto* const ops = new OpList(LibraryOps());
+  static const auto* const ops = new OpList(library_ops());
   static auto* const domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
   const std::lock_guard<std::mutex> lock(mutex);
   OrtCustomOpDomain*& domain = (*domains)[&api];
   if (domain == nullptr) {
     OrtCustomOpDomain* made = nullptr;
-    Check(api, api.CreateCustomOpDomain("vmoe", &made));
-    for (const OrtCustomOp* op : *ops) Check(api, api.CustomOpDomain_Add(made, op));
+    check(api, api.CreateCustomOpDomain("vmoe", &made));
+    for (const OrtCustomOp* op : *ops) check(api, api.CustomOpDomain_Add(made, op));
     domain = made;
   }
   return domain;
 }
 
-void Register(const OrtApi& api, OrtSessionOptions* options) {
-  Check(api, api.AddCustomOpDomain(options, Domain(api)));
+void register_domain(const OrtApi& api, OrtSessionOptions* options) {
+  check(api, api.AddCustomOpDomain(options, domain_of(api)));
 }
 
 }  // namespace
@@ -44,5 +44,5 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
     return api->CreateStatus(ORT_NOT_IMPLEMENTED,
                              ("the vmoe op library needs ONNX Runtime 1.21 or newer, this is " + version).c_str());
   }
-  return vmoe::ort::AsStatus(*api, "vmoe op library", [&] { vmoe::ort::Register(*api, options); });
+  return vmoe::ort::as_status(*api, "vmoe op library", [&] { vmoe::ort::register_domain(*api, options); });
 }

@@ -14,17 +14,17 @@ class RouteDispatchKernel {
 
   explicit RouteDispatchKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
-    const Tensor& gates = call.Input(Input::kGates);
-    const Tensor& x = call.Input(Input::kX);
-    RouteDispatch(call.routing(), gates.type, gates.data, x.data, call.sizes()['D'] * BytesOf(x.type),
-                  call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
-                  call.Output<void>(Output::kBuf), call.Runner());
+  void compute(const Call& call) const {
+    const Tensor& gates = call.input(Input::kGates);
+    const Tensor& x = call.input(Input::kX);
+    route_dispatch(call.routing(), gates.type, gates.data, x.data, call.sizes()['D'] * bytes_of(x.type),
+                   call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+                   call.output<void>(Output::kBuf), call.runner());
   }
 };
 
 }  // namespace
 
-void AddRouteDispatch(OpList& list) { AddOps<RouteDispatchKernel>(list); }
+void add_route_dispatch(OpList& list) { add_ops<RouteDispatchKernel>(list); }
 
 }  // namespace vmoe::ort

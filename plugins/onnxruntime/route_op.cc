@@ -14,17 +14,17 @@ class RouteKernel {
 
   explicit RouteKernel(const NodeInfo&) {}
 
-  void Compute(const Call& call) const {
-    const Tensor& gates = call.Input(Input::kGates);
-    Route(
-        call.routing(), gates.type, gates.data, call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
-        [&](size_t places) { return call.Sources(Output::kSrc, places); }, call.Output<int32_t>(Output::kExpert),
-        call.Runner());
+  void compute(const Call& call) const {
+    const Tensor& gates = call.input(Input::kGates);
+    route(
+        call.routing(), gates.type, gates.data, call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+        [&](size_t places) { return call.sources(Output::kSrc, places); }, call.output<int32_t>(Output::kExpert),
+        call.runner());
   }
 };
 
 }  // namespace
 
-void AddRoute(OpList& list) { AddOps<RouteKernel>(list); }
+void add_route(OpList& list) { add_ops<RouteKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -15,12 +15,12 @@ class RouterBlockKernel {
 
   explicit RouterBlockKernel(const NodeInfo& node) : router_(node, Input::kRouter) {}
 
-  void Compute(const Call& call) const {
-    RouterBlock(
-        *router_.Packed(call), {call.Data<float>(Input::kLnScale), call.Data<float>(Input::kLnBias)}, call.routing(),
-        call.Data<float>(Input::kX), call.Output<int32_t>(Output::kSlot), call.Output<float>(Output::kWeight),
-        [&](size_t places) { return call.Sources(Output::kSrc, places); }, call.Output<int32_t>(Output::kExpert),
-        call.Runner());
+  void compute(const Call& call) const {
+    compute_router_block(
+        *router_.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)}, call.routing(),
+        call.data<float>(Input::kX), call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
+        [&](size_t places) { return call.sources(Output::kSrc, places); }, call.output<int32_t>(Output::kExpert),
+        call.runner());
   }
 
  private:
@@ -29,6 +29,6 @@ class RouterBlockKernel {
 
 }  // namespace
 
-void AddRouterBlock(OpList& list) { AddOps<RouterBlockKernel>(list); }
+void add_router_block(OpList& list) { add_ops<RouterBlockKernel>(list); }
 
 }  // namespace vmoe::ort

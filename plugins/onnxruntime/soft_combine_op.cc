@@ -17,9 +17,9 @@ class SoftCombineKernel {
 
   explicit SoftCombineKernel(const NodeInfo& node) : round_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
-  void Compute(const Call& call) const {
-    SoftCombine(ProcessKernels(), SoftShapeOf(call.sizes()), round_bf16_, call.Data<float>(Input::kOut),
-                call.Data<float>(Input::kCombine), call.Output<float>(Output::kY), call.Runner());
+  void compute(const Call& call) const {
+    soft_combine(process_kernels(), soft_shape_of(call.sizes()), round_bf16_, call.data<float>(Input::kOut),
+                 call.data<float>(Input::kCombine), call.output<float>(Output::kY), call.runner());
   }
 
  private:
@@ -28,6 +28,6 @@ class SoftCombineKernel {
 
 }  // namespace
 
-void AddSoftCombine(OpList& list) { AddOps<SoftCombineKernel>(list); }
+void add_soft_combine(OpList& list) { add_ops<SoftCombineKernel>(list); }
 
 }  // namespace vmoe::ort

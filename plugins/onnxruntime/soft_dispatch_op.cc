@@ -17,9 +17,9 @@ class SoftDispatchKernel {
 
   explicit SoftDispatchKernel(const NodeInfo& node) : round_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
-  void Compute(const Call& call) const {
-    SoftDispatch(ProcessKernels(), SoftShapeOf(call.sizes()), round_bf16_, call.Data<float>(Input::kX),
-                 call.Data<float>(Input::kDispatch), call.Output<float>(Output::kBuf), call.Runner());
+  void compute(const Call& call) const {
+    soft_dispatch(process_kernels(), soft_shape_of(call.sizes()), round_bf16_, call.data<float>(Input::kX),
+                  call.data<float>(Input::kDispatch), call.output<float>(Output::kBuf), call.runner());
   }
 
  private:
@@ -28,6 +28,6 @@ class SoftDispatchKernel {
 
 }  // namespace
 
-void AddSoftDispatch(OpList& list) { AddOps<SoftDispatchKernel>(list); }
+void add_soft_dispatch(OpList& list) { add_ops<SoftDispatchKernel>(list); }
 
 }  // namespace vmoe::ort

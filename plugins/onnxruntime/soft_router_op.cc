@@ -14,9 +14,9 @@ using ops::soft_router::Input;
 using ops::soft_router::Output;
 
 // Of mu [D, E, P].
-std::shared_ptr<const PackedWeights> SlotsOf(const Tensor& mu) {
+std::shared_ptr<const PackedWeights> slots_of(const Tensor& mu) {
   const auto size = [&](size_t dim) { return static_cast<size_t>(mu.shape.sizes[dim]); };
-  return PackSlots(ProcessKernels(), mu.as<float>(), size(0), size(1) * size(2));
+  return pack_slots(process_kernels(), mu.as<float>(), size(0), size(1) * size(2));
 }
 
 class SoftRouterKernel {
@@ -24,13 +24,14 @@ class SoftRouterKernel {
   static constexpr const ops::OpSpec& kSpec = ops::kSoftRouter;
 
   explicit SoftRouterKernel(const NodeInfo& node) {
-    if (const std::optional<Tensor> mu = node.Constant(Input::kMu)) constant_ = SlotsOf(*mu);
+    if (const std::optional<Tensor> mu = node.constant_input(Input::kMu)) constant_ = slots_of(*mu);
   }
 
-  void Compute(const Call& call) const {
-    const std::shared_ptr<const PackedWeights> slots = constant_ ? constant_ : SlotsOf(call.Input(Input::kMu));
-    SoftRouter(*slots, *call.Data<float>(Input::kScale), SoftShapeOf(call.sizes()), call.Data<float>(Input::kX),
-               call.Output<float>(Output::kDispatch), call.Output<float>(Output::kCombine), call.Runner());
+  void compute(const Call& call) const {
+    const std::shared_ptr<const PackedWeights> slots = constant_ ? constant_ : slots_of(call.input(Input::kMu));
+    compute_soft_router(*slots, *call.data<float>(Input::kScale), soft_shape_of(call.sizes()),
+                        call.data<float>(Input::kX), call.output<float>(Output::kDispatch),
+                        call.output<float>(Output::kCombine), call.runner());
   }
 
  private:
@@ -39,6 +40,6 @@ class SoftRouterKernel {
 
 }  // namespace
 
-void AddSoftRouter(OpList& list) { AddOps<SoftRouterKernel>(list); }
+void add_soft_router(OpList& list) { add_ops<SoftRouterKernel>(list); }
 
 }  // namespace vmoe::ort

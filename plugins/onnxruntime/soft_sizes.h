@@ -6,7 +6,7 @@
 
 namespace vmoe::ort {
 
-inline SoftShape SoftShapeOf(const ops::Sizes& sizes) {
+inline SoftShape soft_shape_of(const ops::Sizes& sizes) {
   return {sizes['G'], sizes['S'], sizes['D'], sizes['E'], sizes['P']};
 }
 

@@ -19,10 +19,10 @@ class SparseMlpKernel {
         router_(node, Input::kRouter),
         dispatch_bf16_(node.attribute(Attribute::kDispatchBf16) != 0) {}
 
-  void Compute(const Call& call) const {
-    SparseMlp({router_.Packed(call), experts_.Read(call)}, call.routing(), dispatch_bf16_, call.Data<float>(Input::kX),
-              call.Output<float>(Output::kY), call.Output<int32_t>(Output::kSlot), call.Output<float>(Output::kWeight),
-              call.Runner());
+  void compute(const Call& call) const {
+    compute_sparse_mlp({router_.packed(call), experts_.read(call)}, call.routing(), dispatch_bf16_,
+                       call.data<float>(Input::kX), call.output<float>(Output::kY), call.output<int32_t>(Output::kSlot),
+                       call.output<float>(Output::kWeight), call.runner());
   }
 
  private:
@@ -33,6 +33,6 @@ class SparseMlpKernel {
 
 }  // namespace
 
-void AddSparseMlp(OpList& list) { AddOps<SparseMlpKernel>(list); }
+void add_sparse_mlp(OpList& list) { add_ops<SparseMlpKernel>(list); }
 
 }  // namespace vmoe::ort

@@ -26,22 +26,22 @@ constexpr TypePair kTypes[] = {
 
 }  // namespace
 
-std::optional<ElementType> ElementTypeOf(ONNXTensorElementDataType type) {
+std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
   for (const TypePair& pair : kTypes) {
     if (pair.onnx == type) return pair.type;
   }
   return std::nullopt;
 }
 
-ONNXTensorElementDataType OnnxTypeOf(ElementType type) {
+ONNXTensorElementDataType onnx_type_of(ElementType type) {
   for (const TypePair& pair : kTypes) {
     if (pair.type == type) return pair.onnx;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
 
-const char* NameOf(ONNXTensorElementDataType type) {
-  if (const std::optional<ElementType> known = ElementTypeOf(type)) return vmoe::NameOf(*known);
+const char* name_of(ONNXTensorElementDataType type) {
+  if (const std::optional<ElementType> known = element_type_of(type)) return vmoe::name_of(*known);
   switch (type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return "float64";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
@@ -50,14 +50,14 @@ const char* NameOf(ONNXTensorElementDataType type) {
   }
 }
 
-Tensor ReadTensor(const OrtApi& api, const OrtValue* value, const char* name) {
+Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
   int is_tensor = 0;
-  Check(api, api.IsTensor(value, &is_tensor));
+  check(api, api.IsTensor(value, &is_tensor));
   if (is_tensor == 0) throw ops::OpError(std::string(name) + " is not a tensor");
   Tensor tensor;
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   OrtTensorTypeAndShapeInfo* info = nullptr;
-  Check(api, api.GetTensorTypeAndShape(value, &info));
+  check(api, api.GetTensorTypeAndShape(value, &info));
   size_t rank = 0;
   OrtStatus* status = api.GetTensorElementType(info, &type);
   if (status == nullptr) status = api.GetDimensionsCount(info, &rank);
@@ -66,12 +66,12 @@ Tensor ReadTensor(const OrtApi& api, const OrtValue* value, const char* name) {
     status = api.GetDimensions(info, tensor.shape.sizes.data(), std::min(rank, ops::Shape::kMaxRank));
   }
   api.ReleaseTensorTypeAndShapeInfo(info);
-  Check(api, status);
-  const std::optional<ElementType> known = ElementTypeOf(type);
-  if (!known) throw ops::OpError(std::string(name) + " is " + NameOf(type) + ", which no op takes");
+  check(api, status);
+  const std::optional<ElementType> known = element_type_of(type);
+  if (!known) throw ops::OpError(std::string(name) + " is " + name_of(type) + ", which no op takes");
   tensor.type = *known;
   void* data = nullptr;
-  Check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+  check(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
   tensor.data = data;
   return tensor;
 }

@@ -23,13 +23,13 @@ struct Tensor {
 };
 
 // Nothing for a type that no op takes.
-std::optional<ElementType> ElementTypeOf(ONNXTensorElementDataType type);
-ONNXTensorElementDataType OnnxTypeOf(ElementType type);
+std::optional<ElementType> element_type_of(ONNXTensorElementDataType type);
+ONNXTensorElementDataType onnx_type_of(ElementType type);
 
 // "float64"
-const char* NameOf(ONNXTensorElementDataType type);
+const char* name_of(ONNXTensorElementDataType type);
 
 // Throws OpError for a value that is no tensor of a type that ops take.
-Tensor ReadTensor(const OrtApi& api, const OrtValue* value, const char* name);
+Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name);
 
 }  // namespace vmoe::ort

@@ -4,7 +4,7 @@
 
 namespace vmoe::ops {
 
-void CheckRange(const std::string& name, int64_t value, int64_t minimum, int64_t maximum) {
+void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum) {
   if (value >= minimum && value <= maximum) return;
   std::string range = "at least " + std::to_string(minimum);
   if (maximum != kNoMaximum) {
@@ -16,22 +16,22 @@ void CheckRange(const std::string& name, int64_t value, int64_t minimum, int64_t
 Attributes::Attributes(const OpSpec& spec, const ReadAttribute& read) : specs_(spec.attributes) {
   for (const AttributeSpec& attribute : specs_) {
     const int64_t value = read(attribute.name).value_or(attribute.otherwise);
-    CheckRange(std::string("attribute ") + attribute.name, value, attribute.minimum, attribute.maximum);
+    check_range(std::string("attribute ") + attribute.name, value, attribute.minimum, attribute.maximum);
     values_.push_back(value);
   }
 }
 
-void Attributes::Check(const Types& types) const {
+void Attributes::check(const Types& types) const {
   const ElementType weights = types[ValueType::kW];
   for (size_t i = 0; i < values_.size(); ++i) {
     if (specs_[i].only_int8 && values_[i] != 0 && weights != ElementType::kInt8) {
-      throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + NameOf(weights) +
+      throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + name_of(weights) +
                     ", not " + std::to_string(values_[i]));
     }
   }
 }
 
-void Attributes::Check(const Sizes& sizes) const {
+void Attributes::check(const Sizes& sizes) const {
   for (size_t i = 0; i < values_.size(); ++i) {
     const char dim = specs_[i].divides;
     if (dim == 0 || values_[i] == 0 || !sizes.has(dim)) continue;

@@ -18,7 +18,7 @@ namespace vmoe::ops {
 using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 
 // Throws OpError unless minimum <= value <= maximum; kNoMaximum is no bound.
-void CheckRange(const std::string& name, int64_t value, int64_t minimum, int64_t maximum);
+void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum);
 
 class Attributes {
  public:
@@ -28,10 +28,10 @@ class Attributes {
   int64_t operator[](size_t index) const { return values_[index]; }
 
   // Throws OpError for an attribute that these types don't have.
-  void Check(const Types& types) const;
+  void check(const Types& types) const;
 
   // Throws OpError for an attribute that doesn't divide the size that it should. Sizes may be unknown.
-  void Check(const Sizes& sizes) const;
+  void check(const Sizes& sizes) const;
 
  private:
   Table<AttributeSpec> specs_;

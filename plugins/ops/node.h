@@ -22,10 +22,10 @@ struct Node {
 
 // Throws OpError where an input that the op needs is left out, or scales are given for weights that have none. `types`
 // are those of the inputs that are given.
-void CheckInputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
+void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
 
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
 // routes it sets K and M, and returns the routing. Throws OpError.
-RoutingShape CheckCall(const Node& node, const RoutingSettings& settings, Sizes& sizes);
+RoutingShape check_call(const Node& node, const RoutingSettings& settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

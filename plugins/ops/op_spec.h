@@ -73,8 +73,8 @@ template <class T>
 class Table {
  public:
   constexpr Table() = default;
-  template <size_t N>
-  constexpr Table(const T (&rows)[N]) : data_(rows), size_(N) {}  // NOLINT(google-explicit-constructor)
+  template <size_t kRows>
+  constexpr Table(const T (&rows)[kRows]) : data_(rows), size_(kRows) {}  // NOLINT(google-explicit-constructor)
 
   constexpr size_t size() const { return size_; }
   constexpr const T& operator[](size_t index) const { return data_[index]; }
@@ -111,7 +111,7 @@ struct OpSpec {
   }
 
   // The inputs before `input` that are tensors, no numbers.
-  constexpr size_t TensorsBefore(size_t input) const {
+  constexpr size_t tensors_before(size_t input) const {
     size_t count = 0;
     for (size_t i = 0; i < input; ++i) count += inputs[i].is_number() ? 0 : 1;
     return count;

@@ -363,7 +363,7 @@ inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, s
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 15;
 
-// X(Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(SparseMlp) X(Route) X(Dispatch) X(RouteDispatch) X(ExpertMlp) X(Combine) X(Linear) X(DenseMlp) X(Attention) X(AttentionBlock) X(MlpBlock) X(RouterBlock) X(ExpertBlock) X(ChooseTokens) X(SoftRouter) X(SoftDispatch) X(SoftCombine)
+// X(name, Name) for each op.
+#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

@@ -23,7 +23,7 @@ struct Factor {
 };
 
 // Places and pairs of a token and an expert are numbered in int32.
-void CheckProduct(const char* what, std::initializer_list<Factor> factors) {
+void check_product(const char* what, std::initializer_list<Factor> factors) {
   int64_t count = 1;
   bool fits = true;
   for (const Factor& factor : factors) {
@@ -40,43 +40,43 @@ void CheckProduct(const char* what, std::initializer_list<Factor> factors) {
   throw OpError(std::string(what) + " are numbered in 32 bits, and " + names + " = " + values + " is too many");
 }
 
-int64_t Size(const Sizes& sizes, char dim) { return static_cast<int64_t>(sizes[dim]); }
+int64_t size_of(const Sizes& sizes, char dim) { return static_cast<int64_t>(sizes[dim]); }
 
 constexpr char kPlaces[] = "places";
 constexpr char kChoices[] = "choices of tokens";
 
 }  // namespace
 
-void RoutingSettings::Check() const {
+void RoutingSettings::check() const {
   for (size_t i = 0; i < kCount; ++i) {
     const std::optional<int64_t>& value = values[i];
-    if (value) CheckRange(kNames[i], *value, kMinimum[i], kMaximum[i]);
+    if (value) check_range(kNames[i], *value, kMinimum[i], kMaximum[i]);
   }
   for (size_t i = 0; i < policies.size(); ++i) {
     const std::optional<int64_t>& value = policies[i];
-    if (value) CheckRange(kPolicyNames[i], *value, kPolicyMinimum[i], kPolicyMaximum[i]);
+    if (value) check_range(kPolicyNames[i], *value, kPolicyMinimum[i], kPolicyMaximum[i]);
   }
 }
 
-int64_t RoutingSettings::Known(size_t index) const {
+int64_t RoutingSettings::known(size_t index) const {
   const std::optional<int64_t>& value = values[index];
   if (!value) throw OpError(std::string(kNames[index]) + " is neither an input nor an attribute");
   return *value;
 }
 
-RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
-  const int64_t groups = Size(sizes, 'G');
-  const int64_t experts = Size(sizes, 'E');
+RoutingShape RoutingSettings::routing_shape(Sizes& sizes) const {
+  const int64_t groups = size_of(sizes, 'G');
+  const int64_t experts = size_of(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
   if (k() < 1 || k() > experts) {
     throw OpError("k must be between 1 and the number of experts, " + std::to_string(experts) + ", not " +
                   std::to_string(k()));
   }
-  Check();
-  CheckProduct(kPlaces, {{"E", experts}, {"G", groups}, {"capacity", capacity()}});
-  CheckProduct(kChoices, {{"G", groups}, {"S", Size(sizes, 'S')}, {"k", k()}});
-  sizes.Set('K', k());
-  sizes.Set('M', groups * capacity());
+  check();
+  check_product(kPlaces, {{"E", experts}, {"G", groups}, {"capacity", capacity()}});
+  check_product(kChoices, {{"G", groups}, {"S", size_of(sizes, 'S')}, {"k", k()}});
+  sizes.set('K', k());
+  sizes.set('M', groups * capacity());
   RoutingShape shape;
   shape.groups = sizes['G'];
   shape.tokens = sizes['S'];
@@ -89,19 +89,19 @@ RoutingShape RoutingSettings::Shape(Sizes& sizes) const {
   return shape;
 }
 
-RoutingSettings ReadRoutingSettings(const OpSpec& spec, const ReadAttribute& read) {
+RoutingSettings read_routing_settings(const OpSpec& spec, const ReadAttribute& read) {
   RoutingSettings settings;
   for (size_t i = 0; i < spec.settings(); ++i) settings.values[i] = read(RoutingSettings::kNames[i]);
-  settings.Check();
+  settings.check();
   return settings;
 }
 
-void CheckNumbering(const Sizes& sizes) {
+void check_numbering(const Sizes& sizes) {
   if (sizes.has('E') && sizes.has('M')) {
-    CheckProduct(kPlaces, {{"E", Size(sizes, 'E')}, {"M", Size(sizes, 'M')}});
+    check_product(kPlaces, {{"E", size_of(sizes, 'E')}, {"M", size_of(sizes, 'M')}});
   }
   if (sizes.has('G') && sizes.has('S') && sizes.has('K')) {
-    CheckProduct(kChoices, {{"G", Size(sizes, 'G')}, {"S", Size(sizes, 'S')}, {"K", Size(sizes, 'K')}});
+    check_product(kChoices, {{"G", size_of(sizes, 'G')}, {"S", size_of(sizes, 'S')}, {"K", size_of(sizes, 'K')}});
   }
 }
 

@@ -25,25 +25,25 @@ struct RoutingSettings {
   std::array<std::optional<int64_t>, kPolicyNames.size()> policies;
 
   // Throw OpError for one that isn't known.
-  int64_t capacity() const { return Known(0); }
-  int64_t k() const { return Known(1); }
-  int64_t bpr() const { return Known(2); }
+  int64_t capacity() const { return known(0); }
+  int64_t k() const { return known(1); }
+  int64_t bpr() const { return known(2); }
 
   // Throws OpError for a value that no sizes could run with.
-  void Check() const;
+  void check() const;
 
   // The routing of gates [G, S, E], whose sizes must be known; sets K, and M to what it is without a pool. Throws
   // OpError for a setting that is out of range or missing, and for places or choices too many for 32 bits.
-  RoutingShape Shape(Sizes& sizes) const;
+  RoutingShape routing_shape(Sizes& sizes) const;
 
  private:
-  int64_t Known(size_t index) const;
+  int64_t known(size_t index) const;
 };
 
-// The settings that a node has as attributes; none of an op that doesn't route. Throws OpError as Check.
-RoutingSettings ReadRoutingSettings(const OpSpec& spec, const ReadAttribute& read);
+// The settings that a node has as attributes; none of an op that doesn't route. Throws OpError as check.
+RoutingSettings read_routing_settings(const OpSpec& spec, const ReadAttribute& read);
 
 // Throws OpError where the places, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
-void CheckNumbering(const Sizes& sizes);
+void check_numbering(const Sizes& sizes);
 
 }  // namespace vmoe::ops

@@ -7,15 +7,15 @@
 
 namespace vmoe::ops {
 
-std::string ShapeText(const Shape& shape) {
+std::string shape_text(const Shape& shape) {
   const int64_t kept = std::min(shape.rank, static_cast<int64_t>(Shape::kMaxRank));
   std::string text = "[";
   for (int64_t i = 0; i < kept; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape.sizes[static_cast<size_t>(i)]);
   return text + (kept < shape.rank ? ", ...]" : "]");
 }
 
-void Sizes::Add(const ValueSpec& value, const Shape& shape) {
-  const auto has = [&] { return std::string(value.name) + " has shape " + ShapeText(shape); };
+void Sizes::add(const ValueSpec& value, const Shape& shape) {
+  const auto has = [&] { return std::string(value.name) + " has shape " + shape_text(shape); };
   const size_t rank = std::strlen(value.dims);
   if (shape.rank != static_cast<int64_t>(rank)) {
     throw OpError(has() + ", not the " + std::to_string(rank) + " dimensions " + value.dims);
@@ -28,8 +28,8 @@ void Sizes::Add(const ValueSpec& value, const Shape& shape) {
       if (size != 1) throw OpError(has() + ", not [1]");
       continue;
     }
-    int64_t& known = sizes_[Index(dim)];
-    const char*& source = sources_[Index(dim)];
+    int64_t& known = sizes_[index_of(dim)];
+    const char*& source = sources_[index_of(dim)];
     if (known == kUnknown) {
       known = size;
       source = value.name;
@@ -40,10 +40,10 @@ void Sizes::Add(const ValueSpec& value, const Shape& shape) {
   }
 }
 
-Shape Sizes::ShapeOf(const ValueSpec& value) const {
+Shape Sizes::shape_of(const ValueSpec& value) const {
   Shape shape;
   for (const char* dim = value.dims; *dim != '\0'; ++dim) {
-    shape.sizes[static_cast<size_t>(shape.rank++)] = sizes_[Index(*dim)];
+    shape.sizes[static_cast<size_t>(shape.rank++)] = sizes_[index_of(*dim)];
   }
   return shape;
 }

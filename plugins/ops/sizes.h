@@ -18,7 +18,7 @@ struct Shape {
 };
 
 // "[2, 3]"
-std::string ShapeText(const Shape& shape);
+std::string shape_text(const Shape& shape);
 
 // The sizes of an op's dimensions, gathered from its inputs.
 class Sizes {
@@ -27,19 +27,19 @@ class Sizes {
 
   // Throws OpError where the rank isn't the specification's, a size is negative, or one contradicts a size that is
   // known.
-  void Add(const ValueSpec& value, const Shape& shape);
+  void add(const ValueSpec& value, const Shape& shape);
 
-  void Set(char dim, int64_t size) { sizes_[Index(dim)] = size; }
+  void set(char dim, int64_t size) { sizes_[index_of(dim)] = size; }
 
-  bool has(char dim) const { return sizes_[Index(dim)] != kUnknown; }
-  size_t operator[](char dim) const { return static_cast<size_t>(sizes_[Index(dim)]); }
+  bool has(char dim) const { return sizes_[index_of(dim)] != kUnknown; }
+  size_t operator[](char dim) const { return static_cast<size_t>(sizes_[index_of(dim)]); }
 
   // Of a value whose dimensions are all known.
-  Shape ShapeOf(const ValueSpec& value) const;
+  Shape shape_of(const ValueSpec& value) const;
 
  private:
   static constexpr int64_t kUnknown = -1;
-  static size_t Index(char dim) { return static_cast<unsigned char>(dim) & 127; }
+  static size_t index_of(char dim) { return static_cast<unsigned char>(dim) & 127; }
 
   std::array<int64_t, 128> sizes_;
   std::array<const char*, 128> sources_{};

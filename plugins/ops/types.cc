@@ -10,7 +10,7 @@ Types::Types(const OpSpec& spec, TakesChoice takes) : spec_(&spec) {
   }
 }
 
-uint64_t Types::Left(const ValueSpec& value, ElementType type) const {
+uint64_t Types::choices_left(const ValueSpec& value, ElementType type) const {
   uint64_t left = 0;
   for (size_t i = 0; i < spec_->choices.size(); ++i) {
     const uint64_t bit = uint64_t{1} << i;
@@ -19,30 +19,31 @@ uint64_t Types::Left(const ValueSpec& value, ElementType type) const {
   return left;
 }
 
-void Types::Add(const ValueSpec& value, ElementType type) {
-  const uint64_t left = Left(value, type);
-  if (left == 0) throw Refusal(value, NameOf(type));
+void Types::add(const ValueSpec& value, ElementType type) {
+  const uint64_t left = choices_left(value, type);
+  if (left == 0) throw refusal(value, name_of(type));
   left_ = left;
   const char*& first = first_[static_cast<size_t>(value.type)];
   if (first == nullptr) first = value.name;
 }
 
-OpError Types::Refusal(const ValueSpec& value, const std::string& given) const {
+OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
   std::vector<ElementType> wanted;
   for (const TypeChoice& choice : spec_->choices) {
     const ElementType type = choice[value.type];
-    bool is_new = Take(value, type);
+    bool is_new = takes(value, type);
     for (const ElementType known : wanted) is_new = is_new && known != type;
     if (is_new) wanted.push_back(type);
   }
   std::string text = std::string(value.name) + " is " + given + ", not ";
   for (size_t i = 0; i < wanted.size(); ++i) {
-    text += (i == 0 ? "" : i + 1 < wanted.size() ? ", " : " or ") + std::string(NameOf(wanted[i]));
+    text += (i == 0 ? "" : i + 1 < wanted.size() ? ", " : " or ") + std::string(name_of(wanted[i]));
   }
   if (value.type != ValueType::kFloat32 && value.type != ValueType::kInt32 && value.type != ValueType::kInt64) {
-    if (const char* first = FirstOf(value.type)) return OpError{text + ", the type of " + first};
+    if (const char* first = first_of(value.type)) return OpError{text + ", the type of " + first};
     for (const ValueType other : {ValueType::kW, ValueType::kT, ValueType::kR}) {
-      if (const char* first = FirstOf(other)) text += std::string(" beside ") + first + " in " + NameOf((*this)[other]);
+      if (const char* first = first_of(other))
+        text += std::string(" beside ") + first + " in " + name_of((*this)[other]);
     }
   }
   return OpError{text};

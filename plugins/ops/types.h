@@ -17,26 +17,26 @@ class Types {
   explicit Types(const OpSpec& spec, TakesChoice takes = nullptr);
 
   // Whether `value` may have `type`, with the values that were added.
-  bool Take(const ValueSpec& value, ElementType type) const { return Left(value, type) != 0; }
+  bool takes(const ValueSpec& value, ElementType type) const { return choices_left(value, type) != 0; }
 
   // Throws OpError for a type that `value` may not have.
-  void Add(const ValueSpec& value, ElementType type);
+  void add(const ValueSpec& value, ElementType type);
 
   // The error for a value whose type has this name.
-  OpError Refusal(const ValueSpec& value, const std::string& given) const;
+  OpError refusal(const ValueSpec& value, const std::string& given) const;
 
   // The element type that the values of `type` have; of a type variable, a value must have been added.
   ElementType operator[](ValueType type) const;
 
   // The first value of `type` that was added, or null.
-  const char* FirstOf(ValueType type) const { return first_[static_cast<size_t>(type)]; }
+  const char* first_of(ValueType type) const { return first_[static_cast<size_t>(type)]; }
 
  private:
   const OpSpec* spec_;
   uint64_t left_ = 0;  // bit i: choice i
   std::array<const char*, kValueTypes> first_{};
 
-  uint64_t Left(const ValueSpec& value, ElementType type) const;
+  uint64_t choices_left(const ValueSpec& value, ElementType type) const;
 };
 
 }  // namespace vmoe::ops

@@ -11,9 +11,9 @@ constexpr Op kCombineOp{
     nullptr,
     [](const Call& call) {
       const ops::Sizes& sizes = call.sizes;
-      return cuda::Combine(call.type(Input::kOut), call.Data<void>(Input::kOut), sizes['E'] * sizes['M'],
-                           call.Data<int32_t>(Input::kSlot), call.type(Input::kWeight), call.Data<void>(Input::kWeight),
-                           sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.Output<void>(Output::kY), call.stream);
+      return cuda::combine(call.type(Input::kOut), call.data<void>(Input::kOut), sizes['E'] * sizes['M'],
+                           call.data<int32_t>(Input::kSlot), call.type(Input::kWeight), call.data<void>(Input::kWeight),
+                           sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.output<void>(Output::kY), call.stream);
     },
 };
 

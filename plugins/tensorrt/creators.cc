@@ -36,13 +36,13 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
                                     nvinfer1::TensorRTPhase) noexcept override {
     char sentence[512];
     try {
-      return std::make_unique<Plugin>(op_, ReadFields(fields, op_.spec)).release();
+      return std::make_unique<Plugin>(op_, read_fields(fields, op_.spec)).release();
     } catch (const std::exception& error) {
       std::snprintf(sentence, sizeof(sentence), "%s \"%.200s\": %s", op_.spec.name, name ? name : "", error.what());
     } catch (...) {
       std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
     }
-    LogError(sentence);
+    log_error(sentence);
     return nullptr;
   }
 
@@ -73,5 +73,5 @@ extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterf
 }
 
 extern "C" __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept {
-  vmoe::tensorrt::SetLoggerFinder(finder);
+  vmoe::tensorrt::set_logger_finder(finder);
 }

@@ -11,8 +11,8 @@ constexpr Op kDispatchOp{
     nullptr,
     [](const Call& call) {
       const ops::Sizes& sizes = call.sizes;
-      return cuda::Dispatch(call.Data<void>(Input::kX), sizes['G'] * sizes['S'], call.Data<int32_t>(Input::kSrc),
-                            sizes['E'] * sizes['M'], call.row_bytes(Input::kX), call.Output<void>(Output::kBuf),
+      return cuda::dispatch(call.data<void>(Input::kX), sizes['G'] * sizes['S'], call.data<int32_t>(Input::kSrc),
+                            sizes['E'] * sizes['M'], call.row_bytes(Input::kX), call.output<void>(Output::kBuf),
                             call.stream);
     },
 };

@@ -15,7 +15,7 @@ using ops::RoutingSettings;
 
 constexpr char kWanted[] = "; it takes capacity, k and bpr, one INT each";
 
-int32_t ReadInt32(const nvinfer1::PluginField& field) {
+int32_t read_int32(const nvinfer1::PluginField& field) {
   const std::string name = field.name;
   if (field.type != nvinfer1::PluginFieldType::kINT32 || field.length != 1) {
     throw OpError("field " + name + " must be one INT32 (type 5, length 1), not type " +
@@ -29,7 +29,7 @@ int32_t ReadInt32(const nvinfer1::PluginField& field) {
 
 }  // namespace
 
-RoutingSettings ReadFields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
+RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
   RoutingSettings settings;
@@ -42,15 +42,15 @@ RoutingSettings ReadFields(const nvinfer1::PluginFieldCollection* fields, const 
       throw OpError(std::string("there is no field ") + field.name + (spec.routes() ? kWanted : "; it takes none"));
     }
     if (settings.values[index]) throw OpError(std::string("field ") + field.name + " is given twice");
-    settings.values[index] = ReadInt32(field);
+    settings.values[index] = read_int32(field);
   }
   if (!spec.routes()) return settings;
   for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
     if (!settings.values[i])
       throw OpError(std::string("field ") + RoutingSettings::kNames[i] + " is missing" + kWanted);
   }
-  ops::CheckRange("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
-  settings.Check();
+  ops::check_range("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
+  settings.check();
   return settings;
 }
 

@@ -10,6 +10,6 @@ namespace vmoe::tensorrt {
 
 // The settings in `fields`: each once, as one INT32, and nothing else; for ops that do not route, no field at all.
 // Throws OpError for anything else, and for a value out of range.
-ops::RoutingSettings ReadFields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec);
+ops::RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec);
 
 }  // namespace vmoe::tensorrt

@@ -26,14 +26,14 @@ inline constexpr InterfaceLayout kLayout10{0, 0, 12, 13};
 inline constexpr InterfaceLayout kLayout11{4, 4, 8, 9};
 
 // Null for a TensorRT that is not known.
-constexpr const InterfaceLayout* LayoutOf(int major) {
+constexpr const InterfaceLayout* layout_of(int major) {
   if (major == 10) return &kLayout10;
   if (major == 11) return &kLayout11;
   return nullptr;
 }
 
 template <class Result, class... Arguments>
-Result CallVirtual(void* object, int index, Arguments... arguments) {
+Result call_virtual(void* object, int index, Arguments... arguments) {
   using Function = Result (*)(void*, Arguments...);
   void** table = *static_cast<void***>(object);
   return reinterpret_cast<Function>(table[index])(object, arguments...);

@@ -20,14 +20,14 @@ struct Logger {
 };
 
 // Never destroyed: a plugin may still be told to go away while the process exits.
-Logger& State() {
+Logger& get_logger() {
   static auto* state = new Logger;
   return *state;
 }
 
 // The major version of the TensorRT that made `object`: the one that its virtual table's library is or uses. 0 for
 // none.
-int MajorBehind(void* object) {
+int major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;
   if (dladdr(*static_cast<void**>(object), &info) != 0 && info.dli_fname) {
@@ -41,9 +41,9 @@ int MajorBehind(void* object) {
 }
 
 // False where there is no logger, or where it throws.
-bool GiveToLogger(const char* line) noexcept {
+bool give_to_logger(const char* line) noexcept {
   try {
-    Logger& state = State();
+    Logger& state = get_logger();
     void* finder = nullptr;
     const InterfaceLayout* layout = nullptr;
     {
@@ -51,9 +51,9 @@ bool GiveToLogger(const char* line) noexcept {
       finder = state.finder;
       layout = state.layout;
     }
-    void* logger = finder ? CallVirtual<void*>(finder, layout->find_logger) : nullptr;
+    void* logger = finder ? call_virtual<void*>(finder, layout->find_logger) : nullptr;
     if (!logger) return false;
-    CallVirtual<void, int32_t, const char*>(logger, layout->log, kErrorSeverity, line);
+    call_virtual<void, int32_t, const char*>(logger, layout->log, kErrorSeverity, line);
     return true;
   } catch (...) {
     return false;
@@ -62,25 +62,25 @@ bool GiveToLogger(const char* line) noexcept {
 
 }  // namespace
 
-void SetLoggerFinder(void* finder) noexcept {
+void set_logger_finder(void* finder) noexcept {
   try {
-    const InterfaceLayout* layout = finder ? LayoutOf(MajorBehind(finder)) : nullptr;
+    const InterfaceLayout* layout = finder ? layout_of(major_behind(finder)) : nullptr;
     {
-      Logger& state = State();
+      Logger& state = get_logger();
       const std::lock_guard<std::mutex> lock(state.mutex);
       state.finder = layout ? finder : nullptr;
       state.layout = layout;
     }
-    if (finder && !layout) LogError("the logger is of no TensorRT 10 or 11, so messages go to stderr");
+    if (finder && !layout) log_error("the logger is of no TensorRT 10 or 11, so messages go to stderr");
   } catch (...) {
     std::fputs("vmoe: the logger could not be set\n", stderr);
   }
 }
 
-void LogError(const char* sentence) noexcept {
+void log_error(const char* sentence) noexcept {
   char line[1024];
   std::snprintf(line, sizeof(line), "vmoe: %s", sentence);
-  if (!GiveToLogger(line)) std::fprintf(stderr, "%s\n", line);
+  if (!give_to_logger(line)) std::fprintf(stderr, "%s\n", line);
 }
 
 }  // namespace vmoe::tensorrt

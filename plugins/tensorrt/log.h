@@ -4,8 +4,8 @@
 namespace vmoe::tensorrt {
 
 // `finder` is an ILoggerFinder of whichever TensorRT loads the plugin, or null for stderr.
-void SetLoggerFinder(void* finder) noexcept;
+void set_logger_finder(void* finder) noexcept;
 
-void LogError(const char* sentence) noexcept;
+void log_error(const char* sentence) noexcept;
 
 }  // namespace vmoe::tensorrt

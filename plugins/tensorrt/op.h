@@ -27,15 +27,15 @@ struct Call {
   cudaStream_t stream;
 
   ElementType type(size_t input) const { return types[spec.inputs[input].type]; }
-  size_t row_bytes(size_t input) const { return sizes['D'] * BytesOf(type(input)); }
+  size_t row_bytes(size_t input) const { return sizes['D'] * bytes_of(type(input)); }
 
   template <class T>
-  const T* Data(size_t input) const {
-    return static_cast<const T*>(inputs[spec.TensorsBefore(input)]);
+  const T* data(size_t input) const {
+    return static_cast<const T*>(inputs[spec.tensors_before(input)]);
   }
   template <class T>
-  T* Output(size_t output) const {
-    return static_cast<T*>(outputs[output]);
+  T* output(size_t index) const {
+    return static_cast<T*>(outputs[index]);
   }
 };
 

@@ -36,21 +36,21 @@ constexpr TypePair kTypes[] = {
 };
 
 // Nothing for a type that no op takes.
-std::optional<ElementType> ElementTypeOf(DataType type) {
+std::optional<ElementType> element_type_of(DataType type) {
   for (const TypePair& pair : kTypes) {
     if (pair.tensorrt == type) return pair.type;
   }
   return std::nullopt;
 }
 
-DataType DataTypeOf(ElementType type) {
+DataType data_type_of(ElementType type) {
   for (const TypePair& pair : kTypes) {
     if (pair.type == type) return pair.tensorrt;
   }
   return DataType::kFLOAT;
 }
 
-ops::Shape ShapeOf(const Dims& dims) {
+ops::Shape to_shape(const Dims& dims) {
   ops::Shape shape;
   shape.rank = dims.nbDims;
   std::copy_n(dims.d, std::clamp<int64_t>(shape.rank, 0, ops::Shape::kMaxRank), shape.sizes.begin());
@@ -58,7 +58,7 @@ ops::Shape ShapeOf(const Dims& dims) {
 }
 
 // Names the op and its settings: what a node's timing depends on besides its shapes and types.
-std::string Description(const ops::OpSpec& spec, const RoutingSettings& settings) {
+std::string describe(const ops::OpSpec& spec, const RoutingSettings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (size_t i = 0; spec.routes() && i < RoutingSettings::kCount; ++i) {
     text += std::string("-") + RoutingSettings::kNames[i] + std::to_string(settings.values[i].value_or(0));
@@ -66,7 +66,7 @@ std::string Description(const ops::OpSpec& spec, const RoutingSettings& settings
   return text;
 }
 
-std::vector<size_t> Tensors(const ops::OpSpec& spec) {
+std::vector<size_t> tensor_inputs(const ops::OpSpec& spec) {
   std::vector<size_t> inputs;
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (!spec.inputs[i].is_number()) inputs.push_back(i);
@@ -74,7 +74,7 @@ std::vector<size_t> Tensors(const ops::OpSpec& spec) {
   return inputs;
 }
 
-const IDimensionExpr* Known(const IDimensionExpr* expression) {
+const IDimensionExpr* known(const IDimensionExpr* expression) {
   if (!expression) throw OpError("TensorRT gave no expression for a size");
   return expression;
 }
@@ -86,8 +86,8 @@ Plugin::Plugin(const Op& op, const RoutingSettings& settings)
     : op_(op),
       node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,
             ops::Types(op.spec)},
-      inputs_(Tensors(op.spec)),
-      description_(Description(op.spec, settings)) {
+      inputs_(tensor_inputs(op.spec)),
+      description_(describe(op.spec, settings)) {
   for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
     field_values_[i] = static_cast<int32_t>(settings.values[i].value_or(0));
     fields_[i] =
@@ -97,12 +97,12 @@ Plugin::Plugin(const Op& op, const RoutingSettings& settings)
   field_collection_.fields = fields_.data();
 }
 
-const ops::ValueSpec& Plugin::Value(size_t position) const {
+const ops::ValueSpec& Plugin::value_spec(size_t position) const {
   return position < inputs_.size() ? op_.spec.inputs[inputs_[position]] : op_.spec.outputs[position - inputs_.size()];
 }
 
 template <class Result, class Body>
-Result Plugin::Guarded(Result failed, Body body) const noexcept {
+Result Plugin::guarded(Result failed, Body body) const noexcept {
   char sentence[512];
   try {
     return body();
@@ -111,32 +111,31 @@ Result Plugin::Guarded(Result failed, Body body) const noexcept {
   } catch (...) {
     std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
   }
-  LogError(sentence);
+  log_error(sentence);
   if (nvinfer1::IErrorRecorder* recorder = context_ ? context_->getErrorRecorder() : nullptr) {
     recorder->reportError(nvinfer1::ErrorCode::kFAILED_EXECUTION, sentence);
   }
   return failed;
 }
 
-void Plugin::CheckCounts(int32_t in_count, int32_t out_count) const {
+void Plugin::check_counts(int32_t in_count, int32_t out_count) const {
   const size_t outputs = op_.spec.needed_outputs();
   if (in_count == static_cast<int32_t>(inputs_.size()) && out_count == static_cast<int32_t>(outputs)) return;
   std::string names;
-  for (size_t i = 0; i < inputs_.size(); ++i) names += (i == 0 ? "" : ", ") + std::string(Value(i).name);
+  for (size_t i = 0; i < inputs_.size(); ++i) names += (i == 0 ? "" : ", ") + std::string(value_spec(i).name);
   throw OpError("it has " + std::to_string(inputs_.size()) + " inputs (" + names + ") and " + std::to_string(outputs) +
                 " outputs, not " + std::to_string(in_count) + " and " + std::to_string(out_count) +
                 (op_.spec.routes() ? "; capacity, k and bpr are attributes here" : ""));
 }
 
 template <class ShapeOf>
-RoutingShape Plugin::ReadSizes(ShapeOf shape_of, ops::Sizes& sizes) const {
-  for (size_t i = 0; i < inputs_.size(); ++i) sizes.Add(Value(i), tensorrt::ShapeOf(shape_of(i)));
-  const RoutingShape routing = ops::CheckCall(node_, node_.settings, sizes);
+RoutingShape Plugin::read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const {
+  for (size_t i = 0; i < inputs_.size(); ++i) sizes.add(value_spec(i), to_shape(shape_of(i)));
+  const RoutingShape routing = ops::check_call(node_, node_.settings, sizes);
   if (op_.spec.routes()) {
-    if (const char* refusal = cuda::RoutingRefusal(routing)) {
-      throw OpError(std::string(refusal) + "; here " + Value(0).name + " is " +
-                    ShapeText(tensorrt::ShapeOf(shape_of(0))) + ", k " + std::to_string(routing.choices) +
-                    " and capacity " + std::to_string(routing.capacity));
+    if (const char* refusal = cuda::routing_refusal(routing)) {
+      throw OpError(std::string(refusal) + "; here " + value_spec(0).name + " is " + shape_text(to_shape(shape_of(0))) +
+                    ", k " + std::to_string(routing.choices) + " and capacity " + std::to_string(routing.capacity));
     }
   } else if (sizes.has('K') && (sizes['K'] < 1 || sizes['K'] > cuda::kMaxChoices)) {
     throw OpError("a token has 1 to " + std::to_string(cuda::kMaxChoices) + " choices, not " +
@@ -146,12 +145,13 @@ RoutingShape Plugin::ReadSizes(ShapeOf shape_of, ops::Sizes& sizes) const {
 }
 
 template <class TypeOf>
-ops::Types Plugin::ReadTypes(TypeOf type_of) const {
+ops::Types Plugin::read_types(TypeOf type_of) const {
   ops::Types types(op_.spec);
   for (size_t i = 0; i < inputs_.size(); ++i) {
-    const std::optional<ElementType> type = ElementTypeOf(type_of(i));
-    if (!type) throw types.Refusal(Value(i), "TensorRT's type " + std::to_string(static_cast<int32_t>(type_of(i))));
-    types.Add(Value(i), *type);
+    const std::optional<ElementType> type = element_type_of(type_of(i));
+    if (!type)
+      throw types.refusal(value_spec(i), "TensorRT's type " + std::to_string(static_cast<int32_t>(type_of(i))));
+    types.add(value_spec(i), *type);
   }
   return types;
 }
@@ -166,12 +166,12 @@ nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapa
 }
 
 nvinfer1::IPluginV3* Plugin::clone() noexcept {
-  return Guarded<nvinfer1::IPluginV3*>(nullptr,
+  return guarded<nvinfer1::IPluginV3*>(nullptr,
                                        [&] { return std::make_unique<Plugin>(op_, node_.settings).release(); });
 }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept {
-  return Guarded<nvinfer1::IPluginV3*>(nullptr, [&] {
+  return guarded<nvinfer1::IPluginV3*>(nullptr, [&] {
     auto attached = std::make_unique<Plugin>(op_, node_.settings);
     attached->context_ = context;
     return attached.release();
@@ -180,41 +180,41 @@ nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* c
 
 int32_t Plugin::configurePlugin(const DynamicPluginTensorDesc* in, int32_t in_count, const DynamicPluginTensorDesc*,
                                 int32_t out_count) noexcept {
-  return Guarded(kFailed, [&] {
-    CheckCounts(in_count, out_count);
+  return guarded(kFailed, [&] {
+    check_counts(in_count, out_count);
     ops::Sizes sizes;
-    ReadSizes([&](size_t i) -> const Dims& { return in[i].max; }, sizes);
+    read_sizes([&](size_t i) -> const Dims& { return in[i].max; }, sizes);
     return 0;
   });
 }
 
 int32_t Plugin::getOutputDataTypes(DataType* output_types, int32_t out_count, const DataType* input_types,
                                    int32_t in_count) const noexcept {
-  return Guarded(kFailed, [&] {
-    CheckCounts(in_count, out_count);
-    const ops::Types types = ReadTypes([&](size_t i) { return input_types[i]; });
+  return guarded(kFailed, [&] {
+    check_counts(in_count, out_count);
+    const ops::Types types = read_types([&](size_t i) { return input_types[i]; });
     for (size_t i = 0; i < op_.spec.needed_outputs(); ++i)
-      output_types[i] = DataTypeOf(types[op_.spec.outputs[i].type]);
+      output_types[i] = data_type_of(types[op_.spec.outputs[i].type]);
     return 0;
   });
 }
 
 int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const DimsExprs*, int32_t,
                                 DimsExprs* outputs, int32_t out_count, nvinfer1::IExprBuilder& builder) noexcept {
-  return Guarded(kFailed, [&] {
-    CheckCounts(in_count, out_count);
+  return guarded(kFailed, [&] {
+    check_counts(in_count, out_count);
     // The expression of a size that the inputs have; null for others.
     const auto input_size = [&](char dim) -> const IDimensionExpr* {
       for (size_t i = 0; i < inputs_.size(); ++i) {
-        if (const char* found = std::strchr(Value(i).dims, dim)) return inputs[i].d[found - Value(i).dims];
+        if (const char* found = std::strchr(value_spec(i).dims, dim)) return inputs[i].d[found - value_spec(i).dims];
       }
       return nullptr;
     };
     for (size_t i = 0; i < inputs_.size(); ++i) {
-      const size_t rank = std::strlen(Value(i).dims);
+      const size_t rank = std::strlen(value_spec(i).dims);
       if (inputs[i].nbDims != static_cast<int32_t>(rank)) {
-        throw OpError(std::string(Value(i).name) + " has " + std::to_string(inputs[i].nbDims) +
-                      " dimensions, not the " + std::to_string(rank) + " dimensions " + Value(i).dims);
+        throw OpError(std::string(value_spec(i).name) + " has " + std::to_string(inputs[i].nbDims) +
+                      " dimensions, not the " + std::to_string(rank) + " dimensions " + value_spec(i).dims);
       }
     }
     for (size_t i = 0; i < op_.spec.needed_outputs(); ++i) {
@@ -223,10 +223,10 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
         const IDimensionExpr* size = input_size(*dim);
         if (!size && *dim == 'K') size = builder.constant(node_.settings.k());
         if (!size && *dim == 'M') {  // the integer itself: a ratio of sizes would round otherwise than the exporter
-          const IDimensionExpr* capacity = Known(builder.constant(node_.settings.capacity()));
-          size = builder.operation(nvinfer1::DimensionOperation::kPROD, *Known(input_size('G')), *capacity);
+          const IDimensionExpr* capacity = known(builder.constant(node_.settings.capacity()));
+          size = builder.operation(nvinfer1::DimensionOperation::kPROD, *known(input_size('G')), *capacity);
         }
-        outputs[i].d[outputs[i].nbDims++] = Known(size);
+        outputs[i].d[outputs[i].nbDims++] = known(size);
       }
     }
     return 0;
@@ -235,15 +235,15 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
 
 bool Plugin::supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* in_out, int32_t in_count,
                                        int32_t out_count) noexcept {
-  return Guarded(false, [&] {
-    CheckCounts(in_count, out_count);
+  return guarded(false, [&] {
+    check_counts(in_count, out_count);
     if (position < 0 || position >= in_count + out_count) return false;
     if (in_out[position].desc.format != nvinfer1::PluginFormat::kLINEAR) return false;
     ops::Types types(op_.spec);
     for (size_t i = 0; i <= static_cast<size_t>(position); ++i) {
-      const std::optional<ElementType> type = ElementTypeOf(in_out[i].desc.type);
-      if (!type || !types.Take(Value(i), *type)) return false;
-      types.Add(Value(i), *type);
+      const std::optional<ElementType> type = element_type_of(in_out[i].desc.type);
+      if (!type || !types.takes(value_spec(i), *type)) return false;
+      types.add(value_spec(i), *type);
     }
     return true;
   });
@@ -251,30 +251,30 @@ bool Plugin::supportsFormatCombination(int32_t position, const DynamicPluginTens
 
 size_t Plugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t in_count, const DynamicPluginTensorDesc*,
                                 int32_t out_count) const noexcept {
-  return Guarded<size_t>(0, [&]() -> size_t {
-    CheckCounts(in_count, out_count);
+  return guarded<size_t>(0, [&]() -> size_t {
+    check_counts(in_count, out_count);
     ops::Sizes sizes;
-    const RoutingShape routing = ReadSizes([&](size_t i) -> const Dims& { return inputs[i].max; }, sizes);
+    const RoutingShape routing = read_sizes([&](size_t i) -> const Dims& { return inputs[i].max; }, sizes);
     return op_.spec.routes() ? op_.workspace_bytes(routing) : 0;
   });
 }
 
 int32_t Plugin::onShapeChange(const PluginTensorDesc* in, int32_t in_count, const PluginTensorDesc*,
                               int32_t out_count) noexcept {
-  return Guarded(kFailed, [&] {
-    CheckCounts(in_count, out_count);
+  return guarded(kFailed, [&] {
+    check_counts(in_count, out_count);
     ops::Sizes sizes;
-    ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
+    read_sizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
     return 0;
   });
 }
 
 int32_t Plugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, const void* const* inputs,
                         void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
-  return Guarded(kFailed, [&] {
+  return guarded(kFailed, [&] {
     ops::Sizes sizes;
-    const RoutingShape routing = ReadSizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
-    const ops::Types types = ReadTypes([&](size_t i) { return in[i].type; });
+    const RoutingShape routing = read_sizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
+    const ops::Types types = read_types([&](size_t i) { return in[i].type; });
     const cudaError_t error = op_.enqueue({op_.spec, routing, sizes, types, inputs, outputs, workspace, stream});
     if (error != cudaSuccess) {
       throw OpError(std::string("its work could not be put on the stream: ") + cudaGetErrorString(error) + " (" +

@@ -65,21 +65,21 @@ class Plugin final : public nvinfer1::IPluginV3,
  private:
   // body(), or `failed` where it throws: the sentence is then logged, and recorded with the context's errors.
   template <class Result, class Body>
-  Result Guarded(Result failed, Body body) const noexcept;
+  Result guarded(Result failed, Body body) const noexcept;
 
-  void CheckCounts(int32_t in_count, int32_t out_count) const;
+  void check_counts(int32_t in_count, int32_t out_count) const;
 
   // The declaration of the value at `position`, inputs first and then outputs.
-  const ops::ValueSpec& Value(size_t position) const;
+  const ops::ValueSpec& value_spec(size_t position) const;
 
   // Sizes of all the op's dimensions, held against its limits, and the routing of an op that routes. `shape_of(i)` is
   // the i-th input's shape. Throws OpError.
   template <class ShapeOf>
-  RoutingShape ReadSizes(ShapeOf shape_of, ops::Sizes& sizes) const;
+  RoutingShape read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const;
 
   // Throws OpError for a type that an input may not have.
   template <class TypeOf>
-  ops::Types ReadTypes(TypeOf type_of) const;
+  ops::Types read_types(TypeOf type_of) const;
 
   const Op& op_;
   const ops::Node node_;

@@ -8,12 +8,12 @@ using ops::route_dispatch::Output;
 
 constexpr Op kRouteDispatchOp{
     ops::kRouteDispatch,
-    cuda::RouteDispatchWorkspaceBytes,
+    cuda::route_dispatch_workspace_bytes,
     [](const Call& call) {
-      return cuda::RouteDispatch(call.routing, call.type(Input::kGates), call.Data<void>(Input::kGates),
-                                 call.Data<void>(Input::kX), call.row_bytes(Input::kX),
-                                 call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
-                                 call.Output<void>(Output::kBuf), call.workspace, call.stream);
+      return cuda::route_dispatch(call.routing, call.type(Input::kGates), call.data<void>(Input::kGates),
+                                  call.data<void>(Input::kX), call.row_bytes(Input::kX),
+                                  call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+                                  call.output<void>(Output::kBuf), call.workspace, call.stream);
     },
 };
 

@@ -8,11 +8,11 @@ using ops::route::Output;
 
 constexpr Op kRouteOp{
     ops::kRoute,
-    cuda::RouteWorkspaceBytes,
+    cuda::route_workspace_bytes,
     [](const Call& call) {
-      return cuda::Route(call.routing, call.type(Input::kGates), call.Data<void>(Input::kGates),
-                         call.Output<int32_t>(Output::kSlot), call.Output<void>(Output::kWeight),
-                         call.Output<int32_t>(Output::kSrc), nullptr, call.workspace, call.stream);
+      return cuda::route(call.routing, call.type(Input::kGates), call.data<void>(Input::kGates),
+                         call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+                         call.output<int32_t>(Output::kSrc), nullptr, call.workspace, call.stream);
     },
 };
 

@@ -91,9 +91,9 @@ def build(
     graph = bundle.graph(tensorrt_graph_name(bundle, profile))
     # Both need TensorRT, which printing a command line does not.
     from vmoe_runtime.backends.tensorrt import tensorrt_api
-    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, gpu_for, plugin_library
 
-    gpu = tensorrt_api.gpu()
+    gpu = gpu_for(profile)
     key = engine_key(bundle, profile, gpu)
     if not force and (kept := _kept_engine(key, batches, plugin_inside)) is not None:
         return kept

@@ -1,24 +1,9 @@
-"""Colours: of experts, and of heat maps with the ink that can be read on them."""
+"""Colours of heat maps, and the ink that can be read on a colour."""
 
 from __future__ import annotations
 
-import colorsys
-
-_FIRST = ("#2a78d6", "#eb6834", "#1baf7a", "#eda100", "#e87ba4", "#7a5bd6", "#c23b3b", "#5b8a00")
-_GOLDEN = 0.618033988749895
 _COLD, _HOT = (0xF4, 0xF7, 0xFA), (0x0B, 0x4F, 0x8A)
 _BLACK, _WHITE = "#000000", "#ffffff"
-
-
-def expert_colours(experts: int) -> list[str]:
-    """A colour like "#2a78d6" for each expert; the first eight are easily told apart.
-
-    Example:
-        >>> expert_colours(9)[7:]
-        ['#5b8a00', '#6261d1']
-    """
-    more = range(max(0, experts - len(_FIRST)))
-    return [*_FIRST[:experts], *(_of_hue(0.05 + (index + 1) * _GOLDEN, 0.6 if index % 2 == 0 else 0.42) for index in more)]
 
 
 def heat_colour(share: float) -> str:
@@ -52,10 +37,6 @@ def _luminance(colour: str) -> float:
     parts = (part / 255 for part in bytes.fromhex(colour[1:]))
     red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def _of_hue(hue: float, lightness: float) -> str:
-    return _hex(tuple(round(part * 255) for part in colorsys.hls_to_rgb(hue % 1, lightness, 0.55)))
 
 
 def _hex(parts: tuple[int, ...]) -> str:

@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_bench.report import PointReport
+from vmoe_inspect.expert_colours import expert_colours
 from vmoe_report import words
 from vmoe_report.charts import HEIGHT, WIDTH, drawing
-from vmoe_report.colours import expert_colours, heat_colour, text_on
+from vmoe_report.colours import heat_colour, text_on
 from vmoe_report.contents import ClassMap, CurveContents, Report, SettingContents
 from vmoe_report.figures import charts_of, keys_of
 from vmoe_runtime.version import __version__

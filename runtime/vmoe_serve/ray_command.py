@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Sequence
@@ -30,9 +31,14 @@ def run(argv: Sequence[str]) -> None:
     options, notes = _options(arguments)
     _check_port(arguments.host, arguments.port)
     stopped = threading.Event()
-    with connected_ray():
+
+    def stop(_: int) -> None:
+        stopped.set()
+
+    # A SIGTERM while it starts ends it once it has started, so that nothing of it stays; Ctrl-C interrupts the start.
+    with connected_ray(), signals_handled(stop, [signal.SIGTERM]):
         handle = _deploy(arguments, options)
-        with signals_handled(lambda _: stopped.set()):
+        with signals_handled(stop):
             if not arguments.quiet:
                 for note in [*notes, *handle.notes.remote().result()]:
                     complain(PROGRAM, note)

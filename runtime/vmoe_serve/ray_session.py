@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
@@ -14,8 +14,11 @@ import ray
 
 from vmoe_runtime.command_line import CommandError
 
-_OBJECT_STORE = 100 << 20
-"""Bytes of Ray's shared memory on a machine of its own: no images go through it."""
+_OBJECT_STORE = 75 << 20
+"""Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes; only large requests go through it."""
+
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Of Ray's processes; without them glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
 
 
 @contextmanager
@@ -34,6 +37,8 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
+            for name, value in _MALLOC.items():
+                os.environ.setdefault(name, value)
             ray.init(
                 address="local",  # without it Ray would join whatever `ray start` has started on this machine
                 include_dashboard=False,
@@ -52,9 +57,11 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def signals_handled(handle: Callable[[int], object]) -> Iterator[None]:
+def signals_handled(
+    handle: Callable[[int], object], numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+) -> Iterator[None]:
     """SIGTERM and Ctrl-C call a function with their number in the block, also where Ray has put a handler of its own."""
-    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in numbers}
     try:
         yield
     finally:

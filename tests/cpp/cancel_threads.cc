@@ -27,22 +27,22 @@ using Seconds = std::chrono::duration<double>;
 constexpr int kThreads = 4;
 constexpr float kUntouched = -12345.0F;
 
-std::vector<uint8_t> MakePixels(size_t size) {
+std::vector<uint8_t> make_pixels(size_t size) {
   std::vector<uint8_t> pixels(size);
   std::mt19937 random(1);
   for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
   return pixels;
 }
 
-void Expect(bool is_right, const char* what) {
+void expect(bool is_right, const char* what) {
   if (is_right) return;
   std::printf("wrong: %s\n", what);
   std::exit(1);
 }
 
-vmoe::Cancellation MakeCancellation() {
+vmoe::Cancellation make_cancellation() {
   auto cancellation = vmoe::Cancellation::create();
-  Expect(cancellation.ok(), "a cancellation is created");
+  expect(cancellation.ok(), "a cancellation is created");
   return *std::move(cancellation);
 }
 
@@ -51,35 +51,35 @@ class Calls {
  public:
   Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine) {
     const vmoe::Info& info = engine.info();
-    pixels_ = MakePixels(static_cast<size_t>(count) * info.height * info.width * info.channels);
+    pixels_ = make_pixels(static_cast<size_t>(count) * info.height * info.width * info.channels);
     images_ = vmoe::Images::uint8(pixels_.data(), count, info.height, info.width, info.channels);
     auto answer = engine.run(images_);
-    Expect(answer.ok(), "a call that nobody cancels succeeds");
+    expect(answer.ok(), "a call that nobody cancels succeeds");
     expected_ = *answer;
     seconds_ = std::numeric_limits<double>::infinity();
     for (int i = 0; i < 3; ++i) {
       const auto start = Clock::now();
-      Expect(IsRight(engine.run(images_)), "a call gives its bits again");
+      expect(is_right(engine.run(images_)), "a call gives its bits again");
       seconds_ = std::min(seconds_, Seconds(Clock::now() - start).count());
     }
   }
 
-  bool IsRight(const Answer& answer) const { return answer && *answer == expected_; }
-  Answer Run() const { return engine_.run(images_); }
-  Answer Run(const vmoe::Cancellation& cancellation) const { return engine_.run(images_, {}, cancellation); }
+  bool is_right(const Answer& answer) const { return answer && *answer == expected_; }
+  Answer run() const { return engine_.run(images_); }
+  Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(images_, {}, cancellation); }
   double seconds() const { return seconds_; }  // that a call takes
 
   // Whether it was cancelled; then its output must be as it was, and otherwise right.
-  bool IsCancelled(const vmoe::Cancellation& cancellation) const {
+  bool is_cancelled(const vmoe::Cancellation& cancellation) const {
     std::vector<float> output(expected_.size(), kUntouched);
     const auto written = engine_.run(images_, {}, cancellation, output.data(), output.size());
     if (written) {
-      Expect(output == expected_, "a call that was cancelled too late gives its results");
+      expect(output == expected_, "a call that was cancelled too late gives its results");
       return false;
     }
-    Expect(written.error().code == VMOE_CANCELLED, written.error().message.c_str());
-    Expect(written.error().message == "the call was cancelled", written.error().message.c_str());
-    Expect(std::count(output.begin(), output.end(), kUntouched) == static_cast<ptrdiff_t>(output.size()),
+    expect(written.error().code == VMOE_CANCELLED, written.error().message.c_str());
+    expect(written.error().message == "the call was cancelled", written.error().message.c_str());
+    expect(std::count(output.begin(), output.end(), kUntouched) == static_cast<ptrdiff_t>(output.size()),
            "the output of a cancelled call is untouched");
     return true;
   }
@@ -92,25 +92,25 @@ class Calls {
   double seconds_ = 0;
 };
 
-void CancelBeforeAndAfter(const Calls& calls) {
-  const vmoe::Cancellation cancellation = MakeCancellation();
-  Expect(calls.IsRight(calls.Run(cancellation)), "a call that could be cancelled gives its results");
-  Expect(calls.IsRight(calls.Run(cancellation)), "a cancellation serves one call after another");
-  const Answer before = calls.Run(cancellation);
+void cancel_before_and_after(const Calls& calls) {
+  const vmoe::Cancellation cancellation = make_cancellation();
+  expect(calls.is_right(calls.run(cancellation)), "a call that could be cancelled gives its results");
+  expect(calls.is_right(calls.run(cancellation)), "a cancellation serves one call after another");
+  const Answer before = calls.run(cancellation);
   cancellation.cancel();
-  Expect(calls.IsRight(before), "results stay when the call is cancelled afterwards");
-  Expect(calls.IsCancelled(cancellation) && calls.IsCancelled(cancellation), "no call begins that is cancelled");
+  expect(calls.is_right(before), "results stay when the call is cancelled afterwards");
+  expect(calls.is_cancelled(cancellation) && calls.is_cancelled(cancellation), "no call begins that is cancelled");
   cancellation.cancel();
-  Expect(calls.IsRight(calls.Run()), "other calls go on");
+  expect(calls.is_right(calls.run()), "other calls go on");
 }
 
 // Several threads call until one cancellation ends them all.
-void CancelMany(const Calls& calls) {
-  const vmoe::Cancellation cancellation = MakeCancellation();
+void cancel_many(const Calls& calls) {
+  const vmoe::Cancellation cancellation = make_cancellation();
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&] {
-      while (!calls.IsCancelled(cancellation)) continue;
+      while (!calls.is_cancelled(cancellation)) continue;
     });
   }
   std::this_thread::sleep_for(Seconds(2.5 * kThreads * calls.seconds()));
@@ -119,17 +119,17 @@ void CancelMany(const Calls& calls) {
 }
 
 // How many of so many calls were cancelled, each at some moment from its start until after its end.
-int CancelAtRandom(const Calls& calls, int moments) {
+int cancel_at_random(const Calls& calls, int moments) {
   std::mt19937 random(2);
   std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());
   int cancelled = 0;
   for (int i = 0; i < moments; ++i) {
-    const vmoe::Cancellation cancellation = MakeCancellation();
+    const vmoe::Cancellation cancellation = make_cancellation();
     std::thread canceller([&, wait = Seconds(moment(random))] {
       std::this_thread::sleep_for(wait);
       cancellation.cancel();
     });
-    cancelled += calls.IsCancelled(cancellation) ? 1 : 0;
+    cancelled += calls.is_cancelled(cancellation) ? 1 : 0;
     canceller.join();
   }
   return cancelled;
@@ -144,21 +144,21 @@ int main(int argc, char** argv) {
   options.onnxruntime = argv[2];
   options.threads = 1;
   const auto engine = vmoe::Engine::load(argv[1], options);
-  Expect(engine.ok(), "the bundle is loaded");
+  expect(engine.ok(), "the bundle is loaded");
   const int64_t group = engine->info().batch_multiple;
   const Calls calls(*engine, (64 + group - 1) / group * group);
-  CancelBeforeAndAfter(calls);
-  CancelMany(calls);
+  cancel_before_and_after(calls);
+  cancel_many(calls);
 
   std::atomic<bool> stops{false};
   int asked = 0, equal = 0;
   std::thread beside([&] {
     while (!stops) {
       ++asked;
-      equal += calls.IsRight(calls.Run()) ? 1 : 0;
+      equal += calls.is_right(calls.run()) ? 1 : 0;
     }
   });
-  const int cancelled = CancelAtRandom(calls, moments);
+  const int cancelled = cancel_at_random(calls, moments);
   stops = true;
   beside.join();
   std::printf("cancelled %d done %d equal %d of %d\n", cancelled, moments - cancelled, equal, asked);

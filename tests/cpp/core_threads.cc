@@ -40,8 +40,8 @@ constexpr size_t kGroups = 2, kTokens = 37, kRows = kGroups * kTokens;
 constexpr size_t kHidden = 33, kHeads = 3, kExperts = 5, kExpertHidden = 128, kChoices = 2;
 constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8};
 
-// Runs the tasks of one ParallelFor on new threads.
-TaskRunner ThreadsRunner() {
+// Runs the tasks of one parallel_for on new threads.
+TaskRunner threads_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             std::atomic<size_t> next{0};
             const auto work = [&] {
@@ -54,7 +54,7 @@ TaskRunner ThreadsRunner() {
           }};
 }
 
-Floats Numbers(size_t count, unsigned seed) {
+Floats make_numbers(size_t count, unsigned seed) {
   Floats numbers(count);
   for (float& number : numbers) {
     seed = seed * 1664525U + 1013904223U;
@@ -73,26 +73,27 @@ struct Weights {
 
 // `form` says how many there are of what size, and how they are packed. All callers bring the same weights, so that
 // they share, pack and free them at once.
-Weights MakeWeights(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
-  const Floats values = Numbers(form.elements(), seed);
+Weights make_weights(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
+  const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
   std::vector<int8_t> whole;
   form.type = type;
   form.data = values.data();
   if (type == ElementType::kBfloat16) {
-    for (float value : values) narrow.push_back(vmoe::ToBf16(value));
+    for (float value : values) narrow.push_back(vmoe::to_bf16(value));
     form.data = narrow.data();
   } else if (type == ElementType::kInt8) {
     for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));
     form.data = whole.data();
   }
   const size_t columns = form.matrices * form.columns;
-  Weights weights{PackedWeights::Shared(kernels, form), Numbers(columns, seed + 1), Numbers(columns, seed + 2)};
+  Weights weights{PackedWeights::share(kernels, form), make_numbers(columns, seed + 1),
+                  make_numbers(columns, seed + 2)};
   for (float& scale : weights.scale) scale /= 127;
   return weights;
 }
 
-StoredWeights Form(size_t matrices, size_t depth, size_t columns) {
+StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
   StoredWeights form;
   form.matrices = matrices;
   form.depth = depth;
@@ -105,11 +106,11 @@ struct MlpWeights {
   size_t hidden_chunk = 0;
 
   MlpWeights(const Kernels& kernels, ElementType type, size_t experts)
-      : first(MakeWeights(kernels, type, Form(experts, kHidden, kExpertHidden), 10)),
+      : first(make_weights(kernels, type, make_form(experts, kHidden, kExpertHidden), 10)),
         hidden_chunk(type == ElementType::kInt8 ? kExpertHidden / 2 : 0) {
-    StoredWeights form = Form(experts, kExpertHidden, kHidden);
+    StoredWeights form = make_form(experts, kExpertHidden, kHidden);
     form.depth_chunk = hidden_chunk;
-    second = MakeWeights(kernels, type, form, 20);
+    second = make_weights(kernels, type, form, 20);
   }
 
   vmoe::ExpertWeights experts() const {
@@ -135,21 +136,21 @@ class Caller {
         runner_(runner),
         shape_{kGroups, kTokens, kExperts, kChoices, 3 + number, number % 2 == 0},
         policies_(shape_),
-        x_(Numbers(kRows * kHidden, 6 + number)),
-        norm_scale_(Numbers(kHidden, 7)),
-        norm_bias_(Numbers(kHidden, 8)) {
+        x_(make_numbers(kRows * kHidden, 6 + number)),
+        norm_scale_(make_numbers(kHidden, 7)),
+        norm_bias_(make_numbers(kHidden, 8)) {
     policies_.pool = number % 4 > 1;
     if (number % 3 == 1) policies_.max_experts = kExperts - 2;
   }
 
-  Floats Compute() {
-    DenseLayers();
-    Attentions();
-    AttentionBlock();
-    Experts();
-    Blocks();
-    ExpertsThatChoose();
-    SoftExperts();
+  Floats compute() {
+    run_dense_layers();
+    run_attentions();
+    compute_attention_block();
+    run_experts();
+    run_blocks();
+    run_experts_that_choose();
+    run_soft_experts();
     return std::move(answer_);
   }
 
@@ -162,61 +163,63 @@ class Caller {
   Floats x_, norm_scale_, norm_bias_;
   Floats answer_;
 
-  vmoe::LayerNorm Norm() const { return {norm_scale_.data(), norm_bias_.data()}; }
+  vmoe::LayerNorm norm() const { return {norm_scale_.data(), norm_bias_.data()}; }
   // Room for what a layer gives, for each token.
-  float* Give(size_t columns = kHidden) {
+  float* give(size_t columns = kHidden) {
     answer_.resize(answer_.size() + kRows * columns);
     return answer_.data() + answer_.size() - kRows * columns;
   }
 
-  void DenseLayers() {
+  void run_dense_layers() {
     constexpr size_t kColumns = 70;
-    const Weights w = MakeWeights(kernels_, type_, Form(1, kHidden, kColumns), 30);
-    vmoe::Linear(w.linear(), x_.data(), kRows, Give(kColumns), runner_);
+    const Weights w = make_weights(kernels_, type_, make_form(1, kHidden, kColumns), 30);
+    vmoe::compute_linear(w.linear(), x_.data(), kRows, give(kColumns), runner_);
     const MlpWeights mlp(kernels_, type_, 1);
-    vmoe::DenseMlp(mlp.experts(), {}, x_.data(), kRows, false, Give(), runner_);
+    vmoe::compute_dense_mlp(mlp.experts(), {}, x_.data(), kRows, false, give(), runner_);
   }
 
-  void Attentions() {
+  void run_attentions() {
     const vmoe::AttentionShape shape{kGroups, kTokens, kTokens, kHidden, kHeads};
-    const Floats k = Numbers(x_.size(), 40), v = Numbers(x_.size(), 41);
-    vmoe::Attention(kernels_, shape, x_.data(), k.data(), v.data(), Give(), runner_);
-    vmoe::TileAttention(vmoe::TileKernelsFor(kernels_.path), shape, x_.data(), k.data(), v.data(), Give(), runner_);
+    const Floats k = make_numbers(x_.size(), 40), v = make_numbers(x_.size(), 41);
+    vmoe::compute_attention(kernels_, shape, x_.data(), k.data(), v.data(), give(), runner_);
+    vmoe::compute_tile_attention(vmoe::tile_kernels_for(kernels_.path), shape, x_.data(), k.data(), v.data(), give(),
+                                 runner_);
   }
 
-  void AttentionBlock() {
-    StoredWeights by_column = Form(1, kHidden, kHidden), by_depth = by_column;
+  void compute_attention_block() {
+    StoredWeights by_column = make_form(1, kHidden, kHidden), by_depth = by_column;
     by_column.column_parts = by_depth.depth_parts = kHeads;
-    const Weights query = MakeWeights(kernels_, type_, by_column, 50),
-                  key = MakeWeights(kernels_, type_, by_column, 53),
-                  value = MakeWeights(kernels_, type_, by_column, 56), out = MakeWeights(kernels_, type_, by_depth, 59);
+    const Weights query = make_weights(kernels_, type_, by_column, 50),
+                  key = make_weights(kernels_, type_, by_column, 53),
+                  value = make_weights(kernels_, type_, by_column, 56),
+                  out = make_weights(kernels_, type_, by_depth, 59);
     vmoe::AttentionBlockWeights weights;
     weights.query = query.linear();
     weights.key = key.linear();
     weights.value = value.linear();
     weights.out = out.linear();
-    weights.norm = Norm();
+    weights.norm = norm();
     weights.heads = kHeads;
-    vmoe::AttentionBlock(weights, kGroups, kTokens, x_.data(), Give(), runner_);
+    vmoe::compute_attention_block(weights, kGroups, kTokens, x_.data(), give(), runner_);
   }
 
-  void Experts() {
+  void run_experts() {
     const MlpWeights mlp(kernels_, type_, kExperts);
     vmoe::SparseMlpWeights weights;
-    weights.router = Router();
+    weights.router = make_router();
     weights.experts = mlp.experts();
     Floats weight(kRows * kChoices);
     std::vector<int32_t> slot(kRows * kChoices);
-    vmoe::SparseMlp(weights, shape_, rounds_, x_.data(), Give(), slot.data(), weight.data(), runner_);
+    vmoe::compute_sparse_mlp(weights, shape_, rounds_, x_.data(), give(), slot.data(), weight.data(), runner_);
     answer_.insert(answer_.end(), weight.begin(), weight.end());
     answer_.insert(answer_.end(), slot.begin(), slot.end());
   }
 
   // The halves of an encoder block with an MLP, dense and sparse, each in place.
-  void Blocks() {
+  void run_blocks() {
     Floats y = x_;
     const MlpWeights dense(kernels_, type_, 1);
-    vmoe::DenseMlp(dense.experts(), Norm(), y.data(), kRows, true, y.data(), runner_);
+    vmoe::compute_dense_mlp(dense.experts(), norm(), y.data(), kRows, true, y.data(), runner_);
     Floats weight(kRows * kChoices);
     std::vector<int32_t> slot(kRows * kChoices), expert(slot.size()), src;
     vmoe::ExpertBlockRouting routing;
@@ -225,43 +228,43 @@ class Caller {
       src.resize(kExperts * places);
       return src.data();
     };
-    vmoe::RouterBlock(*Router(), Norm(), policies_, y.data(), slot.data(), weight.data(), make_src, expert.data(),
-                      runner_);
+    vmoe::compute_router_block(*make_router(), norm(), policies_, y.data(), slot.data(), weight.data(), make_src,
+                               expert.data(), runner_);
     routing.tokens = kRows;
     routing.choices = kChoices;
     routing.slot = slot.data();
     routing.weight = weight.data();
     routing.src = src.data();
     const MlpWeights sparse(kernels_, type_, kExperts);
-    vmoe::ExpertBlock(sparse.experts(), Norm(), routing, rounds_, y.data(), y.data(), runner_);
+    vmoe::compute_expert_block(sparse.experts(), norm(), routing, rounds_, y.data(), y.data(), runner_);
     answer_.insert(answer_.end(), y.begin(), y.end());
     answer_.insert(answer_.end(), slot.begin(), slot.end());
     answer_.insert(answer_.end(), expert.begin(), expert.end());
   }
 
-  void ExpertsThatChoose() {
-    const Floats gates = Numbers(kRows * kExperts, 80);
+  void run_experts_that_choose() {
+    const Floats gates = make_numbers(kRows * kExperts, 80);
     std::vector<int32_t> slot(kRows * kExperts), src(kExperts * shape_.places());
-    vmoe::ChooseTokens(shape_, gates.data(), slot.data(), src.data(), runner_);
+    vmoe::choose_tokens(shape_, gates.data(), slot.data(), src.data(), runner_);
     answer_.insert(answer_.end(), slot.begin(), slot.end());
     answer_.insert(answer_.end(), src.begin(), src.end());
   }
 
   // The slots go back to their tokens as they are.
-  void SoftExperts() {
+  void run_soft_experts() {
     constexpr size_t kSlots = 7;
     const vmoe::SoftShape shape{kGroups, kTokens, kHidden, kExperts, kSlots};
-    const Floats mu = Numbers(kHidden * shape.all_slots(), 90);
-    const auto slots = vmoe::PackSlots(kernels_, mu.data(), kHidden, shape.all_slots());
+    const Floats mu = make_numbers(kHidden * shape.all_slots(), 90);
+    const auto slots = vmoe::pack_slots(kernels_, mu.data(), kHidden, shape.all_slots());
     Floats buf(kGroups * shape.all_slots() * kHidden);
     Floats dispatch(kRows * shape.all_slots()), combine(dispatch.size());
-    vmoe::SoftRouter(*slots, 3, shape, x_.data(), dispatch.data(), combine.data(), runner_);
-    vmoe::SoftDispatch(kernels_, shape, rounds_, x_.data(), dispatch.data(), buf.data(), runner_);
-    vmoe::SoftCombine(kernels_, shape, rounds_, buf.data(), combine.data(), Give(), runner_);
+    vmoe::compute_soft_router(*slots, 3, shape, x_.data(), dispatch.data(), combine.data(), runner_);
+    vmoe::soft_dispatch(kernels_, shape, rounds_, x_.data(), dispatch.data(), buf.data(), runner_);
+    vmoe::soft_combine(kernels_, shape, rounds_, buf.data(), combine.data(), give(), runner_);
   }
 
-  std::shared_ptr<const PackedWeights> Router() const {
-    return MakeWeights(kernels_, ElementType::kFloat32, Form(1, kHidden, kExperts), 70).packed;
+  std::shared_ptr<const PackedWeights> make_router() const {
+    return make_weights(kernels_, ElementType::kFloat32, make_form(1, kHidden, kExperts), 70).packed;
   }
 };
 
@@ -271,8 +274,8 @@ int main(int argc, char** argv) {
   const bool race = argc > 1 && std::strcmp(argv[1], "race") == 0;
   vmoe::CpuPath path;
   std::string error;
-  if (!vmoe::ChosenCpuPath(&path, &error)) return 2;
-  const Kernels& kernels = vmoe::KernelsFor(path);
+  if (!vmoe::chosen_cpu_path(&path, &error)) return 2;
+  const Kernels& kernels = vmoe::kernels_for(path);
   std::atomic<int> equal{0};
   int unguarded = 0;
   std::vector<std::thread> callers;
@@ -281,8 +284,8 @@ int main(int argc, char** argv) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
         const ElementType type = kTypes[(caller + round) % std::size(kTypes)];
-        const Floats alone = Caller(kernels, type, caller, vmoe::SerialRunner()).Compute();
-        const Floats threaded = Caller(kernels, type, caller, ThreadsRunner()).Compute();
+        const Floats alone = Caller(kernels, type, caller, vmoe::serial_runner()).compute();
+        const Floats threaded = Caller(kernels, type, caller, threads_runner()).compute();
         equal += std::memcmp(alone.data(), threaded.data(), alone.size() * sizeof(float)) == 0 ? 1 : 0;
         if (race) ++unguarded;
       }

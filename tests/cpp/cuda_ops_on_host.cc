@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kFailingRow = 52;
 
-cudaError_t UseWorkspace(void* workspace, size_t bytes) {
+cudaError_t use_workspace(void* workspace, size_t bytes) {
   if ((workspace == nullptr) != (bytes == 0)) return cudaErrorInvalidValue;
   if (bytes > 0) std::memset(workspace, 0xff, bytes);
   return cudaSuccess;
@@ -25,32 +25,32 @@ cudaError_t UseWorkspace(void* workspace, size_t bytes) {
 
 }  // namespace
 
-cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t* expert, void* workspace, cudaStream_t) {
-  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
-  vmoe::Route(shape, type, gates, slot, weight, [src](size_t) { return src; }, expert, SerialRunner());
-  return UseWorkspace(workspace, RouteWorkspaceBytes(shape));
+  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
+  vmoe::route(shape, type, gates, slot, weight, [src](size_t) { return src; }, expert, serial_runner());
+  return use_workspace(workspace, route_workspace_bytes(shape));
 }
 
-cudaError_t Dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
                      cudaStream_t) {
   if (row_bytes == kFailingRow) return cudaErrorNoDevice;
-  vmoe::Dispatch(x, src, places, row_bytes, buf, SerialRunner());
+  vmoe::dispatch(x, src, places, row_bytes, buf, serial_runner());
   return cudaSuccess;
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
-  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
+cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
+  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (row_bytes == kFailingRow) return cudaErrorNoDevice;
-  vmoe::RouteDispatch(shape, gate_type, gates, x, row_bytes, slot, weight, buf, SerialRunner());
-  return UseWorkspace(workspace, RouteDispatchWorkspaceBytes(shape));
+  vmoe::route_dispatch(shape, gate_type, gates, x, row_bytes, slot, weight, buf, serial_runner());
+  return use_workspace(workspace, route_dispatch_workspace_bytes(shape));
 }
 
-cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
+cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
-  if (hidden * BytesOf(type) == kFailingRow) return cudaErrorNoDevice;
-  vmoe::Combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, SerialRunner());
+  if (hidden * bytes_of(type) == kFailingRow) return cudaErrorNoDevice;
+  vmoe::combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, serial_runner());
   return cudaSuccess;
 }
 
@@ -58,9 +58,9 @@ cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* sl
 
 namespace vmoe::ort {
 
-OpList LibraryOps() {
+OpList library_ops() {
   OpList list;
-  AddCudaOps(list, nullptr);
+  add_cuda_ops(list, nullptr);
   return list;
 }
 

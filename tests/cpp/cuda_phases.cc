@@ -40,11 +40,12 @@ class Team {
     explicit Lanes(const Team& team) : team_(team), held_(team.lanes_) {}
 
     T& operator[](uint32_t lane) {
-      team_.CheckLane(lane);
+      team_.check_lane(lane);
       return held_[lane];
     }
 
    private:
+    friend class Team;
     const Team& team_;
     std::vector<T> held_;
   };
@@ -57,15 +58,10 @@ class Team {
   uint32_t exchanges() const { return exchanges_; }
 
   template <class Function>
-  void Each(const Function& function) const;
+  void for_each_lane(const Function& function) const;
 
-  template <class Function>
-  uint64_t Least(const Function& function) const {
-    uint64_t least = UINT64_MAX;
-    Each([&](uint32_t lane) { least = std::min<uint64_t>(least, function(lane)); });
-    ++exchanges_;
-    return least;
-  }
+  template <class T>
+  void exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const;
 
  private:
   const Machine& machine_;
@@ -75,21 +71,22 @@ class Team {
   mutable uint32_t lane_ = 0;
   mutable uint32_t exchanges_ = 0;
 
-  void CheckLane(uint32_t lane) const;
+  void check_lane(uint32_t lane) const;
 };
 
 class Machine {
  public:
-  Machine(uint64_t seed, int64_t lost_barrier) : random_(seed), lost_barrier_(lost_barrier) {}
+  Machine(uint64_t seed, int64_t lost_barrier, int64_t lost_distance)
+      : random_(seed), lost_barrier_(lost_barrier), lost_distance_(lost_distance) {}
 
   Clock& shared_clock() { return shared_; }
   Clock& device_clock() { return device_; }
 
   // Every block of a grid in any order; `run_block(block, place)`.
   template <class RunBlock>
-  void Launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
+  void launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
     threads_ = threads;
-    for (const uint32_t block : AnyOrder(grid_x * grid_y)) {
+    for (const uint32_t block : any_order(grid_x * grid_y)) {
       block_ = block;
       run_block(*this, BlockPlace{block % grid_x, block / grid_x, grid_x, grid_y});
       ++shared_.period;
@@ -98,74 +95,85 @@ class Machine {
   }
 
   template <class Function>
-  void Phase(const Function& function) const {
-    for (const uint32_t thread : AnyOrder(threads_)) {
-      Act(thread);
+  void run_phase(const Function& function) const {
+    for (const uint32_t thread : any_order(threads_)) {
+      act(thread);
       function(thread, threads_);
     }
-    Barrier();
+    pass_barrier();
   }
 
   template <class Function>
-  void TeamPhase(uint32_t lanes, const Function& function) const {
+  void run_team_phase(uint32_t lanes, const Function& function) const {
     const uint32_t count = threads_ / lanes;
     std::vector<uint32_t> exchanges(count);
-    for (const uint32_t index : AnyOrder(count)) {
+    for (const uint32_t index : any_order(count)) {
       const Team team(*this, index, count, lanes);
       function(team);
       exchanges[index] = team.exchanges();
     }
     // Lanes exchange across a whole warp, so none of its teams may stay away.
     for (const uint32_t done : exchanges) {
-      if (done != exchanges[0]) Report("some teams of a block exchange more often than others");
+      if (done != exchanges[0]) report("some teams of a block exchange more often than others");
     }
-    Barrier();
+    pass_barrier();
   }
 
   // From here on this thread of the block runs.
-  void Act(uint32_t thread) const {
+  void act(uint32_t thread) const {
     shared_.actor = thread;
     device_.actor = block_ * threads_ + thread;
   }
-  uint32_t Random(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
-  void Report(const std::string& what) const { shared_.Report(what); }
+  uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
+  void report(const std::string& what) const { shared_.report(what); }
 
-  std::string Fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
+  std::string fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
   int64_t phases() const { return phases_; }
+  bool loses_exchanges_at(uint32_t distance) const { return distance == lost_distance_; }
 
  private:
   mutable std::mt19937_64 random_;
   mutable Clock shared_;
   mutable Clock device_;
   int64_t lost_barrier_;
+  int64_t lost_distance_;
   mutable int64_t phases_ = 0;
   uint32_t threads_ = 0;
   uint32_t block_ = 0;
 
-  std::vector<uint32_t> AnyOrder(uint32_t count) const {
+  std::vector<uint32_t> any_order(uint32_t count) const {
     std::vector<uint32_t> order(count);
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random_);
     return order;
   }
 
-  void Barrier() const {
+  void pass_barrier() const {
     if (phases_++ != lost_barrier_) ++shared_.period;
   }
 };
 
 template <class Function>
-void Team::Each(const Function& function) const {
-  const uint32_t mask = machine_.Random(lanes_);
+void Team::for_each_lane(const Function& function) const {
+  const uint32_t mask = machine_.draw(lanes_);
   for (uint32_t i = 0; i < lanes_; ++i) {
     lane_ = i ^ mask;
-    machine_.Act(index_ * lanes_ + lane_);
+    machine_.act(index_ * lanes_ + lane_);
     function(lane_);
   }
 }
 
-void Team::CheckLane(uint32_t lane) const {
-  if (lane != lane_) machine_.Report("a lane sees what another one holds");
+template <class T>
+void Team::exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const {
+  if (distance >= lanes_) machine_.report("lanes of two teams exchange what they hold");
+  for (uint32_t lane = 0; lane < lanes_; ++lane) {
+    other.held_[lane] = of.held_[machine_.loses_exchanges_at(distance) ? lane : (lane ^ distance) % lanes_];
+  }
+  ++exchanges_;
+}
+
+void Team::check_lane(uint32_t lane) const {
+  if (lane != lane_) machine_.report("a lane sees what another one holds");
 }
 
 struct Job {
@@ -184,10 +192,10 @@ struct Job {
 };
 
 template <class Gate, class GateWord>
-std::string RunAs(const Job& job, Machine& machine) {
+std::string run_as(const Job& job, Machine& machine) {
   const RoutingShape& shape = job.shape;
-  const RoutePlan plan = vmoe::cuda::PlanRoute(shape);
-  const Groups groups = vmoe::cuda::GroupsOf(shape, plan);
+  const RoutePlan plan = vmoe::cuda::plan_route(shape);
+  const Groups groups = vmoe::cuda::groups_of(shape, plan);
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
   const size_t places = shape.experts * shape.places();
@@ -207,9 +215,9 @@ std::string RunAs(const Job& job, Machine& machine) {
   Array<uint32_t> offsets("offsets", on_chip, shape.experts + 1);
   const vmoe::cuda::TileMemory<Memory<Key>, Memory<uint32_t>> shared{{&keys}, {&other}, {&offsets}};
   const auto new_block = [&] {
-    keys.Forget();
-    other.Forget();
-    offsets.Forget();
+    keys.forget();
+    other.forget();
+    offsets.forget();
   };
   const Memory<GateWord> gate_memory{&gates};
   const Memory<Gate> weight_memory{&weight};
@@ -221,50 +229,50 @@ std::string RunAs(const Job& job, Machine& machine) {
   if (plan.single_tile() && job.fused) {
     Array<Word16> x("x", device, static_cast<const Word16*>(job.x), tokens * job.words);
     Array<Word16> buf("buf", device, places * job.words);
-    machine.Launch(job.parts, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
+    machine.launch(job.parts, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
-      vmoe::cuda::RouteAndDispatch(block, place, groups, gate_memory, weight_memory, slot_memory, job.words,
-                                   Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
+      vmoe::cuda::route_and_dispatch(block, place, groups, gate_memory, weight_memory, slot_memory, job.words,
+                                     Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
     });
-    complete = buf.CopyTo(static_cast<Word16*>(job.buf));
+    complete = buf.copy_to(static_cast<Word16*>(job.buf));
   } else if (plan.single_tile()) {
-    machine.Launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
+    machine.launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
-      vmoe::cuda::RouteGroup(block, place, groups, gate_memory, weight_memory, expert_memory, slot_memory, src_memory,
-                             shared);
+      vmoe::cuda::route_group(block, place, groups, gate_memory, weight_memory, expert_memory, slot_memory, src_memory,
+                              shared);
     });
-    complete = src.CopyTo(job.src);
+    complete = src.copy_to(job.src);
   } else {
     Array<Key> tile_keys("tile_keys", device, tiles * groups.tile_stride());
     Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
-    machine.Launch(groups.tiles, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
+    machine.launch(groups.tiles, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
       new_block();
-      vmoe::cuda::SortTiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
-                            Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
+      vmoe::cuda::sort_tiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
+                             Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
     });
     const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
-    machine.Launch(static_cast<uint32_t>(parts), job.rows, vmoe::cuda::kRankThreads,
+    machine.launch(static_cast<uint32_t>(parts), job.rows, vmoe::cuda::kRankThreads,
                    [&](const Machine& block, const BlockPlace& place) {
-                     vmoe::cuda::RankPairs(block, place, groups, Memory<Key>{&tile_keys},
-                                           Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
+                     vmoe::cuda::rank_pairs(block, place, groups, Memory<Key>{&tile_keys},
+                                            Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
                    });
-    complete = src.CopyTo(job.src);
+    complete = src.copy_to(job.src);
   }
-  complete = slot.CopyTo(job.slot) && complete;
-  complete = (job.fused || expert.CopyTo(job.expert)) && complete;
-  complete = weight.CopyTo(static_cast<Gate*>(job.weight)) && complete;
-  if (machine.Fault().empty() && !complete) return "some outputs were not written";
-  return machine.Fault();
+  complete = slot.copy_to(job.slot) && complete;
+  complete = (job.fused || expert.copy_to(job.expert)) && complete;
+  complete = weight.copy_to(static_cast<Gate*>(job.weight)) && complete;
+  if (machine.fault().empty() && !complete) return "some outputs were not written";
+  return machine.fault();
 }
 
 // As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
 template <class Gate>
-std::string RunGates(const Job& job, Machine& machine) {
-  return vmoe::cuda::AreWords(job.gates, job.shape.experts * sizeof(Gate)) ? RunAs<Gate, Word16>(job, machine)
-                                                                           : RunAs<Gate, Gate>(job, machine);
+std::string run_gates(const Job& job, Machine& machine) {
+  return vmoe::cuda::are_words(job.gates, job.shape.experts * sizeof(Gate)) ? run_as<Gate, Word16>(job, machine)
+                                                                            : run_as<Gate, Gate>(job, machine);
 }
 
-void Tell(const std::string& found, char* fault, size_t fault_bytes) {
+void tell(const std::string& found, char* fault, size_t fault_bytes) {
   std::strncpy(fault, found.c_str(), fault_bytes - 1);
   fault[fault_bytes - 1] = '\0';
 }
@@ -276,12 +284,13 @@ extern "C" {
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
   int64_t gate_type;  // 0 float32, 1 float16, 2 bfloat16
-  int64_t fused;      // RouteDispatch instead of Route; single-tile groups only
+  int64_t fused;      // route_dispatch instead of route; single-tile groups only
   int64_t parts;
   int64_t rows;  // of a grid with a row for each group, or fewer
   int64_t words;
-  int64_t seed;          // of the order of threads and blocks
-  int64_t lost_barrier;  // the barrier after this phase is left out; -1: none
+  int64_t seed;           // of the order of threads and blocks
+  int64_t lost_barrier;   // the barrier after this phase is left out; -1: none
+  int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
   const void* gates;
   const void* x;
   int32_t* slot;
@@ -305,8 +314,8 @@ struct CombineCall {
 namespace {
 
 template <class T, class W, class Word>
-std::string CombineWords(const CombineCall& call) {
-  Machine machine(static_cast<uint64_t>(call.seed), -1);
+std::string combine_words(const CombineCall& call) {
+  Machine machine(static_cast<uint64_t>(call.seed), -1, 0);
   Clock* const clock = &machine.device_clock();
   const size_t words = static_cast<size_t>(call.hidden) * sizeof(T) / sizeof(Word);
   const auto pairs = static_cast<size_t>(call.tokens * call.choices);
@@ -314,20 +323,20 @@ std::string CombineWords(const CombineCall& call) {
   Array<int32_t> slot("slot", clock, call.slot, pairs);
   Array<W> weight("weight", clock, static_cast<const W*>(call.weight), pairs);
   Array<Word> y("y", clock, static_cast<size_t>(call.tokens) * words);
-  machine.Launch(static_cast<uint32_t>(call.tokens), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
-    block.Phase([&](uint32_t lane, uint32_t lanes) {
-      vmoe::cuda::CombineRow<T>(lane, lanes, words, place.x, static_cast<uint32_t>(call.choices),
-                                static_cast<size_t>(call.places), Memory<Word>{&out}, Memory<int32_t>{&slot},
-                                Memory<W>{&weight}, Memory<Word>{&y});
+  machine.launch(static_cast<uint32_t>(call.tokens), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
+    block.run_phase([&](uint32_t lane, uint32_t lanes) {
+      vmoe::cuda::combine_row<T>(lane, lanes, words, place.x, static_cast<uint32_t>(call.choices),
+                                 static_cast<size_t>(call.places), Memory<Word>{&out}, Memory<int32_t>{&slot},
+                                 Memory<W>{&weight}, Memory<Word>{&y});
     });
   });
-  const bool complete = y.CopyTo(static_cast<Word*>(call.y));
-  return machine.Fault().empty() && !complete ? "some of y was not written" : machine.Fault();
+  const bool complete = y.copy_to(static_cast<Word*>(call.y));
+  return machine.fault().empty() && !complete ? "some of y was not written" : machine.fault();
 }
 
 template <class T, class W>
-std::string CombineAs(const CombineCall& call) {
-  return call.wide != 0 ? CombineWords<T, W, Word16>(call) : CombineWords<T, W, T>(call);
+std::string combine_as(const CombineCall& call) {
+  return call.wide != 0 ? combine_words<T, W, Word16>(call) : combine_words<T, W, T>(call);
 }
 
 }  // namespace
@@ -339,7 +348,7 @@ const char* phases_refusal(const PhasesCall* call) {
   const RoutingShape shape{static_cast<size_t>(call->groups),   static_cast<size_t>(call->tokens),
                            static_cast<size_t>(call->experts),  static_cast<size_t>(call->choices),
                            static_cast<size_t>(call->capacity), call->batch_priority != 0};
-  return vmoe::cuda::RoutingRefusal(shape);
+  return vmoe::cuda::routing_refusal(shape);
 }
 
 // Runs one call. Returns the number of phases that were run; the first fault, if any, goes to `fault`.
@@ -359,11 +368,11 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   job.src = call->src;
   job.expert = call->expert;
   job.buf = call->buf;
-  Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier);
-  const std::string found = call->gate_type == 0   ? RunGates<float>(job, machine)
-                            : call->gate_type == 1 ? RunGates<Float16>(job, machine)
-                                                   : RunGates<Bfloat16>(job, machine);
-  Tell(found, fault, fault_bytes);
+  Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
+  const std::string found = call->gate_type == 0   ? run_gates<float>(job, machine)
+                            : call->gate_type == 1 ? run_gates<Float16>(job, machine)
+                                                   : run_gates<Bfloat16>(job, machine);
+  tell(found, fault, fault_bytes);
   return machine.phases();
 }
 
@@ -372,27 +381,27 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
 void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
   const bool float_weights = call->weight_type == 0;
   const std::string found =
-      call->type == 0   ? CombineAs<float, float>(*call)
-      : call->type == 1 ? (float_weights ? CombineAs<Float16, float>(*call) : CombineAs<Float16, Float16>(*call))
-                        : (float_weights ? CombineAs<Bfloat16, float>(*call) : CombineAs<Bfloat16, Bfloat16>(*call));
-  Tell(found, fault, fault_bytes);
+      call->type == 0   ? combine_as<float, float>(*call)
+      : call->type == 1 ? (float_weights ? combine_as<Float16, float>(*call) : combine_as<Float16, Float16>(*call))
+                        : (float_weights ? combine_as<Bfloat16, float>(*call) : combine_as<Bfloat16, Bfloat16>(*call));
+  tell(found, fault, fault_bytes);
 }
 
 // Dispatch, a row at a time in any order.
 void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t places, int64_t words, void* buf,
                      int64_t seed, char* fault, size_t fault_bytes) {
-  Machine machine(static_cast<uint64_t>(seed), -1);
+  Machine machine(static_cast<uint64_t>(seed), -1, 0);
   Clock* const clock = &machine.device_clock();
   Array<Word16> from("x", clock, static_cast<const Word16*>(x), static_cast<size_t>(tokens * words));
   Array<int32_t> sources("src", clock, src, static_cast<size_t>(places));
   Array<Word16> to("buf", clock, static_cast<size_t>(places * words));
-  machine.Launch(static_cast<uint32_t>(places), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
-    block.Phase([&](uint32_t lane, uint32_t lanes) {
-      vmoe::cuda::DispatchRow(lane, lanes, static_cast<size_t>(words), static_cast<size_t>(tokens), place.x,
-                              Memory<int32_t>{&sources}, Memory<Word16>{&from}, Memory<Word16>{&to});
+  machine.launch(static_cast<uint32_t>(places), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
+    block.run_phase([&](uint32_t lane, uint32_t lanes) {
+      vmoe::cuda::dispatch_row(lane, lanes, static_cast<size_t>(words), static_cast<size_t>(tokens), place.x,
+                               Memory<int32_t>{&sources}, Memory<Word16>{&from}, Memory<Word16>{&to});
     });
   });
-  const bool complete = to.CopyTo(static_cast<Word16*>(buf));
-  Tell(machine.Fault().empty() && !complete ? "some of buf was not written" : machine.Fault(), fault, fault_bytes);
+  const bool complete = to.copy_to(static_cast<Word16*>(buf));
+  tell(machine.fault().empty() && !complete ? "some of buf was not written" : machine.fault(), fault, fault_bytes);
 }
 }

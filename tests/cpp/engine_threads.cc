@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kThreads = 8;
 
-long ResidentKb() {
+long resident_kb() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
     if (line.rfind("VmRSS:", 0) == 0) return std::stol(line.substr(6));
@@ -30,7 +30,7 @@ long ResidentKb() {
   return -1;
 }
 
-std::vector<uint8_t> MakePixels(size_t size, unsigned seed) {
+std::vector<uint8_t> make_pixels(size_t size, unsigned seed) {
   std::vector<uint8_t> pixels(size);
   for (uint8_t& pixel : pixels) {
     seed = seed * 1664525u + 1013904223u;
@@ -39,7 +39,7 @@ std::vector<uint8_t> MakePixels(size_t size, unsigned seed) {
   return pixels;
 }
 
-vmoe::Result<vmoe::Engine> Load(const char* bundle, const char* runtime) {
+vmoe::Result<vmoe::Engine> load_engine(const char* bundle, const char* runtime) {
   vmoe::LoadOptions options;
   options.onnxruntime = runtime;
   options.threads = 2;
@@ -52,15 +52,15 @@ int main(int argc, char** argv) {
   if (argc < 4) return 2;
   const int rounds = std::atoi(argv[3]);
   const bool race = argc > 4 && std::strcmp(argv[4], "race") == 0;
-  const long before = ResidentKb();
-  const auto shared = Load(argv[1], argv[2]);
+  const long before = resident_kb();
+  const auto shared = load_engine(argv[1], argv[2]);
   if (!shared) {
     std::printf("%s\n", shared.error().message.c_str());
     return 2;
   }
   const vmoe::Info& info = shared->info();
   const int64_t count = 2 * info.batch_multiple;
-  const auto pixels = MakePixels(static_cast<size_t>(count * info.height * info.width * info.channels), 1);
+  const auto pixels = make_pixels(static_cast<size_t>(count * info.height * info.width * info.channels), 1);
   const auto images = vmoe::Images::uint8(pixels.data(), count, info.height, info.width, info.channels);
   std::vector<vmoe::Setting> settings(kThreads);
   std::vector<std::vector<float>> expected;
@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
     if (!output) return 2;
     expected.push_back(*output);
   }
-  const long with_one = ResidentKb();
+  const long with_one = resident_kb();
 
   std::atomic<int> equal{0}, loads{0};
   int unguarded = 0;
@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
     if (same) ++equal;
   };
   const auto load = [&](int i) {
-    auto engine = Load(argv[1], argv[2]);
+    auto engine = load_engine(argv[1], argv[2]);
     if (engine) {
       ++loads;
       ask(*engine, i);
@@ -105,6 +105,6 @@ int main(int argc, char** argv) {
   for (std::thread& thread : threads) thread.join();
   const int asked = kThreads * (rounds + 2);
   std::printf("equal %d of %d loads %d profiles %zu memory %ld %ld %ld runtime %s\n", equal.load() + 0 * unguarded,
-              asked, loads.load(), shared->profiles().size(), before, with_one, ResidentKb(), info.runtime.c_str());
+              asked, loads.load(), shared->profiles().size(), before, with_one, resident_kb(), info.runtime.c_str());
   return equal == asked ? 0 : 1;
 }

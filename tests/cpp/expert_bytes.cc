@@ -44,21 +44,22 @@ std::vector<Range> g_forbidden;                          // NOLINT: kernels are 
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT
 
-void WatchedProduct(const vmoe::PanelProduct& product) {
+void watched_product(const vmoe::PanelProduct& product) {
   const auto* next = static_cast<const char*>(product.next_panel);
   for (const Range& range : g_forbidden) g_read_ahead = g_read_ahead || (next >= range.first && next < range.second);
   g_product(product);
 }
 
-float Value(size_t i) { return static_cast<float>(static_cast<int>(i * 2654435761U % 257) - 128) / 512; }
+float value_at(size_t i) { return static_cast<float>(static_cast<int>(i * 2654435761U % 257) - 128) / 512; }
 
-std::shared_ptr<const PackedWeights> Weights(const Kernels& kernels, ElementType type, size_t depth, size_t columns) {
+std::shared_ptr<const PackedWeights> make_weights(const Kernels& kernels, ElementType type, size_t depth,
+                                                  size_t columns) {
   const size_t count = kExperts * depth * columns;
-  std::vector<char> stored(count * vmoe::BytesOf(type));
+  std::vector<char> stored(count * vmoe::bytes_of(type));
   for (size_t i = 0; i < count; ++i) {
-    if (type == ElementType::kFloat32) reinterpret_cast<float*>(stored.data())[i] = Value(i);
-    if (type == ElementType::kBfloat16) reinterpret_cast<uint16_t*>(stored.data())[i] = vmoe::ToBf16(Value(i));
-    if (type == ElementType::kInt8) stored[i] = static_cast<char>(Value(i) * 508);
+    if (type == ElementType::kFloat32) reinterpret_cast<float*>(stored.data())[i] = value_at(i);
+    if (type == ElementType::kBfloat16) reinterpret_cast<uint16_t*>(stored.data())[i] = vmoe::to_bf16(value_at(i));
+    if (type == ElementType::kInt8) stored[i] = static_cast<char>(value_at(i) * 508);
   }
   vmoe::StoredWeights weights;
   weights.data = stored.data();
@@ -75,7 +76,7 @@ class Floats {
   explicit Floats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
     data_ = static_cast<float*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (data_ == MAP_FAILED) std::abort();
-    for (size_t i = 0; i < kExperts * columns; ++i) data_[i] = Value(i) / 4 + 0.25F;
+    for (size_t i = 0; i < kExperts * columns; ++i) data_[i] = value_at(i) / 4 + 0.25F;
   }
   ~Floats() { munmap(data_, bytes_); }
   Floats(const Floats&) = delete;
@@ -93,24 +94,26 @@ class Floats {
   float* data_;
 };
 
-Range Unused(const PackedWeights& weights) { return {weights.Panel(kFirstUnused, 0), weights.Panel(kEndUnused, 0)}; }
+Range unused_panels(const PackedWeights& weights) {
+  return {weights.panel_at(kFirstUnused, 0), weights.panel_at(kEndUnused, 0)};
+}
 
 // The whole pages of a range.
-void Protect(const Range& range, int protection) {
+void protect(const Range& range, int protection) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.first) + page - 1) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(range.second) / page * page;
   if (begin >= end || mprotect(reinterpret_cast<void*>(begin), end - begin, protection) != 0) std::abort();
 }
 
-bool IsRight(const Kernels& kernels, ElementType type, size_t width, size_t hidden, bool uses_all) {
+bool gives_right_bits(const Kernels& kernels, ElementType type, size_t width, size_t hidden, bool uses_all) {
   Kernels watched = kernels;
   g_product = kernels.product_f32;
-  watched.product_f32 = WatchedProduct;
+  watched.product_f32 = watched_product;
   const Floats b1(hidden), b2(width), w1_scale(hidden), w2_scale(width);
   vmoe::ExpertWeights weights;
-  weights.w1 = Weights(watched, type, width, hidden);
-  weights.w2 = Weights(watched, type, hidden, width);
+  weights.w1 = make_weights(watched, type, width, hidden);
+  weights.w2 = make_weights(watched, type, hidden, width);
   weights.b1 = b1.data();
   weights.b2 = b2.data();
   weights.w1_scale = w1_scale.data();
@@ -120,16 +123,17 @@ bool IsRight(const Kernels& kernels, ElementType type, size_t width, size_t hidd
     for (size_t e = 3; e <= kExperts; ++e) first[e] += kRows;
   }
   std::vector<float> x(first[kExperts] * width);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = Value(i) * 4;
+  for (size_t i = 0; i < x.size(); ++i) x[i] = value_at(i) * 4;
   std::vector<float> expected(x.size());
   std::vector<float> found(x.size());
   g_forbidden.clear();
-  vmoe::ExpertMlp(weights, {x.data(), nullptr, first.data(), {}}, false, expected.data(), vmoe::SerialRunner());
-  g_forbidden = {Unused(*weights.w1), Unused(*weights.w2), b1.unused(), b2.unused()};
+  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}}, false, expected.data(),
+                           vmoe::serial_runner());
+  g_forbidden = {unused_panels(*weights.w1), unused_panels(*weights.w2), b1.unused(), b2.unused()};
   if (type == ElementType::kInt8) g_forbidden.insert(g_forbidden.end(), {w1_scale.unused(), w2_scale.unused()});
-  for (const Range& range : g_forbidden) Protect(range, PROT_NONE);
-  vmoe::ExpertMlp(weights, {x.data(), nullptr, first.data(), {}}, false, found.data(), vmoe::SerialRunner());
-  for (const Range& range : g_forbidden) Protect(range, PROT_READ | PROT_WRITE);
+  for (const Range& range : g_forbidden) protect(range, PROT_NONE);
+  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}}, false, found.data(), vmoe::serial_runner());
+  for (const Range& range : g_forbidden) protect(range, PROT_READ | PROT_WRITE);
   return !g_read_ahead && std::memcmp(expected.data(), found.data(), found.size() * sizeof(float)) == 0;
 }
 
@@ -141,12 +145,12 @@ int main(int argc, char** argv) {
   bool right = true;
   for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
                        CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
-    if (!vmoe::CpuPathSupported(path)) continue;
+    if (!vmoe::cpu_path_supported(path)) continue;
     for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8}) {
       // Whole panels, and columns that are padded to some.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
-        const bool is_right = IsRight(vmoe::KernelsFor(path), type, width, width + 512, uses_all);
-        std::printf("%s %s %zu: %s\n", CpuPathName(path), vmoe::NameOf(type), width, is_right ? "right" : "wrong");
+        const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);
+        std::printf("%s %s %zu: %s\n", cpu_path_name(path), vmoe::name_of(type), width, is_right ? "right" : "wrong");
         right = right && is_right;
       }
     }

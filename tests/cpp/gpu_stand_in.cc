@@ -2,9 +2,10 @@
 // the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
 // can't.
 //
-// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused (RouteDispatch's
-// slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf), unsteady (y, every
-// third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where memory is filled).
+// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused
+// (route_dispatch's slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf),
+// unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where
+// memory is filled).
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -22,74 +23,74 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-bool Fault(const char* name) {
+bool has_fault(const char* name) {
   const char* fault = std::getenv("VMOE_STAND_IN_FAULT");
   return fault != nullptr && std::strcmp(fault, name) == 0;
 }
 
-void Spoil(const char* name, void* tensor) {
-  if (Fault(name)) *static_cast<unsigned char*>(tensor) ^= 1;
+void spoil(const char* name, void* tensor) {
+  if (has_fault(name)) *static_cast<unsigned char*>(tensor) ^= 1;
 }
 
 // Whether these launches are counted instead of run.
-bool Counts(size_t launches) {
-  if (g_counting) g_nodes += launches + (Fault("launches") ? 1 : 0);
+bool count_instead(size_t launches) {
+  if (g_counting) g_nodes += launches + (has_fault("launches") ? 1 : 0);
   return g_counting;
 }
 
-void RouteOnCpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* gates, int32_t* slot, void* weight,
-                int32_t* src) {
-  if (Fault("order")) shape.batch_priority = false;
-  vmoe::Route(shape, type, gates, slot, weight, src, vmoe::SerialRunner());
+void route_on_cpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src) {
+  if (has_fault("order")) shape.batch_priority = false;
+  vmoe::route(shape, type, gates, slot, weight, src, vmoe::serial_runner());
 }
 
-void DispatchOnCpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
-  vmoe::Dispatch(x, src, places, row_bytes, buf, vmoe::SerialRunner());
-  Spoil("buf", buf);
-  if (Fault("past")) static_cast<unsigned char*>(buf)[places * row_bytes] = 0;
+void dispatch_on_cpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
+  vmoe::dispatch(x, src, places, row_bytes, buf, vmoe::serial_runner());
+  spoil("buf", buf);
+  if (has_fault("past")) static_cast<unsigned char*>(buf)[places * row_bytes] = 0;
 }
 
 }  // namespace
 
 namespace vmoe::cuda {
 
-cudaError_t Route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
+cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t*, void*, cudaStream_t) {
-  if (Fault("refuse")) return cudaErrorIllegalAddress;
-  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
-  if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
-  RouteOnCpu(shape, type, gates, slot, weight, src);
-  Spoil("slot", slot);
-  Spoil("weight", weight);
-  Spoil("src", src);
+  if (has_fault("refuse")) return cudaErrorIllegalAddress;
+  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
+  route_on_cpu(shape, type, gates, slot, weight, src);
+  spoil("slot", slot);
+  spoil("weight", weight);
+  spoil("src", src);
   return cudaSuccess;
 }
 
-cudaError_t Dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
                      cudaStream_t) {
-  if (!Counts(1)) DispatchOnCpu(x, src, places, row_bytes, buf);
+  if (!count_instead(1)) dispatch_on_cpu(x, src, places, row_bytes, buf);
   return cudaSuccess;
 }
 
-cudaError_t RouteDispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                          size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
-  if (RoutingRefusal(shape) != nullptr) return cudaErrorInvalidValue;
-  if (Counts(RouteWorkspaceBytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
+cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
+                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
+  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
+  if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
   const size_t places = shape.experts * shape.places();
   std::vector<int32_t> src(places);
-  RouteOnCpu(shape, gate_type, gates, slot, weight, src.data());
-  Spoil("fused", slot);
-  DispatchOnCpu(x, src.data(), places, row_bytes, buf);
+  route_on_cpu(shape, gate_type, gates, slot, weight, src.data());
+  spoil("fused", slot);
+  dispatch_on_cpu(x, src.data(), places, row_bytes, buf);
   return cudaSuccess;
 }
 
-cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
+cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
   static int calls = 0;
-  if (Counts(1)) return cudaSuccess;
-  vmoe::Combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, SerialRunner());
-  Spoil("y", y);
-  if (++calls % 3 == 0) Spoil("unsteady", y);
+  if (count_instead(1)) return cudaSuccess;
+  vmoe::combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, serial_runner());
+  spoil("y", y);
+  if (++calls % 3 == 0) spoil("unsteady", y);
   return cudaSuccess;
 }
 
@@ -97,12 +98,12 @@ cudaError_t Combine(ElementType type, const void* out, size_t, const int32_t* sl
 
 namespace vmoe_gpu {
 
-cudaError_t LaunchEmpty(cudaStream_t) {
-  Counts(1);
+cudaError_t launch_empty(cudaStream_t) {
+  count_instead(1);
   return cudaSuccess;
 }
 
-bool PlantFault(const char*) { return true; }
+bool plant_fault(const char*) { return true; }
 
 }  // namespace vmoe_gpu
 
@@ -138,7 +139,7 @@ cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
-  if (Fault("memset")) return cudaErrorIllegalAddress;
+  if (has_fault("memset")) return cudaErrorIllegalAddress;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }

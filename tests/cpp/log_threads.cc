@@ -26,12 +26,12 @@ struct Listener {
   std::string alive = "a text long enough to lie on the heap, which a callback that comes too late would read";
 };
 
-void Hear(Listener& listener, vmoe_log_level level, const std::string& message) {
+void hear(Listener& listener, vmoe_log_level level, const std::string& message) {
   if (level < listener.level || message.empty() || listener.alive[0] != 'a') ++listener.below;
   ++listener.messages;
 }
 
-vmoe::Result<std::vector<float>> Ask(char** argv) {
+vmoe::Result<std::vector<float>> ask(char** argv) {
   vmoe::LoadOptions options;
   options.onnxruntime = argv[2];
   options.threads = 1;
@@ -49,7 +49,7 @@ vmoe::Result<std::vector<float>> Ask(char** argv) {
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   const int replacements = std::atoi(argv[3]);
-  const auto expected = Ask(argv);
+  const auto expected = ask(argv);
   if (!expected) {
     std::printf("%s\n", expected.error().message.c_str());
     return 2;
@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
     threads.emplace_back([&] {
       while (!stops) {
         ++asked;
-        const auto found = Ask(argv);
+        const auto found = ask(argv);
         if (found && *found == *expected) ++equal;
       }
     });
@@ -72,7 +72,7 @@ int main(int argc, char** argv) {
     auto next = std::make_unique<Listener>();
     next->level = set % 2 == 0 ? VMOE_LOG_DEBUG : VMOE_LOG_INFO;
     const auto callback = [to = next.get()](vmoe_log_level level, const std::string& message) {
-      Hear(*to, level, message);
+      hear(*to, level, message);
     };
     if (!vmoe::set_log(next->level, callback)) return 2;
     ++set;

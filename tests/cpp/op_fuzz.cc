@@ -42,10 +42,10 @@ namespace {
 constexpr uint32_t kApiVersion = 21;
 
 // The rows of VmoeRouteDispatch: buf[slot] is its token, bit for bit.
-std::string_view CheckRows(const Call& call, const std::vector<Tensor>& outputs) {
+std::string_view check_rows(const Call& call, const std::vector<Tensor>& outputs) {
   const Tensor& x = call.inputs[1];
   const Tensor& buf = outputs[2];
-  const size_t row = static_cast<size_t>(call.sizes.at('D')) * ElementBytes(x.type);
+  const size_t row = static_cast<size_t>(call.sizes.at('D')) * element_bytes(x.type);
   for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
     const int32_t slot = outputs[0].as<int32_t>()[pair];
     const size_t token = pair / static_cast<size_t>(call.k);
@@ -58,7 +58,7 @@ std::string_view CheckRows(const Call& call, const std::vector<Tensor>& outputs)
 }
 
 // Slots and sources of VmoeChooseTokens lead to each other.
-std::string_view CheckChoices(const Call& call, const std::vector<Tensor>& outputs) {
+std::string_view check_choices(const Call& call, const std::vector<Tensor>& outputs) {
   const auto* slot = outputs[0].as<int32_t>();
   const auto* src = outputs[1].as<int32_t>();
   size_t taken = 0, filled = 0;
@@ -74,13 +74,13 @@ std::string_view CheckChoices(const Call& call, const std::vector<Tensor>& outpu
 }
 
 // An empty text if the outputs of a valid call can be what they should.
-std::string CheckOutputs(const Model& model, const Call& call, const std::vector<Tensor>& outputs) {
+std::string check_outputs(const Model& model, const Call& call, const std::vector<Tensor>& outputs) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Value& value = model.outputs[i];
     for (size_t at = 0; at < outputs[i].elements; ++at) {
       const std::string where = value.name + "[" + std::to_string(at) + "]";
-      if (outputs[i].Unwritten(at)) return where + " was not written";
-      if (value.type != "i32" && call.finite && !std::isfinite(outputs[i].Number(at))) {
+      if (outputs[i].is_unwritten(at)) return where + " was not written";
+      if (value.type != "i32" && call.finite && !std::isfinite(outputs[i].number_at(at))) {
         return where + " is not finite, but every input is";
       }
       if (value.type != "i32") continue;
@@ -95,8 +95,8 @@ std::string CheckOutputs(const Model& model, const Call& call, const std::vector
       std::memcmp(outputs.front().data.get(), outputs.back().data.get(), outputs.back().bytes()) != 0) {
     return "other bits in place";
   }
-  if (model.op == "VmoeRouteDispatch") return std::string(CheckRows(call, outputs));
-  if (model.experts_choose()) return std::string(CheckChoices(call, outputs));
+  if (model.op == "VmoeRouteDispatch") return std::string(check_rows(call, outputs));
+  if (model.experts_choose()) return std::string(check_choices(call, outputs));
   if (model.op != "VmoeRoute" && model.op != "VmoeRouterBlock") return "";
   for (size_t pair = 0; pair < outputs[0].elements; ++pair) {
     const int32_t slot = outputs[0].as<int32_t>()[pair];
@@ -120,19 +120,19 @@ class Fuzzer {
     options_.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
     options_.AddConfigEntry("session.intra_op.allow_spinning", "0");
     options_.RegisterCustomOpsLibrary(library.c_str());
-    for (Model& model : ReadPlan(folder)) {
-      Load(model);
+    for (Model& model : read_plan(folder)) {
+      load(model);
       models_[model.op].push_back(std::move(model));
     }
   }
 
   // Every op as often as any other, however many models it has.
-  void Step() {
+  void step() {
     std::vector<Model>& of_op = std::next(models_.begin(), static_cast<int64_t>(random_() % models_.size()))->second;
     Model& model = of_op[random_() % of_op.size()];
     // Now and then a session goes and comes back: weights are packed, shared and freed.
-    if (Chance(random_, 1)) Load(model);
-    if (model.session) Run(model);
+    if (chance(random_, 1)) load(model);
+    if (model.session) run(model);
   }
 
   size_t calls = 0, refused = 0, loads = 0, refused_loads = 0;
@@ -145,9 +145,9 @@ class Fuzzer {
   Ort::MemoryInfo memory_{nullptr};
   std::map<std::string, std::vector<Model>> models_;
 
-  void Load(Model& model) {
-    if (Chance(random_, 50)) model.session = Ort::Session{nullptr};
-    options_.SetIntraOpNumThreads(Chance(random_, 25) ? 2 : 1);
+  void load(Model& model) {
+    if (chance(random_, 50)) model.session = Ort::Session{nullptr};
+    options_.SetIntraOpNumThreads(chance(random_, 25) ? 2 : 1);
     std::string message;
     try {
       model.session = Ort::Session(env_, model.file.c_str(), options_);
@@ -160,12 +160,12 @@ class Fuzzer {
     }
     if (!message.empty()) {
       ++refused_loads;
-      CheckMessage(model, message);
+      check_message(model, message);
     }
   }
 
-  void Run(Model& model) {
-    Call call = MakeCall(model, random_);
+  void run(Model& model) {
+    Call call = make_call(model, random_);
     std::vector<Tensor> results;
     std::vector<Ort::Value> inputs, outputs;
     std::vector<const char*> input_names, output_names;
@@ -182,7 +182,7 @@ class Fuzzer {
       // How many places there are with a pool only the op tells.
       const bool is_told = value.name == "src" && call.pool == 1;
       results.emplace_back(value.type, is_told ? Shape{0} : call.shape(value.dims));
-      results.back().MarkUnwritten();
+      results.back().mark_unwritten();
       if (!is_told) outputs.back() = results.back().value(memory_);
     }
     std::string message;
@@ -194,21 +194,21 @@ class Fuzzer {
     }
     ++calls;
     if (call.valid != message.empty()) {
-      throw std::runtime_error(Text(model, call) +
+      throw std::runtime_error(describe(model, call) +
                                (call.valid ? "refused: " + message : "ran in spite of " + call.fault));
     }
     if (call.valid) {
-      if (call.pool == 1) TakeSources(outputs[2], call, results[2]);
-      const std::string wrong = CheckOutputs(model, call, results);
-      if (!wrong.empty()) throw std::runtime_error(Text(model, call) + wrong);
+      if (call.pool == 1) take_sources(outputs[2], call, results[2]);
+      const std::string wrong = check_outputs(model, call, results);
+      if (!wrong.empty()) throw std::runtime_error(describe(model, call) + wrong);
     } else {
       ++refused;
-      CheckMessage(model, message);
+      check_message(model, message);
     }
   }
 
   // The src that the op made, and the places that it has.
-  static void TakeSources(const Ort::Value& made, Call& call, Tensor& src) {
+  static void take_sources(const Ort::Value& made, Call& call, Tensor& src) {
     const Shape shape = made.GetTensorTypeAndShapeInfo().GetShape();
     if (shape.size() != 2 || shape[0] != call.sizes['E'] || shape[1] < 1) throw std::runtime_error("src has no places");
     call.sizes['M'] = shape[1];
@@ -216,13 +216,13 @@ class Fuzzer {
     std::memcpy(src.data.get(), made.GetTensorData<int32_t>(), src.bytes());
   }
 
-  static std::string Text(const Model& model, const Call& call) {
+  static std::string describe(const Model& model, const Call& call) {
     std::string text = model.file + " " + model.op;
     for (const auto& [letter, size] : call.sizes) text += std::string(" ") + letter + "=" + std::to_string(size);
     return text + " capacity=" + std::to_string(call.capacity) + " k=" + std::to_string(call.k) + ": ";
   }
 
-  void CheckMessage(const Model& model, const std::string& message) {
+  void check_message(const Model& model, const std::string& message) {
     if (message.find(model.op) == std::string::npos) throw std::runtime_error(model.op + " says only: " + message);
     // Without its numbers: how many different things were said.
     std::string kind = message;
@@ -245,7 +245,7 @@ int main(int argc, char** argv) {
   const size_t calls = std::strtoull(argv[4], nullptr, 10);
   try {
     Fuzzer fuzzer(base->GetApi(kApiVersion), argv[2], argv[3], std::strtoull(argv[5], nullptr, 10));
-    while (fuzzer.calls < calls) fuzzer.Step();
+    while (fuzzer.calls < calls) fuzzer.step();
     std::printf("calls %zu refused %zu loads %zu refused %zu messages %zu\n", fuzzer.calls, fuzzer.refused,
                 fuzzer.loads, fuzzer.refused_loads, fuzzer.messages.size());
   } catch (const std::exception& error) {

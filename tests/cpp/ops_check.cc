@@ -18,7 +18,7 @@ namespace {
 
 using vmoe::ElementType;
 
-#define VMOE_SPEC(Name) &vmoe::ops::k##Name,
+#define VMOE_SPEC(name, Name) &vmoe::ops::k##Name,
 const vmoe::ops::OpSpec* const kOps[] = {VMOE_FOR_EACH_OP(VMOE_SPEC)};
 #undef VMOE_SPEC
 
@@ -27,46 +27,46 @@ struct Given {
   vmoe::ops::Shape shape;
 };
 
-std::optional<ElementType> TypeOf(const std::string& name) {
+std::optional<ElementType> type_of(const std::string& name) {
   for (int type = 0; type <= static_cast<int>(ElementType::kInt64); ++type) {
-    if (name == NameOf(static_cast<ElementType>(type))) return static_cast<ElementType>(type);
+    if (name == name_of(static_cast<ElementType>(type))) return static_cast<ElementType>(type);
   }
   return std::nullopt;
 }
 
 // As an adapter does it: the node first, then a call of it.
-void Check(const vmoe::ops::OpSpec& spec, const std::map<std::string, Given>& inputs,
+void check(const vmoe::ops::OpSpec& spec, const std::map<std::string, Given>& inputs,
            const std::map<std::string, int64_t>& numbers) {
   const auto read = [&](const char* name) -> std::optional<int64_t> {
     const auto found = numbers.find(name);
     if (found == numbers.end()) return std::nullopt;
     return found->second;
   };
-  vmoe::ops::Node node{&spec, vmoe::ops::Attributes(spec, read), vmoe::ops::ReadRoutingSettings(spec, read),
+  vmoe::ops::Node node{&spec, vmoe::ops::Attributes(spec, read), vmoe::ops::read_routing_settings(spec, read),
                        vmoe::ops::Types(spec)};
   const auto is_given = [&](size_t input) { return inputs.count(spec.inputs[input].name) > 0; };
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (!is_given(i)) continue;
     const std::string& name = inputs.at(spec.inputs[i].name).type;
-    const std::optional<ElementType> type = TypeOf(name);
-    if (!type) throw node.types.Refusal(spec.inputs[i], name);
-    node.types.Add(spec.inputs[i], *type);
+    const std::optional<ElementType> type = type_of(name);
+    if (!type) throw node.types.refusal(spec.inputs[i], name);
+    node.types.add(spec.inputs[i], *type);
   }
-  vmoe::ops::CheckInputs(spec, node.types, is_given);
-  node.attributes.Check(node.types);
+  vmoe::ops::check_inputs(spec, node.types, is_given);
+  node.attributes.check(node.types);
   vmoe::ops::Sizes sizes;
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
-    if (is_given(i)) sizes.Add(spec.inputs[i], inputs.at(spec.inputs[i].name).shape);
+    if (is_given(i)) sizes.add(spec.inputs[i], inputs.at(spec.inputs[i].name).shape);
   }
   // What an adapter reads of inputs.
   for (size_t i = 0; spec.routes() && i < node.settings.policies.size(); ++i) {
     node.settings.policies[i] = read(vmoe::ops::RoutingSettings::kPolicyNames[i]);
   }
-  const vmoe::RoutingShape routing = CheckCall(node, node.settings, sizes);
+  const vmoe::RoutingShape routing = check_call(node, node.settings, sizes);
   if (spec.routes() && routing.places() != sizes['M']) throw vmoe::ops::OpError("the routing has other places");
 }
 
-std::string Answer(const std::string& line) {
+std::string answer(const std::string& line) {
   std::istringstream words(line);
   std::string op, word;
   words >> op;
@@ -91,7 +91,7 @@ std::string Answer(const std::string& line) {
   for (const vmoe::ops::OpSpec* spec : kOps) {
     if (op != spec->name) continue;
     try {
-      Check(*spec, inputs, numbers);
+      check(*spec, inputs, numbers);
       return "good";
     } catch (const vmoe::ops::OpError& error) {
       return error.what();
@@ -103,6 +103,6 @@ std::string Answer(const std::string& line) {
 }  // namespace
 
 int main() {
-  for (std::string line; std::getline(std::cin, line);) std::cout << Answer(line) << "\n";
+  for (std::string line; std::getline(std::cin, line);) std::cout << answer(line) << "\n";
   return EXIT_SUCCESS;
 }

@@ -23,11 +23,11 @@ inline constexpr int64_t kInt32Max = 0x7fffffff;
 using Random = std::mt19937_64;
 using Shape = std::vector<int64_t>;
 
-inline int64_t Between(Random& random, int64_t low, int64_t high) {
+inline int64_t between(Random& random, int64_t low, int64_t high) {
   return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
 }
-inline bool Chance(Random& random, int percent) { return Between(random, 1, 100) <= percent; }
-inline int64_t OneOf(Random& random, const std::vector<int64_t>& values) { return values[random() % values.size()]; }
+inline bool chance(Random& random, int percent) { return between(random, 1, 100) <= percent; }
+inline int64_t one_of(Random& random, const std::vector<int64_t>& values) { return values[random() % values.size()]; }
 
 struct Value {
   std::string name, type, dims;
@@ -52,7 +52,7 @@ struct Model {
   }
 };
 
-inline std::vector<Model> ReadPlan(const std::string& folder) {
+inline std::vector<Model> read_plan(const std::string& folder) {
   std::ifstream plan(folder + "/plan.txt");
   std::vector<Model> models;
   for (std::string word; plan >> word;) {
@@ -79,9 +79,9 @@ inline std::vector<Model> ReadPlan(const std::string& folder) {
   return models;
 }
 
-inline bool IsHalf(const std::string& type) { return type == "fp16" || type == "bf16"; }
-inline size_t ElementBytes(const std::string& type) {
-  return type == "i64" ? 8 : IsHalf(type) ? 2 : type == "i8" ? 1 : 4;
+inline bool is_half(const std::string& type) { return type == "fp16" || type == "bf16"; }
+inline size_t element_bytes(const std::string& type) {
+  return type == "i64" ? 8 : is_half(type) ? 2 : type == "i8" ? 1 : 4;
 }
 
 // What no op gives: a signalling NaN, or an index beyond everything.
@@ -99,25 +99,25 @@ struct Tensor {
     for (int64_t size : shape) elements *= static_cast<size_t>(size);
     data.reset(new char[bytes()]);
   }
-  size_t bytes() const { return elements * ElementBytes(type); }
+  size_t bytes() const { return elements * element_bytes(type); }
   template <class T>
   T* as() const {
     return reinterpret_cast<T*>(data.get());
   }
-  void MarkUnwritten() const {
-    if (IsHalf(type)) {
+  void mark_unwritten() const {
+    if (is_half(type)) {
       std::fill_n(as<uint16_t>(), elements, kUnwrittenHalf);
     } else {
       std::fill_n(as<uint32_t>(), elements, kUnwritten);
     }
   }
-  bool Unwritten(size_t i) const {
-    return IsHalf(type) ? as<uint16_t>()[i] == kUnwrittenHalf : as<uint32_t>()[i] == kUnwritten;
+  bool is_unwritten(size_t i) const {
+    return is_half(type) ? as<uint16_t>()[i] == kUnwrittenHalf : as<uint32_t>()[i] == kUnwritten;
   }
   // An element of a tensor that isn't of integers.
-  float Number(size_t i) const {
-    if (type == "fp16") return vmoe::FromFp16(as<uint16_t>()[i]);
-    return type == "bf16" ? vmoe::FromBf16(as<uint16_t>()[i]) : as<float>()[i];
+  float number_at(size_t i) const {
+    if (type == "fp16") return vmoe::from_fp16(as<uint16_t>()[i]);
+    return type == "bf16" ? vmoe::from_bf16(as<uint16_t>()[i]) : as<float>()[i];
   }
   Ort::Value value(const Ort::MemoryInfo& memory) const {
     const auto element = type == "i64"    ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
@@ -146,32 +146,32 @@ struct Call {
   }
 };
 
-inline int64_t RandomSize(char letter, Random& random) {
-  if (Chance(random, 2)) return 0;
-  if (letter == 'G' || letter == 'N') return Between(random, 1, 3);
-  if (letter == 'E') return Between(random, 1, 7);
-  if (letter == 'K') return Between(random, Chance(random, 5) ? 0 : 1, 4);
-  if (letter == 'M') return Between(random, 1, 12);
+inline int64_t random_size(char letter, Random& random) {
+  if (chance(random, 2)) return 0;
+  if (letter == 'G' || letter == 'N') return between(random, 1, 3);
+  if (letter == 'E') return between(random, 1, 7);
+  if (letter == 'K') return between(random, chance(random, 5) ? 0 : 1, 4);
+  if (letter == 'M') return between(random, 1, 12);
   // Around whole vectors and tiles.
-  if (Chance(random, 10)) return OneOf(random, {15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97});
-  return Between(random, 1, Chance(random, 3) ? 100 : 12);
+  if (chance(random, 10)) return one_of(random, {15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97});
+  return between(random, 1, chance(random, 3) ? 100 : 12);
 }
 
-inline void ChooseSettings(const Model& model, Random& random, Call& call) {
+inline void choose_settings(const Model& model, Random& random, Call& call) {
   const int64_t groups = call.sizes['G'], experts = call.sizes['E'], tokens = call.sizes['S'];
-  call.k = Chance(random, 20) ? experts : Between(random, 1, std::max<int64_t>(experts, 1));
+  call.k = chance(random, 20) ? experts : between(random, 1, std::max<int64_t>(experts, 1));
   call.k = std::max<int64_t>(call.k, 1);
-  call.bpr = Between(random, 0, 1);
+  call.bpr = between(random, 0, 1);
   // The most places that int32 numbers; only VmoeSparseMlp makes no output of that size.
   const int64_t most = kInt32Max / std::max<int64_t>(experts * groups, 1);
   const int64_t huge = model.op == "VmoeSparseMlp" ? most : 500;
-  call.capacity = OneOf(random, {1, 1, 2, 3, 5, std::max<int64_t>(tokens, 1), tokens + 1, huge});
+  call.capacity = one_of(random, {1, 1, 2, 3, 5, std::max<int64_t>(tokens, 1), tokens + 1, huge});
   const auto given = [&](const char* name) {
     return std::any_of(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
   };
-  if (given("pool")) call.pool = Between(random, 0, 1);
-  if (given("max_experts") && Chance(random, 80)) {
-    call.max_experts = Between(random, 1, std::max<int64_t>(experts, 1) + 1);
+  if (given("pool")) call.pool = between(random, 0, 1);
+  if (given("max_experts") && chance(random, 80)) {
+    call.max_experts = between(random, 1, std::max<int64_t>(experts, 1) + 1);
   }
   if (!given("capacity")) call.capacity = model.attribute("capacity", 0);
   if (model.experts_choose()) {
@@ -182,7 +182,7 @@ inline void ChooseSettings(const Model& model, Random& random, Call& call) {
   if (!given("bpr")) call.bpr = model.attribute("bpr", -1);
 }
 
-inline bool SettingsAreValid(const Call& call) {
+inline bool settings_are_valid(const Call& call) {
   const int64_t groups = call.sizes.at('G'), experts = call.sizes.at('E');
   if (experts < 1 || call.k < 1 || call.k > experts || call.capacity < 1) return false;
   if (call.bpr != 0 && call.bpr != 1) return false;
@@ -196,12 +196,12 @@ struct Divisor {
 };
 inline constexpr Divisor kDivisors[] = {{"num_heads", 'D'}, {"hidden_chunk", 'F'}};
 
-inline void FollowDivisors(const Model& model, Random& random, Call& call) {
+inline void follow_divisors(const Model& model, Random& random, Call& call) {
   for (const auto& [attribute, letter] : kDivisors) {
     const int64_t divisor = model.attribute(attribute, 0);
     if (divisor == 0) continue;
     int64_t& size = call.sizes[letter];
-    if (model.fixed.count(letter) == 0 && Chance(random, 90)) {
+    if (model.fixed.count(letter) == 0 && chance(random, 90)) {
       // What is too large for a tensor divides an empty one.
       size = divisor > 128 ? 0 : (size + divisor - 1) / divisor * divisor;
     }
@@ -209,26 +209,26 @@ inline void FollowDivisors(const Model& model, Random& random, Call& call) {
   }
 }
 
-inline void ChooseSizes(const Model& model, Random& random, Call& call) {
+inline void choose_sizes(const Model& model, Random& random, Call& call) {
   for (const Value& value : model.inputs) {
     for (char letter : value.dims) {
-      if (letter != '1' && call.sizes.count(letter) == 0) call.sizes[letter] = RandomSize(letter, random);
+      if (letter != '1' && call.sizes.count(letter) == 0) call.sizes[letter] = random_size(letter, random);
     }
   }
   for (const auto& [letter, size] : model.fixed) call.sizes[letter] = size;
   if (model.routes()) {
-    ChooseSettings(model, random, call);
-    call.valid = SettingsAreValid(call);
+    choose_settings(model, random, call);
+    call.valid = settings_are_valid(call);
   }
   if (model.is_soft()) call.sizes['M'] = call.sizes['G'] * call.sizes['P'];
-  FollowDivisors(model, random, call);
+  follow_divisors(model, random, call);
   if (model.op == "VmoeAttention" && call.sizes['T'] == 0) call.valid = false;
   if (model.expected == "never-runs") call.valid = false;
 }
 
 // Changes one shape so that it contradicts the others, or one setting or index so that it is out of range. False if
 // this model has no input that the chosen fault fits.
-inline bool PlanShapeFault(const Model& model, Random& random, std::vector<Shape>& shapes) {
+inline bool plan_shape_fault(const Model& model, Random& random, std::vector<Shape>& shapes) {
   std::map<char, int> uses;
   for (const auto& entry : model.fixed) ++uses[entry.first];
   for (const Value& value : model.inputs) {
@@ -236,11 +236,11 @@ inline bool PlanShapeFault(const Model& model, Random& random, std::vector<Shape
   }
   const size_t input = random() % shapes.size();
   Shape& shape = shapes[input];
-  if (Chance(random, 30)) {
-    if (shape.empty() || Chance(random, 50)) {
-      shape.insert(shape.begin() + Between(random, 0, static_cast<int64_t>(shape.size())), 1);
+  if (chance(random, 30)) {
+    if (shape.empty() || chance(random, 50)) {
+      shape.insert(shape.begin() + between(random, 0, static_cast<int64_t>(shape.size())), 1);
     } else {
-      shape.erase(shape.begin() + Between(random, 0, static_cast<int64_t>(shape.size()) - 1));
+      shape.erase(shape.begin() + between(random, 0, static_cast<int64_t>(shape.size()) - 1));
     }
     return true;
   }
@@ -248,70 +248,70 @@ inline bool PlanShapeFault(const Model& model, Random& random, std::vector<Shape
   const size_t dim = random() % shape.size();
   const char letter = model.inputs[input].dims[dim];
   if (letter != '1' && uses[letter] < 2 && !(letter == 'M' && model.is_soft())) return false;
-  shape[dim] += shape[dim] > 0 && Chance(random, 50) ? -1 : Between(random, 1, 3);
+  shape[dim] += shape[dim] > 0 && chance(random, 50) ? -1 : between(random, 1, 3);
   return true;
 }
 
-inline bool MakeSettingInvalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
+inline bool make_setting_invalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
   int64_t bad = 0;
   if (name == "k") {
-    bad = OneOf(random, {0, -1, call.sizes.at('E') + 1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
+    bad = one_of(random, {0, -1, call.sizes.at('E') + 1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
   } else if (name == "bpr") {
-    bad = OneOf(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32});
+    bad = one_of(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32});
   } else if (name == "pool") {
-    bad = OneOf(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
+    bad = one_of(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
   } else if (name == "max_experts") {
-    bad = OneOf(random, {0, -1, INT64_MIN});
+    bad = one_of(random, {0, -1, INT64_MIN});
   } else {
     const int64_t cells = call.sizes.at('G') * call.sizes.at('E');
-    bad = OneOf(random, {0, -1, INT64_MIN});
-    if (cells > 0 && Chance(random, 60)) bad = OneOf(random, {INT64_MAX, kInt32Max / cells + 1, int64_t{1} << 33});
+    bad = one_of(random, {0, -1, INT64_MIN});
+    if (cells > 0 && chance(random, 60)) bad = one_of(random, {INT64_MAX, kInt32Max / cells + 1, int64_t{1} << 33});
   }
   *tensor.as<int64_t>() = bad;
   return true;
 }
 
-inline bool MakeIndexInvalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
+inline bool make_index_invalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
   if (tensor.elements == 0) return false;
   const int64_t limit =
       name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
   tensor.as<int32_t>()[random() % tensor.elements] =
-      static_cast<int32_t>(OneOf(random, {limit, limit + 1, kInt32Max, -2, -kInt32Max - 1}));
+      static_cast<int32_t>(one_of(random, {limit, limit + 1, kInt32Max, -2, -kInt32Max - 1}));
   return true;
 }
 
-inline float RandomFloat(Random& random) {
+inline float random_float(Random& random) {
   return static_cast<float>(static_cast<int32_t>(random())) * (1.0f / 2147483648.0f);
 }
 
-inline float SpecialFloat(Random& random) {
+inline float special_float(Random& random) {
   constexpr float kSpecial[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 1e-42f, 3e38f, -3e38f, 1e-38f};
   return kSpecial[random() % (sizeof(kSpecial) / sizeof(kSpecial[0]))];
 }
 
-inline void FillBytes(const Tensor& tensor, Random& random) {
-  const bool extremes = Chance(random, 20);  // the largest sums that there are
+inline void fill_bytes(const Tensor& tensor, Random& random) {
+  const bool extremes = chance(random, 20);  // the largest sums that there are
   for (size_t i = 0; i < tensor.elements; ++i) {
-    tensor.as<int8_t>()[i] = static_cast<int8_t>(extremes ? OneOf(random, {-128, -127, 127}) : random());
+    tensor.as<int8_t>()[i] = static_cast<int8_t>(extremes ? one_of(random, {-128, -127, 127}) : random());
   }
 }
 
-inline void FillFloats(const Tensor& tensor, const Call& call, Random& random) {
-  const bool ties = Chance(random, 20);
+inline void fill_floats(const Tensor& tensor, const Call& call, Random& random) {
+  const bool ties = chance(random, 20);
   for (size_t i = 0; i < tensor.elements; ++i) {
-    float number = RandomFloat(random);
+    float number = random_float(random);
     if (ties) number = std::round(number * 4) / 4;
     if (tensor.type == "scale") number /= 64;
-    if (!call.finite && Chance(random, 10)) number = SpecialFloat(random);
-    if (IsHalf(tensor.type)) {
-      tensor.as<uint16_t>()[i] = tensor.type == "fp16" ? vmoe::ToFp16(number) : vmoe::ToBf16(number);
+    if (!call.finite && chance(random, 10)) number = special_float(random);
+    if (is_half(tensor.type)) {
+      tensor.as<uint16_t>()[i] = tensor.type == "fp16" ? vmoe::to_fp16(number) : vmoe::to_bf16(number);
     } else {
       tensor.as<float>()[i] = number;
     }
   }
 }
 
-inline void Fill(const Value& value, const Tensor& tensor, const Call& call, Random& random) {
+inline void fill_tensor(const Value& value, const Tensor& tensor, const Call& call, Random& random) {
   if (value.type == "i64") {
     const std::map<std::string, int64_t> settings = {{"capacity", call.capacity},
                                                      {"k", call.k},
@@ -323,16 +323,16 @@ inline void Fill(const Value& value, const Tensor& tensor, const Call& call, Ran
     const int64_t limit =
         value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
     for (size_t i = 0; i < tensor.elements; ++i)
-      tensor.as<int32_t>()[i] = static_cast<int32_t>(Between(random, -1, limit - 1));
+      tensor.as<int32_t>()[i] = static_cast<int32_t>(between(random, -1, limit - 1));
   } else if (value.type == "i8") {
-    FillBytes(tensor, random);
+    fill_bytes(tensor, random);
   } else {
-    FillFloats(tensor, call, random);
+    fill_floats(tensor, call, random);
   }
 }
 
 // VmoeExpertBlock takes slots that have a token alone: others become pairs that are dropped, or make the call invalid.
-inline void MatchSlots(const Model& model, Random& random, Call& call) {
+inline void match_slots(const Model& model, Random& random, Call& call) {
   const auto input = [&](const char* name) -> const Tensor& {
     const auto found =
         std::find_if(model.inputs.begin(), model.inputs.end(), [&](const Value& v) { return v.name == name; });
@@ -340,7 +340,7 @@ inline void MatchSlots(const Model& model, Random& random, Call& call) {
   };
   const Tensor& slot = input("slot");
   const Tensor& src = input("src");
-  const bool faulty = Chance(random, 5);
+  const bool faulty = chance(random, 5);
   for (size_t pair = 0; pair < slot.elements; ++pair) {
     int32_t& place = slot.as<int32_t>()[pair];
     if (place < 0 || src.as<int32_t>()[place] >= 0) continue;
@@ -353,31 +353,31 @@ inline void MatchSlots(const Model& model, Random& random, Call& call) {
   }
 }
 
-inline Call MakeCall(const Model& model, Random& random) {
+inline Call make_call(const Model& model, Random& random) {
   Call call;
-  call.finite = Chance(random, 85);
-  ChooseSizes(model, random, call);
+  call.finite = chance(random, 85);
+  choose_sizes(model, random, call);
   std::vector<Shape> shapes;
   shapes.reserve(model.inputs.size());
   for (const Value& value : model.inputs) shapes.push_back(call.shape(value.dims));
-  const bool faulty = Chance(random, 25);
-  if (faulty && Chance(random, 60) && PlanShapeFault(model, random, shapes)) {
+  const bool faulty = chance(random, 25);
+  if (faulty && chance(random, 60) && plan_shape_fault(model, random, shapes)) {
     call.valid = false;
     call.fault = "shapes";
   }
   for (size_t i = 0; i < shapes.size(); ++i) {
     call.inputs.emplace_back(model.inputs[i].type, shapes[i]);
-    Fill(model.inputs[i], call.inputs[i], call, random);
+    fill_tensor(model.inputs[i], call.inputs[i], call, random);
   }
-  if (model.op == "VmoeExpertBlock" && call.valid) MatchSlots(model, random, call);
+  if (model.op == "VmoeExpertBlock" && call.valid) match_slots(model, random, call);
   if (!faulty || !call.valid) return call;
   const size_t input = random() % call.inputs.size();
   const Value& value = model.inputs[input];
-  if (value.type == "i64" && MakeSettingInvalid(call, value.name, random, call.inputs[input])) {
+  if (value.type == "i64" && make_setting_invalid(call, value.name, random, call.inputs[input])) {
     call.valid = false;
     call.fault = value.name;
   }
-  if (value.type == "i32" && MakeIndexInvalid(call, value.name, random, call.inputs[input])) {
+  if (value.type == "i32" && make_index_invalid(call, value.name, random, call.inputs[input])) {
     call.valid = false;
     call.fault = value.name;
   }

@@ -43,7 +43,8 @@ struct Model {
   }
 };
 
-void Count(const Model& model, const vmoe::Images& images, const vmoe::Result<vmoe::Answer>& answer, Counts& counts) {
+void count_answer(const Model& model, const vmoe::Images& images, const vmoe::Result<vmoe::Answer>& answer,
+                  Counts& counts) {
   if (!answer) {
     auto& count = answer.error().code == VMOE_CANCELLED ? counts.cancelled
                   : answer.error().code == VMOE_BUSY    ? counts.busy
@@ -63,7 +64,7 @@ void Count(const Model& model, const vmoe::Images& images, const vmoe::Result<vm
   }
 }
 
-void Ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Counts& counts) {
+void ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Counts& counts) {
   for (int round = 0; round < rounds; ++round) {
     const std::string& setting = kSettings[static_cast<size_t>(thread + round) % kSettings.size()];
     // Two requests at once, of which some are taken back or let go of.
@@ -73,12 +74,12 @@ void Ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Cou
     if (second && round % 7 == 0)
       (void)vmoe::Pending(std::move(*second));
     else
-      Count(model, many, second ? second->wait() : second.error(), counts);
-    Count(model, one, first ? first->wait() : first.error(), counts);
+      count_answer(model, many, second ? second->wait() : second.error(), counts);
+    count_answer(model, one, first ? first->wait() : first.error(), counts);
   }
 }
 
-vmoe::BatcherOptions Options(const vmoe::TimedLevels& timed) {
+vmoe::BatcherOptions make_options(const vmoe::TimedLevels& timed) {
   vmoe::BatcherOptions options;
   options.most_images = kMostImages;
   options.most_waiting = 24;
@@ -89,7 +90,7 @@ vmoe::BatcherOptions Options(const vmoe::TimedLevels& timed) {
 }
 
 // A callback that closes the batcher hears of its own request and of those that wait, and nothing waits for itself.
-bool ClosesInACallback(const Model& model) {
+bool closes_in_a_callback(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
   const auto image = model.images(0, 1);
@@ -110,8 +111,8 @@ bool ClosesInACallback(const Model& model) {
 }
 
 // What clients ask for adds no names to what is counted.
-bool CountsOthersTogether(const Model& model, const vmoe::TimedLevels& timed) {
-  auto batcher = vmoe::Batcher::start(model.engine, Options(timed));
+bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
+  auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;
   const auto image = model.images(0, 1);
   for (int ratio = 1; ratio <= 20; ++ratio) {
@@ -123,37 +124,37 @@ bool CountsOthersTogether(const Model& model, const vmoe::TimedLevels& timed) {
   return batcher->load().served == std::map<std::string, int64_t>{{"c0.3-k1", 1}, {"other", 20}, {timed.names[0], 1}};
 }
 
-void PrintRefusal(const vmoe::Error& error) { std::printf("%d %s\n", error.code, error.message.c_str()); }
+void print_refusal(const vmoe::Error& error) { std::printf("%d %s\n", error.code, error.message.c_str()); }
 
-void Refusals(const Model& model, const vmoe::TimedLevels& timed) {
-  auto options = Options(timed);
+void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
+  auto options = make_options(timed);
   options.most_images = 0;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
-  options = Options(timed);
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
+  options = make_options(timed);
   options.most_waiting = kMostImages - 1;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
-  options = Options(timed);
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
+  options = make_options(timed);
   options.levels.pop_back();
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
-  options = Options(timed);
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
+  options = make_options(timed);
   options.levels[0] = "fastest";
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
-  options = Options(timed);
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
+  options = make_options(timed);
   options.plan.target = 0;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) PrintRefusal(refused.error());
-  if (auto refused = vmoe::time_levels(model.engine, {"fastest"}, 1); !refused) PrintRefusal(refused.error());
-  if (auto refused = vmoe::time_levels(model.engine, timed.names, 0); !refused) PrintRefusal(refused.error());
+  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
+  if (auto refused = vmoe::time_levels(model.engine, {"fastest"}, 1); !refused) print_refusal(refused.error());
+  if (auto refused = vmoe::time_levels(model.engine, timed.names, 0); !refused) print_refusal(refused.error());
 
-  auto batcher = vmoe::Batcher::start(model.engine, Options(timed));
-  if (auto refused = batcher->submit(model.images(0, 0)); !refused) PrintRefusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, kMostImages + 1)); !refused) PrintRefusal(refused.error());
+  auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
+  if (auto refused = batcher->submit(model.images(0, 0)); !refused) print_refusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, kMostImages + 1)); !refused) print_refusal(refused.error());
   auto odd = model.images(0, 1);
   ++odd.width;
-  if (auto refused = batcher->submit(odd); !refused) PrintRefusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, 1), "fastest"); !refused) PrintRefusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, 1), "", nullptr); !refused) PrintRefusal(refused.error());
+  if (auto refused = batcher->submit(odd); !refused) print_refusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, 1), "fastest"); !refused) print_refusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, 1), "", nullptr); !refused) print_refusal(refused.error());
   batcher->close();
-  if (auto refused = batcher->submit(model.images(0, 1)); !refused) PrintRefusal(refused.error());
+  if (auto refused = batcher->submit(model.images(0, 1)); !refused) print_refusal(refused.error());
 }
 
 }  // namespace
@@ -178,11 +179,11 @@ int main(int argc, char** argv) {
 
   Counts counts;
   for (const bool drain : {true, false}) {
-    auto batcher = vmoe::Batcher::start(*engine, Options(*timed));
+    auto batcher = vmoe::Batcher::start(*engine, make_options(*timed));
     if (!batcher) return 2;
     std::vector<std::thread> threads;
     for (int thread = 0; thread < kThreads; ++thread) {
-      threads.emplace_back([&, thread] { Ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
+      threads.emplace_back([&, thread] { ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
     }
     for (auto& thread : threads) thread.join();
     // What waits when it is closed: by callbacks, the batcher gone before the answers are looked at.
@@ -196,15 +197,15 @@ int main(int argc, char** argv) {
     }
     batcher->close(drain);
     for (const auto& answer : answers) {
-      if (answer) --submitted, Count(model, one, *answer, counts);
+      if (answer) --submitted, count_answer(model, one, *answer, counts);
     }
     const auto load = batcher->load();
     if (submitted != 0 || load.waiting != 0 || (drain && counts.closed != 0)) return 3;
   }
-  if (!ClosesInACallback(model)) return 4;
-  if (!CountsOthersTogether(model, *timed)) return 5;
+  if (!closes_in_a_callback(model)) return 4;
+  if (!counts_others_together(model, *timed)) return 5;
   std::printf("right %d cancelled %d busy %d closed %d together %d\n", counts.right.load(), counts.cancelled.load(),
               counts.busy.load(), counts.closed.load(), static_cast<int>(counts.together.load()));
-  Refusals(model, *timed);
+  print_refusals(model, *timed);
   return counts.wrong == 0 && counts.other == 0 ? 0 : 1;
 }

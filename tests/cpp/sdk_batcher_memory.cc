@@ -23,7 +23,7 @@ constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
 thread_local int left = kPlenty;  // allocations of this thread before the one that fails
 
-void* Allocate(size_t size, const void* caller) {
+void* allocate(size_t size, const void* caller) {
   const bool own = caller >= &__executable_start && caller < &etext;
   if (own && left >= 0 && left-- == 0) throw std::bad_alloc();
   void* memory = std::malloc(size == 0 ? 1 : size);
@@ -35,8 +35,8 @@ void* Allocate(size_t size, const void* caller) {
 
 // Not inlined: the caller is what asks for memory, and a compiler that sees both sides warns of new and free.
 #define NOT_INLINED __attribute__((noinline))
-NOT_INLINED void* operator new(size_t size) { return Allocate(size, __builtin_return_address(0)); }
-NOT_INLINED void* operator new[](size_t size) { return Allocate(size, __builtin_return_address(0)); }
+NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
+NOT_INLINED void* operator new[](size_t size) { return allocate(size, __builtin_return_address(0)); }
 NOT_INLINED void operator delete(void* memory) noexcept { std::free(memory); }
 NOT_INLINED void operator delete[](void* memory) noexcept { std::free(memory); }
 NOT_INLINED void operator delete(void* memory, size_t) noexcept { std::free(memory); }

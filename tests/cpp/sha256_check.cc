@@ -17,22 +17,22 @@ using vmoe::sdk::Sha256;
 using vmoe::sdk::Sha256Way;
 
 // Up to two blocks, a few of them, or much: pieces end before, at and behind ends of blocks.
-size_t PieceBytes(std::mt19937& random) {
+size_t piece_bytes(std::mt19937& random) {
   const size_t most[] = {2, 130, 5000};
   return random() % most[random() % 3];
 }
 
-std::string InPieces(const Sha256Way& way, const std::string& data, std::mt19937& random) {
+std::string in_pieces(const Sha256Way& way, const std::string& data, std::mt19937& random) {
   Sha256 hash(way);
   for (size_t done = 0; done < data.size();) {
-    const size_t piece = std::min(PieceBytes(random), data.size() - done);
+    const size_t piece = std::min(piece_bytes(random), data.size() - done);
     hash.update(data.data() + done, piece);
     done += piece;
   }
   return hash.hex();
 }
 
-void PrintSpeed(const Sha256Way& way) {
+void print_speed(const Sha256Way& way) {
   const std::string data(64 << 20, 'v');
   const auto start = std::chrono::steady_clock::now();
   Sha256 hash(way);
@@ -46,7 +46,7 @@ void PrintSpeed(const Sha256Way& way) {
 
 int main(int count, char** arguments) {
   if (count == 2 && std::strcmp(arguments[1], "--speed") == 0) {
-    for (const Sha256Way& way : vmoe::sdk::sha256_ways()) PrintSpeed(way);
+    for (const Sha256Way& way : vmoe::sdk::sha256_ways()) print_speed(way);
     return 0;
   }
   std::string data;
@@ -56,7 +56,7 @@ int main(int count, char** arguments) {
   for (const Sha256Way& way : vmoe::sdk::sha256_ways()) {
     for (int i = 1; i < count; ++i) {
       const std::string beginning = data.substr(0, std::strtoul(arguments[i], nullptr, 10));
-      std::printf("%s %zu %s\n", way.name, beginning.size(), InPieces(way, beginning, random).c_str());
+      std::printf("%s %zu %s\n", way.name, beginning.size(), in_pieces(way, beginning, random).c_str());
     }
   }
   return 0;

@@ -20,7 +20,7 @@ namespace {
 using nvinfer1::IPluginCreatorInterface;
 using nvinfer1::IPluginCreatorV3One;
 
-bool Misbehaves(const char* how) {
+bool misbehaves(const char* how) {
   const char* wanted = std::getenv("FAKE_TENSORRT");
   return wanted && std::strcmp(wanted, how) == 0;
 }
@@ -41,7 +41,7 @@ class Registry final : public nvinfer1::IPluginRegistry {
   void deregisterLibrary(void*) noexcept override {}
 
   bool registerCreator(IPluginCreatorInterface& creator, const char* plugin_namespace) noexcept override {
-    if (Misbehaves("refuses")) return false;
+    if (misbehaves("refuses")) return false;
     auto& one = static_cast<IPluginCreatorV3One&>(creator);
     std::string name = std::string(plugin_namespace) + "::" + one.getPluginName() + "::" + one.getPluginVersion();
     for (const std::string& other : names_) {
@@ -83,7 +83,7 @@ class Logger final : public nvinfer1::ILogger {
   void log(Severity severity, const char* message) noexcept override {
     text_ += (severity == Severity::kERROR ? "error: " : "other: ") + std::string(message) + "\n";
   }
-  std::string Take() { return std::exchange(text_, ""); }
+  std::string take() { return std::exchange(text_, ""); }
 
  private:
   std::string text_;
@@ -95,12 +95,12 @@ class Finder final : public nvinfer1::ILoggerFinder {
   Logger logger;
 };
 
-Registry& TheRegistry() {
+Registry& the_registry() {
   static Registry registry;
   return registry;
 }
 
-Finder& TheFinder() {
+Finder& the_finder() {
   static Finder finder;
   return finder;
 }
@@ -111,7 +111,7 @@ extern "C" {
 
 nvinfer1::IPluginRegistry* getPluginRegistry() noexcept {
   was_ready = ready.text == "ready";
-  return Misbehaves("no_registry") ? nullptr : &TheRegistry();
+  return misbehaves("no_registry") ? nullptr : &the_registry();
 }
 
 int32_t getInferLibMajorVersion() noexcept { return FAKE_MAJOR; }
@@ -119,17 +119,17 @@ int32_t getInferLibMajorVersion() noexcept { return FAKE_MAJOR; }
 const char* fakeCreators() noexcept {
   static std::string text;
   text.clear();
-  for (const std::string& name : TheRegistry().names()) text += (text.empty() ? "" : " ") + name;
+  for (const std::string& name : the_registry().names()) text += (text.empty() ? "" : " ") + name;
   return text.c_str();
 }
 
 bool fakeWasReady() noexcept { return was_ready; }
 
-nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept { return &TheFinder(); }
+nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept { return &the_finder(); }
 
 const char* fakeMessages() noexcept {
   static std::string text;
-  text = TheFinder().logger.Take();
+  text = the_finder().logger.take();
   return text.c_str();
 }
 }

@@ -16,7 +16,7 @@ namespace {
 // A pointer to a virtual member function is 1 + its offset in the table (x86-64; on 64-bit ARM the 1 is kept
 // elsewhere).
 template <class Function>
-long Index(Function function) {
+long index_of(Function function) {
   std::ptrdiff_t words[2] = {};
   static_assert(sizeof(function) == sizeof(words));
   std::memcpy(words, &function, sizeof(words));
@@ -27,14 +27,14 @@ long Index(Function function) {
 #endif
 }
 
-#define VIRTUAL(type, function) std::printf(#type "::" #function " %ld\n", Index(&type::function))
+#define VIRTUAL(type, function) std::printf(#type "::" #function " %ld\n", index_of(&type::function))
 #define SIZE(type) std::printf("sizeof " #type " %zu\n", sizeof(type))
 #define FIELD(type, field) std::printf(#type "." #field " %zu\n", offsetof(type, field))
 #define VALUE(value) std::printf(#value " %d\n", static_cast<int>(value))
 
 // Where each base lies in the plugin: TensorRT's pointers to them come from the plugin itself, so only their tables
 // matter.
-void PrintWhatThePluginIs() {
+void print_what_the_plugin_is() {
   VIRTUAL(IVersionedInterface, getAPILanguage);
   VIRTUAL(IVersionedInterface, getInterfaceInfo);
   VIRTUAL(IPluginV3, getInterfaceInfo);
@@ -66,7 +66,7 @@ void PrintWhatThePluginIs() {
   VIRTUAL(IPluginCreatorV3One, getPluginNamespace);
 }
 
-void PrintWhatThePluginCalls() {
+void print_what_the_plugin_calls() {
   VIRTUAL(apiv::VExprBuilder, constant);
   VIRTUAL(apiv::VExprBuilder, operation);
   VIRTUAL(apiv::VDimensionExpr, isConstant);
@@ -77,7 +77,7 @@ void PrintWhatThePluginCalls() {
   VIRTUAL(IErrorRecorder, reportError);
 }
 
-void PrintWhatIsPassed() {
+void print_what_is_passed() {
   SIZE(Dims);
   FIELD(Dims, nbDims);
   FIELD(Dims, d);
@@ -118,16 +118,16 @@ void PrintWhatIsPassed() {
 }  // namespace
 
 int main() {
-  PrintWhatThePluginIs();
-  PrintWhatThePluginCalls();
-  PrintWhatIsPassed();
+  print_what_the_plugin_is();
+  print_what_the_plugin_calls();
+  print_what_is_passed();
 
   using RegisterCreator = bool (IPluginRegistry::*)(IPluginCreatorInterface&, const char*) noexcept;
-  const vmoe::tensorrt::InterfaceLayout* layout = vmoe::tensorrt::LayoutOf(NV_TENSORRT_MAJOR);
+  const vmoe::tensorrt::InterfaceLayout* layout = vmoe::tensorrt::layout_of(NV_TENSORRT_MAJOR);
   if (!layout) return 1;
-  std::printf("layout %ld %ld %ld %ld\n", Index(&ILoggerFinder::findLogger), Index(&ILogger::log),
-              Index(static_cast<RegisterCreator>(&IPluginRegistry::registerCreator)),
-              Index(&IPluginRegistry::getAllCreators));
+  std::printf("layout %ld %ld %ld %ld\n", index_of(&ILoggerFinder::findLogger), index_of(&ILogger::log),
+              index_of(static_cast<RegisterCreator>(&IPluginRegistry::registerCreator)),
+              index_of(&IPluginRegistry::getAllCreators));
   std::printf("layout %d %d %d %d\n", layout->find_logger, layout->log, layout->register_creator, layout->all_creators);
   return 0;
 }

@@ -20,7 +20,7 @@ struct Clock {
   uint32_t actor = 0;
   std::string fault;
 
-  void Report(const std::string& what) {
+  void report(const std::string& what) {
     if (fault.empty()) fault = what;
   }
 };
@@ -31,23 +31,23 @@ class Array {
   Array(const char* name, Clock* clock, size_t size) : name_(name), clock_(clock), values_(size), marks_(size) {}
 
   Array(const char* name, Clock* clock, const T* values, size_t size) : Array(name, clock, size) {
-    if (reinterpret_cast<uintptr_t>(values) % sizeof(T) != 0) Report(0, "is not aligned");
+    if (reinterpret_cast<uintptr_t>(values) % sizeof(T) != 0) report(0, "is not aligned");
     if (size > 0) std::memcpy(values_.data(), static_cast<const void*>(values), size * sizeof(T));
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
   // Forgets all values, as the shared memory of a new block has none.
-  void Forget() {
+  void forget() {
     for (Mark& mark : marks_) mark = {};
-    for (T& value : values_) value = Garbage();
+    for (T& value : values_) value = garbage();
   }
 
-  T Load(size_t index) {
-    if (!Check(index)) return Garbage();
+  T load(size_t index) {
+    if (!check(index)) return garbage();
     Mark& mark = marks_[index];
-    if (!mark.is_set) Report(index, "is read but was never written");
+    if (!mark.is_set) report(index, "is read but was never written");
     if (mark.written == clock_->period && mark.writer != clock_->actor) {
-      Report(index, "is read by one thread and written by another with no barrier between");
+      report(index, "is read by one thread and written by another with no barrier between");
     }
     if (mark.read == clock_->period && mark.reader != clock_->actor) {
       mark.has_readers = true;
@@ -59,14 +59,14 @@ class Array {
     return values_[index];
   }
 
-  void Store(size_t index, T value) {
-    if (!Check(index)) return;
+  void store(size_t index, T value) {
+    if (!check(index)) return;
     Mark& mark = marks_[index];
     if (mark.written == clock_->period && mark.writer != clock_->actor) {
-      Report(index, "is written by two threads with no barrier between");
+      report(index, "is written by two threads with no barrier between");
     }
     if (mark.read == clock_->period && (mark.has_readers || mark.reader != clock_->actor)) {
-      Report(index, "is written by one thread and read by another with no barrier between");
+      report(index, "is written by one thread and read by another with no barrier between");
     }
     mark.is_set = true;
     mark.written = clock_->period;
@@ -74,7 +74,7 @@ class Array {
     values_[index] = value;
   }
 
-  bool CopyTo(T* values) const {
+  bool copy_to(T* values) const {
     bool all = true;
     for (size_t i = 0; i < values_.size(); ++i) {
       values[i] = values_[i];
@@ -98,21 +98,21 @@ class Array {
   std::vector<T> values_;
   std::vector<Mark> marks_;
 
-  static T Garbage() {
+  static T garbage() {
     T value;
     auto* const bytes = reinterpret_cast<unsigned char*>(&value);
     for (size_t i = 0; i < sizeof(T); ++i) bytes[i] = 0xa5;
     return value;
   }
 
-  bool Check(size_t index) {
+  bool check(size_t index) {
     if (index < values_.size()) return true;
-    Report(index, "is out of bounds");
+    report(index, "is out of bounds");
     return false;
   }
 
-  void Report(size_t index, const char* what) {
-    clock_->Report(std::string(name_) + "[" + std::to_string(index) + "] of " + std::to_string(values_.size()) + " " +
+  void report(size_t index, const char* what) {
+    clock_->report(std::string(name_) + "[" + std::to_string(index) + "] of " + std::to_string(values_.size()) + " " +
                    what);
   }
 };
@@ -124,16 +124,16 @@ struct Memory {
 
   Array<T>* array;
 
-  T Load(size_t index) const { return array->Load(index); }
+  T load(size_t index) const { return array->load(index); }
   template <class Part>
-  Part LoadPart(size_t index) const {
+  Part load_part(size_t index) const {
     constexpr size_t kParts = sizeof(T) / sizeof(Part);
-    const T value = array->Load(index / kParts);
+    const T value = array->load(index / kParts);
     Part part;
     std::memcpy(&part, reinterpret_cast<const unsigned char*>(&value) + index % kParts * sizeof(Part), sizeof(Part));
     return part;
   }
-  void Store(size_t index, T value) const { array->Store(index, value); }
+  void store(size_t index, T value) const { array->store(index, value); }
 };
 
 }  // namespace watched

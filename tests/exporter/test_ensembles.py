@@ -61,6 +61,8 @@ def test_a_pre_trained_one_is_what_the_user_says() -> None:
     assert planned(PRE_TRAINED).model.ensemble_size == 1  # nothing tells
     assert planned(PRE_TRAINED, ensemble_size=2).model.ensemble_size == 2
     assert planned(PRE_TRAINED, config={"encoder": {"moe": {"ensemble_size": 4}}}).model.ensemble_size == 4
+    unsaid = {"encoder": {"moe": {"ensemble_size": None}}}
+    assert [planned(checkpoint, config=unsaid).model.ensemble_size for checkpoint in (PRE_TRAINED, FINE_TUNED)] == [1, 2]
 
 
 def test_a_name_that_says_eee_needs_an_answer(tmp_path: Path) -> None:

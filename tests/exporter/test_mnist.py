@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_parts import in_parts
 
 from vmoe_runtime import Engine
 
@@ -37,7 +38,7 @@ def test_predictions_are_the_official_ones(
     k: int,
     bpr: bool,
 ) -> None:
-    logits = engine(mnist_images["images"], capacity=ratio, k=k, bpr=bpr)
+    (logits,) = in_parts(lambda part: [engine(part, capacity=ratio, k=k, bpr=bpr)], mnist_images["images"])
     name = f"K{k}_C{ratio}_{'bpr' if bpr else 'vanilla'}"
     assert (logits.argmax(axis=1) == reference[f"pred_{name}"]).sum() >= 1535
     np.testing.assert_allclose(logits[:128], reference[f"logits_{name}"], rtol=0, atol=1e-5)

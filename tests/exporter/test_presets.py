@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 from collections.abc import Mapping
@@ -66,15 +65,6 @@ RELEASED = {
     EEE_FT: Released("S/32", "Last 2", 128, 100, 512, 1.5, "resize(128)", "cifar100", 1, 2, (2, 4)),
 }
 SAME_SHAPES = {LIGHT1, MEDIUM, EEE}
-
-
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("random_checkpoint", ROOT / "samples" / "random_checkpoint.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gpu_stand_ins
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence, copied_bundle
@@ -21,7 +22,7 @@ from vmoe_build.check import LIMITS, BuildError, Check, refuse_wrong_answers
 from vmoe_build.cli import main
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
-from vmoe_runtime.backends import Parallelism, open_backend
+from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle.reader import Bundle
@@ -267,6 +268,32 @@ def test_without_a_gpu_it_says_so(bundle: Path, tensorrt: FakeTensorRt, capsys: 
     assert_refuses([bundle], 1, "there is no NVIDIA driver", capsys=capsys)
     with pytest.raises(UnavailableError, match="there is no NVIDIA driver"):
         Engine.load(bundle, backend="tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("card", "cuda", "says"),
+    [
+        ("7.5", (13, 0), "TensorRT plugin was compiled for compute capability 8.0, 9.0, and NVIDIA Some has 7.5"),
+        ("9.0", (12, 9), "TensorRT plugin needs a driver for CUDA 13, and the one on this machine is for CUDA 12.9"),
+    ],
+)
+def test_a_card_or_a_driver_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
+    bundle: Path,
+    tensorrt: FakeTensorRt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    card: str,
+    cuda: tuple[int, int],
+    says: str,
+) -> None:
+    along_with_it = gpu_stand_ins.op_library(tmp_path, "80-real 90-real", 13000)
+    monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
+    tensorrt.card = Gpu("NVIDIA Some", card, cuda)
+    assert_refuses([bundle], 1, says, capsys=capsys)
+    assert tensorrt.built == []
+    with pytest.raises(UnavailableError, match=says):
+        Engine.load(bundle, PROFILE, "tensorrt")
 
 
 def test_verbose_tells_what_tensorrt_logs_and_where_errors_come_from(

@@ -36,8 +36,8 @@ class Kernel:
     @property
     def least_moves(self) -> tuple[int, int]:
         """Loads and stores of 16 bytes that it must have at least."""
-        copied = {"RouteDispatch": COPIED, "Dispatch": COPIED, "Combine": COMBINED}.get(self.name, 0)
-        if self.types[-1:] != ("Word16",) or self.name in ("Route", "SortTiles"):
+        copied = {"route_dispatch": COPIED, "dispatch": COPIED, "combine": COMBINED}.get(self.name, 0)
+        if self.types[-1:] != ("Word16",) or self.name in ("route", "sort_tiles"):
             copied = 0
         gates = 0
         if self.types[1:2] == ("Word16",):
@@ -87,7 +87,7 @@ def compile_kernels(source: str, folder: Path) -> Iterator[Kernel]:
     for (mangled, architecture, stored, loaded, registers), name in zip(said, plain.stdout.splitlines(), strict=True):
         body = ptx[mangled, architecture]
         bound = re.search(r"\.maxntid (\d+)", body)
-        parts = re.search(r"(\w+)Kernel(?:<(.*?)>)?\(", name)
+        parts = re.search(r"(\w+)_kernel(?:<(.*?)>)?\(", name)
         assert parts is not None, name
         yield Kernel(
             name=parts[1],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_dtypes
@@ -40,7 +41,8 @@ if not shutil.which("c++"):
 class PhasesCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("groups", "tokens", "experts", "choices", "capacity", "batch_priority")),
-        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed", "lost_barrier")),
+        *((name, ctypes.c_int64) for name in ("gate_type", "fused", "parts", "rows", "words", "seed")),
+        *((name, ctypes.c_int64) for name in ("lost_barrier", "lost_distance")),
         *((name, ctypes.c_void_p) for name in ("gates", "x", "slot", "weight", "src", "expert", "buf")),
     )
 
@@ -64,10 +66,40 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return library
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes.CDLL, part: int) -> None:
+COVERED: tuple[Callable[[Case], bool], ...] = (
+    lambda c: np.isnan(c.gates.astype(np.float32)).any(),
+    lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
+    lambda c: c.capacity == 1,
+    lambda c: c.capacity > c.gates.shape[1] * c.k,
+    lambda c: c.gates.shape[1] * c.k > 2048,
+    lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 2,
+    lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[2] > 128,
+    lambda c: c.gates.shape[1] == 1,
+    lambda c: c.gates.shape[2] == 256,
+    lambda c: 128 < c.gates.shape[2] < 256,
+    lambda c: c.k == 8,
+    lambda c: is_in_words(c) and c.gates.shape[2] > 16,
+    lambda c: not is_in_words(c) and c.gates.shape[2] * c.gates.itemsize % 16 == 0,
+    lambda c: c.gates.dtype == np.float16,
+    lambda c: c.gates.dtype == ml_dtypes.bfloat16,
+    lambda c: c.bpr,
+    lambda c: not c.bpr,
+)
+
+
+@functools.cache
+def checked(library: ctypes.CDLL, part: int) -> list[list[bool]]:
+    """Which of `COVERED` each random case is, once it has given what it should."""
+    found = []
     for case in cases(part):
         check_route(library, case)
+        found.append([bool(covered(case)) for covered in COVERED])
+    return found
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes.CDLL, part: int) -> None:
+    assert len(checked(library, part)) == CASES_PER_PART
 
 
 @pytest.mark.parametrize("number", range(40))
@@ -83,29 +115,10 @@ def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int
     check_route(library, Case(gates, capacity or max(1, tokens * k // experts // 2), k, True))
 
 
-def test_the_random_cases_cover_what_they_should() -> None:
-    made = [case for part in range(PARTS) for case in cases(part)]
+def test_the_random_cases_cover_what_they_should(library: ctypes.CDLL) -> None:
+    made = [case for part in range(PARTS) for case in checked(library, part)]
     assert len(made) == 6000
-    for covered in (
-        lambda c: np.isnan(c.gates.astype(np.float32)).any(),
-        lambda c: len(np.unique(c.gates)) == 1 and c.gates.size > 1,
-        lambda c: c.capacity == 1,
-        lambda c: c.capacity > c.gates.shape[1] * c.k,
-        lambda c: c.gates.shape[1] * c.k > 2048,
-        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 2,
-        lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[2] > 128,
-        lambda c: c.gates.shape[1] == 1,
-        lambda c: c.gates.shape[2] == 256,
-        lambda c: 128 < c.gates.shape[2] < 256,
-        lambda c: c.k == 8,
-        lambda c: is_in_words(c) and c.gates.shape[2] > 16,
-        lambda c: not is_in_words(c) and c.gates.shape[2] * c.gates.itemsize % 16 == 0,
-        lambda c: c.gates.dtype == np.float16,
-        lambda c: c.gates.dtype == ml_dtypes.bfloat16,
-        lambda c: c.bpr,
-        lambda c: not c.bpr,
-    ):
-        assert sum(map(covered, made)) >= 10
+    assert all(sum(column) >= 10 for column in zip(*made, strict=True))
 
 
 @pytest.mark.parametrize("number", range(60))
@@ -209,6 +222,14 @@ def test_the_checker_finds_every_barrier_that_is_left_out(
     assert len(found) == phases - needless
 
 
+@pytest.mark.parametrize("distance", [1, 2, 4, 8])
+def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library: ctypes.CDLL, distance: int) -> None:
+    case = Case(make_gates(np.random.default_rng(distance), 0, (2, 40, 256)), 9, 2, True)  # 16 lanes a token
+    assert same_bits(run_phases(library, case, 1, lost_distance=16), route(case))
+    with pytest.raises(AssertionError, match=r"keys\[\d+\] of 80 is written by two threads with no barrier between"):
+        run_phases(library, case, 1, lost_distance=distance)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -250,6 +271,7 @@ def run_phases(
     parts: int = 1,
     rows: int | None = None,
     lost_barrier: int = -1,
+    lost_distance: int = 0,
     count_phases: bool = False,
 ) -> list[np.ndarray]:
     """slot, weight, src, expert; or with x (u32 rows of whole 16 bytes) slot, weight, buf. Fails with the first fault.
@@ -267,7 +289,7 @@ def run_phases(
     buf = np.zeros((src.size, 4 * words), np.uint32)
     call = PhasesCall(
         groups, tokens, experts, case.k, case.capacity, int(case.bpr), GATE_TYPES.index(case.gates.dtype),
-        int(x is not None), parts, rows, words, seed, lost_barrier, pointer(case.gates),
+        int(x is not None), parts, rows, words, seed, lost_barrier, lost_distance, pointer(case.gates),
         None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
     )  # fmt: skip
     fault = ctypes.create_string_buffer(500)

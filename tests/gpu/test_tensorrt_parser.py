@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -19,13 +20,15 @@ from onnx import TensorProto, helper
 from wheels import wheel_folder
 
 from vmoe_export import export_bundle
+from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
 
 RTX_WHEELS = ("tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116", "numpy>=2")
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
-IMAGES = 4
+IMAGES, LARGEST = 4, 8
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+Shapes = Mapping[str, Sequence[Sequence[int]]]
 TENSORRT_TYPES = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 
 PARSE = """
@@ -43,11 +46,15 @@ report = {
     "products": products,
     "outputs": {output.name: output.dtype.name for output in outputs},
 }
-if sys.argv[2] == "build":
+if sys.argv[2:]:
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM120, 0)
     config.clear_flag(trt.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    for name, shapes in json.loads(sys.argv[2]).items():
+        profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
     report["built"] = builder.build_serialized_network(network, config) is not None
 print(json.dumps(report))
 """
@@ -74,14 +81,28 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, Te
     return Bundle.open(target), precision, "dispatch_bf16" in options
 
 
+@pytest.fixture
+def wide(writer: ModuleType, tmp_path: Path) -> Bundle:
+    """A bundle of two blocks of V-MoE B/16, the second one MoE, in float16."""
+    wheel_folder(*RTX_WHEELS)
+    model = writer.describe(writer.VARIANTS["B/16"]._replace(num_layers=2), 224, 1000, 8, [1])
+    checkpoint, target = tmp_path / "wide", tmp_path / "wide.vmoe"
+    config = writer.official_config(model)
+    writer.write_checkpoint(checkpoint, parameter_shapes(model), writer.random_weights(0), 1, config=config)
+    setting: dict[str, Any] = {"config": tmp_path / "wide.json", "capacity": [0.3], "k": [2], "group": "image"}
+    export_bundle(checkpoint, target, tensorrt=True, precision="fp16", validate=False, **setting)
+    return Bundle.open(target)
+
+
 def graph_of(bundle: Bundle) -> Path:
     graphs = bundle.manifest.tensorrt
     assert graphs is not None
     return bundle.path / graphs.graphs["c0.3-k2"]
 
 
-def parsed(graph: Path, what: str) -> Mapping[str, Any]:
-    command = [sys.executable, "-c", PARSE, str(graph), what]
+def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
+    """What the parser says, and whether the builder, if it is given shapes of the inputs, takes the graph."""
+    command = [sys.executable, "-c", PARSE, str(graph), *([] if shapes is None else [json.dumps(shapes)])]
     environment = {"PYTHONPATH": str(wheel_folder(*RTX_WHEELS))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -90,24 +111,29 @@ def parsed(graph: Path, what: str) -> Mapping[str, Any]:
     return report
 
 
-def without_ops(graph: Path, precision: TensorRtPrecision, rounds: bool) -> Path:
-    """The graph for IMAGES images, where what an op gives is an input and what it takes an output."""
+def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> tuple[Path, Shapes]:
+    """The graph where what an op gives is an input and what it takes an output; its inputs' smallest to largest shapes."""
+    graph = graph_of(bundle)
     model = onnx.load(graph, load_external_data=False)
-    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    tokens, hidden = next(shape[1:] for name, shape in shapes.items() if name.endswith("pos_embedding"))
+    manifest, rules = bundle.manifest, bundle.manifest.rules
+    assert rules is not None
+    calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
+    tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
+    groups = [images * tokens // rules.group_tokens for images in calls]
+    places = rules.named("c0.3-k2").capacity[0]
     dispatched = TensorProto.BFLOAT16 if rounds else TYPES[precision]
+    size = manifest.input
+    shapes = {"image": [[images, size.height, size.width, size.channels] for images in calls]}
     nodes, given = [], []
     taken: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type == "VmoeRouteDispatch":
-            experts = next(shape[1] for name, shape in shapes.items() if name.endswith("Router/dense/kernel"))
-            given.append(helper.make_tensor_value_info(node.output[2], dispatched, [experts, 8, hidden]))
+            given.append(helper.make_tensor_value_info(node.output[2], dispatched, [rules.num_experts, None, hidden]))
+            shapes[node.output[2]] = [[rules.num_experts, count * places, hidden] for count in groups]
             taken |= {node.input[0]: TensorProto.FLOAT, node.input[1]: dispatched}
         elif node.op_type == "VmoeCombine":
-            slot = next(value for value in model.graph.output if value.name == node.input[1])
-            group = slot.type.tensor_type.shape.dim[1].dim_value
-            shape = [IMAGES * tokens // group, group, hidden]
-            given.append(helper.make_tensor_value_info(node.output[0], TYPES[precision], shape))
+            given.append(helper.make_tensor_value_info(node.output[0], TYPES[precision], [None, rules.group_tokens, hidden]))
+            shapes[node.output[0]] = [[count, rules.group_tokens, hidden] for count in groups]
             taken[node.input[0]] = TYPES[precision]
         else:
             nodes.append(node)
@@ -115,18 +141,17 @@ def without_ops(graph: Path, precision: TensorRtPrecision, rounds: bool) -> Path
     del model.graph.node[:], model.graph.output[:], model.functions[:]
     model.graph.node.extend(nodes)
     model.graph.input.extend(given)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = IMAGES
     model.graph.output.extend(outputs)
     model.graph.output.extend(helper.make_tensor_value_info(name, dtype, None) for name, dtype in taken.items())
     cut = graph.with_name("cut.onnx")
     onnx.save(model, cut)
-    return cut
+    return cut, shapes
 
 
 def test_nvidias_parser_takes_the_file(exported: tuple[Bundle, TensorRtPrecision, bool]) -> None:
     bundle, _, _ = exported
     layers = bundle.manifest.moe_layers
-    assert parsed(graph_of(bundle), "")["outputs"] == {
+    assert parsed(graph_of(bundle))["outputs"] == {
         "logits": "FLOAT",
         **{f"{layer}/slot": "INT32" for layer in layers},
         **{f"{layer}/weight": "FLOAT" for layer in layers},
@@ -135,10 +160,14 @@ def test_nvidias_parser_takes_the_file(exported: tuple[Bundle, TensorRtPrecision
 
 def test_nvidias_builder_takes_all_but_the_plugins(exported: tuple[Bundle, TensorRtPrecision, bool]) -> None:
     bundle, precision, rounds = exported
-    report = parsed(without_ops(graph_of(bundle), precision, rounds), "build")
+    report = parsed(*without_ops(bundle, precision, rounds))
     assert report["built"]
     # Routers and the head stay in float32, whatever the others are in.
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
         assert len(report["products"]) - len(short) == len(bundle.manifest.moe_layers) + 1
+
+
+def test_nvidias_builder_takes_a_model_as_wide_as_b16(wide: Bundle) -> None:
+    assert parsed(*without_ops(wide, "fp16", False))["built"]

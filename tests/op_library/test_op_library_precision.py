@@ -7,6 +7,7 @@ from pathlib import Path
 import golden
 import numpy as np
 import pytest
+from image_parts import in_parts
 
 from vmoe_export import export_bundle
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -82,7 +83,7 @@ def runs(bundle: Path, images: np.ndarray, rules: TopKRules) -> list[Run]:
 
 
 def run(graph: OnnxRuntimeBackend, images: np.ndarray, profile: Profile) -> Run:
-    logits, *routes = graph.run({"image": images, **profile.inputs()}, OUTPUTS)
+    logits, *routes = in_parts(lambda part: graph.run({"image": part, **profile.inputs()}, OUTPUTS), images)
     layers = zip(routes[::2], routes[1::2], strict=True)
     return logits.argmax(axis=1), [golden.kept_pairs(expert, kept, EXPERTS) for expert, kept in layers]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -28,15 +27,6 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 PLAIN = SAMPLES / "onnxruntime_plain.py"
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("random_checkpoint", SAMPLES / "random_checkpoint.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from vmoe_runtime.elastic import (
 from vmoe_runtime.errors import ElasticError
 
 pytestmark = pytest.mark.long
+thousands_of_decisions = pytest.mark.no_cover
+"""Watching every line of each would take longer than they do; the other tests reach the same lines."""
 
 TRACES = 1000
 SETTLED = 40
@@ -61,6 +63,7 @@ def traces() -> list[tuple[Elastic, Trace]]:
     return found
 
 
+@thousands_of_decisions
 def test_no_trace_leaves_its_bounds() -> None:
     changes = 0
     for plan, trace in traces():
@@ -107,6 +110,7 @@ def told(lines: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
+@thousands_of_decisions
 def test_python_and_cpp_decide_the_same_on_every_trace() -> None:
     lines = [line for plan, trace in traces() for line in spoken(plan, trace)]
     answers = told([line for line, _ in lines])
@@ -117,6 +121,7 @@ def test_python_and_cpp_decide_the_same_on_every_trace() -> None:
             assert [level, images, bits(float.fromhex(at))] == expected.split(), line
 
 
+@thousands_of_decisions
 @pytest.mark.parametrize("part", range(10))
 def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
     tried = 0

@@ -139,6 +139,13 @@ def test_health_metadata_and_metrics(server: Server) -> None:
     assert b'vmoe_images_served_total{model="mnist",setting="' in body
 
 
+def test_its_processes_keep_to_fixed_thresholds_of_malloc(server: Server) -> None:
+    # Ray's other processes write their titles over what they were started with; this one starts them.
+    (starter,) = processes(server, b"raylet/raylet")
+    said = Path(f"/proc/{starter}/environ").read_bytes().split(b"\0")
+    assert {b"MALLOC_ARENA_MAX=2", b"MALLOC_MMAP_THRESHOLD_=131072", b"MALLOC_TRIM_THRESHOLD_=131072"} <= set(said)
+
+
 def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, mnist_images: dict[str, Any]) -> None:
     images = engine.batch(mnist_images["images"][:8])
     began = threading.Event()
@@ -251,14 +258,30 @@ def test_ctrl_c_while_it_starts_and_while_it_serves(mnist_image_bundle: Path) ->
     assert serving.stop(signal.SIGINT) == (0, "")
 
 
+def test_sigterm_while_it_starts_ends_it_as_one_that_serves(mnist_image_bundle: Path) -> None:
+    starting = Server(mnist_image_bundle, wait=False)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):  # nothing listens yet
+            socket.create_connection(("127.0.0.1", starting.port), 1).close()
+            break
+        time.sleep(0.05)
+    assert starting.stop(signal.SIGTERM) == (0, "")
+
+
 def replicas(server: Server) -> list[int]:
     """Process ids of the replicas, which Ray names so."""
+    return processes(server, b"ServeReplica")
+
+
+def processes(server: Server, name: bytes) -> list[int]:
+    """Process ids of those that have a name in their command line."""
     parents: dict[int, int] = {}
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"ServeReplica" in (folder / "cmdline").read_bytes():
+            if name in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
 
     def is_own(process: int) -> bool:

@@ -132,6 +132,8 @@ def _experts(facts: ModelFacts, router: str, given: Mapping[str, Any]) -> tuple[
     """
     shape = facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2)
     experts = math.prod(shape[1:])
+    # Here the official configs write None for "nobody says", not for "off".
+    given = {key: value for key, value in given.items() if value is not None}
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or experts % members:
         raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {experts} experts")

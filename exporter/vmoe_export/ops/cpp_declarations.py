@@ -62,8 +62,8 @@ def header() -> str:
         "// The most inputs that an op has.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
         "",
-        "// X(Name) for each op.",
-        f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({_short(op)})' for op in ops)}",
+        "// X(name, Name) for each op.",
+        f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({op.function_name}, {_short(op)})' for op in ops)}",
         "",
         "}  // namespace vmoe::ops",
     ]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends.batch_range import range_from_environment
 from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
@@ -77,6 +78,7 @@ class BackendKind:
         on_gpu: it runs on a GPU, where threads mean nothing.
         has_streams: it can be given more than one stream.
         one_profile: what it loads is fixed to the engine's profile.
+        one_batch_range: what it loads is built for the batches that the environment asks for.
         shared: engines of one process that load the same files share one; where not, the backend sees to that itself.
     """
 
@@ -86,6 +88,7 @@ class BackendKind:
     on_gpu: bool = False
     has_streams: bool = False
     one_profile: bool = False
+    one_batch_range: bool = False
     shared: bool = True
 
 
@@ -136,7 +139,9 @@ BACKENDS: Mapping[str, BackendKind] = {
     "openvino": BackendKind(_openvino, "openvino", has_streams=True),
     "cuda": BackendKind(_cuda, "gpu", check_routing, on_gpu=True),
     "cuda-fixed": BackendKind(_cuda_fixed, "gpu", cuda_graph_name, on_gpu=True, one_profile=True),
-    "ort-tensorrt": BackendKind(_onnxruntime_tensorrt, "gpu", tensorrt_graph_name, on_gpu=True, one_profile=True),
+    "ort-tensorrt": BackendKind(
+        _onnxruntime_tensorrt, "gpu", tensorrt_graph_name, on_gpu=True, one_profile=True, one_batch_range=True
+    ),
     "tensorrt": BackendKind(_tensorrt, "tensorrt", tensorrt_graph_name, on_gpu=True, one_profile=True, shared=False),
 }
 
@@ -229,6 +234,7 @@ def _load(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile 
         name,
         None if kind.on_gpu else parallelism,
         profile if kind.one_profile else None,
+        range_from_environment(bundle.manifest) if kind.one_batch_range else None,
         library,
         bundle.content_key,
     )

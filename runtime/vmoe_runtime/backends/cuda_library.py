@@ -1,4 +1,4 @@
-"""The CUDA op library, and whether this machine's GPU and driver can run what is in it."""
+"""The CUDA op library, and whether this machine's GPU and driver can run what was compiled with it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def usable_cuda_library(gpu: Gpu) -> Path | None:
     library = find_cuda_library()
     if library is None:
         return None
+    _check(library, "CUDA op library", gpu)
+    return library
+
+
+def check_plugin(gpu: Gpu) -> None:
+    """Refuses a GPU that can't run the TensorRT plugin, which doesn't say; the CUDA op library was compiled along with it.
+
+    Raises:
+        UnavailableError: it has no code for the GPU, or needs a newer driver.
+        BackendError: this process can't load the CUDA op library.
+    """
+    library = find_cuda_library()
+    if library is not None:
+        _check(library, "TensorRT plugin", gpu)
+
+
+def _check(library: Path, part: str, gpu: Gpu) -> None:
     failure = op_library.load_failure(library)
     if failure is not None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
@@ -41,15 +58,14 @@ def usable_cuda_library(gpu: Gpu) -> Path | None:
     # A driver for a major version of CUDA runs what any minor one built.
     if gpu.cuda[0] < built_with:
         raise UnavailableError(
-            f"the CUDA op library needs a driver for CUDA {built_with}, and the one on this machine is for CUDA "
+            f"the {part} needs a driver for CUDA {built_with}, and the one on this machine is for CUDA "
             f"{'.'.join(map(str, gpu.cuda))}; update the driver"
         )
     if not runs_on(architectures, gpu.compute_capability):
         raise UnavailableError(
-            f"the CUDA op library was compiled for compute capability {_listed(architectures)}, and {gpu.name} has "
+            f"the {part} was compiled for compute capability {_listed(architectures)}, and {gpu.name} has "
             f"{gpu.compute_capability}; take a backend for the CPU"
         )
-    return library
 
 
 def runs_on(architectures: str, compute_capability: str) -> bool:

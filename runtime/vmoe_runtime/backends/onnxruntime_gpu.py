@@ -14,7 +14,7 @@ import onnxruntime
 
 from vmoe_runtime import op_library
 from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_environment
-from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
+from vmoe_runtime.backends.cuda_library import check_plugin, find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe_place
@@ -147,6 +147,8 @@ def _tensorrt_needs(profile: Profile | None) -> tuple[Path, Path | None, str]:
         plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
     except NotInstalledError as error:
         raise UnavailableError(str(error)) from None
+    if profile is not None:
+        check_plugin(gpu)
     # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
     library = find_cuda_library() or op_library.find_library()
     if library is None and profile is not None:

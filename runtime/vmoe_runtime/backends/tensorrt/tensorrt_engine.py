@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vmoe_runtime.backends.cuda_library import check_plugin
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt import tensorrt_api
@@ -127,6 +128,19 @@ def check_engine(bundle: Bundle, profile: Profile | None) -> str:
     return _description(record)
 
 
+def gpu_for(profile: Profile | None) -> Gpu:
+    """The GPU that engines of a profile are built for and run on; those of a dense ViT (None) need no plugin.
+
+    Raises:
+        UnavailableError: there is no driver or no GPU, or one that can't run the plugin.
+        BackendError: this process can't load what was compiled with the plugin.
+    """
+    gpu = tensorrt_api.gpu()
+    if profile is not None:
+        check_plugin(gpu)
+    return gpu
+
+
 def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:
     """What an engine of this bundle is built from and for, on this GPU by this TensorRT and this installation."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
@@ -157,7 +171,7 @@ def plugin_library() -> Path:
 def _cached(bundle: Bundle, profile: Profile | None, find: Callable[[EngineKey], Found | None]) -> Found:
     """What `find` finds in the cache folder for a bundle at a profile."""
     tensorrt_graph_name(bundle, profile)
-    key = engine_key(bundle, profile, tensorrt_api.gpu())
+    key = engine_key(bundle, profile, gpu_for(profile))
     command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
     try:
         found = find(key)
