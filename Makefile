@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 SETUP := $(VENV)/.setup-done
 NATIVE := $(VENV)/.native-done
 NATIVE_SOURCES := $(shell find plugins -type f)
-CXX_FILES := $(shell find plugins samples tests/cpp benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
+CXX_FILES := $(shell find plugins samples tests/cpp tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
 CXX_HEADERS := $(filter %.h %.hpp,$(CXX_FILES))
 # The TensorRT plugin is built where this names a folder with TensorRT's headers.
 TENSORRT_INCLUDE_DIR ?=

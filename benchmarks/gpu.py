@@ -6,6 +6,9 @@ needs nvcc and a torch that has CUDA, and nothing else: no network, and not this
 """
 
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # what is checked is in its folder on_gpu
 
 from gpu.command import main
 

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from command_line import BenchmarkError, say
+from on_gpu import sanitizer
 
-from gpu import sanitizer
 from gpu.device import Device
 from gpu.floors import floors_text
 from gpu.library import Library, build, find_nvcc, library_command
 from gpu.report import FAILED, PASSED, Check, Report, file_name, first_line
-from gpu.shapes import Shape, bar_shapes, sweep_shapes
+from gpu.shapes import bar_shapes, sweep_shapes
 
 KERNEL_PARTS = ("exactness", *sanitizer.TOOLS, "timing")
 PARTS = (*KERNEL_PARTS, "frameworks")
 WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
 QUICK = {"random_cases": 40, "repeats": 5, "layers": 10, "every": 12}
 """How many random cases are checked, how often a call is timed, layers under each tool; every how manieth shape is timed."""
-LAUNCH_SHAPES = (
-    Shape(1, 197, 8, 1, 8, 96),
-    Shape(64, 577, 8, 2, 100, 96, "bf16"),
-    Shape(2, 2048, 8, 1, 100, 5, "fp16"),
-    Shape(2, 2049, 8, 1, 100, 8),
-    Shape(1, 65_536, 64, 4, 2_000, 8, "bf16", "bf16"),
-)
 _RESULTS = Path("build") / "gpu"
 
 
@@ -106,7 +98,9 @@ def run(given: argparse.Namespace, device: Any, library: Path | None) -> Report:
         elif part == "timing":
             _time_kernels(report, given, device, kernels)
         elif part == "exactness":
-            _check_exactness(report, given, device, kernels)
+            from on_gpu.checks import check_exactness
+
+            check_exactness(report, device, kernels, given.seed, given.random_cases)
         elif program := sanitizer.find_sanitizer():
             assert library is not None
             say(f"{part}: {given.layers} layers, seed {given.seed}")
@@ -115,28 +109,6 @@ def run(given: argparse.Namespace, device: Any, library: Path | None) -> Report:
         else:
             report.skip(part, sanitizer.MISSING)
     return report
-
-
-def _check_exactness(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
-    """All kernels against torch on the CPU, on one stream and many, in graphs; seeds are part of every failure."""
-    from gpu import checks
-    from gpu.cases import named_cases, random_cases
-
-    seed, check_cases = given.seed, partial(checks.check_cases, device, kernels)
-    steps: dict[str, Callable[[], Check]] = {
-        "planted faults": lambda: checks.check_planted(device, kernels, seed),
-        "named cases": lambda: check_cases("named cases", named_cases(seed)),
-        "random cases": lambda: check_cases("random cases", random_cases(seed, given.random_cases)),
-        "streams": lambda: checks.check_streams(device, kernels, seed),
-        "graphs": lambda: checks.check_graphs(device, kernels, seed),
-        "launches": lambda: checks.check_launches(device, kernels, LAUNCH_SHAPES),
-    }
-    for name, step in steps.items():
-        say(f"exactness: {name}, seed {seed}")
-        try:
-            report.check(step())
-        except RuntimeError as error:
-            report.check(Check(name, 1, (first_line(error),)))
 
 
 def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
@@ -167,7 +139,7 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
 def _run_frameworks(report: Report, given: argparse.Namespace) -> None:
     """ONNX Runtime and TensorRT, where they are installed; only then is anything exported."""
     try:
-        from gpu import frameworks
+        from on_gpu import frameworks
     except ImportError as error:
         report.skip("frameworks", f"this Python lacks {error.name}; run it in one that has the project installed")
         return

@@ -1,28 +1,19 @@
-// The GPU kernels for callers without C++: every function returns 0 or CUDA's error code. Types are 0 float32, 1
-// float16, 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
+// The GPU kernels for callers without C++: every function but two returns 0 or CUDA's error code. A shape is groups,
+// tokens, experts, choices, places per expert and group, and whether Batch Priority Routing serves them; types are 0
+// float32, 1 float16, 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "cuda/ops.h"
-#include "extra_kernels.h"
-
-extern "C" {
-
-struct VmoeShape {
-  size_t groups, tokens, experts, choices, capacity;
-  int32_t batch_priority;
-};
-
-}  // extern "C"
 
 namespace {
 
 cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
-vmoe::ElementType as_type(int32_t type) { return static_cast<vmoe::ElementType>(type); }
+vmoe::ElementType as_type(size_t type) { return static_cast<vmoe::ElementType>(type); }
 
-vmoe::RoutingShape as_shape(const VmoeShape* shape) {
-  return {shape->groups, shape->tokens, shape->experts, shape->choices, shape->capacity, shape->batch_priority != 0};
-}
+vmoe::RoutingShape as_shape(const size_t* s) { return {s[0], s[1], s[2], s[3], s[4], s[5] != 0}; }
 
 }  // namespace
 
@@ -30,15 +21,12 @@ extern "C" {
 
 const char* vmoe_gpu_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
-size_t vmoe_gpu_route_workspace_bytes(const VmoeShape* shape) {
-  return vmoe::cuda::route_workspace_bytes(as_shape(shape));
+size_t vmoe_gpu_workspace_bytes(const size_t* shape) {
+  return std::max(vmoe::cuda::route_workspace_bytes(as_shape(shape)),
+                  vmoe::cuda::route_dispatch_workspace_bytes(as_shape(shape)));
 }
 
-size_t vmoe_gpu_route_dispatch_workspace_bytes(const VmoeShape* shape) {
-  return vmoe::cuda::route_dispatch_workspace_bytes(as_shape(shape));
-}
-
-int vmoe_gpu_route(const VmoeShape* shape, int32_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
+int vmoe_gpu_route(const size_t* shape, size_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
                    void* workspace, void* stream) {
   return vmoe::cuda::route(as_shape(shape), as_type(type), gates, slot, weight, src, nullptr, workspace,
                            as_stream(stream));
@@ -49,43 +37,16 @@ int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t p
   return vmoe::cuda::dispatch(x, tokens, src, places, row_bytes, buf, as_stream(stream));
 }
 
-int vmoe_gpu_route_dispatch(const VmoeShape* shape, int32_t gate_type, const void* gates, const void* x,
-                            size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, void* stream) {
+int vmoe_gpu_route_dispatch(const size_t* shape, size_t gate_type, const void* gates, const void* x, size_t row_bytes,
+                            int32_t* slot, void* weight, void* buf, void* workspace, void* stream) {
   return vmoe::cuda::route_dispatch(as_shape(shape), as_type(gate_type), gates, x, row_bytes, slot, weight, buf,
                                     workspace, as_stream(stream));
 }
 
-int vmoe_gpu_combine(int32_t type, const void* out, size_t places, const int32_t* slot, int32_t weight_type,
+int vmoe_gpu_combine(size_t type, const void* out, size_t places, const int32_t* slot, size_t weight_type,
                      const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, void* stream) {
   return vmoe::cuda::combine(as_type(type), out, places, slot, as_type(weight_type), weight, tokens, choices, hidden, y,
                              as_stream(stream));
-}
-
-int vmoe_gpu_empty(void* stream) { return vmoe_gpu::launch_empty(as_stream(stream)); }
-
-int vmoe_gpu_allocate(void** memory, size_t bytes) { return cudaMalloc(memory, bytes == 0 ? 1 : bytes); }
-
-int vmoe_gpu_release(void* memory) { return cudaFree(memory); }
-
-int vmoe_gpu_copy(void* to, const void* from, size_t bytes) { return cudaMemcpy(to, from, bytes, cudaMemcpyDefault); }
-
-int vmoe_gpu_synchronize() { return cudaDeviceSynchronize(); }
-
-int vmoe_gpu_plant(const char* tool) { return vmoe_gpu::plant_fault(tool) ? cudaSuccess : cudaErrorInvalidValue; }
-
-// What is put on the stream in between is not run but counted: the nodes of its CUDA graph. Anything that allocates or
-// synchronises in between is an error. Not for the default stream.
-int vmoe_gpu_begin_count(void* stream) {
-  return cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeThreadLocal);
-}
-
-int vmoe_gpu_end_count(void* stream, size_t* nodes) {
-  cudaGraph_t graph = nullptr;
-  const cudaError_t ended = cudaStreamEndCapture(as_stream(stream), &graph);
-  if (ended != cudaSuccess) return ended;
-  const cudaError_t counted = cudaGraphGetNodes(graph, nullptr, nodes);
-  const cudaError_t destroyed = cudaGraphDestroy(graph);
-  return counted != cudaSuccess ? counted : destroyed;
 }
 
 }  // extern "C"

@@ -13,10 +13,12 @@ from command_line import BenchmarkError
 
 from gpu.shapes import TYPES, Shape
 
-PLUGINS = Path(__file__).parents[2] / "plugins"
-_HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+PLUGINS, CHECKS = ROOT / "plugins", ROOT / "tests" / "on_gpu"
+CALLS = (Path(__file__).with_name("kernel_calls.cc"), CHECKS / "check_calls.cc")
+_OWN_KERNELS = (Path(__file__).with_name("empty_kernel.cu"), CHECKS / "planted_faults.cu")
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
-_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra")
+_FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
 
 def find_program(name: str) -> Path | None:
@@ -47,9 +49,8 @@ def kernel_sources() -> list[Path]:
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
     """The line that builds the shared library for a card, such as "sm_90"."""
-    sources = [_HERE / "kernel_calls.cc", _HERE / "extra_kernels.cu", *kernel_sources()]
-    options = ["-shared", f"-arch={architecture}", f"-I{PLUGINS}"]
-    return [str(nvcc), *_FLAGS, *options, *map(str, sources), "-o", str(target)]
+    sources = map(str, (*CALLS, *_OWN_KERNELS, *kernel_sources()))
+    return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
 
 
 def build(command: list[str]) -> Path:
@@ -71,39 +72,10 @@ class DeviceError(BenchmarkError, RuntimeError):
     """CUDA refused a call. Carries what was called and CUDA's own words; it is a RuntimeError, as torch's are."""
 
 
-class _CShape(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_size_t) for name in ("groups", "tokens", "experts", "choices", "capacity")),
-        ("batch_priority", ctypes.c_int32),
-    )
-
-
-_P, _N, _I = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
-_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "error_text": (ctypes.c_char_p, (ctypes.c_int,)),
-    "route_workspace_bytes": (_N, (_P,)),
-    "route_dispatch_workspace_bytes": (_N, (_P,)),
-    "route": (ctypes.c_int, (_P, _I, _P, _P, _P, _P, _P, _P)),
-    "dispatch": (ctypes.c_int, (_P, _N, _P, _N, _N, _P, _P)),
-    "route_dispatch": (ctypes.c_int, (_P, _I, _P, _P, _N, _P, _P, _P, _P, _P)),
-    "combine": (ctypes.c_int, (_I, _P, _N, _P, _I, _P, _N, _N, _N, _P, _P)),
-    "empty": (ctypes.c_int, (_P,)),
-    "begin_count": (ctypes.c_int, (_P,)),
-    "end_count": (ctypes.c_int, (_P, _P)),
-    "allocate": (ctypes.c_int, (_P, _N)),
-    "release": (ctypes.c_int, (_P,)),
-    "copy": (ctypes.c_int, (_P, _P, _N)),
-    "synchronize": (ctypes.c_int, ()),
-    "plant": (ctypes.c_int, (ctypes.c_char_p,)),
-}
-FUNCTIONS = tuple(f"vmoe_gpu_{name}" for name in _SIGNATURES)
-"""What the library exports for these calls."""
-
-
 def c_shape(shape: Shape) -> Any:
     """A shape as the calls take it."""
-    sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity
-    return ctypes.byref(_CShape(*sizes, int(shape.bpr)))
+    sizes = shape.groups, shape.tokens, shape.experts, shape.choices, shape.capacity, shape.bpr
+    return (ctypes.c_size_t * len(sizes))(*sizes)
 
 
 class Library:
@@ -111,17 +83,15 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         try:
-            library = ctypes.CDLL(str(path))
-            self._calls = {name: getattr(library, f"vmoe_gpu_{name}") for name in _SIGNATURES}
-        except (OSError, AttributeError) as error:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
             raise BenchmarkError(f"{path} can't be loaded: {error}") from None
-        for name, (result, arguments) in _SIGNATURES.items():
-            self._calls[name].restype, self._calls[name].argtypes = result, arguments
+        self._library.vmoe_gpu_error_text.restype = ctypes.c_char_p
+        self._library.vmoe_gpu_workspace_bytes.restype = ctypes.c_size_t
 
     def workspace_bytes(self, shape: Shape) -> int:
         """Bytes of workspace that serve Route and RouteDispatch."""
-        names = ("route_workspace_bytes", "route_dispatch_workspace_bytes")
-        return max(int(self._calls[name](c_shape(shape))) for name in names)
+        return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
         """Puts a kernel of `gpu.floors.KERNELS` on a stream, with its tensors and workspace at these addresses."""
@@ -140,38 +110,13 @@ class Library:
             rows = at["out"], shape.places, at["slot"], gate, at["weight"]
             self.call("combine", token, *rows, *sizes, at["y"], stream)
 
-    def count_nodes(self, stream: int, work: Any) -> int:
-        """How many graph nodes `work` puts on the stream, instead of running them."""
-        nodes = ctypes.c_size_t()
-        self.call("begin_count", stream)
-        try:
-            work()
-        finally:
-            self.call("end_count", stream, ctypes.byref(nodes))
-        return nodes.value
-
-    def allocate(self, size: int) -> int:
-        """Device memory, which `call("release", address)` gives back."""
-        address = ctypes.c_void_p()
-        self.call("allocate", ctypes.byref(address), size)
-        return address.value or 0
-
-    def copy_to(self, address: int, data: bytes) -> None:
-        """Copies bytes to the card."""
-        self.call("copy", address, data, len(data))
-
-    def copy_from(self, address: int, size: int) -> bytes:
-        """Copies bytes from the card."""
-        data = ctypes.create_string_buffer(size)
-        self.call("copy", data, address, size)
-        return data.raw
-
     def call(self, name: str, *arguments: Any) -> None:
-        """Calls a function of the library.
+        """Calls a function of the library; every whole number among the arguments has the size of a pointer there.
 
         Raises:
             DeviceError: CUDA refused it.
         """
-        error = self._calls[name](*arguments)
+        words = [ctypes.c_void_p(word) if isinstance(word, int) else word for word in arguments]
+        error = getattr(self._library, f"vmoe_gpu_{name}")(*words)
         if error != 0:
-            raise DeviceError(f"{name}: CUDA says '{self._calls['error_text'](error).decode()}' (error {error})")
+            raise DeviceError(f"{name}: CUDA says '{self._library.vmoe_gpu_error_text(error).decode()}' (error {error})")

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gpu import exact
-from gpu.cases import make_gates
+from gpu import in_torch
 from gpu.device import Device
 from gpu.floors import KERNELS, ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes, kernel_launches
 from gpu.library import Library
@@ -119,11 +118,11 @@ def _measure_kernel(
     device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool
 ) -> dict[str, Any]:
     problems = _problems(device, kernels, kernel, shape)
-    kept = count_kept(problems[0].arrays["slot"].get())
+    kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
     if shape.type != "fp16" or shape.is_one_image:  # elsewhere bfloat16 moves the same bytes
-        contenders["torch"] = [partial(_in_torch, kernel, shape, _tensors(problem)) for problem in problems]
+        contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
     limit = bar_seconds(floor, launches, rates.launch)
@@ -141,33 +140,14 @@ def _measure_kernel(
 def _problems(device: Device, kernels: Library, kernel: str, shape: Shape) -> list[Problem]:
     """Sets of buffers with the same routing in other memory, larger than the cache together as far as that is needed."""
     source = torch.Generator().manual_seed(0)
-    gates = make_gates("random", shape.groups, shape.tokens, shape.experts, source).to(exact.TORCH_TYPES[shape.gate_type])
+    gates = torch.randn(shape.groups, shape.tokens, shape.experts, generator=source).softmax(dim=-1)
     problems = []
     for _ in range(buffer_sets(kernel_bytes(shape)[kernel], device.l2_bytes)):
         problem = Problem(device, kernels, shape)
-        problem.arrays["gates"].set(gates)
-        for name in ("x", "out") if shape.hidden else ():
-            problem.arrays[name].as_tensor().normal_()
+        problem.tensors["gates"].copy_(gates)
+        for name in ("x", "out"):
+            problem.tensors[name].normal_()
         problem.run("Route")
         problems.append(problem)
     device.synchronize()
     return problems
-
-
-def _tensors(problem: Problem) -> dict[str, Any]:
-    """A problem's tensors as torch takes them: rows padded where an index may point behind them."""
-    found: dict[str, Any] = {name: problem.arrays[name].as_tensor() for name in ("gates", "slot", "src", "weight")}
-    hidden = problem.shape.hidden
-    for name in ("x", "out") if hidden else ():
-        found[name] = exact.padded(problem.arrays[name].as_tensor().view(-1, hidden))
-    return found
-
-
-def _in_torch(kernel: str, shape: Shape, t: Mapping[str, Any]) -> Any:
-    """Does what the kernel does, in torch."""
-    if kernel == "Combine":
-        return exact.fast_combine(t["out"], t["slot"], t["weight"])
-    if kernel == "Dispatch":
-        return exact.fast_dispatch(t["x"], t["src"])
-    routed = exact.route(t["gates"], shape.capacity, shape.choices, shape.bpr, fast=True)
-    return routed if kernel == "Route" else exact.fast_dispatch(t["x"], routed[2])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import BenchmarkError
-from gpu.library import find_nvcc
+from gpu.library import CALLS, PLUGINS, find_nvcc
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -63,14 +63,12 @@ def nvcc() -> Path:
 
 def build_stand_in(folder: Path) -> Path:
     """The stand-in's library."""
-    plugins, parts = ROOT / "plugins", BENCHMARKS / "gpu"
     # As nvcc's host compiler it knows where CUDA's headers are; the stand-in takes the CUDA runtime's place.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
-    flags += [f"-I{path}" for path in (plugins, parts)]
-    sources = [Path(__file__).parents[1] / "cpp" / "gpu_stand_in.cc", plugins / "cuda" / "route_plan.cc"]
-    sources += [plugins / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
+    sources = [Path(__file__).parents[1] / "cpp" / "gpu_stand_in.cc", PLUGINS / "cuda" / "route_plan.cc", *CALLS]
+    sources += [PLUGINS / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
     library = folder / "libstand_in.so"
-    command = [nvcc(), *flags, "-Xcompiler=-fPIC", "-shared", *sources, parts / "kernel_calls.cc", "-o", library]
+    command = [nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources, "-o", library]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return library

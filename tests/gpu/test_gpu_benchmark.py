@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu import cases, command, frameworks, library, sanitizer, timing
-from gpu.cases import Case
+from gpu import command, library, timing
 from gpu.floors import KERNELS, floors_text
 from gpu.report import Check, Report, file_name
 from gpu.shapes import Shape, shape_for
+from gpu.throughput import BATCHES, throughput
 from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu
+from on_gpu import cases, checks, frameworks, sanitizer
+from on_gpu.cases import Case
 
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
@@ -37,7 +39,7 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "named_cases", lambda seed: [Case(SHAPE, "tied", seed)])
     monkeypatch.setattr(command, "WHOLE", command.WHOLE | {"random_cases": 3, "repeats": 2})
     monkeypatch.setattr(command, "QUICK", command.QUICK | {"random_cases": 2, "repeats": 1})
-    monkeypatch.setattr(command, "LAUNCH_SHAPES", command.LAUNCH_SHAPES[:3])
+    monkeypatch.setattr(checks, "LAUNCH_SHAPES", checks.LAUNCH_SHAPES[:3])
     monkeypatch.setattr(command, "bar_shapes", lambda: [SHAPE])
     monkeypatch.setattr(command, "sweep_shapes", lambda: [replace(SHAPE, bpr=False)])
     monkeypatch.setattr(timing, "_COPY_BYTES", 1 << 16)
@@ -78,9 +80,10 @@ import torch
 for name in ("numpy", "vmoe_runtime", "vmoe_export", "onnxruntime", "onnx", "ml_dtypes"):
     sys.modules[name] = None
 from pathlib import Path
-from gpu import cases, command, timing
+from gpu import command, timing
 from gpu.shapes import Shape
 from gpu_stand_in import HostDevice
+from on_gpu import cases, checks
 
 folder, library, kernels = sys.argv[1:]
 
@@ -92,7 +95,7 @@ class MortalDevice(HostDevice):
         if self.released == 1 + int(kernels):  # once after the rates
             os.kill(os.getpid(), signal.SIGKILL)
 
-command.WHOLE["random_cases"], command.LAUNCH_SHAPES = 3, command.LAUNCH_SHAPES[:2]
+command.WHOLE["random_cases"], checks.LAUNCH_SHAPES = 3, checks.LAUNCH_SHAPES[:2]
 cases.named_cases, command.sweep_shapes = lambda seed: [], lambda: []
 command.bar_shapes = lambda: [Shape(2, 50, 8, 2, 9, 16)]
 timing._COPY_BYTES = 1 << 16
@@ -103,7 +106,7 @@ sys.exit(command.run(given, MortalDevice(), Path(library)).end())
 
 def run_alone(stand_in: Path, folder: Path, kernels: int) -> tuple[int, str]:
     """Exit code and report of _ALONE."""
-    paths = os.pathsep.join(map(str, (BENCHMARKS, Path(__file__).parent)))
+    paths = os.pathsep.join(map(str, (BENCHMARKS, Path(__file__).parent, Path(__file__).parents[1])))
     line = [sys.executable, "-c", _ALONE, folder, stand_in, str(kernels)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3, -signal.SIGKILL), done.stderr
@@ -194,9 +197,9 @@ def test_engines_that_agree_pass_and_others_do_not(mnist_image_bundle: Path) -> 
     with Engine.load(mnist_image_bundle, "c0.3-k1", "onnxruntime") as engine:
         assert frameworks.compare("same", engine, bundle, "c0.3-k1").failures == []
         other = frameworks.compare("other", engine, bundle, "c1.05-k1")
-        lines = frameworks.throughput(engine, 2)
+        lines = throughput(engine, 2)
     assert "are routed as on the CPU" in other.failures[0]
-    for batch, line in zip(frameworks.BATCHES, lines, strict=True):
+    for batch, line in zip(BATCHES, lines, strict=True):
         found = re.search(rf", batch {batch}: ([\d.]+) ms a call, (\d+) images/s$", line)
         assert found is not None
         assert float(found[2]) == pytest.approx(batch / float(found[1]) * 1e3, rel=0.02, abs=1)

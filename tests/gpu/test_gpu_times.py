@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from gpu import exact, timing
-from gpu.cases import Case, make_gates, make_inputs
-from gpu.checks import expected_of
+from gpu import in_torch, timing
 from gpu.floors import KERNELS, ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
 from gpu.library import Library
 from gpu.report import Report
 from gpu.shapes import Shape, bar_shapes, shape_for, sweep_shapes
 from gpu_stand_in import HostDevice
+from on_gpu import exact
+from on_gpu.cases import Case, make_gates, make_inputs
+from on_gpu.checks import expected_of
 
 from vmoe_runtime.capacity import compute_capacity
 
@@ -87,10 +88,10 @@ def test_peers_do_the_same_work(choices: int, capacity: int, bpr: bool) -> None:
         assert theirs.dtype == ours.dtype
     x = torch.randn(3, 197, 16, generator=source)
     buf = exact.dispatch(x, src)
-    assert torch.equal(exact.fast_dispatch(exact.padded(x.view(-1, 16)), got[2]), buf.view(-1, 16))
+    assert torch.equal(in_torch.dispatch(in_torch.padded(x.view(-1, 16)), got[2]), buf.view(-1, 16))
     y = exact.combine(buf, slot, weight).view(-1, 16)
     out = buf.view(-1, 16)
-    torch.testing.assert_close(exact.fast_combine(exact.padded(out), got[0], got[1]), y, rtol=0, atol=1e-6)
+    torch.testing.assert_close(in_torch.combine(in_torch.padded(out), got[0], got[1]), y, rtol=0, atol=1e-6)
 
 
 def test_peers_wait_for_nothing() -> None:
@@ -100,8 +101,8 @@ def test_peers_wait_for_nothing() -> None:
     gates, out = torch.rand(2, 30, 4), torch.rand(shape.places, 8)
     whole = functools.partial(torch.compile, backend="eager", fullgraph=True, dynamic=False)
     slot, weight, src = whole(lambda gates: exact.route(gates, 9, 2, True, fast=True))(gates)
-    whole(exact.fast_dispatch)(torch.rand(61, 8), src)
-    whole(exact.fast_combine)(exact.padded(out), slot, weight)
+    whole(in_torch.dispatch)(torch.rand(61, 8), src)
+    whole(in_torch.combine)(in_torch.padded(out), slot, weight)
 
 
 def test_a_row_says_what_was_timed(kernels: Library) -> None:
@@ -165,8 +166,9 @@ def test_what_torch_can_t_do_is_a_note(kernels: Library, monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no room here\nsecond line")
 
-    for name in ("route", "fast_dispatch", "fast_combine"):
-        monkeypatch.setattr(exact, name, refuse)
+    monkeypatch.setattr(exact, "route", refuse)
+    for name in ("dispatch", "combine"):
+        monkeypatch.setattr(in_torch, name, refuse)
     shape = Shape(1, 20, 4, 1, 5, 8)
     made = list(timing.measure_shape(HostDevice(), kernels, shape, RATES, 1, bar=False))
     assert [row["notes"] for row in made] == [

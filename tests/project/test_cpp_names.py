@@ -28,7 +28,8 @@ def capital_functions(source: str) -> set[str]:
 
 
 def test_functions_are_in_lower_case() -> None:
-    files = tracked("plugins", "samples", "tests/cpp", "benchmarks", endings=(".cc", ".cpp", ".cu", ".h", ".hpp", ".c"))
+    folders = ("plugins", "samples", "tests/cpp", "tests/on_gpu", "benchmarks")
+    files = tracked(*folders, endings=(".cc", ".cpp", ".cu", ".h", ".hpp", ".c"))
     found = {path.name: capital_functions(path.read_text()) for path in files}
     assert len(files) > 200
     assert {name: names for name, names in found.items() if names} == {}

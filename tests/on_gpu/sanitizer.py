@@ -4,6 +4,7 @@ is read before anything wrote it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,6 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"
 _SECONDS = 220
 _FOUND_ERRORS = 77  # the sanitizer's own exit code, which the program doesn't use
-_BENCHMARKS = Path(__file__).parents[1]
 
 
 def find_sanitizer() -> Path | None:
@@ -24,10 +24,11 @@ def find_sanitizer() -> Path | None:
 
 
 def run_watched(tool: list[str], library: Path, what: tuple[str, str], name: str, layers: int) -> Check:
-    """Runs `gpu.watched`, alone or under a tool; what it printed is the failure."""
-    command = [*tool, sys.executable, "-m", "gpu.watched", str(library.resolve()), *what]
+    """Runs `on_gpu.watched`, alone or under a tool; what it printed is the failure."""
+    command = [*tool, sys.executable, "-m", "on_gpu.watched", str(library.resolve()), *what]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
-        done = subprocess.run(command, cwd=_BENCHMARKS, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return Check(name, layers, (f"it took more than {_SECONDS} s",))
     if done.returncode == 0:
@@ -37,7 +38,7 @@ def run_watched(tool: list[str], library: Path, what: tuple[str, str], name: str
 
 
 def run_tool(sanitizer: Path, tool: str, library: Path, layers: int, seed: int) -> list[Check]:
-    """`gpu.watched` under one of TOOLS, which must first have seen a fault that was planted for it."""
+    """`on_gpu.watched` under one of TOOLS, which must first have seen a fault that was planted for it."""
     line = [str(sanitizer), "--tool", tool, "--error-exitcode", str(_FOUND_ERRORS), "--print-limit", "20"]
     name = f"compute-sanitizer {tool}"
     (planted,) = run_watched(line, library, ("plant", tool), name, 1).failures or ("exit code 0",)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor
-
-from gpu import exact
-from gpu.cases import Case, make_inputs
+from command_line import say
 from gpu.device import Device
 from gpu.floors import KERNELS, kernel_launches
 from gpu.library import Library
-from gpu.problem import Problem
-from gpu.report import Check, first_line
+from gpu.report import Check, Report, first_line
 from gpu.shapes import TYPES, Shape
+from torch import Tensor
+
+from on_gpu import cases, exact
+from on_gpu.cases import Case, make_inputs
+from on_gpu.guarded import GuardedProblem
 
 Tensors = dict[str, Tensor]
 
@@ -29,6 +30,33 @@ _LAYERS = tuple(
 """For streams and graphs: of one tile and of several, in all types."""
 
 
+LAUNCH_SHAPES = (
+    Shape(1, 197, 8, 1, 8, 96),
+    Shape(64, 577, 8, 2, 100, 96, "bf16"),
+    Shape(2, 2048, 8, 1, 100, 5, "fp16"),
+    Shape(2, 2049, 8, 1, 100, 8),
+    Shape(1, 65_536, 64, 4, 2_000, 8, "bf16", "bf16"),
+)
+
+
+def check_exactness(report: Report, device: Device, kernels: Library, seed: int, random_cases: int) -> None:
+    """All kernels against torch on the CPU, on one stream and many, in graphs; seeds are part of every failure."""
+    steps: dict[str, Callable[[], Check]] = {
+        "planted faults": lambda: check_planted(device, kernels, seed),
+        "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
+        "random cases": lambda: check_cases(device, kernels, "random cases", cases.random_cases(seed, random_cases)),
+        "streams": lambda: check_streams(device, kernels, seed),
+        "graphs": lambda: check_graphs(device, kernels, seed),
+        "launches": lambda: check_launches(device, kernels, LAUNCH_SHAPES),
+    }
+    for name, step in steps.items():
+        say(f"exactness: {name}, seed {seed}")
+        try:
+            report.check(step())
+        except RuntimeError as error:
+            report.check(Check(name, 1, (first_line(error),)))
+
+
 def expected_of(case: Case, inputs: Tensors) -> Tensors:
     """What the kernels must give, by torch on the CPU; `y` is of the case's own `out`."""
     shape = case.shape
@@ -37,20 +65,11 @@ def expected_of(case: Case, inputs: Tensors) -> Tensors:
     return dict(zip(OUTPUTS, (slot, weight, src, buf, y), strict=True))
 
 
-def set_inputs(problem: Problem, inputs: Tensors) -> None:
-    """Copies a case's inputs to the card, and spoils everything that kernels write."""
-    for name, array in problem.arrays.items():
-        if name in inputs:
-            array.set(inputs[name])
-        else:
-            array.spoil()
-
-
-def differences(problem: Problem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
+def differences(problem: GuardedProblem, expected: Tensors, names: Sequence[str] = OUTPUTS) -> list[str]:
     """What of a problem's outputs is not as expected, in words."""
     found = []
     for name in names:
-        got, wanted = problem.arrays[name].get(), expected[name]
+        got, wanted = problem.get(name), expected[name]
         wrong = ~exact.same_bits(got, wanted)
         if name == "y":  # a sum that is no number has no bits to agree on
             wrong &= ~(got.isnan() & wanted.isnan())
@@ -58,21 +77,21 @@ def differences(problem: Problem, expected: Tensors, names: Sequence[str] = OUTP
             where = tuple(wrong.nonzero()[0].tolist())
             values = f"{got[where].item()} instead of {wanted[where].item()}"
             found.append(f"{name} differs in {int(wrong.sum())} of {wrong.numel()} places, first at {where}: {values}")
-    guarded = [name for name in (*names, "workspace") if not problem.arrays[name].guards_hold()]
+    guarded = [name for name in (*names, "workspace") if not problem.guards_hold(name)]
     return found + [f"{name} was written past its ends" for name in guarded]
 
 
 def check_case(device: Device, kernels: Library, case: Case) -> list[str]:
     """Runs all kernels on a case, several times; returns what was wrong."""
     inputs = make_inputs(case)
-    expected, problem = expected_of(case, inputs), Problem(device, kernels, case.shape, case.offset)
+    expected, problem = expected_of(case, inputs), GuardedProblem(device, kernels, case.shape, case.offset)
     found: list[str] = []
     for _ in range(_REPEATS):
-        set_inputs(problem, inputs)
+        problem.set(inputs)
         problem.run(*_SEPARATE)
         device.synchronize()
         found += differences(problem, expected)
-    set_inputs(problem, inputs)
+    problem.set(inputs)
     problem.run("RouteDispatch")
     device.synchronize()
     found += [f"RouteDispatch: {what}" for what in differences(problem, expected, _FUSED_OUTPUTS)]
@@ -99,9 +118,9 @@ def _layer_cases(seed: int, count: int) -> list[Case]:
 def check_streams(device: Device, kernels: Library, seed: int) -> Check:
     """Layers side by side on several streams, over and over, each with its own tensors."""
     cases = _layer_cases(seed, _STREAMS)
-    problems = [Problem(device, kernels, case.shape) for case in cases]
+    problems = [GuardedProblem(device, kernels, case.shape) for case in cases]
     for problem, case in zip(problems, cases, strict=True):
-        set_inputs(problem, make_inputs(case))
+        problem.set(make_inputs(case))
     device.on_streams([partial(problem.run, *(*_SEPARATE, "RouteDispatch") * 20) for problem in problems])
     failures = [
         f"{case}, with others beside it: {what}"
@@ -116,20 +135,20 @@ def check_graphs(device: Device, kernels: Library, seed: int) -> Check:
     failures: list[str] = []
     cases = _layer_cases(seed, len(_LAYERS))
     for case in cases:
-        problem, fused = (Problem(device, kernels, case.shape) for _ in range(2))
+        problem, fused = (GuardedProblem(device, kernels, case.shape) for _ in range(2))
 
-        def work(problem: Problem = problem, fused: Problem = fused) -> None:
+        def work(problem: GuardedProblem = problem, fused: GuardedProblem = fused) -> None:
             problem.run(*_SEPARATE)
             fused.run("RouteDispatch")
 
         for each in (problem, fused):
-            set_inputs(each, make_inputs(case))
+            each.set(make_inputs(case))
         replay = device.capture(work)
         for index in range(_REPLAYS):
             other = replace(case, kind=("random", "tied", "nan", "one expert")[index % 4], seed=case.seed + 1000 + index)
             inputs = make_inputs(other)
             for each in (problem, fused):
-                set_inputs(each, inputs)
+                each.set(inputs)
             replay()
             device.synchronize()
             expected = expected_of(other, inputs)
@@ -143,18 +162,18 @@ def check_planted(device: Device, kernels: Library, seed: int) -> Check:
     """Whether a check could fail here: a bit of each output is turned on the card, then one behind it."""
     case = _layer_cases(seed, 1)[0]
     inputs = make_inputs(case)
-    problem, expected = Problem(device, kernels, case.shape), expected_of(case, inputs)
+    problem, expected = GuardedProblem(device, kernels, case.shape), expected_of(case, inputs)
     failures = []
     for name in OUTPUTS:
         for behind, wanted in ((False, f"{name} differs in 1 of"), (True, f"{name} was written past its ends")):
-            set_inputs(problem, inputs)
+            problem.set(inputs)
             problem.run(*_SEPARATE)
-            problem.arrays[name].plant(behind=behind)
+            problem.plant(name, behind=behind)
             device.synchronize()
             if [what[: len(wanted)] for what in differences(problem, expected)] != [wanted]:
                 failures.append(f"a bit was turned {'behind' if behind else 'in'} {name}, and that alone was not seen")
             if behind:
-                problem.arrays[name].plant(behind=True)
+                problem.plant(name, behind=True)
     return Check("planted faults are seen", 2 * len(OUTPUTS), tuple(failures))
 
 
@@ -164,7 +183,7 @@ def check_launches(device: Device, kernels: Library, shapes: Sequence[Shape]) ->
 
     def work() -> None:
         for shape in shapes:
-            problem = Problem(device, kernels, shape)
+            problem = GuardedProblem(device, kernels, shape)
             for kernel, launches in kernel_launches(shape).items():
                 counted = problem.count_launches(kernel)
                 if counted != launches:

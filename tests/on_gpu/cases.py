@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
-
-from gpu.exact import TORCH_TYPES
+from gpu.problem import TORCH_TYPES
 from gpu.shapes import TYPE_BYTES, TYPES, Shape, Type
+from torch import Tensor
 
 GATE_KINDS = ("random", "tied", "equal", "nan", "extreme", "one expert")
 

@@ -1,17 +1,10 @@
-"""What every kernel must give, bit for bit, in torch: fast enough on a CPU for groups of 65,536 tokens.
-
-And what an engineer writes in torch for the same work on a card: there all shapes are fixed and nothing waits for the card,
-so that it fits a CUDA graph. Rows are `padded` for it before anything is timed.
-"""
+"""What every kernel must give, bit for bit, in torch: fast enough on a CPU for groups of 65,536 tokens."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gpu.shapes import Type
-
-TORCH_TYPES: dict[Type, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _UNSIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32}  # bits to compare, by bytes
 
 
@@ -25,8 +18,8 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     """VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
     A pair's place is the number of pairs that its expert was asked for before it, in the order of service: all first
-    choices before any second one; within one, tokens by descending best gate, or as they come. With `fast`, ties between
-    experts may fall otherwise, because topk leaves their order open, and gates must be numbers.
+    choices before any second one; within one, tokens by descending best gate, or as they come. With `fast`, which is what is
+    timed, ties between experts may fall otherwise, because topk leaves their order open, and gates must be numbers.
     """
     groups, tokens, experts = gates.shape
     places, on = groups * capacity, gates.device
@@ -81,22 +74,3 @@ def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
         # The first product is taken as it is: 0 + -0 would be 0.
         total[kept] = product if choice == 0 else total[kept] + product
     return total.to(out.dtype)
-
-
-def padded(rows: Tensor) -> Tensor:
-    """Rows [N,D] with a row of zeros behind them, for indices that mean nothing."""
-    return torch.cat([rows, torch.zeros_like(rows[:1])])
-
-
-def fast_dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
-    """Padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D], by index_select."""
-    row = src.reshape(-1)
-    return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
-
-
-def fast_combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
-    """Padded rows [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D], by index_select and a sum over K."""
-    choices, row = slot.shape[2], slot.reshape(-1)
-    rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
-    scale = weight.reshape(-1, choices, 1)
-    return (rows.view(-1, choices, rows.shape[1]).float() * scale).sum(1).to(padded_out.dtype)

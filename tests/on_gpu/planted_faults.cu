@@ -1,13 +1,10 @@
+#include <cuda_runtime_api.h>
+
 #include <cstring>
 
-#include "extra_kernels.h"
-
-namespace vmoe_gpu {
 namespace {
 
 constexpr unsigned kThreads = 64;
-
-__global__ void do_nothing() {}
 
 __global__ void write_past_the_end(unsigned* memory) { memory[threadIdx.x + 1] = 0; }
 
@@ -26,25 +23,20 @@ __global__ void read_what_nobody_wrote(unsigned* memory) { memory[threadIdx.x] +
 
 }  // namespace
 
-cudaError_t launch_empty(cudaStream_t stream) {
-  do_nothing<<<1, 32, 0, stream>>>();
-  return cudaGetLastError();
-}
-
-bool plant_fault(const char* tool) {
+// Runs a kernel that is wrong on purpose, which a tool of compute-sanitizer must report: memcheck, racecheck, synccheck
+// or initcheck. Any other name is an error. What CUDA says to the kernel is of no interest.
+extern "C" int vmoe_gpu_plant(const char* tool) {
   void (*kernel)(unsigned*) = nullptr;
   if (std::strcmp(tool, "memcheck") == 0) kernel = write_past_the_end;
   if (std::strcmp(tool, "racecheck") == 0) kernel = read_what_another_warp_writes;
   if (std::strcmp(tool, "synccheck") == 0) kernel = leave_one_out_of_a_barrier;
   if (std::strcmp(tool, "initcheck") == 0) kernel = read_what_nobody_wrote;
-  if (kernel == nullptr) return false;
+  if (kernel == nullptr) return cudaErrorInvalidValue;
   unsigned* memory = nullptr;
   if (cudaMalloc(&memory, kThreads * sizeof(unsigned)) == cudaSuccess) {
     kernel<<<1, kThreads>>>(memory);
     cudaDeviceSynchronize();
     cudaFree(memory);
   }
-  return true;
+  return cudaSuccess;
 }
-
-}  // namespace vmoe_gpu

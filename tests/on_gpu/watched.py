@@ -1,18 +1,18 @@
 """The kernels on random layers, without torch: what compute-sanitizer watches.
 
-python3 -m gpu.watched LIBRARY LAYERS SEED   random layers, where RouteDispatch must give what Route and Dispatch do
-python3 -m gpu.watched LIBRARY plant TOOL    a fault that the tool of that name must report, and nothing else
+python3 -m on_gpu.watched LIBRARY LAYERS SEED   random layers, where RouteDispatch must give what Route and Dispatch do
+python3 -m on_gpu.watched LIBRARY plant TOOL    a fault that the tool of that name must report, and nothing else
 """
 
 from __future__ import annotations
 
+import ctypes
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from command_line import BenchmarkError, say
-
 from gpu.library import Library
 from gpu.shapes import TYPE_BYTES, TYPES, Shape
 
@@ -47,17 +47,27 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
     found = []
     for kernels in (("Route", "Dispatch", "Combine"), ("RouteDispatch", "Combine")):
         # Nothing but kernels writes what they write, so that initcheck sees what they read before.
-        blocks = {name: library.allocate(size + offsets[name]) for name, size in sizes.items()}
+        blocks = {name: allocate(library, size + offsets[name]) for name, size in sizes.items()}
         at = {name: block + offsets[name] for name, block in blocks.items()}
         for name, data in inputs.items():
-            library.copy_to(at[name], data)
+            library.call("copy", at[name], data, len(data))
         for kernel in kernels:
             library.launch(kernel, shape, at, 0)
         library.call("synchronize")
-        found.append({name: library.copy_from(at[name], sizes[name]) for name in _RESULTS})
+        results = {name: ctypes.create_string_buffer(sizes[name]) for name in _RESULTS}
+        for name, result in results.items():
+            library.call("copy", result, at[name], sizes[name])
+        found.append({name: result.raw for name, result in results.items()})
         for block in blocks.values():
             library.call("release", block)
     return [name for name in _RESULTS if found[0][name] != found[1][name]]
+
+
+def allocate(library: Library, size: int) -> int:
+    """The address of so many bytes on the card."""
+    address = ctypes.c_void_p()
+    library.call("allocate", ctypes.byref(address), size)
+    return address.value or 0
 
 
 def main(arguments: Sequence[str]) -> int:

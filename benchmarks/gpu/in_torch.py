@@ -1,0 +1,52 @@
+"""What an engineer writes in torch for the work of the kernels.
+
+All shapes are fixed and nothing waits for the card, so that it fits a CUDA graph. Rows are `padded` before any
+timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from on_gpu import exact
+from torch import Tensor
+
+from gpu.problem import Problem
+from gpu.shapes import Shape
+
+
+def padded(rows: Tensor) -> Tensor:
+    """Rows [N,D] with a row of zeros behind them, for indices that mean nothing."""
+    return torch.cat([rows, torch.zeros_like(rows[:1])])
+
+
+def dispatch(padded_x: Tensor, src: Tensor) -> Tensor:
+    """Padded tokens [G*S+1,D], src i32[E,M] -> buf [E*M,D], by index_select."""
+    row = src.reshape(-1)
+    return padded_x.index_select(0, row.masked_fill(row < 0, padded_x.shape[0] - 1))
+
+
+def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
+    """Padded rows [E*M+1,D], slot i32[G,S,K], weight f32[G,S,K] -> y [G*S,D], by index_select and a sum over K."""
+    choices, row = slot.shape[2], slot.reshape(-1)
+    rows = padded_out.index_select(0, row.masked_fill(row < 0, padded_out.shape[0] - 1))
+    scale = weight.reshape(-1, choices, 1)
+    return (rows.view(-1, choices, rows.shape[1]).float() * scale).sum(1).to(padded_out.dtype)
+
+
+def peer_tensors(problem: Problem) -> dict[str, Tensor]:
+    """A problem's tensors as torch takes them: rows padded where an index may point behind them."""
+    hidden, rows = problem.shape.hidden, ("x", "out") if problem.shape.hidden else ()
+    return problem.tensors | {name: padded(problem.tensors[name].view(-1, hidden)) for name in rows}
+
+
+def run(kernel: str, shape: Shape, t: Mapping[str, Tensor]) -> Any:
+    """Does what the kernel does."""
+    if kernel == "Combine":
+        return combine(t["out"], t["slot"], t["weight"])
+    if kernel == "Dispatch":
+        return dispatch(t["x"], t["src"])
+    routed = exact.route(t["gates"], shape.capacity, shape.choices, shape.bpr, fast=True)
+    return routed if kernel == "Route" else dispatch(t["x"], routed[2])

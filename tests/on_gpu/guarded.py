@@ -1,0 +1,76 @@
+"""The tensors of a layer between guards, which show when a kernel writes past their ends."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+
+import torch
+from gpu.device import Device
+from gpu.library import Library
+from gpu.problem import Problem
+from gpu.shapes import Shape
+from torch import Tensor
+
+_GUARD_BYTES = 256
+_GARBAGE = 0xA5
+
+
+class GuardedProblem(Problem):
+    """A problem whose tensors lie between guards; those of tokens are misaligned by `offset` bytes."""
+
+    def __init__(self, device: Device, kernels: Library, shape: Shape, offset: int = 0) -> None:
+        self._offset, self._guards = offset, dict[str, tuple[Tensor, Tensor]]()
+        super().__init__(device, kernels, shape)
+
+    def allocate(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        begin = _GUARD_BYTES + (self._offset if name in ("x", "out", "buf", "y") else 0)
+        end = begin + math.prod(sizes) * dtype.itemsize
+        whole = torch.full((end + _GUARD_BYTES,), _GARBAGE, dtype=torch.uint8, device=self.device.torch_device)
+        self._guards[name] = whole[:begin], whole[end:]
+        return whole[begin:end].view(dtype).view(sizes)
+
+    def set(self, inputs: dict[str, Tensor]) -> None:
+        """Copies inputs to the card, and spoils everything that kernels write."""
+        for name, tensor in self.tensors.items():
+            if name in inputs:
+                assert (tensor.shape, tensor.dtype) == (inputs[name].shape, inputs[name].dtype)
+                _bytes(tensor).copy_(_bytes(inputs[name]))
+            else:
+                _bytes(tensor).fill_(_GARBAGE)
+
+    def get(self, name: str) -> Tensor:
+        """Copies a tensor from the card."""
+        return self.tensors[name].to("cpu", copy=True)
+
+    def plant(self, name: str, *, behind: bool) -> None:
+        """Turns a bit of a tensor's first byte, or of the first one behind it: a fault that must be seen."""
+        (self._guards[name][1] if behind else _bytes(self.tensors[name]))[0] ^= 1
+
+    def guards_hold(self, name: str) -> bool:
+        """Whether nothing was written just before and behind a tensor."""
+        return all(bool((guard == _GARBAGE).all()) for guard in self._guards[name])
+
+    def count_launches(self, kernel: str) -> int:
+        """Graph nodes that a kernel is; an error where it allocates or synchronises. Not on the default stream.
+
+        It runs once before, so that its code is loaded.
+        """
+        self.run(kernel)
+        return count_nodes(self.kernels, self.device.stream(), lambda: self.run(kernel))
+
+
+def count_nodes(kernels: Library, stream: int, work: Callable[[], None]) -> int:
+    """How many graph nodes `work` puts on the stream, instead of running them."""
+    nodes = ctypes.c_size_t()
+    kernels.call("begin_count", stream)
+    try:
+        work()
+    finally:
+        kernels.call("end_count", stream, ctypes.byref(nodes))
+    return nodes.value
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
