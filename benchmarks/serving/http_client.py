@@ -10,13 +10,11 @@ import asyncio
 import gc
 import json
 import multiprocessing
-import select
-import selectors
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,11 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 HEADER_LENGTH = "inference-header-content-length"
 _PATIENCE = 60.0
-_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer: its status, its head in lower case, its body, and when it came."""
 
     status: int
@@ -37,8 +33,7 @@ class Reply:
     at: float
 
 
-@dataclass(frozen=True)
-class Notes:
+class Notes(NamedTuple):
     """What came of R requests of N images each, where no answer came with a `done` of nan, a status of 0 and a class of -1.
 
     Attributes:
@@ -66,16 +61,22 @@ def http_request(path: str, body: bytes = b"", *headers: str, method: str = "POS
     return "\r\n".join(lines).encode() + body
 
 
-def infer_request(model: str, images: Array, setting: str | None) -> bytes:
+def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
     """An `infer` of the Open Inference Protocol for float32 or uint8 [N,H,W,C], with tensors in binary both ways.
 
-    Without a setting the service chooses.
+    Without a setting the service chooses. Behind the body comes the length of its JSON, for `HEADER_LENGTH`.
     """
     datatype, size = "FP32" if images.dtype == np.float32 else "UINT8", {"binary_data_size": images.nbytes}
     tensor = {"name": "image", "datatype": datatype, "shape": list(images.shape), "parameters": size}
     parameters = {"binary_data_output": True} | ({} if setting is None else {"setting": setting})
     text = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
-    return http_request(f"/v2/models/{model}/infer", text + images.tobytes(), f"{HEADER_LENGTH}: {len(text)}")
+    return text + images.tobytes(), len(text)
+
+
+def infer_request(model: str, images: Array, setting: str | None) -> bytes:
+    """The whole request of an `infer`."""
+    body, length = infer_body(images, setting)
+    return http_request(f"/v2/models/{model}/infer", body, f"{HEADER_LENGTH}: {length}")
 
 
 def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
@@ -91,8 +92,8 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
 
 def header(head: bytes, name: str) -> str | None:
     """The value of a header, given its name in lower case; None without it."""
-    start = head.find(b"\r\n" + name.encode() + b":")
-    return None if start < 0 else head[start + len(name) + 3 :].partition(b"\r\n")[0].strip().decode("latin-1")
+    _, found, rest = head.partition(b"\r\n" + name.encode() + b":")
+    return rest.partition(b"\r\n")[0].strip().decode("latin-1") if found else None
 
 
 @dataclass(frozen=True)
@@ -135,38 +136,18 @@ async def connect(port: int) -> Connection:
 
 
 def generator() -> Executor:
-    """A process of its own that runs one load after the other."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    """A process of its own that runs one load after the other, and collects no garbage meanwhile."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=gc.disable)
 
 
 def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Notes:
     """Sends requests of so many images in turn, one at each due time f64[R], however many are unanswered."""
-    return run(_Load(port, requests, images).open(due))
+    return asyncio.run(_Load(port, requests, images).open(due))
 
 
 def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Notes:
     """Sends the requests in turn, on each of so many connections the next one when an answer has come."""
-    return run(_Load(port, requests, images).closed(connections, seconds))
-
-
-def run(load: Coroutine[Any, Any, _Result]) -> _Result:
-    """What a coroutine returns, run by a loop whose waits are exact; no garbage is collected meanwhile."""
-    gc.disable()
-    try:
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_ExactSelector())) as runner:
-            return runner.run(load)
-    finally:
-        gc.enable()
-
-
-class _ExactSelector(selectors.EpollSelector):
-    """Waits to the microsecond; epoll's own wait is rounded up to milliseconds, by which every request would be late."""
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is not None and timeout > 0:
-            select.select([self.fileno()], [], [], timeout)
-            timeout = 0
-        return super().select(timeout)
+    return asyncio.run(_Load(port, requests, images).closed(connections, seconds))
 
 
 class _Load:
@@ -174,9 +155,8 @@ class _Load:
 
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
         self._port, self._requests, self._images = port, requests, images
-        self._asked: list[tuple[float, Reply | None]] = []
-        self._connections: list[Connection] = []
-        self._cpu = time.process_time()
+        self._sent, self._replies = list[float](), list[Reply | None]()
+        self._connections, self._cpu = list[Connection](), time.process_time()
 
     async def open(self, offsets: Array) -> Notes:
         start = time.monotonic() + 0.05
@@ -210,24 +190,23 @@ class _Load:
         return self._notes(start, None)
 
     def _next(self) -> int:
-        self._asked.append((np.nan, None))
-        return len(self._asked) - 1
+        self._sent.append(np.nan)
+        self._replies.append(None)
+        return len(self._sent) - 1
 
     async def _connect(self) -> Connection:
         self._connections.append(await connect(self._port))
         return self._connections[-1]
 
-    async def _ask(self, index: int, connection: Connection) -> Reply | None:
-        self._asked[index] = time.monotonic(), None
-        reply = await connection.ask(self._requests[index % len(self._requests)])
-        self._asked[index] = self._asked[index][0], reply
-        return reply
+    async def _ask(self, index: int, connection: Connection) -> bool:
+        self._sent[index] = time.monotonic()
+        self._replies[index] = await connection.ask(self._requests[index % len(self._requests)])
+        return self._replies[index] is not None
 
     def _notes(self, start: float, due: Array | None) -> Notes:
-        cpu = time.process_time() - self._cpu
+        cpu, sent, replies = time.process_time() - self._cpu, np.array(self._sent), list(self._replies)
         for connection in self._connections:
             connection.hang_up()
-        sent, replies = np.array([sent for sent, _ in self._asked]), [reply for _, reply in self._asked]
         settings, classes = [""] * len(sent), np.full((len(sent), self._images), -1)
         for index, reply in enumerate(replies):
             if reply is not None and reply.status == 200:

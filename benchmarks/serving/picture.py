@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed low": ("#6b7280", "o")}
 
 
-def draw(report: dict[str, Any], file: Path) -> None:
+def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
     """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))
     figure, grid = plt.subplots(len(traces), 2, figsize=(10, 3 * len(traces)), squeeze=False, layout="constrained")
@@ -29,7 +29,7 @@ def draw(report: dict[str, Any], file: Path) -> None:
             )
         level = "mean level, 0 lowest, 1 highest"
         left.set(title=trace, xlabel="mean served accuracy, %" if known else level, ylim=(-5, 105))
-        left.set_ylabel(f"answered within {report['slo_ms']:g} ms, %")
+        left.set_ylabel(f"answered within {slo_ms:g} ms, %")
         left.legend(loc="lower left")
         left.grid(alpha=0.3)
         rates, levels = zip(*next(row for row in rows if row["mode"] == "elastic")["timeline"], strict=True)

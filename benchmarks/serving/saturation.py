@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 from command_line import cells, table
 
-from serving.subject import Subject
+from serving.subject import Report, Subject
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: Subject) -> Report:
     """Rounds of service and engine for each setting: while one is measured, the other idles."""
     given, rows = subject.given, []
     for setting in given.settings:
@@ -30,11 +29,11 @@ def measure(subject: Subject) -> dict[str, Any]:
         ratios = [part["ratio"] for part in rounds]
         row = {"setting": setting, "batch": size, "least": min(ratios), "most": max(ratios), "rounds": rounds}
         rows.append(medians | row)
-    service = {"service_bytes": sum(subject.service.memory().values()), "start_seconds": subject.service.start_seconds}
-    return subject.described() | {"rows": rows} | service
+    memory = sum(subject.service.memory().values())
+    return {"rows": rows, "service_bytes": memory, "start_seconds": subject.service.start_seconds}
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """The table: medians over the rounds."""
     head = ["setting", "images a call", "service images/s", "engine images/s", "ratio", "lowest", "highest", "service cores"]
     head += ["generator cores", "generator ms a request", "one request alone ms", "one call ms", "difference ms"]

@@ -89,20 +89,9 @@ class Service:
         if code != 0:
             raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._said()}")
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Status and body of a GET.
-
-        Raises:
-            OSError, http.client.HTTPException: there is no answer.
-        """
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-
     def metric(self, name: str) -> float:
         """The sum of a Prometheus metric over its labels; 0 where the service has none of that name."""
-        return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self.get("/metrics")[1], re.MULTILINE)))
+        return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
         """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
@@ -123,37 +112,25 @@ class Service:
         served = self.metric("vmoe_images_served_total"), self.metric("vmoe_calls_total")
         return np.array([sum(map(cpu_seconds, self.memory())), *served])
 
+    def _get(self, path: str) -> str | None:
+        """The body of an answer with status 200, None of any other."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read().decode()
+            return body if response.status == 200 else None
+
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             if self._process.poll() is not None:
                 raise ServiceError(f"the service ended with exit code {self._process.returncode}: {self._said()}")
-            try:
-                if self.get("/healthz")[0] == 200:
+            with suppress(OSError, http.client.HTTPException):
+                if self._get("/healthz") is not None:
                     return
-            except (OSError, http.client.HTTPException):
-                pass
             time.sleep(0.02)
         raise ServiceError(f"the service did not answer within {_PATIENCE:g} s")
 
     def _said(self) -> str:
         self._errors.seek(0)
         return (self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()[:500]
-
-
-def process_name(process: int) -> str:
-    """What a process says of itself: Ray's own title, or the program, module or script that it runs.
-
-    Example:
-        >>> process_name(os.getpid()) != "ended", process_name(1 << 30)
-        (True, 'ended')
-    """
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-    except OSError:
-        return "ended"
-    if words[0].startswith("ray::"):
-        return words[0].strip()
-    if "python" in Path(words[0]).name:
-        words = [word for word in words[1:] if not word.startswith("-")] or words[:1]
-    return Path(words[0]).name or "unnamed"

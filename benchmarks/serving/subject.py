@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import count, positive, say
+from cpu.timing import OthersWatch
 
-from serving.http_client import Notes, closed_loop, generator, infer_request
+from serving.http_client import Array, Notes, closed_loop, generator, infer_request
 from serving.service import MODEL, Service, ServiceError
+from vmoe_bench.machine import cpu_model, usable_cores
 from vmoe_runtime import Engine
+from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.image_source import open_images
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Report = dict[str, Any]
 
+_SETTINGS = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
 _MOST_BYTES = 256 << 20  # of images that are kept ready as requests
 _SETTLING = 0.2  # of a saturated span is left out at its start
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The bundle and its service, the images and where figures go."""
+    add = parser.add_argument
+    add("bundle", type=Path)
+    add("--service", default="ray", metavar="ray|PATH")
+    add("--service-options", default="", metavar="TEXT", help="more options for it, such as '--connections 512'")
+    add("--images", type=Path, required=True, metavar="NPZ|DIR")
+    add("--settings", nargs="+", default=list(_SETTINGS), metavar="P", help="the least accurate first")
+    add("--slo-ms", type=positive, default=50.0, metavar="MS")
+    add("--images-per-request", type=count, default=1, metavar="N", help="for models so small that HTTP is most of it")
+    add("--threads", type=count, default=2)
+    add("--max-batch", type=count, default=16, metavar="N")
+    add("--max-waiting", type=count, default=256, metavar="N")
+    add("--max-body", type=count, default=16, metavar="MB")
+    add("-o", "--out", type=Path, metavar="DIR", help="write the figures there, and the picture of traces")
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class Subject:
     service: Service
     generator: Executor
 
-    def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Notes, dict[str, Any]]:
+    def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Notes, Report]:
         """Lets the generator send all images at a setting, by `open_loop` or `closed_loop`.
 
         Returns:
@@ -60,7 +85,7 @@ class Subject:
         found = {"accuracy": accuracy, "images_per_call": images / calls if calls else None}
         return notes, found | {"service_seconds": seconds, "generator_seconds": notes.cpu}
 
-    def saturated(self, setting: str, seconds: float, connections: int | None = None) -> dict[str, Any]:
+    def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
         """What the service answers to so many connections (by default two full calls' worth) that ask without a pause.
 
         `service_cpu` and `generator_cpu` are in cores, `generator_ms` is CPU time per request.
@@ -85,11 +110,6 @@ class Subject:
             "generator_ms": notes.cpu / len(notes.status) * 1e3,
         }
 
-    def described(self) -> dict[str, Any]:
-        """The head of every report."""
-        given = {name: value for name, value in vars(self.given).items() if not isinstance(value, Path)}
-        return {**given, "bundle": self.given.bundle.name, "backend": self.engine.backend_description}
-
 
 def rate(done: Array, seconds: float) -> float:
     """Answers a second, of when they came.
@@ -110,24 +130,51 @@ def rate(done: Array, seconds: float) -> float:
     return round(float(np.polyfit(np.sort(done) - done.min(), np.arange(len(done)), 1)[0]), 9)
 
 
-@contextmanager
-def subject(given: argparse.Namespace) -> Iterator[Subject]:
-    """Loads the engine, starts the service and the generator, and ends them.
+def measure(
+    given: argparse.Namespace, name: str, take: Callable[[Subject], Report], markdown: Callable[[Report], str]
+) -> Report | None:
+    """Loads the engine, starts service and generator, and ends them; prints what `take` gives, and writes NAME.json with -o.
 
-    Raises:
-        VmoeError: one of them can't be had, or the service doesn't end as it should.
+    Returns:
+        The report; None where something can't be measured, which is one sentence on standard error.
     """
-    with Engine.load(given.bundle, backend="onnxruntime", threads=given.threads) as engine:
-        manifest, each = engine.manifest, given.images_per_request
-        source = open_images(given.images, manifest.class_names, manifest.outputs)
-        fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), 2048)
-        count = max(fits // each, 1) * each
-        images = engine.batch(source.first_batch(count, manifest.input))
-        labels = None if source.labels is None else source.labels[:count].reshape(-1, each)
-        for name in given.settings:
-            engine.setting(name)
-        options = ["--profile", *given.settings, *given.service_options.split()]
-        for name in ("slo_ms", "threads", "max_batch", "max_waiting", "max_body"):
-            options += [f"--{name.replace('_', '-')}", f"{getattr(given, name):g}"]
-        with Service(given.service, given.bundle, options) as service, generator() as process:
-            yield Subject(given, engine, images, labels, service, process)
+    try:
+        with Engine.load(given.bundle, backend="onnxruntime", threads=given.threads) as engine:
+            images, labels = _images(engine, given)
+            options = _service_options(engine, given)
+            with Service(given.service, given.bundle, options) as service, generator() as process:
+                children = [*service.memory(), process.submit(os.getpid).result()]
+                with OthersWatch(children) as others:
+                    report = take(Subject(given, engine, images, labels, service, process))
+            runtime = engine.backend_description
+    except (VmoeError, OSError, HTTPException, BrokenProcessPool) as error:
+        say(f"error: {error or type(error).__name__}")
+        return None
+    print(
+        f"{given.bundle.name} on {given.service}, {runtime}, {given.threads} threads, calls of at most {given.max_batch} "
+        f"images, target {given.slo_ms:g} ms; {cpu_model()}, {usable_cores()} cores, of which other processes took "
+        f"{others.share:.0%}.\n\n{markdown(report)}"
+    )
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / f"{name}.json").write_text(json.dumps(vars(given) | report, indent=1, default=str) + "\n")
+    return report
+
+
+def _service_options(engine: Engine, given: argparse.Namespace) -> list[str]:
+    for setting in given.settings:
+        engine.setting(setting)
+    options = ["--profile", *given.settings, *given.service_options.split()]
+    for name in ("slo_ms", "threads", "max_batch", "max_waiting", "max_body"):
+        options += [f"--{name.replace('_', '-')}", f"{getattr(given, name):g}"]
+    return options
+
+
+def _images(engine: Engine, given: argparse.Namespace) -> tuple[Array, Array | None]:
+    """As many whole requests' worth as there are and as fit into memory, and their labels."""
+    manifest, each = engine.manifest, given.images_per_request
+    source = open_images(given.images, manifest.class_names, manifest.outputs)
+    fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), 2048)
+    count = max(fits // each, 1) * each
+    labels = None if source.labels is None else source.labels[:count].reshape(-1, each)
+    return engine.batch(source.first_batch(count, manifest.input)), labels

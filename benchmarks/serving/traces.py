@@ -14,14 +14,14 @@ from command_line import cells, say, table
 from serving.arrivals import arrivals, burst_starts
 from serving.http_client import Array, Notes, open_loop
 from serving.service import ServiceError
-from serving.subject import Subject
+from serving.subject import Report, Subject
 
 _PAUSE = 1.0  # seconds between two traces, in which the service comes to rest
 _MEANINGFUL = 1.1
 """Times the highest setting's capacity that a load must be at least, for elastic capacity to have something to do."""
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: Subject) -> Report:
     """Saturates each setting, then replays each trace in each mode.
 
     Raises:
@@ -44,8 +44,8 @@ def measure(subject: Subject) -> dict[str, Any]:
             rows.append({"trace": name, "mode": mode, **found})
             say(f"{name}, {mode}: {found['in_time']:.1%} in time")
     over = given.load * low["images_per_second"] / high["images_per_second"]
-    load = {"load": given.load, "requests_per_second": rate, "over_high": over}
-    return subject.described() | load | {"points": points, "rows": rows}
+    load = {"images_per_request": given.images_per_request, "load": given.load, "requests_per_second": rate}
+    return load | {"over_high": over, "points": points, "rows": rows}
 
 
 def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _switches(done: Array, places: Array, starts: Sequence[float]) -> list[float
     return found
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """The tables."""
     low, high = report["points"][0]["setting"], report["points"][-1]["setting"]
     lines = [

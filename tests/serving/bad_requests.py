@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from serving.http_client import HEADER_LENGTH, http_request
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 JSON = "application/json"
@@ -20,6 +22,10 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 def inputs(**changes: Any) -> dict[str, Any]:
     return {"inputs": [tensor(**changes)]}
+
+
+def encoded(body: bytes | dict[str, Any]) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 ENCODED = base64.b64encode(b"no picture").decode()
@@ -89,3 +95,35 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(shape=[9, 28, 28, 1], parameters={"binary_data_size": 9 * 3136}), IMAGE * 9, "1 to 8 images, not 9"),
     (inputs(shape=[0, 28, 28, 1], data=[]), b"", "no images"),
 ]
+
+
+def malformed(model: str) -> list[tuple[bytes, int]]:
+    """Whole requests that make no sense to any model, and the status that each must get."""
+    infer = f"/v2/models/{model}/infer"
+    requests = [
+        http_request("/v1/classify?" + "&".join(map("=".join, query.items())), encoded(body), f"Content-Type: {kind}")
+        for body, kind, query, said in BAD_CLASSIFY
+        if "not 9" not in said  # what another model takes
+    ]
+    requests += [
+        http_request(infer, encoded(body) + behind, *[f"{HEADER_LENGTH}: {len(encoded(body))}"] * bool(behind))
+        for body, behind, said in BAD_INFER
+        if "not 9" not in said
+    ]
+    requests += [http_request(infer, encoded(inputs()), f"{HEADER_LENGTH}: {length}") for length in BAD_LENGTHS]
+    absent = [http_request("/v2/models/other/infer", b"{}"), http_request("/nowhere", method="GET")]
+    other_method = [http_request(infer, method="GET"), http_request("/healthz")]
+    return [(r, 400) for r in requests] + [(r, 404) for r in absent] + [(r, 405) for r in other_method]
+
+
+def no_http() -> list[bytes]:
+    """What is no request of HTTP: the service answers with a status from 400 to 499, or hangs up."""
+    start = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
+    ends = (b"Content-Length: -5", b"Content-Length: x", b"no colon", b"Transfer-Encoding: chunked\r\n\r\nzz")
+    long = b"GET /" + b"x" * 200_000 + b" HTTP/1.1"
+    return [part + b"\r\n\r\n" for part in (b"\x16\x03\x01\x02", b"GET", long, *(start + end for end in ends))]
+
+
+def oversized(model: str, most_bytes: int) -> list[tuple[bytes, int]]:
+    """Bodies of one byte more than a body may have."""
+    return [(http_request(path, bytes(most_bytes + 1)), 413) for path in (f"/v2/models/{model}/infer", "/v1/classify")]

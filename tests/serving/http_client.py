@@ -7,6 +7,8 @@ import http.client
 import json
 from typing import Any
 
+from serving.http_client import HEADER_LENGTH, infer_body
+
 PATIENCE = 180
 
 
@@ -30,14 +32,10 @@ class HttpClient:
 
     def infer(self, images: Any, setting: str | None = None) -> tuple[int, dict[str, Any], bytes]:
         """`infer` with tensors in binary, as Triton's clients send it."""
-        part = {"name": "image", "datatype": "FP32", "shape": list(images.shape)}
-        part["parameters"] = {"binary_data_size": images.nbytes}
-        parameters = {"binary_data_output": True} | ({} if setting is None else {"setting": setting})
-        text = json.dumps({"inputs": [part], "parameters": parameters}).encode()
-        status, body, response = self.ask(
-            "POST", "/v2/models/mnist/infer", text + images.tobytes(), Inference_Header_Content_Length=str(len(text))
-        )
+        sent, text = infer_body(images, setting)
+        header = {HEADER_LENGTH: str(text)}
+        status, body, response = self.ask("POST", "/v2/models/mnist/infer", sent, **header)
         if status != 200:
             return status, {"error": body.decode()}, b""
-        length = int(response.headers.get("inference-header-content-length", len(body)))
+        length = int(response.headers.get(HEADER_LENGTH, len(body)))
         return status, json.loads(body[:length]), body[length:]

@@ -22,7 +22,7 @@ from typing import Any
 import cpp_http
 import numpy as np
 import pytest
-from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, inputs
+from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs
 from cpp_http import CppServer
 from http_client import PATIENCE, unexpected
 
@@ -117,7 +117,7 @@ def refusal(status: int, body: bytes) -> str:
 def test_a_bad_classify_is_400_and_a_sentence(
     server: CppServer, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], said: str
 ) -> None:
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = encoded(body)
     path = "/v1/classify?" + "&".join(f"{name}={value}" for name, value in query.items())
     status, text, _ = server.ask("POST", path, sent, content_type=content_type)
     assert refusal(status, text).startswith("400 ")
@@ -133,7 +133,7 @@ def test_a_bad_classify_is_400_and_a_sentence(
 def test_a_bad_infer_is_400_and_a_sentence(
     server: CppServer, body: dict[str, Any] | bytes, behind: bytes, said: str
 ) -> None:
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    text = encoded(body)
     header = {"Inference_Header_Content_Length": str(len(text))} if behind else {}
     status, answer, _ = server.ask("POST", "/v2/models/mnist/infer", text + behind, **header)
     assert refusal(status, answer).startswith("400 "), said
@@ -590,7 +590,7 @@ def test_the_sanitizers_find_nothing_under_load(
             statuses.add(server.ask("POST", "/v1/classify", SEVEN.read_bytes())[0])
         elif kind == 6:
             body, content_type, _, _ = BAD_CLASSIFY[index % len(BAD_CLASSIFY)]
-            sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+            sent = encoded(body)
             statuses.add(server.ask("POST", "/v1/classify", sent, content_type=content_type)[0])
         else:
             with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:

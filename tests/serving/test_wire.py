@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, inputs, tensor
+from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
 from PIL import Image
 
 from vmoe_export import export_bundle
@@ -41,14 +41,14 @@ def service(engine: Engine) -> Iterator[Service]:
 
 
 def classify(service: Service, body: bytes | dict[str, Any], content_type: str = JSON, **query: str) -> Reply:
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = encoded(body)
     return asyncio.run(service.classify(sent, content_type, query))
 
 
 def infer(
     service: Service, body: dict[str, Any] | bytes, behind: bytes = b"", model: str = "mnist", length: str | None = None
 ) -> Reply:
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    text = encoded(body)
     header = str(len(text)) if behind and length is None else length
     return asyncio.run(service.infer(model, text + behind, header))
 

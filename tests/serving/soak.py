@@ -1,26 +1,35 @@
-"""A long mix of good requests, held to the engine's bits, and of clients that go away, drip or talk nonsense."""
+"""A long mix of good requests, held to the engine's bits, and of clients that go away, drip or talk nonsense.
+
+    python tests/serving/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
+
+Exit code 1 where one of them is wronged, or where it can't run.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from command_line import cells, table
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from serving.bad_requests import malformed, no_http, oversized
-from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer, run
-from serving.service import MODEL, process_name
-from serving.subject import Subject
+import numpy as np
+from bad_requests import malformed, no_http, oversized
+from command_line import cells, count, positive, table
+from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer
+from serving.service import MODEL
+from serving.subject import Report, Subject, add_options, measure
 
 _KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
 _KINDS |= {"oversized": 2}
@@ -60,9 +69,9 @@ class Soak:
 
     def ran(self) -> Soak:
         """Runs it, to its end."""
-        bad = {"malformed": malformed(self.images[:1]), "oversized": oversized(self.most_bytes)}
+        bad = {"malformed": malformed(MODEL), "oversized": oversized(MODEL, self.most_bytes)}
         self._bad = bad | {"no HTTP": [(request, None) for request in no_http()]}
-        run(self._run())
+        asyncio.run(self._run())
         return self
 
     async def _run(self) -> None:
@@ -156,7 +165,7 @@ class Soak:
             self.wrong[f"{what}: 503 without Retry-After"] += 1
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def soak(subject: Subject) -> Report:
     """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
     given, images = subject.given, subject.images[:_IMAGES]
     expected = {name: subject.engine(images, name) for name in given.settings}
@@ -172,7 +181,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         wait([load], _SAMPLE_SECONDS)
     came, left = load.result(), subject.service.metric("vmoe_images_waiting")
     answers = {kind: [(status, n) for (of, status), n in sorted(came.answers.items()) if of == kind] for kind in came.sent}
-    return subject.described() | {
+    return {
         "seconds": time.monotonic() - start,
         "kinds": [{"kind": kind, "sent": sent, "answers": answers[kind]} for kind, sent in came.sent.items()],
         "refusals": [{"status": s, "sentence": text, "times": n} for (s, text), n in sorted(came.refusals.items())],
@@ -183,6 +192,25 @@ def measure(subject: Subject) -> dict[str, Any]:
         "memory": memory_growth([sample for _, sample in samples], names),
         "failed": bool(came.wrong or came.lost or left),
     }
+
+
+def process_name(process: int) -> str:
+    """What a process says of itself: Ray's own title, or the program, module or script that it runs.
+
+    Example:
+        >>> import os
+        >>> process_name(os.getpid()) != "ended", process_name(1 << 30)
+        (True, 'ended')
+    """
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return "ended"
+    if words[0].startswith("ray::"):
+        return words[0].strip()
+    if "python" in Path(words[0]).name:
+        words = [word for word in words[1:] if not word.startswith("-")] or words[:1]
+    return Path(words[0]).name or "unnamed"
 
 
 def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -214,7 +242,7 @@ def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]
     return [*rows, row("all processes", None, [sum(sample.values()) for sample in samples])]
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """What was sent, what came, and how the memory went."""
     sent = sum(kind["sent"] for kind in report["kinds"])
     wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
@@ -240,3 +268,18 @@ def markdown(report: dict[str, Any]) -> str:
     most = megabytes[0]
     grown = f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians."
     return "\n".join([*lines, *table(head, rows), "", grown])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where a client is wronged or nothing can be asked."""
+    parser = argparse.ArgumentParser(description="Asks a service for long: good, bad and absent clients.")
+    add_options(parser)
+    parser.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")
+    parser.add_argument("--seconds", type=positive, default=3600.0, help="after which it ends, too")
+    parser.add_argument("--clients", type=count, default=16, metavar="N", help="at once")
+    report = measure(parser.parse_args(arguments), "soak", soak, markdown)
+    return 1 if report is None or report["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
