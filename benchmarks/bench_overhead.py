@@ -11,40 +11,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from command_line import count, positive, say, table
+from command_line import count, positive, table
 
 from vmoe_bench.loading import load_engines
 from vmoe_bench.measurement import time_interleaved
 from vmoe_bench.points import named_profiles, plan_points
 from vmoe_runtime.backends import Parallelism
-from vmoe_runtime.command_line import UsageError
-from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.command_line import CommandError, run_command
 from vmoe_runtime.image_source import synthetic_images
 
 CALLS = 100
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured."""
-    parser = argparse.ArgumentParser(description="Times vmoe-bench and a bare session, interleaved.")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--batch", nargs="+", type=count, default=[1, 16], metavar="N")
-    parser.add_argument("--threads", type=count, default=2, metavar="N")
-    parser.add_argument("--duration", type=positive, default=10.0, metavar="SECONDS", help="for each batch size")
-    given = parser.parse_args(arguments)
-    try:
-        rows = [measure(given.bundle, batch, given.threads, given.duration) for batch in given.batch]
-    except (VmoeError, UsageError) as error:
-        say(f"error: {error}")
-        return 1
-    print(*table(["batch", "vmoe-bench, ms a call", "bare session", "ratio"], rows), sep="\n")
-    return 0
 
 
 def measure(bundle: Path, batch: int, threads: int, duration: float) -> list[str]:
@@ -57,18 +39,28 @@ def measure(bundle: Path, batch: int, threads: int, duration: float) -> list[str
         feeds = {"image": images} | (dict(point.profile.inputs()) if point.profile else {})
         bare = partial(engine._backend._session.run, [engine.manifest.output], feeds)
         if not np.array_equal(bare()[0], point.logits(images)):
-            raise UsageError(f"{bundle}: the bare session answers otherwise")
-        taken = time_interleaved([_loop(partial(point.logits, images)), _loop(bare)], duration)
+            raise CommandError(f"{bundle}: the bare session answers otherwise")
+        calls = [partial(point.logits, images), bare]
+        taken = time_interleaved([lambda call=call: [call() for _ in range(CALLS)] for call in calls], duration)
     bench, alone = (float(np.median(seconds)) / CALLS * 1e3 for seconds in taken)
     return [str(batch), f"{bench:.4f}", f"{alone:.4f}", f"{bench / alone:.3f}"]
 
 
-def _loop(call: Callable[[], object]) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(CALLS):
-            call()
+def run(arguments: Sequence[str]) -> None:
+    """Reads the command line, measures and prints."""
+    parser = argparse.ArgumentParser(description="Times vmoe-bench and a bare session, interleaved.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--batch", nargs="+", type=count, default=[1, 16], metavar="N")
+    parser.add_argument("--threads", type=count, default=2, metavar="N")
+    parser.add_argument("--duration", type=positive, default=10.0, metavar="SECONDS", help="for each batch size")
+    given = parser.parse_args(arguments)
+    rows = [measure(given.bundle, batch, given.threads, given.duration) for batch in given.batch]
+    print(*table(["batch", "vmoe-bench, ms a call", "bare session", "ratio"], rows), sep="\n")
 
-    return run
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where something can't be measured."""
+    return run_command("bench_overhead.py", run, arguments)
 
 
 if __name__ == "__main__":

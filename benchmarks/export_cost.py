@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import BenchmarkError, say
+
+from vmoe_runtime.command_line import CommandError, run_command
 
 CAPACITY = (0.3, 0.5, 1.05)
 PROFILES = tuple(f"c{ratio}-k1" for ratio in CAPACITY)
@@ -54,9 +55,9 @@ def serve_once(bundle: str, profiles: Sequence[str]) -> dict[str, Any]:
 
     start = time.perf_counter()
     engine = Engine.load(bundle)
-    seconds, spec = time.perf_counter() - start, engine.manifest.input
+    seconds = time.perf_counter() - start
     for profile in profiles:
-        engine(np.zeros((engine.manifest.batch_multiple, spec.height, spec.width, spec.channels), np.uint8), profile=profile)
+        engine(np.zeros((engine.manifest.batch_multiple, *engine.manifest.input.size), np.uint8), profile=profile)
     return {"seconds": seconds, "anonymous": anonymous_bytes(), "backend": engine.backend_description}
 
 
@@ -64,7 +65,7 @@ def measure(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
     """Calls `work` in a fresh process and adds its peak anonymous memory in bytes, as `peak`.
 
     Raises:
-        BenchmarkError: it failed.
+        CommandError: it failed.
     """
     peak = 0
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -74,17 +75,24 @@ def measure(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
         try:
             return {**future.result(), "peak": peak}
         except Exception as error:
-            raise BenchmarkError(f"{work.__name__.replace('_', ' ')} failed: {error}") from None
+            raise CommandError(f"{work.__name__.replace('_', ' ')} failed: {error}") from None
 
 
-def run(checkpoint: Path, folder: Path, precision: str) -> None:
-    """Takes and prints all numbers of a sparse checkpoint; the bundle is written into `folder`."""
-    bundle = str(folder / "measured.vmoe")
-    export = measure(export_once, str(checkpoint), bundle, precision)
-    single = {profile: measure(serve_once, bundle, [profile]) for profile in PROFILES}
-    together = measure(serve_once, bundle, PROFILES)
-    # The strictest comparison: with the profile that needs least alone.
-    least = min(served["anonymous"] for served in single.values())
+def run(arguments: Sequence[str]) -> None:
+    """Reads the command line, measures and prints."""
+    parser = argparse.ArgumentParser(description="Measures what an export costs in time, memory and disk.")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a random B/16")
+    parser.add_argument("--precision", default="fp32", help="of the bundle; the bars are for fp32 (default)")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="export_cost.") as folder:
+        checkpoint, bundle = given.checkpoint or f"{folder}/b16", f"{folder}/measured.vmoe"
+        if given.checkpoint is None:
+            command = [sys.executable, str(RANDOM_CHECKPOINT), checkpoint, "--variant", "B/16"]
+            if subprocess.run([*command, "--experts", "8", "--layers", "Every 2"], check=False).returncode != 0:
+                raise CommandError("the random checkpoint can't be written")
+        export = measure(export_once, str(checkpoint), bundle, given.precision)
+        single = {profile: measure(serve_once, bundle, [profile]) for profile in PROFILES}
+        together = measure(serve_once, bundle, PROFILES)
     _row("export: wall time, with imports", export["seconds"], "s", 40)
     _row("export: peak anonymous memory", export["peak"] / 1e6, "MB", 700)
     _row("bundle bytes / weight bytes", export["stored"] / export["weights"], "x", 1.01)
@@ -93,6 +101,8 @@ def run(checkpoint: Path, folder: Path, precision: str) -> None:
     for profile, served in single.items():
         _row(f"engine: anonymous memory after {profile}", served["anonymous"] / 1e6, "MB")
     _row("engine: anonymous memory after all three", together["anonymous"] / 1e6, "MB")
+    # The strictest comparison: with the profile that needs least alone.
+    least = min(served["anonymous"] for served in single.values())
     _row("engine: all three / the smallest single one", together["anonymous"] / least, "x", 1.02)
     print(f"backend: {together['backend']}; {os.cpu_count()} cores")
 
@@ -102,24 +112,5 @@ def _row(name: str, value: float, unit: str, bar: float | None = None) -> None:
     print(f"{name:<52}{value:>10.3f} {unit:<4}{verdict}".rstrip())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something could not be measured."""
-    parser = argparse.ArgumentParser(description="Measures what an export costs in time, memory and disk.")
-    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a random B/16")
-    parser.add_argument("--precision", default="fp32", help="of the bundle; the bars are for fp32 (default)")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="export_cost.") as folder:
-        checkpoint = given.checkpoint or Path(folder, "b16")
-        command = [sys.executable, str(RANDOM_CHECKPOINT), str(checkpoint), "--variant", "B/16"]
-        try:
-            if given.checkpoint is None:
-                subprocess.run([*command, "--experts", "8", "--layers", "Every 2"], check=True)
-            run(checkpoint, Path(folder), given.precision)
-        except (BenchmarkError, subprocess.CalledProcessError) as error:
-            say(f"error: {error}")
-            return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("export_cost.py", run, None))

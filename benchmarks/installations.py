@@ -18,13 +18,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import BenchmarkError, count, say, table
+from command_line import count, say, table
 from cpu.timing import OthersWatch, time_interleaved
+
+from vmoe_runtime.command_line import CommandError, run_command
 
 # What a process of an installation runs: it loads, says what it is, and answers each batch size on standard input with the
 # seconds of a call and the sum over its logits' absolute values; 0 stands for loading anew and one batch.
@@ -73,36 +74,15 @@ def ask(process: Any, batch: int | None = None) -> Any:
     """Seconds of a call of `batch` images and the sum of its logits; without a batch, what a process that starts is.
 
     Raises:
-        BenchmarkError: it has ended, such as one that would run something of another installation.
+        CommandError: it has ended, such as one that would run something of another installation.
     """
     if batch is not None:
         print(batch, file=process.stdin, flush=True)
     line = process.stdout.readline()
     if not line:
         said = process.communicate()[1].strip().splitlines()
-        raise BenchmarkError(f"an installation stopped: {(said or ['it was killed'])[-1]}")
+        raise CommandError(f"an installation stopped: {(said or ['it was killed'])[-1]}")
     return json.loads(line)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured."""
-    parser = argparse.ArgumentParser(description="Times two installations of this engine, interleaved.")
-    parser.add_argument("old", type=Path, metavar="OLD_SITE_PACKAGES")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--old-bundle", type=Path, metavar="BUNDLE", help="for the old one (default: the same)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[0, 1, 8], metavar="N", help="0 loads (default: 0 1 8)")
-    parser.add_argument("--threads", type=count, default=2, metavar="N")
-    parser.add_argument("--profile", help="default: the bundle's first, as the engine's")
-    parser.add_argument("--rounds", type=count, default=15, metavar="N")
-    parser.add_argument("--processes", type=count, default=5, metavar="N", help="pairs of processes, each for all rounds")
-    given = parser.parse_args(arguments)
-    try:
-        pairs = [time_pair(given) for _ in range(given.processes)]
-    except (BenchmarkError, OSError) as error:
-        say(f"error: {error}")
-        return 1
-    print(*summary(given.batch, np.array(pairs)), sep="\n")
-    return 0
 
 
 def time_pair(given: argparse.Namespace) -> list[tuple[float, float, float, float]]:
@@ -110,19 +90,18 @@ def time_pair(given: argparse.Namespace) -> list[tuple[float, float, float, floa
     options = given.threads, given.profile
     with start(given.old, given.old_bundle or given.bundle, *options) as old, start(None, given.bundle, *options) as new:
         say(f"old: {ask(old)}; new: {ask(new)}")
-        calls = {(which, batch): partial(seconds_of, which, batch) for which in (old, new) for batch in given.batch}
+        # What a call returns first are the seconds that count.
+        calls = {(which, batch): lambda w=which, b=batch: ask(w, b)[0] for which in (old, new) for batch in given.batch}
         with OthersWatch([old.pid, new.pid]) as others:
             times = time_interleaved(calls, given.rounds)
-        rows = []
-        for batch in given.batch:
-            medians = (float(np.median(times[which, batch])) for which in (old, new))
-            rows.append((*medians, ask(new, batch)[1] / ask(old, batch)[1], others.share))
-    return rows
-
-
-def seconds_of(process: Any, batch: int) -> float:
-    """Seconds of one call of `batch` images; of 0, those of loading and one answer."""
-    return float(ask(process, batch)[0])
+        return [
+            (
+                *(float(np.median(times[which, batch])) for which in (old, new)),
+                ask(new, batch)[1] / ask(old, batch)[1],
+                others.share,
+            )
+            for batch in given.batch
+        ]
 
 
 def summary(batches: Sequence[int], pairs: np.ndarray) -> list[str]:
@@ -135,6 +114,28 @@ def summary(batches: Sequence[int], pairs: np.ndarray) -> list[str]:
         rows.append([f"batch {batch}" if batch else "load", *times, f"{np.median(ratios):.3f}", spread, f"{logits[-1]:.6f}"])
     head = ["ms per image, medians", "old", "new", "old / new", "of pairs", "logits, new / old"]
     return [*table(head, rows), f"Other processes took {np.median(pairs[..., 3]):.0%} of the machine."]
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Reads the command line, measures and prints."""
+    parser = argparse.ArgumentParser(description="Times two installations of this engine, interleaved.")
+    add = parser.add_argument
+    add("old", type=Path, metavar="OLD_SITE_PACKAGES")
+    add("bundle", type=Path)
+    add("--old-bundle", type=Path, metavar="BUNDLE", help="for the old one (default: the same)")
+    add("--batch", nargs="+", type=int, default=[0, 1, 8], metavar="N", help="0 loads (default: 0 1 8)")
+    add("--threads", type=count, default=2, metavar="N")
+    add("--profile", help="default: the bundle's first, as the engine's")
+    add("--rounds", type=count, default=15, metavar="N")
+    add("--processes", type=count, default=5, metavar="N", help="pairs of processes, each for all rounds")
+    given = parser.parse_args(arguments)
+    pairs = [time_pair(given) for _ in range(given.processes)]
+    print(*summary(given.batch, np.array(pairs)), sep="\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where something can't be measured."""
+    return run_command("installations.py", run, arguments)
 
 
 if __name__ == "__main__":

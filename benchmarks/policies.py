@@ -9,20 +9,23 @@ goes to, counted from the routing of the same images: weights, biases and scales
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from command_line import count, say, table
+from command_line import count, table
 from cpu.models import MODELS, Model, Precision, prepare
 from cpu.timing import OthersWatch, time_interleaved
-from safetensors import safe_open
 
+from vmoe_bench.expert_use import expert_rows, experts_used
 from vmoe_bench.machine import cpu_model
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import parameter_shapes, stored_tensors
 from vmoe_runtime import Engine
-from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.command_line import run_command
 
 _CAPACITY = 0.3
 _LIMITS = (8, 6, 4, 3, 2, 1)
@@ -30,31 +33,10 @@ _BATCHES = (1, 8)
 _FOLDER = Path(__file__).parents[1] / "build" / "speed" / "work"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured."""
-    parser = argparse.ArgumentParser(description="Times settings with a pool and with fewer experts, interleaved.")
-    parser.add_argument("--model", choices=MODELS, default="b16")
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "int8"), default=["bf16", "int8"])
-    parser.add_argument("--threads", type=count, default=2, metavar="N")
-    parser.add_argument("--rounds", type=count, default=31, metavar="N")
-    given = parser.parse_args(arguments)
-    try:
-        model = prepare(given.model, _FOLDER)
-        with OthersWatch() as others:
-            for precision in given.precision:
-                for batch in _BATCHES:
-                    measure(model, precision, batch, given.threads, given.rounds)
-    except (VmoeError, OSError) as error:
-        say(f"error: {error}")
-        return 1
-    print(f"\n{cpu_model()}; other processes took {others.share:.0%} of the machine")
-    return 0
-
-
 def measure(model: Model, precision: Precision, batch: int, threads: int, rounds: int) -> None:
     """Prints limits against none, and a pool against none at the same kept pairs; ratios are to the first setting."""
     bundle, images = model.bundle("sparse", precision), model.images(batch)
-    size = expert_bytes(bundle)
+    size = expert_bytes(model.configs["sparse"], precision)
     with Engine.load(bundle, backend="onnxruntime", threads=threads) as engine:
         names = [engine.setting(capacity=_CAPACITY, k=1, pool=True, max_experts=limit).name for limit in _LIMITS]
         names.append(without_pool(engine, images, names[0]))
@@ -79,18 +61,32 @@ def without_pool(engine: Engine, images: np.ndarray, pooled: str) -> str:
 
 def kept_pairs(engine: Engine, images: np.ndarray, profile: str) -> tuple[int, int]:
     """Kept pairs, and experts with a kept pair, over all MoE layers."""
-    routes = engine.routing(images, profile).values()
-    return sum(int(r.kept.sum()) for r in routes), sum(len(np.unique(r.expert[r.kept])) for r in routes)
+    routing = engine.routing(images, profile)
+    return sum(expert_rows(routing)), experts_used(routing)
 
 
-def expert_bytes(bundle: Path) -> int:
-    """Bytes of one expert of one layer, as stored."""
-    with safe_open(bundle / "weights.safetensors", framework="np") as file:
-        layer = next(name for name in file.keys() if "/Moe/Mlp/" in name).partition("/Mlp/")[0]  # noqa: SIM118
-        parts = [file.get_slice(name) for name in file.keys() if name.startswith(f"{layer}/Mlp/")]  # noqa: SIM118
-        sizes = {"F32": 4, "BF16": 2, "I8": 1}
-        return sum(int(np.prod(part.get_shape()[1:])) * sizes[part.get_dtype()] for part in parts)
+def expert_bytes(config: ModelConfig, precision: Precision) -> int:
+    """Bytes of one expert of one layer, as stored: weights, biases and scales."""
+    stored, moe = stored_tensors(parameter_shapes(config), precision), config.moe
+    assert moe is not None
+    layer = f"Encoder/encoderblock_{moe.layers[0]}/Moe/Mlp/"
+    return sum(tensor.nbytes for name, tensor in stored.items() if name.startswith(layer)) // moe.num_experts
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Reads the command line, measures and prints."""
+    parser = argparse.ArgumentParser(description="Times settings with a pool and with fewer experts, interleaved.")
+    parser.add_argument("--model", choices=MODELS, default="b16")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "int8"), default=["bf16", "int8"])
+    parser.add_argument("--threads", type=count, default=2, metavar="N")
+    parser.add_argument("--rounds", type=count, default=31, metavar="N")
+    given = parser.parse_args(arguments)
+    model = prepare(given.model, _FOLDER)
+    with OthersWatch() as others:
+        for precision, batch in itertools.product(given.precision, _BATCHES):
+            measure(model, precision, batch, given.threads, given.rounds)
+    print(f"\n{cpu_model()}; other processes took {others.share:.0%} of the machine")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("policies.py", run, None))

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import BenchmarkError, count, positive, say, table
+from command_line import CommandError, count, positive, say, table
 from cpu.cells import Point, measure, tables
 from cpu.floors import Floors, build_floors, measure_floors
 from cpu.int8_peers import missing_nncf
@@ -105,11 +105,7 @@ def void_sentences(cell: Cell, share: float) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where something can't be measured or the run is void."""
     given = parse_arguments(arguments)
-    try:
-        _, void = run(given)
-    except (BenchmarkError, VmoeError) as error:
-        say(f"error: {error}")
-        return 1
+    _, void = run(given)
     for sentence in void:
         say(f"void: {sentence}")
     say(f"{given.output / 'speed.png'} is written")

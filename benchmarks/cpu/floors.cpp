@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -61,34 +62,30 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Runs `work(thread)` on all threads at once; returns the best time of several tries, thread creation left out.
+// Runs `work(thread)` on all threads at once; returns the best time of several tries.
 template <typename Work>
 double best_seconds(int threads, int tries, Work work) {
   double best = 1e30;
-  for (int attempt = 0; attempt < tries; ++attempt) {
-    std::atomic<int> waiting{0};
-    std::atomic<bool> go{false};
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads; ++t) {
-      others.emplace_back([&, t] {
-        ++waiting;
-        while (!go) std::this_thread::yield();
-        work(t);
-      });
-    }
-    while (waiting < threads - 1) std::this_thread::yield();
-    const double start = seconds_now();
-    go = true;
-    work(0);
-    for (auto& other : others) other.join();
-    best = std::min(best, seconds_now() - start);
+  std::barrier together(threads);
+  std::vector<std::jthread> all;
+  for (int thread = 0; thread < threads; ++thread) {
+    all.emplace_back([&, thread] {
+      for (int attempt = 0; attempt < tries; ++attempt) {
+        const double start = seconds_now();
+        together.arrive_and_wait();
+        work(thread);
+        together.arrive_and_wait();
+        if (thread == 0) best = std::min(best, seconds_now() - start);
+      }
+    });
   }
+  all.clear();  // waits for them
   return best;
 }
 
 // Words of random bits; with `numbers` the bits are a float in [-1, 1) and two bfloat16 alike, not NaN or tiny.
-void fill_words(uint32_t* words, size_t count, int seed, bool numbers) {
-  std::mt19937 random(static_cast<unsigned>(seed));
+void fill_words(uint32_t* words, size_t count, bool numbers) {
+  static std::mt19937 random;
   for (size_t i = 0; i < count; ++i) {
     words[i] = static_cast<uint32_t>(random());
     if (numbers) words[i] = (words[i] & 0x80ff80ffu) | 0x3f003f00u;
@@ -134,11 +131,7 @@ void multiply_tiles(const uint32_t* words) {
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  _tile_loadconfig(&config);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  _tile_loadconfig(&config);  // which zeroes the tiles
   for (int64_t step = 0; step < kTileRounds * kTileSteps; ++step) {
     const auto* tiles = reinterpret_cast<const uint8_t*>(words) + 4 * kTileBytes * (step % kTileSteps);
     _tile_loadd(4, tiles, 64);
@@ -165,16 +158,16 @@ void multiply_tiles(const uint32_t* words) {
 }
 #endif
 
-// Prints a peak: `multiply` does `operations` on all threads.
+// Prints a peak: `multiply` does `operations` on each thread.
 void print_peak(const char* name, int threads, bool numbers, double operations, void (*multiply)(const uint32_t*)) {
-  std::vector<uint32_t*> operands;
-  for (int thread = 0; thread < threads; ++thread) {
-    operands.push_back(static_cast<uint32_t*>(std::aligned_alloc(64, kOperandWords * sizeof(uint32_t))));
-    fill_words(operands.back(), kOperandWords, thread, numbers);
-  }
-  const double seconds = best_seconds(threads, kTries, [&](int t) { multiply(operands[static_cast<size_t>(t)]); });
+  struct alignas(64) Operands {
+    uint32_t words[kOperandWords];
+  };
+  std::vector<Operands> operands(static_cast<size_t>(threads));
+  for (Operands& each : operands) fill_words(each.words, kOperandWords, numbers);
+  const double seconds =
+      best_seconds(threads, kTries, [&](int thread) { multiply(operands[static_cast<size_t>(thread)].words); });
   std::printf("%s\"%s\": %.6g", std::strcmp(name, "fp32") == 0 ? "" : ", ", name, operations * threads / seconds);
-  for (uint32_t* memory : operands) std::free(memory);
 }
 
 void print_peaks(int threads) {
@@ -232,7 +225,7 @@ double read_rate(int threads) {
   madvise(memory, kReadBytes, MADV_HUGEPAGE);  // with small pages a core reads a quarter less
 #endif
   // Floats of moderate size, as sums of numbers without a value are slow on some CPUs.
-  fill_words(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), 0, true);
+  fill_words(reinterpret_cast<uint32_t*>(memory), kHugePage / sizeof(uint32_t), true);
   for (size_t at = kHugePage; at < kReadBytes; at += kHugePage) std::memcpy(memory + at, memory, kHugePage);
   const size_t share = kReadBytes / static_cast<size_t>(threads) / 4096 * 4096;
   const double seconds = best_seconds(

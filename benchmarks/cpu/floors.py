@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from command_line import BenchmarkError
-
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes
+from vmoe_runtime.command_line import CommandError
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
-_OPTIONS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
+_OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
 _PRODUCTS: Mapping[str, tuple[str, ...]] = {
     "fp32": ("fp32",),
     # Widening bfloat16 and int8 to float32 is always possible, and on some CPUs faster than the vector instruction.
@@ -43,16 +42,16 @@ def build_floors(folder: Path) -> Path:
     """Compiles floors.cpp into `folder`, for exactly this CPU.
 
     Raises:
-        BenchmarkError: there is no C++ compiler, or it failed.
+        CommandError: there is no C++ compiler, or it failed.
     """
     program, compiler = folder / "floors", shlex.split(os.environ.get("CXX", "c++"))
     try:
         command = [*compiler, *_OPTIONS, str(_SOURCE), "-o", str(program)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise BenchmarkError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
+        raise CommandError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
     except subprocess.CalledProcessError as error:
-        raise BenchmarkError(f"{_SOURCE.name} does not compile: {error.stderr.strip()[:300]}") from None
+        raise CommandError(f"{_SOURCE.name} does not compile: {error.stderr.strip()[:300]}") from None
     return program
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from command_line import BenchmarkError
 
+Work = Callable[[], object]
+
 _LARGEST_L2_BYTES = 128 << 20  # of any card; taken where torch doesn't say
 
 
@@ -15,8 +17,7 @@ class Device:
 
     Attributes:
         torch_device: where tensors are.
-        name: such as "NVIDIA H100 80GB HBM3".
-        architecture: such as "sm_90".
+        name, architecture: such as "NVIDIA H100 80GB HBM3" and "sm_90".
         l2_bytes: of its second-level cache.
         facts: more about it, for the report.
     """
@@ -33,11 +34,9 @@ class Device:
             raise BenchmarkError(f"this torch ({torch.__version__}) is built without CUDA; install one that has it")
         if not torch.cuda.is_available():
             raise BenchmarkError("torch finds no NVIDIA GPU that it can use; see what nvidia-smi says")
-        self._cuda = torch.cuda
-        properties = torch.cuda.get_device_properties(0)
+        self._cuda, properties = torch.cuda, torch.cuda.get_device_properties(0)
         self.torch_device: Any = torch.device("cuda", 0)
-        self.name = str(properties.name)
-        self.architecture = f"sm_{properties.major}{properties.minor}"
+        self.name, self.architecture = str(properties.name), f"sm_{properties.major}{properties.minor}"
         self.l2_bytes = int(getattr(properties, "L2_cache_size", 0)) or _LARGEST_L2_BYTES
         self.facts: dict[str, Any] = {"architecture": self.architecture, "l2_bytes": self.l2_bytes}
         self.facts |= {"memory_bytes": properties.total_memory, "processors": properties.multi_processor_count}
@@ -51,7 +50,7 @@ class Device:
         """Waits for all work; raises on an error of the card."""
         self._cuda.synchronize()
 
-    def on_streams(self, works: Sequence[Callable[[], None]]) -> None:
+    def on_streams(self, works: Sequence[Work]) -> None:
         """Puts each work on a stream of its own, side by side, and waits for all of them."""
         self.synchronize()
         for work in works:
@@ -59,16 +58,15 @@ class Device:
                 work()
         self.synchronize()
 
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, work: Work) -> Work:
         """A CUDA graph of what `work` puts on the current stream; calling it runs the graph. Runs `work` once to warm up."""
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()
         with self._cuda.graph(graph):
             work()
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return graph.replay
 
-    def milliseconds(self, work: Callable[[], None]) -> float:
+    def milliseconds(self, work: Work) -> float:
         """How long the card takes for what `work` puts on the current stream."""
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

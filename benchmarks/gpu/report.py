@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from command_line import table
+from command_line import cells, table
 
 PASSED, FAILED, BAR_MISSED, NOT_RUN = 0, 1, 3, 4
 _HEAD = ("kernel", "µs", "quartiles", "launches", "MB", "of copy", "floor µs", "bar µs", "", "torch µs")
+_CELLS = "name µs:.2f quartiles launches MB:.3f of_copy:.0% floor_µs:.3f bar_µs:.2f verdict torch_µs:.2f"
 
 
 class Check(NamedTuple):
@@ -56,7 +57,7 @@ class Report:
         """Prints lines, and writes them to the file."""
         print(*lines, sep="\n", flush=True)
         with self.path.open("a") as file:
-            file.write("\n".join(lines) + "\n")
+            print(*lines, sep="\n", file=file)
 
     def check(self, check: Check) -> None:
         """Tells what became of a check."""
@@ -72,16 +73,16 @@ class Report:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Tells how long a kernel took; rows that follow one another are a table."""
-        time, bar, torch = row["time"], row["bar"], row["torch"]
+        name, (lower, median, upper) = f"{row['kernel']} {row['shape']}", (seconds * 1e6 for seconds in row["time"])
+        bar, torch = (row["bar"] and row["bar"] * 1e6), (row["torch"] and row["torch"].median * 1e6)
+        shown = {"name": name, "µs": median, "quartiles": f"{lower:.2f}-{upper:.2f}", "MB": row["bytes"] / 1e6}
+        shown |= {"floor_µs": row["floor"] * 1e6, "bar_µs": bar, "torch_µs": torch}
         verdict = {None: "-", True: "pass", False: "MISS"}[row["passes"]]
-        cells = [f"{row['kernel']} {row['shape']}", _us(time.median), f"{_us(time.lower)}-{_us(time.upper)}"]
-        cells += [str(row["launches"]), f"{row['bytes'] / 1e6:.3f}", f"{row['of_copy']:.0%}", f"{row['floor'] * 1e6:.3f}"]
-        cells += ["-" if bar is None else _us(bar), verdict, "-" if torch is None else _us(torch.median)]
-        self.write(*table(_HEAD, [cells])[2 if self.rows else 0 :])
+        self.write(*table(_HEAD, [cells({**row, **shown, "verdict": verdict}, _CELLS)])[2 if self.rows else 0 :])
         self.rows.append(row)
         if row["passes"] is False:
-            why = "there is no bar, as torch gave no time" if bar is None else f"the bar is {_us(bar)} µs"
-            self.missed.append(f"{row['kernel']} at {row['shape']} took {_us(time.median)} µs; {why}")
+            why = "there is no bar, as torch gave no time" if bar is None else f"the bar is {bar:.2f} µs"
+            self.missed.append(f"{row['kernel']} at {row['shape']} took {median:.2f} µs; {why}")
 
     def end(self) -> int:
         """Tells what it amounts to; returns the exit code: faults weigh more than a bar, and that more than a gap."""
@@ -93,7 +94,3 @@ class Report:
         if self.failures:
             return FAILED
         return BAR_MISSED if self.missed else NOT_RUN if self.skipped else PASSED
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:.2f}"

@@ -64,21 +64,15 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
     graphs, notes = {}, []
     for name, calls in contenders.items():
         many = list(calls) * -(-_MIN_CALLS // len(calls))
-
-        def work(many: Sequence[Call] = many) -> None:
-            for call in many:
-                call()
-
         try:
-            graphs[name] = device.capture(work), len(many)
+            graphs[name] = device.capture(lambda many=many: [call() for call in many]), len(many)
         except Exception as error:  # whatever torch may say
             if name == "kernel":
                 raise
             notes.append(f"{name}: {type(error).__name__}: {first_line(error)}")
-    order, names = random.Random(0), list(graphs)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    order, taken = random.Random(0), {name: list[float]() for name in graphs}
     for _ in range(_WARM_UP + repeats):
-        for name in order.sample(names, len(names)):
+        for name in order.sample(list(graphs), len(graphs)):
             replay, calls_of_it = graphs[name]
             taken[name].append(device.milliseconds(replay) / 1e3 / calls_of_it)
     return {name: summarize(seconds[_WARM_UP:]) for name, seconds in taken.items()}, notes
@@ -117,7 +111,8 @@ def measure_shape(
 def _measure_kernel(
     device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool
 ) -> dict[str, Any]:
-    problems = _problems(device, kernels, kernel, shape)
+    sets = buffer_sets(kernel_bytes(shape)[kernel], device.l2_bytes)
+    problems = [_routed_problem(device, kernels, shape) for _ in range(sets)]
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
@@ -129,7 +124,7 @@ def _measure_kernel(
     if shape.is_one_image:
         limit = ONE_IMAGE_BAR * peer.median if peer else None
     return {
-        **{"kernel": kernel, "shape": shape, "kept": kept, "buffer_sets": len(problems)},
+        **{"kernel": kernel, "shape": shape, "kept": kept, "buffer_sets": sets},
         **{"bytes": moved, "launches": launches, "floor": floor, "time": own, "of_copy": floor / own.median, "torch": peer},
         "bar": limit if bar else None,
         "passes": limit is not None and own.median <= limit if bar else None,
@@ -137,17 +132,13 @@ def _measure_kernel(
     }
 
 
-def _problems(device: Device, kernels: Library, kernel: str, shape: Shape) -> list[Problem]:
-    """Sets of buffers with the same routing in other memory, larger than the cache together as far as that is needed."""
-    source = torch.Generator().manual_seed(0)
+def _routed_problem(device: Device, kernels: Library, shape: Shape) -> Problem:
+    """The same routing each time, in other memory."""
+    problem, source = Problem(device, kernels, shape), torch.Generator().manual_seed(0)
     gates = torch.randn(shape.groups, shape.tokens, shape.experts, generator=source).softmax(dim=-1)
-    problems = []
-    for _ in range(buffer_sets(kernel_bytes(shape)[kernel], device.l2_bytes)):
-        problem = Problem(device, kernels, shape)
-        problem.tensors["gates"].copy_(gates)
-        for name in ("x", "out"):
-            problem.tensors[name].normal_()
-        problem.run("Route")
-        problems.append(problem)
+    problem.tensors["gates"].copy_(gates)
+    for name in ("x", "out"):
+        problem.tensors[name].normal_()
+    problem.run("Route")
     device.synchronize()
-    return problems
+    return problem
