@@ -17,7 +17,7 @@ import pytest
 from vmoe_export import export_bundle
 
 if TYPE_CHECKING:
-    from gpu.library import Library
+    from on_gpu.library import Library
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
@@ -156,6 +156,6 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kernels(stand_in: Path) -> Library:
     """The GPU kernels as the benchmark calls them, on the CPU."""
-    from gpu.library import Library
+    from on_gpu.library import Library
 
     return Library(stand_in)

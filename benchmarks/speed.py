@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import CommandError, count, positive, say, table
+from command_line import count, positive, say, table
 from cpu.cells import Point, measure, tables
 from cpu.floors import Floors, build_floors, measure_floors
 from cpu.int8_peers import missing_nncf
@@ -28,7 +28,6 @@ from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 
 from vmoe_bench.machine import cpu_model
-from vmoe_runtime.errors import VmoeError
 
 _FOLDER = Path("build") / "speed"
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}

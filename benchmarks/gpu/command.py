@@ -10,11 +10,12 @@ from typing import Any
 
 from command_line import BenchmarkError, say
 from on_gpu import sanitizer
+from on_gpu.check import Check, first_line
+from on_gpu.device import Device
+from on_gpu.library import Library, build, find_nvcc, library_command
 
-from gpu.device import Device
 from gpu.floors import floors_text
-from gpu.library import Library, build, find_nvcc, library_command
-from gpu.report import FAILED, PASSED, Check, Report, file_name, first_line
+from gpu.report import FAILED, PASSED, Report, file_name
 from gpu.shapes import bar_shapes, sweep_shapes
 
 KERNEL_PARTS = ("exactness", *sanitizer.TOOLS, "timing")
@@ -100,7 +101,7 @@ def run(given: argparse.Namespace, device: Any, library: Path | None) -> Report:
         elif part == "exactness":
             from on_gpu.checks import check_exactness
 
-            check_exactness(report, device, kernels, given.seed, given.random_cases)
+            check_exactness(report.check, device, kernels, given.seed, given.random_cases)
         elif program := sanitizer.find_sanitizer():
             assert library is not None
             say(f"{part}: {given.layers} layers, seed {given.seed}")

@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from command_line import table
+from on_gpu.library import KERNELS, kernel_launches
+from on_gpu.shape import TYPE_BYTES, Shape, Type
 
-from gpu.shapes import SETTINGS, SIZES, TYPE_BYTES, Shape, Type, shape_for, shape_of_kernel
-
-KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
+from gpu.shapes import SETTINGS, SIZES, shape_for, shape_of_kernel
 
 H100_BYTES_PER_SECOND = 3.35e12  # the data sheet of the SXM5 card; a run takes what a copy moves instead
 BAR = 1.3  # times its floor, and the time of its launches, is what a kernel may take
 ONE_IMAGE_BAR = 0.5  # times what torch takes, for one image
-SMALL_PAIRS = 2048  # S * K of the largest groups that are routed in one launch
 _INDEX_BYTES = 4  # of slot and src
 _WIDTHS: tuple[Type, ...] = ("fp32", "bf16")  # float16 moves what bfloat16 moves
 
@@ -59,12 +58,6 @@ def kernel_bytes(shape: Shape, kept: Kept | None = None) -> Mapping[str, int]:
         "RouteDispatch": gates + routed + moved,
         "Combine": routed + (kept.pairs + shape.all_tokens) * shape.row_bytes,
     }
-
-
-def kernel_launches(shape: Shape) -> Mapping[str, int]:
-    """What each kernel puts on its stream: the nodes of its CUDA graph."""
-    small = shape.tokens * shape.choices <= SMALL_PAIRS
-    return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
 
 
 def bar_seconds(floor: float, launches: int, launch: float) -> float:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from on_gpu import exact
+from on_gpu.problem import Problem
+from on_gpu.shape import Shape
 from torch import Tensor
-
-from gpu.problem import Problem
-from gpu.shapes import Shape
 
 
 def padded(rows: Tensor) -> Tensor:

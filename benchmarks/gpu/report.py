@@ -5,21 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from command_line import cells, table
+from on_gpu.check import Check
 
 PASSED, FAILED, BAR_MISSED, NOT_RUN = 0, 1, 3, 4
 _HEAD = ("kernel", "µs", "quartiles", "launches", "MB", "of copy", "floor µs", "bar µs", "", "torch µs")
 _CELLS = "name µs:.2f quartiles launches MB:.3f of_copy:.0% floor_µs:.3f bar_µs:.2f verdict torch_µs:.2f"
-
-
-class Check(NamedTuple):
-    """One thing that was looked at so often, and a sentence for each time that it was not as it must be."""
-
-    name: str
-    count: int
-    failures: Sequence[str]
 
 
 def file_name(card: str, chosen: Sequence[str]) -> str:
@@ -30,11 +23,6 @@ def file_name(card: str, chosen: Sequence[str]) -> str:
         'gpu_NVIDIA-H100-80GB-HBM3_timing_64-x-197-E-8.md'
     """
     return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (card, *chosen))]) + ".md"
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the advice that torch adds."""
-    return str(error).strip().partition("\n")[0][:400]
 
 
 class Report:

@@ -1,61 +1,11 @@
-"""What a kernel is run on: sizes, element types, and the sizes that the bar is set for."""
+"""The sizes that kernels are timed at, and the ones among them that the bar is set for."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-Type = Literal["fp32", "fp16", "bf16"]
-TYPES: tuple[Type, ...] = ("fp32", "fp16", "bf16")
-TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of one MoE layer's routing: G, S, E, K, places per expert and group, D; element types; the order of service."""
-
-    groups: int
-    tokens: int
-    experts: int
-    choices: int
-    capacity: int
-    hidden: int = 768  # of a B/16
-    type: Type = "fp32"
-    gate_type: Type = "fp32"  # the exported graphs' are float32 whatever the tokens are
-    bpr: bool = True
-
-    @property
-    def all_tokens(self) -> int:
-        """Tokens of all groups, G * S."""
-        return self.groups * self.tokens
-
-    @property
-    def pairs(self) -> int:
-        """(token, expert) pairs that are asked for, G * S * K."""
-        return self.all_tokens * self.choices
-
-    @property
-    def places(self) -> int:
-        """Places of all experts, E * M = E * G * c."""
-        return self.experts * self.groups * self.capacity
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one token."""
-        return self.hidden * TYPE_BYTES[self.type]
-
-    @property
-    def is_one_image(self) -> bool:
-        """Whether it is an image of 224 px alone: so small that a kernel's time is its latency, and bytes say nothing."""
-        return (self.groups, self.tokens) == SIZES[0]
-
-    def __str__(self) -> str:
-        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`; without tokens the type is that of the gates."""
-        hidden = f", D {self.hidden}" if self.hidden else ""
-        gates = f", gates {self.gate_type}" if self.hidden and self.gate_type != "fp32" else ""
-        sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
-        return f"{sizes}{hidden}, {self.type}{gates}{'' if self.bpr else ', vanilla'}"
+from on_gpu.shape import TYPES, Shape, Type
 
 
 def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float, type: Type = "fp32") -> Shape:
@@ -95,3 +45,8 @@ def sweep_shapes() -> list[Shape]:
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
     """Routing alone has no tokens: what a shape says of their type, it then says of the gates."""
     return replace(shape, gate_type=shape.type, hidden=0) if kernel == "Route" else shape
+
+
+def is_one_image(shape: Shape) -> bool:
+    """Whether it is an image of 224 px alone: so small that a kernel's time is its latency, and bytes say nothing."""
+    return (shape.groups, shape.tokens) == SIZES[0]

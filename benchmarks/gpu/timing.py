@@ -13,14 +13,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from on_gpu.check import first_line
+from on_gpu.device import Device
+from on_gpu.library import KERNELS, Library, kernel_launches
+from on_gpu.problem import Problem
+from on_gpu.shape import Shape
 
 from gpu import in_torch
-from gpu.device import Device
-from gpu.floors import KERNELS, ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes, kernel_launches
-from gpu.library import Library
-from gpu.problem import Problem
-from gpu.report import first_line
-from gpu.shapes import Shape, shape_of_kernel
+from gpu.floors import ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes
+from gpu.shapes import is_one_image, shape_of_kernel
 
 Call = Callable[[], object]
 
@@ -116,12 +117,12 @@ def _measure_kernel(
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16" or shape.is_one_image:  # elsewhere bfloat16 moves the same bytes
+    if shape.type != "fp16" or is_one_image(shape):  # elsewhere bfloat16 moves the same bytes
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
     limit = bar_seconds(floor, launches, rates.launch)
-    if shape.is_one_image:
+    if is_one_image(shape):
         limit = ONE_IMAGE_BAR * peer.median if peer else None
     return {
         **{"kernel": kernel, "shape": shape, "kept": kept, "buffer_sets": sets},

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import BenchmarkError
-from gpu.library import CALLS, PLUGINS, find_nvcc
+from on_gpu.library import CALLS, PLUGINS, find_nvcc
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -65,7 +65,7 @@ def build_stand_in(folder: Path) -> Path:
     """The stand-in's library."""
     # As nvcc's host compiler it knows where CUDA's headers are; the stand-in takes the CUDA runtime's place.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
-    sources = [Path(__file__).parents[1] / "cpp" / "gpu_stand_in.cc", PLUGINS / "cuda" / "route_plan.cc", *CALLS]
+    sources = [Path(__file__).parents[1] / "cpp" / "gpu_stand_in.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
     sources += [PLUGINS / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
     library = folder / "libstand_in.so"
     command = [nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources, "-o", library]

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu import command, library, timing
-from gpu.floors import KERNELS, floors_text
-from gpu.report import Check, Report, file_name
-from gpu.shapes import Shape, shape_for
-from gpu.throughput import BATCHES, throughput
+from gpu import command, timing
+from gpu.floors import floors_text
+from gpu.report import Report, file_name
+from gpu.shapes import shape_for
 from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu
-from on_gpu import cases, checks, frameworks, sanitizer
+from on_gpu import cases, checks, frameworks, library, sanitizer
 from on_gpu.cases import Case
+from on_gpu.check import Check
+from on_gpu.library import KERNELS
+from on_gpu.shape import Shape
 
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
@@ -81,8 +83,8 @@ for name in ("numpy", "vmoe_runtime", "vmoe_export", "onnxruntime", "onnx", "ml_
     sys.modules[name] = None
 from pathlib import Path
 from gpu import command, timing
-from gpu.shapes import Shape
 from gpu_stand_in import HostDevice
+from on_gpu.shape import Shape
 from on_gpu import cases, checks
 
 folder, library, kernels = sys.argv[1:]
@@ -197,9 +199,9 @@ def test_engines_that_agree_pass_and_others_do_not(mnist_image_bundle: Path) -> 
     with Engine.load(mnist_image_bundle, "c0.3-k1", "onnxruntime") as engine:
         assert frameworks.compare("same", engine, bundle, "c0.3-k1").failures == []
         other = frameworks.compare("other", engine, bundle, "c1.05-k1")
-        lines = throughput(engine, 2)
+        lines = frameworks.throughput(engine, 2)
     assert "are routed as on the CPU" in other.failures[0]
-    for batch, line in zip(BATCHES, lines, strict=True):
+    for batch, line in zip(frameworks.BATCHES, lines, strict=True):
         found = re.search(rf", batch {batch}: ([\d.]+) ms a call, (\d+) images/s$", line)
         assert found is not None
         assert float(found[2]) == pytest.approx(batch / float(found[1]) * 1e3, rel=0.02, abs=1)

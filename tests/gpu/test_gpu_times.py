@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 from gpu import in_torch, timing
-from gpu.floors import KERNELS, ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
-from gpu.library import Library
+from gpu.floors import ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
 from gpu.report import Report
-from gpu.shapes import Shape, bar_shapes, shape_for, sweep_shapes
+from gpu.shapes import bar_shapes, shape_for, sweep_shapes
 from gpu_stand_in import HostDevice
 from on_gpu import exact
 from on_gpu.cases import Case, make_gates, make_inputs
 from on_gpu.checks import expected_of
+from on_gpu.library import KERNELS, Library
+from on_gpu.shape import Shape
 
 from vmoe_runtime.capacity import compute_capacity
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from gpu.problem import TORCH_TYPES
-from gpu.shapes import TYPE_BYTES, TYPES, Shape, Type
 from torch import Tensor
+
+from on_gpu.problem import TORCH_TYPES
+from on_gpu.shape import TYPE_BYTES, TYPES, Shape, Type
 
 GATE_KINDS = ("random", "tied", "equal", "nan", "extreme", "one expert")
 

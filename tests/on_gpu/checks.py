@@ -7,16 +7,15 @@ from dataclasses import replace
 from functools import partial
 
 from command_line import say
-from gpu.device import Device
-from gpu.floors import KERNELS, kernel_launches
-from gpu.library import Library
-from gpu.report import Check, Report, first_line
-from gpu.shapes import TYPES, Shape
 from torch import Tensor
 
 from on_gpu import cases, exact
 from on_gpu.cases import Case, make_inputs
+from on_gpu.check import Check, first_line
+from on_gpu.device import Device
 from on_gpu.guarded import GuardedProblem
+from on_gpu.library import KERNELS, Library, kernel_launches
+from on_gpu.shape import TYPES, Shape
 
 Tensors = dict[str, Tensor]
 
@@ -39,7 +38,7 @@ LAUNCH_SHAPES = (
 )
 
 
-def check_exactness(report: Report, device: Device, kernels: Library, seed: int, random_cases: int) -> None:
+def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Library, seed: int, random_cases: int) -> None:
     """All kernels against torch on the CPU, on one stream and many, in graphs; seeds are part of every failure."""
     steps: dict[str, Callable[[], Check]] = {
         "planted faults": lambda: check_planted(device, kernels, seed),
@@ -52,9 +51,9 @@ def check_exactness(report: Report, device: Device, kernels: Library, seed: int,
     for name, step in steps.items():
         say(f"exactness: {name}, seed {seed}")
         try:
-            report.check(step())
+            tell(step())
         except RuntimeError as error:
-            report.check(Check(name, 1, (first_line(error),)))
+            tell(Check(name, 1, (first_line(error),)))
 
 
 def expected_of(case: Case, inputs: Tensors) -> Tensors:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +17,22 @@ from unittest.mock import patch
 
 import numpy as np
 from command_line import say
-from gpu.report import Check, Report
-from gpu.throughput import BATCHES, Array, noise, throughput
 
+from on_gpu.check import Check
+from vmoe_bench.measurement import summarize
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.availability import availability
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.errors import UnavailableError, VmoeError
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 CUDA, ORT_TENSORRT, TENSORRT = "ONNX Runtime, CUDA", "ONNX Runtime, TensorRT", "TensorRT"
 _BACKENDS = {CUDA: "cuda", ORT_TENSORRT: "ort-tensorrt", TENSORRT: "tensorrt"}
 _PROVIDERS = {CUDA: "CUDAExecutionProvider", ORT_TENSORRT: "TensorrtExecutionProvider"}
+BATCHES = (1, 32)
+_WARM_UP = 3
 _MIN_SAME_ROUTING = {"fp32": 0.999, "fp16": 0.97, "bf16": 0.9}  # of the pairs: what is all but tied may fall otherwise
 _TOLERANCE = {"fp32": 2e-3, "fp16": 5e-2, "bf16": 0.3}  # of logits, where an image's pairs are all kept alike
 
@@ -66,7 +71,7 @@ def missing() -> dict[str, str]:
     }
 
 
-def run(report: Report, folder: Path, model: str, repeats: int) -> None:
+def run(report: Any, folder: Path, model: str, repeats: int) -> None:
     """Reports on a framework, bundle and profile after the other.
 
     Args:
@@ -118,7 +123,7 @@ def prepare_bundles(folder: Path, model: str) -> list[ModelBundle]:
     return bundles
 
 
-def run_framework(report: Report, name: str, bundles: Sequence[ModelBundle], repeats: int) -> None:
+def run_framework(report: Any, name: str, bundles: Sequence[ModelBundle], repeats: int) -> None:
     """One framework on every bundle and profile, unless it can't run here after all."""
     for bundle in (b for b in bundles if name != CUDA or b.precision == "fp32"):
         opened = Bundle.open(bundle.path)
@@ -144,6 +149,11 @@ def run_framework(report: Report, name: str, bundles: Sequence[ModelBundle], rep
         report.check(_refuses_without_plugin(Path(os.environ["VMOE_CACHE_DIR"])))
 
 
+def noise(engine: Engine, count: int) -> Array:
+    """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, *engine.manifest.input.size)).astype(np.float32)
+
+
 def compare(name: str, engine: Engine, bundle: ModelBundle, profile: str) -> Check:
     """The same images on the CPU: pairs routed alike but for a few, and the same logits where an image's all are."""
     images = noise(engine, max(BATCHES))
@@ -164,6 +174,21 @@ def _run_of(engine: Engine, images: Array) -> Run:
     """Logits, and which expert each pair was kept by, -1 where dropped; its place there is no matter."""
     logits, routes = engine.logits_and_routing(images)
     return Run(logits, [np.where(r.kept, r.expert, -1).reshape(len(images), -1) for r in routes.values()])
+
+
+def throughput(engine: Engine, repeats: int) -> list[str]:
+    """Images per second of calls with images in the CPU's memory, copies to and from the card included: medians."""
+    lines = []
+    for batch in BATCHES:
+        images, taken = noise(engine, batch), []
+        for _ in range(_WARM_UP + repeats):
+            start = time.perf_counter()
+            engine(images)
+            taken.append(time.perf_counter() - start)
+        speed = summarize(taken[_WARM_UP:], batch)
+        shown = f"{speed.p50_ms:.3f} ms a call, {speed.images_per_second:.0f} images/s"
+        lines.append(f"- {engine.backend_description}, batch {batch}: {shown}")
+    return lines
 
 
 def build_engine(bundle: ModelBundle, profile: str, name: str) -> Check:

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from gpu.device import Device
-from gpu.library import Library
-from gpu.problem import Problem
-from gpu.shapes import Shape
 from torch import Tensor
+
+from on_gpu.device import Device
+from on_gpu.library import Library
+from on_gpu.problem import Problem
+from on_gpu.shape import Shape
 
 _GUARD_BYTES = 256
 _GARBAGE = 0xA5

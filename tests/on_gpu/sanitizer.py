@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu.library import find_program
-from gpu.report import Check
+from on_gpu.check import Check
+from on_gpu.library import find_program
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 MISSING = "compute-sanitizer isn't installed (it comes with the CUDA toolkit)"

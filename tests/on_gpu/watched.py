@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_line import BenchmarkError, say
-from gpu.library import Library
-from gpu.shapes import TYPE_BYTES, TYPES, Shape
+
+from on_gpu.library import Library
+from on_gpu.shape import TYPE_BYTES, TYPES, Shape
 
 _RESULTS = ("slot", "weight", "buf", "y")
 

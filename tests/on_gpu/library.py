@@ -11,12 +11,13 @@ from typing import Any
 
 from command_line import BenchmarkError
 
-from gpu.shapes import TYPES, Shape
+from on_gpu.shape import TYPES, Shape
 
-ROOT = Path(__file__).parents[2]
-PLUGINS, CHECKS = ROOT / "plugins", ROOT / "tests" / "on_gpu"
-CALLS = (Path(__file__).with_name("kernel_calls.cc"), CHECKS / "check_calls.cc")
-_OWN_KERNELS = (Path(__file__).with_name("empty_kernel.cu"), CHECKS / "planted_faults.cu")
+KERNELS = ("Route", "Dispatch", "RouteDispatch", "Combine")
+PLUGINS = Path(__file__).parents[2] / "plugins"
+CALLS = Path(__file__).with_name("kernel_calls.cc")
+_EXTRA_KERNELS = Path(__file__).with_name("extra_kernels.cu")
+_SMALL_PAIRS = 2048  # S * K of the largest groups that are routed in one launch
 _USUAL_FOLDER = Path("/usr/local/cuda/bin")
 _FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-Wall,-Wextra", "-shared", f"-I{PLUGINS}")
 
@@ -49,7 +50,7 @@ def kernel_sources() -> list[Path]:
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
     """The line that builds the shared library for a card, such as "sm_90"."""
-    sources = map(str, (*CALLS, *_OWN_KERNELS, *kernel_sources()))
+    sources = map(str, (CALLS, _EXTRA_KERNELS, *kernel_sources()))
     return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
 
 
@@ -66,6 +67,12 @@ def build(command: list[str]) -> Path:
         why = next((line for line in lines if "error" in line or "fatal" in line), "; ".join(lines[-2:]))
         raise BenchmarkError(f"nvcc can't build the kernels: {why[:400]}")
     return Path(command[-1])
+
+
+def kernel_launches(shape: Shape) -> dict[str, int]:
+    """What each kernel puts on its stream: the nodes of its CUDA graph."""
+    small = shape.tokens * shape.choices <= _SMALL_PAIRS
+    return {"Route": 1 if small else 2, "Dispatch": 1, "RouteDispatch": 1 if small else 3, "Combine": 1}
 
 
 class DeviceError(BenchmarkError, RuntimeError):
@@ -94,7 +101,7 @@ class Library:
         return int(self._library.vmoe_gpu_workspace_bytes(c_shape(shape)))
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
-        """Puts a kernel of `gpu.floors.KERNELS` on a stream, with its tensors and workspace at these addresses."""
+        """Puts a kernel of KERNELS on a stream, with its tensors and workspace at these addresses."""
         gate, token = TYPES.index(shape.gate_type), TYPES.index(shape.type)
         routed = at["slot"], at["weight"]
         if kernel == "Route":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpu.device import Device
-from gpu.library import Library
-from gpu.shapes import Shape, Type
+from on_gpu.device import Device
+from on_gpu.library import Library
+from on_gpu.shape import Shape, Type
 
 TORCH_TYPES: dict[Type, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
