@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import timeit
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -41,7 +42,7 @@ def measure(bundle: Path, batch: int, threads: int, duration: float) -> list[str
         if not np.array_equal(bare()[0], point.logits(images)):
             raise CommandError(f"{bundle}: the bare session answers otherwise")
         calls = [partial(point.logits, images), bare]
-        taken = time_interleaved([lambda call=call: [call() for _ in range(CALLS)] for call in calls], duration)
+        taken = time_interleaved([partial(timeit.timeit, call, number=CALLS) for call in calls], duration)
     bench, alone = (float(np.median(seconds)) / CALLS * 1e3 for seconds in taken)
     return [str(batch), f"{bench:.4f}", f"{alone:.4f}", f"{bench / alone:.3f}"]
 

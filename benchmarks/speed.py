@@ -28,6 +28,7 @@ from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 
 from vmoe_bench.machine import cpu_model
+from vmoe_runtime.command_line import run_command
 
 _FOLDER = Path("build") / "speed"
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}
@@ -102,7 +103,7 @@ def void_sentences(cell: Cell, share: float) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured or the run is void."""
+    """Runs the command line; returns 0, or 1 where the run is void."""
     given = parse_arguments(arguments)
     _, void = run(given)
     for sentence in void:
@@ -112,4 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("speed.py", main, None))

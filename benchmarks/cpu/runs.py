@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -92,39 +92,30 @@ def dense_graph(cell: Cell, attention: Attention) -> onnx.ModelProto:
     return write_graph(cell.model.bundle("dense"), cell.model.configs["dense"], cell.batch, attention)
 
 
-def dense_in_ort(cell: Cell, precision: str) -> Loaded:
-    """The dense ViT in ONNX Runtime, "fp32", or "int8" with dynamically quantized activations."""
+def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
+    """The dense ViT in ONNX Runtime or OpenVINO, with attention written in the form that is the fastest on this machine.
 
-    def load(graph: onnx.ModelProto) -> Callable[[Array], Array]:
-        return in_ort(quantize_for_ort(graph) if precision == "int8" else graph, cell.threads)
+    In int8 it is quantized by `quantize_for_ort`, or by NNCF with what is left in bfloat16.
+    """
 
-    return _fastest_form(cell, _ORT, ("separate", "contrib"), load)
-
-
-def dense_in_openvino(cell: Cell, precision: str) -> Loaded:
-    """The dense ViT in OpenVINO, "fp32", "bf16", or "int8" by NNCF with what is left in bfloat16."""
-
-    def load(graph: onnx.ModelProto) -> Callable[[Array], Array]:
+    def load(form: Attention) -> Callable[[Array], Array]:
+        graph = dense_graph(cell, form)
+        if runtime == _ORT:
+            return in_ort(quantize_for_ort(graph) if precision == "int8" else graph, cell.threads)
         model = openvino.Core().read_model(graph.SerializeToString())
         call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
         return lambda images: call({"image": images})
 
-    return _fastest_form(cell, _OPENVINO, ("separate", "fused"), load)
-
-
-def _fastest_form(
-    cell: Cell, runtime: str, forms: Sequence[Attention], load: Callable[[onnx.ModelProto], Callable[[Array], Array]]
-) -> Loaded:
-    """Which way to write attention is the fastest depends on the machine: the one that is so here is the peer."""
-    images, loaded = cell.model.images(cell.batch), {form: load(dense_graph(cell, form)) for form in forms}
+    forms: tuple[Attention, ...] = ("separate", "contrib" if runtime == _ORT else "fused")
+    images, loaded = cell.model.images(cell.batch), {form: load(form) for form in forms}
     times = time_interleaved({form: partial(call, images) for form, call in loaded.items()}, _FORM_ROUNDS)
     best = min(times, key=lambda form: times[form].min())
     chosen = loaded[best]  # the other form goes
     return lambda images, _: chosen(images), f"{runtime}, {best} attention"
 
 
-def per_expert_in_ort(cell: Cell) -> Loaded:
-    """The V-MoE as standard ops, one product per expert, a graph for each setting."""
+def load_per_expert(cell: Cell, precision: str) -> Loaded:
+    """The V-MoE as standard ops in ONNX Runtime, one product per expert, a graph for each setting; "fp32" alone."""
     bundle, config = cell.model.bundle("sparse"), cell.model.configs["sparse"]
     calls = {
         ck: in_ort(write_graph(bundle, config, cell.batch, "separate", profile), cell.threads)
@@ -133,7 +124,7 @@ def per_expert_in_ort(cell: Cell) -> Loaded:
     return lambda images, ck: calls[ck](images), _ORT
 
 
-def inlined_in_openvino(cell: Cell, precision: str) -> Loaded:
+def load_inlined(cell: Cell, precision: str) -> Loaded:
     """The bundle's graph of standard ops in OpenVINO, "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
@@ -141,34 +132,26 @@ def inlined_in_openvino(cell: Cell, precision: str) -> Loaded:
     return lambda images, ck: call({"image": images, **feeds[ck]}), _OPENVINO
 
 
-_NUMBERS: Mapping[Precision, tuple[str, str, str]] = {
+_NUMBERS = {
     "fp32": ("fp32", "fp32", "fp32"),
     "bf16": ("bf16", "bf16", "bf16"),
     "int8": ("int8", "bf16", "int8"),
     "bf16-experts": ("fp32", "fp32", "bf16"),
 }
-
-
-def _all_runs() -> dict[str, Run]:
-    runs = {}
-    for kind, model in (("sparse", "V-MoE"), ("dense", "dense ViT")):
-        for precision in list(_NUMBERS)[: 4 if kind == "sparse" else 3]:
-            load = partial(load_engine, kind=kind, precision=precision)
-            title = f"{model}, this engine, {precision.replace('-', ' ')}"
-            runs[f"engine-{kind}-{precision}"] = Run(title, kind, _NUMBERS[precision], load)
-    for precision in ("fp32", "bf16", "int8"):
-        load, tool = partial(dense_in_openvino, precision=precision), " by NNCF" if precision == "int8" else ""
-        title = f"dense ViT, OpenVINO, {precision}{tool}"
-        runs[f"dense-openvino-{precision}"] = Run(title, "dense", _NUMBERS[precision], load)
-    for precision in ("fp32", "int8"):
-        load, title = partial(dense_in_ort, precision=precision), f"dense ViT, ONNX Runtime, {precision}"
-        runs[f"dense-ort-{precision}"] = Run(title, "dense", (precision, "fp32", precision), load)
-    title = "V-MoE as standard ops, a product per expert, ONNX Runtime, fp32"
-    runs["per-expert-ort-fp32"] = Run(title, "sparse", _NUMBERS["fp32"], per_expert_in_ort)
-    for precision in ("fp32", "bf16"):
-        load, title = partial(inlined_in_openvino, precision=precision), "V-MoE as this exporter's standard ops, OpenVINO"
-        runs[f"inlined-openvino-{precision}"] = Run(f"{title}, {precision}", "sparse", _NUMBERS[precision], load)
-    return runs
-
-
-RUNS: Mapping[str, Run] = _all_runs()
+_ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[str]], ...] = (
+    ("engine-sparse", "V-MoE, this engine", "sparse", partial(load_engine, kind="sparse"), tuple(_NUMBERS)),
+    ("engine-dense", "dense ViT, this engine", "dense", partial(load_engine, kind="dense"), ("fp32", "bf16", "int8")),
+    ("dense-openvino", "dense ViT, OpenVINO", "dense", partial(load_dense, runtime=_OPENVINO), ("fp32", "bf16", "int8")),
+    ("dense-ort", "dense ViT, ONNX Runtime", "dense", partial(load_dense, runtime=_ORT), ("fp32", "int8")),
+    ("per-expert-ort", "V-MoE as standard ops, a product per expert, ONNX Runtime", "sparse", load_per_expert, ("fp32",)),
+    ("inlined-openvino", "V-MoE as this exporter's standard ops, OpenVINO", "sparse", load_inlined, ("fp32", "bf16")),
+)
+RUNS = {
+    f"{name}-{precision}": Run(
+        f"{title}, {precision.replace('-', ' ')}", kind, _NUMBERS[precision], partial(load, precision=precision)
+    )
+    for name, title, kind, load, precisions in _ALL
+    for precision in precisions
+}
+# ONNX Runtime quantizes no product of attention's own.
+RUNS["dense-ort-int8"] = replace(RUNS["dense-ort-int8"], numbers=("int8", "fp32", "int8"))

@@ -65,8 +65,13 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
     graphs, notes = {}, []
     for name, calls in contenders.items():
         many = list(calls) * -(-_MIN_CALLS // len(calls))
+
+        def work(many: Sequence[Call] = many) -> None:
+            for call in many:  # what it gives is dropped at once, so that its memory is free for the next one
+                call()
+
         try:
-            graphs[name] = device.capture(lambda many=many: [call() for call in many]), len(many)
+            graphs[name] = device.capture(work), len(many)
         except Exception as error:  # whatever torch may say
             if name == "kernel":
                 raise

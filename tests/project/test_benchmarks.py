@@ -216,8 +216,9 @@ def test_all_forms_of_the_dense_peer_agree(quick: Measured) -> None:
 
 
 def test_a_run_with_other_weights_is_refused(speed: Any) -> None:
-    from command_line import BenchmarkError
     from cpu.cells import check_agreement
+
+    from vmoe_runtime.command_line import CommandError
 
     for name, fine, far in (
         ("dense-ort-fp32", (4e-3, 9.0), (6e-3, 0.0)),
@@ -226,7 +227,7 @@ def test_a_run_with_other_weights_is_refused(speed: Any) -> None:
     ):
         check_agreement(name, *fine)
         for distance in (far, (math.nan, math.nan)):
-            with pytest.raises(BenchmarkError, match=f"{name} is not the same model"):
+            with pytest.raises(CommandError, match=f"{name} is not the same model"):
                 check_agreement(name, *distance)
 
 
@@ -302,7 +303,7 @@ def test_the_bench_and_a_bare_session_are_interleaved(
     for _, bench, bare, ratio in rows:
         assert float(bench) / float(bare) == pytest.approx(float(ratio), rel=0.01)
     assert bench_overhead.main([str(tmp_path / "nothing.vmoe")]) == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err.startswith("bench_overhead.py: ")
 
 
 def test_a_part_of_an_installation_is_refused(
