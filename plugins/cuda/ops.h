@@ -1,6 +1,6 @@
-// Routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no synchronisation,
-// and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and weights have the bits
-// of core/routing.h; so has combine in float32, of core/combine.h.
+// Gates, routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no
+// synchronisation, and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and
+// weights have the bits of core/routing.h; so has combine in float32, of core/combine.h.
 //
 // Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
 // CUDA's error and does nothing else.
@@ -15,6 +15,11 @@
 #include "cuda/limits.h"
 
 namespace vmoe::cuda {
+
+// The op VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E], softmax(x . router), whose bits depend on
+// the token and the router alone. cudaErrorInvalidValue for more than kMaxExperts experts.
+cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
+                          float* gates, cudaStream_t stream);
 
 // The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M], expert
 // i32[G,S,K], which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.

@@ -1,15 +1,13 @@
-// Runs the programs of the GPU's routing kernels on the CPU: threads, blocks and launches as the GPU has them, each
-// phase's threads and each launch's blocks in an order drawn from a seed, on watched memory. Called from Python.
-#include <algorithm>
+// Runs the programs of the kernels that route, dispatch and combine on the CPU: threads, blocks and launches as the GPU
+// has them, on watched memory. Called from Python.
 #include <cstdint>
 #include <cstring>
-#include <numeric>
-#include <random>
-#include <vector>
+#include <string>
 
 #include "cuda/limits.h"
 #include "cuda/route_plan.h"
 #include "cuda/route_program.h"
+#include "watched_block.h"
 #include "watched_memory.h"
 
 namespace {
@@ -24,157 +22,10 @@ using vmoe::cuda::RoutePlan;
 using vmoe::cuda::Word16;
 using watched::Array;
 using watched::Clock;
+using watched::Machine;
 using watched::Memory;
 
 constexpr uint32_t kLanes = 32;
-
-class Machine;
-
-// The lanes of a team, which run in any order between two exchanges.
-class Team {
- public:
-  // What each lane holds; a lane that sees another's is a fault.
-  template <class T>
-  class Lanes {
-   public:
-    explicit Lanes(const Team& team) : team_(team), held_(team.lanes_) {}
-
-    T& operator[](uint32_t lane) {
-      team_.check_lane(lane);
-      return held_[lane];
-    }
-
-   private:
-    friend class Team;
-    const Team& team_;
-    std::vector<T> held_;
-  };
-
-  Team(const Machine& machine, uint32_t index, uint32_t count, uint32_t lanes)
-      : machine_(machine), index_(index), count_(count), lanes_(lanes) {}
-
-  uint32_t index() const { return index_; }
-  uint32_t count() const { return count_; }
-  uint32_t exchanges() const { return exchanges_; }
-
-  template <class Function>
-  void for_each_lane(const Function& function) const;
-
-  template <class T>
-  void exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const;
-
- private:
-  const Machine& machine_;
-  uint32_t index_;
-  uint32_t count_;
-  uint32_t lanes_;
-  mutable uint32_t lane_ = 0;
-  mutable uint32_t exchanges_ = 0;
-
-  void check_lane(uint32_t lane) const;
-};
-
-class Machine {
- public:
-  Machine(uint64_t seed, int64_t lost_barrier, int64_t lost_distance)
-      : random_(seed), lost_barrier_(lost_barrier), lost_distance_(lost_distance) {}
-
-  Clock& shared_clock() { return shared_; }
-  Clock& device_clock() { return device_; }
-
-  // Every block of a grid in any order; `run_block(block, place)`.
-  template <class RunBlock>
-  void launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
-    threads_ = threads;
-    for (const uint32_t block : any_order(grid_x * grid_y)) {
-      block_ = block;
-      run_block(*this, BlockPlace{block % grid_x, block / grid_x, grid_x, grid_y});
-      ++shared_.period;
-    }
-    ++device_.period;
-  }
-
-  template <class Function>
-  void run_phase(const Function& function) const {
-    for (const uint32_t thread : any_order(threads_)) {
-      act(thread);
-      function(thread, threads_);
-    }
-    pass_barrier();
-  }
-
-  template <class Function>
-  void run_team_phase(uint32_t lanes, const Function& function) const {
-    const uint32_t count = threads_ / lanes;
-    std::vector<uint32_t> exchanges(count);
-    for (const uint32_t index : any_order(count)) {
-      const Team team(*this, index, count, lanes);
-      function(team);
-      exchanges[index] = team.exchanges();
-    }
-    // Lanes exchange across a whole warp, so none of its teams may stay away.
-    for (const uint32_t done : exchanges) {
-      if (done != exchanges[0]) report("some teams of a block exchange more often than others");
-    }
-    pass_barrier();
-  }
-
-  // From here on this thread of the block runs.
-  void act(uint32_t thread) const {
-    shared_.actor = thread;
-    device_.actor = block_ * threads_ + thread;
-  }
-  uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
-  void report(const std::string& what) const { shared_.report(what); }
-
-  std::string fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
-  int64_t phases() const { return phases_; }
-  bool loses_exchanges_at(uint32_t distance) const { return distance == lost_distance_; }
-
- private:
-  mutable std::mt19937_64 random_;
-  mutable Clock shared_;
-  mutable Clock device_;
-  int64_t lost_barrier_;
-  int64_t lost_distance_;
-  mutable int64_t phases_ = 0;
-  uint32_t threads_ = 0;
-  uint32_t block_ = 0;
-
-  std::vector<uint32_t> any_order(uint32_t count) const {
-    std::vector<uint32_t> order(count);
-    std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), random_);
-    return order;
-  }
-
-  void pass_barrier() const {
-    if (phases_++ != lost_barrier_) ++shared_.period;
-  }
-};
-
-template <class Function>
-void Team::for_each_lane(const Function& function) const {
-  const uint32_t mask = machine_.draw(lanes_);
-  for (uint32_t i = 0; i < lanes_; ++i) {
-    lane_ = i ^ mask;
-    machine_.act(index_ * lanes_ + lane_);
-    function(lane_);
-  }
-}
-
-template <class T>
-void Team::exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const {
-  if (distance >= lanes_) machine_.report("lanes of two teams exchange what they hold");
-  for (uint32_t lane = 0; lane < lanes_; ++lane) {
-    other.held_[lane] = of.held_[machine_.loses_exchanges_at(distance) ? lane : (lane ^ distance) % lanes_];
-  }
-  ++exchanges_;
-}
-
-void Team::check_lane(uint32_t lane) const {
-  if (lane != lane_) machine_.report("a lane sees what another one holds");
-}
 
 struct Job {
   RoutingShape shape;

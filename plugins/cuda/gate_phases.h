@@ -1,0 +1,176 @@
+// The gates of a router, softmax(x . router), as one phase of teams: a team of lanes has a few tokens, and does the
+// sums of all of them with a few experts at once. Every sum has one order, whichever tokens stand beside it: each lane
+// adds up its share of the depth, and exchanges of lanes add up the shares.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "core/host_device.h"
+#include "cuda/element.h"
+
+namespace vmoe::cuda {
+
+inline constexpr uint32_t kGateLanes = 32;
+inline constexpr uint32_t kGateTokens = 4;   // of a team
+inline constexpr uint32_t kGateExperts = 8;  // whose logits it does in one round: in the end one pair for each lane
+inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
+static_assert(kGatePairs == kGateLanes);
+
+struct GateShape {
+  uint32_t tokens;
+  uint32_t words;  // of a token, 4 bytes or 16 each
+  uint32_t experts;
+};
+
+VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fmaf(a, b, c);
+#endif
+}
+
+// exp(x) of an x that is not above 0, or NaN, within two units of the last place; what would be below 2^-125 is 0.
+// Nothing in here is rounded otherwise on a CPU.
+VMOE_HOST_DEVICE float exp_of_negative(float x) {
+  if (x < -86.6f) return 0.0f;
+  if (x != x) return x;
+  constexpr float kLog2OfE = 1.44269504f;
+  constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
+  constexpr float kLn2 = 0.693359375f;       // whose products with exponents are exact; kLn2 - kLn2Excess is ln 2
+  constexpr float kLn2Excess = 2.12194440e-4f;
+  const float shifted = x * kLog2OfE + kWholeOnly;
+  const float exponent = shifted - kWholeOnly;
+  const float rest = (x - exponent * kLn2) + exponent * kLn2Excess;
+  constexpr float kInverseFactorials[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  float power = 1.0f / 5040;
+  VMOE_UNROLL for (const float term : kInverseFactorials) power = multiply_add(power, rest, term);
+  uint32_t bits;
+  std::memcpy(&bits, &power, sizeof(bits));
+  bits += static_cast<uint32_t>(static_cast<int32_t>(exponent)) << 23;
+  std::memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+// A lane's share of the sums of all pairs of a round: token * kGateExperts + expert.
+struct PairSums {
+  float at[kGatePairs];
+};
+
+// Adds up the products of this lane's words: lane, lane + kGateLanes and so on. What is no token or no expert adds
+// zeros.
+template <class X, class Router>
+VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
+                                   const X& x, const Router& router, PairSums* sums) {
+  using Values = Elements<float, typename X::Value>;
+  using Columns = Elements<float, typename Router::Value>;
+  VMOE_UNROLL for (uint32_t pair = 0; pair < kGatePairs; ++pair) sums->at[pair] = 0;
+  for (uint32_t w = lane; w < shape.words; w += kGateLanes) {
+    Values values[kGateTokens];
+    VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
+      typename X::Value word = {};
+      if (first_token + t < shape.tokens) word = x.load((first_token + t) * shape.words + w);
+      std::memcpy(&values[t], &word, sizeof(word));
+    }
+    VMOE_UNROLL for (uint32_t i = 0; i < Values::kCount; ++i) {
+      const size_t row = (static_cast<size_t>(w) * Values::kCount + i) * shape.experts;
+      VMOE_UNROLL for (uint32_t e = 0; e < kGateExperts; e += Columns::kCount) {
+        typename Router::Value word = {};
+        if (first_expert + e < shape.experts) word = router.load((row + first_expert + e) / Columns::kCount);
+        Columns columns;
+        std::memcpy(&columns, &word, sizeof(word));
+        VMOE_UNROLL for (uint32_t j = 0; j < Columns::kCount; ++j) {
+          VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
+            float& sum = sums->at[t * kGateExperts + e + j];
+            sum = multiply_add(values[t].at[i], columns.at[j], sum);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Leaves the sum of the team's shares of pair p with lane p, as at[0]. With each exchange a lane keeps half of the
+// pairs that it has, of the first 2 * kHalf, and gives away the others.
+template <uint32_t kHalf, class Team, class Shares, class Values>
+VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
+  VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
+    team.for_each_lane([&](uint32_t lane) {
+      float* const at = shares[lane].at;
+      const float low = at[i];
+      const float high = at[i + kHalf];
+      const bool keeps_high = (lane & kHalf) != 0;
+      given[lane] = keeps_high ? low : high;
+      at[i] = keeps_high ? high : low;
+    });
+    team.exchange(given, kHalf, taken);
+    team.for_each_lane([&](uint32_t lane) { shares[lane].at[i] += taken[lane]; });
+  }
+  if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
+}
+
+// The phase. The team's tokens are the kGateTokens from `first_token`, of which there may be none: all teams of a block
+// exchange alike. There are at most kRounds * kGateExperts experts; words of the router hold experts, and are whole
+// rows. Reads x[tokens, words], router[D,E]. Writes gates[tokens,E], its own.
+template <uint32_t kRounds, class Team, class X, class Router, class Gates>
+VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
+                                    const Router& router, const Gates& gates) {
+  struct Logits {
+    float at[kRounds];
+  };
+  typename Team::template Lanes<PairSums> shares(team);
+  typename Team::template Lanes<Logits> logits(team);
+  typename Team::template Lanes<float> mine(team);
+  typename Team::template Lanes<float> other(team);
+  constexpr float kNone = -INFINITY;
+  for (uint32_t round = 0; round * kGateExperts < shape.experts; ++round) {
+    const uint32_t first_expert = round * kGateExperts;
+    team.for_each_lane(
+        [&](uint32_t lane) { add_products(lane, shape, first_token, first_expert, x, router, &shares[lane]); });
+    add_shares<kGatePairs / 2>(team, shares, mine, other);
+    team.for_each_lane([&](uint32_t lane) {
+      const bool is_expert = first_expert + lane % kGateExperts < shape.experts;
+      const float logit = is_expert ? shares[lane].at[0] : kNone;
+      VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) logits[lane].at[r] = r == round ? logit : logits[lane].at[r];
+    });
+  }
+  // The largest logit of a token, then the sum of the exponentials of what is left.
+  team.for_each_lane([&](uint32_t lane) {
+    mine[lane] = kNone;
+    VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
+      if (r * kGateExperts >= shape.experts) break;
+      mine[lane] = logits[lane].at[r] > mine[lane] ? logits[lane].at[r] : mine[lane];
+    }
+  });
+  VMOE_UNROLL for (uint32_t distance = kGateExperts / 2; distance > 0; distance /= 2) {
+    team.exchange(mine, distance, other);
+    team.for_each_lane([&](uint32_t lane) { mine[lane] = other[lane] > mine[lane] ? other[lane] : mine[lane]; });
+  }
+  team.for_each_lane([&](uint32_t lane) {
+    const float most = mine[lane];
+    mine[lane] = 0;
+    VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
+      if (r * kGateExperts >= shape.experts) break;
+      logits[lane].at[r] = exp_of_negative(logits[lane].at[r] - most);
+      mine[lane] += logits[lane].at[r];
+    }
+  });
+  VMOE_UNROLL for (uint32_t distance = kGateExperts / 2; distance > 0; distance /= 2) {
+    team.exchange(mine, distance, other);
+    team.for_each_lane([&](uint32_t lane) { mine[lane] += other[lane]; });
+  }
+  team.for_each_lane([&](uint32_t lane) {
+    const size_t token = first_token + lane / kGateExperts;
+    VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {
+      const uint32_t expert = r * kGateExperts + lane % kGateExperts;
+      if (token < shape.tokens && expert < shape.experts) {
+        gates.store(token * shape.experts + expert, logits[lane].at[r] / mine[lane]);
+      }
+    }
+  });
+}
+
+}  // namespace vmoe::cuda

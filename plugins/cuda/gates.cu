@@ -1,0 +1,51 @@
+#include "cuda/gate_phases.h"
+#include "cuda/gpu_block.h"
+#include "cuda/limits.h"
+#include "cuda/memory.h"
+#include "cuda/ops.h"
+
+namespace vmoe::cuda {
+namespace {
+
+// Rounds whose logits a lane keeps: for up to 32 experts, and for all.
+constexpr uint32_t kFewRounds = 4;
+constexpr uint32_t kAllRounds = kMaxExperts / kGateExperts;
+
+// A block is one team, so that few tokens are spread over the GPU, too.
+template <uint32_t kRounds, class Word>
+__global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, const Word* __restrict__ x,
+                                                           const Word* __restrict__ router, float* __restrict__ gates) {
+  const size_t first_token = static_cast<size_t>(blockIdx.x) * kGateTokens;
+  compute_gates<kRounds>(GpuTeam(kGateLanes), shape, first_token, ConstMemory<Word>{x}, ConstMemory<Word>{router},
+                         Memory<float>{gates});
+}
+
+template <class Word>
+cudaError_t launch_gates(size_t tokens, size_t hidden, size_t experts, const float* x, const float* router,
+                         float* gates, cudaStream_t stream) {
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden * sizeof(float) / sizeof(Word)),
+                        static_cast<uint32_t>(experts)};
+  const auto blocks = static_cast<unsigned>((tokens + kGateTokens - 1) / kGateTokens);
+  const auto* const x_words = reinterpret_cast<const Word*>(x);
+  const auto* const router_words = reinterpret_cast<const Word*>(router);
+  if (experts <= kFewRounds * kGateExperts) {
+    gates_kernel<kFewRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
+  } else {
+    gates_kernel<kAllRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
+                          float* gates, cudaStream_t stream) {
+  if (experts < 1 || experts > kMaxExperts || tokens > INT32_MAX || hidden > INT32_MAX) return cudaErrorInvalidValue;
+  if (tokens == 0) return cudaSuccess;
+  if (are_words(x, hidden * sizeof(float)) && are_words(router, experts * sizeof(float))) {
+    return launch_gates<Word16>(tokens, hidden, experts, x, router, gates, stream);
+  }
+  return launch_gates<float>(tokens, hidden, experts, x, router, gates, stream);
+}
+
+}  // namespace vmoe::cuda

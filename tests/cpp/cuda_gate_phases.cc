@@ -1,0 +1,82 @@
+// Runs the program of the kernel that computes gates on the CPU, on watched memory. Called from Python.
+#include <cstdint>
+#include <cstring>
+
+#include "cuda/gate_phases.h"
+#include "cuda/limits.h"
+#include "watched_block.h"
+#include "watched_memory.h"
+
+namespace {
+
+using vmoe::cuda::BlockPlace;
+using vmoe::cuda::GateShape;
+using vmoe::cuda::kGateLanes;
+using vmoe::cuda::kGateTokens;
+using watched::Array;
+using watched::Machine;
+using watched::Memory;
+
+constexpr uint32_t kAllRounds = vmoe::cuda::kMaxExperts / vmoe::cuda::kGateExperts;
+
+}  // namespace
+
+extern "C" {
+
+struct GatesCall {
+  int64_t tokens, hidden, experts;
+  int64_t wide;           // words of 16 bytes instead of single numbers
+  int64_t few;            // the program for at most 32 experts
+  int64_t seed;           // of the order of lanes and blocks
+  int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
+  const void* x;
+  const void* router;
+  float* gates;
+};
+}
+
+namespace {
+
+template <uint32_t kRounds, class Word>
+void run_as(const GatesCall& call, Machine& machine) {
+  const auto tokens = static_cast<size_t>(call.tokens);
+  const size_t words = static_cast<size_t>(call.hidden) * sizeof(float) / sizeof(Word);
+  const auto experts = static_cast<size_t>(call.experts);
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(words), static_cast<uint32_t>(experts)};
+  watched::Clock* const clock = &machine.device_clock();
+  Array<Word> x("x", clock, static_cast<const Word*>(call.x), tokens * words);
+  Array<Word> router("router", clock, static_cast<const Word*>(call.router),
+                     static_cast<size_t>(call.hidden) * experts * sizeof(float) / sizeof(Word));
+  Array<float> gates("gates", clock, tokens * experts);
+  const auto blocks = static_cast<uint32_t>((tokens + kGateTokens - 1) / kGateTokens);
+  machine.launch(blocks, 1, kGateLanes, [&](const Machine& block, const BlockPlace& place) {
+    block.run_team_phase(kGateLanes, [&](const watched::Team& team) {
+      vmoe::cuda::compute_gates<kRounds>(team, shape, static_cast<size_t>(place.x) * kGateTokens, Memory<Word>{&x},
+                                         Memory<Word>{&router}, Memory<float>{&gates});
+    });
+  });
+  if (!gates.copy_to(call.gates) && machine.fault().empty()) machine.report("some gates were not written");
+}
+
+template <class Word>
+void run_words(const GatesCall& call, Machine& machine) {
+  call.few != 0 ? run_as<4, Word>(call, machine) : run_as<kAllRounds, Word>(call, machine);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Runs one call. The first fault, if any, goes to `fault`.
+void gates_run(const GatesCall* call, char* fault, size_t fault_bytes) {
+  Machine machine(static_cast<uint64_t>(call->seed), -1, call->lost_distance);
+  call->wide != 0 ? run_words<vmoe::cuda::Word16>(*call, machine) : run_words<float>(*call, machine);
+  std::strncpy(fault, machine.fault().c_str(), fault_bytes - 1);
+  fault[fault_bytes - 1] = '\0';
+}
+
+// The exponentials of `count` numbers that are not above 0.
+void gates_exp(const float* x, int64_t count, float* y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = vmoe::cuda::exp_of_negative(x[i]);
+}
+}

@@ -1,0 +1,144 @@
+"""The kernel that computes gates, its own code on the CPU: softmax(x . router) to float32's last bits, and always the same."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "tests" / "cpp" / "cuda_gate_phases.cc"
+FEW = 32  # experts that the smaller of the two programs takes
+EXPERTS = (1, 2, 3, 7, 8, 9, 12, 16, 31, 32, 33, 40, 64, 100, 128, 250, 255, 256)
+ULP = 2.0**-23
+EXP_ERROR = 2 * ULP  # relative
+GATE_ERROR = 3e-6  # relative, of logits to about 8
+
+if not shutil.which("c++"):
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+
+class GatesCall(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("tokens", "hidden", "experts", "wide", "few", "seed", "lost_distance")),
+        *((name, ctypes.c_void_p) for name in ("x", "router", "gates")),
+    )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    path = tmp_path_factory.mktemp("gates") / "gates.so"
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["c++", *flags, f"-I{ROOT / 'plugins'}", str(SOURCE), "-o", str(path)], check=True)
+    return ctypes.CDLL(str(path))
+
+
+def gates_of(
+    library: ctypes.CDLL,
+    x: np.ndarray,
+    router: np.ndarray,
+    seed: int = 1,
+    *,
+    wide: bool | None = None,
+    few: bool | None = None,
+    lost_distance: int = 0,
+) -> np.ndarray:
+    """gates[tokens,E]. Fails with the first fault. None: in words where whole ones fit, by the program for so few experts."""
+    tokens, hidden = x.shape
+    experts = router.shape[1]
+    wide = hidden % 4 == 0 and experts % 4 == 0 if wide is None else wide
+    few = experts <= FEW if few is None else few
+    x, router = aligned(x), aligned(router)
+    gates = np.zeros((tokens, experts), np.float32)
+    numbers = (tokens, hidden, experts, int(wide), int(few), seed, lost_distance)
+    call = GatesCall(*numbers, x.ctypes.data, router.ctypes.data, gates.ctypes.data)
+    fault = ctypes.create_string_buffer(500)
+    library.gates_run(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
+    assert fault.value == b"", fault.value.decode()
+    return gates
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    memory = np.empty(array.nbytes + 16, np.uint8)
+    first = -memory.ctypes.data % 16
+    placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
+
+
+def exact(x: np.ndarray, router: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        logits = x.astype(np.float64) @ router.astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+
+def case(experts: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([experts, number])
+    tokens, hidden = int(rng.integers(1, 40)), int(rng.choice([1, 3, 4, 31, 96, 128, 132, 192, 768]))
+    return rng.normal(0, 1, (tokens, hidden)).astype(np.float32), rng.normal(0, 0.1, (hidden, experts)).astype(np.float32)
+
+
+@pytest.mark.parametrize("experts", EXPERTS)
+def test_gates_are_those_of_double_precision_in_any_order(library: ctypes.CDLL, experts: int) -> None:
+    for number in range(6):
+        x, router = case(experts, number)
+        gates = gates_of(library, x, router)
+        np.testing.assert_allclose(gates, exact(x, router), rtol=GATE_ERROR, atol=1e-37)
+        for seed in (2, 3):
+            assert gates_of(library, x, router, seed).tobytes() == gates.tobytes()
+
+
+@pytest.mark.parametrize("experts", [4, 8, 32, 256])
+def test_the_bits_of_a_token_depend_on_no_other(library: ctypes.CDLL, experts: int) -> None:
+    rng = np.random.default_rng(experts)
+    x = rng.normal(0, 1, (23, 64)).astype(np.float32)
+    router = rng.normal(0, 0.3, (64, experts)).astype(np.float32)
+    together = gates_of(library, x, router)
+    for first, last in ((0, 1), (1, 2), (3, 10), (5, 23)):
+        assert gates_of(library, x[first:last], router).tobytes() == together[first:last].tobytes()
+
+
+@pytest.mark.parametrize("experts", [4, 8, 32])
+def test_both_programs_give_the_same_bits(library: ctypes.CDLL, experts: int) -> None:
+    rng = np.random.default_rng(experts)
+    x = rng.normal(0, 1, (9, 128)).astype(np.float32)
+    router = rng.normal(0, 0.3, (128, experts)).astype(np.float32)
+    assert gates_of(library, x, router, few=True).tobytes() == gates_of(library, x, router, few=False).tobytes()
+
+
+@pytest.mark.parametrize("experts", [5, 8, 256])
+def test_numbers_that_are_none(library: ctypes.CDLL, experts: int) -> None:
+    x = np.random.default_rng(experts).normal(0, 1, (7, 32)).astype(np.float32)
+    router = np.random.default_rng(1).normal(0, 1, (32, experts)).astype(np.float32)
+    x[1, 3], x[2, 4], x[3, 5] = np.nan, np.inf, -np.inf
+    x[4] *= 1e4  # one gate is 1, the others are nothing
+    x[5] = 0  # all gates are the same
+    gates = gates_of(library, x, router)
+    assert np.isnan(gates[1:4]).all()
+    np.testing.assert_array_equal(gates[4], exact(x, router)[4].round())
+    np.testing.assert_allclose(gates[5], 1 / experts, rtol=ULP)
+    np.testing.assert_allclose(gates[[0, 6]], exact(x, router)[[0, 6]], rtol=4 * GATE_ERROR, atol=1e-37)
+
+
+def test_exponentials_of_the_whole_range(library: ctypes.CDLL) -> None:
+    x = -np.concatenate([np.linspace(0, 86, 500_001), np.geomspace(1e-30, 86, 500_000)]).astype(np.float32)
+    y = np.zeros_like(x)
+    library.gates_exp(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size), ctypes.c_void_p(y.ctypes.data))
+    np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=EXP_ERROR)
+    ends = np.array([0.0, -0.0, -87, -1e30, -np.inf, np.nan], np.float32)
+    library.gates_exp(ctypes.c_void_p(ends.ctypes.data), ctypes.c_int64(ends.size), ctypes.c_void_p(y.ctypes.data))
+    np.testing.assert_array_equal(y[: ends.size], [1, 1, 0, 0, 0, np.nan])
+
+
+@pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
+def test_an_exchange_between_lanes_that_is_left_out_is_found(library: ctypes.CDLL, distance: int) -> None:
+    rng = np.random.default_rng(distance)
+    x = rng.normal(0, 1, (8, 128)).astype(np.float32)
+    router = rng.normal(0, 0.3, (128, 8)).astype(np.float32)
+    lost = gates_of(library, x, router, lost_distance=distance)
+    assert np.abs(lost - exact(x, router)).max() > 0.01
