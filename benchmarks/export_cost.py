@@ -93,23 +93,22 @@ def run(arguments: Sequence[str]) -> None:
         export = measure(export_once, str(checkpoint), bundle, given.precision)
         single = {profile: measure(serve_once, bundle, [profile]) for profile in PROFILES}
         together = measure(serve_once, bundle, PROFILES)
-    _row("export: wall time, with imports", export["seconds"], "s", 40)
-    _row("export: peak anonymous memory", export["peak"] / 1e6, "MB", 700)
-    _row("bundle bytes / weight bytes", export["stored"] / export["weights"], "x", 1.01)
-    _row("weights", export["weights"] / 1e6, "MB")
-    _row("load: wall time, the slowest", max(served["seconds"] for served in (*single.values(), together)), "s", 4)
-    for profile, served in single.items():
-        _row(f"engine: anonymous memory after {profile}", served["anonymous"] / 1e6, "MB")
-    _row("engine: anonymous memory after all three", together["anonymous"] / 1e6, "MB")
     # The strictest comparison: with the profile that needs least alone.
     least = min(served["anonymous"] for served in single.values())
-    _row("engine: all three / the smallest single one", together["anonymous"] / least, "x", 1.02)
+    rows: list[tuple[str, float, str, float | None]] = [
+        ("export: wall time, with imports", export["seconds"], "s", 40),
+        ("export: peak anonymous memory", export["peak"] / 1e6, "MB", 700),
+        ("bundle bytes / weight bytes", export["stored"] / export["weights"], "x", 1.01),
+        ("weights", export["weights"] / 1e6, "MB", None),
+        ("load: wall time, the slowest", max(served["seconds"] for served in (*single.values(), together)), "s", 4),
+        *((f"engine: anonymous memory after {name}", s["anonymous"] / 1e6, "MB", None) for name, s in single.items()),
+        ("engine: anonymous memory after all three", together["anonymous"] / 1e6, "MB", None),
+        ("engine: all three / the smallest single one", together["anonymous"] / least, "x", 1.02),
+    ]
+    for name, value, unit, bar in rows:
+        verdict = "" if bar is None else f" bar {bar:<8g}{'ok' if value <= bar else 'MISSED'}"
+        print(f"{name:<52}{value:>10.3f} {unit:<4}{verdict}".rstrip())
     print(f"backend: {together['backend']}; {os.cpu_count()} cores")
-
-
-def _row(name: str, value: float, unit: str, bar: float | None = None) -> None:
-    verdict = "" if bar is None else f" bar {bar:<8g}{'ok' if value <= bar else 'MISSED'}"
-    print(f"{name:<52}{value:>10.3f} {unit:<4}{verdict}".rstrip())
 
 
 if __name__ == "__main__":

@@ -94,14 +94,9 @@ def time_pair(given: argparse.Namespace) -> list[tuple[float, float, float, floa
         calls = {(which, batch): lambda w=which, b=batch: ask(w, b)[0] for which in (old, new) for batch in given.batch}
         with OthersWatch([old.pid, new.pid]) as others:
             times = time_interleaved(calls, given.rounds)
-        return [
-            (
-                *(float(np.median(times[which, batch])) for which in (old, new)),
-                ask(new, batch)[1] / ask(old, batch)[1],
-                others.share,
-            )
-            for batch in given.batch
-        ]
+        medians = {key: float(np.median(ms)) for key, ms in times.items()}
+        logits = {batch: ask(new, batch)[1] / ask(old, batch)[1] for batch in given.batch}
+        return [(medians[old, batch], medians[new, batch], logits[batch], others.share) for batch in given.batch]
 
 
 def summary(batches: Sequence[int], pairs: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ from command_line import cells, say, table
 from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
+from vmoe_bench.expert_use import expert_rows, experts_used
 from vmoe_runtime import Engine
 from vmoe_runtime.command_line import CommandError
 
@@ -70,8 +71,7 @@ def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, 
     with Engine.load(cell.model.bundle("sparse"), **options) as sparse:
         for ck, profile in cell.profiles.items():
             logits[ck], routes = sparse.logits_and_routing(images, profile.name)
-            taken = [route.expert[route.kept] for route in routes.values()]
-            kept[ck] = sum(map(len, taken)), sum(len(np.unique(experts)) for experts in taken)
+            kept[ck] = sum(expert_rows(routes)), experts_used(routes)
     return logits, kept
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib
 import json
 import shutil
 import socket
@@ -12,61 +11,49 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cpp_http
 import numpy as np
 import pytest
+from serving import arrivals, http_client, picture, saturation, subject, traces
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
 SEVEN = TEST_DATA.with_name("seven.png")
 
 
-@pytest.fixture(scope="module")
-def serving() -> Iterator[Any]:
-    """Imports a module of the benchmark; its folder is on the path, as it is when the command runs."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-def test_traces_have_their_rates_and_are_the_same_again(serving: Any) -> None:
-    traces = serving("serving.arrivals")
+def test_traces_have_their_rates_and_are_the_same_again() -> None:
     means = {"poisson": 1.0, "bursts": 0.5, "day": 0.6}
-    for name in traces.TRACES:
-        times = traces.arrivals(name, 500.0, 60.0, 1)
+    for name in arrivals.TRACES:
+        times = arrivals.arrivals(name, 500.0, 60.0, 1)
         assert (np.diff(times) >= 0).all() and times[0] >= 0 and times[-1] < 60
         assert len(times) / (500 * 60) == pytest.approx(means[name], rel=0.05)
-        np.testing.assert_array_equal(times, traces.arrivals(name, 500.0, 60.0, 1))
-        assert len(traces.arrivals(name, 500.0, 60.0, 2)) != len(times)
-    phase = traces.arrivals("bursts", 500.0, 60.0, 1) % (traces.BURST + traces.CALM)
-    in_bursts = np.count_nonzero(phase >= traces.CALM) / traces.BURST
-    assert in_bursts / (np.count_nonzero(phase < traces.CALM) / traces.CALM) == pytest.approx(4, rel=0.15)
-    hours = np.histogram(traces.arrivals("day", 500.0, 60.0, 1), bins=6, range=(0, 60))[0]
+        np.testing.assert_array_equal(times, arrivals.arrivals(name, 500.0, 60.0, 1))
+        assert len(arrivals.arrivals(name, 500.0, 60.0, 2)) != len(times)
+    phase = arrivals.arrivals("bursts", 500.0, 60.0, 1) % (arrivals.BURST + arrivals.CALM)
+    in_bursts = np.count_nonzero(phase >= arrivals.CALM) / arrivals.BURST
+    assert in_bursts / (np.count_nonzero(phase < arrivals.CALM) / arrivals.CALM) == pytest.approx(4, rel=0.15)
+    hours = np.histogram(arrivals.arrivals("day", 500.0, 60.0, 1), bins=6, range=(0, 60))[0]
     assert hours[0] < hours[1] < hours[2] and hours[5] < hours[4] < hours[3] and hours[2] > 3 * hours[0]
 
 
 @pytest.mark.parametrize("window", [2.5, 2.9, 3.1, 3.4])
-def test_a_rate_does_not_depend_on_where_a_window_cuts_calls(serving: Any, window: float) -> None:
+def test_a_rate_does_not_depend_on_where_a_window_cuts_calls(window: float) -> None:
     done = np.repeat(np.arange(1, 20) * 0.7, 8)
-    rate = serving("serving.subject").rate
-    assert rate(done[done < window], window) == pytest.approx(8 / 0.7)
+    assert subject.rate(done[done < window], window) == pytest.approx(8 / 0.7)
     steady = np.random.default_rng(0).uniform(0, window, 5000)
-    assert rate(steady, window) == pytest.approx(5000 / window, rel=0.05)
-    assert rate(done[:0], window) == 0 and rate(done[:8], window) == 8 / window
+    assert subject.rate(steady, window) == pytest.approx(5000 / window, rel=0.05)
+    assert subject.rate(done[:0], window) == 0 and subject.rate(done[:8], window) == 8 / window
 
 
-def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: Any, tmp_path: Path) -> None:
+def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(tmp_path: Path) -> None:
     done = np.array([1.0, 2.0, 4.1, 4.3, 4.4, 9.0, 10.2, 11.0, 17.0, 18.0])
     settings = ("high", "high", "high", "low", "low", "high", "high", "high", "low", "low")
     status = np.array([200] * 10 + [503, 0])
     due = np.array([*(done - 0.1), 18.0, 18.1])
-    notes = serving("serving.http_client").Notes(
+    notes = http_client.Notes(
         start=0.0,
         due=due,
         sent=due + 0.001,
@@ -76,8 +63,8 @@ def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: An
         classes=np.zeros((12, 1), int),
         cpu=0.5,
     )
-    assert serving("serving.arrivals").burst_starts(20.0) == [4.0, 10.0, 16.0]
-    row = serving("serving.traces").outcome(notes, 0.2, ("low", "high"), [4.0, 10.0, 16.0, 17.5])
+    assert arrivals.burst_starts(20.0) == [4.0, 10.0, 16.0]
+    row = traces.outcome(notes, 0.2, ("low", "high"), [4.0, 10.0, 16.0, 17.5])
     # The third one sees the low setting a second after its start, and the fourth one begins there.
     assert row["switch_ms"] == [pytest.approx(300), None, pytest.approx(1000)]
     assert (row["requests"], row["refused"], row["lost"], row["changes"]) == (12, 1, 1, 3)
@@ -87,14 +74,13 @@ def test_the_time_until_a_lower_setting_serves_counts_from_the_burst(serving: An
     # Without labels, and with tenths in which nothing was answered.
     rows = [row | {"trace": "bursts", "mode": mode, "accuracy": None} for mode in ("elastic", "fixed high")]
     assert None in [level for _, level in row["timeline"]]
-    serving("serving.picture").draw({"rows": rows}, tmp_path / "picture.png", 200.0)
+    picture.draw({"rows": rows}, tmp_path / "picture.png", 200.0)
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_an_open_loop_waits_for_no_answer(serving: Any) -> None:
+def test_an_open_loop_waits_for_no_answer() -> None:
     """The service here takes requests one after the other, a tenth of a second each, and hangs up on the last one."""
-    client = serving("serving.http_client")
-    request = client.infer_request("model", np.zeros((1, 2, 2, 1), np.float32), "low")
+    request = http_client.infer_request("model", np.zeros((1, 2, 2, 1), np.float32), "low")
     logits = np.array([[0, 3, 1]], "<f4").tobytes()
     text = b'{"parameters":{"setting":"low"}}'
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text) + 12}\r\nInference-Header-Content-Length: {len(text)}\r\n\r\n"
@@ -112,9 +98,9 @@ def test_an_open_loop_waits_for_no_answer(serving: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        with client.generator() as process:
+        with http_client.generator() as process:
             due = np.arange(5) * 0.01
-            notes = process.submit(client.open_loop, listener.getsockname()[1], [request], 1, due).result()
+            notes = process.submit(http_client.open_loop, listener.getsockname()[1], [request], 1, due).result()
         thread.join()
     assert seen == [request] * 4
     assert notes.status.tolist() == [200] * 4 + [0] and notes.classes.ravel().tolist() == [1] * 4 + [-1]
@@ -174,9 +160,9 @@ def test_saturation_is_held_against_the_engine(service: Path, mnist_image_bundle
     assert 0 < report["start_seconds"] < 60
 
 
-@pytest.mark.parametrize("name", ["subject", "arrivals"])
-def test_examples_in_docstrings_hold(serving: Any, name: str) -> None:
-    results = doctest.testmod(serving(f"serving.{name}"))
+@pytest.mark.parametrize("module", [subject, arrivals])
+def test_examples_in_docstrings_hold(module: types.ModuleType) -> None:
+    results = doctest.testmod(module)
     assert results.attempted > 0 and results.failed == 0
 
 
@@ -212,9 +198,9 @@ def test_a_load_is_a_number_above_zero(value: str, mnist_image_bundle: Path, tmp
     ) and f"argument --load: must be a number above 0, not '{value}'" in done.stderr
 
 
-def test_calls_of_the_engine_are_full_however_few_the_images(serving: Any) -> None:
+def test_calls_of_the_engine_are_full_however_few_the_images() -> None:
     sizes: list[int] = []
     given = types.SimpleNamespace(seconds=0.01)
     few = types.SimpleNamespace(given=given, images=np.zeros((3, 2, 2, 1)), engine=lambda batch, _: sizes.append(len(batch)))
-    taken = serving("serving.saturation")._calls(few, 8, "c0.1-k1")
+    taken = saturation._calls(few, 8, "c0.1-k1")
     assert len(taken) == len(sizes) > 0 and set(sizes) == {8}
