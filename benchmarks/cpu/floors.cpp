@@ -31,13 +31,7 @@
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
+constexpr int kVectorBytes = __BIGGEST_ALIGNMENT__;  // of the widest vector
 typedef float Vector __attribute__((vector_size(kVectorBytes)));
 typedef int32_t IntVector __attribute__((vector_size(kVectorBytes)));
 constexpr int kLanes = kVectorBytes / sizeof(float);
