@@ -36,9 +36,14 @@ def sparse_mlp(
     hidden_chunk: int = 0,
 ) -> tuple[Array, Array, Array]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
-    slot, weight, src, _ = route(softmax(x @ router), capacity, k, bpr)
+    slot, weight, src, _ = route(gates(x, router), capacity, k, bpr)
     out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
+
+
+def gates(x: Array, router: Array) -> Array:
+    """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
+    return softmax(x @ router)
 
 
 def route(
@@ -241,7 +246,7 @@ def router_block(
 
     What `route` makes of the gates of the normed x.
     """
-    return route(softmax(layer_norm(x, ln_scale, ln_bias) @ router), capacity, k, bpr, pool, max_experts)
+    return route(gates(layer_norm(x, ln_scale, ln_bias), router), capacity, k, bpr, pool, max_experts)
 
 
 def expert_block(
