@@ -10,6 +10,7 @@
 
 #include "core/host_device.h"
 #include "cuda/element.h"
+#include "cuda/limits.h"
 
 namespace vmoe::cuda {
 
@@ -19,9 +20,12 @@ inline constexpr uint32_t kGateExperts = 8;  // whose logits it does in one roun
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
 
+// Rounds of as many experts as there may be.
+inline constexpr uint32_t kMostGateRounds = kMaxExperts / kGateExperts;
+
 struct GateShape {
   uint32_t tokens;
-  uint32_t words;  // of a token, 4 bytes or 16 each
+  uint32_t words;  // of a token, one number or four each
   uint32_t experts;
 };
 

@@ -1,15 +1,13 @@
 #include "cuda/gate_phases.h"
 #include "cuda/gpu_block.h"
-#include "cuda/limits.h"
 #include "cuda/memory.h"
 #include "cuda/ops.h"
 
 namespace vmoe::cuda {
 namespace {
 
-// Rounds whose logits a lane keeps: for up to 32 experts, and for all.
-constexpr uint32_t kFewRounds = 4;
-constexpr uint32_t kAllRounds = kMaxExperts / kGateExperts;
+// Rounds of 32 experts: a lane keeps few logits.
+constexpr uint32_t kFewGateRounds = 4;
 
 // A block is one team, so that few tokens are spread over the GPU, too.
 template <uint32_t kRounds, class Word>
@@ -28,10 +26,10 @@ cudaError_t launch_gates(size_t tokens, size_t hidden, size_t experts, const flo
   const auto blocks = static_cast<unsigned>((tokens + kGateTokens - 1) / kGateTokens);
   const auto* const x_words = reinterpret_cast<const Word*>(x);
   const auto* const router_words = reinterpret_cast<const Word*>(router);
-  if (experts <= kFewRounds * kGateExperts) {
-    gates_kernel<kFewRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
+  if (experts <= kFewGateRounds * kGateExperts) {
+    gates_kernel<kFewGateRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
   } else {
-    gates_kernel<kAllRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
+    gates_kernel<kMostGateRounds><<<blocks, kGateLanes, 0, stream>>>(shape, x_words, router_words, gates);
   }
   return cudaGetLastError();
 }
@@ -40,7 +38,7 @@ cudaError_t launch_gates(size_t tokens, size_t hidden, size_t experts, const flo
 
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream) {
-  if (experts < 1 || experts > kMaxExperts || tokens > INT32_MAX || hidden > INT32_MAX) return cudaErrorInvalidValue;
+  if (gates_refusal(tokens, hidden, experts) != nullptr) return cudaErrorInvalidValue;
   if (tokens == 0) return cudaSuccess;
   if (are_words(x, hidden * sizeof(float)) && are_words(router, experts * sizeof(float))) {
     return launch_gates<Word16>(tokens, hidden, experts, x, router, gates, stream);

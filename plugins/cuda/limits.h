@@ -15,6 +15,9 @@ inline constexpr size_t kMaxChoices = 8;     // K
 // can. The text lives as long as the process.
 const char* routing_refusal(const RoutingShape& shape);
 
+// Why compute_gates can't do gates [tokens,E] of x [tokens,D]; null if it can.
+const char* gates_refusal(size_t tokens, size_t hidden, size_t experts);
+
 // Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups (S * K <= 2048). The
 // workspace of more groups serves fewer of them, too.
 size_t route_workspace_bytes(const RoutingShape& shape);

@@ -10,14 +10,21 @@ namespace {
 constexpr size_t kAlignment = 256;
 constexpr size_t kMinThreads = 128;
 constexpr size_t kWarp = 32;
+constexpr const char* kExpertsRefusal = "there must be 1 to 256 experts";
 static_assert(kMaxExperts <= kWarp * kLaneGates);
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
+const char* gates_refusal(size_t tokens, size_t hidden, size_t experts) {
+  if (experts < 1 || experts > kMaxExperts) return kExpertsRefusal;
+  if (tokens > INT32_MAX || hidden > INT32_MAX) return "tokens and their numbers must be at most 2147483647";
+  return nullptr;
+}
+
 const char* routing_refusal(const RoutingShape& shape) {
-  if (shape.experts < 1 || shape.experts > kMaxExperts) return "there must be 1 to 256 experts";
+  if (shape.experts < 1 || shape.experts > kMaxExperts) return kExpertsRefusal;
   if (shape.choices < 1 || shape.choices > kMaxChoices || shape.choices > shape.experts) {
     return "k must be between 1 and the number of experts, and at most 8";
   }

@@ -12,6 +12,7 @@ namespace vmoe::ort {
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);
+  add_gates_on_host(list);
   add_route(list);
   add_dispatch(list);
   add_route_dispatch(list);

@@ -15,6 +15,21 @@ const RoutingShape& routing_of(const Call& call) {
   return call.routing();
 }
 
+class CudaGatesKernel {
+ public:
+  static constexpr const ops::OpSpec& kSpec = ops::kGates;
+
+  explicit CudaGatesKernel(const NodeInfo&) {}
+
+  void compute(const Call& call) const {
+    using ops::gates::Input;
+    using ops::gates::Output;
+    const cuda::GateShape shape = gate_shape_of(call);
+    check_cuda(cuda::compute_gates(call.data<float>(Input::kX), call.data<float>(Input::kRouter), shape.tokens,
+                                   shape.words, shape.experts, call.output<float>(Output::kGates), stream_of(call)));
+  }
+};
+
 class CudaRouteKernel {
  public:
   static constexpr const ops::OpSpec& kSpec = ops::kRoute;
@@ -96,7 +111,16 @@ class CudaCombineKernel {
 
 }  // namespace
 
+cuda::GateShape gate_shape_of(const Call& call) {
+  const ops::Sizes& sizes = call.sizes();
+  const size_t tokens = sizes['G'] * sizes['S'];
+  const char* refusal = cuda::gates_refusal(tokens, sizes['D'], sizes['E']);
+  if (refusal != nullptr) throw ops::OpError(refusal);
+  return {static_cast<uint32_t>(tokens), static_cast<uint32_t>(sizes['D']), static_cast<uint32_t>(sizes['E'])};
+}
+
 void add_cuda_ops(OpList& list, const char* provider) {
+  add_ops<CudaGatesKernel>(list, provider);
   add_ops<CudaRouteKernel>(list, provider);
   add_ops<CudaDispatchKernel>(list, provider);
   add_ops<CudaRouteDispatchKernel>(list, provider);

@@ -46,6 +46,19 @@ inline constexpr AttributeSpec kAttributes[] = {
 }  // namespace sparse_mlp
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
 
+inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
+
+namespace gates {
+struct Input { enum : size_t { kX, kRouter }; };
+struct Output { enum : size_t { kGates }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "GSD"},
+    {"router", ValueType::kFloat32, "DE"},
+};
+inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
+}  // namespace gates
+inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, kGatesChoices};
+
 inline constexpr TypeChoice kRouteChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
@@ -191,8 +204,6 @@ inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximu
 }  // namespace dense_mlp
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
 
-inline constexpr TypeChoice kAttentionChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
-
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV }; };
 struct Output { enum : size_t { kY }; };
@@ -208,7 +219,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"bf16", 0, 0, 1, 0, false},
 };
 }  // namespace attention
-inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kAttentionChoices};
+inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kGatesChoices};
 
 namespace attention_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
@@ -277,7 +288,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 }  // namespace router_block
-inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, kAttentionChoices};
+inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, kGatesChoices};
 
 namespace expert_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -317,7 +328,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"src", ValueType::kInt32, "EM"},
 };
 }  // namespace choose_tokens
-inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, kAttentionChoices};
+inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, kGatesChoices};
 
 namespace soft_router {
 struct Input { enum : size_t { kX, kMu, kScale }; };
@@ -332,7 +343,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"combine", ValueType::kFloat32, "GSEP"},
 };
 }  // namespace soft_router
-inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, kAttentionChoices};
+inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, kGatesChoices};
 
 namespace soft_dispatch {
 struct Input { enum : size_t { kX, kDispatch }; };
@@ -345,7 +356,7 @@ inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_dispatch
-inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, kAttentionChoices};
+inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, kGatesChoices};
 
 namespace soft_combine {
 struct Input { enum : size_t { kOut, kCombine }; };
@@ -358,12 +369,12 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_combine
-inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, kAttentionChoices};
+inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, kGatesChoices};
 
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 15;
 
 // X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

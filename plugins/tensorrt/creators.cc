@@ -63,11 +63,12 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(
     int32_t& count) noexcept {
   using namespace vmoe::tensorrt;  // NOLINT(google-build-using-namespace)
+  static Creator gates(kGatesOp);
   static Creator route(kRouteOp);
   static Creator dispatch(kDispatchOp);
   static Creator route_dispatch(kRouteDispatchOp);
   static Creator combine(kCombineOp);
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&route, &dispatch, &route_dispatch, &combine};
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&gates, &route, &dispatch, &route_dispatch, &combine};
   count = static_cast<int32_t>(sizeof(creators) / sizeof(*creators));
   return creators;
 }

@@ -46,6 +46,7 @@ struct Op {
   cudaError_t (*enqueue)(const Call& call);
 };
 
+extern const Op kGatesOp;
 extern const Op kRouteOp;
 extern const Op kDispatchOp;
 extern const Op kRouteDispatchOp;

@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "cuda/gate_phases.h"
-#include "cuda/limits.h"
 #include "watched_block.h"
 #include "watched_memory.h"
 
@@ -16,8 +15,6 @@ using vmoe::cuda::kGateTokens;
 using watched::Array;
 using watched::Machine;
 using watched::Memory;
-
-constexpr uint32_t kAllRounds = vmoe::cuda::kMaxExperts / vmoe::cuda::kGateExperts;
 
 }  // namespace
 
@@ -60,7 +57,7 @@ void run_as(const GatesCall& call, Machine& machine) {
 
 template <class Word>
 void run_words(const GatesCall& call, Machine& machine) {
-  call.few != 0 ? run_as<4, Word>(call, machine) : run_as<kAllRounds, Word>(call, machine);
+  call.few != 0 ? run_as<4, Word>(call, machine) : run_as<vmoe::cuda::kMostGateRounds, Word>(call, machine);
 }
 
 }  // namespace

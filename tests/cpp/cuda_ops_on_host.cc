@@ -6,6 +6,7 @@
 #include "core/combine.h"
 #include "core/dispatch.h"
 #include "core/routing.h"
+#include "cuda/gates_on_host.h"
 #include "cuda/ops.h"
 #include "onnxruntime/cuda_ops.h"
 
@@ -24,6 +25,15 @@ cudaError_t use_workspace(void* workspace, size_t bytes) {
 }
 
 }  // namespace
+
+cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
+                          float* gates, cudaStream_t) {
+  if (gates_refusal(tokens, hidden, experts) != nullptr) return cudaErrorInvalidValue;
+  if (hidden * sizeof(float) == kFailingRow) return cudaErrorNoDevice;
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden), static_cast<uint32_t>(experts)};
+  compute_gates_on_host(shape, x, router, gates, serial_runner());
+  return cudaSuccess;
+}
 
 cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t* expert, void* workspace, cudaStream_t) {

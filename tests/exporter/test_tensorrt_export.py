@@ -64,7 +64,7 @@ PARSED = {
     "Add", "Cast", "Concat", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul", "ReduceMean",
     "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
-PLUGINS = {"VmoeRouteDispatch": 2, "VmoeCombine": 3}
+PLUGINS = {"VmoeGates": 2, "VmoeRouteDispatch": 2, "VmoeCombine": 3}
 """The plugins of a graph, and how many inputs each has."""
 
 Outputs = list[np.ndarray]
@@ -145,7 +145,7 @@ def test_the_op_library_needs_no_function_of_the_file(precision: TensorRtPrecisi
     bare.CopyFrom(graph)
     del bare.functions[:]
     path.write_bytes(bare.SerializeToString())
-    with pytest.raises(Exception, match="VmoeRouteDispatch"):
+    with pytest.raises(Exception, match="VmoeGates"):
         session(path)
     found = session(path, library=True).run(None, {"image": case.images})
     for ours, theirs in zip(found, expected, strict=True):
@@ -192,7 +192,7 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
     # Functions are for runtimes without the plugin: no node of the main graph calls one that isn't a plugin.
-    expected = {"VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"} if layers else set()
+    expected = {*PLUGINS, "VmoeRoute", "VmoeDispatch"} if layers else set()
     assert {function.name for function in model.functions} == expected
     names = [node.name for node in graph.node]
     assert all(names) and len(set(names)) == len(names)
@@ -228,14 +228,14 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
     for node in model.graph.node:
         (kind, *_) = [types[name] for name in node.output]
         if node.op_type == "MatMul":
-            exact = node.output[0].endswith("/router_logits") or any(
-                name.startswith(("head/", "pre_", "encoder_norm")) for name in node.input
-            )
+            exact = any(name.startswith(("head/", "pre_", "encoder_norm")) for name in node.input)
             assert kind == (TensorProto.FLOAT if exact else short), node.name
         elif node.op_type in ("LayerNormalization", "ReduceMean"):
             assert kind == TensorProto.FLOAT
         elif node.op_type == "Softmax":
-            assert kind == (TensorProto.FLOAT if node.output[0].endswith("/gates") else short)
+            assert kind == short
+        elif node.op_type == "VmoeGates":
+            assert {types[name] for name in (*node.input, *node.output)} == {TensorProto.FLOAT}
         elif node.op_type == "VmoeRouteDispatch":
             assert [types[name] for name in (*node.input, *node.output)] == [
                 TensorProto.FLOAT, short, TensorProto.INT32, TensorProto.FLOAT, short,

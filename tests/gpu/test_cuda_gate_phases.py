@@ -1,4 +1,4 @@
-"""The kernel that computes gates, its own code on the CPU: softmax(x . router) to float32's last bits, and always the same."""
+"""The kernel that computes gates, its own code on the CPU: softmax(x . router), the same bits in any order of lanes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def gates_of(
     few: bool | None = None,
     lost_distance: int = 0,
 ) -> np.ndarray:
-    """gates[tokens,E]. Fails with the first fault. None: in words where whole ones fit, by the program for so few experts."""
+    """gates[tokens,E]. Fails with the first fault. None: words where whole ones fit, the program for so few experts."""
     tokens, hidden = x.shape
     experts = router.shape[1]
     wide = hidden % 4 == 0 and experts % 4 == 0 if wide is None else wide

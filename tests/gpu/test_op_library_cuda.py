@@ -24,6 +24,7 @@ from test_op_library_faults import FAULTS, Fault, good_inputs
 from test_ort_versions import PROFILES, SYSTEM_LIBRARIES, TOO_OLD, VERSIONS, bundle_calls
 from wheels import onnxruntime_folder
 
+from vmoe_export.ops import reference
 from vmoe_export.ops.table import OPS
 from vmoe_runtime import library_path
 from vmoe_runtime.backends.cuda_library import usable_cuda_library
@@ -207,6 +208,28 @@ def test_what_the_gpu_kernels_cannot_route_is_refused_with_what_to_do(
         assert said in message
 
 
+@needs_library
+def test_gates_on_the_cpu_have_the_bits_of_the_kernel(on_host: Path) -> None:
+    rng = np.random.default_rng(8)
+    made = [
+        {"x": rng.standard_normal((2, tokens, 24), np.float32), "router": rng.random((24, experts), np.float32) - 0.5}
+        for tokens, experts in ((1, 8), (7, 5), (50, 32), (33, 256))
+    ]
+    calls = [node_call("VmoeGates", inputs) for inputs in made]
+    found = outputs_of(run_calls(calls, library=library()))
+    for gates, kernel, inputs in zip(found, outputs_of(run_calls(calls, library=on_host)), made, strict=True):
+        assert same_bits(gates, kernel)
+        np.testing.assert_allclose(gates[0], reference.gates(*(a.astype(np.float64) for a in inputs.values())), rtol=3e-6)
+
+
+@needs_library
+def test_gates_of_too_many_experts_are_refused(on_host: Path) -> None:
+    inputs = {"x": np.ones((1, 2, 3), np.float32), "router": np.ones((3, 257), np.float32)}
+    for one in (on_host, library()):
+        (message,) = run_calls([node_call("VmoeGates", inputs)], library=one)
+        assert "VmoeGates: there must be 1 to 256 experts" in str(message)
+
+
 @pytest.mark.parametrize(("pool", "limit", "is_official"), [(0, 4, True), (0, 99, True), (1, 4, False), (0, 3, False)])
 def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, is_official: bool, on_host: Path) -> None:
     gates = np.random.default_rng(6).random((2, 30, 4), np.float32)
@@ -221,12 +244,14 @@ def test_policies_are_refused_where_they_change_anything(pool: int, limit: int, 
         )
 
 
-@pytest.mark.parametrize("op", ["VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
+@pytest.mark.parametrize("op", ["VmoeGates", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"])
 def test_an_error_of_cuda_is_an_error_of_the_op(op: str, on_host: Path) -> None:
     inputs = good_inputs(OPS[op])
     for name in ("x", "out"):
         if name in inputs:
             inputs[name] = np.ones((*inputs[name].shape[:2], 13), np.float32)
+    if "router" in inputs:
+        inputs["router"] = np.ones((13, inputs["router"].shape[1]), np.float32)
     (message,) = run_calls([node_call(op, inputs)], library=on_host)
     assert isinstance(message, str)
     assert f"{op}: CUDA says: no device" in message

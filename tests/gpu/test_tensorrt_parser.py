@@ -138,7 +138,9 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
         else:
             nodes.append(node)
     outputs = [value for value in model.graph.output if not value.name.endswith(("/slot", "/weight"))]
-    del model.graph.node[:], model.graph.output[:], model.functions[:]
+    del model.graph.node[:], model.graph.output[:]
+    for function in [function for function in model.functions if function.name != "VmoeGates"]:
+        model.functions.remove(function)  # gates stay, as the products that they are without a plugin
     model.graph.node.extend(nodes)
     model.graph.input.extend(given)
     model.graph.output.extend(outputs)

@@ -15,7 +15,7 @@ from tensorrt_build import Build, build, builds, headers, oldest_and_newest
 from vmoe_export.ops.table import OPS, ElementType
 
 ROUTING = {"VmoeRoute", "VmoeRouteDispatch"}
-NAMES = ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
+NAMES = ("VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
 SETTINGS = ("capacity", "k", "bpr")
 SANITIZERS = "address,undefined"
 DATA_TYPES: dict[ElementType, int] = {"float": 0, "fp16": 1, "i32": 3, "bf16": 7}  # TensorRT's DataType
@@ -182,12 +182,13 @@ def test_types_are_the_tables_and_the_format_is_linear(plugin: Plugin, name: str
         expected.add(",".join(str(DATA_TYPES[type_]) for type_ in types))
     accepted, other_formats = plugin.ask_one(f"types {name} {settings(name)}").split(" other formats ")
     assert set(accepted.split()) == expected
-    assert len(accepted.split()) == len(expected) == {"VmoeRouteDispatch": 9, "VmoeCombine": 5}.get(name, 3)
+    assert len(accepted.split()) == len(expected) == {"VmoeGates": 1, "VmoeRouteDispatch": 9, "VmoeCombine": 5}.get(name, 3)
     assert other_formats == "0"
 
 
 def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
     good = {
+        "VmoeGates - 4,197,768 768,256": 0,
         "VmoeRoute 1,1,0 1,1,1": 0,
         "VmoeRoute 3,8,1 2,65536,256": None,
         "VmoeRoute 3,2,1 0,197,8": 0,
@@ -204,6 +205,9 @@ def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
     experts, choices = "there must be 1 to 256 experts", "k must be between 1 and the number of experts"
     many = "are numbered in 32 bits, and"
     bad = {
+        "VmoeGates - 4,197,768 768,257": f"{experts}, not 257",
+        "VmoeGates - 4,197,768 768,0": f"{experts}, not 0",
+        "VmoeGates - 4,197,768 767,8": "router has shape [767, 8], but D is 768 in x",
         "VmoeRoute 3,2,1 4,197,257": f"{experts}; here gates is [4, 197, 257], k 2 and capacity 3",
         "VmoeRoute 3,2,1 4,197,0": "there are no experts",
         "VmoeRoute 3,2,1 4,197,1": f"{choices}, 1, not 2",

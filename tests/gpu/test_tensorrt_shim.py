@@ -10,7 +10,9 @@ import pytest
 from sdk_build import run
 from tensorrt_build import PLUGIN, REGISTER, Build, build, builds, headers, oldest_and_newest
 
-REGISTERED = " ".join(f"vmoe::{op}::1" for op in ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"))
+REGISTERED = " ".join(
+    f"vmoe::{op}::1" for op in ("VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
+)
 ALL = f"{REGISTERED} ready 1\n"
 NONE = " ready 0\n"  # TensorRT was never asked for its registry
 REFUSED = " ready 1\n"

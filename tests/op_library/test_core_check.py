@@ -1,6 +1,7 @@
 """The core alone, on every CPU path: against plain loops in double precision, and on memory that can't be read.
 
-The paths of this machine are those of the library that was built for it. The NEON path runs in an emulator.
+The paths of this machine are those of the library that was built for it; the NEON path is that of the wheel for ARM, in an
+emulator.
 """
 
 from __future__ import annotations
@@ -10,39 +11,39 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import portable_wheels
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CORE = sorted((ROOT / "plugins" / "core").glob("*.cc"))
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{ROOT / 'plugins'}")
 LIBRARY = ROOT / "build" / "native" / "core" / "libvmoe_core.a"
-HIGHWAY = Path("/usr/include/hwy")
-NATIVE, ARM = "c++", "aarch64-linux-gnu-g++"
+NATIVE = ("c++",)
 
 on_this_machine = pytest.mark.skipif(
-    not shutil.which(NATIVE) or not LIBRARY.is_file(), reason="no C++ compiler, or the core was not built here"
+    not shutil.which(*NATIVE) or not LIBRARY.is_file(), reason="no C++ compiler, or the core was not built here"
 )
 
 
 @on_this_machine
 def test_every_cpu_path_of_this_machine_is_right(folder: Path) -> None:
-    lines = _lines(_program("core_check", NATIVE, folder))
+    lines = _lines(_program("core_check", NATIVE, LIBRARY, folder))
     assert "scalar: right" in lines
     assert all(line.endswith(": right") for line in lines)
 
 
-@pytest.mark.skipif(not shutil.which(ARM), reason="no compiler for 64-bit ARM")
-@pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="no emulator of 64-bit ARM")
 def test_the_neon_path_is_right(folder: Path) -> None:
-    assert _lines("qemu-aarch64", _program("core_check", ARM, folder)) == ["scalar: right", "neon: right"]
+    emulator = portable_wheels.arm_emulator()
+    core = portable_wheels.core("aarch64")
+    program = _program("core_check", portable_wheels.compiler("aarch64"), core, folder)
+    assert _lines(*emulator, program) == ["scalar: right", "neon: right"]
 
 
 @on_this_machine
 def test_a_call_reads_no_byte_of_an_expert_without_rows(folder: Path) -> None:
-    program = _program("expert_bytes", NATIVE, folder)
+    program = _program("expert_bytes", NATIVE, LIBRARY, folder)
     lines = _lines(program, "unused")
     paths = {line.split()[0] for line in lines}
     assert "scalar" in paths
@@ -60,14 +61,9 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _program(name: str, compiler: str, folder: Path) -> Path:
+def _program(name: str, compiler: Sequence[str], core: Path, folder: Path) -> Path:
     source = ROOT / "tests" / "cpp" / f"{name}.cc"
-    parts: list[str | Path] = [LIBRARY]
-    if compiler == ARM:
-        (folder / "include").mkdir()
-        (folder / "include" / "hwy").symlink_to(HIGHWAY)
-        parts = ["-static", f"-I{folder / 'include'}", *CORE]
-    subprocess.run([compiler, *FLAGS, source, *parts, "-o", folder / name, "-lpthread"], check=True)
+    subprocess.run([*compiler, *FLAGS, source, core, "-o", folder / name, "-lpthread"], check=True)
     return folder / name
 
 

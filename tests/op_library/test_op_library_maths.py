@@ -120,6 +120,17 @@ def test_a_whole_layer_is_the_reference(path: str) -> None:
 
 
 @EVERY_PATH
+def test_gates_are_the_reference(path: str) -> None:
+    rng = np.random.default_rng(10)
+    made = []
+    for width, experts in zip(SIZES, rng.permutation(SIZES), strict=True):
+        for groups, tokens in ((1, 1), (2, 7), (3, 40)):
+            made.append({"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)})
+    check(path, "VmoeGates", made, constants=("router",))
+    check(path, "VmoeGates", made)
+
+
+@EVERY_PATH
 def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     rng = np.random.default_rng(8)
     numbers = dict(zip(("capacity", "k", "bpr"), settings(3, 2, True), strict=True))
@@ -129,6 +140,7 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     nobody = np.zeros((0, 7, 2), np.int32)
     expected = {
         "VmoeSparseMlp": (layer, [(0, 7, 5), (0, 7, 2), (0, 7, 2)]),
+        "VmoeGates": ({"x": normal(rng, 0, 7, 5), "router": normal(rng, 5, 4)}, [(0, 7, 4)]),
         "VmoeRoute": ({"gates": normal(rng, 0, 7, 4), **numbers}, [(0, 7, 2), (0, 7, 2), (4, 0), (0, 7, 2)]),
         "VmoeRouteDispatch": (
             {"gates": normal(rng, 0, 7, 4), "x": normal(rng, 0, 7, 5), **numbers},

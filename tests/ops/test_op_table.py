@@ -53,12 +53,14 @@ def _words(types: Types) -> str:
 
 
 def test_the_table_names_the_ops() -> None:
-    moe = ["VmoeSparseMlp", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeExpertMlp", "VmoeCombine"]
+    routing = ["VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch"]
     blocks = ["VmoeAttentionBlock", "VmoeMlpBlock", "VmoeRouterBlock", "VmoeExpertBlock"]
     kinds = ["VmoeChooseTokens", "VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine"]
+    moe = ["VmoeSparseMlp", *routing, "VmoeExpertMlp", "VmoeCombine"]
     assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention", *blocks, *kinds]
     assert [op.function_name for op in OPS.values()] == [
         "sparse_mlp",
+        "gates",
         "route",
         "dispatch",
         "route_dispatch",

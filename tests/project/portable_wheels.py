@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, find_native
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("x86_64", "aarch64")
 _OUT = ROOT / "build" / "wheel" / "dist"
+_ARM_LIBRARIES = Path("/usr/aarch64-linux-gnu")
 
 
 def built() -> dict[str, str]:
@@ -30,12 +32,34 @@ def built() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
+def core(arch: str) -> Path:
+    """The kernels of a wheel as a static library."""
+    assert built()
+    return _OUT.parent / arch / "core" / "libvmoe_core.a"
+
+
+def compiler(arch: str) -> list[str]:
+    """The command of the C++ compiler that the wheels come from, for an architecture."""
+    return [str(_tools() / "ziglang" / "zig"), "c++", "-target", f"{arch}-linux-gnu.2.28", "-g0"]
+
+
+def arm_emulator() -> list[str]:
+    """What runs a program for 64-bit ARM, which follows it; skips where this machine lacks it."""
+    if not shutil.which("qemu-aarch64") or not _ARM_LIBRARIES.is_dir():
+        pytest.skip("no emulator of 64-bit ARM, or no C library for it")
+    return ["qemu-aarch64", "-L", str(_ARM_LIBRARIES)]
+
+
+def _tools() -> Path:
+    wanted = (ROOT / "tools" / "requirements.txt").read_text().splitlines()
+    return wheel_folder(*(line for line in wanted if line.startswith(("ziglang", "auditwheel"))), "pyelftools")
+
+
 @functools.cache
 def _build() -> subprocess.CompletedProcess[str]:
     if not all(find_native("lib", name) for name in (OP_LIBRARY, SDK_LIBRARY)):
         pytest.skip("this machine lacks what the native libraries need")
-    wanted = (ROOT / "tools" / "requirements.txt").read_text().splitlines()
-    tools = wheel_folder(*(line for line in wanted if line.startswith(("ziglang", "auditwheel"))), "pyelftools")
+    tools = _tools()
     _OUT.mkdir(parents=True, exist_ok=True)
     with (_OUT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

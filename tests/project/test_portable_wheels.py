@@ -27,7 +27,6 @@ pytestmark = pytest.mark.long
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {"vmoe_runtime/lib/libvmoe_onnxruntime.so", "vmoe_runtime/lib/libvmoe_engine.so"}
 ONNXRUNTIME = "1.32.0"
-EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 
 # Prints what a person would look for in vain, and answers 64 images.
 IN_BARE_ROOT = """
@@ -125,11 +124,11 @@ def test_a_program_of_another_compiler_uses_the_sdk(
 
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no compiler for 64-bit ARM")
-@pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="no emulator of 64-bit ARM")
 def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     arm: Path, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     """Its SDK checks the bundle's SHA-256 and runs it on its op library and ONNX Runtime's wheel for that processor."""
+    emulator = portable_wheels.arm_emulator()
     runtime = wheel_folder("--platform", "manylinux_2_28_aarch64", f"onnxruntime=={ONNXRUNTIME}")
     program = tmp_path / "sdk_runner"
     compiler = ["aarch64-linux-gnu-g++", "-std=c++17", "-O1", f"-I{arm / 'include'}"]
@@ -137,7 +136,7 @@ def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     source = sdk_build.SOURCES / "sdk_runner.cc"
     subprocess.run([*compiler, str(source), "-o", str(program), *linked], check=True)
     library = sdk_build.onnxruntime_library(runtime / "onnxruntime")
-    runner = sdk_build.Runner.of_program([*EMULATOR, program], mnist_bundle, library, 1, tmp_path)
+    runner = sdk_build.Runner.of_program([*emulator, program], mnist_bundle, library, 1, tmp_path)
     assert "vmoe op library, neon" in "\t".join(runner.ask("info"))
     images = mnist_images["images"][:32, ..., None]
     found = runner.logits(images)

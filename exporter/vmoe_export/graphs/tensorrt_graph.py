@@ -1,9 +1,9 @@
 """Turns the canonical graph into `PROFILE.tensorrt.onnx`: one setting of the router, for strongly typed TensorRT networks.
 
 TensorRT takes plugins from the main graph only and their settings from attributes, so everything is written out there:
-VmoeRouteDispatch and VmoeCombine as nodes with the settings of one profile, all else in standard ops. The two are functions
-of standard ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a function of
-its name from version 10.7 on; an older one takes the function even where the plugin is loaded.
+VmoeGates, VmoeRouteDispatch and VmoeCombine as nodes with the settings of one profile, all else in standard ops. These three
+are functions of standard ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a
+function of its name from version 10.7 on; an older one takes the function even where the plugin is loaded.
 
 A strongly typed network computes in the types that the graph says. The large products - linear layers, attention, MLPs and
 experts - are in the type of the chosen precision. What they are added to stays float32: the residual stream with its layer
@@ -153,8 +153,8 @@ class _Writer:
         x, router, w1, b1, w2, b2 = node.input[:6]
         y, slot, weight = node.output
         place = router.removesuffix("/Router/dense/kernel")
-        logits = self._add("MatMul", [self._as(x, "float"), router], f"{place}/router_logits")
-        gates = self._add("Softmax", [logits], f"{place}/gates", axis=-1)
+        gates = f"{place}/gates"
+        self._plugin("VmoeGates", [self._as(x, "float"), router], [gates], place, {})
         # A dispatcher that rounds to bfloat16 may as well move bfloat16. Where products are in a shorter type than float32,
         # what experts take and give is rounded to that type instead.
         rounds = self.product_type == "float" and any(a.name == "dispatch_bf16" and a.i for a in node.attribute)

@@ -11,6 +11,7 @@ from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, Eleme
 
 OPSET = 20
 IR_VERSION = 10
+_AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
 
 def function_bodies(
@@ -47,6 +48,7 @@ def function_bodies(
         attention_bf16 = dense != "float"
     texts = {
         "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies),
+        "VmoeGates": routing_bodies.GATES,
         "VmoeRoute": routing_bodies.route(gates, policies),
         "VmoeDispatch": routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),
         "VmoeRouteDispatch": routing_bodies.route_dispatch(policies),
@@ -79,7 +81,8 @@ def _declared(function: onnx.FunctionProto, op: Op) -> onnx.FunctionProto:
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
-    """The functions of a graph whose routing settings are attributes: VmoeRouteDispatch, VmoeCombine, and what they call.
+    """The functions of a graph whose routing settings are attributes: VmoeGates, VmoeRouteDispatch and VmoeCombine, and what
+    they call.
 
     Args:
         dispatched: the type of the tokens that VmoeRouteDispatch takes; gates are float32.
@@ -87,13 +90,13 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
 
     Returns:
         VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
-        VmoeRoute, VmoeDispatch and VmoeCombine as `function_bodies` gives them.
+        the others as `function_bodies` gives them.
     """
     route_dispatch = _parse(routing_bodies.ROUTE_DISPATCH_FIXED)
     for attribute, default in PLUGIN_ATTRIBUTES.items():
         route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return [
-        *(body for body in function_bodies(tokens=dispatched, policies=False) if body.name in ("VmoeRoute", "VmoeDispatch")),
+        *(body for body in function_bodies(tokens=dispatched, policies=False) if body.name in _AS_THEY_ARE),
         route_dispatch,
         *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
     ]

@@ -36,9 +36,14 @@ def sparse_mlp(
     hidden_chunk: int = 0,
 ) -> tuple[Array, Array, Array]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
-    slot, weight, src, _ = route(softmax(x @ router), capacity, k, bpr)
+    slot, weight, src, _ = route(gates(x, router), capacity, k, bpr)
     out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
+
+
+def gates(x: Array, router: Array) -> Array:
+    """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
+    return softmax(x @ router)
 
 
 def route(
@@ -133,7 +138,7 @@ def expert_mlp(
 ) -> Array:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` its input and output are rounded to bfloat16."""
     rounded = round_bf16(buf) if dispatch_bf16 else buf
-    out = mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk)
+    out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk)
     return round_bf16(out) if dispatch_bf16 else out
 
 
@@ -165,8 +170,17 @@ def dense_mlp(
     w2_scale: Array | None = None,
     hidden_chunk: int = 0,
 ) -> Array:
-    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2."""
-    return mlp(x, w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
+
+    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    """
+    hidden = gelu_tanh(product(x, w1, w1_scale) + b1)
+    depth = w2.shape[-2]
+    size = hidden_chunk or depth
+    y = product(hidden[..., :size], w2[..., :size, :], w2_scale)
+    for start in range(size, depth, size):
+        y = y + product(hidden[..., start : start + size], w2[..., start : start + size, :], w2_scale)
+    return y + b2
 
 
 def attention(q: Array, k: Array, v: Array, num_heads: int = 1, bf16: bool = False) -> Array:
@@ -241,7 +255,7 @@ def router_block(
 
     What `route` makes of the gates of the normed x.
     """
-    return route(softmax(layer_norm(x, ln_scale, ln_bias) @ router), capacity, k, bpr, pool, max_experts)
+    return route(gates(layer_norm(x, ln_scale, ln_bias), router), capacity, k, bpr, pool, max_experts)
 
 
 def expert_block(
@@ -313,29 +327,6 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
     groups, _, experts, slots = combine.shape
     y: Array = np.einsum("gsep,egpd->gsd", combine, rows.reshape(experts, groups, slots, -1))
     return y
-
-
-def mlp(
-    x: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    w1_scale: Array | None,
-    w2_scale: Array | None,
-    hidden_chunk: int,
-) -> Array:
-    """gelu_tanh(x . w1 + b1) . w2 + b2, where weights may have a leading axis of experts.
-
-    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
-    """
-    hidden = gelu_tanh(product(x, w1, w1_scale) + b1)
-    depth = w2.shape[-2]
-    size = hidden_chunk or depth
-    y = product(hidden[..., :size], w2[..., :size, :], w2_scale)
-    for start in range(size, depth, size):
-        y = y + product(hidden[..., start : start + size], w2[..., start : start + size, :], w2_scale)
-    return y + b2
 
 
 def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:

@@ -1,4 +1,4 @@
-"""ONNX function bodies of routing, dispatch and combine, in ONNX's own text format.
+"""ONNX function bodies of gates, routing, dispatch and combine, in ONNX's own text format.
 
 They are exact on ONNX Runtime and OpenVINO; five habits make them so:
 
@@ -208,6 +208,13 @@ _KEEP_BY_POLICY = """
     even_base = Mul (group, capacity)
     first_place = Where (is_pool, taken_before, even_base)
     group_base = GatherElements <axis = 1> (first_place, queue)
+"""
+
+GATES = """
+VmoeGates (x, router) => (gates) {
+    logits = MatMul (x, router)
+    gates = Softmax <axis = -1> (logits)
+}
 """
 
 # Index -1 reads the appended row of zeros.

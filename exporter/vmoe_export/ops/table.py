@@ -7,10 +7,10 @@ c places per expert and group, M places per expert: G * c, or with a pool what t
 slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
 self-attention) and P outputs.
 
-The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, for runtimes in which
-every op costs a launch. The dense layers are ops as well, and so are the blocks of an encoder, each with the
-LayerNormalization before it (epsilon 1e-6): VmoeAttentionBlock, VmoeMlpBlock and VmoeExpertBlock include the residual,
-VmoeRouterBlock is the router and VmoeRoute.
+The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
+router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
+are the blocks of an encoder, each with the LayerNormalization before it (epsilon 1e-6): VmoeAttentionBlock,
+VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -203,6 +203,7 @@ OPS: Mapping[str, Op] = {
             ),
             {"dispatch_bf16": 0, "hidden_chunk": 0},
         ),
+        Op("VmoeGates", (_f("x", "G", "S", "D"), _f("router", "D", "E")), (_f("gates", "G", "S", "E"),)),
         Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),

@@ -22,6 +22,11 @@ _LARGEST_INT8 = 127
 _EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
 
+def gates(x: Tensor, router: Tensor) -> Tensor:
+    """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
+    return torch.softmax(x @ router, dim=-1)
+
+
 def route(
     gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,7 +91,7 @@ def sparse_mlp(
     hidden_chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot i32[G,S,K], weight[G,S,K])."""
-    slot, weight, src, _ = route(torch.softmax(x @ router, dim=-1), capacity, k, bpr, None, None)
+    slot, weight, src, _ = route(gates(x, router), capacity, k, bpr, None, None)
     out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
     return combine(out, slot, weight), slot, weight
 
@@ -178,8 +183,7 @@ def router_block(
     max_experts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
-    gates = torch.softmax(_layer_norm(x, ln_scale, ln_bias) @ router, dim=-1)
-    return route(gates, capacity, k, bpr, pool, max_experts)
+    return route(gates(_layer_norm(x, ln_scale, ln_bias), router), capacity, k, bpr, pool, max_experts)
 
 
 def expert_block(

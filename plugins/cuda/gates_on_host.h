@@ -1,0 +1,47 @@
+// The GPU's program for gates on a CPU, its lanes in turn: the same bits.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/task_runner.h"
+#include "cuda/gate_phases.h"
+#include "cuda/memory.h"
+
+namespace vmoe::cuda {
+
+class HostTeam {
+ public:
+  template <class T>
+  class Lanes {
+   public:
+    explicit Lanes(const HostTeam&) {}
+    T& operator[](uint32_t lane) { return held_[lane]; }
+
+   private:
+    std::array<T, kGateLanes> held_ = {};
+  };
+
+  template <class Function>
+  void for_each_lane(const Function& function) const {
+    for (uint32_t lane = 0; lane < kGateLanes; ++lane) function(lane);
+  }
+
+  template <class T>
+  void exchange(Lanes<T>& of, uint32_t distance, Lanes<T>& other) const {
+    for (uint32_t lane = 0; lane < kGateLanes; ++lane) other[lane] = of[lane ^ distance];
+  }
+};
+
+// x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E]; a word of `shape` is one number.
+inline void compute_gates_on_host(const GateShape& shape, const float* x, const float* router, float* gates,
+                                  const TaskRunner& runner) {
+  const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;
+  parallel_for(runner, teams, [&](size_t team) {
+    compute_gates<kMostGateRounds>(HostTeam(), shape, team * kGateTokens, ConstMemory<float>{x},
+                                   ConstMemory<float>{router}, Memory<float>{gates});
+  });
+}
+
+}  // namespace vmoe::cuda
