@@ -94,7 +94,10 @@ class Service:
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
+        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part.
+
+        Pages of files count in full, as programs outside that map the same libraries must make no difference.
+        """
         fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
         family, before = {self._process.pid}, 0
         while len(family) > before:
@@ -103,8 +106,9 @@ class Service:
         memory = {}
         for process in sorted(family):
             with suppress(OSError, ValueError):  # it has just ended
-                rollup = Path(f"/proc/{process}/smaps_rollup").read_text().split()
-                memory[process] = int(rollup[rollup.index("Pss:") + 1]) << 10
+                told = [Path(f"/proc/{process}/{name}").read_text().split() for name in ("smaps_rollup", "status")]
+                fields_of = ((told[0], "Pss_Anon:"), (told[0], "Pss_Shmem:"), (told[1], "RssFile:"))
+                memory[process] = sum(int(text[text.index(field) + 1]) for text, field in fields_of) << 10
         return memory
 
     def counters(self) -> Array:
