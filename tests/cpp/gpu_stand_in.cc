@@ -2,7 +2,7 @@
 // the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
 // can't.
 //
-// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: slot, weight, src, buf, y, fused
+// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
 // (route_dispatch's slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf),
 // unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where
 // memory is filled).
@@ -15,6 +15,7 @@
 #include "core/combine.h"
 #include "core/dispatch.h"
 #include "core/routing.h"
+#include "cuda/gates_on_host.h"
 #include "cuda/ops.h"
 
 namespace {
@@ -52,6 +53,14 @@ void dispatch_on_cpu(const void* x, const int32_t* src, size_t places, size_t ro
 }  // namespace
 
 namespace vmoe::cuda {
+
+cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
+                          float* gates, cudaStream_t) {
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden), static_cast<uint32_t>(experts)};
+  compute_gates_on_host(shape, x, router, gates, serial_runner());
+  spoil("gates", gates);
+  return cudaSuccess;
+}
 
 cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
                   int32_t* src, int32_t*, void*, cudaStream_t) {

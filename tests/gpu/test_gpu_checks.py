@@ -20,6 +20,7 @@ from gpu_stand_in import ROOT, HostDevice, has_gpu, nvcc
 from on_gpu import checks, exact
 from on_gpu.cases import GATE_KINDS, Case, make_inputs, named_cases, random_cases
 from on_gpu.checks import LAUNCH_SHAPES
+from on_gpu.gates import check_gates
 from on_gpu.guarded import GuardedProblem, count_nodes
 from on_gpu.library import CALLS, DeviceError, Library, build, c_shape, kernel_launches, kernel_sources, library_command
 from on_gpu.sanitizer import run_tool, run_watched
@@ -107,6 +108,15 @@ def test_stand_in_passes_every_check(kernels: Library) -> None:
     ]
     assert [check.failures for check in made] == [()] * 6
     assert made[1].count == len(small) > 100
+
+
+def test_gates_are_those_of_the_program_on_a_cpu(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = check_gates(HostDevice(), kernels, 1)
+    assert (right.count, right.failures) == (21, ())
+    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "gates")
+    wrong = check_gates(HostDevice(), kernels, 1).failures
+    assert len(wrong) >= 14  # where the bit that is turned is not that of a NaN
+    assert re.fullmatch(r"gates \[1, 8\] of D 768, any, seed 1: 1 of 8 differ from the CPU's", wrong[0])
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -13,6 +13,7 @@ from on_gpu import cases, exact
 from on_gpu.cases import Case, make_inputs
 from on_gpu.check import Check, first_line
 from on_gpu.device import Device
+from on_gpu.gates import check_gates
 from on_gpu.guarded import GuardedProblem
 from on_gpu.library import KERNELS, Library, kernel_launches
 from on_gpu.shape import TYPES, Shape
@@ -44,6 +45,7 @@ def check_exactness(tell: Callable[[Check], None], device: Device, kernels: Libr
         "planted faults": lambda: check_planted(device, kernels, seed),
         "named cases": lambda: check_cases(device, kernels, "named cases", cases.named_cases(seed)),
         "random cases": lambda: check_cases(device, kernels, "random cases", cases.random_cases(seed, random_cases)),
+        "gates": lambda: check_gates(device, kernels, seed),
         "streams": lambda: check_streams(device, kernels, seed),
         "graphs": lambda: check_graphs(device, kernels, seed),
         "launches": lambda: check_launches(device, kernels, LAUNCH_SHAPES),

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cuda/gates_on_host.h"
 #include "cuda/ops.h"
 
 namespace {
@@ -24,6 +25,20 @@ const char* vmoe_gpu_error_text(int error) { return cudaGetErrorString(static_ca
 size_t vmoe_gpu_workspace_bytes(const size_t* shape) {
   return std::max(vmoe::cuda::route_workspace_bytes(as_shape(shape)),
                   vmoe::cuda::route_dispatch_workspace_bytes(as_shape(shape)));
+}
+
+int vmoe_gpu_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts, float* gates,
+                   void* stream) {
+  return vmoe::cuda::compute_gates(x, router, tokens, hidden, experts, gates, as_stream(stream));
+}
+
+// The same on the CPU, and its memory.
+int vmoe_gpu_gates_on_host(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
+                           float* gates) {
+  const vmoe::cuda::GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden),
+                                    static_cast<uint32_t>(experts)};
+  vmoe::cuda::compute_gates_on_host(shape, x, router, gates, vmoe::serial_runner());
+  return cudaSuccess;
 }
 
 int vmoe_gpu_route(const size_t* shape, size_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
