@@ -26,7 +26,7 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
     try:
         import click
 
-        from vmoe_export.command import export_command
+        from vmoe_export.arguments import export_command
         from vmoe_export.errors import OptionError
         from vmoe_runtime.command_line import check_standard_files
         from vmoe_runtime.errors import RoutingError, VmoeError

@@ -39,7 +39,7 @@ sys.argv[0] = "vmoe-export"
 main()
 """
 IMPORT = "sys.meta_path.insert(0, Finder())"
-PLANNING = "import vmoe_export.command as module; module.plan_export = hit"
+PLANNING = "import vmoe_export.arguments as module; module.plan_export = hit"
 WRITING = "import vmoe_export.bundle.weights_file as module; module._layout = hit"
 GRAPHS = "import vmoe_export.graphs.graph_files as module; module.canonical_graph = hit"
 REMOVING = f"""
@@ -77,7 +77,7 @@ def test_a_signal_that_is_to_be_ignored_is_ignored(tmp_path: Path) -> None:
     def as_nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    moment = "os.kill(os.getpid(), NUMBER); import vmoe_export.command as module; os.kill(os.getpid(), NUMBER)"
+    moment = "os.kill(os.getpid(), NUMBER); import vmoe_export.arguments as module; os.kill(os.getpid(), NUMBER)"
     assert end(tmp_path, moment, signal.SIGHUP, before=as_nohup) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 

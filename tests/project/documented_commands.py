@@ -24,7 +24,7 @@ import click
 from command_reference import ARGPARSE_MODULES, argparse_parser
 from documentation import ROOT
 
-from vmoe_export.command import export_command
+from vmoe_export.arguments import export_command
 from vmoe_runtime.command_line import UsageError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -78,7 +78,7 @@ def command_help(command: str) -> CommandHelp:
 def _click_help() -> CommandHelp:
     import click
 
-    from vmoe_export.command import export_command
+    from vmoe_export.arguments import export_command
 
     context = click.Context(export_command, info_name="vmoe-export", max_content_width=10_000, terminal_width=10_000)
     usage = " ".join(export_command.get_usage(context).removeprefix("Usage: ").split())

@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from vmoe_export.bundle.int8_weights import quantize_columns
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig
@@ -20,7 +21,6 @@ from vmoe_export.model.position_embedding import resize_position_embedding, sinc
 from vmoe_export.precision import ExportPrecision, StoredType
 
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
-_LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -115,25 +115,6 @@ def _encode(name: str, array: Array, dtype: StoredType, checkpoint: Checkpoint) 
         quantized, scales = quantize_columns(array.reshape(graph_shape(name, array.shape)))
         yield name, quantized.data.cast("B")
         yield scale_name(name), scales.data.cast("B")
-
-
-def quantize_columns(weights: Array) -> tuple[Array, Array]:
-    """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
-
-    The scale is the largest absolute weight of the column / 127, and 1 for a column of zeros; weights are rounded to
-    nearest, ties to even.
-    """
-    quantized = np.empty(weights.shape, np.int8)
-    scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
-    # One matrix at a time: experts are many, and each step makes an array of its size.
-    for matrix in np.ndindex(weights.shape[:-2]):
-        scale = np.abs(weights[matrix]).max(axis=0) / np.float32(_LARGEST_INT8)
-        scale[scale == 0] = 1
-        steps = weights[matrix] / scale
-        np.rint(steps, out=steps)
-        np.clip(steps, -_LARGEST_INT8, _LARGEST_INT8, out=steps)
-        quantized[matrix], scales[matrix] = steps, scale
-    return quantized, scales
 
 
 def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
