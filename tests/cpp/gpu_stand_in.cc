@@ -56,6 +56,7 @@ namespace vmoe::cuda {
 
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t) {
+  if (has_fault("refuse")) return cudaErrorIllegalAddress;
   const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden), static_cast<uint32_t>(experts)};
   compute_gates_on_host(shape, x, router, gates, serial_runner());
   spoil("gates", gates);

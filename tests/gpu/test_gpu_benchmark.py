@@ -140,7 +140,7 @@ def test_a_run_that_is_stopped_says_where_its_rows_are(
     monkeypatch.setattr(command, "sweep_shapes", stop)
     assert command.main(["-o", str(tmp_path), "--parts", "exactness", "timing"]) == 1
     assert capsys.readouterr().err.endswith(f"stopped; what was done stands in {tmp_path}\n")
-    assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count(" checked, 0 wrong") == 6
+    assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count(" checked, 0 wrong") == 7
 
 
 def test_only_chosen_shapes_are_timed(stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
