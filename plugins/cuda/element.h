@@ -77,10 +77,10 @@ inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }
 
-// A word as elements.
+// A word as elements: one, where it is of their type.
 template <class T, class Word>
 struct Elements {
-  static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);
+  static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);  // NOLINT(bugprone-sizeof-expression)
   T at[kCount];
 };
 

@@ -71,7 +71,7 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
                                    const X& x, const Router& router, PairSums* sums) {
   using Values = Elements<float, typename X::Value>;
   using Columns = Elements<float, typename Router::Value>;
-  VMOE_UNROLL for (uint32_t pair = 0; pair < kGatePairs; ++pair) sums->at[pair] = 0;
+  VMOE_UNROLL for (float& sum : sums->at) sum = 0;
   for (uint32_t w = lane; w < shape.words; w += kGateLanes) {
     Values values[kGateTokens];
     VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
