@@ -17,6 +17,7 @@ namespace vmoe::cuda {
 inline constexpr uint32_t kGateLanes = 32;
 inline constexpr uint32_t kGateTokens = 4;   // of a team
 inline constexpr uint32_t kGateExperts = 8;  // whose logits it does in one round: in the end one pair for each lane
+inline constexpr uint32_t kGateDepth = 4;    // numbers of a token that a lane takes at once
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
 
@@ -25,7 +26,7 @@ inline constexpr uint32_t kMostGateRounds = kMaxExperts / kGateExperts;
 
 struct GateShape {
   uint32_t tokens;
-  uint32_t words;  // of a token, one number or four each
+  uint32_t hidden;
   uint32_t experts;
 };
 
@@ -64,32 +65,41 @@ struct PairSums {
   float at[kGatePairs];
 };
 
-// Adds up the products of this lane's words: lane, lane + kGateLanes and so on. What is no token or no expert adds
-// zeros.
+// Adds up the products of this lane's share of the depth: of every kGateLanes * kGateDepth numbers the kGateDepth from
+// lane * kGateDepth on. So the sums have the same bits whether a word is one number or four. What is no token or no
+// expert adds zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
-  using Values = Elements<float, typename X::Value>;
-  using Columns = Elements<float, typename Router::Value>;
+  using XWord = typename X::Value;
+  using RouterWord = typename Router::Value;
+  constexpr uint32_t kNumbers = Elements<float, XWord>::kCount;
+  constexpr uint32_t kColumns = Elements<float, RouterWord>::kCount;
   VMOE_UNROLL for (float& sum : sums->at) sum = 0;
-  for (uint32_t w = lane; w < shape.words; w += kGateLanes) {
-    Values values[kGateTokens];
+  for (uint32_t first = lane * kGateDepth; first < shape.hidden; first += kGateLanes * kGateDepth) {
+    float values[kGateTokens][kGateDepth];
     VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
-      typename X::Value word = {};
-      if (first_token + t < shape.tokens) word = x.load((first_token + t) * shape.words + w);
-      std::memcpy(&values[t], &word, sizeof(word));
+      VMOE_UNROLL for (uint32_t i = 0; i < kGateDepth; i += kNumbers) {
+        XWord word = {};
+        if (first_token + t < shape.tokens && first + i < shape.hidden) {
+          word = x.load(((first_token + t) * shape.hidden + first + i) / kNumbers);
+        }
+        std::memcpy(&values[t][i], &word, sizeof(word));
+      }
     }
-    VMOE_UNROLL for (uint32_t i = 0; i < Values::kCount; ++i) {
-      const size_t row = (static_cast<size_t>(w) * Values::kCount + i) * shape.experts;
-      VMOE_UNROLL for (uint32_t e = 0; e < kGateExperts; e += Columns::kCount) {
-        typename Router::Value word = {};
-        if (first_expert + e < shape.experts) word = router.load((row + first_expert + e) / Columns::kCount);
-        Columns columns;
+    VMOE_UNROLL for (uint32_t i = 0; i < kGateDepth; ++i) {
+      const size_t row = (static_cast<size_t>(first) + i) * shape.experts;
+      VMOE_UNROLL for (uint32_t e = 0; e < kGateExperts; e += kColumns) {
+        RouterWord word = {};
+        if (first + i < shape.hidden && first_expert + e < shape.experts) {
+          word = router.load((row + first_expert + e) / kColumns);
+        }
+        float columns[kColumns];
         std::memcpy(&columns, &word, sizeof(word));
-        VMOE_UNROLL for (uint32_t j = 0; j < Columns::kCount; ++j) {
+        VMOE_UNROLL for (uint32_t j = 0; j < kColumns; ++j) {
           VMOE_UNROLL for (uint32_t t = 0; t < kGateTokens; ++t) {
             float& sum = sums->at[t * kGateExperts + e + j];
-            sum = multiply_add(values[t].at[i], columns.at[j], sum);
+            sum = multiply_add(values[t][i], columns[j], sum);
           }
         }
       }
@@ -117,8 +127,8 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
 }
 
 // The phase. The team's tokens are the kGateTokens from `first_token`, of which there may be none: all teams of a block
-// exchange alike. There are at most kRounds * kGateExperts experts; words of the router hold experts, and are whole
-// rows. Reads x[tokens, words], router[D,E]. Writes gates[tokens,E], its own.
+// exchange alike. There are at most kRounds * kGateExperts experts. Rows of x and of the router are whole words, of one
+// number or kGateDepth. Reads x[tokens,D], router[D,E]. Writes gates[tokens,E], its own.
 template <uint32_t kRounds, class Team, class X, class Router, class Gates>
 VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
                                     const Router& router, const Gates& gates) {

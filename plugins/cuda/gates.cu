@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, cons
 template <class Word>
 cudaError_t launch_gates(size_t tokens, size_t hidden, size_t experts, const float* x, const float* router,
                          float* gates, cudaStream_t stream) {
-  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden * sizeof(float) / sizeof(Word)),
-                        static_cast<uint32_t>(experts)};
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden), static_cast<uint32_t>(experts)};
   const auto blocks = static_cast<unsigned>((tokens + kGateTokens - 1) / kGateTokens);
   const auto* const x_words = reinterpret_cast<const Word*>(x);
   const auto* const router_words = reinterpret_cast<const Word*>(router);

@@ -34,7 +34,7 @@ class HostTeam {
   }
 };
 
-// x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E]; a word of `shape` is one number.
+// x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E].
 inline void compute_gates_on_host(const GateShape& shape, const float* x, const float* router, float* gates,
                                   const TaskRunner& runner) {
   const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;

@@ -26,7 +26,7 @@ class CudaGatesKernel {
     using ops::gates::Output;
     const cuda::GateShape shape = gate_shape_of(call);
     check_cuda(cuda::compute_gates(call.data<float>(Input::kX), call.data<float>(Input::kRouter), shape.tokens,
-                                   shape.words, shape.experts, call.output<float>(Output::kGates), stream_of(call)));
+                                   shape.hidden, shape.experts, call.output<float>(Output::kGates), stream_of(call)));
   }
 };
 

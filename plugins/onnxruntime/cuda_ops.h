@@ -14,7 +14,7 @@ void add_cuda_ops(OpList& list, const char* provider);
 // Adds VmoeGates for the CPU, with the bits of the GPU's.
 void add_gates_on_host(OpList& list);
 
-// The sizes of a call of VmoeGates, in words of one number. Throws OpError for those that a GPU can't do.
+// The sizes of a call of VmoeGates. Throws OpError for those that a GPU can't do.
 cuda::GateShape gate_shape_of(const Call& call);
 
 }  // namespace vmoe::ort

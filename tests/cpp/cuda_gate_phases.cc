@@ -39,7 +39,8 @@ void run_as(const GatesCall& call, Machine& machine) {
   const auto tokens = static_cast<size_t>(call.tokens);
   const size_t words = static_cast<size_t>(call.hidden) * sizeof(float) / sizeof(Word);
   const auto experts = static_cast<size_t>(call.experts);
-  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(words), static_cast<uint32_t>(experts)};
+  const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(call.hidden),
+                        static_cast<uint32_t>(experts)};
   watched::Clock* const clock = &machine.device_clock();
   Array<Word> x("x", clock, static_cast<const Word*>(call.x), tokens * words);
   Array<Word> router("router", clock, static_cast<const Word*>(call.router),

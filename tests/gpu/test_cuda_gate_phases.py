@@ -111,6 +111,14 @@ def test_both_programs_give_the_same_bits(library: ctypes.CDLL, experts: int) ->
     assert gates_of(library, x, router, few=True).tobytes() == gates_of(library, x, router, few=False).tobytes()
 
 
+@pytest.mark.parametrize(("hidden", "experts"), [(4, 4), (96, 8), (132, 12), (768, 8), (768, 32), (260, 256)])
+def test_words_of_16_bytes_and_of_one_number_give_the_same_bits(library: ctypes.CDLL, hidden: int, experts: int) -> None:
+    rng = np.random.default_rng([hidden, experts])
+    x = rng.normal(0, 1, (11, hidden)).astype(np.float32)
+    router = rng.normal(0, 0.3, (hidden, experts)).astype(np.float32)
+    assert gates_of(library, x, router, wide=True).tobytes() == gates_of(library, x, router, wide=False).tobytes()
+
+
 @pytest.mark.parametrize("experts", [5, 8, 256])
 def test_numbers_that_are_none(library: ctypes.CDLL, experts: int) -> None:
     x = np.random.default_rng(experts).normal(0, 1, (7, 32)).astype(np.float32)
