@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 from bundle_changes import BUNDLES
 from PIL import Image
-from terminal import default_signals
+from terminal import default_signals, interrupted, interrupted_after
 from test_inspect import run
 
 from vmoe_inspect import image_command
@@ -150,34 +148,25 @@ def test_pictures_that_can_not_be_written_are_one_sentence(
 
 
 @pytest.fixture
-def interrupted(mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path) -> Callable[[float], tuple[int, str]]:
-    """Starts a long run, sends SIGINT after so many seconds, and returns the exit code and what was said."""
-    command = [
-        *(sys.executable, "-m", "vmoe_inspect", mnist_image_bundle, "--images", mnist_data, "--interference", 100_000),
-        *("--out", tmp_path / "pictures", "--json", tmp_path / "report.json"),
-    ]
-
-    def start(seconds: float) -> tuple[int, str]:
-        process = subprocess.Popen(
-            [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            preexec_fn=default_signals,  # noqa: PLW1509
-        )  # fmt: skip
-        try:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        return process.returncode, said
-
-    return start
+def long_run(mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path) -> list[str]:
+    """A command line that takes a minute or more."""
+    words = [mnist_image_bundle, "--images", mnist_digits, "--interference", 10_000]
+    return [*map(str, words), "--out", str(tmp_path / "pictures"), "--json", str(tmp_path / "report.json")]
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8, 1.2, 2.0])
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.3, 1.0])
 def test_ctrl_c_at_any_moment_leaves_nothing(
-    seconds: float, interrupted: Callable[[float], tuple[int, str]], tmp_path: Path
+    seconds: float, long_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = interrupted(seconds)
+    with interrupted_after(seconds):
+        assert main(long_run) == 130
+    assert capsys.readouterr().err == "vmoe-inspect: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.2])
+def test_ctrl_c_ends_the_process(seconds: float, long_run: list[str], tmp_path: Path) -> None:
+    code, said = interrupted([sys.executable, "-m", "vmoe_inspect", *long_run], seconds)
     assert "Traceback" not in said
     # Python itself ends by the signal where it was starting, or making a class, when it came.
     assert code in (130, -signal.SIGINT)

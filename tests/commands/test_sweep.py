@@ -6,17 +6,14 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from terminal import default_signals
+from terminal import interrupted, interrupted_after
 from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_bench import cli, plot
@@ -91,18 +88,17 @@ def test_ratios_that_are_left_out_are_said_in_one_sentence(mnist_image_bundle: P
 
 
 def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pairs(
-    mnist_bundle: Path, mnist_data: Path, mnist_images: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = report_of(
-        capsys, mnist_bundle, "--sweep", *RATIOS, "--k", 1, 2, "--order", "bpr", "vanilla", "--images", mnist_data
-    )
-    points = report["points"]
+    images, labels = mnist_images["images"][:96], mnist_images["labels"][:96]
+    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    arguments = ("--sweep", *RATIOS, "--k", 1, 2, "--order", "bpr", "vanilla", "--images", tmp_path / "digits.npz")
+    points = report_of(capsys, mnist_bundle, *arguments)["points"]
     assert len(points) == 24
-    labels = mnist_images["labels"]
     with Engine.load(mnist_bundle) as engine:
-        for point in points[::5]:
+        for point in points:
             asked = {"capacity": point["capacity_ratio"], "k": point["k"], "bpr": point["bpr"]}
-            logits, routing = engine.logits_and_routing(mnist_images["images"], **asked)
+            logits, routing = engine.logits_and_routing(images, **asked)
             assert point["top1"] == np.mean(logits.argmax(1) == labels)
             kept = np.stack([layer.kept for layer in routing.values()])
             assert point["kept_pairs"] == kept.mean()
@@ -112,12 +108,12 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
                 for group in range(len(layer.kept))
             ]
             assert point["expert_bytes_per_call"] == round(sum(used) / len(kept[0]) * 2 * 64 * 128 * 4)
-            assert point["images"] == 1536
+            assert point["images"] == 96
     with np.load(SAMPLE / "reference.npz") as official:
         for point in points:
             order = "bpr" if point["bpr"] else "vanilla"
-            right = np.count_nonzero(official[f"pred_K{point['k']}_C{point['capacity_ratio']}_{order}"] == labels)
-            assert abs(point["top1"] * 1536 - right) <= 1
+            answers = official[f"pred_K{point['k']}_C{point['capacity_ratio']}_{order}"][:96]
+            assert abs(point["top1"] * 96 - np.count_nonzero(answers == labels)) <= 1
     by_name = {point["profile"]: point for point in points}
     assert by_name["c0.1-k1"]["flops_per_image"] < by_name["c2-k2"]["flops_per_image"]
     assert by_name["c0.1-k1-vanilla"]["top1"] < by_name["c0.1-k1"]["top1"]
@@ -142,22 +138,22 @@ def test_bundles_stand_side_by_side_and_another_model_is_compared(
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_paths(
-    mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in ("one", "other"):
         shutil.copytree(mnist_image_bundle, tmp_path / folder / "digits.vmoe")
     one, other = tmp_path / "one" / "digits.vmoe", tmp_path / "other" / "digits.vmoe"
-    wish = ("--images", mnist_data, "--max-drop-in-accuracy", 0.5)
+    wish = ("--images", mnist_digits, "--max-drop-in-accuracy", 0.5)
     report = report_of(capsys, one, "--compare", other, "--sweep", "0.5", *wish)
     assert [point["bundle"] for point in report["points"]] == [str(one)] + [str(other)] * 4
     assert report["recommended"] == 0
 
 
 def test_csv_and_plot_have_every_point(
-    mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, picture = tmp_path / "points.csv", tmp_path / "points.svg"
-    arguments = (mnist_image_bundle, "--sweep", "0.1:1:3", "--pool", "off", "on", "--images", mnist_data)
+    arguments = (mnist_image_bundle, "--sweep", "0.1:1:3", "--pool", "off", "on", "--images", mnist_digits)
     report = report_of(capsys, *arguments, "--csv", table, "--plot", picture)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -244,7 +240,7 @@ def test_the_recommendation_holds_on_images_that_were_held_out(
     drop = 0.01
     report = report_of(
         capsys, mnist_image_bundle, "--sweep", "0.1:2.0", "--pool", "off", "on", "--images", tmp_path / "seen.npz",
-        "--max-drop-in-accuracy", drop,
+        "--batch-size", 16, "--max-drop-in-accuracy", drop,
     )  # fmt: skip
     chosen = report["points"][report["recommended"]]
     best = max(report["points"], key=lambda point: point["top1"])
@@ -256,12 +252,13 @@ def test_the_recommendation_holds_on_images_that_were_held_out(
 
 
 def test_the_recommended_profile_is_written_into_the_bundle(
-    mnist_image_bundle: Path, mnist_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "own.vmoe"
     shutil.copytree(mnist_image_bundle, bundle)
     before = json.loads((bundle / "manifest.json").read_text())
-    arguments = (bundle, "--sweep", "0.4", "--pool", "on", "--images", mnist_data, "--target-latency", 1e6, "--add-profile")
+    wish = ("--images", mnist_digits, "--target-latency", 1e6, "--add-profile")
+    arguments = (bundle, "--sweep", "0.4", "--pool", "on", *wish)
     report = report_of(capsys, *arguments)
     assert report["recommended"] == 0
     after = json.loads((bundle / "manifest.json").read_text())
@@ -423,40 +420,20 @@ def test_bundles_of_every_kind_and_format_sweep(name: str, capsys: pytest.Captur
 
 
 @pytest.fixture
-def interrupted(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
-) -> Callable[[float], tuple[int, str, Any]]:
-    """Runs a long sweep, sends SIGINT after so many seconds, and returns exit code, what was said, and the JSON."""
-    target, digits = tmp_path / "report.json", tmp_path / "digits.npz"
-    np.savez(digits, **{name: array[:384] for name, array in mnist_images.items()})
-    command = [sys.executable, "-m", "vmoe_bench", mnist_image_bundle, "--sweep", "0.1:2.0", "--images", digits]
-
-    def run(seconds: float) -> tuple[int, str, Any]:
-        target.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [*map(str, command), "--duration", "600", "--json", str(target)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals,  # noqa: PLW1509
-        )  # fmt: skip
-        try:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        return process.returncode, said, json.loads(target.read_text()) if target.exists() else None
-
-    return run
+def long_sweep(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path) -> list[str]:
+    """A command line that asks about images for a second, and then times calls; the JSON goes to report.json."""
+    np.savez(tmp_path / "digits.npz", **{name: array[:128] for name, array in mnist_images.items()})
+    words = [mnist_image_bundle, "--sweep", "0.1:2.0", "--images", tmp_path / "digits.npz", "--duration", 60]
+    return [*map(str, words), "--json", str(tmp_path / "report.json")]
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0])
-def test_ctrl_c_keeps_what_was_measured(seconds: float, interrupted: Callable[[float], tuple[int, str, Any]]) -> None:
-    code, said, report = interrupted(seconds)
+def assert_what_was_measured_is_kept(said: str, target: Path) -> None:
+    """Holds what an interrupted sweep said and wrote to what it must."""
     assert "Traceback" not in said
-    # Python itself ends by the signal where it was making a class when it came.
-    assert code in (130, -signal.SIGINT)
-    if report is None:
+    if not target.exists():
         assert said.endswith("vmoe-bench: interrupted\n")
         return
+    report = json.loads(target.read_text())
     assert "interrupted; what was measured by then is shown" in said
     assert report["interrupted"] is True and report["points"]
     images = [measured["images"] for measured in report["points"]]
@@ -464,3 +441,20 @@ def test_ctrl_c_keeps_what_was_measured(seconds: float, interrupted: Callable[[f
     for measured in report["points"]:
         assert 0 <= measured["top1"] <= 1
         assert (measured["p50_ms"] is None) == (measured["images_per_second"] is None)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 2.0])
+def test_ctrl_c_keeps_what_was_measured(
+    seconds: float, long_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with interrupted_after(seconds):
+        assert cli.main(long_sweep) == 130
+    assert_what_was_measured_is_kept(capsys.readouterr().err, tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("seconds", [0.6, 2.0])
+def test_ctrl_c_ends_the_process(seconds: float, long_sweep: list[str], tmp_path: Path) -> None:
+    code, said = interrupted([sys.executable, "-m", "vmoe_bench", *long_sweep], seconds)
+    # Python itself ends by the signal where it was making a class when it came.
+    assert code in (130, -signal.SIGINT)
+    assert_what_was_measured_is_kept(said, tmp_path / "report.json")
