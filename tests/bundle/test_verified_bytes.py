@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from bundle_changes import BUNDLES
 from bundle_swaps import WEIGHTS, engine_load, image, other_bundle, swap_files, swap_folders
 from damaged_files import assert_one_sentence
 from path_swapper import exchange
@@ -28,8 +29,8 @@ Change = Callable[[Path, Path], None]  # of a bundle, with another one at hand; 
 
 
 @pytest.fixture
-def bundle(mnist_image_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLES / "v3-fp32", tmp_path / "own.vmoe"))
 
 
 @pytest.fixture
@@ -208,9 +209,9 @@ def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: P
     assert not descriptors(tmp_path), refusal
 
 
-def test_swaps_at_any_moment_give_no_wrong_answer(mnist_image_bundle: Path) -> None:
+def test_swaps_at_any_moment_give_no_wrong_answer(bundle: Path) -> None:
     load = engine_load("onnxruntime")
-    for tally in (swap_files(mnist_image_bundle, 60, load), swap_folders(mnist_image_bundle, 40, load)):
+    for tally in (swap_files(bundle, 60, load), swap_folders(bundle, 40, load)):
         assert tally.wrong == 0 and tally.right > 0, tally
         for sentence in tally.sentences:
             assert_one_sentence(sentence)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sdk_build
+from bundle_changes import BUNDLES
 from bundle_swaps import WEIGHTS, Load, image, other_bundle, swap_files, swap_folders
 from damaged_files import assert_one_sentence
 
@@ -24,8 +25,8 @@ def program() -> Path:
 
 
 @pytest.fixture
-def own(mnist_image_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe"))
+def own(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLES / "v3-fp32", tmp_path / "own.vmoe"))
 
 
 @pytest.fixture
