@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bundle_changes import BUNDLES
 from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_bench.concurrency import CALLS_EACH, ConcurrentCalls
 from vmoe_bench.machine import usable_cores
 from vmoe_runtime import BackendError, Engine
+
+BUNDLE = BUNDLES / "v3-fp32"
 
 
 def test_so_many_callers_call_at_once_and_each_waits_for_its_answer() -> None:
@@ -53,11 +55,11 @@ def test_a_call_that_fails_ends_the_round_for_all() -> None:
     calls.close()
 
 
-def test_the_bench_measures_calls_at_once(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = report_of(capsys, mnist_image_bundle, "--profile", "c0.3-k1", "--concurrency", 1, 3, "--batch-size", 1, 2)
+def test_the_bench_measures_calls_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(capsys, BUNDLE, "--profile", "c0.3-k1", "--concurrency", 1, 3, "--batch-size", 1, 2)
     assert [(point["batch_size"], point["concurrency"]) for point in report["points"]] == [(1, 1), (1, 3), (2, 1), (2, 3)]
     assert all(point["images_per_second"] > 0 and point["p50_ms"] > 0 for point in report["points"])
-    assert "--concurrency" in complaint_of(capsys, 2, mnist_image_bundle, "--concurrency", 0, *QUICK)
+    assert "--concurrency" in complaint_of(capsys, 2, BUNDLE, "--concurrency", 0, *QUICK)
 
 
 def model_of(engine: Engine) -> Any:
@@ -65,43 +67,41 @@ def model_of(engine: Engine) -> Any:
     return engine._backend._model  # type: ignore[attr-defined]
 
 
-def test_openvino_has_the_streams_that_were_asked_for(mnist_image_bundle: Path, mnist_images: dict[str, Any]) -> None:
-    images = mnist_images["images"][:4]
-    with Engine.load(mnist_image_bundle, backend="openvino", threads=1) as engine:
+def test_openvino_has_the_streams_that_were_asked_for() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    with Engine.load(BUNDLE, backend="openvino", threads=1) as engine:
         expected = engine(images)
     cores = usable_cores()
     for threads, streams in ((1, 2), (2, 1), (1, cores + 1)):
-        with Engine.load(mnist_image_bundle, backend="openvino", threads=threads, streams=streams) as engine:
+        with Engine.load(BUNDLE, backend="openvino", threads=threads, streams=streams) as engine:
             got = min(streams, cores)
             assert model_of(engine).get_property("NUM_STREAMS") == got
             assert model_of(engine).get_property("INFERENCE_NUM_THREADS") == min(threads * streams, cores)
             assert engine.backend_description.endswith(f", {got} stream{'s' * (got > 1)}")
             np.testing.assert_array_equal(engine(images), expected)
     with (
-        Engine.load(mnist_image_bundle, backend="openvino", threads=1, streams=2) as first,
-        Engine.load(mnist_image_bundle, backend="openvino", threads=1, streams=2) as second,
-        Engine.load(mnist_image_bundle, backend="openvino", threads=1) as other,
+        Engine.load(BUNDLE, backend="openvino", threads=1, streams=2) as first,
+        Engine.load(BUNDLE, backend="openvino", threads=1, streams=2) as second,
+        Engine.load(BUNDLE, backend="openvino", threads=1) as other,
     ):
         assert model_of(first) is model_of(second) is not model_of(other)
 
 
-def test_a_backend_without_streams_says_who_has_them_and_auto_takes_that_one(mnist_image_bundle: Path) -> None:
+def test_a_backend_without_streams_says_who_has_them_and_auto_takes_that_one() -> None:
     with pytest.raises(BackendError, match=r"^backend 'onnxruntime' has no streams \(openvino has\)"):
-        Engine.load(mnist_image_bundle, backend="onnxruntime", streams=2)
-    Engine.load(mnist_image_bundle, backend="onnxruntime", streams=1).close()
-    with Engine.load(mnist_image_bundle, streams=2) as auto:
+        Engine.load(BUNDLE, backend="onnxruntime", streams=2)
+    Engine.load(BUNDLE, backend="onnxruntime", streams=1).close()
+    with Engine.load(BUNDLE, streams=2) as auto:
         assert auto.backend == "openvino"
     for wrong in (0, 1025, True, 2.0, "2"):
         with pytest.raises(BackendError, match="streams must be a whole number from 1 to 1024"):
-            Engine.load(mnist_image_bundle, streams=wrong)  # type: ignore[arg-type]
+            Engine.load(BUNDLE, streams=wrong)  # type: ignore[arg-type]
 
 
-def test_the_bench_calls_as_often_at_once_as_there_are_streams(
-    mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = (mnist_image_bundle, "--profile", "c0.3-k1", "--backend", "openvino", "--streams", 2)
+def test_the_bench_calls_as_often_at_once_as_there_are_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    given = (BUNDLE, "--profile", "c0.3-k1", "--backend", "openvino", "--streams", 2)
     for more, expected in (((), [2]), (("--concurrency", 1, 4), [1, 4])):
         points = report_of(capsys, *given, *more)["points"]
         assert [(point["streams"], point["concurrency"]) for point in points] == [(2, number) for number in expected]
-    complaint = complaint_of(capsys, 1, mnist_image_bundle, "--backend", "onnxruntime", "--streams", 2, *QUICK)
+    complaint = complaint_of(capsys, 1, BUNDLE, "--backend", "onnxruntime", "--streams", 2, *QUICK)
     assert "'onnxruntime' has no streams" in complaint
