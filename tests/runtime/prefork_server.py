@@ -22,6 +22,7 @@ import numpy as np
 from vmoe_runtime import BackendError, Engine
 
 WORKERS = 4
+IMAGE = -np.ones((1, 12, 12, 3), np.float32)
 PATIENCE = 60  # seconds for an answer, so that a worker that hangs fails a test rather than stopping it
 ENDING = 15  # seconds for all to end: 0.1 to 1.1 were measured, on an idle and an overloaded machine
 
@@ -30,18 +31,17 @@ def work(listener: socket.socket, bundle: str, backend: str, inherited: Engine |
     """A worker: never returns."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    image = -np.ones((1, 28, 28, 1), np.float32)
     refusal = ""
     if inherited is not None:
         try:
-            inherited(image)
+            inherited(IMAGE)
         except BackendError as error:
             refusal = str(error)
     engine = Engine.load(bundle, backend=backend, threads=2)
     while True:
         connection, _ = listener.accept()
         with connection:
-            answer = {"logits": engine(image)[0].tolist(), "refusal": refusal, "process": os.getpid()}
+            answer = {"logits": engine(IMAGE)[0].tolist(), "refusal": refusal, "process": os.getpid()}
             connection.sendall(json.dumps(answer).encode())
 
 
@@ -56,7 +56,7 @@ def main(bundle: str, backend: str, before: str) -> None:
         importlib.import_module(f"vmoe_runtime.backends.{backend}_cpu")
     elif before == "engine":
         inherited = Engine.load(bundle, backend=backend, threads=2)
-        inherited(-np.ones((1, 28, 28, 1), np.float32))
+        inherited(IMAGE)
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(WORKERS)]
     workers = []
     for listener in listeners:

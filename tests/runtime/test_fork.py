@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_changes import BUNDLES
 from damaged_files import assert_one_sentence
+from prefork_server import IMAGE
 
 from vmoe_runtime import Engine
 
@@ -19,8 +21,9 @@ SERVER = Path(__file__).parent / "prefork_server.py"
 
 @pytest.mark.parametrize("before", ["nothing", "import", "engine"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_four_forked_workers_answer_and_end(backend: str, before: str, mnist_image_bundle: Path) -> None:
-    command = [sys.executable, str(SERVER), str(mnist_image_bundle), backend, before]
+def test_four_forked_workers_answer_and_end(backend: str, before: str) -> None:
+    bundle = BUNDLES / "v3-fp32"
+    command = [sys.executable, str(SERVER), str(bundle), backend, before]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout and server.stderr
         answers = json.loads(server.stdout.readline())
@@ -30,8 +33,8 @@ def test_four_forked_workers_answer_and_end(backend: str, before: str, mnist_ima
     assert (server.returncode, complaints) == (0, "")
     assert ended["codes"] == [0, 0, 0, 0], ended
     assert len({answer["process"] for answer in answers}) == 4
-    with Engine.load(mnist_image_bundle, backend=backend, threads=2) as engine:
-        expected = engine(-np.ones((1, 28, 28, 1), np.float32))[0]
+    with Engine.load(bundle, backend=backend, threads=2) as engine:
+        expected = engine(IMAGE)[0]
     for answer in answers:
         np.testing.assert_array_equal(np.float32(answer["logits"]), expected)
         if before == "engine":
