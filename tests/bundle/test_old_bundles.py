@@ -55,6 +55,7 @@ def data(version: str) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
+@functools.cache
 def answers(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of a bundle by profile its logits, and the expert that each pair got a place at, -1 where it was dropped."""
     version, precision = name.split("-")
@@ -75,6 +76,16 @@ def images(name: str) -> np.ndarray:
     return data(name.split("-", maxsplit=1)[0])["images"]
 
 
+@functools.cache
+def engine_of(name: str, backend: str) -> Engine:
+    return Engine.load(FOLDER / name, backend=backend, threads=1)
+
+
+@functools.cache
+def stock_of(name: str, graph: str) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(FOLDER / name / graph, 1)
+
+
 EVERY_SETTING = [pytest.param(name, p, id=f"{name}-{p}") for name in OLD for p in answers(name)]
 
 
@@ -82,21 +93,21 @@ EVERY_SETTING = [pytest.param(name, p, id=f"{name}-{p}") for name in OLD for p i
 @pytest.mark.parametrize(("name", "profile"), EVERY_SETTING)
 def test_an_engine_answers_as_it_did(name: str, profile: str, backend: str) -> None:
     logits, placed = answers(name)[profile]
-    with Engine.load(FOLDER / name, profile, backend, 1) as engine:
-        np.testing.assert_allclose(engine(images(name)), logits, rtol=0, atol=OLD[name].atol)
-        (routing,) = engine.routing(images(name)).values()
-        np.testing.assert_array_equal(routing.kept, placed >= 0)
-        np.testing.assert_array_equal(np.where(routing.kept, routing.expert, -1), placed)
+    engine = engine_of(name, backend)
+    np.testing.assert_allclose(engine(images(name), profile), logits, rtol=0, atol=OLD[name].atol)
+    (routing,) = engine.routing(images(name), profile).values()
+    np.testing.assert_array_equal(routing.kept, placed >= 0)
+    np.testing.assert_array_equal(np.where(routing.kept, routing.expert, -1), placed)
 
 
 @pytest.mark.parametrize("graph", ["model.onnx", "model.inlined.onnx"])
 @pytest.mark.parametrize(("name", "profile"), EVERY_SETTING)
 def test_a_stock_runtime_answers_as_it_did(name: str, profile: str, graph: str) -> None:
-    bundle = Bundle.open(FOLDER / name)
-    setting, names = bundle.manifest.profiles[profile], list(layer_outputs(bundle.manifest))
-    outputs = [bundle.manifest.output, *(f"encoderblock_1/{what}" for what in names)]
+    manifest = engine_of(name, "onnxruntime").manifest
+    setting, names = manifest.profiles[profile], list(layer_outputs(manifest))
+    outputs = [manifest.output, *(f"encoderblock_1/{what}" for what in names)]
     feeds = {"image": images(name), **setting.inputs()}
-    logits, *routes = OnnxRuntimeBackend(bundle.path / graph, 1).run(feeds, outputs)
+    logits, *routes = stock_of(name, graph).run(feeds, outputs)
     np.testing.assert_allclose(logits, answers(name)[profile][0], rtol=0, atol=OLD[name].atol)
     np.testing.assert_array_equal(placed_pairs(names, routes, setting)[0], answers(name)[profile][1])
 
@@ -118,9 +129,9 @@ def test_an_engine_of_a_dense_model_answers_as_it_did(backend: str) -> None:
 def test_an_engine_of_another_kind_answers_as_it_did(name: str, profile: str | None, backend: str) -> None:
     stored = data("v3")
     what = name.removeprefix("v3-") + (f"/{profile}" if profile else "")
-    with Engine.load(FOLDER / name, profile, backend, 1) as engine:
-        np.testing.assert_allclose(engine(stored["images"]), stored[f"{what}/logits"], rtol=0, atol=1e-5)
-        (routing,) = engine.routing(stored["images"]).values()
+    engine = engine_of(name, backend)
+    np.testing.assert_allclose(engine(stored["images"], profile), stored[f"{what}/logits"], rtol=0, atol=1e-5)
+    (routing,) = engine.routing(stored["images"], profile).values()
     for field in LAYER_OUTPUTS[routing.kind]:
         np.testing.assert_allclose(getattr(routing, field), stored[f"{what}/{field}"], rtol=0, atol=1e-6)
 
