@@ -95,6 +95,14 @@ def test_what_can_not_be_done_is_one_sentence(
     assert sorted(tmp_path.rglob("*")) == before and not (mnist_bundle / "pictures").exists()
 
 
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
+    """Three digits: pictures of them are small."""
+    path = tmp_path_factory.mktemp("few") / "digits.npz"
+    np.savez(path, **{name: array[:3] for name, array in mnist_images.items()})
+    return path
+
+
 @pytest.mark.parametrize(
     ("missing", "words", "says"),
     [
@@ -136,10 +144,10 @@ def test_a_terminal_sees_how_far_it_is(
 
 
 def test_pictures_that_can_not_be_written_are_one_sentence(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out" / "experts.png").mkdir(parents=True)
-    lines, complaints = run(capsys, mnist_image_bundle, "--images", mnist_digits, "--out", tmp_path / "out", "-q", code=1)
+    lines, complaints = run(capsys, mnist_image_bundle, "--images", few_digits, "--out", tmp_path / "out", "-q", code=1)
     assert lines == [] and complaints == [f"vmoe-inspect: {tmp_path}/out/experts.png can't be written: Is a directory"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["experts.png", "patches.png"]
 
@@ -191,9 +199,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_ctrl_c_while_a_picture_is_drawn_leaves_whole_ones(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path
+    mnist_image_bundle: Path, few_digits: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", INTERRUPTED, mnist_image_bundle, "--images", mnist_digits, "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", INTERRUPTED, mnist_image_bundle, "--images", few_digits, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, preexec_fn=default_signals)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "vmoe-inspect: interrupted\n")
     left = sorted((tmp_path / "out").iterdir())

@@ -168,8 +168,8 @@ def test_interference_in_groups_names_the_remedy(
 def test_every_kind_and_format_says_what_does_not_apply(
     *, name: str, note: str, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
-    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(6))
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
     out = tmp_path / "pictures"
     found = found_by(capsys, BUNDLES / name, "--images", tmp_path / "x.npz", "--out", out, "--interference", 2)
     assert any(note in sentence for sentence in found["notes"])
@@ -181,7 +181,7 @@ def test_every_kind_and_format_says_what_does_not_apply(
 
 
 def test_a_manifest_without_sizes_still_gives_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(tmp_path / "x.npz", images=np.zeros((6, 12, 12, 3), np.uint8))
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 12, 12, 3), np.uint8))
     target = changed(tmp_path, "v3-fp32", model={})
     found = found_by(capsys, target, "--images", tmp_path / "x.npz", "--out", tmp_path / "out")
     assert found["layers"]["encoderblock_1"]["patches_dropped"] is None

@@ -25,11 +25,15 @@ from vmoe_runtime.image_source import ImageSource
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 
-def test_pictures_are_written_whole_and_replaced(mnist_bundle: Path, mnist_digits: Path, tmp_path: Path) -> None:
-    out = tmp_path / "pictures"
+def test_pictures_are_written_whole_and_replaced(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    digits, out = tmp_path / "digits.npz", tmp_path / "pictures"
+    odd = [mnist_images["labels"].tolist().index(digit) for digit in (1, 2, 3, 9)]  # those with odd names
+    np.savez(digits, **{name: array[odd] for name, array in mnist_images.items()})
     out.mkdir()
     (out / "load.png").write_text("an old one")
-    assert main([str(with_odd_names(mnist_bundle, tmp_path)), "--images", str(mnist_digits), "--out", str(out), "-q"]) == 0
+    assert main([str(with_odd_names(mnist_image_bundle, tmp_path)), "--images", str(digits), "--out", str(out), "-q"]) == 0
     names = ["classes", "experts", "gates", "load", "patches", *(f"capacity-{layer}" for layer in LAYERS)]
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.png" for name in names)
     for path in out.iterdir():
