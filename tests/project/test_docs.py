@@ -146,8 +146,8 @@ def test_python_runs(
     block: Block, example_folder: Path, mnist_images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(example_folder)
-    images = mnist_images["images"][:64, ..., None].astype(np.float32) / 255 * 2 - 1
-    names: dict[str, Any] = {"images": images, "known": images, "labels": mnist_images["labels"][:64]}
+    images = mnist_images["images"][:32, ..., None].astype(np.float32) / 255 * 2 - 1
+    names: dict[str, Any] = {"images": images, "known": images, "labels": mnist_images["labels"][:32]}
     exec(compile(block.text, str(block), "exec"), names)
 
 
