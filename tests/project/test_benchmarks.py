@@ -8,7 +8,6 @@ import importlib
 import io
 import math
 import shutil
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,6 @@ from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 V1_BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v1-fp32"
 CKS = (0.3, 1.05, 2.1)
 SPARSE = ("engine-sparse-fp32", "engine-sparse-bf16", "engine-sparse-int8", "engine-sparse-bf16-experts")
@@ -30,36 +28,33 @@ POINT_NUMBERS = ("ms", "images_per_second", "flops", "flop_floor", "memory_floor
 
 
 class Measured(NamedTuple):
-    """What a run gave: its folder, points and void cells, and what it printed."""
+    """What a run gave: its folder, points and what it printed; and the peaks that it measured."""
 
     folder: Path
     points: list[dict[str, Any]]
-    void: list[str]
     text: str
+    floors: Any
 
 
 @pytest.fixture(scope="module")
 def speed() -> Iterator[Any]:
-    """The command's module; its folder is on the path, as it is when the command runs."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import speed as module
+    """The command's module; calls don't wait for what the last one left spinning."""
+    import speed as module
+    from cpu import timing
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_PAUSE_SECONDS", 0)
         yield module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-def measure(speed: Any, folder: Path, *options: str) -> Measured:
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        points, void = speed.run(speed.parse_arguments(["--quick", "-o", str(folder), *options]))
-    return Measured(folder, points, void, printed.getvalue())
 
 
 @pytest.fixture(scope="module")
 def quick(speed: Any, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """A quick run of everything."""
-    return measure(speed, tmp_path_factory.mktemp("speed"))
+    folder, measure_floors, floors = tmp_path_factory.mktemp("speed"), speed.measure_floors, []
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(speed, "measure_floors", lambda *given: floors.append(measure_floors(*given)) or floors[-1])
+        points, _ = speed.run(speed.parse_arguments(["--quick", "-o", str(folder)]))
+    return Measured(folder, points, printed.getvalue(), *floors)
 
 
 def test_every_run_is_timed_at_every_setting(quick: Measured) -> None:
@@ -131,13 +126,12 @@ def test_a_lower_precision_has_lower_floors(quick: Measured) -> None:
             assert lower["flop_floor"] <= higher["flop_floor"] * (1 + 1e-9)  # rounding of sums
 
 
-def test_peaks_are_measured_for_every_precision(speed: Any, quick: Measured) -> None:
-    from cpu.floors import Floors, measure_floors
+def test_peaks_are_measured_for_every_precision(quick: Measured) -> None:
+    from cpu.floors import Floors
 
-    floors = measure_floors(quick.folder / "work" / "floors", 1)
-    assert floors.peaks["fp32"] > 1e9
-    assert floors.read_bytes > 1e8
-    assert floors.flops("int8") >= floors.flops("fp32")
+    assert quick.floors.peaks["fp32"] > 1e9
+    assert quick.floors.read_bytes > 1e8
+    assert quick.floors.flops("int8") >= quick.floors.flops("fp32")
     assert "| threads | fp32 Gop/s |" in quick.text
     assert Floors({"fp32": 3.0, "bf16_vectors": 2.0, "bf16_tiles": 9.0}, 1.0).flops("bf16") == 9
     assert Floors({"fp32": 3.0, "bf16_vectors": 2.0}, 1.0).flops("bf16") == 3  # widened to float32
@@ -152,14 +146,17 @@ def test_table_and_picture_show_what_was_measured(quick: Measured) -> None:
 
 
 def test_only_the_chosen_runs_are_measured(
-    speed: Any, quick: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    speed: Any, quick: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "work").symlink_to(quick.folder / "work")  # models are there already
+    (tmp_path / "work").symlink_to(quick.folder / "work")  # models are there already, and so are the floors
+    monkeypatch.setattr(speed, "build_floors", lambda folder: folder / "floors")
+    monkeypatch.setattr(speed, "measure_floors", lambda *_: quick.floors)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     chosen = ["engine-dense-int8", "dense-ort-int8", "dense-openvino-int8"]
-    few = measure(speed, tmp_path, "--batch", "1", "--rounds", "1", "--runs", *chosen)
-    assert [p["run"] for p in few.points] == ["engine-dense-int8", "dense-ort-int8"]
-    assert "Left out: dense-openvino-int8, as nncf isn't installed" in few.text
+    options = ["--quick", "-o", str(tmp_path), "--batch", "1", "--rounds", "1", "--runs", *chosen]
+    points, _ = speed.run(speed.parse_arguments(options))
+    assert [p["run"] for p in points] == ["engine-dense-int8", "dense-ort-int8"]
+    assert "Left out: dense-openvino-int8, as nncf isn't installed" in capsys.readouterr().out
 
 
 def test_other_processes_void_the_run(speed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
