@@ -35,8 +35,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
     bundle = folder / "a bundle with a long name, <b>.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], class_names=names, validate=False)
     with np.load(mnist_data) as data:
-        np.savez(folder / "images.npz", images=data["images"][:128], labels=data["labels"][:128])
-    words = [bundle, "--images", folder / "images.npz", "--sweep", *RATIOS, "--batch-size", 64, *QUICK, "-q"]
+        np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
+    words = [bundle, "--images", folder / "images.npz", "--sweep", *RATIOS, "--batch-size", 32, *QUICK, "-q"]
     assert cli.main([*map(str, words), "-o", str(folder / "r.html")]) == 0
     return folder / "r.html"
 
