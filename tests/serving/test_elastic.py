@@ -28,11 +28,8 @@ from vmoe_runtime.elastic import (
 from vmoe_runtime.errors import ElasticError
 
 pytestmark = pytest.mark.long
-thousands_of_decisions = pytest.mark.no_cover
-"""Watching every line of each would take longer than they do; the other tests reach the same lines."""
-
 TRACES = 50
-"""In each of eight tests: few enough that what is kept of them takes Python's garbage collector no time."""
+"""In each of twenty tests: few enough that what is kept of them takes Python's garbage collector no time."""
 SETTLED = 40
 """Targets after a step of the load, from which on the level stays."""
 
@@ -97,8 +94,7 @@ def told(lines: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-@thousands_of_decisions
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", range(20))
 def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
     changes, lines = 0, list[tuple[str, str]]()
     for seed in range(part * TRACES, (part + 1) * TRACES):
@@ -116,7 +112,6 @@ def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
             assert [level, images, bits(float.fromhex(at))] == expected.split(), line
 
 
-@thousands_of_decisions
 @pytest.mark.parametrize("part", range(10))
 def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
     tried = 0
