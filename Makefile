@@ -126,6 +126,7 @@ check-report: $(NATIVE)
 
 # Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another.
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+COVERAGE := build/coverage
 
 check: $(NATIVE) lint
 	$(PYTEST) -m fast
@@ -133,7 +134,10 @@ check: $(NATIVE) lint
 test: $(NATIVE) lint
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
-	$(PYTEST) --cov --cov-fail-under 90
+	rm -rf $(COVERAGE)
+	VMOE_TEST_COVERAGE=$(COVERAGE) $(PYTEST)
+	@$(BIN)/python -m slipcover --merge $(COVERAGE)/gw*.json --out $(COVERAGE)/all.json --fail-under 90 >$(COVERAGE)/table.txt; \
+		status=$$?; sed -n 2p $(COVERAGE)/table.txt; tail -n 1 $(COVERAGE)/table.txt; exit $$status
 
 hostile: $(NATIVE)
 	mkdir -p build/hostile
@@ -177,4 +181,4 @@ format: $(SETUP)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf $(VENV) demo dist build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

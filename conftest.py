@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import coverage_measurement  # before the product
 import numpy as np
 import onnxruntime
 import pytest
@@ -57,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
         onnxruntime.SessionOptions = _OneThread
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
+
+
+def pytest_sessionfinish() -> None:
+    """Says what this process reached."""
+    coverage_measurement.write()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -156,7 +156,7 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     while best + 1 < len(plan.levels) and _affordable(plan, state, best + 1, seen):
         best += 1
     if best == level:
-        return replace(state, affordable_since=None)
+        return state if state.affordable_since is None else replace(state, affordable_since=None)
     since = seen.time if state.affordable_since is None else state.affordable_since
     if seen.time - since < HOLD * plan.target:
         return replace(state, affordable_since=since)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from vmoe_runtime.command_line import CommandError, UsageError, run_command
 from vmoe_runtime.version import __version__
@@ -17,18 +18,31 @@ class Subcommand:
     """One of the command's words.
 
     Attributes:
-        module: has the function `run`, which takes the arguments behind the word.
+        arguments: the module whose function `parse_arguments` reads what stands behind the word. It imports little, so that
+            help and mistakes need neither Ray nor its seconds.
+        command: the module whose function `run` does what was asked for.
         summary: what it does, in a few words.
     """
 
-    module: str
+    arguments: str
+    command: str
     summary: str
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
-    "ray": Subcommand("vmoe_serve.ray_command", "serve a bundle over HTTP, as an application of Ray Serve"),
-    "batch": Subcommand("vmoe_serve.batch.command", "classify a folder or Parquet files of pictures, through Ray Data"),
-    "triton": Subcommand("vmoe_serve.triton.command", "write a model repository for the Triton Inference Server"),
+    "ray": Subcommand(
+        "vmoe_serve.ray_arguments", "vmoe_serve.ray_command", "serve a bundle over HTTP, as an application of Ray Serve"
+    ),
+    "batch": Subcommand(
+        "vmoe_serve.batch.arguments",
+        "vmoe_serve.batch.command",
+        "classify a folder or Parquet files of pictures, through Ray Data",
+    ),
+    "triton": Subcommand(
+        "vmoe_serve.triton.arguments",
+        "vmoe_serve.triton.command",
+        "write a model repository for the Triton Inference Server",
+    ),
 }
 
 
@@ -55,12 +69,13 @@ def _serve(argv: Sequence[str]) -> int | None:
     if word not in SUBCOMMANDS:
         what = f"'{word:.40}' is none of its subcommands" if word else "a subcommand is missing"
         raise UsageError(f"{what}: {', '.join(SUBCOMMANDS)}; {PROGRAM} --help explains them")
+    arguments = import_module(SUBCOMMANDS[word].arguments).parse_arguments(argv[1:])
     try:
-        run: Callable[[Sequence[str]], int | None] = import_module(SUBCOMMANDS[word].module).run
+        run: Callable[[Any], int | None] = import_module(SUBCOMMANDS[word].command).run
     except ImportError as error:
         needed = f"{PROGRAM} {word} needs a package that can't be loaded ({error})"
         raise CommandError(f"{needed}: pip install 'vmoe-export[serve]'") from None
-    return run(argv[1:])
+    return run(arguments)
 
 
 def _help() -> str:

@@ -61,6 +61,8 @@ def application(options: Options) -> serve.Application:
         max_ongoing_requests=2 * at_once,
         ray_actor_options={"num_cpus": options.threads or 1},
         graceful_shutdown_timeout_s=60,
+        # How often, and how late at first, a replica looks whether it has answered everything; 2 s by default.
+        graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=10,
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )(_Replica)

@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
@@ -14,20 +13,19 @@ from ray import serve
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.command_line import CommandError, UsageError, complain
 from vmoe_serve.ray_application import Options, application
-from vmoe_serve.ray_arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_serve.ray_arguments import PROGRAM, Arguments
 from vmoe_serve.ray_session import connected_ray, reason, signals_handled
 from vmoe_serve.settings import check_served, levels, model_name, named
 
 _MEGABYTE = 1 << 20
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: Arguments) -> None:
     """Serves until it is told to stop.
 
     Raises:
         VmoeError: the bundle can't be served, or Ray failed.
     """
-    arguments = parse_arguments(argv)
     options, notes = _options(arguments)
     _check_port(arguments.host, arguments.port)
     stopped = threading.Event()

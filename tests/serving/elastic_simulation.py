@@ -74,9 +74,8 @@ def simulate(
         time += needed
         state = served(plan, state, level, images, needed)
         trace.events.append(("served", (level, images, needed), state))
-        for _ in range(images):
-            trace.waits.append(time - queue.popleft())
-            trace.levels.append(level)
+        trace.waits += [time - queue.popleft() for _ in range(images)]
+        trace.levels += [level] * images
     return trace
 
 

@@ -44,6 +44,14 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 
 
 @pytest.fixture(scope="module")
+def impatient(mnist_image_bundle: Path) -> Iterator[CppServer]:
+    """One that waits a second for a request."""
+    started = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
+    yield started
+    assert started.stop() == (0, "")
+
+
+@pytest.fixture(scope="module")
 def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
     with Engine.load(mnist_image_bundle, backend="onnxruntime", threads=1) as loaded:
         yield loaded
@@ -228,16 +236,16 @@ def raw(server: CppServer, *parts: bytes, pause: float = 0) -> bytes:
         return answer
 
 
-def test_bytes_that_are_no_http_are_refused_and_end_the_connection(server: CppServer) -> None:
+def test_bytes_that_are_no_http_are_refused_and_end_the_connection(impatient: CppServer) -> None:
     for sent in (b"hello\r\n\r\n", b"GET\r\n\r\n", b"\0" * 100 + b"\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
-        answer = raw(server, sent)
+        answer = raw(impatient, sent)
         assert answer == b"" or (b" 40" in answer.split(b"\r\n")[0] and b'{"error":' in answer), answer
     many = b"".join(b"x%d: y\r\n" % index for index in range(500))
-    assert b" 400 " in raw(server, b"GET /healthz HTTP/1.1\r\n" + many + b"\r\n").split(b"\r\n")[0]
+    assert b" 400 " in raw(impatient, b"GET /healthz HTTP/1.1\r\n" + many + b"\r\n").split(b"\r\n")[0]
     for length in (b"-5", b"abc", b"9" * 30):
-        answer = raw(server, b"POST /v1/classify HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\nx", b"x" * 100)
+        answer = raw(impatient, b"POST /v1/classify HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\nx", b"x" * 100)
         assert b'{"error":' in answer, (length, answer)
-    assert server.ask("GET", "/healthz")[0] == 200
+    assert impatient.ask("GET", "/healthz")[0] == 200
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -269,22 +277,26 @@ def test_a_refused_request_without_a_body_keeps_its_connection(server: CppServer
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")] == [b"", b"404", b"200"]
 
 
-def test_a_client_that_drips_gets_408_and_one_that_says_nothing_is_closed(mnist_image_bundle: Path) -> None:
-    slow = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
-    head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
-    answer = raw(slow, head, *[b"x"] * 30, pause=0.05)
-    assert b" 408 " in answer.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in answer
-    assert b" 408 " in raw(slow, *[b"G"] * 30, pause=0.05).split(b"\r\n")[0]
-    dripped = raw(slow, b"GET /healthz HTTP/1.1\r\n", *[b"X-a: b\r\n"] * 30, pause=0.05)
-    assert b" 408 " in dripped.split(b"\r\n")[0] and b"did not arrive within 1 seconds" in dripped
-    chunked = b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert b" 408 " in raw(slow, chunked, *[b"1\r\nx\r\n"] * 30, pause=0.05).split(b"\r\n")[0]
-    assert slow.ask("GET", "/healthz")[0] == 200
-    assert slow.stop() == (0, "")
+def test_a_client_that_drips_gets_408_and_one_that_says_nothing_is_closed(impatient: CppServer) -> None:
+    drips = [
+        (b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        (b"", b"G"),
+        (b"GET /healthz HTTP/1.1\r\n", b"X-a: b\r\n"),
+        (b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ]
+    with ThreadPoolExecutor(len(drips)) as pool:
+        body, first_line, headers, chunks = pool.map(
+            lambda drip: raw(impatient, drip[0], *[drip[1]] * 30, pause=0.05), drips
+        )
+    for answer in (body, first_line, headers, chunks):
+        assert b" 408 " in answer.split(b"\r\n")[0], answer
+    for answer in (body, headers):
+        assert b"did not arrive within 1 seconds" in answer
+    assert impatient.ask("GET", "/healthz")[0] == 200
 
 
 def test_a_slow_upload_leaves_the_answer_its_time(mnist_image_bundle: Path) -> None:
-    slow = CppServer(cpp_http.program(), mnist_image_bundle, "--name", "mnist", "--request-seconds", "6")
+    slow = CppServer(cpp_http.program(), mnist_image_bundle, "--name", "mnist", "--request-seconds", "4")
     asked = json.dumps({**inputs(), "id": "x" * (12 << 20)}).encode()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # the answer waits in the server
@@ -295,9 +307,9 @@ def test_a_slow_upload_leaves_the_answer_its_time(mnist_image_bundle: Path) -> N
         with connection.makefile("rb") as stream:
             assert (stream.readline(), stream.readline()) == (b"HTTP/1.1 100 Continue\r\n", b"\r\n")
             connection.sendall(asked[:-1])
-            time.sleep(4)
+            time.sleep(2.7)
             connection.sendall(asked[-1:])
-            time.sleep(3)
+            time.sleep(2)
             answer = stream.read()
     assert answer.startswith(b"HTTP/1.1 200 ") and len(answer) > len(asked) - 10_000 and answer.endswith(b"}")
     assert slow.stop() == (0, "")

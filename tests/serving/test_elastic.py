@@ -28,10 +28,8 @@ from vmoe_runtime.elastic import (
 from vmoe_runtime.errors import ElasticError
 
 pytestmark = pytest.mark.long
-thousands_of_decisions = pytest.mark.no_cover
-"""Watching every line of each would take longer than they do; the other tests reach the same lines."""
-
-TRACES = 1000
+TRACES = 50
+"""In each of twenty tests: few enough that what is kept of them takes Python's garbage collector no time."""
 SETTLED = 40
 """Targets after a step of the load, from which on the level stays."""
 
@@ -54,28 +52,14 @@ def uneven(plan: Elastic, seed: int) -> Trace:
     return simulate(plan, arrivals or [0.0], seconds)
 
 
-@functools.cache
-def traces() -> list[tuple[Elastic, Trace]]:
-    found = []
-    for seed in range(TRACES):
-        plan = random_plan(random.Random(seed))
-        found.append((plan, uneven(plan, seed)))
-    return found
-
-
-@thousands_of_decisions
-def test_no_trace_leaves_its_bounds() -> None:
-    changes = 0
-    for plan, trace in traces():
-        changes += len(trace.changes)
-        for kind, what, state in trace.events:
-            assert 0 <= state.level < len(plan.levels)
-            assert state.rate >= 0 and all(0 < scale < math.inf for scale in state.scales)
-            images = images_per_call(plan, state, state.level)
-            assert plan.multiple <= images <= plan.most_images and images % plan.multiple == 0
-            if kind == "served":
-                assert isinstance(what, tuple) and 1 <= what[1] <= plan.most_images
-    assert changes > TRACES
+def assert_in_bounds(plan: Elastic, trace: Trace) -> None:
+    for kind, what, state in trace.events:
+        assert 0 <= state.level < len(plan.levels)
+        assert state.rate >= 0 and all(0 < scale < math.inf for scale in state.scales)
+        images = images_per_call(plan, state, state.level)
+        assert plan.multiple <= images <= plan.most_images and images % plan.multiple == 0
+        if kind == "served":
+            assert isinstance(what, tuple) and 1 <= what[1] <= plan.most_images
 
 
 def bits(value: float) -> str:
@@ -110,9 +94,16 @@ def told(lines: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-@thousands_of_decisions
-def test_python_and_cpp_decide_the_same_on_every_trace() -> None:
-    lines = [line for plan, trace in traces() for line in spoken(plan, trace)]
+@pytest.mark.parametrize("part", range(20))
+def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
+    changes, lines = 0, list[tuple[str, str]]()
+    for seed in range(part * TRACES, (part + 1) * TRACES):
+        plan = random_plan(random.Random(seed))
+        trace = uneven(plan, seed)
+        assert_in_bounds(plan, trace)
+        changes += len(trace.changes)
+        lines += spoken(plan, trace)
+    assert changes > TRACES
     answers = told([line for line, _ in lines])
     assert len(answers) == len(lines) > 100 * TRACES
     for (line, expected), answer in zip(lines, answers, strict=True):
@@ -121,7 +112,6 @@ def test_python_and_cpp_decide_the_same_on_every_trace() -> None:
             assert [level, images, bits(float.fromhex(at))] == expected.split(), line
 
 
-@thousands_of_decisions
 @pytest.mark.parametrize("part", range(10))
 def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
     tried = 0

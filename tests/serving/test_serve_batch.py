@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -137,15 +137,38 @@ def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path, digits: Path) -> Path:
-    """The output of a job that nothing has stopped."""
+    """The output of a job that nothing has stopped.
+
+    It joins no cluster that nobody has named: `ray start` leaves the address of its own in a file, which outlives it.
+    """
     output = tmp_path_factory.mktemp("output") / "new" / "answers"
     summary = output.parent.parent / "summary.json"
-    assert Command(mnist_image_bundle, digits, output, *OPTIONS, "--json", summary).ended() == (
-        0,
-        f"60 pictures in 6 shards, in {json.loads(summary.read_text())['seconds']:.1f} s\n",
-        "",
-    )
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # names of sockets are short
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        job = Command(mnist_image_bundle, digits, output, *OPTIONS, "--json", summary, environment={"RAY_TMPDIR": folder})
+        assert job.ended() == (0, f"60 pictures in 6 shards, in {json.loads(summary.read_text())['seconds']:.1f} s\n", "")
     return output
+
+
+CLUSTER = """
+import sys, ray
+from vmoe_serve.ray_session import connected_ray
+with connected_ray(3):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """The variables of a command that joins a cluster which is there already."""
+    words = [sys.executable, "-c", CLUSTER]
+    environment = {**os.environ, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdin and process.stdout
+        yield {"RAY_ADDRESS": process.stdout.readline().strip()}
+        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +198,7 @@ def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digit
 
 
 def test_parquet_in_and_logits_out_from_two_replicas(
-    tmp_path: Path, mnist_image_bundle: Path, mnist_images: dict[str, Any], engine: Engine
+    tmp_path: Path, mnist_image_bundle: Path, mnist_images: dict[str, Any], engine: Engine, cluster: dict[str, str]
 ) -> None:
     pictures = [png(pixels) for pixels in mnist_images["images"][:25]]
     source = tmp_path / "in"
@@ -185,8 +208,8 @@ def test_parquet_in_and_logits_out_from_two_replicas(
     nested = [{"bytes": each, "path": "x.png"} for each in pictures[17:]]
     pq.write_table(pa.table({"image": nested}), source / "b.parquet")
     options = ("--column", "image", "--output-logits", "--profile", "c0.5-k2", "--shard-size", "7", "--batch", "3")
-    job = Command(mnist_image_bundle, source, tmp_path / "out", *options, "--replicas", "2", "--threads", "1", "--strict")
-    code, out, errors = job.ended()
+    words = (mnist_image_bundle, source, tmp_path / "out", *options, "--replicas", "2", "--threads", "1", "--strict")
+    code, out, errors = Command(*words, environment=cluster).ended()
     assert code == 1 and out.startswith("25 pictures in 4 shards")
     assert errors == "vmoe-serve batch: 2 of 25 pictures can't be answered; the column 'error' says why\n"
     found = rows(tmp_path / "out")
@@ -201,7 +224,9 @@ def test_parquet_in_and_logits_out_from_two_replicas(
             assert np.array(row["logits"], np.float32).tobytes() == expected.tobytes() and row["setting"] == "c0.5-k2"
 
 
-def test_odd_names_and_unreadable_pictures_stop_nothing(tmp_path: Path, mnist_image_bundle: Path) -> None:
+def test_odd_names_and_unreadable_pictures_stop_nothing(
+    tmp_path: Path, mnist_image_bundle: Path, cluster: dict[str, str]
+) -> None:
     source = tmp_path / "in"
     source.mkdir()
     good = png(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28))
@@ -214,8 +239,8 @@ def test_odd_names_and_unreadable_pictures_stop_nothing(tmp_path: Path, mnist_im
     (source / "empty.png").write_bytes(b"")
     (source / "cut.png").write_bytes(good[:60])
     (source / ".hidden.png").write_bytes(good)
-    code, out, errors = Command(mnist_image_bundle, source, tmp_path / "out", *OPTIONS, "--top", "1", "-q").ended()
-    assert (code, out, errors) == (0, "", "")
+    words = (mnist_image_bundle, source, tmp_path / "out", *OPTIONS, "--top", "1", "-q")
+    assert Command(*words, environment=cluster).ended() == (0, "", "")
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     names = ["cut.png", "empty.png", "link.png", "new\nline \x1b[2J.png", "not \\udcff utf-8.png"]
     assert sorted(found) == sorted([*names, *(f"loop/{name}" for name in names)])
@@ -227,16 +252,17 @@ def test_odd_names_and_unreadable_pictures_stop_nothing(tmp_path: Path, mnist_im
     assert {len(row["class"]) for row in found.values() if row["class"]} == {1}
 
 
-def is_loading(output: Path) -> bool:
-    """Whether a replica has begun: it holds the job's description."""
+def replicas(output: Path) -> list[int]:
+    """Those that have begun: they hold the job's description."""
     inode = (output / "_job.json").stat().st_ino
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return any(words[3] == "READ" and words[5].endswith(f":{inode}") for words in locks if words[1] == "FLOCK")
+    held = [words for words in locks if words[1] == "FLOCK" and words[5].endswith(f":{inode}")]
+    return [int(words[4]) for words in held if words[3] == "READ"]
 
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "once its description is there": lambda output: (output / "_job.json").exists(),
-    "in the first shard": is_loading,
+    "in the first shard": lambda output: bool(replicas(output)),
     "between two shards": lambda output: len(shards(output)) >= 2,
     "in the middle": lambda output: len(shards(output)) >= 4,
     "before it says that it is done": lambda output: len(shards(output)) == 6,
@@ -244,13 +270,15 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
-    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path, cluster: dict[str, str]
 ) -> None:
     output = tmp_path / "out"
     kept: dict[str, int] = {}
     started: list[int] = []
     for moment, reached in MOMENTS.items():
-        job = Command(mnist_image_bundle, digits, output, *OPTIONS)
+        # Once with a Ray of its own, whose processes end as well.
+        environment = {} if moment == "in the middle" else cluster
+        job = Command(mnist_image_bundle, digits, output, *OPTIONS, environment=environment)
         job.wait_for(lambda reached=reached: reached(output))
         started += children(job.process.pid)
         job.process.kill()
@@ -269,11 +297,24 @@ def test_a_job_that_is_killed_again_and_again_writes_every_shard_once(
         os.kill(process, signal.SIGKILL)
 
 
-def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
-    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+def test_damaged_shards_are_written_again_also_where_a_replica_dies_and_errors_where_that_is_asked_for(
+    tmp_path: Path,
+    mnist_image_bundle: Path,
+    digits: Path,
+    finished: Path,
+    cluster: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
     shutil.copytree(finished, output)
+    job = Job.read((output / "_job.json").read_bytes())
+    part = open_pictures(digits, None).part(5 * SHARD_SIZE, 6 * SHARD_SIZE)
+    write_shard(output, job, job.shards[5], part, ["the file can't be read: Stale file handle"] * SHARD_SIZE, "an engine")
+    with_errors = (output / SHARDS[5]).read_bytes()
+    assert cli.main(["batch", str(mnist_image_bundle), str(digits), str(output), *OPTIONS]) == 0
+    assert "10 of 60 pictures can't be answered" in capsys.readouterr().err
+    assert (output / SHARDS[5]).read_bytes() == with_errors
+
     whole = (output / SHARDS[1]).read_bytes()
     (output / SHARDS[1]).write_bytes(whole[: len(whole) // 2])
     changed = bytearray((output / SHARDS[2]).read_bytes())
@@ -281,14 +322,12 @@ def test_a_damaged_shard_is_written_again_also_where_a_replica_dies(
     (output / SHARDS[2]).write_bytes(changed)
     (output / SHARDS[4]).write_bytes((output / SHARDS[3]).read_bytes())
     kept = (output / SHARDS[0]).stat().st_ino
-    job = Command(mnist_image_bundle, digits, output, *OPTIONS)
-    job.wait_for(lambda: is_loading(output))
-    (replica,) = [
-        child for child in children(job.process.pid) if b"ray::MapWorker" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    again = Command(mnist_image_bundle, digits, output, *OPTIONS, "--redo-errors", environment=cluster)
+    again.wait_for(lambda: bool(replicas(output)))
+    (replica,) = replicas(output)
     os.kill(replica, signal.SIGKILL)
-    code, out, errors = job.ended()
-    assert code == 0 and out.endswith("; 3 shards were there already\n")
+    code, out, errors = again.ended()
+    assert code == 0 and out.endswith("; 2 shards were there already\n")
     first, *lines = errors.splitlines()
     assert first == CHECKS
     assert [line.split(" ")[2] for line in lines] == [SHARDS[1], SHARDS[2], SHARDS[4]]
@@ -308,11 +347,12 @@ def test_a_shard_whose_metadata_is_damaged_is_not_whole(tmp_path: Path, digits: 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_in_a_sentence(
-    number: signal.Signals, code: int, tmp_path: Path, mnist_image_bundle: Path, digits: Path
+    number: signal.Signals, code: int, tmp_path: Path, mnist_image_bundle: Path, digits: Path, cluster: dict[str, str]
 ) -> None:
     output = tmp_path / "out"
+    environment = {} if number == signal.SIGINT else cluster
     # A picture a shard, so that it is stopped long before its end.
-    job = Command(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1")
+    job = Command(mnist_image_bundle, digits, output, "--shard-size", "1", "--threads", "1", environment=environment)
     job.wait_for(lambda: len(shards(output)) >= 2)
     job.process.send_signal(number)
     ended, out, errors = job.ended()
@@ -325,38 +365,20 @@ def test_a_signal_stops_it_in_a_sentence(
     assert 2 <= len(shards(output)) < PICTURES and not (output / "_SUCCESS").exists()
 
 
-def test_shards_with_errors_are_done_again_where_that_is_asked_for(
-    tmp_path: Path, mnist_image_bundle: Path, digits: Path, finished: Path
+def test_what_is_done_needs_no_ray(
+    finished: Path,
+    mnist_image_bundle: Path,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "out"
-    shutil.copytree(finished, output)
-    job = Job.read((output / "_job.json").read_bytes())
-    part = open_pictures(digits, None).part(2 * SHARD_SIZE, 3 * SHARD_SIZE)
-    write_shard(output, job, job.shards[2], part, ["the file can't be read: Stale file handle"] * SHARD_SIZE, "an engine")
-    _, _, errors = Command(mnist_image_bundle, digits, output, *OPTIONS).ended()
-    assert "10 of 60 pictures can't be answered" in errors and contents(output) != contents(finished)
-    code, out, _ = Command(mnist_image_bundle, digits, output, *OPTIONS, "--redo-errors").ended()
-    assert code == 0 and out.endswith("; 5 shards were there already\n") and contents(output) == contents(finished)
-
-
-def test_it_joins_no_cluster_that_nobody_has_named(tmp_path: Path, mnist_image_bundle: Path, digits: Path) -> None:
-    """`ray start` leaves the address of its cluster in a file, where it stays after a kill."""
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # names of sockets are short
-        (Path(folder) / "ray").mkdir()
-        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-        job = Command(mnist_image_bundle, digits, tmp_path / "out", *OPTIONS, environment={"RAY_TMPDIR": folder})
-        code, out, errors = job.ended()
-        assert (code, errors) == (0, "") and out.startswith("60 pictures in 6 shards, in ")
-
-
-def test_what_is_done_needs_no_ray(finished: Path, mnist_image_bundle: Path, digits: Path) -> None:
     before = contents(finished)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     # Replicas, threads and images per call are no part of a job.
-    job = Command(
-        mnist_image_bundle, digits, finished, "--shard-size", "10", "--replicas", "3", "--batch", "2", "--json", "-"
-    )
-    code, out, errors = job.ended()
-    assert code == 0 and json.loads(out)["kept_shards"] == 6
+    options = ("--shard-size", "10", "--replicas", "3", "--batch", "2", "--json", "-")
+    assert cli.main(["batch", str(mnist_image_bundle), str(digits), str(finished), *options]) == 0
+    out, errors = capsys.readouterr()
+    assert json.loads(out)["kept_shards"] == 6
     checking, summary = errors.splitlines()
     assert checking == CHECKS
     assert summary == "60 pictures in 6 shards, which were there already" and contents(finished) == before

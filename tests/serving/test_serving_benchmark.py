@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import runpy
 import shutil
 import socket
 import subprocess
@@ -11,15 +12,15 @@ import sys
 import threading
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cpp_http
 import numpy as np
 import pytest
 from serving import arrivals, http_client, picture, saturation, subject, traces
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "serving.py"
 TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
 SEVEN = TEST_DATA.with_name("seven.png")
 
@@ -116,21 +117,25 @@ def service() -> Path:
     return cpp_http.program()
 
 
-def run(
-    command: str, bundle: Path, folder: Path, service: str | Path, *options: str
-) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """A run of the benchmark, and its report."""
-    words = [sys.executable, BENCHMARKS / "serving.py", command, bundle, "--images", TEST_DATA, "--service", service]
-    words += ["--settings", "c0.1-k1", "c1.05-k2", "--threads", "1", "--slo-ms", "200", "-o", folder, *options]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    report = folder / f"{command}.json"
-    return done, json.loads(report.read_text()) if report.exists() else None
+def words(command: str, bundle: str | Path, folder: Path, service: str | Path, *options: str) -> list[str]:
+    """A command line of the benchmark, which writes its report to the folder."""
+    given = [command, bundle, "--images", TEST_DATA, "--service", service, "--settings", "c0.1-k1", "c1.05-k2"]
+    return list(map(str, [*given, "--threads", "1", "--slo-ms", "200", "-o", folder, *options]))
+
+
+@pytest.fixture
+def run() -> Callable[[list[str]], int]:
+    """The benchmark's command line, in this process."""
+    main: Callable[[list[str]], int] = runpy.run_path(str(PROGRAM))["main"]
+    return main
 
 
 def test_traces_are_replayed_in_every_mode(service: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
     options = ("--traces", "day", "--seconds", "1.5", "--saturate-seconds", "0.7", "--load", "0.3")
-    done, report = run("traces", mnist_image_bundle, tmp_path, service, *options)
+    command = [sys.executable, PROGRAM, *words("traces", mnist_image_bundle, tmp_path, service, *options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "traces.json").read_text())
     low, high = report["points"]
     assert (low["setting"], high["setting"]) == ("c0.1-k1", "c1.05-k2") and low["accuracy"] < high["accuracy"]
     assert report["requests_per_second"] == pytest.approx(0.3 * low["images_per_second"])
@@ -149,9 +154,12 @@ def test_traces_are_replayed_in_every_mode(service: Path, mnist_image_bundle: Pa
     assert (tmp_path / "traces.png").stat().st_size > 10_000
 
 
-def test_saturation_is_held_against_the_engine(service: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
-    done, report = run("saturation", mnist_image_bundle, tmp_path, service, "--seconds", "0.25", "--rounds", "2")
-    assert done.returncode == 0, done.stderr
+def test_saturation_is_held_against_the_engine(
+    run: Callable[[list[str]], int], service: Path, mnist_image_bundle: Path, tmp_path: Path
+) -> None:
+    options = ("--seconds", "0.25", "--rounds", "2")
+    assert run(words("saturation", mnist_image_bundle, tmp_path, service, *options)) == 0
+    report = json.loads((tmp_path / "saturation.json").read_text())
     assert [row["setting"] for row in report["rows"]] == ["c0.1-k1", "c1.05-k2"]
     for row in report["rows"]:
         ratios = [part["images_per_second"] / part["engine_images_per_second"] for part in row["rounds"]]
@@ -166,12 +174,13 @@ def test_examples_in_docstrings_hold(module: types.ModuleType) -> None:
     assert results.attempted > 0 and results.failed == 0
 
 
-def test_one_picture_is_enough(service: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
+def test_one_picture_is_enough(
+    run: Callable[[list[str]], int], service: Path, mnist_image_bundle: Path, tmp_path: Path
+) -> None:
     (tmp_path / "pictures").mkdir()
     shutil.copy(SEVEN, tmp_path / "pictures")
-    few = ("--images", str(tmp_path / "pictures"), "--max-batch", "2")
-    done, _ = run("saturation", mnist_image_bundle, tmp_path, service, "--seconds", "0.2", "--rounds", "1", *few)
-    assert done.returncode == 0, done.stderr
+    few = ("--seconds", "0.2", "--rounds", "1", "--images", str(tmp_path / "pictures"), "--max-batch", "2")
+    assert run(words("saturation", mnist_image_bundle, tmp_path, service, *few)) == 0
 
 
 @pytest.mark.parametrize(
@@ -183,19 +192,31 @@ def test_one_picture_is_enough(service: Path, mnist_image_bundle: Path, tmp_path
     ],
 )
 def test_what_can_not_be_measured_is_one_sentence(
-    bundle: str, service: str, said: str, mnist_image_bundle: Path, tmp_path: Path
+    bundle: str,
+    service: str,
+    said: str,
+    run: Callable[[list[str]], int],
+    mnist_image_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done, report = run("traces", Path(bundle.format(bundle=mnist_image_bundle)), tmp_path, service)
-    assert (done.returncode, done.stdout, done.stderr.count("\n"), report) == (1, "", 1, None) and said in done.stderr
+    assert run(words("traces", bundle.format(bundle=mnist_image_bundle), tmp_path, service)) == 1
+    out, errors = capsys.readouterr()
+    assert (out, errors.count("\n"), list(tmp_path.iterdir())) == ("", 1, []) and said in errors
 
 
 @pytest.mark.parametrize("value", ["-1", "0", "nan", "inf"])
-def test_a_load_is_a_number_above_zero(value: str, mnist_image_bundle: Path, tmp_path: Path) -> None:
-    done, report = run("traces", mnist_image_bundle, tmp_path, "ray", "--load", value)
-    assert (done.returncode, report) == (
-        2,
-        None,
-    ) and f"argument --load: must be a number above 0, not '{value}'" in done.stderr
+def test_a_load_is_a_number_above_zero(
+    value: str,
+    run: Callable[[list[str]], int],
+    mnist_image_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(words("traces", mnist_image_bundle, tmp_path, "ray", "--load", value))
+    assert (stopped.value.code, list(tmp_path.iterdir())) == (2, [])
+    assert f"argument --load: must be a number above 0, not '{value}'" in capsys.readouterr().err
 
 
 def test_calls_of_the_engine_are_full_however_few_the_images() -> None:

@@ -19,13 +19,14 @@ TEST_DATA = Path(__file__).parents[2] / "samples" / "mnist" / "test_data.npz"
 SEVEN = TEST_DATA.with_name("seven.png")
 
 
-def run(bundle: Path, folder: Path, service: str | Path, *options: str) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """A run of the program, and its report."""
-    words = [sys.executable, soak.__file__, bundle, "--images", TEST_DATA, "--service", service]
-    words += ["--settings", "c0.1-k1", "c1.05-k2", "--threads", "1", "--slo-ms", "200", "-o", folder, *options]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    report = folder / "soak.json"
-    return done, json.loads(report.read_text()) if report.exists() else None
+def words(bundle: Path, folder: Path, service: str | Path, *options: str) -> list[str]:
+    """A command line of the program, which writes its report to the folder."""
+    given = [bundle, "--images", TEST_DATA, "--service", service, "--settings", "c0.1-k1", "c1.05-k2", "--threads", "1"]
+    return list(map(str, [*given, "--slo-ms", "200", "-o", folder, *options]))
+
+
+def report_in(folder: Path) -> Any:
+    return json.loads((folder / "soak.json").read_text())
 
 
 @pytest.mark.parametrize("service", ["ray", "c++"])
@@ -33,8 +34,10 @@ def test_a_soak_finds_nothing_in_a_service(service: str, mnist_image_bundle: Pat
     if service == "ray":
         pytest.importorskip("ray", reason="Ray is not installed")
     program = "ray" if service == "ray" else cpp_http.program()
-    done, report = run(mnist_image_bundle, tmp_path, program, "--requests", "600", "--seconds", "60", "--max-body", "1")
+    command = words(mnist_image_bundle, tmp_path, program, "--requests", "600", "--seconds", "60", "--max-body", "1")
+    done = subprocess.run([sys.executable, soak.__file__, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    report = report_in(tmp_path)
     assert report["wrong"] == report["lost"] == {} and report["images_left"] == 0
     sent = {kind["kind"]: kind["sent"] for kind in report["kinds"]}
     assert 600 <= sum(sent.values()) < 700 and sent["good"] > 300 and len(sent) == 7
@@ -53,19 +56,22 @@ def test_one_picture_is_enough(mnist_image_bundle: Path, tmp_path: Path) -> None
     (tmp_path / "pictures").mkdir()
     shutil.copy(SEVEN, tmp_path / "pictures")
     few = ("--images", str(tmp_path / "pictures"), "--requests", "60", "--max-batch", "1")
-    done, report = run(mnist_image_bundle, tmp_path, cpp_http.program(), *few)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert soak.main(words(mnist_image_bundle, tmp_path, cpp_http.program(), *few)) == 0
+    report = report_in(tmp_path)
     assert report["wrong"] == report["lost"] == {}
 
 
-def test_a_soak_finds_the_faults_of_a_service(mnist_image_bundle: Path, tmp_path: Path) -> None:
-    done, report = run(mnist_image_bundle, tmp_path, FAULTY, "--requests", "300", "--seconds", "20", "--max-body", "1")
-    assert done.returncode == 1, done.stderr
+def test_a_soak_finds_the_faults_of_a_service(
+    mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--requests", "300", "--seconds", "20", "--max-body", "1")
+    assert soak.main(words(mnist_image_bundle, tmp_path, FAULTY, *options)) == 1
+    report = report_in(tmp_path)
     wrong, lost = " ".join(report["wrong"]), " ".join(report["lost"])
     assert "good: other bits at c1.05-k2" in wrong and "good: served at 'c1.05-k2' instead of c0.1-k1" in wrong
     assert "malformed: " in wrong and ": 200 '' instead of 400 and a sentence" in wrong
     assert lost.startswith("good") or " good" in lost
-    assert f"wrong: {sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}" in done.stdout
+    assert f"wrong: {sum(report['wrong'].values())}, lost: {sum(report['lost'].values())}" in capsys.readouterr().out
 
 
 def test_memory_is_told_for_each_process() -> None:

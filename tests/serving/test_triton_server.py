@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def check_answer(answer: dict[str, Any], engine: Engine, images: np.ndarray, par
 def test_digits_get_the_engine_s_bits_at_each_setting(
     server: TritonServer, engine: Engine, images: np.ndarray, protocol: str
 ) -> None:
-    for parameters in SETTINGS:
-        (answer,) = server.answers(protocol, "mnist", [(images, parameters)])
+    answers = server.answers(protocol, [("mnist", images, parameters) for parameters in SETTINGS], at_once=1)
+    for parameters, answer in zip(SETTINGS, answers, strict=True):
         check_answer(answer, engine, images, parameters)
 
 
@@ -112,11 +113,11 @@ def test_mixed_settings_in_one_execution(server: TritonServer, engine: Engine, i
     requests = []
     for number in range(24):
         parameters = (SETTINGS + [bad for bad, _ in BAD])[number % (len(SETTINGS) + len(BAD))]
-        requests.append((images[number * 3 : number * 3 + 1 + number % 3], parameters))
+        requests.append(("mnist", images[number * 3 : number * 3 + 1 + number % 3], parameters))
     before = server.statistics("mnist")
-    answers = server.answers(protocol, "mnist", requests)
+    answers = server.answers(protocol, requests)
     after = server.statistics("mnist")
-    for (part, parameters), answer in zip(requests, answers, strict=True):
+    for (_, part, parameters), answer in zip(requests, answers, strict=True):
         says = next((says for bad, says in BAD if bad is parameters), None)
         if says is None:
             check_answer(answer, engine, part, parameters)
@@ -129,7 +130,8 @@ def test_mixed_settings_in_one_execution(server: TritonServer, engine: Engine, i
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_bad_images_are_one_sentence(server: TritonServer, engine: Engine, images: np.ndarray, protocol: str) -> None:
     too_large, too_small = images[:2] * 50, np.zeros((1, 20, 28, 1), np.float32)
-    first, second, third = server.answers(protocol, "mnist", [(too_large, {}), (images[:2], {}), (too_small, {})])
+    requests = [("mnist", part, {}) for part in (too_large, images[:2], too_small)]
+    first, second, third = server.answers(protocol, requests)
     assert "[-1, 1]" in first["error"] or "-1" in first["error"]
     check_answer(second, engine, images[:2], {})
     assert "shape" in third["error"]
@@ -146,39 +148,50 @@ def test_requests_to_groups_are_whole_groups(
 ) -> None:
     with Engine.load(mnist_bundle, "c0.5-k2") as engine:
         images = engine.batch(mnist_images["images"][:32])
-        requests = [(images[:16], {}), (images[16:24], {}), (images[:32], {"profile": "c0.1-k1"}), (images[24:], {})]
-        answers = server.answers("grpc", "groups", requests)
+        sent = [(images[:16], {}), (images[16:24], {}), (images[:32], {"profile": "c0.1-k1"}), (images[24:], {})]
+        answers = server.answers("grpc", [("groups", *each) for each in sent])
         check_answer(answers[0], engine, images[:16], {})
         check_answer(answers[2], engine, images, {"profile": "c0.1-k1"})
         for number in (1, 3):
             assert "--group image" in answers[number]["error"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer, name: str) -> None:
-    with Engine.load(OLD_BUNDLES / name) as engine:
-        image = engine.manifest.input
-        shape = (6, image.height, image.width, image.channels)
-        images = engine.batch(np.random.default_rng(3).integers(0, 256, shape, np.uint8))
-        (answer,) = server.answers("grpc", name, [(images, {})])
-        assert np.array_equal(answer[engine.manifest.output], engine(images))
-        assert answer.get("setting") == ([[engine.profile.name]] * 6 if engine.profile else None)
-        (answer,) = server.answers("http", name, [(images, {"k": 99})])
+def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer) -> None:
+    with ExitStack() as stack:
+        engines = {name: stack.enter_context(Engine.load(OLD_BUNDLES / name)) for name in OTHERS}
+        images = {}
+        for name, engine in engines.items():
+            image = engine.manifest.input
+            shape = (6, image.height, image.width, image.channels)
+            images[name] = engine.batch(np.random.default_rng(3).integers(0, 256, shape, np.uint8))
+        answers = server.answers("grpc", [(name, images[name], {}) for name in OTHERS], at_once=1)
+        for (name, engine), answer in zip(engines.items(), answers, strict=True):
+            assert np.array_equal(answer[engine.manifest.output], engine(images[name])), name
+            assert answer.get("setting") == ([[engine.profile.name]] * 6 if engine.profile else None), name
+    for answer in server.answers("http", [(name, images[name], {"k": 99}) for name in OTHERS], at_once=1):
         assert "k" in answer["error"]
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A repository of one model."""
+    bundle = shutil.copytree(OLD_BUNDLES / "v2-dense", tmp_path / "small.vmoe")
+    assert main(["triton", str(bundle), str(tmp_path / "repository"), "-q"]) == 0
+    return tmp_path / "repository"
+
+
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="this environment has numpy 1")
-def test_a_model_with_a_numpy_that_is_too_new_is_not_loaded(repository: Path, tmp_path: Path) -> None:
+def test_a_model_with_a_numpy_that_is_too_new_is_not_loaded(small: Path, tmp_path: Path) -> None:
     says = r"this Triton is older than 25\.02.*pip install 'numpy<2'"
-    with pytest.raises(ServerError, match=says), serve(repository, tmp_path, older_numpy=False):
+    with pytest.raises(ServerError, match=says), serve(small, tmp_path, older_numpy=False):
         pass
 
 
-def test_a_bundle_that_was_damaged_is_not_loaded(repository: Path, tmp_path: Path) -> None:
-    linked = repository / "groups" / "1" / "bundle.vmoe" / "weights.safetensors"
+def test_a_bundle_that_was_damaged_is_not_loaded(small: Path, tmp_path: Path) -> None:
+    linked = small / "small" / "1" / "bundle.vmoe" / "weights.safetensors"
     data = linked.read_bytes()
     linked.unlink()
     linked.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     says = r"weights\.safetensors was changed after export"
-    with pytest.raises(ServerError, match=says), serve(repository, tmp_path):
+    with pytest.raises(ServerError, match=says), serve(small, tmp_path):
         pass

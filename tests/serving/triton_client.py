@@ -1,10 +1,10 @@
 """Sends requests to a Triton server, in the environment of its client.
 
-    python triton_client.py http|grpc HOST:PORT FOLDER
+    python triton_client.py http|grpc HOST:PORT FOLDER AT_ONCE
 
-FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. All are sent
-at once. FOLDER/answers.json becomes a list of {name of output: name of array of FOLDER/outputs.npz, or texts}, or of
-{"error": ...}.
+FOLDER/requests.json lists {"model": ..., "images": name of an array of FOLDER/images.npz, "parameters": {...}}. So many are
+sent at once, and the next ones when those are answered. FOLDER/answers.json becomes a list of {name of output: name of array
+of FOLDER/outputs.npz, or texts}, or of {"error": ...}.
 """
 
 import json
@@ -20,12 +20,12 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 
 def main() -> None:
-    protocol, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    protocol, address, folder, at_once = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     requests = json.loads((folder / "requests.json").read_text())
     with np.load(folder / "images.npz") as file:
         images = dict(file)
     answers, arrays = [], {}
-    for number, result in enumerate(_results(protocol, address, requests, images)):
+    for number, result in enumerate(_results(protocol, address, requests, images, at_once)):
         if isinstance(result, InferenceServerException):
             answers.append({"error": result.message()})
             continue
@@ -42,18 +42,21 @@ def main() -> None:
     (folder / "answers.json").write_text(json.dumps(answers))
 
 
-def _results(protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray]) -> Iterator[Any]:
+def _results(
+    protocol: str, address: str, requests: list[dict[str, Any]], images: dict[str, np.ndarray], at_once: int
+) -> Iterator[Any]:
     """The result or exception of each request, in their order."""
     module = import_module(f"tritonclient.{protocol}")
-    options = {"concurrency": len(requests)} if protocol == "http" else {}
+    options = {"concurrency": at_once} if protocol == "http" else {}
     with module.InferenceServerClient(address, **options) as client:
-        waiting = [_send(protocol, module, client, request, images[request["images"]]) for request in requests]
-        for wait in waiting:
-            try:
-                result = wait()
-            except InferenceServerException as error:
-                result = error
-            yield result
+        for first in range(0, len(requests), at_once):
+            part = requests[first : first + at_once]
+            for wait in [_send(protocol, module, client, request, images[request["images"]]) for request in part]:
+                try:
+                    result = wait()
+                except InferenceServerException as error:
+                    result = error
+                yield result
 
 
 def _send(protocol: str, module: Any, client: Any, request: dict[str, Any], images: np.ndarray) -> Any:

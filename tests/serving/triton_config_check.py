@@ -1,24 +1,26 @@
-"""Reads a config.pbtxt with the client's own protobuf, in the environment of the client; prints what it says as JSON.
+"""Reads config.pbtxt files with the client's own protobuf, in the environment of the client; prints what they say as JSON.
 
-    python triton_config_check.py CONFIG
+    python triton_config_check.py CONFIG ...
 
-A field that Triton doesn't know is one line on standard error and exit code 1.
+A list with an item for each file; one with a field that Triton doesn't know is {"error": sentence}.
 """
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 
-def main() -> None:
+def read(path: str) -> dict[str, Any]:
     try:
-        config = text_format.Parse(Path(sys.argv[1]).read_text(), model_config_pb2.ModelConfig())
+        config = text_format.Parse(Path(path).read_text(), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        sys.exit(str(error))
-    print(json_format.MessageToJson(config, preserving_proto_field_name=True))
+        return {"error": str(error)}
+    return json_format.MessageToDict(config, preserving_proto_field_name=True)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps([read(path) for path in sys.argv[1:]]))

@@ -40,6 +40,10 @@ MISSING = (
 )
 
 
+Request = tuple[str, np.ndarray, dict[str, Any]]
+"""A model's name, images and parameters."""
+
+
 class ServerError(Exception):
     """The server ended before it was ready; carries its log."""
 
@@ -55,22 +59,20 @@ class TritonServer:
         self._folder = folder
         self.addresses = addresses
 
-    def answers(
-        self, protocol: str, model: str, requests: Sequence[tuple[np.ndarray, dict[str, Any]]]
-    ) -> list[dict[str, Any]]:
-        """Sends images with parameters, all at once.
+    def answers(self, protocol: str, requests: Sequence[Request], at_once: int | None = None) -> list[dict[str, Any]]:
+        """Sends requests, so many at once; by default all.
 
         Returns:
             For each request its outputs by name, arrays and lists of texts, or {"error": sentence}.
         """
-        np.savez(self._folder / "images.npz", **{str(number): images for number, (images, _) in enumerate(requests)})
+        np.savez(self._folder / "images.npz", **{str(number): images for number, (_, images, _) in enumerate(requests)})
         listed = [
             {"model": model, "images": str(number), "parameters": parameters}
-            for number, (_, parameters) in enumerate(requests)
+            for number, (model, _, parameters) in enumerate(requests)
         ]
         (self._folder / "requests.json").write_text(json.dumps(listed))
         script = Path(__file__).with_name("triton_client.py")
-        run_client(script, protocol, self.addresses[protocol], self._folder)
+        run_client(script, protocol, self.addresses[protocol], self._folder, at_once or len(requests))
         found = json.loads((self._folder / "answers.json").read_text())
         with np.load(self._folder / "outputs.npz") as file:
             arrays = dict(file)

@@ -21,7 +21,7 @@ from vmoe_runtime.command_line import (
 )
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_runtime.whole_files import real_path
-from vmoe_serve.batch.arguments import PROGRAM, Arguments, parse_arguments
+from vmoe_serve.batch.arguments import PROGRAM, Arguments
 from vmoe_serve.batch.job import Job, Shard, missing
 from vmoe_serve.batch.output import begin, finish, locked, unfinish
 from vmoe_serve.batch.pictures import Pictures, open_pictures
@@ -61,7 +61,7 @@ class _StoppedError(KeyboardInterrupt):
         self.left: list[Shard] = []  # shards that weren't finished, as far as that is known
 
 
-def run(argv: Sequence[str]) -> int:
+def run(arguments: Arguments) -> int:
     """Runs the subcommand.
 
     Returns:
@@ -70,7 +70,6 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         VmoeError, OSError: it can't be done; shards that are finished stay.
     """
-    arguments = parse_arguments(argv)
     try:
         with signals_handled(_stop):
             return _run(arguments)

@@ -12,7 +12,7 @@ from vmoe_runtime.command_line import CommandError, UsageError, printable
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.settings import model_name, named
-from vmoe_serve.triton.arguments import Arguments, parse_arguments
+from vmoe_serve.triton.arguments import Arguments
 from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, onnxruntime_model, python_model, write_repository
 from vmoe_serve.triton.target import check_repository_target
@@ -20,14 +20,13 @@ from vmoe_serve.triton.target import check_repository_target
 _USUAL_BATCH = 32
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: Arguments) -> None:
     """Runs the subcommand.
 
     Raises:
         UsageError, RoutingError: the command line asks for what the bundle hasn't.
         VmoeError, OSError: whatever else goes wrong.
     """
-    arguments = parse_arguments(argv)
     check_repository_target(arguments.repository, force=arguments.force)
     models = while_unchanged(lambda: _models(arguments))
     copied = write_repository(arguments.repository, models, force=arguments.force)
