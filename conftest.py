@@ -41,12 +41,13 @@ class _FailuresAtOnce:
             reporter.write_line(f"{report.when} of {report.nodeid}: {message[0] if message else ''}")
 
 
-class _OneThread(onnxruntime.SessionOptions):
-    """Those of a session on one thread, where nobody asks for more."""
+class _SharedCpus(onnxruntime.SessionOptions):
+    """Those of a session on one thread, where nobody asks for more; more don't wait for work in a loop that takes a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.intra_op_num_threads = 1
+        self.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     OMP_NUM_THREADS=1 is for ONNX Runtime as well, which does not read it.
     """
     if os.environ.get("OMP_NUM_THREADS") == "1":
-        onnxruntime.SessionOptions = _OneThread
+        onnxruntime.SessionOptions = _SharedCpus
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
 

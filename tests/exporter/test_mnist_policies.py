@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,70 +29,81 @@ ACCURACY = [
 IN_GROUPS_OF_16 = [(768, {"capacity": 0.1, "k": 1}, 91.0), (768, {"capacity": 0.1, "k": 1, "pool": True}, 94.3)]
 BACKENDS = ["onnxruntime", "openvino"]
 
+EngineOf = Callable[..., Engine]
+
+
+@pytest.fixture(scope="module")
+def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
+    """The engine with each "image" routed alone or in groups of "16", on a backend and a number of threads; loaded once."""
+    bundles = {"image": mnist_image_bundle, "16": mnist_bundle}
+
+    @functools.cache
+    def load(group: str, backend: str, threads: int = 1) -> Engine:
+        return Engine.load(bundles[group], backend=backend, threads=threads)
+
+    return load
+
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("bundle", "count", "setting", "percent"),
-    [*(("mnist_image_bundle", *line) for line in ACCURACY), *(("mnist_bundle", *line) for line in IN_GROUPS_OF_16)],
+    ("group", "count", "setting", "percent"),
+    [*(("image", *line) for line in ACCURACY), *(("16", *line) for line in IN_GROUPS_OF_16)],
     ids=str,
 )
 def test_accuracy_is_what_was_measured(
-    bundle: str,
+    group: str,
     count: int,
     setting: dict[str, Any],
     percent: float,
     backend: str,
     mnist_images: dict[str, np.ndarray],
-    request: pytest.FixtureRequest,
+    engine_of: EngineOf,
 ) -> None:
-    with Engine.load(request.getfixturevalue(bundle), backend=backend) as engine:
-        assert abs(accuracy(engine, mnist_images, count, setting) - percent) <= 0.3
+    assert abs(accuracy(engine_of(group, backend), mnist_images, count, setting) - percent) <= 0.3
 
 
-def test_a_pool_in_groups_of_16_images_keeps_as_many_pairs(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+def test_a_pool_in_groups_of_16_images_keeps_as_many_pairs(engine_of: EngineOf, mnist_images: dict[str, np.ndarray]) -> None:
     images = mnist_images["images"][:768]
-    with Engine.load(mnist_bundle) as engine:
-        shares = [
-            np.mean([route.kept for route in engine.routing(images, capacity=0.1, k=1, pool=pool).values()])
-            for pool in (False, True)
-        ]
+    engine = engine_of("16", "onnxruntime")
+    shares = [
+        np.mean([route.kept for route in engine.routing(images, capacity=0.1, k=1, pool=pool).values()])
+        for pool in (False, True)
+    ]
     assert shares == pytest.approx([0.099, 0.100], abs=6e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_no_pool_and_no_limit_is_official(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], backend: str
-) -> None:
+def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dict[str, np.ndarray], backend: str) -> None:
     images = mnist_images["images"][:64]
-    with Engine.load(mnist_image_bundle, backend=backend) as engine:
-        for name in ("c0.2-k1", "c0.3-k2-vanilla"):
-            official = engine(images, name)
-            for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
-                np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
-            # From a capacity on at which nothing is dropped, a pool makes no difference.
-            np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
+    engine = engine_of("image", backend)
+    for name in ("c0.2-k1", "c0.3-k2-vanilla"):
+        official = engine(images, name)
+        for fields in ({"pool": False}, {"max_experts": 8}, {"pool": False, "max_experts": 100}):
+            np.testing.assert_array_equal(engine(images, name, **fields), official)  # type: ignore[arg-type]
+    # From a capacity on at which nothing is dropped, a pool makes no difference.
+    np.testing.assert_array_equal(engine(images, "c8-k1", pool=True), engine(images, "c8-k1"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_an_image_alone_gives_the_same_bits_as_among_others(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], backend: str, limit: int
+    engine_of: EngineOf, mnist_images: dict[str, np.ndarray], backend: str, limit: int
 ) -> None:
     images = mnist_images["images"][:24]
     for threads in (1, 2):
-        with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
-            together = engine(images, "c0.2-k1-pool", max_experts=limit)
-            apart = [engine(image[None], "c0.2-k1-pool", max_experts=limit)[0] for image in images]
-            np.testing.assert_array_equal(np.stack(apart), together)
+        engine = engine_of("image", backend, threads)
+        together = engine(images, "c0.2-k1-pool", max_experts=limit)
+        apart = [engine(image[None], "c0.2-k1-pool", max_experts=limit)[0] for image in images]
+        np.testing.assert_array_equal(np.stack(apart), together)
 
 
-def test_a_limit_is_one_of_each_image(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
-    with Engine.load(mnist_image_bundle) as engine:
-        for pool in (False, True):
-            for route in engine.routing(mnist_images["images"][:32], capacity=0.5, k=2, pool=pool, max_experts=3).values():
-                assert route.expert is not None and route.kept is not None
-                for expert, kept in zip(route.expert, route.kept, strict=True):
-                    assert 1 <= len(np.unique(expert[kept])) <= 3
+def test_a_limit_is_one_of_each_image(engine_of: EngineOf, mnist_images: dict[str, np.ndarray]) -> None:
+    engine = engine_of("image", "onnxruntime")
+    for pool in (False, True):
+        for route in engine.routing(mnist_images["images"][:32], capacity=0.5, k=2, pool=pool, max_experts=3).values():
+            assert route.expert is not None and route.kept is not None
+            for expert, kept in zip(route.expert, route.kept, strict=True):
+                assert 1 <= len(np.unique(expert[kept])) <= 3
 
 
 def accuracy(engine: Engine, data: dict[str, np.ndarray], count: int, setting: dict[str, Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -18,6 +18,7 @@ from vmoe_export.ops.table import OPS, ElementType
 FLOATS: tuple[ElementType, ...] = ("float", "fp16", "bf16")
 MOE_OPS = ("VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
 WIDTHS = (1, 2, 7, 8, 33, 255, 256, 257, 600)
+POWERS = np.float32(10) ** np.arange(-8, 5, dtype=np.float32)
 
 Inputs = dict[str, np.ndarray]
 
@@ -83,27 +84,28 @@ def _random_call(rng: np.random.Generator, op: str, tokens: ElementType, gates: 
     capacity, width = int(rng.choice([1, 2, 3, group, 2 * group + 1])), int(rng.choice(WIDTHS))
     places = groups * capacity
     numbers = {"capacity": capacity, "k": k, "bpr": int(rng.integers(2))}
-    inputs = {
-        "gates": _gates(rng, (groups, group, experts), gates),
-        "x": _floats(rng, (groups, group, width), tokens),
-        "src": rng.integers(-1, groups * group, (experts, places), np.int32),
-        "out": _floats(rng, (experts, places, width), tokens),
-        "slot": rng.integers(-1, experts * places, (groups, group, k), np.int32),
-        "weight": _floats(rng, (groups, group, k), gates),
+    make: dict[str, Callable[[], np.ndarray]] = {
+        "gates": lambda: _gates(rng, (groups, group, experts), gates),
+        "x": lambda: _floats(rng, (groups, group, width), tokens),
+        "src": lambda: rng.integers(-1, groups * group, (experts, places), np.int32),
+        "out": lambda: _floats(rng, (experts, places, width), tokens),
+        "slot": lambda: rng.integers(-1, experts * places, (groups, group, k), np.int32),
+        "weight": lambda: _floats(rng, (groups, group, k), gates),
     }
     names = [value.name for value in OPS[op].inputs]
+    inputs = {name: make[name]() for name in names if name in make}
     attributes: dict[str, int] = {}
     if "capacity" in names:
         if rng.random() < 0.5:
             attributes = numbers
         else:
             inputs |= dict(zip(SETTINGS, settings(*numbers.values()), strict=True))
-    return MoeCall(op, tokens, gates, {name: inputs[name] for name in names if name in inputs}, attributes)
+    return MoeCall(op, tokens, gates, inputs, attributes)
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
     """Numbers of all sizes, now and then with infinities and NaN."""
-    values = rng.standard_normal(shape, np.float32) * np.float32(10.0) ** rng.integers(-8, 5, shape).astype(np.float32)
+    values = rng.standard_normal(shape, np.float32) * rng.choice(POWERS, shape)
     if rng.random() < 0.3:
         values[rng.random(shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0], np.float32))
     with np.errstate(over="ignore"):

@@ -25,7 +25,7 @@ if find_library() is None:
 
 S32 = Variant(
     "the size of S/32, fewer blocks", classifier="token", position="learned", trained_grid=(7, 7), image_size=(224, 224),
-    patch=(32, 32), hidden=160, heads=5, layers=3, moe=(0, 2), experts=8, classes=100,
+    patch=(32, 32), hidden=160, heads=5, moe=(0,), experts=8, classes=100,
 )  # fmt: skip
 DENSE = Variant(
     "without experts, 1152 hidden features that int8 cuts in three", classifier="map", position="learned",
