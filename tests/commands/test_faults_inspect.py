@@ -158,7 +158,7 @@ def test_pictures_that_can_not_be_written_are_one_sentence(
 @pytest.fixture
 def long_run(mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path) -> list[str]:
     """A command line that takes a minute or more."""
-    words = [mnist_image_bundle, "--images", mnist_digits, "--interference", 10_000]
+    words = [mnist_image_bundle, "--images", mnist_digits, "--interference", 2_000]
     return [*map(str, words), "--out", str(tmp_path / "pictures"), "--json", str(tmp_path / "report.json")]
 
 

@@ -423,7 +423,7 @@ def test_bundles_of_every_kind_and_format_sweep(name: str, capsys: pytest.Captur
 def long_sweep(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path) -> list[str]:
     """A command line that asks about images for half a second, and then times calls; the JSON goes to report.json."""
     np.savez(tmp_path / "digits.npz", **{name: array[:64] for name, array in mnist_images.items()})
-    words = [mnist_image_bundle, "--sweep", "0.1:2.0", "--images", tmp_path / "digits.npz", "--duration", 60]
+    words = [mnist_image_bundle, "--sweep", "0.1:2.0", "--images", tmp_path / "digits.npz", "--duration", 20]
     return [*map(str, words), "--json", str(tmp_path / "report.json")]
 
 
