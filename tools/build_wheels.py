@@ -9,6 +9,7 @@ compiler. auditwheel has the last word: a wheel that asks for more than it says 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import importlib.util
 import json
 import os
@@ -60,10 +61,7 @@ def build_sdist(out: Path) -> Path:
 
 def build_wheel(sdist: Path, arch: str) -> Path:
     """Builds the wheel of one architecture from a source archive and returns its path, in a folder of its own."""
-    shutil.rmtree(WORK / "source", ignore_errors=True)  # always the same path: zig compiles again only what changed
-    with tarfile.open(sdist) as archive:
-        archive.extractall(WORK / "source", filter="data")
-    (source,) = (WORK / "source").iterdir()
+    (source,) = unpacked(sdist).iterdir()
     options = [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
@@ -78,6 +76,20 @@ def build_wheel(sdist: Path, arch: str) -> Path:
     run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
     (wheel,) = out.iterdir()
     return wheel
+
+
+def unpacked(sdist: Path) -> Path:
+    """The folder of a source archive's files. Those that didn't change stay the files they are: zig knows them by that."""
+    target, fresh = WORK / "source", WORK / "source-fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(fresh, filter="data")
+    for path in fresh.rglob("*"):
+        known = target / path.relative_to(fresh)
+        if path.is_file() and known.is_file() and filecmp.cmp(path, known, shallow=False):
+            known.replace(path)
+    shutil.rmtree(target, ignore_errors=True)
+    return fresh.rename(target)
 
 
 def cmake_settings(arch: str) -> dict[str, str]:
