@@ -16,20 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from slipcover import Slipcover
+from slipcover import FileMatcher, Slipcover
 from slipcover.importer import SlipcoverLoader
 
 FOLDER = os.environ.get("VMOE_TEST_COVERAGE")
 """Where this process is to write what it reached; without it nothing is measured."""
 SOURCES = ["exporter", "runtime"]
+OMITTED = ["runtime/vmoe_serve/ray_application.py"]
+"""Ray sends its functions to other processes, which it can't with what a measurement adds."""
 
 
 class Measurement(importlib.abc.MetaPathFinder):
     """Measures every module below `SOURCES` that is imported from now on. Reached lines cost nothing from then on."""
 
     def __init__(self) -> None:
-        self._slipcover = Slipcover(branch=True, source=SOURCES, exclude_also=["raise AssertionError"])
-        self._folders = [str(Path(source).resolve()) + os.sep for source in SOURCES]
+        self._slipcover = Slipcover(branch=True, source=SOURCES, omit=OMITTED, exclude_also=["raise AssertionError"])
+        self._files = FileMatcher(SOURCES, OMITTED)
         sys.meta_path.insert(0, self)
 
     def find_spec(
@@ -38,7 +40,7 @@ class Measurement(importlib.abc.MetaPathFinder):
         """That of the finder behind this one, with a loader that measures."""
         finders = sys.meta_path[sys.meta_path.index(self) + 1 :]
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
-        if spec and spec.origin and spec.origin.endswith(".py") and spec.origin.startswith(tuple(self._folders)):
+        if spec and spec.origin and spec.origin.endswith(".py") and self._files.matches(spec.origin):
             source = importlib.machinery.SourceFileLoader(fullname, spec.origin)
             spec.loader = SlipcoverLoader(self._slipcover, source, spec.origin)
         return spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import functools
 import hashlib
 import os
@@ -96,8 +97,18 @@ def prefixes() -> Prefixes:
     with locked("standard_ops") as standard_ops:
         others = shutil.ignore_patterns("libvmoe_onnxruntime*")
         for part in ("include", "lib"):
-            shutil.copytree(whole / part, standard_ops / part, ignore=others, dirs_exist_ok=True)
+            shutil.copytree(
+                whole / part, standard_ops / part, ignore=others, copy_function=_copy_if_changed, dirs_exist_ok=True
+            )
     return Prefixes(whole, standard_ops)
+
+
+def _copy_if_changed(source: str, target: str) -> None:
+    """A library is replaced, and not written over: a program that another test process runs has it in its memory."""
+    if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    Path(target).unlink(missing_ok=True)
+    shutil.copy2(source, target)
 
 
 @functools.cache

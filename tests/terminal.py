@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 
 def default_signals() -> None:
@@ -31,20 +27,3 @@ def interrupted(command: Sequence[object], seconds: float) -> tuple[int, str]:
     finally:
         process.kill()
     return process.returncode, said
-
-
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Sends this process Ctrl-C after so many seconds; what it interrupts must take longer and handle it."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A collection of what other tests have left takes long, and Python loses exceptions in the callbacks that it calls.
-    gc.disable()
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        gc.enable()
-        signal.signal(signal.SIGINT, before)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from terminal import interrupted, interrupted_after
+from terminal import interrupted
 from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_bench import cli, plot
@@ -443,17 +443,8 @@ def assert_what_was_measured_is_kept(said: str, target: Path) -> None:
         assert (measured["p50_ms"] is None) == (measured["images_per_second"] is None)
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 2.0])
-def test_ctrl_c_keeps_what_was_measured(
-    seconds: float, long_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with interrupted_after(seconds):
-        assert cli.main(long_sweep) == 130
-    assert_what_was_measured_is_kept(capsys.readouterr().err, tmp_path / "report.json")
-
-
-@pytest.mark.parametrize("seconds", [0.6, 2.0])
-def test_ctrl_c_ends_the_process(seconds: float, long_sweep: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0])
+def test_ctrl_c_keeps_what_was_measured(seconds: float, long_sweep: list[str], tmp_path: Path) -> None:
     code, said = interrupted([sys.executable, "-m", "vmoe_bench", *long_sweep], seconds)
     # Python itself ends by the signal where it was making a class when it came.
     assert code in (130, -signal.SIGINT)
