@@ -146,7 +146,7 @@ int main(int argc, char** argv) {
   const auto engine = vmoe::Engine::load(argv[1], options);
   expect(engine.ok(), "the bundle is loaded");
   const int64_t group = engine->info().batch_multiple;
-  const Calls calls(*engine, (64 + group - 1) / group * group);
+  const Calls calls(*engine, (16 + group - 1) / group * group);
   cancel_before_and_after(calls);
   cancel_many(calls);
 

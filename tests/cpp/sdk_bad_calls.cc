@@ -1,7 +1,7 @@
-// Makes one bad call of the C API, by name, and prints the status: "CODE<tab>MESSAGE". Exit code 3 if the call
-// succeeded.
+// Makes bad calls of the C API on one engine, by name, and prints the status of each: "CODE<tab>MESSAGE". Exit code 3
+// if a call succeeded. Before each one a good call succeeds, so no bad one leaves anything behind.
 //
-//   sdk_bad_calls BUNDLE ONNXRUNTIME NAME
+//   sdk_bad_calls BUNDLE ONNXRUNTIME NAME...
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -352,24 +352,16 @@ int report(vmoe_status* status) {
   return 0;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc != 4) return 2;
-  const auto found = cases().find(argv[3]);
-  if (found == cases().end()) return 2;
+// Makes one call with an engine; returns the exit code.
+int make(const Case& bad, vmoe_engine* engine, char** argv) {
   Call call;
+  call.engine = engine;
   call.elastic_options.target = 0.1;
   call.bundle = argv[1];
   call.options.onnxruntime = argv[2];
-  if (auto* status = vmoe_engine_load(argv[1], &call.options, &call.engine)) {
-    report(status);
-    return 1;
-  }
-  vmoe_engine* const owned = call.engine;
   vmoe_info info{};
   info.struct_size = sizeof(info);
-  if (vmoe_engine_info(owned, &info) != nullptr) return 1;
+  if (vmoe_engine_info(engine, &info) != nullptr) return 1;
   const int64_t count = info.batch_multiple;
   // One float more than the images need: a case moves their start.
   call.pixels.resize(static_cast<size_t>(count * info.height * info.width * info.channels) + 1);
@@ -388,8 +380,27 @@ int main(int argc, char** argv) {
   call.picture.height = call.picture.width = 5;
   call.picture.channels = info.channels;
   if (call.run() != nullptr || call.prepare() != nullptr) return 1;
-  const int code = report(found->second(call));
+  const int code = report(bad(call));
   vmoe_elastic_free(call.elastic);
-  vmoe_engine_free(owned);
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 4) return 2;
+  vmoe_load_options options = VMOE_LOAD_OPTIONS_INIT;
+  options.onnxruntime = argv[2];
+  vmoe_engine* engine = nullptr;
+  if (auto* status = vmoe_engine_load(argv[1], &options, &engine)) {
+    report(status);
+    return 1;
+  }
+  int code = 0;
+  for (int i = 3; i < argc && code == 0; ++i) {
+    const auto found = cases().find(argv[i]);
+    code = found == cases().end() ? 2 : make(found->second, engine, argv);
+  }
+  vmoe_engine_free(engine);
   return code;
 }

@@ -58,7 +58,18 @@ class CombineCall(ctypes.Structure):
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     path = tmp_path_factory.mktemp("phases") / "phases.so"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-fno-semantic-interposition",
+        "-fvisibility-inlines-hidden",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+    ]
     subprocess.run(["c++", *flags, f"-I{ROOT / 'plugins'}", *map(str, SOURCES), "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     library.phases_run.restype = ctypes.c_int64
