@@ -120,7 +120,7 @@ def test_log_callbacks_and_cancellations_have_no_races(program: str, sanitizers:
 @pytest.mark.parametrize("sanitizers", [MEMORY, THREADS])
 def test_a_batcher_under_many_threads_has_no_races(sanitizers: str, mnist_image_bundle: Path) -> None:
     path = build(sanitizers) / "tests" / "sdk_batcher"
-    done = run(path, mnist_image_bundle, onnxruntime_library(), "12", TSAN_OPTIONS=TSAN_OPTIONS, ASAN_OPTIONS=ASAN_OPTIONS)
+    done = run(path, mnist_image_bundle, onnxruntime_library(), "8", TSAN_OPTIONS=TSAN_OPTIONS, ASAN_OPTIONS=ASAN_OPTIONS)
     assert re.match(r"right [1-9]", checked(done))
 
 

@@ -157,9 +157,9 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
 
 def test_callbacks_can_be_replaced_while_threads_load_and_run(prefix: Path, mnist_bundle: Path) -> None:
     program = sdk_build.programs(prefix, "log_threads") / "log_threads"
-    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "300")
+    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "150")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert re.fullmatch(r"equal (\d+) of \1 callbacks 300 heard 299 below 0\n", done.stdout)
+    assert re.fullmatch(r"equal (\d+) of \1 callbacks 150 heard 149 below 0\n", done.stdout)
 
 
 def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:
