@@ -153,11 +153,11 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_in() -> Path:
     """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
     from gpu_stand_in import build_stand_in
 
-    return build_stand_in(tmp_path_factory.mktemp("stand-in"))
+    return build_stand_in()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from sdk_build import ROOT, built, generator, run
+from sdk_build import ROOT, built, generator, locked, run
 
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
 from vmoe_runtime.op_library import find_library
@@ -28,9 +27,7 @@ def sanitized(sanitizers: str, *targets: str) -> Path:
     if find_native("lib", SDK_LIBRARY) is None or ("vmoe_onnxruntime" in targets and find_library() is None):
         pytest.skip("the libraries were not built here, so that they can't be built with sanitizers either")
     folder = ROOT / "build" / {MEMORY: "asan", THREADS: "tsan"}[sanitizers]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+    with locked(folder):
         _skip_without(sanitizers, folder)
         options = ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_GPU=OFF", f"-DVMOE_SANITIZE={sanitizers}"]
         built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *options)

@@ -94,7 +94,7 @@ def prefixes() -> Prefixes:
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build programs with")
     whole = native_path("CMake package", SDK_LIBRARY, "lib", "cmake").parents[1]
-    with locked("standard_ops") as standard_ops:
+    with locked(_folder("standard_ops")) as standard_ops:
         others = shutil.ignore_patterns("libvmoe_onnxruntime*")
         for part in ("include", "lib"):
             shutil.copytree(
@@ -114,7 +114,7 @@ def _copy_if_changed(source: str, target: str) -> None:
 @functools.cache
 def programs(prefix: Path, *names: str) -> Path:
     """Folder with programs of tests/cpp, built in a project of their own against an install prefix."""
-    with locked("programs", str(prefix), *names) as folder:
+    with locked(_folder("programs", str(prefix), *names)) as folder:
         for name in names:
             (source,) = SOURCES.glob(f"{name}.c*")
             shutil.copy2(source, folder)
@@ -125,7 +125,7 @@ def programs(prefix: Path, *names: str) -> Path:
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
     """Folder with the programs of a sample, built against an install prefix."""
-    with locked(source.name, str(prefix), *options) as folder:
+    with locked(_folder(source.name, str(prefix), *options)) as folder:
         return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
 
 
@@ -135,11 +135,15 @@ def _binaries(source: Path, folder: Path, *options: str) -> Path:
     return folder
 
 
-@contextmanager
-def locked(name: str, *options: str) -> Iterator[Path]:
-    """A folder for what is built with these options, by one process at a time. It stays for the next run."""
+def _folder(name: str, *options: str) -> Path:
+    """Where what is built with these options is kept."""
     key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
-    folder = BUILD / (f"{name}-{key}" if options else name)
+    return BUILD / (f"{name}-{key}" if options else name)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """The folder, made where there is none, for one process at a time: others build nothing there meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -20,6 +20,9 @@ _OBJECT_STORE = 75 << 20
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Of Ray's processes; without them glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
 
+_ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+"""How often a replica is started that never answered; on one machine, what failed once fails again."""
+
 
 @contextmanager
 def connected_ray(cpus: int | None = None) -> Iterator[None]:
@@ -37,7 +40,7 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            for name, value in _MALLOC.items():
+            for name, value in (_MALLOC | _ATTEMPTS).items():
                 os.environ.setdefault(name, value)
             ray.init(
                 address="local",  # without it Ray would join whatever `ray start` has started on this machine

@@ -9,16 +9,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kept_build import kept
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "tests" / "cpp" / "sha256_check.cc", *sorted((ROOT / "plugins" / "sdk").glob("sha256*.cc"))]
+COMPILED = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'plugins'}", *SOURCES]
 DATA = random.Random(7).randbytes(300_000)
 LENGTHS = [*range(200), *random.Random(8).sample(range(200, len(DATA)), 100), len(DATA)]
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
-def test_every_way_of_this_processor_is_right_in_any_pieces(tmp_path: Path) -> None:
-    ways = check(["c++"], [], tmp_path)
+def test_every_way_of_this_processor_is_right_in_any_pieces() -> None:
+    ways = check(kept("sha256_check", "c++", *COMPILED))
     flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
     has = bool({"sha_ni", "sha2"} & set(flags.split()))
     assert len(ways) == 1 + has
@@ -27,16 +29,14 @@ def test_every_way_of_this_processor_is_right_in_any_pieces(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no compiler for 64-bit ARM")
 @pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="no emulator of 64-bit ARM")
-def test_the_instructions_of_64_bit_arm_are_right_in_any_pieces(tmp_path: Path) -> None:
-    assert check(["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"], tmp_path) == ["armv8", "portable"]
+def test_the_instructions_of_64_bit_arm_are_right_in_any_pieces() -> None:
+    program = kept("sha256_check_aarch64", "aarch64-linux-gnu-g++", "-static", *COMPILED)
+    assert check("qemu-aarch64", program) == ["armv8", "portable"]
 
 
-def check(compiler: list[str], emulator: list[str], folder: Path) -> list[str]:
+def check(*program: str | Path) -> list[str]:
     """Holds each way to hashlib; returns their names."""
-    program = folder / "sha256_check"
-    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'plugins'}"]
-    subprocess.run([*compiler, *flags, *map(str, SOURCES), "-o", str(program)], check=True)
-    command = [*emulator, str(program), *map(str, LENGTHS)]
+    command = [*program, *map(str, LENGTHS)]
     lines = subprocess.run(command, input=DATA, capture_output=True, check=True).stdout.decode().splitlines()
     ways = list(dict.fromkeys(line.split()[0] for line in lines))
     expected = [f"{length} {hashlib.sha256(DATA[:length]).hexdigest()}" for length in LENGTHS]

@@ -6,7 +6,6 @@ TensorRT, or a folder with one such folder per version; without it everything he
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sdk_build import ROOT, built, generator
+from sdk_build import ROOT, built, generator, locked
 
 VARIABLE = "VMOE_TENSORRT_HEADERS"
 BUILD = ROOT / "build" / "tensorrt"  # kept, so that only what changed is built again
@@ -82,9 +81,7 @@ def build(version: Version, sanitizers: str = "") -> Build:
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build the plugin with")
     tree = BUILD / (".".join(map(str, version)) + ("-sanitized" if sanitizers else ""))
-    tree.mkdir(parents=True, exist_ok=True)
-    with (tree / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side build it once
+    with locked(tree):
         options = [f"-DTENSORRT_INCLUDE_DIR={include}", f"-DVMOE_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS=-Werror"]
         # One architecture: the code of the kernels is not what is tested here.
         options += ["-DVMOE_BUILD_TESTS=ON", "-DVMOE_CUDA_ARCHITECTURES=80-real"]

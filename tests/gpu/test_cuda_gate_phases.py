@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kept_build import kept
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "cpp" / "cuda_gate_phases.cc"
@@ -30,11 +30,9 @@ class GatesCall(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    path = tmp_path_factory.mktemp("gates") / "gates.so"
+def library() -> ctypes.CDLL:
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(["c++", *flags, f"-I{ROOT / 'plugins'}", str(SOURCE), "-o", str(path)], check=True)
-    return ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(kept("gate_phases.so", "c++", *flags, f"-I{ROOT / 'plugins'}", SOURCE)))
 
 
 def gates_of(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from kept_build import kept
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = {"combine": 10, "dispatch": 2, "gates": 4, "route": 25}  # by source, with all their types
@@ -56,8 +57,8 @@ class Kernel:
 
 
 @pytest.mark.parametrize("source", KERNELS)
-def test_kernels_fit_spill_nothing_and_move_whole_words(source: str, tmp_path: Path) -> None:
-    kernels = list(compile_kernels(source, tmp_path))
+def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
+    kernels = list(compile_kernels(source))
     assert len(kernels) == KERNELS[source] * len(architectures())
     assert any(one.least_moves > (0, 0) for one in kernels)
     wrong = {
@@ -75,20 +76,18 @@ def architectures() -> list[str]:
     return re.findall(r"(\d+)-real", listed[1])
 
 
-def compile_kernels(source: str, folder: Path) -> Iterator[Kernel]:
+def compile_kernels(source: str) -> Iterator[Kernel]:
     """All kernels of a source for all architectures, with the product's options."""
     options = re.search(r"COMPILE_LANGUAGE:CUDA>:([^>]*)>", (PLUGINS / "cuda" / "CMakeLists.txt").read_text())
     assert options is not None
     command = ["nvcc", "-fatbin", "-std=c++17", "-O3", "-DNDEBUG", *options[1].split(";"), f"-I{PLUGINS}", "-Xptxas=-v"]
     command += [f"-gencode=arch=compute_{one},code=sm_{one}" for one in architectures()]
-    command += ["--threads=2", "--keep", f"--keep-dir={folder}", "-o", str(folder / "kernels.fatbin")]
-    done = subprocess.run([*command, str(PLUGINS / "cuda" / f"{source}.cu")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ptx = {(name, architecture): body for architecture, name, body in read_ptx(folder)}
+    compiled = kept(f"{source}.fatbin", *command, "--threads=2", "--keep", "--keep-dir=.", PLUGINS / "cuda" / f"{source}.cu")
+    ptx = {(name, architecture): body for architecture, name, body in read_ptx(compiled.parent)}
     said = re.findall(
         r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?"
         r"Used (\d+) registers",
-        done.stdout + done.stderr,
+        Path(f"{compiled}.txt").read_text(),
         re.DOTALL,
     )
     plain = subprocess.run(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from kept_build import kept
 from routing_cases import Case, golden_cases, make_gates, route, same_bits
 
 pytestmark = pytest.mark.long
@@ -56,8 +56,7 @@ class CombineCall(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    path = tmp_path_factory.mktemp("phases") / "phases.so"
+def library() -> ctypes.CDLL:
     flags = [
         "-std=c++17",
         "-O2",
@@ -70,8 +69,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         "-shared",
         "-fPIC",
     ]
-    subprocess.run(["c++", *flags, f"-I{ROOT / 'plugins'}", *map(str, SOURCES), "-o", str(path)], check=True)
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(str(kept("phases.so", "c++", *flags, f"-I{ROOT / 'plugins'}", *SOURCES)))
     library.phases_run.restype = ctypes.c_int64
     library.phases_refusal.restype = ctypes.c_char_p
     return library

@@ -20,7 +20,8 @@ from gpu import command, timing
 from gpu.floors import floors_text
 from gpu.report import Report, file_name
 from gpu.shapes import shape_for
-from gpu_stand_in import BENCHMARKS, ROOT, HostDevice, has_gpu
+from gpu_stand_in import BENCHMARKS, ROOT, has_gpu
+from host_device import HostDevice
 from on_gpu import cases, checks, frameworks, library, sanitizer
 from on_gpu.cases import Case
 from on_gpu.check import Check
@@ -83,7 +84,7 @@ for name in ("numpy", "vmoe_runtime", "vmoe_export", "onnxruntime", "onnx", "ml_
     sys.modules[name] = None
 from pathlib import Path
 from gpu import command, timing
-from gpu_stand_in import HostDevice
+from host_device import HostDevice
 from on_gpu.shape import Shape
 from on_gpu import cases, checks
 

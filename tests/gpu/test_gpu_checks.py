@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from command_line import BenchmarkError
-from gpu_stand_in import ROOT, HostDevice, has_gpu, nvcc
+from gpu_stand_in import ROOT, has_gpu, nvcc
+from host_device import HostDevice
+from kept_build import kept
 from on_gpu import checks, exact
 from on_gpu.cases import GATE_KINDS, Case, make_inputs, named_cases, random_cases
 from on_gpu.checks import LAUNCH_SHAPES
@@ -213,9 +215,11 @@ def test_a_tool_that_sees_nothing_is_told_of(stand_in: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def real_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as the benchmark builds it."""
-    return build(library_command(nvcc(), "sm_90", tmp_path_factory.mktemp("real") / "libkernel_calls.so"))
+def real_library() -> Path:
+    """Compiled with the benchmark's own line."""
+    name = "libkernel_calls.so"
+    *command, _, _ = library_command(nvcc(), "sm_90", Path(name))
+    return kept(name, *command)
 
 
 def test_real_library_compiles_and_has_its_symbols(real_library: Path) -> None:
@@ -264,6 +268,7 @@ def test_kernels_are_compiled_from_the_same_sources_and_alike_everywhere() -> No
     assert "-std=c++17" in line
 
 
-def test_what_nvcc_says_is_told(tmp_path: Path) -> None:
+def test_what_nvcc_builds_is_returned_and_what_it_says_is_told(tmp_path: Path) -> None:
+    assert build(["true", "-o", "library.so"]) == Path("library.so")
     with pytest.raises(BenchmarkError, match=r"^nvcc can't build the kernels: .*sm_1"):
         build(library_command(nvcc(), "sm_1", tmp_path / "library.so"))

@@ -15,7 +15,7 @@ from gpu import in_torch, timing
 from gpu.floors import ONE_IMAGE_BAR, balanced, count_kept, kernel_bytes
 from gpu.report import Report
 from gpu.shapes import bar_shapes, shape_for, sweep_shapes
-from gpu_stand_in import HostDevice
+from host_device import HostDevice
 from on_gpu import exact
 from on_gpu.cases import Case, make_gates, make_inputs
 from on_gpu.checks import expected_of

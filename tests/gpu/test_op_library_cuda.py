@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from cpu_paths import Call, outputs_of, refusal, run_calls
+from kept_build import kept
 from moe_calls import MOE_OPS, moe_calls, same_values
 from op_models import node_call
 from routing_cases import same_bits
@@ -53,14 +54,13 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def on_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_host() -> Path:
     """The adapter for the GPU as a library that runs on the CPU."""
     headers = [Path("/usr/include/onnxruntime"), Path("/usr/local/cuda/include")]
     wanted = [headers[0] / "onnxruntime_c_api.h", headers[1] / "cuda_runtime_api.h"]
     missing = [str(path) for path in wanted if not path.is_file()]
     if missing or not shutil.which("c++"):
         pytest.skip(f"to build the adapter, this machine lacks {', '.join(missing) or 'a C++ compiler'}")
-    target = tmp_path_factory.mktemp("on_host") / "libcuda_ops_on_host.so"
     sources = [PLUGINS / "core" / f"{name}.cc" for name in KERNELS]
     sources.append(PLUGINS / "cuda" / "route_plan.cc")
     sources += [PLUGINS / "onnxruntime" / f"{name}.cc" for name in ADAPTER]
@@ -68,8 +68,7 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources.append(ROOT / "tests" / "cpp" / "cuda_ops_on_host.cc")
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
     places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]
-    run("c++", "-shared", *flags, *places, "-Wl,--no-undefined", *sources, "-o", target, "-lpthread")
-    return target
+    return kept("libcuda_ops_on_host.so", "c++", "-shared", *flags, *places, "-Wl,--no-undefined", *sources, "-lpthread")
 
 
 @pytest.fixture(scope="module")

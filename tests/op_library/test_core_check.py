@@ -10,12 +10,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import portable_wheels
 import pytest
+from kept_build import kept
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{ROOT / 'plugins'}")
@@ -28,22 +28,22 @@ on_this_machine = pytest.mark.skipif(
 
 
 @on_this_machine
-def test_every_cpu_path_of_this_machine_is_right(folder: Path) -> None:
-    lines = _lines(_program("core_check", NATIVE, LIBRARY, folder))
+def test_every_cpu_path_of_this_machine_is_right() -> None:
+    lines = _lines(_program("core_check", NATIVE, LIBRARY))
     assert "scalar: right" in lines
     assert all(line.endswith(": right") for line in lines)
 
 
-def test_the_neon_path_is_right(folder: Path) -> None:
+def test_the_neon_path_is_right() -> None:
     emulator = portable_wheels.arm_emulator()
     core = portable_wheels.core("aarch64")
-    program = _program("core_check", portable_wheels.compiler("aarch64"), core, folder)
+    program = _program("core_check", portable_wheels.compiler("aarch64"), core, "_aarch64")
     assert _lines(*emulator, program) == ["scalar: right", "neon: right"]
 
 
 @on_this_machine
-def test_a_call_reads_no_byte_of_an_expert_without_rows(folder: Path) -> None:
-    program = _program("expert_bytes", NATIVE, LIBRARY, folder)
+def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
+    program = _program("expert_bytes", NATIVE, LIBRARY)
     lines = _lines(program, "unused")
     paths = {line.split()[0] for line in lines}
     assert "scalar" in paths
@@ -54,17 +54,8 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows(folder: Path) -> None:
     assert used.returncode == -signal.SIGSEGV
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Where a program is compiled."""
-    with tempfile.TemporaryDirectory(prefix="vmoe-core-") as name:
-        yield Path(name)
-
-
-def _program(name: str, compiler: Sequence[str], core: Path, folder: Path) -> Path:
-    source = ROOT / "tests" / "cpp" / f"{name}.cc"
-    subprocess.run([*compiler, *FLAGS, source, core, "-o", folder / name, "-lpthread"], check=True)
-    return folder / name
+def _program(name: str, compiler: Sequence[str], core: Path, suffix: str = "") -> Path:
+    return kept(name + suffix, *compiler, *FLAGS, ROOT / "tests" / "cpp" / f"{name}.cc", core, "-lpthread")
 
 
 def _lines(*command: str | Path) -> list[str]:

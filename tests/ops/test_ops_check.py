@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from kept_build import kept
 from sdk_build import ROOT
 
 from vmoe_export.ops.table import OPS, ElementType, Op, Types
@@ -27,15 +28,12 @@ LARGEST = 2**31 - 1
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++")
-    if compiler is None:
+def program() -> Path:
+    if shutil.which("c++") is None:
         pytest.skip("there is no C++ compiler")
-    path = tmp_path_factory.mktemp("ops_check") / "ops_check"
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover=all"]
     sources = [ROOT / "tests" / "cpp" / "ops_check.cc", *sorted((ROOT / "plugins" / "ops").glob("*.cc"))]
-    subprocess.run([compiler, *flags, f"-I{ROOT / 'plugins'}", *map(str, sources), "-o", str(path)], check=True)
-    return path
+    return kept("ops_check", "c++", *flags, f"-I{ROOT / 'plugins'}", *sources)
 
 
 def answers(program: Path, lines: Sequence[str]) -> list[str]:

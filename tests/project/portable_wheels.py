@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import shutil
@@ -12,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from sdk_build import locked
 from wheels import wheel_folder
 
 from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, find_native
@@ -60,9 +60,7 @@ def _build() -> subprocess.CompletedProcess[str]:
     if not all(find_native("lib", name) for name in (OP_LIBRARY, SDK_LIBRARY)):
         pytest.skip("this machine lacks what the native libraries need")
     tools = _tools()
-    _OUT.mkdir(parents=True, exist_ok=True)
-    with (_OUT / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(_OUT):
         return subprocess.run(
             [sys.executable, ROOT / "tools" / "build_wheels.py", _OUT],
             env={**os.environ, "PYTHONPATH": str(tools)},

@@ -1,0 +1,35 @@
+"""What tests compile with one command, kept below build/: compiled again only where the command or its files changed."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from sdk_build import ROOT, built, locked
+
+_HEADER_FOLDERS = ("plugins", "tests/cpp", "tests/on_gpu")
+
+
+def kept(name: str, *command: str | Path) -> Path:
+    """The file that a compiler's command gives where `-o` and that file end it.
+
+    Any header of the product or of tests/cpp is taken for one of its files. Skips where there is no ninja.
+
+    Args:
+        name: of the file, and of its folder in build/compiled. What the compiler said is in a file beside it, `<name>.txt`.
+        command: the compiler with flags, sources and libraries.
+    """
+    if shutil.which("ninja") is None:
+        pytest.skip("there is no ninja to compile with")
+    folder = ROOT / "build" / "compiled" / name
+    given = [Path(word) for word in command[1:] if Path(word).is_file()]
+    headers = [path for place in _HEADER_FOLDERS for path in (ROOT / place).rglob("*.h*")]
+    line = shlex.join(map(str, (*command, "-o", name)))
+    rule = f"({line}) >{name}.txt 2>&1 || {{ cat {name}.txt; false; }}".replace("$", "$$")
+    inputs = " ".join(str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:") for path in (*given, *headers))
+    with locked(folder):
+        (folder / "build.ninja").write_text(f"rule compile\n  command = {rule}\nbuild {name}: compile {inputs}\n")
+        built("ninja", "-C", folder, "--quiet")
+    return folder / name
