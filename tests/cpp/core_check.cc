@@ -1,4 +1,5 @@
 // Holds the core to plain loops in double precision, on every CPU path that this machine has. Prints one line per path.
+// May be given how many rounds the scalar path gets, where an emulator makes them long.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -440,14 +441,15 @@ void check_tile_configuration(const Kernels&) {}
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const int scalar_rounds = argc > 1 ? std::atoi(argv[1]) : 40;
+  for (int i = 0; i < 200; ++i) check_routing(CpuPath::kScalar);  // it has no paths
   for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
                        CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
     if (!vmoe::cpu_path_supported(path)) continue;
     const Kernels& kernels = vmoe::kernels_for(path);
     require(kernels.path == path, "the choice of kernels", path);
-    for (int i = 0; i < 200; ++i) check_routing(path);
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < (path == CpuPath::kScalar ? scalar_rounds : 40); ++i) {
       for (ElementType type : {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8}) {
         check_sparse_mlp(kernels, type);
         check_attention_block(kernels, type);

@@ -182,24 +182,22 @@ def answers(graph: OnnxRuntimeBackend | OpenVinoBackend, result: ExportResult, i
     return found
 
 
-@pytest.mark.parametrize("runner", ["onnxruntime", "openvino"])
 @EVERY_SHORT
 def test_as_many_images_are_right_as_in_fp32(
-    precision: str,
-    runner: str,
-    results: dict[str, ExportResult],
-    images: np.ndarray,
-    mnist_images: dict[str, np.ndarray],
+    precision: str, results: dict[str, ExportResult], images: np.ndarray, mnist_images: dict[str, np.ndarray]
 ) -> None:
-    backend = OpenVinoBackend if runner == "openvino" else OnnxRuntimeBackend
-    found = answers(backend(results[precision].path / "model.inlined.onnx", 1), results[precision], images)
+    # A half of the images in each runtime.
+    graph, half = results[precision].path / "model.inlined.onnx", len(images) // 2
+    runtimes = ((OnnxRuntimeBackend, slice(half)), (OpenVinoBackend, slice(half, None)))
+    halves = [answers(runtime(graph, 1), results[precision], images[part]) for runtime, part in runtimes]
     labels = mnist_images["labels"]
     with np.load(MNIST / "reference.npz") as official:
         names = [f"pred_K{k}_C{ratio}_{'bpr' if bpr else 'vanilla'}" for ratio, k, bpr in SETTINGS]
         exact_answers = [official[name] for name in names]
-    for short, exact in zip(found, exact_answers, strict=True):
+    for *parts, exact in zip(*halves, exact_answers, strict=True):
+        short = np.concatenate(parts)
         assert (exact == labels).mean() - (short == labels).mean() <= TOP1[precision] + 1e-9
-        assert (short == exact).mean() >= 0.985
+        assert (short == exact).reshape(2, half).mean(axis=1).min() >= 0.985
 
 
 @EVERY_SHORT

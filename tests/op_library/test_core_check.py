@@ -1,7 +1,7 @@
 """The core alone, on every CPU path: against plain loops in double precision, and on memory that can't be read.
 
 The paths of this machine are those of the library that was built for it; the NEON path is that of the wheel for ARM, in an
-emulator.
+emulator, which the scalar path gets fewer rounds in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_the_neon_path_is_right() -> None:
     emulator = portable_wheels.arm_emulator()
     core = portable_wheels.core("aarch64")
     program = _program("core_check", portable_wheels.compiler("aarch64"), core, "_aarch64")
-    assert _lines(*emulator, program) == ["scalar: right", "neon: right"]
+    assert _lines(*emulator, program, "10") == ["scalar: right", "neon: right"]
 
 
 @on_this_machine
