@@ -30,11 +30,12 @@ from vmoe_runtime import Engine
 from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.whole_files import write_whole
 from vmoe_serve import cli
+from vmoe_serve.batch import command
 from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.output import begin, finish, writing
 from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
-from vmoe_serve.batch.shards import ShardError, read_shard, write_shard
+from vmoe_serve.batch.shards import ShardError, Written, read_shard, write_shard
 
 pytestmark = pytest.mark.long
 
@@ -363,6 +364,30 @@ def test_a_signal_stops_it_in_a_sentence(
     left = sorted({f"shard-{number:05}-of-00060.parquet" for number in range(PICTURES)} - set(shards(output)))
     assert len(left) <= int(missing[1]) <= len(left) + 2 and missing[2] <= left[0]
     assert 2 <= len(shards(output)) < PICTURES and not (output / "_SUCCESS").exists()
+
+
+def test_where_it_stops_it_counts_the_shards_that_are_there(
+    finished: Path,
+    tmp_path: Path,
+    mnist_image_bundle: Path,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+
+    def write(*_: object) -> Iterator[Written]:
+        # Ray ends before it hands on what its replicas have written.
+        for name in SHARDS[:2]:
+            shutil.copy2(finished / name, output)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        yield from ()
+
+    monkeypatch.setattr(command, "connected_ray", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(command, "write_shards", write)
+    assert cli.main(["batch", str(mnist_image_bundle), str(digits), str(output), *OPTIONS]) == 143
+    assert f"4 are missing, {SHARDS[2]} is the first" in capsys.readouterr().err
 
 
 def test_what_is_done_needs_no_ray(

@@ -165,21 +165,25 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
     plan = WorkerPlan(job, bundle, source, output, arguments.batch, arguments.threads)
     written: list[Written] = []
+    damaged = [shard for shard in shards if (output / shard.name).exists()]
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1
-    with silenced() as stream, connected_ray(cpus), signals_handled(_stop):
-        start = time.monotonic()
-        progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
-        try:
-            for done in write_shards(plan, pictures, shards, arguments.replicas):
-                written.append(done)
-                progress.advance(_count([done.shard]))
-        except _StoppedError as stopped:
-            stopped.left = missing(shards, [each.shard for each in written])
-            raise
-        finally:
-            progress.end()
-        return written, time.monotonic() - start
+    try:
+        with silenced() as stream, connected_ray(cpus), signals_handled(_stop):
+            start = time.monotonic()
+            progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
+            try:
+                for done in write_shards(plan, pictures, shards, arguments.replicas):
+                    written.append(done)
+                    progress.advance(_count([done.shard]))
+            finally:
+                progress.end()
+            return written, time.monotonic() - start
+    except _StoppedError as stopped:
+        # Ray hands on what replicas have written later than they write it, and maybe never.
+        left = missing(shards, [each.shard for each in written])
+        stopped.left = [shard for shard in left if shard in damaged or not (output / shard.name).exists()]
+        raise
 
 
 def _count(shards: Sequence[Shard]) -> int:
