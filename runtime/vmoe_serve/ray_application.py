@@ -63,7 +63,8 @@ def application(options: Options) -> serve.Application:
         graceful_shutdown_timeout_s=60,
         # How often, and how late at first, a replica looks whether it has answered everything; 2 s by default.
         graceful_shutdown_wait_loop_s=0.5,
-        health_check_period_s=10,
+        # How late a replica that has died is noticed, and another one started; 10 s by default.
+        health_check_period_s=2,
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )(_Replica)
     return deployment.bind(options)
