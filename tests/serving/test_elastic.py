@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import random
 from pathlib import Path
@@ -14,6 +15,7 @@ from elastic_simulation import Trace, at_random, capacity_of, evenly, random_pla
 
 from vmoe_runtime.elastic import (
     FULL,
+    HOLD,
     ROOM,
     Elastic,
     Level,
@@ -60,6 +62,8 @@ def assert_in_bounds(plan: Elastic, trace: Trace) -> None:
         assert plan.multiple <= images <= plan.most_images and images % plan.multiple == 0
         if kind == "served":
             assert isinstance(what, tuple) and 1 <= what[1] <= plan.most_images
+    for (before, _, _), (time, old, new) in itertools.pairwise(trace.changes):
+        assert new < old or time - before >= HOLD * plan.target, "it rose too soon after it had changed"
 
 
 def bits(value: float) -> str:
@@ -94,6 +98,13 @@ def told(lines: list[str]) -> list[str]:
     return done.stdout.splitlines()
 
 
+def assert_cpp_decides_the_same(lines: list[tuple[str, str]]) -> None:
+    for (line, expected), answer in zip(lines, told([line for line, _ in lines]), strict=True):
+        if answer != expected:
+            level, images, at = answer.split()
+            assert [level, images, bits(float.fromhex(at))] == expected.split(), line
+
+
 @pytest.mark.parametrize("part", range(20))
 def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
     changes, lines = 0, list[tuple[str, str]]()
@@ -104,12 +115,8 @@ def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
         changes += len(trace.changes)
         lines += spoken(plan, trace)
     assert changes > TRACES
-    answers = told([line for line, _ in lines])
-    assert len(answers) == len(lines) > 100 * TRACES
-    for (line, expected), answer in zip(lines, answers, strict=True):
-        if answer != expected:
-            level, images, at = answer.split()
-            assert [level, images, bits(float.fromhex(at))] == expected.split(), line
+    assert len(lines) > 100 * TRACES
+    assert_cpp_decides_the_same(lines)
 
 
 @pytest.mark.parametrize("part", range(10))
@@ -184,6 +191,25 @@ def test_decisions_at_one_time_count_all_arrivals() -> None:
         parts = decide(PLAN, parts, Seen(0.0, 1, 0.0, arrived))
     parts = decide(PLAN, parts, Seen(0.1, 1, 0.0, 5))
     assert parts == decide(PLAN, whole, Seen(0.1, 1, 0.0, 12))
+
+
+def test_after_a_rise_a_higher_level_waits_as_long_again() -> None:
+    trace, state = Trace(), PLAN.start()
+
+    def at(time: float, rate: float = 0.0) -> int:
+        nonlocal state
+        seen = Seen(time, 1, 0.0, round(0.01 * rate))
+        state = decide(PLAN, state, seen)
+        trace.events.append(("decide", seen, state))
+        return state.level
+
+    for step in range(300):
+        at(0.01 * step, 0.9 * capacity_of(PLAN, 0))
+    assert state.level == 0
+    rise = next(step for step in range(300, 600) if at(0.01 * step, 0.75 * capacity_of(PLAN, 1)) == 1)
+    # Nothing arrives any more, so that all levels are affordable at once.
+    assert [at(0.01 * rise + later) for later in (2, 2.9, 3.1)] == [1, 1, 4]
+    assert_cpp_decides_the_same(spoken(PLAN, trace))
 
 
 def test_times_that_are_none_teach_nothing() -> None:

@@ -380,8 +380,7 @@ def test_where_it_stops_it_counts_the_shards_that_are_there(
         # Ray ends before it hands on what its replicas have written.
         for name in SHARDS[:2]:
             shutil.copy2(finished / name, output)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
+        signal.raise_signal(signal.SIGTERM)
         yield from ()
 
     monkeypatch.setattr(command, "connected_ray", lambda _: contextlib.nullcontext())
