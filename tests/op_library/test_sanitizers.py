@@ -26,7 +26,7 @@ PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15"}  # callbacks, and cancelled calls
 TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "vmoe_engine", "op_fuzz", "sdk_batcher", *HOOKS),
-    THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "sdk_batcher", *HOOKS),
+    THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
 # Exceptions leave address sanitizer's copies of stack frames behind; looking for a free one then takes all the time.
 ASAN_OPTIONS = "detect_stack_use_after_return=0"
@@ -106,6 +106,11 @@ def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.
     words = checked(done)
     assert words.startswith("equal 40 of 40 loads 16 ")
     assert "vmoe op library, " in words
+
+
+def test_sessions_that_come_and_go_on_many_threads_have_no_races() -> None:
+    done = run(build(THREADS) / "tests" / "session_threads", TSAN_OPTIONS=TSAN_OPTIONS)
+    assert checked(done) == "equal 4000 of 4000\n"
 
 
 @pytest.mark.parametrize("sanitizers", [MEMORY, THREADS])
