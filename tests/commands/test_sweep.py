@@ -443,7 +443,7 @@ def assert_what_was_measured_is_kept(said: str, target: Path) -> None:
         assert (measured["p50_ms"] is None) == (measured["images_per_second"] is None)
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 3.0])
 def test_ctrl_c_keeps_what_was_measured(seconds: float, long_sweep: list[str], tmp_path: Path) -> None:
     code, said = interrupted([sys.executable, "-m", "vmoe_bench", *long_sweep], seconds)
     # Python itself ends by the signal where it was making a class when it came.

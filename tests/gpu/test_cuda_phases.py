@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -100,8 +100,9 @@ COVERED: tuple[Callable[[Case], bool], ...] = (
 def checked(library: ctypes.CDLL, part: int) -> list[list[bool]]:
     """Which of `COVERED` each random case is, once it has given what it should."""
     found = []
-    for case in cases(part):
-        check_route(library, case)
+    for number, case in enumerate(cases(part)):
+        left_out = SEEDS[number // 3 % 3]
+        check_route(library, case, [seed for seed in SEEDS if seed != left_out])
         found.append([bool(covered(case)) for covered in COVERED])
     return found
 
@@ -265,9 +266,9 @@ def merges(pairs: int) -> int:
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
 
 
-def check_route(library: ctypes.CDLL, case: Case) -> None:
+def check_route(library: ctypes.CDLL, case: Case, seeds: Sequence[int] = SEEDS) -> None:
     expected = route(case)
-    for seed in SEEDS:
+    for seed in seeds:
         assert same_bits(run_phases(library, case, seed), expected), f"{case}, order {seed}"
 
 
