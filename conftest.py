@@ -50,6 +50,21 @@ class _SharedCpus(onnxruntime.SessionOptions):
         self.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
+def _keep_compiled_models(folder: Path) -> None:
+    """Has OpenVINO keep the models that it compiles, which takes it four times as long as reading them again."""
+    try:
+        import openvino
+    except ImportError:
+        return
+
+    class KeptModels(openvino.Core):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.set_property({"CACHE_DIR": str(folder)})
+
+    openvino.Core = KeptModels
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Has the process that prints say of failures what they are; in workers of pytest-xdist there is none that does.
 
@@ -57,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if os.environ.get("OMP_NUM_THREADS") == "1":
         onnxruntime.SessionOptions = _SharedCpus
+        # A folder for each process: none reads what another one is still writing.
+        _keep_compiled_models(Path(__file__).parent / "build" / "openvino" / os.environ.get("PYTEST_XDIST_WORKER", "one"))
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_FailuresAtOnce(config))
 
