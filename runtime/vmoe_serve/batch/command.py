@@ -165,7 +165,7 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
     plan = WorkerPlan(job, bundle, source, output, arguments.batch, arguments.threads)
     written: list[Written] = []
-    damaged = [shard for shard in shards if (output / shard.name).exists()]
+    replaced = {shard for shard in shards if (output / shard.name).exists()}  # damaged, or to be done again
     # Ray lends so many CPUs, and the operating system shares out those that there are.
     cpus = arguments.replicas * (arguments.threads or 1) + 1
     try:
@@ -182,7 +182,7 @@ def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[
     except _StoppedError as stopped:
         # Ray hands on what replicas have written later than they write it, and maybe never.
         left = missing(shards, [each.shard for each in written])
-        stopped.left = [shard for shard in left if shard in damaged or not (output / shard.name).exists()]
+        stopped.left = [shard for shard in left if shard in replaced or not (output / shard.name).exists()]
         raise
 
 
