@@ -7,7 +7,6 @@ checked before any runtime sees the graph. Field numbers are those of onnx.proto
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmoe_runtime.bundle.protobuf_fields import fields, messages
@@ -52,12 +51,15 @@ def external_data(graph: bytes) -> list[ExternalData]:
         BundleError: the bytes are not a readable ONNX model.
     """
     try:
-        return list(_references(memoryview(graph), "model", 0))
+        references: list[ExternalData] = []
+        _collect(memoryview(graph), "model", 0, references)
+        return references
     except (IndexError, ValueError) as error:
         raise BundleError(f"not a readable ONNX model ({error})") from None
 
 
-def _references(buffer: memoryview, message: str, depth: int) -> Iterator[ExternalData]:
+def _collect(buffer: memoryview, message: str, depth: int, references: list[ExternalData]) -> None:
+    """Appends the references of one message and of all that it contains."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     children = _CHILDREN[message]
@@ -76,14 +78,16 @@ def _references(buffer: memoryview, message: str, depth: int) -> Iterator[Extern
             if entries.setdefault(pair.get(1, ""), pair.get(2, "")) != pair.get(2, ""):
                 raise ValueError("external data that contradicts itself")
         else:
-            yield from _references(value, child, depth + 1)
+            _collect(value, child, depth + 1, references)
     if entries:
         length = entries.get("length")
-        yield ExternalData(
-            name,
-            entries.get("location", ""),
-            _bytes(entries.get("offset", "0")),
-            None if length is None else _bytes(length),
+        references.append(
+            ExternalData(
+                name,
+                entries.get("location", ""),
+                _bytes(entries.get("offset", "0")),
+                None if length is None else _bytes(length),
+            )
         )
 
 

@@ -21,24 +21,24 @@ def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
         position += 1
         if key >= 0x80:
             key, position = _varint(buffer, position - 1)
-        # Runtimes drop the bits above, and would see another field than the one checked here.
-        if key >= 1 << 32:
-            raise ValueError("a field number of more than 29 bits")
+            # Runtimes drop the bits above, and would see another field than the one checked here.
+            if key >= 1 << 32:
+                raise ValueError("a field number of more than 29 bits")
         wire_type = key & 7
         value: int | memoryview | None = None
-        if wire_type == 0:
+        if wire_type == 2:
+            size = buffer[position]
+            position += 1
+            if size >= 0x80:
+                size, position = _varint(buffer, position - 1)
+            start, position = position, position + size
+            value = buffer[start:position]
+        elif wire_type == 0:
             value, position = _varint(buffer, position)
         elif wire_type == 1:
             position += 8
         elif wire_type == 5:
             position += 4
-        elif wire_type == 2:
-            size = buffer[position]
-            position += 1
-            if size >= 0x80:
-                size, position = _varint(buffer, position - 1)
-            value = buffer[position : position + size]
-            position += size
         else:
             raise ValueError(f"wire type {wire_type}")
         if position > end:
