@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmoe_runtime.errors import ElasticError, shown
 
@@ -100,8 +101,7 @@ class Elastic:
         return State(top, (1.0,) * len(self.levels), 0.0, 0.0, time - self.target, time, None)
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What is remembered between decisions.
 
     Attributes:
@@ -123,8 +123,7 @@ class State:
     affordable_since: float | None
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What is known when a call is about to be made.
 
     Attributes:
@@ -151,16 +150,16 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     while level > 0 and not (_in_time(plan, state, level, seen) and load(plan, state, level) <= FULL):
         level -= 1
     if level < state.level:
-        return replace(state, level=level, affordable_since=None)
+        return state._replace(level=level, affordable_since=None)
     best = level
     while best + 1 < len(plan.levels) and _affordable(plan, state, best + 1, seen):
         best += 1
     if best == level:
-        return state if state.affordable_since is None else replace(state, affordable_since=None)
+        return state if state.affordable_since is None else state._replace(affordable_since=None)
     since = seen.time if state.affordable_since is None else state.affordable_since
     if seen.time - since < HOLD * plan.target:
-        return replace(state, affordable_since=since)
-    return replace(state, level=best, affordable_since=None)
+        return state._replace(affordable_since=since)
+    return state._replace(level=best, affordable_since=None)
 
 
 def served(plan: Elastic, state: State, level: int, images: int, seconds: float) -> State:
@@ -182,7 +181,7 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
     # What slowed this level down may have slowed down the others; and what held them up once may be over.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
-    return replace(state, scales=tuple(scales))
+    return state._replace(scales=tuple(scales))
 
 
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
@@ -203,11 +202,11 @@ def load(plan: Elastic, state: State, level: int) -> float:
 def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
-        return replace(state, arrived=arrived)
+        return state._replace(arrived=arrived)
     # At first the mean of what there was.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
-    return replace(state, rate=rate, arrived=0.0, time=seen.time)
+    return state._replace(rate=rate, arrived=0.0, time=seen.time)
 
 
 def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
