@@ -7,6 +7,7 @@
 // Prints the answers that are right and those that were asked for, the engines that the threads loaded, the number of
 // profiles, the resident memory in kB before the first engine, with one engine and with nine, and the runtime. With
 // `race` the threads also write one variable without a lock: what a sanitizer that works must report.
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -59,7 +60,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const vmoe::Info& info = shared->info();
-  const int64_t count = 2 * info.batch_multiple;
+  const int64_t count = std::max<int64_t>(info.batch_multiple, 2);
   const auto pixels = make_pixels(static_cast<size_t>(count * info.height * info.width * info.channels), 1);
   const auto images = vmoe::Images::uint8(pixels.data(), count, info.height, info.width, info.channels);
   std::vector<vmoe::Setting> settings(kThreads);

@@ -59,7 +59,7 @@ class CombineCall(ctypes.Structure):
 def library() -> ctypes.CDLL:
     flags = [
         "-std=c++17",
-        "-O2",
+        "-O3",
         "-fno-semantic-interposition",
         "-fvisibility-inlines-hidden",
         "-ffp-contract=off",
