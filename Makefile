@@ -113,13 +113,13 @@ report-pictures: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
 	$(BIN)/vmoe-report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
-	$(BIN)/python tests/commands/check_report_page.py demo/digits.html --pictures demo --height 1290
+	$(BIN)/python tests/support/check_report_page.py demo/digits.html --pictures demo --height 1290
 	cp demo/digits-1440.png docs/report.png
 	cp demo/digits-390.png docs/report_phone.png
 	cp demo/digits-patches.png docs/report_patches.png
 	cp demo/digits-experts.png docs/report_experts.png
 
-# With it, tests/commands/test_report_page.py and tests/commands/check_report_page.py look for faults of access, too.
+# With it, tests/commands/test_report_page.py and tests/support/check_report_page.py look for faults of access, too.
 check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_faults.py tests/commands/test_report_size.py tests/commands/test_report_page.py
@@ -144,11 +144,11 @@ hostile: $(NATIVE)
 	mkdir -p build/hostile
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
 	VMOE_RANDOM_CALLS=100000 $(BIN)/python -m pytest tests/op_library/test_sanitizers.py -k random_op_calls
-	$(BIN)/python tests/hostile/reader_mutations.py --cases 20000
-	$(BIN)/python tests/hostile/bundle_mutations.py --count 4000
-	$(BIN)/python tests/hostile/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
-	$(BIN)/python tests/hostile/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
-	$(BIN)/python tests/hostile/export_kills.py --kills 170 --signals 60
+	$(BIN)/python tests/support/reader_mutations.py --cases 20000
+	$(BIN)/python tests/support/bundle_mutations.py --count 4000
+	$(BIN)/python tests/support/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
+	$(BIN)/python tests/support/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
+	$(BIN)/python tests/support/export_kills.py --kills 170 --signals 60
 
 # Nothing is set up for it: a machine with a GPU may have no network.
 gpu-test:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
 # Programs for the Python that Triton's client is installed for.
-collect_ignore = ["tests/serving/triton_client.py", "tests/serving/triton_config_check.py"]
+collect_ignore = ["tests/support/triton_client.py", "tests/support/triton_config_check.py"]
 
 
 class _FailuresAtOnce:

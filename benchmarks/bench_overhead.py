@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from command_line import count, positive, table
 
-from vmoe_bench.loading import load_engines
-from vmoe_bench.measurement import time_interleaved
-from vmoe_bench.points import named_profiles, plan_points
+from vmoe_measure.image_source import synthetic_images
+from vmoe_measure.timing import time_interleaved
 from vmoe_runtime.backends import Parallelism
-from vmoe_runtime.command_line import CommandError, run_command
-from vmoe_runtime.image_source import synthetic_images
+from vmoe_tools.bench.loading import load_engines
+from vmoe_tools.bench.points import named_profiles, plan_points
+from vmoe_tools.command_line import CommandError, run_command
 
 CALLS = 100
 

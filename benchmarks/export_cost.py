@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.command_line import CommandError, run_command
+from vmoe_tools.command_line import CommandError, run_command
 
 CAPACITY = (0.3, 0.5, 1.05)
 PROFILES = tuple(f"c{ratio}-k1" for ratio in CAPACITY)

@@ -25,7 +25,7 @@ import numpy as np
 from command_line import count, say, table
 from cpu.timing import OthersWatch, time_interleaved
 
-from vmoe_runtime.command_line import CommandError, run_command
+from vmoe_tools.command_line import CommandError, run_command
 
 # What a process of an installation runs: it loads, says what it is, and answers each batch size on standard input with the
 # seconds of a call and the sum over its logits' absolute values; 0 stands for loading anew and one batch.

@@ -20,12 +20,12 @@ from command_line import count, table
 from cpu.models import MODELS, Model, Precision, prepare
 from cpu.timing import OthersWatch, time_interleaved
 
-from vmoe_bench.expert_use import expert_rows, experts_used
-from vmoe_bench.machine import cpu_model
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes, stored_tensors
 from vmoe_runtime import Engine
-from vmoe_runtime.command_line import run_command
+from vmoe_tools.bench.expert_use import expert_rows, experts_used
+from vmoe_tools.bench.machine import cpu_model
+from vmoe_tools.command_line import run_command
 
 _CAPACITY = 0.3
 _LIMITS = (8, 6, 4, 3, 2, 1)

@@ -12,9 +12,9 @@ from command_line import cells, say, table
 from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
-from vmoe_bench.expert_use import expert_rows, experts_used
 from vmoe_runtime import Engine
-from vmoe_runtime.command_line import CommandError
+from vmoe_tools.bench.expert_use import expert_rows, experts_used
+from vmoe_tools.command_line import CommandError
 
 Point = dict[str, Any]
 

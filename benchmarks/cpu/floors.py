@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes
-from vmoe_runtime.command_line import CommandError
+from vmoe_tools.command_line import CommandError
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
 _OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")

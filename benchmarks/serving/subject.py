@@ -19,10 +19,10 @@ from cpu.timing import OthersWatch
 
 from serving.http_client import Array, Notes, closed_loop, generator, infer_request
 from serving.service import MODEL, Service, ServiceError
-from vmoe_bench.machine import cpu_model, usable_cores
+from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_runtime.image_source import open_images
+from vmoe_tools.bench.machine import cpu_model, usable_cores
 
 Report = dict[str, Any]
 

@@ -29,7 +29,7 @@ from vmoe_export.small_file import read_small
 from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_runtime.bundle.manifest import OUTPUTS
-from vmoe_runtime.command_line import check_output_file, people_stream, printable, write_json
+from vmoe_tools.command_line import check_output_file, people_stream, printable, write_json
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -28,8 +28,8 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  (one for each kind of e
 
         from vmoe_export.arguments import export_command
         from vmoe_export.errors import OptionError
-        from vmoe_runtime.command_line import check_standard_files
         from vmoe_runtime.errors import RoutingError, VmoeError
+        from vmoe_tools.command_line import check_standard_files
     except ImportError as error:
         return _fail(_what_is_missing(error), FAILURE)
     verbose = "-v" in arguments or "--verbose" in arguments
@@ -69,7 +69,7 @@ def _fail(sentence: str, code: int, verbose: bool = False) -> int:
     if verbose:
         traceback.print_exc()
     # Only here, where Ctrl-C is seen to: it takes a while.
-    from vmoe_runtime.command_line import complain
+    from vmoe_tools.command_line import complain
 
     complain("vmoe-export", sentence)
     return code

@@ -85,7 +85,7 @@ def export_bundle(
         atol: largest difference of logits that validation accepts between a graph and torch. Default: what the precision
             says, 1e-4 for fp32.
         max_distance: largest relative difference from float32 that validation accepts. Default: what the precision says.
-        images: an npz file or folder of pictures, see `vmoe_runtime.image_source.open_images`, to measure the distance from
+        images: an npz file or folder of pictures, see `vmoe_measure.image_source.open_images`, to measure the distance from
             float32 on. Default: a few random images.
         force: replace a bundle that is already there.
         fields: fields of ExportOptions, where `options` isn't given.

@@ -19,8 +19,8 @@ from vmoe_export.model.parameters import check_parameters, stored_parameters, st
 from vmoe_export.model.routing_config import ExpertsChoice, Soft
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
+from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
-from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Engine
-from vmoe_runtime.elastic import Elastic, Seen, decide, images_per_call, served
 from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.profiles import Profile
+from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Clock = Callable[[], float]
@@ -86,7 +86,7 @@ class Batcher:
     """Answers requests from any number of threads by calls of one engine, one call at a time.
 
     Requests are served in the order they came. A call takes the first one and those behind it with the same setting; a
-    request is never split. Those that ask for no setting are elastic: see `vmoe_runtime.elastic`.
+    request is never split. Those that ask for no setting are elastic: see `vmoe_serve.elastic`.
     """
 
     def __init__(

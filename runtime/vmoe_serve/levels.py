@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vmoe_measure.image_source import synthetic_images
 from vmoe_runtime import Engine
-from vmoe_runtime.elastic import Elastic, Level, fitted_level
-from vmoe_runtime.image_source import synthetic_images
 from vmoe_runtime.profiles import Profile
+from vmoe_serve.elastic import Elastic, Level, fitted_level
 
 _ROUNDS = 5
 

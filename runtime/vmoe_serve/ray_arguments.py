@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_bench.sweep import is_sweep_word
-from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
 from vmoe_runtime.profiles import parse_profile_name
+from vmoe_tools.bench.sweep import is_sweep_word
+from vmoe_tools.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-serve ray"
 

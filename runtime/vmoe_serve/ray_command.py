@@ -11,11 +11,11 @@ from typing import Any
 from ray import serve
 
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.command_line import CommandError, UsageError, complain
 from vmoe_serve.ray_application import Options, application
 from vmoe_serve.ray_arguments import PROGRAM, Arguments
 from vmoe_serve.ray_session import connected_ray, reason, signals_handled
 from vmoe_serve.settings import check_served, levels, model_name, named
+from vmoe_tools.command_line import CommandError, UsageError, complain
 
 _MEGABYTE = 1 << 20
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import ray
 
-from vmoe_runtime.command_line import CommandError
+from vmoe_tools.command_line import CommandError
 
 _OBJECT_STORE = 75 << 20
 """Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes; only large requests go through it."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
 from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.command_line import CommandError, UsageError
 from vmoe_runtime.profiles import Profile
+from vmoe_tools.bench.sweep import Axes, read_ratios, sweep_profiles
+from vmoe_tools.command_line import CommandError, UsageError
 
 
 def named(manifest: Manifest, name: str) -> Profile:

@@ -21,16 +21,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmoe_bench import cli, display, machine, measurement
-from vmoe_bench.cascades import timed_batches
-from vmoe_bench.measurement import call_order, summarize, time_interleaved
-from vmoe_bench.quality import count_pairs, count_right
 from vmoe_export import export_bundle
-from vmoe_runtime import Engine, ImageError, Routing, image_source
+from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
+from vmoe_measure.timing import call_order, summarize, time_interleaved
+from vmoe_measure import image_source
+from vmoe_runtime import Engine, ImageError, Routing
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.images import to_batch
+from vmoe_tools.bench import cli, display, machine, measurement
+from vmoe_tools.bench.cascades import timed_batches
+from vmoe_tools.bench.quality import count_pairs, count_right
 
 POINT_KEYS = [
     "bundle",
@@ -470,7 +471,7 @@ def test_without_json_only_the_table_is_printed(dense_bundle: Path, capsys: pyte
 
 def test_the_command_runs_without_torch_onnx_click_and_the_exporter(mnist_bundle: Path) -> None:
     script = (
-        "import sys; from vmoe_bench.cli import main; code = main();"
+        "import sys; from vmoe_tools.bench.cli import main; code = main();"
         "print({'torch', 'onnx', 'click', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, mnist_bundle, "--profile", "c0.1-k1", "--json", "-", *QUICK]
@@ -481,9 +482,9 @@ def test_the_command_runs_without_torch_onnx_click_and_the_exporter(mnist_bundle
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_bench", "--help"])
+    monkeypatch.setattr(sys, "argv", ["vmoe_tools.bench", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_bench", run_name="__main__")
+        runpy.run_module("vmoe_tools.bench", run_name="__main__")
     assert stopped.value.code == 0
     assert "vmoe-bench BUNDLE... [options]" in capsys.readouterr().out
 
@@ -805,7 +806,7 @@ def test_a_backend_that_is_not_installed_is_one_sentence_and_code_1(
 def test_rich_missing_is_one_sentence_and_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "vmoe_bench.display", raising=False)
+    monkeypatch.delitem(sys.modules, "vmoe_tools.bench.display", raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     complaint = complaint_of(capsys, 1, "some.vmoe")
     assert "needs rich" in complaint

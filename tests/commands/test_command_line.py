@@ -12,7 +12,7 @@ import pytest
 import vmoe_runtime
 from vmoe_runtime import VmoeError, version
 from vmoe_runtime.__main__ import main as runtime_main
-from vmoe_runtime.command_line import (
+from vmoe_tools.command_line import (
     CommandError,
     Parser,
     UsageError,
@@ -124,7 +124,7 @@ def test_a_defect_is_not_hidden() -> None:
         run_command("tool", lambda words: 1 // 0, [])
 
 
-@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run", "vmoe_inspect"])
+@pytest.mark.parametrize("tool", ["vmoe_tools.bench", "vmoe_tools.build", "vmoe_tools.run", "vmoe_tools.inspect"])
 def test_a_closed_standard_output_is_one_sentence(tool: str, tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m {tool} {tmp_path}/no.vmoe image.png >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -133,7 +133,7 @@ def test_a_closed_standard_output_is_one_sentence(tool: str, tmp_path: Path) -> 
 
 def test_files_that_are_opened_never_get_the_number_of_a_closed_standard_file(tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom vmoe_runtime.command_line import run_command\n"
+        "import os, sys\nfrom vmoe_tools.command_line import run_command\n"
         f"def run(words):\n  with open({str(tmp_path / 'x')!r}, 'w') as f:\n    print(f.fileno())\n"
         "    print('to nobody', file=sys.stderr)\n    os.write(2, b'a library')\n"
         "run_command('tool', run, [])"

@@ -11,9 +11,9 @@ import pytest
 from bundle_changes import BUNDLES
 from test_bench import QUICK, complaint_of, report_of
 
-from vmoe_bench.concurrency import CALLS_EACH, ConcurrentCalls
-from vmoe_bench.machine import usable_cores
 from vmoe_runtime import BackendError, Engine
+from vmoe_tools.bench.concurrency import CALLS_EACH, ConcurrentCalls
+from vmoe_tools.bench.machine import usable_cores
 
 BUNDLE = BUNDLES / "v3-fp32"
 

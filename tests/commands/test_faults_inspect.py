@@ -18,8 +18,8 @@ from PIL import Image
 from terminal import default_signals, interrupted
 from test_inspect import run
 
-from vmoe_inspect import image_command
-from vmoe_inspect.cli import main
+from vmoe_tools.inspect import image_command
+from vmoe_tools.inspect.cli import main
 
 # What can't be done
 
@@ -117,7 +117,7 @@ def test_what_is_not_installed_is_named_and_not_needed_without(
     gone = ("rich", "matplotlib") if missing is None else (missing,)
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({gone!r}))\n"
-        "from vmoe_inspect.cli import main\ncode = main()\n"
+        "from vmoe_tools.inspect.cli import main\ncode = main()\n"
         "assert not {'torch', 'onnx', 'vmoe_export'} & set(sys.modules)\nsys.exit(code)"
     )
     command = [sys.executable, "-c", script, str(mnist_image_bundle), "--images", str(mnist_digits), *words]
@@ -164,7 +164,7 @@ def long_run(mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path) -> li
 
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 0.8, 1.2, 2.0])
 def test_ctrl_c_at_any_moment_leaves_nothing(seconds: float, long_run: list[str], tmp_path: Path) -> None:
-    code, said = interrupted([sys.executable, "-m", "vmoe_inspect", *long_run], seconds)
+    code, said = interrupted([sys.executable, "-m", "vmoe_tools.inspect", *long_run], seconds)
     assert "Traceback" not in said
     # Python itself ends by the signal where it was starting, or making a class, when it came.
     assert code in (130, -signal.SIGINT)
@@ -176,7 +176,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(seconds: float, long_run: list[str]
 INTERRUPTED = """
 import signal, sys
 from matplotlib.figure import Figure
-from vmoe_inspect.cli import main
+from vmoe_tools.inspect.cli import main
 saved, save = [], Figure.savefig
 def interrupt(figure, target, **options):
     save(figure, target, **options)

@@ -25,17 +25,17 @@ from fake_tensorrt import FakeTensorRt
 from safetensors import safe_open
 
 from vmoe_export import export_bundle
-from vmoe_inspect import machine
-from vmoe_inspect.card import make_card
-from vmoe_inspect.cli import main
-from vmoe_inspect.display import print_card
-from vmoe_inspect.tensors import read_tensors
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
 from vmoe_runtime.backends import BACKENDS, availability, onnxruntime_cpu, openvino_cpu
 from vmoe_runtime.backends.availability import Availability, chosen_by_auto
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
+from vmoe_tools.inspect import machine
+from vmoe_tools.inspect.card import make_card
+from vmoe_tools.inspect.cli import main
+from vmoe_tools.inspect.display import print_card
+from vmoe_tools.inspect.tensors import read_tensors
 
 KEPT = ("v1-bf16", "v1-fp32", "v2-bf16", "v2-dense", "v2-fp32", "v2-int8", "v3-choice", "v3-ensemble", "v3-fp32", "v3-soft")
 KINDS = {"v2-dense": "dense ViT", "v3-choice": "V-MoE of experts choice", "v3-soft": "Soft MoE"}
@@ -678,7 +678,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
     script = (
-        "import sys; sys.modules['rich'] = None; from vmoe_inspect.cli import main; code = main();"
+        "import sys; sys.modules['rich'] = None; from vmoe_tools.inspect.cli import main; code = main();"
         "print({'torch', 'onnx', 'click', 'safetensors', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, BUNDLES / "v2-fp32"]
@@ -691,7 +691,7 @@ def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_is_one_sentence() -> None:
-    command = f"{sys.executable} -m vmoe_inspect {BUNDLES / 'v2-fp32'} --list-tensors | true"
+    command = f"{sys.executable} -m vmoe_tools.inspect {BUNDLES / 'v2-fp32'} --list-tensors | true"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert ran.stderr == "vmoe-inspect: output: Broken pipe\n"
 
@@ -714,8 +714,8 @@ def test_a_terminal_has_its_own_width_and_bold_heads(monkeypatch: pytest.MonkeyP
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_inspect", "--help"])
+    monkeypatch.setattr(sys, "argv", ["vmoe_tools.inspect", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_inspect", run_name="__main__")
+        runpy.run_module("vmoe_tools.inspect", run_name="__main__")
     assert stopped.value.code == 0
     assert "vmoe-inspect BUNDLE [options]" in capsys.readouterr().out

@@ -14,13 +14,13 @@ import pytest
 from bundle_changes import BUNDLES
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_inspect.agreement import AgreementCount, absolute_differences
-from vmoe_inspect.interference import call_size, interference
-from vmoe_inspect.patches import layer_patches
-from vmoe_inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 from vmoe_runtime import Engine, ImageError, Routing, RoutingError
 from vmoe_runtime.images import scale_pixels
 from vmoe_runtime.routing import TokenLayout
+from vmoe_tools.inspect.agreement import AgreementCount, absolute_differences
+from vmoe_tools.inspect.interference import call_size, interference
+from vmoe_tools.inspect.patches import layer_patches
+from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 
 EXPERTS, TOKENS, CLASSES, SIDE = 8, 50, 10, 7  # of the MNIST model, whose first token is the classifier's
 

@@ -12,15 +12,15 @@ from matplotlib.colors import to_rgb
 from named_bundles import ODD_NAMES, with_odd_names
 from PIL import Image
 
-from vmoe_inspect.cli import main
-from vmoe_inspect.expert_charts import chart_classes, chart_gates, chart_loads
-from vmoe_inspect.expert_colours import FEW, expert_colours
-from vmoe_inspect.labels import class_name
-from vmoe_inspect.patch_pictures import picture_capacities, picture_experts, picture_kept
-from vmoe_inspect.samples import Samples, take_samples
-from vmoe_inspect.statistics import RoutingStatistics
+from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine
-from vmoe_runtime.image_source import ImageSource
+from vmoe_tools.inspect.cli import main
+from vmoe_tools.inspect.expert_charts import chart_classes, chart_gates, chart_loads
+from vmoe_tools.inspect.expert_colours import FEW, expert_colours
+from vmoe_tools.inspect.labels import class_name
+from vmoe_tools.inspect.patch_pictures import picture_capacities, picture_experts, picture_kept
+from vmoe_tools.inspect.samples import Samples, take_samples
+from vmoe_tools.inspect.statistics import RoutingStatistics
 
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 

@@ -12,7 +12,7 @@ import pytest
 from terminal import interrupted
 from test_bench import QUICK
 
-from vmoe_report import cli, collect
+from vmoe_tools.report import cli, collect
 
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
@@ -128,7 +128,7 @@ def long_report(mnist_image_bundle: Path, images: Path, tmp_path: Path) -> list[
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
 def test_ctrl_c_leaves_nothing(seconds: float, long_report: list[str], tmp_path: Path) -> None:
-    code, said = interrupted([sys.executable, "-m", "vmoe_report", *long_report], seconds)
+    code, said = interrupted([sys.executable, "-m", "vmoe_tools.report", *long_report], seconds)
     # Python itself ends by the signal where it was making a class when it came.
     assert code in (130, -signal.SIGINT)
     assert "Traceback" not in said and list(tmp_path.iterdir()) == []
@@ -139,15 +139,15 @@ def test_without_jinja2_the_extra_is_named(
     mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.delitem(sys.modules, "vmoe_report.page", raising=False)
+    monkeypatch.delitem(sys.modules, "vmoe_tools.report.page", raising=False)
     assert cli.main([str(mnist_image_bundle), "--images", "x.npz", "-o", str(tmp_path / "r.html")]) == 1
     said = capsys.readouterr().err
     assert "jinja2" in said and "pip install 'vmoe-export[bench,images]'" in said
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_report", "--help"])
+    monkeypatch.setattr(sys, "argv", ["vmoe_tools.report", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_report", run_name="__main__")
+        runpy.run_module("vmoe_tools.report", run_name="__main__")
     assert stopped.value.code == 0
     assert "vmoe-report BUNDLE... --images NPZ|DIR -o PAGE.html [options]" in capsys.readouterr().out

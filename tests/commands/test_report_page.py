@@ -18,9 +18,9 @@ from test_bench import QUICK
 from test_report import HOSTILE, data_of
 
 from vmoe_export import export_bundle
-from vmoe_report import cli
-from vmoe_report.colours import heat_colour
-from vmoe_report.page import render_page
+from vmoe_tools.report import cli
+from vmoe_tools.report.colours import heat_colour
+from vmoe_tools.report.page import render_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 

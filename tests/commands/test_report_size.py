@@ -11,10 +11,10 @@ import pytest
 from large_reports import large_report, observed
 from test_bench import QUICK
 
-from vmoe_report import cli, page, size
-from vmoe_report.details import class_map, most_shown
-from vmoe_report.words import followed_classes
-from vmoe_runtime.command_line import CommandError, UsageError
+from vmoe_tools.command_line import CommandError, UsageError
+from vmoe_tools.report import cli, page, size
+from vmoe_tools.report.details import class_map, most_shown
+from vmoe_tools.report.words import followed_classes
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from vmoe_export import export_bundle
-from vmoe_run.cli import main
 from vmoe_runtime import Engine
+from vmoe_tools.run.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGITS = ("zero", "[red]one", "two:100:", "three", "four", "five", "six\x1b[2J", "seven", "eight", "nine")
@@ -188,7 +188,7 @@ def test_a_file_whose_name_is_no_text_is_classified(
 
 def test_the_command_runs_without_rich_torch_and_the_exporter(mnist_image_bundle: Path, digits: list[Path]) -> None:
     script = (
-        "import sys; sys.modules['rich'] = None; from vmoe_run.cli import main; code = main();"
+        "import sys; sys.modules['rich'] = None; from vmoe_tools.run.cli import main; code = main();"
         "print({'torch', 'onnx', 'click', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, mnist_image_bundle, digits[0]]
@@ -198,9 +198,9 @@ def test_the_command_runs_without_rich_torch_and_the_exporter(mnist_image_bundle
 
 
 def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_run", "--help"])
+    monkeypatch.setattr(sys, "argv", ["vmoe_tools.run", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_run", run_name="__main__")
+        runpy.run_module("vmoe_tools.run", run_name="__main__")
     assert stopped.value.code == 0
     assert "vmoe-run BUNDLE IMAGE... [options]" in capsys.readouterr().out
 

@@ -16,17 +16,17 @@ import pytest
 from terminal import interrupted
 from test_bench import QUICK, complaint_of, report_of
 
-from vmoe_bench import cli, plot
-from vmoe_bench.choice import Wish, mark_front, recommend
-from vmoe_bench.report import PointReport
-from vmoe_bench.sweep import Axes, read_ratios, sweep_profiles
 from vmoe_export import export_bundle
+from vmoe_measure.image_labels import read_labels
 from vmoe_runtime import Engine, ImageError
-from vmoe_runtime.bundle.bundle_profiles import add_profile
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.command_line import CommandError, UsageError
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.image_labels import read_labels
+from vmoe_tools.bench import cli, plot
+from vmoe_tools.bench.bundle_profiles import add_profile
+from vmoe_tools.bench.choice import Wish, mark_front, recommend
+from vmoe_tools.bench.report import PointReport
+from vmoe_tools.bench.sweep import Axes, read_ratios, sweep_profiles
+from vmoe_tools.command_line import CommandError, UsageError
 
 pytestmark = pytest.mark.long
 
@@ -445,7 +445,7 @@ def assert_what_was_measured_is_kept(said: str, target: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [0.4, 0.6, 0.8, 1.2, 1.6, 2.0, 3.0])
 def test_ctrl_c_keeps_what_was_measured(seconds: float, long_sweep: list[str], tmp_path: Path) -> None:
-    code, said = interrupted([sys.executable, "-m", "vmoe_bench", *long_sweep], seconds)
+    code, said = interrupted([sys.executable, "-m", "vmoe_tools.bench", *long_sweep], seconds)
     # Python itself ends by the signal where it was making a class when it came.
     assert code in (130, -signal.SIGINT)
     assert_what_was_measured_is_kept(said, tmp_path / "report.json")

@@ -22,7 +22,10 @@ sys.exit(import_module(sys.argv[1] + ".__main__").main())
 """
 
 
-@pytest.mark.parametrize("tool", ["vmoe_bench", "vmoe_build", "vmoe_run", "vmoe_inspect", "vmoe_report", "vmoe_serve"])
+@pytest.mark.parametrize(
+    "tool",
+    ["vmoe_tools.bench", "vmoe_tools.build", "vmoe_tools.run", "vmoe_tools.inspect", "vmoe_tools.report", "vmoe_serve"],
+)
 def test_ctrl_c_during_the_imports(tool: str) -> None:
     command = [sys.executable, "-c", PROGRAM, tool]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)
@@ -32,7 +35,7 @@ def test_ctrl_c_during_the_imports(tool: str) -> None:
 LOST = """
 import signal
 from contextlib import suppress
-from vmoe_runtime.interrupts import interrupt_held_back
+from vmoe_tools.interrupts import interrupt_held_back
 try:
     with interrupt_held_back():
         with suppress(KeyboardInterrupt):  # as a compiled package does
@@ -45,7 +48,7 @@ except KeyboardInterrupt:
 OWN_HANDLER = """
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from vmoe_runtime.interrupts import interrupt_held_back
+from vmoe_tools.interrupts import interrupt_held_back
 came = []
 def own(number, _):
     came.append(number)

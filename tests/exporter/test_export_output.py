@@ -19,7 +19,7 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.profile_notes import profile_notes
 from vmoe_export.validation.limits import Limits, rounded_limits
 from vmoe_export.validation.tensorrt_validation import RoundedComparison, check_rounded
-from vmoe_run.cli import main as run_main
+from vmoe_tools.run.cli import main as run_main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts

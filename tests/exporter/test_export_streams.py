@@ -66,10 +66,10 @@ def test_tools_take_a_bundle_whose_path_is_no_text(tmp_path: Path) -> None:
     export_bundle(DENSE, tmp_path / "x.vmoe", validate=False)
     shutil.move(tmp_path / "x.vmoe", tmp_path / f"{ODD}.vmoe")
     for tool, code, words in (
-        (["vmoe_bench", f"{ODD}.vmoe", "--duration", "0.01"], 0, ""),
-        (["vmoe_build", f"{ODD}.vmoe"], 1, "odd\\udcff.vmoe has no graphs"),
-        (["vmoe_inspect", f"{ODD}.vmoe"], 0, ""),
-        (["vmoe_run", f"{ODD}.vmoe", f"{ODD}.png"], 1, "odd\\udcff.png is not a readable image"),
+        (["vmoe_tools.bench", f"{ODD}.vmoe", "--duration", "0.01"], 0, ""),
+        (["vmoe_tools.build", f"{ODD}.vmoe"], 1, "odd\\udcff.vmoe has no graphs"),
+        (["vmoe_tools.inspect", f"{ODD}.vmoe"], 0, ""),
+        (["vmoe_tools.run", f"{ODD}.vmoe", f"{ODD}.png"], 1, "odd\\udcff.png is not a readable image"),
     ):
         done = subprocess.run([sys.executable, "-m", *tool], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr

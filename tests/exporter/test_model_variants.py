@@ -18,10 +18,10 @@ from vmoe_export import ExportOptions, open_checkpoint
 from vmoe_export.export import ExportPlan, plan_export, write_bundle
 from vmoe_export.model.position_embedding import resize_position_embedding
 from vmoe_export.model.torch_model import Vmoe
+from vmoe_measure.comparison import relative_differences
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.capacity import compute_capacity
-from vmoe_runtime.comparison import relative_differences
 
 RUNNERS = ("torch", "canonical", "onnxruntime", "openvino")
 BATCHES = (1, 3)

@@ -17,18 +17,18 @@ import pytest
 from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
-from vmoe_build.batches import choose_batches
-from vmoe_build.check import LIMITS, BuildError, Check, refuse_wrong_answers
-from vmoe_build.cli import main
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.command_line import UsageError
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.version import __version__
+from vmoe_tools.build.batches import choose_batches
+from vmoe_tools.build.check import LIMITS, BuildError, Check, refuse_wrong_answers
+from vmoe_tools.build.cli import main
+from vmoe_tools.command_line import UsageError
 
 API, BACKEND = "vmoe_runtime.backends.tensorrt.tensorrt_api", "vmoe_runtime.backends.tensorrt.tensorrt_engine"
 PROFILE = "c0.3-k1"
@@ -68,7 +68,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return library if path[-1] == installation.TENSORRT_PLUGIN else find(*path)
 
     monkeypatch.setattr(installation, "find_native", find_native)
-    monkeypatch.setattr("vmoe_build.cli.find_native", find_native)
+    monkeypatch.setattr("vmoe_tools.build.cli.find_native", find_native)
     return library
 
 
@@ -246,7 +246,7 @@ def test_without_a_backend_for_the_cpu_nothing_is_built(
     def missing(name: str, *_: object) -> None:
         raise UnavailableError(f"{name} is not installed")
 
-    monkeypatch.setattr("vmoe_build.check.open_backend", missing)
+    monkeypatch.setattr("vmoe_tools.build.check.open_backend", missing)
     assert_refuses([bundle, "--profile", PROFILE], 1, "on the CPU", "pip install 'vmoe-export[cpu]'", capsys=capsys)
     assert not tensorrt.built
     assert not files(cache)
@@ -435,7 +435,7 @@ def test_engines_of_one_profile_share_what_is_loaded(bundle: Path, tensorrt: Fak
 def test_vmoe_bench_measures_each_exported_profile(
     bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vmoe_bench.cli import main as bench
+    from vmoe_tools.bench.cli import main as bench
 
     for profile in (PROFILE, "c1.05-k1"):
         assert main([str(bundle), "--profile", profile, "-q"]) == 0
@@ -511,7 +511,7 @@ def test_print_trtexec_is_one_line_for_the_shell(
 def test_print_trtexec_needs_no_plugin_either(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vmoe_build.cli.find_native", lambda *_: None)
+    monkeypatch.setattr("vmoe_tools.build.cli.find_native", lambda *_: None)
     assert main([str(bundle), "--profile", "c1.05-k1", "--print-trtexec"]) == 0
     out, err = capsys.readouterr()
     assert "--dynamicPlugins=libvmoe_tensorrt.so" in shlex.split(out)
@@ -552,7 +552,7 @@ def test_what_the_bundle_lacks_is_one_sentence(
 
 def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "vmoe_build", bundle], capture_output=True, text=True, check=False, env=os.environ
+        [sys.executable, "-m", "vmoe_tools.build", bundle], capture_output=True, text=True, check=False, env=os.environ
     )
     if done.returncode == 0:
         pytest.skip("TensorRT is installed, and built an engine")

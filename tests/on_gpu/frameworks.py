@@ -19,11 +19,11 @@ import numpy as np
 from command_line import say
 
 from on_gpu.check import Check
-from vmoe_bench.measurement import summarize
+from vmoe_measure.comparison import Run, differences
+from vmoe_measure.timing import summarize
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.availability import availability
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.errors import UnavailableError, VmoeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -193,7 +193,16 @@ def throughput(engine: Engine, repeats: int) -> list[str]:
 
 def build_engine(bundle: ModelBundle, profile: str, name: str) -> Check:
     """Runs vmoe-build, which compares what it built with the bundle."""
-    command = [sys.executable, "-m", "vmoe_build", str(bundle.path), "--profile", profile, "--max-batch", str(max(BATCHES))]
+    command = [
+        sys.executable,
+        "-m",
+        "vmoe_tools.build",
+        str(bundle.path),
+        "--profile",
+        profile,
+        "--max-batch",
+        str(max(BATCHES)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines()
     failures = () if done.returncode == 0 else (f"exit code {done.returncode}: " + " | ".join(lines[-3:]),)

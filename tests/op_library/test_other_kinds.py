@@ -13,12 +13,12 @@ from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
 from test_bench import QUICK
 
-from vmoe_bench import cli as bench
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import plan_export
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.op_library import find_library
+from vmoe_tools.bench import cli as bench
 
 BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 CHOICE, SOFT = "g7", "g6"

@@ -215,7 +215,7 @@ def test_all_forms_of_the_dense_peer_agree(quick: Measured) -> None:
 def test_a_run_with_other_weights_is_refused(speed: Any) -> None:
     from cpu.cells import check_agreement
 
-    from vmoe_runtime.command_line import CommandError
+    from vmoe_tools.command_line import CommandError
 
     for name, fine, far in (
         ("dense-ort-fp32", (4e-3, 9.0), (6e-3, 0.0)),

@@ -28,7 +28,7 @@ FOREIGN_OPTIONS = {
     *("--cflags", "--libs"),  # pkg-config
     "--preload",  # gunicorn
     "--representation-size",  # samples/random_checkpoint.py
-    "--service",  # benchmarks/serving.py, tests/serving/soak.py
+    "--service",  # benchmarks/serving.py, tests/support/soak.py
 }
 PYTHON = [block for page in OWN for block in blocks(page) if block.language == "python"]
 # Programs that need what a test doesn't have.

@@ -137,7 +137,7 @@ def test_an_installation_without_a_compiler_runs_and_says_what_to_install(
     done = ask(installed, "-m", "vmoe_runtime", "--library-dir")
     assert (done.returncode, done.stdout) == (1, "")
     assert_one_sentence(done.stderr.removesuffix("\n"), "no native libraries", "(Debian package g++)", "pip install .")
-    load = "import vmoe_runtime, vmoe_bench; print(vmoe_runtime.__file__)"
+    load = "import vmoe_runtime, vmoe_tools.bench; print(vmoe_runtime.__file__)"
     assert ask(installed, "-c", load).stdout == f"{installed}/vmoe_runtime/__init__.py\n"
 
 

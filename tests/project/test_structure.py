@@ -23,15 +23,25 @@ PYTHON = {
     },
     "runtime/vmoe_runtime": {"PIL", "cuda", "numpy", "onnxruntime", "openvino", "tensorrt"},
     "runtime/vmoe_start": set(),
-    "runtime/vmoe_run": {"vmoe_runtime", "vmoe_start", "numpy"},
-    "runtime/vmoe_build": {"vmoe_runtime", "vmoe_start", "numpy"},
-    "runtime/vmoe_bench": {"vmoe_runtime", "vmoe_start", "matplotlib", "numpy", "rich"},
-    "runtime/vmoe_inspect": {"vmoe_bench", "vmoe_runtime", "vmoe_start", "matplotlib", "numpy", "rich"},
-    "runtime/vmoe_report": {
-        *("vmoe_bench", "vmoe_inspect", "vmoe_runtime", "vmoe_start", "PIL", "jinja2", "markupsafe", "matplotlib", "numpy"),
+    "runtime/vmoe_tools.run": {"vmoe_runtime", "vmoe_start", "numpy"},
+    "runtime/vmoe_tools.build": {"vmoe_runtime", "vmoe_start", "numpy"},
+    "runtime/vmoe_tools.bench": {"vmoe_runtime", "vmoe_start", "matplotlib", "numpy", "rich"},
+    "runtime/vmoe_tools.inspect": {"vmoe_tools.bench", "vmoe_runtime", "vmoe_start", "matplotlib", "numpy", "rich"},
+    "runtime/vmoe_tools.report": {
+        *(
+            "vmoe_tools.bench",
+            "vmoe_tools.inspect",
+            "vmoe_runtime",
+            "vmoe_start",
+            "PIL",
+            "jinja2",
+            "markupsafe",
+            "matplotlib",
+            "numpy",
+        ),
     },
     "runtime/vmoe_serve": {
-        *("vmoe_bench", "vmoe_runtime", "vmoe_start", "fastapi", "numpy", "prometheus_client", "pyarrow", "ray"),
+        *("vmoe_tools.bench", "vmoe_runtime", "vmoe_start", "fastapi", "numpy", "prometheus_client", "pyarrow", "ray"),
         *("starlette", "triton_python_backend_utils"),
     },
 }

@@ -12,9 +12,9 @@ import pytest
 from image_parts import in_parts
 from test_bench import QUICK, complaint_of, report_of
 
-from vmoe_bench.cascades import CascadePoint
 from vmoe_runtime import ClassifyError, Engine, RoutingError
 from vmoe_runtime.cascade import SEND_ALL, calibrated_margin, margins_of
+from vmoe_tools.bench.cascades import CascadePoint
 
 LOW, HIGH = "c0.2-k1-pool", "c1.05-k2"
 HALVES = (slice(0, 768), slice(768, 1536))

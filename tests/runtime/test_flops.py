@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 
 from vmoe_export import export_bundle
+from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
 
 IMAGES = 4
 MODELS = {

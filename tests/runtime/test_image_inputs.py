@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine, ImageError, RoutingError
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.image_source import open_images
 from vmoe_runtime.images import ImageWarning, to_batch
 
 pytestmark = pytest.mark.fast

@@ -94,8 +94,12 @@ def test_a_users_own_value_stays(watch: Path, mnist_image_bundle: Path, tmp_path
 
 @pytest.mark.parametrize(
     "command",
-    [["-m", "vmoe_bench", "--help"], ["-m", "vmoe_build", "--help"], ["-c", "from vmoe_export import export_bundle"]],
-    ids=["vmoe_bench", "vmoe_build", "vmoe_export"],
+    [
+        ["-m", "vmoe_tools.bench", "--help"],
+        ["-m", "vmoe_tools.build", "--help"],
+        ["-c", "from vmoe_export import export_bundle"],
+    ],
+    ids=["vmoe_tools.bench", "vmoe_tools.build", "vmoe_export"],
 )
 def test_every_tool_says_so_before_onnxruntime_is_imported(command: list[str]) -> None:
     hook = (

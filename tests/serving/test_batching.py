@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from vmoe_runtime import BackendError, Engine, RoutingError, VmoeError
-from vmoe_runtime.elastic import Elastic, Level
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
+from vmoe_serve.elastic import Elastic, Level
 from vmoe_serve.levels import cheaper_ones, elastic_plan
 
 LOW, HIGH = "c0.2-k1", "c1.05-k2"

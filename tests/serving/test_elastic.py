@@ -13,7 +13,8 @@ import pytest
 import sdk_build
 from elastic_simulation import Trace, at_random, capacity_of, evenly, random_plan, simulate
 
-from vmoe_runtime.elastic import (
+from vmoe_runtime.errors import ElasticError
+from vmoe_serve.elastic import (
     FULL,
     HOLD,
     ROOM,
@@ -27,7 +28,6 @@ from vmoe_runtime.elastic import (
     load,
     served,
 )
-from vmoe_runtime.errors import ElasticError
 
 pytestmark = pytest.mark.long
 TRACES = 50

@@ -27,7 +27,6 @@ from PIL import Image
 from terminal import default_signals
 
 from vmoe_runtime import Engine
-from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.whole_files import write_whole
 from vmoe_serve import cli
 from vmoe_serve.batch import command
@@ -36,6 +35,7 @@ from vmoe_serve.batch.output import begin, finish, writing
 from vmoe_serve.batch.pictures import open_pictures
 from vmoe_serve.batch.progress import Progress
 from vmoe_serve.batch.shards import ShardError, Written, read_shard, write_shard
+from vmoe_tools.command_line import CommandError
 
 pytestmark = pytest.mark.long
 

@@ -12,11 +12,11 @@ from unittest import mock
 
 # By command: the module whose function `parse_arguments`, or `main`, reads its command line with argparse.
 ARGPARSE_MODULES = {
-    "vmoe-bench": "vmoe_bench.arguments",
-    "vmoe-report": "vmoe_report.arguments",
-    "vmoe-inspect": "vmoe_inspect.arguments",
-    "vmoe-run": "vmoe_run.arguments",
-    "vmoe-build": "vmoe_build.arguments",
+    "vmoe-bench": "vmoe_tools.bench.arguments",
+    "vmoe-report": "vmoe_tools.report.arguments",
+    "vmoe-inspect": "vmoe_tools.inspect.arguments",
+    "vmoe-run": "vmoe_tools.run.arguments",
+    "vmoe-build": "vmoe_tools.build.arguments",
     "vmoe-serve ray": "vmoe_serve.ray_arguments",
     "vmoe-serve batch": "vmoe_serve.batch.arguments",
     "vmoe-serve triton": "vmoe_serve.triton.arguments",

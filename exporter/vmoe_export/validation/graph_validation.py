@@ -11,8 +11,8 @@ import numpy as np
 from vmoe_export.errors import ExportError
 from vmoe_export.validation.limits import Limits
 from vmoe_export.validation.reference import GRAPH_IMAGES, Array, Reference
+from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY
-from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 
 

@@ -12,10 +12,10 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.validation.reference import ROUNDED_IMAGES, Array, Reference, run_torch
+from vmoe_measure.comparison import Run, differences
+from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.image_source import ImageSource
 from vmoe_runtime.profiles import Profile
 
 _BATCH = 32  # images at a time; the checkpoint is read once for each batch

@@ -14,8 +14,8 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.validation.graph_validation import Comparison, check_graphs, validate_fixed_graphs, validate_graphs
 from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, rounded_limits
 from vmoe_export.validation.reference import GRAPH_IMAGES, ROUNDED_IMAGES, Reference
+from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
-from vmoe_runtime.image_source import ImageSource, open_images
 
 if TYPE_CHECKING:
     from vmoe_export.model.torch_model import Vmoe

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmoe_runtime.comparison import Run, smooth_images
+from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:

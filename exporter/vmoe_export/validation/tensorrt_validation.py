@@ -19,8 +19,8 @@ from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_export.validation.graph_validation import fixed_graphs, run_fixed_graph
 from vmoe_export.validation.limits import Limits
 from vmoe_export.validation.reference import ROUNDED_IMAGES, Array, Reference
+from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
-from vmoe_runtime.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 
 

@@ -17,7 +17,6 @@ from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
-from vmoe_runtime.interrupts import interrupt_held_back
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -93,43 +92,37 @@ class BackendKind:
 
 
 def _onnxruntime(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+    from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend.for_bundle(bundle, parallelism.threads)
 
 
 def _openvino(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
+    from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 
     return OpenVinoBackend.for_bundle(bundle, parallelism.threads, parallelism.streams)
 
 
 def _cuda(bundle: Bundle, _: Parallelism, __: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
+    from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
 
     return cuda_backend(bundle)
 
 
 def _cuda_fixed(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.onnxruntime_gpu import fixed_cuda_backend
+    from vmoe_runtime.backends.onnxruntime_gpu import fixed_cuda_backend
 
     return fixed_cuda_backend(bundle, profile)
 
 
 def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
+    from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
 
     return tensorrt_backend(bundle, profile)
 
 
 def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    with interrupt_held_back():
-        from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend
 
     return TensorRtBackend.for_bundle(bundle, profile)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmoe_runtime.command_line import Parser, UsageError, arguments_of, whole_number
+from vmoe_tools.command_line import Parser, UsageError, arguments_of, whole_number
 
 PROGRAM = "vmoe-serve batch"
 

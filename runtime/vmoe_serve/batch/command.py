@@ -10,15 +10,6 @@ from pathlib import Path
 
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.command_line import (
-    FAILURE,
-    STANDARD_OUTPUT,
-    CommandError,
-    check_output_file,
-    complain,
-    people_stream,
-    write_json,
-)
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_runtime.whole_files import real_path
 from vmoe_serve.batch.arguments import PROGRAM, Arguments
@@ -31,6 +22,15 @@ from vmoe_serve.batch.shards import ShardError, Written, read_shard
 from vmoe_serve.batch.worker import WorkerPlan, manifest_digest
 from vmoe_serve.ray_session import connected_ray, signals_handled, silenced
 from vmoe_serve.settings import check_served, named
+from vmoe_tools.command_line import (
+    FAILURE,
+    STANDARD_OUTPUT,
+    CommandError,
+    check_output_file,
+    complain,
+    people_stream,
+    write_json,
+)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.pictures import path_text
 from vmoe_runtime.whole_files import replaced_name, write_whole
 from vmoe_serve.batch.job import Job, JobError
+from vmoe_tools.command_line import CommandError
 
 JOB_NAME, SUCCESS_NAME, LOCK_NAME = "_job.json", "_SUCCESS", ".lock"
 

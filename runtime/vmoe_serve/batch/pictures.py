@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_runtime.pictures import open_regular, path_text
 from vmoe_runtime.whole_files import real_path
 
@@ -59,7 +59,7 @@ class Pictures(Protocol):
 
 
 def open_pictures(path: Path, column: str | None) -> Pictures:
-    """Finds the pictures of an input, as `vmoe_runtime.image_source` does in folders.
+    """Finds the pictures of an input, as `vmoe_measure.image_source` does in folders.
 
     Args:
         path: a folder of pictures; with a column a Parquet file, or a folder of them.

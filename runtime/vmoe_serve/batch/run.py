@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import ray.data
 
-from vmoe_runtime.command_line import CommandError
 from vmoe_serve.batch.job import Shard
 from vmoe_serve.batch.pictures import Pictures
 from vmoe_serve.batch.shards import Written
 from vmoe_serve.batch.worker import Worker, WorkerPlan
 from vmoe_serve.ray_session import reason
+from vmoe_tools.command_line import CommandError
 
 
 def write_shards(plan: WorkerPlan, pictures: Pictures, shards: Sequence[Shard], replicas: int) -> Iterator[Written]:

@@ -22,13 +22,13 @@ import pyarrow as pa
 
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
-from vmoe_runtime.command_line import CommandError
 from vmoe_runtime.errors import ImageError, VmoeError
 from vmoe_runtime.pictures import check_takes_pictures, open_regular, path_text
 from vmoe_serve.batch.job import Job, Shard
 from vmoe_serve.batch.output import writing
 from vmoe_serve.batch.pictures import Content, Part
 from vmoe_serve.batch.shards import Answer, Written, answer_of, write_shard
+from vmoe_tools.command_line import CommandError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

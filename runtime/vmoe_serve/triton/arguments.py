@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vmoe_runtime.command_line import Parser, arguments_of, whole_number
 from vmoe_runtime.profiles import parse_profile_name
+from vmoe_tools.command_line import Parser, arguments_of, whole_number
 
 PROGRAM = "vmoe-serve triton"
 

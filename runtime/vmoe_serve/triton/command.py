@@ -8,7 +8,6 @@ from pathlib import Path
 from vmoe_runtime import library_path
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.command_line import CommandError, UsageError, printable
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.settings import model_name, named
@@ -16,6 +15,7 @@ from vmoe_serve.triton.arguments import Arguments
 from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, onnxruntime_model, python_model, write_repository
 from vmoe_serve.triton.target import check_repository_target
+from vmoe_tools.command_line import CommandError, UsageError, printable
 
 _USUAL_BATCH = 32
 

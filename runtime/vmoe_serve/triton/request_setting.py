@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from vmoe_runtime.command_line import is_whole_number
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.setting import Setting
+from vmoe_tools.command_line import is_whole_number
 
 
 def request_setting(parameters: Mapping[str, object]) -> Setting:

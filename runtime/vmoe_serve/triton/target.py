@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmoe_runtime.command_line import CommandError
+from vmoe_tools.command_line import CommandError
 
 MARKER_NAME = "vmoe-serve.json"
 FORMAT = "vmoe-triton-repository"

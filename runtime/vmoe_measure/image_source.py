@@ -1,0 +1,222 @@
+"""Where the images of a comparison or measurement come from: an npz file, a folder of pictures, or a fixed seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_measure.image_labels import class_index, read_labels, unambiguous
+from vmoe_runtime.bundle.manifest import InputSpec
+from vmoe_runtime.errors import ImageError
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.pictures import open_regular
+from vmoe_runtime.resampling import resize_bilinear
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SEED = 0
+_PATCHES_PER_SIDE = 7
+PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images, and what they show where that is known.
+
+    Attributes:
+        images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
+            read batch by batch.
+        labels: i64[N], index of the class of each image; None where it is not known.
+        note: why there are no labels although some could be expected; None otherwise.
+    """
+
+    images: Array | tuple[Path, ...]
+    labels: Array | None = None
+    note: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first_batch(self, size: int, spec: InputSpec) -> Array:
+        """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].
+
+        Raises:
+            ImageError: there are fewer images, they don't fit the model, or a file can't be read.
+        """
+        if len(self) < size:
+            raise ImageError(f"a batch needs {size} images, and --images has {len(self)}")
+        return self.batch(0, size, spec)
+
+    def batch(self, start: int, size: int, spec: InputSpec) -> Array:
+        """The `size` images from `start` on as the graph takes them: spec.dtype[size,H,W,C].
+
+        Raises:
+            ImageError: they don't fit the model, or a file can't be read.
+        """
+        return to_batch(self.images[start : start + size], spec)
+
+    def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
+        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); what is left over is skipped.
+
+        Raises:
+            ImageError: the images don't fit the model, or a file can't be read.
+        """
+        for start in range(0, len(self) - size + 1, size):
+            labels = None if self.labels is None else self.labels[start : start + size]
+            yield self.batch(start, size, spec), labels
+
+
+def open_images(
+    path: Path, class_names: tuple[str, ...] | None, num_classes: int | None, labels: Path | None = None
+) -> ImageSource:
+    """The images that the user has.
+
+    Args:
+        path: an npz file with `images` (uint8 or float32 [N,H,W,C], or [N,H,W] for one channel) and perhaps
+            `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
+        class_names: of the model; a subfolder has the name or the index of its class, and pictures in folders inside it are
+            of that class. None where only indices are known.
+        num_classes: of the model, or None where it puts out no logits.
+        labels: a CSV file that says what the pictures of a folder show, instead of its subfolders; see `read_labels`.
+
+    Raises:
+        ImageError: there are no such images, or no labels for all of them.
+    """
+    if labels is not None:
+        if not path.is_dir():
+            raise ImageError(f"{labels} labels the pictures of a folder, and {path} is none")
+        source = _labelled(path, read_labels(labels, class_names))
+    else:
+        source = _from_folder(path, class_names, num_classes) if path.is_dir() else _from_npz(path)
+    if source.labels is None:
+        return source
+    if num_classes is None:
+        return ImageSource(source.images, note="the bundle puts out no logits, so there is no top-1")
+    if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
+        raise ImageError(
+            f"{labels or path}: labels go from {source.labels.min()} to {source.labels.max()}, "
+            f"and the model has classes 0 to {num_classes - 1}"
+        )
+    return source
+
+
+def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
+    """Smooth random images, the same ones every time.
+
+    With noise in every pixel all tokens would look alike to the router, which would send them to the same
+    experts; smooth images differ from patch to patch as photographs do.
+
+    Returns:
+        uint8[count, H, W, C] without labels.
+    """
+    generator = np.random.default_rng(_SEED)
+    coarse = generator.uniform(0, 255, (count, _PATCHES_PER_SIDE, _PATCHES_PER_SIDE, spec.channels))
+    smooth = np.empty((count, spec.height, spec.width, spec.channels), np.uint8)
+    for index, image in enumerate(coarse):
+        smooth[index] = np.rint(resize_bilinear(image, spec.height, spec.width))
+    return ImageSource(smooth)
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files of a folder that have one of these suffixes, in lower case with their dots.
+
+    Hidden files and folders are left out, which are thumbnails and other systems' notes.
+
+    Returns:
+        Those in the folder itself; and by name of each subfolder that has any, those in it and in folders inside it, however
+        deep. Both are sorted.
+
+    Raises:
+        ImageError: a folder can't be read.
+    """
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
+        loose = [entry for entry in entries if _is_one_of(entry, suffixes)]
+        found = {entry.name: _files_below(entry, suffixes) for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise ImageError(f"{error.filename}: {error.strerror}") from None
+    return loose, {name: files for name, files in found.items() if files}
+
+
+def _from_npz(path: Path) -> ImageSource:
+    try:
+        with open_regular(path) as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ImageError(f"{path} is not an npz file with an array 'images'")
+            arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror or error}") from None
+    # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
+    except Exception as error:
+        raise ImageError(f"{path} is not a readable npz file ({type(error).__name__})") from None
+    if "images" not in arrays:
+        raise ImageError(f"{path} has no array 'images'")
+    images = arrays["images"]
+    if images.ndim not in (3, 4):
+        raise ImageError(f"{path}: 'images' has shape {images.shape}, not [N,H,W,C] or [N,H,W]")
+    if "labels" not in arrays:
+        return ImageSource(images)
+    labels = arrays["labels"]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ImageError(
+            f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}, and {len(images)} images need {len(images)} integers"
+        )
+    return ImageSource(images, labels.astype(np.int64))
+
+
+def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
+    loose, by_class = find_files(folder, PICTURE_SUFFIXES)
+    paths = loose + [path for pictures in by_class.values() for path in pictures]
+    if not paths:
+        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    # In folder order a batch would hold one class only, and one class asks for few experts.
+    order = np.random.default_rng(_SEED).permutation(len(paths))
+    shuffled = tuple(paths[index] for index in order)
+    if loose:
+        return ImageSource(shuffled, note="some pictures are in no subfolder, so there is no top-1" if by_class else None)
+    index_of = unambiguous(class_names or ())
+    labels: list[int] = []
+    for name, pictures in by_class.items():
+        index = class_index(name, index_of)
+        if index is None or (num_classes is not None and index >= num_classes):
+            no_class = f"subfolder '{name}' is not one class of the bundle"
+            why = "the bundle has no class names" if class_names is None else no_class
+            return ImageSource(shuffled, note=f"{why}, so there is no top-1")
+        labels += [index] * len(pictures)
+    return ImageSource(shuffled, np.array(labels, np.int64)[order])
+
+
+def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
+    """The pictures that a CSV file names, in its order."""
+    paths = tuple(folder / name for name in labels)
+    if missing := next((path for path in paths if not path.is_file()), None):
+        raise ImageError(f"the labels name {missing}, which is no file")
+    return ImageSource(paths, np.array(list(labels.values()), np.int64))
+
+
+def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    found: list[Path] = []
+    for where, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += (path for name in files if not _is_hidden(name) and _is_one_of(path := Path(where, name), suffixes))
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_one_of(path: Path, suffixes: Collection[str]) -> bool:
+    return path.suffix.lower() in suffixes and path.is_file()

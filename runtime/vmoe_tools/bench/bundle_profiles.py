@@ -1,0 +1,66 @@
+"""Adds a profile to a bundle that is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vmoe_measure.flops import ModelShape, rows_of_all_places, sparse_flops
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import BundleError
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.whole_files import write_whole
+
+
+def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
+    """Writes a profile into a bundle's manifest, behind those that are there; the first one stays the default.
+
+    The manifest is replaced at once: whoever loads the bundle meanwhile reads the old one or the new one. No other file
+    changes, so all hashes stay.
+
+    Args:
+        path: the `NAME.vmoe` folder.
+        profile: a setting of its model, as `Engine.setting` returns.
+
+    Returns:
+        False where the bundle has it already.
+
+    Raises:
+        BundleError: the folder is no bundle, was changed, has no such setting, or can't be written.
+    """
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+    if profile.name in manifest.profiles:
+        return False
+    if manifest.rules is None or not manifest.rules.settings:
+        raise BundleError(f"{path} has nothing to set, and so no profiles")
+    entry = {name: value for name, value in asdict(profile).items() if value is not None}
+    raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
+    flops = raw.get("flops_per_image")
+    if isinstance(flops, dict):
+        raw["flops_per_image"] = {**flops, **_flops(manifest, profile)}
+    text = json.dumps(raw, indent=1) + "\n"
+    try:
+        parse_manifest(text.encode())
+    except BundleError as error:
+        raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
+    try:
+        write_whole(Path(path, MANIFEST_NAME), lambda file: file.write(text))
+    except OSError as error:
+        raise BundleError(f"{path} can't be written: {error.strerror}") from None
+    return True
+
+
+def _flops(manifest: Manifest, profile: Profile) -> dict[str, Any]:
+    """FLOPs per image at the profile, where the manifest says what they are counted from."""
+    try:
+        shape = ModelShape.of(manifest.model, features=manifest.output == "features")
+    except BundleError:
+        return {}
+    assert manifest.rules is not None
+    return {profile.name: sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape))}

@@ -1,0 +1,101 @@
+"""The points of a measurement: every profile of every bundle on every backend, batch size and number of calls at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Engine, Routing, RoutingError
+from vmoe_runtime.profiles import Profile
+from vmoe_tools.bench.loading import MeasuredEngine
+from vmoe_tools.command_line import UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting that is measured.
+
+    Attributes:
+        loaded: the loaded bundle on one backend; points share it.
+        profile: the routing setting; None for a dense model and a Soft MoE.
+        batch_size: images per call.
+        concurrency: calls at once.
+    """
+
+    loaded: MeasuredEngine
+    profile: Profile | None
+    batch_size: int
+    concurrency: int = 1
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded bundle."""
+        return self.loaded.engine
+
+    def logits(self, batch: Array) -> Array:
+        """float32[N, classes] of a batch of `batch_size` images."""
+        return self.engine(batch, self._profile_name)
+
+    def logits_and_routing(self, batch: Array) -> tuple[Array, dict[str, Routing]]:
+        """The logits, and where each MoE layer sends the tokens of a batch; no layers of a dense model."""
+        return self.engine.logits_and_routing(batch, self._profile_name)
+
+    @property
+    def _profile_name(self) -> str | None:
+        return None if self.profile is None else self.profile.name
+
+
+def plan_points(
+    engines: Sequence[MeasuredEngine],
+    profiles_of: Callable[[Engine], Sequence[Profile | None]],
+    batch_sizes: Sequence[int],
+    concurrencies: Sequence[int] = (1,),
+) -> list[Point]:
+    """Every combination of what was asked for, each once.
+
+    Args:
+        engines: one per bundle and backend, or several where each runs only one profile.
+        profiles_of: the profiles that an engine is measured at.
+        batch_sizes: images per call; empty for the smallest batch that all bundles take.
+        concurrencies: calls at once.
+
+    Raises:
+        UsageError: a batch size that a bundle can't be run with, or no setting that any can.
+    """
+    multiples = [loaded.engine.manifest.batch_multiple for loaded in engines]
+    for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
+        if size % multiple:
+            raise UsageError(
+                f"--batch-size {size} doesn't fit: the bundle routes in groups ({loaded.engine.manifest.group}) "
+                f"that need a multiple of {multiple} images"
+            )
+    sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
+    points = [
+        Point(loaded, profile, size, at_once)
+        for loaded in engines
+        for profile, size, at_once in product(profiles_of(loaded.engine), sizes, dict.fromkeys(concurrencies))
+        if loaded.engine.only_profile in (None, profile)
+    ]
+    if not points:
+        only = ", ".join(loaded.engine.only_profile.name for loaded in engines if loaded.engine.only_profile)
+        raise UsageError(f"none of these settings can be run: the graphs of this backend are fixed to {only}")
+    return points
+
+
+def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:
+    """The profiles that `--profile` asks for, each once, or all stored ones; [None] for a model without any.
+
+    Raises:
+        UsageError: the model has no such profile.
+    """
+    try:
+        asked = [engine.setting(name) for name in names]
+    except RoutingError as error:
+        raise UsageError(f"--profile: {error}") from None
+    return list(dict.fromkeys(asked)) or list(engine.profiles.values()) or [None]

@@ -1,0 +1,102 @@
+"""How alike two bundles of one model answer and route the same images, such as its precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Routing
+from vmoe_tools.inspect.choices import choices_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two bundles on the same images, at the same setting.
+
+    Attributes:
+        images: how many.
+        same_top1: share of the images whose largest logit is at the same class; None where there are no logits.
+        max_difference: the largest absolute difference of logits, or of whatever both put out.
+        mean_difference: the mean absolute difference.
+        same_experts: by MoE layer, the share of tokens that the same experts keep, all of them and no other; those that both
+            drop are among them. Empty for a dense ViT and a Soft MoE, where all experts take part of every token.
+    """
+
+    images: int
+    same_top1: float | None
+    max_difference: float
+    mean_difference: float
+    same_experts: Mapping[str, float]
+
+
+class AgreementCount:
+    """Counts over batches."""
+
+    def __init__(self, num_experts: int, *, has_top1: bool) -> None:
+        """Starts at nothing.
+
+        Args:
+            num_experts: E of every MoE layer; 0 for a dense ViT.
+            has_top1: the outputs are logits [N,classes].
+        """
+        self._num_experts = num_experts
+        self._has_top1 = has_top1
+        self._images = self._same = self._values = 0
+        self._largest = self._total = 0.0
+        self._tokens: dict[str, int] = {}
+        self._alike: dict[str, int] = {}
+
+    def add(
+        self, ours: Array, theirs: Array, our_routing: Mapping[str, Routing], their_routing: Mapping[str, Routing]
+    ) -> None:
+        """Adds a batch of N images.
+
+        Args:
+            ours, theirs: f32[N, ...], what the two put out.
+            our_routing, their_routing: by MoE layer. Their groups may differ: tokens stand in the order of the images.
+        """
+        difference = absolute_differences(ours, theirs)
+        self._images += len(ours)
+        self._values += difference.size
+        self._largest = float(np.maximum(self._largest, difference.max(initial=0)))
+        self._total += float(difference.sum())
+        if self._has_top1:
+            self._same += int(np.count_nonzero(ours.argmax(axis=1) == theirs.argmax(axis=1)))
+        for name, layer in our_routing.items():
+            if layer.kind == "soft":
+                continue
+            alike = (self._keepers(layer) == self._keepers(their_routing[name])).all(axis=1)
+            self._tokens[name] = self._tokens.get(name, 0) + alike.size
+            self._alike[name] = self._alike.get(name, 0) + int(np.count_nonzero(alike))
+
+    def result(self) -> Agreement:
+        """The agreement over all batches, at least one."""
+        return Agreement(
+            images=self._images,
+            same_top1=self._same / self._images if self._has_top1 else None,
+            max_difference=self._largest,
+            mean_difference=self._total / self._values,
+            same_experts={name: self._alike[name] / tokens for name, tokens in self._tokens.items()},
+        )
+
+    def _keepers(self, routing: Routing) -> Array:
+        """bool[T,E]: whether the expert keeps the token."""
+        choices = choices_of(routing)
+        keepers = np.zeros((len(choices.kept), self._num_experts), bool)
+        token, choice = np.nonzero(choices.kept)
+        keepers[token, choices.expert[token, choice]] = True
+        return keepers
+
+
+def absolute_differences(ours: Array, theirs: Array) -> Array:
+    """f64 of the shape of both: |ours - theirs|, and 0 where both are the same infinity, or both no number."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(ours.astype(np.float64) - theirs)
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    distances: Array = np.where(same, 0.0, apart)
+    return distances

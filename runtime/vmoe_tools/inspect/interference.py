@@ -1,0 +1,119 @@
+"""How far an image's answer moves with the images that share its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Engine, ImageError, Setting
+from vmoe_tools.inspect.agreement import absolute_differences
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_IMAGES_PER_CALL = 16
+
+
+@dataclass(frozen=True)
+class Interference:
+    """The answers to the same images among other neighbours, held against those among a first set of them.
+
+    Differences are absolute, of logits or whatever the bundle puts out; all numbers are exactly 0 where every image is a
+    group of its own.
+
+    Attributes:
+        images: how many were asked.
+        sets: sets of neighbours that each image was asked among, the first one not counted.
+        images_per_call: the image and its neighbours.
+        max_difference: the largest, over images, sets and logits.
+        mean_difference: the mean over all of them.
+        top1_changed: share of the answers whose largest logit was at another class than among the first neighbours; None
+            where the bundle puts out no logits.
+        images_changed: share of the images for which that ever happened; None as above.
+    """
+
+    images: int
+    sets: int
+    images_per_call: int
+    max_difference: float
+    mean_difference: float
+    top1_changed: float | None
+    images_changed: float | None
+
+
+def call_size(batch_multiple: int, images: int) -> int:
+    """How many images a call of `interference` has: whole groups, 16 or a few more of them where there are enough images.
+
+    Args:
+        batch_multiple: of the bundle, or of all bundles that are held against each other.
+        images: how many there are.
+
+    Raises:
+        ImageError: there are too few for two calls, so that they could have no other neighbours.
+    """
+    multiple = batch_multiple if batch_multiple > 1 else 2
+    if images < 2 * multiple:
+        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {images} images")
+    return max(min(_IMAGES_PER_CALL, images // 2) // multiple, 1) * multiple
+
+
+def interference(
+    engine: Engine,
+    images: Array,
+    setting: Setting | str | None = None,
+    sets: int = 100,
+    seed: int = 0,
+    size: int | None = None,
+    after_set: Callable[[int], None] = lambda images: None,
+) -> Interference:
+    """Asks the same images again and again, each time in another order, so that each has other neighbours.
+
+    Args:
+        engine: what answers.
+        images: as `engine.batch` gives them, [N,H,W,C]; those of whole calls are taken.
+        setting: as for a call of the engine.
+        sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
+        seed: of the orders.
+        size: images per call, at most half of them; default: that of `call_size`.
+        after_set: called after each set with its number of images.
+
+    Raises:
+        ImageError: there are too few images for two calls.
+        VmoeError: as for a call of the engine.
+    """
+    size = call_size(engine.manifest.batch_multiple, len(images)) if size is None else size
+    count = len(images) // size * size
+    images, random = images[:count], np.random.default_rng(seed)
+    first = _answers(engine, images, np.arange(count), size, setting)
+    has_top1 = engine.manifest.output == "logits"
+    top1 = first.argmax(axis=1) if has_top1 else None
+    largest, total = 0.0, 0.0
+    changed = np.zeros(count, np.int64)
+    for _ in range(sets):
+        answers = _answers(engine, images, random.permutation(count), size, setting)
+        difference = absolute_differences(answers, first)
+        largest = float(np.maximum(largest, difference.max()))
+        total += float(difference.mean())
+        if top1 is not None:
+            changed += answers.argmax(axis=1) != top1
+        after_set(count)
+    return Interference(
+        images=count,
+        sets=sets,
+        images_per_call=size,
+        max_difference=largest,
+        mean_difference=total / max(sets, 1),
+        top1_changed=float(changed.sum() / (count * max(sets, 1))) if has_top1 else None,
+        images_changed=float(np.mean(changed > 0)) if has_top1 else None,
+    )
+
+
+def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
+    """What the engine puts out of images that are called in some order; in the order in which they are given."""
+    calls = [engine(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
+    answers = np.concatenate(calls)
+    given = np.empty_like(answers)
+    given[order] = answers
+    return given

@@ -1,0 +1,174 @@
+"""Pictures of sample images with what a MoE layer did to their patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from vmoe_tools.inspect.expert_colours import FEW, expert_colours
+from vmoe_tools.inspect.labels import class_name, layer_name
+from vmoe_tools.inspect.patches import LayerPatches
+from vmoe_tools.inspect.samples import Frame, Samples
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_PANEL_INCHES = 1.3
+_MARGIN_INCHES = 0.85
+_CAPTION_INCHES = 0.27
+_VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
+_TINT_ALPHA = 0.8
+_LINE = "#777777"
+_LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
+_MOST_PANEL_INCHES = 2.4
+_POINTS_PER_CELL = 34  # an inch has 72
+_LONGEST_NAME = 18
+_MOST_IN_LEGEND = 32
+
+
+def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
+    """Images down, MoE layers across: processed patches as they are, dropped ones greyed."""
+    layers = list(samples.own.patches)
+    figure, panels = _grid(samples, len(layers), class_names)
+    for row, line in enumerate(panels):
+        for axes, layer in zip(line[1:], layers, strict=True):
+            _show_kept(axes, samples, samples.own.patches[layer], row)
+    _name_columns(panels, [layer_name(layer) for layer in layers])
+    figure.suptitle(f"Processed patches{_at(samples.own)};\ndropped ones are greyed", fontsize=9)
+    return figure
+
+
+def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
+    """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
+    layers = list(samples.own.patches)
+    # Where colours don't tell experts apart, there must be room for numbers.
+    wide = samples.pixels.shape[2] / samples.patch_size[1] * (0 if samples.num_experts <= FEW else _READABLE_CELL_INCHES)
+    panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
+    figure, panels = _grid(samples, len(layers), class_names, panel_inches=panel_inches)
+    colours = expert_colours(samples.num_experts)
+    for row, line in enumerate(panels):
+        for axes, layer in zip(line[1:], layers, strict=True):
+            _show_experts(axes, samples, samples.own.patches[layer], row, colours, panel_inches)
+    _name_columns(panels, [layer_name(layer) for layer in layers])
+    figure.suptitle(f"The expert of each patch\n{_at(samples.own)}".rstrip(), fontsize=9)
+    if samples.num_experts <= _MOST_IN_LEGEND:
+        handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
+        dropped = any((patches.processed == 0).any() for patches in samples.own.patches.values())
+        handles += [Patch(facecolor=_VEIL, edgecolor="#555555", label="dropped")] if dropped else []
+        columns = min(len(handles), 2 + 2 * len(layers))
+        figure.legend(
+            handles=handles, ncols=columns, loc="outside lower center", fontsize=7, frameon=False, handlelength=1.2,
+            columnspacing=1.2,
+        )  # fmt: skip
+    return figure
+
+
+def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] | None) -> Figure:
+    """Images down, capacity ratios across: the patches that one MoE layer processed, and the answer that it led to."""
+    figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
+    for row, line in enumerate(panels):
+        for axes, frame in zip(line[1:], samples.frames, strict=True):
+            patches = frame.patches[layer]
+            _show_kept(axes, samples, patches, row)
+            kept = np.count_nonzero(patches.processed[row])
+            # On a line of its own, as a name may be as long as the panel is wide.
+            said = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
+            axes.set_xlabel(f"{kept} of {patches.processed[row].size}{said}", fontsize=6.5, labelpad=2)
+    heads = [
+        f"{str(frame.name).partition('-')[0]}{' *' if frame is samples.own else ''}\nC = {frame.effective_ratio:.3g}"
+        for frame in samples.frames
+    ]
+    _name_columns(panels, heads)
+    title = f"Patches that {layer_name(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _grid(
+    samples: Samples,
+    columns: int,
+    class_names: Sequence[str] | None,
+    caption_inches: float = 0.0,
+    panel_inches: float = _PANEL_INCHES,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with a row for each sample: the image itself, with its class beside it, and panels for so many columns."""
+    count, height, width = samples.pixels.shape[:3]
+    tall = min(height / width, 2.0)
+    size = ((columns + 1) * panel_inches + 0.4, count * (panel_inches * tall + caption_inches) + _MARGIN_INCHES)
+    figure = Figure(size, layout="constrained")
+    panels: list[list[Axes]] = figure.subplots(count, columns + 1, squeeze=False).tolist()
+    for row, line in enumerate(panels):
+        for axes in line:
+            _show(axes, samples.pixels[row])
+        if samples.labels is not None:
+            line[0].set_ylabel(_class(int(samples.labels[row]), class_names), fontsize=7)
+    return figure, panels
+
+
+def _name_columns(panels: list[list[Axes]], names: Sequence[str]) -> None:
+    for axes, name in zip(panels[0], ["image", *names], strict=True):
+        axes.set_title(name, fontsize=7.5)
+
+
+def _show(axes: Axes, pixels: Array) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(linewidth=0.4, color="#777777")
+    axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
+
+
+def _show_kept(axes: Axes, samples: Samples, patches: LayerPatches, row: int) -> None:
+    dropped = patches.processed[row] == 0
+    _overlay(axes, samples, np.where(dropped[..., None], (*_VEIL, _VEIL_ALPHA), 0.0))
+    _lines(axes, samples, dropped.shape)
+
+
+def _show_experts(
+    axes: Axes, samples: Samples, patches: LayerPatches, row: int, colours: Sequence[str], panel_inches: float
+) -> None:
+    expert = patches.expert[row]
+    tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
+    _overlay(axes, samples, tints[expert])  # -1 is the last one
+    _lines(axes, samples, expert.shape)
+    height, width = samples.patch_size
+    cell_inches = panel_inches * width / samples.pixels.shape[2]
+    if cell_inches < _LEAST_CELL_INCHES:
+        return
+    points = min(_POINTS_PER_CELL * cell_inches, 6.0)
+    for (y, x), number in np.ndenumerate(expert):
+        if number >= 0:
+            place = ((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5)
+            text = axes.text(*place, str(number), fontsize=points, ha="center", va="center", color="white", weight="bold")
+            # With a dark edge a number is read on every colour.
+            text.set_path_effects([withStroke(linewidth=1.0, foreground="black")])
+
+
+def _overlay(axes: Axes, samples: Samples, colours: Array) -> None:
+    """Lays a colour f64[rows,columns,RGBA] over each patch."""
+    height, width = samples.patch_size
+    bottom, right = colours.shape[0] * height - 0.5, colours.shape[1] * width - 0.5
+    axes.imshow(colours, extent=(-0.5, right, bottom, -0.5), interpolation="nearest")
+    # Pixels that are in no patch stay in the picture.
+    axes.set(xlim=(-0.5, samples.pixels.shape[2] - 0.5), ylim=(samples.pixels.shape[1] - 0.5, -0.5))
+
+
+def _lines(axes: Axes, samples: Samples, grid: tuple[int, ...]) -> None:
+    """Thin lines between the patches."""
+    (rows, columns), (height, width) = grid, samples.patch_size
+    axes.hlines(np.arange(1, rows) * height - 0.5, -0.5, columns * width - 0.5, colors=_LINE, linewidths=0.3)
+    axes.vlines(np.arange(1, columns) * width - 0.5, -0.5, rows * height - 0.5, colors=_LINE, linewidths=0.3)
+
+
+def _at(frame: Frame) -> str:
+    return "" if frame.name is None else f" at {frame.name}"
+
+
+def _class(index: int, class_names: Sequence[str] | None) -> str:
+    return class_name(index, class_names, _LONGEST_NAME)

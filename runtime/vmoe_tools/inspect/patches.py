@@ -1,0 +1,58 @@
+"""What one MoE layer did to each patch: how often it was processed, and by which expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Routing, RoutingError
+from vmoe_tools.inspect.choices import choices_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class LayerPatches:
+    """The patches of N images in one MoE layer, rows x columns of an image.
+
+    Attributes:
+        processed: i64[N,rows,columns], how many choices of the patch were kept, over all members of an ensemble; 0 where
+            the patch was dropped. In Soft MoE all experts take part of every patch, so it is E.
+        expert: i64[N,rows,columns], the expert of its heaviest kept choice, of equal ones the first; -1 where dropped.
+        weight: f32[N,rows,columns], the gate of that choice, in Soft MoE the expert's share; 0 where dropped.
+    """
+
+    processed: Array
+    expert: Array
+    weight: Array
+
+
+def layer_patches(routing: Routing) -> LayerPatches:
+    """What a MoE layer did to the patches of a batch; the classifier token is left out.
+
+    Args:
+        routing: of the layer, of any kind.
+
+    Raises:
+        RoutingError: the bundle's manifest doesn't say where patches are.
+    """
+    choices, layout = choices_of(routing), routing.layout
+    if layout is None or len(choices.kept) % (layout.tokens * layout.members):
+        raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
+    first = layout.tokens - layout.rows * layout.columns
+
+    def of_patches(values: Array) -> Array:
+        """[N, rows, columns, choices of all members]."""
+        by_token = values.reshape(-1, layout.tokens, layout.members * values.shape[1])
+        return by_token[:, first:].reshape(-1, layout.rows, layout.columns, by_token.shape[2])
+
+    kept, weight, expert = (of_patches(values) for values in (choices.kept, choices.weight, choices.expert))
+    heaviest = np.where(kept, weight, -np.inf).argmax(axis=3)[..., None]
+    processed = np.count_nonzero(kept, axis=3)
+    return LayerPatches(
+        processed,
+        np.where(processed > 0, np.take_along_axis(expert, heaviest, axis=3)[..., 0], -1).astype(np.int64),
+        np.where(processed > 0, np.take_along_axis(weight, heaviest, axis=3)[..., 0], 0).astype(np.float32),
+    )

@@ -1,0 +1,202 @@
+"""What the routers do over many images: the load of experts, what is dropped, gates, and which classes go where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.routing_kinds import RoutingKind
+from vmoe_tools.inspect.choices import Choices, choices_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BINS = 20
+"""Bins of a gate histogram, of equal width from 0 to 1; the last one has the gates of 1, too."""
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """One MoE layer with E experts over all images that were added. A pair is a token and one of its choices.
+
+    With experts choice a pair is a token and an expert, which keeps the tokens that it chose. Soft MoE has no pairs and
+    drops nothing; an expert's share of a token's output stands for the gate there.
+
+    Attributes:
+        kind: "top-k", "experts-choice" or "soft".
+        images: how many there were.
+        load: f64[E], pairs that each expert kept; in Soft MoE its shares, summed over the tokens.
+        asked: i64[E], pairs that chose each expert; None where tokens don't choose, or the bundle's format doesn't say.
+        expert_dropped: f64[E], share of `asked` that was dropped, NaN where nobody asked; None where `asked` is.
+        pairs_dropped: share of all pairs that got no place; None in Soft MoE.
+        patches_dropped: share of the patches that no expert processed; None where the manifest doesn't say which tokens
+            are patches.
+        load_entropy: entropy of `load` from 0 to 1, 1 where it is even; NaN where nothing was kept.
+        gate_entropy: mean entropy of a token's gates from 0 to 1, 1 where they are even; None where only the gates of its k
+            choices are known.
+        gates_kept: i64[BINS], how many pairs were kept by gate.
+        gates_dropped: i64[BINS], how many were dropped.
+        class_weight: f64[classes,E], mean routing weight: of each class and expert the gates of kept pairs, summed and
+            divided by the number of tokens of the images of that class; NaN for a class without images, None without labels.
+        class_images: i64[classes], images of each class; None without labels.
+    """
+
+    kind: RoutingKind
+    images: int
+    load: Array
+    asked: Array | None
+    expert_dropped: Array | None
+    pairs_dropped: float | None
+    patches_dropped: float | None
+    load_entropy: float
+    gate_entropy: float | None
+    gates_kept: Array
+    gates_dropped: Array
+    class_weight: Array | None
+    class_images: Array | None
+
+
+class RoutingStatistics:
+    """Counts over batches, so that no more than one batch's routing is held.
+
+    Example:
+        >>> from vmoe_runtime import Engine
+        >>> with Engine.load(bundle, profile="c2-k1") as engine:
+        ...     statistics = RoutingStatistics(num_experts=8, num_classes=10)
+        ...     statistics.add(engine.routing(images), images=16, labels=None)
+        >>> layer = statistics.layers()["encoderblock_0"]
+        >>> int(layer.load.sum()), layer.load.shape
+        (800, (8,))
+    """
+
+    def __init__(self, num_experts: int, num_classes: int | None = None) -> None:
+        """Starts at nothing.
+
+        Args:
+            num_experts: E of every MoE layer, of all members of an ensemble.
+            num_classes: of the labels; None where there are none.
+        """
+        self._num_experts = num_experts
+        self._num_classes = num_classes
+        self._layers: dict[str, _Counts] = {}
+
+    def add(self, routing: Mapping[str, Routing], images: int, labels: Array | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            routing: by MoE layer, of `Engine.routing`.
+            images: how many the batch has.
+            labels: integers[images], 0 to num_classes - 1; None where they are not known, for all batches alike.
+        """
+        for name, layer in routing.items():
+            if name not in self._layers:
+                self._layers[name] = _Counts(layer.kind, self._num_experts, self._num_classes)
+            self._layers[name].add(layer, images, labels)
+
+    def layers(self) -> dict[str, LayerStatistics]:
+        """The statistics of each MoE layer by its name; none before the first batch, and none of a dense ViT."""
+        return {name: counts.result() for name, counts in self._layers.items()}
+
+
+class _Counts:
+    """The sums of one layer."""
+
+    def __init__(self, kind: RoutingKind, num_experts: int, num_classes: int | None) -> None:
+        self.kind: RoutingKind = kind
+        self.num_experts = num_experts
+        self.images = self.pairs = self.pairs_kept = 0
+        self.patches = self.patches_kept = 0
+        self.rows, self.entropy, self.knows_entropy = 0, 0.0, True
+        self.load = np.zeros(num_experts)
+        self.asked: Array | None = np.zeros(num_experts, np.int64) if kind == "top-k" else None
+        self.gates_kept, self.gates_dropped = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
+        self.by_class = None if num_classes is None else np.zeros((num_classes, num_experts))
+        self.class_images = None if num_classes is None else np.zeros(num_classes, np.int64)
+        self.tokens_per_image = 0
+
+    def add(self, routing: Routing, images: int, labels: Array | None) -> None:
+        choices = choices_of(routing, self.num_experts)
+        self.images += images
+        self.pairs += choices.kept.size
+        self.pairs_kept += int(np.count_nonzero(choices.kept))
+        kept_experts = choices.expert[choices.kept]
+        shares = choices.weight[choices.kept] if self.kind == "soft" else None
+        self.load += np.bincount(kept_experts, shares, self.num_experts)
+        if self.asked is not None:
+            known = choices.expert.min(initial=0) >= 0
+            self.asked = self.asked + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
+        self.gates_kept += _histogram(choices.weight[choices.kept])
+        self.gates_dropped += _histogram(choices.weight[~choices.kept])
+        with suppress(RoutingError):
+            mask = routing.patch_mask()
+            self.patches += mask.size
+            self.patches_kept += int(np.count_nonzero(mask))
+        self.rows += len(choices.kept)
+        self.knows_entropy &= choices.complete
+        if choices.complete:
+            self.entropy += float(_entropies(choices.weight.astype(np.float64)).sum())
+        if labels is not None:
+            members = 1 if routing.layout is None else routing.layout.members
+            self._add_classes(choices, images, members, labels.astype(np.int64))
+
+    def _add_classes(self, choices: Choices, images: int, members: int, labels: Array) -> None:
+        if self.by_class is None or self.class_images is None:
+            return
+        rows_per_image = len(choices.kept) // images
+        self.tokens_per_image = rows_per_image // members
+        classes = np.repeat(labels, rows_per_image)[:, None] * self.num_experts
+        cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
+        sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
+        self.by_class += sums.reshape(self.by_class.shape)
+        self.class_images += np.bincount(labels, minlength=len(self.class_images))
+
+    def result(self) -> LayerStatistics:
+        dropped = None
+        if self.asked is not None:
+            dropped = _ratio(self.asked - self.load, self.asked)
+        weight = None
+        labelled = self.class_images is not None and self.class_images.any()
+        if labelled and self.by_class is not None and self.class_images is not None:
+            weight = _ratio(self.by_class, (self.class_images * self.tokens_per_image)[:, None])
+        return LayerStatistics(
+            kind=self.kind,
+            images=self.images,
+            load=self.load.copy(),
+            asked=None if self.asked is None else self.asked.copy(),
+            expert_dropped=dropped,
+            pairs_dropped=None if self.kind == "soft" or not self.pairs else 1 - self.pairs_kept / self.pairs,
+            patches_dropped=1 - self.patches_kept / self.patches if self.patches else None,
+            load_entropy=float(_entropies(_ratio(self.load, np.array(self.load.sum()))[None])[0]),
+            gate_entropy=self.entropy / self.rows if self.knows_entropy and self.rows else None,
+            gates_kept=self.gates_kept.copy(),
+            gates_dropped=self.gates_dropped.copy(),
+            class_weight=weight,
+            class_images=None if weight is None or self.class_images is None else self.class_images.copy(),
+        )
+
+
+def _histogram(gates: Array) -> Array:
+    counts: Array = np.histogram(gates.clip(0, 1), BINS, (0, 1))[0]
+    return counts
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """NaN where the whole is nothing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: Array = np.where(whole != 0, part / whole, np.nan)
+    return share
+
+
+def _entropies(shares: Array) -> Array:
+    """f64[N] of rows f64[N,E] that sum to 1: their entropy as a share of the largest possible; 1 where E is 1."""
+    experts = shares.shape[1]
+    if experts == 1:
+        return np.ones(len(shares))
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    entropies: Array = -(shares * logs).sum(axis=1) / math.log(experts)
+    return entropies

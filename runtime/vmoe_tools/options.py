@@ -1,0 +1,177 @@
+"""The options that commands share: the same thing has the same option everywhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vmoe_runtime import Setting
+from vmoe_runtime.backends import BACKENDS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_MOST_THREADS, _MOST_IMAGES = 1024, 65536
+_STEPS, _MOST_STEPS = 8, 1000
+_RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
+
+
+class RatioRange(click.ParamType):
+    """`LOW:HIGH` for 8 capacity ratios spaced by equal factors, `LOW:HIGH:N` for N, as a tuple of floats.
+
+    Example:
+        >>> RatioRange().convert("0.1:2.0:4", None, None)
+        (0.1, 0.271, 0.737, 2.0)
+    """
+
+    name = "low:high[:n]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Reads one word; the ratios are rounded to three digits."""
+        if isinstance(value, tuple):
+            return value
+        match = _RANGE.fullmatch(value)
+        try:
+            low, high = (float(match[1]), float(match[2])) if match else (math.nan, math.nan)
+        except ValueError:
+            low = high = math.nan
+        steps = int(match[3]) if match and match[3] else _STEPS
+        if not 0 < low < high < math.inf or not 2 <= steps <= _MOST_STEPS:
+            self.fail(
+                f"'{value:.40}' is no range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them", param, ctx
+            )
+        return tuple(float(f"{low * (high / low) ** (i / (steps - 1)):.3g}") for i in range(steps))
+
+
+bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+bundles_argument = click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+profile_option = click.option(
+    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one."
+)
+profiles_option = click.option(
+    "--profile",
+    "profiles",
+    metavar="P",
+    multiple=True,
+    help="A stored profile, or another one such as c0.3-k1; repeats. Default: all stored ones.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="The runtime; auto is the fastest that is installed.",
+)
+threads_option = click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, _MOST_THREADS),
+    help="CPU threads per call. Default: the runtime's choice.",
+)
+batch_size_option = click.option("--batch-size", metavar="N", type=click.IntRange(1, _MOST_IMAGES), help="Images per call.")
+json_option = click.option(
+    "--json",
+    "json_target",
+    metavar="FILE",
+    help="Write the result as JSON as well; - for standard output, and text goes to standard error.",
+)
+images_option = click.option(
+    "--images",
+    metavar="NPZ|DIR",
+    type=click.Path(path_type=Path),
+    help="An .npz file with 'images' and perhaps 'labels', or a folder of pictures, with a subfolder per class for labels.",
+)
+labels_option = click.option(
+    "--labels",
+    metavar="CSV",
+    type=click.Path(path_type=Path),
+    help="Labels of --images DIR: on each line a picture's path in it, and the name or index of its class.",
+)
+sweep_option = click.option(
+    "--sweep",
+    "sweeps",
+    metavar="LOW:HIGH[:N]",
+    type=RatioRange(),
+    multiple=True,
+    help="N capacity ratios (default 8) from LOW to HIGH, spaced by equal factors; repeats.",
+)
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print a traceback with an error.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
+
+
+def setting_options(command: F) -> F:
+    """Adds the options of the routing setting of calls: `setting_of` makes one `Setting` of their values."""
+    for option in reversed(
+        [
+            profile_option,
+            click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
+            click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
+            click.option(
+                "--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."
+            ),
+            click.option(
+                "--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."
+            ),
+            click.option(
+                "--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def axis_options(command: F) -> F:
+    """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
+
+    The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`.
+    """
+    for option in reversed(
+        [
+            sweep_option,
+            click.option(
+                "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio; repeats."
+            ),
+            click.option("--k", "ks", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
+            click.option("--bpr", "orders", flag_value=True, type=bool, multiple=True, help="Batch Priority Routing."),
+            click.option(
+                "--no-bpr", "orders", flag_value=False, type=bool, multiple=True, help="Vanilla order; with --bpr both."
+            ),
+            click.option(
+                "--pool", "pools", flag_value=True, type=bool, multiple=True, help="All slots of a group form one pool."
+            ),
+            click.option(
+                "--no-pool",
+                "pools",
+                flag_value=False,
+                type=bool,
+                multiple=True,
+                help="Each expert has its slots; with --pool both.",
+            ),
+            click.option(
+                "--max-experts",
+                "limits",
+                metavar="M",
+                type=int,
+                multiple=True,
+                help="Experts that a group may use; repeats.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def setting_of(values: dict[str, Any]) -> Setting:
+    """Takes the values of `setting_options` out of a command's and returns them as a setting."""
+    return Setting(**{name: values.pop(name) for name in ("profile", "capacity", "k", "bpr", "pool", "max_experts")})
+
+
+def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:
+    """The capacity ratios of `--sweep` and `--capacity`, each once and in rising order."""
+    return tuple(sorted({*capacities, *(ratio for sweep in sweeps for ratio in sweep)}))

@@ -1,0 +1,104 @@
+"""Where a command's results go: JSON and other files that are written whole or not at all, and what people read."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+
+STANDARD_OUTPUT = "-"
+
+
+def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:
+    """Refuses a file that can't or mustn't be written, before anybody waits for its content.
+
+    Args:
+        target: path of the file; "-" for standard output; None for none.
+        used: files and bundles that the command reads or writes besides.
+
+    Raises:
+        click.UsageError: its folder isn't there; something that is no plain file has its name; it is one of the files used,
+            or would lie in one of the bundles.
+    """
+    if target is None or target == STANDARD_OUTPUT:
+        return
+    path = Path(target)
+    if not path.parent.is_dir():
+        raise click.UsageError(f"{path} can't be written: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise click.UsageError(f"{path} can't be written: it is there already and no plain file")
+    real = _real(path)
+    taken = {real, real.parent} if (real.parent / MANIFEST_NAME).exists() else {real}
+    for other in used:
+        if other is not None and _real(other) in taken:
+            raise click.UsageError(f"{path} can't be written: {other} is used by this command; choose another file")
+
+
+def people_stream(json_target: str | None) -> TextIO:
+    """Where what people read goes: standard output belongs to the JSON if that is written there."""
+    return sys.stderr if json_target == STANDARD_OUTPUT else sys.stdout
+
+
+def write_json(target: str | None, content: Mapping[str, Any]) -> None:
+    """Writes the content as JSON.
+
+    Args:
+        target: path of a file, "-" for standard output, None for nowhere.
+        content: what to write, without NaN and infinities.
+
+    Raises:
+        click.ClickException: it can't be written; a file that was there before is unchanged.
+    """
+    if target is None:
+        return
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    if target == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+    else:
+        write_file(Path(target), lambda file: file.write(text))
+
+
+def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
+    """Writes a text file by way of a temporary one beside it, which is renamed.
+
+    Args:
+        path: of the file. A link stays one: the file that it points to is replaced.
+        write: writes the content to the open file.
+
+    Raises:
+        click.ClickException: it can't be written; a file that was there before is unchanged.
+    """
+    real = _real(path)
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="", dir=real.parent, prefix=f".{real.name:.40}.", delete=False
+        ) as file:
+            part = Path(file.name)
+            write(file)
+        part.chmod(real.stat().st_mode if real.exists() else 0o666 & ~_umask())
+        part.replace(real)
+    except OSError as error:
+        raise click.ClickException(f"{path} can't be written: {error.strerror}") from None
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _real(path: Path) -> Path:
+    """The absolute path of what links lead to; Path.resolve raises where they lead in a circle."""
+    return Path(os.path.realpath(path))

@@ -1,0 +1,182 @@
+"""The program `vmoe`: finds its commands by name when they are called, and turns whatever goes wrong into one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from vmoe_runtime.errors import RoutingError, VmoeError
+from vmoe_runtime.version import __version__
+
+FAILURE, USAGE_ERROR = 1, 2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where a command is, what `vmoe --help` says of it, and the extra that has what it imports."""
+
+    module: str
+    name: str
+    summary: str
+    extra: str
+
+
+_ENTRIES = {
+    "export": _Entry("vmoe_export.command", "export", "Convert a V-MoE checkpoint into a bundle.", "export"),
+    "run": _Entry("vmoe_tools.run.command", "run", "Classify image files.", "images"),
+    "bench": _Entry("vmoe_tools.bench.command", "bench", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
+    "inspect": _Entry("vmoe_tools.inspect.command", "inspect", "Describe a bundle, or what its routers do.", "bench"),
+    "report": _Entry("vmoe_tools.report.command", "report", "Write one HTML page of such a measurement.", "bench"),
+    "serve": _Entry("vmoe_serve.command", "serve", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
+    "build": _Entry("vmoe_tools.build.command", "build", "Build a TensorRT engine for one profile.", "tensorrt"),
+}
+
+
+class _Commands(click.Group):
+    """The commands of the program. `vmoe --help` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _ENTRIES.get(cmd_name)
+        return None if entry is None else _load(cmd_name, entry)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in _ENTRIES.items()])
+
+
+def _load(name: str, entry: _Entry) -> click.Command:
+    try:
+        command: click.Command = getattr(import_module(entry.module), entry.name)
+    except ImportError as error:
+        why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+        raise click.ClickException(f"vmoe {name}: {why}; pip install 'vmoe-export[{entry.extra}]'") from None
+    return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vmoe", message="%(prog)s, version %(version)s")
+def program() -> None:
+    """Deploys V-MoE, Google's Vision Mixture of Experts, at the capacity you choose."""
+
+
+class _Signalled(KeyboardInterrupt):
+    """A signal asks the process to end; what is open is closed and removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
+    """Runs the program.
+
+    Args:
+        argv: the arguments without the program's name; default: those of the process.
+        prefix: words that come before them.
+
+    Returns:
+        The exit code: 0; 2 for a wrong command line; 128 + the number of a signal, 130 for Ctrl-C; 1 for whatever else goes
+        wrong, which one line on standard error explains.
+    """
+    words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
+    _end_at_signals()
+    try:
+        _check_standard_files()
+        code = program.main(words, prog_name="vmoe", standalone_mode=False)
+        # Flushed here and not at exit, where a reader that has gone would cost a traceback.
+        sys.stdout.flush()
+    except (click.ClickException, click.Abort, VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
+        sentence, code = _explain(error)
+        if code != USAGE_ERROR and ("-v" in words or "--verbose" in words):
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(sentence)
+    return code or 0
+
+
+def main_of_export() -> int:
+    """Runs `vmoe export`, for those who type `vmoe-export`."""
+    return main(prefix=["export"])
+
+
+def complain(sentence: str) -> None:
+    """Prints one line on standard error."""
+    cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
+    print(f"{cursor}vmoe: {printable(' '.join(sentence.split()))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    r"""Text of a user or a bundle for a terminal: on one line, and without what steers one.
+
+    Example:
+        >>> print(printable("a cat\x1b[2J \udcff"))
+        a cat\x1b[2J \udcff
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to tell the user, and the exit code."""
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "vmoe"
+        return f"{error.format_message().rstrip('.')}; {path} --help explains the options", USAGE_ERROR
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, _Signalled) and error.number != signal.SIGINT:
+        return f"ended by {signal.Signals(error.number).name}", 128 + error.number
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", 128 + signal.SIGINT
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
+    return str(error), USAGE_ERROR if isinstance(error, RoutingError) else FAILURE
+
+
+def _end_at_signals() -> None:
+    """Has SIGINT, SIGTERM and SIGHUP raise an exception, but for those that the process was told to ignore."""
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise _Signalled(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, stop)
+
+
+def _check_standard_files() -> None:
+    """Makes sure that whatever is printed has somewhere to go.
+
+    Closed standard files are given to /dev/null: the next file opened would get their numbers, and what is printed.
+    Characters that the encoding of standard output lacks are escaped, as on standard error.
+
+    Raises:
+        click.ClickException: standard output is closed.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        if number == 2:
+            sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (for the rest of the process)
+    os.close(number)
+    if sys.stdout is None:
+        raise click.ClickException("standard output is closed")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

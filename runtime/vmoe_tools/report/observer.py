@@ -1,0 +1,108 @@
+"""What is kept of a setting's answers while all images run through it: classes, routing, patches of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Routing
+from vmoe_runtime.classes import softmax
+from vmoe_tools.inspect.patches import layer_patches
+from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_IMAGES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to N images.
+
+    Attributes:
+        classes: i64[N], of the largest logit.
+        probabilities: f64[samples], of the class that was answered.
+    """
+
+    classes: Array
+    probabilities: Array
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of one setting.
+
+    Attributes:
+        answers: None where the bundle puts out no logits.
+        layers: statistics of each MoE layer over all images; empty where they weren't asked for.
+        patches: i64[layers,samples,rows,columns], the expert of each patch of the samples, -1 where it was dropped; None
+            where they weren't asked for, or the manifest doesn't say which tokens are patches.
+    """
+
+    answers: Answers | None
+    layers: Mapping[str, LayerStatistics]
+    patches: Array | None
+
+
+class PointObserver:
+    """Is shown every batch of a setting; see `vmoe_tools.bench.quality.Observe`."""
+
+    def __init__(self, samples: Sequence[int], *, has_logits: bool, experts: int | None, classes: int | None) -> None:
+        """Starts at the first image.
+
+        Args:
+            samples: places of the sample images among all images, rising.
+            has_logits: whether there are logits [N,classes].
+            experts: of each MoE layer; None where routing isn't asked for.
+            classes: of the labels; None where there are none.
+        """
+        self._samples = np.array(samples, np.int64)
+        self._has_logits = has_logits
+        self._statistics = None if experts is None else RoutingStatistics(experts, classes)
+        self._seen = 0
+        self._answers: list[tuple[Array, Array]] = []
+        self._patches: list[Array] = []
+        self._waiting: list[tuple[Mapping[str, Routing], Array | None, int]] = []
+
+    def __call__(self, logits: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
+        """Takes what a batch came to."""
+        here = self._samples[(self._samples >= self._seen) & (self._samples < self._seen + len(logits))] - self._seen
+        if self._has_logits:
+            self._answers.append((logits.argmax(axis=1), softmax(logits[here]).max(axis=1)))
+        if self._statistics is not None:
+            if len(here) and all(layer.layout is not None for layer in routing.values()):
+                experts = [layer_patches(layer).expert[here] for layer in routing.values()]
+                self._patches.append(np.stack(experts))
+            self._waiting.append((routing, labels, len(logits)))
+            if sum(images for _, _, images in self._waiting) >= _IMAGES_AT_ONCE:
+                self._count()
+        self._seen += len(logits)
+
+    def result(self) -> Observed:
+        """What was seen."""
+        self._count()
+        return Observed(
+            Answers(*(np.concatenate(parts) for parts in zip(*self._answers, strict=True))) if self._answers else None,
+            {} if self._statistics is None else self._statistics.layers(),
+            np.concatenate(self._patches, axis=1) if self._patches else None,
+        )
+
+    def _count(self) -> None:
+        """Adds the waiting batches to the statistics: a few large ones are much faster than many small ones."""
+        if self._statistics is None or not self._waiting:
+            return
+        routings, labels, images = zip(*self._waiting, strict=True)
+        joined = {name: _joined([routing[name] for routing in routings]) for name in routings[0]}
+        known = [part for part in labels if part is not None]
+        self._statistics.add(joined, sum(images), np.concatenate(known) if len(known) == len(labels) else None)
+        self._waiting.clear()
+
+
+def _joined(parts: Sequence[Routing]) -> Routing:
+    """The routing of batches one after another."""
+    arrays = [field.name for field in fields(Routing) if isinstance(getattr(parts[0], field.name), np.ndarray)]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
+    return replace(parts[0], **joined)

@@ -1,0 +1,182 @@
+"""Builds checkpoints and bundles with one thing wrong in them, and says what a refusal must look like."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import onnx
+import pytest
+from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
+
+from vmoe_export import open_checkpoint
+from vmoe_export.cli import main
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
+
+Tensors = dict[str, np.ndarray]
+Edit = Callable[[Any], None]
+Build = Callable[[Path], Path]
+
+
+class Faults(list[Any]):
+    """Parameters (build, names) for a test, one for each function that builds a damaged file."""
+
+    def naming(self, *names: str) -> Callable[[Build], Build]:
+        """Adds the decorated function under its own name; the refusal must hold `names`."""
+
+        def add(build: Build) -> Build:
+            self.append(pytest.param(build, names, id=build.__name__.replace("_", " ")))
+            return build
+
+        return add
+
+
+def assert_one_sentence(sentence: str, *names: str) -> None:
+    """One line for a person, which names what is concerned."""
+    assert sentence.strip() == sentence != ""
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+    for name in names:
+        assert name in sentence
+
+
+def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """`vmoe-export` ends with that exit code and one line on stderr, which names what is concerned."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    err = capfd.readouterr().err
+    assert err.startswith("vmoe-export: ")
+    assert_one_sentence(err.removesuffix("\n"), *names)
+    assert stopped.value.code == code
+
+
+def put(path: str, value: Any) -> Edit:
+    """Sets one field of nested mappings and lists: `put("profiles/0/k", 9)`."""
+
+    def edit(content: Any) -> None:
+        *parents, last = path.split("/")
+        for key in parents:
+            content = content[int(key) if isinstance(content, list) else key]
+        content[int(last) if isinstance(content, list) else last] = value
+
+    return edit
+
+
+def drop(path: str) -> Edit:
+    """Takes one field out of nested mappings and lists."""
+
+    def edit(content: Any) -> None:
+        *parents, last = path.split("/")
+        for key in parents:
+            content = content[int(key) if isinstance(content, list) else key]
+        del content[last]
+
+    return edit
+
+
+@functools.cache
+def _golden_tensors(prefix: Path) -> Tensors:
+    with open_checkpoint(prefix) as checkpoint:
+        return {name: checkpoint[name] for name in checkpoint}
+
+
+def golden_tensors(prefix: Path = SPARSE) -> Tensors:
+    """The tensors of a golden checkpoint, free to be changed."""
+    return {name: array.copy() for name, array in _golden_tensors(prefix).items()}
+
+
+def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
+    """The tensors as an official checkpoint named `ckpt`."""
+    write_checkpoint(folder / "ckpt", nest(tensors))
+    return folder / "ckpt"
+
+
+def copied_checkpoint(folder: Path, source: Path = SPARSE) -> Path:
+    """A copy named `ckpt` of an official checkpoint, shard by shard."""
+    for file in source.parent.glob(f"{source.name}.*"):
+        if file.suffix not in {".json", ".npz"}:
+            shutil.copyfile(file, folder / file.name.replace(source.name, "ckpt", 1))
+    return folder / "ckpt"
+
+
+def array_entry(
+    shape: Any, dtype: Any = "float32", slices: Any = None, shards: Any = None, code: int = INDEX_INFO
+) -> msgpack.ExtType:
+    """A leaf of the index. Slices are lists of (start, stop) per dimension; by default one that covers the shape."""
+    slices = [[(0, extent) for extent in shape]] if slices is None else slices
+    boxes = [msgpack.packb([msgpack.packb((*bounds, None)) for bounds in box]) for box in slices]
+    shaped = msgpack.packb((shape, dtype, False, {}))
+    payload = msgpack.packb((shaped, boxes, [0] * len(slices) if shards is None else shards))
+    return msgpack.ExtType(code, payload)
+
+
+def chunk(values: int = 48, dtype: str = "float32", data: bytes | None = None, start: int = 0, stop: int = 48) -> list[Any]:
+    """A chunk of a 1-D array, as it stands in a shard; by default all of a float32[48]."""
+    body = msgpack.packb(((values,), dtype, b"\0" * 4 * values if data is None else data))
+    box = msgpack.packb([msgpack.packb((start, stop, None))])
+    return [[msgpack.ExtType(NDARRAY, body)], msgpack.ExtType(ND_SLICE, box)]
+
+
+def edited_shard(folder: Path, edit: Edit) -> Path:
+    """The dense golden checkpoint named `ckpt`, with a change to the map in its only shard.
+
+    Key "0" holds the chunks of the first array, Encoder/encoder_norm/bias, a float32[48].
+    """
+    prefix = copied_checkpoint(folder, DENSE)
+    shard = folder / "ckpt.data-00000-of-00001"
+    content = msgpack.unpackb(shard.read_bytes())
+    edit(content)
+    shard.write_bytes(msgpack.packb(content))
+    return prefix
+
+
+def index_of(folder: Path, leaf: Any, **fields: Any) -> Path:
+    """An index `ckpt` whose only array is `embedding/kernel`, and an empty shard."""
+    index = {"shard_count": 1, "index": {"embedding": {"kernel": leaf}}, "version": "20220622", **fields}
+    (folder / "ckpt.index").write_bytes(msgpack.packb(index))
+    (folder / "ckpt.data-00000-of-00001").write_bytes(msgpack.packb({CHUNKS_KEY: True}))
+    return folder / "ckpt"
+
+
+def copied_bundle(source: Path, target: Path, edit: Edit | None = None, files: Mapping[str, bytes] | None = None) -> Path:
+    """A copy of a bundle with files replaced, their SHA-256s made right again, and then the manifest edited."""
+    shutil.copytree(source, target)
+    manifest = json.loads((target / "manifest.json").read_bytes())
+    for name, data in (files or {}).items():
+        (target / name).write_bytes(data)
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    if edit is not None:
+        edit(manifest)
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> bytes:
+    """A graph of the bundle after a change to its ModelProto."""
+    model = onnx.load(bundle / name, load_external_data=False)
+    edit(model)
+    return model.SerializeToString()
+
+
+def external_tensor(**entries: str) -> onnx.TensorProto:
+    """A float32[1] whose data lies outside: by default in the first bytes of the weights file."""
+    tensor = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": "weights.safetensors", "offset": "0", "length": "4", **entries}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """Content of every file in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

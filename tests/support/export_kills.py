@@ -1,0 +1,265 @@
+"""Kills and interrupts exports at random moments, and says what then was not as it must be.
+
+    python tests/support/export_kills.py --kills 170 --signals 60 --swaps 500
+
+prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did. The process exports once
+itself and forks for most runs, so that few moments fall into imports; every eighth run is the command itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from terminal import default_signals
+
+from vmoe_export import cli, export
+from vmoe_export.bundle.bundle_writer import new_bundle
+from vmoe_runtime import BundleError
+from vmoe_runtime.bundle import manifest
+from vmoe_runtime.bundle.reader import Bundle
+
+DENSE = Path(__file__).parents[1] / "data" / "golden" / "g4"
+COMMAND = [sys.executable, "-c", "from vmoe_export.cli import main; main()"]
+OPTIONS = (["--input", "float32"], ["--input", "uint8"])  # two bundles that can be told apart
+LINES = {
+    signal.SIGINT: "vmoe-export: interrupted",
+    signal.SIGTERM: "vmoe-export: ended by SIGTERM",
+    signal.SIGHUP: "vmoe-export: ended by SIGHUP",
+}
+COLD_EVERY = 8
+
+
+@dataclass
+class Report:
+    """How the runs ended, and what was wrong."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+class Exports:
+    """Exports into one folder, each of which may be ended from outside.
+
+    Args:
+        folder: an empty one.
+        seed: for the moments.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.target = folder / "x.vmoe"
+        self.report = Report()
+        self._random = random.Random(seed)
+        self._beside = Path(tempfile.mkdtemp(prefix="export-kills-"))
+        self._errors, self._bundle = self._beside / "errors", self._beside / "x.vmoe"
+        self._errors.touch()
+        # What torch imports and makes at its first export is there before the first fork; threads would not outlive one.
+        torch.set_num_threads(1)
+        export.export_bundle(DENSE, self.target, validate=False)
+        shutil.copytree(self.target, self._bundle)
+        self._seconds = {False: 0.0, True: 0.0}
+        self._whole = {None}
+        for cold, *all_options in ((True, OPTIONS[0]), (False, *OPTIONS)):
+            for options in all_options:
+                begin = time.monotonic()
+                code = self._wait(self._start(options, cold=cold, force=self.target.exists()))
+                if code != 0:
+                    raise RuntimeError(f"the export itself fails: {self._errors.read_text()}")
+                self._seconds[cold] = max(self._seconds[cold], time.monotonic() - begin)
+                self._whole.add(Bundle.open(self.target).identity)
+
+    def kill(self, count: int) -> None:
+        """SIGKILL at a random moment: the target is whole, or not there where it wasn't before."""
+        for run in range(count):
+            force = self._begin_with_bundle(run)
+            self._end(run, signal.SIGKILL, force)
+            self._check_target(f"kill {run}", force)
+        self._sweep("the kills")
+
+    def interrupt(self, count: int) -> None:
+        """Ctrl-C, SIGTERM or SIGHUP at a random moment: one line, the exit code, and nothing left, without a sweep."""
+        for run in range(count):
+            force = self._begin_with_bundle(run)
+            number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[run % 3]
+            code = self._end(run, number, force, twice=run % 5 == 0)
+            lines = self._errors.read_text().splitlines()
+            name = f"signal {run} ({number.name})"
+            if code not in (0, 128 + number, -number):
+                self._fail(f"{name}: exit code {code}")
+            if lines != ([LINES[number]] if code == 128 + number else []):
+                self._fail(f"{name}: exit code {code} and standard error {lines}")
+            if left := self._left():
+                self._fail(f"{name}: left {left}")
+            self._check_target(name, force)
+
+    def swap(self, count: int) -> None:
+        """SIGKILL while bundles of two small files replace each other without a pause: each is whole, and never away."""
+        place = self.folder / "y.vmoe"
+        _write_small(place, 0)
+        for run in range(count):
+            pid = self._fork(lambda: _swap_for_ever(place))
+            time.sleep(self._random.uniform(0, 0.03))
+            os.kill(pid, signal.SIGKILL)
+            self.report.endings[str(self._wait(pid))] += 1
+            if sorted(path.name for path in place.iterdir()) != ["manifest.json", "weights.safetensors"]:
+                self._fail(f"swap {run}: the target holds {sorted(place.iterdir())}")
+            elif json.loads((place / "manifest.json").read_bytes())["n"] != int(
+                (place / "weights.safetensors").read_bytes()
+            ):
+                self._fail(f"swap {run}: the target is of two bundles")
+        _write_small(place, 0)
+        if left := self._left():
+            self._fail(f"after the swaps: left {left}")
+        shutil.rmtree(place)
+
+    def close(self) -> None:
+        """Takes away what standard error went to, and the bundle that runs begin with."""
+        shutil.rmtree(self._beside)
+
+    def _begin_with_bundle(self, run: int) -> bool:
+        force = run % 2 == 0
+        if not force and self.target.exists():
+            shutil.rmtree(self.target)
+        elif force and not self.target.exists():
+            shutil.copytree(self._bundle, self.target)
+        return force
+
+    def _end(self, run: int, number: signal.Signals, force: bool, *, twice: bool = False) -> int:
+        cold = run % COLD_EVERY == 0
+        pid = self._start(OPTIONS[run // 2 % 2], cold=cold, force=force)
+        if cold and number != signal.SIGKILL:
+            self._wait_for_handlers(pid)
+        time.sleep(self._random.uniform(0, 1.1 * self._seconds[cold]))
+        os.kill(pid, number)
+        if twice:
+            time.sleep(self._random.uniform(0, 0.002))
+            os.kill(pid, number)
+        code = self._wait(pid)
+        self.report.endings[str(code)] += 1
+        return code
+
+    def _start(self, options: list[str], *, cold: bool, force: bool) -> int:
+        arguments = [str(DENSE), "-o", str(self.target), "--no-validate", "-q", *options, *["--force"] * force]
+        self._errors.write_bytes(b"")  # a process that is ended before it begins leaves what the one before wrote
+        if not cold:
+            return self._fork(lambda: cli.main(arguments))
+        with self._errors.open("wb") as errors:
+            # Its own process group, as in a shell, and no handler of this process.
+            return subprocess.Popen([*COMMAND, *arguments], stderr=errors, start_new_session=True).pid
+
+    def _fork(self, run: Callable[[], None]) -> int:
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            os.dup2(os.open(self._errors, os.O_WRONLY), 2)
+            run()
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        finally:
+            os._exit(code)
+
+    @staticmethod
+    def _wait(pid: int) -> int:
+        """Exit code of a process, or minus the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    @staticmethod
+    def _wait_for_handlers(pid: int) -> None:
+        """Until the command has begun: before that, a signal meets the Python interpreter alone."""
+        ours = 1 << (signal.SIGTERM - 1)
+        while True:
+            status = Path(f"/proc/{pid}/status").read_text()
+            caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
+            if int(caught, 16) & ours or "zombie" in status:
+                return
+            time.sleep(0.001)
+
+    def _check_target(self, name: str, must_be_there: bool) -> None:
+        identity = None
+        if os.path.lexists(self.target):
+            try:
+                bundle = Bundle.open(self.target)
+                bundle.verify_weights()
+                identity = bundle.identity
+            except BundleError as error:
+                self._fail(f"{name}: {error}")
+                return
+        if identity not in self._whole or (must_be_there and identity is None):
+            self._fail(f"{name}: the target is {'a strange bundle' if identity else 'away'}")
+
+    def _sweep(self, after: str) -> None:
+        """The next export, after which nothing of the earlier ones is left."""
+        if self._wait(self._start(OPTIONS[0], cold=False, force=True)) != 0:
+            self._fail(f"the export after {after} fails: {self._errors.read_text()}")
+        if left := self._left():
+            self._fail(f"the export after {after} leaves {left}")
+
+    def _left(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir() if path.name.startswith(".")]
+
+    def _fail(self, what: str) -> None:
+        self.report.failures.append(what)
+
+
+def _write_small(place: Path, number: int) -> None:
+    with new_bundle(place, force=True) as folder:
+        (folder / "weights.safetensors").write_text(str(number))
+        content = {"format": manifest.FORMAT, "n": number, "files": {"weights.safetensors": {}}}
+        (folder / "manifest.json").write_text(json.dumps(content))
+
+
+def _numbers() -> Iterator[int]:
+    number = 1
+    while True:
+        yield number
+        number += 1
+
+
+def _swap_for_ever(place: Path) -> None:
+    for number in _numbers():
+        _write_small(place, number)
+
+
+def run(kills: int, signals: int, swaps: int, seed: int) -> Report:
+    """All of it in a temporary folder. Call it in a process without threads: it forks."""
+    with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
+        exports = Exports(Path(folder), seed)
+        try:
+            exports.kill(kills)
+            exports.interrupt(signals)
+            exports.swap(swaps)
+        finally:
+            exports.close()
+        return exports.report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, default in (("kills", 170), ("signals", 60), ("swaps", 500), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    default_signals()
+    report = run(**vars(given))
+    print(*report.failures, sep="\n", end="\n" if report.failures else "")
+    print(json.dumps({"endings": report.endings, "failures": len(report.failures)}))
+    sys.exit(1 if report.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

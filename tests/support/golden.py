@@ -1,0 +1,219 @@
+"""The official model's outputs (tests/data/golden), and graphs of its checkpoints to compare with them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vmoe_export import open_checkpoint
+from vmoe_export.bundle.weights_file import write_weights
+from vmoe_export.graphs.graph_files import write_graphs
+from vmoe_export.model.grouping import parse_group
+from vmoe_export.model.model_description import describe_model
+from vmoe_export.model.parameters import stored_parameters
+from vmoe_export.model.torch_model import Vmoe
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
+from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
+
+FOLDER = Path(__file__).parents[1] / "data" / "golden"
+RUNNERS = ("torch", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
+
+_scratch = tempfile.TemporaryDirectory(prefix="vmoe-golden-")
+
+Outputs = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forward pass of the official model and what it gave."""
+
+    model: str
+    raw: dict[str, Any]
+    output: Output = "logits"
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.raw['id']}" + ("-members" if self.output == "members" else "")
+
+    @property
+    def members(self) -> int:
+        return (settings(self.model)["model"]["encoder"].get("moe") or {}).get("ensemble_size", 1)
+
+    @property
+    def kind(self) -> RoutingKind | None:
+        """The routing kind; None for a dense ViT."""
+        return kind_of(self.model)
+
+    @property
+    def bfloat16(self) -> bool:
+        return bool(self.raw.get("bfloat16", self.kind == "soft"))
+
+    @property
+    def group(self) -> str:
+        moe = settings(self.model)["model"]["encoder"].get("moe")
+        return f"tokens:{self.raw.get('group_size') or moe['group_size']}" if moe else "image"
+
+    @property
+    def images(self) -> np.ndarray:
+        return arrays(self.model)["images"][: self.raw["batch"]]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits, or those of each member; of an ensemble the logarithm of its prediction."""
+        stored = arrays(self.model)
+        if self.output == "members":
+            rows = stored[self.raw["logits"]]
+            return rows.reshape(-1, self.members, rows.shape[-1])
+        return stored[self.raw["logits" if self.members == 1 else "ensemble_log_probs"]]
+
+    def layers(self) -> list[tuple[np.ndarray | None, np.ndarray]]:
+        """(gates f32[G,S,E] or None where not recorded, kept bool[G,S,E]) of each MoE layer."""
+        stored = arrays(self.model)
+        return [(stored[v["gates"]] if "gates" in v else None, stored[v["kept"]]) for v in self.raw["layers"].values()]
+
+    def shares(self) -> list[np.ndarray]:
+        """dispatch and combine f32[G,S,E,P] of each layer of a Soft MoE."""
+        stored = arrays(self.model)
+        return [stored[layer[name]] for layer in self.raw["layers"].values() for name in ("dispatch", "combine")]
+
+    @property
+    def profile(self) -> Profile | None:
+        if not self.raw["layers"] or self.kind == "soft":
+            return None
+        _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
+        if self.kind == "experts-choice":
+            rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
+            choosing = ExpertsChoiceRules(experts, tokens, len(self.raw["layers"]), rounding, multiple)
+            return choosing.profile(self.raw["capacity_factor"])
+        rules = TopKRules(
+            experts,
+            tokens,
+            len(self.raw["layers"]),
+            capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
+            ensemble_size=self.members,
+            has_policies=self.members == 1,
+        )
+        return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
+
+    def run(self, runner: str) -> Outputs:
+        """Logits, then what each MoE layer puts out, as `vmoe_runtime.routing_kinds.LAYER_OUTPUTS` names it."""
+        feeds = {"image": self.images}
+        if (profile := self.profile) is not None:
+            feeds |= profile.inputs()
+        return _runner(self.model, self.group, self.bfloat16, runner, self.output)(feeds)
+
+
+@functools.cache
+def settings(model: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{model}.json").read_text())
+
+
+@functools.cache
+def arrays(model: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{model}.npz") as data:
+        return {name: data[name] for name in data.files}
+
+
+def cases() -> list[Case]:
+    return [Case(model, raw) for model in ("g1", "g2", "g3", "g4") for raw in settings(model)["cases"]]
+
+
+def ensemble_cases() -> list[Case]:
+    """Those of ensembles (E3), once with their prediction and once with their members' logits."""
+    models, outputs = ("g5", "g5b", "g5p"), ("logits", "members")
+    return [Case(model, raw, output) for model in models for raw in settings(model)["cases"] for output in outputs]
+
+
+def kind_cases() -> list[Case]:
+    """Those of experts choice and Soft MoE."""
+    return [Case(model, raw) for model in ("g6", "g6b", "g7") for raw in settings(model)["cases"]]
+
+
+def kind_of(model: str) -> RoutingKind | None:
+    moe = settings(model)["model"]["encoder"].get("moe")
+    if not moe:
+        return None
+    name = ((moe.get("router") or {}).get("name") or "").rpartition(".")[2]
+    kinds: dict[str, RoutingKind] = {"SoftRouter": "soft", "NoisyTopItemsPerExpertRouter": "experts-choice"}
+    return kinds.get(name, "top-k")
+
+
+def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
+    """bool[G,S,E]: which (token, expert) pairs got a place, from the expert of each choice and whether it was kept."""
+    pairs = np.zeros((*expert.shape[:2], num_experts), bool)
+    group, token, choice = np.nonzero(kept)
+    pairs[group, token, expert[group, token, choice]] = True
+    return pairs
+
+
+def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
+    """The same from slots of official routing, -1 where a choice was dropped."""
+    return kept_pairs(slot // (slot.shape[0] * capacity), slot >= 0, num_experts)
+
+
+def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
+    """Folder with the two graphs and the weights, and the torch model."""
+    return _exported(model, group, bfloat16, output)
+
+
+@functools.cache
+def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[Path, Vmoe]:
+    folder = Path(tempfile.mkdtemp(dir=_scratch.name))
+    with open_checkpoint(FOLDER / model) as checkpoint:
+        shapes = {name: info.shape for name, info in checkpoint.info.items()}
+        stored = settings(model)
+        size = tuple(stored["image_size"]) if "image_size" in stored else None
+        config = describe_model(shapes, stored["model"], dispatch_bf16=bfloat16, image_size=size)
+        spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
+    grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
+    network = Vmoe(config, grouping.tokens, output=output).load_weights(folder / "weights.safetensors")
+    default: Profile | None = None
+    if config.moe and config.moe.routing.kind == "experts-choice":
+        choosing = ExpertsChoiceRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
+        default = choosing.profile(1.0)
+    elif config.moe and config.moe.routing.kind == "top-k":
+        members = config.ensemble_size
+        rules = TopKRules(
+            config.moe.num_experts,
+            grouping.tokens,
+            len(config.moe.layers),
+            ensemble_size=members,
+            has_policies=members == 1,
+        )
+        default = rules.profile(1.05, 1, True)
+    write_graphs(folder, network, grouping, spans, default)
+    return folder, network
+
+
+@functools.cache
+def _runner(
+    model: str, group: str, bfloat16: bool, runner: str, output: Output
+) -> Callable[[dict[str, np.ndarray]], Outputs]:
+    folder, network = exported(model, group, bfloat16, output)
+    if runner == "torch":
+
+        def run(feeds: dict[str, np.ndarray]) -> Outputs:
+            with torch.inference_mode():
+                return [output.numpy() for output in network(*map(torch.from_numpy, feeds.values()))]
+
+        return run
+    moe = network.config.moe
+    names = [f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in network.layer_outputs]
+    backend: Any
+    if runner == "openvino":
+        backend = OpenVinoBackend(folder / "model.inlined.onnx", threads=1)
+    elif runner == "onnxruntime-canonical":
+        backend = OnnxRuntimeBackend(folder / "model.onnx", threads=1)
+    else:
+        backend = OnnxRuntimeBackend(folder / "model.inlined.onnx", threads=1)
+    return lambda feeds: backend.run(feeds, [output, *names])

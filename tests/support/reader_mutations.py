@@ -1,0 +1,240 @@
+"""Damages checkpoints at random and reads them. Each is refused, or the same, or differs in bits that no checksum guards.
+
+    python tests/support/reader_mutations.py --cases 20000
+
+prints one line for each case that was something else, a summary as JSON, and exits with 1 if there was one. Where no
+checksum guards names, shapes and types either, what differs in them must be refused when the export is planned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from damaged_files import DENSE, golden_tensors
+from official_writer import Chunk, nest, write_checkpoint
+
+from vmoe_export import CheckpointError, ConfigError, ExportOptions, open_checkpoint
+from vmoe_export.export_plan import plan_export
+
+Tensors = dict[str, np.ndarray]
+
+SECONDS = 5.0  # of work on one small file; a reader that is led astray takes minutes
+PEAK_BYTES = 64 << 20
+SIZES = (0, 1, 2, 3, 4, 7, 8, 16, 100, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A checkpoint format: how a small one is written, and whether data may change without anybody noticing."""
+
+    write: Callable[[Path, Tensors], Path]
+    has_checksum: bool
+
+
+@dataclass
+class Report:
+    """How many cases ended how, and those that ended wrongly."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+def _write_official(folder: Path, tensors: Tensors) -> Path:
+    def cut(name: str, array: np.ndarray) -> list[Chunk]:
+        if array.ndim == 0 or array.shape[0] < 2:
+            return [Chunk(tuple((0, extent) for extent in array.shape))]
+        rest = tuple((0, extent) for extent in array.shape[1:])
+        middle = array.shape[0] // 2
+        return [Chunk(((0, middle), *rest)), Chunk(((middle, array.shape[0]), *rest), shard=1)]
+
+    write_checkpoint(folder / "ckpt", nest(tensors), shards=2, cut=cut)
+    return folder / "ckpt"
+
+
+def _write_safetensors(folder: Path, tensors: Tensors) -> Path:
+    safetensors.numpy.save_file(tensors, folder / "ckpt.safetensors")
+    return folder / "ckpt.safetensors"
+
+
+def _write_torch(folder: Path, tensors: Tensors) -> Path:
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
+    """All tensors in one storage, every other one transposed."""
+    flat = torch.from_numpy(np.concatenate([array.reshape(-1) for array in tensors.values()]))
+    tree, start = {}, 0
+    for i, (name, array) in enumerate(tensors.items()):
+        view = flat[start : start + array.size].reshape(array.shape)
+        tree[name] = view.mT if i % 2 and array.ndim > 1 else view
+        start += array.size
+    torch.save(tree, folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+def _write_old_torch(folder: Path, tensors: Tensors) -> Path:
+    tree = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    torch.save(tree, folder / "ckpt.pt", _use_new_zipfile_serialization=False)
+    return folder / "ckpt.pt"
+
+
+KINDS = {
+    "official": Kind(_write_official, has_checksum=False),
+    "torch": Kind(_write_torch, has_checksum=True),
+    "torch, views of one storage": Kind(_write_torch_views, has_checksum=True),
+    "torch before 1.6": Kind(_write_old_torch, has_checksum=False),
+    "safetensors": Kind(_write_safetensors, has_checksum=False),
+}
+
+
+class Mutations:
+    """Damages copies of one checkpoint of each kind.
+
+    Args:
+        folder: an empty one.
+        seed: for the damage.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._seed = seed
+        self._folder = folder
+        self._originals: dict[str, tuple[Path, list[Path], Tensors]] = {}
+        self.report = Report()
+        for kind, settings in KINDS.items():
+            home = folder / kind / "whole"
+            home.mkdir(parents=True)
+            path = settings.write(home, golden_tensors(DENSE))
+            with open_checkpoint(path) as checkpoint:
+                self._originals[kind] = (path, sorted(home.iterdir()), {name: checkpoint[name] for name in checkpoint})
+
+    def run(self, case: int) -> str:
+        """Damages one file of one kind, reads the checkpoint, and says how that ended."""
+        chance = random.Random(f"{self._seed}/{case}")
+        kind = list(KINDS)[case % len(KINDS)]
+        path, files, original = self._originals[kind]
+        home = self._folder / kind / "damaged"
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(path.parent, home)
+        victim = home / chance.choice(files).name
+        data, what = damage(victim.read_bytes(), chance)
+        victim.write_bytes(data)
+        verdict = self._read(home / path.name, original, KINDS[kind])
+        self.report.verdicts[f"{kind}: {verdict.partition(':')[0]}"] += 1
+        if verdict not in ("refused", "the same", "raw bits"):
+            self.report.failures.append(f"case {case} ({kind}, {victim.name}, {what}): {verdict}")
+        return verdict
+
+    @staticmethod
+    def _read(path: Path, original: Tensors, kind: Kind) -> str:
+        tracemalloc.start()
+        begin = time.process_time()
+        try:
+            with open_checkpoint(path) as checkpoint:
+                read = {name: checkpoint[name] for name in checkpoint}
+                verdict = _compare(read, original, kind)
+                if verdict == "other tensors" and not kind.has_checksum:
+                    plan_export(checkpoint, ExportOptions())
+        except (CheckpointError, ConfigError) as error:
+            sentence = str(error)
+            verdict = "refused" if "\n" not in sentence and path.stem in sentence else f"no sentence: {sentence}"
+        except Exception as error:
+            verdict = f"another error: {error!r:.200}"
+        seconds, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        if seconds > SECONDS:
+            return f"too slow: {seconds:.1f} s"
+        return f"too much memory: {peak >> 20} MiB" if peak > PEAK_BYTES else verdict
+
+
+def _compare(read: Tensors, original: Tensors, kind: Kind) -> str:
+    if read.keys() != original.keys():
+        return "other tensors"
+    alike = [(array.dtype, array.shape) == (read[name].dtype, read[name].shape) for name, array in original.items()]
+    if not all(alike):
+        return "other tensors"
+    if all(array.tobytes() == read[name].tobytes() for name, array in original.items()):
+        return "the same"
+    return "other tensors" if kind.has_checksum else "raw bits"
+
+
+def damage(data: bytes, chance: random.Random) -> tuple[bytes, str]:
+    """Bytes with something wrong in them, and what."""
+    place = _place(data, chance)
+    match chance.randrange(7):
+        case 0 | 1:
+            return _over(data, place, bytes([data[place] ^ 1 << chance.randrange(8)])), f"bit of byte {place}"
+        case 2:
+            cut = chance.choice([place, len(data) - 1 - chance.randrange(min(200, len(data)))])
+            return data[:cut], f"cut to {cut}"
+        case 3:
+            length = chance.randrange(1, 64)
+            return data[:place] + data[place + length :], f"{length} bytes gone at {place}"
+        case 4:
+            extra = chance.randbytes(chance.randrange(1, 64))
+            return data[:place] + extra + data[place:], f"{len(extra)} bytes more at {place}"
+        case 5:
+            layout = chance.choice(["<I", ">I", "<H", ">H", "<Q"])
+            number = struct.pack(layout, chance.choice(SIZES) & ((1 << 8 * struct.calcsize(layout)) - 1))
+            return _over(data, place, number), f"size {number.hex()} at {place}"
+    other, length = _place(data, chance), chance.choice([1, 2, 4, 8, 30, 46])
+    one, two = data[place : place + length], data[other : other + length]
+    return _over(_over(data, place, two), other, one), f"{length} bytes of {place} and {other} swapped"
+
+
+def _over(data: bytes, place: int, piece: bytes) -> bytes:
+    return data[:place] + piece + data[place + len(piece) :]
+
+
+def _place(data: bytes, chance: random.Random) -> int:
+    """Anywhere, or in the first or last bytes, or near a header of a zip file: there is what says how to read the rest."""
+    where = chance.randrange(4)
+    if where == 0:
+        return chance.randrange(min(len(data), 400))
+    if where == 1:
+        return len(data) - 1 - chance.randrange(min(len(data), 2000))
+    signature = chance.choice([b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08"])
+    if where == 2 and (count := data.count(signature)):
+        position = -1
+        for _ in range(chance.randrange(count) + 1):
+            position = data.index(signature, position + 1)
+        return min(len(data) - 1, position + chance.randrange(60))
+    return chance.randrange(len(data))
+
+
+def run(cases: int, seed: int) -> Report:
+    """That many cases, in turns over all kinds."""
+    with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
+        mutations = Mutations(Path(folder), seed)
+        for case in range(cases):
+            mutations.run(case)
+        return mutations.report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    report = run(**vars(parser.parse_args()))
+    print(*report.failures, sep="\n", end="\n" if report.failures else "")
+    print(json.dumps({"verdicts": report.verdicts, "failures": len(report.failures)}, sort_keys=True))
+    sys.exit(1 if report.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The C++ SDK as it is installed, and programs that use it, built in projects of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import filecmp
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vmoe_runtime.installation import SDK_LIBRARY, NotInstalledError, native_path
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "sdk"
+SOURCES = Path(__file__).parents[1] / "cpp"
+OP_LIBRARY = "libvmoe_onnxruntime.so"
+
+PROJECT = """
+cmake_minimum_required(VERSION 3.22)
+project(uses_vmoe LANGUAGES C CXX)
+add_compile_options(-Wall -Wextra -Werror)
+find_package(vmoe CONFIG REQUIRED)
+find_package(Threads REQUIRED)
+foreach(program {programs})
+  file(GLOB source ${{CMAKE_SOURCE_DIR}}/${{program}}.c*)
+  add_executable(${{program}} ${{source}})
+  target_link_libraries(${{program}} PRIVATE vmoe::engine Threads::Threads)
+endforeach()
+file(WRITE ${{CMAKE_BINARY_DIR}}/op_library.txt "${{VMOE_OP_LIBRARY}}")
+"""
+
+_scratch = tempfile.TemporaryDirectory(prefix="vmoe-sdk-")
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """Install prefixes: of everything that was built, and of the SDK without the op library."""
+
+    whole: Path
+    standard_ops: Path
+
+    @property
+    def all(self) -> dict[str, Path]:
+        """By the words that an engine describes itself with; the op library only where it was built."""
+        prefixes = {"standard ops": self.standard_ops}
+        if (self.whole / "lib" / OP_LIBRARY).is_file():
+            prefixes["vmoe op library"] = self.whole
+        return prefixes
+
+
+def run(*command: str | Path, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with its output captured; variables are added to the environment."""
+    return subprocess.run(
+        command, input=text, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def built(*command: str | Path) -> str:
+    """What a command of the build prints; a failure fails the test with it."""
+    done = run(*command)
+    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def scratch_folder() -> Path:
+    """A new folder outside the repository, until the tests end."""
+    return Path(tempfile.mkdtemp(dir=_scratch.name))
+
+
+def generator() -> list[str]:
+    return ["-G", "Ninja"] if shutil.which("ninja") else []
+
+
+@functools.cache
+def prefixes() -> Prefixes:
+    """The libraries as they are installed, and a copy without the op library. Skips where the SDK could not be built."""
+    try:
+        native_path("SDK", SDK_LIBRARY, "lib", SDK_LIBRARY)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    if shutil.which("cmake") is None:
+        pytest.skip("there is no cmake to build programs with")
+    whole = native_path("CMake package", SDK_LIBRARY, "lib", "cmake").parents[1]
+    with locked(_folder("standard_ops")) as standard_ops:
+        others = shutil.ignore_patterns("libvmoe_onnxruntime*")
+        for part in ("include", "lib"):
+            shutil.copytree(
+                whole / part, standard_ops / part, ignore=others, copy_function=_copy_if_changed, dirs_exist_ok=True
+            )
+    return Prefixes(whole, standard_ops)
+
+
+def _copy_if_changed(source: str, target: str) -> None:
+    """A library is replaced, and not written over: a program that another test process runs has it in its memory."""
+    if Path(target).is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    Path(target).unlink(missing_ok=True)
+    shutil.copy2(source, target)
+
+
+@functools.cache
+def programs(prefix: Path, *names: str) -> Path:
+    """Folder with programs of tests/cpp, built in a project of their own against an install prefix."""
+    with locked(_folder("programs", str(prefix), *names)) as folder:
+        for name in names:
+            (source,) = SOURCES.glob(f"{name}.c*")
+            shutil.copy2(source, folder)
+        (folder / "CMakeLists.txt").write_text(PROJECT.format(programs=" ".join(names)))
+        return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+
+
+@functools.cache
+def sample(source: Path, prefix: Path, *options: str) -> Path:
+    """Folder with the programs of a sample, built against an install prefix."""
+    with locked(_folder(source.name, str(prefix), *options)) as folder:
+        return _binaries(source, folder, f"-DCMAKE_PREFIX_PATH={prefix}", *options)
+
+
+def _binaries(source: Path, folder: Path, *options: str) -> Path:
+    built("cmake", "-S", source, "-B", folder, *generator(), *options)
+    built("cmake", "--build", folder, "--parallel", "2")
+    return folder
+
+
+def _folder(name: str, *options: str) -> Path:
+    """Where what is built with these options is kept."""
+    key = hashlib.sha256("\0".join(options).encode()).hexdigest()[:12]
+    return BUILD / (f"{name}-{key}" if options else name)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """The folder, made where there is none, for one process at a time: others build nothing there meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def onnxruntime_library(package: Path = Path(onnxruntime.__file__).parent) -> Path:
+    """ONNX Runtime's shared library in the folder of its Python package."""
+    (library,) = (path for path in (package / "capi").glob("libonnxruntime.so.*") if path.is_file())
+    return library
+
+
+@functools.cache
+def meddling_onnxruntime() -> Path:
+    """An ONNX Runtime that exchanges paths while it makes a session: `sdk_meddling_onnxruntime.c` says which."""
+    cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
+    (headers,) = re.findall(r"^ONNXRUNTIME_INCLUDE_DIR:\w+=(.*)$", cache, re.MULTILINE)
+    library = scratch_folder() / "libonnxruntime.so"
+    built("cc", "-shared", "-fPIC", "-I", headers, "-o", library, SOURCES / "sdk_meddling_onnxruntime.c", "-ldl")
+    return library
+
+
+@dataclass(frozen=True)
+class SdkRouting:
+    """A `vmoe::LayerRouting`; None where it is empty.
+
+    Attributes:
+        kind: vmoe_routing_kind.
+        slot, expert: i32[G,S,K].
+        kept: bool[G,S,K].
+        weight: f32[G,S,K].
+        dispatch, combine: f32[G,S,E,P].
+        patch_mask: bool[N,h,w].
+    """
+
+    kind: int
+    slot: np.ndarray | None
+    expert: np.ndarray | None
+    kept: np.ndarray | None
+    weight: np.ndarray | None
+    dispatch: np.ndarray | None
+    combine: np.ndarray | None
+    patch_mask: np.ndarray | None
+
+    @classmethod
+    def read(cls, stream: BinaryIO) -> SdkRouting:
+        """One layer as `sdk_runner` writes it."""
+        kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
+        pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
+
+        def array(dtype: type, shape: tuple[int, ...]) -> np.ndarray | None:
+            size = int.from_bytes(stream.read(8), "little")
+            data = np.frombuffer(stream.read(size * np.dtype(dtype).itemsize), dtype)
+            return data.reshape(shape) if size else None
+
+        return cls(
+            kind,
+            array(np.int32, pairs),
+            array(np.int32, pairs),
+            array(np.bool_, pairs),
+            array(np.float32, pairs),
+            array(np.float32, shares),
+            array(np.float32, shares),
+            array(np.bool_, (-1, rows, columns)),
+        )
+
+
+class Runner:
+    """A running `sdk_runner`: an engine in another process."""
+
+    def __init__(self, prefix: Path, bundle: Path, library: Path, threads: int, folder: Path) -> None:
+        self._start([programs(prefix, "sdk_runner") / "sdk_runner"], bundle, library, threads, folder)
+
+    @classmethod
+    def of_program(cls, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> Runner:
+        """One that was built already: the program, and before it what it is run by."""
+        runner = cls.__new__(cls)
+        runner._start(program, bundle, library, threads, folder)
+        return runner
+
+    def _start(self, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [*program, bundle, library, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, *fields: object) -> list[str]:
+        """The fields of the answer to one command, without the leading "ok"."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\t".join(map(str, fields)) + "\n")
+        self._process.stdin.flush()
+        verdict, *answer = self._process.stdout.readline().removesuffix("\n").split("\t")
+        assert verdict == "ok", answer
+        return answer
+
+    def logits(self, images: np.ndarray, *setting: object) -> np.ndarray:
+        """float32[N, outputs] of images, uint8 or float32, with a setting as `setting_fields` makes it."""
+        return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
+
+    def routing(self, images: np.ndarray, *setting: object) -> dict[str, SdkRouting]:
+        """Where each MoE layer sent the tokens."""
+        file, layers = self._send("routing", images, setting)
+        with file.open("rb") as stream:
+            routes = {layer: SdkRouting.read(stream) for layer in layers}
+            assert not stream.read()
+        return routes
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait() == 0
+
+    def _send(self, command: str, images: np.ndarray, setting: tuple[object, ...]) -> tuple[Path, list[str]]:
+        given, output = self._folder / "images", self._folder / "output"
+        images.tofile(given)
+        return output, self.ask(command, *(setting or setting_fields()), images.dtype, len(images), given, output)
+
+
+def setting_fields(
+    profile: str | None = None,
+    capacity: float | None = None,
+    k: int | None = None,
+    bpr: bool | None = None,
+    pool: bool | None = None,
+    max_experts: int | None = None,
+) -> list[str]:
+    """A setting as `sdk_runner` reads it."""
+    values = (profile, capacity, k, None if bpr is None else int(bpr), None if pool is None else int(pool), max_experts)
+    return ["-" if value is None else value if isinstance(value, str) else repr(value) for value in values]

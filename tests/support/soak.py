@@ -1,0 +1,285 @@
+"""A long mix of good requests, held to the engine's bits, and of clients that go away, drip or talk nonsense.
+
+    python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
+
+Exit code 1 where one of them is wronged, or where it can't run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import numpy as np
+from bad_requests import malformed, no_http, oversized
+from command_line import cells, count, positive, table
+from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer
+from serving.service import MODEL
+from serving.subject import Report, Subject, add_options, measure
+
+_KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
+_KINDS |= {"oversized": 2}
+"""What clients do, and how often. A good one sends 1 to `_ON_ONE_CONNECTION` requests of up to `_IMAGES_AT_ONCE` images."""
+_ON_ONE_CONNECTION, _IMAGES_AT_ONCE, _DRIPS, _DRIP_SECONDS = 8, 3, 8, 0.1
+_PATIENCE = 60.0
+_SAMPLE_SECONDS = 2.0
+_IMAGES = 64
+
+
+@dataclass
+class Soak:
+    """A mix of clients, and what came of it; it runs in the generator's process and comes back.
+
+    Attributes:
+        requests, seconds: no client starts after so many requests, or after so long.
+        most_bytes, most_images: of a body, and of a good request.
+        images, expected: dtype[N,H,W,C], and by setting f32[N, ...]: the bits that must come.
+        sent, answers: requests by kind, and answers by kind and status; 0 is a connection that ended without one.
+        refusals: by status and sentence, its numbers left out.
+        wrong, lost: what must not be: other answers than there should be, and none.
+    """
+
+    port: int
+    requests: int
+    seconds: float
+    clients: int
+    most_bytes: int
+    most_images: int
+    images: Array
+    expected: dict[str, Array]
+    sent: Counter[str] = field(default_factory=Counter)
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    refusals: Counter[tuple[int, str]] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def ran(self) -> Soak:
+        """Runs it, to its end."""
+        bad = {"malformed": malformed(MODEL), "oversized": oversized(MODEL, self.most_bytes)}
+        self._bad = bad | {"no HTTP": [(request, None) for request in no_http()]}
+        asyncio.run(self._run())
+        return self
+
+    async def _run(self) -> None:
+        end = time.monotonic() + self.seconds
+
+        async def client(seed: int) -> None:
+            chance = random.Random(seed)
+            while time.monotonic() < end and self.sent.total() < self.requests:
+                kind = chance.choices(list(_KINDS), list(_KINDS.values()))[0]
+                try:
+                    connection = await connect(self.port)
+                except OSError as error:
+                    self.sent[kind] += 1
+                    self.lost[f"{kind}: no connection ({error.strerror})"] += 1
+                    continue
+                await self._visit(connection, kind, chance)
+                connection.hang_up()
+
+        await asyncio.gather(*map(client, range(self.clients)))
+
+    async def _visit(self, connection: Connection, kind: str, chance: random.Random) -> None:
+        if kind in self._bad:
+            request, status = chance.choice(self._bad[kind])
+            reply = await self._reply(connection, kind, request)
+            if status is not None:
+                self._check_refusal(reply, status, f"{kind}: {request[:60]!r}")
+            elif reply is not None and not 400 <= reply.status < 500:
+                self.wrong[f"{kind}: {reply.status}"] += 1
+        elif kind.startswith("gone"):
+            self.sent[kind] += 1
+            request = self._good(chance)[0]
+            connection.writer.write(request if "answer" in kind else request[: chance.randrange(1, len(request))])
+            await asyncio.sleep(chance.uniform(0, 0.01))
+        else:
+            for _ in range(chance.randint(1, _ON_ONE_CONNECTION) if kind == "good" else 1):
+                if not await self._ask_well(connection, kind, chance):
+                    return
+
+    async def _ask_well(self, connection: Connection, kind: str, chance: random.Random) -> bool:
+        """Whether it was answered, rightly or not."""
+        request, setting, part = self._good(chance)
+        if kind == "dripping":
+            cuts = [0, *sorted(chance.sample(range(len(request)), _DRIPS))]
+            for start, stop in pairwise(cuts):
+                connection.writer.write(request[start:stop])
+                await asyncio.sleep(_DRIP_SECONDS)
+            request = request[cuts[-1] :]
+        reply = await self._reply(connection, kind, request)
+        if reply is None or reply.status != 200:
+            self._check_refusal(reply, 503, kind)
+            return False
+        try:
+            served, logits = read_answer(reply, part.stop - part.start)
+        except ValueError:
+            self.wrong[f"{kind}: an answer that is none of the protocol"] += 1
+            return True
+        if setting not in (None, served) or served not in self.expected:
+            self.wrong[f"{kind}: served at '{served}' instead of {setting}"] += 1
+        elif logits.tobytes() != self.expected[served][part].tobytes():
+            self.wrong[f"{kind}: other bits at {served}"] += 1
+        return True
+
+    def _good(self, chance: random.Random) -> tuple[bytes, str | None, slice]:
+        setting, count = chance.choice([None, *self.expected]), chance.randint(1, self.most_images)
+        first = chance.randrange(len(self.images) - count + 1)
+        part = slice(first, first + count)
+        return infer_request(MODEL, self.images[part], setting), setting, part
+
+    async def _reply(self, connection: Connection, kind: str, request: bytes) -> Reply | None:
+        self.sent[kind] += 1
+        try:
+            reply = await asyncio.wait_for(connection.ask(request), _PATIENCE)
+        except TimeoutError:
+            reply = None
+        self.answers[kind, 0 if reply is None else reply.status] += 1
+        return reply
+
+    def _check_refusal(self, reply: Reply | None, status: int, what: str) -> None:
+        """A refusal has the status that it should have, or 503 as the service is full, and a sentence."""
+        if reply is None:
+            self.lost[what] += 1
+            return
+        try:
+            sentence = str(json.loads(reply.body)["error"])
+        except (ValueError, KeyError, TypeError):
+            sentence = ""
+        self.refusals[reply.status, re.sub(r"\d[\d,]*", "N", sentence)[:100]] += 1
+        if reply.status not in (status, 503) or not sentence:
+            self.wrong[f"{what}: {reply.status} {sentence[:60]!r} instead of {status} and a sentence"] += 1
+        elif reply.status == 503 and b"\r\nretry-after:" not in reply.head:
+            self.wrong[f"{what}: 503 without Retry-After"] += 1
+
+
+def soak(subject: Subject) -> Report:
+    """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
+    given, images = subject.given, subject.images[:_IMAGES]
+    expected = {name: subject.engine(images, name) for name in given.settings}
+    most = min(_IMAGES_AT_ONCE, len(images), given.max_batch)
+    mix = given.requests, given.seconds, given.clients, given.max_body << 20, most
+    order = Soak(subject.service.port, *mix, images, expected)
+    start, samples, names = time.monotonic(), list[tuple[float, dict[int, int]]](), dict[int, str]()
+    load = subject.generator.submit(order.ran)
+    while not load.done():
+        samples.append((time.monotonic() - start, subject.service.memory()))
+        # A worker of Ray gets its title after its start.
+        names |= {process: name for process in samples[-1][1] if (name := process_name(process)) != "ended"}
+        wait([load], _SAMPLE_SECONDS)
+    came, left = load.result(), subject.service.metric("vmoe_images_waiting")
+    answers = {kind: [(status, n) for (of, status), n in sorted(came.answers.items()) if of == kind] for kind in came.sent}
+    return {
+        "seconds": time.monotonic() - start,
+        "kinds": [{"kind": kind, "sent": sent, "answers": answers[kind]} for kind, sent in came.sent.items()],
+        "refusals": [{"status": s, "sentence": text, "times": n} for (s, text), n in sorted(came.refusals.items())],
+        "wrong": came.wrong,
+        "lost": came.lost,
+        "images_left": left,
+        "samples": samples,
+        "memory": memory_growth([sample for _, sample in samples], names),
+        "failed": bool(came.wrong or came.lost or left),
+    }
+
+
+def process_name(process: int) -> str:
+    """What a process says of itself: Ray's own title, or the program, module or script that it runs.
+
+    Example:
+        >>> import os
+        >>> process_name(os.getpid()) != "ended", process_name(1 << 30)
+        (True, 'ended')
+    """
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return "ended"
+    if words[0].startswith("ray::"):
+        return words[0].strip()
+    if "python" in Path(words[0]).name:
+        words = [word for word in words[1:] if not word.startswith("-")] or words[:1]
+    return Path(words[0]).name or "unnamed"
+
+
+def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """How the memory of each process grew, the most first; behind them, without a `pid`, all of them together.
+
+    `first` and `last` are medians in bytes over the first and the last third of the samples, None where it had none there.
+
+    Args:
+        samples: bytes by process, in the order of time.
+        names: by process.
+
+    Example:
+        >>> rows = memory_growth([{1: 10, 2: 10}, {1: 10}, {1: 15}], {1: "a"})
+        >>> [(row["name"], row["growth"], row["share"]) for row in rows]
+        [('a', 5.0, 0.5), ('2', None, None), ('all processes', -5.0, -0.25)]
+    """
+    third = max(len(samples) // 3, 1)
+
+    def row(name: str, pid: int | None, memory: Sequence[int | None]) -> dict[str, Any]:
+        thirds = ([value for value in part if value is not None] for part in (memory[:third], memory[-third:]))
+        first, last = (float(np.median(held)) if held else None for held in thirds)
+        growth = None if first is None or last is None else last - first
+        share = growth / first if growth is not None and first else None
+        return {"name": name, "pid": pid, "first": first, "last": last, "growth": growth, "share": share}
+
+    processes = sorted({process for sample in samples for process in sample})
+    rows = [row(names.get(pid, str(pid)), pid, [sample.get(pid) for sample in samples]) for pid in processes]
+    rows.sort(key=lambda found: -np.inf if found["growth"] is None else found["growth"], reverse=True)
+    return [*rows, row("all processes", None, [sum(sample.values()) for sample in samples])]
+
+
+def markdown(report: Report) -> str:
+    """What was sent, what came, and how the memory went."""
+    sent = sum(kind["sent"] for kind in report["kinds"])
+    wrong, lost = (sum(report[what].values()) for what in ("wrong", "lost"))
+    lines = [
+        f"{sent:,} requests in {report['seconds']:.0f} s; wrong: {wrong}, lost: {lost}, in the queue at the end: "
+        f"{report['images_left']:g}.",
+        *(f"- {what}: {text} ({times})" for what in ("wrong", "lost") for text, times in report[what].items()),
+        "",
+    ]
+    kinds = [
+        kind | {"came": ", ".join(f"{status or 'hung up'}: {times}" for status, times in kind["answers"]) or "-"}
+        for kind in report["kinds"]
+    ]
+    lines += [*table(["client", "requests", "answers"], [cells(kind, "kind sent came") for kind in kinds]), ""]
+    rows = [cells(row, "status sentence times") for row in report["refusals"]]
+    lines += [*table(["refusal", "sentence", "times"], rows), ""]
+    megabytes = [
+        row | {name: None if row[name] is None else row[name] / 1e6 for name in ("first", "last", "growth")}
+        for row in report["memory"]
+    ]
+    head = ["process", "pid", "MB, first third", "MB, last third", "growth, MB", "growth"]
+    rows = [cells(row, "name pid first:,.1f last:,.1f growth:+,.1f share:+.2%") for row in megabytes]
+    most = megabytes[0]
+    grown = f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians."
+    return "\n".join([*lines, *table(head, rows), "", grown])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where a client is wronged or nothing can be asked."""
+    parser = argparse.ArgumentParser(description="Asks a service for long: good, bad and absent clients.")
+    add_options(parser)
+    parser.add_argument("--requests", type=count, default=100_000, metavar="N", help="after which it ends")
+    parser.add_argument("--seconds", type=positive, default=3600.0, help="after which it ends, too")
+    parser.add_argument("--clients", type=count, default=16, metavar="N", help="at once")
+    report = measure(parser.parse_args(arguments), "soak", soak, markdown)
+    return 1 if report is None or report["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
