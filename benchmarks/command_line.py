@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-class BenchmarkError(Exception):
-    """Something can't be measured. Carries one sentence for the person who asked for it."""
+class BenchmarkError(SystemExit):
+    """Something can't be measured. Ends the program with one sentence on standard error, exit code 1."""
 
 
 def count(text: str) -> int:

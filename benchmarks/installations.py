@@ -1,7 +1,7 @@
 """Another installation of this engine beside this one: the same model in two processes, calls interleaved, many times anew.
 
-    python benchmarks/installations.py OLD_SITE_PACKAGES BUNDLE [--old-bundle BUNDLE] [--batch 0 1 8] [--threads 2]
-                                       [--profile c0.3-k1] [--rounds 15] [--processes 5]
+    python benchmarks/installations.py OLD_SITE_PACKAGES BUNDLE [--old-bundle BUNDLE] [--batch 0 --batch 1 --batch 8]
+                                       [--threads 2] [--profile c0.3-k1] [--rounds 15] [--processes 5]
 
 OLD_SITE_PACKAGES is what `pip install --target DIR old.whl` filled; what it lacks, such as ONNX Runtime, is this Python's.
 An old version that can't read the bundle of a new one takes its own by --old-bundle; the logits of both are compared by the
@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import count, say, table
+from command_line import BenchmarkError, count, say, table
 from cpu.timing import OthersWatch, time_interleaved
-
-from vmoe_tools.command_line import CommandError, run_command
 
 # What a process of an installation runs: it loads, says what it is, and answers each batch size on standard input with the
 # seconds of a call and the sum over its logits' absolute values; 0 stands for loading anew and one batch.
@@ -74,14 +72,14 @@ def ask(process: Any, batch: int | None = None) -> Any:
     """Seconds of a call of `batch` images and the sum of its logits; without a batch, what a process that starts is.
 
     Raises:
-        CommandError: it has ended, such as one that would run something of another installation.
+        BenchmarkError: it has ended, such as one that would run something of another installation.
     """
     if batch is not None:
         print(batch, file=process.stdin, flush=True)
     line = process.stdout.readline()
     if not line:
         said = process.communicate()[1].strip().splitlines()
-        raise CommandError(f"an installation stopped: {(said or ['it was killed'])[-1]}")
+        raise BenchmarkError(f"an installation stopped: {(said or ['it was killed'])[-1]}")
     return json.loads(line)
 
 
@@ -111,26 +109,23 @@ def summary(batches: Sequence[int], pairs: np.ndarray) -> list[str]:
     return [*table(head, rows), f"Other processes took {np.median(pairs[..., 3]):.0%} of the machine."]
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Reads the command line, measures and prints."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, measures and prints; returns 0."""
     parser = argparse.ArgumentParser(description="Times two installations of this engine, interleaved.")
     add = parser.add_argument
     add("old", type=Path, metavar="OLD_SITE_PACKAGES")
     add("bundle", type=Path)
     add("--old-bundle", type=Path, metavar="BUNDLE", help="for the old one (default: the same)")
-    add("--batch", nargs="+", type=int, default=[0, 1, 8], metavar="N", help="0 loads (default: 0 1 8)")
+    add("--batch", action="append", type=int, metavar="N", help="repeats; 0 loads (default: 0, 1 and 8)")
     add("--threads", type=count, default=2, metavar="N")
     add("--profile", help="default: the bundle's first, as the engine's")
     add("--rounds", type=count, default=15, metavar="N")
     add("--processes", type=count, default=5, metavar="N", help="pairs of processes, each for all rounds")
     given = parser.parse_args(arguments)
+    given.batch = given.batch or [0, 1, 8]
     pairs = [time_pair(given) for _ in range(given.processes)]
     print(*summary(given.batch, np.array(pairs)), sep="\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured."""
-    return run_command("installations.py", run, arguments)
+    return 0
 
 
 if __name__ == "__main__":

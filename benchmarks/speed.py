@@ -28,7 +28,6 @@ from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 
 from vmoe_tools.bench.machine import cpu_model
-from vmoe_tools.command_line import run_command
 
 _FOLDER = Path("build") / "speed"
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}
@@ -113,4 +112,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("speed.py", main, None))
+    sys.exit(main())

@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from command_line import cells, say, table
+from command_line import BenchmarkError, cells, say, table
 
 from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
 from vmoe_runtime import Engine
 from vmoe_tools.bench.expert_use import expert_rows, experts_used
-from vmoe_tools.command_line import CommandError
 
 Point = dict[str, Any]
 
@@ -32,7 +31,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int, floors: Floors) -> tu
         of the float32 engine; and what other processes took of the CPUs meanwhile.
 
     Raises:
-        CommandError: a run's logits are not those of the float32 engine.
+        BenchmarkError: a run's logits are not those of the float32 engine.
     """
     say(f"{cell}: loading {len(names)} runs")
     images, (logits, kept) = cell.model.images(cell.batch), expected(cell)
@@ -90,13 +89,13 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
     """Refuses a run whose logits are not the float32 engine's, up to the rounding of its precision.
 
     Raises:
-        CommandError: the distance is above the tolerance, or NaN.
+        BenchmarkError: the distance is above the tolerance, or NaN.
     """
     numbers, value, tolerance = RUNS[name].numbers, largest, LOGITS_TOLERANCE
     if set(numbers) != {"fp32"}:
         value, tolerance = relative, _RELATIVE_TOLERANCES["int8" if "int8" in numbers else "bf16"]
     if not value <= tolerance:
-        raise CommandError(
+        raise BenchmarkError(
             f"{name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "
             f"{tolerance:g} is allowed"
         )

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from command_line import BenchmarkError
+
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes
-from vmoe_tools.command_line import CommandError
 
 _SOURCE = Path(__file__).with_name("floors.cpp")
 _OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-pthread")
@@ -42,16 +43,16 @@ def build_floors(folder: Path) -> Path:
     """Compiles floors.cpp into `folder`, for exactly this CPU.
 
     Raises:
-        CommandError: there is no C++ compiler, or it failed.
+        BenchmarkError: there is no C++ compiler, or it failed.
     """
     program, compiler = folder / "floors", shlex.split(os.environ.get("CXX", "c++"))
     try:
         command = [*compiler, *_OPTIONS, str(_SOURCE), "-o", str(program)]
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise CommandError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
+        raise BenchmarkError(f"there is no C++ compiler '{compiler[0]}'; the floors need one (on Debian: g++)") from None
     except subprocess.CalledProcessError as error:
-        raise CommandError(f"{_SOURCE.name} does not compile: {error.stderr.strip()[:300]}") from None
+        raise BenchmarkError(f"{_SOURCE.name} does not compile: {error.stderr.strip()[:300]}") from None
     return program
 
 

@@ -1,134 +1,68 @@
-"""The documentation can be followed: links, command lines, options, Python programs, quoted messages, and the site."""
+"""The documentation can be followed: links lead somewhere, the README's commands run, Python programs run, the site builds."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_reference import ARGPARSE_MODULES, command_help
-from documentation import OWN, PAGES, ROOT, Block, anchors, blocks, command_lines, links, spans
-from documented_commands import PROJECT, WrongCommandError, check, own_options
-from header_reference import HEADERS, header_markdown
 
 import vmoe_export
 import vmoe_runtime
+from vmoe_tools.program import main
 
-PROGRAMS = re.compile(r"(?:\.venv/bin/)?(vmoe-[a-z]+|python|make|pytest|pip)( |$)")
-# Options that the pages name of scripts and of other programs; what a block shows with its program is checked there.
-FOREIGN_OPTIONS = {
-    *("--cflags", "--libs"),  # pkg-config
-    "--preload",  # gunicorn
-    "--representation-size",  # samples/random_checkpoint.py
-    "--service",  # benchmarks/serving.py, tests/support/soak.py
-}
-PYTHON = [block for page in OWN for block in blocks(page) if block.language == "python"]
-# Programs that need what a test doesn't have.
-NOT_RUN = {ROOT / "docs" / "triton.md": "a client of a running server"}
+ROOT = Path(__file__).parents[2]
+OWN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *OWN,
+    ROOT / "CONTRIBUTING.md",
+    *(path for name in ("plugins", "samples") for path in sorted((ROOT / name).rglob("README.md"))),
+]
+NOT_RUN = {"docs/triton.md"}  # a client of a running server
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def page_name(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+    return page.relative_to(ROOT).as_posix()
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in _BLOCK.findall(page.read_text()) if found == language]
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that links may give the headings of a page, as GitHub and the site make them."""
+    titles = (
+        re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", title) for title in _HEADING.findall(_BLOCK.sub("", page.read_text()))
+    )
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     wrong = []
-    for link in links(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", page.read_text())):
         path, _, anchor = link.partition("#")
-        if re.match(r"https?:", link):
-            continue
         target = page.parent / path if path else page
-        if not target.exists() or (anchor and (target.suffix != ".md" or anchor not in anchors(target))):
+        if not re.match(r"https?:", link) and not (target.exists() and (not anchor or anchor in anchors(target))):
             wrong.append(link)
     assert wrong == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_command_line_can_be_typed(page: Path) -> None:
-    wrong = []
-    for block, line in command_lines(page):
-        try:
-            check(line)
-        except WrongCommandError as error:
-            wrong.append(f"{block}: {line}: {error}")
-    assert wrong == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_command_and_option_in_the_text_is_there(page: Path) -> None:
-    wrong = []
-    for span in spans(page):
-        program = PROGRAMS.match(span)
-        if program and program[1].startswith("vmoe-"):
-            known = program[1] in PROJECT["scripts"] or program[1] == "vmoe-http"
-            wrong += [] if known else [span]
-        elif program and " " in span and not re.search(r"\.\.\.|\bPAGE\b|\bDIR\b|\|", span):
-            try:
-                check(span)
-            except WrongCommandError as error:
-                wrong.append(f"{span}: {error}")
-        if page in OWN and (not program or program[1].startswith("vmoe-")):
-            options = re.findall(r"(?:^|[ \[])(--[a-zA-Z][\w-]*)", span)
-            wrong += [f"{span}: {option}" for option in options if option not in own_options() | FOREIGN_OPTIONS]
-    assert wrong == []
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "vmoe-export ckpt --capasity 0.3",
-        "vmoe-export ckpt --precision fp8",
-        "vmoe-bench mnist.vmoe --swep 0.1:2.0",
-        "vmoe-bench mnist.vmoe --add-profile",
-        "vmoe-report mnist.vmoe -o report.html",
-        "vmoe-serve rai mnist.vmoe",
-        "vmoe-serve ray mnist.vmoe --slo 50",
-        "vmoe-serve batch b16.vmoe photos",
-        "vmoe-deploy mnist.vmoe",
-        "make tests",
-        "make gpu-test GPU_OPTIONS=--quick",
-        "pip install '.[cpus]'",
-        "pip install -r requirements.txt",
-        ".venv/bin/pytest tests/test_nothing.py",
-        "python samples/onnxruntime_plain.py mnist.vmoe data.npz --profiles c0.3-k1",
-        "python samples/random_checkpoint.py s32 --variants S/32",
-        "python benchmarks/serving.py traces b16.vmoe --slo-ms 50",
-        "python benchmarks/gone.py",
-        "python -m vmoe_runtime --op-librari",
-        "python -m vmoe_gone",
-        "cmake -S samples/cpp_gone -B build",
-        "cmake -S plugins -B build -DVMOE_GPUS=ON",
-        "A=1 vmoe-run mnist.vmoe seven.png && echo done",
-        "cmake -S plugins -B build -DCMAKE_PREFIX_PATH=$(python -m vmoe_runtime --cmake-dirs)",
-    ],
-)
-def test_a_wrong_command_line_is_found(line: str) -> None:
-    with pytest.raises(WrongCommandError):
-        check(line)
-
-
+@pytest.mark.fast
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    lines = [line for _, line in command_lines(ROOT / "README.md")]
-    assert "make test     # sets everything up, runs every check" in lines
+    assert re.search(r"^\$ make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
-
-
-@pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_compiles(block: Block) -> None:
-    compile(block.text, str(block), "exec")
 
 
 @pytest.fixture(scope="module")
@@ -141,77 +75,39 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path,
     return folder
 
 
-@pytest.mark.parametrize("block", [block for block in PYTHON if block.page not in NOT_RUN], ids=str)
+@pytest.mark.parametrize("page", [page for page in OWN if blocks(page, "python")], ids=page_name)
 def test_python_runs(
-    block: Block, example_folder: Path, mnist_images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+    page: Path, example_folder: Path, mnist_images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(example_folder)
     images = mnist_images["images"][:32, ..., None].astype(np.float32) / 255 * 2 - 1
-    names: dict[str, Any] = {"images": images, "known": images, "labels": mnist_images["labels"][:32]}
-    exec(compile(block.text, str(block), "exec"), names)
+    for text in blocks(page, "python"):
+        names: dict[str, Any] = {"images": images, "known": images, "labels": mnist_images["labels"][:32]}
+        code = compile(text, page_name(page), "exec")
+        if page_name(page) not in NOT_RUN:
+            exec(code, names)
 
 
-@cache
-def said() -> tuple[str, ...]:
-    """All text that the sources hold, joined where a program joins it."""
-    texts = []
-    for folder in ("runtime", "exporter"):
-        for path in (ROOT / folder).rglob("*.py"):
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            texts += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "plugins" / "sdk").glob("*.cc")]
-    return tuple(texts)
-
-
-MESSAGES = [
-    row[1]
-    for row in re.finditer(r"^\| `(.*?)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
-    if row[1] != "message"
-]
-
-
-@pytest.mark.parametrize("message", MESSAGES)
-def test_a_message_of_troubleshooting_is_one_that_is_said(message: str) -> None:
-    parts = [part.strip() for part in message.split("…") if len(part.strip()) > 3]
-    assert parts
-    assert [part for part in parts if not any(part in text for text in said())] == []
-
-
-def test_the_page_of_commands_has_every_command() -> None:
-    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    marked = set(re.findall(r"^<!-- options: (.*) -->$", page, re.MULTILINE))
-    assert marked == {"vmoe-export", *ARGPARSE_MODULES}
-    assert {name.partition(" ")[0] for name in marked} - {"python"} == set(PROJECT["scripts"])
-    targets = set(re.findall(r"`make ([\w-]+)`", page))
-    phony = set(re.findall(r"^# make ([\w-]+) ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert phony <= targets
+def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_digits: Path) -> None:
+    """Export, sweep, report and run, in this order, in one empty folder; the sweep on fewer images and settings."""
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    monkeypatch.chdir(tmp_path)
+    shell = "".join(blocks(ROOT / "README.md", "console")).replace("\\\n", " ")
+    lines = [line for line in re.findall(r"^\$ (vmoe.*)$", shell, re.MULTILINE) if not line.startswith("vmoe serve")]
+    assert [shlex.split(line)[:2] for line in lines[:4]] == [
+        ["vmoe-export", "samples/mnist/vmoe_mnist"],
+        *(["vmoe", name] for name in ("bench", "report", "run")),
+    ]
+    for line in lines:
+        words = shlex.split(line.replace("samples/mnist/test_data.npz", str(mnist_digits)))
+        words = ["export", *words[1:]] if words[0] == "vmoe-export" else words[1:]
+        assert main([*words, *(["--duration", "0.1"] if words[0] in ("bench", "report") else [])]) == 0, line
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_the_page_of_the_python_api_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     assert [name for name in {*vmoe_runtime.__all__, *vmoe_export.__all__} - {"__version__"} if name not in page] == []
-
-
-@pytest.mark.parametrize("command", ["vmoe-export", *ARGPARSE_MODULES])
-def test_every_option_has_a_meaning(command: str) -> None:
-    found = command_help(command)
-    assert found.usage.startswith(command)
-    assert len(found.options) > 3
-    assert [option.written for option in found.options if not option.help] == []
-
-
-@pytest.mark.parametrize("header", sorted(path.name for path in (HEADERS / "vmoe").iterdir()))
-def test_every_public_declaration_is_on_the_page(header: str) -> None:
-    text = (HEADERS / "vmoe" / header).read_text()
-    page = header_markdown(f"vmoe/{header}")
-    names = re.findall(r"^VMOE_API [^(]*?(\w+)\(", text, re.MULTILINE)
-    outside = re.sub(r"namespace internal \{.*?\n\}  // namespace internal", "", text, flags=re.DOTALL)
-    names += re.findall(r"^(?:struct|class) (?:\[\[nodiscard\]\] )?(\w+)", outside, re.MULTILINE)
-    names += re.findall(r"^} (vmoe_\w+);", text, re.MULTILINE)
-    assert names
-    assert [name for name in names if f"# {name}\n" not in page] == []
-    assert not re.search(r"private:|namespace internal|handle_", page)
-    assert page.count("```") % 2 == 0
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
@@ -222,10 +118,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout + done.stderr
-    site = tmp_path / "site"
-    assert "--max-drop-in-accuracy" in (site / "reference" / "commands.html").read_text()
-    assert "calibrated_margin" in (site / "reference" / "python.html").read_text()
-    assert "vmoe_engine_load" in (site / "reference" / "cpp.html").read_text()
-    assert (site / "source" / "plugins" / "tensorrt" / "index.html").is_file()
+    pages = {"commands": "--max-drop-in-accuracy", "python": "calibrated_margin", "cpp": "vmoe_engine_load"}
+    for name, word in pages.items():
+        assert word in next((tmp_path / "site").glob(f"reference/{name}*")).read_text()
     elsewhere = re.compile(r'(?:src|href)="(https?://[^"]*\.(?:js|css))')
-    assert [found for page in site.rglob("*.html") for found in elsewhere.findall(page.read_text())] == []
+    assert [found for page in (tmp_path / "site").rglob("*.html") for found in elsewhere.findall(page.read_text())] == []
