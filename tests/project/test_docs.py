@@ -1,4 +1,4 @@
-"""The documentation can be followed: links lead somewhere, the README's commands run, Python programs run, the site builds."""
+"""The documentation can be followed: links lead somewhere, commands and programs run, the site builds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from vmoe_tools.program import main
 
 ROOT = Path(__file__).parents[2]
 OWN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES = [
-    *OWN,
-    ROOT / "CONTRIBUTING.md",
-    *(path for name in ("plugins", "samples") for path in sorted((ROOT / name).rglob("README.md"))),
-]
+MORE = [path for name in ("plugins", "samples", "benchmarks") for path in sorted((ROOT / name).rglob("*.md"))]
+PAGES = [*OWN, ROOT / "CONTRIBUTING.md", *MORE]
 NOT_RUN = {"docs/triton.md"}  # a client of a running server
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -41,9 +38,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def anchors(page: Path) -> set[str]:
     """The names that links may give the headings of a page, as GitHub and the site make them."""
-    titles = (
-        re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", title) for title in _HEADING.findall(_BLOCK.sub("", page.read_text()))
-    )
+    headings = _HEADING.findall(_BLOCK.sub("", page.read_text()))
+    titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[`*]", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
