@@ -5,7 +5,7 @@
 # make hostile  does to ops, readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
-# make triton-server  installs a Triton server for the tests of vmoe-serve, on x86-64
+# make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
 # make docs     builds the documentation into build/site
 # make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
 VENV ?= .venv
@@ -96,23 +96,23 @@ docs: $(SETUP)
 
 demo: $(NATIVE)
 	mkdir -p demo
-	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group 16 \
+	$(BIN)/vmoe export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group 16 \
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
-	$(BIN)/vmoe-report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
+	$(BIN)/vmoe report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
 
 routing: $(NATIVE)
 	mkdir -p demo
-	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group image --capacity 0.2 --k 1 \
+	$(BIN)/vmoe export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group image --capacity 0.2 --k 1 \
 		-o demo/mnist-alone.vmoe --force
 	$(BIN)/python samples/mnist/routing.py demo/mnist-alone.vmoe --picture demo/routing.png
 
 # The page as a phone and a screen show it, and the pictures beside it.
 report-pictures: $(NATIVE)
 	mkdir -p demo
-	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
-	$(BIN)/vmoe-report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
+	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
+	$(BIN)/vmoe report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
 	$(BIN)/python tests/support/check_report_page.py demo/digits.html --pictures demo --height 1290
 	cp demo/digits-1440.png docs/report.png
 	cp demo/digits-390.png docs/report_phone.png
@@ -142,13 +142,16 @@ test: $(NATIVE) lint
 
 hostile: $(NATIVE)
 	mkdir -p build/hostile
-	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
+	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
 	VMOE_RANDOM_CALLS=100000 $(BIN)/python -m pytest tests/op_library/test_sanitizers.py -k random_op_calls
-	$(BIN)/python tests/support/reader_mutations.py --cases 20000
-	$(BIN)/python tests/support/bundle_mutations.py --count 4000
-	$(BIN)/python tests/support/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
-	$(BIN)/python tests/support/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
-	$(BIN)/python tests/support/export_kills.py --kills 170 --signals 60
+	$(HOSTILE)/reader_mutations.py --cases 20000
+	$(HOSTILE)/bundle_mutations.py --count 4000
+	$(HOSTILE)/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400
+	$(HOSTILE)/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
+	$(HOSTILE)/export_kills.py --kills 170 --signals 60
+	$(HOSTILE)/batch_kills.py --kills 20 --s3 10
+
+HOSTILE := PYTHONPATH=tests/support $(BIN)/python tests/support
 
 # Nothing is set up for it: a machine with a GPU may have no network.
 gpu-test:
