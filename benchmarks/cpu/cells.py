@@ -63,7 +63,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int, floors: Floors) -> tu
 
 
 def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, tuple[int, int]]]:
-    """Of the float32 engine by setting, None for the dense model: logits; pairs with a place, and experts that have any."""
+    """Of the float32 engine by setting, None for the dense model: logits; pairs with a slot, and experts that have any."""
     images, options = cell.model.images(cell.batch), {"backend": "onnxruntime", "threads": cell.threads}
     with Engine.load(cell.model.bundle("dense"), **options) as dense:
         logits, kept = {None: dense(images)}, {None: (0, 0)}

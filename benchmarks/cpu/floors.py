@@ -77,7 +77,7 @@ def work_of(
         config: the model.
         numbers: the types of linear layers, of attention's own products and of experts; routers and head are float32.
         batch: images.
-        kept_pairs: (token, expert) pairs with a place, in all MoE layers.
+        kept_pairs: (token, expert) pairs with a slot, in all MoE layers.
         used_experts: experts with such a pair, in all MoE layers.
 
     Returns:

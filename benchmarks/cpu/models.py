@@ -96,7 +96,7 @@ class _Balancing(Vmoe):
     """Takes the direction of the mean token out of each router before it is used.
 
     Tokens of a random model have a part in common, more of it in every layer, and a random router sends them where that
-    part points. Experts that nobody asks for would make every implementation that skips empty places look too good.
+    part points. Experts that nobody asks for would make every implementation that skips empty slots look too good.
     """
 
     def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Any) -> tuple[Tensor, ...]:
@@ -117,9 +117,9 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     network.load_state_dict(tensors, assign=True)
     network.requires_grad_(False)
     images = torch.from_numpy(noise(_BALANCING_IMAGES, *config.image_size, config.channels))
-    places = torch.full((len(config.moe.layers),), config.num_tokens)
+    slots = torch.full((len(config.moe.layers),), config.num_tokens)
     with torch.inference_mode():
-        network(images, places, *(torch.tensor([value]) for value in (1, 1, 0, config.moe.num_experts)))
+        network(images, slots, *(torch.tensor([value]) for value in (1, 1, 0, config.moe.num_experts)))
     return {name.replace(".", "/"): p.numpy() for name, p in network.named_parameters() if "Router" in name}
 
 

@@ -32,7 +32,7 @@ def write_graph(
 ) -> onnx.ModelProto:
     """A model with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes].
 
-    A V-MoE has the fixed places per expert and image and the K of a profile, and Batch Priority Routing.
+    A V-MoE has the fixed slots per expert and image and the K of a profile, and Batch Priority Routing.
     """
     graph = _Graph(bundle, config, batch, attention)
     x = graph.embedding()
@@ -147,9 +147,9 @@ class _Graph:
         """Every expert takes its best tokens with a TopK, and adds its weighted results to the residual."""
         assert self._config.moe is not None and profile.k is not None
         experts, all_tokens = self._config.moe.num_experts, self._batch * self._tokens
-        places = min(profile.capacity[0], self._tokens)
+        slots = min(profile.capacity[0], self._tokens)
         router = self.weight(f"{block}/Moe/Router/dense/kernel")
-        source, weight = self._routing(self.op("MatMul", normed, router), experts, places, profile.k)
+        source, weight = self._routing(self.op("MatMul", normed, router), experts, slots, profile.k)
         rows = self.op("Gather", self.reshape(normed, all_tokens, self._width), source, axis=0)
         parts = self.op("Split", rows, outputs=experts, axis=0, num_outputs=experts)
         weights = [self.weight(f"{block}/Moe/Mlp/{name}") for name in _MLP]
@@ -159,8 +159,8 @@ class _Graph:
         flat = self.op("ScatterND", flat, self.reshape(source, -1, 1), weighted, reduction="add")
         return self.reshape(flat, self._batch, self._tokens, self._width)
 
-    def _routing(self, logits: str, experts: int, places: int, k: int) -> tuple[str, str]:
-        """The flat token [E*N*c] of every place and its gate [E,N,c], 0 where the place stays empty."""
+    def _routing(self, logits: str, experts: int, slots: int, k: int) -> tuple[str, str]:
+        """The flat token [E*N*c] of every slot and its gate [E,N,c], 0 where the slot stays empty."""
         gates = self.op("Softmax", logits, axis=-1)
         best, chosen = self.op("TopK", gates, [k], outputs=2, axis=-1)
         if k > 1:
@@ -171,7 +171,7 @@ class _Graph:
         turns = np.tile(np.float32([later**choice for choice in range(k)]), (self._batch, self._tokens, 1))
         nothing = np.zeros((self._batch, self._tokens, experts), np.float32)
         turn = self.op("Mul", self.op("ScatterElements", nothing, chosen, turns, axis=2), best)
-        taken, token = self.op("TopK", self.transpose(turn, 0, 2, 1), [places], outputs=2, axis=-1)
+        taken, token = self.op("TopK", self.transpose(turn, 0, 2, 1), [slots], outputs=2, axis=-1)
         gate, zero = self.op("GatherElements", self.transpose(gates, 0, 2, 1), token, axis=2), np.float32(0)
         weight = self.transpose(self.op("Where", self.op("Greater", taken, zero), gate, zero), 1, 0, 2)
         base = np.arange(self._batch).reshape(self._batch, 1, 1) * self._tokens
