@@ -124,7 +124,7 @@ def rows_of_all_places(rules: RoutingRules, profile: Profile | None, shape: Mode
     if isinstance(rules, SoftRules):
         return [groups * rules.num_experts * rules.slots_per_expert] * rules.num_moe_layers
     assert profile is not None
-    return [groups * rules.num_experts * places for places in profile.capacity]
+    return [groups * rules.num_experts * places for places in profile.slots]
 
 
 def _embedding(shape: ModelShape) -> int:

@@ -2,11 +2,11 @@
 
 from vmoe_runtime.engine import Engine
 from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
+from vmoe_runtime.installation import __version__
 from vmoe_runtime.op_library import library_path
+from vmoe_runtime.profiles import Setting
 from vmoe_runtime.routing import Routing
-from vmoe_runtime.setting import Setting
 from vmoe_runtime.telemetry import silence_onnxruntime
-from vmoe_runtime.version import __version__
 
 silence_onnxruntime()
 

@@ -15,7 +15,7 @@ from vmoe_runtime.errors import RoutingError
 Rounding = Literal["ceil", "round"]
 
 
-def compute_capacity(
+def compute_slots(
     num_pairs: int,
     num_experts: int,
     capacity_ratio: float,
@@ -38,9 +38,9 @@ def compute_capacity(
         RoutingError: the ratio is not a positive finite number, or leaves no place at all.
 
     Example:
-        >>> compute_capacity(100, 10, 1.1)
+        >>> compute_slots(100, 10, 1.1)
         12
-        >>> compute_capacity(197, 8, 0.3, multiple_of=4)
+        >>> compute_slots(197, 8, 0.3, multiple_of=4)
         8
     """
     if not (math.isfinite(capacity_ratio) and capacity_ratio > 0):

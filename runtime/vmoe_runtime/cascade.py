@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-SEND_ALL = 2.0
+ESCALATE_ALL = 2.0
 """A margin that no answer has: every image is sent on."""
 
 
@@ -116,7 +116,7 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
         lost: right answers that may be lost.
 
     Returns:
-        0 where nothing needs to be sent on, up to `SEND_ALL`.
+        0 where nothing needs to be sent on, up to `ESCALATE_ALL`.
     """
     answers = then.argmax(axis=1)
     truth = answers if labels is None else labels
@@ -143,4 +143,4 @@ def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
         return 0.0
     ranked = margins[order]
     larger = np.flatnonzero(ranked > ranked[count - 1])  # who is as sure as one that must go goes, too
-    return float(ranked[larger[0]]) if len(larger) else SEND_ALL
+    return float(ranked[larger[0]]) if len(larger) else ESCALATE_ALL

@@ -18,12 +18,11 @@ from vmoe_runtime.cascade import Cascade, check_cascade
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, Setting
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
-from vmoe_runtime.setting import Setting
 
 if TYPE_CHECKING:
-    from vmoe_runtime.setting import SettingFields
+    from vmoe_runtime.profiles import SettingFields
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -239,8 +238,8 @@ class Engine:
         Example:
             >>> with Engine.load(bundle) as engine:
             ...     cascade = engine.cascade(first="c0.2-k1-pool", then="c1.05-k2", margin=0.5)
-            ...     logits, sent_on = cascade.answers(images)
-            >>> logits.shape, sent_on.shape
+            ...     logits, escalated = cascade.answers(images)
+            >>> logits.shape, escalated.shape
             ((16, 10), (16,))
         """
         return check_cascade(self, self.setting(first), self.setting(then), margin)

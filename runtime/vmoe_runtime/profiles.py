@@ -1,15 +1,27 @@
-"""Profiles: named routing settings of one model."""
+"""Routing settings: what a call asks for (`Setting`), and what a model runs with (`Profile`)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from vmoe_runtime.errors import RoutingError, shown
+
 if TYPE_CHECKING:
     from typing import TypedDict
+
+    class SettingFields(TypedDict, total=False):
+        """The fields of a setting as keyword arguments."""
+
+        profile: str | None
+        capacity: float | None
+        k: int | None
+        bpr: bool | None
+        pool: bool | None
+        max_experts: int | None
 
     class NamedSetting(TypedDict, total=False):
         """What a systematic name says, as keyword arguments of the rules' `profile`."""
@@ -33,6 +45,50 @@ _EXPERTS_CHOICE = re.compile(_RATIO)
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A routing setting of one call, as `vmoe::Setting` is in C++. What is None is that of the profile.
+
+    Attributes:
+        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
+        capacity: capacity ratio, more than 0 and at most the number of experts.
+        k: experts per token, 1 to the number of experts.
+        bpr: True for Batch Priority Routing, False for vanilla order.
+        pool: True makes the places of a group one pool: they go to the first pairs, whichever expert these are for.
+        max_experts: experts that a group may use, those that its tokens' first choices are surest of; E is no limit.
+
+    Example:
+        >>> Setting("c0.3-k1", pool=True).changes
+        {'pool': True}
+    """
+
+    profile: str | None = None
+    capacity: float | None = None
+    k: int | None = None
+    bpr: bool | None = None
+    pool: bool | None = None
+    max_experts: int | None = None
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What it says beside the profile, by name."""
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def of(cls, given: Self | str | None, fields: SettingFields) -> Self:
+        """A setting from what methods take: a setting, the name of a profile or None, and fields to replace in it.
+
+        Raises:
+            RoutingError: it is given as something else.
+            TypeError: there is no such field.
+        """
+        if given is None or isinstance(given, str):
+            given = cls(given)
+        elif not isinstance(given, cls):
+            raise RoutingError(f"a setting is a Setting or the name of a profile, not {shown(given)}")
+        return replace(given, **fields) if fields else given
+
+
+@dataclass(frozen=True)
 class Profile:
     """One routing setting. What a routing kind, or a graph of an older format, doesn't have is None.
 
@@ -41,7 +97,7 @@ class Profile:
         capacity_ratio: C as it was asked for.
         k: experts per token.
         bpr: True for Batch Priority Routing, False for vanilla order.
-        capacity: places per expert and group, one integer per MoE layer.
+        slots: of an expert in a group, one integer per MoE layer.
         effective_ratio: C as it is after rounding to whole places.
         pool: True where the places of a group are one pool for all of its experts.
         max_experts: experts that a group may use; E is no limit.
@@ -51,7 +107,7 @@ class Profile:
     capacity_ratio: float
     k: int | None
     bpr: bool | None
-    capacity: tuple[int, ...]
+    slots: tuple[int, ...]
     effective_ratio: float
     pool: bool | None = None
     max_experts: int | None = None
@@ -61,8 +117,12 @@ class Profile:
         `max_experts` that are not None.
         """
         values = {name: getattr(self, name) for name in SETTINGS[1:]}
-        inputs = {"capacity": np.array(self.capacity, np.int64)}
+        inputs = {"capacity": np.array(self.slots, np.int64)}
         return inputs | {name: np.array([value], np.int64) for name, value in values.items() if value is not None}
+
+    def entry(self) -> dict[str, Any]:
+        """The fields by their names in a manifest, where the slots are called `capacity`, as the graph input is."""
+        return {"capacity" if name == "slots" else name: value for name, value in vars(self).items()}
 
 
 def profile_name(capacity_ratio: float, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None) -> str:

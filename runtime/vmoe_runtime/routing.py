@@ -138,7 +138,7 @@ def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile
             assert profile is not None
             # e * M + g * c + p, with M = G * c; or -1.
             slot = fields.pop("slot")
-            expert = np.where(slot < 0, -1, slot // (len(slot) * profile.capacity[i])).astype(np.int32)
+            expert = np.where(slot < 0, -1, slot // (len(slot) * profile.slots[i])).astype(np.int32)
             fields |= {"expert": expert, "kept": slot >= 0}
         layers.append(fields)
     return layers

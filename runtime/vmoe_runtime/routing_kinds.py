@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
+from vmoe_runtime.capacity import Rounding, compute_slots, effective_ratio
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, experts_choice_name, parse_profile_name, profile_name
 
@@ -138,7 +138,7 @@ class _WithCapacity(_Rules):
                 f"from {self.num_experts / k:g} on no token is dropped"
             )
         pairs = self.group_tokens * k
-        places = compute_capacity(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
+        places = compute_slots(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
         # An expert can't get more than all pairs; a multiple far above would only cost memory.
         if places > max(pairs, _SMALL_GROUP):
             raise RoutingError(

@@ -22,9 +22,9 @@ import pytest
 from PIL import Image
 
 from vmoe_export import export_bundle
+from vmoe_measure import image_source
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_measure.timing import call_order, summarize, time_interleaved
-from vmoe_measure import image_source
 from vmoe_runtime import Engine, ImageError, Routing
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest
 from vmoe_runtime.bundle.reader import Bundle
@@ -59,7 +59,7 @@ POINT_KEYS = [
     "streams",
     "then",
     "margin",
-    "sent_on",
+    "escalated",
 ]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUICK = ("--duration", "0.001", "--threads", "1")

@@ -13,7 +13,7 @@ from image_parts import in_parts
 from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_runtime import ClassifyError, Engine, RoutingError
-from vmoe_runtime.cascade import SEND_ALL, calibrated_margin, margins_of
+from vmoe_runtime.cascade import ESCALATE_ALL, calibrated_margin, margins_of
 from vmoe_tools.bench.cascades import CascadePoint
 
 LOW, HIGH = "c0.2-k1-pool", "c1.05-k2"
@@ -51,7 +51,7 @@ def test_a_calibrated_cascade_loses_one_image_at_most_for_two_fifths_of_the_pair
     assert low_kept[held_out].sum() + high_kept[held_out][sent].sum() <= 0.4 * high_kept[held_out].sum()
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.3, 0.9, SEND_ALL])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 0.9, ESCALATE_ALL])
 def test_each_image_has_the_logits_of_its_last_step(
     margin: float, engine: Engine, alone: dict[str, list[np.ndarray]], mnist_images: dict[str, np.ndarray]
 ) -> None:
@@ -62,7 +62,7 @@ def test_each_image_has_the_logits_of_its_last_step(
     best = np.sort(shares / shares.sum(1, keepdims=True), axis=1)
     np.testing.assert_array_equal(sent, best[:, -1] - best[:, -2] < margin)
     np.testing.assert_array_equal(logits, np.where(sent[:, None], high, low))
-    assert 0 < sent.sum() < 300 or margin in (0.0, SEND_ALL)
+    assert 0 < sent.sum() < 300 or margin in (0.0, ESCALATE_ALL)
     np.testing.assert_array_equal(engine.cascade(first=LOW, then=HIGH, margin=margin)(images), logits)
 
 
@@ -145,7 +145,7 @@ def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
     # Sending one image on gains it; sending two loses the other again, which the second setting alone loses, too.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
-    assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == SEND_ALL
+    assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
 
 
 @pytest.mark.parametrize("margin", [-0.1, float("nan"), "0.5", None, True])
@@ -193,8 +193,8 @@ def test_the_bench_puts_the_most_accurate_setting_behind_cheaper_ones(
                 goes = margins_of(low[other]) < margin
                 right += np.count_nonzero(np.where(goes, high[other].argmax(1), low[other].argmax(1)) == labels[other])
                 sent += np.count_nonzero(goes)
-            assert (cascade["top1"], cascade["sent_on"]) == (right / len(images), sent / len(images))
-            flops = points[cascade["profile"]]["flops_per_image"] + cascade["sent_on"] * best["flops_per_image"]
+            assert (cascade["top1"], cascade["escalated"]) == (right / len(images), sent / len(images))
+            flops = points[cascade["profile"]]["flops_per_image"] + cascade["escalated"] * best["flops_per_image"]
             assert cascade["flops_per_image"] == round(flops)
             assert cascade["images_per_second"] > 0
 

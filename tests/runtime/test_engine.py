@@ -39,7 +39,7 @@ def test_an_image_alone_gives_the_same_bits_as_among_63_others(
             np.testing.assert_array_equal(alone, together)
             np.testing.assert_array_equal(engine(images[shuffled], capacity=capacity, k=k), together[shuffled])
             np.testing.assert_array_equal(engine(images[:7], capacity=capacity, k=k), together[:7])
-        assert engine.setting(capacity=1e-6, k=1).capacity == (1,) * 5
+        assert engine.setting(capacity=1e-6, k=1).slots == (1,) * 5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -98,7 +98,7 @@ def test_a_profile_chosen_at_load_is_the_default(mnist_image_bundle: Path, mnist
 def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Images) -> None:
     routes = engine.routing(mnist_images["images"][:4], capacity=0.3, k=2)
     assert list(routes) == [f"encoderblock_{i}" for i in range(5)]
-    capacity = engine.setting(capacity=0.3, k=2).capacity[0]
+    capacity = engine.setting(capacity=0.3, k=2).slots[0]
     for route in routes.values():
         expert, kept, weight = (getattr(route, name) for name in ("expert", "kept", "weight"))
         assert expert.shape == kept.shape == weight.shape == (4, 50, 2)

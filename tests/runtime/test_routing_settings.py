@@ -66,7 +66,7 @@ def test_a_profile_says_what_its_graph_takes() -> None:
 
 def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
-    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).capacity == (6,)
+    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).slots == (6,)
 
 
 def test_fields_replace_those_of_a_profile() -> None:

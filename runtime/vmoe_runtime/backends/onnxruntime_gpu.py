@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from vmoe_runtime import op_library
+from vmoe_runtime import __version__, op_library
 from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_environment
 from vmoe_runtime.backends.cuda_library import check_plugin, find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_settings
@@ -26,7 +26,6 @@ from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
-from vmoe_runtime.version import __version__
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 _FLOAT32 = {"use_tf32": "0"}  # TF32 has ten bits of mantissa, and the router would send tokens elsewhere

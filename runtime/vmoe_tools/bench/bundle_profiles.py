@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         return False
     if manifest.rules is None or not manifest.rules.settings:
         raise BundleError(f"{path} has nothing to set, and so no profiles")
-    entry = {name: value for name, value in asdict(profile).items() if value is not None}
+    entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
     flops = raw.get("flops_per_image")
     if isinstance(flops, dict):

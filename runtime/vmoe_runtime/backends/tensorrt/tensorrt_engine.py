@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vmoe_runtime import __version__
 from vmoe_runtime.backends.cuda_library import check_plugin
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
@@ -31,7 +32,6 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.version import __version__
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Found = TypeVar("Found")
