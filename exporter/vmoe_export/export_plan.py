@@ -205,19 +205,18 @@ def _profiles(
     if isinstance(routing, ExpertsChoice):
         rules = ExpertsChoiceRules(experts, grouping.tokens, layers, routing.rounding, routing.capacity_multiple_of)
     else:
-        members = routing.ensemble_size
         rules = TopKRules(
             experts,
             grouping.tokens,
             layers,
             routing.rounding,
             routing.capacity_multiple_of,
-            members,
-            has_policies=members == 1,
+            routing.ensemble_size,
         )
     profiles = {}
     for fields in asked:
-        profile = rules.asked(fields)
+        rules.check_names(fields)
+        profile = rules.profile(**fields)
         profiles[profile.name] = profile
     return rules, tuple(profiles.values())
 

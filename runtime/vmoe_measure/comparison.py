@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import resize_bilinear
-from vmoe_runtime.routing import placed_pairs
+from vmoe_runtime.routing import kept_pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,7 +40,7 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        placed: of each MoE layer [images, pairs], where the pairs got their places, see `placed_pairs`.
+        placed: of each MoE layer [images, pairs], where the pairs got their places, see `kept_pairs`.
     """
 
     output: Array
@@ -51,7 +51,7 @@ class Run:
         """From what a graph gave: its output, then for each MoE layer what is called `names`."""
         output = values[0]
         # Groups may cut images, so pairs are put back in the order of the images.
-        return cls(output, [layer.reshape(len(output), -1) for layer in placed_pairs(names, values[1:], profile)])
+        return cls(output, [layer.reshape(len(output), -1) for layer in kept_pairs(names, values[1:], profile)])
 
     @classmethod
     def joined(cls, runs: Sequence[Run]) -> Self:

@@ -173,8 +173,7 @@ def _rules(routing: dict[str, Any], layers: int, version: int) -> RoutingRules:
         _none_of(routing, kind, "ensemble_size")
         return ExpertsChoiceRules(experts, tokens, layers, rounding, multiple)
     members = _ensemble_size(routing, experts, tokens) if version >= KINDS_VERSION else 1
-    has_policies = version >= KINDS_VERSION and members == 1
-    return TopKRules(experts, tokens, layers, rounding, multiple, members, has_policies)
+    return TopKRules(experts, tokens, layers, rounding, multiple, members)
 
 
 def _ensemble_size(routing: dict[str, Any], experts: int, tokens: int) -> int:
