@@ -251,11 +251,12 @@ class Engine:
         requested = Setting.of(setting, fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)
-        if not requested.changes:
+        changes = requested.changes
+        if not changes:
             return base
         if rules is None:
             raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
-        return rules.changed(base, requested.changes)
+        return rules.changed(base, changes)
 
     def close(self) -> None:
         """Releases the session; later calls raise BackendError.

@@ -13,8 +13,8 @@ import numpy as np
 
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.pictures import PicturePixels, opened
-from vmoe_runtime.resampling import resampled
+from vmoe_runtime.pictures import opened
+from vmoe_runtime.resampling import PicturePixels, resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -99,7 +99,6 @@ def test_a_picture_converted_in_pieces_is_that_converted_whole(
         monkeypatch.undo()
         expected = to_batch(whole, spec)
         for piece in (40, 700):
-            monkeypatch.setattr("vmoe_runtime.pictures.PIECE", piece)
             monkeypatch.setattr("vmoe_runtime.resampling.PIECE", piece)
             np.testing.assert_array_equal(to_batch(picture, spec), expected)
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is at hand."""
+"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is installed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OnnxRuntimeBackend:
         providers: execution providers with their options, the one to run on first.
         place: what the session runs on and with which ops, in words; default: the CPU.
         profile: the profile that the graph is fixed to, or None.
-        check: raises for feeds that the graph can't be run with; asked before every run.
+        check: raises for feeds that the graph can't be run with; called before every run.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend:
             _register(options, library)
         model: bytes | str = str(graph)
         if isinstance(graph, BundleGraph):
-            # The bytes that were checked, rather than what the file holds by now.
+            # The bytes that were checked, whatever the file holds by now.
             model = graph.data
             options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
             graph = graph.path
@@ -89,9 +89,10 @@ class OnnxRuntimeBackend:
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
         """The graph of a bundle that suits this installation."""
-        library, _ = op_library.usable_library()
+        library, failure = op_library.usable_library()
         graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
-        return cls(bundle.graph(graph), threads, library)
+        place = f"{_cpu_place(library)}; {failure}" if failure else None
+        return cls(bundle.graph(graph), threads, library, place=place)
 
     @property
     def description(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,18 +14,22 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
-from vmoe_runtime.telemetry import silent_openvino
 
-with silent_openvino():
+# The first import of openvino loads a package that looks up a host and writes into the home folder, on threads that a forked
+# process waits for in vain. There is no option for it, and it goes without the package where that can't be imported.
+_TELEMETRY = "openvino_telemetry"
+if _unloaded := _TELEMETRY not in sys.modules:
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+try:
     import openvino
     from openvino.frontend import FrontEndManager
+finally:
+    if _unloaded:
+        del sys.modules[_TELEMETRY]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
-_FLOAT_KEYS_VERSION = 2
-"""Up to this format version graphs take the remainder of sort keys, for which OpenVINO has float32."""
-_MAX_FLOAT_KEYS_TOKENS = 4096  # its square still fits into float32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
@@ -124,12 +129,6 @@ def check_cpu(bundle: Bundle) -> str:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
-        )
-    version = bundle.manifest.version
-    if version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
-        raise UnsuitedError(
-            f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
-            f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
         )
     return _DESCRIPTION
 
