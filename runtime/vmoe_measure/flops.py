@@ -112,7 +112,7 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float]) -> int:
     return round(total)
 
 
-def rows_of_all_places(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
+def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
     """Rows per image of each MoE layer when every place of every expert is taken, for `sparse_flops`.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from vmoe_runtime import __version__, op_library
+from vmoe_runtime import op_library
 from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_environment
 from vmoe_runtime.backends.cuda_library import check_plugin, find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_settings
@@ -23,7 +23,7 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, expor
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, __version__, native_path
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vmoe_measure.flops import ModelShape, rows_of_all_places, sparse_flops
+from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.bundle.reader import Bundle
@@ -62,4 +62,4 @@ def _flops(manifest: Manifest, profile: Profile) -> dict[str, Any]:
     except BundleError:
         return {}
     assert manifest.rules is not None
-    return {profile.name: sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape))}
+    return {profile.name: sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape))}

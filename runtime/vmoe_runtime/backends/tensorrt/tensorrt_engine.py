@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vmoe_runtime import __version__
 from vmoe_runtime.backends.cuda_library import check_plugin
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.sharing import SharedLoads
@@ -30,7 +29,7 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
