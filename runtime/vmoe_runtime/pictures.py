@@ -98,7 +98,7 @@ def _open(file: BinaryIO, name: str) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Pillow's warning about large pictures comes before their size can be asked for.
+        # Pillow warns of large pictures before their size can be read.
         with _filters, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.init()

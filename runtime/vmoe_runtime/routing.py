@@ -75,7 +75,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """The layout that a manifest's model description says, or None where it says none."""
+        """The layout of a manifest's model description, or None where that has none."""
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
             return None

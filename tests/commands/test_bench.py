@@ -671,7 +671,7 @@ def test_a_flat_folder_has_no_labels_and_needs_no_note(pictures: Path, manifest:
 def test_features_have_no_top1(npz: Callable[..., Path], manifest: Manifest) -> None:
     source = opened(npz(), dataclasses.replace(manifest, output="features"))
     assert (source.labels, len(source)) == (None, 70)
-    assert source.note == "the bundle puts out no logits, so there is no top-1"
+    assert source.note == "the bundle outputs no logits, so there is no top-1"
 
 
 def test_an_npz_without_labels_has_no_top1(

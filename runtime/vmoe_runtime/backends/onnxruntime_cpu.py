@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,6 @@ class OnnxRuntimeBackend:
         # It goes on without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
-        # Inputs with default values are among the latter, and a default must not stand in for a setting.
-        ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
-        self._inputs = {port.name for port in ports}
         self._place = _cpu_place(library) if place is None else place
         self.profile = profile
         self._check = check
@@ -106,8 +103,6 @@ class OnnxRuntimeBackend:
             BackendError: the runtime failed.
             Whatever `check` raises.
         """
-        if feeds.keys() != self._inputs:
-            raise BackendError(f"ONNX Runtime failed: the graph takes {_listed(self._inputs)}, not {_listed(feeds)}")
         self._check(feeds)
         try:
             results: list[Array] = self._session.run(outputs, feeds)
@@ -135,10 +130,6 @@ def check_cpu() -> str:
 
 def _cpu_place(library: Path | None) -> str:
     return "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def _check_version(library: Path) -> None:
