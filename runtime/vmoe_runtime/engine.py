@@ -248,6 +248,10 @@ class Engine:
             if setting.rules != rules:
                 raise RoutingError(f"profile '{setting.name}' was made for another model")
             base, setting = setting, None
+        elif isinstance(setting, str):
+            base, setting = _named_profile(self.manifest, setting), None
+        if setting is None and not fields:
+            return base
         requested = Setting.of(setting, fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)

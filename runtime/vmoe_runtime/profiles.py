@@ -68,15 +68,15 @@ class Setting:
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
     @classmethod
-    def of(cls, setting: Self | str | None, fields: SettingFields) -> Self:
-        """A setting from what methods take: a setting, the name of a profile or None, and fields to replace in it.
+    def of(cls, setting: Self | None, fields: SettingFields) -> Self:
+        """A setting, or one that says nothing, with some fields replaced.
 
         Raises:
             RoutingError: it is something else.
             TypeError: there is no such field.
         """
-        if setting is None or isinstance(setting, str):
-            setting = cls(setting)
+        if setting is None:
+            setting = cls()
         elif not isinstance(setting, cls):
             raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
         return replace(setting, **fields) if fields else setting
