@@ -52,7 +52,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "precision": plan.stored_precision,
         "batch_multiple": plan.grouping.batch_multiple,
         "profiles": [
-            {name: value for name, value in asdict(profile).items() if value is not None} for profile in plan.profiles
+            {name: value for name, value in profile.entry().items() if value is not None} for profile in plan.profiles
         ],
         "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
         **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),

@@ -19,7 +19,7 @@ from vmoe_export.model.parameters import check_parameters, stored_parameters, st
 from vmoe_export.model.routing_config import ExpertsChoice, Soft
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
-from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops
+from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
 from vmoe_runtime.profiles import Profile
@@ -86,7 +86,7 @@ class ExportPlan:
     def flops(self, profile: Profile) -> int:
         """FLOPs per image at a profile, when every place of every expert is taken."""
         assert self.rules is not None
-        return sparse_flops(self._shape, rows_of_all_places(self.rules, profile, self._shape))
+        return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape))
 
     @property
     def _shape(self) -> ModelShape:
@@ -205,19 +205,18 @@ def _profiles(
     if isinstance(routing, ExpertsChoice):
         rules = ExpertsChoiceRules(experts, grouping.tokens, layers, routing.rounding, routing.capacity_multiple_of)
     else:
-        members = routing.ensemble_size
         rules = TopKRules(
             experts,
             grouping.tokens,
             layers,
             routing.rounding,
             routing.capacity_multiple_of,
-            members,
-            has_policies=members == 1,
+            routing.ensemble_size,
         )
     profiles = {}
     for fields in asked:
-        profile = rules.asked(fields)
+        rules.check_names(fields)
+        profile = rules.profile(**fields)
         profiles[profile.name] = profile
     return rules, tuple(profiles.values())
 

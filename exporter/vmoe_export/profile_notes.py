@@ -18,9 +18,7 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 def _same(profiles: Sequence[Profile]) -> Iterator[str]:
     by_setting: dict[object, list[Profile]] = {}
     for profile in profiles:
-        by_setting.setdefault((profile.capacity, profile.k, profile.bpr, profile.pool, profile.max_experts), []).append(
-            profile
-        )
+        by_setting.setdefault((profile.slots, profile.k, profile.bpr, profile.pool, profile.max_experts), []).append(profile)
     for alike in by_setting.values():
         if len(alike) > 1:
             yield f"{_names(alike)} are the same: each gives an expert {_places(alike[0])} per group"
@@ -46,5 +44,5 @@ def _names(profiles: Sequence[Profile]) -> str:
 
 
 def _places(profile: Profile) -> str:
-    places = profile.capacity[0]
+    places = profile.slots[0]
     return f"{places} place{'s' if places > 1 else ''}"

@@ -82,7 +82,7 @@ def profile_table(plan: ExportPlan) -> Table:
         "BPR": lambda profile: _yes(profile.bpr),
         "pool": lambda profile: _yes(profile.pool) if pooled else None,
         "most experts": lambda profile: str(profile.max_experts) if limited else None,
-        "places per expert": lambda profile: str(profile.capacity[0]),
+        "places per expert": lambda profile: str(profile.slots[0]),
         "GFLOP per image": lambda profile: f"{plan.flops(profile) / 1e9:.3g}",
         "of dense": lambda profile: f"{plan.flops(profile) / plan.dense_flops:.0%}",
     }
@@ -201,7 +201,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "precision": plan.options.precision,
         "weight_bytes": plan.weight_bytes,
         "dense_flops_per_image": plan.dense_flops,
-        "profiles": [{**asdict(profile), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
+        "profiles": [{**profile.entry(), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
         "notes": [*plan.notes, *profile_notes(plan)],
         "validation": [asdict(comparison) for comparison in result.comparisons],
         "limits": findings.limits and asdict(findings.limits),

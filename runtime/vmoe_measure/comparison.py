@@ -1,4 +1,4 @@
-"""What two ways to run one model are compared by: the same images, and how far outputs and routing are apart."""
+"""Compares two runs of one model on the same images: how far outputs and routing are apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import resize_bilinear
-from vmoe_runtime.routing import placed_pairs
+from vmoe_runtime.routing import kept_pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,32 +36,32 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
 
 @dataclass(frozen=True)
 class Run:
-    """What a model gave for a batch of whole routing groups.
+    """The outputs of a model for a batch of whole routing groups.
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        placed: of each MoE layer [images, pairs], where the pairs got their places, see `placed_pairs`.
+        kept: of each MoE layer [images, pairs], the expert that kept the pair, see `kept_pairs`.
     """
 
     output: Array
-    placed: list[Array]
+    kept: list[Array]
 
     @classmethod
     def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> Self:
-        """From what a graph gave: its output, then for each MoE layer what is called `names`."""
+        """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`."""
         output = values[0]
         # Groups may cut images, so pairs are put back in the order of the images.
-        return cls(output, [layer.reshape(len(output), -1) for layer in placed_pairs(names, values[1:], profile)])
+        return cls(output, [layer.reshape(len(output), -1) for layer in kept_pairs(names, values[1:], profile)])
 
     @classmethod
     def joined(cls, runs: Sequence[Run]) -> Self:
         """Several batches as one."""
-        layers = zip(*(run.placed for run in runs), strict=True)
+        layers = zip(*(run.kept for run in runs), strict=True)
         return cls(np.concatenate([run.output for run in runs]), [np.concatenate(layer) for layer in layers])
 
     def of_images(self, chosen: slice | Array) -> Run:
-        """The same of some of the images, by their places in the batch."""
-        return Run(self.output[chosen], [layer[chosen] for layer in self.placed])
+        """The same of some of the images, by their index in the batch."""
+        return Run(self.output[chosen], [layer[chosen] for layer in self.kept])
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def differences(expected: Run, found: Run) -> RunDifferences:
     return RunDifferences(
         np.abs(expected.output - found.output).reshape(images, -1).max(axis=1),
         relative_differences(expected.output, found.output),
-        [ours == theirs for ours, theirs in zip(expected.placed, found.placed, strict=True)],
+        [ours == theirs for ours, theirs in zip(expected.kept, found.kept, strict=True)],
     )
 
 

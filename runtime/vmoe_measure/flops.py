@@ -51,7 +51,7 @@ class ModelShape:
 
         Args:
             model: as `vmoe-export` writes it.
-            features: of a bundle that puts out features, without the layer of the classes.
+            features: of a bundle that outputs features, without the layer of the classes.
 
         Raises:
             BundleError: it lacks some, as nobody else reads them.
@@ -112,8 +112,8 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float]) -> int:
     return round(total)
 
 
-def rows_of_all_places(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
-    """Rows per image of each MoE layer when every place of every expert is taken, for `sparse_flops`.
+def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
+    """Rows per image of each MoE layer when every slot of every expert is taken, for `sparse_flops`.
 
     Args:
         rules: of the model.
@@ -124,7 +124,7 @@ def rows_of_all_places(rules: RoutingRules, profile: Profile | None, shape: Mode
     if isinstance(rules, SoftRules):
         return [groups * rules.num_experts * rules.slots_per_expert] * rules.num_moe_layers
     assert profile is not None
-    return [groups * rules.num_experts * places for places in profile.capacity]
+    return [groups * rules.num_experts * slots for slots in profile.slots]
 
 
 def _embedding(shape: ModelShape) -> int:

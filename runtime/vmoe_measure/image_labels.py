@@ -27,7 +27,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, in
         class_names: of the model, or None where only indices are known.
 
     Raises:
-        ImageError: it can't be read, or a line says no label.
+        ImageError: it can't be read, or a line has no label.
     """
     try:
         if not path.is_file():

@@ -26,7 +26,7 @@ PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images, and what they show where that is known.
+    """Images, and their classes where these are known.
 
     Attributes:
         images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
@@ -81,8 +81,8 @@ def open_images(
             `labels` (integers [N]); or a folder of pictures, perhaps in one subfolder per class.
         class_names: of the model; a subfolder has the name or the index of its class, and pictures in folders inside it are
             of that class. None where only indices are known.
-        num_classes: of the model, or None where it puts out no logits.
-        labels: a CSV file that says what the pictures of a folder show, instead of its subfolders; see `read_labels`.
+        num_classes: of the model, or None where it outputs no logits.
+        labels: a CSV file with the classes of the pictures of a folder, instead of its subfolders; see `read_labels`.
 
     Raises:
         ImageError: there are no such images, or no labels for all of them.
@@ -96,7 +96,7 @@ def open_images(
     if source.labels is None:
         return source
     if num_classes is None:
-        return ImageSource(source.images, note="the bundle puts out no logits, so there is no top-1")
+        return ImageSource(source.images, note="the bundle outputs no logits, so there is no top-1")
     if len(source) and not 0 <= source.labels.min() <= source.labels.max() < num_classes:
         raise ImageError(
             f"{labels or path}: labels go from {source.labels.min()} to {source.labels.max()}, "

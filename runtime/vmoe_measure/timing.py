@@ -1,4 +1,4 @@
-"""Timing: many calls measured side by side, and what their times amount to."""
+"""Timing: many calls measured side by side, and the speed behind their times."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
 
 
 class Timed(Protocol):
-    """What is timed: something to call, and what its times amount to."""
+    """Something to call, and the speed behind its times."""
 
     @property
     def images(self) -> int:
@@ -77,9 +77,9 @@ class OneCall:
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:
-    """Who is called when in one round: everyone once, and each round begins with the next one.
+    """The order of calls in one round: each once, and each round begins with the next one.
 
-    So no call always has the same place, such as the first after the clock was looked at.
+    So no call is always the first of its round.
 
     Example:
         >>> [call_order(3, index) for index in range(4)]
@@ -105,7 +105,7 @@ def time_interleaved(
         duration: seconds for all calls together; `MINIMUM_ROUNDS` rounds are run however long they take.
         clock: returns seconds.
         after_round: called between rounds, with the seconds that the round took.
-        into: where the seconds go as they are measured, a list per call, for who wants to have them when interrupted.
+        into: where the seconds go as they are measured, a list per call, for callers that are interrupted.
 
     Returns:
         Per call the seconds of each round.

@@ -12,10 +12,10 @@ from vmoe_runtime.installation import (
     TENSORRT_PLUGIN,
     TENSORRT_REGISTER,
     NotInstalledError,
+    __version__,
     find_native,
     native_path,
 )
-from vmoe_runtime.version import __version__
 
 _PROGRAM = "python -m vmoe_runtime"
 # Option: the file in words, the library it is installed along with, and where it is.

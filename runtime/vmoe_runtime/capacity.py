@@ -1,8 +1,8 @@
-"""Capacity arithmetic: how many places every expert has in one group of tokens.
+"""Capacity arithmetic: how many slots every expert has in one group of tokens.
 
 Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
 official `vmoe/moe.py`. The integer is computed in double precision and in the official order of operations, because
-another order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 places.
+another order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 slots.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from vmoe_runtime.errors import RoutingError
 Rounding = Literal["ceil", "round"]
 
 
-def compute_capacity(
+def compute_slots(
     num_pairs: int,
     num_experts: int,
     capacity_ratio: float,
     rounding: Rounding = "ceil",
     multiple_of: int = 1,
 ) -> int:
-    """Places per expert and group.
+    """Slots per expert and group.
 
     Args:
-        num_pairs: (token, expert) pairs that the tokens of one group ask for: S * K.
+        num_pairs: (token, expert) pairs of one group: S * K.
         num_experts: E.
-        capacity_ratio: C, the share of the pairs that there are places for, when the router is balanced.
+        capacity_ratio: C, the share of the pairs that there are slots for, when the router is balanced.
         rounding: "ceil" (official default) or "round" (half to even).
         multiple_of: the result is rounded up to a multiple of this; 1 leaves it alone.
 
@@ -35,26 +35,26 @@ def compute_capacity(
         c >= 1.
 
     Raises:
-        RoutingError: the ratio is not a positive finite number, or leaves no place at all.
+        RoutingError: the ratio is not a positive finite number, or leaves no slot at all.
 
     Example:
-        >>> compute_capacity(100, 10, 1.1)
+        >>> compute_slots(100, 10, 1.1)
         12
-        >>> compute_capacity(197, 8, 0.3, multiple_of=4)
+        >>> compute_slots(197, 8, 0.3, multiple_of=4)
         8
     """
     if not (math.isfinite(capacity_ratio) and capacity_ratio > 0):
         raise RoutingError(f"the capacity ratio must be a positive number, not {capacity_ratio}")
     exact = num_pairs * capacity_ratio / num_experts
-    places = math.ceil(exact) if rounding == "ceil" else round(exact)
-    if places < 1:
+    slots = math.ceil(exact) if rounding == "ceil" else round(exact)
+    if slots < 1:
         raise RoutingError(
-            f"the capacity ratio {capacity_ratio} leaves no place per expert for {num_pairs} token-expert pairs "
+            f"the capacity ratio {capacity_ratio} leaves no slot per expert for {num_pairs} token-expert pairs "
             f"on {num_experts} experts with rounding 'round'; use a larger ratio"
         )
-    return places + -places % multiple_of
+    return slots + -slots % multiple_of
 
 
-def effective_ratio(places: int, num_pairs: int, num_experts: int) -> float:
-    """The capacity ratio that `places` per expert really amounts to: c * E / (S * K)."""
-    return places * num_experts / num_pairs
+def effective_ratio(slots: int, num_pairs: int, num_experts: int) -> float:
+    """The capacity ratio of so many slots per expert: c * E / (S * K)."""
+    return slots * num_experts / num_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -14,20 +14,17 @@ import numpy as np
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.cascade import Cascade, check_cascade
+from vmoe_runtime.cascade import margins_of
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, Setting
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
-from vmoe_runtime.setting import Setting
 
 if TYPE_CHECKING:
-    from vmoe_runtime.setting import SettingFields
+    from vmoe_runtime.profiles import SettingFields, SettingLike
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_MOST_NAMES = 1024  # of profiles that an engine keeps: names may come from strangers
 
 
 class Engine:
@@ -39,8 +36,8 @@ class Engine:
     Attributes:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
-        backend_description: its runtime, that one's version, and whether the op library is used.
-        profile: what calls use when they say nothing else; None for a dense ViT and a Soft MoE.
+        backend_description: its runtime with the version, and whether the op library is used.
+        profile: the setting of calls that name none; None for a dense ViT and a Soft MoE.
         only_profile: see above.
 
     Example:
@@ -51,23 +48,21 @@ class Engine:
         ((16, 10), (16, 10))
     """
 
-    def __init__(self, bundle: Bundle, backend_name: str, backend: Backend, profile: Profile | None) -> None:
-        self.manifest = bundle.manifest
+    def __init__(self, manifest: Manifest) -> None:
+        """An engine without a backend; `load` makes one that answers."""
+        self.manifest = manifest
+        self.profile = next(iter(manifest.profiles.values()), None)
+        self.only_profile: Profile | None = None
+        self.backend = self.backend_description = ""
+        self._backend: Backend | None = None
         self._process = os.getpid()
-        self._backend: Backend | None = backend
-        self.backend = backend_name
-        self.backend_description = backend.description
-        self.profile = profile
-        self.only_profile = backend.profile
         self._warned: set[str] = set()
-        self._last_inputs: tuple[Profile, Mapping[str, Array]] | None = None
-        self._named: dict[str, Profile] = {}
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
-        profile: str | None = None,
+        profile: SettingLike = None,
         backend: str = "auto",
         threads: int | None = None,
         *,
@@ -78,8 +73,8 @@ class Engine:
 
         Args:
             path: the `NAME.vmoe` folder.
-            profile: name of the profile that calls use when they say nothing else: a stored one, or any systematic name
-                such as `c0.3-k1` or `c0.2-k1-pool-m4`. Default: the first stored one.
+            profile: the setting of calls that name none: the name of a stored profile, any systematic name such as
+                `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
                 NVIDIA GPU; or "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
@@ -90,26 +85,27 @@ class Engine:
 
         Raises:
             BundleError: the bundle is missing, damaged or was changed.
-            RoutingError: the profile can't be.
+            RoutingError: the model can't be run with the profile.
             BackendError: the backend is missing, can't load the graph, or has none for the profile.
         """
-        return while_unchanged(lambda: cls._load(path, profile, backend, Parallelism(threads, streams), verify))
 
-    @classmethod
-    def _load(
-        cls, path: str | os.PathLike[str], profile: str | None, backend: str, parallelism: Parallelism, verify: bool
-    ) -> Engine:
-        with Bundle.open(path, verify=verify) as bundle:
-            chosen = _chosen_profile(bundle.manifest, profile)
-            # The weights are hashed while the backend loads them: neither waits for the other.
-            with ThreadPoolExecutor(1) as pool:
-                weights = pool.submit(bundle.verify_weights if verify else lambda: None)
-                try:
-                    loaded = open_backend(backend, bundle, parallelism, chosen)
-                finally:
-                    # Changed weights are the better explanation of whatever else went wrong.
-                    weights.result()
-            return cls(bundle, *loaded, chosen)
+        def load_once() -> Engine:
+            with Bundle.open(path, verify=verify) as bundle:
+                engine = cls(bundle.manifest)
+                engine.profile = engine.setting(profile)
+                # The weights are hashed while the backend loads them: neither waits for the other.
+                with ThreadPoolExecutor(1) as pool:
+                    weights = pool.submit(bundle.verify_weights if verify else lambda: None)
+                    try:
+                        engine.backend, loaded = open_backend(backend, bundle, Parallelism(threads, streams), engine.profile)
+                    finally:
+                        # Changed weights are the better explanation of whatever else went wrong.
+                        weights.result()
+                engine._backend, engine.only_profile = loaded, loaded.profile
+                engine.backend_description = loaded.description
+                return engine
+
+        return while_unchanged(load_once)
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -121,13 +117,13 @@ class Engine:
         """Names of the classes, or None if the bundle has none."""
         return self.manifest.class_names
 
-    def __call__(self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Array:
+    def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array:
         """Logits, or features, of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
-            setting: a setting, or the name of a profile; default: the engine's profile.
+            setting: a profile from `engine.setting`, the name of one, or a `Setting`; default: the engine's profile.
             **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, pool=True,
                 max_experts=4, or profile="c0.3-k1".
 
@@ -136,13 +132,13 @@ class Engine:
             float32[N, M, classes] if it was for the members of an ensemble (E3).
 
         Raises:
-            ImageError, RoutingError: what was asked for doesn't fit the model, or what its graph was built for.
+            ImageError, RoutingError: images or setting don't fit the model, or what its graph was built for.
             BackendError: the runtime failed, or the engine is closed.
         """
         return self._run(images, self.setting(setting, **fields), [self.manifest.output])[0]
 
     def batch(self, images: Images) -> Array:
-        """What a call makes of images before it runs, for callers that run the same ones more than once.
+        """The batch that a call makes of images, for callers that run the same ones more than once.
 
         Returns:
             float32 or uint8 [N,H,W,C], as the graph takes it; a call takes it as it is.
@@ -156,7 +152,7 @@ class Engine:
         self,
         images: Images,
         top: int = 5,
-        setting: Setting | str | None = None,
+        setting: SettingLike = None,
         **fields: Unpack[SettingFields],
     ) -> list[list[tuple[str | int, float]]]:
         """The likeliest classes of a batch of images; images and settings as for a call.
@@ -173,7 +169,7 @@ class Engine:
             Where a logit is no finite number, the probabilities are NaN.
 
         Raises:
-            ClassifyError: the bundle puts out features or members, or `top` is no whole number from 1 on.
+            ClassifyError: the bundle outputs features or members, or `top` is no whole number from 1 on.
             ImageError, RoutingError, BackendError: as for a call.
 
         Example:
@@ -183,9 +179,9 @@ class Engine:
             [2, 5]
         """
         if self.manifest.output == "features":
-            raise ClassifyError("this bundle puts out features, which have no classes; call the engine for them")
+            raise ClassifyError("this bundle outputs features, which have no classes; call the engine for them")
         if self.manifest.output == "members":
-            raise ClassifyError("this bundle puts out each member's logits; call the engine for them, or export with logits")
+            raise ClassifyError("this bundle outputs each member's logits; call the engine for them, or export with logits")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
         logits = self(images, setting, **fields)
@@ -195,9 +191,7 @@ class Engine:
             for best, shares in zip(likeliest(logits, int(top)), softmax(logits), strict=True)
         ]
 
-    def routing(
-        self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]
-    ) -> dict[str, Routing]:
+    def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:
         """Where each MoE layer sends the tokens of a batch; arguments as for a call.
 
         Returns:
@@ -206,31 +200,20 @@ class Engine:
         return self._routed(images, self.setting(setting, **fields), [])[1]
 
     def logits_and_routing(
-        self, images: Images, setting: Setting | str | None = None, **fields: Unpack[SettingFields]
+        self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]
     ) -> tuple[Array, dict[str, Routing]]:
-        """What a call and `routing` give, from one run of the model; arguments as for a call."""
+        """The results of a call and of `routing`, from one run of the model; arguments as for a call."""
         outputs, routing = self._routed(images, self.setting(setting, **fields), [self.manifest.output])
         return outputs[0], routing
 
-    def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
-        """Some outputs of the model, and where its MoE layers send the tokens."""
-        layers = self.manifest.moe_layers
-        fixed = self._backend is not None and self._backend.profile is not None
-        names = list(layer_outputs(self.manifest, fixed=fixed))
-        # A graph must be asked for something.
-        asked = outputs + [f"{layer}/{name}" for layer in layers for name in names] or [self.manifest.output]
-        values = self._run(images, profile, asked)
-        found = layer_routings(self.manifest, profile, names, values[len(outputs) :])
-        return values[: len(outputs)], dict(zip(layers, found, strict=True))
-
-    def cascade(self, *, first: Setting | str, then: Setting | str, margin: float) -> Cascade:
+    def cascade(self, *, first: SettingLike, then: SettingLike, margin: float) -> Cascade:
         """Two-step inference with one loaded engine: a low setting, and a high one for the images it is not sure of.
 
         Args:
-            first: the setting of the first step, or the name of a profile.
+            first: the setting of the first step, as for a call.
             then: that of the second.
-            margin: images are sent on whose two likeliest classes differ by less in probability, 0 to 1. See
-                `vmoe_runtime.cascade.calibrated_margin`, which finds one on images.
+            margin: images are escalated whose two likeliest classes differ by less in probability, 0 to 1. See
+                `vmoe_runtime.cascade.calibrated_margin`, which computes one from images.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
@@ -239,36 +222,50 @@ class Engine:
         Example:
             >>> with Engine.load(bundle) as engine:
             ...     cascade = engine.cascade(first="c0.2-k1-pool", then="c1.05-k2", margin=0.5)
-            ...     logits, sent_on = cascade.answers(images)
-            >>> logits.shape, sent_on.shape
+            ...     logits, escalated = cascade.answers(images)
+            >>> logits.shape, escalated.shape
             ((16, 10), (16,))
         """
-        return check_cascade(self, self.setting(first), self.setting(then), margin)
+        low, high, output = self.setting(first), self.setting(then), self.manifest.output
+        if output != "logits":
+            raise ClassifyError(f"a cascade needs logits to tell how sure an answer is, and this bundle outputs {output}")
+        if low is None or high is None:
+            raise ClassifyError("a cascade needs two settings, and this model has nothing to set")
+        if isinstance(margin, bool) or not isinstance(margin, int | float | np.number) or not margin >= 0:
+            raise ClassifyError(f"the margin of a cascade is a number from 0 to 1, not {shown(margin)}")
+        return Cascade(self, low, high, float(margin))
 
-    def setting(self, setting: Setting | str | None = None, **fields: Unpack[SettingFields]) -> Profile | None:
+    def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
+
+        Calls take it as it is, which is the shortest way where many have one setting.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
-        if not fields and (setting is None or isinstance(setting, str)):
-            return self.profile if setting is None else self._profile_named(setting)
-        asked = Setting.of(setting, fields)
-        base = self.profile if asked.profile is None else self._profile_named(asked.profile)
-        changes = asked.changes
+        base, rules = self.profile, self.manifest.rules
+        if isinstance(setting, Profile):
+            if setting.rules != rules:
+                raise RoutingError(f"profile '{setting.name}' was made for another model")
+            base, setting = setting, None
+        elif isinstance(setting, str):
+            base, setting = _named_profile(self.manifest, setting), None
+        if setting is None and not fields:
+            return base
+        requested = Setting.of(setting, fields)
+        if requested.profile is not None:
+            base = _named_profile(self.manifest, requested.profile)
+        changes = requested.changes
         if not changes:
             return base
-        rules = self.manifest.rules
         if rules is None:
             raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
-        rules.check_names(changes)
-        assert base is not None
         return rules.changed(base, changes)
 
     def close(self) -> None:
-        """Lets go of the session; later calls raise BackendError.
+        """Releases the session; later calls raise BackendError.
 
-        Its memory is given back once running calls are done and no other engine shares it.
+        Its memory is freed once running calls are done and no other engine shares it.
         """
         self._backend = None
 
@@ -283,8 +280,17 @@ class Engine:
         closed = ", closed" if self._backend is None else ""
         return f"<Engine: {self.manifest.summary}{profile}, {self.manifest.precision}, {self.backend_description}{closed}>"
 
-    def _run(self, images: Images, setting: Profile | None, outputs: list[str]) -> list[Array]:
-        backend = self._backend
+    def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
+        """Some outputs of the model, and where its MoE layers send the tokens."""
+        names = list(layer_outputs(self.manifest, fixed=self.only_profile is not None))
+        of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
+        # A runtime refuses a call for no outputs.
+        values = self._run(images, profile, outputs + of_layers or [self.manifest.output])
+        return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
+
+    def _run(self, images: Images, profile: Profile | None, outputs: list[str]) -> list[Array]:
+        """The outputs of the graph of these names."""
+        backend, manifest = self._backend, self.manifest
         if backend is None:
             raise BackendError("the engine is closed")
         if os.getpid() != self._process:
@@ -292,48 +298,80 @@ class Engine:
                 "the engine was loaded before this process was forked, and none of its threads came along; load it in each "
                 "process that uses it"
             )
-        manifest = self.manifest
         batch = to_batch(images, manifest.input, self._warned)
         if len(batch) % manifest.batch_multiple:
             raise ImageError(
                 f"the batch has {len(batch)} images, and this bundle routes in groups ({manifest.group}) "
                 f"that need a multiple of {manifest.batch_multiple}"
             )
-        if backend.profile is not None:
-            self._check_profile(backend.profile, setting)
-            setting = None
-        inputs = {} if setting is None else self._inputs_of(setting)
-        return backend.run({"image": batch, **inputs}, outputs)
+        feeds = {"image": batch}
+        if self.only_profile is not None:
+            self._check_profile(self.only_profile, profile)
+        elif profile is not None:
+            feeds |= profile.inputs()
+        return backend.run(feeds, outputs)
 
-    def _inputs_of(self, setting: Profile) -> Mapping[str, Array]:
-        """The graph inputs of a setting. The last one's are kept: most calls have that of the call before."""
-        last = self._last_inputs
-        if last is None or last[0] is not setting:
-            self._last_inputs = last = (setting, setting.inputs())
-        return last[1]
-
-    def _profile_named(self, name: str) -> Profile:
-        """The profile of a name; those that were asked for are kept, as most calls ask for the same few."""
-        found = self._named.get(name) if isinstance(name, str) else None
-        if found is None:
-            found = _chosen_profile(self.manifest, name)
-            assert found is not None
-            if len(self._named) >= _MOST_NAMES:
-                self._named.clear()
-            self._named[name] = found
-        return found
-
-    def _check_profile(self, only: Profile, asked: Profile | None) -> None:
-        if asked is not None and replace(asked, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):
+    def _check_profile(self, only: Profile, profile: Profile | None) -> None:
+        if profile is not None and replace(profile, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):
             raise RoutingError(
-                f"backend '{self.backend}' was loaded for profile '{only.name}' and can't run '{asked.name}'; load an "
-                f"engine with profile='{asked.name}', or take a backend that runs any profile"
+                f"backend '{self.backend}' was loaded for profile '{only.name}' and can't run '{profile.name}'; load an "
+                f"engine with profile='{profile.name}', or take a backend that runs any profile"
             )
 
 
-def _chosen_profile(manifest: Manifest, name: str | None) -> Profile | None:
-    if name is None:
-        return next(iter(manifest.profiles.values()), None)
+@dataclass(frozen=True)
+class Cascade:
+    """An engine that answers in two steps; `Engine.cascade` makes one.
+
+    Attributes:
+        engine: runs both steps.
+        first: the low setting, at which all images are answered.
+        then: the high setting, at which those are answered again of which the first was not sure.
+        margin: the difference of the two largest probabilities, 0 to 1. Images with a smaller one are escalated.
+    """
+
+    engine: Engine
+    first: Profile
+    then: Profile
+    margin: float
+
+    def __call__(self, images: Images) -> Array:
+        """Logits of a batch of images; see `Engine.__call__`.
+
+        Returns:
+            float32[N, classes]: of each image those of its last step.
+        """
+        return self.answers(images)[0]
+
+    def answers(self, images: Images) -> tuple[Array, Array]:
+        """The logits, and which images were escalated.
+
+        Where groups are larger than one image, whole groups are escalated: the least sure images, and as many more as fill
+        the last group. The answers of the second step then depend on which images those are.
+
+        Returns:
+            float32[N, classes] and bool[N].
+
+        Raises:
+            ImageError, BackendError: as for a call of the engine.
+        """
+        batch = self.engine.batch(images)
+        logits = self.engine(batch, self.first)
+        margins = margins_of(logits)
+        count = int(np.count_nonzero(~(margins >= self.margin)))
+        count += -count % self.engine.manifest.batch_multiple
+        # Not a number is the least sure of all.
+        order = np.argsort(np.where(np.isnan(margins), -1.0, margins), kind="stable")
+        chosen = np.sort(order[:count])
+        escalated = np.zeros(len(batch), bool)
+        escalated[chosen] = True
+        if count:
+            logits = logits.copy()
+            logits[chosen] = self.engine(np.ascontiguousarray(batch[chosen]), self.then)
+        return logits, escalated
+
+
+def _named_profile(manifest: Manifest, name: str) -> Profile:
     if not isinstance(name, str):
         raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
     if name in manifest.profiles:

@@ -24,7 +24,7 @@ class ImageError(VmoeError, ValueError):
 
 
 class ClassifyError(VmoeError, ValueError):
-    """Classes that a bundle can't give: it puts out no logits, or the number asked for is none."""
+    """Classes that a bundle doesn't have: it outputs no logits, or their number is none."""
 
 
 class ElasticError(VmoeError, ValueError):

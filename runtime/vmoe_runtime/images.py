@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import warnings
@@ -13,8 +12,8 @@ import numpy as np
 
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.pictures import PicturePixels, opened
-from vmoe_runtime.resampling import resampled
+from vmoe_runtime.pictures import opened
+from vmoe_runtime.resampling import PicturePixels, resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,15 +68,15 @@ def scale_pixels(pixels: Array) -> Array:
 
 
 def _is_usual(array: Array, spec: InputSpec) -> bool:
-    """Whether an array is what the graph takes as it stands, with values that nothing is to be said of.
+    """Whether an array is what the graph takes as it stands, with values that no warning is about.
 
-    A short way to what the long one finds, as its length counts where a small model is called now and then.
+    A shortcut for the checks below, which take a good part of a small model's call.
     """
     if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
     if not len(array) or spec.dtype == "uint8":
         return len(array) > 0
-    # Where the extremes stand: finding that needs less of numpy than finding them.
+    # argmin and argmax are faster than min and max here.
     return bool(-_LARGEST_FLOAT <= array.item(array.argmin()) < 0 and array.item(array.argmax()) <= _LARGEST_FLOAT)
 
 
@@ -148,14 +147,10 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
     """Refuses or warns of floats that were scaled in another way."""
-    lows, highs = [float(part.min()) for part in floats], [float(part.max()) for part in floats]
-    if any(math.isnan(low) for low in lows):
+    if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
-        lows, highs = (
-            [float(np.fmin.reduce(part, None)) for part in floats],
-            [float(np.fmax.reduce(part, None)) for part in floats],
-        )
-    low, high = min(lows), max(highs)
+    low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))
+    high = float(np.fmax.reduce([np.fmax.reduce(part, None) for part in floats]))
     if low < -_LARGEST_FLOAT or high > _LARGEST_FLOAT:
         raise ImageError(
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "

@@ -1,8 +1,8 @@
-"""Where this installation has its native files, and what was missing where it has none."""
+"""This installation: its version, where its native files are, and what was missing where it has none."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from vmoe_runtime.errors import VmoeError
@@ -14,6 +14,18 @@ TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
 
 _MISSING = Path("lib", "missing.txt")  # "LIBRARY: what it lacks", written when the package was built
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+__version__ = installed_version("vmoe-export") or "0+unknown"
+"""Of the distribution; "0+unknown" where the sources are used without being installed."""
 
 
 class NotInstalledError(VmoeError):

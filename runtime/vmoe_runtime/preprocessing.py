@@ -1,7 +1,7 @@
 """The official preprocessing steps: how a picture of any size becomes an image of the model's size.
 
 A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them, so `decode` and
-`value_range(-1,1)` may stand in what a user gives and are not kept.
+`value_range(-1,1)` may stand among a user's steps and are not kept.
 """
 
 from __future__ import annotations
@@ -153,14 +153,14 @@ def default_steps(height: int, width: int) -> Preprocessing:
 
 
 def parse_steps(text: str) -> Preprocessing:
-    """Reads what a user gives: the steps of an official config, with blanks, `decode` and `value_range(-1,1)` or without.
+    """Reads steps as in an official config: with blanks, `decode` and `value_range(-1,1)`, or without.
 
     Raises:
         ValueError: in one sentence.
     """
     parts = ["".join(part.split()) for part in text.split("|")]
     kept = [part for part in parts if part not in _ALWAYS]
-    # Steps in a wrong place would promise what doesn't happen.
+    # In another order they would promise what doesn't happen.
     if "decode" in parts[1:] or "value_range(-1,1)" in parts[:-1]:
         raise ValueError("'decode' comes first and 'value_range(-1,1)' last")
     return read_steps("|".join(kept))

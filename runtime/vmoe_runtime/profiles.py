@@ -1,24 +1,30 @@
-"""Profiles: named routing settings of one model."""
+"""Routing settings: what a call asks for (`Setting`), and what a model runs with (`Profile`)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
+
+from vmoe_runtime.errors import RoutingError, shown
 
 if TYPE_CHECKING:
     from typing import TypedDict
 
-    class NamedSetting(TypedDict, total=False):
-        """What a systematic name says, as keyword arguments of the rules' `profile`."""
+    class SettingFields(TypedDict, total=False):
+        """The fields of a setting as keyword arguments."""
 
-        capacity_ratio: float
-        k: int
-        bpr: bool
-        pool: bool
-        max_experts: int
+        profile: str | None
+        capacity: float | None
+        k: int | None
+        bpr: bool | None
+        pool: bool | None
+        max_experts: int | None
+
+    SettingLike: TypeAlias = "Profile | Setting | str | None"
 
 
 OFFICIAL_SETTINGS = ("capacity", "k", "bpr")
@@ -33,36 +39,92 @@ _EXPERTS_CHOICE = re.compile(_RATIO)
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A routing setting of one call, as `vmoe::Setting` is in C++. What is None is that of the profile.
+
+    Attributes:
+        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
+        capacity: capacity ratio, more than 0 and at most the number of experts.
+        k: experts per token, 1 to the number of experts.
+        bpr: True for Batch Priority Routing, False for vanilla order.
+        pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
+        max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
+
+    Example:
+        >>> Setting("c0.3-k1", pool=True).changes
+        {'pool': True}
+    """
+
+    profile: str | None = None
+    capacity: float | None = None
+    k: int | None = None
+    bpr: bool | None = None
+    pool: bool | None = None
+    max_experts: int | None = None
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What it replaces in the profile, by name."""
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def of(cls, setting: Self | None, fields: SettingFields) -> Self:
+        """A setting, or one that says nothing, with some fields replaced.
+
+        Raises:
+            RoutingError: it is something else.
+            TypeError: there is no such field.
+        """
+        if setting is None:
+            setting = cls()
+        elif not isinstance(setting, cls):
+            raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
+        return replace(setting, **fields) if fields else setting
+
+
+@dataclass(frozen=True)
 class Profile:
-    """One routing setting. What a routing kind, or a graph of an older format, doesn't have is None.
+    """A routing setting of one model, checked and with its slots. What a routing kind doesn't have is None.
 
     Attributes:
         name: such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4`, or `c1.0` (experts choice).
-        capacity_ratio: C as it was asked for.
+        capacity_ratio: C as it was requested.
         k: experts per token.
         bpr: True for Batch Priority Routing, False for vanilla order.
-        capacity: places per expert and group, one integer per MoE layer.
-        effective_ratio: C as it is after rounding to whole places.
-        pool: True where the places of a group are one pool for all of its experts.
+        slots: of an expert in a group, one integer per MoE layer.
+        effective_ratio: C after rounding to whole slots.
+        pool: True where the slots of a group are one pool for all of its experts.
         max_experts: experts that a group may use; E is no limit.
+        rules: of the model that it was made for.
     """
 
     name: str
     capacity_ratio: float
     k: int | None
     bpr: bool | None
-    capacity: tuple[int, ...]
+    slots: tuple[int, ...]
     effective_ratio: float
     pool: bool | None = None
     max_experts: int | None = None
+    rules: object = field(default=None, compare=False, repr=False)
 
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
         """The graph inputs that select this setting: `capacity` i64[MoE layers], and i64[1] each of `k`, `bpr`, `pool` and
         `max_experts` that are not None.
         """
+        return dict(self._inputs)
+
+    @cached_property
+    def _inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+        # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
         values = {name: getattr(self, name) for name in SETTINGS[1:]}
-        inputs = {"capacity": np.array(self.capacity, np.int64)}
+        inputs = {"capacity": np.array(self.slots, np.int64)}
         return inputs | {name: np.array([value], np.int64) for name, value in values.items() if value is not None}
+
+    def entry(self) -> dict[str, Any]:
+        """The fields by their names in a manifest, where the slots are called `capacity`, as the graph input is."""
+        names = ("name", "capacity_ratio", "k", "bpr", "slots", "effective_ratio", "pool", "max_experts")
+        return {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
 
 
 def profile_name(capacity_ratio: float, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None) -> str:
@@ -87,8 +149,8 @@ def experts_choice_name(capacity_ratio: float) -> str:
     return f"c{capacity_ratio!r}"
 
 
-def parse_profile_name(name: str) -> NamedSetting | None:
-    """What a systematic name says, or None if it is not one. What it leaves out is official.
+def parse_profile_name(name: str) -> dict[str, Any] | None:
+    """The arguments of the rules' `profile` that a systematic name stands for, or None if it is no such name.
 
     Example:
         >>> parse_profile_name("c0.2-k1-pool-m4")
@@ -97,16 +159,11 @@ def parse_profile_name(name: str) -> NamedSetting | None:
         {'capacity_ratio': 1.0}
     """
     if match := _TOP_K.fullmatch(name):
-        setting: NamedSetting = {
-            "capacity_ratio": float(match["ratio"]),
-            "k": int(match["k"]),
-            "bpr": match["vanilla"] is None,
-        }
+        fields = {"capacity_ratio": float(match["ratio"]), "k": int(match["k"]), "bpr": match["vanilla"] is None}
         if match["pool"]:
-            setting["pool"] = True
+            fields["pool"] = True
         if match["most"]:
-            setting["max_experts"] = int(match["most"])
-        return setting
-    if match := _EXPERTS_CHOICE.fullmatch(name):
-        return {"capacity_ratio": float(match["ratio"])}
-    return None
+            fields["max_experts"] = int(match["most"])
+        return fields
+    match = _EXPERTS_CHOICE.fullmatch(name)
+    return {"capacity_ratio": float(match["ratio"])} if match else None

@@ -6,49 +6,58 @@ Every operation is one float32 operation of TensorFlow's kernels, in their order
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmoe_runtime.preprocessing import Geometry, Window
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PIECE = 1 << 20
-"""About as many pixels of a picture are looked at in one go."""
+"""About as many pixels of a picture are read at a time."""
+
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's names of grey and colours, by the channels of a model."""
 
 
-class Pixels(Protocol):
-    """A picture whose pixels are read piece by piece."""
+class PicturePixels:
+    """The pixels of a decoded PIL image: uint8, grey for one channel and RGB for three.
 
-    @property
-    def channels(self) -> int:
-        """Numbers per pixel."""
+    They are converted piece by piece: a converted copy would be as large as the picture.
+    """
 
-    def read(self, window: Window) -> Array:
-        """number[height, width, C] of a rectangle."""
-
-    def pick(self, rows: Array, columns: Array) -> Array:
-        """number[R, K, C]: where R rows and K columns cross; both are sorted i64 without repeated rows."""
-
-
-class ArrayPixels:
-    """The pixels of an array, number[H,W,C]."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-        self.channels: int = array.shape[2]
+    def __init__(self, image: Image, channels: int) -> None:
+        self._image = image
+        self.channels = channels
 
     def read(self, window: Window) -> Array:
-        """See Pixels."""
-        return self._array[window.top : window.top + window.height, window.left : window.left + window.width]
+        """uint8[height, width, C] of a rectangle."""
+        box = (window.left, window.top, window.left + window.width, window.top + window.height)
+        piece = self._image.crop(box)
+        # Pillow warns of a transparency that it can't keep, and the picture is taken without.
+        piece.info.pop("transparency", None)
+        return np.asarray(piece.convert(MODES[self.channels])).reshape(window.height, window.width, self.channels)
 
     def pick(self, rows: Array, columns: Array) -> Array:
-        """See Pixels."""
-        return self._array[rows[:, None], columns]
+        """uint8[R, K, C]: where R rows and K columns cross; both are sorted i64 without repeated rows."""
+        picked = np.empty((len(rows), len(columns), self.channels), np.uint8)
+        start, stop = int(columns[0]), int(columns[-1]) + 1
+        most = max(1, PIECE // (stop - start))
+        for first, last in _runs(rows, most):
+            for left in range(start, stop, PIECE):
+                right = min(left + PIECE, stop)
+                some = slice(*np.searchsorted(columns, [left, right]))
+                if some.start < some.stop:
+                    piece = self.read(Window(int(rows[first]), left, last - first, right - left))
+                    picked[first:last, some] = piece[:, columns[some] - left]
+        return picked
 
 
-def resampled(pixels: Pixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
+def resampled(pixels: PicturePixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
     """The target of a geometry in blocks of rows from the top: (first row, float32[rows, width, C]), not rounded."""
     target = geometry.target
     if geometry.method == "area":
@@ -73,27 +82,34 @@ def resize_bilinear(pixels: Array, height: int, width: int) -> Array:
     Returns:
         float32[height, width, C].
     """
-    whole = Window(0, 0, *pixels.shape[:2])
-    geometry = Geometry(whole, "bilinear", height, width, Window(0, 0, height, width))
-    return np.concatenate([rows for _, rows in _bilinear(ArrayPixels(pixels), geometry)])
+    up, down, share_y = _neighbours(height, pixels.shape[0], 0, height)
+    left, right, share_x = _neighbours(width, pixels.shape[1], 0, width)
+    values = pixels.astype(np.float32)
+    across = _mixed(values[:, left], values[:, right], share_x[:, None])
+    return _mixed(across[up], across[down], share_y[:, None, None])
 
 
-def _bilinear(pixels: Pixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
+def _mixed(first: Array, second: Array, share: Array) -> Array:
+    """Between two neighbours, with the share of the second."""
+    mixed: Array = first + (second - first) * share
+    return mixed
+
+
+def _bilinear(pixels: PicturePixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
     source, target = geometry.source, geometry.target
     up, down, share_y = _neighbours(geometry.height, source.height, target.top, target.height)
     left, right, share_x = _neighbours(geometry.width, source.width, target.left, target.width)
     columns = np.concatenate([left, right])
     order = np.argsort(columns, kind="stable")
-    place = np.argsort(order, kind="stable")
+    position = np.argsort(order, kind="stable")
     step = max(1, PIECE // (16 * target.width))
     for top in range(0, target.height, step):
         block = slice(top, min(top + step, target.height))
         rows = np.unique(np.concatenate([up[block], down[block]]))
         near = pixels.pick(source.top + rows, source.left + columns[order]).astype(np.float32)
-        first, second = near[:, place[: target.width]], near[:, place[target.width :]]
-        across = first + (second - first) * share_x[:, None]
-        first, second = across[np.searchsorted(rows, up[block])], across[np.searchsorted(rows, down[block])]
-        yield top, first + (second - first) * share_y[block, None, None]
+        across = _mixed(near[:, position[: target.width]], near[:, position[target.width :]], share_x[:, None])
+        above, below = across[np.searchsorted(rows, up[block])], across[np.searchsorted(rows, down[block])]
+        yield top, _mixed(above, below, share_y[block, None, None])
 
 
 def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, Array, Array]:
@@ -107,7 +123,7 @@ def _neighbours(size: int, source: int, start: int, count: int) -> tuple[Array, 
     return low, high, position - floor
 
 
-def _by_area(pixels: Pixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
+def _by_area(pixels: PicturePixels, geometry: Geometry) -> Iterator[tuple[int, Array]]:
     source, target = geometry.source, geometry.target
     scale_y, up, weight_y = _overlaps(geometry.height, source.height, target.top, target.height)
     scale_x, left, weight_x = _overlaps(geometry.width, source.width, target.left, target.width)
@@ -151,3 +167,12 @@ def _overlaps(size: int, source: int, start: int, count: int) -> tuple[np.float3
     inside_right = np.where(after > high, high - begin, np.float32(1))
     weight = np.where(begin < low, np.where(after > high, scale, after - low), inside_right)
     return scale, np.minimum(index, source - 1), np.where(index < end, weight, np.float32(0))
+
+
+def _runs(rows: Array, most: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) index of neighbouring rows, `most` of them at the most."""
+    first = 0
+    for last in range(1, len(rows) + 1):
+        if last == len(rows) or rows[last] != rows[last - 1] + 1 or last - first == most:
+            yield first, last
+            first = last

@@ -1,4 +1,4 @@
-"""Where the tokens of a batch went: what a graph puts out of each MoE layer, and what is read from it."""
+"""Where the tokens of a batch went: the outputs of a graph for each MoE layer, and how they are read."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Routing:
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
-        kept: top-k: bool[G,S,K], the choice got a place. Experts choice: bool[G,S,E], the expert chose the token.
+        kept: top-k: bool[G,S,K], the choice got a slot. Experts choice: bool[G,S,E], the expert chose the token.
         weight: raw gates; top-k: f32[G,S,K], of dropped choices as well; experts choice: f32[G,S,E], of all.
-        expert: top-k: i32[G,S,K], the expert of each choice, the best first. Bundles of format versions 1 and 2, and
-            TensorRT graphs, don't say it of a dropped one: -1.
+        expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
         dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
     """
@@ -76,7 +75,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """The layout that a manifest's model description says, or None where it says none."""
+        """The layout of a manifest's model description, or None where that has none."""
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
             return None
@@ -88,7 +87,7 @@ class TokenLayout:
 
 
 def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
-    """What a graph puts out of each MoE layer, behind the name of the layer and a slash: element type and shape.
+    """What a graph returns of each MoE layer, behind the name of the layer and a slash: element type and shape.
 
     Args:
         manifest: of the bundle.
@@ -98,7 +97,7 @@ def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple
     if rules is None:
         return {}
     pairs = (None, rules.group_tokens, None)
-    if fixed or manifest.names_slots:
+    if fixed:
         return {"slot": ("int32", pairs), "weight": ("float32", pairs)}
     shape: tuple[int | None, ...] = pairs
     if rules.kind == "experts-choice":
@@ -110,8 +109,8 @@ def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple
 
 def layer_routings(
     manifest: Manifest, profile: Profile | None, names: Sequence[str], values: Sequence[Array]
-) -> list[Routing]:
-    """The routing of each MoE layer from what a graph put out.
+) -> dict[str, Routing]:
+    """The routing of each MoE layer, by its name, from the outputs of a graph.
 
     Args:
         manifest: of the bundle.
@@ -120,32 +119,14 @@ def layer_routings(
         values: of each layer in turn, in that order.
     """
     if manifest.rules is None:
-        return []
+        return {}
     kind, layout = manifest.rules.kind, TokenLayout.of(manifest)
-    return [Routing(kind, layout, **fields) for fields in layer_fields(names, values, profile)]
+    layers = _layer_fields(names, values, profile)
+    return {name: Routing(kind, layout, **fields) for name, fields in zip(manifest.moe_layers, layers, strict=True)}
 
 
-def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
-    """What a graph put out of each MoE layer, by name; with `expert` and `kept` in place of a `slot`.
-
-    Args:
-        names, values, profile: as for `layer_routings`.
-    """
-    layers = []
-    for i in range(len(values) // len(names) if names else 0):
-        fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))
-        if "slot" in fields:
-            assert profile is not None
-            # e * M + g * c + p, with M = G * c; or -1.
-            slot = fields.pop("slot")
-            expert = np.where(slot < 0, -1, slot // (len(slot) * profile.capacity[i])).astype(np.int32)
-            fields |= {"expert": expert, "kept": slot >= 0}
-        layers.append(fields)
-    return layers
-
-
-def placed_pairs(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[Array]:
-    """Where the pairs of each MoE layer got their places; none of a Soft MoE.
+def kept_pairs(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[Array]:
+    """Which pairs of each MoE layer were kept, and at which expert; none of a Soft MoE.
 
     Args:
         names, values, profile: as for `layer_routings`.
@@ -154,5 +135,20 @@ def placed_pairs(names: Sequence[str], values: Sequence[Array], profile: Profile
         Of each layer with top-K routing the expert i32[G,S,K], -1 where the pair was dropped; with experts choice
         bool[G,S,E], whether the expert chose the token.
     """
-    layers = [fields for fields in layer_fields(names, values, profile) if "kept" in fields]
+    layers = [fields for fields in _layer_fields(names, values, profile) if "kept" in fields]
     return [np.where(fields["kept"], fields["expert"], -1) if "expert" in fields else fields["kept"] for fields in layers]
+
+
+def _layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
+    """The outputs of each MoE layer by name, with `expert` and `kept` in place of a `slot`."""
+    layers = []
+    for i in range(len(values) // len(names) if names else 0):
+        fields = dict(zip(names, values[i * len(names) : (i + 1) * len(names)], strict=True))
+        if "slot" in fields:
+            assert profile is not None
+            # e * M + g * c + p, with M = G * c; or -1.
+            slot = fields.pop("slot")
+            expert = np.where(slot < 0, -1, slot // (len(slot) * profile.slots[i])).astype(np.int32)
+            fields |= {"expert": expert, "kept": slot >= 0}
+        layers.append(fields)
+    return layers

@@ -1,17 +1,17 @@
 """The routing kinds: what each has to set, and how a setting becomes a profile.
 
-A kind is one class here. What it has to set are the names of `settings`, which are also the inputs of its graphs; nothing
-else in the runtime asks for the kind to learn that.
+A kind is one class here. Its `settings` are also the names of its graphs' inputs; nothing else in the runtime tests the kind
+to learn them.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vmoe_runtime.capacity import Rounding, compute_capacity, effective_ratio
+from vmoe_runtime.capacity import Rounding, compute_slots, effective_ratio
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, experts_choice_name, parse_profile_name, profile_name
 
@@ -31,7 +31,7 @@ LAYER_OUTPUTS: Mapping[RoutingKind, tuple[str, ...]] = {
     "experts-choice": ("kept", "weight"),
     "soft": ("dispatch", "combine"),
 }
-"""What a graph puts out of each MoE layer, behind the layer's name and a slash."""
+"""What a graph returns of each MoE layer, behind the layer's name and a slash."""
 
 MOST_COUNTED_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
@@ -50,7 +50,7 @@ class _Rules:
     """
 
     kind: ClassVar[RoutingKind]
-    example: ClassVar[str] = ""
+    example: ClassVar[str]
 
     num_experts: int
     group_tokens: int
@@ -66,52 +66,45 @@ class _Rules:
         """M, the members of an ensemble (E3); 1 for every other model."""
         return 1
 
-    def changed(self, base: Profile, given: Mapping[str, Any]) -> Profile:
+    def changed(self, base: Profile | None, changes: Mapping[str, Any]) -> Profile:
         """A profile with some settings replaced: capacity (a ratio), k, bpr, pool, max_experts.
 
         Raises:
             RoutingError: a setting that the model can't be run with, or that the kind doesn't have.
         """
-        self.check_names(given)
-        names = {name: "capacity_ratio" if name == "capacity" else name for name in self.settings}
-        return self._profile({to: given.get(name, getattr(base, to)) for name, to in names.items()})
+        self.check_names(changes)
+        fields = {"capacity_ratio" if name == "capacity" else name: changes.get(name) for name in self.settings}
+        return self.profile(**{name: getattr(base, name) if value is None else value for name, value in fields.items()})
 
     def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
-        """The profile that a systematic name stands for.
+        """The profile of a systematic name.
 
         Args:
             name: such as `c0.3-k1`.
-            stored: names that a bundle has, for the sentence.
+            stored: names that a bundle has, for the message.
 
         Raises:
             RoutingError: it is no such name, or not one of this kind.
         """
-        said = parse_profile_name(name)
-        if not self.settings or said is None or ("k" in said) != ("k" in self.settings):
+        fields = parse_profile_name(name)
+        if not self.settings or fields is None or ("k" in fields) != ("k" in self.settings):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
             raise RoutingError(f"there is no profile '{name}'; {has}{self.example}")
-        return self.asked(said)
+        self.check_names(fields)
+        return self.profile(**fields)
 
-    def asked(self, fields: Mapping[str, Any]) -> Profile:
-        """The profile of settings: capacity_ratio, and k, bpr, pool and max_experts where the kind has them.
-
-        Raises:
-            RoutingError: as for `changed`.
-        """
-        self.check_names(name for name in fields if name != "capacity_ratio")
-        return self._profile(fields)
-
-    def check_names(self, given: Iterable[str]) -> None:
+    def check_names(self, names: Collection[str]) -> None:
         """Refuses settings that the kind doesn't have.
 
         Raises:
             RoutingError: with their names, and why.
         """
-        if refused := [name for name in given if name not in self.settings]:
+        if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             *most, last = refused
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
-    def _profile(self, fields: Mapping[str, Any]) -> Profile:
+    def profile(self, *_: Any, **__: Any) -> Profile:
+        """The profile of a setting; a kind without settings has none."""
         raise NotImplementedError
 
     def _refusal(self, names: str) -> str:
@@ -119,49 +112,26 @@ class _Rules:
 
 
 @dataclass(frozen=True)
-class _WithCapacity(_Rules):
-    """What the kinds that have a capacity have beside it.
+class TopKRules(_Rules):
+    """Each token chooses its k best experts, and an expert takes what fits its slots.
 
     Attributes:
         rounding: "ceil" or "round".
-        capacity_multiple_of: places are rounded up to a multiple of this.
-    """
-
-    rounding: Rounding = "ceil"
-    capacity_multiple_of: int = 1
-
-    def _places(self, capacity_ratio: float, k: int) -> tuple[int, float]:
-        """Places per expert and group, and the ratio that they amount to."""
-        if capacity_ratio > self.num_experts:
-            raise RoutingError(
-                f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {self.num_experts}; "
-                f"from {self.num_experts / k:g} on no token is dropped"
-            )
-        pairs = self.group_tokens * k
-        places = compute_capacity(pairs, self.num_experts, capacity_ratio, self.rounding, self.capacity_multiple_of)
-        # An expert can't get more than all pairs; a multiple far above would only cost memory.
-        if places > max(pairs, _SMALL_GROUP):
-            raise RoutingError(
-                f"rounding up to a multiple of {self.capacity_multiple_of} gives {places} places per expert, "
-                f"where a group has {pairs} token-expert pairs"
-            )
-        return places, effective_ratio(places, pairs, self.num_experts)
-
-
-@dataclass(frozen=True)
-class TopKRules(_WithCapacity):
-    """Each token chooses its k best experts, and an expert takes what fits its places.
-
-    Attributes:
+        capacity_multiple_of: slots are rounded up to a multiple of this.
         ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for a plain V-MoE.
-        has_policies: whether the graph takes `pool` and `max_experts`; E3 and graphs of older formats don't.
     """
 
     kind = "top-k"
     example = "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
 
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
     ensemble_size: int = 1
-    has_policies: bool = True
+
+    @property
+    def has_policies(self) -> bool:
+        """Whether the graph takes `pool` and `max_experts`; that of an ensemble doesn't."""
+        return self.ensemble_size == 1
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -184,29 +154,26 @@ class TopKRules(_WithCapacity):
             raise RoutingError(
                 f"capacity must be a number and k a whole number, not {shown(capacity_ratio)} and {shown(k)}"
             ) from None
-        for name, flag in (("bpr", bpr), ("pool", pool)):
-            if not (_is_flag(flag) or (flag is None and name == "pool")):
+        for name, flag in (("bpr", bpr), ("pool", False if pool is None else pool)):
+            if not _is_flag(flag):
                 raise RoutingError(f"{name} must be True or False, not {shown(flag)}")
         most = self.num_experts // self.ensemble_size
         if not 1 <= k <= most:
             what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
             raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
         limit = self._limit(max_experts)
-        places, ratio = self._places(capacity_ratio, k)
-        limited = None if limit == self.num_experts else limit
+        slots, ratio = _slots(self, capacity_ratio, k)
         return Profile(
-            profile_name(capacity_ratio, k, bool(bpr), bool(pool), limited),
+            profile_name(capacity_ratio, k, bool(bpr), bool(pool), None if limit == self.num_experts else limit),
             capacity_ratio,
             k,
             bool(bpr),
-            (places,) * self.num_moe_layers,
+            slots,
             ratio,
             bool(pool) if self.has_policies else None,
             limit if self.has_policies else None,
+            self,
         )
-
-    def _profile(self, fields: Mapping[str, Any]) -> Profile:
-        return self.profile(**fields)
 
     def _limit(self, max_experts: int | None) -> int:
         """Experts that a group may use: E for no limit."""
@@ -225,17 +192,22 @@ class TopKRules(_WithCapacity):
         return min(limit, self.num_experts)
 
     def _refusal(self, names: str) -> str:
-        if self.ensemble_size > 1:
-            return f"ensembles (E3) are routed officially: they take no {names}"
-        return f"this bundle's graph takes no {names}: it was exported before there were any; export it again"
+        return f"ensembles (E3) are routed officially: they take no {names}"
 
 
 @dataclass(frozen=True)
-class ExpertsChoiceRules(_WithCapacity):
-    """Each expert chooses the tokens that fit its places, by gate."""
+class ExpertsChoiceRules(_Rules):
+    """Each expert chooses the tokens with the largest gates, as many as it has slots.
+
+    Attributes:
+        rounding, capacity_multiple_of: as of `TopKRules`.
+    """
 
     kind = "experts-choice"
     example = "any name like c1.0 works"
+
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -254,12 +226,8 @@ class ExpertsChoiceRules(_WithCapacity):
             capacity_ratio = float(capacity_ratio)
         except (TypeError, ValueError, OverflowError):
             raise RoutingError(f"capacity must be a number, not {shown(capacity_ratio)}") from None
-        places, ratio = self._places(capacity_ratio, 1)
-        name = experts_choice_name(capacity_ratio)
-        return Profile(name, capacity_ratio, None, None, (places,) * self.num_moe_layers, ratio)
-
-    def _profile(self, fields: Mapping[str, Any]) -> Profile:
-        return self.profile(fields["capacity_ratio"])
+        slots, ratio = _slots(self, capacity_ratio, 1)
+        return Profile(experts_choice_name(capacity_ratio), capacity_ratio, None, None, slots, ratio, rules=self)
 
     def _refusal(self, names: str) -> str:
         return f"with experts choice there is nothing to set but the capacity ratio: it takes no {names}"
@@ -283,7 +251,25 @@ class SoftRules(_Rules):
 
 
 RoutingRules = TopKRules | ExpertsChoiceRules | SoftRules
-"""What turns a requested setting into a profile, for a model of one kind."""
+"""What makes a profile of a requested setting, for a model of one kind."""
+
+
+def _slots(rules: TopKRules | ExpertsChoiceRules, capacity_ratio: float, k: int) -> tuple[tuple[int, ...], float]:
+    """Slots per expert and group of each MoE layer, and the capacity ratio after rounding."""
+    if capacity_ratio > rules.num_experts:
+        raise RoutingError(
+            f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {rules.num_experts}; "
+            f"from {rules.num_experts / k:g} on no token is dropped"
+        )
+    pairs = rules.group_tokens * k
+    slots = compute_slots(pairs, rules.num_experts, capacity_ratio, rules.rounding, rules.capacity_multiple_of)
+    # An expert can't get more than all pairs; a multiple far above would only cost memory.
+    if slots > max(pairs, _SMALL_GROUP):
+        raise RoutingError(
+            f"rounding up to a multiple of {rules.capacity_multiple_of} gives {slots} slots per expert, "
+            f"where a group has {pairs} token-expert pairs"
+        )
+    return (slots,) * rules.num_moe_layers, effective_ratio(slots, pairs, rules.num_experts)
 
 
 def _is_flag(value: object) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from vmoe_runtime.version import __version__
+from vmoe_runtime import __version__
 from vmoe_tools.command_line import CommandError, UsageError, run_command
 
 PROGRAM = "vmoe-serve"

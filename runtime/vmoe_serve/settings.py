@@ -43,7 +43,7 @@ def levels(manifest: Manifest, capacity: Sequence[str], profiles: Sequence[str])
     if capacity:
         base = given[0] if given else next(iter(manifest.profiles.values()), None)
         return sweep_profiles(manifest.rules, base, Axes(read_ratios(capacity, "--capacity")), "--capacity")
-    found = given or sorted(manifest.profiles.values(), key=lambda profile: sum(profile.capacity))
+    found = given or sorted(manifest.profiles.values(), key=lambda profile: sum(profile.slots))
     if not found:
         raise UsageError("--slo-ms chooses between settings, and the bundle has none")
     return found, []

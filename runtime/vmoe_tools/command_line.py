@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TextIO, TypeVar
 
+from vmoe_runtime import __version__
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.errors import RoutingError, VmoeError
-from vmoe_runtime.version import __version__
 from vmoe_runtime.whole_files import real_path, write_whole
 from vmoe_tools.interrupts import interrupt_held_back
 

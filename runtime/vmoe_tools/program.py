@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import click
 
+from vmoe_runtime import __version__
 from vmoe_runtime.errors import RoutingError, VmoeError
-from vmoe_runtime.version import __version__
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmoe_runtime.capacity import compute_capacity, effective_ratio
+from vmoe_runtime.capacity import compute_slots, effective_ratio
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import experts_choice_name, parse_profile_name, profile_name
 from vmoe_runtime.routing_kinds import TopKRules
@@ -37,16 +37,16 @@ def test_every_golden_row_gives_the_official_integer(row: list[Any]) -> None:
     arguments = (num_pairs, num_experts, ratio, rounding, multiple_of or 1)
     if official is None:
         with pytest.raises(RoutingError, match="leaves no place per expert"):
-            compute_capacity(*arguments)
+            compute_slots(*arguments)
     else:
-        assert compute_capacity(*arguments) == official
+        assert compute_slots(*arguments) == official
 
 
 @given(st.integers(1, 10**5), st.integers(1, 64), st.floats(1e-3, 64), st.integers(1, 16))
 def test_places_are_at_least_what_the_ratio_asks_for_and_no_whole_step_more(
     num_pairs: int, num_experts: int, ratio: float, multiple_of: int
 ) -> None:
-    places = compute_capacity(num_pairs, num_experts, ratio, multiple_of=multiple_of)
+    places = compute_slots(num_pairs, num_experts, ratio, multiple_of=multiple_of)
     asked = Fraction(ratio) * num_pairs / num_experts
     assert places >= 1
     assert places % multiple_of == 0
@@ -55,37 +55,37 @@ def test_places_are_at_least_what_the_ratio_asks_for_and_no_whole_step_more(
 
 
 def test_double_precision_decides_in_the_official_order() -> None:
-    assert compute_capacity(100, 10, 1.1) == 12
+    assert compute_slots(100, 10, 1.1) == 12
     # In single precision 80 * 0.1 / 8 comes out above 1.
-    assert compute_capacity(40 * 2, 8, 0.1) == 1
+    assert compute_slots(40 * 2, 8, 0.1) == 1
 
 
 @pytest.mark.parametrize(("num_pairs", "places"), [(5, 2), (7, 4), (6, 3)])
 def test_round_goes_to_the_even_neighbour_on_a_half(num_pairs: int, places: int) -> None:
-    assert compute_capacity(num_pairs, 2, 1.0, "round") == places
+    assert compute_slots(num_pairs, 2, 1.0, "round") == places
 
 
 @pytest.mark.parametrize("ratio", [0, -0.5, math.nan, math.inf])
 def test_a_ratio_that_is_no_positive_number_is_refused(ratio: float) -> None:
     with pytest.raises(RoutingError, match="must be a positive number"):
-        compute_capacity(100, 8, ratio)
+        compute_slots(100, 8, ratio)
 
 
 def test_the_effective_ratio_is_that_of_the_whole_places() -> None:
-    assert effective_ratio(compute_capacity(50, 8, 0.3), 50, 8) == pytest.approx(2 * 8 / 50)
+    assert effective_ratio(compute_slots(50, 8, 0.3), 50, 8) == pytest.approx(2 * 8 / 50)
 
 
 def test_a_profile_has_the_places_of_every_layer() -> None:
     profile = RULES.profile(0.3, 1, True)
-    assert (profile.name, profile.capacity, profile.k, profile.bpr) == ("c0.3-k1", (2, 2, 2), 1, True)
+    assert (profile.name, profile.slots, profile.k, profile.bpr) == ("c0.3-k1", (2, 2, 2), 1, True)
     assert (profile.capacity_ratio, profile.effective_ratio) == (0.3, pytest.approx(0.32))
 
 
 def test_a_profile_follows_rounding_and_multiple() -> None:
     rules = TopKRules(8, 50, 1, rounding="round", capacity_multiple_of=4)
-    assert rules.profile(1.05, 2, False).capacity == (16,)
-    assert TopKRules(8, 50, 1, rounding="round").profile(1.05, 2, False).capacity == (13,)
-    assert TopKRules(8, 50, 1).profile(1.05, 2, False).capacity == (14,)
+    assert rules.profile(1.05, 2, False).slots == (16,)
+    assert TopKRules(8, 50, 1, rounding="round").profile(1.05, 2, False).slots == (13,)
+    assert TopKRules(8, 50, 1).profile(1.05, 2, False).slots == (14,)
 
 
 @pytest.mark.parametrize("k", [0, -1, 9])
@@ -103,7 +103,7 @@ def test_settings_that_are_no_numbers_are_refused(ratio: Any, k: Any) -> None:
 def test_a_ratio_above_the_number_of_experts_is_refused_with_the_one_that_drops_nothing() -> None:
     with pytest.raises(RoutingError, match="from 4 on no token is dropped"):
         RULES.profile(8.5, 2, True)
-    assert RULES.profile(8.0, 2, True).capacity[0] >= 50
+    assert RULES.profile(8.0, 2, True).slots[0] >= 50
 
 
 def test_numpy_numbers_make_the_same_profile() -> None:

@@ -23,7 +23,7 @@ from sdk_build import Runner, setting_fields
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.routing import layer_outputs, placed_pairs
+from vmoe_runtime.routing import layer_outputs, kept_pairs
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundles"
@@ -67,7 +67,7 @@ def answers(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             placed = stored[f"{what}/placed"]
         else:
             setting = Bundle.open(FOLDER / name).manifest.profiles[profile]
-            (placed,) = placed_pairs(["slot"], [stored[f"{what}/slot"]], setting)
+            (placed,) = kept_pairs(["slot"], [stored[f"{what}/slot"]], setting)
         found[profile] = stored[f"{what}/logits"], placed
     return found
 
@@ -109,7 +109,7 @@ def test_a_stock_runtime_answers_as_it_did(name: str, profile: str, graph: str) 
     feeds = {"image": images(name), **setting.inputs()}
     logits, *routes = stock_of(name, graph).run(feeds, outputs)
     np.testing.assert_allclose(logits, answers(name)[profile][0], rtol=0, atol=OLD[name].atol)
-    np.testing.assert_array_equal(placed_pairs(names, routes, setting)[0], answers(name)[profile][1])
+    np.testing.assert_array_equal(kept_pairs(names, routes, setting)[0], answers(name)[profile][1])
 
 
 @pytest.mark.parametrize("name", OLD)

@@ -89,7 +89,7 @@ def random_names() -> list[str]:
 def described(profile: Profile, rules: RoutingRules) -> str:
     """A profile as `sdk_readers` prints it, with 0 for what there is none of, and all experts where there is no limit."""
     limit = (0 if profile.k is None else rules.num_experts) if profile.max_experts is None else profile.max_experts
-    numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, *profile.capacity]
+    numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, *profile.slots]
     return " ".join(map(str, (profile.name, repr(profile.capacity_ratio), repr(profile.effective_ratio), *numbers)))
 
 

@@ -22,9 +22,9 @@ import pytest
 from PIL import Image
 
 from vmoe_export import export_bundle
+from vmoe_measure import image_source
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_measure.timing import call_order, summarize, time_interleaved
-from vmoe_measure import image_source
 from vmoe_runtime import Engine, ImageError, Routing
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest
 from vmoe_runtime.bundle.reader import Bundle
@@ -59,7 +59,7 @@ POINT_KEYS = [
     "streams",
     "then",
     "margin",
-    "sent_on",
+    "escalated",
 ]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 QUICK = ("--duration", "0.001", "--threads", "1")
@@ -671,7 +671,7 @@ def test_a_flat_folder_has_no_labels_and_needs_no_note(pictures: Path, manifest:
 def test_features_have_no_top1(npz: Callable[..., Path], manifest: Manifest) -> None:
     source = opened(npz(), dataclasses.replace(manifest, output="features"))
     assert (source.labels, len(source)) == (None, 70)
-    assert source.note == "the bundle puts out no logits, so there is no top-1"
+    assert source.note == "the bundle outputs no logits, so there is no top-1"
 
 
 def test_an_npz_without_labels_has_no_top1(

@@ -223,7 +223,7 @@ def test_two_steps_are_tried_on_images_that_their_margin_was_not_calibrated_on(
                 sure = margins[~known] < smallest_margin(margins[known], low[known], high[known]) - 1e-9
                 right += np.count_nonzero(np.where(sure, high[~known], low[~known]))
                 sent += np.count_nonzero(sure)
-            assert (one["top1"], one["sent_on"]) == (right / 128, sent / 128)
+            assert (one["top1"], one["escalated"]) == (right / 128, sent / 128)
             assert one["margin"] == pytest.approx(smallest_margin(margins, low, high), abs=1e-9)
             flops = points[one["profile"]]["flops_per_image"] + sent / 128 * best["flops_per_image"]
             assert one["flops_per_image"] == round(flops) and one["images_per_second"] > 0
@@ -256,9 +256,7 @@ def test_two_steps_are_a_curve_over_time_and_compute_and_in_the_front(made: tupl
             row = f'<th scope="row">{name}</th><td>{cost(one):.4g}</td><td>{one["top1"]:.2%}</td>'
             assert (row in charts[chart]) == drawn
         margin = f"{one['margin']:.4f}" if one["margin"] <= 1 else "all"
-        row = (
-            f'{one["profile"]}</th><td class="text">{one["then"]}</td><td>{margin}</td><td>{one["sent_on"] * 100:.2f}\u00a0%'
-        )
+        row = f'{one["profile"]}</th><td class="text">{one["then"]}</td><td>{margin}</td><td>{one["escalated"] * 100:.2f}\u00a0%'
         assert row in page
     assert page.count(", two steps</li>") == len({one["bundle"] for one in report["cascades"]}) == 2
 
@@ -276,7 +274,7 @@ def test_the_sentence_about_two_steps_is_of_the_fastest_that_are_accurate_enough
     said = text[text.index("The fastest two steps that lose at most 1\u00a0point") :].partition("\n")[0]
     assert f"all images at {fastest['profile']}," in said and f"again at {alone['profile']}." in said
     assert f"{fastest['images_per_second'] / alone['images_per_second']:.2f} times its speed" in said
-    assert f"{fastest['sent_on'] * 100:.1f}\u00a0%" in said and f"right on {fastest['top1'] * 100:.1f}\u00a0%" in said
+    assert f"{fastest['escalated'] * 100:.1f}\u00a0%" in said and f"right on {fastest['top1'] * 100:.1f}\u00a0%" in said
 
 
 def test_a_margin_needs_two_batches(mnist_image_bundle: Path, images: Path, tmp_path: Path) -> None:

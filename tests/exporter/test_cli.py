@@ -12,7 +12,7 @@ import pytest
 
 from vmoe_export.cli import main
 from vmoe_runtime import Engine
-from vmoe_runtime.capacity import compute_capacity
+from vmoe_runtime.capacity import compute_slots
 
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 
@@ -74,7 +74,7 @@ def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, outp
     result = json.loads(output.readouterr().out)
     assert result["written"] is True and result["bundle"] == str(bundle)
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2-vanilla", "c1.05-k2-vanilla"]
-    assert [p["capacity"] for p in result["profiles"]] == [[compute_capacity(1600, 8, c)] * 5 for c in (0.3, 1.05)]
+    assert [p["capacity"] for p in result["profiles"]] == [[compute_slots(1600, 8, c)] * 5 for c in (0.3, 1.05)]
     assert result["group"] == {"name": "tokens:800", "tokens": 800, "batch_multiple": 16}
     assert result["validation"] == [] and result["limits"] is None
     assert result["notes"] == ["c1.05-k2-vanilla costs more than the dense ViT of the same size"]

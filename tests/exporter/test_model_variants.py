@@ -21,7 +21,7 @@ from vmoe_export.model.torch_model import Vmoe
 from vmoe_measure.comparison import relative_differences
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.capacity import compute_capacity
+from vmoe_runtime.capacity import compute_slots
 
 RUNNERS = ("torch", "canonical", "onnxruntime", "openvino")
 BATCHES = (1, 3)
@@ -85,7 +85,7 @@ class Exported:
 
     def capacity(self, setting: Setting) -> int:
         variant = self.variant
-        return compute_capacity(
+        return compute_slots(
             (variant.group_tokens or variant.tokens) * setting.k,
             variant.experts,
             setting.capacity,

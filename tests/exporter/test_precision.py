@@ -336,7 +336,7 @@ def run_numpy(
         name: array.astype(ml_dtypes.bfloat16) if name.endswith(EXPERT_KERNELS) else array for name, array in tensors.items()
     }
     settings = numpy_vmoe.Settings(
-        group_tokens=group_tokens, k=profile.k, capacity=profile.capacity[0], bpr=profile.bpr, bf16_weights=True
+        group_tokens=group_tokens, k=profile.k, capacity=profile.slots[0], bpr=profile.bpr, bf16_weights=True
     )
     answer = numpy_vmoe.forward(rounded, images, settings)
     return answer.output, list(answer.kept.values())

@@ -141,7 +141,7 @@ def test_the_bfloat16_dispatcher_keeps_the_official_pairs(case: golden.Case, lib
 def check_slots(case: golden.Case, routes: Outputs, atol: float) -> None:
     for slot, weight, (gates, kept) in zip(routes[::2], routes[1::2], case.layers(), strict=True):
         assert case.profile is not None
-        np.testing.assert_array_equal(golden.kept_slots(slot, case.profile.capacity[0], kept.shape[-1]), kept)
+        np.testing.assert_array_equal(golden.kept_slots(slot, case.profile.slots[0], kept.shape[-1]), kept)
         if gates is not None:
             np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
 
@@ -205,7 +205,7 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
     for node in plugins:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert attributes.pop("plugin_namespace") == b"vmoe" and attributes.pop("plugin_version") == b"1"
-        setting = {} if profile is None else {"capacity": profile.capacity[0], "k": profile.k, "bpr": int(profile.bpr)}
+        setting = {} if profile is None else {"capacity": profile.slots[0], "k": profile.k, "bpr": int(profile.bpr)}
         assert attributes == (setting if node.op_type == "VmoeRouteDispatch" else {})
         assert len(node.input) == PLUGINS[node.op_type] and all(node.input)
     # Functions are for runtimes without the plugin: no node of the main graph calls one that isn't a plugin.
@@ -353,7 +353,7 @@ def kept_alike(case: golden.Case, routes: Outputs) -> float:
     shares = [1.0]
     for slot, (_, kept) in zip(routes[::2], case.layers(), strict=True):
         assert case.profile is not None
-        shares.append(float((golden.kept_slots(slot, case.profile.capacity[0], kept.shape[-1]) == kept).mean()))
+        shares.append(float((golden.kept_slots(slot, case.profile.slots[0], kept.shape[-1]) == kept).mean()))
     return min(shares)
 
 
@@ -419,7 +419,7 @@ def test_the_float32_graph_is_the_canonical_graph_at_its_profile(
             logits, *routes = session(bundles["fp32"] / f"{profile}.tensorrt.onnx").run(None, {"image": images})
             np.testing.assert_allclose(logits, engine(images, profile=profile), rtol=0, atol=1e-5)
             for slot, layer in zip(routes[::2], engine.routing(images, profile=profile).values(), strict=True):
-                places = len(slot) * engine.setting(profile).capacity[0]  # type: ignore[union-attr]
+                places = len(slot) * engine.setting(profile).slots[0]  # type: ignore[union-attr]
                 np.testing.assert_array_equal(slot >= 0, layer.kept)
                 np.testing.assert_array_equal(slot[slot >= 0] // places, layer.expert[layer.kept])  # type: ignore[index]
 

@@ -18,13 +18,12 @@ from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
 from vmoe_export import export_bundle
-from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, __version__, installation
 from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
-from vmoe_runtime.version import __version__
 from vmoe_tools.build.batches import choose_batches
 from vmoe_tools.build.check import LIMITS, BuildError, Check, refuse_wrong_answers
 from vmoe_tools.build.cli import main

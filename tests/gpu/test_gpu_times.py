@@ -22,7 +22,7 @@ from on_gpu.checks import expected_of
 from on_gpu.library import KERNELS, Library
 from on_gpu.shape import Shape
 
-from vmoe_runtime.capacity import compute_capacity
+from vmoe_runtime.capacity import compute_slots
 
 RATES = timing.Rates(copy=1e9, launch=1e-5)
 
@@ -58,7 +58,7 @@ def test_balanced_routing_keeps_what_a_balanced_router_keeps() -> None:
 
 def test_capacities_are_those_of_the_product() -> None:
     for tokens, experts, choices, ratio in itertools.product((10, 197, 577), (3, 10, 32), (1, 2), (0.1, 0.3, 1.05, 1.1)):
-        wanted = compute_capacity(tokens * choices, experts, ratio)
+        wanted = compute_slots(tokens * choices, experts, ratio)
         assert shape_for(1, tokens, experts, choices, ratio).capacity == wanted
 
 

@@ -120,7 +120,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
     groups = [images * tokens // rules.group_tokens for images in calls]
-    places = rules.named("c0.3-k2").capacity[0]
+    places = rules.named("c0.3-k2").slots[0]
     dispatched = TensorProto.BFLOAT16 if rounds else TYPES[precision]
     size = manifest.input
     shapes = {"image": [[images, size.height, size.width, size.channels] for images in calls]}

@@ -1,20 +1,17 @@
-"""Two-step inference: which images are sent on, what they get, and how the margin is calibrated."""
+"""Two-step inference: which images are escalated, what they get, and how the margin is calibrated."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from image_parts import in_parts
-from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_runtime import ClassifyError, Engine, RoutingError
-from vmoe_runtime.cascade import SEND_ALL, calibrated_margin, margins_of
-from vmoe_tools.bench.cascades import CascadePoint
+from vmoe_runtime.cascade import ESCALATE_ALL, calibrated_margin, margins_of
 
 LOW, HIGH = "c0.2-k1-pool", "c1.05-k2"
 HALVES = (slice(0, 768), slice(768, 1536))
@@ -45,46 +42,46 @@ def test_a_calibrated_cascade_loses_one_image_at_most_for_two_fifths_of_the_pair
     seen, held_out = HALVES[half], HALVES[1 - half]
     (low, low_kept), (high, high_kept) = alone[LOW], alone[HIGH]
     margin = calibrated_margin(low[seen], high[seen], labels[seen])
-    logits, sent = engine.cascade(first=LOW, then=HIGH, margin=margin).answers(images[held_out])
+    logits, escalated = engine.cascade(first=LOW, then=HIGH, margin=margin).answers(images[held_out])
     right = np.count_nonzero(high[held_out].argmax(1) == labels[held_out])
     assert np.count_nonzero(logits.argmax(1) == labels[held_out]) >= right - 1
-    assert low_kept[held_out].sum() + high_kept[held_out][sent].sum() <= 0.4 * high_kept[held_out].sum()
+    assert low_kept[held_out].sum() + high_kept[held_out][escalated].sum() <= 0.4 * high_kept[held_out].sum()
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.3, 0.9, SEND_ALL])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 0.9, ESCALATE_ALL])
 def test_each_image_has_the_logits_of_its_last_step(
     margin: float, engine: Engine, alone: dict[str, list[np.ndarray]], mnist_images: dict[str, np.ndarray]
 ) -> None:
     images = mnist_images["images"][:300]
     low, high = (alone[setting][0][:300] for setting in (LOW, HIGH))
-    logits, sent = engine.cascade(first=LOW, then=HIGH, margin=margin).answers(images)
+    logits, escalated = engine.cascade(first=LOW, then=HIGH, margin=margin).answers(images)
     shares = np.exp(low.astype(np.float64))
     best = np.sort(shares / shares.sum(1, keepdims=True), axis=1)
-    np.testing.assert_array_equal(sent, best[:, -1] - best[:, -2] < margin)
-    np.testing.assert_array_equal(logits, np.where(sent[:, None], high, low))
-    assert 0 < sent.sum() < 300 or margin in (0.0, SEND_ALL)
+    np.testing.assert_array_equal(escalated, best[:, -1] - best[:, -2] < margin)
+    np.testing.assert_array_equal(logits, np.where(escalated[:, None], high, low))
+    assert 0 < escalated.sum() < 300 or margin in (0.0, ESCALATE_ALL)
     np.testing.assert_array_equal(engine.cascade(first=LOW, then=HIGH, margin=margin)(images), logits)
 
 
-def test_whole_groups_of_the_least_sure_are_sent_on(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+def test_whole_groups_of_the_least_sure_are_escalated(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
     images = mnist_images["images"][:160]
     with Engine.load(mnist_bundle) as grouped:
         low = grouped(images, "c0.1-k1")
-        logits, sent = grouped.cascade(first="c0.1-k1", then=HIGH, margin=0.5).answers(images)
+        logits, escalated = grouped.cascade(first="c0.1-k1", then=HIGH, margin=0.5).answers(images)
         unsure = margins_of(low) < 0.5
-        assert sent.sum() % 16 == 0 and unsure.sum() < sent.sum() < unsure.sum() + 16
-        assert sent[unsure].all()
-        assert margins_of(low)[sent].max() <= margins_of(low)[~sent].min()
-        np.testing.assert_array_equal(logits[~sent], low[~sent])
-        np.testing.assert_array_equal(logits[sent], grouped(images[sent], HIGH))
+        assert escalated.sum() % 16 == 0 and unsure.sum() < escalated.sum() < unsure.sum() + 16
+        assert escalated[unsure].all()
+        assert margins_of(low)[escalated].max() <= margins_of(low)[~escalated].min()
+        np.testing.assert_array_equal(logits[~escalated], low[~escalated])
+        np.testing.assert_array_equal(logits[escalated], grouped(images[escalated], HIGH))
 
 
-def test_an_image_that_gives_no_number_is_sent_on(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:
+def test_an_image_that_gives_no_number_is_escalated(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:
     images = mnist_images["images"][:3].astype(np.float32)[..., None] / 127.5 - 1
     images[1, 14, 14, 0] = np.nan
     with pytest.warns(UserWarning, match="NaN"):
-        _, sent = engine.cascade(first=LOW, then=HIGH, margin=0.0).answers(images)
-    assert sent.tolist() == [False, True, False]
+        _, escalated = engine.cascade(first=LOW, then=HIGH, margin=0.0).answers(images)
+    assert escalated.tolist() == [False, True, False]
 
 
 def test_margins_are_of_probabilities() -> None:
@@ -115,7 +112,7 @@ def answers(*sure: tuple[int, float]) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("labelled", [True, False])
-def test_the_calibrated_margin_sends_on_no_more_than_needed(
+def test_the_calibrated_margin_escalates_no_more_than_needed(
     first: list[tuple[int, float]], lost: int, share: float, *, labelled: bool
 ) -> None:
     low, high = answers(*first), answers(*[(0, 0.9)] * len(first))
@@ -124,17 +121,17 @@ def test_the_calibrated_margin_sends_on_no_more_than_needed(
 
 
 @pytest.mark.parametrize("margin", [0.5, 1.0])
-def test_who_is_as_sure_as_one_that_is_sent_on_is_sent_on_too(margin: float, engine: Engine) -> None:
+def test_who_is_as_sure_as_one_that_is_escalated_is_escalated_too(margin: float, engine: Engine) -> None:
     low = answers((0, 0.1), (0, margin), (0, margin), (0, 0.9)) if margin < 1 else np.array([[40.0, 0], [40.0, 0]])
     high = np.array([[0, 9.0], [0, 9.0], [9.0, 0], [9.0, 0]])[: len(low)]
     labels = high.argmax(1)
     found = calibrated_margin(low, high, labels)
-    sent = margins_of(low) < found
-    assert np.where(sent, high.argmax(1), low.argmax(1)).tolist() == labels.tolist()
-    assert sent.tolist() == [True, True, True, False][: len(low)]
+    escalated = margins_of(low) < found
+    assert np.where(escalated, high.argmax(1), low.argmax(1)).tolist() == labels.tolist()
+    assert escalated.tolist() == [True, True, True, False][: len(low)]
 
 
-def test_what_is_no_number_is_sent_on_at_any_calibrated_margin() -> None:
+def test_what_is_no_number_is_escalated_at_any_calibrated_margin() -> None:
     low, high = answers((0, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (0, 0.9), (1, 0.9))
     low[:2] = np.nan
     assert calibrated_margin(low, high, np.array([0, 0, 0]), lost=1) == 0.0
@@ -143,9 +140,9 @@ def test_what_is_no_number_is_sent_on_at_any_calibrated_margin() -> None:
 
 def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers((0, 0.9), (1, 0.9), (0, 0.9))
-    # Sending one image on gains it; sending two loses the other again, which the second setting alone loses, too.
+    # Escalating one image gains it; escalating two loses the other again, which the second setting alone loses, too.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
-    assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == SEND_ALL
+    assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
 
 
 @pytest.mark.parametrize("margin", [-0.1, float("nan"), "0.5", None, True])
@@ -159,80 +156,3 @@ def test_what_can_not_be_a_cascade_is_one_sentence(engine: Engine) -> None:
         engine.cascade(first="low", then=HIGH, margin=0.5)
     with Engine.load(BUNDLES / "v3-soft") as soft, pytest.raises(RoutingError):
         soft.cascade(first=LOW, then=HIGH, margin=0.5)
-
-
-# As points of vmoe-bench
-
-
-def test_the_bench_puts_the_most_accurate_setting_behind_cheaper_ones(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images, labels = mnist_images["images"][:512], mnist_images["labels"][:512]
-    np.savez(tmp_path / "some.npz", images=images, labels=labels)
-    axes = ("--sweep", "0.2", "1.05", "--k", 1, 2, "--pool", "off", "on")
-    report = report_of(capsys, mnist_image_bundle, *axes, "--images", tmp_path / "some.npz", "--cascade")
-    points = {point["profile"]: point for point in report["points"]}
-    best = max(points.values(), key=lambda point: (point["top1"], -point["flops_per_image"]))
-    found = report["cascades"]
-    assert {cascade["then"] for cascade in found} == {best["profile"]}
-    cheaper = [p for p in points.values() if p["flops_per_image"] < best["flops_per_image"]]
-    worth = [
-        p
-        for p in cheaper
-        if not any(o["top1"] >= p["top1"] and o["flops_per_image"] < p["flops_per_image"] for o in cheaper)
-    ]
-    assert {cascade["profile"] for cascade in found} == {point["profile"] for point in worth}
-    with Engine.load(mnist_image_bundle) as engine:
-        for cascade in found:
-            low, high = engine(images, cascade["profile"]), engine(images, cascade["then"])
-            assert cascade["margin"] == calibrated_margin(low, high, labels)
-            right = sent = 0
-            for known in (slice(0, None, 2), slice(1, None, 2)):
-                other = slice(1 - known.start, None, 2)
-                margin = calibrated_margin(low[known], high[known], labels[known])
-                goes = margins_of(low[other]) < margin
-                right += np.count_nonzero(np.where(goes, high[other].argmax(1), low[other].argmax(1)) == labels[other])
-                sent += np.count_nonzero(goes)
-            assert (cascade["top1"], cascade["sent_on"]) == (right / len(images), sent / len(images))
-            flops = points[cascade["profile"]]["flops_per_image"] + cascade["sent_on"] * best["flops_per_image"]
-            assert cascade["flops_per_image"] == round(flops)
-            assert cascade["images_per_second"] > 0
-
-
-def test_two_steps_without_labels_are_calibrated_on_the_answers_of_the_costliest(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez(images := tmp_path / "images.npz", images=mnist_images["images"][:256])
-    report = report_of(capsys, mnist_image_bundle, "--sweep", "0.2", "1.05", "--images", images, "--cascade")
-    (cascade,) = report["cascades"]
-    assert (cascade["profile"], cascade["then"], cascade["top1"]) == ("c0.2-k1", "c1.05-k1", None)
-    with Engine.load(mnist_image_bundle) as engine:
-        batch = mnist_images["images"][:256]
-        assert cascade["margin"] == calibrated_margin(engine(batch, "c0.2-k1"), engine(batch, "c1.05-k1"))
-
-
-def test_two_steps_need_images_and_a_cheaper_setting(
-    mnist_image_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "--cascade" in complaint_of(capsys, 2, mnist_image_bundle, "--sweep", "0.2", "--cascade", *QUICK)
-    report = report_of(capsys, mnist_image_bundle, "--sweep", "0.2", "--images", mnist_digits, "--cascade")
-    assert report["cascades"] == []
-
-
-def test_the_time_of_two_steps_is_that_of_the_mean_call() -> None:
-    point = object.__new__(CascadePoint)
-    point.first = SimpleNamespace(batch_size=2)
-    point._sent = [9, 9, 0, 0, 0, 1]
-    # Of calls that send on as many the median counts, and then how many of them there are.
-    speed = point.speed([1.0, 1.0, 7.0, 3.0])
-    assert speed.images_per_second == pytest.approx(2 / (0.75 * 1.0 + 0.25 * 3.0))
-
-
-def test_two_steps_need_a_batch_to_find_the_margin_on_and_one_to_try_it_on(
-    mnist_image_bundle: Path, tmp_path: Path, mnist_images: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez(tmp_path / "few.npz", images=mnist_images["images"][:7], labels=mnist_images["labels"][:7])
-    given = (mnist_image_bundle, "--cascade", "--images", tmp_path / "few.npz", *QUICK)
-    complaint = complaint_of(capsys, 2, *given, "--batch-size", 4)
-    assert "has only 7 images, not two batches" in complaint
-    assert report_of(capsys, *given, "--profile", "c0.3-k1", "c1.05-k2", "--batch-size", 3)["points"]

@@ -1,4 +1,4 @@
-"""The engine: profiles, images, groups, threads, and answers that don't depend on the neighbours."""
+"""The engine: profiles, images, groups, threads, and answers that don't depend on the neighbours in a batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, Setting, op_library
+from vmoe_runtime import Engine, ImageError, RoutingError, Setting, op_library
 from vmoe_runtime.images import scale_pixels
-from vmoe_runtime.resampling import resize_bilinear
 
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]
@@ -32,14 +31,14 @@ def test_an_image_alone_gives_the_same_bits_as_among_63_others(
     images = mnist_images["images"][:64]
     shuffled = np.random.default_rng(5).permutation(64)
     with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
-        # 1e-6 leaves one place per expert.
+        # 1e-6 leaves one slot per expert.
         for capacity, k in ((1e-6, 1), (1e-6, 2), (0.3, 1), (1.05, 2)):
             together = engine(images, capacity=capacity, k=k)
             alone = np.concatenate([engine(images[i : i + 1], capacity=capacity, k=k) for i in range(64)])
             np.testing.assert_array_equal(alone, together)
             np.testing.assert_array_equal(engine(images[shuffled], capacity=capacity, k=k), together[shuffled])
             np.testing.assert_array_equal(engine(images[:7], capacity=capacity, k=k), together[:7])
-        assert engine.setting(capacity=1e-6, k=1).capacity == (1,) * 5
+        assert engine.setting(capacity=1e-6, k=1).slots == (1,) * 5
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,9 +82,28 @@ def test_a_setting_is_one_value_for_every_call(engine: Engine, mnist_images: Ima
         np.testing.assert_array_equal(route.kept, vanilla.kept)
 
 
+def test_a_call_takes_the_profile_that_setting_returns(engine: Engine, mnist_images: Images) -> None:
+    images = mnist_images["images"][:3]
+    profile = engine.setting(capacity=0.5, k=2, pool=True)
+    assert profile is not None and profile.name == "c0.5-k2-pool" and engine.setting(profile) is profile
+    np.testing.assert_array_equal(engine(images, profile), engine(images, "c0.5-k2-pool"))
+    np.testing.assert_array_equal(engine(images, profile, pool=False), engine(images, "c0.5-k2"))
+    np.testing.assert_array_equal(engine(images, profile, profile="c0.3-k1"), engine(images, "c0.3-k1"))
+
+
+def test_a_profile_of_another_model_is_refused(engine: Engine, mnist_bundle: Path, mnist_images: Images) -> None:
+    with Engine.load(mnist_bundle) as grouped:
+        assert grouped.profile is not None and engine.profile is not None
+        assert grouped.profile.slots != engine.setting(grouped.profile.name).slots  # type: ignore[union-attr]
+        with pytest.raises(RoutingError, match=r"profile 'c0.1-k1' was made for another model"):
+            engine(mnist_images["images"][:1], grouped.profile)
+    with Engine.load(mnist_bundle) as again:
+        assert again(mnist_images["images"][:16], grouped.profile).shape == (16, 10)
+
+
 @pytest.mark.parametrize("setting", [0.3, ("c0.3-k1", 0.3), b"c0.3-k1"])
 def test_what_is_no_setting_is_refused(engine: Engine, mnist_images: Images, setting: Any) -> None:
-    with pytest.raises(RoutingError, match="a setting is a Setting or the name of a profile"):
+    with pytest.raises(RoutingError, match="a setting is a Setting, a Profile or the name of a profile"):
         engine(mnist_images["images"][:1], setting)
 
 
@@ -93,19 +111,21 @@ def test_a_profile_chosen_at_load_is_the_default(mnist_image_bundle: Path, mnist
     images = mnist_images["images"][:2]
     with Engine.load(mnist_image_bundle, profile="c1.05-k2") as engine:
         np.testing.assert_array_equal(engine(images), engine(images, capacity=1.05, k=2, bpr=True))
+    with Engine.load(mnist_image_bundle, Setting(capacity=0.4, k=2)) as engine:
+        assert engine.profile is not None and engine.profile.name == "c0.4-k2"
 
 
 def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Images) -> None:
     routes = engine.routing(mnist_images["images"][:4], capacity=0.3, k=2)
     assert list(routes) == [f"encoderblock_{i}" for i in range(5)]
-    capacity = engine.setting(capacity=0.3, k=2).capacity[0]
+    slots = engine.setting(capacity=0.3, k=2).slots[0]  # type: ignore[union-attr]
     for route in routes.values():
         expert, kept, weight = (getattr(route, name) for name in ("expert", "kept", "weight"))
         assert expert.shape == kept.shape == weight.shape == (4, 50, 2)
         assert (expert.dtype, kept.dtype, weight.dtype) == (np.int32, bool, np.float32)
         assert (expert[..., 0] != expert[..., 1]).all()
         taken = np.stack([np.bincount(experts[keeps], minlength=8) for experts, keeps in zip(expert, kept, strict=True)])
-        assert taken.max() == capacity
+        assert taken.max() == slots
         assert (weight[..., 0] >= weight[..., 1]).all()
         assert route.patch_mask().shape == (4, 7, 7)
         # The classifier token comes first.
@@ -136,16 +156,6 @@ def test_pil_images_files_and_lists_give_the_answers_of_their_pixels(
     np.testing.assert_array_equal(engine(pictures[0].convert("RGB")), expected[:1])
 
 
-def test_pictures_of_another_size_are_resized_without_antialiasing() -> None:
-    # The values of tf.image.resize(method="bilinear", antialias=False): half-pixel centres, edges repeated.
-    row = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
-    np.testing.assert_allclose(resize_bilinear(row, 1, 2)[0, :, 0], [0.5, 2.5])
-    np.testing.assert_allclose(resize_bilinear(row, 1, 8)[0, :, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-    np.testing.assert_array_equal(resize_bilinear(row, 1, 4), row)
-    tall = resize_bilinear(np.arange(6, dtype=np.uint8).reshape(3, 2, 1), 2, 2)
-    np.testing.assert_allclose(tall[..., 0], [[0.5, 1.5], [3.5, 4.5]])
-
-
 def test_a_picture_of_another_size_is_answered(engine: Engine, mnist_images: Images) -> None:
     large = Image.fromarray(mnist_images["images"][0]).resize((56, 56), Image.Resampling.NEAREST)
     assert engine(large).argmax() == mnist_images["labels"][0]
@@ -158,19 +168,6 @@ def test_a_batch_must_fill_the_routing_groups(mnist_bundle: Path, mnist_images: 
             engine(mnist_images["images"][:17])
 
 
-def test_a_closed_engine_says_so(mnist_image_bundle: Path, mnist_images: Images) -> None:
-    with Engine.load(mnist_image_bundle) as engine:
-        pass
-    with pytest.raises(BackendError, match="closed"):
-        engine(mnist_images["images"][:1])
-    engine.close()
-
-
-def test_an_unknown_profile_names_the_ones_there_are(engine: Engine, mnist_images: Images) -> None:
-    with pytest.raises(RoutingError, match=r"no profile 'fast'.*c0\.3-k1, c0\.3-k2"):
-        engine(mnist_images["images"][:1], "fast")
-
-
 def test_auto_takes_what_is_fastest_for_the_bundle_and_says_what_runs(
     engine: Engine, mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,16 +178,6 @@ def test_auto_takes_what_is_fastest_for_the_bundle_and_says_what_runs(
     with Engine.load(mnist_image_bundle) as without_library:
         assert without_library.backend == "openvino"
         assert re.fullmatch(r"OpenVINO 20\S+ CPU, standard ops, f32", without_library.backend_description)
-
-
-def test_a_model_without_class_names_has_none(engine: Engine) -> None:
-    assert engine.class_names is None
-
-
-@pytest.mark.parametrize("threads", [0, -1, "two", 5000])
-def test_threads_must_be_a_sensible_number(mnist_image_bundle: Path, threads: int) -> None:
-    with pytest.raises(BackendError, match="threads"):
-        Engine.load(mnist_image_bundle, threads=threads)
 
 
 def test_a_dense_vit_has_no_routing_settings(tmp_path: Path) -> None:

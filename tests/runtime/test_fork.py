@@ -6,24 +6,21 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
+import prefork_server
 import pytest
 from bundle_changes import BUNDLES
 from damaged_files import assert_one_sentence
-from prefork_server import IMAGE
 
 from vmoe_runtime import Engine
-
-SERVER = Path(__file__).parent / "prefork_server.py"
 
 
 @pytest.mark.parametrize("before", ["nothing", "import", "engine"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_four_forked_workers_answer_and_end(backend: str, before: str) -> None:
     bundle = BUNDLES / "v3-fp32"
-    command = [sys.executable, str(SERVER), str(bundle), backend, before]
+    command = [sys.executable, prefork_server.__file__, str(bundle), backend, before]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout and server.stderr
         answers = json.loads(server.stdout.readline())
@@ -34,7 +31,7 @@ def test_four_forked_workers_answer_and_end(backend: str, before: str) -> None:
     assert ended["codes"] == [0, 0, 0, 0], ended
     assert len({answer["process"] for answer in answers}) == 4
     with Engine.load(bundle, backend=backend, threads=2) as engine:
-        expected = engine(IMAGE)[0]
+        expected = engine(prefork_server.IMAGE)[0]
     for answer in answers:
         np.testing.assert_array_equal(np.float32(answer["logits"]), expected)
         if before == "engine":

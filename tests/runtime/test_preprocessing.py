@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from vmoe_export import ExportOptions, OptionError, export_bundle
-from vmoe_export.summary import model_table
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
@@ -23,12 +20,6 @@ pytestmark = pytest.mark.fast
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
 LEVEL = 2 / 255
 OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
-
-
-def printed(table: Table) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(table)
-    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def spec_of(steps: str, height: int, width: int, channels: int = 3, dtype: str = "float32") -> InputSpec:
@@ -99,7 +90,6 @@ def test_a_picture_converted_in_pieces_is_that_converted_whole(
         monkeypatch.undo()
         expected = to_batch(whole, spec)
         for piece in (40, 700):
-            monkeypatch.setattr("vmoe_runtime.pictures.PIECE", piece)
             monkeypatch.setattr("vmoe_runtime.resampling.PIECE", piece)
             np.testing.assert_array_equal(to_batch(picture, spec), expected)
 
@@ -157,13 +147,9 @@ def test_a_picture_too_small_or_too_narrow_for_the_steps_is_named() -> None:
 CHECKPOINT = "samples/mnist/vmoe_mnist"
 
 
-def test_an_export_stores_its_steps_says_what_it_assumed_and_hands_them_on(tmp_path: Path) -> None:
-    assumed = export_bundle(CHECKPOINT, tmp_path / "assumed.vmoe", validate=False)
-    assert str(assumed.plan.preprocessing) == "resize(28)"
-    assert "resize(28) (assumed" in printed(model_table(assumed.plan))
+def test_an_export_stores_its_steps_and_hands_them_on(tmp_path: Path) -> None:
     steps = "decode|resize_small(32)|central_crop(28)|value_range(-1,1)"
-    chosen = export_bundle(CHECKPOINT, tmp_path / "chosen.vmoe", validate=False, preprocess=steps)
-    assert "assumed" not in printed(model_table(chosen.plan))
+    export_bundle(CHECKPOINT, tmp_path / "chosen.vmoe", validate=False, preprocess=steps)
     export_bundle(tmp_path / "chosen.vmoe", tmp_path / "handed_on.vmoe", validate=False)
     picture = Image.open(DATA / "wide.png")
     for name in ("chosen", "handed_on"):
@@ -171,8 +157,6 @@ def test_an_export_stores_its_steps_says_what_it_assumed_and_hands_them_on(tmp_p
             assert engine.manifest.raw["preprocessing"] == {"steps": "resize_small(32)|central_crop(28)"}
             prepared = to_batch(picture, spec_of(steps, 28, 28, 1))
             np.testing.assert_array_equal(engine(picture), engine(prepared))
-    with Engine.load(tmp_path / "assumed.vmoe") as engine:
-        assert not np.array_equal(engine(picture), engine(prepared))
 
 
 def test_an_export_refuses_steps_that_end_in_another_size(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, 
 pytestmark = pytest.mark.fast
 
 TOP_K = TopKRules(8, 50, 2)
-ENSEMBLE = TopKRules(8, 100, 2, ensemble_size=2, has_policies=False)
-OLD = TopKRules(8, 50, 2, has_policies=False)
+ENSEMBLE = TopKRules(8, 100, 2, ensemble_size=2)
 CHOICE = ExpertsChoiceRules(8, 50, 2)
 SOFT = SoftRules(8, 50, 2, slots_per_expert=4)
 
@@ -25,7 +24,6 @@ SOFT = SoftRules(8, 50, 2, slots_per_expert=4)
     [
         (TOP_K, ("capacity", "k", "bpr", "pool", "max_experts")),
         (ENSEMBLE, ("capacity", "k", "bpr")),
-        (OLD, ("capacity", "k", "bpr")),
         (CHOICE, ("capacity",)),
         (SOFT, ()),
     ],
@@ -66,7 +64,7 @@ def test_a_profile_says_what_its_graph_takes() -> None:
 
 def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
-    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).capacity == (6,)
+    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).slots == (6,)
 
 
 def test_fields_replace_those_of_a_profile() -> None:
@@ -93,7 +91,6 @@ def test_fields_replace_those_of_a_profile() -> None:
         (ENSEMBLE, "c1-k1-pool", ["ensembles (E3)", "pool"]),
         (ENSEMBLE, "c1-k1-m2", ["ensembles (E3)", "max_experts"]),
         (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),
-        (OLD, "c1-k1-pool-m2", ["pool or max_experts", "export it again"]),
     ],
 )
 def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name: str, words: list[str]) -> None:
@@ -102,7 +99,7 @@ def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name
     assert_one_sentence(str(refused.value), *words)
 
 
-BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", OLD: "c1-k1", CHOICE: "c1.0"}
+BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", CHOICE: "c1.0"}
 
 
 @pytest.mark.parametrize(
@@ -127,8 +124,6 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", OLD: "c1-k1", CHOICE: "c1.0"}
         (CHOICE, {"capacity": float("nan")}, ["positive number"]),
         (ENSEMBLE, {"pool": False}, ["ensembles (E3) are routed officially: they take no pool"]),
         (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
-        (OLD, {"pool": True}, ["takes no pool", "export it again"]),
-        (OLD, {"max_experts": 2, "pool": True}, ["pool", "max_experts", "export it again"]),
     ],
 )
 def test_a_setting_that_can_not_be_is_refused(rules: RoutingRules, fields: dict[str, Any], words: list[str]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import subprocess
-import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,34 +126,3 @@ def test_a_load_that_fails_leaves_nothing_to_share(bundle: Path, sessions: list[
     weights.write_bytes(whole)
     with load(bundle) as engine:
         assert engine(np.zeros((1, 28, 28, 1), np.float32)).shape == (1, 10)
-
-
-# A process of its own: tests that ran before in this one have left threads, which a fork doesn't take along.
-FORKING = """
-import multiprocessing, sys
-import numpy as np
-from vmoe_runtime import Engine
-
-image = np.zeros((1, 28, 28, 1), np.float32)
-
-def load():
-    return Engine.load(sys.argv[1], backend="onnxruntime", threads=1)
-
-def load_in_child(answers):
-    with load() as engine:
-        answers.put(engine(image))
-
-context = multiprocessing.get_context("fork")
-answers = context.Queue()
-with load() as engine:
-    child = context.Process(target=load_in_child, args=(answers,), daemon=True)
-    child.start()
-    np.testing.assert_array_equal(answers.get(timeout=60), engine(image))
-    child.join(60)
-assert child.exitcode == 0
-"""
-
-
-def test_a_forked_process_loads_its_own_session(bundle: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FORKING, bundle], capture_output=True, text=True, check=False, timeout=180)
-    assert done.returncode == 0, done.stderr

@@ -251,7 +251,7 @@ def test_class_names_are_read(prefix: Path, runners: Any, mnist_checkpoint: Path
 
 def described(profile: Any) -> str:
     """A profile as `sdk_runner` prints it."""
-    capacity = "".join(f"{places}," for places in profile.capacity)
+    capacity = "".join(f"{places}," for places in profile.slots)
     numbers = f"{c_hex(profile.capacity_ratio)} {c_hex(profile.effective_ratio)}"
     choices = f"{profile.k} {int(profile.bpr)} {int(profile.pool)} {profile.max_experts}"
     return f"{profile.name} {numbers} {choices} {capacity}"

@@ -40,7 +40,7 @@ def test_routing_of_an_old_bundle_is_derived_from_its_slots(name: str, runners: 
     for profile in Bundle.open(test_old_bundles.FOLDER / name).manifest.profiles.values():
         (found,) = runner.routing(images, *setting_fields(profile.name)).values()
         slot = test_old_bundles.data(version)[f"{precision}/{profile.name}/slot"]
-        places = slot.shape[0] * profile.capacity[0]  # of an expert
+        places = slot.shape[0] * profile.slots[0]  # of an expert
         np.testing.assert_array_equal(found.slot, slot)
         np.testing.assert_array_equal(found.kept, slot >= 0)
         np.testing.assert_array_equal(found.expert, np.where(slot >= 0, slot // places, -1))

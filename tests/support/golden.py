@@ -101,7 +101,6 @@ class Case:
             len(self.raw["layers"]),
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
             ensemble_size=self.members,
-            has_policies=self.members == 1,
         )
         return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
 
@@ -182,13 +181,8 @@ def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[P
         choosing = ExpertsChoiceRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
         default = choosing.profile(1.0)
     elif config.moe and config.moe.routing.kind == "top-k":
-        members = config.ensemble_size
         rules = TopKRules(
-            config.moe.num_experts,
-            grouping.tokens,
-            len(config.moe.layers),
-            ensemble_size=members,
-            has_policies=members == 1,
+            config.moe.num_experts, grouping.tokens, len(config.moe.layers), ensemble_size=config.ensemble_size
         )
         default = rules.profile(1.05, 1, True)
     write_graphs(folder, network, grouping, spans, default)

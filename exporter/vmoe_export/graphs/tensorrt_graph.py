@@ -53,7 +53,7 @@ def tensorrt_graph(
         `<block>/weight` (float32) of each MoE layer. Weights are external data.
     """
     writer = _Writer(canonical.graph, _PRODUCT_TYPES[precision], hidden_size)
-    capacities = iter(profile.capacity if profile else ())
+    capacities = iter(profile.slots if profile else ())
     for node in unfuse(canonical.graph):
         match node.op_type:
             case "VmoeLinear":

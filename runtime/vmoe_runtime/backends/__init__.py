@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends.batch_range import range_from_environment
+from vmoe_runtime.backends.batch_range import VARIABLE as BATCH_VARIABLE
 from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
@@ -62,10 +64,6 @@ class Parallelism:
                 raise BackendError(f"{name} must be a whole number from 1 to 1024, not {shown(value)}")
 
 
-Load = Callable[[Bundle, Parallelism, Profile | None], Backend]
-Check = Callable[[Bundle, Profile | None], object]
-
-
 @dataclass(frozen=True)
 class BackendKind:
     """How a backend is loaded.
@@ -73,83 +71,87 @@ class BackendKind:
     Attributes:
         load: takes the bundle, how it is run in parallel, and the engine's profile.
         extra: of the package, that installs it.
-        check: raises BackendError for a bundle, or a profile of it, that it can't run on any machine; asked first.
+        describe: the `description` that it would have for a bundle and a profile, without loading; raises as `load` does,
+            except for failures that only loading shows.
+        check: raises BackendError for a bundle, or a profile of it, that it can't run on any machine; called first.
         on_gpu: it runs on a GPU, where threads mean nothing.
-        has_streams: it can be given more than one stream.
+        has_streams: it can have more than one stream.
         one_profile: what it loads is fixed to the engine's profile.
-        one_batch_range: what it loads is built for the batches that the environment asks for.
         shared: engines of one process that load the same files share one; where not, the backend sees to that itself.
     """
 
-    load: Load
+    load: Callable[[Bundle, Parallelism, Profile | None], Backend]
     extra: str
-    check: Check = lambda _bundle, _profile: None
+    describe: Callable[[Bundle, Profile | None], str]
+    check: Callable[[Bundle, Profile | None], object] = lambda _bundle, _profile: None
     on_gpu: bool = False
     has_streams: bool = False
     one_profile: bool = False
-    one_batch_range: bool = False
     shared: bool = True
 
 
-def _onnxruntime(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend.for_bundle(bundle, parallelism.threads)
-
-
-def _openvino(bundle: Bundle, parallelism: Parallelism, _: Profile | None) -> Backend:
-    from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-
-    return OpenVinoBackend.for_bundle(bundle, parallelism.threads, parallelism.streams)
-
-
-def _cuda(bundle: Bundle, _: Parallelism, __: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_gpu import cuda_backend
-
-    return cuda_backend(bundle)
-
-
-def _cuda_fixed(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_gpu import fixed_cuda_backend
-
-    return fixed_cuda_backend(bundle, profile)
-
-
-def _onnxruntime_tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    from vmoe_runtime.backends.onnxruntime_gpu import tensorrt_backend
-
-    return tensorrt_backend(bundle, profile)
-
-
-def _tensorrt(bundle: Bundle, _: Parallelism, profile: Profile | None) -> Backend:
-    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend
-
-    return TensorRtBackend.for_bundle(bundle, profile)
+def _module(name: str) -> Any:
+    """The module of a backend, which imports its runtime."""
+    return import_module(f"{__name__}.{name}")
 
 
 BACKENDS: Mapping[str, BackendKind] = {
-    "onnxruntime": BackendKind(_onnxruntime, "cpu"),
-    "openvino": BackendKind(_openvino, "openvino", has_streams=True),
-    "cuda": BackendKind(_cuda, "gpu", check_routing, on_gpu=True),
-    "cuda-fixed": BackendKind(_cuda_fixed, "gpu", cuda_graph_name, on_gpu=True, one_profile=True),
-    "ort-tensorrt": BackendKind(
-        _onnxruntime_tensorrt, "gpu", tensorrt_graph_name, on_gpu=True, one_profile=True, one_batch_range=True
+    "onnxruntime": BackendKind(
+        lambda bundle, cpu, _: _module("onnxruntime_cpu").OnnxRuntimeBackend.for_bundle(bundle, cpu.threads),
+        "cpu",
+        lambda _, __: _module("onnxruntime_cpu").check_cpu(),
     ),
-    "tensorrt": BackendKind(_tensorrt, "tensorrt", tensorrt_graph_name, on_gpu=True, one_profile=True, shared=False),
+    "openvino": BackendKind(
+        lambda bundle, cpu, _: _module("openvino_cpu").OpenVinoBackend.for_bundle(bundle, cpu.threads, cpu.streams),
+        "openvino",
+        lambda bundle, _: _module("openvino_cpu").check_cpu(bundle),
+        has_streams=True,
+    ),
+    "cuda": BackendKind(
+        lambda bundle, _, __: _module("onnxruntime_gpu").cuda_backend(bundle),
+        "gpu",
+        lambda _, __: _module("onnxruntime_gpu").check_cuda(),
+        check_routing,
+        on_gpu=True,
+    ),
+    "cuda-fixed": BackendKind(
+        lambda bundle, _, profile: _module("onnxruntime_gpu").fixed_cuda_backend(bundle, profile),
+        "gpu",
+        lambda bundle, _: _module("onnxruntime_gpu").check_fixed_cuda(bundle),
+        cuda_graph_name,
+        on_gpu=True,
+        one_profile=True,
+    ),
+    "ort-tensorrt": BackendKind(
+        lambda bundle, _, profile: _module("onnxruntime_gpu").tensorrt_backend(bundle, profile),
+        "gpu",
+        lambda _, profile: _module("onnxruntime_gpu").check_tensorrt(profile),
+        tensorrt_graph_name,
+        on_gpu=True,
+        one_profile=True,
+    ),
+    "tensorrt": BackendKind(
+        lambda bundle, _, profile: _module("tensorrt.tensorrt_engine").TensorRtBackend.for_bundle(bundle, profile),
+        "tensorrt",
+        lambda bundle, profile: _module("tensorrt.tensorrt_engine").check_engine(bundle, profile),
+        tensorrt_graph_name,
+        on_gpu=True,
+        one_profile=True,
+        shared=False,
+    ),
 }
-
 
 _loads: SharedLoads[Backend] = SharedLoads()
 
 
 def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None = None) -> tuple[str, Backend]:
-    """Loads a bundle's graph, or shares it with whoever loaded the same files in the same way.
+    """Loads a bundle's graph, or shares it with an engine that loaded the same files in the same way.
 
     Args:
         name: a key of BACKENDS, or "auto" for the fastest one that works here.
         bundle: what to load.
         parallelism: backends on a GPU have no threads.
-        profile: what a backend that is fixed to one profile is loaded for.
+        profile: for a backend that is fixed to one.
 
     Returns:
         The name of the backend, and the backend.
@@ -162,15 +164,13 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
         if not isinstance(name, str) or name not in BACKENDS:
             raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
         try:
-            loaded = _load(name, bundle, parallelism, profile)
-            return name, _described(loaded) if name == "onnxruntime" else loaded
+            return name, _load(name, bundle, parallelism, profile)
         except ImportError as error:
             raise not_installed(name, error) from None
     unsuited: UnsuitedError | None = None
     for candidate in fastest_first():
         try:
-            loaded = _load(candidate, bundle, parallelism, profile)
-            return candidate, loaded if BACKENDS[candidate].on_gpu else _described(loaded)
+            return candidate, _load(candidate, bundle, parallelism, profile)
         except (ImportError, UnavailableError):
             continue
         except UnsuitedError as error:
@@ -178,37 +178,13 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
     raise unsuited or BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
 
 
-@dataclass(frozen=True)
-class _OnStandardOps:
-    """A backend that would have been the op library's, and says why it isn't."""
-
-    backend: Backend
-    reason: str
-
-    @property
-    def description(self) -> str:
-        return f"{self.backend.description}; {self.reason}"
-
-    @property
-    def profile(self) -> Profile | None:
-        return self.backend.profile
-
-    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-        return self.backend.run(feeds, outputs)
-
-
-def _described(backend: Backend) -> Backend:
-    _, reason = op_library.usable_library()
-    return _OnStandardOps(backend, reason) if reason else backend
-
-
 def fastest_first() -> tuple[str, ...]:
-    """What "auto" tries, in this order.
+    """The backends that "auto" tries, in this order.
 
     On a CPU, ONNX Runtime is the faster one with the op library, and OpenVINO on standard ops.
     """
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
-    # Without a driver nothing need be imported to know that CUDA isn't to be had.
+    # Without a driver nothing need be imported to know that CUDA doesn't work.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
 
 
@@ -220,22 +196,18 @@ def _load(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile 
     kind.check(bundle, profile)
     if not kind.shared:
         return kind.load(bundle, parallelism, profile)
-    library = find_cuda_library() if kind.on_gpu else None
-    if name == "onnxruntime":
-        library, _ = op_library.usable_library()
     key = (
         name,
-        None if kind.on_gpu else parallelism,
+        os.environ.get(BATCH_VARIABLE) if kind.on_gpu else parallelism,
         profile if kind.one_profile else None,
-        range_from_environment(bundle.manifest) if kind.one_batch_range else None,
-        library,
+        find_cuda_library() if kind.on_gpu else op_library.usable_library()[0],
         bundle.content_key,
     )
     return _loads.get(key, lambda: kind.load(bundle, parallelism, profile))
 
 
 def not_installed(name: str, error: ImportError) -> UnavailableError:
-    """What is said of a backend whose package can't be imported."""
+    """The error for a backend whose package can't be imported."""
     return UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}")
 
 

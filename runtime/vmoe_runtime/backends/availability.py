@@ -1,8 +1,8 @@
-"""Whether a backend would run a bundle on this machine, found out without loading its graph and its weights."""
+"""Whether a backend would run a bundle on this machine, without loading its graph and its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmoe_runtime.backends import BACKENDS, fastest_first, not_installed
@@ -13,11 +13,11 @@ from vmoe_runtime.profiles import Profile
 
 @dataclass(frozen=True)
 class Availability:
-    """What is known of a backend before it loads a bundle.
+    """Whether a backend can run a bundle, as far as that shows without loading it.
 
     Attributes:
-        description: what it would run on, as `engine.backend_description` says; None where it can't.
-        error: why it can't; None where it can, as far as can be known without loading.
+        description: as `engine.backend_description` would be; None where it can't.
+        error: why it can't; None where it can.
     """
 
     description: str | None
@@ -25,16 +25,16 @@ class Availability:
 
 
 def availability(name: str, bundle: Bundle, profile: Profile | None) -> Availability:
-    """Looks for all that a backend needs, in the order in which it would be missed.
+    """Looks for everything that a backend needs.
 
     Args:
         name: a key of BACKENDS.
         bundle: an open bundle.
-        profile: what a backend that is fixed to one profile would be loaded for; None for a model without profiles.
+        profile: for a backend that is fixed to one; None for a model without profiles.
     """
     try:
         BACKENDS[name].check(bundle, profile)
-        return Availability(_CHECKS[name](bundle, profile))
+        return Availability(BACKENDS[name].describe(bundle, profile))
     except ImportError as error:
         return Availability(None, not_installed(name, error))
     except BackendError as error:
@@ -54,49 +54,3 @@ def chosen_by_auto(found: Mapping[str, Availability]) -> str | None:
         if not isinstance(error, UnavailableError | UnsuitedError):
             return None
     return None
-
-
-def _onnxruntime(_: Bundle, __: Profile | None) -> str:
-    from vmoe_runtime.backends.onnxruntime_cpu import check_cpu
-
-    return check_cpu()
-
-
-def _openvino(bundle: Bundle, _: Profile | None) -> str:
-    from vmoe_runtime.backends.openvino_cpu import check_cpu
-
-    return check_cpu(bundle)
-
-
-def _cuda(_: Bundle, __: Profile | None) -> str:
-    from vmoe_runtime.backends.onnxruntime_gpu import check_cuda
-
-    return check_cuda()
-
-
-def _cuda_fixed(bundle: Bundle, _: Profile | None) -> str:
-    from vmoe_runtime.backends.onnxruntime_gpu import check_fixed_cuda
-
-    return check_fixed_cuda(bundle)
-
-
-def _onnxruntime_tensorrt(_: Bundle, profile: Profile | None) -> str:
-    from vmoe_runtime.backends.onnxruntime_gpu import check_tensorrt
-
-    return check_tensorrt(profile)
-
-
-def _tensorrt(bundle: Bundle, profile: Profile | None) -> str:
-    from vmoe_runtime.backends.tensorrt.tensorrt_engine import check_engine
-
-    return check_engine(bundle, profile)
-
-
-_CHECKS: Mapping[str, Callable[[Bundle, Profile | None], str]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "cuda": _cuda,
-    "cuda-fixed": _cuda_fixed,
-    "ort-tensorrt": _onnxruntime_tensorrt,
-    "tensorrt": _tensorrt,
-}

@@ -33,7 +33,7 @@ class BatchRange:
 
 
 def default_largest(multiple: int) -> int:
-    """The most images of a call where nobody says: 32, or as many as fit groups that need a multiple of this many."""
+    """The default for the most images of a call: 32, or as many as fit groups that need a multiple of this many."""
     return max(_DEFAULT_LARGEST // multiple * multiple, multiple)
 
 

@@ -1,9 +1,9 @@
-"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is at hand."""
+"""ONNX Runtime, by default on the CPU: the inlined graph, or the canonical one where the op library is installed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class OnnxRuntimeBackend:
         providers: execution providers with their options, the one to run on first.
         place: what the session runs on and with which ops, in words; default: the CPU.
         profile: the profile that the graph is fixed to, or None.
-        check: raises for feeds that the graph can't be run with; asked before every run.
+        check: raises for feeds that the graph can't be run with; called before every run.
 
     Raises:
         BackendError: ONNX Runtime can't use the op library, the execution provider or the graph.
@@ -61,7 +61,7 @@ class OnnxRuntimeBackend:
             _register(options, library)
         model: bytes | str = str(graph)
         if isinstance(graph, BundleGraph):
-            # The bytes that were checked, rather than what the file holds by now.
+            # The bytes that were checked, whatever the file holds by now.
             model = graph.data
             options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
             graph = graph.path
@@ -79,9 +79,6 @@ class OnnxRuntimeBackend:
         # It goes on without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
-        # Inputs with default values are among the latter, and a default must not stand in for a setting.
-        ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
-        self._inputs = {port.name for port in ports}
         self._place = _cpu_place(library) if place is None else place
         self.profile = profile
         self._check = check
@@ -89,9 +86,10 @@ class OnnxRuntimeBackend:
     @classmethod
     def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
         """The graph of a bundle that suits this installation."""
-        library, _ = op_library.usable_library()
+        library, failure = op_library.usable_library()
         graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
-        return cls(bundle.graph(graph), threads, library)
+        place = f"{_cpu_place(library)}; {failure}" if failure else None
+        return cls(bundle.graph(graph), threads, library, place=place)
 
     @property
     def description(self) -> str:
@@ -105,8 +103,6 @@ class OnnxRuntimeBackend:
             BackendError: the runtime failed.
             Whatever `check` raises.
         """
-        if feeds.keys() != self._inputs:
-            raise BackendError(f"ONNX Runtime failed: the graph takes {_listed(self._inputs)}, not {_listed(feeds)}")
         self._check(feeds)
         try:
             results: list[Array] = self._session.run(outputs, feeds)
@@ -134,10 +130,6 @@ def check_cpu() -> str:
 
 def _cpu_place(library: Path | None) -> str:
     return "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def _check_version(library: Path) -> None:

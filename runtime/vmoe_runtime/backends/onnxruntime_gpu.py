@@ -23,10 +23,9 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, expor
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, __version__, native_path
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
-from vmoe_runtime.version import __version__
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 _FLOAT32 = {"use_tf32": "0"}  # TF32 has ten bits of mantissa, and the router would send tokens elsewhere

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -13,18 +12,22 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
-from vmoe_runtime.telemetry import silent_openvino
 
-with silent_openvino():
+# The first import of openvino loads a package that looks up a host and writes into the home folder, on threads that a forked
+# process waits for in vain. There is no option for it, and it goes without the package where that can't be imported.
+_TELEMETRY = "openvino_telemetry"
+if _unloaded := _TELEMETRY not in sys.modules:
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+try:
     import openvino
     from openvino.frontend import FrontEndManager
+finally:
+    if _unloaded:
+        del sys.modules[_TELEMETRY]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
-_FLOAT_KEYS_VERSION = 2
-"""Up to this format version graphs take the remainder of sort keys, for which OpenVINO has float32."""
-_MAX_FLOAT_KEYS_TOKENS = 4096  # its square still fits into float32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
@@ -62,7 +65,6 @@ class OpenVinoBackend:
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
         self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
-        self._inputs = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._model.inputs}
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
@@ -78,7 +80,7 @@ class OpenVinoBackend:
 
     @property
     def description(self) -> str:
-        """Runtime, version and precision, and how many streams there are where a number was asked for."""
+        """Runtime, version and precision, and the number of streams where one was requested."""
         return (
             _DESCRIPTION if self._streams is None else f"{_DESCRIPTION}, {self._streams} stream{'s' * (self._streams != 1)}"
         )
@@ -89,26 +91,18 @@ class OpenVinoBackend:
         Raises:
             BackendError: the runtime failed.
         """
-        # OpenVINO casts other types, and fills inputs that are left out with anything.
-        given = {name: array.dtype for name, array in feeds.items()}
-        if given != self._inputs:
-            raise BackendError(f"OpenVINO failed: the graph takes {_listed(self._inputs)}, not {_listed(given)}")
-        with self._request() as request:
-            try:
-                request.infer(dict(feeds))
-                # The request's own memory is used again by the next call.
-                return [np.array(request.get_tensor(name).data) for name in outputs]
-            except Exception as error:
-                raise BackendError(f"OpenVINO failed: {_reason(error)}") from None
-
-    @contextmanager
-    def _request(self) -> Iterator[Any]:
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._model.create_infer_request()
-        yield request
+        try:
+            request.infer(feeds)
+            # The request's own memory is used again by the next call.
+            results = [np.array(request.get_tensor(name).data) for name in outputs]
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed: {_reason(error)}") from None
         self._idle.put(request)
+        return results
 
 
 def check_cpu(bundle: Bundle) -> str:
@@ -125,17 +119,7 @@ def check_cpu(bundle: Bundle) -> str:
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
-    version = bundle.manifest.version
-    if version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
-        raise UnsuitedError(
-            f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
-            f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
-        )
     return _DESCRIPTION
-
-
-def _listed(inputs: Mapping[str, np.dtype[Any]]) -> str:
-    return ", ".join(f"{name} {dtype}" for name, dtype in inputs.items()) or "nothing"
 
 
 def _reason(error: Exception) -> str:

@@ -173,8 +173,7 @@ def _rules(routing: dict[str, Any], layers: int, version: int) -> RoutingRules:
         _none_of(routing, kind, "ensemble_size")
         return ExpertsChoiceRules(experts, tokens, layers, rounding, multiple)
     members = _ensemble_size(routing, experts, tokens) if version >= KINDS_VERSION else 1
-    has_policies = version >= KINDS_VERSION and members == 1
-    return TopKRules(experts, tokens, layers, rounding, multiple, members, has_policies)
+    return TopKRules(experts, tokens, layers, rounding, multiple, members)
 
 
 def _ensemble_size(routing: dict[str, Any], experts: int, tokens: int) -> int:
@@ -215,10 +214,10 @@ def _profiles(entries: list[Any], rules: RoutingRules | None, layers: int) -> di
             raise BundleError(f"{MANIFEST_NAME}: profile {name!r:.60}: {error}") from None
         # 1.0 and true are equal to 1 in Python, and no numbers of places.
         whole = all(type(places) is int for places in capacity)
-        if not whole or tuple(capacity) != computed.capacity or computed.name != name:
+        if not whole or tuple(capacity) != computed.slots or computed.name != name:
             raise BundleError(
                 f"{MANIFEST_NAME}: profile {name!r:.60} says capacity {capacity!r:.60}, "
-                f"but its setting gives {computed.name} with {computed.capacity[0]} places per expert in each of "
+                f"but its setting gives {computed.name} with {computed.slots[0]} places per expert in each of "
                 f"{layers} MoE layers"
             )
         if name in profiles:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
+from vmoe_runtime import __version__
 from vmoe_runtime.errors import VmoeError
-from vmoe_runtime.version import __version__
 
 FORMAT = "vmoe-batch-job 1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from vmoe_runtime.errors import RoutingError, shown
-from vmoe_runtime.setting import Setting
+from vmoe_runtime.profiles import Setting
 from vmoe_tools.command_line import is_whole_number
 
 

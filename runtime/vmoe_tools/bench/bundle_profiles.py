@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vmoe_measure.flops import ModelShape, rows_of_all_places, sparse_flops
+from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.bundle.reader import Bundle
@@ -39,7 +38,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         return False
     if manifest.rules is None or not manifest.rules.settings:
         raise BundleError(f"{path} has nothing to set, and so no profiles")
-    entry = {name: value for name, value in asdict(profile).items() if value is not None}
+    entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
     flops = raw.get("flops_per_image")
     if isinstance(flops, dict):
@@ -63,4 +62,4 @@ def _flops(manifest: Manifest, profile: Profile) -> dict[str, Any]:
     except BundleError:
         return {}
     assert manifest.rules is not None
-    return {profile.name: sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape))}
+    return {profile.name: sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape))}

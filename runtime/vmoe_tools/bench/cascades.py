@@ -145,7 +145,7 @@ class CascadePoint:
         self._batches = cycle(timed)
         self._sent: list[int] = []
         self._right: int | None = None
-        self._assessed = self._sent_on = 0
+        self._assessed = self._escalated = 0
 
     def add(self, batch: Array, labels: Array | None) -> None:
         """Answers the next of all whole batches, by the margin that was calibrated without it, and counts.
@@ -155,10 +155,10 @@ class CascadePoint:
             labels: i64[N], or None where they are not known.
         """
         fold = self._assessed % 2
-        logits, sent_on = replace(self._cascade, margin=self.plan.fold_margins[1 - fold]).answers(batch)
+        logits, escalated = replace(self._cascade, margin=self.plan.fold_margins[1 - fold]).answers(batch)
         if labels is not None:
             self._right = (self._right or 0) + count_right(logits, labels)
-        self._sent_on += int(np.count_nonzero(sent_on))
+        self._escalated += int(np.count_nonzero(escalated))
         self._assessed += 1
 
     def quality(self, first: Quality, then: Quality) -> tuple[Quality, float]:
@@ -168,7 +168,7 @@ class CascadePoint:
             first, then: qualities of the two points.
         """
         images = self._assessed * self.images
-        share = self._sent_on / images
+        share = self._escalated / images
         assert first.flops_per_image is not None and then.flops_per_image is not None
         flops = round(first.flops_per_image + share * then.flops_per_image)
         return Quality(None, None if self._right is None else self._right / images, images, flops, None), share

@@ -90,7 +90,7 @@ def print_table(points: Sequence[PointReport], engines: Sequence[MeasuredEngine]
         "p99 ms": lambda point: shown_number(point.p99_ms, ".2f"),
         "MFLOP": lambda point: shown_number(point.flops_per_image, ",.1f", 1e-6),
         "kept pairs": lambda point: shown_share(point.kept_pairs),
-        "sent on": lambda point: shown_share(point.sent_on),
+        "sent on": lambda point: shown_share(point.escalated),
         "expert MB": lambda point: shown_number(point.expert_bytes_per_call, ",.2f", 1e-6),
     }
     shown = [name for name in columns if several.get(name, True)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.version import installed_version
+from vmoe_runtime.installation import installed_version
 from vmoe_tools.bench.loading import MeasuredEngine, resident_bytes
 
 _CPU_INFO = Path("/proc/cpuinfo")

@@ -43,7 +43,7 @@ class PointReport:
         then: name of the second setting of two steps; None, as the next two, for a point of one step.
         margin: images are sent on to it whose two likeliest classes differ by less in probability, calibrated on all images.
             Accuracy is what comes of it on images that a margin was not calibrated on.
-        sent_on: share of the images that were.
+        escalated: share of the images that were.
     """
 
     bundle: str
@@ -71,7 +71,7 @@ class PointReport:
     streams: int | None = None
     then: str | None = None
     margin: float | None = None
-    sent_on: float | None = None
+    escalated: float | None = None
 
     @property
     def mega_flops(self) -> float | None:
@@ -107,11 +107,11 @@ def report_point(point: Point, speed: Speed | None, quality: Quality) -> PointRe
     )
 
 
-def report_cascade(cascade: CascadePoint, speed: Speed | None, quality: Quality, sent_on: float) -> PointReport:
+def report_cascade(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointReport:
     """Puts together what is known about two steps: the point of the first one, with the second beside it."""
     assert cascade.then.profile is not None
     first = report_point(cascade.first, speed, quality)
-    return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, sent_on=sent_on)
+    return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 
 def report_json(machine: Mapping[str, Any], points: Sequence[PointReport], **more: Any) -> dict[str, Any]:

@@ -293,7 +293,7 @@ def _profile(profile: Profile, flops: Mapping[str, int]) -> ProfileCard:
         bpr=profile.bpr,
         pool=profile.pool,
         max_experts=profile.max_experts,
-        capacity=profile.capacity,
+        capacity=profile.slots,
         flops_per_image=own,
         of_dense=own / dense if own and dense else None,
     )

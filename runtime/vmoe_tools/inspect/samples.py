@@ -97,14 +97,14 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
     rules = engine.manifest.rules
     if profile is None or rules is None or engine.only_profile is not None:
         return [profile]
-    chosen = {profile.capacity: profile}
+    chosen = {profile.slots: profile}
     for ratio in _RATIOS:
         try:
             other = rules.changed(profile, {"capacity": ratio})
         except RoutingError:  # more places than tokens
             continue
-        chosen.setdefault(other.capacity, other)
-    return sorted(chosen.values(), key=lambda one: one.capacity)
+        chosen.setdefault(other.slots, other)
+    return sorted(chosen.values(), key=lambda one: one.slots)
 
 
 def _frame(engine: Engine, batch: Array, count: int, profile: Profile | None) -> Frame:

@@ -49,7 +49,7 @@ def setting_contents(
         )
     return SettingContents(
         point=point,
-        places=profile.capacity[0],
+        places=profile.slots[0],
         layers=tuple(_layer(layer) for layer in seen.layers.values()),
         answers=answers,
         patches=None if seen.patches is None else encode_patches(seen.patches, patch_bytes(_experts(seen))),

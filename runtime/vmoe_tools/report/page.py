@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vmoe_runtime.version import __version__
+from vmoe_runtime import __version__
 from vmoe_tools.bench.report import PointReport
 from vmoe_tools.inspect.expert_colours import expert_colours
 from vmoe_tools.report import words

@@ -140,8 +140,8 @@ def two_steps(report: Report) -> str | None:
     flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
     return (
         f"The fastest two steps that lose at most {points_of(report.max_drop)}: all images at {found.profile}, and the "
-        f"{percent(found.sent_on)} that it is least sure of again at {found.then}. That is right on {percent(found.top1)}, "
-        f"where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
+        f"{percent(found.escalated)} that it is least sure of again at {found.then}. That is right on "
+        f"{percent(found.top1)}, where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
         "its FLOPs. How sure is sure enough was calibrated on every other batch and tried on those between."
     )
 

@@ -29,9 +29,8 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, find_native, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.version import __version__
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Found = TypeVar("Found")
