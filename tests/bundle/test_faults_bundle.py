@@ -51,4 +51,4 @@ def test_engine_refuses_a_path(name: str, tmp_path: Path) -> None:
 
 
 def test_engine_refuses_a_file_in_place_of_a_bundle() -> None:
-    refused(BUNDLES / "v2-fp32" / WEIGHTS, "not a bundle")
+    refused(BUNDLES / "v3-plain" / WEIGHTS, "not a bundle")

@@ -114,7 +114,7 @@ def test_mutated_manifests_get_the_same_verdict_from_both_readers(kinds: dict[st
     assert 0.1 < python.count(None) / len(python) < 0.9
 
 
-@pytest.mark.parametrize("base", ["v2-fp32", "v2-int8", "v2-dense", "top-k", "experts-choice", "soft"])
+@pytest.mark.parametrize("base", ["v3-plain", "v3-int8", "v3-dense", "top-k", "experts-choice", "soft"])
 def test_mutated_graphs_get_the_same_verdict_from_both_readers(base: str, kinds: dict[str, Path]) -> None:
     chance = random.Random(12)
     manifest = (kinds[base] / MANIFEST).read_bytes()

@@ -19,16 +19,16 @@ from vmoe_runtime.routing_kinds import RoutingRules
 LARGE = (put("routing/group", "batch"), put("routing/group_tokens", 131_072))
 
 MODELS = {
-    "top-k": ("v2-fp32", as_kind("top-k")),
-    "experts choice": ("v2-fp32", as_kind("experts-choice")),
+    "top-k": ("v3-plain", as_kind("top-k")),
+    "experts choice": ("v3-plain", as_kind("experts-choice")),
     "an ensemble": ("v3-ensemble", says(put("routing/kind", "top-k"))),
-    "version 2": ("v2-fp32", nothing),
+    "version 2": ("v3-plain", nothing),
     "top-k of groups of 131,072 tokens": (
-        "v2-fp32",
+        "v3-plain",
         as_kind("top-k", *LARGE, put("profiles", [chosen(0.3, 1, places=9831)])),
     ),
     "version 2 of 2^31 - 1 tokens and 65,536 experts": (
-        "v2-fp32",
+        "v3-plain",
         says(
             *LARGE,
             put("routing/group_tokens", 2**31 - 1),

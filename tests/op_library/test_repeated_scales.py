@@ -22,10 +22,10 @@ def scales(number: int, start: int) -> bytes:
 
 def case(values: np.ndarray) -> Case:
     """A bundle with more weights, all of them scales, TIMES times."""
-    weights = (BUNDLES / "v2-int8" / WEIGHTS).read_bytes()
+    weights = (BUNDLES / "v3-int8" / WEIGHTS).read_bytes()
     weights += bytes(-len(weights) % 4)
     graph = b"".join(scales(number, len(weights)) for number in range(TIMES))
-    return Case("repeated", both(holds(WEIGHTS, weights + values.tobytes()), appended(graph)), good=True, base="v2-int8")
+    return Case("repeated", both(holds(WEIGHTS, weights + values.tobytes()), appended(graph)), good=True, base="v3-int8")
 
 
 def test_scales_that_a_graph_reads_20000_times_are_read_once(tmp_path: Path) -> None:

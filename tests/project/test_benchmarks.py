@@ -20,7 +20,7 @@ from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
 
-V1_BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v1-fp32"
+V1_BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 CKS = (0.3, 1.05, 2.1)
 SPARSE = ("engine-sparse-fp32", "engine-sparse-bf16", "engine-sparse-int8", "engine-sparse-bf16-experts")
 DENSE = ("engine-dense-fp32", "engine-dense-bf16", "engine-dense-int8")

@@ -69,7 +69,7 @@ def test_flops_are_those_of_the_graph(model: str, bundles: dict[str, Path]) -> N
         assert manifest.raw["flops_per_image"][profile.name] == pytest.approx(counted, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["v2-fp32", "v3-fp32", "v3-ensemble", "v3-choice", "v3-soft"])
+@pytest.mark.parametrize("name", ["v3-plain", "v3-fp32", "v3-ensemble", "v3-choice", "v3-soft"])
 def test_flops_of_kept_bundles_are_those_of_their_graphs(name: str) -> None:
     bundle = Path(__file__).parents[1] / "data" / "bundles" / name
     manifest = Bundle.open(bundle).manifest
@@ -85,7 +85,7 @@ def test_flops_of_kept_bundles_are_those_of_their_graphs(name: str) -> None:
 
 
 def test_flops_of_a_dense_vit_are_those_of_its_graph() -> None:
-    bundle = Path(__file__).parents[1] / "data" / "bundles" / "v2-dense"
+    bundle = Path(__file__).parents[1] / "data" / "bundles" / "v3-dense"
     manifest = Bundle.open(bundle).manifest
     spec, shape = manifest.input, ModelShape.of(manifest.model)
     counted = products_of(bundle, {"image": np.zeros((1, spec.height, spec.width, spec.channels), spec.dtype)})

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 MANIFEST, WEIGHTS, CANONICAL, INLINED = "manifest.json", "weights.safetensors", "model.onnx", "model.inlined.onnx"
-TENSORRT, OTHER_TENSORRT = "c0.3-k1.tensorrt.onnx", "c0.3-k2.tensorrt.onnx"  # of v2-bf16
+TENSORRT, OTHER_TENSORRT = "c0.3-k1.tensorrt.onnx", "c0.3-k2.tensorrt.onnx"  # of v3-bf16
 
 Change = Callable[[Path], object]
 
@@ -29,7 +29,7 @@ class Case:
     change: Change
     good: bool
     words: tuple[str, ...] = ()
-    base: str = "v2-fp32"
+    base: str = "v3-plain"
 
     def build(self, folder: Path) -> Path:
         """The bundle, as `x.vmoe` in the folder."""
@@ -41,11 +41,11 @@ class Case:
 class Cases(list[Case]):
     """A list of cases that grows by a line for each."""
 
-    def good(self, name: str, change: Change, base: str = "v2-fp32") -> None:
+    def good(self, name: str, change: Change, base: str = "v3-plain") -> None:
         """One more bundle that readers must take."""
         self.append(Case(name, change, good=True, base=base))
 
-    def bad(self, name: str, change: Change, *words: str, base: str = "v2-fp32") -> None:
+    def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
         """One more bundle that readers must refuse, in a sentence that holds the words."""
         self.append(Case(name, change, good=False, words=words, base=base))
 

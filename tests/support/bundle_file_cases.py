@@ -38,7 +38,7 @@ good, bad = CASES.good, CASES.bad
 
 # ---- bundles as they are kept, and what may differ
 
-for _kept in ("v1-fp32", "v1-bf16", "v2-fp32", "v2-bf16", "v2-int8", "v2-dense"):
+for _kept in ("v3-plain", "v3-bf16", "v3-plain", "v3-bf16", "v3-int8", "v3-dense"):
     good(f"{_kept} as it is", nothing, base=_kept)
 good("a field that nobody knows", says(put("colour", {"a": [1.5, None]})))
 good("a field inside that nobody knows", says(put("routing/kindness", 1), put("profiles/0/speed", "high")))
@@ -55,7 +55,7 @@ good("without precision", says(drop("precision")))
 good("version 1 without precision", says(put("format_version", 1), drop("precision")))
 good("version 1 in fp32", says(put("format_version", 1)))
 good("tensorrt that is null", says(put("tensorrt", None)))
-good("one graph for TensorRT of two", says(drop("tensorrt/graphs/c0.3-k2")), base="v2-bf16")
+good("one graph for TensorRT of two", says(drop("tensorrt/graphs/c0.3-k2")), base="v3-bf16")
 good("a capacity ratio that is a whole number", says(put("profiles/2/capacity_ratio", 1), put("profiles/2/name", "c1-k1")))
 good("one profile", says(lambda m: m["profiles"].__delitem__(slice(1, None))))
 good("profiles in another order", says(lambda m: m["profiles"].reverse()))
@@ -134,7 +134,7 @@ bad("a form feed between", field(b"\f1"), MANIFEST)
 
 bad("weights with one bit changed", flipped(WEIGHTS), WEIGHTS, "changed after export")
 bad("a graph with one bit changed", flipped(CANONICAL), CANONICAL, "changed after export")
-bad("a TensorRT graph with one bit changed", flipped(TENSORRT), TENSORRT, "changed after export", base="v2-bf16")
+bad("a TensorRT graph with one bit changed", flipped(TENSORRT), TENSORRT, "changed after export", base="v3-bf16")
 bad("weights cut short", lambda b: os.truncate(b / WEIGHTS, 1000), WEIGHTS, "1000 bytes")
 bad("weights with a byte more", lambda b: (b / WEIGHTS).write_bytes((b / WEIGHTS).read_bytes() + b"\0"), WEIGHTS, "bytes")
 bad("weights that are missing", lambda b: (b / WEIGHTS).unlink(), WEIGHTS, "No such file")
@@ -196,12 +196,12 @@ for _name, _edit, _words in (
     ("with the canonical graph", put("tensorrt/graphs/c0.3-k1", CANONICAL), [CANONICAL, "takes"]),
     ("with the graph of another profile", put("tensorrt/graphs", {"c0.3-k1": OTHER_TENSORRT}), ["gives", "slot"]),
 ):  # fmt: skip
-    bad(f"tensorrt {_name}", says(_edit), *_words, base="v2-bf16")
+    bad(f"tensorrt {_name}", says(_edit), *_words, base="v3-bf16")
 bad(
     "tensorrt for a dense model of another name",
     says(put("tensorrt", {"precision": "fp32", "graphs": {"dense": CANONICAL}})),
     "'dense'",
-    base="v2-dense",
+    base="v3-dense",
 )
 
 # ---- scales of int8
@@ -213,7 +213,7 @@ for _value in (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, -1.0):
         weights(f"{_KERNEL}_scale", np.float32([_value]), 60),
         WEIGHTS,
         f"{_KERNEL}_scale",
-        base="v2-int8",
+        base="v3-int8",
     )
-good("a scale of 1e-40", weights(f"{_KERNEL}_scale", np.float32([1e-40])), base="v2-int8")
-good("a bias of NaN", weights("head/bias", np.float32(["nan"])), base="v2-int8")
+good("a scale of 1e-40", weights(f"{_KERNEL}_scale", np.float32([1e-40])), base="v3-int8")
+good("a bias of NaN", weights("head/bias", np.float32(["nan"])), base="v3-int8")

@@ -122,20 +122,20 @@ bad("a manifest of other width", says(put("input/width", 16)), "image", "12,16,3
 bad("a manifest of one channel", says(put("input/channels", 1)), "image", "12,12,1")
 bad("a manifest of features", says(put("output/name", "features")), "features", "nothing")
 bad("a manifest of 8 classes", says(put("output/size", 8), drop("class_names")), "logits", "[N,8]")
-bad("a manifest of float32 images for uint8", says(put("input/dtype", "float32")), "image", "uint8", base="v2-dense")
+bad("a manifest of float32 images for uint8", says(put("input/dtype", "float32")), "image", "uint8", base="v3-dense")
 bad("a manifest of a dense model", says(put("routing", None), put("profiles", [])), "takes", "capacity", "bpr")
 bad(
     "a dense model with routing",
     both(
         says(
             lambda m: m.update(
-                {k: json.loads((BUNDLES / "v2-fp32" / MANIFEST).read_bytes())[k] for k in ("routing", "profiles")}
+                {k: json.loads((BUNDLES / "v3-plain" / MANIFEST).read_bytes())[k] for k in ("routing", "profiles")}
             )
         )
     ),
     "takes",
     "capacity",
-    base="v2-dense",
+    base="v3-dense",
 )
 bad("a manifest of another MoE layer", says(put("routing/layers", ["encoderblock_0"])), "encoderblock_0")
 bad(
@@ -208,13 +208,13 @@ bad("slots in int64", graph(port(_SLOT, TensorProto.INT64)), CANONICAL, _SLOT, "
 bad("slots of other tokens", graph(port(_SLOT, dim=(1, 11))), CANONICAL, _SLOT, "11")
 bad("slots of a fixed k", graph(port(_SLOT, dim=(2, 1))), CANONICAL, _SLOT)
 bad("weights of routing in float64", graph(port(_WEIGHT, TensorProto.DOUBLE)), CANONICAL, _WEIGHT)
-bad("a TensorRT graph of any k", graph(port(_SLOT, dim=(2, "k")), TENSORRT), TENSORRT, _SLOT, base="v2-bf16")
+bad("a TensorRT graph of any k", graph(port(_SLOT, dim=(2, "k")), TENSORRT), TENSORRT, _SLOT, base="v3-bf16")
 bad(
     "a TensorRT graph that takes k",
     graph(lambda m: m.graph.input.append(helper.make_tensor_value_info("k", 7, [1])), TENSORRT),
     TENSORRT,
     "takes",
-    base="v2-bf16",
+    base="v3-bf16",
 )
 good("an output more", graph(lambda m: m.graph.output.append(helper.make_tensor_value_info("more", 1, [1]))))
 good("other names of dimensions", graph(port("image", dim=(0, "n"))))
@@ -253,14 +253,14 @@ bad(
     "Dense_0/kernel",
     "bfloat16",
 )
-bad("the head in bfloat16", graph(retyped("head/kernel", 16)), CANONICAL, "head/kernel", "bfloat16", base="v2-bf16")
+bad("the head in bfloat16", graph(retyped("head/kernel", 16)), CANONICAL, "head/kernel", "bfloat16", base="v3-bf16")
 bad(
     "one expert in float32",
     graph(retyped("Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel/2", 1), INLINED),
     INLINED,
     "kernel/2",
     "float32",
-    base="v2-bf16",
+    base="v3-bf16",
 )
 good(
     "another constant in float64",
@@ -272,5 +272,5 @@ bad(
     CANONICAL,
     "embedding/kernel",
     "uint8",
-    base="v2-int8",
+    base="v3-int8",
 )

@@ -71,7 +71,7 @@ for _field in ("pool", "max_experts"):
     for _value in (0, 4, False, True):
         bad(f"version 2 whose {_field} is {_value!r}", says(put(f"profiles/0/{_field}", _value)), _field)
         bad(f"an ensemble whose {_field} is {_value!r}", says(put(f"profiles/0/{_field}", _value)), _field, base=E3)
-    bad(f"version 1 whose {_field} is 4", says(put(f"profiles/0/{_field}", 4)), _field, base="v1-fp32")
+    bad(f"version 1 whose {_field} is 4", says(put(f"profiles/0/{_field}", 4)), _field, base="v3-plain")
 
 # ---- fields that a kind needs
 
@@ -259,12 +259,12 @@ _TENSORRT = both(
     as_kind("top-k", put("profiles", [chosen(0.3, 1, places=2), chosen(0.3, 2, places=3)])),
     *(graph(port(f"{BLOCK}/{o}", dim=(1, 2 * TOKENS)), g) for o in OUTPUTS["top-k"] for g in (CANONICAL, INLINED)),
 )
-good("TensorRT graphs of version 3", _TENSORRT, base="v2-bf16")
+good("TensorRT graphs of version 3", _TENSORRT, base="v3-bf16")
 bad(
     "a TensorRT graph of version 3 without slots",
     both(_TENSORRT, graph(_removed(f"{BLOCK}/slot"), TENSORRT)),
     TENSORRT,
     f"{BLOCK}/slot",
-    base="v2-bf16",
+    base="v3-bf16",
 )
-bad("a TensorRT graph that takes a pool", both(_TENSORRT, graph(_more_input("pool"), TENSORRT)), "pool", base="v2-bf16")
+bad("a TensorRT graph that takes a pool", both(_TENSORRT, graph(_more_input("pool"), TENSORRT)), "pool", base="v3-bf16")
