@@ -2,6 +2,7 @@
 #include <cmath>
 #include <utility>
 
+#include "sdk/bundle_rules.h"
 #include "sdk/c_status.h"
 #include "sdk/elastic.h"
 #include "vmoe/elastic.h"
@@ -12,14 +13,9 @@ using vmoe::sdk::Elastic;
 using vmoe::sdk::ElasticPlan;
 using vmoe::sdk::fail;
 using vmoe::sdk::guarded;
+using vmoe::sdk::kMostLevels;
 using vmoe::sdk::read_struct;
 using vmoe::sdk::write_struct;
-
-namespace {
-
-constexpr size_t kMostLevels = 1024;
-
-}  // namespace
 
 struct vmoe_elastic {
   Elastic elastic;

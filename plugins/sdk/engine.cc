@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/graph_interface.h"
 #include "sdk/images.h"
 #include "sdk/log.h"
 #include "sdk/op_library.h"
@@ -52,7 +53,7 @@ std::vector<int64_t> settings_of(const Profile& profile, int field) {
     case VMOE_SET_BPR: return {profile.bpr ? 1 : 0};
     case VMOE_SET_POOL: return {profile.pool ? 1 : 0};
     case VMOE_SET_MAX_EXPERTS: return {profile.max_experts};
-    default: return profile.capacity;
+    default: return profile.slots;
   }
 }
 
@@ -135,7 +136,9 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
     session = find_or_load_session(key, [&] {
       shares = false;
       const BundleGraph graph = bundle.graph(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
-      return std::make_shared<Session>(runtime, graph, threads_, op_library);
+      auto loaded = std::make_shared<Session>(runtime, graph, threads_, op_library);
+      check_interface(graph.path, *loaded, bundle.manifest());
+      return loaded;
     });
   } catch (...) {
     failure = std::current_exception();
@@ -230,9 +233,9 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   check_process();
   const auto profile = this->setting(setting);
   auto names = routing_outputs(manifest());
-  // A graph must be asked for something.
+  // A graph must have an output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  return read_routing(run_graph(images, profile, names, nullptr), manifest(), profile);
+  return read_routing(run_graph(images, profile, names, nullptr), manifest());
 }
 
 }  // namespace vmoe::sdk

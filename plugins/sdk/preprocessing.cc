@@ -5,19 +5,15 @@
 #include <optional>
 #include <utility>
 
+#include "sdk/bundle_rules.h"
 #include "sdk/error.h"
 
 namespace vmoe::sdk {
 
 namespace {
 
-constexpr char kWhere[] = "manifest.json: 'preprocessing': ";
-constexpr size_t kMaxSteps = 4;
-constexpr int64_t kMaxSide = 65'536;
+constexpr char kWhere[] = "'preprocessing': ";
 constexpr size_t kMaxDigits = 5;
-// Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
-constexpr int64_t kMaxResizedSide = int64_t{1} << 23;
-constexpr std::string_view kNames[] = {"resize_small", "central_crop", "resize"};  // by Step::Name
 
 using Size = std::pair<int64_t, int64_t>;
 
@@ -25,7 +21,7 @@ std::string size_text(int64_t height, int64_t width) { return std::to_string(hei
 
 std::string step_text(const Step& step) {
   const std::string second = step.height == step.width ? "" : "," + std::to_string(step.width);
-  return std::string(kNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
+  return std::string(kStepNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
 }
 
 // Takes a number without leading noughts off the front; 0 where there is none.
@@ -50,7 +46,7 @@ bool take(std::string_view& text, std::string_view prefix) {
 std::optional<Step> parse_step(std::string_view text) {
   for (const Step::Name name : {Step::kResizeSmall, Step::kCentralCrop, Step::kResize}) {
     std::string_view rest = text;
-    if (!take(rest, kNames[name]) || !take(rest, "(")) continue;
+    if (!take(rest, kStepNames[name]) || !take(rest, "(")) continue;
     Step step{name, take_number(rest), 0};
     step.width = name != Step::kResizeSmall && take(rest, ",") ? take_number(rest) : step.height;
     if (step.height == 0 || step.width == 0 || rest != ")") return std::nullopt;

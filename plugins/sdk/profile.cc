@@ -4,6 +4,7 @@
 #include <charconv>
 #include <limits>
 
+#include "sdk/bundle_rules.h"
 #include "sdk/decimal.h"
 #include "sdk/error.h"
 
@@ -11,9 +12,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr WideInt kSmallGroup = 128;         // pairs; below, a multiple of 4 or 8 may exceed them without harm
-constexpr int64_t kMaxMassTokens = 131'071;  // above, the graphs' masses of experts would leave int32
-constexpr size_t kMaxDigits = 6;             // of k and of max_experts
+constexpr size_t kMaxDigits = 6;  // of k and of max_experts
 constexpr std::string_view kVanilla = "-vanilla", kPool = "-pool";
 
 size_t digits_from(std::string_view text, size_t start) {
@@ -65,11 +64,11 @@ std::string in_thousands(int64_t number) {
   return text;
 }
 
-int64_t narrow(WideInt places) {
-  if (places > std::numeric_limits<int64_t>::max()) {
-    fail(VMOE_ROUTING_ERROR, "the setting gives more places per expert than 64 bits can count");
+int64_t narrow(WideInt slots) {
+  if (slots > std::numeric_limits<int64_t>::max()) {
+    fail(VMOE_ROUTING_ERROR, "the setting gives more slots per expert than 64 bits can count");
   }
-  return static_cast<int64_t>(places);
+  return static_cast<int64_t>(slots);
 }
 
 }  // namespace
@@ -144,8 +143,8 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
   }
   const bool limited = setting.max_experts < num_experts;
   if (limited && group_tokens > kMaxMassTokens) {
-    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most 131,071 tokens, and these have ",
-         in_thousands(group_tokens));
+    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most ", in_thousands(kMaxMassTokens),
+         " tokens, and these have ", in_thousands(group_tokens));
   }
   const int64_t k = chooses ? setting.k : 1;
   const double ratio = setting.capacity_ratio;
@@ -155,16 +154,16 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
          " on no token is dropped");
   }
   const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
-  const WideInt places = compute_capacity(pairs, num_experts, ratio, rounding, capacity_multiple_of);
+  const WideInt slots = compute_slots(pairs, num_experts, ratio, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
-  if (places > std::max(pairs, kSmallGroup)) {
-    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(places),
-         " places per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
+  if (slots > std::max<WideInt>(pairs, kSmallGroup)) {
+    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(slots),
+         " slots per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
   }
   Profile profile;
   profile.capacity_ratio = ratio;
-  profile.effective_ratio = effective_ratio(places, pairs, num_experts);
-  profile.capacity.assign(num_moe_layers, narrow(places));
+  profile.effective_ratio = effective_ratio(slots, pairs, num_experts);
+  profile.slots.assign(num_moe_layers, narrow(slots));
   if (chooses) {
     profile.k = k;
     profile.bpr = setting.bpr;

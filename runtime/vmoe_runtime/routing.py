@@ -98,7 +98,7 @@ def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple
     if rules is None:
         return {}
     pairs = (None, rules.group_tokens, None)
-    if fixed or manifest.names_slots:
+    if fixed:
         return {"slot": ("int32", pairs), "weight": ("float32", pairs)}
     shape: tuple[int | None, ...] = pairs
     if rules.kind == "experts-choice":

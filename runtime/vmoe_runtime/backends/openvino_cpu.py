@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
@@ -22,9 +23,6 @@ with silent_openvino():
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
-_FLOAT_KEYS_VERSION = 2
-"""Up to this format version graphs take the remainder of sort keys, for which OpenVINO has float32."""
-_MAX_FLOAT_KEYS_TOKENS = 4096  # its square still fits into float32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
 
 
@@ -50,10 +48,10 @@ class OpenVinoBackend:
             settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
         if streams is not None:
             settings["NUM_STREAMS"] = streams
-        file = graph
+        file, checked = graph, None
         if isinstance(graph, BundleGraph):
             # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
-            file, graph = Path(graph.folder, graph.path.name), graph.path
+            file, checked, graph = Path(graph.folder, graph.path.name), graph, graph.path
         try:
             # Core.read_model would try every format it knows on a file that ONNX can't be read from.
             reader = FrontEndManager().load_by_framework("onnx")
@@ -63,6 +61,8 @@ class OpenVinoBackend:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
         self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
         self._inputs = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._model.inputs}
+        if checked is not None:
+            check_interface(checked, _named(model.inputs), _named(model.outputs))
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
@@ -125,13 +125,20 @@ def check_cpu(bundle: Bundle) -> str:
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
-    version = bundle.manifest.version
-    if version <= _FLOAT_KEYS_VERSION and rules.group_tokens > _MAX_FLOAT_KEYS_TOKENS:
-        raise UnsuitedError(
-            f"OpenVINO routes groups of up to {_MAX_FLOAT_KEYS_TOKENS} tokens exactly in bundles of format version "
-            f"{version}, and this bundle's have {rules.group_tokens}; export it again, or use backend 'onnxruntime'"
-        )
     return _DESCRIPTION
+
+
+def _named(ports: Iterable[Any]) -> dict[str, Port]:
+    """Inputs or outputs by name, from a model's."""
+    return {
+        port.get_any_name(): Port(
+            port.get_element_type().to_dtype().name,
+            tuple(extent.get_length() if extent.is_static else None for extent in port.get_partial_shape())
+            if port.get_partial_shape().rank.is_static
+            else None,
+        )
+        for port in ports
+    }
 
 
 def _listed(inputs: Mapping[str, np.dtype[Any]]) -> str:
