@@ -1,18 +1,19 @@
 """What Python and C++ must agree on, as C++ headers: the table of ops, and the rules that both readers of bundles keep to.
 
 After a change of what they declare: `python tools/cpp_headers.py`, which writes plugins/ops/op_table.h and
-plugins/sdk/bundle_rules.h.
+plugins/sdk/generated/bundle_rules.h.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
-from vmoe_runtime import preprocessing, routing_kinds
+from vmoe_runtime import preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES, SETTINGS
@@ -177,7 +178,7 @@ def _constant(name: str) -> str:
 
 
 def bundle_rules() -> str:
-    """The text of plugins/sdk/bundle_rules.h: names, limits, the fields of a manifest, and the constants of elastic.py."""
+    """The text of plugins/sdk/generated/bundle_rules.h: names, limits, the fields of a manifest, and the constants of elastic.py."""
     lines = [_BUNDLE_HEAD]
     texts = {
         "Format": manifest.FORMAT,
@@ -190,6 +191,9 @@ def bundle_rules() -> str:
         "Sha256Pattern": manifest_fields.SHA256_PATTERN,
         "BlockPattern": manifest_fields.BLOCK_PATTERN,
         "GroupPattern": manifest_fields.GROUP_PATTERN,
+        "StepPattern": preprocessing._STEP.pattern,
+        "TopKPattern": re.sub(r"\?P<\w+>", "", profiles._TOP_K.pattern),
+        "ExpertsChoicePattern": re.sub(r"\?P<\w+>", "", profiles._EXPERTS_CHOICE.pattern),
     }
     lines += [f"inline constexpr char k{name}[] = {json.dumps(text)};" for name, text in texts.items()]
     lists = {
@@ -270,7 +274,7 @@ def _texts(words: Iterable[str]) -> str:
 
 def headers() -> dict[Path, str]:
     """The text of each header, by its path."""
-    return {PLUGINS / "ops" / "op_table.h": op_table(), PLUGINS / "sdk" / "bundle_rules.h": bundle_rules()}
+    return {PLUGINS / "ops" / "op_table.h": op_table(), PLUGINS / "sdk" / "generated" / "bundle_rules.h": bundle_rules()}
 
 
 if __name__ == "__main__":

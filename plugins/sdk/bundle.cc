@@ -1,5 +1,6 @@
 #include "sdk/bundle.h"
 
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,25 +12,22 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr size_t kChunkBytes = size_t{1} << 20;
-
 void check_sha256(const std::string& name, const std::string& found, const FileRecord& record) {
   if (found != record.sha256) {
     fail(VMOE_BUNDLE_ERROR, name, " was changed after export (its SHA-256 differs)");
   }
 }
 
-std::string sha256_of(const std::string& bytes) {
-  Sha256 hash;
-  hash.update(bytes.data(), bytes.size());
-  return hash.hex();
+std::string sha256_of(std::string_view bytes) {
+  return sha256([&](char* buffer, size_t size) {
+    const size_t count = bytes.copy(buffer, size);
+    bytes.remove_prefix(count);
+    return count;
+  });
 }
 
 std::string sha256_of(FILE* file) {
-  Sha256 hash;
-  std::vector<char> chunk(kChunkBytes);
-  while (const size_t count = read_some(file, chunk.data(), chunk.size())) hash.update(chunk.data(), count);
-  return hash.hex();
+  return sha256([&](char* buffer, size_t size) { return read_some(file, buffer, size); });
 }
 
 // Runs `check` and puts the folder before what it refuses.

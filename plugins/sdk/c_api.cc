@@ -12,16 +12,7 @@
 #include "sdk/log.h"
 #include "vmoe/engine.h"
 
-using vmoe::sdk::Cancellation;
-using vmoe::sdk::check_index;
-using vmoe::sdk::check_pointer;
-using vmoe::sdk::Engine;
-using vmoe::sdk::fail;
-using vmoe::sdk::guarded;
-using vmoe::sdk::LayerRouting;
-using vmoe::sdk::Profile;
-using vmoe::sdk::read_struct;
-using vmoe::sdk::write_struct;
+using namespace vmoe::sdk;  // all but the C API's own names
 
 struct vmoe_engine {
   Engine engine;
@@ -120,7 +111,7 @@ extern "C" {
 const char* vmoe_version(void) { return VMOE_VERSION; }
 
 vmoe_status* vmoe_set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void* user)) {
-  return guarded([&] { vmoe::sdk::set_log(least_level, callback, user, release); });
+  return guarded([&] { set_log(least_level, callback, user, release); });
 }
 
 vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options, vmoe_engine** engine) {
@@ -191,7 +182,7 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(picture, "picture");
-    vmoe::sdk::prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
+    prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
   });
 }
 

@@ -21,15 +21,12 @@ std::string rounded(double value) {
   return {buffer, std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::general, 6).ptr};
 }
 
-std::optional<double> parse_decimal(std::string_view text) {
+double parse_decimal(const std::string& text) {
   double value = 0;
   const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (result.ptr != text.data() + text.size()) return std::nullopt;
-  if (result.ec == std::errc::result_out_of_range) {
-    const bool tiny = text.find("e-") != std::string_view::npos || text.substr(0, 1) == "0";
-    return tiny ? 0.0 : std::numeric_limits<double>::infinity();
-  }
-  return result.ec == std::errc() ? std::optional(value) : std::nullopt;
+  if (result.ec != std::errc::result_out_of_range) return value;
+  const bool tiny = text.find("e-") != std::string::npos || text[0] == '0';
+  return tiny ? 0.0 : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace vmoe::sdk

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <utility>
 
-#include "sdk/bundle_rules.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 namespace {

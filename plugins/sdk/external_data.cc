@@ -6,8 +6,8 @@
 #include <map>
 #include <optional>
 
-#include "sdk/bundle_rules.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 

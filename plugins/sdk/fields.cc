@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "sdk/bundle_rules.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "sdk/bundle_rules.h"
+#include "sdk/generated/bundle_rules.h"
 #include "sdk/preprocessing.h"
 #include "sdk/profile.h"
 #include "vmoe/engine.h"

@@ -1,61 +1,16 @@
 #include "sdk/profile.h"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
+#include <regex>
 
-#include "sdk/bundle_rules.h"
 #include "sdk/decimal.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 
 namespace {
-
-constexpr size_t kMaxDigits = 6;  // of k and of max_experts
-constexpr std::string_view kVanilla = "-vanilla", kPool = "-pool";
-
-size_t digits_from(std::string_view text, size_t start) {
-  size_t end = start;
-  while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
-  return end - start;
-}
-
-// Length of digits, a point and more digits if there is one, and an exponent without plus; 0 if it is none.
-size_t ratio_length(std::string_view text) {
-  size_t end = digits_from(text, 0);
-  if (end == 0) return 0;
-  if (text.substr(end, 1) == ".") {
-    const size_t decimals = digits_from(text, end + 1);
-    if (decimals == 0) return 0;
-    end += 1 + decimals;
-  }
-  if (text.substr(end, 1) == "e") {
-    const size_t sign = text.substr(end + 1, 1) == "-" ? 1 : 0;
-    const size_t exponent = digits_from(text, end + 1 + sign);
-    if (exponent == 0) return 0;
-    end += 1 + sign + exponent;
-  }
-  return end;
-}
-
-// Takes a text from the start of another, if it stands there.
-bool take(std::string_view& text, std::string_view start) {
-  if (text.substr(0, start.size()) != start) return false;
-  text.remove_prefix(start.size());
-  return true;
-}
-
-// Takes one to six digits.
-std::optional<int64_t> take_number(std::string_view& text) {
-  const size_t digits = digits_from(text, 0);
-  if (digits == 0 || digits > kMaxDigits) return std::nullopt;
-  int64_t number = 0;
-  const std::string written(text.substr(0, digits));
-  std::from_chars(written.data(), written.data() + written.size(), number);
-  text.remove_prefix(digits);
-  return number;
-}
 
 // "131,072".
 std::string in_thousands(int64_t number) {
@@ -78,38 +33,35 @@ std::string profile_name(const RoutingSetting& setting) {
   if ((setting.given & VMOE_SET_K) == 0) return "c" + ratio;
   if (ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0) ratio.resize(ratio.size() - 2);
   std::string name = "c" + ratio + "-k" + std::to_string(setting.k);
-  if (!setting.bpr) name += kVanilla;
-  if (setting.pool) name += kPool;
+  if (!setting.bpr) name += "-vanilla";
+  if (setting.pool) name += "-pool";
   if (setting.max_experts != kNoLimit) name += "-m" + std::to_string(setting.max_experts);
   return name;
 }
 
 std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
+  static const std::regex top_k(kTopKPattern), experts_choice(kExpertsChoicePattern);
+  std::cmatch parts;
+  const char* end = name.data() + name.size();
   RoutingSetting setting;
-  if (!take(name, "c")) return std::nullopt;
-  const size_t length = ratio_length(name);
-  const auto ratio = parse_decimal(name.substr(0, length));
-  if (length == 0 || !ratio) return std::nullopt;
-  name.remove_prefix(length);
-  setting.capacity_ratio = *ratio;
-  setting.given = VMOE_SET_CAPACITY_RATIO;
-  if (name.empty()) return setting;
-  const auto k = take(name, "-k") ? take_number(name) : std::nullopt;
-  if (!k) return std::nullopt;
-  setting.k = *k;
-  setting.bpr = !take(name, kVanilla);
-  setting.given |= VMOE_SET_K | VMOE_SET_BPR;
-  if (take(name, kPool)) {
-    setting.pool = true;
-    setting.given |= VMOE_SET_POOL;
+  if (name.size() > kMaxName) return std::nullopt;  // which could exhaust the stack
+  if (std::regex_match(name.data(), end, parts, top_k)) {
+    setting.given = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
+    setting.k = std::stol(parts.str(2));
+    setting.bpr = !parts[3].matched;
+    setting.pool = parts[4].matched;
+    if (setting.pool) setting.given |= VMOE_SET_POOL;
+    if (parts[5].matched) {
+      setting.given |= VMOE_SET_MAX_EXPERTS;
+      setting.max_experts = std::stol(parts.str(5));
+    }
+  } else if (std::regex_match(name.data(), end, parts, experts_choice)) {
+    setting.given = VMOE_SET_CAPACITY_RATIO;
+  } else {
+    return std::nullopt;
   }
-  if (take(name, "-m")) {
-    const auto max_experts = take_number(name);
-    if (!max_experts) return std::nullopt;
-    setting.max_experts = *max_experts;
-    setting.given |= VMOE_SET_MAX_EXPERTS;
-  }
-  return name.empty() ? std::optional(setting) : std::nullopt;
+  setting.capacity_ratio = parse_decimal(parts.str(1));
+  return setting;
 }
 
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {

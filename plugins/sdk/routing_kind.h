@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "sdk/bundle_rules.h"
+#include "sdk/generated/bundle_rules.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {

@@ -37,7 +37,18 @@ from vmoe_tools.inspect.cli import main
 from vmoe_tools.inspect.display import print_card
 from vmoe_tools.inspect.tensors import read_tensors
 
-KEPT = ("v3-bf16", "v3-plain", "v3-bf16", "v3-dense", "v3-plain", "v3-int8", "v3-choice", "v3-ensemble", "v3-fp32", "v3-soft")
+KEPT = (
+    "v3-bf16",
+    "v3-plain",
+    "v3-bf16",
+    "v3-dense",
+    "v3-plain",
+    "v3-int8",
+    "v3-choice",
+    "v3-ensemble",
+    "v3-fp32",
+    "v3-soft",
+)
 KINDS = {"v3-dense": "dense ViT", "v3-choice": "V-MoE of experts choice", "v3-soft": "Soft MoE"}
 DIGITS = ("zero", "[/b]one", "two:100:", "three", "four", "five", "six", "seven", "eight", "nine")
 HEADS = ["MoE layers", "Input and output", "Profiles, the first is the default", "Validation", "Source", "Files"]

@@ -162,7 +162,11 @@ def test_interference_in_groups_names_the_remedy(
         ("v3-soft", "A Soft MoE drops nothing", ["classes", "experts", "gates", "load"]),
         ("v3-choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
         ("v3-ensemble", "no top-1", ["capacity-encoderblock_1", "experts", "gates", "load", "patches"]),
-        ("v3-plain", "don't say which expert", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
+        (
+            "v3-plain",
+            "don't say which expert",
+            ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"],
+        ),
     ],
 )
 def test_every_kind_and_format_says_what_does_not_apply(
