@@ -178,7 +178,7 @@ def _constant(name: str) -> str:
 
 
 def bundle_rules() -> str:
-    """The text of plugins/sdk/generated/bundle_rules.h: names, limits, the fields of a manifest, and the constants of elastic.py."""
+    """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
     lines = [_BUNDLE_HEAD]
     texts = {
         "Format": manifest.FORMAT,

@@ -46,7 +46,7 @@ def test_both_readers_say(case: Case, verdicts: Verdicts) -> None:
 def test_a_graph_that_the_manifest_contradicts_is_refused_when_it_is_loaded(case: Case, tmp_path: Path) -> None:
     bundle = case.build(tmp_path)
     backend = "openvino" if "model.inlined.onnx" in case.words else "onnxruntime"
-    with pytest.raises(Exception) as refusal:  # noqa: PT011 (BundleError, or what the runtime says of such a graph)
+    with pytest.raises(Exception) as refusal:
         Engine.load(bundle, backend=backend, threads=1)
     assert_one_sentence(str(refusal.value), "x.vmoe", *case.words)
     if backend == "onnxruntime" and c_engine.sdk() is not None:

@@ -64,7 +64,7 @@ def _expected_inputs(manifest: Manifest, *, settings: bool) -> dict[str, Port]:
 
 
 def _expected_outputs(manifest: Manifest, is_fixed: bool) -> dict[str, Port]:
-    outputs = {manifest.output: Port("float32", (None, *manifest.output_shape))}
+    outputs: dict[str, Port] = {manifest.output: Port("float32", (None, *manifest.output_shape))}
     for what, (element, shape) in layer_outputs(manifest, fixed=is_fixed).items():
         outputs |= {f"{layer}/{what}": Port(element, shape) for layer in manifest.moe_layers}
     return outputs

@@ -122,7 +122,7 @@ PROFILE_FIELDS = (
 
 FILE_FIELDS = (Field("sha256", "text"), Field("bytes", "whole", _MAX_FILE_BYTES))
 
-_TYPES: Mapping[FieldType, tuple[type, ...]] = {
+_TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
     "object": (dict,),
     "list": (list,),
     "text": (str,),
@@ -162,7 +162,8 @@ def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: Fiel
 
 def _check_value(key: str, value: Any, field: Field) -> None:
     # A bool is an int to Python, never to a manifest.
-    if not isinstance(value, _TYPES[field.type]) or isinstance(value, bool) != (field.type == "flag"):
+    is_of_type: bool = isinstance(value, _TYPES[field.type])
+    if not is_of_type or isinstance(value, bool) != (field.type == "flag"):
         raise ValueError(f"'{key}' is missing or of the wrong type")
     if field.type == "whole" and not 1 <= value <= field.most:
         raise ValueError(f"'{key}' is {value!s:.40}, which is out of range, 1 to {field.most}")

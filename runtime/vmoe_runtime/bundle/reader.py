@@ -212,7 +212,7 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
 
 @contextmanager
 def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
-    """Gives errors of the block the name of the bundle, and the better explanation where the folder was changed meanwhile."""
+    """Gives errors of the block the name of the bundle, or the better explanation: that the folder was changed meanwhile."""
     try:
         yield
     except (BundleError, OSError) as error:
