@@ -22,10 +22,12 @@ template <typename... Parts>
   fail(VMOE_BUNDLE_ERROR, parts...);
 }
 
-bool matches(const Json& text, const char* pattern) {
+template <const char* kPattern>
+bool matches(const Json& text) {
+  static const std::regex pattern(kPattern);
   // Longer texts match none of the patterns, and could exhaust the stack.
   if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
-  return std::regex_match(text.get_ref<const std::string&>(), std::regex(pattern));
+  return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
 
 // The index of a text that is among those it may be.
@@ -70,7 +72,7 @@ void read_class_names(const Json& raw, Manifest& manifest) {
 }
 
 std::vector<std::string> read_layers(const Json& layers) {
-  const bool named = std::all_of(layers.begin(), layers.end(), [](const Json& n) { return matches(n, kBlockPattern); });
+  const bool named = std::all_of(layers.begin(), layers.end(), [](const Json& n) { return matches<kBlockPattern>(n); });
   if (layers.empty() || !named) refuse("'layers' must name encoder blocks");
   const auto names = layers.get<std::vector<std::string>>();
   if (std::set<std::string_view>(names.begin(), names.end()).size() < names.size() || names.size() > kMaxMoeLayers) {
@@ -83,7 +85,7 @@ std::vector<std::string> read_layers(const Json& layers) {
 std::string read_group(const Json& raw) {
   const Json& routing = raw["routing"];
   const auto group = routing["group"].get<std::string>();
-  if (!matches(group, kGroupPattern)) {
+  if (!matches<kGroupPattern>(group)) {
     refuse("'group' is ", in_quotes(group), ", not image, batch, a number of images or tokens:S");
   }
   const size_t colon = group.find(':');
@@ -168,12 +170,12 @@ void read_profiles(const Json& entries, unsigned kind, Manifest& manifest) {
 
 void read_files(const Json& entries, Manifest& manifest) {
   for (const auto& [name, entry] : entries.items()) {
-    if (!matches(name, kFilePattern) || name == kManifestName) {
+    if (!matches<kFilePattern>(name) || name == kManifestName) {
       refuse(in_quotes(name), " is not a file name that a bundle may hold");
     }
     if (!entry.is_object()) refuse("'", name, "' is no object");
     check_fields(entry, kFileFields, kOfDense);
-    if (!matches(entry["sha256"], kSha256Pattern)) refuse("'", name, "' has no SHA-256");
+    if (!matches<kSha256Pattern>(entry["sha256"])) refuse("'", name, "' has no SHA-256");
     manifest.files[name] = {entry["sha256"], entry["bytes"]};
   }
   for (const char* name : {kWeightsName, kCanonicalGraph, kInlinedGraph}) {

@@ -17,7 +17,6 @@ import pytest
 from command_reference import ARGPARSE_MODULES, command_help
 from documentation import OWN, PAGES, ROOT, Block, anchors, blocks, command_lines, links, spans
 from documented_commands import PROJECT, WrongCommandError, check, own_options
-from header_reference import HEADERS, header_markdown
 
 import vmoe_export
 import vmoe_runtime
@@ -198,20 +197,6 @@ def test_every_option_has_a_meaning(command: str) -> None:
     assert found.usage.startswith(command)
     assert len(found.options) > 3
     assert [option.written for option in found.options if not option.help] == []
-
-
-@pytest.mark.parametrize("header", sorted(path.name for path in (HEADERS / "vmoe").iterdir()))
-def test_every_public_declaration_is_on_the_page(header: str) -> None:
-    text = (HEADERS / "vmoe" / header).read_text()
-    page = header_markdown(f"vmoe/{header}")
-    names = re.findall(r"^VMOE_API [^(]*?(\w+)\(", text, re.MULTILINE)
-    outside = re.sub(r"namespace internal \{.*?\n\}  // namespace internal", "", text, flags=re.DOTALL)
-    names += re.findall(r"^(?:struct|class) (?:\[\[nodiscard\]\] )?(\w+)", outside, re.MULTILINE)
-    names += re.findall(r"^} (vmoe_\w+);", text, re.MULTILINE)
-    assert names
-    assert [name for name in names if f"# {name}\n" not in page] == []
-    assert not re.search(r"private:|namespace internal|handle_", page)
-    assert page.count("```") % 2 == 0
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
