@@ -54,7 +54,7 @@ std::vector<int64_t> shape_of(const LayerRouting& routing) {
 template <typename T>
 void read(const OutputTensor& output, const std::string& name, LayerRouting& routing, std::vector<T>& values) {
   std::vector<int64_t> shape;
-  const auto* data = static_cast<const T*>(output.data(dtype_of(values.data()), name, shape));
+  const auto* data = static_cast<const T*>(output.data(shape));
   if (shape.size() == shape_of(routing).size()) {
     if (routing.groups < 0) routing.groups = shape[0];
     if (routing.choices < 0) routing.choices = shape[2];

@@ -82,6 +82,17 @@ RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
   return setting;
 }
 
+Profile RoutingRules::replaced(const Profile& base, const vmoe_setting& setting) const {
+  RoutingSetting requested = setting_of(base);
+  requested.given |= setting.set;
+  if ((setting.set & VMOE_SET_CAPACITY_RATIO) != 0) requested.capacity_ratio = setting.capacity_ratio;
+  if ((setting.set & VMOE_SET_K) != 0) requested.k = setting.k;
+  if ((setting.set & VMOE_SET_BPR) != 0) requested.bpr = setting.bpr == 1;
+  if ((setting.set & VMOE_SET_POOL) != 0) requested.pool = setting.pool == 1;
+  if ((setting.set & VMOE_SET_MAX_EXPERTS) != 0) requested.max_experts = setting.max_experts;
+  return profile(requested);
+}
+
 Profile RoutingRules::profile(const RoutingSetting& setting) const {
   kind.check_settings(setting.given);
   const bool chooses = (kind.settings() & VMOE_SET_K) != 0;  // tokens choose experts

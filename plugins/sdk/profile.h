@@ -62,6 +62,9 @@ struct RoutingRules {
   // How this kind's names are made, for people: "any name like c1.0 works".
   const char* name_examples() const;
 
+  // A profile with the fields that a setting replaces in it. Throws as above.
+  Profile replaced(const Profile& base, const vmoe_setting& setting) const;
+
   // The setting that gives a profile.
   RoutingSetting setting_of(const Profile& profile) const;
 };

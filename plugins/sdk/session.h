@@ -39,8 +39,8 @@ class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // The data, if it is a tensor of that element type; throws VMOE_RUNTIME_ERROR naming `name` otherwise. Sets `shape`.
-  const void* data(ONNXTensorElementDataType dtype, const std::string& name, std::vector<int64_t>& shape) const;
+  // The data, of the type that the session reports. Sets `shape`.
+  const void* data(std::vector<int64_t>& shape) const;
 
  private:
   std::unique_ptr<OrtValue, void(ORT_API_CALL*)(OrtValue*)> value_;
