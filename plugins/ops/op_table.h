@@ -1,6 +1,6 @@
 // The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
 //
-//   python -m vmoe_export.ops.cpp_declarations > plugins/ops/op_table.h
+//   python tools/cpp_headers.py
 //
 // clang-format off
 #pragma once

@@ -2,19 +2,15 @@
 
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "sdk/error.h"
 #include "sdk/external_data.h"
-#include "sdk/graph_interface.h"
 #include "sdk/sha256.h"
-#include "sdk/weight_scales.h"
 
 namespace vmoe::sdk {
 
 namespace {
-
-constexpr int64_t kMaxManifestBytes = 16 << 20;
-constexpr int64_t kMaxGraphBytes = 64 << 20;
 
 void check_sha256(const std::string& name, const std::string& found, const FileRecord& record) {
   if (found != record.sha256) {
@@ -22,10 +18,16 @@ void check_sha256(const std::string& name, const std::string& found, const FileR
   }
 }
 
-std::string sha256_of(const std::string& bytes) {
-  Sha256 hash;
-  hash.update(bytes.data(), bytes.size());
-  return hash.hex();
+std::string sha256_of(std::string_view bytes) {
+  return sha256([&](char* buffer, size_t size) {
+    const size_t count = bytes.copy(buffer, size);
+    bytes.remove_prefix(count);
+    return count;
+  });
+}
+
+std::string sha256_of(FILE* file) {
+  return sha256([&](char* buffer, size_t size) { return read_some(file, buffer, size); });
 }
 
 // Runs `check` and puts the folder before what it refuses.
@@ -43,9 +45,7 @@ void in_folder(const std::string& path, const Check& check) {
 }  // namespace
 
 Bundle Bundle::open(const std::string& path, bool verify) {
-  Bundle bundle;
-  bundle.path_ = path;
-  bundle.folder_ = std::make_unique<OpenedFolder>(path);
+  Bundle bundle(path);
   try {
     in_folder(path, [&] { bundle.read(verify); });
   } catch (const Error&) {
@@ -56,42 +56,42 @@ Bundle Bundle::open(const std::string& path, bool verify) {
 }
 
 void Bundle::read(bool verify) {
-  manifest_text_ = folder_->open(kManifestName)->read(kMaxManifestBytes + 1);
-  if (manifest_text_.size() > static_cast<size_t>(kMaxManifestBytes)) {
+  manifest_text_ = read_all(folder_->open(kManifestName).get(), kMaxManifestBytes + 1);
+  if (manifest_text_.size() > kMaxManifestBytes) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is larger than ", kMaxManifestBytes >> 20, " MiB");
   }
   manifest_ = parse_manifest(manifest_text_);
   for (const auto& [name, record] : manifest_.files) check_file(name, record, verify);
-  check_scales(*folder_->open(kWeightsName), references_);
+  folder_->settle();
 }
 
 void Bundle::check_file(const std::string& name, const FileRecord& record, bool verify) {
-  const auto file = folder_->open(name);
-  if (file->size() != record.size) {
-    fail(VMOE_BUNDLE_ERROR, name, " has ", file->size(), " bytes where the manifest says ", record.size);
+  const OpenFile file = folder_->open(name);
+  if (const int64_t size = folder_->size(name); size != record.size) {
+    fail(VMOE_BUNDLE_ERROR, name, " has ", size, " bytes where the manifest says ", record.size);
   }
   if (is_graph(name)) {
-    if (file->size() > kMaxGraphBytes) {
+    if (record.size > static_cast<int64_t>(kMaxGraphBytes)) {
       fail(VMOE_BUNDLE_ERROR, name, " is larger than ", kMaxGraphBytes >> 20, " MiB, which no graph of a bundle is");
     }
-    std::string bytes = file->read(kMaxGraphBytes);
+    std::string bytes = read_all(file.get(), kMaxGraphBytes);
     if (verify) check_sha256(name, sha256_of(bytes), record);
     check_graph(name, bytes);
     if (name == kCanonicalGraph || name == kInlinedGraph) graphs_[name] = std::move(bytes);
   } else if (verify && name != kWeightsName) {
-    check_sha256(name, file->sha256(), record);
+    check_sha256(name, sha256_of(file.get()), record);
   }
 }
 
 BundleGraph Bundle::graph(const std::string& name) const {
-  return {path_ + "/" + name, graphs_.at(name), folder_->location()};
+  return {path_ + "/" + name, graphs_.at(name), folder_->path()};
 }
 
 std::string Bundle::content_key() const { return sha256_of(manifest_text_) + folder_->states(); }
 
 void Bundle::verify_weights() const {
   in_folder(path_, [&] {
-    check_sha256(kWeightsName, folder_->open(kWeightsName)->sha256(), manifest_.files.at(kWeightsName));
+    check_sha256(kWeightsName, sha256_of(folder_->open(kWeightsName).get()), manifest_.files.at(kWeightsName));
   });
 }
 
@@ -100,7 +100,7 @@ void Bundle::check_unchanged() const {
   throw ChangedError(path_ + " was changed while it was loaded; load it again once nobody writes to it");
 }
 
-void Bundle::check_graph(const std::string& name, const std::string& bytes) {
+void Bundle::check_graph(const std::string& name, const std::string& bytes) const {
   const int64_t weights = manifest_.files.at(kWeightsName).size;
   std::vector<ExternalData> references;
   try {
@@ -117,8 +117,6 @@ void Bundle::check_graph(const std::string& name, const std::string& bytes) {
       fail(VMOE_BUNDLE_ERROR, name, " reads past the end of ", kWeightsName);
     }
   }
-  sdk::check_graph(name, bytes, manifest_);
-  references_.insert(references_.end(), references.begin(), references.end());
 }
 
 }  // namespace vmoe::sdk

@@ -5,11 +5,9 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "sdk/external_data.h"
 #include "sdk/manifest.h"
-#include "sdk/opened_folder.h"
+#include "sdk/watched_folder.h"
 
 namespace vmoe::sdk {
 
@@ -20,7 +18,6 @@ struct BundleGraph {
   std::string folder;  // where a runtime finds the weights, under their name
 };
 
-// Stays open as long as the object lives.
 class Bundle {
  public:
   // Reads the manifest of a NAME.vmoe folder. Checks kind and size of every file and that no graph reads outside the
@@ -30,6 +27,7 @@ class Bundle {
   // bundle. Throws ChangedError: it was replaced meanwhile.
   static Bundle open(const std::string& path, bool verify);
 
+  const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
   // The graph kCanonicalGraph or kInlinedGraph.
@@ -47,14 +45,15 @@ class Bundle {
  private:
   void read(bool verify);
   void check_file(const std::string& name, const FileRecord& record, bool verify);
-  void check_graph(const std::string& name, const std::string& bytes);
+  void check_graph(const std::string& name, const std::string& bytes) const;
+
+  explicit Bundle(const std::string& path) : path_(path), folder_(std::make_unique<WatchedFolder>(path)) {}
 
   std::string path_;
-  std::unique_ptr<OpenedFolder> folder_;
+  std::unique_ptr<WatchedFolder> folder_;  // verify_weights opens a file in it
   std::string manifest_text_;
   Manifest manifest_;
   std::map<std::string, std::string> graphs_;  // bytes of those for this library
-  std::vector<ExternalData> references_;       // what graphs read
 };
 
 }  // namespace vmoe::sdk

@@ -12,16 +12,7 @@
 #include "sdk/log.h"
 #include "vmoe/engine.h"
 
-using vmoe::sdk::Cancellation;
-using vmoe::sdk::check_index;
-using vmoe::sdk::check_pointer;
-using vmoe::sdk::Engine;
-using vmoe::sdk::fail;
-using vmoe::sdk::guarded;
-using vmoe::sdk::LayerRouting;
-using vmoe::sdk::Profile;
-using vmoe::sdk::read_struct;
-using vmoe::sdk::write_struct;
+using namespace vmoe::sdk;  // all but the C API's own names
 
 struct vmoe_engine {
   Engine engine;
@@ -39,12 +30,7 @@ namespace {
 
 vmoe_setting read_setting(const vmoe_setting* given) {
   if (given == nullptr) return VMOE_SETTING_INIT;
-  const vmoe_setting setting = read_struct(given, "setting", offsetof(vmoe_setting, pool));
-  if (given->struct_size < sizeof(vmoe_setting) && (setting.set & vmoe::sdk::kPolicies) != 0) {
-    fail(VMOE_ARGUMENT_ERROR, "setting has struct_size ", given->struct_size,
-         ", which has no pool and max_experts, and ", "its field 'set' names them");
-  }
-  return setting;
+  return read_struct(given, "setting");
 }
 
 // Null where there are none.
@@ -53,10 +39,10 @@ const T* data_or_null(const std::vector<T>& values) {
   return values.empty() ? nullptr : values.data();
 }
 
-void write_profile(const Profile& profile, vmoe_profile* target, int64_t* capacity, size_t capacity_size) {
-  if (capacity != nullptr && capacity_size < profile.capacity.size()) {
-    fail(VMOE_ARGUMENT_ERROR, "capacity has room for ", capacity_size, " integers, and there are ",
-         profile.capacity.size(), " MoE layers");
+void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots, size_t slots_size) {
+  if (slots != nullptr && slots_size < profile.slots.size()) {
+    fail(VMOE_ARGUMENT_ERROR, "slots has room for ", slots_size, " integers, and there are ", profile.slots.size(),
+         " MoE layers");
   }
   vmoe_profile c = VMOE_PROFILE_INIT;
   // Shorter than the array for every double and k.
@@ -67,8 +53,8 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* capaci
   c.bpr = profile.bpr ? 1 : 0;
   c.pool = profile.pool ? 1 : 0;
   c.max_experts = profile.max_experts;
-  write_struct(target, c, "profile", offsetof(vmoe_profile, max_experts));
-  if (capacity != nullptr) std::copy(profile.capacity.begin(), profile.capacity.end(), capacity);
+  write_struct(target, c, "profile");
+  if (slots != nullptr) std::copy(profile.slots.begin(), profile.slots.end(), slots);
 }
 
 struct Call {
@@ -125,7 +111,7 @@ extern "C" {
 const char* vmoe_version(void) { return VMOE_VERSION; }
 
 vmoe_status* vmoe_set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void* user)) {
-  return guarded([&] { vmoe::sdk::set_log(least_level, callback, user, release); });
+  return guarded([&] { set_log(least_level, callback, user, release); });
 }
 
 vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options, vmoe_engine** engine) {
@@ -145,7 +131,7 @@ vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info) {
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(info, "info");
-    write_struct(info, info_of(engine->engine), "info", offsetof(vmoe_info, preprocessing));
+    write_struct(info, info_of(engine->engine), "info");
   });
 }
 
@@ -167,18 +153,18 @@ vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t index, con
   });
 }
 
-vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile, int64_t* capacity,
-                                 size_t capacity_size) {
+vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile, int64_t* slots,
+                                 size_t slots_size) {
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(profile, "profile");
     const auto& profiles = engine->engine.manifest().profiles;
-    write_profile(profiles[check_index(index, profiles.size(), "profile")], profile, capacity, capacity_size);
+    write_profile(profiles[check_index(index, profiles.size(), "profile")], profile, slots, slots_size);
   });
 }
 
 vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* setting, vmoe_profile* profile,
-                                 int64_t* capacity, size_t capacity_size) {
+                                 int64_t* slots, size_t slots_size) {
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(profile, "profile");
@@ -187,7 +173,7 @@ vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* 
       const bool dense = engine->engine.manifest().kind().code == VMOE_DENSE;
       fail(VMOE_ROUTING_ERROR, dense ? "this is a dense model" : "Soft MoE has nothing to set", ": it has no profile");
     }
-    write_profile(*found, profile, capacity, capacity_size);
+    write_profile(*found, profile, slots, slots_size);
   });
 }
 
@@ -196,7 +182,7 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(picture, "picture");
-    vmoe::sdk::prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
+    prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
   });
 }
 
@@ -259,7 +245,6 @@ vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe
     c.groups = found.groups;
     c.tokens = found.tokens;
     c.choices = found.choices;
-    c.slot = data_or_null(found.slot);
     c.weight = data_or_null(found.weight);
     c.kind = found.kind.code;
     c.expert = data_or_null(found.expert);
@@ -268,7 +253,7 @@ vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe
     c.slots = found.kind.slots_per_expert;
     c.dispatch = data_or_null(found.dispatch);
     c.combine = data_or_null(found.combine);
-    write_struct(layer, c, "layer", offsetof(vmoe_layer_routing, kind));
+    write_struct(layer, c, "layer");
   });
 }
 

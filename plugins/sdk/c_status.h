@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <exception>
 #include <new>
 
@@ -41,33 +40,32 @@ void check_pointer(const T* pointer, const char* name) {
   if (pointer == nullptr) fail(VMOE_ARGUMENT_ERROR, name, " is a null pointer");
 }
 
-// A copy of a caller's struct, which may be of an earlier or a later version, as this version knows it: what an earlier
-// one doesn't have is zero. `least` is the size of the first version.
 template <typename Struct>
-Struct read_struct(const Struct* given, const char* name, size_t least = sizeof(Struct)) {
+void check_size(const Struct* given, const char* name) {
+  if (given->struct_size >= sizeof(Struct)) return;
+  fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", given->struct_size, ", and ", sizeof(Struct),
+       " or more is needed");
+}
+
+// A copy of a caller's struct, which may be of a later version, as this version knows it.
+template <typename Struct>
+Struct read_struct(const Struct* given, const char* name) {
+  check_size(given, name);
   const size_t size = given->struct_size;
-  if (size < least) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
-  }
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
   if (size > sizeof(Struct) + 4096 ||
       (size > sizeof(Struct) && std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; }))) {
     fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
   }
-  Struct known{};
-  std::memcpy(&known, given, std::min(size, sizeof(Struct)));
-  return known;
+  return *given;
 }
 
-// Fills what a caller's struct has room for. `least` is the size of its first version.
+// Fills a caller's struct, which may be of a later version.
 template <typename Struct>
-void write_struct(Struct* target, Struct source, const char* name, size_t least = sizeof(Struct)) {
-  const size_t size = target->struct_size;
-  if (size < least) {
-    fail(VMOE_ARGUMENT_ERROR, name, " has struct_size ", size, ", and ", least, " or more is needed");
-  }
-  source.struct_size = size;
-  std::memcpy(target, &source, std::min(size, sizeof(Struct)));
+void write_struct(Struct* target, Struct source, const char* name) {
+  check_size(target, name);
+  source.struct_size = target->struct_size;
+  *target = source;
 }
 
 inline size_t check_index(int64_t index, size_t size, const char* what) {

@@ -7,23 +7,23 @@
 
 namespace vmoe::sdk {
 
-WideInt compute_capacity(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
-                         WideInt multiple_of) {
+WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
+                      WideInt multiple_of) {
   if (!(std::isfinite(capacity_ratio) && capacity_ratio > 0)) {
     fail(VMOE_ROUTING_ERROR, "the capacity ratio must be a positive number, not ", shortest(capacity_ratio));
   }
   const double exact = static_cast<double>(num_pairs) * capacity_ratio / static_cast<double>(num_experts);
-  const auto places = static_cast<WideInt>(rounding == Rounding::kCeil ? std::ceil(exact) : std::nearbyint(exact));
-  if (places < 1) {
-    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", shortest(capacity_ratio), " leaves no place per expert for ",
+  const auto slots = static_cast<WideInt>(rounding == Rounding::kCeil ? std::ceil(exact) : std::nearbyint(exact));
+  if (slots < 1) {
+    fail(VMOE_ROUTING_ERROR, "the capacity ratio ", shortest(capacity_ratio), " leaves no slot per expert for ",
          static_cast<long long>(num_pairs), " token-expert pairs on ", static_cast<long long>(num_experts),
          " experts with rounding 'round'; use a larger ratio");
   }
-  return (places + multiple_of - 1) / multiple_of * multiple_of;
+  return (slots + multiple_of - 1) / multiple_of * multiple_of;
 }
 
-double effective_ratio(WideInt places, WideInt num_pairs, WideInt num_experts) {
-  return static_cast<double>(places * num_experts) / static_cast<double>(num_pairs);
+double effective_ratio(WideInt slots, WideInt num_pairs, WideInt num_experts) {
+  return static_cast<double>(slots * num_experts) / static_cast<double>(num_pairs);
 }
 
 }  // namespace vmoe::sdk

@@ -1,30 +1,30 @@
-// Capacity arithmetic: how many places every expert has in one group of tokens.
+// Capacity arithmetic: how many slots every expert has in one group of tokens.
 //
 // Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in
 // the official vmoe/moe.py. The integer is computed in doubles and in the official order of operations, because another
-// order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 places.
+// order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 slots.
 #ifndef VMOE_SDK_CAPACITY_H_
 #define VMOE_SDK_CAPACITY_H_
 
 namespace vmoe::sdk {
 
-// Pairs and places of a hostile manifest may pass 64 bits before they are refused.
+// Pairs and slots of a hostile manifest may pass 64 bits before they are refused.
 using WideInt = __int128;
 
 enum class Rounding { kCeil, kHalfToEven };
 
-// Places per expert and group, 1 or more.
+// Slots per expert and group, 1 or more.
 //
-// num_pairs: (token, expert) pairs that the tokens of one group ask for, S * K.
-// capacity_ratio: C, the share of the pairs that there are places for when the router is balanced; at most num_experts.
+// num_pairs: (token, expert) pairs of the tokens of one group, S * K.
+// capacity_ratio: C, the share of the pairs that there are slots for when the router is balanced; at most num_experts.
 // multiple_of: the result is rounded up to a multiple of this.
 //
-// Throws VMOE_ROUTING_ERROR: the ratio is not a positive finite number, or leaves no place at all.
-WideInt compute_capacity(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
-                         WideInt multiple_of);
+// Throws VMOE_ROUTING_ERROR: the ratio is not a positive finite number, or leaves no slot at all.
+WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
+                      WideInt multiple_of);
 
-// The capacity ratio that `places` per expert really amounts to: c * E / (S * K).
-double effective_ratio(WideInt places, WideInt num_pairs, WideInt num_experts);
+// The capacity ratio that `slots` per expert really amounts to: c * E / (S * K).
+double effective_ratio(WideInt slots, WideInt num_pairs, WideInt num_experts);
 
 }  // namespace vmoe::sdk
 

@@ -2,9 +2,7 @@
 #ifndef VMOE_SDK_DECIMAL_H_
 #define VMOE_SDK_DECIMAL_H_
 
-#include <optional>
 #include <string>
-#include <string_view>
 
 namespace vmoe::sdk {
 
@@ -15,7 +13,7 @@ std::string shortest(double value);
 std::string rounded(double value);
 
 // The double nearest to digits like "0.3" or "1e-6"; infinity where it is too large and 0 where it is too small.
-std::optional<double> parse_decimal(std::string_view text);
+double parse_decimal(const std::string& text);
 
 }  // namespace vmoe::sdk
 

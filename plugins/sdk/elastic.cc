@@ -5,25 +5,16 @@
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 namespace {
 
-constexpr double kGuard = 0.75;  // share of the target that predictions may fill
-constexpr double kFull = 0.95;   // load above which a level is left for a lower one
-constexpr double kRoom = 0.8;    // load up to which a level is taken
-constexpr double kMemory = 5;    // targets over which arrivals are averaged
-constexpr double kHold = 10;     // targets for which a higher level must have been affordable
-constexpr double kLearned = 1.0 / 8;
-constexpr double kDrift = 1.0 / 256;
-constexpr double kLeastScale = 1e-6, kMostScale = 1e6;
-constexpr int64_t kMostImages = 65536;
-constexpr double kLongest = 1e6;
-
 void check(const ElasticPlan& plan) {
   const auto& levels = plan.levels;
-  if (!(plan.target > 0 && plan.target <= kLongest)) {
-    fail(VMOE_ARGUMENT_ERROR, "target must be more than 0 and at most 1000000 seconds");
+  if (!(plan.target > 0 && plan.target <= kLongestSeconds)) {
+    fail(VMOE_ARGUMENT_ERROR, "target must be more than 0 and at most ", static_cast<int64_t>(kLongestSeconds),
+         " seconds");
   }
   if (plan.multiple < 1 || plan.multiple > kMostImages || plan.most_images < 1 || plan.most_images > kMostImages) {
     fail(VMOE_ARGUMENT_ERROR, "multiple and most_images must be from 1 to ", kMostImages);
@@ -33,12 +24,13 @@ void check(const ElasticPlan& plan) {
   }
   double before = 0;
   for (size_t i = 0; i < levels.size(); ++i) {
-    if (!(levels[i].fixed >= 0 && levels[i].fixed <= kLongest && levels[i].each > 0 && levels[i].each <= kLongest)) {
+    if (!(levels[i].fixed >= 0 && levels[i].fixed <= kLongestSeconds && levels[i].each > 0 &&
+          levels[i].each <= kLongestSeconds)) {
       fail(VMOE_ARGUMENT_ERROR, "level ", i, ": the fixed time must be 0 or more seconds, and that per image more");
     }
     const double whole = levels[i].fixed + levels[i].each * static_cast<double>(plan.most_images);
     if (whole <= before) {
-      fail(VMOE_ARGUMENT_ERROR, "levels must go from the cheapest to the dearest, and a full call of level ", i,
+      fail(VMOE_ARGUMENT_ERROR, "levels must go from the cheapest to the most expensive, and a full call of level ", i,
            " takes no longer than one of level ", i - 1);
     }
     before = whole;
@@ -58,7 +50,7 @@ Elastic::Elastic(ElasticPlan plan, double time) : plan_(std::move(plan)) {
 void Elastic::decide(const ElasticSeen& seen) {
   count_arrivals(seen);
   size_t level = level_;
-  while (level > 0 && !(in_time(level, seen) && load(level) <= kFull)) --level;
+  while (level > 0 && !(in_time(level, seen) && load(level) <= kUtilizationLimit)) --level;
   if (level < level_) {
     level_ = level;
     affordable_since_.reset();
@@ -71,7 +63,7 @@ void Elastic::decide(const ElasticSeen& seen) {
     return;
   }
   if (!affordable_since_) affordable_since_ = seen.time;
-  if (seen.time - *affordable_since_ < kHold * plan_.target) return;
+  if (seen.time - *affordable_since_ < kCooldown * plan_.target) return;
   level_ = best;
   affordable_since_.reset();
 }
@@ -90,10 +82,10 @@ void Elastic::served(size_t level, int64_t images, double seconds) {
 int64_t Elastic::images_per_call(size_t level) const {
   const ElasticLevel& at = plan_.levels[level];
   // An image may wait for one such call before it is in the next one.
-  const double room = (plan_.target * kGuard / (2 * scales_[level]) - at.fixed) / at.each;
-  if (room >= static_cast<double>(plan_.most_images)) return plan_.most_images;
-  if (room < static_cast<double>(plan_.multiple)) return plan_.multiple;
-  return static_cast<int64_t>(room) / plan_.multiple * plan_.multiple;
+  const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
+  if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
+  if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
+  return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
 }
 
 double Elastic::load(size_t level) const {
@@ -118,15 +110,15 @@ double Elastic::seconds(size_t level, int64_t images) const {
 
 // Whether the first of the queue and its last are answered in time, if nothing changes.
 bool Elastic::in_time(size_t level, const ElasticSeen& seen) const {
-  const double room = plan_.target * kGuard;
+  const double limit = plan_.target * kSafetyMargin;
   const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
   const double whole = static_cast<double>(calls) * seconds(level, images);
   const double last = whole + (rest != 0 ? seconds(level, rest) : 0.0);
-  return last <= room && seen.oldest + seconds(level, std::min(seen.waiting, images)) <= room;
+  return last <= limit && seen.oldest + seconds(level, std::min(seen.waiting, images)) <= limit;
 }
 
 bool Elastic::affordable(size_t level, const ElasticSeen& seen) const {
-  return load(level) <= kRoom && in_time(level, seen);
+  return load(level) <= kHeadroom && in_time(level, seen);
 }
 
 }  // namespace vmoe::sdk

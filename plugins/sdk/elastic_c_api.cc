@@ -4,22 +4,10 @@
 
 #include "sdk/c_status.h"
 #include "sdk/elastic.h"
+#include "sdk/generated/bundle_rules.h"
 #include "vmoe/elastic.h"
 
-using vmoe::sdk::check_index;
-using vmoe::sdk::check_pointer;
-using vmoe::sdk::Elastic;
-using vmoe::sdk::ElasticPlan;
-using vmoe::sdk::fail;
-using vmoe::sdk::guarded;
-using vmoe::sdk::read_struct;
-using vmoe::sdk::write_struct;
-
-namespace {
-
-constexpr size_t kMostLevels = 1024;
-
-}  // namespace
+using namespace vmoe::sdk;  // all but the C API's own names
 
 struct vmoe_elastic {
   Elastic elastic;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstring>
@@ -13,10 +14,10 @@
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/graph_interface.h"
 #include "sdk/images.h"
 #include "sdk/log.h"
 #include "sdk/op_library.h"
-#include "sdk/setting.h"
 #include "sdk/shared_sessions.h"
 
 namespace vmoe::sdk {
@@ -39,21 +40,21 @@ void check_room(int64_t images, int64_t output_size, size_t room) {
        " each");
 }
 
+void check_flag(const vmoe_setting& setting, int bit, const char* name, int32_t value) {
+  if ((setting.set & bit) != 0 && value != 0 && value != 1) {
+    fail(VMOE_ROUTING_ERROR, name, " must be 0 or 1, not ", value);
+  }
+}
+
 std::string profile_names(const Manifest& manifest) {
   std::string names;
   for (const Profile& profile : manifest.profiles) names += (names.empty() ? "" : ", ") + profile.name;
   return names;
 }
 
-// The integers that a graph takes for a setting.
-std::vector<int64_t> settings_of(const Profile& profile, int field) {
-  switch (field) {
-    case VMOE_SET_K: return {profile.k};
-    case VMOE_SET_BPR: return {profile.bpr ? 1 : 0};
-    case VMOE_SET_POOL: return {profile.pool ? 1 : 0};
-    case VMOE_SET_MAX_EXPERTS: return {profile.max_experts};
-    default: return profile.capacity;
-  }
+// The integers that a graph takes for a profile, in the order of kSettingFields.
+std::array<std::vector<int64_t>, std::size(kSettingFields)> values_of(const Profile& profile) {
+  return {profile.slots, {profile.k}, {profile.bpr ? 1 : 0}, {profile.pool ? 1 : 0}, {profile.max_experts}};
 }
 
 InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
@@ -135,7 +136,9 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
     session = find_or_load_session(key, [&] {
       shares = false;
       const BundleGraph graph = bundle.graph(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
-      return std::make_shared<Session>(runtime, graph, threads_, op_library);
+      auto loaded = std::make_shared<Session>(runtime, graph, threads_, op_library);
+      check_interface(graph.path, *loaded, bundle.manifest());
+      return loaded;
     });
   } catch (...) {
     failure = std::current_exception();
@@ -161,12 +164,16 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
-  check_fields(setting);
+  if ((setting.set & ~kAllSettings) != 0) {
+    fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
+  }
+  check_flag(setting, VMOE_SET_BPR, "bpr", setting.bpr);
+  check_flag(setting, VMOE_SET_POOL, "pool", setting.pool);
   auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
   manifest().kind().check_settings(setting.set);
   const auto& rules = manifest().rules;
   if (setting.set == 0 || !base || !rules) return base;
-  return replaced(*rules, *base, setting);
+  return rules->replaced(*base, setting);
 }
 
 void Engine::check_process() const {
@@ -180,12 +187,10 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
                                             const std::vector<std::string>& outputs, Cancellation* cancellation) const {
   const Batch batch = make_batch(images, manifest());
   std::vector<InputTensor> inputs{batch.image};
-  std::vector<std::vector<int64_t>> values;
-  values.reserve(std::size(kSettingFields));  // inputs point into them
-  for (const SettingField& field : kSettingFields) {
-    if (!profile || (manifest().kind().settings() & field.bit) == 0) continue;
-    values.push_back(settings_of(*profile, field.bit));
-    inputs.push_back(settings_tensor(field.name, values.back()));
+  const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them
+  for (size_t i = 0; profile && i < values.size(); ++i) {
+    if ((manifest().kind().settings() & kSettingFields[i].bit) == 0) continue;
+    inputs.push_back(settings_tensor(kSettingFields[i].name, values[i]));
   }
   return session_->run(inputs, outputs, cancellation);
 }
@@ -217,7 +222,7 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
   if (cancellation != nullptr) cancellation->check();  // before images are scaled
   const auto results = run_graph(images, this->setting(setting), {name}, cancellation);
   std::vector<int64_t> shape;
-  const void* data = results[0].data(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, name, shape);
+  const void* data = results[0].data(shape);
   if (shape != manifest().output_shape(images.count)) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
          " has another shape than the manifest says: ", images.count, " images of ", manifest().output_floats(),
@@ -230,9 +235,9 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   check_process();
   const auto profile = this->setting(setting);
   auto names = routing_outputs(manifest());
-  // A graph must be asked for something.
+  // A graph must have an output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  return read_routing(run_graph(images, profile, names, nullptr), manifest(), profile);
+  return read_routing(run_graph(images, profile, names, nullptr), manifest());
 }
 
 }  // namespace vmoe::sdk

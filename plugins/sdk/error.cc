@@ -1,8 +1,8 @@
 #include "sdk/error.h"
 
+#include <algorithm>
+#include <nlohmann/json.hpp>
 #include <system_error>
-
-#include "sdk/utf8.h"
 
 namespace vmoe::sdk {
 
@@ -15,19 +15,11 @@ bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 
 }  // namespace
 
 std::string one_line(std::string_view text) {
-  std::string line;
-  while (!text.empty()) {
-    const size_t length = utf8_length(text);
-    const auto first = static_cast<unsigned char>(text[0]);
-    if (length == 0) {
-      line += "\uFFFD";
-    } else if (first < 0x20 || first == 0x7F) {
-      line += ' ';
-    } else {
-      line += text.substr(0, length);
-    }
-    text.remove_prefix(length == 0 ? 1 : length);
-  }
+  using Json = nlohmann::json;
+  // As JSON text that is no UTF-8 can be replaced, and every such text be read again.
+  std::string line = Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+  const auto is_control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7F; };
+  std::replace_if(line.begin(), line.end(), is_control, ' ');
   return line;
 }
 

@@ -45,7 +45,7 @@ template <typename... Parts>
 // Text from outside between quotes: one line, at most 80 bytes.
 std::string in_quotes(std::string_view text);
 
-// The text as UTF-8 without line breaks and other control characters; U+FFFD stands for each byte that is no text.
+// The text as UTF-8 without line breaks and other control characters; U+FFFD stands for what is no text.
 std::string one_line(std::string_view text);
 
 // The system's words for an errno.

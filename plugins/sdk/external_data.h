@@ -12,10 +12,8 @@
 
 namespace vmoe::sdk {
 
-// Where the data of one tensor lies: its name and a file name as written in the graph, offset and length in bytes (0 if
-// not given).
+// Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes (0 if not given).
 struct ExternalData {
-  std::string name;
   std::string location;
   int64_t offset = 0;
   int64_t length = 0;

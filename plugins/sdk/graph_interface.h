@@ -1,22 +1,18 @@
-// Whether a graph is the one that the manifest describes: its inputs, its outputs and its weights, read without onnx.
+// Whether a loaded graph is the one that the manifest describes: its inputs and outputs, as ONNX Runtime reports them.
 //
 // A manifest that contradicts a graph would be noticed in the first call, or never.
 #ifndef VMOE_SDK_GRAPH_INTERFACE_H_
 #define VMOE_SDK_GRAPH_INTERFACE_H_
 
 #include <string>
-#include <string_view>
 
 #include "sdk/manifest.h"
+#include "sdk/session.h"
 
 namespace vmoe::sdk {
 
-// A name of the official tree without the numbers of an expert's part and of a chunk of that.
-std::string_view whole_name(std::string_view name);
-
-// Refuses a graph whose inputs, outputs or weights are not what the manifest says; graphs that it gives no role pass.
-// Throws VMOE_BUNDLE_ERROR, with the name of the graph and what differs.
-void check_graph(const std::string& name, std::string_view graph, const Manifest& manifest);
+// graph: its path, for people. Throws VMOE_BUNDLE_ERROR, naming the graph and what differs.
+void check_interface(const std::string& graph, const Session& session, const Manifest& manifest);
 
 }  // namespace vmoe::sdk
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 
 #include "sdk/error.h"
@@ -48,19 +49,27 @@ void check_dtype(const vmoe_images& images, const InputSpec& input) {
   }
 }
 
+// Bytes of dtype[...]; those of hostile extents may pass 64 bits.
+WideSize bytes_of(int32_t dtype, std::initializer_list<int64_t> extents) {
+  WideSize bytes = dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  for (const int64_t extent : extents) bytes *= static_cast<WideSize>(extent);
+  return bytes;
+}
+
+void check_memory(const void* memory, int32_t dtype, const char* what) {
+  if (memory == nullptr) fail(VMOE_ARGUMENT_ERROR, what, " is a null pointer");
+  if (dtype == VMOE_FLOAT32 && reinterpret_cast<uintptr_t>(memory) % alignof(float) != 0) {
+    fail(VMOE_ARGUMENT_ERROR, what, " is not aligned to the size of a float");
+  }
+}
+
 void check_data(const vmoe_images& images) {
-  const size_t item = images.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-  const WideSize needed = static_cast<WideSize>(images.count) * static_cast<WideSize>(images.height) *
-                          static_cast<WideSize>(images.width) * static_cast<WideSize>(images.channels) * item;
-  if (needed != images.data_bytes) {
+  if (bytes_of(images.dtype, {images.count, images.height, images.width, images.channels}) != images.data_bytes) {
     fail(VMOE_IMAGE_ERROR, "the images' data has ", images.data_bytes, " bytes, and ", images.count, " images of ",
          dtype_name(static_cast<vmoe_dtype>(images.dtype)), "[", images.height, ",", images.width, ",", images.channels,
          "] have another number");
   }
-  if (images.data == nullptr) fail(VMOE_ARGUMENT_ERROR, "the images' data is a null pointer");
-  if (reinterpret_cast<uintptr_t>(images.data) % item != 0) {
-    fail(VMOE_ARGUMENT_ERROR, "the images' data is not aligned to the size of a float");
-  }
+  check_memory(images.data, images.dtype, "the images' data");
 }
 
 void check_picture(const vmoe_picture& picture, const InputSpec& input) {
@@ -71,27 +80,19 @@ void check_picture(const vmoe_picture& picture, const InputSpec& input) {
   if (picture.height < 1 || picture.width < 1 || picture.height > kMost || picture.width > kMost) {
     fail(VMOE_IMAGE_ERROR, "the picture has ", picture.height, "x", picture.width, " pixels, which no picture has");
   }
-  const WideSize needed = static_cast<WideSize>(picture.height) * static_cast<WideSize>(picture.width) *
-                          static_cast<WideSize>(picture.channels);
-  if (needed != picture.data_bytes) {
+  if (bytes_of(VMOE_UINT8, {picture.height, picture.width, picture.channels}) != picture.data_bytes) {
     fail(VMOE_IMAGE_ERROR, "the picture's data has ", picture.data_bytes, " bytes, and uint8[", picture.height, ",",
          picture.width, ",", picture.channels, "] has another number");
   }
-  if (picture.data == nullptr) fail(VMOE_ARGUMENT_ERROR, "the picture's data is a null pointer");
+  check_memory(picture.data, VMOE_UINT8, "the picture's data");
 }
 
 void check_room(const InputSpec& input, const void* image, size_t image_bytes) {
-  const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-  const WideSize needed = static_cast<WideSize>(input.height) * static_cast<WideSize>(input.width) *
-                          static_cast<WideSize>(input.channels) * item;
-  if (needed > image_bytes) {
+  if (bytes_of(input.dtype, {input.height, input.width, input.channels}) > image_bytes) {
     fail(VMOE_ARGUMENT_ERROR, "the image has room for ", image_bytes, " bytes, and it has ", dtype_name(input.dtype),
          "[", input.height, ",", input.width, ",", input.channels, "]");
   }
-  if (image == nullptr) fail(VMOE_ARGUMENT_ERROR, "the image's memory is a null pointer");
-  if (reinterpret_cast<uintptr_t>(image) % item != 0) {
-    fail(VMOE_ARGUMENT_ERROR, "the image's memory is not aligned to the size of a float");
-  }
+  check_memory(image, input.dtype, "the image's memory");
 }
 
 }  // namespace

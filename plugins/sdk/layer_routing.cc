@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <numeric>
+#include <utility>
 
 #include "sdk/error.h"
 
@@ -13,14 +14,9 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls `visit` with each output that the kind gives of a layer: its name behind the layer's own, and its values.
+// Calls `visit` with each output that the kind has of a layer: its name behind the layer's own, and its values.
 template <typename Visit>
 void for_each_output(LayerRouting& routing, const Visit& visit) {
-  if (routing.kind.old_graph) {
-    visit("slot", routing.slot);
-    visit("weight", routing.weight);
-    return;
-  }
   switch (routing.kind.code) {
     case VMOE_TOP_K: visit("expert", routing.expert); [[fallthrough]];
     case VMOE_EXPERTS_CHOICE:
@@ -35,32 +31,39 @@ void for_each_output(LayerRouting& routing, const Visit& visit) {
   }
 }
 
-// Copies an output whose extents are those of the routing, or sets them where it is the first one.
+// The routing of a layer as far as the manifest says: groups, and top-k's choices, vary.
+LayerRouting layer_of(const Manifest& manifest, const std::string& name) {
+  LayerRouting routing;
+  routing.layer = name;
+  routing.kind = manifest.kind();
+  routing.groups = -1;
+  routing.tokens = manifest.rules->group_tokens;
+  routing.experts = manifest.rules->num_experts;
+  routing.choices = routing.kind.code == VMOE_EXPERTS_CHOICE ? routing.experts
+                    : routing.kind.code == VMOE_SOFT         ? 0
+                                                             : -1;
+  return routing;
+}
+
+std::vector<int64_t> shape_of(const LayerRouting& routing) {
+  if (routing.kind.code != VMOE_SOFT) return {routing.groups, routing.tokens, routing.choices};
+  return {routing.groups, routing.tokens, routing.experts, routing.kind.slots_per_expert};
+}
+
+// Copies an output whose extents are those of the routing, or sets what varies where it is the first one.
 template <typename T>
 void read(const OutputTensor& output, const std::string& name, LayerRouting& routing, std::vector<T>& values) {
   std::vector<int64_t> shape;
-  const auto* data = static_cast<const T*>(output.data(dtype_of(values.data()), name, shape));
-  const bool soft = routing.kind.code == VMOE_SOFT;
-  const bool ranked = shape.size() == (soft ? 4 : 3);
-  if (ranked && routing.groups == 0) {
-    routing.groups = shape[0];
-    routing.choices = soft ? 0 : shape[2];
+  const auto* data = static_cast<const T*>(output.data(shape));
+  if (shape.size() == shape_of(routing).size()) {
+    if (routing.groups < 0) routing.groups = shape[0];
+    if (routing.choices < 0) routing.choices = shape[2];
   }
-  std::vector<int64_t> expected{routing.groups, routing.tokens, routing.choices};
-  if (soft) expected = {routing.groups, routing.tokens, routing.experts, routing.kind.slots_per_expert};
-  if (!ranked || shape != expected) {
+  if (shape != shape_of(routing)) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
-         " has another shape than its other outputs and the ", "manifest say");
+         " has another shape than its other outputs and the manifest say");
   }
   values.assign(data, data + std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
-}
-
-// What later graphs give, from flat indices e * M + p of places; M are an expert's places for all groups.
-void derive_from_slots(LayerRouting& routing, int64_t places) {
-  for (const int32_t slot : routing.slot) {
-    routing.kept.push_back(slot >= 0 ? 1 : 0);
-    routing.expert.push_back(slot >= 0 ? static_cast<int32_t>(slot / places) : -1);
-  }
 }
 
 }  // namespace
@@ -75,20 +78,24 @@ std::vector<std::string> routing_outputs(const Manifest& manifest) {
   return names;
 }
 
-std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest,
-                                       const std::optional<Profile>& setting) {
+Ports layer_ports(const Manifest& manifest) {
+  Ports ports;
+  for (const std::string& layer : manifest.moe_layers) {
+    LayerRouting routing = layer_of(manifest, layer);
+    for_each_output(routing, [&](const char* name, const auto& values) {
+      ports[layer + "/" + name] = {dtype_of(values.data()), shape_of(routing)};
+    });
+  }
+  return ports;
+}
+
+std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest) {
   std::vector<LayerRouting> layers;
-  if (!manifest.rules) return layers;
   auto output = outputs.begin();
-  for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
-    LayerRouting routing;
-    routing.layer = manifest.moe_layers[i];
-    routing.kind = manifest.kind();
-    routing.tokens = manifest.rules->group_tokens;
-    routing.experts = manifest.rules->num_experts;
-    for_each_output(
-        routing, [&](const char* name, auto& values) { read(*output++, routing.layer + "/" + name, routing, values); });
-    if (routing.kind.old_graph && setting) derive_from_slots(routing, routing.groups * setting->capacity[i]);
+  for (const std::string& layer : manifest.moe_layers) {
+    LayerRouting routing = layer_of(manifest, layer);
+    for_each_output(routing,
+                    [&](const char* name, auto& values) { read(*output++, layer + "/" + name, routing, values); });
     layers.push_back(std::move(routing));
   }
   return layers;

@@ -1,9 +1,8 @@
-// Where a MoE layer sent its tokens: what a graph gives of each layer, and what callers get of it.
+// Where a MoE layer sent its tokens: what a graph outputs of each layer, and what callers get of it.
 #ifndef VMOE_SDK_LAYER_ROUTING_H_
 #define VMOE_SDK_LAYER_ROUTING_H_
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +17,7 @@ struct LayerRouting {
   RoutingKind kind;
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
   int64_t experts = 0;                          // E
-  std::vector<int32_t> slot, expert;            // [G,S,K]
+  std::vector<int32_t> expert;                  // [G,S,K]
   std::vector<uint8_t> kept;                    // [G,S,K]
   std::vector<float> weight;                    // [G,S,K]
   std::vector<float> dispatch, combine;         // [G,S,E,P]
@@ -27,10 +26,12 @@ struct LayerRouting {
 // The outputs that say where the tokens went, layer by layer; none for a dense ViT.
 std::vector<std::string> routing_outputs(const Manifest& manifest);
 
-// Reads the values of these outputs. `setting` is what the call ran with. Throws VMOE_RUNTIME_ERROR: an output has
-// another dtype or shape than the kind says.
-std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest,
-                                       const std::optional<Profile>& setting);
+// Their types and shapes.
+Ports layer_ports(const Manifest& manifest);
+
+// Reads the values of these outputs. Throws VMOE_RUNTIME_ERROR: an output has another dtype or shape than the kind
+// says.
+std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest);
 
 }  // namespace vmoe::sdk
 

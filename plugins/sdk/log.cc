@@ -14,27 +14,17 @@ namespace {
 
 constexpr int32_t kNothing = VMOE_LOG_ERROR + 1;
 
-// A callback, for as long as it is set or running.
-class Hook {
- public:
-  Hook(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void*))
-      : least_level_(least_level), callback_(callback), user_(user), release_(release) {}
+// A callback, for as long as it is set or running; the last one to drop it releases it.
+struct Hook {
+  int32_t least_level;
+  vmoe_log_callback callback;
+  void* user;
+  void (*release)(void*);
+  pid_t process = getpid();
+
   ~Hook() {
-    if (release_ != nullptr) release_(user_);
+    if (release != nullptr) release(user);
   }
-  Hook(const Hook&) = delete;
-  Hook& operator=(const Hook&) = delete;
-
-  bool takes(vmoe_log_level level) const { return level >= least_level_; }
-  void call(vmoe_log_level level, const char* message) const { callback_(user_, level, message); }
-
-  const pid_t process = getpid();
-
- private:
-  int32_t least_level_;
-  vmoe_log_callback callback_;
-  void* user_;
-  void (*release_)(void*);
 };
 
 struct Log {
@@ -54,9 +44,8 @@ thread_local bool inside = false;
 
 std::shared_ptr<Hook> begin_call(vmoe_log_level level) {
   const std::lock_guard lock(the_log().mutex);
-  auto hook = the_log().hook;
-  if (hook == nullptr || !hook->takes(level)) return nullptr;
-  return hook;
+  const auto& hook = the_log().hook;
+  return hook != nullptr && level >= hook->least_level ? hook : nullptr;
 }
 
 // The last one is released without the lock, which `release` could need.
@@ -75,7 +64,7 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
     fail(VMOE_ARGUMENT_ERROR, "there is no log level ", least_level, "; there are 0 to 3");
   }
   Log& log = the_log();
-  auto hook = callback == nullptr ? nullptr : std::make_shared<Hook>(least_level, callback, user, release);
+  auto hook = callback == nullptr ? nullptr : std::shared_ptr<Hook>(new Hook{least_level, callback, user, release});
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;
   std::swap(log.hook, hook);
@@ -98,7 +87,7 @@ void log_message(vmoe_log_level level, const char* message) noexcept {
     auto hook = begin_call(level);
     if (hook == nullptr) return;
     inside = true;
-    ignoring_failures([&] { hook->call(level, line.c_str()); });
+    ignoring_failures([&] { hook->callback(hook->user, level, line.c_str()); });
     inside = false;
     drop(std::move(hook));
   });

@@ -1,85 +1,52 @@
 #include "sdk/manifest.h"
 
 #include <algorithm>
+#include <iterator>
+#include <regex>
 #include <set>
 #include <utility>
 
 #include "sdk/error.h"
-#include "sdk/json_fields.h"
-#include "sdk/manifest_routing.h"
+#include "sdk/fields.h"
 
 namespace vmoe::sdk {
 
 namespace {
 
-constexpr char kFormat[] = "vmoe-bundle";
-constexpr int64_t kFormatVersion = 3;
-constexpr int64_t kMaxPixels = 65'536;  // of a side, and channels
-constexpr int64_t kMaxBatchMultiple = 65'536;
-// Callers allocate this many floats per image; no head comes near it.
-constexpr int64_t kMaxOutputSize = int64_t{1} << 24;
-constexpr int64_t kMaxFileBytes = int64_t{1} << 53;
+constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES};  // in the order of kOutputs
 constexpr char kOnlyGraphKey[] = "model";  // stands for a profile's name where there are none
-constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "bf16-experts"};
-constexpr vmoe_precision kPrecisionCodes[] = {VMOE_FP32, VMOE_BF16, VMOE_INT8, VMOE_BF16_EXPERTS};
-constexpr size_t kMaxFileName = 121;
-constexpr size_t kSha256Digits = 64;
-constexpr std::string_view kBlockPrefix = "encoderblock_";
-constexpr size_t kMaxBlockDigits = 6;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
-bool is_hex_digit(char c) { return is_digit(c) || (c >= 'a' && c <= 'f'); }
-
-bool is_word(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-
-bool is_file_name(std::string_view name) {
-  return !name.empty() && name.size() <= kMaxFileName && is_word(name[0]) && name != kManifestName &&
-         std::all_of(name.begin(), name.end(), [](char c) { return is_word(c) || c == '.' || c == '-'; });
+// Refuses what a part of the manifest says.
+template <typename... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  fail(VMOE_BUNDLE_ERROR, parts...);
 }
 
-bool is_sha256(std::string_view text) {
-  return text.size() == kSha256Digits && std::all_of(text.begin(), text.end(), is_hex_digit);
+template <const char* kPattern>
+bool matches(const Json& text) {
+  static const std::regex pattern(kPattern);
+  // Longer texts match none of the patterns, and could exhaust the stack.
+  if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
+  return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
 
-// Returns the format version.
-int64_t check_format(const Json& raw) {
-  const Json* format = raw.is_object() ? optional_field(raw, "format") : nullptr;
-  if (format == nullptr || *format != kFormat) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, " is not the manifest of a vmoe bundle");
+// The index of a text that is among those it may be.
+template <size_t N>
+size_t index_of(const Json& text, const char* const (&choices)[N]) {
+  return static_cast<size_t>(std::find(std::begin(choices), std::end(choices), text) - std::begin(choices));
+}
+
+// kOf* of a manifest whose kKindFields were checked.
+unsigned kind_of(const Json& raw) {
+  const Json* routing = optional_field(raw, "routing");
+  if (routing == nullptr) return kOfDense;
+  switch (index_of(routing->at("kind"), kRoutingKinds)) {
+    case 1: return kOfExpertsChoice;
+    case 2: return kOfSoft;
+    default: break;
   }
-  const int64_t version = integer_field(raw, "format_version");
-  if (version > kFormatVersion) {
-    fail(VMOE_BUNDLE_ERROR, "the bundle has format version ", version, ", and this version of the library reads up to ",
-         kFormatVersion, "; upgrade vmoe-export");
-  }
-  if (version < 1) fail(VMOE_BUNDLE_ERROR, kManifestName, ": format_version is ", version);
-  return version;
-}
-
-vmoe_precision read_precision(const Json& raw, int64_t version) {
-  // Bundles from before bfloat16 don't say.
-  if (!raw.contains("precision")) return VMOE_FP32;
-  // In version 1 bfloat16 was for experts alone.
-  if (version == 1) return choice_field(raw, "precision", {"fp32", "bf16"}) == 0 ? VMOE_FP32 : VMOE_BF16_EXPERTS;
-  return kPrecisionCodes[choice_field(raw, "precision",
-                                      {kPrecisions[0], kPrecisions[1], kPrecisions[2], kPrecisions[3]})];
-}
-
-InputSpec read_input(const Json& image) {
-  InputSpec input;
-  input.dtype = choice_field(image, "dtype", {"float32", "uint8"}) == 0 ? VMOE_FLOAT32 : VMOE_UINT8;
-  input.height = positive_field(image, "height", kMaxPixels);
-  input.width = positive_field(image, "width", kMaxPixels);
-  input.channels = positive_field(image, "channels", kMaxPixels);
-  only_field(image, "name", kImageInput);
-  return input;
-}
-
-void check_graph_names(const Json& raw) {
-  if (optional_field(raw, "graphs") == nullptr) return;
-  only_field(object_field(raw, "graphs"), "canonical", kCanonicalGraph);
-  only_field(object_field(raw, "graphs"), "inlined", kInlinedGraph);
+  const Json* members = optional_field(*routing, "ensemble_size");
+  return members == nullptr || (members->is_number_integer() && *members == 1) ? kOfTopK : kOfEnsemble;
 }
 
 Patches read_patches(const Json& model, const InputSpec& input) {
@@ -94,67 +61,174 @@ Patches read_patches(const Json& model, const InputSpec& input) {
           classifier != nullptr && *classifier == "token"};
 }
 
-Preprocessing read_preprocessing(const Json& raw, const InputSpec& input) {
-  constexpr char kSquash[] =
-      R"({"antialias":false,"resize":"bilinear","value_range":[-1,1]})";  // before there were steps
-  if (optional_field(raw, "preprocessing") == nullptr) return squash(input.height, input.width);
-  const Json& entry = object_field(raw, "preprocessing");
-  if (entry.dump() == kSquash) return squash(input.height, input.width);
-  return read_steps(string_field(entry, "steps"), input.height, input.width);
-}
-
-vmoe_output read_output(const Json& output, int64_t ensemble_size) {
-  if (ensemble_size > 1) return choice_field(output, "name", {"logits", "members"}) == 0 ? VMOE_LOGITS : VMOE_MEMBERS;
-  return choice_field(output, "name", {"logits", "features"}) == 0 ? VMOE_LOGITS : VMOE_FEATURES;
-}
-
 void read_class_names(const Json& raw, Manifest& manifest) {
-  if (optional_field(raw, "class_names") == nullptr) return;
-  const Json& names = array_field(raw, "class_names");
-  const bool all_text = std::all_of(names.begin(), names.end(), [](const Json& name) { return name.is_string(); });
-  if (static_cast<int64_t>(names.size()) != manifest.output_size || !all_text) {
-    fail(VMOE_BUNDLE_ERROR, kManifestName, ": class_names must be ", manifest.output_size, " strings");
+  const Json* names = optional_field(raw, "class_names");
+  if (names == nullptr) return;
+  const bool all_text = std::all_of(names->begin(), names->end(), [](const Json& name) { return name.is_string(); });
+  if (static_cast<int64_t>(names->size()) != manifest.output_size || !all_text) {
+    refuse("class_names must be ", manifest.output_size, " strings");
   }
-  for (const Json& name : names) manifest.class_names.push_back(name.get<std::string>());
+  manifest.class_names = names->get<std::vector<std::string>>();
 }
 
-void read_files(const Json& raw, Manifest& manifest) {
-  for (const auto& [name, entry] : object_field(raw, "files").items()) {
-    if (!is_file_name(name)) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": ", in_quotes(name), " is not a file name that a bundle may hold");
+std::vector<std::string> read_layers(const Json& layers) {
+  const bool named = std::all_of(layers.begin(), layers.end(), [](const Json& n) { return matches<kBlockPattern>(n); });
+  if (layers.empty() || !named) refuse("'layers' must name encoder blocks");
+  const auto names = layers.get<std::vector<std::string>>();
+  if (std::set<std::string_view>(names.begin(), names.end()).size() < names.size() || names.size() > kMaxMoeLayers) {
+    refuse("'layers' names a block twice, or more than ", kMaxMoeLayers);
+  }
+  return names;
+}
+
+// "image", "batch", a number of images or "tokens:S", and no other number than the rest of the manifest says.
+std::string read_group(const Json& raw) {
+  const Json& routing = raw["routing"];
+  const auto group = routing["group"].get<std::string>();
+  if (!matches<kGroupPattern>(group)) {
+    refuse("'group' is ", in_quotes(group), ", not image, batch, a number of images or tokens:S");
+  }
+  const size_t colon = group.find(':');
+  const char* what = colon == std::string::npos ? "batch_multiple" : "group_tokens";
+  const Json& other = colon == std::string::npos ? raw[what] : routing[what];
+  const std::string number = group == "image" ? "1" : group.substr(colon == std::string::npos ? 0 : colon + 1);
+  if (group != "batch" && number != other.dump())
+    refuse("'group' is '", group, "', and '", what, "' is ", other.dump());
+  return group;
+}
+
+RoutingRules read_rules(const Json& routing, size_t layers) {
+  RoutingRules rules;
+  rules.num_experts = routing["num_experts"];
+  rules.group_tokens = routing["group_tokens"];
+  rules.num_moe_layers = layers;
+  rules.kind.code = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
+  if (rules.kind.code == VMOE_SOFT) {
+    rules.kind.slots_per_expert = routing["slots_per_expert"];
+    return rules;
+  }
+  rules.rounding = routing["rounding"] == "ceil" ? Rounding::kCeil : Rounding::kHalfToEven;
+  rules.capacity_multiple_of = routing["capacity_multiple_of"];
+  if (const Json* members = optional_field(routing, "ensemble_size")) rules.kind.ensemble_size = *members;
+  for (const char* name : {"num_experts", "group_tokens"}) {
+    if (routing[name].get<int64_t>() % rules.kind.ensemble_size != 0) {
+      refuse("'ensemble_size' is ", rules.kind.ensemble_size, ", which doesn't divide '", name, "'");
     }
-    if (!entry.is_object() || !is_sha256(string_field(entry, "sha256"))) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": ", in_quotes(name), " has no SHA-256");
+  }
+  return rules;
+}
+
+// Whether a list is these whole numbers; 1.0 and true are none.
+bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
+  return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
+                    [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });
+}
+
+Profile read_profile(const Json& entry, const RoutingRules& rules) {
+  const std::string name = entry["name"];
+  Profile computed;
+  try {
+    RoutingSetting setting;
+    setting.given = rules.kind.settings();
+    setting.capacity_ratio = entry["capacity_ratio"];
+    if ((setting.given & VMOE_SET_K) != 0) {
+      setting.k = entry["k"];
+      setting.bpr = entry["bpr"];
     }
-    manifest.files[name] = {string_field(entry, "sha256"), positive_field(entry, "bytes", kMaxFileBytes)};
+    if ((setting.given & VMOE_SET_POOL) != 0) {
+      setting.pool = entry["pool"];
+      setting.max_experts = entry["max_experts"];
+      if (setting.max_experts > rules.num_experts) {
+        fail(VMOE_ROUTING_ERROR, "'max_experts' is ", setting.max_experts, ", and there are ", rules.num_experts,
+             " experts");
+      }
+    }
+    computed = rules.profile(setting);
+  } catch (const Error& error) {
+    refuse("profile ", in_quotes(name), ": ", error.what());
+  }
+  if (!is_list_of(entry["capacity"], computed.slots) || computed.name != name) {
+    refuse("profile ", in_quotes(name), " doesn't say what its setting gives: ", computed.name, " with ",
+           computed.slots[0], " slots per expert in each of ", computed.slots.size(), " MoE layers");
+  }
+  return computed;
+}
+
+void read_profiles(const Json& entries, unsigned kind, Manifest& manifest) {
+  const bool has_profiles = manifest.kind().settings() != 0;
+  for (const Json& entry : entries) {
+    if (!has_profiles || !entry.is_object()) {
+      refuse("profiles must be objects, and a ", manifest.rules ? "Soft MoE" : "dense model", " has none");
+    }
+    check_fields(entry, kProfileFields, kind);
+    Profile profile = read_profile(entry, *manifest.rules);
+    if (manifest.find_profile(profile.name) != nullptr) refuse("there are two profiles ", in_quotes(profile.name));
+    manifest.profiles.push_back(std::move(profile));
+  }
+  if (has_profiles && manifest.profiles.empty()) refuse("a sparse model needs at least one profile");
+}
+
+void read_files(const Json& entries, Manifest& manifest) {
+  for (const auto& [name, entry] : entries.items()) {
+    if (!matches<kFilePattern>(name) || name == kManifestName) {
+      refuse(in_quotes(name), " is not a file name that a bundle may hold");
+    }
+    if (!entry.is_object()) refuse("'", name, "' is no object");
+    check_fields(entry, kFileFields, kOfDense);
+    if (!matches<kSha256Pattern>(entry["sha256"])) refuse("'", name, "' has no SHA-256");
+    manifest.files[name] = {entry["sha256"], entry["bytes"]};
   }
   for (const char* name : {kWeightsName, kCanonicalGraph, kInlinedGraph}) {
-    if (manifest.files.count(name) == 0) fail(VMOE_BUNDLE_ERROR, kManifestName, ": the bundle has no ", name);
+    if (manifest.files.count(name) == 0) refuse("the bundle has no ", name);
   }
 }
 
-void read_tensorrt(const Json& raw, Manifest& manifest) {
-  if (optional_field(raw, "tensorrt") == nullptr) return;
-  const Json& entry = object_field(raw, "tensorrt");
-  choice_field(entry, "precision", {"fp32", "fp16", "bf16"});
+void check_tensorrt(const Json& raw, const Manifest& manifest) {
+  const Json* entry = optional_field(raw, "tensorrt");
+  if (entry == nullptr) return;
   std::set<std::string> files;
-  for (const auto& [name, graph] : object_field(entry, "graphs").items()) {
+  for (const auto& [name, graph] : entry->at("graphs").items()) {
     const bool known = manifest.profiles.empty() ? name == kOnlyGraphKey : manifest.find_profile(name) != nullptr;
-    if (!known) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'tensorrt' has a graph for ", in_quotes(name),
-           ", and there is no such profile");
-    }
+    if (!known) refuse("'tensorrt' has a graph for ", in_quotes(name), ", and there is no such profile");
     const std::string file = graph.is_string() ? graph.get<std::string>() : graph.dump();
     if (!graph.is_string() || manifest.files.count(file) == 0 || !is_graph(file)) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'tensorrt' names ", in_quotes(file),
-           ", which is no graph file of the bundle");
+      refuse("'tensorrt' names ", in_quotes(file), ", which is no graph file of the bundle");
     }
-    if (!files.insert(file).second) {
-      fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'tensorrt' names one file for two profiles");
-    }
-    manifest.tensorrt_graphs[name] = file;
+    files.insert(file);
   }
-  if (files.empty()) fail(VMOE_BUNDLE_ERROR, kManifestName, ": 'tensorrt' names no graphs");
+  if (files.empty() || files.size() < entry->at("graphs").size()) {
+    refuse("'tensorrt' names no graphs, or one file for two profiles");
+  }
+}
+
+Manifest read(const Json& raw) {
+  check_fields(raw, kKindFields, kOfTopK);
+  const unsigned kind = kind_of(raw);
+  check_fields(raw, kManifestFields, kind);
+  const Json &image = raw["input"], &output = raw["output"];
+  Manifest manifest;
+  manifest.input = {image["dtype"] == "float32" ? VMOE_FLOAT32 : VMOE_UINT8, image["height"], image["width"],
+                    image["channels"]};
+  manifest.patches = read_patches(raw["model"], manifest.input);
+  manifest.preprocessing =
+      read_steps(raw["preprocessing"]["steps"].get_ref<const std::string&>(), image["height"], image["width"]);
+  manifest.output = kOutputCodes[index_of(output["name"], kOutputs)];
+  if (manifest.output == (kind == kOfEnsemble ? VMOE_FEATURES : VMOE_MEMBERS)) {
+    refuse("'name' of the output is '", manifest.output_name(), "', which a model of this kind doesn't have");
+  }
+  manifest.output_size = output["size"];
+  manifest.precision = static_cast<vmoe_precision>(VMOE_FP32 + index_of(raw["precision"], kPrecisions));
+  manifest.batch_multiple = raw["batch_multiple"];
+  read_class_names(raw, manifest);
+  if (kind != kOfDense) {
+    manifest.moe_layers = read_layers(raw["routing"]["layers"]);
+    manifest.group = read_group(raw);
+    manifest.rules = read_rules(raw["routing"], manifest.moe_layers.size());
+  }
+  read_profiles(raw["profiles"], kind, manifest);
+  read_files(raw["files"], manifest);
+  check_tensorrt(raw, manifest);
+  return manifest;
 }
 
 }  // namespace
@@ -164,32 +238,13 @@ bool is_graph(std::string_view file) {
   return file.size() >= kSuffix.size() && file.substr(file.size() - kSuffix.size()) == kSuffix;
 }
 
-bool is_block(std::string_view name) {
-  if (name.substr(0, kBlockPrefix.size()) != kBlockPrefix) return false;
-  name.remove_prefix(kBlockPrefix.size());
-  return !name.empty() && name.size() <= kMaxBlockDigits && std::all_of(name.begin(), name.end(), is_digit);
-}
-
 const char* Manifest::output_name() const {
-  switch (output) {
-    case VMOE_MEMBERS: return "members";
-    case VMOE_FEATURES: return "features";
-    default: return "logits";
-  }
+  return kOutputs[std::find(std::begin(kOutputCodes), std::end(kOutputCodes), output) - std::begin(kOutputCodes)];
 }
 
 std::vector<int64_t> Manifest::output_shape(int64_t images) const {
   if (output == VMOE_MEMBERS) return {images, ensemble_size(), output_size};
   return {images, output_size};
-}
-
-const char* Manifest::precision_name() const {
-  switch (precision) {
-    case VMOE_BF16: return kPrecisions[1];
-    case VMOE_INT8: return kPrecisions[2];
-    case VMOE_BF16_EXPERTS: return kPrecisions[3];
-    default: return kPrecisions[0];
-  }
 }
 
 const Profile* Manifest::find_profile(std::string_view name) const {
@@ -199,24 +254,20 @@ const Profile* Manifest::find_profile(std::string_view name) const {
 
 Manifest parse_manifest(std::string_view text) {
   const Json raw = parse_json(text);
-  const int64_t version = check_format(raw);
-  const Json& model = object_field(raw, "model");
-  Manifest manifest;
-  manifest.input = read_input(object_field(raw, "input"));
-  manifest.patches = read_patches(model, manifest.input);
-  check_graph_names(raw);
-  manifest.preprocessing = read_preprocessing(raw, manifest.input);
-  const Json& output = object_field(raw, "output");
-  manifest.output_size = positive_field(output, "size", kMaxOutputSize);
-  manifest.precision = read_precision(raw, version);
-  manifest.batch_multiple = positive_field(raw, "batch_multiple", kMaxBatchMultiple);
-  read_routing(raw, version, manifest);
-  manifest.output = read_output(output, manifest.ensemble_size());
-  read_profiles(raw, manifest);
-  read_class_names(raw, manifest);
-  read_files(raw, manifest);
-  read_tensorrt(raw, manifest);
-  return manifest;
+  const Json* format = raw.is_object() ? optional_field(raw, "format") : nullptr;
+  if (format == nullptr || *format != kFormat) {
+    fail(VMOE_BUNDLE_ERROR, kManifestName, " is not the manifest of a vmoe bundle");
+  }
+  const Json version = raw.value("format_version", Json());
+  if (!version.is_number_integer() || version != kFormatVersion) {
+    fail(VMOE_BUNDLE_ERROR, "the bundle has format version ", one_line(version.dump().substr(0, 40)),
+         ", and this version of the library reads ", kFormatVersion, " only; export it again");
+  }
+  try {
+    return read(raw);
+  } catch (const Error& error) {
+    fail(VMOE_BUNDLE_ERROR, kManifestName, ": ", error.what());
+  }
 }
 
 }  // namespace vmoe::sdk

@@ -9,17 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "sdk/generated/bundle_rules.h"
 #include "sdk/preprocessing.h"
 #include "sdk/profile.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
-
-inline constexpr char kManifestName[] = "manifest.json";
-inline constexpr char kWeightsName[] = "weights.safetensors";
-inline constexpr char kCanonicalGraph[] = "model.onnx";
-inline constexpr char kInlinedGraph[] = "model.inlined.onnx";
-inline constexpr char kImageInput[] = "image";
 
 // What the graph input `image` takes: dtype[N, height, width, channels].
 struct InputSpec {
@@ -50,11 +45,9 @@ struct Manifest {
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   vmoe_precision precision = VMOE_FP32;     // of the large products
   int64_t batch_multiple = 1;               // batches must be a multiple of this many images
-  std::vector<Profile> profiles;            // in the order they were asked for, the first the default; none in Soft MoE
+  std::vector<Profile> profiles;            // in the order of the export, the first the default; none in Soft MoE
   std::vector<std::string> class_names;     // output_size of them, or none
   std::map<std::string, FileRecord> files;  // every other file of the bundle
-  // File by the profile that a TensorRT graph is fixed to; "model" stands for it where there are no profiles.
-  std::map<std::string, std::string> tensorrt_graphs;
 
   // The name of the graph's output: "logits", "members" or "features".
   const char* output_name() const;
@@ -71,9 +64,6 @@ struct Manifest {
   // Floats per image of the output.
   int64_t output_floats() const { return output == VMOE_MEMBERS ? ensemble_size() * output_size : output_size; }
 
-  // What the manifest calls the precision: "fp32", "bf16", "int8" or "bf16-experts".
-  const char* precision_name() const;
-
   // The stored profile of that name, or null.
   const Profile* find_profile(std::string_view name) const;
 };
@@ -81,10 +71,8 @@ struct Manifest {
 // Whether a file is a graph, by its name.
 bool is_graph(std::string_view file);
 
-// Whether a text is the name of an encoder block: "encoderblock_" and one to six digits.
-bool is_block(std::string_view name);
-
-// Reads a manifest. Throws VMOE_BUNDLE_ERROR: it is not JSON, of a newer format, or says something that can't be.
+// Reads a manifest. Throws VMOE_BUNDLE_ERROR: it is not JSON, of another format version, or says something that can't
+// be.
 Manifest parse_manifest(std::string_view text);
 
 }  // namespace vmoe::sdk

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -75,15 +76,11 @@ Found find(const std::string& path) {
        " on the library path; give its path in the load options or in ", kVariable);
 }
 
+// What can't be read is left to GetApi.
 bool is_old(const char* version) {
-  char* rest = nullptr;
-  const long major = std::strtol(version, &rest, 10);
-  // What can't be read is left to GetApi.
-  if (rest == version || *rest != '.') return false;
-  const char* digits = rest + 1;
-  const long minor = std::strtol(digits, &rest, 10);
-  if (rest == digits) return false;
-  return major < 1 || (major == 1 && minor < static_cast<long>(kApiVersion));
+  int major = 0, minor = 0;
+  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(cert-err34-c)
+  return major < 1 || (major == 1 && minor < static_cast<int>(kApiVersion));
 }
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {

@@ -1,26 +1,13 @@
 #include "sdk/op_library.h"
 
 #include <dlfcn.h>
-#include <elf.h>
 
-#include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <memory>
 #include <system_error>
 
 namespace vmoe::sdk {
 
 namespace {
-
-#if defined(__x86_64__)
-constexpr uint16_t kThisMachine = EM_X86_64;
-#elif defined(__aarch64__)
-constexpr uint16_t kThisMachine = EM_AARCH64;
-#else
-constexpr uint16_t kThisMachine = EM_NONE;
-#endif
 
 std::string beside_this_library() {
   // Any address of this library tells where it was loaded from.
@@ -36,16 +23,6 @@ std::string beside_this_library() {
 
 // Why the library can't be loaded; empty if it was.
 std::string load_failure(const std::string& path) {
-  Elf64_Ehdr header{};
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rbe"), std::fclose);
-  const bool is_read = file != nullptr && std::fread(&header, sizeof(header), 1, file.get()) == 1;
-  if (is_read && std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_ident[EI_CLASS] == ELFCLASS64) {
-    // The loader says "no such file" of the one, and the other would end the process.
-    if (kThisMachine != EM_NONE && header.e_machine != kThisMachine) return "it is for another kind of processor";
-    std::error_code error;
-    const uint64_t end = header.e_shoff + uint64_t{header.e_shentsize} * header.e_shnum;
-    if (std::filesystem::file_size(path, error) < end) return "the file is cut short";
-  }
   if (dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) != nullptr) return {};
   const char* reason = dlerror();
   const std::string text = reason != nullptr ? reason : "unknown reason";

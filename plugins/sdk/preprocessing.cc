@@ -2,22 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
+#include <regex>
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 
 namespace {
 
-constexpr char kWhere[] = "manifest.json: 'preprocessing': ";
-constexpr size_t kMaxSteps = 4;
-constexpr int64_t kMaxSide = 65'536;
-constexpr size_t kMaxDigits = 5;
-// Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
-constexpr int64_t kMaxResizedSide = int64_t{1} << 23;
-constexpr std::string_view kNames[] = {"resize_small", "central_crop", "resize"};  // by Step::Name
+constexpr char kWhere[] = "'preprocessing': ";
 
 using Size = std::pair<int64_t, int64_t>;
 
@@ -25,41 +22,21 @@ std::string size_text(int64_t height, int64_t width) { return std::to_string(hei
 
 std::string step_text(const Step& step) {
   const std::string second = step.height == step.width ? "" : "," + std::to_string(step.width);
-  return std::string(kNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
-}
-
-// Takes a number without leading noughts off the front; 0 where there is none.
-int64_t take_number(std::string_view& text) {
-  int64_t number = 0;
-  size_t digits = 0;
-  while (digits < text.size() && digits < kMaxDigits && text[digits] >= '0' && text[digits] <= '9') {
-    if (digits == 0 && text[0] == '0') return 0;
-    number = number * 10 + (text[digits++] - '0');
-  }
-  text.remove_prefix(digits);
-  return number;
-}
-
-bool take(std::string_view& text, std::string_view prefix) {
-  if (text.substr(0, prefix.size()) != prefix) return false;
-  text.remove_prefix(prefix.size());
-  return true;
+  return std::string(kStepNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
 }
 
 // A step, or nothing where the text is none.
-std::optional<Step> parse_step(std::string_view text) {
-  for (const Step::Name name : {Step::kResizeSmall, Step::kCentralCrop, Step::kResize}) {
-    std::string_view rest = text;
-    if (!take(rest, kNames[name]) || !take(rest, "(")) continue;
-    Step step{name, take_number(rest), 0};
-    step.width = name != Step::kResizeSmall && take(rest, ",") ? take_number(rest) : step.height;
-    if (step.height == 0 || step.width == 0 || rest != ")") return std::nullopt;
-    return step;
-  }
-  return std::nullopt;
+std::optional<Step> parse_step(const std::string& text) {
+  static const std::regex pattern(kStepPattern);
+  std::smatch parts;
+  if (text.size() > kMaxName || !std::regex_match(text, parts, pattern)) return std::nullopt;
+  const auto name = std::find(std::begin(kStepNames), std::end(kStepNames), parts.str(1)) - std::begin(kStepNames);
+  const bool square = !parts[3].matched;
+  if (name == Step::kResizeSmall && !square) return std::nullopt;
+  return Step{static_cast<Step::Name>(name), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
 }
 
-Step read_step(std::string_view text) {
+Step read_step(const std::string& text) {
   const auto step = parse_step(text);
   if (!step) {
     fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text),
@@ -150,7 +127,7 @@ Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
   for (bool more = true; more;) {
     if (steps.size() == kMaxSteps) fail(VMOE_BUNDLE_ERROR, kWhere, "there are more than ", kMaxSteps, " steps");
     const size_t end = text.find('|');
-    steps.push_back(read_step(text.substr(0, end)));
+    steps.push_back(read_step(std::string(text.substr(0, end))));
     more = end != std::string_view::npos;
     if (more) text.remove_prefix(end + 1);
   }

@@ -1,62 +1,16 @@
 #include "sdk/profile.h"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
+#include <regex>
 
 #include "sdk/decimal.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 
 namespace {
-
-constexpr WideInt kSmallGroup = 128;         // pairs; below, a multiple of 4 or 8 may exceed them without harm
-constexpr int64_t kMaxMassTokens = 131'071;  // above, the graphs' masses of experts would leave int32
-constexpr size_t kMaxDigits = 6;             // of k and of max_experts
-constexpr std::string_view kVanilla = "-vanilla", kPool = "-pool";
-
-size_t digits_from(std::string_view text, size_t start) {
-  size_t end = start;
-  while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
-  return end - start;
-}
-
-// Length of digits, a point and more digits if there is one, and an exponent without plus; 0 if it is none.
-size_t ratio_length(std::string_view text) {
-  size_t end = digits_from(text, 0);
-  if (end == 0) return 0;
-  if (text.substr(end, 1) == ".") {
-    const size_t decimals = digits_from(text, end + 1);
-    if (decimals == 0) return 0;
-    end += 1 + decimals;
-  }
-  if (text.substr(end, 1) == "e") {
-    const size_t sign = text.substr(end + 1, 1) == "-" ? 1 : 0;
-    const size_t exponent = digits_from(text, end + 1 + sign);
-    if (exponent == 0) return 0;
-    end += 1 + sign + exponent;
-  }
-  return end;
-}
-
-// Takes a text from the start of another, if it stands there.
-bool take(std::string_view& text, std::string_view start) {
-  if (text.substr(0, start.size()) != start) return false;
-  text.remove_prefix(start.size());
-  return true;
-}
-
-// Takes one to six digits.
-std::optional<int64_t> take_number(std::string_view& text) {
-  const size_t digits = digits_from(text, 0);
-  if (digits == 0 || digits > kMaxDigits) return std::nullopt;
-  int64_t number = 0;
-  const std::string written(text.substr(0, digits));
-  std::from_chars(written.data(), written.data() + written.size(), number);
-  text.remove_prefix(digits);
-  return number;
-}
 
 // "131,072".
 std::string in_thousands(int64_t number) {
@@ -65,11 +19,11 @@ std::string in_thousands(int64_t number) {
   return text;
 }
 
-int64_t narrow(WideInt places) {
-  if (places > std::numeric_limits<int64_t>::max()) {
-    fail(VMOE_ROUTING_ERROR, "the setting gives more places per expert than 64 bits can count");
+int64_t narrow(WideInt slots) {
+  if (slots > std::numeric_limits<int64_t>::max()) {
+    fail(VMOE_ROUTING_ERROR, "the setting gives more slots per expert than 64 bits can count");
   }
-  return static_cast<int64_t>(places);
+  return static_cast<int64_t>(slots);
 }
 
 }  // namespace
@@ -79,38 +33,35 @@ std::string profile_name(const RoutingSetting& setting) {
   if ((setting.given & VMOE_SET_K) == 0) return "c" + ratio;
   if (ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0) ratio.resize(ratio.size() - 2);
   std::string name = "c" + ratio + "-k" + std::to_string(setting.k);
-  if (!setting.bpr) name += kVanilla;
-  if (setting.pool) name += kPool;
+  if (!setting.bpr) name += "-vanilla";
+  if (setting.pool) name += "-pool";
   if (setting.max_experts != kNoLimit) name += "-m" + std::to_string(setting.max_experts);
   return name;
 }
 
 std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
+  static const std::regex top_k(kTopKPattern), experts_choice(kExpertsChoicePattern);
+  std::cmatch parts;
+  const char* end = name.data() + name.size();
   RoutingSetting setting;
-  if (!take(name, "c")) return std::nullopt;
-  const size_t length = ratio_length(name);
-  const auto ratio = parse_decimal(name.substr(0, length));
-  if (length == 0 || !ratio) return std::nullopt;
-  name.remove_prefix(length);
-  setting.capacity_ratio = *ratio;
-  setting.given = VMOE_SET_CAPACITY_RATIO;
-  if (name.empty()) return setting;
-  const auto k = take(name, "-k") ? take_number(name) : std::nullopt;
-  if (!k) return std::nullopt;
-  setting.k = *k;
-  setting.bpr = !take(name, kVanilla);
-  setting.given |= VMOE_SET_K | VMOE_SET_BPR;
-  if (take(name, kPool)) {
-    setting.pool = true;
-    setting.given |= VMOE_SET_POOL;
+  if (name.size() > kMaxName) return std::nullopt;  // which could exhaust the stack
+  if (std::regex_match(name.data(), end, parts, top_k)) {
+    setting.given = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
+    setting.k = std::stol(parts.str(2));
+    setting.bpr = !parts[3].matched;
+    setting.pool = parts[4].matched;
+    if (setting.pool) setting.given |= VMOE_SET_POOL;
+    if (parts[5].matched) {
+      setting.given |= VMOE_SET_MAX_EXPERTS;
+      setting.max_experts = std::stol(parts.str(5));
+    }
+  } else if (std::regex_match(name.data(), end, parts, experts_choice)) {
+    setting.given = VMOE_SET_CAPACITY_RATIO;
+  } else {
+    return std::nullopt;
   }
-  if (take(name, "-m")) {
-    const auto max_experts = take_number(name);
-    if (!max_experts) return std::nullopt;
-    setting.max_experts = *max_experts;
-    setting.given |= VMOE_SET_MAX_EXPERTS;
-  }
-  return name.empty() ? std::optional(setting) : std::nullopt;
+  setting.capacity_ratio = parse_decimal(parts.str(1));
+  return setting;
 }
 
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
@@ -131,6 +82,17 @@ RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
   return setting;
 }
 
+Profile RoutingRules::replaced(const Profile& base, const vmoe_setting& setting) const {
+  RoutingSetting requested = setting_of(base);
+  requested.given |= setting.set;
+  if ((setting.set & VMOE_SET_CAPACITY_RATIO) != 0) requested.capacity_ratio = setting.capacity_ratio;
+  if ((setting.set & VMOE_SET_K) != 0) requested.k = setting.k;
+  if ((setting.set & VMOE_SET_BPR) != 0) requested.bpr = setting.bpr == 1;
+  if ((setting.set & VMOE_SET_POOL) != 0) requested.pool = setting.pool == 1;
+  if ((setting.set & VMOE_SET_MAX_EXPERTS) != 0) requested.max_experts = setting.max_experts;
+  return profile(requested);
+}
+
 Profile RoutingRules::profile(const RoutingSetting& setting) const {
   kind.check_settings(setting.given);
   const bool chooses = (kind.settings() & VMOE_SET_K) != 0;  // tokens choose experts
@@ -144,8 +106,8 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
   }
   const bool limited = setting.max_experts < num_experts;
   if (limited && group_tokens > kMaxMassTokens) {
-    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most 131,071 tokens, and these have ",
-         in_thousands(group_tokens));
+    fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most ", in_thousands(kMaxMassTokens),
+         " tokens, and these have ", in_thousands(group_tokens));
   }
   const int64_t k = chooses ? setting.k : 1;
   const double ratio = setting.capacity_ratio;
@@ -155,16 +117,16 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
          " on no token is dropped");
   }
   const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
-  const WideInt places = compute_capacity(pairs, num_experts, ratio, rounding, capacity_multiple_of);
+  const WideInt slots = compute_slots(pairs, num_experts, ratio, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
-  if (places > std::max(pairs, kSmallGroup)) {
-    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(places),
-         " places per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
+  if (slots > std::max<WideInt>(pairs, kSmallGroup)) {
+    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(slots),
+         " slots per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
   }
   Profile profile;
   profile.capacity_ratio = ratio;
-  profile.effective_ratio = effective_ratio(places, pairs, num_experts);
-  profile.capacity.assign(num_moe_layers, narrow(places));
+  profile.effective_ratio = effective_ratio(slots, pairs, num_experts);
+  profile.slots.assign(num_moe_layers, narrow(slots));
   if (chooses) {
     profile.k = k;
     profile.bpr = setting.bpr;

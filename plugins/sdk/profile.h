@@ -1,4 +1,4 @@
-// Profiles: named routing settings of one model, and the rule that turns a setting into places per expert.
+// Profiles: named routing settings of one model, and the rule that turns a setting into slots per expert.
 #ifndef VMOE_SDK_PROFILE_H_
 #define VMOE_SDK_PROFILE_H_
 
@@ -16,26 +16,26 @@ namespace vmoe::sdk {
 
 inline constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();  // of experts
 
-// What a call asks for.
+// What a call requests.
 struct RoutingSetting {
-  int given = 0;                   // VMOE_SET_* of what is asked for; the rest is official
+  int given = 0;                   // VMOE_SET_* of what is requested; the rest is official
   double capacity_ratio = 0;       // C
   int64_t k = 0;                   // experts per token
   bool bpr = true;                 // Batch Priority Routing, or vanilla order
-  bool pool = false;               // the places of a group are one pool for all experts
+  bool pool = false;               // the slots of a group are one pool for all experts
   int64_t max_experts = kNoLimit;  // experts that a group may use
 };
 
 // A setting that a model can be run with. What its kind doesn't have is 0.
 struct Profile {
-  std::string name;               // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice
-  double capacity_ratio = 0;      // C as it was asked for
-  double effective_ratio = 0;     // C after rounding to whole places
-  int64_t k = 0;                  // experts per token
-  bool bpr = false;               // Batch Priority Routing, or vanilla order
-  bool pool = false;              // the places of a group are one pool for all experts
-  int64_t max_experts = 0;        // experts that a group may use; E is no limit
-  std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
+  std::string name;            // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice
+  double capacity_ratio = 0;   // C as it was requested
+  double effective_ratio = 0;  // C after rounding to whole slots
+  int64_t k = 0;               // experts per token
+  bool bpr = false;            // Batch Priority Routing, or vanilla order
+  bool pool = false;           // the slots of a group are one pool for all experts
+  int64_t max_experts = 0;     // experts that a group may use; E is no limit
+  std::vector<int64_t> slots;  // slots per expert and group, of each MoE layer
 };
 
 // The systematic name of what a setting gives: "c0.3-k1", "c1.05-k2-vanilla-pool-m4"; "c1.0" of a ratio alone.
@@ -61,6 +61,9 @@ struct RoutingRules {
 
   // How this kind's names are made, for people: "any name like c1.0 works".
   const char* name_examples() const;
+
+  // A profile with the fields that a setting replaces in it. Throws as above.
+  Profile replaced(const Profile& base, const vmoe_setting& setting) const;
 
   // The setting that gives a profile.
   RoutingSetting setting_of(const Profile& profile) const;

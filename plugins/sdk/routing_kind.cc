@@ -23,7 +23,7 @@ std::string listed(int set) {
 
 int RoutingKind::settings() const {
   switch (code) {
-    case VMOE_TOP_K: return old_graph || ensemble_size > 1 ? kAllSettings & ~kPolicies : kAllSettings;
+    case VMOE_TOP_K: return ensemble_size > 1 ? kAllSettings & ~kPolicies : kAllSettings;
     case VMOE_EXPERTS_CHOICE: return VMOE_SET_CAPACITY_RATIO;
     default: return 0;
   }
@@ -38,12 +38,7 @@ void RoutingKind::check_settings(int set) const {
     case VMOE_EXPERTS_CHOICE:
       fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio: it takes no ",
            listed(missing));
-    case VMOE_TOP_K:
-      if (ensemble_size > 1) {
-        fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
-      }
-      fail(VMOE_ROUTING_ERROR, "this bundle's graph takes no ", listed(missing),
-           ": it was exported before there were any; export it again");
+    default: fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "sdk/generated/bundle_rules.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
@@ -15,11 +16,11 @@ struct SettingField {
   const char* name;
 };
 
-inline constexpr SettingField kSettingFields[] = {{VMOE_SET_CAPACITY_RATIO, "capacity"},
-                                                  {VMOE_SET_K, "k"},
-                                                  {VMOE_SET_BPR, "bpr"},
-                                                  {VMOE_SET_POOL, "pool"},
-                                                  {VMOE_SET_MAX_EXPERTS, "max_experts"}};
+inline constexpr SettingField kSettingFields[] = {{VMOE_SET_CAPACITY_RATIO, kSettingNames[0]},
+                                                  {VMOE_SET_K, kSettingNames[1]},
+                                                  {VMOE_SET_BPR, kSettingNames[2]},
+                                                  {VMOE_SET_POOL, kSettingNames[3]},
+                                                  {VMOE_SET_MAX_EXPERTS, kSettingNames[4]}};
 
 inline constexpr int kAllSettings =
     VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR | VMOE_SET_POOL | VMOE_SET_MAX_EXPERTS;
@@ -30,7 +31,6 @@ struct RoutingKind {
   vmoe_routing_kind code = VMOE_DENSE;
   int64_t ensemble_size = 1;     // M, the members of an E3, which have E / M experts each
   int64_t slots_per_expert = 0;  // P, Soft MoE only
-  bool old_graph = false;        // of format version 1 or 2: takes no policies, and gives slots
 
   // What a call may set, VMOE_SET_* together.
   int settings() const;

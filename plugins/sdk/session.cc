@@ -26,44 +26,55 @@ Options make_options(const OrtApi& api, int threads) {
   return options;
 }
 
-using CountNames = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t*);
-using GetName = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t, OrtAllocator*, char**);
+Port port_of(const OrtApi& api, const OrtTypeInfo* info) {
+  const std::string what = "ONNX Runtime can't describe the graph";
+  const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+  check(api, api.CastTypeInfoToTensorInfo(info, &tensor), what);
+  Port port;
+  if (tensor == nullptr) return port;
+  size_t rank = 0;
+  check(api, api.GetTensorElementType(tensor, &port.type), what);
+  check(api, api.GetDimensionsCount(tensor, &rank), what);
+  port.shape.resize(rank);
+  check(api, api.GetDimensions(tensor, port.shape.data(), rank), what);
+  return port;
+}
 
-void add_names(const OrtApi& api, const OrtSession* session, CountNames count_names, GetName get_name,
-               std::set<std::string>& names) {
-  const std::string what = "ONNX Runtime can't name the graph's inputs";
+using CountPorts = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t*);
+using GetName = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t, OrtAllocator*, char**);
+using GetType = OrtStatusPtr(ORT_API_CALL*)(const OrtSession*, size_t, OrtTypeInfo**);
+
+void add_ports(const OrtApi& api, const OrtSession* session, CountPorts count_ports, GetName get_name, GetType get_type,
+               Ports& ports) {
+  const std::string what = "ONNX Runtime can't describe the graph";
   OrtAllocator* allocator = nullptr;
   check(api, api.GetAllocatorWithDefaultOptions(&allocator), what);
   size_t count = 0;
-  check(api, count_names(session, &count), what);
+  check(api, count_ports(session, &count), what);
   for (size_t i = 0; i < count; ++i) {
+    OrtTypeInfo* created = nullptr;
+    check(api, get_type(session, i, &created), what);
+    const std::unique_ptr<OrtTypeInfo, void(ORT_API_CALL*)(OrtTypeInfo*)> info(created, api.ReleaseTypeInfo);
     char* name = nullptr;
     check(api, get_name(session, i, allocator, &name), what);
-    names.insert(name);
+    ports[name] = port_of(api, created);
     check(api, api.AllocatorFree(allocator, name), what);
   }
 }
 
-std::string listed(const std::set<std::string>& names) {
+}  // namespace
+
+std::string names(const Ports& ports) {
   std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  for (const auto& [name, port] : ports) list += (list.empty() ? "" : ", ") + name;
   return list.empty() ? "nothing" : list;
 }
 
-}  // namespace
-
-const void* OutputTensor::data(ONNXTensorElementDataType dtype, const std::string& name,
-                               std::vector<int64_t>& shape) const {
-  const std::string what = "ONNX Runtime gives no readable output " + in_quotes(name);
-  int is_tensor = 0;
-  check(*api_, api_->IsTensor(value_.get(), &is_tensor), what);
-  if (is_tensor == 0) fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " is not a tensor");
+const void* OutputTensor::data(std::vector<int64_t>& shape) const {
+  const std::string what = "ONNX Runtime gives no readable output";
   OrtTensorTypeAndShapeInfo* created = nullptr;
   check(*api_, api_->GetTensorTypeAndShape(value_.get(), &created), what);
   const ShapeInfo info(created, api_->ReleaseTensorTypeAndShapeInfo);
-  ONNXTensorElementDataType found = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  check(*api_, api_->GetTensorElementType(created, &found), what);
-  if (found != dtype) fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name), " has an unexpected dtype");
   size_t rank = 0;
   check(*api_, api_->GetDimensionsCount(created, &rank), what);
   shape.resize(rank);
@@ -92,8 +103,10 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
   check(api, api.CreateSessionFromArray(runtime.env, graph.bytes.data(), graph.bytes.size(), options.get(), &session),
         "ONNX Runtime can't load " + graph.path);
   session_.reset(session);
-  add_names(api, session, api.SessionGetInputCount, api.SessionGetInputName, inputs_);
-  add_names(api, session, api.SessionGetOverridableInitializerCount, api.SessionGetOverridableInitializerName, inputs_);
+  add_ports(api, session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo, inputs_);
+  add_ports(api, session, api.SessionGetOverridableInitializerCount, api.SessionGetOverridableInitializerName,
+            api.SessionGetOverridableInitializerTypeInfo, inputs_);
+  add_ports(api, session, api.SessionGetOutputCount, api.SessionGetOutputName, api.SessionGetOutputTypeInfo, outputs_);
   OrtMemoryInfo* memory = nullptr;
   check(api, api.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime has no CPU memory");
   memory_.reset(memory);
@@ -102,11 +115,6 @@ Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threa
 std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
                                        Cancellation* cancellation) const {
   const OrtApi& api = *runtime_.api;
-  std::set<std::string> given;
-  for (const InputTensor& input : inputs) given.insert(input.name);
-  if (given != inputs_) {
-    fail(VMOE_RUNTIME_ERROR, "ONNX Runtime failed: the graph takes ", listed(inputs_), ", not ", listed(given));
-  }
   std::vector<OutputTensor> owners;
   std::vector<const OrtValue*> values;
   std::vector<const char*> names, output_names;

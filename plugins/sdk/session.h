@@ -3,8 +3,8 @@
 #define VMOE_SDK_SESSION_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +13,17 @@
 #include "sdk/onnxruntime_library.h"
 
 namespace vmoe::sdk {
+
+// What a graph takes or outputs: element type and extents, -1 where one varies.
+struct Port {
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  std::vector<int64_t> shape;
+};
+
+using Ports = std::map<std::string, Port>;
+
+// "capacity, image"; "nothing" of none.
+std::string names(const Ports& ports);
 
 // A graph input, not owned: `data` is read during the call only.
 struct InputTensor {
@@ -28,8 +39,8 @@ class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // The data, if it is a tensor of that element type; throws VMOE_RUNTIME_ERROR naming `name` otherwise. Sets `shape`.
-  const void* data(ONNXTensorElementDataType dtype, const std::string& name, std::vector<int64_t>& shape) const;
+  // The data, of the type that the session reports. Sets `shape`.
+  const void* data(std::vector<int64_t>& shape) const;
 
  private:
   std::unique_ptr<OrtValue, void(ORT_API_CALL*)(OrtValue*)> value_;
@@ -45,7 +56,7 @@ class Session {
   // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library);
 
-  // Values of the outputs that are asked for, in order.
+  // Values of the outputs that are named, in order.
   //
   // cancellation: null for a call that nobody ends.
   //
@@ -58,13 +69,16 @@ class Session {
 
   bool uses_op_library() const { return uses_op_library_; }
 
+  // Also those with default values, which must not stand in for a setting.
+  const Ports& inputs() const { return inputs_; }
+  const Ports& outputs() const { return outputs_; }
+
  private:
   const OnnxRuntime& runtime_;
   bool uses_op_library_;
   std::string cpu_path_;  // with the op library
   std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
-  // Also of inputs with default values, which must not stand in for a setting.
-  std::set<std::string> inputs_;
+  Ports inputs_, outputs_;
   std::unique_ptr<OrtMemoryInfo, void(ORT_API_CALL*)(OrtMemoryInfo*)> memory_;
 };
 

@@ -1,33 +1,27 @@
-// SHA-256 of data that arrives in pieces.
+// SHA-256 (FIPS 180-4), by the instructions of this processor where it has them.
 #ifndef VMOE_SDK_SHA256_H_
 #define VMOE_SDK_SHA256_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
-
-#include "sdk/sha256_blocks.h"
+#include <vector>
 
 namespace vmoe::sdk {
 
-class Sha256 {
- public:
-  // In the fastest way of this processor, or in the one that is given.
-  Sha256();
-  explicit Sha256(const Sha256Way& way) : way_(way) {}
-
-  void update(const void* data, size_t size);
-
-  // 64 lower-case hex digits; call once.
-  std::string hex();
-
- private:
-  Sha256Way way_;
-  // The first 32 bits of the fractional parts of the square roots of the first 8 primes.
-  uint32_t state_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-  uint64_t bytes_ = 0;
-  unsigned char rest_[kSha256BlockBytes];  // bytes_ % kSha256BlockBytes bytes that no block was made of yet
+struct Sha256Method {
+  const char* name;  // "sha-ni", "armv8" or "portable"
+  // Takes `count` blocks of 64 bytes into the eight words of `state`.
+  void (*add_blocks)(uint32_t* state, const unsigned char* blocks, size_t count);
 };
+
+// Those of this processor, the fastest first.
+std::vector<Sha256Method> sha256_methods();
+
+// 64 lower-case hex digits of what `read` gives: as many bytes as it is called for, and fewer at the end only.
+std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha256Method& method);
+std::string sha256(const std::function<size_t(char*, size_t)>& read);
 
 }  // namespace vmoe::sdk
 

@@ -15,7 +15,7 @@ vmoe::Profile resolved(const vmoe::Engine& engine, const vmoe::Setting& setting)
 }
 
 bool same_routing(const vmoe::Profile& a, const vmoe::Profile& b) {
-  return a.capacity == b.capacity && a.k == b.k && a.bpr == b.bpr && a.pool == b.pool && a.max_experts == b.max_experts;
+  return a.slots == b.slots && a.k == b.k && a.bpr == b.bpr && a.pool == b.pool && a.max_experts == b.max_experts;
 }
 
 // The least accurate first.
@@ -38,7 +38,7 @@ std::vector<vmoe::Profile> chosen_profiles(const Options& options, const vmoe::E
   if (profiles.empty()) {
     profiles = engine.profiles();
     const auto places = [](const vmoe::Profile& profile) {
-      return std::accumulate(profile.capacity.begin(), profile.capacity.end(), int64_t{0});
+      return std::accumulate(profile.slots.begin(), profile.slots.end(), int64_t{0});
     };
     std::stable_sort(profiles.begin(), profiles.end(),
                      [&](const vmoe::Profile& a, const vmoe::Profile& b) { return places(a) < places(b); });

@@ -6,8 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from bundle_changes import MANIFEST, Case, nothing, profile, says
-from bundle_kinds import as_kind, chosen
+from bundle_changes import MANIFEST, Case, nothing, says
 from bundle_verdicts import cpp_answers, with_manifest
 from damaged_files import put
 
@@ -16,24 +15,23 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import RoutingRules
 
-LARGE = (put("routing/group", "batch"), put("routing/group_tokens", 131_072))
+_LARGE = (put("routing/group", "batch"), lambda m: m.update(profiles=m["profiles"][:1]))
 
 MODELS = {
-    "top-k": ("v2-fp32", as_kind("top-k")),
-    "experts choice": ("v2-fp32", as_kind("experts-choice")),
-    "an ensemble": ("v3-ensemble", says(put("routing/kind", "top-k"))),
-    "version 2": ("v2-fp32", nothing),
+    "top-k": ("v3-plain", nothing),
+    "experts choice": ("v3-choice", nothing),
+    "an ensemble": ("v3-ensemble", nothing),
     "top-k of groups of 131,072 tokens": (
-        "v2-fp32",
-        as_kind("top-k", *LARGE, put("profiles", [chosen(0.3, 1, places=9831)])),
+        "v3-plain",
+        says(*_LARGE, put("routing/group_tokens", 131_072), put("profiles/0/capacity", [9831])),
     ),
-    "version 2 of 2^31 - 1 tokens and 65,536 experts": (
-        "v2-fp32",
+    "an ensemble of 2^31 - 2 tokens and 65,536 experts": (
+        "v3-ensemble",
         says(
-            *LARGE,
-            put("routing/group_tokens", 2**31 - 1),
+            *_LARGE,
+            put("routing/group_tokens", 2**31 - 2),
             put("routing/num_experts", 65_536),
-            put("profiles", profile(32_768)),
+            put("profiles/0/capacity", [9831]),
         ),
     ),
 }

@@ -26,7 +26,7 @@ from vmoe_tools.command_line import (
 
 pytestmark = pytest.mark.fast
 
-BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
+BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 TOOLS = ("vmoe-export", "vmoe-bench", "vmoe-build", "vmoe-run", "vmoe-inspect")
 
 

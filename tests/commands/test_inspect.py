@@ -37,8 +37,19 @@ from vmoe_tools.inspect.cli import main
 from vmoe_tools.inspect.display import print_card
 from vmoe_tools.inspect.tensors import read_tensors
 
-KEPT = ("v1-bf16", "v1-fp32", "v2-bf16", "v2-dense", "v2-fp32", "v2-int8", "v3-choice", "v3-ensemble", "v3-fp32", "v3-soft")
-KINDS = {"v2-dense": "dense ViT", "v3-choice": "V-MoE of experts choice", "v3-soft": "Soft MoE"}
+KEPT = (
+    "v3-bf16",
+    "v3-plain",
+    "v3-bf16",
+    "v3-dense",
+    "v3-plain",
+    "v3-int8",
+    "v3-choice",
+    "v3-ensemble",
+    "v3-fp32",
+    "v3-soft",
+)
+KINDS = {"v3-dense": "dense ViT", "v3-choice": "V-MoE of experts choice", "v3-soft": "Soft MoE"}
 DIGITS = ("zero", "[/b]one", "two:100:", "three", "four", "five", "six", "seven", "eight", "nine")
 HEADS = ["MoE layers", "Input and output", "Profiles, the first is the default", "Validation", "Source", "Files"]
 
@@ -112,7 +123,7 @@ def test_the_card_says_what_the_manifest_says(name: str, capsys: pytest.CaptureF
     assert (found["output"]["name"], found["output"]["shape"][-1]) == (raw["output"]["name"], raw["output"]["size"])
     assert found["output"]["class_names"] == raw["class_names"]
     assert found["batch_multiple"] == raw["batch_multiple"]
-    assert found["precision"] == ("bf16-experts" if name == "v1-bf16" else raw["precision"])
+    assert found["precision"] == ("bf16-experts" if name == "v3-bf16" else raw["precision"])
     source, producer = raw["source"], raw["producer"]
     assert found["origin"] == {**source, "producer": producer["name"], "producer_version": producer["version"]}
     assert found["files"] == [{"name": file, **raw["files"][file]} for file in raw["files"]]
@@ -162,7 +173,7 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(name: str, caps
     text = stored.read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
     assert [t["name"] for t in found["tensors"]] == sorted(header, key=lambda key: header[key]["data_offsets"])
-    per_token = {"v3-choice": None, "v3-soft": count, "v2-dense": count}.get(name, count - idle)
+    per_token = {"v3-choice": None, "v3-soft": count, "v3-dense": count}.get(name, count - idle)
     k = None if name in KINDS else 1
     assert found["parameters"] == {"all": count, "per_token": per_token, "k": k, "tensors": len(expected)}
 
@@ -187,8 +198,8 @@ def test_validation_is_the_worst_of_what_was_compared(name: str, capsys: pytest.
         assert found["from_fp32"]["max_difference"] == max(entry["max_difference"] for entry in distances)
         shares = [share for entry in distances for share in entry["agreement"].values()]
         assert (found["from_fp32"]["agreement"], found["from_fp32"]["images"]) == (min(shares), distances[0]["images"])
-    assert (found["tensorrt"] is not None) == (name == "v2-bf16")
-    if name == "v2-bf16":
+    assert (found["tensorrt"] is not None) == (name == "v3-bf16")
+    if name == "v3-bf16":
         assert found["tensorrt"]["graphs"] == [entry["graph"] for entry in raw["tensorrt"]]
 
 
@@ -196,7 +207,7 @@ def test_validation_is_the_worst_of_what_was_compared(name: str, capsys: pytest.
 def test_the_text_has_its_sections_in_80_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines, complaints = run(capsys, BUNDLES / name)
     assert complaints == []
-    without = {"v2-dense": HEADS[:1] + HEADS[2:3], "v3-soft": HEADS[2:3]}.get(name, [])
+    without = {"v3-dense": HEADS[:1] + HEADS[2:3], "v3-soft": HEADS[2:3]}.get(name, [])
     heads = [line for line in lines if line and not line.startswith(" ")]
     assert heads[:-1] == [name, *(head for head in HEADS if head not in without)]
     assert heads[-1].startswith("Here: ")
@@ -224,10 +235,10 @@ def test_the_text_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.split()[1:] == ["0.3", "0.4", "1", "BPR", "yes", "3", "1", "199", "k", "89%"]
     assert row(run(capsys, BUNDLES / "v3-ensemble")[0], "kind") == "V-MoE, an ensemble of 2 members (E3)"
     assert row(run(capsys, BUNDLES / "v3-soft")[0], "slots") == "3 per expert and group"
-    assert row(run(capsys, BUNDLES / "v2-dense")[0], "image") == "uint8[N,12,12,3], 0 to 255"
-    assert row(run(capsys, BUNDLES / "v1-fp32")[0], "typical") == "-"
+    assert row(run(capsys, BUNDLES / "v3-dense")[0], "image") == "uint8[N,12,12,3], 0 to 255"
+    assert row(run(capsys, BUNDLES / "v3-plain")[0], "typical") == "-"
     graphs = "graphs in bf16: c0.3-k1.tensorrt.onnx, c0.3-k2.tensorrt.onnx"
-    assert row(run(capsys, BUNDLES / "v2-bf16")[0], "TensorRT") == graphs
+    assert row(run(capsys, BUNDLES / "v3-bf16")[0], "TensorRT") == graphs
 
 
 def test_a_bundle_with_groups_of_images(mnist_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,11 +267,11 @@ def test_vanilla_order_is_named(tmp_path: Path, mnist_checkpoint: Path, capsys: 
 
 
 def test_tensors_are_listed_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, _ = run(capsys, BUNDLES / "v2-int8", "--list-tensors")
+    lines, _ = run(capsys, BUNDLES / "v3-int8", "--list-tensors")
     table = [line.split() for line in lines[lines.index("Tensors") + 2 :] if line]
-    expected = card(capsys, BUNDLES / "v2-int8")["tensors"]
+    expected = card(capsys, BUNDLES / "v3-int8")["tensors"]
     assert table == [[t["name"], t["dtype"], f"[{','.join(map(str, t['shape']))}]", f"{t['bytes']:,}"] for t in expected]
-    assert "Tensors" not in run(capsys, BUNDLES / "v2-int8")[0]
+    assert "Tensors" not in run(capsys, BUNDLES / "v3-int8")[0]
 
 
 def weights(header: object, data: bytes = b"") -> bytes:
@@ -309,7 +320,7 @@ def test_metadata_is_no_tensor_and_numbers_have_no_shape() -> None:
 
 
 def test_weights_without_a_header_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = changed(tmp_path, "v2-fp32")
+    target = changed(tmp_path, "v3-plain")
     text = bytearray((target / WEIGHTS).read_bytes())
     text[8] = ord("[")
     (target / WEIGHTS).write_bytes(text)
@@ -319,7 +330,7 @@ def test_weights_without_a_header_are_named(tmp_path: Path, capsys: pytest.Captu
 
 def test_experts_of_another_number_give_no_parameters_per_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Parts of the weights are named otherwise, as a foreign bundle might have them; the graphs read by offset."""
-    target = changed(tmp_path, "v2-fp32")
+    target = changed(tmp_path, "v3-plain")
     text = (target / WEIGHTS).read_bytes()
     (target / WEIGHTS).write_bytes(text.replace(b"/Moe/Mlp/", b"/Moe/MLP/"))
     found = card(capsys, target)["parameters"]
@@ -331,16 +342,16 @@ def test_experts_of_another_number_give_no_parameters_per_token(tmp_path: Path, 
 
 
 def test_verified_files_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, _ = run(capsys, BUNDLES / "v2-bf16", "--verify")
+    lines, _ = run(capsys, BUNDLES / "v3-bf16", "--verify")
     assert any("all 5 files are what the manifest says" in line for line in lines)
-    assert card(capsys, BUNDLES / "v2-bf16", "--verify")["verified"] is True
+    assert card(capsys, BUNDLES / "v3-bf16", "--verify")["verified"] is True
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CANONICAL, "model.inlined.onnx"])
 def test_a_changed_byte_is_found_where_that_is_asked_for(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = changed(tmp_path, "v2-fp32")
+    target = changed(tmp_path, "v3-plain")
     text = bytearray((target / file).read_bytes())
     # A weight; or a letter of the words about the graph.
     position = len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")
@@ -356,9 +367,9 @@ def test_a_changed_byte_is_found_where_that_is_asked_for(
 def test_nothing_is_hashed_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     hashed: list[str] = []
     monkeypatch.setattr(Bundle, "_check_sha256", lambda self, name, digest: hashed.append(name))
-    card(capsys, BUNDLES / "v2-fp32")
+    card(capsys, BUNDLES / "v3-plain")
     assert hashed == []
-    card(capsys, BUNDLES / "v2-fp32", "--verify")
+    card(capsys, BUNDLES / "v3-plain", "--verify")
     assert sorted(hashed) == ["model.inlined.onnx", CANONICAL, WEIGHTS]
 
 
@@ -370,7 +381,7 @@ def test_nothing_is_hashed_without_it(monkeypatch: pytest.MonkeyPatch, capsys: p
     [None, ..., True, -1, 1.5, "\x1b[2J[/b]", [], [1], [[]], [{}], [{"graph": 3, "agreement": [], "images": {}}], {}],
     ids=repr,
 )
-@pytest.mark.parametrize("name", ["v2-fp32", "v2-dense"])
+@pytest.mark.parametrize("name", ["v3-plain", "v3-dense"])
 def test_fields_for_people_may_be_of_any_type(
     name: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,7 +407,7 @@ def test_fields_for_people_may_be_of_any_type(
 
 def test_fields_that_are_missing_are_dashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = dict.fromkeys(("validation", "flops_per_image", "source", "producer"), ...)
-    found = card(capsys, changed(tmp_path, "v2-fp32", model={}, **missing))
+    found = card(capsys, changed(tmp_path, "v3-plain", model={}, **missing))
     assert set(found["model"].values()) == {None}
     assert found["validation"] is None
     lines, _ = run(capsys, tmp_path / "changed.vmoe")
@@ -413,7 +424,7 @@ def test_numbers_without_bounds_do_not_matter(tmp_path: Path, capsys: pytest.Cap
     flops = {"dense": 1, "c0.3-k1": 10**300, "c0.3-k2": 2**53, "c1.05-k1": 0, "c1.05-k2": 7}
     comparison = {"graph": "x", "profile": "y", "max_difference": 10**300, "agreement": {"a": 0.5, "b": 0.25, "c": "d"}}
     validation = {"atol": 1e-300, "comparisons": [comparison, 3, {**comparison, "agreement": -1}]}
-    target = changed(tmp_path, "v2-fp32", flops_per_image=flops, validation=validation)
+    target = changed(tmp_path, "v3-plain", flops_per_image=flops, validation=validation)
     found = card(capsys, target)
     assert [profile["flops_per_image"] for profile in found["profiles"]] == [None, 2**53, None, 7]
     assert (found["validation"]["graphs"]["max_difference"], found["validation"]["graphs"]["agreement"]) == (1e300, 0.25)
@@ -429,7 +440,7 @@ def test_without_the_cost_of_the_dense_model_there_is_no_share(
     dense: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flops = {"c0.3-k1": 5} | ({} if dense is ... else {"dense": dense})
-    first = card(capsys, changed(tmp_path, "v2-fp32", flops_per_image=flops))["profiles"][0]
+    first = card(capsys, changed(tmp_path, "v3-plain", flops_per_image=flops))["profiles"][0]
     assert (first["flops_per_image"], first["of_dense"]) == (5, None)
 
 
@@ -455,7 +466,7 @@ def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
 
 
 def test_a_hostile_tensor_name_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = changed(tmp_path, "v2-fp32")
+    target = changed(tmp_path, "v3-plain")
     text = (target / WEIGHTS).read_bytes()
     (target / WEIGHTS).write_bytes(text.replace(b'"embedding/bias"', rb'"a[/b]\u001b[2J"'))
     lines, _ = run(capsys, target, "--list-tensors")
@@ -490,7 +501,7 @@ def test_the_card_says_what_an_engine_would_run_on(mnist_image_bundle: Path, cap
 
 
 def test_graphs_for_tensorrt_are_no_reason_any_more(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, words in (("v2-fp32", "has no graphs for TensorRT"), ("v2-bf16", None)):
+    for name, words in (("v3-plain", "has no graphs for TensorRT"), ("v3-bf16", None)):
         states = {state["name"]: state for state in card(capsys, BUNDLES / name)["machine"]["backends"]}
         for backend in ("ort-tensorrt", "tensorrt"):
             said = states[backend]["reason"] or ""
@@ -509,7 +520,7 @@ def test_no_graph_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
         monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
-    states = card(capsys, BUNDLES / "v2-bf16")["machine"]["backends"]
+    states = card(capsys, BUNDLES / "v3-bf16")["machine"]["backends"]
     assert [state["runs"] for state in states] == [False] * len(BACKENDS)
     assert [state["auto"] for state in states] == [False] * len(BACKENDS)
     for state in states:
@@ -596,7 +607,7 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTe
 def test_an_engine_that_was_built_is_found_and_not_read(tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
     from vmoe_runtime.backends.tensorrt.tensorrt_engine import engine_key
 
-    bundle = Bundle.open(BUNDLES / "v2-bf16")
+    bundle = Bundle.open(BUNDLES / "v3-bf16")
     assert "no engine was built" in card(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
     key = engine_key(bundle, bundle.manifest.profiles["c0.3-k1"], tensorrt.gpu())
     store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"another").hexdigest(), 6))
@@ -612,21 +623,21 @@ def test_every_backend_has_a_check() -> None:
 
 
 def test_json_in_a_file_stands_beside_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, complaints = run(capsys, "--json", tmp_path / "x.json", BUNDLES / "v2-fp32")
-    assert lines[0] == "v2-fp32" and complaints == []
+    lines, complaints = run(capsys, "--json", tmp_path / "x.json", BUNDLES / "v3-plain")
+    assert lines[0] == "v3-plain" and complaints == []
     written = json.loads((tmp_path / "x.json").read_text())
-    assert written == card(capsys, BUNDLES / "v2-fp32")
+    assert written == card(capsys, BUNDLES / "v3-plain")
     assert list(written) == [
         *("bundle", "format_version", "verified", "kind", "ensemble_size", "model", "parameters", "precision", "routing"),
         *("batch_multiple", "image", "output", "profiles", "dense_flops_per_image", "tensorrt", "validation", "origin"),
         *("files", "bytes", "machine", "tensors"),
     ]
-    lines, text = run(capsys, "--json", "-", BUNDLES / "v2-fp32")
-    assert json.loads("\n".join(lines)) == written and text[0] == "v2-fp32"
+    lines, text = run(capsys, "--json", "-", BUNDLES / "v3-plain")
+    assert json.loads("\n".join(lines)) == written and text[0] == "v3-plain"
 
 
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, BUNDLES / "v2-fp32", "-q", "--verify") == ([], [])
+    assert run(capsys, BUNDLES / "v3-plain", "-q", "--verify") == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -659,7 +670,7 @@ def test_a_mistake_is_one_sentence(arguments: list[str], code: int, says: str, c
 def test_a_bad_bundle_is_the_sentence_of_the_reader(
     spoil: Callable[[Path], object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = changed(tmp_path, "v2-fp32")
+    target = changed(tmp_path, "v3-plain")
     spoil(target)
     lines, (complaint,) = run(capsys, target, code=1)
     with pytest.raises(BundleError) as refused:
@@ -673,7 +684,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         raise KeyboardInterrupt
 
     monkeypatch.setattr(machine, "usable_cores", interrupt)
-    assert run(capsys, BUNDLES / "v2-fp32", code=130) == ([], ["vmoe-inspect: interrupted"])
+    assert run(capsys, BUNDLES / "v3-plain", code=130) == ([], ["vmoe-inspect: interrupted"])
 
 
 def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
@@ -681,7 +692,7 @@ def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
         "import sys; sys.modules['rich'] = None; from vmoe_tools.inspect.cli import main; code = main();"
         "print({'torch', 'onnx', 'click', 'safetensors', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
     )
-    command = [sys.executable, "-c", script, BUNDLES / "v2-fp32"]
+    command = [sys.executable, "-c", script, BUNDLES / "v3-plain"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "the card needs rich" in ran.stderr and "pip install 'vmoe-export[bench]'" in ran.stderr
@@ -691,7 +702,7 @@ def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_is_one_sentence() -> None:
-    command = f"{sys.executable} -m vmoe_tools.inspect {BUNDLES / 'v2-fp32'} --list-tensors | true"
+    command = f"{sys.executable} -m vmoe_tools.inspect {BUNDLES / 'v3-plain'} --list-tensors | true"
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert ran.stderr == "vmoe-inspect: output: Broken pipe\n"
 
@@ -705,7 +716,7 @@ def test_a_terminal_has_its_own_width_and_bold_heads(monkeypatch: pytest.MonkeyP
     for name, value in {"COLUMNS": "60", "TERM": "xterm", "NO_COLOR": ""}.items():
         monkeypatch.setenv(name, value)
     stream = Terminal()
-    with Bundle.open(BUNDLES / "v2-fp32") as bundle:
+    with Bundle.open(BUNDLES / "v3-plain") as bundle:
         print_card(make_card(bundle, verified=True), stream)
     lines = stream.getvalue().splitlines()
     assert lines[0] == "\x1b[1mv2-fp32\x1b[0m"

@@ -158,11 +158,15 @@ def test_interference_in_groups_names_the_remedy(
 @pytest.mark.parametrize(
     ("name", "note", "pictures"),
     [
-        ("v2-dense", "A dense ViT has no routers", []),
+        ("v3-dense", "A dense ViT has no routers", []),
         ("v3-soft", "A Soft MoE drops nothing", ["classes", "experts", "gates", "load"]),
         ("v3-choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
         ("v3-ensemble", "no top-1", ["capacity-encoderblock_1", "experts", "gates", "load", "patches"]),
-        ("v1-fp32", "don't say which expert", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
+        (
+            "v3-plain",
+            "don't say which expert",
+            ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"],
+        ),
     ],
 )
 def test_every_kind_and_format_says_what_does_not_apply(
@@ -173,7 +177,7 @@ def test_every_kind_and_format_says_what_does_not_apply(
     out = tmp_path / "pictures"
     found = found_by(capsys, BUNDLES / name, "--images", tmp_path / "x.npz", "--out", out, "--interference", 2)
     assert any(note in sentence for sentence in found["notes"])
-    assert list(found["layers"]) == ([] if name == "v2-dense" else ["encoderblock_1"])
+    assert list(found["layers"]) == ([] if name == "v3-dense" else ["encoderblock_1"])
     assert found["neighbours"][0]["interference"]["max_difference"] == 0
     assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures]
     lines, _ = run(capsys, BUNDLES / name, "--images", tmp_path / "x.npz")

@@ -142,7 +142,7 @@ def test_kept_patches_are_those_of_the_model_in_numpy(
 
 @pytest.mark.parametrize(
     ("name", "setting", "members"),
-    [("v3-choice", "c0.5", 1), ("v3-soft", None, 1), ("v3-ensemble", "c0.3-k2", 2), ("v1-fp32", "c0.3-k2", 1)],
+    [("v3-choice", "c0.5", 1), ("v3-soft", None, 1), ("v3-ensemble", "c0.3-k2", 2), ("v3-plain", "c0.3-k2", 1)],
 )
 def test_patches_of_every_kind_and_format(name: str, setting: str | None, members: int) -> None:
     with np.load(BUNDLES / "v3.npz") as data, Engine.load(BUNDLES / name) as engine:
@@ -222,7 +222,7 @@ def test_a_soft_moe_has_shares_in_place_of_pairs() -> None:
 
 
 def test_old_formats_do_not_say_who_was_asked() -> None:
-    with np.load(BUNDLES / "v3.npz") as data, Engine.load(BUNDLES / "v1-fp32") as engine:
+    with np.load(BUNDLES / "v3.npz") as data, Engine.load(BUNDLES / "v3-plain") as engine:
         routing = engine.routing(data["images"], "c0.3-k2")
     statistics = RoutingStatistics(4)
     statistics.add(routing, 6)

@@ -382,7 +382,7 @@ def test_without_labels_the_page_leaves_out_accuracy(
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
 
-@pytest.mark.parametrize("name", ["v1-fp32", "v2-int8", "v3-ensemble", "v3-choice"])
+@pytest.mark.parametrize("name", ["v3-plain", "v3-int8", "v3-ensemble", "v3-choice"])
 def test_bundles_of_every_kind_and_format_have_a_page(name: str, tmp_path: Path) -> None:
     target = tmp_path / "r.html"
     with Engine.load(BUNDLES / name) as engine:

@@ -70,7 +70,7 @@ def test_what_can_not_be_done_is_one_sentence(
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 but no more")
     (tmp_path / "out.html").write_text("before")
     paths = {
-        "BUNDLE": mnist_image_bundle, "OTHER": mnist_bundle, "DENSE": BUNDLES / "v2-dense", "SOFT": BUNDLES / "v3-soft",
+        "BUNDLE": mnist_image_bundle, "OTHER": mnist_bundle, "DENSE": BUNDLES / "v3-dense", "SOFT": BUNDLES / "v3-soft",
         "NPZ": images, "FEW": tmp_path / "few.npz", "EMPTY": tmp_path / "empty", "CORRUPT": tmp_path / "corrupt",
         "BROKEN": tmp_path / "broken.npz", "OUT": tmp_path / "out.html", "FOLDER.html": tmp_path / "folder.html",
     }  # fmt: skip

@@ -404,13 +404,13 @@ def test_what_can_not_be_done_is_one_sentence(
     assert says in captured.err
 
 
-@pytest.mark.parametrize("name", ["v2-dense", "v3-soft"])
+@pytest.mark.parametrize("name", ["v3-dense", "v3-soft"])
 def test_a_model_without_capacity_has_nothing_to_sweep(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(__file__).parents[1] / "data" / "bundles" / name
     assert "has no capacity to choose" in complaint_of(capsys, 2, bundle, "--sweep", "0.1:2.0", *QUICK)
 
 
-@pytest.mark.parametrize("name", ["v1-fp32", "v2-int8", "v3-ensemble", "v3-choice"])
+@pytest.mark.parametrize("name", ["v3-plain", "v3-int8", "v3-ensemble", "v3-choice"])
 def test_bundles_of_every_kind_and_format_sweep(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(__file__).parents[1] / "data" / "bundles" / name
     points = report_of(capsys, bundle, "--sweep", "0.3", "1")["points"]

@@ -205,15 +205,6 @@ const std::map<std::string, Case>& cases() {
        })},
       {"run a limit of no experts", max_experts(0)},
       {"run a limit of -1 experts", max_experts(-1)},
-      {"run a limit in a setting of before there were any", running([](Call& c) {
-         c.setting.struct_size = offsetof(vmoe_setting, pool);
-         c.setting.set = VMOE_SET_MAX_EXPERTS;
-         c.setting.max_experts = 4;
-       })},
-      {"run a pool in a setting of before there were any", running([](Call& c) {
-         c.setting.struct_size = offsetof(vmoe_setting, pool);
-         c.setting.set = VMOE_SET_POOL;
-       })},
       {"run an unknown field", running([](Call& c) { c.setting.set = 32; })},
       {"run an unknown profile", profile("fastest")},
       {"run a profile without a name", profile("")},
@@ -301,7 +292,7 @@ const std::map<std::string, Case>& cases() {
          vmoe_profile found = VMOE_PROFILE_INIT;
          return vmoe_engine_profile(c.engine, 99, &found, nullptr, 0);
        }},
-      {"a profile with too little room for its capacity",
+      {"a profile with too little room for its slots",
        [](Call& c) {
          vmoe_profile found = VMOE_PROFILE_INIT;
          int64_t capacity = 0;

@@ -6,7 +6,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -19,18 +18,6 @@
 namespace {
 
 constexpr size_t kRoom = size_t{64} << 20;
-
-// Programs that were built before there was a `preprocessing` get what they know of, and nothing behind it.
-bool older_callers_are_served(const vmoe::Engine& engine) {
-  vmoe_info info{};
-  info.struct_size = offsetof(vmoe_info, preprocessing);
-  const char untouched[] = "untouched";
-  info.preprocessing = untouched;
-  vmoe_status* status = vmoe_engine_info(engine.handle(), &info);
-  vmoe_status_free(status);
-  return status == nullptr && info.preprocessing == untouched && info.height == engine.info().height &&
-         info.struct_size == offsetof(vmoe_info, preprocessing);
-}
 
 void limit_memory() {
   size_t pages = 0;
@@ -48,7 +35,6 @@ int main(int argc, char** argv) {
   options.onnxruntime = argv[2];
   const auto engine = vmoe::Engine::load(argv[1], options);
   if (!engine) return std::printf("%s\n", engine.error().message.c_str()), 1;
-  if (!older_callers_are_served(*engine)) return 3;
   const int64_t height = std::atoll(argv[3]), width = std::atoll(argv[4]), channels = std::atoll(argv[5]);
   std::vector<uint8_t> pixels(static_cast<size_t>(height * width * channels));
   if (std::string(argv[6]) != "-") {

@@ -9,7 +9,7 @@
 //   setting SETTING
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
-//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then slot,
+//   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then
 //                                                  expert, kept, weight, dispatch, combine and the patch mask, each
 //                                                  with its size as int64 before it
 #include <cinttypes>
@@ -51,7 +51,7 @@ void print_error(const vmoe::Error& error) { std::printf("error\t%d\t%s\n", erro
 void print_profile(const vmoe::Profile& profile) {
   std::printf("\t%s %a %a %" PRId64 " %d %d %" PRId64 " ", profile.name.c_str(), profile.capacity_ratio,
               profile.effective_ratio, profile.k, profile.bpr ? 1 : 0, profile.pool ? 1 : 0, profile.max_experts);
-  for (const int64_t places : profile.capacity) std::printf("%" PRId64 ",", places);
+  for (const int64_t slots : profile.slots) std::printf("%" PRId64 ",", slots);
 }
 
 void print_info(const vmoe::Info& info) {
@@ -128,7 +128,6 @@ void route(const vmoe::Engine& engine, const Fields& fields) {
     const int64_t shape[] = {layer.kind,    layer.groups, layer.tokens,    layer.choices,
                              layer.experts, layer.slots,  layer.grid.rows, layer.grid.columns};
     write(stream, shape, std::size(shape));
-    write_sized(stream, layer.slot);
     write_sized(stream, layer.expert);
     write_sized(stream, layer.kept);
     write_sized(stream, layer.weight);

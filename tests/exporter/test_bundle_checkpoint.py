@@ -116,7 +116,7 @@ def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path)
 
 
 def test_a_bundle_of_version_1_is_a_checkpoint_too(tmp_path: Path) -> None:
-    export_bundle(OLD / "v1-fp32", tmp_path / "x.vmoe")
+    export_bundle(OLD / "v3-plain", tmp_path / "x.vmoe")
     with np.load(OLD / "v1.npz") as answers, Engine.load(tmp_path / "x.vmoe", backend="openvino") as engine:
         assert list(engine.profiles) == ["c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2"]
         for name in engine.profiles:
@@ -225,7 +225,7 @@ def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
 
 
 def test_a_bundle_of_version_1_in_bf16_is_no_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert_command_refuses([str(OLD / "v1-bf16"), "-o", str(tmp_path / "y.vmoe")], 1, ["precision bf16-experts"], capfd)
+    assert_command_refuses([str(OLD / "v3-bf16"), "-o", str(tmp_path / "y.vmoe")], 1, ["precision bf16-experts"], capfd)
 
 
 def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(

@@ -25,7 +25,7 @@ from vmoe_export.presets import PRESETS, preset_in
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "tests" / "data" / "bundles" / "v2-fp32"
+BUNDLE = ROOT / "tests" / "data" / "bundles" / "v3-plain"
 LIGHT1 = "vmoe_s32_last2_ilsvrc2012_randaug_light1"
 LIGHT1_FT = f"{LIGHT1}_ft_ilsvrc2012"
 MEDIUM = "vmoe_s32_last2_ilsvrc2012_randaug_medium"

@@ -21,7 +21,7 @@ from vmoe_runtime.images import ImageWarning, to_batch
 
 pytestmark = pytest.mark.fast
 
-BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-fp32"
+BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 RGB = InputSpec("float32", 12, 12, 3)
 GREY = InputSpec("float32", 12, 10, 1)
 PIXELS = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)

@@ -22,7 +22,7 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import parse_steps
 
-BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v2-fp32"
+BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 OLD_FORM = {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]}
 
 

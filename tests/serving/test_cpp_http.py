@@ -517,7 +517,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 def test_a_mistake_is_one_sentence(
     words: tuple[str, ...], code: int, said: str, mnist_image_bundle: Path, mnist_bundle: Path
 ) -> None:
-    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v2-dense"}
+    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v3-dense"}
     given = [word.format(**names) for word in words]
     done = subprocess.run(
         [cpp_http.program(), *given],
@@ -570,7 +570,7 @@ def test_other_models(tmp_path: Path) -> None:
     status, text, _ = features.ask("POST", "/v1/classify", SEVEN.read_bytes())
     assert status == 400 and "knows no classes" in refusal(status, text)
     assert features.stop() == (0, "")
-    dense = CppServer(cpp_http.program(), DATA / "bundles" / "v2-dense", "--name", "dense")
+    dense = CppServer(cpp_http.program(), DATA / "bundles" / "v3-dense", "--name", "dense")
     shape = json.loads(dense.ask("GET", "/v2/models/dense")[1])["inputs"][0]["shape"][1:]
     image = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [0, 255] * (int(np.prod(shape)) // 2)}
     for parameters, expected in (({"setting": "c0.3-k1"}, 400), ({}, 200)):

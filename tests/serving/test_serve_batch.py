@@ -466,7 +466,7 @@ def mistaken(
     return {
         "bundle": mnist_image_bundle,
         "damaged": damaged,
-        "dense": Path(__file__).parents[1] / "data" / "bundles" / "v2-dense",
+        "dense": Path(__file__).parents[1] / "data" / "bundles" / "v3-dense",
         "input": digits,
         "picture": digits / "00.png",
         "parquet": folder / "a.parquet",

@@ -220,7 +220,7 @@ def test_a_mistake_is_one_sentence(
     mnist_bundle: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    dense = Path(__file__).parents[1] / "data" / "bundles" / "v2-dense"
+    dense = Path(__file__).parents[1] / "data" / "bundles" / "v3-dense"
     given = [word.format(bundle=mnist_image_bundle, grouped=mnist_bundle, dense=dense) for word in words]
     assert cli.main(given) == code
     captured = capsys.readouterr()

@@ -198,7 +198,7 @@ def test_bundles_of_every_kind_are_configured(tmp_path: Path) -> None:
         assert len(config["output"]) == (2 if manifest.profiles else 1), kind
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "v2-bf16"])  # it routes in groups
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "v3-bf16"])  # it routes in groups
 def test_a_model_for_onnx_runtime_gives_the_bits_of_the_engine(kind: str, tmp_path: Path) -> None:
     source = Path(shutil.copytree(OLD_BUNDLES / kind, tmp_path / kind))
     write(source, tmp_path / "repo", "--name", "m", "--backend", "onnxruntime")
@@ -374,7 +374,7 @@ def test_changed_weights_are_refused(bundle: Path, tmp_path: Path, capsys: pytes
 
 
 def test_a_bundle_with_nothing_to_set_has_no_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ("v2-dense", "v3-soft"):
+    for kind in ("v3-dense", "v3-soft"):
         source = shutil.copytree(OLD_BUNDLES / kind, tmp_path / kind)
         says = complaint(capsys, "triton", source, tmp_path / "repo", "--profile", "c1-k1", code=2)
         assert says == "the bundle has nothing to set: it has no profile 'c1-k1'"

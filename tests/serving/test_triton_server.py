@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "triton.md"
 OLD_BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
-OTHERS = ("v2-dense", "v3-choice", "v3-ensemble", "v3-soft")
+OTHERS = ("v3-dense", "v3-choice", "v3-ensemble", "v3-soft")
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"profile": "c1.05-k2"},
@@ -175,7 +175,7 @@ def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer)
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A repository of one model."""
-    bundle = shutil.copytree(OLD_BUNDLES / "v2-dense", tmp_path / "small.vmoe")
+    bundle = shutil.copytree(OLD_BUNDLES / "v3-dense", tmp_path / "small.vmoe")
     assert main(["triton", str(bundle), str(tmp_path / "repository"), "-q"]) == 0
     return tmp_path / "repository"
 

@@ -221,7 +221,7 @@ def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Pa
         reply = classify(service, SEVEN.read_bytes(), "image/png")
         service.close()
     assert reply.status == 400 and "knows no classes" in json.loads(reply.body)["error"]
-    with Engine.load(DATA / "bundles" / "v2-dense", threads=1) as dense:
+    with Engine.load(DATA / "bundles" / "v3-dense", threads=1) as dense:
         service = Service(dense, Batcher(dense, None, most_images=8, most_waiting=8), "x", most_images=8, decoders=1)
         shape = [1, *dense.manifest.input.size]
         image = tensor(datatype="UINT8", shape=shape, data=[0, 255] * (int(np.prod(shape)) // 2))

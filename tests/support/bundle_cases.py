@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import bundle_file_cases
 import bundle_graph_cases
-import bundle_kind_cases
 import bundle_manifest_cases
 
 CASES = [
     *bundle_file_cases.CASES,
     *bundle_manifest_cases.CASES,
     *bundle_graph_cases.CASES,
-    *bundle_kind_cases.CASES,
 ]

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 from damaged_files import Edit, edited_graph, external_tensor, put
 from onnx import TensorProto, helper
 
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 MANIFEST, WEIGHTS, CANONICAL, INLINED = "manifest.json", "weights.safetensors", "model.onnx", "model.inlined.onnx"
-TENSORRT, OTHER_TENSORRT = "c0.3-k1.tensorrt.onnx", "c0.3-k2.tensorrt.onnx"  # of v2-bf16
+TENSORRT = "c0.3-k1.tensorrt.onnx"  # of v3-bf16
 
 Change = Callable[[Path], object]
 
@@ -29,7 +28,7 @@ class Case:
     change: Change
     good: bool
     words: tuple[str, ...] = ()
-    base: str = "v2-fp32"
+    base: str = "v3-plain"
 
     def build(self, folder: Path) -> Path:
         """The bundle, as `x.vmoe` in the folder."""
@@ -41,11 +40,11 @@ class Case:
 class Cases(list[Case]):
     """A list of cases that grows by a line for each."""
 
-    def good(self, name: str, change: Change, base: str = "v2-fp32") -> None:
+    def good(self, name: str, change: Change, base: str = "v3-plain") -> None:
         """One more bundle that readers must take."""
         self.append(Case(name, change, good=True, base=base))
 
-    def bad(self, name: str, change: Change, *words: str, base: str = "v2-fp32") -> None:
+    def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
         """One more bundle that readers must refuse, in a sentence that holds the words."""
         self.append(Case(name, change, good=False, words=words, base=base))
 
@@ -107,19 +106,6 @@ def graph(edit: Edit, name: str = CANONICAL) -> Change:
 def appended(data: bytes, name: str = INLINED) -> Change:
     """Bytes behind a graph, as more fields of the model."""
     return lambda bundle: holds(name, (bundle / name).read_bytes() + data)(bundle)
-
-
-def weights(tensor: str, values: np.ndarray, start: int = 0) -> Change:
-    """Other first values of a tensor of the weights."""
-
-    def change(bundle: Path) -> None:
-        data = bytearray((bundle / WEIGHTS).read_bytes())
-        size = int.from_bytes(data[:8], "little")
-        begin = 8 + size + json.loads(data[8 : 8 + size])[tensor]["data_offsets"][0] + start * values.itemsize
-        data[begin : begin + values.nbytes] = values.tobytes()
-        holds(WEIGHTS, bytes(data))(bundle)
-
-    return change
 
 
 def both(*changes: Change) -> Change:
@@ -233,7 +219,7 @@ def ports(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     return {value.name: value for value in (*model.graph.input, *model.graph.output)}
 
 
-def port(name: str, element: int | None = None, dim: tuple[int, int | str] | None = None) -> Edit:
+def port(name: str, element: int | None = None, dim: tuple[int, int] | None = None) -> Edit:
     """Another element type or extent of an input or output."""
 
     def edit(model: onnx.ModelProto) -> None:
@@ -241,32 +227,20 @@ def port(name: str, element: int | None = None, dim: tuple[int, int | str] | Non
         if element is not None:
             tensor.elem_type = element
         if dim is not None:
-            extent = tensor.shape.dim[dim[0]]
-            extent.Clear()
-            if isinstance(dim[1], str):
-                extent.dim_param = dim[1]
-            else:
-                extent.dim_value = dim[1]
+            tensor.shape.dim[dim[0]].dim_value = dim[1]
 
     return edit
 
 
-def renamed(name: str, new: str) -> Edit:
-    return lambda model: setattr(ports(model)[name], "name", new)
+def without(name: str) -> Edit:
+    """The input or output of that name is gone."""
 
-
-def reshaped(tensor: str, *dims: int) -> Edit:
     def edit(model: onnx.ModelProto) -> None:
-        found = next(t for t in model.graph.initializer if t.name == tensor)
-        found.dims[:] = dims
+        values = model.graph.input if any(value.name == name for value in model.graph.input) else model.graph.output
+        values.remove(ports(model)[name])
 
     return edit
 
 
-def retyped(tensor: str, element: int) -> Edit:
-    return lambda model: setattr(next(t for t in model.graph.initializer if t.name == tensor), "data_type", element)
-
-
-def profile(places: int) -> list[dict[str, object]]:
-    """One profile of all pairs, for a model of one MoE layer."""
-    return [{"name": "c1-k1", "capacity_ratio": 1.0, "k": 1, "bpr": True, "capacity": [places]}]
+def more_input(name: str) -> Edit:
+    return lambda model: model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, [1]))

@@ -17,33 +17,17 @@ good, bad = CASES.good, CASES.bad
 bad("another format", says(put("format", "zip")), "not the manifest")
 bad("no format", says(drop("format")), "not the manifest")
 bad("a format that is a list", says(put("format", ["vmoe-bundle"])), "not the manifest")
-bad("a newer format", says(put("format_version", 4)), "format version 4")
-bad("a format version of 2^64", says(put("format_version", 2**64)), "version")
-bad("format version 0", says(put("format_version", 0)), "format_version is 0")
-bad("a negative format version", says(put("format_version", -1)), "format_version is -1")
-bad("a format version that is text", says(put("format_version", "1")), "'format_version'")
-bad("a format version that is true", says(put("format_version", True)), "'format_version'")
-bad("a format version of 2.0", says(put("format_version", 2.0)), "'format_version'")
-bad("a format version of 2e0", swap(b'"format_version": 2', b'"format_version": 2e0'), "'format_version'")
-bad("no format version", says(drop("format_version")), "'format_version'")
+for _version in (4, 2, 1, 0, -1, 2**64, "3", True, 3.0, None):
+    bad(f"format version {_version!r}", says(put("format_version", _version)), "format version", "export it again")
+bad("a format version of 3e0", swap(b'"format_version": 3', b'"format_version": 3e0'), "export it again")
+bad("no format version", says(drop("format_version")), "export it again")
+bad("no precision", says(drop("precision")), "'precision'")
 bad("an unknown precision", says(put("precision", "int4")), "'precision'", "'int4'")
 bad("the precision of TensorRT graphs", says(put("precision", "fp16")), "'precision'", "'fp16'")
 bad("a precision that is null", says(put("precision", None)), "'precision'")
 bad("a precision that is a number", says(put("precision", 8)), "'precision'")
 bad("a precision that is a list", says(put("precision", ["fp32"])), "'precision'")
 bad("a precision in capitals", says(put("precision", "FP32")), "'precision'")
-bad("version 1 in int8", says(put("format_version", 1), put("precision", "int8")), "'int8'")
-bad("version 1 with experts in bfloat16", says(put("format_version", 1), put("precision", "bf16-experts")), "'bf16-experts'")
-bad("fp32 that says bf16", says(put("precision", "bf16")), "/kernel'", "float32", "bf16")
-bad("fp32 that says bf16-experts", says(put("precision", "bf16-experts")), "/Moe/", "bf16-experts")
-bad("fp32 that says int8", says(put("precision", "int8")), "float32", "int8")
-bad("bf16 that says fp32", says(put("precision", "fp32")), "bfloat16", "fp32", base="v2-bf16")
-bad("bf16 that says bf16-experts", says(put("precision", "bf16-experts")), "bfloat16", "bf16-experts", base="v2-bf16")
-bad("bf16 without precision", says(drop("precision")), "bfloat16", "fp32", base="v2-bf16")
-bad("int8 that says bf16", says(put("precision", "bf16")), "int8", "bf16", base="v2-int8")
-bad("int8 that says fp32", says(put("precision", "fp32")), "int8", "fp32", base="v2-int8")
-bad("bf16-experts that says bf16", says(put("format_version", 2)), "bf16", base="v1-bf16")
-bad("bf16-experts that says fp32", says(put("precision", "fp32")), "bfloat16", "fp32", base="v1-bf16")
 
 # ---- input, output, class names
 
@@ -70,6 +54,7 @@ bad("too few class names", says(put("class_names", ["one"])), "class_names must 
 bad("class names that are numbers", says(put("class_names", [1] * 7)), "class_names must be 7 strings")
 bad("class names that are text", says(put("class_names", "abcdefg")), "'class_names'")
 bad("class names that are false", says(put("class_names", False)), "'class_names'")
+bad("no graphs", says(drop("graphs")), "'graphs'")
 bad("graphs that are a list", says(put("graphs", [])), "'graphs'")
 bad("another canonical graph", says(put("graphs/canonical", "other.onnx")), "'canonical'", CANONICAL)
 bad("another inlined graph", says(put("graphs/inlined", CANONICAL)), "'inlined'", INLINED)
@@ -80,8 +65,7 @@ bad("a batch_multiple of 65,537", says(put("batch_multiple", 65_537), put("routi
 
 # ---- preprocessing, of images of 12 x 12 pixels
 
-good("without preprocessing", says(drop("preprocessing")))
-good("preprocessing that is null", says(put("preprocessing", None)))
+bad("no preprocessing", says(drop("preprocessing")), "'preprocessing'")
 good("steps of a resize", steps("resize(12)"))
 good("steps of a resize to height and width", steps("resize(12,12)"))
 good("steps of the official configs", steps("resize_small(16)|central_crop(12)"))
@@ -90,10 +74,6 @@ good("four steps", steps("central_crop(40,30)|resize(30,20)|central_crop(20)|cen
 good("steps and a field that nobody knows", says(put("preprocessing", {"steps": "resize(12)", "filter": "box"})))
 bad("preprocessing that is text", says(put("preprocessing", "resize(12)")), "'preprocessing'")
 bad("preprocessing without steps", says(put("preprocessing", {})), "'steps'")
-bad("preprocessing of before with another filter", says(put("preprocessing/resize", "bicubic")), "'steps'")
-bad("preprocessing of before with antialias 0", says(put("preprocessing/antialias", 0)), "'steps'")
-bad("preprocessing of before with a range of -1.0", says(put("preprocessing/value_range", [-1.0, 1])), "'steps'")
-bad("preprocessing of before and a field more", says(put("preprocessing/more", 1)), "'steps'")
 bad("steps that are a list", steps(["resize(12)"]), "'steps'")
 bad("no steps", steps(""), "'preprocessing'", "''")
 bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 4), "'preprocessing'", "more than 4 steps")
@@ -192,27 +172,78 @@ bad("a profile whose bpr is 1", says(put("profiles/0/bpr", 1)), "'bpr'")
 bad("a profile in vanilla order without its suffix", says(put("profiles/0/bpr", False)), "'c0.3-k1'")
 bad("the same profile twice", says(lambda m: m["profiles"].append(m["profiles"][0])), "two profiles 'c0.3-k1'")
 
-# ---- ensembles
+# ---- kinds, and the fields that one has and another doesn't
 
-E3, PLAIN = "v3-ensemble", "v3-fp32"
-good("version 2 with an ensemble size, which it doesn't know", says(put("routing/ensemble_size", 0)))
-good("an ensemble of one", says(put("routing/ensemble_size", 1)), base=PLAIN)
-good("an ensemble size that is null", says(put("routing/ensemble_size", None)), base=PLAIN)
-bad("an ensemble of no members", says(put("routing/ensemble_size", 0)), "'ensemble_size'", base=E3)
-bad("an ensemble of -2 members", says(put("routing/ensemble_size", -2)), "'ensemble_size'", base=E3)
-bad("an ensemble of 2.0 members", says(put("routing/ensemble_size", 2.0)), "'ensemble_size'", base=E3)
-bad("an ensemble of true members", says(put("routing/ensemble_size", True)), "'ensemble_size'", base=E3)
-bad("an ensemble of members in words", says(put("routing/ensemble_size", "2")), "'ensemble_size'", base=E3)
-bad("an ensemble of 2^31 members", says(put("routing/ensemble_size", 2**31)), "'ensemble_size'", base=E3)
+E3, CHOICE, SOFT = "v3-ensemble", "v3-choice", "v3-soft"
+good("an ensemble of one", says(put("routing/ensemble_size", 1)))
+good("an ensemble size that is null", says(put("routing/ensemble_size", None)))
+for _value in (0, -2, 2.0, True, "2", 2**31):
+    bad(f"an ensemble of {_value!r} members", says(put("routing/ensemble_size", _value)), "'ensemble_size'", base=E3)
 bad("3 members for 4 experts", says(put("routing/ensemble_size", 3)), "doesn't divide 'num_experts'", base=E3)
 bad("an odd number of tokens", says(put("routing/group_tokens", 21)), "doesn't divide 'group_tokens'", base=E3)
 bad("members of one expert and a k of 2", says(put("routing/ensemble_size", 4)), "'c0.3-k2'", "of a member, 1", base=E3)
 bad("members that the manifest doesn't have", says(drop("routing/ensemble_size")), base=E3)
-bad("an ensemble that says logits", says(put("output/name", "logits")), "logits", "nothing", base=E3)
 bad("an ensemble's features", says(put("output/name", "features")), "'features'", base=E3)
 bad("members of a plain V-MoE", says(put("output/name", "members")), "'members'")
-bad("members of a plain V-MoE of version 3", says(put("output/name", "members")), "'members'", base=PLAIN)
-bad("members of a dense model", says(put("output/name", "members")), "'members'", base="v2-dense")
-bad("an ensemble of version 2", says(put("format_version", 2)), "'members'", base=E3)
-bad("an ensemble of other classes", says(put("output/size", 8), drop("class_names")), "[N,2,8]", base=E3)
-bad("an ensemble with a name for each member's class", says(put("class_names", ["a"] * 14)), "class_names", base=E3)
+bad("members of a dense model", says(put("output/name", "members")), "'members'", base="v3-dense")
+bad("a name for each member's class", says(put("class_names", ["a"] * 14)), "class_names", base=E3)
+bad("no kind", says(drop("routing/kind")), "'kind'")
+for _value in (None, "", "Top-K", "soft-moe", "dense", 1, ["top-k"]):
+    bad(f"a kind of {_value!r}", says(put("routing/kind", _value)), "'kind'")
+for _base, _other in (("v3-plain", "soft"), ("v3-plain", "experts-choice"), (CHOICE, "top-k"), (SOFT, "top-k")):
+    bad(f"{_base} that says {_other}", says(put("routing/kind", _other)), MANIFEST, base=_base)
+for _base, _field in (
+    ("v3-plain", "routing/slots_per_expert"),
+    (CHOICE, "routing/slots_per_expert"),
+    (CHOICE, "routing/ensemble_size"),
+    (CHOICE, "profiles/1/k"),
+    (CHOICE, "profiles/1/max_experts"),
+    (SOFT, "routing/rounding"),
+    (SOFT, "routing/ensemble_size"),
+    (E3, "profiles/0/pool"),
+    (E3, "profiles/0/max_experts"),
+):
+    good(f"{_base} whose {_field} is null", says(put(_field, None)), base=_base)
+    for _value in (0, 1, False, "ceil"):
+        bad(f"{_base} whose {_field} is {_value!r}", says(put(_field, _value)), f"'{_field.split('/')[-1]}'", base=_base)
+for _base, _field in (
+    ("v3-plain", "routing/rounding"),
+    ("v3-plain", "profiles/0/pool"),
+    (E3, "profiles/0/bpr"),
+    (CHOICE, "routing/capacity_multiple_of"),
+    (SOFT, "routing/slots_per_expert"),
+):
+    for _name, _edit in (("without", drop(_field)), ("with null as", put(_field, None))):
+        bad(f"{_base} {_name} {_field}", says(_edit), f"'{_field.split('/')[-1]}'", base=_base)
+for _value in (0, 2.0, True, "2", 2**31, 2**64):
+    bad(f"{_value!r} slots per expert", says(put("routing/slots_per_expert", _value)), "'slots_per_expert'", base=SOFT)
+for _value in (0, 5, 4.0, True, 2**64):
+    bad(f"a limit of {_value!r} experts", says(put("profiles/0/max_experts", _value)), "'max_experts'")
+bad("profiles of a Soft MoE", says(put("profiles", [{}])), "has none", base=SOFT)
+
+# ---- names of profiles: `test_profile_names.py` has what each stands for
+
+_POOLED = [put("profiles/0/pool", True), put("profiles/0/max_experts", 3)]
+good("a pool and a limit", says(*_POOLED, put("profiles/0/name", "c0.3-k1-pool-m3")))
+for _name in (
+    "c0.3-k1",
+    "c0.3-k1-m3-pool",
+    "c0.3-k1-pool-m03",
+    "c0.3-k1-pool-m3 ",
+    "c0.3-k1-pool-m\u0663",
+    "C0.3-k1-pool-m3",
+):
+    bad(f"a pool and a limit called {_name!r}", says(*_POOLED, put("profiles/0/name", _name)), "profile")
+for _name in ("c0.50", "c.5", "c0.5-k1", "c0.5 "):
+    bad(f"experts choice called {_name!r}", says(put("profiles/0/name", _name)), "profile", base=CHOICE)
+_LARGE = [
+    put("routing/group_tokens", 131_072),
+    put("routing/group", "batch"),
+    lambda m: m.update(profiles=m["profiles"][:1]),
+]
+good("a group of 131,072 tokens", says(*_LARGE, put("profiles/0/capacity", [9831])))
+bad(
+    "a limit of experts in a group of 131,072 tokens",
+    says(*_LARGE, *_POOLED, put("profiles/0/capacity", [9831]), put("profiles/0/name", "c0.3-k1-pool-m3")),
+    "131,071",
+)

@@ -39,7 +39,7 @@ def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """A graph or a name of the bundle that has this manifest."""
+    """A name of a profile of the bundle that has this manifest."""
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 

@@ -172,7 +172,7 @@ class SdkRouting:
 
     Attributes:
         kind: vmoe_routing_kind.
-        slot, expert: i32[G,S,K].
+        expert: i32[G,S,K].
         kept: bool[G,S,K].
         weight: f32[G,S,K].
         dispatch, combine: f32[G,S,E,P].
@@ -180,7 +180,6 @@ class SdkRouting:
     """
 
     kind: int
-    slot: np.ndarray | None
     expert: np.ndarray | None
     kept: np.ndarray | None
     weight: np.ndarray | None
@@ -201,7 +200,6 @@ class SdkRouting:
 
         return cls(
             kind,
-            array(np.int32, pairs),
             array(np.int32, pairs),
             array(np.bool_, pairs),
             array(np.float32, pairs),

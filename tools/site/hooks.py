@@ -10,12 +10,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_reference import command_markdown
-from header_reference import header_markdown
 from mkdocs.structure.files import File, Files
 from repository_links import ROOT, for_site, linked_files, page_of, site_path
 
-_PARTS = {"options": command_markdown, "declarations": header_markdown}
-_MARK = re.compile(r"^<!-- (options|declarations): (.*) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- options: (.*) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -34,4 +32,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.generated_by is not None:
         return markdown
     markdown = for_site(f"docs/{page.file.src_uri}", markdown)
-    return _MARK.sub(lambda mark: _PARTS[mark[1]](mark[2]), markdown)
+    return _MARK.sub(lambda mark: command_markdown(mark[1]), markdown)

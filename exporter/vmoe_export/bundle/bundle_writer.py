@@ -72,7 +72,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps({**content, "files": files}, indent=1, allow_nan=False).encode() + b"\n"
     (folder / MANIFEST_NAME).write_bytes(text)
     try:
-        Bundle.open(folder, verify=False).close()
+        Bundle.open(folder, verify=False)
     except BundleError as error:
         raise ExportError(f"the export made a bundle that can't be loaded: {error}") from None
 

@@ -1,4 +1,4 @@
-/* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call asks for.
+/* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call sets.
  *
  * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for
  * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed;
@@ -13,7 +13,7 @@
  * need the object to themselves.
  *
  * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per
- * token, E experts, P slots per expert (Soft MoE), c places per expert and group, M = G * c.
+ * token, E experts, P slots per expert (Soft MoE), c slots per expert and group.
  */
 #ifndef VMOE_ENGINE_H_
 #define VMOE_ENGINE_H_
@@ -38,7 +38,7 @@ extern "C" {
 typedef enum vmoe_code {
   VMOE_OK = 0,
   VMOE_ARGUMENT_ERROR = 1, /* a null pointer, a buffer that is too small, an index out of range */
-  VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of a newer format */
+  VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of another format version */
   VMOE_ROUTING_ERROR = 3,  /* a profile or a setting that the model can't be run with */
   VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
@@ -148,7 +148,7 @@ typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 } vmoe_output;
 
 /* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
-   BF16_EXPERTS has only expert weights in bfloat16, as bundles of format version 1 that say "bf16" do. */
+   BF16_EXPERTS has only expert weights in bfloat16. */
 typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2, VMOE_INT8 = 3, VMOE_BF16_EXPERTS = 4 } vmoe_precision;
 
 /* How tokens and experts find each other. TOP_K: each token takes its k best experts (V-MoE, and E3 where
@@ -176,7 +176,7 @@ typedef struct vmoe_info {
   const char* group;               /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
   const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
   int32_t uses_op_library;         /* 1 or 0 */
-  int32_t threads;                 /* as asked for; 0 where ONNX Runtime chose */
+  int32_t threads;                 /* as requested; 0 where ONNX Runtime chose */
   int32_t precision;               /* vmoe_precision */
   int32_t reserved;                /* 0 */
   const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
@@ -200,11 +200,11 @@ VMOE_API vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t i
 typedef struct vmoe_profile {
   size_t struct_size;
   char name[64];          /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
-  double capacity_ratio;  /* C as it was asked for */
-  double effective_ratio; /* C after rounding to whole places */
+  double capacity_ratio;  /* C as it was requested */
+  double effective_ratio; /* C after rounding to whole slots */
   int64_t k;              /* experts per token; 0 with experts choice */
   int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order and with experts choice */
-  int32_t pool;           /* 1 where the places of a group are one pool for all experts, else 0 */
+  int32_t pool;           /* 1 where the slots of a group are one pool for all experts, else 0 */
   int64_t max_experts;    /* experts that a group may use, E where it may use all; 0 with experts choice */
 } vmoe_profile;
 
@@ -212,19 +212,19 @@ typedef struct vmoe_profile {
 
 /* A stored profile, 0 <= index < num_profiles.
  *
- * capacity: receives c of each MoE layer, i64[num_moe_layers]; or NULL.
- * capacity_size: number of elements that `capacity` has room for, at least num_moe_layers.
+ * slots: receives c of each MoE layer, i64[num_moe_layers]; or NULL.
+ * slots_size: number of elements that `slots` has room for, at least num_moe_layers.
  */
 VMOE_API vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile,
-                                          int64_t* capacity, size_t capacity_size);
+                                          int64_t* slots, size_t slots_size);
 
 enum { VMOE_SET_CAPACITY_RATIO = 1, VMOE_SET_K = 2, VMOE_SET_BPR = 4, VMOE_SET_POOL = 8, VMOE_SET_MAX_EXPERTS = 16 };
 
 /* The routing setting of one call: a profile, and what to replace in it.
  *
- * What a model can be set depends on its kind and bundle: top-k has all five; ensembles (E3) and bundles of format
- * version 1 and 2 have capacity ratio, k and bpr; experts choice has the capacity ratio; Soft MoE and a dense ViT have
- * nothing. Others are a VMOE_ROUTING_ERROR. */
+ * What a model can be set depends on its kind: top-k has all five; ensembles (E3) have capacity ratio, k
+ * and bpr; experts choice has the capacity ratio; Soft MoE and a dense ViT have nothing. Others are a
+ * VMOE_ROUTING_ERROR. */
 typedef struct vmoe_setting {
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL is the engine's */
@@ -239,10 +239,10 @@ typedef struct vmoe_setting {
 
 #define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0}
 
-/* The profile that a call with this setting (NULL: the engine's) runs with; `capacity` as in vmoe_engine_profile.
+/* The profile that a call with this setting (NULL: the engine's) runs with; `slots` as in vmoe_engine_profile.
  * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT and Soft MoE, which have no profile. */
 VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* setting, vmoe_profile* profile,
-                                          int64_t* capacity, size_t capacity_size);
+                                          int64_t* slots, size_t slots_size);
 
 /* ---- Running ---- */
 
@@ -327,13 +327,10 @@ typedef struct vmoe_layer_routing {
   size_t struct_size;
   const char* layer;               /* such as "encoderblock_1" */
   int64_t groups, tokens, choices; /* G, S, K */
-  const int32_t*
-      slot; /* i32[G,S,K], bundles of format version 1 and 2: e * M + g * c + p of each choice, -1: dropped */
   const float* weight;   /* f32[G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included */
   int32_t kind;          /* vmoe_routing_kind */
   int32_t reserved;      /* 0 */
-  const int32_t* expert; /* i32[G,S,K], top-k: the expert of each choice, dropped ones included; of bundles of format
-                            version 1 and 2 -1 where dropped */
+  const int32_t* expert; /* i32[G,S,K], top-k: the expert of each choice, dropped ones included */
   const uint8_t* kept;   /* u8[G,S,K], top-k and experts choice: 1 where the choice was computed, 0 where dropped */
   int64_t experts;       /* E */
   int64_t slots;         /* P, Soft MoE; 0 otherwise */
@@ -341,8 +338,7 @@ typedef struct vmoe_layer_routing {
   const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in what a token gets */
 } vmoe_layer_routing;
 
-#define VMOE_LAYER_ROUTING_INIT \
-  {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL}
+#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL}
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *

@@ -63,9 +63,8 @@ inline vmoe_setting c_setting(const Setting& setting) {
   return c;
 }
 
-inline Profile profile(const vmoe_profile& c, std::vector<int64_t> capacity) {
-  return {c.name,     c.capacity_ratio,    c.effective_ratio, c.k,
-          c.bpr != 0, std::move(capacity), c.pool != 0,       c.max_experts};
+inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {
+  return {c.name, c.capacity_ratio, c.effective_ratio, c.k, c.bpr != 0, std::move(slots), c.pool != 0, c.max_experts};
 }
 
 // A copy of what the C API points to; empty for a null pointer.
@@ -81,7 +80,6 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   layer.groups = c.groups;
   layer.tokens = c.tokens;
   layer.choices = c.choices;
-  layer.slot = copy(c.slot, size);
   layer.weight = copy(c.weight, size);
   layer.kind = static_cast<vmoe_routing_kind>(c.kind);
   layer.expert = copy(c.expert, size);
@@ -167,7 +165,7 @@ class Engine {
 
   const Info& info() const { return info_; }
 
-  // The stored profiles, in the order they were asked for at export; none for a dense ViT and
+  // The stored profiles, in the order of the export; none for a dense ViT and
   // Soft MoE.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
@@ -175,11 +173,11 @@ class Engine {
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
-    std::vector<int64_t> capacity(info_.moe_layers.size());
-    if (auto* status = vmoe_engine_setting(handle_.get(), &c, &found, capacity.data(), capacity.size())) {
+    std::vector<int64_t> slots(info_.moe_layers.size());
+    if (auto* status = vmoe_engine_setting(handle_.get(), &c, &found, slots.data(), slots.size())) {
       return internal::take(status);
     }
-    return internal::profile(found, std::move(capacity));
+    return internal::profile(found, std::move(slots));
   }
 
   // Makes one image, input_dtype[height,width,channels], of a picture of any size, by the steps info().preprocessing.
@@ -310,10 +308,9 @@ class Engine {
     }
     for (int64_t i = 0; i < c.num_profiles; ++i) {
       vmoe_profile stored = VMOE_PROFILE_INIT;
-      std::vector<int64_t> capacity(info_.moe_layers.size());
-      if (auto* status = vmoe_engine_profile(handle_.get(), i, &stored, capacity.data(), capacity.size()))
-        return status;
-      profiles_.push_back(internal::profile(stored, std::move(capacity)));
+      std::vector<int64_t> slots(info_.moe_layers.size());
+      if (auto* status = vmoe_engine_profile(handle_.get(), i, &stored, slots.data(), slots.size())) return status;
+      profiles_.push_back(internal::profile(stored, std::move(slots)));
     }
     return nullptr;
   }

@@ -27,19 +27,19 @@ struct Setting {
   std::optional<double> capacity_ratio;
   std::optional<int64_t> k;
   std::optional<bool> bpr;
-  std::optional<bool> pool;            // the places of a group are one pool for all experts
+  std::optional<bool> pool;            // the slots of a group are one pool for all experts
   std::optional<int64_t> max_experts;  // experts that a group may use; the number of experts or more is no limit
 };
 
 struct Profile {
   std::string name;
-  double capacity_ratio = 0;      // C as it was asked for
-  double effective_ratio = 0;     // C after rounding to whole places
-  int64_t k = 0;                  // experts per token; 0 with experts choice
-  bool bpr = true;                // Batch Priority Routing, or vanilla order and experts choice
-  std::vector<int64_t> capacity;  // places per expert and group, of each MoE layer
-  bool pool = false;              // the places of a group are one pool for all experts
-  int64_t max_experts = 0;        // experts that a group may use, E where it may use all; 0 with experts choice
+  double capacity_ratio = 0;   // C as it was requested
+  double effective_ratio = 0;  // C after rounding to whole slots
+  int64_t k = 0;               // experts per token; 0 with experts choice
+  bool bpr = true;             // Batch Priority Routing, or vanilla order and experts choice
+  std::vector<int64_t> slots;  // slots per expert and group, of each MoE layer
+  bool pool = false;           // the slots of a group are one pool for all experts
+  int64_t max_experts = 0;     // experts that a group may use, E where it may use all; 0 with experts choice
 };
 
 // dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
@@ -76,10 +76,9 @@ struct PatchGrid {
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
-  std::vector<int32_t> slot;  // [G,S,K], bundles of format version 1 and 2: e * M + g * c + p, -1: dropped
   std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included
   vmoe_routing_kind kind = VMOE_TOP_K;
-  std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice; of bundles of version 1 and 2 -1 where dropped
+  std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice, dropped ones included
   std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 where the choice was dropped
   int64_t experts = 0;          // E
   int64_t slots = 0;            // P, Soft MoE
@@ -116,7 +115,7 @@ struct Info {
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // as asked for; 0 where ONNX Runtime chose
+  int threads = 0;                       // as requested; 0 where ONNX Runtime chose
   vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // one for each class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
+from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
@@ -59,12 +60,9 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if library is not None:
             _register(options, library)
-        model: bytes | str = str(graph)
-        if isinstance(graph, BundleGraph):
-            # The bytes that were checked, whatever the file holds by now.
-            model = graph.data
+        path, model = (graph.path, graph.data) if isinstance(graph, BundleGraph) else (graph, str(graph))
+        if isinstance(graph, BundleGraph):  # the bytes that were checked, rather than what the file holds by now
             options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
-            graph = graph.path
         try:
             self._session = onnxruntime.InferenceSession(
                 # Its fallback prints to stdout and tries the same again.
@@ -75,10 +73,14 @@ class OnnxRuntimeBackend:
                 enable_fallback=0,
             )
         except Exception as error:
-            raise BackendError(f"ONNX Runtime can't load {graph}: {first_line(error)}") from None
+            raise BackendError(f"ONNX Runtime can't load {path}: {first_line(error)}") from None
         # It goes on without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
+        # Inputs with default values are among the latter, and a default must not stand in for a setting.
+        ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        if isinstance(graph, BundleGraph):
+            check_interface(graph, _named(ports), _named(self._session.get_outputs()))
         self._place = _cpu_place(library) if place is None else place
         self.profile = profile
         self._check = check
@@ -109,6 +111,16 @@ class OnnxRuntimeBackend:
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {first_line(error)}") from None
         return results
+
+
+def _named(ports: Iterable[Any]) -> dict[str, Port]:
+    """Inputs or outputs by name, from a session's NodeArgs."""
+    found = {}
+    for port in ports:
+        element = port.type.removeprefix("tensor(").removesuffix(")")
+        shape = tuple(extent if isinstance(extent, int) else None for extent in port.shape)
+        found[port.name] = Port("float32" if element == "float" else element, shape)
+    return found
 
 
 def describe_place(place: str) -> str:

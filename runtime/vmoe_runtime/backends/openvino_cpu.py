@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
@@ -53,10 +55,10 @@ class OpenVinoBackend:
             settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
         if streams is not None:
             settings["NUM_STREAMS"] = streams
-        file = graph
+        file, checked = graph, None
         if isinstance(graph, BundleGraph):
             # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
-            file, graph = Path(graph.folder, graph.path.name), graph.path
+            file, checked, graph = Path(graph.folder, graph.path.name), graph, graph.path
         try:
             # Core.read_model would try every format it knows on a file that ONNX can't be read from.
             reader = FrontEndManager().load_by_framework("onnx")
@@ -65,6 +67,8 @@ class OpenVinoBackend:
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
         self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
+        if checked is not None:
+            check_interface(checked, _named(model.inputs), _named(model.outputs))
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     @classmethod
@@ -120,6 +124,19 @@ def check_cpu(bundle: Bundle) -> str:
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
     return _DESCRIPTION
+
+
+def _named(ports: Iterable[Any]) -> dict[str, Port]:
+    """Inputs or outputs by name, from a model's."""
+    return {
+        port.get_any_name(): Port(
+            port.get_element_type().to_dtype().name,
+            tuple(extent.get_length() if extent.is_static else None for extent in port.get_partial_shape())
+            if port.get_partial_shape().rank.is_static
+            else None,
+        )
+        for port in ports
+    }
 
 
 def _reason(error: Exception) -> str:

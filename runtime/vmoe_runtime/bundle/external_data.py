@@ -6,42 +6,41 @@ checked before any runtime sees the graph. Field numbers are those of onnx.proto
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from vmoe_runtime.bundle.protobuf_fields import fields, messages
 from vmoe_runtime.errors import BundleError
 
-# message -> {field number: message of that field}: every path from ModelProto to a TensorProto.
-_CHILDREN: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
+MESSAGES: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse_tensor"},
-    "function": {7: "node", 11: "attribute"},
+    "function": {7: "node", 9: "opset", 11: "attribute"},
     "node": {5: "attribute"},
-    "attribute": {
-        5: "tensor",
-        6: "graph",
-        10: "tensor",
-        11: "graph",
-        22: "sparse_tensor",
-        23: "sparse_tensor",
-    },
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse_tensor", 23: "sparse_tensor"},
     "sparse_tensor": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
+    "opset": {},
+    "entry": {},
 }
-_TENSOR_NAME = 8
-_MAX_DEPTH = 64
+"""The messages inside each message, by field number: every path from ModelProto to a tensor, and to an operator set."""
+
+MAX_GRAPH_DEPTH = 64
+"""Messages inside each other."""
+
+MAX_OPSET = 1000
+"""The highest version of an operator set that a graph may import: a runtime may count up to it one by one."""
+
+MAX_BYTE_DIGITS = 18
+"""Of an offset or a length: what fits 64 bits whatever the digits are."""
 
 
-@dataclass(frozen=True)
-class ExternalData:
-    """Where the data of one tensor lies: its name and a file name as written in the graph, offset and length in bytes."""
+class ExternalData(NamedTuple):
+    """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
 
-    name: bytes
     location: str
     offset: int
-    length: int | None
+    length: int
 
 
 def external_data(graph: bytes) -> list[ExternalData]:
@@ -60,39 +59,83 @@ def external_data(graph: bytes) -> list[ExternalData]:
 
 def _collect(buffer: memoryview, message: str, depth: int, references: list[ExternalData]) -> None:
     """Appends the references of one message and of all that it contains."""
-    if depth > _MAX_DEPTH:
+    if depth > MAX_GRAPH_DEPTH:
         raise ValueError("nested too deeply")
-    children = _CHILDREN[message]
-    entries: dict[str, str] = {}
-    name = b""
+    children = MESSAGES[message]
+    entries: dict[bytes, bytes] = {}
     for number, value in fields(buffer):
         if not isinstance(value, memoryview):
+            if message == "opset" and number == 2 and value is not None and value > MAX_OPSET:
+                raise ValueError(f"an operator set of a version above {MAX_OPSET}")
             continue
         child = children.get(number)
-        if child is None:
-            if message == "tensor" and number == _TENSOR_NAME:
-                name = bytes(value)
-            continue
         if child == "entry":
-            pair = {n: bytes(v).decode() for n, v in messages(value)}
-            if entries.setdefault(pair.get(1, ""), pair.get(2, "")) != pair.get(2, ""):
+            pair = {n: bytes(v) for n, v in fields(value) if isinstance(v, memoryview)}
+            if entries.setdefault(pair.get(1, b""), pair.get(2, b"")) != pair.get(2, b""):
                 raise ValueError("external data that contradicts itself")
-        else:
+        elif child is not None:
             _collect(value, child, depth + 1, references)
     if entries:
-        length = entries.get("length")
-        references.append(
-            ExternalData(
-                name,
-                entries.get("location", ""),
-                _bytes(entries.get("offset", "0")),
-                None if length is None else _bytes(length),
-            )
-        )
+        offset, length = (_bytes(entries.get(key, b"0")) for key in (b"offset", b"length"))
+        references.append(ExternalData(entries.get(b"location", b"").decode(errors="replace"), offset, length))
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: bytes) -> int:
     # int() would also take spaces, signs and underscores, which a runtime reads otherwise.
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise ValueError(f"{text[:40]!r} is not a number of bytes")
+    if not (text.isdigit() and len(text) <= MAX_BYTE_DIGITS):
+        raise ValueError(f"'{text[:40].decode(errors='replace')}' is not a number of bytes")
     return int(text)
+
+
+def fields(buffer: memoryview) -> Iterator[tuple[int, int | memoryview | None]]:
+    """(field number, value) of each field of a protobuf message, in order.
+
+    The value is an int for a varint, 0 to 2^64 - 1; a view of the payload where the field is length-delimited; and None for
+    numbers of a fixed size.
+
+    Raises:
+        ValueError, IndexError: the bytes are no such message.
+    """
+    position, end = 0, len(buffer)
+    while position < end:
+        # Nearly all tags and sizes are of one byte, and a graph has tens of thousands.
+        key = buffer[position]
+        position += 1
+        if key >= 0x80:
+            key, position = _varint(buffer, position - 1)
+            # Runtimes drop the bits above, and would see another field than the one checked here.
+            if key >= 1 << 32:
+                raise ValueError("a field number of more than 29 bits")
+        wire_type = key & 7
+        value: int | memoryview | None = None
+        if wire_type == 2:
+            size = buffer[position]
+            position += 1
+            if size >= 0x80:
+                size, position = _varint(buffer, position - 1)
+            start, position = position, position + size
+            value = buffer[start:position]
+        elif wire_type == 0:
+            value, position = _varint(buffer, position)
+        elif wire_type == 1:
+            position += 8
+        elif wire_type == 5:
+            position += 4
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if position > end:
+            raise ValueError("it is cut short")
+        yield key >> 3, value
+
+
+def _varint(buffer: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = buffer[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, position
+    raise ValueError("a number of more than 64 bits")

@@ -15,8 +15,7 @@ from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
-KINDS_VERSION = 3
-"""The first format version with routing kinds, ensembles, pools and limits of experts."""
+"""The one format version that readers know: nothing else was ever released."""
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -28,13 +27,17 @@ Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 """What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8; or
 expert weights in bfloat16 and all else in float32."""
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "bf16-experts")
+
 Output = Literal["logits", "members", "features"]
-"""What a graph gives for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""
+"""What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""
 
 OUTPUTS: tuple[Output, ...] = ("logits", "members", "features")
 
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
+
+TENSORRT_PRECISIONS: tuple[TensorRtPrecision, ...] = ("fp32", "fp16", "bf16")
 
 DENSE_GRAPH_KEY = "model"
 """Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
@@ -95,17 +98,16 @@ class Manifest:
     """The checked content of `manifest.json`.
 
     Attributes:
-        version: the format version.
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
         input: what the graph takes.
         output: "logits", "members" or "features".
         outputs: size of the last dimension of the output.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles; None for a dense ViT.
-        group: the routing group as it was asked for: "image", "batch", a number of images or "tokens:S".
-        precision: what the large products are computed in; "fp32" also where a manifest doesn't say.
+        group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
+        precision: what the large products are computed in; see `Precision`.
         batch_multiple: batches must be a multiple of this many images.
-        profiles: the stored settings by name, in the order they were asked for; the first is the default. Dense ViTs and
+        profiles: the stored settings by name, in the order of the export; the first is the default. Dense ViTs and
             Soft MoEs have none.
         class_names: names of the classes, or None.
         tensorrt: the graphs for TensorRT, or None where the bundle was exported without.
@@ -113,7 +115,6 @@ class Manifest:
         raw: the whole manifest as read.
     """
 
-    version: int
     model: Mapping[str, Any]
     input: InputSpec
     output: Output
@@ -133,11 +134,6 @@ class Manifest:
     def ensemble_size(self) -> int:
         """M, the members of an ensemble of experts (E3); 1 for every other model."""
         return self.rules.ensemble_size if self.rules else 1
-
-    @property
-    def names_slots(self) -> bool:
-        """Whether graphs put out the slots of their pairs instead of experts, as older formats did."""
-        return self.version < KINDS_VERSION
 
     @property
     def output_shape(self) -> tuple[int, ...]:

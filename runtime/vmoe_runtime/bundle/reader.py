@@ -12,16 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from vmoe_runtime.bundle.external_data import ExternalData, external_data
-from vmoe_runtime.bundle.graph_interface import check_graph
+from vmoe_runtime.bundle.external_data import external_data
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.manifest_fields import MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
-from vmoe_runtime.bundle.opened_folder import OpenedFolder
-from vmoe_runtime.bundle.weight_scales import check_scales, scales_among
+from vmoe_runtime.bundle.watched_folder import WatchedFolder
 from vmoe_runtime.errors import BundleError, ChangedError, VmoeError
 
-_MAX_MANIFEST_BYTES = 16 << 20
-_MAX_GRAPH_BYTES = 64 << 20
 _ATTEMPTS = 3
 
 Loaded = TypeVar("Loaded")
@@ -35,26 +32,27 @@ class BundleGraph:
         path: of the file, for people.
         data: what was read from it, and checked.
         folder: where a runtime finds the weights, under their name.
+        manifest: what the graph must keep to; None for one of no bundle.
     """
 
     path: Path
     data: bytes
     folder: str
+    manifest: Manifest | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder, which stays open until `close`, and its manifest.
+    """A checked bundle: its folder, and its manifest.
 
     What is loaded in a `with` block was loaded from the bundle as it was opened, or the block ends in a ChangedError.
     """
 
     path: Path
     manifest: Manifest
-    _folder: OpenedFolder
+    _folder: WatchedFolder
     _verify: bool
     _graphs: dict[str, bytes] = field(default_factory=dict)
-    _scales: list[ExternalData] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
@@ -70,32 +68,25 @@ class Bundle:
         Raises:
             BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
         """
-        return while_unchanged(lambda: cls._open(path, verify))
+        return while_unchanged(lambda: cls._open(Path(path), verify))
 
     @classmethod
-    def _open(cls, path: str | os.PathLike[str], verify: bool) -> Bundle:
+    def _open(cls, path: Path, verify: bool) -> Bundle:
         try:
-            folder = OpenedFolder(path)
+            folder = WatchedFolder(path)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             raise BundleError(f"{path} is not a bundle: there is no such folder") from None
         except OSError as error:
             raise BundleError(f"{path} is not a bundle: {error.strerror}") from None
-        except ChangedError:
-            raise _changed(Path(path)) from None
-        try:
-            bundle = cls(folder.path, _read_manifest(folder), folder, verify)
+        with _explained(path, folder):
+            with folder.open(MANIFEST_NAME) as file:
+                text = file.read(MAX_MANIFEST_BYTES + 1)
+            if len(text) > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+            bundle = cls(path, parse_manifest(text), folder, verify)
             for name in bundle.manifest.files:
                 bundle._check_file(name)
-            with folder.open(WEIGHTS_NAME) as file:
-                check_scales(file, bundle._scales)
-        except (BundleError, OSError) as error:
-            changed = folder.has_changed()
-            folder.close()
-            if changed:
-                raise _changed(folder.path) from None
-            if isinstance(error, OSError):
-                raise BundleError(f"{path} is not a bundle: {MANIFEST_NAME}: {error.strerror}") from None
-            raise BundleError(f"{path}: {error}") from None
+            folder.settle()
         return bundle
 
     def file(self, name: str) -> Path:
@@ -111,13 +102,10 @@ class Bundle:
             BundleError: the bundle has no such graph any more.
         """
         path = self.file(name)
-        data = self._graphs.get(name)
-        if data is None:
-            try:
-                data = self._read_graph(name)
-            except (BundleError, OSError):
-                raise _changed(self.path) from None
-        return BundleGraph(path, data, self._folder.location)
+        if name not in self._graphs:
+            with _explained(self.path, self._folder):
+                self._graphs[name] = self._read_graph(name)
+        return BundleGraph(path, self._graphs[name], str(self._folder.path), self.manifest)
 
     def verify_weights(self) -> None:
         """Compares the SHA-256 of the weights.
@@ -135,15 +123,8 @@ class Bundle:
         Raises:
             BundleError: it can't be read, or was changed.
         """
-        try:
-            with self._folder.open(WEIGHTS_NAME) as file:
-                yield file
-        except OSError as error:
-            raise BundleError(f"{self.path}: {WEIGHTS_NAME}: {error.strerror}") from None
-        except ChangedError:
-            raise _changed(self.path) from None
-        except BundleError as error:
-            raise BundleError(f"{self.path}: {error}") from None
+        with _explained(self.path, self._folder), self._folder.open(WEIGHTS_NAME) as file:
+            yield file
 
     def check_unchanged(self) -> None:
         """Refuses a bundle that isn't as it was opened.
@@ -165,45 +146,44 @@ class Bundle:
         """Equal for bundles that were opened on the same, unchanged files."""
         return self.identity, self._folder.states
 
-    def close(self) -> None:
-        """Lets go of the folder and the graphs; manifest and identity stay."""
-        self._folder.close()
-        self._graphs.clear()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            # The better explanation of what went wrong, too.
-            if value is None or isinstance(value, VmoeError):
-                self.check_unchanged()
-        finally:
-            self.close()
+        self._graphs.clear()
+        # The better explanation of what went wrong, too.
+        if value is None or isinstance(value, VmoeError):
+            self.check_unchanged()
 
     def _check_file(self, name: str) -> None:
-        try:
-            if name.endswith(".onnx"):
-                data = self._read_graph(name)
-                if name in (CANONICAL_GRAPH, INLINED_GRAPH):
-                    self._graphs[name] = data
-                return
-            with self._folder.open(name) as file:
-                self._check_size(name)
-                if self._verify and name != WEIGHTS_NAME:
-                    self._check_sha256(name, hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise BundleError(f"{name}: {error.strerror}") from None
+        if name.endswith(".onnx"):
+            graph = self._read_graph(name)
+            if name in (CANONICAL_GRAPH, INLINED_GRAPH):
+                self._graphs[name] = graph
+            return
+        with self._folder.open(name) as file:
+            self._check_size(name)
+            if self._verify and name != WEIGHTS_NAME:
+                self._check_sha256(name, hashlib.file_digest(file, "sha256").hexdigest())
 
     def _read_graph(self, name: str) -> bytes:
         with self._folder.open(name) as file:
             self._check_size(name)
-            if self._folder.size(name) > _MAX_GRAPH_BYTES:
-                raise BundleError(f"{name} is larger than {_MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
-            graph = file.read(_MAX_GRAPH_BYTES)
+            if self._folder.size(name) > MAX_GRAPH_BYTES:
+                raise BundleError(f"{name} is larger than {MAX_GRAPH_BYTES >> 20} MiB, which no graph of a bundle is")
+            graph = file.read(MAX_GRAPH_BYTES)
         if self._verify:
             self._check_sha256(name, hashlib.sha256(graph).hexdigest())
-        self._check_external_data(name, graph)
+        weights = self.manifest.files[WEIGHTS_NAME].size
+        try:
+            references = external_data(graph)
+        except BundleError as error:
+            raise BundleError(f"{name} is {error}") from None
+        for location, offset, length in references:
+            if location != WEIGHTS_NAME:
+                raise BundleError(f"{name} reads {location!r:.100}, and a graph may read {WEIGHTS_NAME} only")
+            if length > weights - offset:
+                raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
         return graph
 
     def _check_size(self, name: str) -> None:
@@ -214,20 +194,6 @@ class Bundle:
     def _check_sha256(self, name: str, digest: str) -> None:
         if digest != self.manifest.files[name].sha256:
             raise BundleError(f"{name} was changed after export (its SHA-256 differs)")
-
-    def _check_external_data(self, name: str, graph: bytes) -> None:
-        weights = self.manifest.files[WEIGHTS_NAME].size
-        try:
-            references = external_data(graph)
-        except BundleError as error:
-            raise BundleError(f"{name} is {error}") from None
-        self._scales.extend(scales_among(references))
-        for reference in references:
-            if reference.location != WEIGHTS_NAME:
-                raise BundleError(f"{name} reads {reference.location!r}, and a graph may read {WEIGHTS_NAME} only")
-            if reference.offset < 0 or not 0 <= (reference.length or 0) <= weights - reference.offset:
-                raise BundleError(f"{name} reads past the end of {WEIGHTS_NAME}")
-        check_graph(name, graph, self.manifest)
 
 
 def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
@@ -244,13 +210,19 @@ def while_unchanged(load: Callable[[], Loaded]) -> Loaded:
     return load()
 
 
+@contextmanager
+def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
+    """Gives errors of the block the name of the bundle, or the better explanation: that the folder was changed meanwhile."""
+    try:
+        yield
+    except (BundleError, OSError) as error:
+        if isinstance(error, ChangedError) or folder.has_changed():
+            raise _changed(path) from None
+        if isinstance(error, OSError):
+            name = Path(error.filename).name if error.filename else "a file"
+            raise BundleError(f"{path}: {name}: {error.strerror}") from None
+        raise BundleError(f"{path}: {error}") from None
+
+
 def _changed(path: Path) -> ChangedError:
     return ChangedError(f"{path} was changed while it was loaded; load it again once nobody writes to it")
-
-
-def _read_manifest(folder: OpenedFolder) -> Manifest:
-    with folder.open(MANIFEST_NAME) as file:
-        text = file.read(_MAX_MANIFEST_BYTES + 1)
-    if len(text) > _MAX_MANIFEST_BYTES:
-        raise BundleError(f"{MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES >> 20} MiB")
-    return parse_manifest(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.bundle.protobuf_fields import fields
+from vmoe_runtime.bundle.external_data import fields
 
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12

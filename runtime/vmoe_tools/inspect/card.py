@@ -216,7 +216,7 @@ def make_card(bundle: Bundle, *, verified: bool) -> Card:
     rules, tensorrt = manifest.rules, manifest.tensorrt
     return Card(
         bundle=str(bundle.path),
-        format_version=manifest.version,
+        format_version=manifest.raw["format_version"],
         verified=verified,
         kind=KIND_NAMES[rules.kind] if rules else "dense ViT",
         ensemble_size=manifest.ensemble_size,

@@ -148,8 +148,6 @@ def _notes(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neighbo
         )
     elif manifest.rules.kind == "experts-choice":
         notes.append("With experts choice the experts choose their tokens: all have the same load, and nobody asks for one.")
-    elif manifest.names_slots:
-        notes.append("Bundles of this format don't say which expert a dropped pair asked for; a new export does.")
     if source.note is not None:
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
     elif source.labels is None and manifest.rules is not None:

@@ -1,0 +1,171 @@
+"""The fields of a manifest: what each may hold, and in which routing kinds it stands.
+
+Both readers of bundles are interpreters of these tables: C++ has them as a header (`tools/cpp_headers.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from vmoe_runtime.bundle.manifest import (
+    CANONICAL_GRAPH,
+    IMAGE_INPUT,
+    INLINED_GRAPH,
+    OUTPUTS,
+    PRECISIONS,
+    TENSORRT_PRECISIONS,
+)
+from vmoe_runtime.routing_kinds import ROUTING_KINDS
+
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_GRAPH_BYTES = 64 << 20
+MAX_NAME = 121
+"""Characters of a file's name, and of all that the patterns match."""
+FILE_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
+SHA256_PATTERN = "[0-9a-f]{64}"
+BLOCK_PATTERN = "encoderblock_[0-9]{1,6}"
+GROUP_PATTERN = "image|batch|(tokens:)?([1-9][0-9]{0,8})"
+MAX_EXPERTS = 65_536
+MAX_MOE_LAYERS = 1_000
+_MAX_PIXELS = 65_536  # of a side, and channels
+_MAX_BATCH_MULTIPLE = 65_536
+_MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it
+_MAX_SLOTS = 65_536  # of an expert and group in Soft MoE
+_MAX_INT32 = 2**31 - 1  # graphs count tokens and slots in int32
+_MAX_FILE_BYTES = 2**53
+
+FieldType = Literal["object", "list", "text", "number", "flag", "whole"]
+"""What JSON calls an object, an array, a string, a number and a boolean; a whole number is written without a point, and is 1
+or more."""
+
+FieldKind = Literal["dense", "top-k", "ensemble", "experts-choice", "soft"]
+"""The routing kinds; an ensemble (E3) counts as a kind of its own, and so does a model without routing."""
+
+FIELD_KINDS: tuple[FieldKind, ...] = ("dense", "top-k", "ensemble", "experts-choice", "soft")
+_TOP_K: tuple[FieldKind, ...] = ("top-k", "ensemble")
+_WITH_CAPACITY: tuple[FieldKind, ...] = (*_TOP_K, "experts-choice")
+
+
+class Field(NamedTuple):
+    """A field.
+
+    Attributes:
+        path: its key behind those of the objects that it is in, as in "input.height"; an object that is missing and may be
+            has no fields.
+        type: of its value.
+        most: the largest whole number.
+        choices: the texts that it may be; empty for any.
+        optional: it may be missing or null, which is the same.
+        kinds: the kinds that have it; in others it must be missing or null.
+    """
+
+    path: str
+    type: FieldType
+    most: int = 0
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    kinds: tuple[FieldKind, ...] = FIELD_KINDS
+
+
+MANIFEST_FIELDS = (
+    Field("model", "object"),
+    Field("input", "object"),
+    Field("input.name", "text", choices=(IMAGE_INPUT,)),
+    Field("input.dtype", "text", choices=("float32", "uint8")),
+    Field("input.height", "whole", _MAX_PIXELS),
+    Field("input.width", "whole", _MAX_PIXELS),
+    Field("input.channels", "whole", _MAX_PIXELS),
+    Field("preprocessing", "object"),
+    Field("preprocessing.steps", "text"),
+    Field("output", "object"),
+    Field("output.name", "text", choices=OUTPUTS),
+    Field("output.size", "whole", _MAX_OUTPUT_SIZE),
+    Field("class_names", "list", optional=True),
+    Field("precision", "text", choices=PRECISIONS),
+    Field("batch_multiple", "whole", _MAX_BATCH_MULTIPLE),
+    Field("routing", "object", optional=True),
+    Field("routing.layers", "list"),
+    Field("routing.num_experts", "whole", MAX_EXPERTS),
+    Field("routing.group", "text"),
+    Field("routing.group_tokens", "whole", _MAX_INT32),
+    Field("routing.rounding", "text", choices=("ceil", "round"), kinds=_WITH_CAPACITY),
+    Field("routing.capacity_multiple_of", "whole", _MAX_INT32, kinds=_WITH_CAPACITY),
+    Field("routing.slots_per_expert", "whole", _MAX_SLOTS, kinds=("soft",)),
+    Field("routing.ensemble_size", "whole", MAX_EXPERTS, optional=True, kinds=_TOP_K),
+    Field("profiles", "list"),
+    Field("graphs", "object"),
+    Field("graphs.canonical", "text", choices=(CANONICAL_GRAPH,)),
+    Field("graphs.inlined", "text", choices=(INLINED_GRAPH,)),
+    Field("tensorrt", "object", optional=True),
+    Field("tensorrt.precision", "text", choices=TENSORRT_PRECISIONS),
+    Field("tensorrt.graphs", "object"),
+    Field("files", "object"),
+)
+"""Of the whole manifest, beside its format and version."""
+
+KIND_FIELDS = (
+    Field("routing", "object", optional=True),
+    Field("routing.kind", "text", choices=ROUTING_KINDS),
+)
+"""What says which kinds' fields there are."""
+
+PROFILE_FIELDS = (
+    Field("name", "text"),
+    Field("capacity_ratio", "number"),
+    Field("k", "whole", MAX_EXPERTS, kinds=_TOP_K),
+    Field("bpr", "flag", kinds=_TOP_K),
+    Field("pool", "flag", kinds=("top-k",)),
+    Field("max_experts", "whole", MAX_EXPERTS, kinds=("top-k",)),
+    Field("capacity", "list"),
+)
+
+FILE_FIELDS = (Field("sha256", "text"), Field("bytes", "whole", _MAX_FILE_BYTES))
+
+_TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
+    "object": (dict,),
+    "list": (list,),
+    "text": (str,),
+    "number": (int, float),
+    "flag": (bool,),
+    "whole": (int,),
+}
+
+
+def kind_of(manifest: Mapping[str, Any]) -> FieldKind:
+    """The kind of a manifest whose KIND_FIELDS were checked."""
+    routing = manifest.get("routing")
+    if routing is None:
+        return "dense"
+    kind: FieldKind = routing["kind"]
+    return "ensemble" if kind == "top-k" and routing.get("ensemble_size") not in (None, 1) else kind
+
+
+def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: FieldKind) -> None:
+    """Refuses an object whose fields are not what a table says.
+
+    Raises:
+        ValueError: with the key, and what is wrong.
+    """
+    for field in fields:
+        parent, _, key = field.path.rpartition(".")
+        holder = content.get(parent) if parent else content
+        if holder is None:
+            continue
+        value = holder.get(key)
+        if kind not in field.kinds and value is not None:
+            raise ValueError(f"'{key}' means nothing with {kind}")
+        if value is None and (field.optional or kind not in field.kinds):
+            continue
+        _check_value(key, value, field)
+
+
+def _check_value(key: str, value: Any, field: Field) -> None:
+    # A bool is an int to Python, never to a manifest.
+    is_of_type: bool = isinstance(value, _TYPES[field.type])
+    if not is_of_type or isinstance(value, bool) != (field.type == "flag"):
+        raise ValueError(f"'{key}' is missing or of the wrong type")
+    if field.type == "whole" and not 1 <= value <= field.most:
+        raise ValueError(f"'{key}' is {value!s:.40}, which is out of range, 1 to {field.most}")
+    if field.choices and value not in field.choices:
+        raise ValueError(f"'{key}' is {value!r:.60}, not one of {', '.join(field.choices)}")

@@ -1,0 +1,97 @@
+"""A folder whose files are read once: whatever is written, renamed or replaced in it meanwhile is noticed.
+
+A runtime opens files by their names, after they were checked. So the state of the folder and of each file that was read is
+compared when all is done: a rename, a new link and a write each change the time of a file's last change, which nobody can
+set.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import NamedTuple
+
+from vmoe_runtime.errors import BundleError, ChangedError
+
+# Clocks of file systems advance in steps, of 10 ms at most on Linux; a second change within a step leaves no trace.
+_STEP_NS = 20_000_000
+# A link that takes the place of a file is not followed, a pipe is not waited for.
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+
+
+class FileState(NamedTuple):
+    """What tells a file that was touched from one that was not; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+class WatchedFolder:
+    """A folder, and the states of the files that were opened in it.
+
+    Args:
+        path: the folder, or a link to it.
+
+    Raises:
+        OSError: it is missing, or no folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve(strict=True)
+        found = self.path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(path)
+        self._states = {".": _state(found)}
+
+    @property
+    def states(self) -> tuple[tuple[str, FileState], ...]:
+        """Name and state of the folder itself, as ".", and of each file that was opened, sorted by name."""
+        return tuple(sorted(self._states.items()))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BufferedReader]:
+        """One plain file, for reading.
+
+        Raises:
+            OSError: it is missing or can't be read.
+            BundleError: it is a link, a folder, a device or a pipe.
+            ChangedError: it isn't as it was when it was opened before.
+        """
+        found = (self.path / name).lstat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder"}.get(stat.S_IFMT(found.st_mode), "device or pipe")
+            raise BundleError(f"{name} is a {kind}, and a bundle holds plain files only")
+        known = self._states.setdefault(name, _state(found))
+        with open(self.path / name, "rb", opener=lambda path, _: os.open(path, _FLAGS)) as file:
+            if _state(os.fstat(file.fileno())) != known:
+                raise ChangedError(f"{name} was changed")
+            yield file
+
+    def size(self, name: str) -> int:
+        """Bytes of a file when it was opened first."""
+        return self._states[name].size
+
+    def settle(self) -> None:
+        """Waits until the next change of the folder, or of a file that was opened, shows."""
+        age = time.time_ns() - max(state.changed for state in self._states.values())
+        if 0 <= age < _STEP_NS:
+            time.sleep((_STEP_NS - age) / 1e9)
+
+    def has_changed(self) -> bool:
+        """Whether the folder, or a file that was opened in it, was written to, renamed or replaced since."""
+        try:
+            return any(_state((self.path / name).lstat()) != state for name, state in self._states.items())
+        except OSError:
+            return True
+
+
+def _state(found: os.stat_result) -> FileState:
+    return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -1,0 +1,282 @@
+"""What Python and C++ must agree on, as C++ headers: the table of ops, and the rules that both readers of bundles keep to.
+
+After a change of what they declare: `python tools/cpp_headers.py`, which writes plugins/ops/op_table.h and
+plugins/sdk/generated/bundle_rules.h.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
+from vmoe_runtime import preprocessing, profiles, routing_kinds
+from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
+from vmoe_runtime.bundle.manifest_fields import Field
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES, SETTINGS
+from vmoe_serve import elastic
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+_ELEMENTS: Mapping[ElementType, str] = {
+    "float": "Float32",
+    "fp16": "Float16",
+    "bf16": "Bfloat16",
+    "i8": "Int8",
+    "i32": "Int32",
+    "i64": "Int64",
+}
+_VARIABLES: tuple[ValueType, ...] = ("W", "T", "R")
+_MOST_CHOICES = 64
+"""The bits in which C++ keeps the choices that are left."""
+
+_OP_HEAD = """\
+// The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
+//
+//   python tools/cpp_headers.py
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+
+#include "ops/op_spec.h"
+
+namespace vmoe::ops {
+"""
+_BUNDLE_HEAD = """\
+// What both readers of bundles, and elastic capacity in both languages, keep to, as vmoe_runtime and vmoe_serve declare
+// it. Written by
+//
+//   python tools/cpp_headers.py
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "sdk/fields.h"
+
+namespace vmoe::sdk {
+"""
+
+
+def op_table() -> str:
+    """The text of plugins/ops/op_table.h: for each op its specification and the indices of what it has.
+
+    Ops with the same choices of types share these, under the name of the first.
+
+    Raises:
+        KeyError: an attribute without a rule.
+        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are neither the routing
+            settings nor the policies.
+    """
+    ops = list(OPS.values())
+    lines = [_OP_HEAD]
+    names: dict[tuple[str, ...], str] = {}
+    for op in ops:
+        choices = _choices(op)
+        if choices not in names:
+            names[choices] = f"k{_short(op)}Choices"
+            lines += [*_array("TypeChoice", names[choices], choices), ""]
+        lines += [*_declaration(op, names[choices]), ""]
+    lines += [
+        "// The most inputs that an op has.",
+        f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
+        "",
+        "// X(name, Name) for each op.",
+        f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({op.function_name}, {_short(op)})' for op in ops)}",
+        "",
+        "}  // namespace vmoe::ops",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _declaration(op: Op, choices: str) -> Iterator[str]:
+    """The lines of an op; `choices` is the name of its array of types."""
+    settings, policies = (
+        tuple(value.name for value in op.inputs if value.type == "i64" and value.optional is optional)
+        for optional in (False, True)
+    )
+    for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
+        if found not in known:
+            raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
+    space = op.function_name
+    yield f"namespace {space} {{"
+    yield from _constants("Input", [value.name for value in op.inputs])
+    yield from _constants("Output", [value.name for value in op.outputs])
+    yield from _array("ValueSpec", "kInputs", [_value(value, op) for value in op.inputs])
+    yield from _array("ValueSpec", "kOutputs", [_value(value, op) for value in op.outputs])
+    if op.attributes:
+        yield from _constants("Attribute", op.attributes)
+        rows = [_attribute(name, default) for name, default in op.attributes.items()]
+        yield from _array("AttributeSpec", "kAttributes", rows)
+    yield f"}}  // namespace {space}"
+    attributes = f"{space}::kAttributes" if op.attributes else "{}"
+    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, choices]
+    yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
+
+
+def _array(specification: str, name: str, rows: Sequence[str]) -> Iterator[str]:
+    if len(rows) == 1:
+        yield f"inline constexpr {specification} {name}[] = {{{rows[0]}}};"
+        return
+    yield f"inline constexpr {specification} {name}[] = {{"
+    yield from (f"    {row}," for row in rows)
+    yield "};"
+
+
+def _constants(kind: str, names: Iterable[str]) -> Iterator[str]:
+    yield f"struct {kind} {{ enum : size_t {{ {', '.join(map(_constant, names))} }}; }};"
+
+
+def _value(value: Value, op: Op) -> str:
+    presence = "Required"
+    if value.scale_of:
+        presence = "Scale"
+    elif value.type == "i64":
+        presence = "Policy" if value.optional else "Setting"
+    elif value.optional:
+        presence = "Optional"
+    scales = [f"Input::{_constant(scale.name)}" for scale in op.inputs if scale.scale_of == value.name]
+    fields = [f'"{value.name}"', _value_type(value.type), f'"{"".join(value.dims)}"']
+    if presence != "Required" or scales:
+        fields.append(f"Presence::k{presence}")
+    return f"{{{', '.join([*fields, *scales])}}}"
+
+
+def _attribute(name: str, default: int) -> str:
+    rule = ATTRIBUTE_RULES[name]
+    maximum = "kNoMaximum" if rule.maximum is None else str(rule.maximum)
+    divides = f"'{rule.divides}'" if rule.divides else "0"
+    return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_i8).lower()}}}'
+
+
+def _choices(op: Op) -> tuple[str, ...]:
+    if len(op.type_choices) > _MOST_CHOICES:
+        raise ValueError(f"{op.name} takes {len(op.type_choices)} choices of types, and C++ counts {_MOST_CHOICES}")
+    return tuple(_choice([choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]) for choice in op.type_choices)
+
+
+def _choice(types: Iterable[ElementType]) -> str:
+    return f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
+
+
+def _value_type(name: ValueType) -> str:
+    return f"ValueType::k{name if name in _VARIABLES else _ELEMENTS[ELEMENT_TYPES[name][0]]}"
+
+
+def _short(op: Op) -> str:
+    return op.name.removeprefix("Vmoe")
+
+
+def _constant(name: str) -> str:
+    return "k" + "".join(word.capitalize() for word in name.split("_"))
+
+
+def bundle_rules() -> str:
+    """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
+    lines = [_BUNDLE_HEAD]
+    texts = {
+        "Format": manifest.FORMAT,
+        "ManifestName": manifest.MANIFEST_NAME,
+        "WeightsName": manifest.WEIGHTS_NAME,
+        "CanonicalGraph": manifest.CANONICAL_GRAPH,
+        "InlinedGraph": manifest.INLINED_GRAPH,
+        "ImageInput": manifest.IMAGE_INPUT,
+        "FilePattern": manifest_fields.FILE_PATTERN,
+        "Sha256Pattern": manifest_fields.SHA256_PATTERN,
+        "BlockPattern": manifest_fields.BLOCK_PATTERN,
+        "GroupPattern": manifest_fields.GROUP_PATTERN,
+        "StepPattern": preprocessing._STEP.pattern,
+        "TopKPattern": re.sub(r"\?P<\w+>", "", profiles._TOP_K.pattern),
+        "ExpertsChoicePattern": re.sub(r"\?P<\w+>", "", profiles._EXPERTS_CHOICE.pattern),
+    }
+    lines += [f"inline constexpr char k{name}[] = {json.dumps(text)};" for name, text in texts.items()]
+    lists = {
+        "Precisions": manifest.PRECISIONS,
+        "Outputs": manifest.OUTPUTS,
+        "RoutingKinds": routing_kinds.ROUTING_KINDS,
+        "FieldKinds": manifest_fields.FIELD_KINDS,
+        "SettingNames": SETTINGS,
+        "StepNames": get_args(preprocessing.StepName),
+    }
+    lines += [f"inline constexpr const char* k{name}[] = {{{_texts(words)}}};" for name, words in lists.items()]
+    lines += [f"inline constexpr {kind} k{name} = {value};" for kind, name, value in _numbers()]
+    kinds = ", ".join(f"{_of_kind(kind)} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
+    lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
+    for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
+        fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
+        lines += [*_array("Field", f"k{name.capitalize()}Fields", [_field(field) for field in fields]), ""]
+    messages = external_data.MESSAGES
+    lines += [
+        "// The messages of an ONNX model that lead to tensors and operator sets.",
+        f"enum class Message {{ {', '.join(map(_constant, messages))} }};",
+        "struct ChildMessage { Message parent; uint32_t field; Message message; };",
+    ]
+    children = [
+        f"{{Message::{_constant(parent)}, {number}, Message::{_constant(child)}}}"
+        for parent, inside in messages.items()
+        for number, child in inside.items()
+    ]
+    lines += [*_array("ChildMessage", "kChildMessages", children), "", "}  // namespace vmoe::sdk"]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers() -> Iterator[tuple[str, str, int | float]]:
+    """C++ type, name and value of each limit."""
+    yield "int64_t", "FormatVersion", manifest.FORMAT_VERSION
+    yield "size_t", "MaxManifestBytes", manifest_fields.MAX_MANIFEST_BYTES
+    yield "size_t", "MaxGraphBytes", manifest_fields.MAX_GRAPH_BYTES
+    yield "size_t", "MaxMoeLayers", manifest_fields.MAX_MOE_LAYERS
+    yield "size_t", "MaxName", manifest_fields.MAX_NAME
+    yield "int", "MaxJsonDepth", strict_json.MAX_JSON_DEPTH
+    yield "int", "MaxGraphDepth", external_data.MAX_GRAPH_DEPTH
+    yield "uint64_t", "MaxOpset", external_data.MAX_OPSET
+    yield "size_t", "MaxByteDigits", external_data.MAX_BYTE_DIGITS
+    yield "int64_t", "MaxMassTokens", routing_kinds.MOST_COUNTED_TOKENS
+    yield "int64_t", "SmallGroup", routing_kinds._SMALL_GROUP
+    yield "size_t", "MaxSteps", preprocessing.MAX_STEPS
+    yield "int64_t", "MaxSide", preprocessing.MAX_SIDE
+    yield "int64_t", "MaxResizedSide", preprocessing.MAX_RESIZED_SIDE
+    yield "double", "SafetyMargin", elastic.GUARD
+    yield "double", "UtilizationLimit", elastic.FULL
+    yield "double", "Headroom", elastic.ROOM
+    yield "double", "Memory", elastic.MEMORY
+    yield "double", "Cooldown", elastic.HOLD
+    yield "double", "Learned", elastic._LEARNED
+    yield "double", "Drift", elastic._DRIFT
+    yield "double", "LeastScale", elastic._LEAST_SCALE
+    yield "double", "MostScale", elastic._MOST_SCALE
+    yield "size_t", "MostLevels", elastic._MOST_LEVELS
+    yield "int64_t", "MostImages", elastic._MOST_IMAGES
+    yield "double", "LongestSeconds", elastic._LONGEST
+
+
+def _field(field: Field) -> str:
+    parent, _, key = field.path.rpartition(".")
+    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(map(_of_kind, field.kinds))
+    kind = f"FieldType::{_constant(field.type)}"
+    parts = [json.dumps(parent), json.dumps(key), kind, field.most, json.dumps(field.optional), kinds]
+    return f"{{{', '.join(map(str, parts))}, {{{_texts(field.choices)}}}}}"
+
+
+def _of_kind(kind: str) -> str:
+    return "kOf" + "".join(word.capitalize() for word in kind.split("-"))
+
+
+def _texts(words: Iterable[str]) -> str:
+    return ", ".join(map(json.dumps, words))
+
+
+def headers() -> dict[Path, str]:
+    """The text of each header, by its path."""
+    return {PLUGINS / "ops" / "op_table.h": op_table(), PLUGINS / "sdk" / "generated" / "bundle_rules.h": bundle_rules()}
+
+
+if __name__ == "__main__":
+    for path, text in headers().items():
+        path.write_text(text)
