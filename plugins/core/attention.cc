@@ -42,13 +42,13 @@ class Head {
         prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
       }
       for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
-        multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token,
-                 score_stride_);
+        multiply_panel(kernels_, q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count,
+                       scores_ + token, score_stride_);
       });
       for (size_t r = 0; r < rows; ++r) kernels_.attention_softmax(scores_ + r * score_stride_, shape_.tokens, scale);
       for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
-        multiply(scores_, score_stride_, rows, shape_.tokens, values_ + place, count, y + row * shape_.hidden + column,
-                 shape_.hidden);
+        multiply_panel(kernels_, scores_, score_stride_, rows, shape_.tokens, values_ + place, count,
+                       y + row * shape_.hidden + column, shape_.hidden);
       });
     }
   }
@@ -88,20 +88,6 @@ class Head {
     for_each_panel(columns, depth,
                    [&](size_t, size_t count, size_t) { elements += panel_elements(kernels_, depth, count); });
     return elements;
-  }
-
-  void multiply(const float* rows, size_t stride, size_t count, size_t depth, const float* panel, size_t columns,
-                float* out, size_t out_stride) const {
-    PanelProduct product;
-    product.rows = rows;
-    product.row_stride = stride;
-    product.row_count = count;
-    product.depth = depth;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = out;
-    product.out_stride = out_stride;
-    kernels_.product_f32(product);
   }
 };
 

@@ -66,16 +66,10 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
 }
 
 void multiply_rows(const PackedWeights& weights, const float* x, size_t rows, float* out) {
-  PanelProduct product;
-  product.rows = x;
-  product.row_stride = product.depth = weights.depth();
-  product.row_count = rows;
-  product.out_stride = weights.columns();
   for (size_t panel = 0; panel < weights.panels(); ++panel) {
-    product.panel = reinterpret_cast<const float*>(weights.panel_at(0, panel));
-    product.columns = weights.columns_of_panel(panel);
-    product.out = out + panel * weights.kernels().panel_columns;
-    weights.kernels().product_f32(product);
+    multiply_panel(weights.kernels(), x, weights.depth(), rows, weights.depth(),
+                   reinterpret_cast<const float*>(weights.panel_at(0, panel)), weights.columns_of_panel(panel),
+                   out + panel * weights.kernels().panel_columns, weights.columns());
   }
 }
 

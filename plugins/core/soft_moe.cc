@@ -124,16 +124,8 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
     });
     pack_panel(kernels, x + group * shape.tokens * shape.hidden + column, shape.hidden, shape.tokens, columns, panel);
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
-    PanelProduct product;
-    product.rows = shares + group * rows * shape.tokens;
-    product.row_stride = shape.tokens;
-    product.row_count = rows;
-    product.depth = shape.tokens;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = mixed;
-    product.out_stride = columns;
-    kernels.product_f32(product);
+    multiply_panel(kernels, shares + group * rows * shape.tokens, shape.tokens, rows, shape.tokens, panel, columns,
+                   mixed, columns);
     for (size_t row = 0; row < rows; ++row) {
       const size_t slot = row / shape.slots * shape.expert_slots() + group * shape.slots + row % shape.slots;
       std::copy_n(mixed + row * columns, columns, buf + slot * shape.hidden + column);
@@ -161,16 +153,9 @@ void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf1
                  panel + panel_elements(kernels, expert * shape.slots, columns));
     }
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
-    PanelProduct product;
-    product.rows = combine + first * depth;
-    product.row_stride = depth;
-    product.row_count = std::min(kTokensPerTask, (group + 1) * shape.tokens - first);
-    product.depth = depth;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = y + first * shape.hidden + column;
-    product.out_stride = shape.hidden;
-    kernels.product_f32(product);
+    const size_t count = std::min(kTokensPerTask, (group + 1) * shape.tokens - first);
+    multiply_panel(kernels, combine + first * depth, depth, count, depth, panel, columns,
+                   y + first * shape.hidden + column, shape.hidden);
   });
 }
 

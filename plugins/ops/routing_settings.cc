@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "ops/op_error.h"
 
@@ -13,25 +14,15 @@ namespace {
 constexpr int64_t kMinimum[] = {1, 1, 0, 0, 1};
 constexpr int64_t kMaximum[] = {kNoMaximum, kNoMaximum, 1, 1, kNoMaximum};
 
-struct Factor {
-  const char* name;
-  int64_t value;  // not negative
-};
-
-// Slots and pairs of a token and an expert are numbered in int32.
-void check_product(const char* what, std::initializer_list<Factor> factors) {
-  int64_t count = 1;
-  bool fits = true;
-  for (const Factor& factor : factors) {
-    if (factor.value == 0) return;
-    fits = fits && factor.value <= INT32_MAX / count;
-    if (fits) count *= factor.value;
-  }
-  if (fits) return;
+// Slots and pairs of a token and an expert are numbered in int32. Factors are not negative.
+void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
+  double count = 1;  // exact as far as it matters
+  for (const auto& factor : factors) count *= static_cast<double>(factor.second);
+  if (count <= INT32_MAX) return;
   std::string names, values;
-  for (const Factor& factor : factors) {
-    names += (names.empty() ? "" : " * ") + std::string(factor.name);
-    values += (values.empty() ? "" : " * ") + std::to_string(factor.value);
+  for (const auto& [name, value] : factors) {
+    names += (names.empty() ? "" : " * ") + std::string(name);
+    values += (values.empty() ? "" : " * ") + std::to_string(value);
   }
   throw OpError(std::string(what) + " are numbered in 32 bits, and " + names + " = " + values + " is too many");
 }
