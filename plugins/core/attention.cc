@@ -1,10 +1,9 @@
 #include "core/attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <new>
 
+#include "core/linear.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -19,12 +18,11 @@ class Head {
   Head(const Kernels& kernels, const AttentionShape& shape, Workspace& workspace)
       : kernels_(kernels), shape_(shape), size_(shape.hidden / shape.heads) {
     score_stride_ = (shape.tokens + kScoreAlign - 1) / kScoreAlign * kScoreAlign;
-    workspace.reserve(Workspace::bytes_to_take<float>(key_elements()) +
-                      Workspace::bytes_to_take<float>(value_elements()) +
-                      Workspace::bytes_to_take<float>(kScoreRows * score_stride_));
-    keys_ = workspace.take<float>(key_elements());
-    values_ = workspace.take<float>(value_elements());
-    scores_ = workspace.take<float>(kScoreRows * score_stride_);
+    take_all(workspace, [&](auto& memory) {
+      keys_ = memory.template take<float>(count_elements(shape.tokens, size_));
+      values_ = memory.template take<float>(count_elements(size_, shape.tokens));
+      scores_ = memory.template take<float>(kScoreRows * score_stride_);
+    });
   }
 
   // q, k, v and y at the head's first column of the image's first row.
@@ -44,13 +42,13 @@ class Head {
         prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
       }
       for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
-        multiply(q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count, scores_ + token,
-                 score_stride_);
+        multiply_panel(kernels_, q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count,
+                       scores_ + token, score_stride_);
       });
       for (size_t r = 0; r < rows; ++r) kernels_.attention_softmax(scores_ + r * score_stride_, shape_.tokens, scale);
       for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
-        multiply(scores_, score_stride_, rows, shape_.tokens, values_ + place, count, y + row * shape_.hidden + column,
-                 shape_.hidden);
+        multiply_panel(kernels_, scores_, score_stride_, rows, shape_.tokens, values_ + place, count,
+                       y + row * shape_.hidden + column, shape_.hidden);
       });
     }
   }
@@ -60,9 +58,9 @@ class Head {
   const AttentionShape& shape_;
   size_t size_;  // D / H
   size_t score_stride_ = 0;
-  float* keys_;    // [D/H, S]
-  float* values_;  // [S, D/H]
-  float* scores_;  // [kScoreRows, S]
+  float* keys_ = nullptr;    // [D/H, S]
+  float* values_ = nullptr;  // [S, D/H]
+  float* scores_ = nullptr;  // [kScoreRows, S]
 
   // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
   void prefetch(const float* rows, size_t count) const {
@@ -91,22 +89,6 @@ class Head {
                    [&](size_t, size_t count, size_t) { elements += panel_elements(kernels_, depth, count); });
     return elements;
   }
-  size_t key_elements() const { return count_elements(shape_.tokens, size_); }
-  size_t value_elements() const { return count_elements(size_, shape_.tokens); }
-
-  void multiply(const float* rows, size_t stride, size_t count, size_t depth, const float* panel, size_t columns,
-                float* out, size_t out_stride) const {
-    PanelProduct product;
-    product.rows = rows;
-    product.row_stride = stride;
-    product.row_count = count;
-    product.depth = depth;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = out;
-    product.out_stride = out_stride;
-    kernels_.product_f32(product);
-  }
 };
 
 }  // namespace
@@ -114,20 +96,34 @@ class Head {
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                        const float* v, float* y, const TaskRunner& runner) {
   if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
-  std::atomic<bool> out_of_memory{false};
   parallel_for(runner, shape.images * shape.heads, [&](size_t task) {
     const size_t image = task / shape.heads;
     const size_t column = task % shape.heads * (shape.hidden / shape.heads);
     const size_t query = image * shape.queries * shape.hidden + column;
     const size_t token = image * shape.tokens * shape.hidden + column;
-    try {
-      Workspace workspace;
-      Head(kernels, shape, workspace).run(q + query, k + token, v + token, y + query);
-    } catch (const std::bad_alloc&) {
-      out_of_memory = true;
-    }
+    Workspace workspace;
+    Head(kernels, shape, workspace).run(q + query, k + token, v + token, y + query);
   });
-  if (out_of_memory) throw std::bad_alloc();
+}
+
+void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
+                             float* y, const TaskRunner& runner) {
+  if (weights.query.in_tiles()) return compute_tile_attention_block(weights, images, tokens, x, y, runner);
+  const Kernels& kernels = weights.query.matrix->kernels();
+  const size_t width = weights.query.matrix->depth();
+  const size_t rows = images * tokens;
+  float *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *mixed = nullptr;
+  Workspace workspace;
+  take_all(workspace, [&](auto& memory) {
+    for (float** values : {&normed, &q, &k, &v, &mixed}) *values = memory.template take<float>(rows * width);
+  });
+  normalize_rows(kernels, weights.norm, x, rows, width, normed, runner);
+  compute_linear(weights.query, normed, rows, q, runner);
+  compute_linear(weights.key, normed, rows, k, runner);
+  compute_linear(weights.value, normed, rows, v, runner);
+  compute_attention(kernels, {images, tokens, tokens, width, weights.heads}, q, k, v, mixed, runner);
+  compute_linear(weights.out, mixed, rows, normed, runner);
+  add_rows(x, normed, rows, width, y, runner);
 }
 
 }  // namespace vmoe

@@ -1,9 +1,11 @@
-// Multi-head attention on projected queries, keys and values.
+// Multi-head attention: on projected queries, keys and values, and the first half of an encoder block.
 #pragma once
 
 #include <cstddef>
 
 #include "core/kernels.h"
+#include "core/layer_weights.h"
+#include "core/residual.h"
 #include "core/task_runner.h"
 
 namespace vmoe {
@@ -16,9 +18,30 @@ struct AttentionShape {
   size_t heads = 0;    // H; head h has the columns h * D/H to (h + 1) * D/H
 };
 
-// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D], all in float32; see
-// compute_tile_attention for products of bfloat16. Throws std::bad_alloc.
+// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Throws
+// std::bad_alloc.
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                        const float* v, float* y, const TaskRunner& runner);
+
+// The same with products of bfloat16.
+void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+                            const float* v, float* y, const TaskRunner& runner);
+
+// Four matrices [1, D, D] of one type. In bfloat16 and int8 the columns of query, key and value are packed in `heads`
+// parts, and so is the depth of the output's; attention's products are bfloat16 then.
+struct AttentionBlockWeights {
+  LinearWeights query, key, value, out;
+  LayerNorm norm;
+  size_t heads = 1;
+};
+
+// y = x + out(attention(query(n), key(n), value(n))) with n = norm(x): x and y f32[N,T,D]; y may be x. Throws
+// std::bad_alloc.
+void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
+                             float* y, const TaskRunner& runner);
+
+// The part of it for bfloat16 and int8.
+void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
+                                  float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -28,18 +28,9 @@ Choice choose() {
 }  // namespace
 
 const char* cpu_path_name(CpuPath path) {
-  switch (path) {
-    case CpuPath::kScalar: return "scalar";
-    case CpuPath::kNeon: return "neon";
-    case CpuPath::kAvx2: return "avx2";
-    case CpuPath::kAvx2Vnni: return "avx2_vnni";
-    case CpuPath::kAvx512: return "avx512";
-    case CpuPath::kAvx512Vnni: return "avx512_vnni";
-    case CpuPath::kAvx512Bf16: return "avx512_bf16";
-    case CpuPath::kAmx: return "amx";
-    case CpuPath::kAmxEmulated: return "amx_emulated";
-  }
-  return "";
+  static constexpr const char* kNames[] = {"scalar",      "neon",        "avx2", "avx2_vnni",   "avx512",
+                                           "avx512_vnni", "avx512_bf16", "amx",  "amx_emulated"};
+  return kNames[static_cast<size_t>(path)];
 }
 
 std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {

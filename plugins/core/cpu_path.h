@@ -9,6 +9,7 @@
 namespace vmoe {
 
 // kAmxEmulated computes what kAmx does, bit for bit, on machines without a matrix unit: slowly, to check it there.
+// In the order of the names that cpu_path_name has.
 enum class CpuPath { kScalar, kNeon, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated };
 
 // "scalar", "neon", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated".

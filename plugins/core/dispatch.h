@@ -1,4 +1,4 @@
-// Tokens to the places that routing gave them.
+// Tokens to the slots that routing gave them, and the experts' outputs back to their tokens.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +10,19 @@
 
 namespace vmoe {
 
-// The op VmoeDispatch: x [tokens,D], src i32[places] -> buf [places,D], zero rows where src is -1. A row of D values
-// has `row_bytes` bytes, which are copied as they are.
-void dispatch(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf, const TaskRunner& runner);
+// The op VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D], zero rows where src is -1. A row of D values has
+// `row_bytes` bytes, which are copied as they are.
+void dispatch(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf, const TaskRunner& runner);
 
 // The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot
 // i32[G,S,K], weight [G,S,K] of `gate_type`, buf [E,M,D]. Throws std::bad_alloc.
 void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
                     size_t row_bytes, int32_t* slot, void* weight, void* buf, const TaskRunner& runner);
+
+// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
+// of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing.
+// Throws std::bad_alloc.
+void combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
+             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -7,7 +7,9 @@
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
    HWY_NEON_BF16)
+#ifndef HWY_COMPILE_ONLY_SCALAR
 #define HWY_COMPILE_ALL_ATTAINABLE
+#endif
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/kernels.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -34,6 +36,20 @@ const Kernels& kernels_on_path() {
 
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns) {
   return depth * padded_columns(kernels, columns);
+}
+
+void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,
+                    const float* panel, size_t columns, float* out, size_t out_stride) {
+  PanelProduct product;
+  product.rows = rows;
+  product.row_stride = row_stride;
+  product.row_count = row_count;
+  product.depth = depth;
+  product.panel = panel;
+  product.columns = columns;
+  product.out = out;
+  product.out_stride = out_stride;
+  kernels.product_f32(product);
 }
 
 void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,

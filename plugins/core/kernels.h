@@ -63,6 +63,10 @@ const Kernels& kernels_for(CpuPath path);
 // Elements of a packed panel: `depth` rows of `columns` padded to whole vectors.
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
 
+// out[r, 0:columns] = rows[r] x panel for `row_count` rows, without index or epilogue.
+void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,
+                    const float* panel, size_t columns, float* out, size_t out_stride);
+
 // Packs weights[0:depth, 0:columns], rows `stride` elements apart, into panel_elements values.
 void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                 float* packed);

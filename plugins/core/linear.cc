@@ -1,23 +1,76 @@
 #include "core/linear.h"
 
+#include <vector>
+
 #include "core/panel_tasks.h"
-#include "core/tile_linear.h"
+#include "core/stages.h"
 
 namespace vmoe {
+namespace {
+
+void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
+  const TileKernels& kernels = tile_kernels_for(w.matrix->kernels().path);
+  const size_t first[] = {0, rows};
+  const std::vector<RowGroup> groups = group_rows(first, 1);
+  const size_t most_rows = find_most_rows(groups);
+  const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
+  const size_t row_tile_stride = w.matrix->steps() * kTileBytes;
+  const size_t depth = w.matrix->depth();
+  const size_t columns = w.matrix->columns();
+  struct Slot {
+    char* rows = nullptr;
+    float* scale = nullptr;
+  };
+  std::vector<Slot> slots(stage_slots(groups.size()));
+  LinearWeights padded;
+  size_t* offset = nullptr;
+  Workspace workspace;
+  take_all(workspace, [&](auto& memory) {
+    padded = w.with_padding(memory);
+    offset = memory.template take<size_t>(most_rows);
+    for (Slot& slot : slots) {
+      slot.rows = memory.template take<char>(row_tiles * row_tile_stride);
+      slot.scale = w.int8() ? memory.template take<float>(most_rows) : nullptr;
+    }
+  });
+  for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
+
+  const Stage pack{row_tiles, 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
+                     TileRows tiles;
+                     tiles.type = w.type();
+                     tiles.depth = tiles.stride = depth;
+                     tiles.rows = x + groups[group].begin * depth;
+                     tiles.row_count = groups[group].count();
+                     tiles.tiles = slots[slot].rows;
+                     tiles.row_tile_stride = row_tile_stride;
+                     tiles.scale = slots[slot].scale;
+                     pack_tiles(kernels, tiles, begin, end);
+                   }};
+  const Stage multiply{padded.matrix->panels(), 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
+                         TileProduct product = padded.make_product(0, begin, end - begin);
+                         product.rows = slots[slot].rows;
+                         product.row_tile_stride = row_tile_stride;
+                         product.row_count = groups[group].count();
+                         product.row_scale = slots[slot].scale;
+                         product.offset = offset;
+                         product.out = y + groups[group].begin * columns + begin * kPanelColumns;
+                         kernels.multiply(product);
+                       }};
+  run_stages(runner, groups.size(), {pack, multiply}, kernels.needs_tile_configuration);
+}
+
+}  // namespace
 
 void compute_linear(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
-  const PackedWeights& matrix = *w.matrix;
-  if (matrix.type() != ElementType::kFloat32)
-    return compute_tile_linear({&matrix, w.bias, w.scale}, x, rows, y, runner);
+  if (w.in_tiles()) return compute_in_tiles(w, x, rows, y, runner);
   PanelProduct product;
   product.rows = x;
-  product.row_stride = matrix.depth();
-  product.depth = matrix.depth();
+  product.row_stride = product.depth = w.matrix->depth();
   product.epilogue.bias = w.bias;
   product.out = y;
-  product.out_stride = matrix.columns();
+  product.out_stride = w.matrix->columns();
   const size_t first[] = {0, rows};
-  multiply_all(matrix, first, product, runner);
+  multiply_all(*w.matrix, first, product, runner);
 }
 
 }  // namespace vmoe

@@ -65,4 +65,12 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
   });
 }
 
+void multiply_rows(const PackedWeights& weights, const float* x, size_t rows, float* out) {
+  for (size_t panel = 0; panel < weights.panels(); ++panel) {
+    multiply_panel(weights.kernels(), x, weights.depth(), rows, weights.depth(),
+                   reinterpret_cast<const float*>(weights.panel_at(0, panel)), weights.columns_of_panel(panel),
+                   out + panel * weights.kernels().panel_columns, weights.columns());
+  }
+}
+
 }  // namespace vmoe

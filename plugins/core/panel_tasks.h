@@ -20,4 +20,7 @@ size_t padded_stride(size_t columns);
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                   const TaskRunner& runner);
 
+// out f32[rows, P] = x f32[rows, D] x the one matrix of `weights`, on the calling thread.
+void multiply_rows(const PackedWeights& weights, const float* x, size_t rows, float* out);
+
 }  // namespace vmoe

@@ -7,6 +7,7 @@
 
 #include "core/float_conversion.h"
 #include "core/gate_order.h"
+#include "core/workspace.h"
 
 namespace vmoe {
 namespace {
@@ -56,7 +57,7 @@ void limit_experts(const RoutingShape& shape, const int32_t* expert, const float
   for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
 }
 
-// The policies of a group: slot is the place of a kept pair among those of its expert and group, or -1.
+// Which pairs a group keeps: slot is the number of a kept pair among those of its expert and group, or -1.
 void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
                 int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
@@ -71,9 +72,9 @@ void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* p
   });
 }
 
-// From the pairs that each group keeps, kept i32[G,E]: the places of each expert, and the first that a group has,
+// From the pairs that each group keeps, kept i32[G,E]: the slots of each expert, and the first that a group has,
 // i32[G,E].
-size_t reserve_places(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
+size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
     size_t taken = 0;
@@ -83,11 +84,11 @@ size_t reserve_places(const RoutingShape& shape, const int32_t* kept, int32_t* f
     }
     most = std::max(most, taken);
   }
-  return shape.pool ? most : shape.places();
+  return shape.pool ? most : shape.slots();
 }
 
-}  // namespace
-
+// The K best experts of one token: the lower expert first on ties, NaN ranks as 0. expert i32[K], weight f32[K]: the
+// raw gates. Returns the best gate as it ranks.
 float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;
@@ -110,25 +111,33 @@ float choose_experts(const float* gates, size_t experts, size_t choices, int32_t
   return best;
 }
 
-void give_places(const RoutingShape& shape, size_t group, const int32_t* expert, const float* priority, int32_t* slot,
-                 int32_t* kept, uint64_t* order) {
-  std::fill(kept, kept + shape.experts, 0);
-  serve_in_order(shape, expert, priority, order, [&](size_t pair, int32_t e) {
-    if (static_cast<size_t>(kept[e]) < shape.capacity) {
-      const size_t place = group * shape.capacity + static_cast<size_t>(kept[e]++);
-      slot[pair] = static_cast<int32_t>(static_cast<size_t>(e) * shape.places() + place);
-    } else {
-      slot[pair] = -1;
-    }
-  });
+// One expert of one group chooses its tokens. `keys` u64[S] is scratch.
+void choose_for_expert(const RoutingShape& shape, size_t group, size_t expert, const float* gates, uint64_t* keys,
+                       int32_t* slot, int32_t* src) {
+  const size_t first = group * shape.tokens;
+  for (size_t token = 0; token < shape.tokens; ++token) {
+    const size_t pair = (first + token) * shape.experts + expert;
+    keys[token] = static_cast<uint64_t>(descending_bits(gates[pair])) << 32 | token;
+    slot[pair] = -1;
+  }
+  const size_t taken = std::min(shape.capacity, shape.tokens);
+  std::partial_sort(keys, keys + taken, keys + shape.tokens);
+  const size_t begin = expert * shape.slots() + group * shape.capacity;
+  for (size_t rank = 0; rank < taken; ++rank) {
+    const size_t token = first + static_cast<uint32_t>(keys[rank]);
+    slot[token * shape.experts + expert] = static_cast<int32_t>(begin + rank);
+    src[begin + rank] = static_cast<int32_t>(token);
+  }
+  std::fill(src + begin + taken, src + begin + shape.capacity, -1);
 }
+
+}  // namespace
 
 void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
            const MakeSources& make_src, int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
   const size_t cells = shape.groups * shape.experts;
-  const size_t policy_cells = shape.has_policies() ? cells : 0;
   // Gates and weights in half precision are widened here first.
   const bool half = type != ElementType::kFloat32;
   float *priority = nullptr, *wide_gates = nullptr, *wide_weight = nullptr;
@@ -143,9 +152,9 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
     order = memory.template take<uint64_t>(tokens);
     wide_gates = memory.template take<float>(half ? tokens * shape.experts : 0);
     wide_weight = memory.template take<float>(half ? pairs : 0);
-    limit = memory.template take<int32_t>(policy_cells);
-    ranking = memory.template take<int32_t>(policy_cells);
-    mass = memory.template take<int64_t>(policy_cells);
+    limit = memory.template take<int32_t>(cells);
+    ranking = memory.template take<int32_t>(cells);
+    mass = memory.template take<int64_t>(cells);
   });
   if (expert == nullptr) expert = own_expert;
   parallel_for(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
@@ -164,20 +173,6 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
       for (size_t i = pair; i < pair + shape.choices; ++i) static_cast<uint16_t*>(weight)[i] = bits[expert[i]];
     }
   });
-  if (!shape.has_policies()) {
-    int32_t* const src = make_src(shape.places());
-    std::fill(src, src + shape.experts * shape.places(), -1);
-    parallel_for(runner, shape.groups, [&](size_t group) {
-      const size_t first = group * shape.tokens;
-      const size_t first_pair = first * shape.choices;
-      give_places(shape, group, expert + first_pair, priority + first, slot + first_pair, kept + group * shape.experts,
-                  order + first);
-      for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
-        if (slot[pair] >= 0) src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
-      }
-    });
-    return;
-  }
   parallel_for(runner, shape.groups, [&](size_t group) {
     const size_t first = group * shape.tokens;
     const size_t first_pair = first * shape.choices;
@@ -186,16 +181,16 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
     keep_pairs(shape, expert + first_pair, priority + first, limit + cell, slot + first_pair, kept + cell,
                order + first);
   });
-  int32_t* const first_place = ranking;  // which are done with
-  const size_t places = reserve_places(shape, kept, first_place);
-  int32_t* const src = make_src(places);
-  std::fill(src, src + shape.experts * places, -1);
+  int32_t* const first_slot = ranking;  // which is done with
+  const size_t slots = reserve_slots(shape, kept, first_slot);
+  int32_t* const src = make_src(slots);
+  std::fill(src, src + shape.experts * slots, -1);
   parallel_for(runner, shape.groups, [&](size_t group) {
     const size_t first_pair = group * shape.tokens * shape.choices;
     for (size_t pair = first_pair; pair < first_pair + shape.tokens * shape.choices; ++pair) {
       if (slot[pair] < 0) continue;
       const auto e = static_cast<size_t>(expert[pair]);
-      slot[pair] += static_cast<int32_t>(e * places) + first_place[group * shape.experts + e];
+      slot[pair] += static_cast<int32_t>(e * slots) + first_slot[group * shape.experts + e];
       src[slot[pair]] = static_cast<int32_t>(pair / shape.choices);
     }
   });
@@ -204,6 +199,16 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
 void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
            const TaskRunner& runner) {
   route(shape, type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
+}
+
+void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
+                   const TaskRunner& runner) {
+  parallel_for(runner, shape.groups * shape.experts, [&](size_t task) {
+    uint64_t* keys = nullptr;
+    Workspace scratch;
+    take_all(scratch, [&](auto& memory) { keys = memory.template take<uint64_t>(shape.tokens); });
+    choose_for_expert(shape, task / shape.experts, task % shape.experts, gates, keys, slot, src);
+  });
 }
 
 }  // namespace vmoe

@@ -11,13 +11,13 @@ struct RoutingShape {
   size_t tokens = 0;    // S, per group
   size_t experts = 0;   // E
   size_t choices = 0;   // K, 1 to E
-  size_t capacity = 0;  // c, places per expert and group, at least 1; E * G * c fits an int32
+  size_t capacity = 0;  // c, slots per expert and group, at least 1; E * G * c fits an int32
   bool batch_priority = true;
-  bool pool = false;              // the places of a group are for any expert
+  bool pool = false;              // the slots of a group are for any expert
   size_t max_experts = SIZE_MAX;  // that a group may use, at least 1
 
   bool has_policies() const { return pool || max_experts < experts; }
-  size_t places() const { return groups * capacity; }  // M, where there is no pool
+  size_t slots() const { return groups * capacity; }  // M, of each expert where there is no pool
 };
 
 }  // namespace vmoe

@@ -1,11 +1,10 @@
 #include "core/soft_moe.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <new>
 #include <vector>
 
+#include "core/panel_tasks.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -15,20 +14,6 @@ constexpr float kEpsilon = 1e-6f;
 constexpr size_t kSlotsPerTask = 16;    // whose shares of the tokens are taken at once
 constexpr size_t kTokensPerTask = 128;  // that are combined at once
 constexpr size_t kSums = 16;            // of a length, side by side
-
-// Runs `body(index)`, which may throw std::bad_alloc, for every index below `count`.
-template <class Body>
-void parallel_for_throwing(const TaskRunner& runner, size_t count, const Body& body) {
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(runner, count, [&](size_t index) {
-    try {
-      body(index);
-    } catch (const std::bad_alloc&) {
-      out_of_memory = true;
-    }
-  });
-  if (out_of_memory) throw std::bad_alloc();
-}
 
 float length_from_square(float square) { return std::sqrt(square + kEpsilon); }
 
@@ -61,18 +46,7 @@ std::vector<float> unit_columns(const float* mu, size_t hidden, size_t columns) 
 void compute_logits(const PackedWeights& slots, float scale, const float* x, size_t count, float* logits) {
   const size_t hidden = slots.depth();
   const size_t columns = slots.columns();
-  for (size_t panel = 0; panel < slots.panels(); ++panel) {
-    PanelProduct product;
-    product.rows = x;
-    product.row_stride = hidden;
-    product.row_count = count;
-    product.depth = hidden;
-    product.panel = reinterpret_cast<const float*>(slots.panel_at(0, panel));
-    product.columns = slots.columns_of_panel(panel);
-    product.out = logits + panel * slots.kernels().panel_columns;
-    product.out_stride = columns;
-    slots.kernels().product_f32(product);
-  }
+  multiply_rows(slots, x, count, logits);
   for (size_t token = 0; token < count; ++token) {
     const float factor = scale / length_of(x + token * hidden, hidden);
     for (size_t i = 0; i < columns; ++i) logits[token * columns + i] *= factor;
@@ -109,7 +83,7 @@ void compute_soft_router(const PackedWeights& slots, float scale, const SoftShap
     for (size_t token = begin; token < end; ++token) kernels.softmax(combine + token * columns, columns);
   });
   const size_t blocks = (columns + kSlotsPerTask - 1) / kSlotsPerTask;
-  parallel_for_throwing(runner, shape.tokens == 0 ? 0 : shape.groups * blocks, [&](size_t task) {
+  parallel_for(runner, shape.tokens == 0 ? 0 : shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t count = std::min(kSlotsPerTask, columns - first);
     float* logits = dispatch + task / blocks * shape.tokens * columns + first;
@@ -137,7 +111,7 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
     kernels.transpose(dispatch + begin + first, rows, std::min(kSlotsPerTask, rows - first), shape.tokens,
                       shares + begin + first * shape.tokens, shape.tokens);
   });
-  parallel_for_throwing(runner, shape.groups * panels, [&](size_t task) {
+  parallel_for(runner, shape.groups * panels, [&](size_t task) {
     const size_t group = task / panels;
     const size_t column = task % panels * kernels.panel_columns;
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
@@ -150,19 +124,11 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
     });
     pack_panel(kernels, x + group * shape.tokens * shape.hidden + column, shape.hidden, shape.tokens, columns, panel);
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
-    PanelProduct product;
-    product.rows = shares + group * rows * shape.tokens;
-    product.row_stride = shape.tokens;
-    product.row_count = rows;
-    product.depth = shape.tokens;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = mixed;
-    product.out_stride = columns;
-    kernels.product_f32(product);
+    multiply_panel(kernels, shares + group * rows * shape.tokens, shape.tokens, rows, shape.tokens, panel, columns,
+                   mixed, columns);
     for (size_t row = 0; row < rows; ++row) {
-      const size_t place = row / shape.slots * shape.places() + group * shape.slots + row % shape.slots;
-      std::copy_n(mixed + row * columns, columns, buf + place * shape.hidden + column);
+      const size_t slot = row / shape.slots * shape.expert_slots() + group * shape.slots + row % shape.slots;
+      std::copy_n(mixed + row * columns, columns, buf + slot * shape.hidden + column);
     }
   });
 }
@@ -172,7 +138,7 @@ void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf1
   const size_t depth = shape.all_slots();
   const size_t panels = hidden_panels(kernels, shape);
   const size_t blocks = (shape.tokens + kTokensPerTask - 1) / kTokensPerTask;
-  parallel_for_throwing(runner, shape.groups * panels * blocks, [&](size_t task) {
+  parallel_for(runner, shape.groups * panels * blocks, [&](size_t task) {
     const size_t group = task / (panels * blocks);
     const size_t column = task / blocks % panels * kernels.panel_columns;
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
@@ -182,21 +148,14 @@ void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf1
     Workspace scratch;
     take_all(scratch, [&](auto& memory) { panel = memory.template take<float>(elements); });
     for (size_t expert = 0; expert < shape.experts; ++expert) {
-      const float* rows = out + (expert * shape.places() + group * shape.slots) * shape.hidden + column;
+      const float* rows = out + (expert * shape.expert_slots() + group * shape.slots) * shape.hidden + column;
       pack_panel(kernels, rows, shape.hidden, shape.slots, columns,
                  panel + panel_elements(kernels, expert * shape.slots, columns));
     }
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
-    PanelProduct product;
-    product.rows = combine + first * depth;
-    product.row_stride = depth;
-    product.row_count = std::min(kTokensPerTask, (group + 1) * shape.tokens - first);
-    product.depth = depth;
-    product.panel = panel;
-    product.columns = columns;
-    product.out = y + first * shape.hidden + column;
-    product.out_stride = shape.hidden;
-    kernels.product_f32(product);
+    const size_t count = std::min(kTokensPerTask, (group + 1) * shape.tokens - first);
+    multiply_panel(kernels, combine + first * depth, depth, count, depth, panel, columns,
+                   y + first * shape.hidden + column, shape.hidden);
   });
 }
 

@@ -19,8 +19,8 @@ struct SoftShape {
   size_t experts = 0;  // E
   size_t slots = 0;    // P, per expert and group
 
-  size_t all_slots() const { return experts * slots; }  // of a group
-  size_t places() const { return groups * slots; }      // M
+  size_t all_slots() const { return experts * slots; }    // of a group
+  size_t expert_slots() const { return groups * slots; }  // M
 };
 
 // The slots that tokens are held against: mu f32[D, all_slots] with each column over its length, packed as one matrix.

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
+#include <new>
 
 namespace vmoe {
 
@@ -14,15 +16,29 @@ struct TaskRunner {
   void (*run)(void* pool, size_t count, Task task, void* context);
 };
 
-// Runs `body(index)` for every index below `count`. `body` must not throw.
+// Runs `body(index)` for every index below `count`. It may throw std::bad_alloc, which is thrown again when all are
+// done.
 template <class Body>
-void parallel_for(const TaskRunner& runner, size_t count, Body&& body) {
+void parallel_for(const TaskRunner& runner, size_t count, const Body& body) {
   if (count == 0) return;
   if (count == 1) {
     body(size_t{0});
     return;
   }
-  runner.run(runner.pool, count, [](void* context, size_t index) { (*static_cast<Body*>(context))(index); }, &body);
+  struct Job {
+    const Body& body;
+    std::atomic<bool> out_of_memory{false};
+  } job{body};
+  const auto run_one = [](void* context, size_t index) {
+    auto& mine = *static_cast<Job*>(context);
+    try {
+      mine.body(index);
+    } catch (const std::bad_alloc&) {
+      mine.out_of_memory = true;
+    }
+  };
+  runner.run(runner.pool, count, run_one, &job);
+  if (job.out_of_memory) throw std::bad_alloc();
 }
 
 // The same for rows that take little time each: `body(first, end)` for blocks of them.

@@ -1,8 +1,7 @@
-#include "core/tile_attention.h"
-
 #include <algorithm>
 #include <vector>
 
+#include "core/attention.h"
 #include "core/stages.h"
 
 namespace vmoe {
@@ -21,17 +20,15 @@ void attend_head(const TileKernels& kernels, TileHead head) {
 
 class Block {
  public:
-  Block(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias, size_t images,
-        size_t tokens, const float* x, float* y)
-      : norm_scale_(norm_scale),
-        norm_bias_(norm_bias),
+  Block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x, float* y)
+      : norm_(weights.norm),
         images_(images),
         tokens_(tokens),
         x_(x),
         y_(y),
-        kernels_(tile_kernels_for(weights.query.weights->kernels().path)),
+        kernels_(tile_kernels_for(weights.query.matrix->kernels().path)),
         heads_(weights.heads),
-        width_(weights.query.weights->depth()),
+        width_(weights.query.matrix->depth()),
         int8_(weights.query.int8()) {
     const size_t fair = divide_up(images, stage_threads());
     images_of_group_ = std::clamp<size_t>(kMostRowsOfGroup / tokens, 1, fair);
@@ -50,11 +47,11 @@ class Block {
       query_offset_ = memory.template take<size_t>(rows);
       token_offset_ = memory.template take<size_t>(rows);
       for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(row_tiles * query_.weights->steps() * kTileBytes);
+        slot.rows = memory.template take<char>(row_tiles * query_.matrix->steps() * kTileBytes);
         slot.query = memory.template take<char>(images_of_group_ * token_tiles * lines() * kTileBytes);
         slot.key = memory.template take<char>(rows * lines() * kLineBytes);
         slot.value = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.mixed = memory.template take<char>(row_tiles * out_.weights->steps() * kTileBytes);
+        slot.mixed = memory.template take<char>(row_tiles * out_.matrix->steps() * kTileBytes);
         if (!int8_) continue;
         slot.row_scale = memory.template take<float>(rows);
         slot.exact = memory.template take<float>(rows * lines() * kPanelColumns);
@@ -65,7 +62,7 @@ class Block {
       const size_t image = row / tokens, token = row % tokens;
       row_offset_[row] = row * width_ * sizeof(float);
       mixed_offset_[row] =
-          int8_ ? row * lines() * kPanelColumns * sizeof(float) : line_offset(row, out_.weights->steps() * kTileBytes);
+          int8_ ? row * lines() * kPanelColumns * sizeof(float) : line_offset(row, out_.matrix->steps() * kTileBytes);
       query_offset_[row] = image * token_tiles * lines() * kTileBytes + line_offset(token, kTileBytes);
       token_offset_[row] = image * tokens * lines() * kLineBytes + token * kLineBytes;
     }
@@ -88,7 +85,7 @@ class Block {
                           quantize(group, slot, begin, end);
                         }});
     }
-    stages.push_back({out_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+    stages.push_back({out_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         project_out(group, slot, begin, end);
                       }});
     run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
@@ -107,8 +104,7 @@ class Block {
     float* mixed_scale = nullptr;
   };
 
-  const float* norm_scale_;
-  const float* norm_bias_;
+  const LayerNorm norm_;
   const size_t images_, tokens_;
   const float* x_;
   float* y_;
@@ -118,7 +114,7 @@ class Block {
   const bool int8_;
   size_t images_of_group_ = 1;
   size_t groups_ = 0;
-  TileMatrix query_, key_, value_, out_;
+  LinearWeights query_, key_, value_, out_;
   size_t* row_offset_ = nullptr;
   size_t* mixed_offset_ = nullptr;
   size_t* query_offset_ = nullptr;
@@ -127,7 +123,7 @@ class Block {
   Workspace workspace_;
 
   // Of all heads.
-  size_t lines() const { return query_.weights->panels(); }
+  size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
   size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
@@ -138,10 +134,10 @@ class Block {
     rows.depth = rows.stride = width_;
     rows.rows = x_ + first_row(group) * width_;
     rows.row_count = rows_of(group);
-    rows.norm_scale = norm_scale_;
-    rows.norm_bias = norm_bias_;
+    rows.norm_scale = norm_.scale;
+    rows.norm_bias = norm_.bias;
     rows.tiles = slots_[slot].rows;
-    rows.row_tile_stride = query_.weights->steps() * kTileBytes;
+    rows.row_tile_stride = query_.matrix->steps() * kTileBytes;
     rows.scale = slots_[slot].row_scale;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
@@ -150,7 +146,7 @@ class Block {
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
     const struct {
-      const TileMatrix& matrix;
+      const LinearWeights& weights;
       char* to;
       const size_t* offset;
       size_t line_stride;
@@ -164,9 +160,9 @@ class Block {
       if (first >= last) continue;
       const auto& mine = projections[i];
       const size_t panel = first - i * lines();
-      TileProduct product = mine.matrix.make_product(0, panel, last - first);
+      TileProduct product = mine.weights.make_product(0, panel, last - first);
       product.rows = memory.rows;
-      product.row_tile_stride = query_.weights->steps() * kTileBytes;
+      product.row_tile_stride = query_.matrix->steps() * kTileBytes;
       product.row_count = rows_of(group);
       product.row_scale = memory.row_scale;
       product.lines = true;
@@ -212,7 +208,7 @@ class Block {
     rows.rows = slots_[slot].exact;
     rows.row_count = rows_of(group);
     rows.tiles = slots_[slot].mixed;
-    rows.row_tile_stride = out_.weights->steps() * kTileBytes;
+    rows.row_tile_stride = out_.matrix->steps() * kTileBytes;
     rows.scale = slots_[slot].mixed_scale;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
@@ -221,7 +217,7 @@ class Block {
     const Slot& memory = slots_[slot];
     TileProduct product = out_.make_product(0, begin, end - begin);
     product.rows = memory.mixed;
-    product.row_tile_stride = out_.weights->steps() * kTileBytes;
+    product.row_tile_stride = out_.matrix->steps() * kTileBytes;
     product.row_count = rows_of(group);
     product.row_scale = memory.mixed_scale;
     product.offset = row_offset_;
@@ -234,15 +230,16 @@ class Block {
 
 }  // namespace
 
-void compute_tile_attention_block(const TileAttentionWeights& weights, const float* norm_scale, const float* norm_bias,
-                                  size_t images, size_t tokens, const float* x, float* y, const TaskRunner& runner) {
-  if (images == 0 || tokens == 0 || weights.query.weights->depth() == 0) return;
-  Block(weights, norm_scale, norm_bias, images, tokens, x, y).run(runner);
+void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
+                                  float* y, const TaskRunner& runner) {
+  if (images == 0 || tokens == 0 || weights.query.matrix->depth() == 0) return;
+  Block(weights, images, tokens, x, y).run(runner);
 }
 
-void compute_tile_attention(const TileKernels& kernels, const AttentionShape& shape, const float* q, const float* k,
+void compute_tile_attention(const Kernels& path_kernels, const AttentionShape& shape, const float* q, const float* k,
                             const float* v, float* y, const TaskRunner& runner) {
   if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
+  const TileKernels& kernels = tile_kernels_for(path_kernels.path);
   const size_t size = shape.hidden / shape.heads;
   const size_t lines = divide_up(size, kPanelColumns);
   const size_t query_tiles = divide_up(shape.queries, kRowsPerTile);

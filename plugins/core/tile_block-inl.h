@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/element_type.h"
 #include "core/tile_registers-inl.h"
@@ -237,20 +238,10 @@ struct MatrixUnitBlock {
   static HWY_INLINE void multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
-    constexpr size_t kTile = kRowsPerTile * kPanelColumns;  // of sums
     const char* rows = operand.tiles;
     const size_t stride = operand.row_tile_stride;
     Tiles t;
-    t.template zero<0>();
-    t.template zero<1>();
-    if constexpr (kRowTiles >= 2) {
-      t.template zero<2>();
-      t.template zero<3>();
-    }
-    if constexpr (kRowTiles == 3) {
-      t.template zero<4>();
-      t.template zero<5>();
-    }
+    zero_sums(t, std::make_index_sequence<2 * kRowTiles>());
     for (size_t k = 0; k < steps; ++k) {
       if constexpr (kRowTiles == 1) {
         t.template load<4>(rows);
@@ -287,16 +278,18 @@ struct MatrixUnitBlock {
       panel += kPanelStepBytes;
       beside.step();
     }
-    t.template store<0>(sums);
-    t.template store<1>(sums + kPanelColumns / 2);
-    if constexpr (kRowTiles >= 2) {
-      t.template store<2>(sums + kTile);
-      t.template store<3>(sums + kTile + kPanelColumns / 2);
-    }
-    if constexpr (kRowTiles == 3) {
-      t.template store<4>(sums + 2 * kTile);
-      t.template store<5>(sums + 2 * kTile + kPanelColumns / 2);
-    }
+    store_sums(t, sums, std::make_index_sequence<2 * kRowTiles>());
+  }
+
+ private:
+  // Sums of row tile r are in registers 2 r and 2 r + 1, 16 columns each.
+  template <size_t... kSums>
+  static HWY_INLINE void zero_sums(Tiles& t, std::index_sequence<kSums...>) {
+    (t.template zero<kSums>(), ...);
+  }
+  template <size_t... kSums>
+  static HWY_INLINE void store_sums(Tiles& t, float* sums, std::index_sequence<kSums...>) {
+    (t.template store<kSums>(sums + kSums / 2 * kRowsPerTile * kPanelColumns + kSums % 2 * kPanelColumns / 2), ...);
   }
 };
 

@@ -4,7 +4,9 @@
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
    HWY_NEON_BF16)
+#ifndef HWY_COMPILE_ONLY_SCALAR
 #define HWY_COMPILE_ALL_ATTAINABLE
+#endif
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/tile_kernels.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep

@@ -31,6 +31,7 @@ struct TileProduct {
   const int32_t* column_excess = nullptr;
 
   // Then, in this order: + addend, + bias, GELU in its tanh approximation (with GELU or lines there is no addend).
+  // With GELU, bfloat16 goes to lines and int8 to float32.
   const float* bias = nullptr;  // f32[panels * 32], or none
   bool gelu = false;
 

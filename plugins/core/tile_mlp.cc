@@ -26,15 +26,15 @@ struct Slot {
 
 class Mlp {
  public:
-  Mlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend)
+  Mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend)
       : rows_(rows),
         out_(out),
         addend_(addend),
-        kernels_(tile_kernels_for(weights.first.weights->kernels().path)),
+        kernels_(tile_kernels_for(weights.first.matrix->kernels().path)),
         int8_(weights.first.int8()),
-        hidden_(weights.first.weights->columns()),
-        width_(weights.second.weights->columns()),
-        groups_(group_rows(rows.first, weights.first.weights->matrices())),
+        hidden_(weights.first.matrix->columns()),
+        width_(weights.second.matrix->columns()),
+        groups_(group_rows(rows.first, weights.first.matrix->matrices())),
         apart_(groups_run_apart(groups_.size())) {
     chunk_ = int8_ ? weights.hidden_chunk : kHiddenChunk;
     if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
@@ -72,7 +72,7 @@ class Mlp {
   }
 
  private:
-  const TileMlpRows& rows_;
+  const MlpRows& rows_;
   float* out_;
   const float* addend_;
   const TileKernels& kernels_;
@@ -85,26 +85,26 @@ class Mlp {
   size_t chunk_ = 0;
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
-  TileMatrix first_, second_;
+  LinearWeights first_, second_;
   size_t* offset_ = nullptr;
   size_t* exact_offset_ = nullptr;
   size_t* line_offset_ = nullptr;
   std::vector<Slot> slots_;
   Workspace workspace_;
 
-  size_t first_steps() const { return first_.weights->steps(); }
+  size_t first_steps() const { return first_.matrix->steps(); }
   size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
   // Of the hidden values that a slot holds.
   size_t hidden_steps() const {
-    return holds_all_ ? second_.weights->steps() : std::min(chunk_steps(), second_.weights->steps());
+    return holds_all_ ? second_.matrix->steps() : std::min(chunk_steps(), second_.matrix->steps());
   }
   size_t exact_stride() const { return hidden_steps() * depth_of_line(second_.type()); }
   size_t panels_of_chunk(size_t chunk) const {
-    return std::min(chunk_panels(), first_.weights->panels() - chunk * chunk_panels());
+    return std::min(chunk_panels(), first_.matrix->panels() - chunk * chunk_panels());
   }
   size_t steps_of_chunk(size_t chunk) const {
-    return std::min(chunk_steps(), second_.weights->steps() - chunk * chunk_steps());
+    return std::min(chunk_steps(), second_.matrix->steps() - chunk * chunk_steps());
   }
   size_t row_tiles(size_t group) const { return divide_up(groups_[group].count(), kRowsPerTile); }
 
@@ -115,18 +115,18 @@ class Mlp {
       pack_rows(group, slot, 0, row_tiles(group));
       const size_t matrix = groups_[group].matrix;
       if (holds_all_) {
-        multiply_first(group, slot, 0, first_.weights->panels(), 0, second_.weights->panel_at(matrix, 0));
+        multiply_first(group, slot, 0, first_.matrix->panels(), 0, second_.matrix->panel_at(matrix, 0));
         quantize_all(group, slot, 0, row_tiles(group));
-        multiply_second_in_order(group, slot, 0, second_.weights->panels());
+        multiply_second_in_order(group, slot, 0, second_.matrix->panels());
         return;
       }
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-        const char* second = second_.weights->panel_at(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
+        const char* second = second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
         const char* next =
-            chunk + 1 < chunks_ ? first_.weights->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
+            chunk + 1 < chunks_ ? first_.matrix->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
         multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
         if (int8_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
-        multiply_second(group, slot, chunk, 0, 0, second_.weights->panels(), next);
+        multiply_second(group, slot, chunk, 0, 0, second_.matrix->panels(), next);
       }
     };
     return {all};
@@ -137,7 +137,7 @@ class Mlp {
     stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         pack_rows(group, slot, begin, end);
                       }});
-    stages.push_back({first_.weights->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
+    stages.push_back({first_.matrix->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         multiply_first(group, slot, begin, end - begin, begin, nullptr);
                       }});
     if (int8_) {
@@ -145,7 +145,7 @@ class Mlp {
                           quantize_all(group, slot, begin, end);
                         }});
     }
-    stages.push_back({second_.weights->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+    stages.push_back({second_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         multiply_second_in_order(group, slot, begin, end);
                       }});
     return stages;
@@ -155,12 +155,12 @@ class Mlp {
     const RowGroup& mine = groups_[group];
     TileRows rows;
     rows.type = first_.type();
-    rows.depth = rows.stride = first_.weights->depth();
+    rows.depth = rows.stride = first_.matrix->depth();
     rows.rows = rows_.index == nullptr ? rows_.x + mine.begin * rows.stride : rows_.x;
     rows.index = rows_.index == nullptr ? nullptr : rows_.index + mine.begin;
     rows.row_count = mine.count();
-    rows.norm_scale = rows_.norm_scale;
-    rows.norm_bias = rows_.norm_bias;
+    rows.norm_scale = rows_.norm.scale;
+    rows.norm_bias = rows_.norm.bias;
     rows.round_bf16 = rows_.round_bf16;
     rows.tiles = slots_[slot].rows;
     rows.row_tile_stride = first_steps() * kTileBytes;
@@ -220,10 +220,9 @@ class Mlp {
     for (size_t panel = first_panel; panel < end_panel; ++panel) {
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
         const size_t step = chunk * chunk_steps();
-        const bool last = panel + 1 == second_.weights->panels() && chunk + 1 == chunks_;
+        const bool last = panel + 1 == second_.matrix->panels() && chunk + 1 == chunks_;
         const char* next =
-            last ? nullptr
-                 : second_.weights->panel_at(matrix, panel) + (step + steps_of_chunk(chunk)) * kPanelStepBytes;
+            last ? nullptr : second_.matrix->panel_at(matrix, panel) + (step + steps_of_chunk(chunk)) * kPanelStepBytes;
         multiply_second(group, slot, chunk, step, panel, 1, next);
       }
     }
@@ -253,7 +252,7 @@ class Mlp {
 
 }  // namespace
 
-void compute_tile_mlp(const TileMlpWeights& weights, const TileMlpRows& rows, float* out, const float* addend,
+void compute_tile_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend,
                       const TaskRunner& runner) {
   Mlp(weights, rows, out, addend).run(runner);
 }

@@ -167,17 +167,12 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
 template <class Block>
 void multiply_tiles(const TileProduct& product) {
   const bool int8 = product.type == ElementType::kInt8;
-  if (product.lines) {
-    if (product.gelu) {
-      int8 ? multiply_panels<Block, ElementType::kInt8, true, true>(product)
-           : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
-    } else {
-      int8 ? multiply_panels<Block, ElementType::kInt8, false, true>(product)
-           : multiply_panels<Block, ElementType::kBfloat16, false, true>(product);
-    }
-  } else if (product.gelu) {
+  if (product.gelu) {
     int8 ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
-         : multiply_panels<Block, ElementType::kBfloat16, true, false>(product);
+         : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
+  } else if (product.lines) {
+    int8 ? multiply_panels<Block, ElementType::kInt8, false, true>(product)
+         : multiply_panels<Block, ElementType::kBfloat16, false, true>(product);
   } else {
     int8 ? multiply_panels<Block, ElementType::kInt8, false, false>(product)
          : multiply_panels<Block, ElementType::kBfloat16, false, false>(product);

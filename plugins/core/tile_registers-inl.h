@@ -10,6 +10,7 @@
 
 #include <cstring>
 
+#include "core/bfloat16.h"
 #include "core/element_type.h"
 #include "core/tiles.h"
 #include "hwy/highway.h"
@@ -86,12 +87,9 @@ class EmulatedTiles {
     return value;
   }
   static float load_wide(const char* from) {
-    uint16_t half;
+    Bf16 half;
     std::memcpy(&half, from, sizeof(half));
-    const uint32_t bits = uint32_t{half} << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return flushed(value);
+    return flushed(from_bf16(half));
   }
 
   // Even and odd places of the depth are added up apart, each product with one rounding; then both, then to the sum.

@@ -149,7 +149,7 @@ cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, con
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
   const cudaError_t error = route(shape, gate_type, gates, slot, weight, src, nullptr, workspace, stream);
   if (error != cudaSuccess) return error;
-  return dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.places(), row_bytes, buf, stream);
+  return dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.slots(), row_bytes, buf, stream);
 }
 
 }  // namespace vmoe::cuda

@@ -59,7 +59,7 @@ Groups groups_of(const RoutingShape& shape, const RoutePlan& plan) {
   groups.experts = static_cast<uint32_t>(shape.experts);
   groups.choices = static_cast<uint32_t>(shape.choices);
   groups.capacity = static_cast<uint32_t>(shape.capacity);
-  groups.places = static_cast<uint32_t>(shape.places());
+  groups.places = static_cast<uint32_t>(shape.slots());
   groups.batch_priority = shape.batch_priority ? 1 : 0;
   groups.lanes = static_cast<uint32_t>(plan.lanes);
   return groups;
@@ -76,7 +76,7 @@ RouteWorkspace plan_workspace(const RoutingShape& shape, const RoutePlan& plan, 
   workspace.offsets = round_up(tiles * plan.tile_tokens * shape.choices * sizeof(Key), kAlignment);
   workspace.src = workspace.offsets + round_up(tiles * (shape.experts + 1) * sizeof(uint32_t), kAlignment);
   workspace.bytes = workspace.src;
-  if (with_src) workspace.bytes += round_up(shape.experts * shape.places() * sizeof(int32_t), kAlignment);
+  if (with_src) workspace.bytes += round_up(shape.experts * shape.slots() * sizeof(int32_t), kAlignment);
   return workspace;
 }
 

@@ -1,18 +1,19 @@
-// The ops of the op library for the CPU.
+// The op library for the CPU.
 #include <string>
 
 #include "core/cpu_path.h"
 #include "onnxruntime/op.h"
-#include "onnxruntime/process_kernels.h"
+#include "onnxruntime/weights.h"
 
 namespace vmoe::ort {
 
 OpList library_ops() {
   process_kernels();
   OpList list;
-#define VMOE_ADD(name, Name) add_##name(list);
-  VMOE_FOR_EACH_OP(VMOE_ADD)
-#undef VMOE_ADD
+  add_routing_ops(list);
+  add_expert_ops(list);
+  add_dense_ops(list);
+  add_soft_ops(list);
   return list;
 }
 

@@ -13,10 +13,7 @@ OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);
   add_gates_on_host(list);
-  add_route(list);
-  add_dispatch(list);
-  add_route_dispatch(list);
-  add_combine(list);
+  add_routing_ops(list);
   return list;
 }
 

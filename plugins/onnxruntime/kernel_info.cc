@@ -1,5 +1,6 @@
 #include "onnxruntime/kernel_info.h"
 
+#include <algorithm>
 #include <string>
 
 #include "core/sanitizers.h"
@@ -44,12 +45,12 @@ void run_task(void* data, size_t index) {
 
 }  // namespace
 
-NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec, ops::TakesChoice takes)
+NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec)
     : api_(api),
       info_(info),
       node_{&spec, ops::Attributes(spec, [this](const char* name) { return read_attribute(name); }),
             ops::read_routing_settings(spec, [this](const char* name) { return read_attribute(name); }),
-            ops::Types(spec, takes)} {
+            ops::Types(spec)} {
   check(api_, api_.KernelInfo_GetInputCount(info_, &input_count_));
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (!is_given(i)) continue;
@@ -61,10 +62,11 @@ NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSp
   }
   ops::check_inputs(spec, node_.types, [this](size_t input) { return is_given(input); });
   node_.attributes.check(node_.types);
+  ops::Sizes sizes;  // those that the constants have
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
-    if (const std::optional<Tensor> constant = constant_input(i)) sizes_.add(spec.inputs[i], constant->shape);
+    if (const std::optional<Tensor> constant = constant_input(i)) sizes.add(spec.inputs[i], constant->shape);
   }
-  node_.attributes.check(sizes_);
+  node_.attributes.check(sizes);
 }
 
 std::optional<int64_t> NodeInfo::read_attribute(const char* name) const {
@@ -98,7 +100,7 @@ std::optional<Tensor> NodeInfo::constant_input(size_t index) const {
   const OrtValue* value = nullptr;
   check(api_, api_.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
   if (is_constant == 0 || value == nullptr) return std::nullopt;
-  return read_tensor(api_, value, spec().inputs[index].name);
+  return read_tensor(api_, value, node_.spec->inputs[index].name);
 }
 
 Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
@@ -109,7 +111,6 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
   ops::Types types = node.types;
   ops::RoutingSettings settings = node.settings;
   size_t setting = 0;
-  size_t policy = 0;
   for (size_t i = 0; i < node.spec->inputs.size(); ++i) {
     const ops::ValueSpec& spec = node.spec->inputs[i];
     const OrtValue* value = nullptr;
@@ -121,9 +122,8 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
     }
     if (!spec.is_number()) continue;
     // An input wins over an attribute.
-    std::optional<int64_t>& number =
-        spec.presence == ops::Presence::kPolicy ? settings.policies[policy++] : settings.values[setting++];
-    if (value != nullptr) number = *data<int64_t>(i);
+    if (value != nullptr) settings.values[setting] = *data<int64_t>(i);
+    ++setting;
   }
   routing_ = ops::check_call(node, settings, sizes_);
 }
@@ -142,9 +142,19 @@ TaskRunner Call::runner() const {
           }};
 }
 
-int32_t* Call::sources(size_t index, size_t places) const {
+const int32_t* Call::indices(size_t index, size_t count, const char* things) const {
+  const auto* values = data<int32_t>(index);
+  const int64_t limit = static_cast<int64_t>(count);
+  const int32_t* const end = values + inputs_[index].shape.elements();
+  const int32_t* bad = std::find_if(values, end, [&](int32_t value) { return value < -1 || value >= limit; });
+  if (bad == end) return values;
+  throw OpError(std::string(node_.spec->inputs[index].name) + " has the number " + std::to_string(*bad) +
+                ", but there are " + std::to_string(count) + " " + things);
+}
+
+int32_t* Call::sources(size_t index, size_t slots) const {
   ops::Sizes sizes = sizes_;
-  sizes.set('M', static_cast<int64_t>(places));
+  sizes.set('M', static_cast<int64_t>(slots));
   ops::check_numbering(sizes);
   return static_cast<int32_t*>(raw_output(index, sizes));
 }

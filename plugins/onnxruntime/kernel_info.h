@@ -19,26 +19,20 @@ namespace vmoe::ort {
 // A node, while its kernel is made.
 class NodeInfo {
  public:
-  // `takes` is what the kernel takes of the op's choices of types; null: all. Throws OpError for a node that no call
-  // could run: its attributes, the types of its inputs, inputs left out, and the shapes of constants.
-  NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec, ops::TakesChoice takes);
+  // Throws OpError for a node that no call could run: its attributes, the types of its inputs, inputs left out, and the
+  // shapes of constants.
+  NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec);
 
   const ops::Node& node() const { return node_; }
-  const ops::OpSpec& spec() const { return *node_.spec; }
   int64_t attribute(size_t index) const { return node_.attributes[index]; }
-  ElementType type(ops::ValueType type) const { return node_.types[type]; }
 
   // Input `index` if it is known at load, or nothing. Its shape is the op's.
   std::optional<Tensor> constant_input(size_t index) const;
-
-  // The sizes that the constants have.
-  const ops::Sizes& sizes() const { return sizes_; }
 
  private:
   const OrtApi& api_;
   const OrtKernelInfo* info_;
   ops::Node node_;
-  ops::Sizes sizes_;
   size_t input_count_ = 0;
 
   std::optional<int64_t> read_attribute(const char* name) const;
@@ -60,6 +54,10 @@ class Call {
     return inputs_[index].as<T>();
   }
 
+  // The values of an int32 input, each of which must be -1 or the number of one of `count` things, such as "tokens".
+  // Throws OpError where one is not.
+  const int32_t* indices(size_t index, size_t count, const char* things) const;
+
   // The scales of input `weights`, which are there where it is int8, else null.
   const float* scales(size_t weights) const { return data<float>(node_.spec->inputs[weights].scale); }
 
@@ -69,15 +67,15 @@ class Call {
   // Of an op that routes.
   const RoutingShape& routing() const { return routing_; }
 
-  // Makes output `index`; null for one that nobody asked for.
+  // Makes output `index`; null for one that the node leaves out.
   template <class T>
   T* output(size_t index) const {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Makes output `index`, the src i32[E,M] of a routing, with so many places for each expert: with a pool, M is known
+  // Makes output `index`, the src i32[E,M] of a routing, with so many slots for each expert: with a pool, M is known
   // only now. Throws OpError for too many.
-  int32_t* sources(size_t index, size_t places) const;
+  int32_t* sources(size_t index, size_t slots) const;
 
   // ONNX Runtime's own threads; valid while the call runs.
   TaskRunner runner() const;

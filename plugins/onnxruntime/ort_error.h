@@ -24,7 +24,12 @@ class StatusError : public std::runtime_error {
 };
 
 // Throws what a status says, and releases it.
-void check(const OrtApi& api, OrtStatus* status);
+inline void check(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return;
+  const StatusError error(api.GetErrorMessage(status), api.GetErrorCode(status));
+  api.ReleaseStatus(status);
+  throw error;
+}
 
 // Runs `body` and turns what it throws into a status that begins with `name`.
 template <class Body>

@@ -1,14 +1,88 @@
-// The entry point: adds the domain `vmoe` to a session's options.
+// The ops as ONNX Runtime sees them, and the entry point, which adds the domain `vmoe` to a session's options.
 #include <onnxruntime_c_api.h>
 
 #include <map>
 #include <mutex>
+#include <string>
 
 #include "onnxruntime/op.h"
 #include "onnxruntime/ort_error.h"
 
 namespace vmoe::ort {
 namespace {
+
+// The oldest ONNX Runtime that is supported: 1.21. Newer ones serve its API unchanged.
+constexpr uint32_t kOrtApiVersion = 21;
+
+class CustomOp : public OrtCustomOp {
+ public:
+  CustomOp(const Op& op, const ops::TypeChoice& types, const char* provider)
+      : OrtCustomOp{}, op_(op), types_(types), provider_(provider) {
+    version = kOrtApiVersion;
+    GetName = [](const OrtCustomOp* op) { return spec_of(op).name; };
+    GetExecutionProviderType = [](const OrtCustomOp* op) { return of(op).provider_; };
+    GetInputTypeCount = [](const OrtCustomOp* op) { return spec_of(op).inputs.size(); };
+    GetInputType = [](const OrtCustomOp* op, size_t i) { return of(op).type_of(spec_of(op).inputs[i]); };
+    GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return characteristic_of(spec_of(op).inputs[i]); };
+    // Settings and policies are read by the host, wherever the kernel runs.
+    GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
+      const bool on_device = of(op).provider_ != nullptr;
+      return on_device && spec_of(op).inputs[i].is_number() ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+    };
+    GetOutputTypeCount = [](const OrtCustomOp* op) { return spec_of(op).outputs.size(); };
+    GetOutputType = [](const OrtCustomOp* op, size_t i) { return of(op).type_of(spec_of(op).outputs[i]); };
+    GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) { return characteristic_of(spec_of(op).outputs[i]); };
+    GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };
+    if (op.in_place) {
+      GetMayInplace = [](int** inputs, int** outputs) {
+        *inputs = new int(0);
+        *outputs = new int(0);
+        return size_t{1};
+      };
+      ReleaseMayInplace = [](int* inputs, int* outputs) {
+        delete inputs;
+        delete outputs;
+      };
+    }
+    CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** state) {
+      return as_status(*api, spec_of(op).name, [&] {
+        const NodeInfo node(*api, info, spec_of(op));
+        *state = new State{*api, node.node(), of(op).op_.make(node)};
+      });
+    };
+    KernelComputeV2 = [](void* data, OrtKernelContext* context) {
+      const auto* state = static_cast<const State*>(data);
+      return as_status(state->api, state->node.spec->name,
+                       [&] { state->kernel(Call(state->api, context, state->node)); });
+    };
+    KernelDestroy = [](void* state) { delete static_cast<State*>(state); };
+  }
+
+ private:
+  struct State {
+    const OrtApi& api;
+    ops::Node node;
+    Kernel kernel;
+  };
+
+  Op op_;
+  ops::TypeChoice types_;
+  const char* provider_;
+
+  static const CustomOp& of(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
+  static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
+
+  ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
+    // Weights may be of any type, which NodeInfo checks.
+    return value.type == ops::ValueType::kW ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+                                            : onnx_type_of(types_[value.type]);
+  }
+
+  static OrtCustomOpInputOutputCharacteristic characteristic_of(const ops::ValueSpec& value) {
+    return value.presence == ops::Presence::kRequired ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  }
+};
 
 // The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
 OrtCustomOpDomain* domain_of(const OrtApi& api) {
@@ -26,15 +100,23 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
   return domain;
 }
 
-void register_domain(const OrtApi& api, OrtSessionOptions* options) {
-  check(api, api.AddCustomOpDomain(options, domain_of(api)));
+}  // namespace
+
+void add_op(OpList& list, const Op& op, const char* provider) {
+  const auto& choices = op.spec.choices;
+  for (size_t i = 0; i < choices.size(); ++i) {
+    // Choices that differ in the type of weights alone are one.
+    bool is_new = true;
+    for (size_t j = 0; j < i; ++j) is_new = is_new && (choices[j].t != choices[i].t || choices[j].r != choices[i].r);
+    if (is_new) list.push_back(new CustomOp(op, choices[i], provider));
+  }
 }
 
-}  // namespace
 }  // namespace vmoe::ort
 
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
                                                                                             const OrtApiBase* base) {
+  using vmoe::ort::check;
   const OrtApi* api = base->GetApi(vmoe::ort::kOrtApiVersion);
   if (api == nullptr) {
     // Of every version's OrtApi, the first entry makes a status.
@@ -44,5 +126,6 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
     return api->CreateStatus(ORT_NOT_IMPLEMENTED,
                              ("the vmoe op library needs ONNX Runtime 1.21 or newer, this is " + version).c_str());
   }
-  return vmoe::ort::as_status(*api, "vmoe op library", [&] { vmoe::ort::register_domain(*api, options); });
+  return vmoe::ort::as_status(*api, "vmoe op library",
+                              [&] { check(*api, api->AddCustomOpDomain(options, vmoe::ort::domain_of(*api))); });
 }

@@ -25,13 +25,6 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
 
 namespace {
 
-// What experts that choose are to a routing: every expert is a choice of each token.
-RoutingSettings every_expert(RoutingSettings settings, const Sizes& sizes) {
-  settings.values[1] = std::max<int64_t>(static_cast<int64_t>(sizes['E']), 1);
-  settings.values[2] = 0;
-  return settings;
-}
-
 // Sets M of an op whose slots are P for each group.
 void check_slots(Sizes& sizes) {
   const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
@@ -43,9 +36,13 @@ void check_slots(Sizes& sizes) {
 
 }  // namespace
 
-RoutingShape check_call(const Node& node, const RoutingSettings& settings, Sizes& sizes) {
+RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes) {
   node.attributes.check(sizes);
-  if (node.spec->experts_choose()) return every_expert(settings, sizes).routing_shape(sizes);
+  if (node.spec->experts_choose()) {
+    // To a routing, every expert is a choice of each token.
+    settings.values[1] = std::max<int64_t>(static_cast<int64_t>(sizes['E']), 1);
+    settings.values[2] = 0;
+  }
   if (node.spec->routes()) return settings.routing_shape(sizes);
   if (sizes.has('G') && sizes.has('P')) check_slots(sizes);
   check_numbering(sizes);

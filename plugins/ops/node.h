@@ -26,6 +26,6 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
 
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
 // routes it sets K and M, and returns the routing. Throws OpError.
-RoutingShape check_call(const Node& node, const RoutingSettings& settings, Sizes& sizes);
+RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

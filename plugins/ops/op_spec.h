@@ -30,9 +30,6 @@ struct TypeChoice {
   }
 };
 
-// Whether something takes a choice of the op's.
-using TakesChoice = bool (*)(const TypeChoice& choice);
-
 enum class Presence : uint8_t {
   kRequired,
   kOptional,
@@ -44,7 +41,7 @@ enum class Presence : uint8_t {
 inline constexpr size_t kNoScale = SIZE_MAX;
 
 // An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
-// hidden, K experts per token, M = G * capacity places, N images, T tokens and Q queries per image, P outputs of a
+// hidden, K experts per token, M = G * capacity slots, N images, T tokens and Q queries per image, P outputs of a
 // dense layer; in Soft MoE P slots per expert and group, and M = G * P; 1 is itself.
 struct ValueSpec {
   const char* name;

@@ -3,58 +3,40 @@
 #include <algorithm>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "ops/op_error.h"
 
 namespace vmoe::ops {
 namespace {
 
-// Of capacity, k and bpr.
-constexpr int64_t kMinimum[] = {1, 1, 0};
-constexpr int64_t kMaximum[] = {kNoMaximum, kNoMaximum, 1};
+// In the order of kNames.
+constexpr int64_t kMinimum[] = {1, 1, 0, 0, 1};
+constexpr int64_t kMaximum[] = {kNoMaximum, kNoMaximum, 1, 1, kNoMaximum};
 
-// Of pool and max_experts.
-constexpr int64_t kPolicyMinimum[] = {0, 1};
-constexpr int64_t kPolicyMaximum[] = {1, kNoMaximum};
-
-struct Factor {
-  const char* name;
-  int64_t value;  // not negative
-};
-
-// Places and pairs of a token and an expert are numbered in int32.
-void check_product(const char* what, std::initializer_list<Factor> factors) {
-  int64_t count = 1;
-  bool fits = true;
-  for (const Factor& factor : factors) {
-    if (factor.value == 0) return;
-    fits = fits && factor.value <= INT32_MAX / count;
-    if (fits) count *= factor.value;
-  }
-  if (fits) return;
+// Slots and pairs of a token and an expert are numbered in int32. Factors are not negative.
+void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
+  double count = 1;  // exact as far as it matters
+  for (const auto& factor : factors) count *= static_cast<double>(factor.second);
+  if (count <= INT32_MAX) return;
   std::string names, values;
-  for (const Factor& factor : factors) {
-    names += (names.empty() ? "" : " * ") + std::string(factor.name);
-    values += (values.empty() ? "" : " * ") + std::to_string(factor.value);
+  for (const auto& [name, value] : factors) {
+    names += (names.empty() ? "" : " * ") + std::string(name);
+    values += (values.empty() ? "" : " * ") + std::to_string(value);
   }
   throw OpError(std::string(what) + " are numbered in 32 bits, and " + names + " = " + values + " is too many");
 }
 
 int64_t size_of(const Sizes& sizes, char dim) { return static_cast<int64_t>(sizes[dim]); }
 
-constexpr char kPlaces[] = "places";
+constexpr char kSlots[] = "slots";
 constexpr char kChoices[] = "choices of tokens";
 
 }  // namespace
 
 void RoutingSettings::check() const {
-  for (size_t i = 0; i < kCount; ++i) {
-    const std::optional<int64_t>& value = values[i];
-    if (value) check_range(kNames[i], *value, kMinimum[i], kMaximum[i]);
-  }
-  for (size_t i = 0; i < policies.size(); ++i) {
-    const std::optional<int64_t>& value = policies[i];
-    if (value) check_range(kPolicyNames[i], *value, kPolicyMinimum[i], kPolicyMaximum[i]);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (const std::optional<int64_t>& value = values[i]) check_range(kNames[i], *value, kMinimum[i], kMaximum[i]);
   }
 }
 
@@ -73,7 +55,7 @@ RoutingShape RoutingSettings::routing_shape(Sizes& sizes) const {
                   std::to_string(k()));
   }
   check();
-  check_product(kPlaces, {{"E", experts}, {"G", groups}, {"capacity", capacity()}});
+  check_product(kSlots, {{"E", experts}, {"G", groups}, {"capacity", capacity()}});
   check_product(kChoices, {{"G", groups}, {"S", size_of(sizes, 'S')}, {"k", k()}});
   sizes.set('K', k());
   sizes.set('M', groups * capacity());
@@ -84,8 +66,8 @@ RoutingShape RoutingSettings::routing_shape(Sizes& sizes) const {
   shape.choices = sizes['K'];
   shape.capacity = static_cast<size_t>(capacity());
   shape.batch_priority = bpr() == 1;
-  shape.pool = policies[0] == 1;
-  shape.max_experts = static_cast<size_t>(std::min(policies[1].value_or(experts), experts));
+  shape.pool = values[3] == 1;
+  shape.max_experts = static_cast<size_t>(std::min(values[4].value_or(experts), experts));
   return shape;
 }
 
@@ -98,7 +80,7 @@ RoutingSettings read_routing_settings(const OpSpec& spec, const ReadAttribute& r
 
 void check_numbering(const Sizes& sizes) {
   if (sizes.has('E') && sizes.has('M')) {
-    check_product(kPlaces, {{"E", size_of(sizes, 'E')}, {"M", size_of(sizes, 'M')}});
+    check_product(kSlots, {{"E", size_of(sizes, 'E')}, {"M", size_of(sizes, 'M')}});
   }
   if (sizes.has('G') && sizes.has('S') && sizes.has('K')) {
     check_product(kChoices, {{"G", size_of(sizes, 'G')}, {"S", size_of(sizes, 'S')}, {"K", size_of(sizes, 'K')}});

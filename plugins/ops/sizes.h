@@ -15,6 +15,12 @@ struct Shape {
 
   std::array<int64_t, kMaxRank> sizes{};
   int64_t rank = 0;  // of more than kMaxRank dimensions the first are kept
+
+  size_t elements() const {
+    size_t count = 1;
+    for (size_t i = 0; i < static_cast<size_t>(rank); ++i) count *= static_cast<size_t>(sizes[i]);
+    return count;
+  }
 };
 
 // "[2, 3]"

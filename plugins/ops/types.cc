@@ -4,12 +4,6 @@
 
 namespace vmoe::ops {
 
-Types::Types(const OpSpec& spec, TakesChoice takes) : spec_(&spec) {
-  for (size_t i = 0; i < spec.choices.size(); ++i) {
-    if (takes == nullptr || takes(spec.choices[i])) left_ |= uint64_t{1} << i;
-  }
-}
-
 uint64_t Types::choices_left(const ValueSpec& value, ElementType type) const {
   uint64_t left = 0;
   for (size_t i = 0; i < spec_->choices.size(); ++i) {
@@ -40,9 +34,9 @@ OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
     text += (i == 0 ? "" : i + 1 < wanted.size() ? ", " : " or ") + std::string(name_of(wanted[i]));
   }
   if (value.type != ValueType::kFloat32 && value.type != ValueType::kInt32 && value.type != ValueType::kInt64) {
-    if (const char* first = first_of(value.type)) return OpError{text + ", the type of " + first};
+    if (const char* first = first_[static_cast<size_t>(value.type)]) return OpError{text + ", the type of " + first};
     for (const ValueType other : {ValueType::kW, ValueType::kT, ValueType::kR}) {
-      if (const char* first = first_of(other))
+      if (const char* first = first_[static_cast<size_t>(other)])
         text += std::string(" beside ") + first + " in " + name_of((*this)[other]);
     }
   }

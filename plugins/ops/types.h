@@ -13,8 +13,7 @@ namespace vmoe::ops {
 // The choices of types that are left, the more values are known the fewer.
 class Types {
  public:
-  // `takes` is what the implementation takes of the op's choices; null: all.
-  explicit Types(const OpSpec& spec, TakesChoice takes = nullptr);
+  explicit Types(const OpSpec& spec) : spec_(&spec), left_((uint64_t{1} << spec.choices.size()) - 1) {}
 
   // Whether `value` may have `type`, with the values that were added.
   bool takes(const ValueSpec& value, ElementType type) const { return choices_left(value, type) != 0; }
@@ -28,13 +27,10 @@ class Types {
   // The element type that the values of `type` have; of a type variable, a value must have been added.
   ElementType operator[](ValueType type) const;
 
-  // The first value of `type` that was added, or null.
-  const char* first_of(ValueType type) const { return first_[static_cast<size_t>(type)]; }
-
  private:
   const OpSpec* spec_;
-  uint64_t left_ = 0;  // bit i: choice i
-  std::array<const char*, kValueTypes> first_{};
+  uint64_t left_;                                 // bit i: choice i
+  std::array<const char*, kValueTypes> first_{};  // of each type, the first value that was added, or null
 
   uint64_t choices_left(const ValueSpec& value, ElementType type) const;
 };

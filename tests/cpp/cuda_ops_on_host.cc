@@ -3,7 +3,6 @@
 // overwritten. A row of 13 bytes times 4 makes CUDA fail.
 #include <cstring>
 
-#include "core/combine.h"
 #include "core/dispatch.h"
 #include "core/routing.h"
 #include "cuda/gates_on_host.h"

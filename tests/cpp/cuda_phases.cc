@@ -49,7 +49,7 @@ std::string run_as(const Job& job, Machine& machine) {
   const Groups groups = vmoe::cuda::groups_of(shape, plan);
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
-  const size_t places = shape.experts * shape.places();
+  const size_t places = shape.experts * shape.slots();
   const size_t tiles = shape.groups * plan.tiles;
   const auto threads = static_cast<uint32_t>(plan.threads);
   Clock* const device = &machine.device_clock();

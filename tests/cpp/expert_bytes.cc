@@ -22,8 +22,8 @@
 
 #include "core/bfloat16.h"
 #include "core/cpu_path.h"
-#include "core/expert_mlp.h"
 #include "core/kernels.h"
+#include "core/mlp.h"
 
 namespace {
 
@@ -111,13 +111,8 @@ bool gives_right_bits(const Kernels& kernels, ElementType type, size_t width, si
   g_product = kernels.product_f32;
   watched.product_f32 = watched_product;
   const Floats b1(hidden), b2(width), w1_scale(hidden), w2_scale(width);
-  vmoe::ExpertWeights weights;
-  weights.w1 = make_weights(watched, type, width, hidden);
-  weights.w2 = make_weights(watched, type, hidden, width);
-  weights.b1 = b1.data();
-  weights.b2 = b2.data();
-  weights.w1_scale = w1_scale.data();
-  weights.w2_scale = w2_scale.data();
+  const vmoe::MlpWeights weights{{make_weights(watched, type, width, hidden), b1.data(), w1_scale.data()},
+                                 {make_weights(watched, type, hidden, width), b2.data(), w2_scale.data()}};
   std::vector<size_t> first = {0, kRows, kRows, kRows, kRows, kRows, 2 * kRows};
   if (uses_all) {
     for (size_t e = 3; e <= kExperts; ++e) first[e] += kRows;
@@ -127,12 +122,12 @@ bool gives_right_bits(const Kernels& kernels, ElementType type, size_t width, si
   std::vector<float> expected(x.size());
   std::vector<float> found(x.size());
   g_forbidden.clear();
-  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}}, false, expected.data(),
+  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}, false}, expected.data(),
                            vmoe::serial_runner());
-  g_forbidden = {unused_panels(*weights.w1), unused_panels(*weights.w2), b1.unused(), b2.unused()};
+  g_forbidden = {unused_panels(*weights.first.matrix), unused_panels(*weights.second.matrix), b1.unused(), b2.unused()};
   if (type == ElementType::kInt8) g_forbidden.insert(g_forbidden.end(), {w1_scale.unused(), w2_scale.unused()});
   for (const Range& range : g_forbidden) protect(range, PROT_NONE);
-  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}}, false, found.data(), vmoe::serial_runner());
+  vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}, false}, found.data(), vmoe::serial_runner());
   for (const Range& range : g_forbidden) protect(range, PROT_READ | PROT_WRITE);
   return !g_read_ahead && std::memcmp(expected.data(), found.data(), found.size() * sizeof(float)) == 0;
 }

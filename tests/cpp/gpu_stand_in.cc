@@ -85,7 +85,7 @@ cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, con
                            size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
   if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
-  const size_t places = shape.experts * shape.places();
+  const size_t places = shape.experts * shape.slots();
   std::vector<int32_t> src(places);
   route_on_cpu(shape, gate_type, gates, slot, weight, src.data());
   spoil("fused", slot);

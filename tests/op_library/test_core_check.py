@@ -1,4 +1,4 @@
-"""The core alone, on every CPU path: against plain loops in double precision, and on memory that can't be read.
+"""The core alone, on every CPU path: every layer against the path in plain C++, and on memory that can't be read.
 
 The paths of this machine are those of the library that was built for it; the NEON path is that of the wheel for ARM, in an
 emulator, which the scalar path gets fewer rounds in.

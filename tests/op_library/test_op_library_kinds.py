@@ -35,24 +35,6 @@ def test_experts_choose_the_tokens_of_the_reference_bit_for_bit(path: str) -> No
 
 
 @EVERY_PATH
-def test_experts_that_choose_are_the_reference_as_a_layer(path: str) -> None:
-    rng = np.random.default_rng(32)
-    made = []
-    for groups, tokens, width, experts, hidden in ((1, 9, 16, 4, 33), (3, 20, 33, 5, 48), (2, 33, 64, 8, 17)):
-        gates = rng.random((groups, tokens, experts), np.float32)
-        slot, src = run_reference(OPS["VmoeChooseTokens"], gates, np.array([tokens // 3], np.int64))
-        norm = {"ln_scale": _normal(rng, width), "ln_bias": _normal(rng, width)}
-        x = _normal(rng, groups, tokens, width)
-        weights = {"w1": _normal(rng, experts, width, hidden) / 8, "b1": _normal(rng, experts, hidden)}
-        weights |= {"w2": _normal(rng, experts, hidden, width) / 8, "b2": _normal(rng, experts, width)}
-        made.append({"x": x, **norm, "slot": slot, "weight": gates, "src": src, **weights})
-    calls = [node_call("VmoeExpertBlock", inputs, constants=("w1", "w2")) for inputs in made]
-    for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
-        (expected,) = run_reference(OPS["VmoeExpertBlock"], *_wide(inputs).values())
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-
-
-@EVERY_PATH
 @pytest.mark.parametrize("op_name", SOFT_OPS)
 def test_the_ops_of_soft_moe_are_the_reference(op_name: str, path: str) -> None:
     rng = np.random.default_rng(33)
@@ -101,32 +83,6 @@ def test_what_is_not_a_number_stays_in_its_group(path: str) -> None:
             for group in (0, 2):
                 parts = [_of_groups({value.name: array}, value.name, [group], 2) for array in (old, new)]
                 np.testing.assert_array_equal(*parts)
-
-
-@EVERY_PATH
-def test_bad_calls_of_the_kinds_are_refused_in_a_sentence(path: str) -> None:
-    rng = np.random.default_rng(36)
-    gates = rng.random((2, 5, 3), np.float32)
-    soft = _soft_inputs(rng, "VmoeSoftCombine", 2, 5, 6, 3, 4)
-    bad = {
-        "capacity must be at least 1, not 0": node_call(
-            "VmoeChooseTokens", {"gates": gates, "capacity": np.array([0], np.int64)}
-        ),
-        "capacity is neither an input nor an attribute": node_call("VmoeChooseTokens", {"gates": gates}),
-        "there are no experts": node_call(
-            "VmoeChooseTokens", {"gates": gates[..., :0], "capacity": np.array([1], np.int64)}
-        ),
-        "places are numbered in 32 bits": node_call(
-            "VmoeChooseTokens", {"gates": gates, "capacity": np.array([2**30], np.int64)}
-        ),
-        "M is 7, but G * P is 8": node_call("VmoeSoftCombine", {**soft, "out": soft["out"][:, :7]}),
-        "combine has shape [2, 5, 12], not the 4 dimensions GSEP": node_call(
-            "VmoeSoftCombine", {**soft, "combine": soft["combine"].reshape(2, 5, 12)}
-        ),
-    }
-    for sentence, answer in zip(bad, run_calls(list(bad.values()), path), strict=True):
-        assert isinstance(answer, str)
-        assert sentence in answer
 
 
 def _choices(rng: np.random.Generator, count: int) -> Iterator[Inputs]:

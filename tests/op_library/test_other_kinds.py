@@ -7,18 +7,15 @@ from typing import Any
 
 import golden
 import numpy as np
-import onnx
 import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
-from test_bench import QUICK
 
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import plan_export
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.op_library import find_library
-from vmoe_tools.bench import cli as bench
 
 BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 CHOICE, SOFT = "g7", "g6"
@@ -111,37 +108,12 @@ def test_the_bits_of_an_image_do_not_depend_on_neighbours_or_threads_on_any_path
                 np.testing.assert_array_equal(found, together[pick], err_msg=f"{path} {pick}")
 
 
-def test_graphs_have_the_inputs_and_outputs_of_their_kind(bundles: dict[str, Path]) -> None:
-    for name, (model, _) in MODELS.items():
-        for graph in ("model.onnx", "model.inlined.onnx"):
-            proto = onnx.load(bundles[name] / graph, load_external_data=False).graph
-            assert [value.name for value in proto.input] == ["image", *(["capacity"] if model == CHOICE else [])]
-            what, blocks = (("kept", "weight"), (1, 3)) if model == CHOICE else (("dispatch", "combine"), (2, 3))
-            assert [v.name for v in proto.output[1:]] == [f"encoderblock_{i}/{each}" for i in blocks for each in what]
-            dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in proto.output[1:]]
-            assert dims == [["batch", 25, 6] if model == CHOICE else ["batch", 25, 5, 4]] * 4
-            if graph == "model.onnx":
-                assert {node.name for node in proto.node} >= {
-                    f"encoderblock_3/Moe/{part}"
-                    for part in (["Router/dense/VmoeChooseTokens"] if model == CHOICE else ["Router/VmoeSoftRouter"])
-                }
-
-
 def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path], tmp_path: Path) -> None:
     for model in (CHOICE, SOFT):
         source, again = bundles[f"{model}-fp32"], tmp_path / f"{model}.vmoe"
         export_bundle(source, again, precision="int8", validate=False)
         for file in ("model.onnx", "weights.safetensors"):
             assert (again / file).read_bytes() == (bundles[f"{model}-int8"] / file).read_bytes(), model
-
-
-def test_the_benchmark_takes_no_soft_moe_for_a_dense_model(
-    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert bench.main([str(bundles[f"{SOFT}-fp32"]), *QUICK]) == 0
-    out = capsys.readouterr().out
-    assert "onnxruntime" in out
-    assert "dense" not in out
 
 
 @pytest.mark.parametrize(

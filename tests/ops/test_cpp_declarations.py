@@ -8,7 +8,6 @@ import cpp_headers
 import pytest
 from sdk_build import ROOT
 
-from vmoe_export.ops import table
 from vmoe_export.ops.table import OPS, Op, Value
 
 pytestmark = pytest.mark.fast
@@ -20,11 +19,6 @@ HEADER = PLUGINS / "ops" / "op_table.h"
 def test_the_headers_say_what_python_declares() -> None:
     for path, text in cpp_headers.headers().items():
         assert path.read_text() == text, f"{path} is not what Python declares: run python tools/cpp_headers.py"
-
-
-@pytest.mark.parametrize("name", OPS)
-def test_an_op_is_declared_in_one_line(name: str) -> None:
-    assert HEADER.read_text().count(f'{{"{name}", ') == 1
 
 
 def test_what_adapters_share_includes_no_framework() -> None:
@@ -45,15 +39,6 @@ def test_adapters_declare_no_op_of_their_own(adapter: str) -> None:
 def test_an_attribute_needs_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, Op("VmoeScale", (Value("x", "float", ("N",)),), (Value("y", "float", ("N",)),), {"factor": 1}))
     with pytest.raises(KeyError, match="factor"):
-        cpp_headers.op_table()
-
-
-def test_an_op_has_no_more_choices_of_types_than_cpp_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = dict.fromkeys(("W", "T", "R"), ("float", "fp16", "bf16", "i8", "i32"))
-    monkeypatch.setattr(table, "ELEMENT_TYPES", {**table.ELEMENT_TYPES, **many})
-    inputs = tuple(Value(name.lower(), name, ("N",)) for name in ("W", "T", "R"))
-    _add(monkeypatch, Op("VmoeMany", inputs, (Value("y", "T", ("N",)),)))
-    with pytest.raises(ValueError, match="VmoeMany takes 125 choices"):
         cpp_headers.op_table()
 
 

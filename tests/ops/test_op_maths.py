@@ -60,13 +60,6 @@ def test_dispatch_copies_tokens_and_leaves_empty_places_zero(name: str) -> None:
 
 
 @EVERY_RUNNER
-def test_dispatch_does_not_spread_what_is_not_finite(name: str) -> None:
-    x = np.array([[[np.nan, np.inf], [1, 2]]], np.float32)
-    (buf,) = runner(name, "VmoeDispatch")(x, np.array([[-1, 1, 0]], np.int32))
-    np.testing.assert_array_equal(buf, np.float32([[[0, 0], [1, 2], [np.nan, np.inf]]]))
-
-
-@EVERY_RUNNER
 @pytest.mark.parametrize("seed", range(5))
 def test_the_expert_mlp_is_the_reference(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
@@ -102,21 +95,6 @@ def test_the_bfloat16_dispatcher_rounds_expert_inputs_and_outputs(seed: int, nam
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize("seed", range(5))
-def test_the_bfloat16_dispatcher_leaves_gates_and_places_alone(seed: int, name: str) -> None:
-    rng = np.random.default_rng(seed)
-    inputs = [_normal(rng, GROUPS, TOKENS, WIDTH), *_layer(rng), *settings(4, 2, True)]
-    rounded = runner(name, "VmoeSparseMlp", True)(*inputs)
-    exact = runner(name, "VmoeSparseMlp", False)(*inputs)
-    np.testing.assert_array_equal(rounded[1], exact[1])
-    np.testing.assert_array_equal(rounded[2], exact[2])
-    expected = run_reference(OPS["VmoeSparseMlp"], *inputs, dispatch_bf16=True)[0]
-    np.testing.assert_allclose(rounded[0], expected, rtol=0, atol=2e-2)
-    assert (np.abs(rounded[0] - expected) < 1e-5).mean() > 0.98
-    assert np.abs(rounded[0] - exact[0]).max() > 1e-4
-
-
-@EVERY_RUNNER
 @pytest.mark.parametrize("experts", range(1, 9))
 def test_bfloat16_weights_round_what_they_are_multiplied_with(experts: int, name: str) -> None:
     rng = np.random.default_rng(experts)
@@ -138,17 +116,6 @@ def test_bfloat16_weights_round_what_they_are_multiplied_with(experts: int, name
 
 
 @EVERY_RUNNER
-def test_what_enters_the_second_product_is_bfloat16(name: str) -> None:
-    rng = np.random.default_rng(0)
-    buf, w1 = _normal(rng, 2, 300, 11), _narrow(_normal(rng, 2, 11, 11))
-    b1, b2 = _normal(rng, 2, 11), np.zeros((2, 11), np.float32)
-    unit = _narrow(np.broadcast_to(np.eye(11, dtype=np.float32), (2, 11, 11)))
-    (hidden,) = runner(name, "VmoeExpertMlp", False, "bf16")(buf, w1, b1, unit, b2)
-    np.testing.assert_array_equal(hidden, _to_bf16(hidden))
-    assert np.ptp(hidden) > 1
-
-
-@EVERY_RUNNER
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 def test_the_output_is_rounded_by_the_dispatcher_alone(dispatch_bf16: bool, name: str) -> None:
     rng = np.random.default_rng(0)
@@ -158,21 +125,6 @@ def test_the_output_is_rounded_by_the_dispatcher_alone(dispatch_bf16: bool, name
     (expected,) = run_reference(OPS["VmoeExpertMlp"], *inputs, dispatch_bf16=dispatch_bf16)
     assert (found == _to_bf16(found)).all() == dispatch_bf16
     assert (np.abs(found - expected) <= 1e-5).mean() > 0.95
-
-
-@EVERY_RUNNER
-@pytest.mark.parametrize("seed", range(5))
-def test_bfloat16_weights_leave_gates_and_places_alone(seed: int, name: str) -> None:
-    rng = np.random.default_rng(seed)
-    x, (router, w1, b1, w2, b2) = _normal(rng, GROUPS, TOKENS, WIDTH), _layer(rng)
-    setting = settings(4, 1 + seed % EXPERTS, bool(seed % 2))
-    y, *routes = runner(name, "VmoeSparseMlp", False, "bf16")(x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)
-    _, *exact = runner(name, "VmoeSparseMlp")(x, router, w1, b1, w2, b2, *setting)
-    np.testing.assert_array_equal(routes[0], exact[0])
-    np.testing.assert_array_equal(routes[1], exact[1])
-    expected = run_reference(OPS["VmoeSparseMlp"], x, router, _narrow(w1), b1, _narrow(w2), b2, *setting)[0]
-    assert (np.abs(y - expected) < 1e-5).mean() > 0.9
-    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-2)
 
 
 @EVERY_RUNNER
@@ -196,12 +148,6 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)
     np.testing.assert_array_equal(found.view(np.uint32), _to_bf16(values).view(np.uint32))
-
-
-@EVERY_RUNNER
-def test_zeros_of_both_signs_stay_zero(name: str) -> None:
-    (found,) = _rounding(name)(np.array([0.0, -0.0], np.float32))
-    np.testing.assert_array_equal(found, np.zeros(2, np.float32))
 
 
 def _check_sparse_mlp(name: str, inputs: list[np.ndarray], setting: list[np.ndarray]) -> None:

@@ -52,34 +52,6 @@ def _words(types: Types) -> str:
     return "-".join(f"{name}-{types[name]}" for name in ("W", "T", "R") if name in types) or "float"
 
 
-def test_the_table_names_the_ops() -> None:
-    routing = ["VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch"]
-    blocks = ["VmoeAttentionBlock", "VmoeMlpBlock", "VmoeRouterBlock", "VmoeExpertBlock"]
-    kinds = ["VmoeChooseTokens", "VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine"]
-    moe = ["VmoeSparseMlp", *routing, "VmoeExpertMlp", "VmoeCombine"]
-    assert list(OPS) == [*moe, "VmoeLinear", "VmoeDenseMlp", "VmoeAttention", *blocks, *kinds]
-    assert [op.function_name for op in OPS.values()] == [
-        "sparse_mlp",
-        "gates",
-        "route",
-        "dispatch",
-        "route_dispatch",
-        "expert_mlp",
-        "combine",
-        "linear",
-        "dense_mlp",
-        "attention",
-        "attention_block",
-        "mlp_block",
-        "router_block",
-        "expert_block",
-        "choose_tokens",
-        "soft_router",
-        "soft_dispatch",
-        "soft_combine",
-    ]
-
-
 def test_there_is_one_function_per_op_and_no_other() -> None:
     assert [function.name for function in function_bodies()] == list(OPS)
 
@@ -132,12 +104,6 @@ def test_a_function_passes_its_attributes_on(op: str, inner: str) -> None:
     assert passed == set(OPS[op].attributes)
 
 
-@EVERY_WEIGHT
-def test_attention_in_a_block_is_bfloat16_where_its_weights_are_short(weights: ElementType) -> None:
-    (node,) = [n for n in _function(OPS["VmoeAttentionBlock"], weights=weights).node if n.op_type == "VmoeAttention"]
-    assert [a.i for a in node.attribute if a.name == "bf16"] == [int(weights != "float")]
-
-
 @EVERY_OP
 def test_the_torch_op_has_the_names_and_types_of_the_table(op: Op) -> None:
     signature = inspect.signature(torch_op(op), eval_str=True)
@@ -153,21 +119,6 @@ def test_the_numpy_reference_has_the_parameters_of_the_table(op: Op) -> None:
     assert reference_parameters(op) == [*(v.name for v in op.inputs), *op.attributes]
 
 
-@pytest.mark.parametrize(
-    ("element", "names"),
-    [
-        ("bf16", {"gates", "weight", "x", "buf", "out", "y", *WEIGHTS}),
-        ("fp16", {"gates", "weight", "x", "buf", "out", "y"}),
-        ("i8", WEIGHTS),
-    ],
-)
-def test_weights_of_products_tokens_and_gates_may_be_short_and_nothing_else_may(element: str, names: set[str]) -> None:
-    short = {(op.name, v.name) for op in OPS.values() for v in (*op.inputs, *op.outputs) if element in ELEMENT_TYPES[v.type]}
-    assert {name for _, name in short} == names
-    routing = {"VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine"}
-    assert {name for op, name in short if op not in routing} <= WEIGHTS
-
-
 def test_int8_weights_have_a_scale_for_each_column() -> None:
     for op in OPS.values():
         values = {value.name: value for value in op.inputs}
@@ -179,23 +130,6 @@ def test_int8_weights_have_a_scale_for_each_column() -> None:
             assert values[f"{value.name}_scale"].dims == (*experts, columns)
         assert list(op.inputs[len(op.inputs) - len(scales) :]) == scales
         assert all(value.optional for value in scales)
-
-
-def test_policies_may_be_left_out_and_stand_behind_what_older_nodes_have() -> None:
-    routing = [op for op in OPS.values() if any(value.name in POLICIES for value in op.inputs)]
-    assert [op.name for op in routing] == ["VmoeRoute", "VmoeRouterBlock"]
-    for op in routing:
-        assert [(value.name, value.type, value.optional) for value in op.inputs[-2:]] == [(n, "i64", True) for n in POLICIES]
-        assert [value.name for value in op.inputs[-5:-2]] == list(SETTINGS)
-        assert [value.name for value in op.outputs] == [*ROUTES, "expert"]
-        assert [value.optional for value in op.outputs] == [False, False, False, True]
-
-
-def test_combine_takes_weights_in_float32_or_in_the_type_of_tokens() -> None:
-    found = {(types["T"], types["R"]) for types in OPS["VmoeCombine"].type_choices}
-    short = ("fp16", "bf16")
-    assert found == {("float", "float"), *((t, "float") for t in short), *((t, t) for t in short)}
-    assert len(OPS["VmoeRouteDispatch"].type_choices) == 9
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
@@ -252,18 +186,6 @@ def test_the_shape_rule_refuses_settings_out_of_range(name: str, setting: dict[s
     shapes = [sample_input(op, position).shape for position in range(len(op.inputs))]
     with pytest.raises(ValueError, match=f"{name}: {message}.*must be"):
         op.output_shapes(shapes, **setting)
-
-
-def test_the_shape_rule_refuses_slots_that_groups_do_not_have() -> None:
-    op = OPS["VmoeSoftCombine"]
-    assert op.output_shapes([(3, 10, 4), (2, 6, 3, 5)]) == [(2, 6, 4)]
-    with pytest.raises(ValueError, match=r"VmoeSoftCombine: M is 9, but G \* P is 10"):
-        op.output_shapes([(3, 9, 4), (2, 6, 3, 5)])
-
-
-def test_a_setting_must_be_one_number() -> None:
-    with pytest.raises(ValueError, match="capacity has shape"):
-        OPS["VmoeRoute"].output_shapes([(1, 2, 3), (2,), (1,), (1,)], capacity=1, k=1)
 
 
 def _function(

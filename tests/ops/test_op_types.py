@@ -32,15 +32,6 @@ def test_short_gates_are_ranked_by_their_exact_values_and_handed_on_unchanged(ga
     assert not wrong, f"{len(wrong)} of {NUM_CASES} cases differ, such as {wrong[:5]}"
 
 
-@pytest.mark.parametrize("gates", SHORT)
-def test_short_gates_tie_where_float32_gates_do_not(gates: ElementType) -> None:
-    exact = np.float32([[[0.5, 0.50001], [0.25, 0.25001]]])
-    setting = settings(2, 1, True)
-    assert run_reference(OPS["VmoeRoute"], exact, *setting)[0].tolist() == [[[2], [3]]]
-    short = exact.astype(NUMPY_TYPES[gates])
-    assert run_reference(OPS["VmoeRoute"], short, *setting)[0].tolist() == [[[0], [1]]]
-
-
 @EVERY_RUNNER
 @pytest.mark.parametrize("tokens", SHORT)
 def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> None:

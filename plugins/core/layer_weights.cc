@@ -1,4 +1,4 @@
-#include "core/tile_matrix.h"
+#include "core/layer_weights.h"
 
 #include <algorithm>
 
@@ -14,31 +14,30 @@ constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace
 
-TileProduct TileMatrix::make_product(size_t matrix, size_t first_panel, size_t panels, size_t first_step,
-                                     size_t steps) const {
+TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t panels, size_t first_step,
+                                        size_t steps) const {
   TileProduct product;
   product.type = type();
   product.steps = steps;
-  product.panel = weights->panel_at(matrix, first_panel) + first_step * kPanelStepBytes;
-  product.panel_stride = weights->panel_stride();
+  product.panel = matrix->panel_at(index, first_panel) + first_step * kPanelStepBytes;
+  product.panel_stride = matrix->panel_stride();
   product.panels = panels;
   const size_t column = first_panel * kPanelColumns;
-  const size_t place = matrix * weights->padded_columns() + column;
-  product.bias = bias + place;
-  if (int8()) product.column_scale = scale + place;
-  if (const int32_t* excess = weights->column_excess(matrix, first_step)) product.column_excess = excess + column;
-  product.columns =
-      std::min(weights->columns(), column + panels * kPanelColumns) - std::min(column, weights->columns());
+  const size_t first = index * matrix->padded_columns() + column;
+  product.bias = bias + first;
+  if (int8()) product.column_scale = scale + first;
+  if (const int32_t* excess = matrix->column_excess(index, first_step)) product.column_excess = excess + column;
+  product.columns = std::min(matrix->columns(), column + panels * kPanelColumns) - std::min(column, matrix->columns());
   return product;
 }
 
-const float* TileMatrix::widened(const float* values, const size_t* first, float* wide) const {
-  const size_t part = weights->columns() / weights->column_parts();
-  const size_t wide_part = weights->padded_columns() / weights->column_parts();
-  std::fill(wide, wide + weights->matrices() * weights->padded_columns(), 0.0f);
-  for (size_t i = 0; i < weights->matrices() * weights->column_parts(); ++i) {
-    const size_t matrix = i / weights->column_parts();
-    if (first != nullptr && first[matrix] == first[matrix + 1]) continue;
+const float* LinearWeights::widened(const float* values, const size_t* first, float* wide) const {
+  const size_t part = matrix->columns() / matrix->column_parts();
+  const size_t wide_part = matrix->padded_columns() / matrix->column_parts();
+  std::fill(wide, wide + matrix->matrices() * matrix->padded_columns(), 0.0f);
+  for (size_t i = 0; i < matrix->matrices() * matrix->column_parts(); ++i) {
+    const size_t index = i / matrix->column_parts();
+    if (first != nullptr && first[index] == first[index + 1]) continue;
     std::copy_n(values + i * part, part, wide + i * wide_part);
   }
   return wide;

@@ -1,0 +1,85 @@
+// The weights of layers, and the row groups that are multiplied with those in tiles.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "core/packed_weights.h"
+#include "core/tile_kernels.h"
+#include "core/workspace.h"
+
+namespace vmoe {
+
+// A weight matrix [1, D, P] or [E, D, P] packed, with what belongs to its columns as an op gets it (not owned): bias,
+// and for int8 scale, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16 weights,
+// quantized with int8 ones; sums and biases are float32.
+struct LinearWeights {
+  std::shared_ptr<const PackedWeights> matrix;
+  const float* bias = nullptr;
+  const float* scale = nullptr;
+
+  ElementType type() const { return matrix->type(); }
+  bool in_tiles() const { return type() != ElementType::kFloat32; }
+  bool int8() const { return type() == ElementType::kInt8; }
+
+  // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
+  // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
+  template <class Memory>
+  LinearWeights with_padding(Memory& memory, const size_t* first = nullptr) const {
+    LinearWeights padded = *this;
+    if (matrix->padded_columns() == matrix->columns()) return padded;
+    const size_t count = matrix->matrices() * matrix->padded_columns();
+    auto* wide_bias = memory.template take<float>(count);
+    auto* wide_scale = int8() ? memory.template take<float>(count) : nullptr;
+    if (wide_bias != nullptr) {
+      padded.bias = widened(bias, first, wide_bias);
+      if (int8()) padded.scale = widened(scale, first, wide_scale);
+    }
+    return padded;
+  }
+
+  // With padding, in tiles: rows times some panels over the whole depth, or over some steps of it. Rows, offsets and
+  // what becomes of the sums are the caller's to fill in.
+  TileProduct make_product(size_t index, size_t first_panel, size_t panels) const {
+    return make_product(index, first_panel, panels, 0, matrix->steps());
+  }
+  TileProduct make_product(size_t index, size_t first_panel, size_t panels, size_t first_step, size_t steps) const;
+
+ private:
+  const float* widened(const float* values, const size_t* first, float* wide) const;
+};
+
+// An MLP, w2 . gelu_tanh(w1 . x + b1) + b2, or those of E experts; both matrices are of one type.
+struct MlpWeights {
+  LinearWeights first;   // [E, D, F]
+  LinearWeights second;  // [E, F, D]
+  // int8: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same number
+  // that the second matrix was packed with.
+  size_t hidden_chunk = 0;
+
+  size_t experts() const { return first.matrix->matrices(); }
+  size_t hidden() const { return first.matrix->depth(); }           // D
+  size_t expert_hidden() const { return first.matrix->columns(); }  // F
+};
+
+// The row tiles `first_tile` to `end_tile` of what `rows` describes; scratch is taken here. Throws std::bad_alloc.
+void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
+
+// Some consecutive rows that one matrix is multiplied with.
+struct RowGroup {
+  size_t matrix = 0;
+  size_t begin = 0;
+  size_t end = 0;
+
+  size_t count() const { return end - begin; }
+};
+
+// Cuts the rows first[m] to first[m + 1] of each matrix m into groups: few enough rows to stay in a core's cache, and
+// enough groups for all threads where that leaves each with enough rows. The largest come first.
+std::vector<RowGroup> group_rows(const size_t* first, size_t matrices);
+
+// Most rows of a group.
+size_t find_most_rows(const std::vector<RowGroup>& groups);
+
+}  // namespace vmoe

@@ -1,0 +1,47 @@
+#include "core/router.h"
+
+#include "core/panel_tasks.h"
+#include "core/tile_kernels.h"
+#include "core/workspace.h"
+
+namespace vmoe {
+namespace {
+
+void compute_gates_of_rows(const PackedWeights& router, const float* x, size_t tokens, float* gates) {
+  multiply_rows(router, x, tokens, gates);
+  const size_t experts = router.columns();
+  for (size_t token = 0; token < tokens; ++token) router.kernels().softmax(gates + token * experts, experts);
+}
+
+}  // namespace
+
+void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* gates,
+                   const TaskRunner& runner) {
+  const size_t hidden = router.depth();
+  const auto normalize = tile_kernels_for(router.kernels().path).normalize;
+  parallel_for_rows(runner, tokens, [&](size_t begin, size_t end) {
+    const float* rows = x + begin * hidden;
+    float* out = gates + begin * router.columns();
+    if (!norm) return compute_gates_of_rows(router, rows, end - begin, out);
+    float* normed = nullptr;
+    Workspace scratch;
+    take_all(scratch, [&](auto& memory) { normed = memory.template take<float>((end - begin) * hidden); });
+    for (size_t row = 0; row < end - begin; ++row) {
+      normalize(rows + row * hidden, norm.scale, norm.bias, hidden, normed + row * hidden);
+    }
+    compute_gates_of_rows(router, normed, end - begin, out);
+  });
+}
+
+void compute_router_block(const PackedWeights& router, const LayerNorm& norm, const RoutingShape& shape, const float* x,
+                          int32_t* slot, float* weight, const MakeSources& make_src, int32_t* expert,
+                          const TaskRunner& runner) {
+  const size_t tokens = shape.groups * shape.tokens;
+  float* gates = nullptr;
+  Workspace workspace;
+  take_all(workspace, [&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
+  compute_gates(router, norm, x, tokens, gates, runner);
+  route(shape, ElementType::kFloat32, gates, slot, weight, make_src, expert, runner);
+}
+
+}  // namespace vmoe

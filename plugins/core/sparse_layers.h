@@ -1,0 +1,38 @@
+// Sparse layers: the experts with a routing, and a whole MoE layer.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/mlp.h"
+#include "core/residual.h"
+#include "core/routing_shape.h"
+#include "core/task_runner.h"
+
+namespace vmoe {
+
+// What one routing op gives; see VmoeRoute.
+struct RoutedTokens {
+  size_t tokens = 0;              // G * S
+  size_t choices = 0;             // K
+  size_t slots = 0;               // M, of each expert
+  const int32_t* slot = nullptr;  // i32[G,S,K], -1 or a slot below E * M
+  const float* weight = nullptr;  // f32[G,S,K]
+  const int32_t* src = nullptr;   // i32[E,M], -1 or a token
+};
+
+// The first slot of a pair that has no token, or null.
+const int32_t* slot_without_token(const RoutedTokens& routing);
+
+// The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))), x
+// and y f32[G,S,D]; y may be x. Every slot has a token. Throws std::bad_alloc.
+void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, const RoutedTokens& routing,
+                          bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
+
+// The op VmoeSparseMlp: x f32[G,S,D], router [1, D, E] float32 -> y f32[G,S,D], slot i32[G,S,K], weight f32[G,S,K];
+// slot and weight may be null. Throws std::bad_alloc.
+void compute_sparse_mlp(const PackedWeights& router, const MlpWeights& experts, const RoutingShape& shape,
+                        bool dispatch_bf16, const float* x, float* y, int32_t* slot, float* weight,
+                        const TaskRunner& runner);
+
+}  // namespace vmoe

@@ -1,0 +1,79 @@
+// Layers without routing: linear layers, MLPs and attention, and the blocks of an encoder that are made of them.
+#include "core/attention.h"
+#include "core/linear.h"
+#include "core/mlp.h"
+#include "onnxruntime/op.h"
+#include "onnxruntime/weights.h"
+
+namespace vmoe::ort {
+namespace {
+
+Kernel make_linear(const NodeInfo& node) {
+  using ops::linear::Input;
+  return [w = NodeLinear(node, Input::kW)](const Call& call) {
+    compute_linear(w.read(call), call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'],
+                   call.output<float>(ops::linear::Output::kY), call.runner());
+  };
+}
+
+Kernel make_dense_mlp(const NodeInfo& node) {
+  using ops::dense_mlp::Input;
+  return [mlp = NodeMlp(node, Input::kW1, node.attribute(ops::dense_mlp::Attribute::kHiddenChunk))](const Call& call) {
+    compute_dense_mlp(mlp.read(call), {}, call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
+                      call.output<float>(ops::dense_mlp::Output::kY), call.runner());
+  };
+}
+
+Kernel make_mlp_block(const NodeInfo& node) {
+  using ops::mlp_block::Input;
+  return [mlp = NodeMlp(node, Input::kW1, node.attribute(ops::mlp_block::Attribute::kHiddenChunk))](const Call& call) {
+    compute_dense_mlp(mlp.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                      call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true,
+                      call.output<float>(ops::mlp_block::Output::kY), call.runner());
+  };
+}
+
+Kernel make_attention(const NodeInfo& node) {
+  using ops::attention::Attribute;
+  using ops::attention::Input;
+  const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
+  const bool bf16 = node.attribute(Attribute::kBf16) != 0;
+  return [heads, bf16](const Call& call) {
+    const ops::Sizes& sizes = call.sizes();
+    if (sizes['T'] == 0) throw ops::OpError("there are no keys");
+    const auto compute = bf16 ? compute_tile_attention : compute_attention;
+    compute(process_kernels(), {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads}, call.data<float>(Input::kQ),
+            call.data<float>(Input::kK), call.data<float>(Input::kV), call.output<float>(ops::attention::Output::kY),
+            call.runner());
+  };
+}
+
+Kernel make_attention_block(const NodeInfo& node) {
+  using ops::attention_block::Input;
+  const auto heads = static_cast<size_t>(node.attribute(ops::attention_block::Attribute::kNumHeads));
+  const MatrixParts by_column{heads, 1, 0}, by_depth{1, heads, 0};
+  return [heads, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
+          value = NodeLinear(node, Input::kWv, by_column),
+          out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
+    compute_attention_block({query.read(call),
+                             key.read(call),
+                             value.read(call),
+                             out.read(call),
+                             {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                             heads},
+                            call.sizes()['N'], call.sizes()['T'], call.data<float>(Input::kX),
+                            call.output<float>(ops::attention_block::Output::kY), call.runner());
+  };
+}
+
+}  // namespace
+
+void add_dense_ops(OpList& list) {
+  add_op(list, {ops::kLinear, make_linear});
+  add_op(list, {ops::kDenseMlp, make_dense_mlp});
+  add_op(list, {ops::kMlpBlock, make_mlp_block, true});
+  add_op(list, {ops::kAttention, make_attention});
+  add_op(list, {ops::kAttentionBlock, make_attention_block, true});
+}
+
+}  // namespace vmoe::ort

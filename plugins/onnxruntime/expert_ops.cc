@@ -1,0 +1,105 @@
+// Sparse layers: gates, routers, experts, and a whole layer of them.
+#include <string>
+#include <vector>
+
+#include "core/mlp.h"
+#include "core/router.h"
+#include "core/routing.h"
+#include "core/sparse_layers.h"
+#include "onnxruntime/op.h"
+#include "onnxruntime/weights.h"
+
+namespace vmoe::ort {
+namespace {
+
+Kernel make_gates(const NodeInfo& node) {
+  using ops::gates::Input;
+  return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
+    const ops::Sizes& sizes = call.sizes();
+    compute_gates(*router.packed(call), {}, call.data<float>(Input::kX), sizes['G'] * sizes['S'],
+                  call.output<float>(ops::gates::Output::kGates), call.runner());
+  };
+}
+
+Kernel make_router_block(const NodeInfo& node) {
+  using ops::router_block::Input;
+  using ops::router_block::Output;
+  return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
+    compute_router_block(
+        *router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)}, call.routing(),
+        call.data<float>(Input::kX), call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
+        [&](size_t slots) { return call.sources(Output::kSrc, slots); }, call.output<int32_t>(Output::kExpert),
+        call.runner());
+  };
+}
+
+void compute_choose_tokens(const Call& call) {
+  using ops::choose_tokens::Input;
+  using ops::choose_tokens::Output;
+  choose_tokens(call.routing(), call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
+                call.output<int32_t>(Output::kSrc), call.runner());
+}
+
+Kernel make_expert_mlp(const NodeInfo& node) {
+  using ops::expert_mlp::Attribute;
+  using ops::expert_mlp::Input;
+  const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
+  return [experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)),
+          dispatch_bf16](const Call& call) {
+    const ops::Sizes& sizes = call.sizes();
+    std::vector<size_t> first(sizes['E'] + 1);
+    for (size_t expert = 0; expert < first.size(); ++expert) first[expert] = expert * sizes['M'];
+    compute_expert_mlp(experts.read(call), {call.data<float>(Input::kBuf), nullptr, first.data(), {}, dispatch_bf16},
+                       call.output<float>(ops::expert_mlp::Output::kOut), call.runner());
+  };
+}
+
+Kernel make_expert_block(const NodeInfo& node) {
+  using ops::expert_block::Attribute;
+  using ops::expert_block::Input;
+  const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
+  return
+      [experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)), dispatch_bf16](const Call& call) {
+        const ops::Sizes& sizes = call.sizes();
+        RoutedTokens routing;
+        routing.tokens = sizes['G'] * sizes['S'];
+        routing.choices = sizes['K'];
+        routing.slots = sizes['M'];
+        routing.slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
+        routing.weight = call.data<float>(Input::kWeight);
+        routing.src = call.indices(Input::kSrc, routing.tokens, "tokens");
+        if (const int32_t* slot = slot_without_token(routing)) {
+          throw ops::OpError("slot has the number " + std::to_string(*slot) + ", but src has no token for it");
+        }
+        compute_expert_block(experts.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                             routing, dispatch_bf16, call.data<float>(Input::kX),
+                             call.output<float>(ops::expert_block::Output::kY), call.runner());
+      };
+}
+
+Kernel make_sparse_mlp(const NodeInfo& node) {
+  using ops::sparse_mlp::Attribute;
+  using ops::sparse_mlp::Input;
+  using ops::sparse_mlp::Output;
+  const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
+  return
+      [router = NodeLinear(node, Input::kRouter),
+       experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)), dispatch_bf16](const Call& call) {
+        compute_sparse_mlp(*router.packed(call), experts.read(call), call.routing(), dispatch_bf16,
+                           call.data<float>(Input::kX), call.output<float>(Output::kY),
+                           call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight), call.runner());
+      };
+}
+
+}  // namespace
+
+void add_expert_ops(OpList& list) {
+  add_op(list, {ops::kGates, make_gates});
+  add_op(list, {ops::kRouterBlock, make_router_block});
+  add_op(list, {ops::kChooseTokens, without_state<compute_choose_tokens>});
+  add_op(list, {ops::kExpertMlp, make_expert_mlp});
+  add_op(list, {ops::kExpertBlock, make_expert_block, true});
+  add_op(list, {ops::kSparseMlp, make_sparse_mlp});
+}
+
+}  // namespace vmoe::ort

@@ -1,0 +1,59 @@
+// VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine on the CPU, which the library for GPUs has as well.
+#include "core/dispatch.h"
+#include "core/routing.h"
+#include "onnxruntime/op.h"
+
+namespace vmoe::ort {
+namespace {
+
+void compute_route(const Call& call) {
+  using ops::route::Input;
+  using ops::route::Output;
+  const Tensor& gates = call.input(Input::kGates);
+  route(
+      call.routing(), gates.type, gates.data, call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+      [&](size_t slots) { return call.sources(Output::kSrc, slots); }, call.output<int32_t>(Output::kExpert),
+      call.runner());
+}
+
+void compute_dispatch(const Call& call) {
+  using ops::dispatch::Input;
+  using ops::dispatch::Output;
+  const ops::Sizes& sizes = call.sizes();
+  const Tensor& x = call.input(Input::kX);
+  const int32_t* src = call.indices(Input::kSrc, sizes['G'] * sizes['S'], "tokens");
+  dispatch(x.data, src, sizes['E'] * sizes['M'], sizes['D'] * bytes_of(x.type), call.output<void>(Output::kBuf),
+           call.runner());
+}
+
+void compute_route_dispatch(const Call& call) {
+  using ops::route_dispatch::Input;
+  using ops::route_dispatch::Output;
+  const Tensor& gates = call.input(Input::kGates);
+  const Tensor& x = call.input(Input::kX);
+  route_dispatch(call.routing(), gates.type, gates.data, x.data, call.sizes()['D'] * bytes_of(x.type),
+                 call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+                 call.output<void>(Output::kBuf), call.runner());
+}
+
+void compute_combine(const Call& call) {
+  using ops::combine::Input;
+  using ops::combine::Output;
+  const ops::Sizes& sizes = call.sizes();
+  const int32_t* slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
+  const Tensor& out = call.input(Input::kOut);
+  const Tensor& weight = call.input(Input::kWeight);
+  combine(out.type, out.data, slot, weight.type, weight.data, sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
+          call.output<void>(Output::kY), call.runner());
+}
+
+}  // namespace
+
+void add_routing_ops(OpList& list) {
+  add_op(list, {ops::kRoute, without_state<compute_route>});
+  add_op(list, {ops::kDispatch, without_state<compute_dispatch>});
+  add_op(list, {ops::kRouteDispatch, without_state<compute_route_dispatch>});
+  add_op(list, {ops::kCombine, without_state<compute_combine>});
+}
+
+}  // namespace vmoe::ort

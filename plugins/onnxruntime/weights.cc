@@ -1,0 +1,78 @@
+#include "onnxruntime/weights.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "core/tiles.h"
+#include "ops/op_error.h"
+
+namespace vmoe::ort {
+namespace {
+
+StoredWeights stored(const Tensor& tensor, const MatrixParts& parts) {
+  StoredWeights weights;
+  weights.data = tensor.data;
+  weights.type = tensor.type;
+  weights.column_parts = parts.columns;
+  weights.depth_parts = parts.depth;
+  weights.depth_chunk = parts.chunk;
+  const auto rank = static_cast<size_t>(tensor.shape.rank);
+  weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
+  weights.depth = static_cast<size_t>(tensor.shape.sizes[rank - 2]);
+  weights.columns = static_cast<size_t>(tensor.shape.sizes[rank - 1]);
+  return weights;
+}
+
+// Pages of a mapped file leave the process's memory; anything else keeps its contents, too.
+void give_back([[maybe_unused]] const void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_PAGEOUT
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_PAGEOUT);
+#endif
+}
+
+size_t checked_chunk(int64_t chunk) {
+  constexpr auto kMultiple = static_cast<int64_t>(depth_of_line(ElementType::kInt8));
+  if (chunk % kMultiple == 0) return static_cast<size_t>(chunk);
+  throw ops::OpError("attribute hidden_chunk must be a multiple of " + std::to_string(kMultiple) + ", not " +
+                     std::to_string(chunk));
+}
+
+}  // namespace
+
+const Kernels& process_kernels() {
+  CpuPath path;
+  std::string error;
+  if (!chosen_cpu_path(&path, &error)) throw ops::OpError(error);
+  return kernels_for(path);
+}
+
+NodeLinear::NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts)
+    : kernels_(process_kernels()), input_(input), parts_(parts) {
+  const std::optional<Tensor> constant = node.constant_input(input);
+  if (!constant) return;
+  const StoredWeights weights = stored(*constant, parts_);
+  constant_ = PackedWeights::share(kernels_, weights);
+  give_back(weights.data, weights.bytes());
+}
+
+std::shared_ptr<const PackedWeights> NodeLinear::packed(const Call& call) const {
+  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, stored(call.input(input_), parts_));
+}
+
+LinearWeights NodeLinear::read(const Call& call) const {
+  return {packed(call), call.data<float>(input_ + 1), call.scales(input_)};
+}
+
+NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk)
+    : hidden_chunk_(checked_chunk(hidden_chunk)),
+      first_(node, input),
+      second_(node, input + 2, {1, 1, hidden_chunk_}) {}
+
+}  // namespace vmoe::ort

@@ -1,0 +1,58 @@
+// The weights of a node's layers: packed at load where they are constant, else at each call.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "core/kernels.h"
+#include "core/layer_weights.h"
+#include "core/packed_weights.h"
+#include "onnxruntime/kernel_info.h"
+
+namespace vmoe::ort {
+
+// The kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names one that isn't there.
+const Kernels& process_kernels();
+
+// How a matrix is cut up when it is packed; see StoredWeights.
+struct MatrixParts {
+  size_t columns = 1;
+  size_t depth = 1;
+  size_t chunk = 0;
+};
+
+// Input w of a node, [depth, columns] or [matrices, depth, columns], the bias that follows it, and w's scales.
+class NodeLinear {
+ public:
+  // `input` is the index of w. Where w is known at load it is packed, and its mapped pages are given back to the
+  // system: nothing reads the original again.
+  NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts = {});
+
+  // The weights of one call; valid as long as the call.
+  LinearWeights read(const Call& call) const;
+
+  // w alone, for inputs without a bias.
+  std::shared_ptr<const PackedWeights> packed(const Call& call) const;
+
+ private:
+  const Kernels& kernels_;
+  size_t input_;
+  MatrixParts parts_;
+  std::shared_ptr<const PackedWeights> constant_;
+};
+
+// Inputs w1, b1, w2, b2 of a node, in this order: an MLP, or those of all experts.
+class NodeMlp {
+ public:
+  // `input` is the index of w1; `hidden_chunk` the attribute of that name. Throws OpError for one that kernels don't
+  // have.
+  NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk);
+
+  MlpWeights read(const Call& call) const { return {first_.read(call), second_.read(call), hidden_chunk_}; }
+
+ private:
+  size_t hidden_chunk_;
+  NodeLinear first_, second_;
+};
+
+}  // namespace vmoe::ort
