@@ -26,7 +26,8 @@ from vmoe_runtime.installation import find_native
 from vmoe_runtime.shared_objects import needed_libraries
 
 ON_GPU = [name for name, kind in BACKENDS.items() if kind.on_gpu]
-API = Path(vmoe_runtime.__file__).parent / "backends" / "tensorrt" / "tensorrt_api.py"
+RUNTIME = Path(vmoe_runtime.__file__).parents[1]
+MODULES = [Path("vmoe_runtime/backends/tensorrt/tensorrt_api.py"), Path("vmoe_tools/build/tensorrt_builder.py")]
 GPU_WHEEL, CUDA_WHEELS = "onnxruntime-gpu==1.31.1", ("cuda-bindings==13.4.4", "cuda-pathfinder==1.9.0")
 TENSORRT_WHEELS = ("tensorrt-cu12-bindings==10.13.0.35", "tensorrt-cu12-bindings==11.4.0.106")
 
@@ -52,7 +53,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a script with other packages before those of this environment."""
     path = [str(packages)] if packages else []
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(API.parents[3])])}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(RUNTIME)])}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
@@ -207,15 +208,16 @@ def test_tensorrt_without_its_libraries_is_one_sentence(bundle: Path, tmp_path: 
 
 
 def names_used(roots: set[str]) -> set[str]:
-    """Names that the module takes from objects it calls by one of these names: `config.set_flag` gives set_flag."""
+    """Names that the modules take from objects they call by one of these names: `config.set_flag` gives set_flag."""
 
     def root(node: ast.expr) -> str:
         return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
     found = set()
-    for node in ast.walk(ast.parse(API.read_text())):
-        if isinstance(node, ast.Attribute) and root(node.value).strip("_") in roots:
-            found.add(node.attr)
+    for module in MODULES:
+        for node in ast.walk(ast.parse((RUNTIME / module).read_text())):
+            if isinstance(node, ast.Attribute) and root(node.value).strip("_") in roots:
+                found.add(node.attr)
     return found
 
 
@@ -246,7 +248,7 @@ def test_what_cuda_refuses_is_one_sentence() -> None:
     script = (
         "import sys, types\nsys.modules['tensorrt'] = types.SimpleNamespace(ILogger=object)\n"
         "from vmoe_runtime.backends.tensorrt import tensorrt_api as api\nfrom vmoe_runtime.errors import BackendError\n"
-        "try:\n    api.call(api.cuda.cudaMalloc, 16)\nexcept BackendError as error:\n    print(error)\n"
+        "try:\n    api._call(api.cuda.cudaMalloc, 16)\nexcept BackendError as error:\n    print(error)\n"
     )
     done = python(script, packages=wheel_folder(*CUDA_WHEELS))
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""The GPU benchmark where there is no GPU: whole runs on a stand-in, what it needs and what it refuses."""
+"""The GPU benchmark where there is no GPU: whole runs on an emulator, what it needs and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpu import command, timing
 from gpu.floors import floors_text
 from gpu.report import Report, file_name
 from gpu.shapes import shape_for
-from gpu_stand_in import BENCHMARKS, ROOT, has_gpu
+from gpu_emulator import BENCHMARKS, ROOT, has_gpu
 from host_device import HostDevice
 from on_gpu import cases, checks, frameworks, library, sanitizer
 from on_gpu.cases import Case
@@ -31,7 +31,7 @@ from on_gpu.shape import Shape
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
 
-# A whole run on the stand-in
+# A whole run on the emulator
 
 SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
@@ -49,15 +49,15 @@ def small_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sanitizer, "find_sanitizer", lambda: None)
 
 
-def run_on_stand_in(stand_in: Path, folder: Path, *arguments: str) -> tuple[Report, int]:
-    report = command.run(command.parse_arguments(["-o", str(folder), *arguments]), HostDevice(), stand_in)
+def run_on_emulator(emulator: Path, folder: Path, *arguments: str) -> tuple[Report, int]:
+    report = command.run(command.parse_arguments(["-o", str(folder), *arguments]), HostDevice(), emulator)
     return report, report.end()
 
 
-def test_a_run_writes_its_report(stand_in: Path, small_plan: None, tmp_path: Path, capsys: Any) -> None:
-    report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
+def test_a_run_writes_its_report(emulator: Path, small_plan: None, tmp_path: Path, capsys: Any) -> None:
+    report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness", "memcheck", "timing", "--seed", "9")
     told = capsys.readouterr()
-    assert report.path == tmp_path / "gpu_Stand-in-1_exactness_memcheck_timing.md"
+    assert report.path == tmp_path / "gpu_Emulator-1_exactness_memcheck_timing.md"
     text = report.path.read_text()
     assert text == told.out
     assert report.failures == []
@@ -107,48 +107,48 @@ sys.exit(command.run(given, MortalDevice(), Path(library)).end())
 """
 
 
-def run_alone(stand_in: Path, folder: Path, kernels: int) -> tuple[int, str]:
+def run_alone(emulator: Path, folder: Path, kernels: int) -> tuple[int, str]:
     """Exit code and report of _ALONE."""
     paths = os.pathsep.join(map(str, (BENCHMARKS, Path(__file__).parent, Path(__file__).parents[1])))
-    line = [sys.executable, "-c", _ALONE, folder, stand_in, str(kernels)]
+    line = [sys.executable, "-c", _ALONE, folder, emulator, str(kernels)]
     done = subprocess.run(line, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3, -signal.SIGKILL), done.stderr
-    return done.returncode, (folder / "gpu_Stand-in-1_exactness_timing.md").read_text()
+    return done.returncode, (folder / "gpu_Emulator-1_exactness_timing.md").read_text()
 
 
-def test_a_killed_run_keeps_the_rows_that_it_had(stand_in: Path, tmp_path: Path) -> None:
-    code, text = run_alone(stand_in, tmp_path, 3)
+def test_a_killed_run_keeps_the_rows_that_it_had(emulator: Path, tmp_path: Path) -> None:
+    code, text = run_alone(emulator, tmp_path, 3)
     assert code == -signal.SIGKILL
     assert re.findall(r"^\| (\w+) 2 x 50", text, re.MULTILINE) == ["Route", "Dispatch", "RouteDispatch"]
 
 
-def test_a_run_needs_no_package_but_torch(stand_in: Path, tmp_path: Path) -> None:
-    code, text = run_alone(stand_in, tmp_path, 100)
+def test_a_run_needs_no_package_but_torch(emulator: Path, tmp_path: Path) -> None:
+    code, text = run_alone(emulator, tmp_path, 100)
     assert code in (0, 3)  # the bars of a GPU mean nothing here
     assert " 0 failures" in text
     assert len(re.findall(r"^\| \w+ 2 x 50", text, re.MULTILINE)) == len(KERNELS)
 
 
 def test_a_run_that_is_stopped_says_where_its_rows_are(
-    stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "Device", HostDevice)
-    monkeypatch.setattr(command, "build", lambda _: stand_in)
+    monkeypatch.setattr(command, "build", lambda _: emulator)
     monkeypatch.setattr(command, "find_nvcc", lambda: Path("nvcc"))
     monkeypatch.setattr(command, "sweep_shapes", stop)
     assert command.main(["-o", str(tmp_path), "--parts", "exactness", "timing"]) == 1
     assert capsys.readouterr().err.endswith(f"stopped; what was done stands in {tmp_path}\n")
-    assert (tmp_path / "gpu_Stand-in-1_exactness_timing.md").read_text().count(" checked, 0 wrong") == 7
+    assert (tmp_path / "gpu_Emulator-1_exactness_timing.md").read_text().count(" checked, 0 wrong") == 7
 
 
-def test_only_chosen_shapes_are_timed(stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
+def test_only_chosen_shapes_are_timed(emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(command, "bar_shapes", lambda: [SHAPE, shape_for(1, 197, 8, 1, 0.3), replace(SHAPE, groups=3)])
-    report, _ = run_on_stand_in(stand_in, tmp_path, "--parts", "timing", "--shapes", "1 x 197", "E 8, K 1")
+    report, _ = run_on_emulator(emulator, tmp_path, "--parts", "timing", "--shapes", "1 x 197", "E 8, K 1")
     assert {row["shape"].groups for row in report.rows} == {1}
-    assert [path.name for path in tmp_path.iterdir()] == ["gpu_Stand-in-1_timing_1-x-197_E-8-K-1.md"]
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu_Emulator-1_timing_1-x-197_E-8-K-1.md"]
     assert file_name("A", []) == "gpu_A.md"
 
 
@@ -169,9 +169,9 @@ def test_exit_code_tells_what_is_wrong(tmp_path: Path) -> None:
     assert report.path.read_text().endswith("\n3 checks, 1 failures. 1 of 2 rows are within their bar.\n")
 
 
-def test_wrong_bits_fail_the_run(stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "buf")
-    report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness")
+def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "buf")
+    report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness")
     assert code == 1
     wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
     assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
@@ -179,14 +179,14 @@ def test_wrong_bits_fail_the_run(stand_in: Path, small_plan: None, tmp_path: Pat
 
 
 def test_an_error_of_the_card_is_a_failure(
-    stand_in: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "refuse")
-    report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "exactness", "timing")
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "refuse")
+    report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness", "timing")
     assert code == 1
     text = report.path.read_text()
     assert " 0 wrong" not in text
-    words = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: route: CUDA says 'stand-in error' (error 700)"
+    words = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: route: CUDA says 'emulated error' (error 700)"
     assert f"named cases: {words}" in report.failures
     assert "- random cases: 1 checked, 1 wrong" in text  # nothing is run after it
     assert report.failures[-1].startswith("timing, 2 x 50, E 8, K 2, c 9, D 16, fp32: ")
@@ -224,14 +224,14 @@ def test_models_are_exported_in_every_precision(tmp_path: Path) -> None:
 
 
 def test_frameworks_that_are_missing_are_named_before_anything_is_exported(
-    small_plan: None, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_plan: None, emulator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(frameworks.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(frameworks, "prepare_bundles", lambda *_: pytest.fail("it exports"))
-    report, code = run_on_stand_in(stand_in, tmp_path, "--parts", "frameworks")
+    report, code = run_on_emulator(emulator, tmp_path, "--parts", "frameworks")
     lacking = f"the installed ONNX Runtime {onnxruntime.__version__} has no"
     assert report.skipped == [
         "TensorRT: tensorrt isn't installed",
@@ -241,7 +241,7 @@ def test_frameworks_that_are_missing_are_named_before_anything_is_exported(
     assert code == 4
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(pytest.fail.Exception, match="it exports"):
-        run_on_stand_in(stand_in, tmp_path, "--parts", "frameworks")
+        run_on_emulator(emulator, tmp_path, "--parts", "frameworks")
 
 
 def test_a_framework_that_can_t_run_after_all_says_why(

@@ -1,6 +1,6 @@
 """What must be right on a GPU, where there is none: what the kernels must give, and that the checks see what is not.
 
-The checks run on a stand-in that can be told to be wrong; see `gpu_stand_in`.
+The checks run on an emulator that can be told to be wrong; see `gpu_emulator`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import BenchmarkError
-from gpu_stand_in import ROOT, has_gpu, nvcc
+from gpu_emulator import ROOT, has_gpu, nvcc
 from host_device import HostDevice
 from kept_build import kept
 from on_gpu import checks, exact
@@ -97,7 +97,7 @@ def test_cases_reach_every_corner() -> None:
 # What the checks see
 
 
-def test_stand_in_passes_every_check(kernels: Library) -> None:
+def test_the_emulator_passes_every_check(kernels: Library) -> None:
     device = HostDevice()
     small = [case for case in named_cases(1) if case.shape.all_tokens * case.shape.experts < 100_000]
     made = [
@@ -115,7 +115,7 @@ def test_stand_in_passes_every_check(kernels: Library) -> None:
 def test_gates_are_those_of_the_program_on_a_cpu(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     right = check_gates(HostDevice(), kernels, 1)
     assert (right.count, right.failures) == (21, ())
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "gates")
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "gates")
     wrong = check_gates(HostDevice(), kernels, 1).failures
     assert len(wrong) >= 14  # where the bit that is turned is not that of a NaN
     assert re.fullmatch(r"gates \[1, 8\] of D 768, any, seed 1: 1 of 8 differ from the CPU's", wrong[0])
@@ -123,7 +123,7 @@ def test_gates_are_those_of_the_program_on_a_cpu(kernels: Library, monkeypatch: 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_seen(kernels: Library, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", fault)
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", fault)
     case = Case(Shape(2, 50, 8, 2, 5, 6), "random", 1)
     failures = checks.check_case(HostDevice(), kernels, case)
     wrong = {"fused": "RouteDispatch: slot", "order": "slot", "past": "written past its ends", "unsteady": "y differs"}
@@ -143,7 +143,7 @@ def test_a_check_that_sees_no_planted_fault_is_told_of(kernels: Library, monkeyp
 
 
 def test_launches_are_counted(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "launches")
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "launches")
     failures = checks.check_launches(HostDevice(), kernels, [Shape(1, 3000, 8, 1, 5, 6)]).failures
     assert [re.sub(" at .* is", ":", failure) for failure in failures][:2] == [
         "Route: 3 launches instead of 2",
@@ -152,23 +152,23 @@ def test_launches_are_counted(kernels: Library, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_cuda_s_own_words_are_told(kernels: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", "refuse")
-    with pytest.raises(DeviceError, match=r"route: CUDA says 'stand-in error' \(error 700\)"):
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "refuse")
+    with pytest.raises(DeviceError, match=r"route: CUDA says 'emulated error' \(error 700\)"):
         kernels.call("route", c_shape(Shape(1, 1, 1, 1, 1)), 0, 0, 0, 0, 0, 0, 0)
 
 
 # What is written past the ends, and what both of them do, is for compute-sanitizer and torch to see.
 @pytest.mark.parametrize("fault", ["", "slot", "weight", "fused", "unsteady", "refuse"])
-def test_the_watched_program_sees_faults_too(stand_in: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    monkeypatch.setenv("VMOE_STAND_IN_FAULT", fault)
-    check = run_watched([], stand_in, ("12", "7"), "watched", 12)
+def test_the_watched_program_sees_faults_too(emulator: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", fault)
+    check = run_watched([], emulator, ("12", "7"), "watched", 12)
     if not fault:
         assert check.failures == ()
         return
     (failure,) = check.failures
     assert failure.startswith("exit code 1: ")
     said = (
-        "route: CUDA says 'stand-in error'" if fault == "refuse" else "of RouteDispatch is not that of Route and Dispatch at"
+        "route: CUDA says 'emulated error'" if fault == "refuse" else "of RouteDispatch is not that of Route and Dispatch at"
     )
     assert said in failure
 
@@ -186,24 +186,24 @@ def fake_sanitizer(folder: Path, *reports: str) -> Path:
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck", "initcheck"])
-def test_a_tool_watches_the_kernels_and_must_see_a_planted_fault(stand_in: Path, tmp_path: Path, tool: str) -> None:
+def test_a_tool_watches_the_kernels_and_must_see_a_planted_fault(emulator: Path, tmp_path: Path, tool: str) -> None:
     program = fake_sanitizer(tmp_path, f"plant {tool}")
-    assert [check.failures for check in run_tool(program, tool, stand_in, 5, 3)] == [(), ()]
+    assert [check.failures for check in run_tool(program, tool, emulator, 5, 3)] == [(), ()]
     planted, watched = Path(f"{program}.log").read_text().splitlines()
     assert planted.startswith(f"--tool {tool} --error-exitcode 77 ")
-    assert planted.endswith(f" -m on_gpu.watched {stand_in} plant {tool}")
-    assert watched.endswith(f" -m on_gpu.watched {stand_in} 5 3")
+    assert planted.endswith(f" -m on_gpu.watched {emulator} plant {tool}")
+    assert watched.endswith(f" -m on_gpu.watched {emulator} 5 3")
 
 
-def test_what_a_tool_finds_is_told(stand_in: Path, tmp_path: Path) -> None:
+def test_what_a_tool_finds_is_told(emulator: Path, tmp_path: Path) -> None:
     program = fake_sanitizer(tmp_path, "plant initcheck", "5 3")
-    planted, watched = run_tool(program, "initcheck", stand_in, 5, 3)
+    planted, watched = run_tool(program, "initcheck", emulator, 5, 3)
     assert planted.failures == ()
     assert (watched.name, watched.failures) == ("compute-sanitizer initcheck", ("exit code 77: ========= 5 3",))
 
 
-def test_a_tool_that_sees_nothing_is_told_of(stand_in: Path, tmp_path: Path) -> None:
-    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", stand_in, 5, 3)
+def test_a_tool_that_sees_nothing_is_told_of(emulator: Path, tmp_path: Path) -> None:
+    planted, watched = run_tool(fake_sanitizer(tmp_path), "racecheck", emulator, 5, 3)
     assert (planted.name, planted.failures) == (
         "compute-sanitizer racecheck, planted fault",
         ("it is not reported (exit code 0)",),

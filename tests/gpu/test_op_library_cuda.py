@@ -1,7 +1,7 @@
 """The op library for ONNX Runtime's CUDA provider, as far as it can be seen without a GPU.
 
 Its kernels for the CPU run as they are. What it does on a GPU between ONNX Runtime and the GPU's kernels runs here, too:
-built as a library for the CPU, with stand-ins for the kernels.
+built as a library for the CPU, with the kernels emulated.
 """
 
 from __future__ import annotations

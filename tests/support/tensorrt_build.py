@@ -1,4 +1,4 @@
-"""Builds the TensorRT plugin against the headers of each version that is named, and a fake TensorRT with programs that use it.
+"""Builds the TensorRT plugin against the headers of each version that is named, with a fake TensorRT.
 
 The headers are not part of this repository. The environment variable VMOE_TENSORRT_HEADERS names an include folder of
 TensorRT, or a folder with one such folder per version; without it everything here skips.

@@ -109,7 +109,14 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
 
     # It tells graphs that were not read from a file apart by little more than the names in them, and knows no plugins.
     plugin_bytes = plugin.with_name(TENSORRT_PLUGIN).read_bytes()
-    made_of = [onnxruntime.__version__, __version__, sha256(plugin_bytes).hexdigest(), bundle.identity, graph, batches.largest]
+    made_of = [
+        onnxruntime.__version__,
+        __version__,
+        sha256(plugin_bytes).hexdigest(),
+        bundle.identity,
+        graph,
+        batches.largest,
+    ]
     cache = str(private_folder("onnxruntime", digest_of(made_of)))
     # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
     shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)

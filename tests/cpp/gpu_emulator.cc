@@ -2,7 +2,7 @@
 // the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
 // can't.
 //
-// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
+// The environment variable VMOE_EMULATOR_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
 // (route_dispatch's slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf),
 // unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where
 // memory is filled).
@@ -24,7 +24,7 @@ bool g_counting = false;
 size_t g_nodes = 0;
 
 bool has_fault(const char* name) {
-  const char* fault = std::getenv("VMOE_STAND_IN_FAULT");
+  const char* fault = std::getenv("VMOE_EMULATOR_FAULT");
   return fault != nullptr && std::strcmp(fault, name) == 0;
 }
 
@@ -114,7 +114,7 @@ int vmoe_gpu_empty(void*) {
 
 int vmoe_gpu_plant(const char*) { return cudaSuccess; }
 
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "stand-in error"; }
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated error"; }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
   g_counting = true;
