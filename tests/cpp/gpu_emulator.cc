@@ -1,11 +1,10 @@
-// Stands in for a GPU: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that
+// A GPU emulator: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that
 // the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
 // can't.
 //
 // The environment variable VMOE_EMULATOR_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
 // (route_dispatch's slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf),
-// unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where
-// memory is filled).
+// unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700).
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -44,10 +43,10 @@ void route_on_cpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* 
   vmoe::route(shape, type, gates, slot, weight, src, vmoe::serial_runner());
 }
 
-void dispatch_on_cpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
-  vmoe::dispatch(x, src, places, row_bytes, buf, vmoe::serial_runner());
+void dispatch_on_cpu(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf) {
+  vmoe::dispatch(x, src, slots, row_bytes, buf, vmoe::serial_runner());
   spoil("buf", buf);
-  if (has_fault("past")) static_cast<unsigned char*>(buf)[places * row_bytes] = 0;
+  if (has_fault("past")) static_cast<unsigned char*>(buf)[slots * row_bytes] = 0;
 }
 
 }  // namespace
@@ -75,9 +74,9 @@ cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates
   return cudaSuccess;
 }
 
-cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t) {
-  if (!count_instead(1)) dispatch_on_cpu(x, src, places, row_bytes, buf);
+  if (!count_instead(1)) dispatch_on_cpu(x, src, slots, row_bytes, buf);
   return cudaSuccess;
 }
 
@@ -85,11 +84,11 @@ cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, con
                            size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
   if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
-  const size_t places = shape.experts * shape.places();
-  std::vector<int32_t> src(places);
+  const size_t slots = shape.experts * shape.places();
+  std::vector<int32_t> src(slots);
   route_on_cpu(shape, gate_type, gates, slot, weight, src.data());
   spoil("fused", slot);
-  dispatch_on_cpu(x, src.data(), places, row_bytes, buf);
+  dispatch_on_cpu(x, src.data(), slots, row_bytes, buf);
   return cudaSuccess;
 }
 
@@ -111,8 +110,6 @@ int vmoe_gpu_empty(void*) {
   count_instead(1);
   return cudaSuccess;
 }
-
-int vmoe_gpu_plant(const char*) { return cudaSuccess; }
 
 const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated error"; }
 
@@ -141,11 +138,6 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 }
 cudaError_t cudaFree(void* memory) {
   std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
-  if (has_fault("memset")) return cudaErrorIllegalAddress;
-  std::memset(memory, value, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {

@@ -11,9 +11,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import fake_gpu
 import fake_tensorrt
-import click
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence, copied_bundle
