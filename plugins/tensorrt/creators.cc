@@ -1,4 +1,5 @@
-// The library's two functions, which TensorRT calls when it loads the library, and what makes a plugin of a node's fields.
+// The library's two functions, which TensorRT calls when it loads the library, and what makes a plugin of a node's
+// fields.
 #include <NvInferRuntime.h>
 
 #include <array>
