@@ -167,20 +167,31 @@ def test_an_engine_that_is_there_is_not_built_again(
     assert len(files(cache)) == 1
 
 
-def test_the_timing_cache_is_kept_for_the_next_build(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    for profile in (PROFILE, "c1.05-k1"):
-        assert build(bundle, "--profile", profile, "-q") == 0
-    tensorrt.__version__ = "11.4.0.106"
-    assert build(bundle, "-q") == 0
-    assert [options["cache"] for options in tensorrt.built] == [b"", b"measured;", b""]
-
-
-def test_an_engine_with_wrong_answers_is_not_kept(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("what", "value", "says"),
+    [
+        ("error", 0.01, "in calls of 1 images the engine's answers differ from those of ONNX Runtime"),
+        ("error", float("inf"), "it was not kept"),
+        ("error", float("nan"), "it was not kept"),
+        ("wrong_batch", 1, "in calls of 1 images the engine's answers differ"),
+        ("wrong_batch", 3, "in calls of 3 images the engine's answers differ"),
+        ("error", None, "c0.3-k1.tensorrt.onnx: it is a fake that fails"),
+        ("__version__", "10.12.0.36", "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'"),
+        ("gpu", UnavailableError("there is no NVIDIA driver on this machine"), "there is no NVIDIA driver"),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
+    bundle: Path,
+    tensorrt: FakeTensorRt,
+    cache: Path,
+    what: str,
+    value: object,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for error in (0.01, float("inf"), float("nan")):
-        tensorrt.error = error
-        assert_refuses([bundle], 1, "differ from those of ONNX Runtime", "it was not kept", capsys=capsys)
+    setattr(tensorrt, what, value)
+    assert_refuses([bundle, "--batch-size", 3], 1, says, capsys=capsys)
     assert files(cache) == []
 
 
@@ -198,37 +209,15 @@ def test_what_may_differ_is_what_the_precision_gives(precision: str) -> None:
             refuse_wrong_answers(bad, precision)
 
 
-@pytest.mark.parametrize(("batch", "says"), [(3, "calls of 3 images"), (1, "calls of 1 images"), (2, None)])
-def test_an_engine_with_wrong_answers_at_the_fewest_or_at_the_most_images_is_not_kept(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str], batch: int, says: str | None
-) -> None:
-    tensorrt.wrong_batch = batch
-    arguments = [bundle, "--batch-size", "3"]
-    if says is None:
-        assert build(*arguments) == 0
-    else:
-        assert_refuses(arguments, 1, f"in {says} the engine's answers differ", "it was not kept", capsys=capsys)
-    assert len(files(cache)) == (says is None)
-
-
-@pytest.mark.parametrize("largest", [32, 48, 64])
 def test_calls_of_many_groups_are_compared_with_each_group_alone(
-    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str], largest: int
+    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert build(grouped, "--batch-size", largest, "--json", "-") == 0
+    assert build(grouped, "--batch-size", 48, "--json", "-") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
-    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (largest, largest)]
+    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (48, 48)]
     assert {check["agreement"] for check in checks} == {1.0}
     tensorrt.repeats = 16
-    assert_refuses([grouped, "--batch-size", str(largest), "--force"], 1, "it was not kept", capsys=capsys)
-
-
-def test_a_build_that_fails_leaves_nothing(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tensorrt.error = None
-    assert_refuses([bundle], 1, "TensorRT can't build an engine", "c0.3-k1.tensorrt.onnx", capsys=capsys)
-    assert files(cache) == []
+    assert_refuses([grouped, "--batch-size", 48, "--force"], 1, "it was not kept", capsys=capsys)
 
 
 def test_without_a_backend_for_the_cpu_nothing_is_built(
@@ -254,33 +243,17 @@ def test_changed_weights_are_not_built(
     assert tensorrt.built == []
 
 
-def test_without_a_gpu_it_says_so(bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
-    tensorrt.gpu = UnavailableError("there is no NVIDIA driver on this machine")
-    assert_refuses([bundle], 1, "there is no NVIDIA driver", capsys=capsys)
-    with pytest.raises(UnavailableError, match="there is no NVIDIA driver"):
-        Engine.load(bundle, backend="tensorrt")
-
-
-@pytest.mark.parametrize(
-    ("card", "cuda", "says"),
-    [
-        ("7.5", (13, 0), "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has"),
-        ("9.0", (12, 9), "TensorRT plugin needs a driver for CUDA 13, and the one on this machine is for CUDA 12.9"),
-    ],
-)
-def test_a_card_or_a_driver_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
+def test_a_gpu_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
     bundle: Path,
     tensorrt: FakeTensorRt,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    card: str,
-    cuda: tuple[int, int],
-    says: str,
 ) -> None:
     along_with_it = fake_gpu.op_library(tmp_path, "80-real 90-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
-    tensorrt.gpu = Gpu("NVIDIA Some", card, cuda)
+    tensorrt.gpu = Gpu("NVIDIA Some", "7.5", (13, 0))
+    says = "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has compute capability 7.5"
     assert_refuses([bundle], 1, says, capsys=capsys)
     assert tensorrt.built == []
     with pytest.raises(UnavailableError, match=says):
@@ -326,32 +299,19 @@ def test_an_engine_is_only_found_by_what_it_was_built_for(
     refusal(copied_bundle(bundle, tmp_path / "o.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}))
 
 
-def test_a_tensorrt_that_is_too_old_says_what_to_install(
-    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tensorrt.__version__ = "10.12.0.36"
-    assert_refuses([bundle], 1, "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'", capsys=capsys)
-
-
 def test_a_changed_engine_is_refused_with_the_line_that_builds_it_again(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, tmp_path: Path
 ) -> None:
-    assert build(bundle, "-q") == 0
+    copy = copied_bundle(bundle, tmp_path / "a b.vmoe")
+    assert build(copy, "-q") == 0
     engine = next(cache.rglob("*.engine"))
     engine.write_bytes(engine.read_bytes() + b" ")
-    with pytest.raises(BackendError, match=f"was changed after it was built; run vmoe build .* --profile {PROFILE} --force"):
-        Engine.load(bundle, PROFILE, "tensorrt")
-    assert_refuses([bundle], 1, "was changed after it was built", capsys=capsys)
-    assert build(bundle, "-q", "--force") == 0
-    Engine.load(bundle, PROFILE, "tensorrt").close()
-
-
-def test_a_bundle_with_spaces_gets_a_line_for_the_shell(bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path) -> None:
-    copy = copied_bundle(bundle, tmp_path / "a b.vmoe")
-    with pytest.raises(BackendError) as refused:
+    with pytest.raises(BackendError, match="was changed after it was built") as refused:
         Engine.load(copy, PROFILE, "tensorrt")
     line = shlex.split(str(refused.value).partition("; run ")[2])
-    assert line == ["vmoe", "build", str(copy), "--profile", PROFILE]
+    assert line == ["vmoe", "build", str(copy), "--profile", PROFILE, "--force"]
+    assert program.main([*line[1:], "-q"]) == 0
+    Engine.load(copy, PROFILE, "tensorrt").close()
 
 
 def test_an_engine_runs_its_profile_and_no_other(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:

@@ -84,13 +84,6 @@ def test_an_onnxruntime_for_gpus_without_a_driver_is_one_sentence_and_prints_not
     assert_one_sentence(done.stderr.removesuffix("\n"), "there is no NVIDIA driver on this machine", "libcuda.so.1")
 
 
-@without_gpu
-def test_auto_stays_on_the_cpu_with_an_onnxruntime_for_gpus(bundle: Path) -> None:
-    done = python(LOAD, bundle, "auto", packages=wheel_folder(GPU_WHEEL))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("ONNX Runtime 1.31.1 CPU, ")
-
-
 def test_auto_asks_for_a_gpu_first_and_goes_on_where_cuda_does_not_work(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,12 +168,6 @@ def test_a_bundle_without_graphs_for_tensorrt_says_how_to_export_them(
     with pytest.raises(BackendError) as refused:
         Engine.load(bundle, "c0.7-k2-vanilla", backend)
     assert_one_sentence(str(refused.value), "'c0.7-k2-vanilla'", "--tensorrt --capacity 0.7 --k 2 --no-bpr")
-
-
-@pytest.mark.parametrize("backend", ON_GPU)
-def test_threads_are_checked_though_a_gpu_has_none(bundle: Path, backend: str) -> None:
-    with pytest.raises(BackendError, match="threads must be"):
-        Engine.load(bundle, backend=backend, threads=0)
 
 
 @without_gpu
