@@ -1,7 +1,7 @@
 """ONNX Runtime's own CUDA provider where there is no GPU: the one of its wheel, on fakes of NVIDIA's libraries.
 
 Every function that it takes from them says "success" and does nothing, but for the few that a session can't be loaded
-without: memory is the host's, copies are copies, and there is one card. So sessions are made as on a GPU: nodes are given to
+without: memory is the host's, copies are copies, and there is one GPU. So sessions are made as on a GPU: nodes are given to
 providers, and copies are put between them. Kernels don't run, so answers mean nothing.
 """
 

@@ -30,6 +30,7 @@ _PRODUCT = (
     "vmoe_runtime.backends.tensorrt.tensorrt_api",
     "vmoe_runtime.backends.tensorrt.tensorrt_engine",
     "vmoe_tools.build.tensorrt_builder",
+    "vmoe_tools.build.build",
 )
 
 

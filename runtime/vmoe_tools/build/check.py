@@ -11,6 +11,7 @@ import numpy as np
 
 from vmoe_measure.comparison import Run, differences, smooth_images
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.images import scale_pixels
@@ -64,6 +65,7 @@ class Reference:
     def __init__(self, bundle: Bundle, profile: Profile | None) -> None:
         self._manifest = manifest = bundle.manifest
         self._profile = profile
+        self._precision = exported_graphs(bundle).precision
         spec = manifest.input
         count = max(-(-_IMAGES // manifest.batch_multiple), 2) * manifest.batch_multiple
         pixels = smooth_images(count, spec.height, spec.width, spec.channels)
@@ -74,11 +76,12 @@ class Reference:
         self._description = cpu.description
         self._run = Run.of(names, values, profile)
 
-    def compare(self, engine: Backend, batch: int) -> Check:
-        """Runs the same images on the engine, in calls of `batch` images; calls of more than there are repeat some, shuffled.
+    def check(self, engine: Backend, batch: int) -> Check:
+        """Runs the same images on the engine, in calls of `batch` images; larger calls repeat some of them, shuffled.
 
         Raises:
             BackendError: it failed.
+            click.ClickException: outputs or routing are too far from the CPU's.
         """
         multiple = self._manifest.batch_multiple
         groups = len(self._images) // multiple
@@ -91,7 +94,7 @@ class Reference:
         for images in np.split(self._images[chosen], calls):
             runs.append(Run.of(names, engine.run({"image": images}, self._outputs(names)), self._profile))
         apart = differences(self._run.of_images(chosen), Run.joined(runs))
-        return Check(
+        check = Check(
             reference=self._description,
             batch=batch,
             images=len(chosen),
@@ -100,6 +103,8 @@ class Reference:
             median_difference=float(np.median(apart.largest)),
             agreement=apart.agreement,
         )
+        refuse_wrong_answers(check, self._precision)
+        return check
 
     def _outputs(self, names: Sequence[str]) -> list[str]:
         return [self._manifest.output, *(f"{layer}/{name}" for layer in self._manifest.moe_layers for name in names)]
