@@ -350,11 +350,11 @@ class Plugins {
       }
       bool taken = true;
       for (int32_t i = 0; i < count; ++i) taken = supported(i) && taken;
+      if (!taken) continue;
       std::vector<DataType> outputs(static_cast<size_t>(output_count));
       const int32_t status = node.build->getOutputDataTypes(outputs.data(), output_count, types.data(), input_count);
-      const bool alike = status == 0 && std::equal(outputs.begin(), outputs.end(), types.begin() + input_count);
-      require(taken == alike, "both functions take the types " + name);
-      if (!taken) continue;
+      require(status == 0 && std::equal(outputs.begin(), outputs.end(), types.begin() + input_count),
+              "output types " + name);
       text += (text.empty() ? "" : " ") + name;
       descs.back().desc.format = PluginFormat::kCHW32;
       require(!supported(count - 1), "the format is linear");
