@@ -344,23 +344,6 @@ def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle
             assert (old.backend_description[-6:], new.backend_description[-6:]) == ("1 to 4", "1 to 8")
 
 
-def test_an_engine_is_given_what_it_takes_and_asked_for_what_it_has(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    assert build(bundle, "-q") == 0
-    opened = Bundle.open(bundle)
-    backend = open_backend("tensorrt", opened, Parallelism(), opened.manifest.profiles[PROFILE])[1]
-    image = np.zeros((1, 28, 28, 1), np.float32)
-    for feeds, outputs, sentence in (
-        ({"image": image.astype(np.uint8)}, ["logits"], "takes image float32, not image uint8"),
-        ({"image": image, "k": np.ones(1, np.int64)}, ["logits"], "takes image float32, not image float32, k int64"),
-        ({}, ["logits"], "takes image float32, not nothing"),
-        ({"image": image}, ["features"], "has no output features"),
-    ):
-        with pytest.raises(BackendError) as refused:
-            backend.run(feeds, outputs)
-        assert_one_sentence(str(refused.value), sentence)
-    assert backend.run({"image": image[:, ::-1]}, ["logits"])[0].shape == (1, 10)
-
-
 def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
     batches = mnist_images["images"][: 8 * 16].reshape(8, 16, 28, 28)
     assert build(bundle, "-q") == 0

@@ -31,7 +31,8 @@ def build_emulator() -> Path:
     # As nvcc's host compiler it knows where CUDA's headers are; the emulator has a CUDA runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
-    sources += [PLUGINS / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
+    kernels = {"routing", "dispatch", "combine", "workspace"}
+    sources += sorted(path for path in (PLUGINS / "core").glob("*.cc") if path.stem in kernels)
     return kept("libgpu_emulator.so", nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources)
 
 

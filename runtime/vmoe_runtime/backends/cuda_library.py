@@ -46,11 +46,8 @@ def _checked(part: str, gpu: Gpu) -> Path | None:
     if failure is not None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
-    try:
-        loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-        architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
-    except AttributeError:
-        raise BackendError(f"the CUDA op library {library} is of another version; install vmoe-export again") from None
+    loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
+    architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
     # A driver for a major version of CUDA runs what any minor one built.
     if gpu.cuda[0] < built_with:
         raise UnavailableError(

@@ -74,14 +74,7 @@ class TensorRtBackend:
             ImageError: the engine wasn't built for so few or so many images.
             BackendError: TensorRT or CUDA failed.
         """
-        dtypes = self._loaded.dtypes
-        unknown = [name for name in outputs if name not in dtypes]
-        if unknown:
-            raise BackendError(f"TensorRT failed: the engine has no output {unknown[0]}")
-        if {name: array.dtype for name, array in feeds.items()} != {tensorrt_api.INPUT: dtypes[tensorrt_api.INPUT]}:
-            passed = ", ".join(f"{name} {array.dtype}" for name, array in feeds.items()) or "nothing"
-            raise BackendError(f"TensorRT failed: the engine takes image {dtypes[tensorrt_api.INPUT]}, not {passed}")
-        image = np.ascontiguousarray(feeds[tensorrt_api.INPUT])
+        image = feeds[tensorrt_api.INPUT]
         smallest, largest = self._record.min_batch, self._record.max_batch
         if not smallest <= len(image) <= largest:
             option = "--batch-size" if len(image) > largest else "--min-batch-size"
