@@ -15,11 +15,9 @@ from gpu import command, timing
 from gpu.report import Report
 from gpu_emulator import BENCHMARKS, has_gpu
 from host_device import HostDevice
-from on_gpu import cases, checks, frameworks, sanitizer
+from on_gpu import cases, checks, sanitizer
 from on_gpu.cases import Case
 from on_gpu.shape import Shape
-
-from vmoe_runtime import Engine
 
 SHAPE = Shape(2, 50, 8, 2, 9, 16)
 
@@ -60,15 +58,6 @@ def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Pat
     assert code == 1
     wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
     assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
-
-
-def test_engines_that_agree_pass_and_others_do_not(mnist_image_bundle: Path) -> None:
-    bundle = frameworks.ModelBundle(mnist_image_bundle, "mnist fp32", "fp32", timed=True)
-    with Engine.load(mnist_image_bundle, "c0.3-k1", "onnxruntime") as engine:
-        assert frameworks.compare("same", engine, bundle, "c0.3-k1").failures == []
-        other = frameworks.compare("other", engine, bundle, "c1.05-k1")
-        assert len(frameworks.throughput(engine, 2)) == len(frameworks.BATCHES)
-    assert "are routed as on the CPU" in other.failures[0]
 
 
 def test_a_run_without_its_project_a_network_or_a_gpu_says_in_a_sentence_what_it_lacks(tmp_path: Path) -> None:
