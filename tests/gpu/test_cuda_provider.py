@@ -13,7 +13,6 @@ from pathlib import Path
 import cuda_provider
 import fake_gpu
 import pytest
-from damaged_files import assert_one_sentence
 from test_gpu_backends import GPU_WHEEL
 from wheels import wheel_folder
 
@@ -99,26 +98,3 @@ def test_settings_of_a_call_come_back_from_the_gpu_once_a_layer(bundle: Path, nv
     assert (loaded.backend, loaded.only_profile) == ("cuda", "None")
     assert loaded.on_cuda["VmoeRouteDispatch"] + loaded.on_cuda["VmoeRoute"] == 5
     assert loaded.on_cuda["MemcpyToHost"] == 5
-
-
-@pytest.mark.parametrize(
-    ("capability", "cuda", "profile", "on"),
-    [
-        ("9.0", (13, 0), "c0.3-k1", "cuda"),
-        ("7.5", (13, 0), "c0.3-k1", "onnxruntime"),
-        ("9.0", (12, 8), "c0.3-k1", "onnxruntime"),
-        ("9.0", (13, 0), "c0.3-k1-pool", "onnxruntime"),
-        ("9.0", (13, 0), "c0.3-k1-m4", "onnxruntime"),
-    ],
-)
-def test_auto_takes_the_gpu_where_it_will_do(
-    bundle: Path, nvidia: Path, tmp_path: Path, capability: str, cuda: tuple[int, int], profile: str, on: str
-) -> None:
-    if bundle.stem != "fp32":
-        pytest.skip("the same in each precision")
-    driver = fake_gpu.driver(tmp_path, capability, cuda, cuda_provider.DRIVER)
-    assert load(bundle, "auto", driver.parent, nvidia, profile=profile).backend == on
-    if on != "cuda":
-        refused = load(bundle, "cuda", driver.parent, nvidia, profile=profile)
-        assert refused.backend == "error"
-        assert_one_sentence(refused.description, "CUDA")
