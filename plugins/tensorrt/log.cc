@@ -31,8 +31,9 @@ int32_t major_behind(void* object) {
 }  // namespace
 
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
-  loaded_by = finder ? major_behind(finder) : NV_TENSORRT_MAJOR;
-  logger_finder = loaded_by == NV_TENSORRT_MAJOR ? finder : nullptr;
+  const int32_t major = finder ? major_behind(finder) : NV_TENSORRT_MAJOR;
+  logger_finder = major == NV_TENSORRT_MAJOR ? finder : nullptr;
+  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // of a library that doesn't say, messages go to stderr
 }
 
 void check_tensorrt_major() {
