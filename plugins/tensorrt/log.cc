@@ -28,6 +28,18 @@ int32_t major_behind(void* object) {
   return major;
 }
 
+// False where there is no logger, or where it throws.
+bool give_to_logger(const char* line) noexcept {
+  try {
+    nvinfer1::ILoggerFinder* finder = logger_finder;
+    nvinfer1::ILogger* logger = finder ? finder->findLogger() : nullptr;
+    if (logger) logger->log(nvinfer1::ILogger::Severity::kERROR, line);
+    return logger != nullptr;
+  } catch (...) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
@@ -45,15 +57,7 @@ void check_tensorrt_major() {
 void log_error(const char* message) noexcept {
   char line[1024];
   std::snprintf(line, sizeof(line), "vmoe: %s", message);
-  try {
-    nvinfer1::ILoggerFinder* finder = logger_finder;
-    if (nvinfer1::ILogger* logger = finder ? finder->findLogger() : nullptr) {
-      logger->log(nvinfer1::ILogger::Severity::kERROR, line);
-      return;
-    }
-  } catch (...) {  // findLogger may throw
-  }
-  std::fprintf(stderr, "%s\n", line);
+  if (!give_to_logger(line)) std::fprintf(stderr, "%s\n", line);
 }
 
 }  // namespace vmoe::tensorrt
