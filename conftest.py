@@ -170,16 +170,16 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
 
 
 @pytest.fixture(scope="session")
-def stand_in() -> Path:
+def emulator() -> Path:
     """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
-    from gpu_stand_in import build_stand_in
+    from gpu_emulator import build_emulator
 
-    return build_stand_in()
+    return build_emulator()
 
 
 @pytest.fixture
-def kernels(stand_in: Path) -> Library:
+def kernels(emulator: Path) -> Library:
     """The GPU kernels as the benchmark calls them, on the CPU."""
     from on_gpu.library import Library
 
-    return Library(stand_in)
+    return Library(emulator)

@@ -2,7 +2,7 @@
 
     python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
-needs nvcc and a torch that has CUDA, and nothing else: no network, and not this project. `--floors` needs Python alone.
+needs nvcc and a torch that has CUDA, and nothing else: no network, and not this project.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The command line, and the parts of a run one after the other. Only what runs on a card needs more than Python itself."""
+"""The command line, and the parts of a run one after the other."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from on_gpu.check import Check, first_line
 from on_gpu.device import Device
 from on_gpu.library import Library, build, find_nvcc, library_command
 
-from gpu.floors import floors_text
-from gpu.report import FAILED, PASSED, Report, file_name
+from gpu.report import FAILED, Report, file_name
 from gpu.shapes import bar_shapes, sweep_shapes
 
-KERNEL_PARTS = ("exactness", *sanitizer.TOOLS, "timing")
-PARTS = (*KERNEL_PARTS, "frameworks")
+PARTS = ("exactness", *sanitizer.TOOLS, "timing")
 WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
 QUICK = {"random_cases": 40, "repeats": 5, "layers": 10, "every": 12}
-"""How many random cases are checked, how often a call is timed, layers under each tool; every how manieth shape is timed."""
+"""How many random cases are checked, how often a call is timed, layers under each tool; one in how many shapes is timed."""
 _RESULTS = Path("build") / "gpu"
 
 
@@ -30,13 +28,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="gpu.py",
-        description="Builds the GPU kernels for this machine's card, checks and times them.",
+        description="Builds the GPU kernels for this machine's GPU, checks and times them.",
         epilog="Exit code: 0 all is right; 1 something is wrong or can't run; 2 usage; 3 all is right, but a kernel is over "
-        "its bar; 4 all is right, but a part that was asked for lacks what it needs.",
+        "its bar; 4 all is right, but a requested part lacks what it needs.",
     )
     add, some = parser.add_argument, "time only shapes with one of these in them: '64 x 197, E 8'"
-    add("--floors", action="store_true", help="print the floors for an H100, and do no more")
-    add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all but the last)")
+    add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--shapes", nargs="+", default=[], metavar="TEXT", help=some)
     add("--quick", action="store_true", help="fewer cases, shapes and rounds, to see that it works")
     add("--seed", type=_seed, default=1, metavar="N", help="of all random cases (default: 1)")
@@ -46,7 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         if not any(text in str(shape) for shape in (*bar_shapes(), *sweep_shapes())):
             parser.error(f"argument --shapes: no shape has '{text}' in it; one is '{bar_shapes()[0]}'")
     given.chosen = [*(given.parts or []), *given.shapes, *(["quick"] if given.quick else [])]
-    given.parts = list(dict.fromkeys(given.parts or KERNEL_PARTS))
+    given.parts = list(dict.fromkeys(given.parts or PARTS))
     vars(given).update(QUICK if given.quick else WHOLE)
     return given
 
@@ -61,16 +58,11 @@ def _seed(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     given = parse_arguments(arguments)
-    if given.floors:
-        print(floors_text(), end="")
-        return PASSED
     try:
         device = Device()
         with tempfile.TemporaryDirectory(prefix="vmoe-gpu-") as folder:
-            library = None
-            if set(given.parts) & set(KERNEL_PARTS):
-                say(f"building the kernels for {device.architecture}")
-                library = build(library_command(find_nvcc(), device.architecture, Path(folder, "libkernel_calls.so")))
+            say(f"building the kernels for {device.architecture}")
+            library = build(library_command(find_nvcc(), device.architecture, Path(folder, "libkernel_calls.so")))
             report = run(given, device, library)
         code = report.end()
     except (BenchmarkError, OSError) as error:
@@ -78,35 +70,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {at_fault}")
         return FAILED
     except KeyboardInterrupt:
-        say(f"stopped; what was done stands in {given.output}")
+        say(f"stopped; what was done is in {given.output}")
         return FAILED
     say(f"{report.path} is written")
     return code
 
 
-def run(given: argparse.Namespace, device: Any, library: Path | None) -> Report:
-    """Does everything that was asked for; `library` is the kernels', or None where no part needs them."""
+def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
+    """Runs the chosen parts; `library` is the kernels'."""
     report = Report(given.output / file_name(device.name, given.chosen))
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
     report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
-    if library is not None:
-        kernels = Library(library)
-        kernels.call("empty", device.stream())  # a driver that is too old says so now
+    kernels = Library(library)
+    kernels.call("empty", device.stream())  # a driver that is too old says so now
     for part in given.parts:
         report.write(f"\n## {part}\n")
-        if part == "frameworks":
-            _run_frameworks(report, given)
-        elif part == "timing":
+        if part == "timing":
             _time_kernels(report, given, device, kernels)
         elif part == "exactness":
             from on_gpu.checks import check_exactness
 
             check_exactness(report.check, device, kernels, given.seed, given.random_cases)
         elif program := sanitizer.find_sanitizer():
-            assert library is not None
             say(f"{part}: {given.layers} layers, seed {given.seed}")
-            for check in sanitizer.run_tool(program, part, library, given.layers, given.seed):
-                report.check(check)
+            report.check(sanitizer.run_tool(program, part, library, given.layers, given.seed))
         else:
             report.skip(part, sanitizer.MISSING)
     return report
@@ -122,7 +109,7 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
     try:
         rates = measure_rates(device, kernels, given.repeats)
         report.write(
-            f"A copy within the card's memory reads and writes {rates.copy / 1e12:.2f} TB/s, of which floors are taken. An "
+            f"A copy within the GPU's memory reads and writes {rates.copy / 1e12:.2f} TB/s, of which floors are taken. An "
             f"empty kernel takes {rates.launch * 1e6:.2f} µs. Medians of CUDA graphs on rotating buffers, interleaved; what "
             "the CPU needs to launch is in none of them.\n"
         )
@@ -135,13 +122,3 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
     except RuntimeError as error:
         report.check(Check(f"timing, {what}", 1, (first_line(error),)))
     report.write("", *(f"- {note}" for note in dict.fromkeys(notes)))
-
-
-def _run_frameworks(report: Report, given: argparse.Namespace) -> None:
-    """ONNX Runtime and TensorRT, where they are installed; only then is anything exported."""
-    try:
-        from on_gpu import frameworks
-    except ImportError as error:
-        report.skip("frameworks", f"this Python lacks {error.name}; run it in one that has the project installed")
-        return
-    frameworks.run(report, given.output / "work", "tiny" if given.quick else "b16", given.repeats)

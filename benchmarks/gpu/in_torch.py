@@ -1,6 +1,6 @@
 """What an engineer writes in torch for the work of the kernels.
 
-All shapes are fixed and nothing waits for the card, so that it fits a CUDA graph. Rows are `padded` before any
+All shapes are fixed and nothing waits for the GPU, so that it fits a CUDA graph. Rows are `padded` before any
 timing.
 """
 

@@ -15,18 +15,18 @@ _HEAD = ("kernel", "µs", "quartiles", "launches", "MB", "of copy", "floor µs",
 _CELLS = "name µs:.2f quartiles launches MB:.3f of_copy:.0% floor_µs:.3f bar_µs:.2f verdict torch_µs:.2f"
 
 
-def file_name(card: str, chosen: Sequence[str]) -> str:
-    """The name of a run's file: its card's, and what was chosen of all that there is.
+def file_name(gpu: str, chosen: Sequence[str]) -> str:
+    """The name of a run's file: its GPU's, and what was chosen of all that there is.
 
     Example:
         >>> file_name("NVIDIA H100 80GB HBM3", ["timing", "64 x 197, E 8"])
         'gpu_NVIDIA-H100-80GB-HBM3_timing_64-x-197-E-8.md'
     """
-    return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (card, *chosen))]) + ".md"
+    return "_".join(["gpu", *(re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") for name in (gpu, *chosen))]) + ".md"
 
 
 class Report:
-    """What was found so far, and the file that it stands in.
+    """The results so far, and the file that they are written to.
 
     Attributes:
         checked: how many things were looked at.

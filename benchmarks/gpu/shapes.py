@@ -9,7 +9,7 @@ from on_gpu.shape import TYPES, Shape, Type
 
 
 def shape_for(groups: int, tokens: int, experts: int, choices: int, ratio: float, type: Type = "fp32") -> Shape:
-    """The shape whose places per expert follow from a capacity ratio.
+    """The shape whose slots per expert follow from a capacity ratio.
 
     Example:
         >>> shape_for(8, 197, 8, 2, 1.05).capacity

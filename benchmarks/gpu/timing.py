@@ -1,4 +1,4 @@
-"""How long kernels and torch take on the card for the same work, without what the CPU needs to launch them.
+"""How long kernels and torch take on the GPU for the same work, without what the CPU needs to launch them.
 
 The calls of one contender, each on other memory so that nothing is still in the cache from the call before, are one CUDA
 graph. Contenders of a shape are interleaved; times are the graph's by CUDA events, over its calls.
@@ -20,7 +20,7 @@ from on_gpu.problem import Problem
 from on_gpu.shape import Shape
 
 from gpu import in_torch
-from gpu.floors import ONE_IMAGE_BAR, bar_seconds, count_kept, kernel_bytes
+from gpu.floors import ONE_IMAGE_BAR, Kept, bar_seconds, count_kept, kernel_bytes
 from gpu.shapes import is_one_image, shape_of_kernel
 
 Call = Callable[[], object]
@@ -40,7 +40,7 @@ class Time(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The card at its best: bytes a second of a copy within its memory, read and written; seconds of an empty kernel."""
+    """The GPU at its best: bytes a second of a copy within its memory, read and written; seconds of an empty kernel."""
 
     copy: float
     launch: float
@@ -117,7 +117,7 @@ def measure_shape(
 def _measure_kernel(
     device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool
 ) -> dict[str, Any]:
-    sets = buffer_sets(kernel_bytes(shape)[kernel], device.l2_bytes)
+    sets = buffer_sets(kernel_bytes(shape, Kept(shape.pairs, shape.all_tokens))[kernel], device.l2_bytes)
     problems = [_routed_problem(device, kernels, shape) for _ in range(sets)]
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]

@@ -7,7 +7,7 @@ namespace vmoe::cuda {
 namespace {
 
 struct CombineShape {
-  size_t places;
+  size_t slots;
   size_t tokens;
   size_t choices;
   size_t hidden;
@@ -18,7 +18,7 @@ __global__ void combine_kernel(const Word* __restrict__ out, const int32_t* __re
                                const W* __restrict__ weight, CombineShape shape, size_t words, Word* __restrict__ y) {
   const size_t token = static_cast<size_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (token >= shape.tokens) return;
-  combine_row<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.places,
+  combine_row<T>(threadIdx.x, blockDim.x, words, token, static_cast<uint32_t>(shape.choices), shape.slots,
                  ConstMemory<Word>{out}, ConstMemory<int32_t>{slot}, ConstMemory<W>{weight}, Memory<Word>{y});
 }
 
@@ -43,12 +43,12 @@ cudaError_t launch_words(const void* out, const int32_t* slot, const void* weigh
 
 }  // namespace
 
-cudaError_t combine(ElementType type, const void* out, size_t places, const int32_t* slot, ElementType weight_type,
+cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream) {
   if (weight_type != ElementType::kFloat32 && weight_type != type) return cudaErrorInvalidValue;
   if (tokens > INT32_MAX || choices > INT32_MAX) return cudaErrorInvalidValue;
   if (tokens == 0 || hidden == 0) return cudaSuccess;
-  const CombineShape shape{places, tokens, choices, hidden};
+  const CombineShape shape{slots, tokens, choices, hidden};
   const bool float_weights = weight_type == ElementType::kFloat32;
   switch (type) {
     case ElementType::kFloat32: return launch_words<float, float>(out, slot, weight, shape, y, stream);

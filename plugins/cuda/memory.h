@@ -18,7 +18,7 @@ struct Memory {
   VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };
 
-// An output that nobody may have asked for: then `data` is null.
+// An output that may not be wanted: then `data` is null.
 template <class T>
 struct OptionalMemory {
   using Value = T;

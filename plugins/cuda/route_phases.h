@@ -40,7 +40,7 @@ struct Tile {
   uint32_t experts;         // E
   uint32_t choices;         // K
   uint32_t capacity;        // c
-  uint32_t places;          // M
+  uint32_t slots;           // M
   uint32_t batch_priority;  // 1, or 0 for vanilla order
   uint32_t lanes;           // that choose a token's experts
 
@@ -49,11 +49,11 @@ struct Tile {
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
-  // The group's places of all experts, E * c.
-  VMOE_HOST_DEVICE uint32_t group_places() const { return experts * capacity; }
-  // Of a place among those of all groups.
-  VMOE_HOST_DEVICE size_t place_index(uint32_t expert, uint32_t position) const {
-    return static_cast<size_t>(expert) * places + static_cast<size_t>(group) * capacity + position;
+  // The group's slots of all experts, E * c.
+  VMOE_HOST_DEVICE uint32_t group_slots() const { return experts * capacity; }
+  // Of a slot among those of all groups.
+  VMOE_HOST_DEVICE size_t slot_index(uint32_t expert, uint32_t position) const {
+    return static_cast<size_t>(expert) * slots + static_cast<size_t>(group) * capacity + position;
   }
 };
 
@@ -213,7 +213,7 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   }
 }
 
-// Phase 2. Sorts chunks of 32 keys: a key's place is the number of smaller ones.
+// Phase 2. Sorts chunks of 32 keys: a key's position is the number of smaller ones.
 // Reads keys, of its whole chunk. Writes sorted, one for each own key.
 template <class Keys>
 VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
@@ -257,7 +257,7 @@ VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile
 // The slot of a pair from its position among its expert's pairs, or -1.
 VMOE_HOST_DEVICE int32_t slot_at(const Tile& tile, uint32_t expert, uint32_t position) {
   if (position >= tile.capacity) return -1;
-  return static_cast<int32_t>(tile.place_index(expert, position));
+  return static_cast<int32_t>(tile.slot_index(expert, position));
 }
 
 // Phase 4, where the tile is the whole group. Every pair's slot.
@@ -272,25 +272,25 @@ VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& 
   }
 }
 
-// The flat token at an expert's place, or -1, where the tile is the whole group.
+// The flat token at an expert's slot, or -1, where the tile is the whole group.
 // Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
-VMOE_HOST_DEVICE int32_t source_of_place(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
-                                         uint32_t position) {
+VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
+                                        uint32_t position) {
   const uint32_t begin = offsets.load(expert);
   if (position >= offsets.load(expert + 1) - begin) return -1;
   return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4, where the tile is the whole group, along with give_slots. What each place of the group holds.
+// Phase 4, where the tile is the whole group, along with give_slots. What each slot of the group holds.
 // Reads keys and offsets[E+1]. Writes src[E,M], its own.
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
-  for (uint32_t place = thread; place < tile.group_places(); place += threads) {
-    const uint32_t expert = place / tile.capacity;
-    const uint32_t position = place % tile.capacity;
-    src.store(tile.place_index(expert, position), source_of_place(tile, keys, offsets, expert, position));
+  for (uint32_t index = thread; index < tile.group_slots(); index += threads) {
+    const uint32_t expert = index / tile.capacity;
+    const uint32_t position = index % tile.capacity;
+    src.store(tile.slot_index(expert, position), source_of_slot(tile, keys, offsets, expert, position));
   }
 }
 
@@ -304,14 +304,14 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4, along with publish_tile. Empties the group's places; this tile does its share of them.
+// Phase 4, along with publish_tile. Empties the group's slots; this tile does its share of them.
 // Writes src[E,M], its own.
 template <class Sources>
-VMOE_HOST_DEVICE void empty_places(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
-                                   size_t tile_count, const Sources& src) {
-  for (size_t place = tile_index * threads + thread; place < tile.group_places(); place += tile_count * threads) {
-    const auto expert = static_cast<uint32_t>(place / tile.capacity);
-    src.store(tile.place_index(expert, static_cast<uint32_t>(place % tile.capacity)), -1);
+VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
+                                  size_t tile_count, const Sources& src) {
+  for (size_t index = tile_index * threads + thread; index < tile.group_slots(); index += tile_count * threads) {
+    const auto expert = static_cast<uint32_t>(index / tile.capacity);
+    src.store(tile.slot_index(expert, static_cast<uint32_t>(index % tile.capacity)), -1);
   }
 }
 
@@ -331,10 +331,10 @@ VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t 
     const size_t first = other * tile_stride;
     position += count_smaller(tile_keys, first + tile_offsets.load(offset), first + tile_offsets.load(offset + 1), key);
   }
-  const int32_t place = slot_at(tile, expert, position);
-  slot.store(tile.pair_index(key_token(key), key_choice(key)), place);
-  if (place >= 0) {
-    src.store(static_cast<size_t>(place), static_cast<int32_t>(tile.group * tile.group_tokens + key_token(key)));
+  const int32_t index = slot_at(tile, expert, position);
+  slot.store(tile.pair_index(key_token(key), key_choice(key)), index);
+  if (index >= 0) {
+    src.store(static_cast<size_t>(index), static_cast<int32_t>(tile.group * tile.group_tokens + key_token(key)));
   }
 }
 

@@ -34,7 +34,7 @@ const char* routing_refusal(const RoutingShape& shape) {
   const size_t pairs = std::max<size_t>(1, shape.tokens * shape.choices);
   if (shape.groups > INT32_MAX / pairs ||
       (shape.groups > 0 && shape.capacity > INT32_MAX / shape.experts / shape.groups)) {
-    return "places and pairs of a token and an expert must be at most 2147483647";
+    return "slots and pairs of a token and an expert must be at most 2147483647";
   }
   return nullptr;
 }
@@ -59,7 +59,7 @@ Groups groups_of(const RoutingShape& shape, const RoutePlan& plan) {
   groups.experts = static_cast<uint32_t>(shape.experts);
   groups.choices = static_cast<uint32_t>(shape.choices);
   groups.capacity = static_cast<uint32_t>(shape.capacity);
-  groups.places = static_cast<uint32_t>(shape.slots());
+  groups.slots = static_cast<uint32_t>(shape.slots());
   groups.batch_priority = shape.batch_priority ? 1 : 0;
   groups.lanes = static_cast<uint32_t>(plan.lanes);
   return groups;

@@ -22,7 +22,7 @@ struct Groups {
   uint32_t experts;      // E
   uint32_t choices;      // K
   uint32_t capacity;     // c
-  uint32_t places;       // M
+  uint32_t slots;        // M
   uint32_t batch_priority;
   uint32_t lanes;  // that choose a token's experts: a power of two, at most 32
 
@@ -31,7 +31,7 @@ struct Groups {
   VMOE_HOST_DEVICE Tile tile_at(uint32_t group, uint32_t index) const {
     const uint32_t first = index * tile_tokens;
     const uint32_t rest = tokens - first;
-    return {group,          first, rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity, places,
+    return {group,          first, rest < tile_tokens ? rest : tile_tokens, tokens, experts, choices, capacity, slots,
             batch_priority, lanes};
   }
 };
@@ -104,7 +104,7 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
     block.run_phase([&](uint32_t thread, uint32_t threads) {
       publish_tile(thread, threads, tile, keys, shared.offsets, index * groups.tile_stride(), tile_keys,
                    index * (groups.experts + 1), tile_offsets);
-      empty_places(thread, threads, tile, place.x, place.grid_x, src);
+      empty_slots(thread, threads, tile, place.x, place.grid_x, src);
     });
   }
 }
@@ -138,12 +138,12 @@ VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& p
     block.run_phase([&](uint32_t thread, uint32_t threads) {
       if (is_first) give_slots(thread, threads, tile, keys, shared.offsets, slot);
       const uint32_t warps = threads / kWarp;
-      for (size_t row = static_cast<size_t>(place.x) * warps + thread / kWarp; row < tile.group_places();
+      for (size_t row = static_cast<size_t>(place.x) * warps + thread / kWarp; row < tile.group_slots();
            row += static_cast<size_t>(place.grid_x) * warps) {
         const auto expert = static_cast<uint32_t>(row / tile.capacity);
         const auto position = static_cast<uint32_t>(row % tile.capacity);
-        copy_row(thread % kWarp, kWarp, words, source_of_place(tile, keys, shared.offsets, expert, position),
-                 tile.place_index(expert, position), x, buf);
+        copy_row(thread % kWarp, kWarp, words, source_of_slot(tile, keys, shared.offsets, expert, position),
+                 tile.slot_index(expert, position), x, buf);
       }
     });
   }

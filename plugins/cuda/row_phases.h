@@ -15,10 +15,10 @@ namespace vmoe::cuda {
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 
-// Copies row `source` of x to row `place` of buf, or zeros where source is negative.
-// Reads x[tokens, words]. Writes buf[places, words], its own.
+// Copies row `source` of x to row `target` of buf, or zeros where source is negative.
+// Reads x[tokens, words]. Writes buf[slots, words], its own.
 template <class In, class Out>
-VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t place, const In& x,
+VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t target, const In& x,
                                const Out& buf) {
   using Word = typename Out::Value;
   for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCopyBatch) {
@@ -29,40 +29,40 @@ VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int3
     }
     VMOE_UNROLL for (uint32_t i = 0; i < kCopyBatch; ++i) {
       const size_t w = first + static_cast<size_t>(i) * lanes;
-      if (w < words) buf.store(place * words + w, batch[i]);
+      if (w < words) buf.store(target * words + w, batch[i]);
     }
   }
 }
 
-// One place of dispatch: the row of its source, or zeros where that is no token.
-// Reads src[places], x[tokens, words]. Writes buf[places, words], its own.
+// One slot of dispatch: the row of its source, or zeros where that is no token.
+// Reads src[slots], x[tokens, words]. Writes buf[slots, words], its own.
 template <class Sources, class In, class Out>
-VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t place,
+VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t index,
                                    const Sources& src, const In& x, const Out& buf) {
-  const int32_t source = src.load(place);
+  const int32_t source = src.load(index);
   const bool is_token = source >= 0 && static_cast<size_t>(source) < tokens;
-  copy_row(lane, lanes, words, is_token ? source : -1, place, x, buf);
+  copy_row(lane, lanes, words, is_token ? source : -1, index, x, buf);
 }
 
 // One token of combine: y = the sum over k of weight * out[slot]. As on the CPU, the first pair's product is the sum so
-// far, not added to zero. Slots of no place add nothing.
-// Reads out[places, words], slot[tokens,K], weight[tokens,K]. Writes y[tokens, words], its own.
+// far, not added to zero. Slots that are none add nothing.
+// Reads out[slots, words], slot[tokens,K], weight[tokens,K]. Writes y[tokens, words], its own.
 template <class T, class Out, class Slots, class Weights, class Sums>
 VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
-                                  size_t places, const Out& out, const Slots& slot, const Weights& weight,
+                                  size_t slots, const Out& out, const Slots& slot, const Weights& weight,
                                   const Sums& y) {
   using Word = typename Sums::Value;
   using Parts = Elements<T, Word>;
   for (size_t first = lane; first < words; first += static_cast<size_t>(lanes) * kCombineBatch) {
     float sum[kCombineBatch][Parts::kCount] = {};
     for (uint32_t k = 0; k < choices; ++k) {
-      const int32_t place = slot.load(token * choices + k);
-      if (place < 0 || static_cast<size_t>(place) >= places) continue;
+      const int32_t index = slot.load(token * choices + k);
+      if (index < 0 || static_cast<size_t>(index) >= slots) continue;
       const float scale = to_float(weight.load(token * choices + k));
       Word batch[kCombineBatch] = {};
       VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
         const size_t w = first + static_cast<size_t>(i) * lanes;
-        if (w < words) batch[i] = out.load(static_cast<size_t>(place) * words + w);
+        if (w < words) batch[i] = out.load(static_cast<size_t>(index) * words + w);
       }
       VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
         Parts parts;

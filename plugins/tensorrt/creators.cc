@@ -1,15 +1,20 @@
-// The library's two functions: TensorRT calls them when it loads the library.
+// The library's two functions, which TensorRT calls when it loads the library, and what makes a plugin of a node's
+// fields.
 #include <NvInferRuntime.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <memory>
+#include <string>
 
+#include "cuda/limits.h"
+#include "ops/attributes.h"
+#include "ops/op_error.h"
 #include "ops/routing_settings.h"
-#include "tensorrt/fields.h"
 #include "tensorrt/log.h"
 #include "tensorrt/op.h"
 #include "tensorrt/plugin.h"
@@ -17,7 +22,49 @@
 namespace vmoe::tensorrt {
 namespace {
 
+using ops::OpError;
 using ops::RoutingSettings;
+
+constexpr char kWanted[] = "; it takes capacity, k and bpr, one INT each";
+
+int32_t read_int32(const nvinfer1::PluginField& field) {
+  const std::string name = field.name;
+  if (field.type != nvinfer1::PluginFieldType::kINT32 || field.length != 1) {
+    throw OpError("field " + name + " must be one INT32 (type 5, length 1), not type " +
+                  std::to_string(static_cast<int32_t>(field.type)) + ", length " + std::to_string(field.length));
+  }
+  if (!field.data) throw OpError("field " + name + " has no data");
+  int32_t value = 0;
+  std::memcpy(&value, field.data, sizeof(value));
+  return value;
+}
+
+// capacity, k and bpr of an op that routes, each once, as one INT32; for other ops no field at all. Throws OpError for
+// anything else, and for a value out of range.
+RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
+  const int32_t count = fields ? fields->nbFields : 0;
+  if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
+  RoutingSettings settings;
+  for (int32_t i = 0; i < count; ++i) {
+    const nvinfer1::PluginField& field = fields->fields[i];
+    if (!field.name) throw OpError("field " + std::to_string(i) + " has no name");
+    size_t index = 0;
+    while (index < RoutingSettings::kCount && std::strcmp(field.name, RoutingSettings::kNames[index]) != 0) ++index;
+    if (!spec.routes() || index == RoutingSettings::kCount) {
+      throw OpError(std::string("there is no field ") + field.name + (spec.routes() ? kWanted : "; it takes none"));
+    }
+    if (settings.values[index]) throw OpError(std::string("field ") + field.name + " is given twice");
+    settings.values[index] = read_int32(field);
+  }
+  if (!spec.routes()) return settings;
+  for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
+    if (!settings.values[i])
+      throw OpError(std::string("field ") + RoutingSettings::kNames[i] + " is missing" + kWanted);
+  }
+  ops::check_range("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
+  settings.check();
+  return settings;
+}
 
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
@@ -34,15 +81,14 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   // The phase makes no difference: an engine stores the same fields that a network is built with.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
-    char sentence[512];
+    char message[512];
     try {
+      check_tensorrt_major();
       return std::make_unique<Plugin>(op_, read_fields(fields, op_.spec)).release();
     } catch (const std::exception& error) {
-      std::snprintf(sentence, sizeof(sentence), "%s \"%.200s\": %s", op_.spec.name, name ? name : "", error.what());
-    } catch (...) {
-      std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
+      std::snprintf(message, sizeof(message), "%s \"%.200s\": %s", op_.spec.name, name ? name : "", error.what());
     }
-    log_error(sentence);
+    log_error(message);
     return nullptr;
   }
 
@@ -63,13 +109,10 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 extern "C" __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(
     int32_t& count) noexcept {
   using namespace vmoe::tensorrt;  // NOLINT(google-build-using-namespace)
-  static Creator gates(kGatesOp);
-  static Creator route(kRouteOp);
-  static Creator dispatch(kDispatchOp);
-  static Creator route_dispatch(kRouteDispatchOp);
-  static Creator combine(kCombineOp);
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&gates, &route, &dispatch, &route_dispatch, &combine};
-  count = static_cast<int32_t>(sizeof(creators) / sizeof(*creators));
+  static std::array<Creator, kOps.size()> made{Creator(kOps[0]), Creator(kOps[1]), Creator(kOps[2]), Creator(kOps[3]),
+                                               Creator(kOps[4])};
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&made[0], &made[1], &made[2], &made[3], &made[4]};
+  count = static_cast<int32_t>(made.size());
   return creators;
 }
 

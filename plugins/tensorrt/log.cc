@@ -2,40 +2,28 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
-#include <mutex>
+#include <string>
 
-#include "tensorrt/interface_layout.h"
+#include "ops/op_error.h"
 
 namespace vmoe::tensorrt {
 namespace {
 
-constexpr int32_t kErrorSeverity = 1;  // ILogger::Severity::kERROR
+std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
+std::atomic<int32_t> loaded_by{NV_TENSORRT_MAJOR};
 
-struct Logger {
-  std::mutex mutex;
-  void* finder = nullptr;
-  const InterfaceLayout* layout = nullptr;
-};
-
-// Never destroyed: a plugin may still be told to go away while the process exits.
-Logger& get_logger() {
-  static auto* state = new Logger;
-  return *state;
-}
-
-// The major version of the TensorRT that made `object`: the one that its virtual table's library is or uses. 0 for
-// none.
-int major_behind(void* object) {
+// The major version of the library that `object`'s virtual table lies in, or else of the program's; 0 for none.
+int32_t major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;
   if (dladdr(*static_cast<void**>(object), &info) != 0 && info.dli_fname) {
     library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
   }
-  // Without one, the program itself and what it is linked with.
   void* function = dlsym(library ? library : RTLD_DEFAULT, "getInferLibMajorVersion");
-  const int major = function ? reinterpret_cast<int32_t (*)()>(function)() : 0;
+  const int32_t major = function ? reinterpret_cast<int32_t (*)()>(function)() : 0;
   if (library) dlclose(library);
   return major;
 }
@@ -43,18 +31,10 @@ int major_behind(void* object) {
 // False where there is no logger, or where it throws.
 bool give_to_logger(const char* line) noexcept {
   try {
-    Logger& state = get_logger();
-    void* finder = nullptr;
-    const InterfaceLayout* layout = nullptr;
-    {
-      const std::lock_guard<std::mutex> lock(state.mutex);
-      finder = state.finder;
-      layout = state.layout;
-    }
-    void* logger = finder ? call_virtual<void*>(finder, layout->find_logger) : nullptr;
-    if (!logger) return false;
-    call_virtual<void, int32_t, const char*>(logger, layout->log, kErrorSeverity, line);
-    return true;
+    nvinfer1::ILoggerFinder* finder = logger_finder;
+    nvinfer1::ILogger* logger = finder ? finder->findLogger() : nullptr;
+    if (logger) logger->log(nvinfer1::ILogger::Severity::kERROR, line);
+    return logger != nullptr;
   } catch (...) {
     return false;
   }
@@ -62,24 +42,21 @@ bool give_to_logger(const char* line) noexcept {
 
 }  // namespace
 
-void set_logger_finder(void* finder) noexcept {
-  try {
-    const InterfaceLayout* layout = finder ? layout_of(major_behind(finder)) : nullptr;
-    {
-      Logger& state = get_logger();
-      const std::lock_guard<std::mutex> lock(state.mutex);
-      state.finder = layout ? finder : nullptr;
-      state.layout = layout;
-    }
-    if (finder && !layout) log_error("the logger is of no TensorRT 10 or 11, so messages go to stderr");
-  } catch (...) {
-    std::fputs("vmoe: the logger could not be set\n", stderr);
-  }
+void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept {
+  const int32_t major = finder ? major_behind(finder) : NV_TENSORRT_MAJOR;
+  logger_finder = major == NV_TENSORRT_MAJOR ? finder : nullptr;
+  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // of a library that doesn't say, messages go to stderr
 }
 
-void log_error(const char* sentence) noexcept {
+void check_tensorrt_major() {
+  if (loaded_by == NV_TENSORRT_MAJOR) return;
+  throw ops::OpError("the plugin was built for TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + ", and TensorRT " +
+                     std::to_string(loaded_by) + " has loaded it; build it again with the headers of that version");
+}
+
+void log_error(const char* message) noexcept {
   char line[1024];
-  std::snprintf(line, sizeof(line), "vmoe: %s", sentence);
+  std::snprintf(line, sizeof(line), "vmoe: %s", message);
   if (!give_to_logger(line)) std::fprintf(stderr, "%s\n", line);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 
 #include "core/element_type.h"
@@ -46,10 +47,6 @@ struct Op {
   cudaError_t (*enqueue)(const Call& call);
 };
 
-extern const Op kGatesOp;
-extern const Op kRouteOp;
-extern const Op kDispatchOp;
-extern const Op kRouteDispatchOp;
-extern const Op kCombineOp;
+extern const std::array<Op, 5> kOps;
 
 }  // namespace vmoe::tensorrt

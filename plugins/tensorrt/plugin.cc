@@ -103,17 +103,15 @@ const ops::ValueSpec& Plugin::value_spec(size_t position) const {
 
 template <class Result, class Body>
 Result Plugin::guarded(Result failed, Body body) const noexcept {
-  char sentence[512];
+  char message[512];
   try {
     return body();
   } catch (const std::exception& error) {
-    std::snprintf(sentence, sizeof(sentence), "%s: %s", op_.spec.name, error.what());
-  } catch (...) {
-    std::snprintf(sentence, sizeof(sentence), "%s: unknown error", op_.spec.name);
+    std::snprintf(message, sizeof(message), "%s: %s", op_.spec.name, error.what());
   }
-  log_error(sentence);
+  log_error(message);
   if (nvinfer1::IErrorRecorder* recorder = context_ ? context_->getErrorRecorder() : nullptr) {
-    recorder->reportError(nvinfer1::ErrorCode::kFAILED_EXECUTION, sentence);
+    recorder->reportError(nvinfer1::ErrorCode::kFAILED_EXECUTION, message);
   }
   return failed;
 }

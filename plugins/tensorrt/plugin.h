@@ -1,4 +1,4 @@
-// A node of one of the ops, as TensorRT's IPluginV3. No function throws; what goes wrong is a logged sentence and a
+// A node of one of the ops, as TensorRT's IPluginV3. No function throws; what goes wrong is a logged message and a
 // status.
 #pragma once
 
@@ -14,6 +14,8 @@
 #include "tensorrt/op.h"
 
 namespace vmoe::tensorrt {
+
+static_assert(NV_TENSORRT_MAJOR * 100 + NV_TENSORRT_MINOR >= 1013, "TensorRT 10.13 or newer is needed");
 
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
@@ -63,7 +65,7 @@ class Plugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
 
  private:
-  // body(), or `failed` where it throws: the sentence is then logged, and recorded with the context's errors.
+  // body(), or `failed` where it throws: the message is then logged, and recorded with the context's errors.
   template <class Result, class Body>
   Result guarded(Result failed, Body body) const noexcept;
 

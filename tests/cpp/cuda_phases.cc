@@ -153,7 +153,7 @@ struct PhasesCall {
 
 struct CombineCall {
   int64_t type, weight_type, wide;
-  int64_t places, tokens, choices, hidden;
+  int64_t slots, tokens, choices, hidden;
   int64_t seed;
   const void* out;
   const int32_t* slot;
@@ -170,14 +170,14 @@ std::string combine_words(const CombineCall& call) {
   Clock* const clock = &machine.device_clock();
   const size_t words = static_cast<size_t>(call.hidden) * sizeof(T) / sizeof(Word);
   const auto pairs = static_cast<size_t>(call.tokens * call.choices);
-  Array<Word> out("out", clock, static_cast<const Word*>(call.out), static_cast<size_t>(call.places) * words);
+  Array<Word> out("out", clock, static_cast<const Word*>(call.out), static_cast<size_t>(call.slots) * words);
   Array<int32_t> slot("slot", clock, call.slot, pairs);
   Array<W> weight("weight", clock, static_cast<const W*>(call.weight), pairs);
   Array<Word> y("y", clock, static_cast<size_t>(call.tokens) * words);
   machine.launch(static_cast<uint32_t>(call.tokens), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
     block.run_phase([&](uint32_t lane, uint32_t lanes) {
       vmoe::cuda::combine_row<T>(lane, lanes, words, place.x, static_cast<uint32_t>(call.choices),
-                                 static_cast<size_t>(call.places), Memory<Word>{&out}, Memory<int32_t>{&slot},
+                                 static_cast<size_t>(call.slots), Memory<Word>{&out}, Memory<int32_t>{&slot},
                                  Memory<W>{&weight}, Memory<Word>{&y});
     });
   });
@@ -239,14 +239,14 @@ void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
 }
 
 // Dispatch, a row at a time in any order.
-void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t places, int64_t words, void* buf,
+void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t slots, int64_t words, void* buf,
                      int64_t seed, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(seed), -1, 0);
   Clock* const clock = &machine.device_clock();
   Array<Word16> from("x", clock, static_cast<const Word16*>(x), static_cast<size_t>(tokens * words));
-  Array<int32_t> sources("src", clock, src, static_cast<size_t>(places));
-  Array<Word16> to("buf", clock, static_cast<size_t>(places * words));
-  machine.launch(static_cast<uint32_t>(places), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
+  Array<int32_t> sources("src", clock, src, static_cast<size_t>(slots));
+  Array<Word16> to("buf", clock, static_cast<size_t>(slots * words));
+  machine.launch(static_cast<uint32_t>(slots), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
     block.run_phase([&](uint32_t lane, uint32_t lanes) {
       vmoe::cuda::dispatch_row(lane, lanes, static_cast<size_t>(words), static_cast<size_t>(tokens), place.x,
                                Memory<int32_t>{&sources}, Memory<Word16>{&from}, Memory<Word16>{&to});

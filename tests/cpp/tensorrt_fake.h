@@ -11,9 +11,6 @@ extern "C" {
 // call.
 const char* fakeCreators() noexcept;
 
-// Whether a constructor of the library had run when its registry was first asked for.
-bool fakeWasReady() noexcept;
-
 // A finder whose logger keeps every message, and the messages since the last call, one a line.
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept;
 const char* fakeMessages() noexcept;

@@ -25,12 +25,6 @@ bool misbehaves(const char* how) {
   return wanted && std::strcmp(wanted, how) == 0;
 }
 
-struct Ready {
-  std::string text = "ready";
-};
-Ready ready;
-bool was_ready = false;
-
 class Registry final : public nvinfer1::IPluginRegistry {
  public:
   void setErrorRecorder(nvinfer1::IErrorRecorder*) noexcept override {}
@@ -43,11 +37,9 @@ class Registry final : public nvinfer1::IPluginRegistry {
   bool registerCreator(IPluginCreatorInterface& creator, const char* plugin_namespace) noexcept override {
     if (misbehaves("refuses")) return false;
     auto& one = static_cast<IPluginCreatorV3One&>(creator);
-    std::string name = std::string(plugin_namespace) + "::" + one.getPluginName() + "::" + one.getPluginVersion();
-    for (const std::string& other : names_) {
-      if (other == name) return false;
-    }
-    names_.push_back(std::move(name));
+    if (getCreator(one.getPluginName(), one.getPluginVersion(), plugin_namespace)) return false;
+    names_ += (names_.empty() ? "" : " ") + std::string(plugin_namespace) + "::" + one.getPluginName() +
+              "::" + one.getPluginVersion();
     creators_.push_back(&creator);
     return true;
   }
@@ -55,7 +47,12 @@ class Registry final : public nvinfer1::IPluginRegistry {
     *count = static_cast<int32_t>(creators_.size());
     return creators_.data();
   }
-  IPluginCreatorInterface* getCreator(const char*, const char*, const char*) noexcept override { return nullptr; }
+  IPluginCreatorInterface* getCreator(const char* name, const char*, const char*) noexcept override {
+    for (IPluginCreatorInterface* creator : creators_) {
+      if (std::strcmp(static_cast<IPluginCreatorV3One*>(creator)->getPluginName(), name) == 0) return creator;
+    }
+    return nullptr;
+  }
   bool deregisterCreator(const IPluginCreatorInterface&) noexcept override { return false; }
   nvinfer1::IPluginResource* acquirePluginResource(const char*, nvinfer1::IPluginResource*) noexcept override {
     return nullptr;
@@ -71,10 +68,10 @@ class Registry final : public nvinfer1::IPluginRegistry {
     return getAllCreators(count);
   }
 
-  const std::vector<std::string>& names() const { return names_; }
+  const std::string& names() const { return names_; }
 
  private:
-  std::vector<std::string> names_;
+  std::string names_;
   std::vector<IPluginCreatorInterface*> creators_;
 };
 
@@ -110,20 +107,12 @@ Finder& the_finder() {
 extern "C" {
 
 nvinfer1::IPluginRegistry* getPluginRegistry() noexcept {
-  was_ready = ready.text == "ready";
   return misbehaves("no_registry") ? nullptr : &the_registry();
 }
 
 int32_t getInferLibMajorVersion() noexcept { return FAKE_MAJOR; }
 
-const char* fakeCreators() noexcept {
-  static std::string text;
-  text.clear();
-  for (const std::string& name : the_registry().names()) text += (text.empty() ? "" : " ") + name;
-  return text.c_str();
-}
-
-bool fakeWasReady() noexcept { return was_ready; }
+const char* fakeCreators() noexcept { return the_registry().names().c_str(); }
 
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept { return &the_finder(); }
 

@@ -1,17 +1,19 @@
-"""`vmoe-build` and backend `tensorrt`, all but TensorRT itself: a fake of the one module that calls it stands in."""
+"""`vmoe build` and backend `tensorrt` on a fake of TensorRT and of CUDA's runtime: see fake_tensorrt.py."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gpu_stand_ins
+import click
+import fake_gpu
+import fake_tensorrt
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence, copied_bundle
@@ -20,16 +22,13 @@ from fake_tensorrt import FakeTensorRt
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, __version__, installation
 from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
-from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
-from vmoe_tools.build.batches import choose_batches
-from vmoe_tools.build.check import LIMITS, BuildError, Check, refuse_wrong_answers
-from vmoe_tools.build.cli import main
-from vmoe_tools.command_line import UsageError
+from vmoe_tools import program
+from vmoe_tools.build import command
+from vmoe_tools.build.check import LIMITS, Check, refuse_wrong_answers
 
-API, BACKEND = "vmoe_runtime.backends.tensorrt.tensorrt_api", "vmoe_runtime.backends.tensorrt.tensorrt_engine"
 PROFILE = "c0.3-k1"
 Images = dict[str, np.ndarray]
 
@@ -67,18 +66,19 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return library if path[-1] == installation.TENSORRT_PLUGIN else find(*path)
 
     monkeypatch.setattr(installation, "find_native", find_native)
-    monkeypatch.setattr("vmoe_tools.build.cli.find_native", find_native)
+    monkeypatch.setattr(command, "find_native", find_native)
     return library
 
 
 @pytest.fixture
-def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
+def tensorrt(cache: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
     """TensorRT's fake, and an empty cache for its engines."""
-    fake = FakeTensorRt()
-    monkeypatch.setitem(sys.modules, API, fake)
-    sys.modules.pop(BACKEND, None)
-    yield fake
-    sys.modules.pop(BACKEND, None)
+    return fake_tensorrt.install(monkeypatch)
+
+
+def build(*arguments: object) -> int:
+    """The exit code of `vmoe build`."""
+    return program.main(["build", *map(str, arguments)])
 
 
 def files(folder: Path) -> list[str]:
@@ -86,20 +86,20 @@ def files(folder: Path) -> list[str]:
 
 
 def assert_refuses(arguments: list[object], code: int, *names: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`vmoe-build` ends with that exit code and one line on stderr."""
+    """`vmoe build` ends with that exit code, after which one line on stderr says why."""
     capsys.readouterr()
-    assert main([str(argument) for argument in arguments]) == code
+    assert build(*arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
     *progress, last = err.splitlines()
-    assert all(line.startswith("vmoe-build: ") for line in (*progress, last))
+    assert all(line.startswith("vmoe: ") for line in (*progress, last))
     assert_one_sentence(last, *names)
 
 
 def test_an_engine_is_built_checked_kept_and_run(
     bundle: Path, tensorrt: FakeTensorRt, cache: Path, mnist_images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle), "--profile", PROFILE, "--max-batch", "8", "--json", "-"]) == 0
+    assert build(bundle, "--profile", PROFILE, "--batch-size", "8", "--json", "-") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["min_batch"], report["opt_batch"], report["max_batch"]) == (1, 8, 8)
     assert [(check["batch"], check["images"]) for check in report["checks"]] == [(1, 8), (8, 8)]
@@ -118,125 +118,106 @@ def test_an_engine_is_built_checked_kept_and_run(
             np.testing.assert_allclose(found.weight, wanted.weight, rtol=0, atol=1e-6)
 
 
-def test_without_a_profile_the_first_exported_one_is_built(
-    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(bundle)]) == 0
-    out, err = capsys.readouterr()
-    assert out.startswith("c0.3-k1: fp32, batches of 1 to 32 (tuned for 32), TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3")
-    assert err.splitlines() == [
-        "vmoe-build: running the bundle on the CPU",
-        "vmoe-build: building with TensorRT 10.13.0.35 for NVIDIA H100 80GB HBM3, which takes minutes",
-        "vmoe-build: comparing with the CPU",
-    ]
-    assert tensorrt.built[0]["shapes"] == ((1, 28, 28, 1), (32, 28, 28, 1), (32, 28, 28, 1))
-
-
 def test_json_in_a_file_stands_beside_the_summary_and_on_standard_output_it_stands_alone(
     bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--json", str(tmp_path / "x.json"), str(bundle)]) == 0
+    assert build(bundle, "--json", tmp_path / "x.json") == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "x.json").read_text())
     assert out.startswith("c0.3-k1: fp32") and out.endswith(f"{report['engine']}\n")
-    assert main([str(bundle), "--json", "-"]) == 0
+    assert build(bundle, "--json", "-") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["engine"] == report["engine"]
     assert "it was there already" in err
     assert_refuses([bundle, "--print-trtexec", "--json", "-"], 2, "--print-trtexec", "--json", capsys=capsys)
-    assert_refuses([bundle, "--json", tmp_path / "no" / "x.json"], 1, "there is no folder", capsys=capsys)
+    assert_refuses([bundle, "--json", tmp_path / "no" / "x.json"], 2, "there is no folder", capsys=capsys)
 
 
 def test_options_reach_the_build(bundle: Path, tensorrt: FakeTensorRt, plugin: Path) -> None:
-    options = ["--min-batch", "2", "--opt-batch", "4", "--max-batch", "6", "--workspace", "512", "--serialize-plugin", "-q"]
-    assert main([str(bundle), *options]) == 0
+    sizes = ["--min-batch-size", 2, "--opt-batch-size", 4, "--batch-size", 6]
+    assert build(bundle, *sizes, "--workspace", 512, "--serialize-plugin", "-q") == 0
+    assert build(bundle, "-q") == 0
     assert tensorrt.built == [
         {
             "shapes": ((2, 28, 28, 1), (4, 28, 28, 1), (6, 28, 28, 1)),
             "workspace": 512 << 20,
-            "plugin_inside": True,
-            "timing_cache": b"",
-            "plugin": plugin,
-        }
+            "plugins_to_serialize": [str(plugin)],
+            "cache": b"",
+        },
+        {
+            "shapes": ((1, 28, 28, 1), (32, 28, 28, 1), (32, 28, 28, 1)),
+            "workspace": None,
+            "plugins_to_serialize": [],
+            "cache": b"measured;",
+        },
     ]
 
 
 def test_an_engine_that_is_there_is_not_built_again(
     bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle), "-q"]) == 0
+    assert build(bundle, "-q") == 0
     assert capsys.readouterr() == ("", "")
-    assert main([str(bundle)]) == 0
+    assert build(bundle) == 0
     assert "it was there already" in capsys.readouterr().out
     assert len(tensorrt.built) == 1
-    for more, builds in ((["--force"], 2), (["--max-batch", "64"], 3), (["--max-batch", "64", "--serialize-plugin"], 4)):
-        assert main([str(bundle), "-q", *more]) == 0
+    for more, builds in ((["--force"], 2), (["--batch-size", "64"], 3), (["--batch-size", "64", "--serialize-plugin"], 4)):
+        assert build(bundle, "-q", *more) == 0
         assert len(tensorrt.built) == builds
     assert len(files(cache)) == 1
 
 
-def test_the_timing_cache_is_kept_for_the_next_build(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    for profile in (PROFILE, "c1.05-k1"):
-        assert main([str(bundle), "--profile", profile, "-q"]) == 0
-    tensorrt.tensorrt = "11.4.0.106"
-    assert main([str(bundle), "-q"]) == 0
-    assert [options["timing_cache"] for options in tensorrt.built] == [b"", b"measured;", b""]
-
-
-def test_an_engine_with_wrong_answers_is_not_kept(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("what", "value", "says"),
+    [
+        ("error", 0.01, "in calls of 1 images the engine's answers differ from those of ONNX Runtime"),
+        ("error", float("inf"), "it was not kept"),
+        ("error", float("nan"), "it was not kept"),
+        ("wrong_batch", 1, "in calls of 1 images the engine's answers differ"),
+        ("wrong_batch", 3, "in calls of 3 images the engine's answers differ"),
+        ("error", None, "c0.3-k1.tensorrt.onnx: it is a fake that fails"),
+        ("__version__", "10.12.0.36", "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'"),
+        ("gpu", UnavailableError("there is no NVIDIA driver on this machine"), "there is no NVIDIA driver"),
+    ],
+    ids=str,
+)
+def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
+    bundle: Path,
+    tensorrt: FakeTensorRt,
+    cache: Path,
+    what: str,
+    value: object,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for error in (0.01, float("inf"), float("nan")):
-        tensorrt.error = error
-        assert_refuses([bundle], 1, "differ from those of ONNX Runtime", "it was not kept", capsys=capsys)
+    setattr(tensorrt, what, value)
+    assert_refuses([bundle, "--batch-size", 3], 1, says, capsys=capsys)
     assert files(cache) == []
 
 
 @pytest.mark.parametrize("precision", LIMITS)
 def test_what_may_differ_is_what_the_precision_gives(precision: str) -> None:
-    limits = LIMITS[precision]
-    good = Check("CPU", 1, 8, 10.0, 1.0, 9.9 * limits.difference, limits.agreement)
+    difference, agreement = LIMITS[precision]
+    good = Check("CPU", 1, 8, 10.0, 1.0, 9.9 * difference, agreement)
     refuse_wrong_answers(good, precision)
     for bad in (
-        Check("CPU", 1, 8, 10.0, 1.0, 10.1 * limits.difference, 1.0),
-        Check("CPU", 1, 8, 10.0, 1.0, 0.0, limits.agreement - 0.001),
+        Check("CPU", 1, 8, 10.0, 1.0, 10.1 * difference, 1.0),
+        Check("CPU", 1, 8, 10.0, 1.0, 0.0, agreement - 0.001),
         Check("CPU", 1, 8, 10.0, 1.0, 0.0, float("nan")),
     ):
-        with pytest.raises(BuildError, match="it was not kept"):
+        with pytest.raises(click.ClickException, match="it was not kept"):
             refuse_wrong_answers(bad, precision)
 
 
-@pytest.mark.parametrize(("batch", "says"), [(3, "calls of 3 images"), (1, "calls of 1 images"), (2, None)])
-def test_an_engine_with_wrong_answers_at_the_fewest_or_at_the_most_images_is_not_kept(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str], batch: int, says: str | None
-) -> None:
-    tensorrt.wrong_batch = batch
-    arguments = [bundle, "--max-batch", "3"]
-    if says is None:
-        assert main([str(argument) for argument in arguments]) == 0
-    else:
-        assert_refuses(arguments, 1, f"in {says} the engine's answers differ", "it was not kept", capsys=capsys)
-    assert len(files(cache)) == (says is None)
-
-
-@pytest.mark.parametrize("largest", [32, 48, 64])
 def test_calls_of_many_groups_are_compared_with_each_group_alone(
-    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str], largest: int
+    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(grouped), "--max-batch", str(largest), "--json", "-"]) == 0
+    assert build(grouped, "--batch-size", 48, "--json", "-") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
-    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (largest, largest)]
+    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (48, 48)]
     assert {check["agreement"] for check in checks} == {1.0}
     tensorrt.repeats = 16
-    assert_refuses([grouped, "--max-batch", str(largest), "--force"], 1, "it was not kept", capsys=capsys)
-
-
-def test_a_build_that_fails_leaves_nothing(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tensorrt.error = None
-    assert_refuses([bundle], 1, "TensorRT can't build an engine", "c0.3-k1.tensorrt.onnx", capsys=capsys)
-    assert files(cache) == []
+    assert_refuses([grouped, "--batch-size", 48, "--force"], 1, "it was not kept", capsys=capsys)
 
 
 def test_without_a_backend_for_the_cpu_nothing_is_built(
@@ -262,33 +243,17 @@ def test_changed_weights_are_not_built(
     assert tensorrt.built == []
 
 
-def test_without_a_gpu_it_says_so(bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
-    tensorrt.card = UnavailableError("there is no NVIDIA driver on this machine")
-    assert_refuses([bundle], 1, "there is no NVIDIA driver", capsys=capsys)
-    with pytest.raises(UnavailableError, match="there is no NVIDIA driver"):
-        Engine.load(bundle, backend="tensorrt")
-
-
-@pytest.mark.parametrize(
-    ("card", "cuda", "says"),
-    [
-        ("7.5", (13, 0), "TensorRT plugin was compiled for compute capability 8.0, 9.0, and NVIDIA Some has 7.5"),
-        ("9.0", (12, 9), "TensorRT plugin needs a driver for CUDA 13, and the one on this machine is for CUDA 12.9"),
-    ],
-)
-def test_a_card_or_a_driver_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
+def test_a_gpu_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
     bundle: Path,
     tensorrt: FakeTensorRt,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    card: str,
-    cuda: tuple[int, int],
-    says: str,
 ) -> None:
-    along_with_it = gpu_stand_ins.op_library(tmp_path, "80-real 90-real", 13000)
+    along_with_it = fake_gpu.op_library(tmp_path, "80-real 90-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
-    tensorrt.card = Gpu("NVIDIA Some", card, cuda)
+    tensorrt.gpu = Gpu("NVIDIA Some", "7.5", (13, 0))
+    says = "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has compute capability 7.5"
     assert_refuses([bundle], 1, says, capsys=capsys)
     assert tensorrt.built == []
     with pytest.raises(UnavailableError, match=says):
@@ -298,10 +263,10 @@ def test_a_card_or_a_driver_that_cannot_run_the_plugin_is_refused_before_anythin
 def test_verbose_tells_what_tensorrt_logs_and_where_errors_come_from(
     bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(bundle), "-v"]) == 0
-    assert "vmoe-build: a line that TensorRT logs" in capsys.readouterr().err
-    tensorrt.card = UnavailableError("there is no NVIDIA driver on this machine")
-    assert main([str(bundle), "-v", "--force"]) == 1
+    assert build(bundle, "-v") == 0
+    assert "vmoe: a line that TensorRT logs" in capsys.readouterr().err
+    tensorrt.gpu = UnavailableError("there is no NVIDIA driver on this machine")
+    assert build(bundle, "-v", "--force") == 1
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -311,56 +276,47 @@ def test_an_engine_is_only_found_by_what_it_was_built_for(
     def refusal(path: Path = bundle, profile: str = PROFILE) -> str:
         with pytest.raises(BackendError) as refused:
             Engine.load(path, profile, "tensorrt")
-        assert_one_sentence(str(refused.value), f"run vmoe-build {path} --profile {profile}")
+        says = ("no engine was built for profile", f"run vmoe build {path} --profile {profile}")
+        assert_one_sentence(str(refused.value), *says)
         return str(refused.value)
 
     assert refusal().startswith(f"no engine was built for profile {PROFILE} with TensorRT 10.13.0.35 on NVIDIA H100")
-    assert main([str(bundle), "--profile", PROFILE, "-q"]) == 0
+    assert build(bundle, "--profile", PROFILE, "-q") == 0
     Engine.load(bundle, PROFILE, "tensorrt").close()
-    assert "(there is one of profile c0.3-k1, not c1.05-k1)" in refusal(profile="c1.05-k1")
-    tensorrt.tensorrt = "11.4.0.106"
-    assert "(there is one of TensorRT 10.13.0.35, not 11.4.0.106)" in refusal()
-    tensorrt.tensorrt, tensorrt.card = "10.13.0.35", Gpu("NVIDIA L4", "8.9", (13, 0))
-    assert "(there is one of GPU NVIDIA H100 80GB HBM3, not NVIDIA L4; compute capability 9.0, not 8.9)" in refusal()
-    tensorrt.card = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
+    refusal(profile="c1.05-k1")
+    tensorrt.__version__ = "11.4.0.106"
+    assert "TensorRT 11.4.0.106" in refusal()
+    tensorrt.__version__, gpu = "10.13.0.35", tensorrt.gpu
+    for tensorrt.gpu in (Gpu("NVIDIA L4", "9.0", (13, 0)), Gpu("NVIDIA H100 80GB HBM3", "8.9", (13, 0))):
+        refusal()
+    tensorrt.gpu = gpu
     plugin.write_bytes(b"another build of it")
-    assert "(there is one of plugin e3b0c44298fc1c149afbf4c8996fb92427ae41e4, not " in refusal()
+    refusal()
     plugin.write_bytes(b"")
     with monkeypatch.context() as patch:
         patch.setattr("vmoe_runtime.backends.tensorrt.tensorrt_engine.__version__", "0.0.9")
-        assert f"(there is one of vmoe-export {__version__}, not 0.0.9)" in refusal()
-    other = copied_bundle(
-        bundle, tmp_path / "other.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}
-    )
-    assert "no engine was built" in refusal(other)
+        refusal()
+    refusal(copied_bundle(bundle, tmp_path / "o.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}))
 
 
 def test_a_changed_engine_is_refused_with_the_line_that_builds_it_again(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, tmp_path: Path
 ) -> None:
-    assert main([str(bundle), "-q"]) == 0
+    copy = copied_bundle(bundle, tmp_path / "a b.vmoe")
+    assert build(copy, "-q") == 0
     engine = next(cache.rglob("*.engine"))
     engine.write_bytes(engine.read_bytes() + b" ")
-    with pytest.raises(
-        BackendError, match=f"was changed after it was built .* run vmoe-build .* --profile {PROFILE} --force"
-    ):
-        Engine.load(bundle, PROFILE, "tensorrt")
-    assert_refuses([bundle], 1, "was changed after it was built", capsys=capsys)
-    assert main([str(bundle), "-q", "--force"]) == 0
-    Engine.load(bundle, PROFILE, "tensorrt").close()
-
-
-def test_a_bundle_with_spaces_gets_a_line_for_the_shell(bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path) -> None:
-    copy = copied_bundle(bundle, tmp_path / "a b.vmoe")
-    with pytest.raises(BackendError) as refused:
+    with pytest.raises(BackendError, match="was changed after it was built") as refused:
         Engine.load(copy, PROFILE, "tensorrt")
-    command = shlex.split(str(refused.value).partition("; run ")[2])
-    assert command == ["vmoe-build", str(copy), "--profile", PROFILE]
+    line = shlex.split(str(refused.value).partition("; run ")[2])
+    assert line == ["vmoe", "build", str(copy), "--profile", PROFILE, "--force"]
+    assert program.main([*line[1:], "-q"]) == 0
+    Engine.load(copy, PROFILE, "tensorrt").close()
 
 
 def test_an_engine_runs_its_profile_and_no_other(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
     images = mnist_images["images"][:2]
-    assert main([str(bundle), "--profile", PROFILE, "-q"]) == 0
+    assert build(bundle, "--profile", PROFILE, "-q") == 0
     with Engine.load(bundle, PROFILE, "tensorrt") as engine:
         assert engine.only_profile is not None and engine.only_profile.name == PROFILE
         np.testing.assert_array_equal(engine(images), engine(images, PROFILE))
@@ -372,77 +328,79 @@ def test_an_engine_runs_its_profile_and_no_other(bundle: Path, tensorrt: FakeTen
 
 
 def test_a_batch_must_be_in_the_range_of_the_engine(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
-    assert main([str(bundle), "--min-batch", "2", "--max-batch", "4", "-q"]) == 0
+    assert build(bundle, "--min-batch-size", "2", "--batch-size", "4", "-q") == 0
     with Engine.load(bundle, backend="tensorrt") as engine:
         assert engine(mnist_images["images"][:4]).shape == (4, 10)
-        for count, option in ((1, "--min-batch 1"), (5, "--max-batch 5")):
+        for count, option in ((1, "--min-batch-size 1"), (5, "--batch-size 5")):
             with pytest.raises(ImageError, match=f"built for 2 to 4 images, and the batch has {count}.*{option}"):
                 engine(mnist_images["images"][:count])
 
 
 def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    assert main([str(bundle), "--max-batch", "4", "-q"]) == 0
+    assert build(bundle, "--batch-size", "4", "-q") == 0
     with Engine.load(bundle, backend="tensorrt") as old:
-        assert main([str(bundle), "--max-batch", "8", "-q"]) == 0
+        assert build(bundle, "--batch-size", "8", "-q") == 0
         with Engine.load(bundle, backend="tensorrt") as new:
             assert (old.backend_description[-6:], new.backend_description[-6:]) == ("1 to 4", "1 to 8")
 
 
-def test_an_engine_is_given_what_it_takes_and_asked_for_what_it_has(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    assert main([str(bundle), "-q"]) == 0
-    opened = Bundle.open(bundle)
-    backend = open_backend("tensorrt", opened, Parallelism(), opened.manifest.profiles[PROFILE])[1]
-    image = np.zeros((1, 28, 28, 1), np.float32)
-    for feeds, outputs, sentence in (
-        ({"image": image.astype(np.uint8)}, ["logits"], "takes image float32, not image uint8"),
-        ({"image": image, "k": np.ones(1, np.int64)}, ["logits"], "takes image float32, not image float32, k int64"),
-        ({}, ["logits"], "takes image float32, not nothing"),
-        ({"image": image}, ["features"], "has no output features"),
-    ):
-        with pytest.raises(BackendError) as refused:
-            backend.run(feeds, outputs)
-        assert_one_sentence(str(refused.value), sentence)
-    assert backend.run({"image": image[:, ::-1]}, ["logits"])[0].shape == (1, 10)
-
-
 def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
     batches = mnist_images["images"][: 8 * 16].reshape(8, 16, 28, 28)
-    assert main([str(bundle), "-q"]) == 0
-    before = tensorrt.lanes
+    assert build(bundle, "-q") == 0
+    before = tensorrt.contexts
     with Engine.load(bundle, backend="tensorrt") as engine:
         expected = [engine(batch) for batch in batches]
-        assert tensorrt.lanes - before == 1
+        assert tensorrt.contexts - before == 1
         with ThreadPoolExecutor(8) as pool:
             for _ in range(4):
                 for found, wanted in zip(pool.map(engine, batches), expected, strict=True):
                     np.testing.assert_array_equal(found, wanted)
-    assert tensorrt.lanes - before <= 2 and tensorrt.most_at_once <= 2
+    assert tensorrt.contexts - before <= 2 and tensorrt.most_at_once <= 2
 
 
 def test_engines_of_one_profile_share_what_is_loaded(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
     for profile in (PROFILE, "c1.05-k1"):
-        assert main([str(bundle), "--profile", profile, "-q"]) == 0
-    before = tensorrt.lanes
+        assert build(bundle, "--profile", profile, "-q") == 0
+    before = tensorrt.contexts
     loaded = [Engine.load(bundle, profile, "tensorrt", threads) for profile, threads in
               ((PROFILE, None), (PROFILE, 2), ("c1.05-k1", None))]  # fmt: skip
     answers = [engine(mnist_images["images"][:2]) for engine in loaded]
-    assert tensorrt.lanes - before == 2
+    assert tensorrt.contexts - before == 2
     np.testing.assert_array_equal(answers[0], answers[1])
     assert not np.array_equal(answers[0], answers[2])
 
 
-def test_vmoe_bench_measures_each_exported_profile(
-    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
+def test_every_copy_is_of_pinned_memory_of_no_more_than_the_call_has_and_all_of_it_is_freed(
+    bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images
 ) -> None:
-    from vmoe_tools.bench.cli import main as bench
+    cuda = tensorrt.cuda
+    assert build(bundle, "-q") == 0
+    opened = Bundle.open(bundle)
+    backend = open_backend("tensorrt", opened, Parallelism(), opened.manifest.profiles[PROFILE])[1]
+    cuda.copies.clear()
+    first, second = backend.run({"image": np.zeros((2, 28, 28, 1), np.float32)}, ["logits", "logits"])
+    np.testing.assert_array_equal(first, second)
+    assert first is not second and not np.shares_memory(first, second)
+    assert cuda.copies == [("cudaMemcpyHostToDevice", 2 * 28 * 28 * 4, True), ("cudaMemcpyDeviceToHost", 2 * 10 * 4, True)]
+    assert len(cuda.device) == len(cuda.pinned) > 2
+    del backend
+    gc.collect()
+    assert cuda.device == cuda.pinned == {}
 
-    for profile in (PROFILE, "c1.05-k1"):
-        assert main([str(bundle), "--profile", profile, "-q"]) == 0
-    for profiles, expected in (([], [PROFILE, "c1.05-k1"]), (["--profile", "c1.05-k1"], ["c1.05-k1"])):
-        assert bench([str(bundle), "--backend", "tensorrt", "--duration", "0.01", "--json", "-", *profiles]) == 0
-        points = json.loads(capsys.readouterr().out)["points"]
-        assert [point["profile"] for point in points] == expected
-        assert {point["backend"] for point in points} == {"tensorrt"}
+
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost"])
+def test_memory_that_does_not_suffice_is_one_sentence_and_none_is_kept(
+    bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images, function: str
+) -> None:
+    assert build(bundle, "-q") == 0
+    with Engine.load(bundle, backend="tensorrt") as engine:
+        tensorrt.cuda.refuses = function
+        with pytest.raises(BackendError, match=rf"CUDA failed: .*\(cudaErrorMemoryAllocation of {function}\)"):
+            engine(mnist_images["images"][:2])
+        gc.collect()
+        assert tensorrt.cuda.device == tensorrt.cuda.pinned == {}
+        tensorrt.cuda.refuses = ""
+        assert engine(mnist_images["images"][:2]).shape == (2, 10)
 
 
 def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,7 +409,7 @@ def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, ca
     case = golden.Case("g4", golden.settings("g4")["cases"][1])
     dense = tmp_path / "dense.vmoe"
     export_bundle(golden.FOLDER / "g4", dense, tensorrt=True, validate=False)
-    assert main([str(dense), "-q"]) == 0
+    assert build(dense, "-q") == 0
     with Engine.load(dense, backend="tensorrt") as engine:
         np.testing.assert_allclose(engine(case.images), case.logits, rtol=0, atol=1e-5)
         assert engine.routing(case.images) == {}
@@ -459,35 +417,37 @@ def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, ca
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("sizes", "shapes"),
     [
-        ((None, None, None), (16, 32, 32)),
-        ((None, None, 64), (16, 64, 64)),
-        ((32, None, None), (32, 32, 32)),
-        ((None, 48, None), (16, 48, 48)),
-        ((16, 32, 128), (16, 32, 128)),
-        ((48, None, None), (48, 48, 48)),
+        ([], (16, 32, 32)),
+        (["--batch-size", 64], (16, 64, 64)),
+        (["--min-batch-size", 48], (48, 48, 48)),
+        (["--opt-batch-size", 48], (16, 48, 48)),
+        (["--min-batch-size", 16, "--opt-batch-size", 32, "--batch-size", 128], (16, 32, 128)),
+        (["--min-batch-size", 8], None),
+        (["--opt-batch-size", 20], None),
+        (["--batch-size", 8], None),
+        (["--min-batch-size", 32, "--opt-batch-size", 16], None),
+        (["--opt-batch-size", 64, "--batch-size", 32], None),
     ],
 )
-def test_batches_are_multiples_of_the_group(
-    asked: tuple[int | None, int | None, int | None], expected: tuple[int, int, int], grouped: Path
+def test_batch_sizes_are_multiples_of_the_group(
+    sizes: list[object], shapes: tuple[int, int, int] | None, grouped: Path, plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert choose_batches(Bundle.open(grouped).manifest, *asked) == BatchRange(*expected)
-
-
-@pytest.mark.parametrize("asked", [(8, None, None), (None, 20, None), (None, None, 8), (32, 16, None), (None, 64, 32)])
-def test_batches_that_do_not_fit_are_refused(asked: tuple[int | None, int | None, int | None], grouped: Path) -> None:
-    with pytest.raises(UsageError) as refused:
-        choose_batches(Bundle.open(grouped).manifest, *asked)
-    assert_one_sentence(str(refused.value), "-batch ")
+    if shapes is None:
+        assert_refuses([grouped, "--print-trtexec", *sizes], 2, "batch-size ", capsys=capsys)
+    else:
+        assert build(grouped, "--print-trtexec", *sizes) == 0
+        words = [f"--{which}Shapes=image:{size}x28x28x1" for which, size in zip(("min", "opt", "max"), shapes, strict=True)]
+        assert " ".join(words) in capsys.readouterr().out
 
 
 def test_print_trtexec_is_one_line_for_the_shell(
     bundle: Path, plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = copied_bundle(bundle, tmp_path / "it's mine.vmoe")
-    options = ["--max-batch", "8", "--opt-batch", "4", "--workspace", "256", "--serialize-plugin"]
-    assert main([str(copy), "--print-trtexec", *options]) == 0
+    options = ["--batch-size", "8", "--opt-batch-size", "4", "--workspace", "256", "--serialize-plugin"]
+    assert build(copy, "--print-trtexec", *options) == 0
     out, err = capsys.readouterr()
     assert err == "" and out.count("\n") == 1
     assert shlex.split(out) == [
@@ -510,8 +470,8 @@ def test_print_trtexec_is_one_line_for_the_shell(
 def test_print_trtexec_needs_no_plugin_either(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vmoe_tools.build.cli.find_native", lambda *_: None)
-    assert main([str(bundle), "--profile", "c1.05-k1", "--print-trtexec"]) == 0
+    monkeypatch.setattr(command, "find_native", lambda *_: None)
+    assert build(bundle, "--profile", "c1.05-k1", "--print-trtexec") == 0
     out, err = capsys.readouterr()
     assert "--dynamicPlugins=libvmoe_tensorrt.so" in shlex.split(out)
     assert "--setPluginsToSerialize" not in out and "--memPoolSize" not in out
@@ -520,12 +480,10 @@ def test_print_trtexec_needs_no_plugin_either(
 
 USAGE: dict[str, tuple[list[str], str]] = {
     "no bundle": ([], "BUNDLE"),
-    "unknown option": (["x.vmoe", "--fast"], "--fast"),
-    "batch of 0": (["x.vmoe", "--max-batch", "0"], "--max-batch"),
-    "batch as text": (["x.vmoe", "--opt-batch", "many"], "'many'"),
-    "batch of 1e9": (["x.vmoe", "--max-batch", "1000000000"], "--max-batch"),
+    "batch of 0": (["x.vmoe", "--batch-size", "0"], "--batch-size"),
+    "batch as text": (["x.vmoe", "--opt-batch-size", "many"], "'many'"),
+    "batch of 1e9": (["x.vmoe", "--min-batch-size", "1000000000"], "--min-batch-size"),
     "negative workspace": (["x.vmoe", "--workspace", "-1"], "--workspace"),
-    "verbose and quiet": (["x.vmoe", "-v", "-q"], "-q"),
 }
 
 
@@ -551,10 +509,10 @@ def test_what_the_bundle_lacks_is_one_sentence(
 
 def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "vmoe_tools.build", bundle], capture_output=True, text=True, check=False, env=os.environ
+        [sys.executable, "-m", "vmoe_tools", "build", bundle], capture_output=True, text=True, check=False, env=os.environ
     )
     if done.returncode == 0:
         pytest.skip("TensorRT is installed, and built an engine")
     assert (done.returncode, done.stdout) == (1, "")
-    assert_one_sentence(done.stderr.removesuffix("\n"), "vmoe-build: ", "TensorRT")
+    assert_one_sentence(done.stderr.removesuffix("\n"), "vmoe: ", "TensorRT")
     assert files(cache) == []

@@ -50,7 +50,7 @@ class PhasesCall(ctypes.Structure):
 class CombineCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("type", "weight_type", "wide")),
-        *((name, ctypes.c_int64) for name in ("places", "tokens", "choices", "hidden", "seed")),
+        *((name, ctypes.c_int64) for name in ("slots", "tokens", "choices", "hidden", "seed")),
         *((name, ctypes.c_void_p) for name in ("out", "slot", "weight", "y")),
     )
 
@@ -152,15 +152,15 @@ def test_route_and_dispatch_in_one(library: ctypes.CDLL, number: int) -> None:
 @pytest.mark.parametrize("number", range(12))
 def test_dispatch(library: ctypes.CDLL, number: int) -> None:
     rng = np.random.default_rng([8, number])
-    tokens, places, words = (int(n) for n in rng.integers(1, 150, 3))
+    tokens, slots, words = (int(n) for n in rng.integers(1, 150, 3))
     x = rng.integers(0, 2**32, (tokens, 4 * words), np.uint32)
-    src = rng.integers(-1, tokens, places, np.int32)
-    nowhere = rng.random(places) < 0.1
-    src[nowhere] = rng.choice([tokens, 2**31 - 1, -(2**31)], places)[nowhere]
-    buf = np.zeros((places, 4 * words), np.uint32)
+    src = rng.integers(-1, tokens, slots, np.int32)
+    nowhere = rng.random(slots) < 0.1
+    src[nowhere] = rng.choice([tokens, 2**31 - 1, -(2**31)], slots)[nowhere]
+    buf = np.zeros((slots, 4 * words), np.uint32)
     fault = ctypes.create_string_buffer(500)
     library.phases_dispatch(
-        pointer(x), *map(ctypes.c_int64, (tokens,)), pointer(src), *map(ctypes.c_int64, (places, words)), pointer(buf),
+        pointer(x), *map(ctypes.c_int64, (tokens,)), pointer(src), *map(ctypes.c_int64, (slots, words)), pointer(buf),
         ctypes.c_int64(number), fault, ctypes.c_size_t(len(fault)),
     )  # fmt: skip
     assert fault.value == b""
@@ -173,16 +173,16 @@ def test_dispatch(library: ctypes.CDLL, number: int) -> None:
 def test_combine(library: ctypes.CDLL, dtype: np.dtype, weight_is_float: bool, wide: bool) -> None:
     for number in range(8):
         rng = np.random.default_rng([9, number])
-        places, tokens, k = (int(n) for n in rng.integers(1, (60, 60, 5)))
+        slots, tokens, k = (int(n) for n in rng.integers(1, (60, 60, 5)))
         hidden = int(rng.integers(1, 20)) * (8 if wide else 1) + (0 if wide else number % 2)
-        out = rng.normal(0, 1, (places, hidden)).astype(dtype)
-        slot = rng.integers(-1, places, (tokens, k), np.int32)
-        slot[rng.random(slot.shape) < 0.05] = places + 3  # no place: adds nothing
+        out = rng.normal(0, 1, (slots, hidden)).astype(dtype)
+        slot = rng.integers(-1, slots, (tokens, k), np.int32)
+        slot[rng.random(slot.shape) < 0.05] = slots + 3  # no slot: adds nothing
         weight = rng.random((tokens, k), np.float32).astype(np.float32 if weight_is_float else dtype)
         y = np.zeros((tokens, hidden), dtype)
         types = [GATE_TYPES.index(array.dtype) for array in (out, weight)]
         call = CombineCall(
-            *types, int(wide), places, tokens, k, hidden, number, *map(pointer, (out, slot, weight, y))
+            *types, int(wide), slots, tokens, k, hidden, number, *map(pointer, (out, slot, weight, y))
         )  # fmt: skip
         fault = ctypes.create_string_buffer(500)
         library.phases_combine(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))

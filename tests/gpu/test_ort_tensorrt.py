@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gpu_stand_ins
+import fake_gpu
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence
@@ -44,7 +44,7 @@ def plugin(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+def requested(tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> list[Options]:
     """The options of every session's TensorRT provider, on a machine that seems to have all that it needs."""
     options: list[Options] = []
 
@@ -55,7 +55,7 @@ def asked(tmp_path: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch) -> list
         return OnnxRuntimeBackend(graph, **(given | {"providers": [("CPUExecutionProvider", {})]}))
 
     monkeypatch.setattr(onnxruntime_gpu, "OnnxRuntimeBackend", session)
-    monkeypatch.setattr(onnxruntime_gpu, "_require", lambda *_: Gpu(gpu_stand_ins.CARD, "9.0", (13, 0)))
+    monkeypatch.setattr(onnxruntime_gpu, "_require", lambda *_: Gpu(fake_gpu.NAME, "9.0", (13, 0)))
     monkeypatch.setattr(onnxruntime_gpu, "native_path", lambda *_: plugin.with_name("libvmoe_tensorrt_register.so"))
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
@@ -68,45 +68,45 @@ def shapes(options: Options) -> list[str]:
 
 
 def test_the_engine_is_built_for_all_batches_up_to_the_largest(
-    bundle: Path, asked: list[Options], mnist_images: Images
+    bundle: Path, requested: list[Options], mnist_images: Images
 ) -> None:
     images = mnist_images["images"][:33]
     with Engine.load(bundle, backend="ort-tensorrt") as engine, Engine.load(bundle, backend="onnxruntime") as cpu:
-        assert engine.backend_description.endswith(f" TensorRT on {gpu_stand_ins.CARD}, vmoe plugin, batches of 1 to 32")
+        assert engine.backend_description.endswith(f" TensorRT on {fake_gpu.NAME}, vmoe plugin, batches of 1 to 32")
         np.testing.assert_allclose(engine(images[:32]), cpu(images[:32]), rtol=0, atol=1e-4)
         with pytest.raises(ImageError) as refused:
             engine(images)
-    assert shapes(asked[0]) == ["image:1x28x28x1", "image:32x28x28x1", "image:32x28x28x1"]
+    assert shapes(requested[0]) == ["image:1x28x28x1", "image:32x28x28x1", "image:32x28x28x1"]
     assert_one_sentence(str(refused.value), "built for 1 to 32 images, and the batch has 33", "VMOE_MAX_BATCH=33")
 
 
-@pytest.mark.parametrize(("said", "largest"), [(None, 24), ("1", 12), ("40", 36), ("60", 60)])
-def test_the_largest_batch_can_be_said_and_is_of_whole_groups(
-    grouped: Path, asked: list[Options], monkeypatch: pytest.MonkeyPatch, said: str | None, largest: int
+@pytest.mark.parametrize(("value", "largest"), [(None, 24), ("1", 12), ("40", 36), ("60", 60)])
+def test_the_largest_batch_can_be_value_and_is_of_whole_groups(
+    grouped: Path, requested: list[Options], monkeypatch: pytest.MonkeyPatch, value: str | None, largest: int
 ) -> None:
-    if said is not None:
-        monkeypatch.setenv("VMOE_MAX_BATCH", said)
+    if value is not None:
+        monkeypatch.setenv("VMOE_MAX_BATCH", value)
     Engine.load(grouped, backend="ort-tensorrt").close()
-    assert shapes(asked[0]) == ["image:12x28x28x1", f"image:{largest}x28x28x1", f"image:{largest}x28x28x1"]
+    assert shapes(requested[0]) == ["image:12x28x28x1", f"image:{largest}x28x28x1", f"image:{largest}x28x28x1"]
 
 
-@pytest.mark.parametrize("said", ["", "0", "-1", "many", "65537", "1" * 99, "٣"])
+@pytest.mark.parametrize("value", ["", "0", "-1", "65537", "1" * 99, "٣"])
 def test_what_is_no_number_of_images_is_refused(
-    bundle: Path, asked: list[Options], monkeypatch: pytest.MonkeyPatch, said: str
+    bundle: Path, requested: list[Options], monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    monkeypatch.setenv("VMOE_MAX_BATCH", said)
+    monkeypatch.setenv("VMOE_MAX_BATCH", value)
     with pytest.raises(BackendError) as refused:
         Engine.load(bundle, backend="ort-tensorrt")
     assert_one_sentence(str(refused.value), "VMOE_MAX_BATCH must be a whole number from 1 to 65536")
 
 
 def test_engines_of_other_plugins_and_other_batches_are_not_found(
-    bundle: Path, asked: list[Options], plugin: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, requested: list[Options], plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> str:
         Engine.load(bundle, backend="ort-tensorrt").close()
-        assert asked[-1]["trt_engine_cache_path"] == asked[-1]["trt_timing_cache_path"]
-        return asked[-1]["trt_engine_cache_path"]
+        assert requested[-1]["trt_engine_cache_path"] == requested[-1]["trt_timing_cache_path"]
+        return requested[-1]["trt_engine_cache_path"]
 
     first = load()
     assert load() == first
@@ -116,27 +116,25 @@ def test_engines_of_other_plugins_and_other_batches_are_not_found(
     assert len({first, second, load()}) == 3
 
 
-@pytest.mark.parametrize(("built", "says"), [("100-real", "compiled for compute capability 10.0"), ("90-real", None)])
-def test_a_card_that_the_plugin_has_no_code_for_is_refused(
-    bundle: Path, asked: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: str, says: str | None
+def test_a_gpu_that_the_plugin_has_no_code_for_is_refused(
+    bundle: Path, requested: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    along_with_it = gpu_stand_ins.op_library(tmp_path, built, 13000)
+    along_with_it = fake_gpu.op_library(tmp_path, "100-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
-    found = availability("ort-tensorrt", Bundle.open(bundle), Bundle.open(bundle).manifest.rules.named("c0.3-k1"))  # type: ignore[union-attr]
-    if says is None:
-        assert found.error is None
-    else:
-        assert_one_sentence(str(found.error), "TensorRT plugin was", says, f"{gpu_stand_ins.CARD} has 9.0")
+    opened = Bundle.open(bundle)
+    found = availability("ort-tensorrt", opened, opened.manifest.rules.named("c0.3-k1"))  # type: ignore[union-attr]
+    says = f"TensorRT plugin was compiled for the architectures 100-real, and {fake_gpu.NAME} has compute capability 9.0"
+    assert_one_sentence(str(found.error), says)
 
 
 def test_engines_of_other_batches_are_not_shared(
-    bundle: Path, asked: list[Options], monkeypatch: pytest.MonkeyPatch, mnist_images: Images
+    bundle: Path, requested: list[Options], monkeypatch: pytest.MonkeyPatch, mnist_images: Images
 ) -> None:
     with Engine.load(bundle, backend="ort-tensorrt") as engine, Engine.load(bundle, backend="ort-tensorrt"):
-        assert len(asked) == 1
+        assert len(requested) == 1
         monkeypatch.setenv("VMOE_MAX_BATCH", "40")
         with Engine.load(bundle, backend="ort-tensorrt") as larger:
             assert len(larger(mnist_images["images"][:33])) == 33
         with pytest.raises(ImageError):
             engine(mnist_images["images"][:33])
-    assert [shapes(options)[2] for options in asked] == ["image:32x28x28x1", "image:40x28x28x1"]
+    assert [shapes(options)[2] for options in requested] == ["image:32x28x28x1", "image:40x28x28x1"]

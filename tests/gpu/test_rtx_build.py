@@ -1,4 +1,4 @@
-"""`tensorrt_api.build_engine` itself, on the builder of TensorRT-RTX, which needs no GPU and has the same names.
+"""`tensorrt_builder.serialized_engine` itself, on the builder of TensorRT-RTX, which needs no GPU and has the same names.
 
 It has no plugins, so the models are dense. Engines are built for a card that is named, and not run.
 """
@@ -23,7 +23,7 @@ from vmoe_runtime.bundle.manifest import TensorRtPrecision
 
 CUDA_WHEELS = ("cuda-bindings==13.4.4", "cuda-pathfinder==1.9.0")
 
-# What stands in: the package's name and version, a registry of plugins, and the card, of which a build without a GPU must be
+# What is faked: the package's name and version, a registry of plugins, and the GPU, of which a build without a GPU must be
 # told. All other calls are the product's own, into NVIDIA's builder.
 BUILD = """
 import json, sys
@@ -37,18 +37,21 @@ class Builder(trt.Builder):
         config.set_compute_capability(trt.ComputeCapability.SM120, 0)
         return config
 
-trt.Builder, trt.__version__ = Builder, "10.7.0"
+trt.Builder, trt.__version__ = Builder, "10.13.0"
 sys.modules["tensorrt"] = trt
-from vmoe_runtime.backends.tensorrt import tensorrt_api as api
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
+from vmoe_tools.build import tensorrt_builder
 
-api._load_plugin = lambda *_: None
-bundle, graph, shapes = Bundle.open(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-options = api.BuildOptions(tuple(tuple(shape) for shape in shapes), 1 << 30, False, b"")
+tensorrt_builder.load_plugin = lambda *_: None
+bundle, graph = Bundle.open(sys.argv[1]), sys.argv[2]
+shapes = tuple(tuple(shape) for shape in json.loads(sys.argv[3]))
+options = {"workspace": 1 << 30, "plugin_inside": False, "timing_cache": b""}
 said = []
 try:
-    engine, timing = api.build_engine(bundle.graph(graph), Path("none.so"), options, said.append)
+    engine, timing = tensorrt_builder.serialized_engine(
+        bundle.graph(graph), Path("none.so"), shapes, listener=said.append, **options
+    )
     print(json.dumps({"bytes": len(engine), "timing": len(timing), "said": said}))
 except BackendError as error:
     print(json.dumps({"error": str(error)}))

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import onnx
@@ -20,7 +19,6 @@ from onnx import TensorProto, helper
 from wheels import wheel_folder
 
 from vmoe_export import export_bundle
-from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
 
@@ -79,19 +77,6 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Bundle, Te
     target = tmp_path / "own.vmoe"
     export_bundle(MNIST / "vmoe_mnist", target, tensorrt=True, precision=precision, validate=False, **setting, **options)
     return Bundle.open(target), precision, "dispatch_bf16" in options
-
-
-@pytest.fixture
-def wide(writer: ModuleType, tmp_path: Path) -> Bundle:
-    """A bundle of two blocks of V-MoE B/16, the second one MoE, in float16."""
-    wheel_folder(*RTX_WHEELS)
-    model = writer.describe(writer.VARIANTS["B/16"]._replace(num_layers=2), 224, 1000, 8, [1])
-    checkpoint, target = tmp_path / "wide", tmp_path / "wide.vmoe"
-    config = writer.official_config(model)
-    writer.write_checkpoint(checkpoint, parameter_shapes(model), writer.random_weights(0), 1, config=config)
-    setting: dict[str, Any] = {"config": tmp_path / "wide.json", "capacity": [0.3], "k": [2], "group": "image"}
-    export_bundle(checkpoint, target, tensorrt=True, precision="fp16", validate=False, **setting)
-    return Bundle.open(target)
 
 
 def graph_of(bundle: Bundle) -> Path:
@@ -169,7 +154,3 @@ def test_nvidias_builder_takes_all_but_the_plugins(exported: tuple[Bundle, Tenso
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
         assert len(report["products"]) - len(short) == len(bundle.manifest.moe_layers) + 1
-
-
-def test_nvidias_builder_takes_a_model_as_wide_as_b16(wide: Bundle) -> None:
-    assert parsed(*without_ops(wide, "fp16", False))["built"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from sdk_build import run
-from tensorrt_build import Build, build, builds, headers, oldest_and_newest
+from tensorrt_build import Build, build, headers
 
 from vmoe_export.ops.table import OPS, ElementType
 
@@ -63,24 +62,27 @@ BAD_FIELDS_OF_OTHERS = {
     "!negative": "the collection of fields is damaged",
     "!null": "the collection of fields is damaged",
 }
-PAIRS = ["as built", "plugin older than TensorRT", "plugin newer than TensorRT"]
 
 
-@pytest.fixture(scope="module", params=PAIRS)
-def plugin(request: pytest.FixtureRequest) -> Plugin:
-    """The plugin under sanitizers: of the newest headers, and of the oldest and newest used by the other's interfaces."""
-    versions = oldest_and_newest()
-    if len(versions) == 1 and request.param != PAIRS[0]:
+@pytest.fixture(scope="module", params=["first", "last"])
+def made(request: pytest.FixtureRequest) -> Build:
+    """What the oldest and the newest headers gave, under sanitizers."""
+    versions = list(headers())
+    if request.param == "last" and len(versions) == 1:
         pytest.skip("there are headers of one version only")
-    made, user = {PAIRS[0]: (-1, -1), PAIRS[1]: (0, -1), PAIRS[2]: (-1, 0)}[request.param]
-    return Plugin(build(versions[made], SANITIZERS), build(versions[user], SANITIZERS))
+    return build(versions[0 if request.param == "first" else -1], SANITIZERS)
+
+
+@pytest.fixture(scope="module")
+def plugin(made: Build) -> Plugin:
+    return Plugin(made)
 
 
 class Plugin:
-    """The plugin as built with one version's headers, used through another's."""
+    """The plugin, used by a program that does with it what TensorRT does."""
 
-    def __init__(self, made: Build, user: Build) -> None:
-        self._command = (user.program("plugin_check"), made.plugin, user.fake())
+    def __init__(self, made: Build) -> None:
+        self._command = (made.program("plugin_check"), made.plugin, made.fake())
 
     def ask(self, questions: Sequence[str]) -> list[str]:
         """The answer to each question, in the words of tests/cpp/tensorrt_plugin_check.cc."""
@@ -180,10 +182,9 @@ def test_types_are_the_tables_and_the_format_is_linear(plugin: Plugin, name: str
     for choice in op.type_choices:
         types: list[ElementType] = [choice[value.type] for value in values]
         expected.add(",".join(str(DATA_TYPES[type_]) for type_ in types))
-    accepted, other_formats = plugin.ask_one(f"types {name} {settings(name)}").split(" other formats ")
-    assert set(accepted.split()) == expected
-    assert len(accepted.split()) == len(expected) == {"VmoeGates": 1, "VmoeRouteDispatch": 9, "VmoeCombine": 5}.get(name, 3)
-    assert other_formats == "0"
+    accepted = plugin.ask_one(f"types {name} {settings(name)}").split()
+    assert set(accepted) == expected
+    assert len(accepted) == len(expected) == {"VmoeGates": 1, "VmoeRouteDispatch": 9, "VmoeCombine": 5}.get(name, 3)
 
 
 def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
@@ -213,8 +214,8 @@ def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
         "VmoeRoute 3,2,1 4,197,1": f"{choices}, 1, not 2",
         "VmoeRouteDispatch 3,8,1 4,197,7 4,197,64": f"{choices}, 7, not 8",
         "VmoeRoute 3,2,1 1,65537,8": "a group must have at most 65536 tokens",
-        "VmoeRoute 2147483647,1,1 1,197,2": f"places {many} E * G * capacity = 2 * 1 * 2147483647 is too many",
-        "VmoeRoute 100000,1,1 1000,1,32": f"places {many} E * G * capacity = 32 * 1000 * 100000 is too many",
+        "VmoeRoute 2147483647,1,1 1,197,2": f"{many} E * G * capacity = 2 * 1 * 2147483647 is too many",
+        "VmoeRoute 100000,1,1 1000,1,32": f"{many} E * G * capacity = 32 * 1000 * 100000 is too many",
         "VmoeRoute 1,8,1 65536,65536,8": f"choices of tokens {many} G * S * k = 65536 * 65536 * 8 is too many",
         "VmoeRoute 3,2,1 4,197": "gates has shape [4, 197], not the 3 dimensions GSE",
         "VmoeRoute 3,2,1 4,197,8,1": "gates has shape [4, 197, 8, 1], not the 3 dimensions GSE",
@@ -222,16 +223,16 @@ def test_limits_are_kept_when_building_and_running(plugin: Plugin) -> None:
         "VmoeRoute 3,2,1 2147483648,1,8": "gates has shape [2147483648, 1, 8], but sizes must be known",
         "VmoeRouteDispatch 3,2,1 4,197,8 4,196,64": "x has shape [4, 196, 64], but S is 197 in gates",
         "VmoeRouteDispatch 3,2,1 4,197,8 5,197,64": "x has shape [5, 197, 64], but G is 4 in gates",
-        "VmoeDispatch - 4,197,768 65536,65536": f"places {many} E * M = 65536 * 65536 is too many",
+        "VmoeDispatch - 4,197,768 65536,65536": f"{many} E * M = 65536 * 65536 is too many",
         "VmoeDispatch - 4,197 8,12": "x has shape [4, 197], not the 3 dimensions GSD",
         "VmoeCombine - 8,12,768 4,197,9 4,197,9": "a token has 1 to 8 choices, not 9",
         "VmoeCombine - 8,12,768 4,197,0 4,197,0": "a token has 1 to 8 choices, not 0",
         "VmoeCombine - 8,12,768 4,197,2 4,197,3": "weight has shape [4, 197, 3], but K is 2 in slot",
-        "VmoeCombine - 65536,32768,1 4,197,2 4,197,2": f"places {many}",
+        "VmoeCombine - 65536,32768,1 4,197,2 4,197,2": f"{many}",
     }
     answers = plugin.ask([f"limits {question}" for question in bad])
     for (question, why), answer in zip(bad.items(), answers, strict=True):
-        assert answer.startswith(f"refused error: vmoe: {question.split()[0]}: {why}"), answer
+        assert answer.startswith(f"refused error: vmoe: {question.split()[0]}: ") and why in answer, answer
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -265,46 +266,26 @@ def test_without_a_device_a_run_gives_an_error(plugin: Plugin, name: str) -> Non
     assert "cudaError" in failed[1]
 
 
-def test_without_a_logger_sentences_go_to_stderr() -> None:
-    made = build(next(iter(headers())))
+def test_without_a_logger_messages_go_to_stderr(made: Build) -> None:
     done = run(made.program("plugin_check"), made.plugin, text="create VmoeRoute\n")
-    assert done.returncode == 0
-    assert done.stdout == "refused (on stderr)\n"
+    assert (done.returncode, done.stdout) == (0, "refused (on stderr)\n")
     assert done.stderr.splitlines()[0].startswith('vmoe: VmoeRoute "node": field capacity is missing')
 
 
-def test_a_logger_of_an_unknown_tensorrt_is_left_alone() -> None:
-    made = build(next(iter(headers())))
-    done = run(made.program("plugin_check"), made.plugin, made.fake("fake_unknown"), text="create VmoeRoute\n")
+def test_another_major_version_of_tensorrt_is_refused(made: Build) -> None:
+    done = run(made.program("plugin_check"), made.plugin, made.fake("fake_unknown"), text="create VmoeGates\n")
     assert (done.returncode, done.stdout) == (0, "refused \n")
-    first, second, *_ = done.stderr.splitlines()
-    assert first == "vmoe: the logger is of no TensorRT 10 or 11, so messages go to stderr"
-    assert second.startswith('vmoe: VmoeRoute "node": field capacity is missing')
-
-
-def test_interfaces_are_alike_in_every_version_and_the_others_known() -> None:
-    printed = {made.version: run(made.program("interfaces")).stdout.splitlines() for made in builds()}
-    alike = {tuple(line for line in lines if not line.startswith("layout ")) for lines in printed.values()}
-    assert len(alike) == 1
-    assert len(alike.pop()) > 70
-    layouts = {}
-    for version, lines in printed.items():
-        found, held = (line for line in lines if line.startswith("layout "))
-        assert found == held, version
-        layouts[version[0]] = found
-    assert len(set(layouts.values())) == len(layouts)  # each major has its own: that is why it is looked up
+    says = f"the plugin was built for TensorRT {made.major}, and TensorRT 9 has loaded it; build it again with the headers"
+    assert done.stderr.startswith(f'vmoe: VmoeGates "node": {says}')
 
 
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("ldd") is None, reason="there is no nm or ldd")
 def test_libraries_export_what_tensorrt_calls_and_need_no_nvidia_library() -> None:
-    for made in builds():
-        for library, exported in ((made.plugin, {"getCreators", "setLoggerFinder"}), (made.register, set())):
-            names = subprocess.run(
-                ["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True
-            ).stdout.split()[2::3]
-            assert set(names) == exported, library
-            needed = run("ldd", library).stdout
-            assert "libc.so" in needed
-            assert not re.search(r"nvinfer|cuda|nvidia|not found", needed), needed
-            undefined = run("nm", "-D", "--undefined-only", library).stdout
-            assert not re.search(r"nvinfer|cuda|getPluginRegistry|getLogger", undefined), undefined
+    made = build(next(iter(headers())))
+    for library, exported in ((made.plugin, {"getCreators", "setLoggerFinder"}), (made.register, set())):
+        assert set(run("nm", "-D", "--defined-only", library).stdout.split()[2::3]) == exported
+        needed = run("ldd", library).stdout
+        assert "libc.so" in needed
+        assert not re.search(r"nvinfer|cuda|nvidia|not found", needed), needed
+        undefined = run("nm", "-D", "--undefined-only", library).stdout
+        assert not re.search(r"nvinfer|cuda|getPluginRegistry|getLogger", undefined), undefined

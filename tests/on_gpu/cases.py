@@ -92,7 +92,7 @@ def named_cases(seed: int) -> Iterator[Case]:
         yield Case(replace(_SMALL, type=type), "random", seed, offset=4 if type == "fp32" else 2)
     ends = (
         *((1, 1, 1, 1, 1, 4), (1, 1, 256, 8, 3, 4), (2, 10, 256, 8, 1, 4), (5, 7, 8, 8, 7, 4)),
-        (1, 197, 8, 2, 500, 4),  # more places than tokens
+        (1, 197, 8, 2, 500, 4),  # more slots than tokens
         *((70_000, 2, 2, 1, 1, 4), (70_000, 1, 2, 2, 1, 4)),  # more groups than a grid's second dimension
         *((1, 2048, 32, 1, 64, 4), (1, 2049, 32, 1, 64, 4), (2, 1024, 8, 2, 250, 4), (2, 1025, 8, 2, 250, 4)),
         *((2, 682, 9, 3, 300, 4), (2, 683, 9, 3, 300, 4), (1, 256, 16, 8, 100, 4), (1, 257, 16, 8, 100, 4)),

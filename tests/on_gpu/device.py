@@ -1,4 +1,4 @@
-"""The card: what it is, its streams, its graphs and its clock. Everything that only a GPU can run is in this file."""
+"""The GPU: what it is, its streams, its graphs and its clock. Everything that only a GPU can run is in this file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from command_line import BenchmarkError
 
 Work = Callable[[], object]
 
-_LARGEST_L2_BYTES = 128 << 20  # of any card; taken where torch doesn't say
+_LARGEST_L2_BYTES = 128 << 20  # of any GPU; taken where torch doesn't say
 
 
 class Device:
@@ -47,7 +47,7 @@ class Device:
         return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """Waits for all work; raises on an error of the card."""
+        """Waits for all work; raises on an error of the GPU."""
         self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Work]) -> None:
@@ -67,7 +67,7 @@ class Device:
         return graph.replay
 
     def milliseconds(self, work: Work) -> float:
-        """How long the card takes for what `work` puts on the current stream."""
+        """How long the GPU takes for what `work` puts on the current stream."""
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()

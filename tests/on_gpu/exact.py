@@ -17,12 +17,12 @@ def same_bits(first: Tensor, second: Tensor) -> Tensor:
 def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """VmoeRoute: gates [G,S,E] -> slot i32[G,S,K], weight [G,S,K], src i32[E,G*c].
 
-    A pair's place is the number of pairs that its expert was asked for before it, in the order of service: all first
+    A pair's slot is the number of pairs of the same expert before it, in the order of service: all first
     choices before any second one; within one, tokens by descending best gate, or as they come. With `fast`, which is what is
     timed, ties between experts may fall otherwise, because topk leaves their order open, and gates must be numbers.
     """
     groups, tokens, experts = gates.shape
-    places, on = groups * capacity, gates.device
+    slots, on = groups * capacity, gates.device
     if fast:
         weight, expert = torch.topk(gates, k, dim=-1)
         best = weight[..., 0]
@@ -35,23 +35,23 @@ def route(gates: Tensor, capacity: int, k: int, bpr: bool, fast: bool = False) -
     if bpr:
         token = torch.argsort(best, dim=1, descending=True, stable=True)
         served = expert.gather(1, token[..., None].expand(-1, -1, k))
-    asked_of = served.transpose(1, 2).reshape(groups, k * tokens)
-    by_expert, together = torch.sort(asked_of, dim=1, stable=True)
-    asked = torch.zeros(groups, experts, dtype=torch.int64, device=on)
-    asked.scatter_add_(1, asked_of, torch.ones_like(asked_of))
-    first = asked.cumsum(1) - asked
+    chosen = served.transpose(1, 2).reshape(groups, k * tokens)
+    by_expert, together = torch.sort(chosen, dim=1, stable=True)
+    count = torch.zeros(groups, experts, dtype=torch.int64, device=on)
+    count.scatter_add_(1, chosen, torch.ones_like(chosen))
+    first = count.cumsum(1) - count
     rank_sorted = torch.arange(k * tokens, device=on) - first.gather(1, by_expert)
-    rank = torch.empty_like(asked_of).scatter_(1, together, rank_sorted)
+    rank = torch.empty_like(chosen).scatter_(1, together, rank_sorted)
     group = torch.arange(groups, device=on)[:, None]
-    served_slot = (asked_of * places + group * capacity + rank).masked_fill(rank >= capacity, -1)
+    served_slot = (chosen * slots + group * capacity + rank).masked_fill(rank >= capacity, -1)
     slot = served_slot = served_slot.view(groups, k, tokens).transpose(1, 2)
     if bpr:
         slot = torch.empty_like(served_slot).scatter_(1, token[..., None].expand(-1, -1, k), served_slot)
     flat = (group * tokens + token)[..., None].expand(-1, -1, k).to(torch.int32)
-    # Dropped pairs write to a place behind the last one.
-    src = torch.full((experts * places + 1,), -1, dtype=torch.int32, device=on)
-    src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * places).reshape(-1), flat.reshape(-1))
-    return slot.to(torch.int32), weight, src[:-1].view(experts, places)
+    # Dropped pairs write to a slot behind the last one.
+    src = torch.full((experts * slots + 1,), -1, dtype=torch.int32, device=on)
+    src.scatter_(0, served_slot.masked_fill(served_slot < 0, experts * slots).reshape(-1), flat.reshape(-1))
+    return slot.to(torch.int32), weight, src[:-1].view(experts, slots)
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:

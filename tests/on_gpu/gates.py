@@ -33,12 +33,12 @@ def check_gates(device: Device, kernels: Library, seed: int) -> Check:
 
 def _differences(device: Device, kernels: Library, x: Tensor, router: Tensor, misaligned: bool) -> list[str]:
     sizes = *x.shape, router.shape[1]
-    on_card = torch.zeros(x.numel() + 1, device=device.torch_device)
-    rows = on_card[1:] if misaligned else on_card[:-1]
+    on_gpu = torch.zeros(x.numel() + 1, device=device.torch_device)
+    rows = on_gpu[1:] if misaligned else on_gpu[:-1]
     rows.copy_(x.view(-1))
-    router_on_card = router.to(device.torch_device)
+    router_on_gpu = router.to(device.torch_device)
     gates = torch.full((sizes[0] * sizes[2] + 1,), -1.0, device=device.torch_device)
-    kernels.call("gates", rows.data_ptr(), router_on_card.data_ptr(), *sizes, gates.data_ptr(), device.stream())
+    kernels.call("gates", rows.data_ptr(), router_on_gpu.data_ptr(), *sizes, gates.data_ptr(), device.stream())
     device.synchronize()
     got, wanted = gates[:-1].cpu().view(sizes[0], -1), torch.empty(sizes[0], sizes[2])
     kernels.call("gates_on_host", x.data_ptr(), router.data_ptr(), *sizes, wanted.data_ptr())

@@ -33,7 +33,7 @@ class GuardedProblem(Problem):
         return whole[begin:end].view(dtype).view(sizes)
 
     def set(self, inputs: dict[str, Tensor]) -> None:
-        """Copies inputs to the card, and spoils everything that kernels write."""
+        """Copies inputs to the GPU, and spoils everything that kernels write."""
         for name, tensor in self.tensors.items():
             if name in inputs:
                 assert (tensor.shape, tensor.dtype) == (inputs[name].shape, inputs[name].dtype)
@@ -42,12 +42,8 @@ class GuardedProblem(Problem):
                 _bytes(tensor).fill_(_GARBAGE)
 
     def get(self, name: str) -> Tensor:
-        """Copies a tensor from the card."""
+        """Copies a tensor from the GPU."""
         return self.tensors[name].to("cpu", copy=True)
-
-    def plant(self, name: str, *, behind: bool) -> None:
-        """Turns a bit of a tensor's first byte, or of the first one behind it: a fault that must be seen."""
-        (self._guards[name][1] if behind else _bytes(self.tensors[name]))[0] ^= 1
 
     def guards_hold(self, name: str) -> bool:
         """Whether nothing was written just before and behind a tensor."""

@@ -1,5 +1,5 @@
 // The GPU kernels for callers without C++: every function but two returns 0 or CUDA's error code. A shape is groups,
-// tokens, experts, choices, places per expert and group, and whether Batch Priority Routing serves them; types are 0
+// tokens, experts, choices, slots per expert and group, and whether Batch Priority Routing serves them; types are 0
 // float32, 1 float16, 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
 #include <cuda_runtime_api.h>
 
@@ -47,9 +47,9 @@ int vmoe_gpu_route(const size_t* shape, size_t type, const void* gates, int32_t*
                            as_stream(stream));
 }
 
-int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                       void* stream) {
-  return vmoe::cuda::dispatch(x, tokens, src, places, row_bytes, buf, as_stream(stream));
+  return vmoe::cuda::dispatch(x, tokens, src, slots, row_bytes, buf, as_stream(stream));
 }
 
 int vmoe_gpu_route_dispatch(const size_t* shape, size_t gate_type, const void* gates, const void* x, size_t row_bytes,
@@ -58,9 +58,9 @@ int vmoe_gpu_route_dispatch(const size_t* shape, size_t gate_type, const void* g
                                     workspace, as_stream(stream));
 }
 
-int vmoe_gpu_combine(size_t type, const void* out, size_t places, const int32_t* slot, size_t weight_type,
+int vmoe_gpu_combine(size_t type, const void* out, size_t slots, const int32_t* slot, size_t weight_type,
                      const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, void* stream) {
-  return vmoe::cuda::combine(as_type(type), out, places, slot, as_type(weight_type), weight, tokens, choices, hidden, y,
+  return vmoe::cuda::combine(as_type(type), out, slots, slot, as_type(weight_type), weight, tokens, choices, hidden, y,
                              as_stream(stream));
 }
 

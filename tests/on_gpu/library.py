@@ -1,4 +1,4 @@
-"""Builds the kernels for one card with nvcc, and calls them."""
+"""Builds the kernels for one GPU with nvcc, and calls them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def kernel_sources() -> list[Path]:
 
 
 def library_command(nvcc: Path, architecture: str, target: Path) -> list[str]:
-    """The line that builds the shared library for a card, such as "sm_90"."""
+    """The line that builds the shared library for a GPU, such as "sm_90"."""
     sources = map(str, (CALLS, _EXTRA_KERNELS, *kernel_sources()))
     return [str(nvcc), *_FLAGS, f"-arch={architecture}", *sources, "-o", str(target)]
 
@@ -107,14 +107,14 @@ class Library:
         if kernel == "Route":
             self.call("route", c_shape(shape), gate, at["gates"], *routed, at["src"], at["workspace"], stream)
         elif kernel == "Dispatch":
-            sizes = shape.places, shape.row_bytes
+            sizes = shape.all_slots, shape.row_bytes
             self.call("dispatch", at["x"], shape.all_tokens, at["src"], *sizes, at["buf"], stream)
         elif kernel == "RouteDispatch":
             tensors = at["gates"], at["x"], shape.row_bytes, *routed, at["buf"], at["workspace"]
             self.call("route_dispatch", c_shape(shape), gate, *tensors, stream)
         else:
             sizes = shape.all_tokens, shape.choices, shape.hidden
-            rows = at["out"], shape.places, at["slot"], gate, at["weight"]
+            rows = at["out"], shape.all_slots, at["slot"], gate, at["weight"]
             self.call("combine", token, *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:

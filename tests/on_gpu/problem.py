@@ -1,4 +1,4 @@
-"""The tensors of one MoE layer on the card, and the kernels on them."""
+"""The tensors of one MoE layer on the GPU, and the kernels on them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Problem:
     def __init__(self, device: Device, kernels: Library, shape: Shape) -> None:
         self.shape, self.device, self.kernels = shape, device, kernels
         token, gate = TORCH_TYPES[shape.type], TORCH_TYPES[shape.gate_type]
-        tokens, places = (shape.groups, shape.tokens), (shape.experts, shape.groups * shape.capacity)
+        tokens, slots = (shape.groups, shape.tokens), (shape.experts, shape.groups * shape.capacity)
         sizes = {
             "gates": ((*tokens, shape.experts), gate),
             "x": ((*tokens, shape.hidden), token),
-            "out": ((*places, shape.hidden), token),
+            "out": ((*slots, shape.hidden), token),
             "slot": ((*tokens, shape.choices), torch.int32),
             "weight": ((*tokens, shape.choices), gate),
-            "src": (places, torch.int32),
-            "buf": ((*places, shape.hidden), token),
+            "src": (slots, torch.int32),
+            "buf": ((*slots, shape.hidden), token),
             "y": ((*tokens, shape.hidden), token),
             "workspace": ((kernels.workspace_bytes(shape),), torch.uint8),
         }

@@ -12,7 +12,7 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing: G, S, E, K, places per expert and group, D; element types; the order of service."""
+    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; element types; the order of service."""
 
     groups: int
     tokens: int
@@ -31,12 +31,12 @@ class Shape:
 
     @property
     def pairs(self) -> int:
-        """(token, expert) pairs that are asked for, G * S * K."""
+        """(token, expert) pairs, G * S * K."""
         return self.all_tokens * self.choices
 
     @property
-    def places(self) -> int:
-        """Places of all experts, E * M = E * G * c."""
+    def all_slots(self) -> int:
+        """Slots of all experts, E * M = E * G * c."""
         return self.experts * self.groups * self.capacity
 
     @property

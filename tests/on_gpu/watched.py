@@ -1,7 +1,6 @@
 """The kernels on random layers, without torch: what compute-sanitizer watches.
 
 python3 -m on_gpu.watched LIBRARY LAYERS SEED   random layers, where RouteDispatch must give what Route and Dispatch do
-python3 -m on_gpu.watched LIBRARY plant TOOL    a fault that the tool of that name must report, and nothing else
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ def random_shape(draw: random.Random, index: int) -> Shape:
 
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
     """Runs all kernels on memory of exactly their size; returns the names of results that differ."""
-    gate, places = TYPE_BYTES[shape.gate_type], shape.places
+    gate, slots = TYPE_BYTES[shape.gate_type], shape.all_slots
     few = [draw.randbytes(gate) for _ in range(draw.choice((4, 4096)))]  # so that there are ties, and what is no number
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
         "x": draw.randbytes(shape.all_tokens * shape.row_bytes),
-        "out": draw.randbytes(places * shape.row_bytes),
+        "out": draw.randbytes(slots * shape.row_bytes),
     }
     sizes = {name: len(data) for name, data in inputs.items()}
-    sizes |= {"slot": 4 * shape.pairs, "weight": gate * shape.pairs, "src": 4 * places, "buf": sizes["out"], "y": sizes["x"]}
+    sizes |= {"slot": 4 * shape.pairs, "weight": gate * shape.pairs, "src": 4 * slots, "buf": sizes["out"], "y": sizes["x"]}
     sizes["workspace"] = library.workspace_bytes(shape)
     offset = draw.choice((0, 0, 0, TYPE_BYTES[shape.type]))  # that takes the alignment of tokens away
     offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}
@@ -65,7 +64,7 @@ def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str
 
 
 def allocate(library: Library, size: int) -> int:
-    """The address of so many bytes on the card."""
+    """The address of so many bytes on the GPU."""
     address = ctypes.c_void_p()
     library.call("allocate", ctypes.byref(address), size)
     return address.value or 0
@@ -73,15 +72,12 @@ def allocate(library: Library, size: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns 0, or 1 where something is wrong or CUDA refuses."""
-    path, first, second = arguments
+    path, layers, seed = arguments
     try:
         library = Library(Path(path))
-        if first == "plant":
-            library.call("plant", second.encode())
-            return 0
         wrong = 0
-        for index in range(int(first)):
-            draw = random.Random(f"{second} {index}")
+        for index in range(int(layers)):
+            draw = random.Random(f"{seed} {index}")
             shape = random_shape(draw, index)
             for name in check_layer(library, shape, draw):
                 say(f"{name} of RouteDispatch is not that of Route and Dispatch at {shape}")
@@ -89,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     except BenchmarkError as error:
         say(f"error: {error}")
         return 1
-    print(f"{first} layers, seed {second}: {wrong} tensors are wrong")
+    print(f"{layers} layers, seed {seed}: {wrong} tensors are wrong")
     return 1 if wrong else 0
 
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime's own CUDA provider where there is no GPU: the one of its wheel, on stand-ins for NVIDIA's libraries.
+"""ONNX Runtime's own CUDA provider where there is no GPU: the one of its wheel, on fakes of NVIDIA's libraries.
 
 Every function that it takes from them says "success" and does nothing, but for the few that a session can't be loaded
-without: memory is the host's, copies are copies, and there is one card. So sessions are made as on a GPU: nodes are given to
+without: memory is the host's, copies are copies, and there is one GPU. So sessions are made as on a GPU: nodes are given to
 providers, and copies are put between them. Kernels don't run, so answers mean nothing.
 """
 
@@ -12,7 +12,7 @@ import subprocess
 from collections import defaultdict
 from pathlib import Path
 
-import gpu_stand_ins
+import fake_gpu
 import pytest
 
 from vmoe_runtime.shared_objects import needed_libraries
@@ -51,7 +51,7 @@ cudaError_t cudaDriverGetVersion(int* v) { *v = CUDART_VERSION; return cudaSucce
 cudaError_t cudaRuntimeGetVersion(int* v) { *v = CUDART_VERSION; return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp* p, int d) {
   memset(p, 0, sizeof *p);
-  strcpy(p->name, "stand-in");
+  strcpy(p->name, "emulator");
   p->major = 9;
   p->multiProcessorCount = 132;
   p->warpSize = 32;
@@ -74,8 +74,8 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus* 
 cudaError_t cudaEventCreate(cudaEvent_t* e) { *e = (cudaEvent_t)some_handle; return cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned f) { *e = (cudaEvent_t)some_handle; return cudaSuccess; }
 cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void* d) { f(d); return cudaSuccess; }
-const char* cudaGetErrorString(cudaError_t e) { return "stand-in"; }
-const char* cudaGetErrorName(cudaError_t e) { return "stand-in"; }
+const char* cudaGetErrorString(cudaError_t e) { return "emulator"; }
+const char* cudaGetErrorName(cudaError_t e) { return "emulator"; }
 void** __cudaRegisterFatBinary(void* p) { static void* handle; return &handle; }
 """
 _DEFINED = re.compile(r"^[a-z].*?\*?(\w+)\(", re.MULTILINE)
@@ -89,7 +89,7 @@ def libraries(folder: Path, provider: Path) -> Path:
         provider: libonnxruntime_providers_cuda.so.
     """
     if not (CUDA_INCLUDE / "cuda_runtime_api.h").is_file():
-        pytest.skip(f"the stand-in for CUDA's runtime needs {CUDA_INCLUDE}/cuda_runtime_api.h")
+        pytest.skip(f"the fake of CUDA's runtime needs {CUDA_INCLUDE}/cuda_runtime_api.h")
     wanted = defaultdict(set)
     listed = subprocess.run(["nm", "-D", "--undefined-only", provider], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
@@ -106,5 +106,5 @@ def libraries(folder: Path, provider: Path) -> Path:
         options = [f"-Wl,--version-script={folder / 'map'}", f"-Wl,-soname,{library}", f"-I{CUDA_INCLUDE}", "-w"]
         command = ["cc", "-shared", "-fPIC", *options, folder / "bodies.c", folder / "others.c", "-o", folder / library]
         subprocess.run(command, check=True)
-    gpu_stand_ins.driver(folder, "9.0", (13, 0), DRIVER).replace(folder / "libcuda.so.1")
+    fake_gpu.driver(folder, "9.0", (13, 0), DRIVER).replace(folder / "libcuda.so.1")
     return folder

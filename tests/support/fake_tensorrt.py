@@ -1,116 +1,306 @@
-"""A stand-in for `backends.tensorrt.tensorrt_api`, and for nothing else: ONNX Runtime's CPU instead of TensorRT.
+"""Fakes of the packages `tensorrt` and `cuda.bindings.runtime`, as far as the product calls them, where there is no GPU.
 
-Its engine is a note of which graph to run, and it runs that graph. So it shows what the cache, the backend and `vmoe-build`
-do with engines and answers, and nothing about TensorRT.
+An engine is a note of the graph that it was built from, and runs that graph in ONNX Runtime on the CPU. The GPU's memory is
+the host's. What is put on a stream happens when the stream is waited for, and not before, as on a GPU it may.
 """
 
 from __future__ import annotations
 
+import ctypes
+import enum
 import json
+import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 
+from vmoe_runtime.backends import nvidia_gpu
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle.reader import BundleGraph
-from vmoe_runtime.errors import BackendError
 
-Array = np.ndarray
+_PRODUCT = (
+    "vmoe_runtime.backends.tensorrt.tensorrt_api",
+    "vmoe_runtime.backends.tensorrt.tensorrt_engine",
+    "vmoe_tools.build.tensorrt_builder",
+    "vmoe_tools.build.build",
+)
+
+
+class _CopyKind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class _Error(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+
+
+class FakeCuda(ModuleType):
+    """CUDA's runtime.
+
+    Attributes:
+        device, pinned: the buffers that are allocated there, by address.
+        copies: of each copy its direction, its bytes, and whether the host's side of it is in pinned memory.
+        refuses: the name of a function that has no memory left.
+    """
+
+    cudaMemcpyKind, cudaError_t, cudaStreamNonBlocking = _CopyKind, _Error, 1
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        self.device: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.queues: dict[int, list[Callable[[], object]]] = {}
+        self.copies: list[tuple[str, int, bool]] = []
+        self.refuses = ""
+
+    def _allocate(self, where: dict[int, Any], size: int, name: str) -> tuple[Any, ...]:
+        if self.refuses == name:
+            return _Error.cudaErrorMemoryAllocation, 0
+        buffer = (ctypes.c_char * size).from_buffer(bytearray(b"\xaa" * size))
+        where[ctypes.addressof(buffer)] = buffer
+        return _Error.cudaSuccess, ctypes.addressof(buffer)
+
+    def cudaMalloc(self, size: int) -> tuple[Any, ...]:
+        return self._allocate(self.device, size, "cudaMalloc")
+
+    def cudaMallocHost(self, size: int) -> tuple[Any, ...]:
+        return self._allocate(self.pinned, size, "cudaMallocHost")
+
+    def cudaFree(self, address: int) -> tuple[Any, ...]:
+        del self.device[address]
+        return (_Error.cudaSuccess,)
+
+    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
+        del self.pinned[address]
+        return (_Error.cudaSuccess,)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        assert flags == self.cudaStreamNonBlocking
+        stream = len(self.queues) + 1
+        self.queues[stream] = []
+        return _Error.cudaSuccess, stream
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
+        self.queues[stream] = []
+        return (_Error.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: _CopyKind, stream: int) -> tuple[Any, ...]:
+        device, host = (to, of) if kind is _CopyKind.cudaMemcpyHostToDevice else (of, to)
+        assert size <= len(self.device[device])
+        self.copies.append((kind.name, size, size <= len(self.pinned.get(host, ()))))
+        self.queues[stream].append(lambda: ctypes.memmove(to, of, size))
+        return (_Error.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
+        while self.queues[stream]:
+            self.queues[stream].pop(0)()
+        return (_Error.cudaSuccess,)
+
+    def cudaGetDevice(self) -> tuple[Any, ...]:
+        return _Error.cudaSuccess, 0
+
+    def cudaSetDevice(self, _: int) -> tuple[Any, ...]:
+        return (_Error.cudaSuccess,)
+
+    def cudaGetErrorString(self, code: _Error) -> tuple[Any, ...]:
+        return _Error.cudaSuccess, code.name.encode()
 
 
 class FakeTensorRt(ModuleType):
-    """The module, with what a test may turn.
+    """TensorRT, with what a test may turn.
 
     Attributes:
-        tensorrt: the version that it says it is.
-        card: the GPU that it says there is; an exception is raised instead.
-        error: what is added to each output, or None where building fails.
+        cuda: CUDA's runtime.
+        gpu: what the driver finds; an exception is raised instead.
+        error: what is added to each float output of engines built from now on, or None where building fails.
         wrong_batch: the only size of calls whose outputs are wrong, by one.
         repeats: every so many images of a call have the outputs of the first so many.
-        built: the options of every build.
-        lanes: how many lanes were made.
+        built: of each build its options.
+        contexts: how many execution contexts were made.
         most_at_once: the most calls that ran at the same time.
     """
 
-    INPUT = "image"
+    class ILogger:
+        Severity = enum.IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
+
+    NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", ["STRONGLY_TYPED"])
+    BuilderFlag = enum.Enum("BuilderFlag", ["TF32"])
+    MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
 
     def __init__(self) -> None:
-        super().__init__("vmoe_runtime.backends.tensorrt.tensorrt_api")
-        self.tensorrt = "10.13.0.35"
-        self.card: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
+        super().__init__("tensorrt")
+        self.__version__ = "10.13.0.35"
+        self.cuda = FakeCuda()
+        self.gpu: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
         self.error: float | None = 0.0
         self.wrong_batch: int | None = None
         self.repeats: int | None = None
         self.built: list[dict[str, Any]] = []
-        self.lanes = self.running = self.most_at_once = 0
+        self.contexts = self.running = self.most_at_once = 0
         self.lock = threading.Lock()
 
-    def version(self) -> str:
-        return self.tensorrt
+    def find_gpu(self) -> Gpu:
+        if isinstance(self.gpu, Exception):
+            raise self.gpu
+        return self.gpu
 
-    def gpu(self) -> Gpu:
-        if isinstance(self.card, Exception):
-            raise self.card
-        return self.card
+    def Builder(self, log: Any) -> _Builder:
+        return _Builder(self, log)
 
-    @staticmethod
-    def BuildOptions(**options: Any) -> dict[str, Any]:
-        return options
+    def OnnxParser(self, network: SimpleNamespace, _: Any) -> SimpleNamespace:
+        def parse(data: bytes, path: str) -> bool:
+            network.graph = os.path.realpath(path)
+            return data == Path(path).read_bytes()
 
-    def build_engine(
-        self, graph: BundleGraph, plugin: Path, options: dict[str, Any], say: Callable[[str], None] | None
-    ) -> tuple[bytes, bytes]:
-        if self.error is None:
-            raise BackendError(f"TensorRT can't build an engine from {graph.path}: it is a fake that fails")
-        if say is not None:
-            say("a line that TensorRT logs")
-        self.built.append(options | {"plugin": plugin})
-        engine = {"graph": str(graph.path), "error": self.error, "largest": options["shapes"][2]}
-        return json.dumps(engine).encode(), options["timing_cache"] + b"measured;"
+        return SimpleNamespace(parse=parse, num_errors=0)
 
-    def LoadedEngine(self, engine: bytes, plugin: Path | None) -> FakeEngine:
-        return FakeEngine(self, json.loads(engine), plugin)
+    def Runtime(self, _: Any) -> SimpleNamespace:
+        registry = _registry()
+        return SimpleNamespace(
+            get_plugin_registry=lambda: registry, deserialize_cuda_engine=lambda engine: _Engine(self, json.loads(engine))
+        )
 
 
-class FakeEngine:
-    def __init__(self, module: FakeTensorRt, engine: dict[str, Any], plugin: Path | None) -> None:
-        self.module, self.engine, self.plugin = module, engine, plugin
+def _registry() -> SimpleNamespace:
+    return SimpleNamespace(load_library=lambda path: path, get_creator=lambda *_: None)
+
+
+class _Builder:
+    def __init__(self, module: FakeTensorRt, log: Any) -> None:
+        self.module, self.log = module, log
+        self.get_plugin_registry = _registry
+        self.create_network = lambda flags: SimpleNamespace(flags=flags)
+
+    def create_builder_config(self) -> SimpleNamespace:
+        config = SimpleNamespace(workspace=None, plugins_to_serialize=[], cache=b"", cleared=[])
+        config.clear_flag = config.cleared.append
+        config.set_memory_pool_limit = lambda _, size: setattr(config, "workspace", size)
+        config.create_timing_cache = lambda content: content
+        config.set_timing_cache = lambda content, _: setattr(config, "cache", content)
+        config.get_timing_cache = lambda: SimpleNamespace(serialize=lambda: config.cache + b"measured;")
+        config.add_optimization_profile = lambda profile: setattr(config, "shapes", profile.shapes)
+        return config
+
+    def create_optimization_profile(self) -> SimpleNamespace:
+        profile = SimpleNamespace()
+        profile.set_shape = lambda _, *shapes: setattr(profile, "shapes", shapes)
+        return profile
+
+    def build_serialized_network(self, network: SimpleNamespace, config: SimpleNamespace) -> bytes | None:
+        severity = self.module.ILogger.Severity
+        assert (network.flags, config.cleared) == (2, [self.module.BuilderFlag.TF32])
+        if self.module.error is None:
+            self.log.log(severity.ERROR, "it is a fake\nthat fails")
+            return None
+        self.log.log(severity.INFO, "a line that TensorRT logs")
+        self.module.built.append(
+            {name: getattr(config, name) for name in ("shapes", "workspace", "plugins_to_serialize", "cache")}
+        )
+        engine = {"graph": network.graph, "error": self.module.error, "largest": config.shapes[2]}
+        return json.dumps(engine).encode()
+
+
+class _Engine:
+    def __init__(self, module: FakeTensorRt, engine: dict[str, Any]) -> None:
+        self.module, self.error, self.largest = module, engine["error"], engine["largest"]
         graph = onnx.load(engine["graph"], load_external_data=False).graph
-        self.dtypes = {
-            port.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type))
-            for port in (*graph.input, *graph.output)
-        }
+        self.types = {port.name: port.type.tensor_type.elem_type for port in (*graph.input, *graph.output)}
+        self.outputs = [port.name for port in graph.output]
+        self.num_io_tensors = len(self.types)
+        self.session = OnnxRuntimeBackend(Path(engine["graph"]), threads=1)
+        self.shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
-    def new_lane(self) -> FakeLane:
-        self.module.lanes += 1
-        return FakeLane(self)
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.types)[index]
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=onnx.TensorProto.DataType.Name(self.types[name]))
+
+    def get_tensor_profile_shape(self, _: str, __: int) -> list[Any]:
+        return [None, None, self.largest]
+
+    def create_execution_context(self) -> _Context:
+        self.module.contexts += 1
+        return _Context(self)
+
+    def compute(self, image: np.ndarray) -> list[np.ndarray]:
+        error = np.float32(self.error + (len(image) == self.module.wrong_batch))
+        if self.module.repeats is not None:
+            image = np.resize(image[: self.module.repeats], image.shape)
+        results = self.session.run({"image": image}, self.outputs)
+        return [result + error if result.dtype == np.float32 else result for result in results]
+
+    def output_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        if shape not in self.shapes:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types["image"])
+            results = self.session.run({"image": np.zeros(shape, dtype)}, self.outputs)
+            self.shapes[shape] = {name: result.shape for name, result in zip(self.outputs, results, strict=True)}
+        return self.shapes[shape] | {"image": shape}
 
 
-class FakeLane:
-    def __init__(self, loaded: FakeEngine) -> None:
-        self.module, self.error = loaded.module, loaded.engine["error"]
-        self.session = OnnxRuntimeBackend(Path(loaded.engine["graph"]), threads=1)
-        self.busy = threading.Lock()
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.address, self.busy = engine, dict[str, int](), False
 
-    def run(self, image: Array, outputs: Sequence[str]) -> list[Array]:
-        if not self.busy.acquire(blocking=False):
-            raise AssertionError("two calls on one execution context")
-        with self.module.lock:
-            self.module.running += 1
-            self.module.most_at_once = max(self.module.most_at_once, self.module.running)
-        try:
-            error = self.error + (len(image) == self.module.wrong_batch)
-            if self.module.repeats is not None:
-                image = np.resize(image[: self.module.repeats], image.shape)
-            results = self.session.run({"image": image}, outputs)
-            return [result + np.float32(error) if result.dtype == np.float32 else result for result in results]
-        finally:
-            with self.module.lock:
-                self.module.running -= 1
-            self.busy.release()
+    def set_input_shape(self, _: str, shape: tuple[int, ...]) -> bool:
+        assert not self.busy, "two calls on one execution context"
+        self.shape = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.engine.output_shapes(self.shape)[name]
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.address[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        module = self.engine.module
+        self.busy = True
+        with module.lock:
+            module.running += 1
+            module.most_at_once = max(module.most_at_once, module.running)
+        module.cuda.queues[stream].append(self._execute)
+        return True
+
+    def _execute(self) -> None:
+        module = self.engine.module
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.engine.types["image"]))
+        image = np.frombuffer(module.cuda.device[self.address["image"]], dtype, int(np.prod(self.shape)))
+        for name, result in zip(self.engine.outputs, self.engine.compute(image.reshape(self.shape)), strict=True):
+            buffer = module.cuda.device[self.address[name]]
+            assert result.nbytes <= len(buffer)
+            ctypes.memmove(buffer, np.ascontiguousarray(result).ctypes.data, result.nbytes)
+        with module.lock:
+            module.running -= 1
+        self.busy = False
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    """Puts the fakes where the product imports TensorRT and CUDA from, and the fake's GPU in place of the driver's."""
+    fake = FakeTensorRt()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["cuda.bindings"].runtime = fake.cuda  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake.cuda)
+    monkeypatch.setattr(nvidia_gpu, "find_gpu", fake.find_gpu)
+    for name in _PRODUCT:  # imported again with the fakes, and forgotten afterwards
+        package, _, attribute = name.rpartition(".")
+        owner = import_module(package)
+        monkeypatch.setitem(sys.modules, name, fake)
+        monkeypatch.setattr(owner, attribute, fake, raising=False)
+        del sys.modules[name]
+        delattr(owner, attribute)
+    for name in _PRODUCT:
+        import_module(name)
+    return fake

@@ -14,7 +14,7 @@ class HostDevice:
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
-        self.name, self.architecture, self.l2_bytes = "Stand-in 1", "sm_90", 1 << 16
+        self.name, self.architecture, self.l2_bytes = "Emulator 1", "sm_90", 1 << 16
         self.facts: dict[str, Any] = {"name": self.name, "architecture": self.architecture}
 
     def stream(self) -> int:

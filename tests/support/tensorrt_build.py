@@ -1,4 +1,4 @@
-"""Builds the TensorRT plugin against the headers of each version that is named, with programs that stand in for TensorRT.
+"""Builds the TensorRT plugin against the headers of each version that is named, with a fake TensorRT.
 
 The headers are not part of this repository. The environment variable VMOE_TENSORRT_HEADERS names an include folder of
 TensorRT, or a folder with one such folder per version; without it everything here skips.
@@ -25,7 +25,7 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Build:
-    """What one version's headers gave: the two libraries, and what stands in for TensorRT."""
+    """What was built against one version's headers: the two libraries, and a fake of that TensorRT."""
 
     version: Version
     tree: Path
@@ -47,7 +47,7 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}"
 
     def fake(self, name: str = "fake") -> Path:
-        """A library laid out as this version's TensorRT and named as it, in a folder of its own."""
+        """A library named as this version's TensorRT, in a folder of its own."""
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
@@ -69,11 +69,6 @@ def _version(include: Path) -> Version:
     return int(numbers["MAJOR"]), int(numbers["MINOR"]), int(numbers["PATCH"])
 
 
-def oldest_and_newest() -> list[Version]:
-    versions = list(headers())
-    return list(dict.fromkeys((versions[0], versions[-1])))
-
-
 @functools.cache
 def build(version: Version, sanitizers: str = "") -> Build:
     """Builds for these headers; any warning fails it. Skips where this machine can't, with what it lacks."""
@@ -91,7 +86,3 @@ def build(version: Version, sanitizers: str = "") -> Build:
             pytest.skip(f"the plugin can't be built here: {missing.read_text()}")
         built("cmake", "--build", tree, "--parallel", "2", "--target", "tensorrt_tests")
     return Build(version, tree, tree / ("lib" if sanitizers else "tensorrt"))
-
-
-def builds() -> list[Build]:
-    return [build(version) for version in headers()]

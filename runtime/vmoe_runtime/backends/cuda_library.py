@@ -26,35 +26,28 @@ def usable_cuda_library(gpu: Gpu) -> Path | None:
         UnavailableError: it has no code for the GPU, or needs a newer driver.
         BackendError: this process can't load it.
     """
-    library = find_cuda_library()
-    if library is None:
-        return None
-    _check(library, "CUDA op library", gpu)
-    return library
+    return _checked("CUDA op library", gpu)
 
 
 def check_plugin(gpu: Gpu) -> None:
     """Refuses a GPU that can't run the TensorRT plugin, which doesn't say; the CUDA op library was compiled along with it.
 
     Raises:
-        UnavailableError: it has no code for the GPU, or needs a newer driver.
-        BackendError: this process can't load the CUDA op library.
+        As `usable_cuda_library`.
     """
+    _checked("TensorRT plugin", gpu)
+
+
+def _checked(part: str, gpu: Gpu) -> Path | None:
     library = find_cuda_library()
-    if library is not None:
-        _check(library, "TensorRT plugin", gpu)
-
-
-def _check(library: Path, part: str, gpu: Gpu) -> None:
+    if library is None:
+        return None
     failure = op_library.load_failure(library)
     if failure is not None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
-    try:
-        loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-        architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
-    except AttributeError:
-        raise BackendError(f"the CUDA op library {library} is of another version; install vmoe-export again") from None
+    loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
+    architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
     # A driver for a major version of CUDA runs what any minor one built.
     if gpu.cuda[0] < built_with:
         raise UnavailableError(
@@ -63,9 +56,10 @@ def _check(library: Path, part: str, gpu: Gpu) -> None:
         )
     if not runs_on(architectures, gpu.compute_capability):
         raise UnavailableError(
-            f"the {part} was compiled for compute capability {_listed(architectures)}, and {gpu.name} has "
+            f"the {part} was compiled for the architectures {architectures}, and {gpu.name} has compute capability "
             f"{gpu.compute_capability}; take a backend for the CPU"
         )
+    return library
 
 
 def runs_on(architectures: str, compute_capability: str) -> bool:
@@ -76,7 +70,7 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
         compute_capability: of the GPU, such as "9.0".
 
     Example:
-        >>> [runs_on("80-real 90-real 120-virtual", card) for card in ("7.5", "8.6", "10.0", "12.1", "13.0")]
+        >>> [runs_on("80-real 90-real 120-virtual", gpu) for gpu in ("7.5", "8.6", "10.0", "12.1", "13.0")]
         [False, True, False, True, True]
     """
     major, minor = map(int, compute_capability.split("."))
@@ -84,14 +78,9 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
         match = _ARCHITECTURE.fullmatch(architecture)
         if match is None:
             return True
-        # Machine code runs on its own major version from its minor one on, PTX is compiled on every later card.
+        # Machine code runs on its own major version from its minor one on, PTX is compiled on every later GPU.
         if match[3] != "-virtual" and major == int(match[1]) and minor >= int(match[2]):
             return True
         if match[3] != "-real" and (major, minor) >= (int(match[1]), int(match[2])):
             return True
     return False
-
-
-def _listed(architectures: str) -> str:
-    matches = filter(None, map(_ARCHITECTURE.fullmatch, architectures.split()))
-    return ", ".join(dict.fromkeys(f"{match[1]}.{match[2]}" for match in matches))

@@ -21,10 +21,10 @@ _INSTEAD = "take a backend for the CPU"
 
 
 def check_routing(bundle: Bundle, profile: Profile | None) -> None:
-    """Holds a bundle and the engine's profile to what the op library routes; standard ops route everything.
+    """Refuses a bundle or a profile that the op library doesn't route; standard ops route everything.
 
     Raises:
-        UnsuitedError: its groups are too large, or the profile asks for what the op library hasn't.
+        UnsuitedError: its groups are too large, or the profile needs what the op library hasn't.
     """
     rules = bundle.manifest.rules
     if not isinstance(rules, TopKRules) or find_cuda_library() is None:
@@ -39,32 +39,32 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
             )
     lacking = None if profile is None else _lacking(rules, profile.k, profile.pool, profile.max_experts)
     if profile is not None and lacking is not None:
-        raise UnsuitedError(f"the CUDA op library has no {lacking}, and profile '{profile.name}' asks for it; {_INSTEAD}")
+        raise UnsuitedError(f"the CUDA op library has no {lacking}, and profile '{profile.name}' needs it; {_INSTEAD}")
 
 
 def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
-    """Holds the settings of a call to what the op library routes.
+    """Refuses settings of a call that the op library doesn't route.
 
     Args:
         manifest: of the bundle.
-        feeds: what the graph is given, by input name.
+        feeds: the inputs of the graph by name.
 
     Raises:
-        RoutingError: they ask for what the op library hasn't.
+        RoutingError: they need what the op library hasn't.
     """
     rules = manifest.rules
     if not isinstance(rules, TopKRules):
         return
-    given = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "pool", "max_experts")}
-    lacking = _lacking(rules, **given)
+    values = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "pool", "max_experts")}
+    lacking = _lacking(rules, **values)
     if lacking is not None:
-        raise RoutingError(f"the CUDA op library has no {lacking}, which the call asks for; {_INSTEAD}")
+        raise RoutingError(f"the CUDA op library has no {lacking}, which the call needs; {_INSTEAD}")
 
 
 def _lacking(rules: TopKRules, k: int | None, pool: int | None, max_experts: int | None) -> str | None:
     """What the op library hasn't of a setting, in words."""
     if pool:
-        return "pool of places"
+        return "pool of slots"
     if max_experts is not None and max_experts < rules.num_experts:
         return "limit of experts"
     if k is not None and k > MAX_CHOICES:

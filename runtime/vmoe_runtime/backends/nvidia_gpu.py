@@ -1,4 +1,4 @@
-"""Which GPU this process can use, asked of NVIDIA's driver itself: no package and no CUDA toolkit is needed for that."""
+"""Which GPU this process can use, according to NVIDIA's driver: no package and no CUDA toolkit is needed for that."""
 
 from __future__ import annotations
 

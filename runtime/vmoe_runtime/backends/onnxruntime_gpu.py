@@ -6,19 +6,21 @@ import contextlib
 import ctypes
 import io
 import os
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends.batch_range import VARIABLE, BatchRange, range_from_environment
+from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
 from vmoe_runtime.backends.cuda_library import check_plugin, find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe_place
-from vmoe_runtime.backends.tensorrt.engine_cache import file_digest, private_folder
+from vmoe_runtime.backends.tensorrt.engine_cache import digest_of, private_folder
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
@@ -27,8 +29,11 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotIns
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.shared_objects import needed_libraries
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
-_FLOAT32 = {"use_tf32": "0"}  # TF32 has ten bits of mantissa, and the router would send tokens elsewhere
+# TF32 has ten bits of mantissa, and the router would send tokens elsewhere.
+_ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 
 
 def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
@@ -42,7 +47,7 @@ def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
     return OnnxRuntimeBackend(
         bundle.graph(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
         library=library,
-        providers=[(_CUDA, _FLOAT32), (_CPU, {})],
+        providers=_ON_CUDA,
         place=place,
         check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
     )
@@ -62,13 +67,7 @@ def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBa
     """
     graph = cuda_graph_name(bundle, profile)
     library, place = _cuda_needs(exported_graphs(bundle).precision)
-    return OnnxRuntimeBackend(
-        bundle.graph(graph),
-        library=library,
-        providers=[(_CUDA, _FLOAT32), (_CPU, {})],
-        place=place,
-        profile=profile,
-    )
+    return OnnxRuntimeBackend(bundle.graph(graph), library=library, providers=_ON_CUDA, place=place, profile=profile)
 
 
 def check_fixed_cuda(bundle: Bundle) -> str:
@@ -98,25 +97,29 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
     batches = range_from_environment(bundle.manifest)
     # The provider has no option for it, and libraries read the variable when they are first used.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    return OnnxRuntimeBackend(
-        bundle.graph(graph),
-        library=library,
-        providers=[(_TENSORRT, _engine_options(bundle, graph, plugin, batches)), (_CUDA, _FLOAT32), (_CPU, {})],
-        place=f"{place}, batches of {batches.smallest} to {batches.largest}",
-        profile=profile,
-        check=lambda feeds: _check_batch(len(feeds[IMAGE_INPUT]), batches),
-    )
 
+    def check_batch(feeds: Mapping[str, Array]) -> None:
+        images = len(feeds[IMAGE_INPUT])
+        if not batches.smallest <= images <= batches.largest:
+            raise ImageError(
+                f"the engine was built for {batches.smallest} to {batches.largest} images, and the batch has {images}; set "
+                f"{VARIABLE}={images} before the engine is loaded"
+            )
 
-def _engine_options(bundle: Bundle, graph: str, plugin: Path, batches: BatchRange) -> Mapping[str, str]:
-    """Of ONNX Runtime's TensorRT provider."""
     # It tells graphs that were not read from a file apart by little more than the names in them, and knows no plugins.
-    made_by = f"{__version__}-{file_digest(plugin.with_name(TENSORRT_PLUGIN))[:16]}"
-    kind = f"{graph}-{batches.largest}"
-    cache = str(private_folder("onnxruntime", onnxruntime.__version__, made_by, bundle.identity[:32], kind))
+    plugin_bytes = plugin.with_name(TENSORRT_PLUGIN).read_bytes()
+    made_of = [
+        onnxruntime.__version__,
+        __version__,
+        sha256(plugin_bytes).hexdigest(),
+        bundle.identity,
+        graph,
+        batches.largest,
+    ]
+    cache = str(private_folder("onnxruntime", digest_of(made_of)))
     # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
     shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
-    return {
+    options = {
         "trt_extra_plugin_lib_paths": str(plugin),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": cache,
@@ -124,14 +127,14 @@ def _engine_options(bundle: Bundle, graph: str, plugin: Path, batches: BatchRang
         "trt_timing_cache_path": cache,
         **{f"trt_profile_{which}_shapes": f"{IMAGE_INPUT}:{'x'.join(map(str, shape))}" for which, shape in shapes},
     }
-
-
-def _check_batch(images: int, batches: BatchRange) -> None:
-    if not batches.smallest <= images <= batches.largest:
-        raise ImageError(
-            f"the engine was built for {batches.smallest} to {batches.largest} images, and the batch has {images}; set "
-            f"{VARIABLE}={images} before the engine is loaded"
-        )
+    return OnnxRuntimeBackend(
+        bundle.graph(graph),
+        library=library,
+        providers=[(_TENSORRT, options), *_ON_CUDA],
+        place=f"{place}, batches of {batches.smallest} to {batches.largest}",
+        profile=profile,
+        check=check_batch,
+    )
 
 
 def check_tensorrt(profile: Profile | None) -> str:
@@ -181,12 +184,11 @@ def _require(provider: str, library: str) -> Gpu:
 
 def _built_for_cuda() -> int | None:
     """The major version of CUDA that this onnxruntime was built for, where it says so."""
-    try:
+    with contextlib.suppress(ImportError, ValueError):
         from onnxruntime.capi.build_and_package_info import cuda_version
-    except ImportError:
-        return None
-    major = str(cuda_version).partition(".")[0]
-    return int(major) if major.isdecimal() else None
+
+        return int(str(cuda_version).partition(".")[0])
+    return None
 
 
 def missing_library(provider: Path) -> str | None:
@@ -206,8 +208,8 @@ def missing_library(provider: Path) -> str | None:
     if missing.startswith(("libnvinfer", "libnvonnxparser")):
         major = missing.rpartition(".")[2]
         return (
-            f"it needs TensorRT {major} ({missing}), and {_installed_tensorrt()}; run pip install 'tensorrt=={major}.*', or "
-            "take backend 'tensorrt', which runs with any TensorRT from 10.7 on"
+            f"it needs TensorRT {major} ({missing}); run pip install 'tensorrt=={major}.*', or take backend 'tensorrt', "
+            "which runs with any TensorRT from 10.13 on"
         )
     return f"{missing} can't be loaded; run pip install 'vmoe-export[gpu]', which brings CUDA's libraries and cuDNN"
 
@@ -219,10 +221,3 @@ def _first_missing(library: Path) -> str | None:
         except OSError:
             return name
     return None
-
-
-def _installed_tensorrt() -> str:
-    try:
-        return f"pip's is {version('tensorrt')}"
-    except PackageNotFoundError:
-        return "none is installed"

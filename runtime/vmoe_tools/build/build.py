@@ -5,31 +5,27 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vmoe_tools.build.check import Check, Expected, compare_engine, expect, refuse_wrong_answers
-from vmoe_runtime.backends import Backend
 from vmoe_runtime.backends.batch_range import BatchRange
 from vmoe_runtime.backends.tensorrt.engine_cache import (
-    EngineKey,
     EngineRecord,
-    engine_path,
+    digest_of,
     load_engine,
     private_folder,
     read_private,
     store_engine,
     write_private,
 )
+from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
-from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
+from vmoe_tools.build.check import Check, Reference
+from vmoe_tools.build.tensorrt_builder import serialized_engine
 
 Say = Callable[[str], None]
-
-_MAX_TIMING_CACHE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -37,22 +33,20 @@ class BuiltEngine:
     """What a build left in the cache.
 
     Attributes:
-        path: of the engine.
-        record: what it was built from and for.
+        record: what the engine was built from and for.
         seconds: that the build took; None where the engine was there already.
         checks: the engine against the CPU, in calls of the fewest and of the most images; none where it was there already.
     """
 
-    path: Path
     record: EngineRecord
-    seconds: float | None
-    checks: tuple[Check, ...]
+    seconds: float | None = None
+    checks: tuple[Check, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report, ready for JSON."""
         record = asdict(self.record)
         return {
-            "engine": str(self.path),
+            "engine": str(self.record.key.file),
             **record.pop("key"),
             **record,
             "seconds": self.seconds,
@@ -60,7 +54,7 @@ class BuiltEngine:
         }
 
 
-def build(
+def build_engine(
     bundle: Bundle,
     profile: Profile | None,
     batches: BatchRange,
@@ -80,68 +74,42 @@ def build(
         workspace: most scratch memory in MiB; None for all of the GPU's.
         plugin_inside: store the plugin library in the engine.
         force: build anyway.
-        say: told what is done, in a few words.
-        log: told what TensorRT logs.
+        say: called with what is done, in a few words.
+        log: called with what TensorRT logs.
 
     Raises:
-        BuildError: the engine doesn't answer as the bundle does; it isn't kept.
+        click.ClickException: the engine doesn't answer as the bundle does; it isn't kept.
         BackendError: something is missing, or TensorRT can't build the engine.
         BundleError: the weights were changed after export, or any file meanwhile.
     """
-    graph = bundle.graph(tensorrt_graph_name(bundle, profile))
-    # Both need TensorRT, which printing a command line does not.
-    from vmoe_runtime.backends.tensorrt import tensorrt_api
-    from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, gpu_for, plugin_library
-
-    gpu = gpu_for(profile)
-    key = engine_key(bundle, profile, gpu)
-    if not force and (kept := _kept_engine(key, batches, plugin_inside)) is not None:
-        return kept
+    key = engine_key(bundle, profile)
+    record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256="", size=0)
+    cached = None if force else load_engine(key)
+    if cached is not None and replace(cached[1], sha256="", size=0) == record:
+        return BuiltEngine(cached[1])
     plugin = plugin_library()
     bundle.verify_weights()
-    timing = _timing_cache(f"{key.tensorrt} {gpu}")
+    timing = private_folder() / f"timing-{digest_of([key.tensorrt, key.gpu, key.compute_capability])}.cache"
     say("running the bundle on the CPU")
-    expected = expect(bundle, profile)
-    say(f"building with TensorRT {key.tensorrt} for {gpu.name}, which takes minutes")
+    reference = Reference(bundle, profile)
+    say(f"building with TensorRT {key.tensorrt} for {key.gpu}, which takes minutes")
     start = time.monotonic()
-    options = tensorrt_api.BuildOptions(
-        shapes=batches.shapes(bundle.manifest),
+    engine, measured = serialized_engine(
+        bundle.graph(tensorrt_graph_name(bundle, profile)),
+        plugin,
+        batches.shapes(bundle.manifest),
         workspace=None if workspace is None else workspace << 20,
         plugin_inside=plugin_inside,
-        timing_cache=read_private(timing, _MAX_TIMING_CACHE_BYTES) or b"",
+        timing_cache=read_private(timing) or b"",
+        listener=log,
     )
-    engine, measured = tensorrt_api.build_engine(graph, plugin, options, log)
     bundle.check_unchanged()
     seconds = time.monotonic() - start
     if measured:
         write_private(timing, measured)
-    sha256 = hashlib.sha256(engine).hexdigest()
-    record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256, len(engine))
+    record = replace(record, sha256=hashlib.sha256(engine).hexdigest(), size=len(engine))
     say("comparing with the CPU")
-    checks = _checks(TensorRtBackend(engine, record, profile), bundle.manifest, expected, profile, record)
-    return BuiltEngine(store_engine(engine, record), record, seconds, checks)
-
-
-def _checks(
-    loaded: Backend, manifest: Manifest, expected: Expected, profile: Profile | None, record: EngineRecord
-) -> tuple[Check, ...]:
-    """The engine against the CPU at both ends of its batches; the first one that fails is raised."""
-    checks = []
-    for batch in sorted({record.min_batch, record.max_batch}):
-        checks.append(compare_engine(loaded, manifest, expected, profile, batch))
-        refuse_wrong_answers(checks[-1], record.key.precision)
-    return tuple(checks)
-
-
-def _timing_cache(what: str) -> Path:
-    return private_folder() / f"timing-{hashlib.sha256(what.encode()).hexdigest()[:16]}.cache"
-
-
-def _kept_engine(key: EngineKey, batches: BatchRange, plugin_inside: bool) -> BuiltEngine | None:
-    """The engine in the cache, if it is what would be built."""
-    found = load_engine(key)
-    if found is None:
-        return None
-    record = found[1]
-    same = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, record.sha256, record.size)
-    return BuiltEngine(engine_path(key), record, None, ()) if record == same else None
+    loaded = TensorRtBackend(engine, record, profile)
+    checks = tuple(reference.check(loaded, batch) for batch in sorted({batches.smallest, batches.largest}))
+    store_engine(engine, record)
+    return BuiltEngine(record, seconds, checks)

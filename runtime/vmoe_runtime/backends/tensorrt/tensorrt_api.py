@@ -1,6 +1,6 @@
-"""Every call into TensorRT's Python package and CUDA's runtime, and nothing else.
+"""TensorRT's Python package and CUDA's runtime, as far as loading an engine and running it needs them.
 
-Written against the documented API of TensorRT 10 and 11, which is the same in both as far as it is used here, and of
+Written against the documented API of TensorRT 10.13 and 11, which is the same in both as far as it is used here, and of
 `cuda.bindings.runtime`. It has never been run on a GPU.
 """
 
@@ -11,7 +11,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,6 @@ import numpy as np
 import tensorrt
 from cuda.bindings import runtime as cuda
 
-from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
-from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BackendError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,27 +25,10 @@ Shape = tuple[int, ...]
 Made = TypeVar("Made")
 
 INPUT = "image"
-_OLDEST_PARSER = (10, 7)  # older ones take the functions in a graph rather than the plugins
+_OLDEST = (10, 13)
 _DEVICE = 0  # as CUDA_VISIBLE_DEVICES numbers them
 _PLUGIN = ("VmoeRouteDispatch", "1", "vmoe")  # name, version and namespace of one creator in the plugin library
 _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How an engine is built.
-
-    Attributes:
-        shapes: of the input `image`: smallest, tuned for, largest.
-        workspace: most bytes of scratch memory; None for all of the GPU's.
-        plugin_inside: store the plugin library in the engine.
-        timing_cache: what earlier builds measured; empty at first.
-    """
-
-    shapes: tuple[Shape, Shape, Shape]
-    workspace: int | None
-    plugin_inside: bool
-    timing_cache: bytes
 
 
 class _Log(tensorrt.ILogger):  # type: ignore[misc]
@@ -71,7 +51,7 @@ class _Log(tensorrt.ILogger):  # type: ignore[misc]
         return " ".join(self.errors[-1].split())[:400] if self.errors else "it doesn't say why"
 
 
-_log = _Log()
+log = _Log()
 
 
 def version() -> str:
@@ -79,74 +59,38 @@ def version() -> str:
     return str(tensorrt.__version__)
 
 
-def gpu() -> Gpu:
-    """The GPU that engines are built for and run on.
+def start(kind: Callable[[Any], Made]) -> Made:
+    """A builder or a runtime.
 
     Raises:
-        UnavailableError: there is no driver, or it finds no GPU.
+        BackendError: TensorRT is too old, or can't start.
     """
-    return find_gpu()
-
-
-def build_engine(
-    graph: BundleGraph, plugin: Path, options: BuildOptions, say: Callable[[str], None] | None = None
-) -> tuple[bytes, bytes]:
-    """Builds an engine in the precision that the graph is written in.
-
-    Args:
-        graph: what to build from.
-        plugin: the plugin library.
-        options: how.
-        say: told what TensorRT logs.
-
-    Returns:
-        The engine, and the timing cache with what was measured for it.
-
-    Raises:
-        BackendError: TensorRT can't build it.
-    """
-    if tuple(int(part) for part in version().split(".")[:2]) < _OLDEST_PARSER:
-        raise BackendError(f"TensorRT {version()} leaves plugins aside where a graph has functions; install 10.7 or newer")
-    _log.errors.clear()
-    _log.listener = say
+    if tuple(int(part) for part in version().split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise BackendError(f"TensorRT {version()} is too old; run pip install 'tensorrt>={oldest}'")
+    log.errors.clear()
     try:
-        builder = _start(tensorrt.Builder)
-        _load_plugin(builder.get_plugin_registry(), plugin)
-        # Version 11 knows strongly typed networks only, and ignores the flag.
-        network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = tensorrt.OnnxParser(network, _log)
-        # Weights lie beside the path.
-        if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
-            problems = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-            raise BackendError(
-                f"TensorRT can't read {graph.path}: {' '.join((problems or [_log.reason()])[0].split())[:400]}"
-            )
-        config = builder.create_builder_config()
-        # The router is float32 in every precision, and TF32's ten bits would send tokens elsewhere.
-        config.clear_flag(tensorrt.BuilderFlag.TF32)
-        if options.workspace is not None:
-            config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, options.workspace)
-        if options.plugin_inside:
-            config.plugins_to_serialize = [str(plugin)]
-        cache = config.create_timing_cache(options.timing_cache)
-        config.set_timing_cache(config.create_timing_cache(b"") if cache is None else cache, False)
-        profile = builder.create_optimization_profile()
-        profile.set_shape(INPUT, *options.shapes)
-        config.add_optimization_profile(profile)
-        engine = builder.build_serialized_network(network, config)
-        if engine is None:
-            raise BackendError(f"TensorRT can't build an engine from {graph.path}: {_log.reason()}")
-        measured = config.get_timing_cache()
-        return bytes(engine), b"" if measured is None else bytes(measured.serialize())
-    finally:
-        _log.listener = None
+        return kind(log)
+    except TypeError:  # what the package makes of a null pointer
+        raise BackendError(f"TensorRT {version()} can't start: {log.reason()}") from None
+
+
+def load_plugin(registry: Any, plugin: Path) -> None:
+    """Puts the plugin library into a builder's or a runtime's own registry.
+
+    Raises:
+        BackendError: TensorRT can't load it.
+    """
+    # It refuses what is registered for the whole process already, which is as good.
+    if registry.load_library(str(plugin)) is None and registry.get_creator(*_PLUGIN) is None:
+        raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {log.reason()}")
 
 
 class LoadedEngine:
     """An engine in the GPU's memory.
 
     Args:
-        engine: as `build_engine` gave it.
+        engine: as TensorRT serialised it.
         plugin: the plugin library; None where it is stored in the engine.
 
     Raises:
@@ -154,32 +98,17 @@ class LoadedEngine:
     """
 
     def __init__(self, engine: bytes, plugin: Path | None) -> None:
-        _log.errors.clear()
         with _on_device():
-            self._runtime = _start(tensorrt.Runtime)
+            self._runtime = start(tensorrt.Runtime)
             if plugin is None:
                 self._runtime.engine_host_code_allowed = True
             else:
-                _load_plugin(self._runtime.get_plugin_registry(), plugin)
+                load_plugin(self._runtime.get_plugin_registry(), plugin)
             self.engine = self._runtime.deserialize_cuda_engine(engine)
         if self.engine is None:
-            raise BackendError(f"TensorRT can't load the engine: {_log.reason()}")
-        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        modes = {name: self.engine.get_tensor_mode(name) for name in names}
-        self.outputs = [name for name in names if modes[name] == tensorrt.TensorIOMode.OUTPUT]
-        self.dtypes = {name: np.dtype(_DTYPES[self.engine.get_tensor_dtype(name).name]) for name in names}
-
-    def largest_shape(self) -> Shape:
-        """The largest shape of the input `image`."""
-        return tuple(self.engine.get_tensor_profile_shape(INPUT, 0)[2])
-
-    def new_lane(self) -> Lane:
-        """What one call at a time runs on.
-
-        Raises:
-            BackendError: the GPU's memory doesn't suffice.
-        """
-        return Lane(self)
+            raise BackendError(f"TensorRT can't load the engine: {log.reason()}")
+        self.names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        self.dtypes = {name: np.dtype(_DTYPES[self.engine.get_tensor_dtype(name).name]) for name in self.names}
 
 
 class Lane:
@@ -187,6 +116,9 @@ class Lane:
 
     On the host that is pinned memory, from which a copy to the device runs at the full rate of the bus and beside the other
     lane's call; one from pageable memory does neither.
+
+    Raises:
+        BackendError: the GPU's memory doesn't suffice.
     """
 
     def __init__(self, loaded: LoadedEngine) -> None:
@@ -194,20 +126,20 @@ class Lane:
         with _on_device():
             self._context = loaded.engine.create_execution_context()
             if self._context is None:
-                raise BackendError(f"TensorRT can't make an execution context: {_log.reason()}")
+                raise BackendError(f"TensorRT can't make an execution context: {log.reason()}")
             memory: list[tuple[Callable[..., Any], Any]] = []
-            self._stream = call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
+            self._stream = _call(cuda.cudaStreamCreateWithFlags, cuda.cudaStreamNonBlocking)
             weakref.finalize(self, _free, self._stream, memory)
-            self._set_shape(loaded.largest_shape())
+            self._set_shape(tuple(loaded.engine.get_tensor_profile_shape(INPUT, 0)[2]))
             self._address: dict[str, Any] = {}
             self._pinned: dict[str, Array] = {}
-            for name in (INPUT, *loaded.outputs):
+            for name in loaded.names:
                 size = max(int(np.prod(self._shape(name), dtype=np.int64)) * loaded.dtypes[name].itemsize, 1)
-                pointer = call(cuda.cudaMalloc, size)
+                pointer = _call(cuda.cudaMalloc, size)
                 memory.append((cuda.cudaFree, pointer))
                 self._address[name] = pointer
                 self._context.set_tensor_address(name, int(pointer))
-                pinned = call(cuda.cudaMallocHost, size)
+                pinned = _call(cuda.cudaMallocHost, size)
                 memory.append((cuda.cudaFreeHost, pinned))
                 self._pinned[name] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(pinned)))
 
@@ -220,48 +152,33 @@ class Lane:
         to_device, to_host = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         with _on_device():
             self._set_shape(image.shape)
-            given = self._on_host(INPUT, image.shape)
-            np.copyto(given, image)
-            call(cuda.cudaMemcpyAsync, self._address[INPUT], given.ctypes.data, given.nbytes, to_device, self._stream)
+            pinned = self._on_host(INPUT, image.shape)
+            np.copyto(pinned, image)
+            _call(cuda.cudaMemcpyAsync, self._address[INPUT], pinned.ctypes.data, pinned.nbytes, to_device, self._stream)
             if not self._context.execute_async_v3(int(self._stream)):
-                raise BackendError(f"TensorRT failed: {_log.reason()}")
+                raise BackendError(f"TensorRT failed: {log.reason()}")
             results = {name: self._on_host(name, self._shape(name)) for name in outputs}
             for name, result in results.items():
-                call(cuda.cudaMemcpyAsync, result.ctypes.data, self._address[name], result.nbytes, to_host, self._stream)
-            call(cuda.cudaStreamSynchronize, self._stream)
+                _call(cuda.cudaMemcpyAsync, result.ctypes.data, self._address[name], result.nbytes, to_host, self._stream)
+            _call(cuda.cudaStreamSynchronize, self._stream)
         return [results[name].copy() for name in outputs]
 
     def _on_host(self, name: str, shape: Shape) -> Array:
         """The pinned memory of an input or an output, as an array of this shape."""
         dtype = self._loaded.dtypes[name]
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        found: Array = self._pinned[name][:size].view(dtype).reshape(shape)
-        return found
+        array: Array = self._pinned[name][:size].view(dtype).reshape(shape)
+        return array
 
     def _set_shape(self, shape: Shape) -> None:
         if not self._context.set_input_shape(INPUT, shape):
-            raise BackendError(f"TensorRT failed: the engine doesn't take images of shape {shape}: {_log.reason()}")
+            raise BackendError(f"TensorRT failed: the engine doesn't take images of shape {shape}: {log.reason()}")
 
     def _shape(self, name: str) -> Shape:
         return tuple(self._context.get_tensor_shape(name))
 
 
-def _start(kind: Callable[[Any], Made]) -> Made:
-    """A builder or a runtime."""
-    try:
-        return kind(_log)
-    except TypeError:  # what the package makes of a null pointer
-        raise BackendError(f"TensorRT {version()} can't start: {_log.reason()}") from None
-
-
-def _load_plugin(registry: Any, plugin: Path) -> None:
-    """Puts the plugin into a builder's or a runtime's own registry."""
-    # It refuses what is registered for the whole process already, which is as good.
-    if registry.load_library(str(plugin)) is None and registry.get_creator(*_PLUGIN) is None:
-        raise BackendError(f"TensorRT {version()} can't load the plugin {plugin}: {_log.reason()}")
-
-
-def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
+def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     """What a function of CUDA's runtime returns beside its error code."""
     code, *values = function(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
@@ -279,8 +196,8 @@ def _free(stream: Any, memory: Sequence[tuple[Callable[..., Any], Any]]) -> None
 @contextmanager
 def _on_device() -> Iterator[None]:
     """Threads may work on other devices; each gets its own one back."""
-    before = call(cuda.cudaGetDevice)
-    call(cuda.cudaSetDevice, _DEVICE)
+    before = _call(cuda.cudaGetDevice)
+    _call(cuda.cudaSetDevice, _DEVICE)
     try:
         yield
     finally:

@@ -1,31 +1,22 @@
-"""TensorRT: an engine that `vmoe-build` built for one profile, from the cache folder."""
+"""TensorRT: an engine that `vmoe build` built for one profile, from the cache folder."""
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import BoundedSemaphore
-from typing import Any, TypeVar
+from queue import LifoQueue
+from typing import Any
 
 import numpy as np
 
 from vmoe_runtime.backends.cuda_library import check_plugin
-from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt import tensorrt_api
-from vmoe_runtime.backends.tensorrt.engine_cache import (
-    EngineCacheError,
-    EngineKey,
-    EngineRecord,
-    difference,
-    file_digest,
-    find_record,
-    load_engine,
-    other_engines,
-)
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineCacheError, EngineKey, EngineRecord, load_engine
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
@@ -33,7 +24,6 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, __vers
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Found = TypeVar("Found")
 
 _LANES = 2  # one call copies while the other computes; more would only take memory, since a GPU does one thing at a time
 
@@ -55,8 +45,9 @@ class TensorRtBackend:
         self.profile = profile
         self._record = record
         self._loaded = tensorrt_api.LoadedEngine(engine, None if record.plugin_inside else plugin_library())
-        self._free = BoundedSemaphore(_LANES)
-        self._idle: SimpleQueue[tensorrt_api.Lane] = SimpleQueue()
+        self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # those that exist are on top
+        for _ in range(_LANES):
+            self._lanes.put(None)  # made when it is needed
 
     @classmethod
     def for_bundle(cls, bundle: Bundle, profile: Profile | None) -> TensorRtBackend:
@@ -66,7 +57,7 @@ class TensorRtBackend:
             UnavailableError: there is no GPU, or this installation has no plugin.
             BackendError: no such engine was built, or it must not be trusted, or can't be loaded.
         """
-        engine, record = _cached(bundle, profile, load_engine)
+        engine, record = _cached(bundle, profile)
         # An engine may be built again while the old one is still in use.
         return _loads.get((record.key, record.sha256), lambda: cls(engine, record, profile))
 
@@ -82,73 +73,58 @@ class TensorRtBackend:
             ImageError: the engine wasn't built for so few or so many images.
             BackendError: TensorRT or CUDA failed.
         """
-        dtypes = self._loaded.dtypes
-        unknown = [name for name in outputs if name not in dtypes]
-        if unknown:
-            raise BackendError(f"TensorRT failed: the engine has no output {unknown[0]}")
-        if {name: array.dtype for name, array in feeds.items()} != {tensorrt_api.INPUT: dtypes[tensorrt_api.INPUT]}:
-            given = ", ".join(f"{name} {array.dtype}" for name, array in feeds.items()) or "nothing"
-            raise BackendError(f"TensorRT failed: the engine takes image {dtypes[tensorrt_api.INPUT]}, not {given}")
-        image = np.ascontiguousarray(feeds[tensorrt_api.INPUT])
+        image = feeds[tensorrt_api.INPUT]
         smallest, largest = self._record.min_batch, self._record.max_batch
         if not smallest <= len(image) <= largest:
-            option = "--max-batch" if len(image) > largest else "--min-batch"
+            option = "--batch-size" if len(image) > largest else "--min-batch-size"
             raise ImageError(
                 f"the engine was built for {smallest} to {largest} images, and the batch has {len(image)}; "
-                f"run vmoe-build with {option} {len(image)}"
+                f"run vmoe build with {option} {len(image)}"
             )
         with self._lane() as lane:
             return lane.run(image, outputs)
 
     @contextmanager
     def _lane(self) -> Iterator[tensorrt_api.Lane]:
-        with self._free:
-            try:
-                lane = self._idle.get_nowait()
-            except Empty:
-                lane = self._loaded.new_lane()
+        lane = self._lanes.get()
+        try:
+            lane = lane or tensorrt_api.Lane(self._loaded)
             yield lane
-            # After a failure it isn't used again.
-            self._idle.put(lane)
+        except BaseException:
+            lane = None  # after a failure it isn't used again
+            raise
+        finally:
+            self._lanes.put(lane)
 
 
 _loads: SharedLoads[TensorRtBackend] = SharedLoads()
 
 
 def check_engine(bundle: Bundle, profile: Profile | None) -> str:
-    """The description of the backend that a bundle would get here, without reading an engine.
-
-    Raises:
-        As `TensorRtBackend.for_bundle` does, but that an engine may turn out to be changed when it is read.
-    """
-    record = _cached(bundle, profile, find_record)
+    """The description of the backend that a bundle would get here, without loading it; raises as `for_bundle` does."""
+    _, record = _cached(bundle, profile)
     if not record.plugin_inside:
         plugin_library()
     return _description(record)
 
 
-def gpu_for(profile: Profile | None) -> Gpu:
-    """The GPU that engines of a profile are built for and run on; those of a dense ViT (None) need no plugin.
+def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
+    """What an engine of this bundle is built from and for, on this GPU by this TensorRT and this installation.
 
     Raises:
         UnavailableError: there is no driver or no GPU, or one that can't run the plugin.
         BackendError: this process can't load what was compiled with the plugin.
     """
-    gpu = tensorrt_api.gpu()
-    if profile is not None:
+    gpu = find_gpu()
+    if profile is not None:  # engines of a dense ViT need no plugin
         check_plugin(gpu)
-    return gpu
-
-
-def engine_key(bundle: Bundle, profile: Profile | None, gpu: Gpu) -> EngineKey:
-    """What an engine of this bundle is built from and for, on this GPU by this TensorRT and this installation."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
     return EngineKey(
         bundle=bundle.identity,
         profile=None if profile is None else profile.name,
         precision=exported_graphs(bundle).precision,
         tensorrt=tensorrt_api.version(),
-        plugin=None if plugin is None else file_digest(plugin),
+        plugin=None if plugin is None else hashlib.sha256(plugin.read_bytes()).hexdigest(),
         package=__version__,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
@@ -167,32 +143,22 @@ def plugin_library() -> Path:
         raise UnavailableError(str(error)) from None
 
 
-def _cached(bundle: Bundle, profile: Profile | None, find: Callable[[EngineKey], Found | None]) -> Found:
-    """What `find` finds in the cache folder for a bundle at a profile."""
+def _cached(bundle: Bundle, profile: Profile | None) -> tuple[bytes, EngineRecord]:
+    """The engine in the cache folder for a bundle at a profile."""
     tensorrt_graph_name(bundle, profile)
-    key = engine_key(bundle, profile, gpu_for(profile))
-    command = f"vmoe-build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
+    key = engine_key(bundle, profile)
+    command = f"vmoe build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
     try:
-        found = find(key)
+        cached = load_engine(key)
     except EngineCacheError as error:
         raise EngineCacheError(f"{error}; run {command} --force") from None
-    if found is None:
+    if cached is None:
         plugin_library()  # without it none can be built either
-        raise BackendError(f"no engine was built for {_described(key)}{_near_miss(key)}; run {command}")
-    return found
+        of_profile = f"profile {profile.name} with " if profile else ""
+        raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
+    return cached
 
 
 def _description(record: EngineRecord) -> str:
     key = record.key
     return f"TensorRT {key.tensorrt} on {key.gpu}, {key.precision}, batches of {record.min_batch} to {record.max_batch}"
-
-
-def _described(key: EngineKey) -> str:
-    profile = "" if key.profile is None else f"profile {key.profile} with "
-    return f"{profile}TensorRT {key.tensorrt} on {key.gpu}"
-
-
-def _near_miss(key: EngineKey) -> str:
-    """The engine that comes closest, and what it is of instead."""
-    others = sorted(other_engines(key), key=lambda other: (other.profile != key.profile, difference(other, key)))
-    return f" (there is one of {difference(others[0], key)})" if others else ""

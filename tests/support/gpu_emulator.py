@@ -1,4 +1,4 @@
-"""A stand-in for a GPU: the kernels' interface on the CPU's memory, which can be told to be wrong.
+"""A GPU emulator: the kernels' interface on the CPU's memory, which can be told to be wrong.
 
 With it and a `HostDevice` the GPU benchmark runs where there is no GPU. Neither the kernels nor `gpu/device.py` run in it.
 """
@@ -26,13 +26,14 @@ def nvcc() -> Path:
         pytest.skip(str(error))
 
 
-def build_stand_in() -> Path:
-    """The stand-in's library."""
-    # As nvcc's host compiler it knows where CUDA's headers are; the stand-in takes the CUDA runtime's place.
+def build_emulator() -> Path:
+    """The emulator's library."""
+    # As nvcc's host compiler it knows where CUDA's headers are; the emulator has a CUDA runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
-    sources = [Path(__file__).parents[1] / "cpp" / "gpu_stand_in.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
-    sources += [PLUGINS / "core" / name for name in ("routing.cc", "dispatch.cc", "combine.cc", "workspace.cc")]
-    return kept("libstand_in.so", nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources)
+    sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
+    kernels = {"routing", "dispatch", "combine", "workspace"}
+    sources += sorted(path for path in (PLUGINS / "core").glob("*.cc") if path.stem in kernels)
+    return kept("libgpu_emulator.so", nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources)
 
 
 def has_gpu() -> bool:

@@ -1,11 +1,11 @@
-"""A driver with the card that a test wants, and a CUDA op library of the build that it wants, where there is no GPU."""
+"""A driver with the GPU that a test wants, and a CUDA op library of the build that it wants, where there is no GPU."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-CARD = "NVIDIA Stand-in"
+NAME = "NVIDIA Emulator"
 
 _DRIVER = """
 #include <string.h>
@@ -13,7 +13,7 @@ int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int* count) { *count = 1; return 0; }
 int cuDeviceGet(int* device, int ordinal) { *device = ordinal; return 0; }
 int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
-int cuDeviceGetName(char* name, int size, int device) { strncpy(name, CARD, size); return 0; }
+int cuDeviceGetName(char* name, int size, int device) { strncpy(name, NAME, size); return 0; }
 int cuDeviceGetAttribute(int* value, int attribute, int device) { *value = attribute == 75 ? MAJOR : MINOR; return 0; }
 int cuGetErrorString(int code, const char** text) { *text = "no error"; return 0; }
 """
@@ -24,10 +24,10 @@ int vmoe_cuda_version(void) { return VERSION; }
 
 
 def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "") -> Path:
-    """libcuda.so.1 of a machine whose one card has this compute capability, for that CUDA; and `more` functions in C."""
+    """libcuda.so.1 of a machine whose one GPU has this compute capability, for that CUDA; and `more` functions in C."""
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
-    defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "CARD": f'"{CARD}"'}
+    defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "NAME": f'"{NAME}"'}
     return _compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER + more, defined)
 
 

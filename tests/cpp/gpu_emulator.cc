@@ -1,11 +1,11 @@
-// Stands in for a GPU: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that
-// the GPU benchmark's own C++ calls. So what checks the kernels can be checked where there is no GPU; the kernels
+// A GPU emulator: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that their
+// callers need: the GPU benchmark's own C++, and with VMOE_ADAPTER the op library for ONNX Runtime's CUDA provider,
+// whose ops then run as ops for the CPU. So what calls the kernels can be checked where there is no GPU; the kernels
 // can't.
 //
-// The environment variable VMOE_STAND_IN_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
+// The environment variable VMOE_EMULATOR_FAULT makes one thing wrong: gates, slot, weight, src, buf, y, fused
 // (route_dispatch's slot alone), order (vanilla order instead of Batch Priority Routing), past (a byte behind buf),
-// unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700), memset (CUDA's error 700 where
-// memory is filled).
+// unsteady (y, every third time), launches (one too many), refuse (CUDA's error 700).
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -17,6 +17,9 @@
 #include "core/routing.h"
 #include "cuda/gates_on_host.h"
 #include "cuda/ops.h"
+#ifdef VMOE_ADAPTER
+#include "onnxruntime/cuda_ops.h"
+#endif
 
 namespace {
 
@@ -24,8 +27,16 @@ bool g_counting = false;
 size_t g_nodes = 0;
 
 bool has_fault(const char* name) {
-  const char* fault = std::getenv("VMOE_STAND_IN_FAULT");
+  const char* fault = std::getenv("VMOE_EMULATOR_FAULT");
   return fault != nullptr && std::strcmp(fault, name) == 0;
+}
+
+// Whether CUDA refuses a call: with VMOE_ADAPTER those on rows of 13 numbers of 4 bytes, as its environment is fixed.
+bool refuses([[maybe_unused]] size_t row_bytes = 0) {
+#ifdef VMOE_ADAPTER
+  if (row_bytes == 52) return true;
+#endif
+  return has_fault("refuse");
 }
 
 void spoil(const char* name, void* tensor) {
@@ -38,16 +49,24 @@ bool count_instead(size_t launches) {
   return g_counting;
 }
 
-void route_on_cpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src) {
-  if (has_fault("order")) shape.batch_priority = false;
-  vmoe::route(shape, type, gates, slot, weight, src, vmoe::serial_runner());
+// Null where the kernels may run: they may use all of their workspace.
+const char* refusal(const vmoe::RoutingShape& shape, void* workspace, size_t bytes) {
+  if (bytes > 0 && workspace == nullptr) return "no workspace";
+  if (const char* refused = vmoe::cuda::routing_refusal(shape)) return refused;
+  if (bytes > 0 && !g_counting) std::memset(workspace, 0xff, bytes);
+  return nullptr;
 }
 
-void dispatch_on_cpu(const void* x, const int32_t* src, size_t places, size_t row_bytes, void* buf) {
-  vmoe::dispatch(x, src, places, row_bytes, buf, vmoe::serial_runner());
+void route_on_cpu(vmoe::RoutingShape shape, vmoe::ElementType type, const void* gates, int32_t* slot, void* weight,
+                  int32_t* src, int32_t* expert) {
+  if (has_fault("order")) shape.batch_priority = false;
+  vmoe::route(shape, type, gates, slot, weight, [src](size_t) { return src; }, expert, vmoe::serial_runner());
+}
+
+void dispatch_on_cpu(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf) {
+  vmoe::dispatch(x, src, slots, row_bytes, buf, vmoe::serial_runner());
   spoil("buf", buf);
-  if (has_fault("past")) static_cast<unsigned char*>(buf)[places * row_bytes] = 0;
+  if (has_fault("past")) static_cast<unsigned char*>(buf)[slots * row_bytes] = 0;
 }
 
 }  // namespace
@@ -56,7 +75,8 @@ namespace vmoe::cuda {
 
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t) {
-  if (has_fault("refuse")) return cudaErrorIllegalAddress;
+  if (refuses(hidden * sizeof(float))) return cudaErrorIllegalAddress;
+  if (gates_refusal(tokens, hidden, experts) != nullptr) return cudaErrorInvalidValue;
   const GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden), static_cast<uint32_t>(experts)};
   compute_gates_on_host(shape, x, router, gates, serial_runner());
   spoil("gates", gates);
@@ -64,38 +84,41 @@ cudaError_t compute_gates(const float* x, const float* router, size_t tokens, si
 }
 
 cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, int32_t*, void*, cudaStream_t) {
-  if (has_fault("refuse")) return cudaErrorIllegalAddress;
-  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
+                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t) {
+  if (refuses()) return cudaErrorIllegalAddress;
+  if (refusal(shape, workspace, route_workspace_bytes(shape)) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
-  route_on_cpu(shape, type, gates, slot, weight, src);
+  route_on_cpu(shape, type, gates, slot, weight, src, expert);
   spoil("slot", slot);
   spoil("weight", weight);
   spoil("src", src);
   return cudaSuccess;
 }
 
-cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t places, size_t row_bytes, void* buf,
+cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t) {
-  if (!count_instead(1)) dispatch_on_cpu(x, src, places, row_bytes, buf);
+  if (refuses(row_bytes)) return cudaErrorIllegalAddress;
+  if (!count_instead(1)) dispatch_on_cpu(x, src, slots, row_bytes, buf);
   return cudaSuccess;
 }
 
 cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void*, cudaStream_t) {
-  if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
+                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
+  if (refuses(row_bytes)) return cudaErrorIllegalAddress;
+  if (refusal(shape, workspace, route_dispatch_workspace_bytes(shape)) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
-  const size_t places = shape.experts * shape.slots();
-  std::vector<int32_t> src(places);
-  route_on_cpu(shape, gate_type, gates, slot, weight, src.data());
+  const size_t slots = shape.experts * shape.slots();
+  std::vector<int32_t> src(slots);
+  route_on_cpu(shape, gate_type, gates, slot, weight, src.data(), nullptr);
   spoil("fused", slot);
-  dispatch_on_cpu(x, src.data(), places, row_bytes, buf);
+  dispatch_on_cpu(x, src.data(), slots, row_bytes, buf);
   return cudaSuccess;
 }
 
 cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
   static int calls = 0;
+  if (refuses(hidden * bytes_of(type))) return cudaErrorIllegalAddress;
   if (count_instead(1)) return cudaSuccess;
   vmoe::combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, serial_runner());
   spoil("y", y);
@@ -105,6 +128,18 @@ cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* sl
 
 }  // namespace vmoe::cuda
 
+#ifdef VMOE_ADAPTER
+namespace vmoe::ort {
+
+OpList library_ops() {
+  OpList list;
+  add_cuda_ops(list, nullptr);
+  return list;
+}
+
+}  // namespace vmoe::ort
+#endif
+
 extern "C" {
 
 int vmoe_gpu_empty(void*) {
@@ -112,9 +147,7 @@ int vmoe_gpu_empty(void*) {
   return cudaSuccess;
 }
 
-int vmoe_gpu_plant(const char*) { return cudaSuccess; }
-
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "stand-in error"; }
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated error"; }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
   g_counting = true;
@@ -131,21 +164,13 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t*, size_t* count) {
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   *memory = std::malloc(bytes);
   return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* memory) {
   std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
-  if (has_fault("memset")) return cudaErrorIllegalAddress;
-  std::memset(memory, value, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
