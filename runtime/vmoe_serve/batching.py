@@ -36,18 +36,18 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        logits: float32[N, ...], what the engine puts out for the request's images.
+        logits: float32[N, ...], what the engine outputs for the request's images.
         setting: name of the setting that served them; None for a model that has none.
         waited: seconds in the queue, from `submit` on.
         seconds: that the call took.
-        together: images of the call, those of other requests included.
+        batch_size: images of the call, those of other requests included.
     """
 
     logits: Array
     setting: str | None
     waited: float
     seconds: float
-    together: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Load:
             ask for as "other"; "" for a model that has none.
         calls: of the engine so far.
         refused: requests that found the queue full.
-        cancelled: requests whose asker had gone before their turn came.
-        busy: seconds that calls took together.
+        cancelled: requests whose client had gone before their turn came.
+        busy: seconds that calls took in sum.
     """
 
     waiting: int

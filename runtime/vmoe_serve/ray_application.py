@@ -8,12 +8,13 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from ray import serve
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from vmoe_runtime import Engine
 from vmoe_serve.batching import Batcher
-from vmoe_serve.levels import elastic_plan
-from vmoe_serve.service import Reply, Service
-from vmoe_serve.wire import HEADER_LENGTH, json_bytes
+from vmoe_serve.service import Service
+from vmoe_serve.settings import elastic_plan
+from vmoe_serve.wire import HEADER_LENGTH
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,6 @@ def application(options: Options) -> serve.Application:
     return deployment.bind(options)
 
 
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, reply.status, dict(reply.headers))
-
-
 _app = FastAPI(title="vmoe-export", docs_url=None, redoc_url=None)
 
 
@@ -81,9 +78,8 @@ _app = FastAPI(title="vmoe-export", docs_url=None, redoc_url=None)
 async def _refused(request: Request, error: HTTPException) -> Response:
     """What FastAPI refuses by itself, in the words of everything else."""
     path = request.url.path[:200]
-    sentences = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
-    body = json_bytes({"error": sentences.get(error.status_code, str(error.detail))})
-    return Response(body, error.status_code, {"content-type": "application/json", **(error.headers or {})})
+    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
+    return JSONResponse({"error": messages.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
 
 
 @serve.ingress(_app)
@@ -108,49 +104,51 @@ class _Replica:
     @_app.post("/v1/classify")
     async def classify(self, request: Request) -> Response:
         body = await self._body(request)
-        if isinstance(body, Reply):
-            return _response(body)
-        content_type = request.headers.get("content-type", "")
-        return _response(await self._service.classify(body, content_type, dict(request.query_params)))
+        if body is None:
+            return self._too_large()
+        return await self._service.classify(body, request.headers.get("content-type", ""), dict(request.query_params))
 
     @_app.post("/v2/models/{model}/infer")
     async def infer(self, model: str, request: Request) -> Response:
         body = await self._body(request)
-        if isinstance(body, Reply):
-            return _response(body)
-        return _response(await self._service.infer(model, body, request.headers.get(HEADER_LENGTH)))
+        if body is None:
+            return self._too_large()
+        return await self._service.infer(model, body, request.headers.get(HEADER_LENGTH))
 
     @_app.get("/v2")
     async def server(self) -> Response:
-        return _response(self._service.server())
+        return self._service.server()
 
     @_app.get("/v2/models/{model}")
     async def model(self, model: str) -> Response:
-        return _response(await self._service.model(model))
+        return await self._service.model(model)
 
     @_app.get("/v2/models/{model}/ready")
     async def model_ready(self, model: str) -> Response:
-        return _response(await self._service.model_ready(model))
+        return await self._service.model_ready(model)
 
     @_app.get("/healthz")
     @_app.get("/v2/health/live")
     @_app.get("/v2/health/ready")
     async def health(self) -> Response:
-        return _response(self._service.healthy())
+        return self._service.healthy()
 
     @_app.get("/metrics")
     async def metrics(self) -> Response:
-        return _response(self._service.measured())
+        return self._service.measured()
 
-    async def _body(self, request: Request) -> bytes | Reply:
-        """The request's body, or a refusal where it is too large; no more than that is kept."""
+    async def _body(self, request: Request) -> bytes | None:
+        """The request's body; None where it is too large, and no more than that is kept."""
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > self._most_bytes:
-                return self._service.refused(413, f"the body is larger than {self._most_bytes:,} bytes")
+                return None
             parts.append(part)
         return b"".join(parts)
+
+    def _too_large(self) -> Response:
+        return self._service.refused(413, f"the body is larger than {self._most_bytes:,} bytes")
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._service.close)

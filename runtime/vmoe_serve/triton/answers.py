@@ -1,24 +1,23 @@
-"""Requests with settings of their own, answered together: one call of the engine for each setting."""
+"""Requests with settings of their own: how they are read, and one call of the engine for those of each setting."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Engine
-from vmoe_runtime.errors import ImageError, VmoeError
+from vmoe_runtime import Engine, ImageError, RoutingError, Setting, VmoeError
+from vmoe_runtime.errors import shown
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.request_setting import request_setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one client asks for.
+    """The request of one client.
 
     Attributes:
         images: as the bundle takes them, float32 or uint8 [N,H,W,C].
@@ -31,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request.
+    """The answer to one request.
 
     Attributes:
         output: float32[N, ...], the rows of the request's images of what an engine's call returns.
@@ -88,3 +87,62 @@ def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array])
         return dict.fromkeys(batch, error)
     ends = np.cumsum([len(images) for images in batch.values()])
     return {number: Answer(rows, name) for number, rows in zip(batch, np.split(output, ends[:-1]), strict=True)}
+
+
+def request_setting(parameters: Mapping[str, object]) -> Setting:
+    """The setting of a request.
+
+    Args:
+        parameters: by name: `profile` (a text), `capacity` (a number), `k` and `max_experts` (whole numbers), `bpr` and
+            `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
+
+    Raises:
+        RoutingError: a parameter of another name, or a value of another type.
+
+    Example:
+        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": False})
+        Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None)
+    """
+    fields: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name not in _TYPES:
+            raise RoutingError(f"there is no request parameter {shown(name)}; there are {', '.join(_TYPES)}")
+        kind, read = _TYPES[name]
+        try:
+            fields[name] = read(value)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise RoutingError(f"the request parameter {name} is {kind}, not {shown(value)}") from None
+    return Setting(**fields)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not (text.isascii() and text.removeprefix("-").isdigit()):
+        raise ValueError
+    return int(text)
+
+
+def _truth(value: Any) -> bool:
+    return value if isinstance(value, bool) else {"true": True, "false": False}[value]
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], object]]] = {
+    "profile": ("a text", _text),
+    "capacity": ("a number", _number),
+    "k": ("a whole number", _whole),
+    "bpr": ("true or false", _truth),
+    "pool": ("true or false", _truth),
+    "max_experts": ("a whole number", _whole),
+}

@@ -1,0 +1,44 @@
+"""The command `vmoe serve`: each of its subcommands is a module of its own, which is imported when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from vmoe_tools.options import CONTEXT
+
+_SUBCOMMANDS = {
+    "ray": ("vmoe_serve.ray_command", "ray", "Serve a bundle over HTTP, as an application of Ray Serve."),
+    "batch": ("vmoe_serve.batch.command", "batch", "Classify a folder or Parquet files of pictures, through Ray Data."),
+    "triton": ("vmoe_serve.triton.command", "triton", "Write a model repository for the Triton Inference Server."),
+}
+
+
+class _Subcommands(click.Group):
+    """Help and wrong command lines need neither Ray nor its seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        module, name, _ = _SUBCOMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _SUBCOMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ImportError as error:
+            raise click.ClickException(f"vmoe serve can't be run ({error}): pip install 'vmoe-export[serve]'") from None
+
+
+@click.command(cls=_Subcommands, context_settings=CONTEXT)
+def serve() -> None:
+    """Serves bundles: over HTTP, in batch jobs, or with Triton."""
