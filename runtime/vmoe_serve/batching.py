@@ -182,20 +182,10 @@ class Batcher:
                 self._busy,
             )
 
-    def close(self, *, drain: bool = True) -> None:
-        """Takes no further requests, and returns when the thread has ended.
-
-        Args:
-            drain: answer those that wait; without it they get a ClosedError.
-        """
+    def close(self) -> None:
+        """Takes no further requests, and returns when those that wait are answered."""
         with self._changed:
             self._open = False
-            if not drain:
-                for request in self._queue:
-                    if request.answer.set_running_or_notify_cancel():
-                        request.answer.set_exception(ClosedError("the server is shutting down"))
-                self._queue.clear()
-                self._waiting = self._elastic_waiting = 0
             self._changed.notify()
         self._thread.join()
 

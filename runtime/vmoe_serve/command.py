@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any, TypeVar
 
 import click
 
 from vmoe_tools.options import CONTEXT
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 _SUBCOMMANDS = {
     "ray": ("vmoe_serve.ray_command", "ray", "Serve a bundle over HTTP, as an application of Ray Serve."),
     "batch": ("vmoe_serve.batch.command", "batch", "Classify a folder or Parquet files of pictures, through Ray Data."),
     "triton": ("vmoe_serve.triton.command", "triton", "Write a model repository for the Triton Inference Server."),
 }
+
+
+def count_option(name: str, most: int, default: int | None, text: str) -> Callable[[Command], Command]:
+    """An option that takes a whole number from 1 to `most`."""
+    shown = default is not None
+    return click.option(name, metavar="N", type=click.IntRange(1, most), default=default, show_default=shown, help=text)
 
 
 class _Subcommands(click.Group):

@@ -8,11 +8,12 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_serve.command import count_option
 from vmoe_serve.settings import check_served, levels, model_name, named
 from vmoe_tools.options import (
     CONTEXT,
@@ -25,9 +26,6 @@ from vmoe_tools.options import (
     threads_option,
     verbose_option,
 )
-
-if TYPE_CHECKING:
-    from vmoe_serve.ray_application import Options
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LONGEST_MS = 600_000.0
@@ -70,7 +68,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @profiles_option
 @click.option("--name", metavar="NAME", callback=_checked_name, help="Model name in addresses. Default: the folder's.")
 @click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to serve at.")
-@click.option("--port", metavar="N", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Its port.")
+@count_option("--port", 65535, 8000, "Its port.")
 @click.option(
     "--replicas",
     metavar="N",
@@ -79,35 +77,14 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
     callback=_read_replicas,
     help="Number of replicas, or FEWEST:MOST, of which as many run as the load needs.",
 )
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(1, 4096),
-    default=16,
-    show_default=True,
-    help="The most images of a call and of a request.",
-)
-@click.option(
-    "--max-waiting",
-    metavar="N",
-    type=click.IntRange(1, 1 << 20),
-    default=256,
-    show_default=True,
-    help="Images that may wait in a replica; further requests get 503.",
-)
-@click.option(
-    "--max-body",
-    metavar="MB",
-    type=click.IntRange(1, 1024),
-    default=16,
-    show_default=True,
-    help="Megabytes that a request's body may have; larger ones get 413.",
-)
+@count_option("--batch-size", 4096, 16, "The most images of a call and of a request.")
+@count_option("--max-waiting", 1 << 20, 256, "Images that may wait in a replica; further requests get 503.")
+@count_option("--max-body", 1024, 16, "Megabytes that a request's body may have; larger ones get 413.")
 @threads_option
 @backend_option
 @quiet_option
 @verbose_option
-def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
+def ray(bundle: Path, host: str, port: int, quiet: bool, verbose: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
     It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify takes a picture or
@@ -119,27 +96,36 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
     from vmoe_serve.ray_session import connected_ray
 
-    options = _options(bundle, values)
-    _check_port(host, port)
+    name = values.pop("name") or model_name(bundle)
+    arguments = _checked(bundle, values)
+    try:
+        # Ray would go on without a port that is taken.
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
     with connected_ray():
         try:
-            handle = _deploy(options, host, port)
+            handle = _deploy(bundle, name, host, port, arguments)
             if not quiet:
                 for note in handle.notes.remote().result():
                     click.echo(f"vmoe: {note}", err=True)
-                print(f"serving {options.name}; try: curl --data-binary @IMAGE http://{host}:{port}/v1/classify", flush=True)
+                print(f"serving {name}; try: curl --data-binary @IMAGE http://{host}:{port}/v1/classify", flush=True)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
         finally:
             # Replicas take no more requests, and answer what they have.
-            serve.delete(options.name)
+            serve.delete(name)
 
 
-def _options(bundle: Path, values: dict[str, Any]) -> Options:
-    from vmoe_serve.ray_application import Options
+def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `ray_application.application`.
 
-    profiles = tuple(dict.fromkeys(values["profiles"]))
-    ratios = ratios_of(values["sweeps"], values["capacities"])
+    Args:
+        bundle: of the command line.
+        values: of its options, some of which become others.
+    """
+    profiles = tuple(dict.fromkeys(values.pop("profiles")))
+    ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
     if values["slo_ms"] is None and (ratios or len(profiles) > 1):
         raise click.UsageError("several settings are what --slo-ms chooses from, which is missing")
     if ratios and len(profiles) > 1:
@@ -153,33 +139,11 @@ def _options(bundle: Path, values: dict[str, Any]) -> Options:
         manifest = opened.manifest
     check_served(manifest, bundle)
     chosen = [] if values["slo_ms"] is None else levels(manifest, ratios, profiles)
-    return Options(
-        bundle=bundle.resolve(),
-        name=values["name"] or model_name(bundle),
-        levels=tuple(profile.name for profile in chosen),
-        profile=named(manifest, profiles[0]).name if profiles and not chosen else None,
-        target=(values["slo_ms"] or 1.0) / 1e3,
-        most_images=values["batch_size"],
-        most_waiting=values["max_waiting"],
-        most_bytes=values["max_body"] << 20,
-        threads=values["threads"],
-        backend=values["backend"],
-        replicas=values["replicas"],
-    )
+    fixed = named(manifest, profiles[0]).name if profiles and not chosen else None
+    return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}
 
 
-def _check_port(host: str, port: int) -> None:
-    """Ray would go on without a port that is taken."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
-
-
-def _deploy(options: Options, host: str, port: int) -> Any:
+def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any]) -> Any:
     from ray import serve
 
     from vmoe_serve.ray_application import application
@@ -188,9 +152,8 @@ def _deploy(options: Options, host: str, port: int) -> Any:
     try:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        return serve.run(application(options), name=options.name, route_prefix="/")
+        return serve.run(application(name, **arguments), name=name, route_prefix="/")
     except Exception as error:  # Ray raises whatever its parts raise
-        status = serve.status().applications.get(options.name)
+        status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
-        why = reason(reasons[0] if reasons else error)
-        raise click.ClickException(f"Ray can't serve {options.bundle}: {why}") from None
+        raise click.ClickException(f"Ray can't serve {bundle}: {reason(reasons[0] if reasons else error)}") from None

@@ -7,7 +7,9 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TextIO
 
 import ray
 
@@ -36,9 +38,8 @@ def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> 
     Raises:
         VmoeError: there is none.
     """
-    # Ray would report its use to its maker, and warn on standard error of how Ray Data starts actors.
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
-        os.environ.setdefault(name, value)
+    # Ray would report its use to its maker.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if os.environ.get("RAY_ADDRESS"):
@@ -64,6 +65,22 @@ def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> 
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def silenced() -> Iterator[TextIO]:
+    """Keeps what Ray prints from the user until the block ends; no setting turns off all of it.
+
+    Yields:
+        Standard error, for what the command itself has to say meanwhile.
+    """
+    with os.fdopen(os.dup(2), "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with redirect_stdout(nowhere):
+                yield kept
+        finally:
+            os.dup2(kept.fileno(), 2)
 
 
 def reason(error: object) -> str:

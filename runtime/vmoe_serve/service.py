@@ -1,23 +1,29 @@
-"""A served model: requests in, replies out, whatever server carries them."""
+"""A served model as an ASGI application: requests in, replies out."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
-from vmoe_serve.wire import RequestError, read_classify, read_infer, write_infer
+from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_infer, write_infer
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 _LATER = {"retry-after": "1"}
 
@@ -26,14 +32,21 @@ class _NotFoundError(RequestError):
     """Nothing of that name."""
 
 
+class _TooLargeError(RequestError):
+    """A body that is larger than bodies may be."""
+
+
 class Service:
-    """One model behind requests of any server.
+    """One model as an ASGI application.
 
     Replies are JSON but for metrics and binary tensors. Their status is 200, or what went wrong: 400 the request, 404 no
     such model, 413 the body is too large, 500 the backend, 503 the server is busy or shutting down.
+
+    Attributes:
+        app: the application, with the routes of `docs/ray.md`.
     """
 
-    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, decoders: int) -> None:
+    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, most_bytes: int) -> None:
         """Serves an engine by a batcher.
 
         Args:
@@ -41,84 +54,55 @@ class Service:
             batcher: what answers.
             name: of the model, in addresses.
             most_images: of a request.
-            decoders: pictures that are decoded at once.
+            most_bytes: of a request's body.
         """
-        self._engine, self._batcher, self._name, self._most_images = engine, batcher, name, most_images
-        self._decoders = ThreadPoolExecutor(decoders, "vmoe-decoder")
-        self.metrics = Metrics(name, batcher)
-
-    async def classify(self, body: bytes, content_type: str, query: Mapping[str, str]) -> Response:
-        """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
-        return await self._replied("classify", self._classify(body, content_type, query))
-
-    async def infer(self, model: str, body: bytes, header_length: str | None) -> Response:
-        """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
-        return await self._replied("infer", self._infer(model, body, header_length))
-
-    async def model(self, model: str) -> Response:
-        """The model's metadata, as the Open Inference Protocol has it."""
-        return await self._replied("model", self._model(model))
-
-    async def model_ready(self, model: str) -> Response:
-        """200 for the model's name."""
-        reply = await self.model(model)
-        return JSONResponse({"name": self._name, "ready": True}) if reply.status_code == 200 else reply
-
-    def server(self) -> Response:
-        """The server's metadata, as the Open Inference Protocol has it."""
-        extensions = ["binary_tensor_data", "parameters"]
-        return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
-
-    def healthy(self) -> Response:
-        """200 while requests are taken."""
-        load = self._batcher.load()
-        return JSONResponse({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level})
-
-    def measured(self) -> Response:
-        """Metrics in Prometheus text."""
-        text, content_type = self.metrics.text()
-        return Response(text, headers={"content-type": content_type})
-
-    def refused(self, status: int, message: str) -> Response:
-        """A refusal by the server itself, counted as one."""
-        self.metrics.replied("server", status, 0.0)
-        return JSONResponse({"error": message}, status)
+        self._engine, self._batcher, self._name = engine, batcher, name
+        self._most_images, self._most_bytes = most_images, most_bytes
+        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "vmoe-decoder")
+        self._metrics = Metrics(name, batcher)
+        routes = [
+            Route("/v1/classify", self._replying("classify", self._classify), methods=["POST"]),
+            Route("/v2/models/{model}/infer", self._replying("infer", self._infer), methods=["POST"]),
+            Route("/v2/models/{model}", self._replying("model", self._describe_model)),
+            Route("/v2/models/{model}/ready", self._replying("model", self._model_ready)),
+            Route("/v2", self._describe_server),
+            Route("/metrics", self._measured),
+            *(Route(path, self._healthy) for path in ("/healthz", "/v2/health/live", "/v2/health/ready")),
+        ]
+        self.app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
 
     def close(self) -> None:
         """Answers what waits, and ends."""
         self._batcher.close()
         self._decoders.shutdown()
 
-    async def _classify(self, body: bytes, content_type: str, query: Mapping[str, str]) -> Response:
+    async def _classify(self, request: Request) -> Response:
+        """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
         if self._engine.manifest.output != "logits":
             raise ClassifyError("this model outputs no logits, and so knows no classes: use infer")
-        request = read_classify(body, content_type, query, self._most_images)
-        answer = await self._answer(await self._batch(request.images), request.setting)
+        content_type = request.headers.get("content-type", "")
+        asked = read_classify(await self._body(request), content_type, request.query_params, self._most_images)
+        answer = await self._answer(await self._batch(asked.images), asked.setting)
         names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
         predictions = [
             [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-            for best, shares in zip(likeliest(answer.logits, request.top), softmax(answer.logits), strict=True)
+            for best, shares in zip(likeliest(answer.logits, asked.top), softmax(answer.logits), strict=True)
         ]
-        return JSONResponse(
-            {
-                "predictions": predictions,
-                "setting": answer.setting,
-                "waited_ms": round(answer.waited * 1e3, 3),
-                "call_ms": round(answer.seconds * 1e3, 3),
-                "images_of_call": answer.batch_size,
-            }
-        )
+        reply = {"predictions": predictions, "setting": answer.setting, "images_of_call": answer.batch_size}
+        times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
+        return JSONResponse(reply | times)
 
-    async def _infer(self, model: str, body: bytes, header_length: str | None) -> Response:
-        self._check_name(model)
+    async def _infer(self, request: Request) -> Response:
+        """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
+        self._check_name(request)
         output = self._engine.manifest.output
-        request, images = read_infer(body, header_length, output)
-        answer = await self._answer(await self._batch(images), request.parameters.setting)
-        text, headers = write_infer(model, request, output, answer.logits, answer.setting)
+        asked, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
+        answer = await self._answer(await self._batch(images), asked.parameters.setting)
+        text, headers = write_infer(self._name, asked, output, answer.logits, answer.setting)
         return Response(text, headers=headers)
 
-    async def _model(self, model: str) -> Response:
-        self._check_name(model)
+    async def _describe_model(self, request: Request) -> Response:
+        self._check_name(request)
         manifest = self._engine.manifest
         datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
         return JSONResponse(
@@ -132,22 +116,47 @@ class Service:
             }
         )
 
-    async def _replied(self, what: str, answering: Awaitable[Response]) -> Response:
-        start = time.perf_counter()
-        try:
-            reply = await answering
-        except _NotFoundError as error:
-            reply = _error(404, str(error))
-        except (QueueFullError, ClosedError) as error:
-            reply = _error(503, str(error), _LATER)
-        except BackendError as error:
-            reply = _error(500, str(error))
-        except MemoryError:
-            reply = _error(503, "there is not enough memory for this request", _LATER)
-        except VmoeError as error:
-            reply = _error(400, str(error))
-        self.metrics.replied(what, reply.status_code, time.perf_counter() - start)
-        return reply
+    async def _model_ready(self, request: Request) -> Response:
+        self._check_name(request)
+        return JSONResponse({"name": self._name, "ready": True})
+
+    async def _describe_server(self, _: Request) -> Response:
+        extensions = ["binary_tensor_data", "parameters"]
+        return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
+
+    async def _healthy(self, _: Request) -> Response:
+        load = self._batcher.load()
+        return JSONResponse({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level})
+
+    async def _measured(self, _: Request) -> Response:
+        text, content_type = self._metrics.text()
+        return Response(text, headers={"content-type": content_type})
+
+    def _replying(self, what: str, answer: Endpoint) -> Endpoint:
+        """An endpoint that is counted, and turns what goes wrong into a status and a message."""
+
+        async def reply_to(request: Request) -> Response:
+            start = time.perf_counter()
+            try:
+                reply = await answer(request)
+            except (VmoeError, MemoryError) as error:
+                status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+                message = str(error) or "there is not enough memory for this request"
+                reply = JSONResponse({"error": message}, status, _LATER if status == 503 else None)
+            self._metrics.replied(what, reply.status_code, time.perf_counter() - start)
+            return reply
+
+        return reply_to
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body; no more than it may have is kept."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._most_bytes:
+                raise _TooLargeError(f"the body is larger than {self._most_bytes:,} bytes")
+            parts.append(part)
+        return b"".join(parts)
 
     async def _batch(self, images: Any) -> Array:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, self._engine.batch, images)
@@ -158,13 +167,28 @@ class Service:
         # Its cancellation, when a client has gone, takes the request out of the queue.
         return await asyncio.wrap_future(self._batcher.submit(batch, setting))
 
-    def _check_name(self, model: str) -> None:
+    def _check_name(self, request: Request) -> None:
+        model = request.path_params["model"]
         if model != self._name:
             raise _NotFoundError(f"there is no model '{model[:80]}'; '{self._name}' is served here")
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status, headers)
+_STATUSES = {
+    _NotFoundError: 404,
+    _TooLargeError: 413,
+    BackendError: 500,
+    QueueFullError: 503,
+    ClosedError: 503,
+    MemoryError: 503,
+}
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the routes refuse by themselves, in the words of everything else."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
+    return JSONResponse({"error": messages.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
 
 def _finite(number: float) -> float | None:

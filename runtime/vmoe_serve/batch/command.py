@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from sys import stderr
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vmoe_serve.command import count_option
 from vmoe_serve.settings import check_served, named
 from vmoe_tools.options import (
     CONTEXT,
@@ -41,27 +40,11 @@ _PAUSE = 10.0  # seconds between lines of progress
 @click.argument("target", metavar="OUTPUT")
 @click.option("--column", metavar="C", help="Column of Parquet files with the pictures' bytes, or structs with 'bytes'.")
 @profile_option
-@click.option("--top", metavar="N", type=click.IntRange(1), help=f"Classes per picture. Default: {_USUAL_TOP}.")
+@count_option("--top", 1 << 24, None, f"Classes per picture. Default: {_USUAL_TOP}.")
 @click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
-@click.option(
-    "--part-size",
-    metavar="N",
-    type=click.IntRange(1, 1 << 24),
-    default=1024,
-    show_default=True,
-    help="Pictures per file of the output, which is what a stopped job loses at most.",
-)
-@click.option(
-    "--batch-size", metavar="N", type=click.IntRange(1, 4096), default=8, show_default=True, help="Images per call."
-)
-@click.option(
-    "--replicas",
-    metavar="N",
-    type=click.IntRange(1, 9999),
-    default=1,
-    show_default=True,
-    help="Processes that answer, each with an engine; a replica requests as many CPUs of Ray as --threads, or one.",
-)
+@count_option("--part-size", 1 << 24, 1024, "Pictures per file of the output, which is what a stopped job loses at most.")
+@count_option("--batch-size", 4096, 8, "Images per call.")
+@count_option("--replicas", 9999, 1, "Processes that answer; each has an engine, and takes --threads of Ray's CPUs, or one.")
 @threads_option
 @backend_option
 @click.option("--force", is_flag=True, help="Start anew where OUTPUT has the parts of another job, which are removed.")
@@ -150,7 +133,7 @@ def _process(
     if not parts:
         return []
     from vmoe_serve.batch.pipeline import answered_parts
-    from vmoe_serve.ray_session import connected_ray
+    from vmoe_serve.ray_session import connected_ray, silenced
 
     output.unfinish()
     written: list[Written] = []
@@ -158,15 +141,14 @@ def _process(
     cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
     arguments = (job, bundle.resolve(), options["batch_size"], threads)
     try:
-        # Ray prints to standard output where one of its processes dies.
-        with redirect_stdout(stderr), connected_ray(replicas * cpus + 1, object_store=1 << 29):
+        with silenced() as messages, connected_ray(replicas * cpus + 1, object_store=1 << 29):
             start = said = time.monotonic()
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
                 written.append(_write(output, job, part, table))
                 answered += part.rows
                 if (now := time.monotonic()) - said > _PAUSE and not options["quiet"]:
                     said = now
-                    click.echo(f"{answered:,} of {pictures:,} pictures, {answered / (now - start):,.1f} a second", err=True)
+                    click.echo(f"{answered:,} of {pictures:,} pictures, {answered / (now - start):,.1f} a second", messages)
     except KeyboardInterrupt:
         click.echo(f"{len(parts) - len(written):,} parts are missing; the same command goes on from there", err=True)
         raise

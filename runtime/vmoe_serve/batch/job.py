@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from vmoe_runtime import __version__
 from vmoe_serve.batch.inputs import Part
-from vmoe_serve.batch.locations import BatchError, Location, one_line
+from vmoe_serve.batch.locations import BatchError, Location
 
 JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
 ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
@@ -109,17 +109,15 @@ class Output:
             force: remove the parts of another job.
 
         Raises:
-            BatchError: the folder has another job, or files that no job wrote; or it can't be written.
+            BatchError: the folder has another job, or files that no job wrote.
+            OSError: it can't be written.
         """
-        try:
-            self._fs.create_dir(self._location.path, recursive=True)
-            names = self._names()
-            self._check_job(names, force=force)
-            self._put(WRITER_NAME, self._token.encode())
-            self._put(JOB_NAME, self._job.text.encode())
-            self._remove(name for name in names if self._is_left_over(name))
-        except OSError as error:
-            raise self._unwritable(error) from None
+        self._fs.create_dir(self._location.path, recursive=True)
+        names = self._names()
+        self._check_job(names, force=force)
+        self._put(WRITER_NAME, self._token.encode())
+        self._put(JOB_NAME, self._job.text.encode())
+        self._remove(name for name in names if self._is_left_over(name))
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
         """The parts that are there."""
@@ -140,29 +138,25 @@ class Output:
         """Writes the answers of a part.
 
         Raises:
-            BatchError: it can't be written, or another process writes to the folder by now.
+            BatchError: another process writes to the folder by now.
+            OSError: it can't be written.
         """
         metadata = {ERRORS: str(written.errors), RUNTIMES: json.dumps(written.runtimes)}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink)
-        try:
-            self._check_writer()
-            self._put(self._name(part), sink.getvalue())
-        except OSError as error:
-            raise self._unwritable(error) from None
+        self._check_writer()
+        self._put(self._name(part), sink.getvalue())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Says that the job is done, and that nothing but its parts is there.
 
         Raises:
-            BatchError: it can't be written, or another process writes to the folder by now.
+            BatchError: another process writes to the folder by now.
+            OSError: it can't be written.
         """
-        try:
-            self._check_writer()
-            self._remove(name for name in self._names() if self._is_left_over(name))
-            self._put(SUCCESS_NAME, (json.dumps(summary, indent=1) + "\n").encode())
-        except OSError as error:
-            raise self._unwritable(error) from None
+        self._check_writer()
+        self._remove(name for name in self._names() if self._is_left_over(name))
+        self._put(SUCCESS_NAME, (json.dumps(summary, indent=1) + "\n").encode())
 
     def _check_job(self, names: Sequence[str], *, force: bool) -> None:
         if foreign := [name for name in names if not _OURS.fullmatch(name)]:
@@ -216,6 +210,3 @@ class Output:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             self._fs.delete_file(f"{self._location.path}/{name}")
-
-    def _unwritable(self, error: OSError) -> BatchError:
-        return BatchError(f"{self._location.text} can't be written: {one_line(error)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,52 +99,22 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
             `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
 
     Raises:
-        RoutingError: a parameter of another name, or a value of another type.
+        RoutingError: a parameter of another name. What the values must be is checked by the engine.
 
     Example:
-        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": False})
+        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"})
         Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None)
     """
-    fields: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name not in _TYPES:
-            raise RoutingError(f"there is no request parameter {shown(name)}; there are {', '.join(_TYPES)}")
-        kind, read = _TYPES[name]
-        try:
-            fields[name] = read(value)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise RoutingError(f"the request parameter {name} is {kind}, not {shown(value)}") from None
+    names = [field.name for field in dataclasses.fields(Setting)]
+    if unknown := sorted(parameters.keys() - set(names)):
+        raise RoutingError(f"there is no request parameter {shown(unknown[0])}; there are {', '.join(names)}")
+    fields: dict[str, Any] = {name: value if name == "profile" else _value(value) for name, value in parameters.items()}
     return Setting(**fields)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.removeprefix("-").isdigit()):
-        raise ValueError
-    return int(text)
-
-
-def _truth(value: Any) -> bool:
-    return value if isinstance(value, bool) else {"true": True, "false": False}[value]
-
-
-_TYPES: Mapping[str, tuple[str, Callable[[Any], object]]] = {
-    "profile": ("a text", _text),
-    "capacity": ("a number", _number),
-    "k": ("a whole number", _whole),
-    "bpr": ("true or false", _truth),
-    "pool": ("true or false", _truth),
-    "max_experts": ("a whole number", _whole),
-}
+def _value(value: Any) -> Any:
+    """The number or truth value of a text, where it is one."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value

@@ -13,6 +13,7 @@ from vmoe_runtime import BackendError, library_path
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
+from vmoe_serve.command import count_option
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
@@ -32,12 +33,7 @@ def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> s
 @bundle_argument
 @click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 @profiles_option
-@click.option(
-    "--batch-size",
-    metavar="N",
-    type=click.IntRange(1, 65536),
-    help=f"The most images of an execution. Default: {_USUAL_BATCH}, or what fits the routing groups.",
-)
+@count_option("--batch-size", 65536, None, f"The most images of an execution. Default: {_USUAL_BATCH}, or what fits groups.")
 @click.option("--name", metavar="NAME", callback=_checked_name, help="Name of the model. Default: the bundle's.")
 @click.option(
     "--backend",
@@ -47,14 +43,7 @@ def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> s
     help="Triton's backend: one model on the engine, whose requests choose their setting; or a model NAME-PROFILE for each "
     "profile, without Python; or both.",
 )
-@click.option(
-    "--instances",
-    metavar="N",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Instances of each model, which run side by side.",
-)
+@count_option("--instances", 1024, 1, "Instances of each model, which run side by side.")
 @click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
 @quiet_option
 @verbose_option
