@@ -39,7 +39,7 @@ from vmoe_serve.batch.locations import BatchError, Location  # noqa: E402
 
 PICTURES = 60
 OPTIONS = ("--part-size", "10", "--threads", "1")
-DENSE = Path(__file__).parents[1] / "data" / "bundles" / "v2-dense"
+DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
 
 
 def start(cluster: Mapping[str, str], *words: object) -> subprocess.Popen[str]:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 pytest.importorskip("ray", reason="Ray is not installed")
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
-DENSE = Path(__file__).parents[1] / "data" / "bundles" / "v2-dense"
+DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
 LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 
 

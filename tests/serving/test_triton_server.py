@@ -1,4 +1,4 @@
-"""A real Triton server on what vmoe-serve writes: the engine's bits over HTTP and gRPC, at the settings of the requests."""
+"""A real Triton server on a repository of ours: the engine's bits over HTTP and gRPC, at the settings of the requests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from triton_server import MISSING, ServerError, TritonServer, run_client, serve
 
 from vmoe_runtime import Engine
-from vmoe_serve.cli import main
+from vmoe_tools.program import main
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "triton.md"
-OLD_BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
-OTHERS = ("v2-dense", "v3-choice", "v3-ensemble", "v3-soft")
+BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
+OTHERS = tuple(next(BUNDLES.glob(f"*-{kind}")).name for kind in ("dense", "choice", "ensemble", "soft"))
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"profile": "c1.05-k2"},
@@ -35,7 +35,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"capcity": 0.5}, "there is no request parameter 'capcity'"),
     ({"capacity": -1}, "capacity"),
     ({"k": 9}, "k"),
-    ({"bpr": "perhaps"}, "bpr is true or false, not 'perhaps'"),
+    ({"bpr": "perhaps"}, "'perhaps'"),
 ]
 
 
@@ -57,11 +57,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Pat
     and two instances; and those of OTHERS.
     """
     repository = tmp_path_factory.mktemp("triton") / "repository"
-    assert main(["triton", str(mnist_image_bundle), str(repository), "--name", "mnist", "--max-batch", "256", "-q"]) == 0
+    options = ["--name", "mnist", "--batch-size", "256", "-q"]
+    assert main(["serve", "triton", str(mnist_image_bundle), str(repository), *options]) == 0
     other = repository.with_name("other")
-    more = [(name, shutil.copytree(OLD_BUNDLES / name, repository.with_name(name)), []) for name in OTHERS]
+    more = [(name, shutil.copytree(BUNDLES / name, repository.with_name(name)), []) for name in OTHERS]
     for name, bundle, options in [("groups", mnist_bundle, ["--profile", "c0.5-k2", "--instances", "2"]), *more]:
-        assert main(["triton", str(bundle), str(other), "--name", name, "-q", "--force", *options]) == 0
+        assert main(["serve", "triton", str(bundle), str(other), "--name", name, "-q", "--force", *options]) == 0
         (other / name).rename(repository / name)
     config = repository / "mnist" / "config.pbtxt"
     delayed = "dynamic_batching { max_queue_delay_microseconds: 300000 preferred_batch_size: 256 }"
@@ -118,11 +119,11 @@ def test_mixed_settings_in_one_execution(server: TritonServer, engine: Engine, i
     answers = server.answers(protocol, requests)
     after = server.statistics("mnist")
     for (_, part, parameters), answer in zip(requests, answers, strict=True):
-        says = next((says for bad, says in BAD if bad is parameters), None)
-        if says is None:
+        message = next((message for bad, message in BAD if bad is parameters), None)
+        if message is None:
             check_answer(answer, engine, part, parameters)
         else:
-            assert says in answer["error"]
+            assert message in answer["error"]
     executions = after["execution_count"] - before["execution_count"]
     assert executions < len(requests) / 2, "Triton ran the requests one by one"
 
@@ -158,7 +159,7 @@ def test_requests_to_groups_are_whole_groups(
 
 def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer) -> None:
     with ExitStack() as stack:
-        engines = {name: stack.enter_context(Engine.load(OLD_BUNDLES / name)) for name in OTHERS}
+        engines = {name: stack.enter_context(Engine.load(BUNDLES / name)) for name in OTHERS}
         images = {}
         for name, engine in engines.items():
             image = engine.manifest.input
@@ -175,15 +176,15 @@ def test_bundles_of_other_kinds_give_what_the_engine_gives(server: TritonServer)
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A repository of one model."""
-    bundle = shutil.copytree(OLD_BUNDLES / "v2-dense", tmp_path / "small.vmoe")
-    assert main(["triton", str(bundle), str(tmp_path / "repository"), "-q"]) == 0
+    bundle = shutil.copytree(BUNDLES / OTHERS[0], tmp_path / "small.vmoe")
+    assert main(["serve", "triton", str(bundle), str(tmp_path / "repository"), "-q"]) == 0
     return tmp_path / "repository"
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="this environment has numpy 1")
 def test_a_model_with_a_numpy_that_is_too_new_is_not_loaded(small: Path, tmp_path: Path) -> None:
-    says = r"this Triton is older than 25\.02.*pip install 'numpy<2'"
-    with pytest.raises(ServerError, match=says), serve(small, tmp_path, older_numpy=False):
+    message = r"this Triton is older than 25\.02.*pip install 'numpy<2'"
+    with pytest.raises(ServerError, match=message), serve(small, tmp_path, older_numpy=False):
         pass
 
 
@@ -192,6 +193,6 @@ def test_a_bundle_that_was_damaged_is_not_loaded(small: Path, tmp_path: Path) ->
     data = linked.read_bytes()
     linked.unlink()
     linked.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    says = r"weights\.safetensors was changed after export"
-    with pytest.raises(ServerError, match=says), serve(small, tmp_path):
+    message = r"weights\.safetensors was changed after export"
+    with pytest.raises(ServerError, match=message), serve(small, tmp_path):
         pass

@@ -269,7 +269,7 @@ def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Pa
         reply = classify(service, SEVEN.read_bytes(), "image/png")
         service.close()
     assert reply.status == 400 and "knows no classes" in reply.content["error"]
-    with Engine.load(DATA / "bundles" / "v2-dense", threads=1) as dense:
+    with Engine.load(next((DATA / "bundles").glob("*-dense")), threads=1) as dense:
         service = served(dense)
         shape = [1, *dense.manifest.input.size]
         image = tensor(datatype="UINT8", shape=shape, data=[0, 255] * (int(np.prod(shape)) // 2))
