@@ -1,9 +1,8 @@
 """Kills batch jobs at random moments, some of them on S3, and counts what then stands in their output.
 
-    python tests/support/batch_kills.py BUNDLE OTHER_BUNDLE --kills 30 --s3 10
+    python tests/support/batch_kills.py --kills 20 --s3 10
 
-prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did. OTHER_BUNDLE is another
-export, with which the job must be refused.
+prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did.
 """
 
 from __future__ import annotations
@@ -30,6 +29,9 @@ from PIL import Image
 from pyarrow import fs
 from ray_cluster import ray_cluster, s3_server
 
+from vmoe_export import export_bundle
+
+MNIST = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
 BUCKET = "pictures"
 OWN_RAY_EVERY = 5
 """Every so often the command starts a Ray of its own, which it leaves behind when it is killed."""
@@ -137,7 +139,13 @@ class Jobs:
 
 
 def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, seed: int) -> dict[str, Any]:
-    """Kills jobs so many times, `s3` of them on S3.
+    """Kills jobs so many times on a disk, and so many times on S3.
+
+    Args:
+        bundles: what answers, and another one, with which the job must be refused.
+        kills, s3: how many.
+        pictures: of each job.
+        seed: of the moments.
 
     Returns:
         `failures`, a list of sentences, and counts by file system.
@@ -147,7 +155,7 @@ def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, se
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batch-kills-"))
         stack.enter_context(s3_server(BUCKET))
         cluster = stack.enter_context(ray_cluster())
-        for name, root, count in (("disk", folder, kills - s3), ("s3", f"s3://{BUCKET}/jobs", s3)):
+        for name, root, count in (("disk", folder, kills), ("s3", f"s3://{BUCKET}/jobs", s3)):
             if count:
                 jobs = Jobs(bundles, root, cluster, pictures, seed)
                 for _ in range(count):
@@ -161,15 +169,17 @@ def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, se
 def main() -> int:
     """Runs the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("other", type=Path)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--s3", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=20, help="on a disk")
+    parser.add_argument("--s3", type=int, default=10, help="on S3")
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    summary = kill_jobs((options.bundle, options.other), options.kills, options.s3, options.pictures, options.seed)
+    with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
+        bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
+        for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):
+            export_bundle(MNIST, bundle, capacity=ratios, k=[1, 2], validate=False)
+        summary = kill_jobs(bundles, options.kills, options.s3, options.pictures, options.seed)
     for failure in summary["failures"]:
         print(failure, flush=True)
     print(json.dumps(summary))

@@ -6,10 +6,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import pyarrow as pa
 
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_serve.batch.classifier import answer_fields, manifest_digest
+from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
+from vmoe_serve.batch.job import Job, Output, Written
+from vmoe_serve.batch.locations import Location
 from vmoe_serve.command import count_option
 from vmoe_serve.settings import check_served, named
 from vmoe_tools.options import (
@@ -23,12 +30,6 @@ from vmoe_tools.options import (
     verbose_option,
 )
 from vmoe_tools.output import check_output_file, people_stream, write_json
-
-if TYPE_CHECKING:
-    from vmoe_runtime.bundle.manifest import Manifest
-    from vmoe_serve.batch.inputs import Part
-    from vmoe_serve.batch.job import Job, Output, Written
-    from vmoe_serve.batch.locations import Location
 
 _USUAL_TOP = 5
 _PAUSE = 10.0  # seconds between lines of progress
@@ -60,10 +61,6 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     files. Both are paths, or URIs such as s3://bucket/folder. It runs on this machine, or on the Ray cluster that the
     variable RAY_ADDRESS names. Where it was stopped or killed, the same command goes on.
     """
-    from vmoe_serve.batch.inputs import divide, list_files
-    from vmoe_serve.batch.job import Output
-    from vmoe_serve.batch.locations import Location
-
     check_output_file(json_target, [bundle])
     where, place = Location.of(source), Location.of(target)
     for other in (where, Location.of(str(bundle))):
@@ -94,19 +91,13 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
 
 def _checked_bundle(path: Path) -> tuple[Manifest, str]:
     """The manifest of a bundle whose every byte was checked, and its SHA-256."""
-    from vmoe_runtime.bundle.reader import Bundle
-    from vmoe_serve.batch.classifier import manifest_digest
-
     with Bundle.open(path) as bundle:
         bundle.verify_weights()
         check_served(bundle.manifest, path)
         return bundle.manifest, manifest_digest(bundle.path)
 
 
-def _job(manifest: Manifest, digest: str, files: Sequence[Any], bundle: Path, options: dict[str, Any]) -> Job:
-    from vmoe_serve.batch.inputs import digest_of
-    from vmoe_serve.batch.job import Job
-
+def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
     logits = options["output_logits"]
     if logits and options["top"]:
         raise click.UsageError("--top counts the classes of a picture, and --output-logits writes none")
@@ -157,11 +148,6 @@ def _process(
 
 def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:
     """Writes the answers of a part, with the columns that say which pictures they are of."""
-    import pyarrow as pa
-
-    from vmoe_serve.batch.classifier import answer_fields
-    from vmoe_serve.batch.job import Written
-
     columns: dict[str, Any] = {
         "row": pa.array(range(part.first, part.first + part.rows), pa.int64()),
         "path": [file.name for file in part.files for _ in range(file.rows)],

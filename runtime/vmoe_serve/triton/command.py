@@ -15,7 +15,6 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import count_option
 from vmoe_serve.settings import model_name, named
-from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
 from vmoe_tools.options import CONTEXT, bundle_argument, profiles_option, quiet_option, verbose_option
 
@@ -71,14 +70,14 @@ def _models(path: Path, options: dict[str, Any]) -> list[Model]:
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
         profiles = _profiles(manifest, options["profiles"])
-        scheduling = Scheduling(_batch_size(manifest, options["batch_size"]), options["instances"])
+        scheduling = (_batch_size(manifest, options["batch_size"]), options["instances"])
         name = options["name"] or model_name(path)
-        models = [] if backend == "onnxruntime" else [python_model(bundle, name, scheduling, profiles[0])]
+        models = [] if backend == "onnxruntime" else [python_model(bundle, name, *scheduling, profiles[0])]
         if backend != "python":
             library = _library(manifest, path, backend)
             for profile in profiles:
                 of_profile = f"{name}-{profile.name if profile else 'onnxruntime'}"
-                models.append(onnxruntime_model(bundle, of_profile, scheduling, profile, library))
+                models.append(onnxruntime_model(bundle, of_profile, *scheduling, profile, library))
         bundle.verify_weights()
     return models
 

@@ -17,7 +17,7 @@ from vmoe_runtime import VmoeError
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.model_config import Scheduling, onnxruntime_config, python_config
+from vmoe_serve.triton.model_config import onnxruntime_config, python_config
 
 BUNDLE_FOLDER = "bundle.vmoe"
 MARKER_NAME = "vmoe-serve.json"  # names the files of a repository
@@ -48,39 +48,43 @@ class Model:
     serves: str
 
 
-def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None) -> Model:
+def python_model(bundle: Bundle, name: str, batch_size: int, instances: int, profile: Profile | None) -> Model:
     """The model on the engine, with the whole bundle.
 
     Args:
         bundle: an open bundle.
         name: of the model.
-        scheduling: how Triton runs it.
+        batch_size: the most images of an execution.
+        instances: of the model.
         profile: what requests get that set nothing; None where the bundle has nothing to set.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
     return Model(
         name,
-        python_config(name, bundle.manifest, scheduling, parameters),
+        python_config(name, bundle.manifest, batch_size, instances, parameters),
         {"model.py": _MODEL_PY.encode(), **linked},
         "on the engine" if profile is None else f"on the engine at the setting of each request, else {profile.name}",
     )
 
 
-def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None, library: Path) -> Model:
+def onnxruntime_model(
+    bundle: Bundle, name: str, batch_size: int, instances: int, profile: Profile | None, library: Path
+) -> Model:
     """A plain model for ONNX Runtime, fixed to one profile.
 
     Args:
         bundle: an open bundle.
         name: of the model.
-        scheduling: how Triton runs it.
+        batch_size: the most images of an execution.
+        instances: of the model.
         profile: the profile; None where the bundle has nothing to set.
         library: the op library; an absolute path.
     """
     setting = {} if profile is None else profile.inputs()
     return Model(
         name,
-        onnxruntime_config(name, bundle.manifest, scheduling, library),
+        onnxruntime_config(name, bundle.manifest, batch_size, instances, library),
         {
             "model.onnx": fixed_graph(bundle.graph(CANONICAL_GRAPH).data, bundle.manifest.output, setting),
             WEIGHTS_NAME: bundle.path.absolute() / WEIGHTS_NAME,
