@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Clock = Callable[[], float]
 
 _OTHER = "other"
 
@@ -89,15 +88,7 @@ class Batcher:
     request is never split. Those that ask for no setting are elastic: see `vmoe_serve.elastic`.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        plan: Elastic | None,
-        *,
-        most_images: int,
-        most_waiting: int,
-        clock: Clock = time.monotonic,
-    ) -> None:
+    def __init__(self, engine: Engine, plan: Elastic | None, *, most_images: int, most_waiting: int) -> None:
         """Starts the thread that calls the engine.
 
         Args:
@@ -105,19 +96,10 @@ class Batcher:
             plan: for requests that ask for no setting; None serves them at the engine's profile.
             most_images: of a call, and of a request.
             most_waiting: images that may wait; further requests are refused.
-            clock: seconds; it never goes back.
-
-        Raises:
-            VmoeError: the bundle routes images in groups.
         """
-        if engine.manifest.batch_multiple != 1:
-            raise VmoeError(
-                f"this bundle routes images in groups ({engine.manifest.group}), so that an answer would depend on other "
-                "people's images; export it with --group image to serve it"
-            )
-        self._engine, self._plan, self._clock = engine, plan, clock
+        self._engine, self._plan = engine, plan
         self._most_images, self._most_waiting = most_images, most_waiting
-        self._state = None if plan is None else plan.start(clock())
+        self._state = None if plan is None else plan.start(time.monotonic())
         self._queue: deque[_Request] = deque()
         self._waiting = self._elastic_waiting = self._elastic_arrived = 0
         self._served: Counter[str] = Counter()
@@ -154,7 +136,7 @@ class Batcher:
             found = self._engine.setting(setting)
             assert found is not None
             setting = found.name
-        request = _Request(images, setting, self._clock(), Future())
+        request = _Request(images, setting, time.monotonic(), Future())
         with self._changed:
             if not self._open:
                 raise ClosedError("the server is shutting down")
@@ -214,7 +196,7 @@ class Batcher:
             return asked, self._most_images
         if self._plan is None or self._state is None:
             return self._level_name(), self._most_images
-        now = self._clock()
+        now = time.monotonic()
         seen = Seen(now, self._elastic_waiting, now - self._queue[0].came, self._elastic_arrived)
         self._elastic_arrived = 0
         self._state = decide(self._plan, self._state, seen)
@@ -245,7 +227,7 @@ class Batcher:
         return taken
 
     def _answer(self, requests: Sequence[_Request], setting: str | None) -> None:
-        start = self._clock()
+        start = time.monotonic()
         images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
         try:
             logits = self._engine(images, setting)
@@ -253,7 +235,7 @@ class Batcher:
             for request in requests:
                 request.answer.set_exception(error)
             return
-        seconds = self._clock() - start
+        seconds = time.monotonic() - start
         with self._changed:
             name = setting or ""
             self._served[name if name in self._named else _OTHER] += len(images)
@@ -267,4 +249,4 @@ class Batcher:
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
             # What the next call waits for is more than the engine: the batch is put together, and answers are given out.
-            self._state = served(self._plan, self._state, self._state.level, len(images), self._clock() - start)
+            self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)

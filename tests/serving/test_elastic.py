@@ -122,7 +122,7 @@ def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
     tried = 0
-    for seed in range(part, 120, 4):
+    for seed in range(part, 60, 4):
         source = random.Random(seed)
         plan = random_plan(source)
         rates = [source.uniform(0.05, 0.9) * capacity_of(plan, 0) for _ in range(2)]
@@ -141,7 +141,7 @@ def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None
         _, last = trace.decisions[-1]
         assert last == 0 or loads[last] <= UTILIZATION_LIMIT * 1.05, (seed, last, loads)
         assert last + 1 == len(loads) or loads[last + 1] > HEADROOM * 0.9, (seed, last, loads)
-    assert tried > 10
+    assert tried > 5
 
 
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.9])

@@ -226,23 +226,6 @@ def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:
     service.close()
 
 
-def test_who_goes_away_is_taken_out_of_the_queue(engine: Engine) -> None:
-    service = served(engine, most_images=1, most_waiting=1000)
-
-    async def leave() -> None:
-        body = json.dumps(inputs()).encode()
-        asked = [asyncio.create_task(answered(service, "POST", "/v2/models/mnist/infer", body)) for _ in range(200)]
-        await asked[0]
-        for task in asked[1:]:
-            task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
-
-    asyncio.run(leave())
-    service.close()
-    load = service._batcher.load()
-    assert load.waiting == 0 and load.cancelled + sum(load.served.values()) <= 200 and load.calls < 200
-
-
 def test_metrics_count_what_was_done(engine: Engine) -> None:
     service = served(engine)
     classify(service, SEVEN.read_bytes(), "image/png", setting="c0.3-k1")
