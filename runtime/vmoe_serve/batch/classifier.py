@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.locations import BatchError
 
@@ -51,6 +52,7 @@ class Classifier:
         """
         self._job, self._batch_size = job, batch_size
         self._engine = Engine.load(bundle, job.setting, job.backend, threads)
+        check_takes_pictures(self._engine.manifest.input.channels)
         if manifest_digest(bundle) != job.bundle:
             raise BatchError(f"{bundle} was changed since the job began")
         self._names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.classifier import answer_fields, manifest_digest
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written
@@ -94,6 +95,7 @@ def _checked_bundle(path: Path) -> tuple[Manifest, str]:
     with Bundle.open(path) as bundle:
         bundle.verify_weights()
         check_served(bundle.manifest, path)
+        check_takes_pictures(bundle.manifest.input.channels)
         return bundle.manifest, manifest_digest(bundle.path)
 
 

@@ -112,7 +112,8 @@ class Output:
             BatchError: the folder has another job, or files that no job wrote.
             OSError: it can't be written.
         """
-        self._fs.create_dir(self._location.path, recursive=True)
+        if self._location.is_local:  # object stores have no folders
+            self._fs.create_dir(self._location.path, recursive=True)
         names = self._names()
         self._check_job(names, force=force)
         self._put(WRITER_NAME, self._token.encode())
