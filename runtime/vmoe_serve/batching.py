@@ -191,9 +191,9 @@ class Batcher:
 
     def _next_setting(self) -> tuple[str | None, int]:
         """The setting of the next call, which is that of the first request, and the images that it takes."""
-        asked = self._queue[0].setting
-        if asked is not None:
-            return asked, self._most_images
+        requested = self._queue[0].setting
+        if requested is not None:
+            return requested, self._most_images
         if self._plan is None or self._state is None:
             return self._level_name(), self._most_images
         now = time.monotonic()
@@ -202,25 +202,25 @@ class Batcher:
         self._state = decide(self._plan, self._state, seen)
         return self._level_name(), images_per_call(self._plan, self._state, self._state.level)
 
-    def _take(self, asked: str | None, most: int) -> list[_Request]:
+    def _take(self, requested: str | None, most: int) -> list[_Request]:
         """The next requests that ask for the same, as many as fit into a call; at least one, unless all were cancelled."""
         taken: list[_Request] = []
-        room, left = most, deque[_Request]()
+        space, left = most, deque[_Request]()
         while self._queue:
             request = self._queue.popleft()
             count = len(request.images)
-            if request.setting != asked:
+            if request.setting != requested:
                 left.append(request)
                 continue
-            if taken and count > room:
+            if taken and count > space:
                 left.append(request)
                 break
             self._waiting -= count
-            if asked is None:
+            if requested is None:
                 self._elastic_waiting -= count
             if request.answer.set_running_or_notify_cancel():
                 taken.append(request)
-                room -= count
+                space -= count
             else:
                 self._cancelled += 1
         self._queue.extendleft(reversed(left))

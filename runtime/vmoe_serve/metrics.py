@@ -23,7 +23,7 @@ class Metrics(Collector):
 
         Args:
             model: its name, a label of everything.
-            batcher: what is asked for its load whenever metrics are.
+            batcher: whose load they report.
         """
         self._registry = CollectorRegistry()
         self._model, self._batcher = model, batcher
@@ -40,7 +40,7 @@ class Metrics(Collector):
         """Counts a reply.
 
         Args:
-            request: what was asked, one of a few words.
+            request: its kind, one of a few words.
             status: of HTTP.
             seconds: that it took.
         """

@@ -23,7 +23,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         **arguments: of `Replica`.
     """
     fewest, most = replicas
-    # As many requests as may wait: what is beyond them is refused by the replica, in a sentence.
+    # As many requests as may wait: what is beyond them is refused by the replica, with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
     deployment = serve.deployment(
@@ -86,7 +86,7 @@ class Replica:
         return self._service.app
 
     def notes(self) -> list[str]:
-        """What is to be said of the elastic levels, a sentence each."""
+        """Notes about the elastic levels."""
         return self._notes
 
     async def __del__(self) -> None:

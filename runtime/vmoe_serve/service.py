@@ -81,12 +81,12 @@ class Service:
         if self._engine.manifest.output != "logits":
             raise ClassifyError("this model outputs no logits, and so knows no classes: use infer")
         content_type = request.headers.get("content-type", "")
-        asked = read_classify(await self._body(request), content_type, request.query_params, self._most_images)
-        answer = await self._answer(await self._batch(asked.images), asked.setting)
+        content = read_classify(await self._body(request), content_type, request.query_params, self._most_images)
+        answer = await self._answer(await self._batch(content.images), content.setting)
         names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
         predictions = [
             [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-            for best, shares in zip(likeliest(answer.logits, asked.top), softmax(answer.logits), strict=True)
+            for best, shares in zip(likeliest(answer.logits, content.top), softmax(answer.logits), strict=True)
         ]
         reply = {"predictions": predictions, "setting": answer.setting, "images_of_call": answer.batch_size}
         times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
@@ -96,9 +96,9 @@ class Service:
         """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
         self._check_name(request)
         output = self._engine.manifest.output
-        asked, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
-        answer = await self._answer(await self._batch(images), asked.parameters.setting)
-        text, headers = write_infer(self._name, asked, output, answer.logits, answer.setting)
+        content, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
+        answer = await self._answer(await self._batch(images), content.parameters.setting)
+        text, headers = write_infer(self._name, content, output, answer.logits, answer.setting)
         return Response(text, headers=headers)
 
     async def _describe_model(self, request: Request) -> Response:

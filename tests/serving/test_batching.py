@@ -136,7 +136,7 @@ def test_settings_that_clients_make_up_are_counted_together(engine: Engine, imag
     assert batcher.load().served == {"other": 20, LOW: 2, HIGH: 2, "c0.3-k1": 2}
 
 
-def test_what_can_not_be_served_is_one_sentence(engine: Engine, images: Images) -> None:
+def test_what_can_not_be_served_is_one_line(engine: Engine, images: Images) -> None:
     with held(engine, images) as (_, batcher):
         for count in (0, 9):
             with pytest.raises(VmoeError, match=f"a request takes 1 to 8 images, not {count}"):

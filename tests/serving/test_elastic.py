@@ -225,16 +225,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "said"), WRONG)
-def test_a_plan_that_makes_no_sense_is_one_sentence_in_both(changes: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_a_plan_that_makes_no_sense_is_one_line_in_both(changes: dict[str, Any], message: str) -> None:
     given = {"levels": LEVELS, "target": 0.1, "most_images": 32, "multiple": 1} | changes
     with pytest.raises(ElasticError) as refused:
         Elastic(**given)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
     levels = " ".join(f"{bits(level.fixed)} {bits(level.each)}" for level in given["levels"])
     numbers = f"{given['most_images']} {given['multiple']} {len(given['levels'])}"
     (answer,) = told([f"plan {bits(given['target'])} {bits(0)} {numbers} {levels}"])
-    assert answer.startswith("error 1 ") and said in answer
+    assert answer.startswith("error 1 ") and message in answer
 
 
 def test_cpp_refuses_what_no_queue_is() -> None:
