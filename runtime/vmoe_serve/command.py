@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import click
 
 from vmoe_tools.options import CONTEXT
 
+_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 _SUBCOMMANDS = {
     "ray": ("vmoe_serve.ray_command", "ray", "Serve a bundle over HTTP, as an application of Ray Serve."),
@@ -22,6 +24,17 @@ def count_option(name: str, most: int, default: int | None, text: str) -> Callab
     """An option that takes a whole number from 1 to `most`."""
     shown = default is not None
     return click.option(name, metavar="N", type=click.IntRange(1, most), default=default, show_default=shown, help=text)
+
+
+def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _NAME.fullmatch(value):
+        raise click.BadParameter(f"it has 1 to 100 of A-Z a-z 0-9 _ . - and starts with none of . and -, not '{value}'")
+    return value
+
+
+name_option = click.option(
+    "--name", metavar="NAME", callback=_checked_name, help="Name of the model. Default: the folder's."
+)
 
 
 class _Subcommands(click.Group):

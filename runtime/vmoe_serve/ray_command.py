@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_serve.command import count_option
+from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import check_served, levels, model_name, named
 from vmoe_tools.options import (
     CONTEXT,
@@ -27,15 +27,8 @@ from vmoe_tools.options import (
     verbose_option,
 )
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LONGEST_MS = 600_000.0
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
-
-
-def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not _NAME.fullmatch(value):
-        raise click.BadParameter(f"it has letters, digits, '.', '_' and '-', at most 100, and is not '{value}'")
-    return value
 
 
 def _checked_target(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
@@ -66,7 +59,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
     "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio for --slo-ms; repeats."
 )
 @profiles_option
-@click.option("--name", metavar="NAME", callback=_checked_name, help="Model name in addresses. Default: the folder's.")
+@name_option
 @click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to serve at.")
 @count_option("--port", 65535, 8000, "Its port.")
 @click.option(

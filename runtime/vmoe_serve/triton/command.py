@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,12 @@ from vmoe_runtime import BackendError, library_path
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.command import count_option
+from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
 from vmoe_tools.options import CONTEXT, bundle_argument, profiles_option, quiet_option, verbose_option
 
-_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _USUAL_BATCH = 32
-
-
-def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not _NAME.fullmatch(value):
-        raise click.BadParameter(f"it has 1 to 100 of A-Z a-z 0-9 _ . - and starts with none of . and -, not '{value}'")
-    return value
 
 
 @click.command(context_settings=CONTEXT)
@@ -33,7 +25,7 @@ def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> s
 @click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 @profiles_option
 @count_option("--batch-size", 65536, None, f"The most images of an execution. Default: {_USUAL_BATCH}, or what fits groups.")
-@click.option("--name", metavar="NAME", callback=_checked_name, help="Name of the model. Default: the bundle's.")
+@name_option
 @click.option(
     "--backend",
     type=click.Choice(["python", "onnxruntime", "both"]),
