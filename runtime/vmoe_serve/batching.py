@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Clock = Callable[[], float]
 
 _OTHER = "other"
 
@@ -36,18 +35,18 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        logits: float32[N, ...], what the engine puts out for the request's images.
+        logits: float32[N, ...], what the engine outputs for the request's images.
         setting: name of the setting that served them; None for a model that has none.
         waited: seconds in the queue, from `submit` on.
         seconds: that the call took.
-        together: images of the call, those of other requests included.
+        batch_size: images of the call, those of other requests included.
     """
 
     logits: Array
     setting: str | None
     waited: float
     seconds: float
-    together: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Load:
             ask for as "other"; "" for a model that has none.
         calls: of the engine so far.
         refused: requests that found the queue full.
-        cancelled: requests whose asker had gone before their turn came.
-        busy: seconds that calls took together.
+        cancelled: requests whose client had gone before their turn came.
+        busy: seconds that calls took in sum.
     """
 
     waiting: int
@@ -89,15 +88,7 @@ class Batcher:
     request is never split. Those that ask for no setting are elastic: see `vmoe_serve.elastic`.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        plan: Elastic | None,
-        *,
-        most_images: int,
-        most_waiting: int,
-        clock: Clock = time.monotonic,
-    ) -> None:
+    def __init__(self, engine: Engine, plan: Elastic | None, *, most_images: int, most_waiting: int) -> None:
         """Starts the thread that calls the engine.
 
         Args:
@@ -105,19 +96,10 @@ class Batcher:
             plan: for requests that ask for no setting; None serves them at the engine's profile.
             most_images: of a call, and of a request.
             most_waiting: images that may wait; further requests are refused.
-            clock: seconds; it never goes back.
-
-        Raises:
-            VmoeError: the bundle routes images in groups.
         """
-        if engine.manifest.batch_multiple != 1:
-            raise VmoeError(
-                f"this bundle routes images in groups ({engine.manifest.group}), so that an answer would depend on other "
-                "people's images; export it with --group image to serve it"
-            )
-        self._engine, self._plan, self._clock = engine, plan, clock
+        self._engine, self._plan = engine, plan
         self._most_images, self._most_waiting = most_images, most_waiting
-        self._state = None if plan is None else plan.start(clock())
+        self._state = None if plan is None else plan.start(time.monotonic())
         self._queue: deque[_Request] = deque()
         self._waiting = self._elastic_waiting = self._elastic_arrived = 0
         self._served: Counter[str] = Counter()
@@ -154,7 +136,7 @@ class Batcher:
             found = self._engine.setting(setting)
             assert found is not None
             setting = found.name
-        request = _Request(images, setting, self._clock(), Future())
+        request = _Request(images, setting, time.monotonic(), Future())
         with self._changed:
             if not self._open:
                 raise ClosedError("the server is shutting down")
@@ -182,20 +164,10 @@ class Batcher:
                 self._busy,
             )
 
-    def close(self, *, drain: bool = True) -> None:
-        """Takes no further requests, and returns when the thread has ended.
-
-        Args:
-            drain: answer those that wait; without it they get a ClosedError.
-        """
+    def close(self) -> None:
+        """Takes no further requests, and returns when those that wait are answered."""
         with self._changed:
             self._open = False
-            if not drain:
-                for request in self._queue:
-                    if request.answer.set_running_or_notify_cancel():
-                        request.answer.set_exception(ClosedError("the server is shutting down"))
-                self._queue.clear()
-                self._waiting = self._elastic_waiting = 0
             self._changed.notify()
         self._thread.join()
 
@@ -219,43 +191,43 @@ class Batcher:
 
     def _next_setting(self) -> tuple[str | None, int]:
         """The setting of the next call, which is that of the first request, and the images that it takes."""
-        asked = self._queue[0].setting
-        if asked is not None:
-            return asked, self._most_images
+        requested = self._queue[0].setting
+        if requested is not None:
+            return requested, self._most_images
         if self._plan is None or self._state is None:
             return self._level_name(), self._most_images
-        now = self._clock()
+        now = time.monotonic()
         seen = Seen(now, self._elastic_waiting, now - self._queue[0].came, self._elastic_arrived)
         self._elastic_arrived = 0
         self._state = decide(self._plan, self._state, seen)
         return self._level_name(), images_per_call(self._plan, self._state, self._state.level)
 
-    def _take(self, asked: str | None, most: int) -> list[_Request]:
+    def _take(self, requested: str | None, most: int) -> list[_Request]:
         """The next requests that ask for the same, as many as fit into a call; at least one, unless all were cancelled."""
         taken: list[_Request] = []
-        room, left = most, deque[_Request]()
+        space, left = most, deque[_Request]()
         while self._queue:
             request = self._queue.popleft()
             count = len(request.images)
-            if request.setting != asked:
+            if request.setting != requested:
                 left.append(request)
                 continue
-            if taken and count > room:
+            if taken and count > space:
                 left.append(request)
                 break
             self._waiting -= count
-            if asked is None:
+            if requested is None:
                 self._elastic_waiting -= count
             if request.answer.set_running_or_notify_cancel():
                 taken.append(request)
-                room -= count
+                space -= count
             else:
                 self._cancelled += 1
         self._queue.extendleft(reversed(left))
         return taken
 
     def _answer(self, requests: Sequence[_Request], setting: str | None) -> None:
-        start = self._clock()
+        start = time.monotonic()
         images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
         try:
             logits = self._engine(images, setting)
@@ -263,7 +235,7 @@ class Batcher:
             for request in requests:
                 request.answer.set_exception(error)
             return
-        seconds = self._clock() - start
+        seconds = time.monotonic() - start
         with self._changed:
             name = setting or ""
             self._served[name if name in self._named else _OTHER] += len(images)
@@ -277,4 +249,4 @@ class Batcher:
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
             # What the next call waits for is more than the engine: the batch is put together, and answers are given out.
-            self._state = served(self._plan, self._state, self._state.level, len(images), self._clock() - start)
+            self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from vmoe_runtime.errors import ElasticError, shown
 
-GUARD = 0.75
+SAFETY_MARGIN = 0.75
 """Share of the target that predictions may fill; the rest is for what they don't know."""
-FULL = 0.95
+UTILIZATION_LIMIT = 0.95
 """Load above which a level is left for a lower one."""
-ROOM = 0.8
+HEADROOM = 0.8
 """Load up to which a level is taken."""
 MEMORY = 5
 """Targets over which arrivals are averaged."""
-HOLD = 10
+COOLDOWN = 10
 """Targets for which a higher level must have been affordable before it is taken."""
 _LEARNED = 1 / 8
 _DRIFT = 1 / 256
@@ -85,10 +85,10 @@ class Elastic:
         times = [level.fixed + level.each * self.most_images for level in self.levels]
         for index in range(1, len(times)):
             if times[index] <= times[index - 1]:
-                dearer, cheaper = self.levels[index].profile, self.levels[index - 1].profile
+                more, cheaper = self.levels[index].profile, self.levels[index - 1].profile
                 raise ElasticError(
-                    "levels must go from the cheapest to the dearest, and a full call of "
-                    f"{dearer} takes no longer than one of {cheaper}"
+                    "levels must go from the cheapest to the most expensive, and a full call of "
+                    f"{more} takes no longer than one of {cheaper}"
                 )
 
     def start(self, time: float = 0.0) -> State:
@@ -143,11 +143,11 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     """The state that the next call is made in: its `level`, and `images_per_call` of it.
 
     Down at once and as far as needed, where the queue would not be served in time or the load is too much; up after
-    HOLD targets in which a higher level was affordable, and then as far as is affordable.
+    COOLDOWN targets in which a higher level was affordable, and then as far as is affordable.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
-    while level > 0 and not (_in_time(plan, state, level, seen) and load(plan, state, level) <= FULL):
+    while level > 0 and not (_in_time(plan, state, level, seen) and load(plan, state, level) <= UTILIZATION_LIMIT):
         level -= 1
     if level < state.level:
         return state._replace(level=level, affordable_since=None)
@@ -157,7 +157,7 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     if best == level:
         return state if state.affordable_since is None else state._replace(affordable_since=None)
     since = seen.time if state.affordable_since is None else state.affordable_since
-    if seen.time - since < HOLD * plan.target:
+    if seen.time - since < COOLDOWN * plan.target:
         return state._replace(affordable_since=since)
     return state._replace(level=best, affordable_since=None)
 
@@ -187,10 +187,10 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
     """The most images that a call at a level takes: an image may wait for one such call before it is in the next one."""
     at = plan.levels[level]
-    room = (plan.target * GUARD / (2 * state.scales[level]) - at.fixed) / at.each
-    if room >= plan.most_images:
+    budget = (plan.target * SAFETY_MARGIN / (2 * state.scales[level]) - at.fixed) / at.each
+    if budget >= plan.most_images:
         return plan.most_images
-    return max(math.floor(room) // plan.multiple * plan.multiple, plan.multiple)
+    return max(math.floor(budget) // plan.multiple * plan.multiple, plan.multiple)
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
@@ -216,16 +216,16 @@ def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
 
 def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
     """Whether the first of the queue and its last are answered in time, if nothing changes."""
-    room = plan.target * GUARD
+    budget = plan.target * SAFETY_MARGIN
     images = images_per_call(plan, state, level)
     calls, rest = divmod(seen.waiting, images)
     whole = calls * _seconds(plan, state, level, images)
     last = whole + (_seconds(plan, state, level, rest) if rest else 0.0)
-    return last <= room and seen.oldest + _seconds(plan, state, level, min(seen.waiting, images)) <= room
+    return last <= budget and seen.oldest + _seconds(plan, state, level, min(seen.waiting, images)) <= budget
 
 
 def _affordable(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    return load(plan, state, level) <= ROOM and _in_time(plan, state, level, seen)
+    return load(plan, state, level) <= HEADROOM and _in_time(plan, state, level, seen)
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:

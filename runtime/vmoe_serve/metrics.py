@@ -15,7 +15,7 @@ from vmoe_serve.batching import Batcher
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics:
+class Metrics(Collector):
     """Counts of one served model: replies by status and time, and what its batcher has done."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
@@ -23,10 +23,10 @@ class Metrics:
 
         Args:
             model: its name, a label of everything.
-            batcher: what is asked for its load whenever metrics are.
+            batcher: whose load they report.
         """
         self._registry = CollectorRegistry()
-        self._model = model
+        self._model, self._batcher = model, batcher
         self._replies = Histogram(
             "vmoe_request_seconds",
             "Seconds from a request to its reply.",
@@ -34,13 +34,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._registry.register(_BatcherCollector(model, batcher))
+        self._registry.register(self)
 
     def replied(self, request: str, status: int, seconds: float) -> None:
         """Counts a reply.
 
         Args:
-            request: what was asked, one of a few words.
+            request: its kind, one of a few words.
             status: of HTTP.
             seconds: that it took.
         """
@@ -50,12 +50,8 @@ class Metrics:
         """Prometheus text, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
-
-class _BatcherCollector(Collector):
-    def __init__(self, model: str, batcher: Batcher) -> None:
-        self._model, self._batcher = model, batcher
-
     def collect(self) -> Iterator[Any]:
+        """The batcher's counts, for the registry."""
         load = self._batcher.load()
         waiting = GaugeMetricFamily("vmoe_images_waiting", "Images in the queue.", labels=["model"])
         waiting.add_metric([self._model], load.waiting)

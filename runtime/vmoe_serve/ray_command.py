@@ -1,97 +1,152 @@
-"""`vmoe-serve ray`: starts Ray where none runs, deploys the application, and ends it on SIGTERM or Ctrl-C."""
+"""`vmoe serve ray`: starts Ray where none runs, deploys the application, and ends it on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
 import logging
-import signal
+import re
 import socket
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from ray import serve
+import click
 
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_serve.ray_application import Options, application
-from vmoe_serve.ray_arguments import PROGRAM, Arguments
-from vmoe_serve.ray_session import connected_ray, reason, signals_handled
+from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import check_served, levels, model_name, named
-from vmoe_tools.command_line import CommandError, UsageError, complain
+from vmoe_tools.options import (
+    CONTEXT,
+    backend_option,
+    bundle_argument,
+    profiles_option,
+    quiet_option,
+    ratios_of,
+    sweep_option,
+    threads_option,
+    verbose_option,
+)
 
-_MEGABYTE = 1 << 20
+_LONGEST_MS = 600_000.0
+_REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
 
 
-def run(arguments: Arguments) -> None:
-    """Serves until it is told to stop.
+def _checked_target(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value <= _LONGEST_MS:
+        raise click.BadParameter(f"it is more than 0 and at most {_LONGEST_MS:.0f} milliseconds, not {value:g}")
+    return value
 
-    Raises:
-        VmoeError: the bundle can't be served, or Ray failed.
+
+def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
+    match = _REPLICAS.fullmatch(value) if value.isascii() else None
+    fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= fewest <= most:
+        raise click.BadParameter(f"it is N or FEWEST:MOST, at least 1, not '{value}'")
+    return fewest, most
+
+
+@click.command(context_settings=CONTEXT)
+@bundle_argument
+@click.option(
+    "--slo-ms",
+    metavar="MS",
+    type=float,
+    callback=_checked_target,
+    help="Elastic capacity: the most milliseconds from a request to its answer. Default: one setting for all requests.",
+)
+@sweep_option
+@click.option(
+    "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio for --slo-ms; repeats."
+)
+@profiles_option
+@name_option
+@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@count_option("--port", 65535, 8000, "Its port.")
+@click.option(
+    "--replicas",
+    metavar="N",
+    default="1",
+    show_default=True,
+    callback=_read_replicas,
+    help="Number of replicas, or FEWEST:MOST, of which as many run as the load needs.",
+)
+@count_option("--batch-size", 4096, 16, "The most images of a call and of a request.")
+@count_option("--max-waiting", 1 << 20, 256, "Images that may wait in a replica; further requests get 503.")
+@count_option("--max-body", 1024, 16, "Megabytes that a request's body may have; larger ones get 413.")
+@threads_option
+@backend_option
+@quiet_option
+@verbose_option
+def ray(bundle: Path, host: str, port: int, quiet: bool, verbose: bool, **values: Any) -> None:
+    """Serve a bundle over HTTP, as an application of Ray Serve.
+
+    It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify takes a picture or
+    JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics. With --slo-ms the capacity
+    follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that answers in
+    time. SIGTERM and Ctrl-C end it once the requests in its queues are answered.
     """
-    options, notes = _options(arguments)
-    _check_port(arguments.host, arguments.port)
-    stopped = threading.Event()
+    from ray import serve
 
-    def stop(_: int) -> None:
-        stopped.set()
+    from vmoe_serve.ray_session import connected_ray
 
-    # A SIGTERM while it starts ends it once it has started, so that nothing of it stays; Ctrl-C interrupts the start.
-    with connected_ray(), signals_handled(stop, [signal.SIGTERM]):
-        handle = _deploy(arguments, options)
-        with signals_handled(stop):
-            if not arguments.quiet:
-                for note in [*notes, *handle.notes.remote().result()]:
-                    complain(PROGRAM, note)
-                address = f"http://{arguments.host}:{arguments.port}"
-                print(f"serving {options.name}; try: curl --data-binary @IMAGE {address}/v1/classify", flush=True)
-            stopped.wait()
-            # Replicas take no more and answer what they have.
-            serve.delete(options.name)
-
-
-def _options(arguments: Arguments) -> tuple[Options, list[str]]:
-    with Bundle.open(arguments.bundle) as bundle:
-        bundle.verify_weights()
-        manifest = bundle.manifest
-    check_served(manifest, arguments.bundle)
-    chosen, notes = ([], []) if arguments.slo_ms is None else levels(manifest, arguments.capacity, arguments.profiles)
-    fixed = None
-    if arguments.slo_ms is None and arguments.profiles:
-        fixed = named(manifest, arguments.profiles[0]).name
-    if arguments.most_waiting < arguments.most_images:
-        raise UsageError(
-            f"--max-waiting {arguments.most_waiting} is less than --max-batch {arguments.most_images}, which a call takes"
-        )
-    return Options(
-        bundle=arguments.bundle.resolve(),
-        name=arguments.name or model_name(arguments.bundle),
-        levels=tuple(profile.name for profile in chosen),
-        profile=fixed,
-        target=(arguments.slo_ms or 1.0) / 1e3,
-        most_images=arguments.most_images,
-        most_waiting=arguments.most_waiting,
-        most_bytes=arguments.most_megabytes * _MEGABYTE,
-        threads=arguments.threads,
-        backend=arguments.backend,
-        replicas=arguments.replicas,
-    ), notes
-
-
-def _check_port(host: str, port: int) -> None:
-    """Ray would go on without a port that is taken."""
+    name = values.pop("name") or model_name(bundle)
+    arguments = _checked(bundle, values)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        # Ray would go on without a port that is taken.
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise CommandError(f"can't serve at {host}:{port}: {error.strerror or error}") from None
+        raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
+    with connected_ray():
+        try:
+            handle = _deploy(bundle, name, host, port, arguments)
+            if not quiet:
+                for note in handle.notes.remote().result():
+                    click.echo(f"vmoe: {note}", err=True)
+                print(f"serving {name}; try: curl --data-binary @IMAGE http://{host}:{port}/v1/classify", flush=True)
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+        finally:
+            # Replicas take no more requests, and answer what they have.
+            serve.delete(name)
 
 
-def _deploy(arguments: Arguments, options: Options) -> Any:
+def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `ray_application.application`.
+
+    Args:
+        bundle: of the command line.
+        values: of its options, some of which become others.
+    """
+    profiles = tuple(dict.fromkeys(values.pop("profiles")))
+    ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
+    if values["slo_ms"] is None and (ratios or len(profiles) > 1):
+        raise click.UsageError("several settings are what --slo-ms chooses from, which is missing")
+    if ratios and len(profiles) > 1:
+        raise click.UsageError("--sweep and --capacity start from one profile, which says what k and order are")
+    if values["max_waiting"] < values["batch_size"]:
+        raise click.UsageError(
+            f"--max-waiting {values['max_waiting']} is less than --batch-size {values['batch_size']}, which a call takes"
+        )
+    with Bundle.open(bundle) as opened:
+        opened.verify_weights()
+        manifest = opened.manifest
+    check_served(manifest, bundle)
+    chosen = [] if values["slo_ms"] is None else levels(manifest, ratios, profiles)
+    fixed = named(manifest, profiles[0]).name if profiles and not chosen else None
+    return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}
+
+
+def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any]) -> Any:
+    from ray import serve
+
+    from vmoe_serve.ray_application import application
+    from vmoe_serve.ray_session import reason
+
     try:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"host": arguments.host, "port": arguments.port}, logging_config={"log_level": "ERROR"})
-        return serve.run(application(options), name=options.name, route_prefix="/")
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        return serve.run(application(name, **arguments), name=name, route_prefix="/")
     except Exception as error:  # Ray raises whatever its parts raise
-        status = serve.status().applications.get(options.name)
+        status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
-        raise CommandError(f"Ray can't serve {arguments.bundle}: {reason(reasons[0] if reasons else error)}") from None
+        raise click.ClickException(f"Ray can't serve {bundle}: {reason(reasons[0] if reasons else error)}") from None

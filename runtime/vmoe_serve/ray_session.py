@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
 import ray
 
-from vmoe_tools.command_line import CommandError
+from vmoe_runtime import VmoeError
 
-_OBJECT_STORE = 75 << 20
-"""Bytes of Ray's shared memory on a machine of its own, the fewest that Ray takes; only large requests go through it."""
+OBJECT_STORE = 75 << 20
+"""Bytes of Ray's shared memory, the fewest that Ray takes."""
 
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Of Ray's processes; without them glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
@@ -23,19 +24,23 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_
 _ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
 """How often a replica is started that never answered; on one machine, what failed once fails again."""
 
+_KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
+
 
 @contextmanager
-def connected_ray(cpus: int | None = None) -> Iterator[None]:
+def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> Iterator[None]:
     """A connection to the cluster of RAY_ADDRESS, or a Ray of this process's own.
 
     Args:
         cpus: that a Ray of this process's own lends to actors; None for those of the machine.
+        object_store: bytes of its shared memory.
 
     Raises:
-        CommandError: there is none.
+        VmoeError: there is none.
     """
     # Ray would report its use to its maker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -47,52 +52,43 @@ def connected_ray(cpus: int | None = None) -> Iterator[None]:
                 include_dashboard=False,
                 num_cpus=cpus,
                 _node_ip_address="127.0.0.1",
-                object_store_memory=_OBJECT_STORE,
+                object_store_memory=object_store,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
     except Exception as error:  # Ray raises whatever its parts raise
-        raise CommandError(f"Ray can't be started: {reason(error)}") from None
+        raise VmoeError(f"Ray can't be started: {reason(error)}") from None
     try:
+        # Ray has put handlers of its own there.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def signals_handled(
-    handle: Callable[[int], object], numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
-) -> Iterator[None]:
-    """SIGTERM and Ctrl-C call a function with their number in the block, also where Ray has put a handler of its own."""
-    before = {number: signal.signal(number, lambda number, _: handle(number)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Keeps what Ray prints from the user, until the block ends; no setting turns off all of it.
-
-    Its threads print to Python's standard output, such as that a process has died and is started again, and its C++ parts to
-    the descriptor of standard error.
+    """Keeps what Ray prints from the user until the block ends; no setting turns off all of it.
 
     Yields:
         Standard error, for what the command itself has to say meanwhile.
     """
-    descriptor = os.dup(2)
-    with os.fdopen(descriptor, "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
+    with os.fdopen(os.dup(2), "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
-            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            with redirect_stdout(nowhere):
                 yield kept
         finally:
-            os.dup2(descriptor, 2)
+            os.dup2(kept.fileno(), 2)
 
 
 def reason(error: object) -> str:
-    """The last line of an error, which says what went wrong where the others say where."""
+    """The last line of an error, which says what went wrong where the others say where.
+
+    Example:
+        >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
+        'TensorRT is not installed'
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:500]
+    return _KIND.sub("", lines[-1] if lines else type(error).__name__)[:500]

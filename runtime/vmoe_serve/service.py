@@ -1,53 +1,52 @@
-"""A served model: requests in, replies out, whatever server carries them."""
+"""A served model as an ASGI application: requests in, replies out."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
-from vmoe_serve.wire import (
-    RequestError,
-    json_bytes,
-    read_classify,
-    read_infer,
-    write_infer,
-)
+from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_infer, write_infer
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-RETRY_AFTER = "1"
+_LATER = {"retry-after": "1"}
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer to a request of HTTP.
+class _NotFoundError(RequestError):
+    """Nothing of that name."""
 
-    Attributes:
-        status: 200, or what went wrong: 400 the request, 404 no such model, 413 the body is too large, 500 the backend, 503
-            the server is busy or shutting down.
-        body: JSON, but for metrics and binary tensors.
-        headers: its content type, and more.
-    """
 
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+class _TooLargeError(RequestError):
+    """A body that is larger than bodies may be."""
 
 
 class Service:
-    """One model behind requests of any server."""
+    """One model as an ASGI application.
 
-    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, decoders: int) -> None:
+    Replies are JSON but for metrics and binary tensors. Their status is 200, or what went wrong: 400 the request, 404 no
+    such model, 413 the body is too large, 500 the backend, 503 the server is busy or shutting down.
+
+    Attributes:
+        app: the application, with the routes of `docs/ray.md`.
+    """
+
+    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, most_bytes: int) -> None:
         """Serves an engine by a batcher.
 
         Args:
@@ -55,54 +54,59 @@ class Service:
             batcher: what answers.
             name: of the model, in addresses.
             most_images: of a request.
-            decoders: pictures that are decoded at once.
+            most_bytes: of a request's body.
         """
-        self._engine, self._batcher, self._name, self._most_images = engine, batcher, name, most_images
-        self._decoders = ThreadPoolExecutor(decoders, "vmoe-decoder")
-        self.metrics = Metrics(name, batcher)
+        self._engine, self._batcher, self._name = engine, batcher, name
+        self._most_images, self._most_bytes = most_images, most_bytes
+        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "vmoe-decoder")
+        self._metrics = Metrics(name, batcher)
+        routes = [
+            Route("/v1/classify", self._replying("classify", self._classify), methods=["POST"]),
+            Route("/v2/models/{model}/infer", self._replying("infer", self._infer), methods=["POST"]),
+            Route("/v2/models/{model}", self._replying("model", self._describe_model)),
+            Route("/v2/models/{model}/ready", self._replying("model", self._model_ready)),
+            Route("/v2", self._describe_server),
+            Route("/metrics", self._measured),
+            *(Route(path, self._healthy) for path in ("/healthz", "/v2/health/live", "/v2/health/ready")),
+        ]
+        self.app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
 
-    async def classify(self, body: bytes, content_type: str, query: Mapping[str, str]) -> Reply:
+    def close(self) -> None:
+        """Answers what waits, and ends."""
+        self._batcher.close()
+        self._decoders.shutdown()
+
+    async def _classify(self, request: Request) -> Response:
         """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
+        if self._engine.manifest.output != "logits":
+            raise ClassifyError("this model outputs no logits, and so knows no classes: use infer")
+        content_type = request.headers.get("content-type", "")
+        content = read_classify(await self._body(request), content_type, request.query_params, self._most_images)
+        answer = await self._answer(await self._batch(content.images), content.setting)
+        names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
+        predictions = [
+            [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
+            for best, shares in zip(likeliest(answer.logits, content.top), softmax(answer.logits), strict=True)
+        ]
+        reply = {"predictions": predictions, "setting": answer.setting, "images_of_call": answer.batch_size}
+        times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
+        return JSONResponse(reply | times)
 
-        async def answered() -> Reply:
-            if self._engine.manifest.output != "logits":
-                raise ClassifyError("this model puts out no logits, and so knows no classes: use infer")
-            request = read_classify(body, content_type, query, self._most_images)
-            batch = await self._batch(list(request.pictures))
-            answer = await self._answer(batch, request.setting)
-            reply = {
-                "predictions": self._predictions(answer.logits, request.top),
-                "setting": answer.setting,
-                "waited_ms": round(answer.waited * 1e3, 3),
-                "call_ms": round(answer.seconds * 1e3, 3),
-                "images_of_call": answer.together,
-            }
-            return Reply(200, json_bytes(reply))
+    async def _infer(self, request: Request) -> Response:
+        """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
+        self._check_name(request)
+        output = self._engine.manifest.output
+        content, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
+        answer = await self._answer(await self._batch(images), content.parameters.setting)
+        text, headers = write_infer(self._name, content, output, answer.logits, answer.setting)
+        return Response(text, headers=headers)
 
-        return await self._replied("classify", answered)
-
-    async def infer(self, model: str, body: bytes, header_length: str | None) -> Reply:
-        """`infer` of the Open Inference Protocol; the parameter `setting` asks for a profile, and says which one served."""
-
-        async def answered() -> Reply:
-            self._check_name(model)
-            output = self._engine.manifest.output
-            request = read_infer(body, header_length, output)
-            batch = await self._batch(request.images)
-            answer = await self._answer(batch, request.setting)
-            text, headers = write_infer(model, request, output, answer.logits, answer.setting)
-            return Reply(200, text, headers)
-
-        return await self._replied("infer", answered)
-
-    async def model(self, model: str) -> Reply:
-        """The model's metadata, as the Open Inference Protocol has it."""
-
-        async def answered() -> Reply:
-            self._check_name(model)
-            manifest = self._engine.manifest
-            datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
-            description = {
+    async def _describe_model(self, request: Request) -> Response:
+        self._check_name(request)
+        manifest = self._engine.manifest
+        datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
+        return JSONResponse(
+            {
                 "name": self._name,
                 "versions": ["1"],
                 "platform": f"vmoe-export, {self._engine.backend_description}",
@@ -110,62 +114,49 @@ class Service:
                 "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
                 "parameters": {"profiles": list(self._engine.profiles), "level": self._batcher.load().level},
             }
-            return Reply(200, json_bytes(description))
-
-        return await self._replied("model", answered)
-
-    async def model_ready(self, model: str) -> Reply:
-        """200 for the model's name."""
-
-        async def answered() -> Reply:
-            self._check_name(model)
-            return Reply(200, json_bytes({"name": self._name, "ready": True}))
-
-        return await self._replied("model", answered)
-
-    def server(self) -> Reply:
-        """The server's metadata, as the Open Inference Protocol has it."""
-        return Reply(
-            200,
-            json_bytes({"name": "vmoe-export", "version": __version__, "extensions": ["binary_tensor_data", "parameters"]}),
         )
 
-    def healthy(self) -> Reply:
-        """200 while requests are taken."""
+    async def _model_ready(self, request: Request) -> Response:
+        self._check_name(request)
+        return JSONResponse({"name": self._name, "ready": True})
+
+    async def _describe_server(self, _: Request) -> Response:
+        extensions = ["binary_tensor_data", "parameters"]
+        return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
+
+    async def _healthy(self, _: Request) -> Response:
         load = self._batcher.load()
-        return Reply(200, json_bytes({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level}))
+        return JSONResponse({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level})
 
-    def measured(self) -> Reply:
-        """Metrics in Prometheus text."""
-        text, content_type = self.metrics.text()
-        return Reply(200, text, {"content-type": content_type})
+    async def _measured(self, _: Request) -> Response:
+        text, content_type = self._metrics.text()
+        return Response(text, headers={"content-type": content_type})
 
-    def refused(self, status: int, sentence: str) -> Reply:
-        """A refusal by the server itself, counted as one."""
-        self.metrics.replied("server", status, 0.0)
-        return _error(status, sentence)
+    def _replying(self, what: str, answer: Endpoint) -> Endpoint:
+        """An endpoint that is counted, and turns what goes wrong into a status and a message."""
 
-    def close(self) -> None:
-        """Answers what waits, and ends."""
-        self._batcher.close()
-        self._decoders.shutdown()
+        async def reply_to(request: Request) -> Response:
+            start = time.perf_counter()
+            try:
+                reply = await answer(request)
+            except (VmoeError, MemoryError) as error:
+                status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+                message = str(error) or "there is not enough memory for this request"
+                reply = JSONResponse({"error": message}, status, _LATER if status == 503 else None)
+            self._metrics.replied(what, reply.status_code, time.perf_counter() - start)
+            return reply
 
-    async def _replied(self, what: str, answered: Callable[[], Awaitable[Reply]]) -> Reply:
-        start = time.perf_counter()
-        try:
-            reply = await answered()
-        except _NotFoundError as error:
-            reply = _error(404, str(error))
-        except (QueueFullError, ClosedError) as error:
-            reply = _error(503, str(error), {"retry-after": RETRY_AFTER})
-        except BackendError as error:
-            reply = _error(500, str(error))
-        except MemoryError:
-            reply = _error(503, "there is not enough memory for this request", {"retry-after": RETRY_AFTER})
-        except VmoeError as error:
-            reply = _error(400, str(error))
-        self.metrics.replied(what, reply.status, time.perf_counter() - start)
-        return reply
+        return reply_to
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body; no more than it may have is kept."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._most_bytes:
+                raise _TooLargeError(f"the body is larger than {self._most_bytes:,} bytes")
+            parts.append(part)
+        return b"".join(parts)
 
     async def _batch(self, images: Any) -> Array:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, self._engine.batch, images)
@@ -176,24 +167,28 @@ class Service:
         # Its cancellation, when a client has gone, takes the request out of the queue.
         return await asyncio.wrap_future(self._batcher.submit(batch, setting))
 
-    def _check_name(self, model: str) -> None:
+    def _check_name(self, request: Request) -> None:
+        model = request.path_params["model"]
         if model != self._name:
             raise _NotFoundError(f"there is no model '{model[:80]}'; '{self._name}' is served here")
 
-    def _predictions(self, logits: Array, top: int) -> list[list[dict[str, Any]]]:
-        names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
-        return [
-            [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-            for best, shares in zip(likeliest(logits, top), softmax(logits), strict=True)
-        ]
+
+_STATUSES = {
+    _NotFoundError: 404,
+    _TooLargeError: 413,
+    BackendError: 500,
+    QueueFullError: 503,
+    ClosedError: 503,
+    MemoryError: 503,
+}
 
 
-class _NotFoundError(RequestError):
-    """Nothing of that name."""
-
-
-def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Reply:
-    return Reply(status, json_bytes({"error": sentence}), {"content-type": "application/json", **(headers or {})})
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the routes refuse by themselves, in the words of everything else."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
+    return JSONResponse({"error": messages.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
 
 def _finite(number: float) -> float | None:

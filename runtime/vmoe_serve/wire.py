@@ -7,59 +7,93 @@ each tensor says how many bytes are its own.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from vmoe_runtime.errors import VmoeError, shown
+from vmoe_runtime import VmoeError
+from vmoe_runtime.errors import shown
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 HEADER_LENGTH = "inference-header-content-length"
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
-_MOST_DIMENSIONS = 8
-_MOST_DEPTH = 64
+_USUAL_TOP = 5
 
 
 class RequestError(VmoeError):
     """A request that can't be understood, or asks for what there isn't."""
 
 
-@dataclass(frozen=True)
-class ClassifyRequest:
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+_Setting = Annotated[str, Field(min_length=1)] | None
+_Size = Annotated[int, Field(ge=0, le=1 << 40)]
+_Picture = Annotated[str, AfterValidator(lambda text: base64.b64decode(text, validate=True))]
+_Message_ = TypeVar("_Message_", bound=_Message)
+
+
+class ClassifyRequest(_Message):
     """Pictures to classify.
 
     Attributes:
-        pictures: encoded picture files.
+        images: encoded picture files; base64 in JSON.
         top: classes to answer with for each.
         setting: name of a profile; None leaves it to the server.
     """
 
-    pictures: tuple[bytes, ...]
-    top: int
-    setting: str | None
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    images: Annotated[list[_Picture], Field(min_length=1)]
+    top: Annotated[int, Field(ge=1)] = _USUAL_TOP
+    setting: _Setting = None
 
 
-@dataclass(frozen=True)
-class InferRequest:
-    """One `infer` of the Open Inference Protocol.
+class Parameters(_Message):
+    """Those of the protocol that are known here, of a request, an input and an output."""
 
-    Attributes:
-        images: float32 or uint8, as the client shaped it.
-        setting: name of a profile; None leaves it to the server.
-        id: to be said again in the answer; None where there is none.
-        binary: the answer's tensor is wanted behind its JSON.
-    """
+    setting: _Setting = None
+    binary_data: bool | None = None
+    binary_data_output: bool = False
+    binary_data_size: _Size | None = None
 
-    images: Array
-    setting: str | None
-    id: str | None
-    binary: bool
+
+class InputTensor(_Message):
+    """The images of a request; `data` is a list of numbers, flat or nested, where they don't stand behind the JSON."""
+
+    name: Literal["image"]
+    datatype: Literal["FP32", "UINT8"]
+    shape: Annotated[list[_Size], Field(min_length=1, max_length=8)]
+    data: Any = None
+    parameters: Parameters = Parameters()
+
+
+class RequestedOutput(_Message):
+    """An output that is wanted."""
+
+    name: str
+    parameters: Parameters = Parameters()
+
+
+class InferRequest(_Message):
+    """One `infer` of the Open Inference Protocol."""
+
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=1)] = []
+    parameters: Parameters = Parameters()
+    id: str | None = None
+
+    @property
+    def binary(self) -> bool:
+        """Whether the answer's tensor is wanted behind its JSON."""
+        wanted = self.outputs[0].parameters.binary_data if self.outputs else None
+        return self.parameters.binary_data_output if wanted is None else wanted
 
 
 def read_classify(body: bytes, content_type: str, query: Mapping[str, str], most_pictures: int) -> ClassifyRequest:
@@ -68,33 +102,30 @@ def read_classify(body: bytes, content_type: str, query: Mapping[str, str], most
     Raises:
         RequestError: it can't be understood.
     """
-    fields: dict[str, Any] = {"top": query.get("top"), "setting": query.get("setting")}
-    if fields["top"] is not None:
-        fields["top"] = int(fields["top"]) if fields["top"].isascii() and fields["top"].isdigit() else -1
+    fields: dict[str, Any] = {name: query[name] for name in ("top", "setting") if name in query}
+    if fields.get("top", "").isdecimal():
+        fields["top"] = int(fields["top"][:9])
     if content_type.partition(";")[0].strip().lower() == "application/json":
-        given = _object(body)
-        unknown = sorted(set(given) - {"images", "top", "setting"})
-        if unknown:
-            raise RequestError(f"the request has a field {shown(unknown[0])}; images, top and setting are known")
-        pictures = _pictures(given.get("images"), most_pictures)
-        fields |= {name: value for name, value in given.items() if name != "images" and value is not None}
+        request = _read(ClassifyRequest, body, fields)
     elif body:
-        pictures = (body,)
+        request = _read(ClassifyRequest, json.dumps({"images": [base64.b64encode(body).decode()]}).encode(), fields)
     else:
         raise RequestError("the request has no body: send a picture, or JSON with 'images'")
-    top = 5 if fields["top"] is None else fields["top"]
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise RequestError("'top' must be a whole number from 1 on")
-    return ClassifyRequest(pictures, top, _setting(fields["setting"]))
+    if len(request.images) > most_pictures:
+        raise RequestError(f"a request takes at most {most_pictures} images, not {len(request.images)}")
+    return request
 
 
-def read_infer(body: bytes, header_length: str | None, output: str) -> InferRequest:
+def read_infer(body: bytes, header_length: str | None, output: str) -> tuple[InferRequest, Array]:
     """Reads an `infer` request with one input `image`, of datatype FP32 or UINT8.
 
     Args:
         body: JSON, and tensors behind it.
-        header_length: what the header `Inference-Header-Content-Length` says; None without it.
+        header_length: value of the header `Inference-Header-Content-Length`; None without it.
         output: name of the only output.
+
+    Returns:
+        The request; and its images, float32 or uint8, in the shape that it says.
 
     Raises:
         RequestError: it can't be understood.
@@ -106,28 +137,10 @@ def read_infer(body: bytes, header_length: str | None, output: str) -> InferRequ
                 f"Inference-Header-Content-Length is {shown(header_length)}, and the body has {len(body)} bytes"
             )
         length = int(header_length)
-    given = _object(body[:length])
-    inputs = given.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise RequestError("the request must have one input, 'image'")
-    images = _tensor(inputs[0], body[length:])
-    parameters = _parameters(given)
-    outputs = given.get("outputs", [])
-    if not isinstance(outputs, list) or not all(isinstance(part, dict) for part in outputs):
-        raise RequestError("'outputs' must be a list of objects")
-    names = [part.get("name") for part in outputs]
-    if names not in ([], [output]):
+    request = _read(InferRequest, body[:length], {})
+    if any(each.name != output for each in request.outputs):
         raise RequestError(f"the model's only output is '{output}'")
-    wanted = [_parameters(part).get("binary_data") for part in outputs]
-    name = given.get("id")
-    if name is not None and not isinstance(name, str):
-        raise RequestError("'id' must be a text")
-    return InferRequest(
-        images,
-        _setting(parameters.get("setting")),
-        name,
-        bool(wanted[0] if wanted and wanted[0] is not None else parameters.get("binary_data_output", False)),
-    )
+    return request, _images(request.inputs[0], body[length:])
 
 
 def write_infer(
@@ -137,7 +150,7 @@ def write_infer(
 
     Args:
         model: its name.
-        request: what was asked.
+        request: what is answered.
         output: name of the output.
         logits: float32[N, ...].
         setting: name of the one that served; it stands in the parameters.
@@ -153,69 +166,33 @@ def write_infer(
         answer["parameters"] = {"setting": setting}
     if request.id is not None:
         answer["id"] = request.id
-    text = json_bytes(answer)
+    text = json.dumps(answer, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
     if not request.binary:
         return text, {"content-type": "application/json"}
     return text + values.tobytes(), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
 
 
-def json_bytes(value: object) -> bytes:
-    """JSON in UTF-8; what is no finite number must have been made None."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _object(body: bytes) -> dict[str, Any]:
+def _read(kind: type[_Message_], body: bytes, defaults: Mapping[str, Any]) -> _Message_:
+    """A message of JSON, with defaults for what it doesn't have or has as null."""
     try:
-        value = json.loads(body, parse_constant=_no_number)
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the request is no JSON: {' '.join(str(error).split())[:100]}") from None
-    if not isinstance(value, dict):
+    if not isinstance(fields, dict):
         raise RequestError("the request must be a JSON object")
-    return value
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number of JSON")
-
-
-def _pictures(given: object, most: int) -> tuple[bytes, ...]:
-    if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
-        raise RequestError("'images' must be a list of picture files in base64")
-    if len(given) > most:
-        raise RequestError(f"a request takes at most {most} images, not {len(given)}")
     try:
-        return tuple(base64.b64decode(text, validate=True) for text in given)
-    except (binascii.Error, ValueError):
-        raise RequestError("'images' must be picture files in base64, and one of them isn't") from None
+        return kind.model_validate({**defaults, **{name: value for name, value in fields.items() if value is not None}})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RequestError(f"the request's '{where[:80]}' can't be used: {' '.join(first['msg'].split())[:200]}") from None
 
 
-def _setting(given: object) -> str | None:
-    if given is None or (isinstance(given, str) and given):
-        return given
-    raise RequestError(f"'setting' must be the name of a profile, not {shown(given)}")
-
-
-def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = given.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise RequestError("'parameters' must be an object")
-    return parameters
-
-
-def _tensor(given: Mapping[str, Any], behind: bytes) -> Array:
-    if given.get("name") != "image":
-        raise RequestError(f"the model's only input is 'image', not {shown(given.get('name'))}")
-    datatype = given.get("datatype")
-    if not isinstance(datatype, str) or datatype not in _DTYPES:
-        raise RequestError(f"the datatype of 'image' must be FP32 or UINT8, not {shown(datatype)}")
-    dtype = _DTYPES[datatype]
-    shape = given.get("shape")
-    if not isinstance(shape, list) or not 1 <= len(shape) <= _MOST_DIMENSIONS or not all(_is_size(size) for size in shape):
-        raise RequestError("the shape of 'image' must be a list of whole numbers, [N, height, width, channels]")
-    values = math.prod(shape)
-    size = _parameters(given).get("binary_data_size")
+def _images(tensor: InputTensor, behind: bytes) -> Array:
+    dtype, shape = _DTYPES[tensor.datatype], tensor.shape
+    size, values = tensor.parameters.binary_data_size, math.prod(shape)
     if size is not None:
-        if not _is_size(size) or size != len(behind) or size != values * dtype.itemsize:
+        if size != len(behind) or size != values * dtype.itemsize:
             raise RequestError(
                 f"'image' of shape {shape} has {values * dtype.itemsize} bytes, and {len(behind)} stand behind the JSON"
             )
@@ -223,31 +200,20 @@ def _tensor(given: Mapping[str, Any], behind: bytes) -> Array:
         return images
     if behind:
         raise RequestError("there are bytes behind the JSON that no input claims by binary_data_size")
-    return _values(given.get("data"), dtype, shape, values)
+    return _numbers(tensor.data, dtype, shape, values)
 
 
-def _values(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
+def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
     """Numbers of JSON, flat or nested."""
-    flat: list[Any] = []
-    parts: list[tuple[object, int]] = [(data, 0)]
-    while parts:
-        part, depth = parts.pop()
-        if isinstance(part, list) and depth < _MOST_DEPTH:
-            parts += [(inner, depth + 1) for inner in reversed(part)]
-        elif isinstance(part, int | float) and not isinstance(part, bool):
-            flat.append(part)
-        else:
-            raise RequestError("'data' of 'image' must be a list of numbers")
-    if len(flat) != count:
-        raise RequestError(f"'image' of shape {list(shape)} has {count} values, and 'data' has {len(flat)}")
-    if dtype.kind == "u" and not all(isinstance(value, int) and 0 <= value <= 255 for value in flat):
-        raise RequestError("'data' of datatype UINT8 must be whole numbers from 0 to 255")
     try:
-        with np.errstate(over="ignore"):
-            return np.array(flat, np.float64 if dtype.kind == "f" else dtype).astype(dtype).reshape(shape)
-    except (OverflowError, ValueError):
-        raise RequestError("'data' of 'image' has numbers that are too large") from None
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1 << 40
+        numbers = np.array(data if isinstance(data, list) else None)
+    except (ValueError, OverflowError):
+        numbers = np.array(None)
+    if numbers.dtype.kind not in ("iu" if dtype.kind == "u" else "iuf") and numbers.size:
+        raise RequestError("'data' of 'image' must be a list of numbers, whole ones for UINT8")
+    if numbers.size != count:
+        raise RequestError(f"'image' of shape {list(shape)} has {count} values, and 'data' has {numbers.size}")
+    if dtype.kind == "u" and not all(0 <= bound <= 255 for bound in (numbers.min(initial=0), numbers.max(initial=0))):
+        raise RequestError("'data' of datatype UINT8 must be whole numbers from 0 to 255")
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype).reshape(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from vmoe_runtime import BackendError, Engine, RoutingError, VmoeError
-from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
+from vmoe_serve.batching import Answer, Batcher
 from vmoe_serve.elastic import Elastic, Level
-from vmoe_serve.levels import cheaper_ones, elastic_plan
+from vmoe_serve.settings import cheaper_ones, elastic_plan
 
 LOW, HIGH = "c0.2-k1", "c1.05-k2"
 PLAN = Elastic((Level(LOW, 0.001, 0.001), Level(HIGH, 0.001, 0.002)), target=0.1, most_images=8)
@@ -72,26 +72,6 @@ def answer_of(future: Future[Answer]) -> Answer:
     return future.result(timeout=60)
 
 
-def test_every_request_gets_the_bits_of_its_own_call(engine: Engine, images: Images) -> None:
-    batcher = Batcher(engine, PLAN, most_images=8, most_waiting=10_000)
-    settings = (None, LOW, "c0.5-k2", HIGH)
-
-    def ask(index: int) -> Answer:
-        first = index * 3 % 1500
-        return batcher.submit(images[first : first + 1 + index % 4], settings[index % len(settings)]).result(60)
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(400)))
-    batcher.close()
-    for index, answer in enumerate(answers):
-        first = index * 3 % 1500
-        assert answer.setting in ((LOW, HIGH) if settings[index % 4] is None else (settings[index % 4],))
-        np.testing.assert_array_equal(answer.logits, engine(images[first : first + 1 + index % 4], answer.setting))
-    done = batcher.load()
-    assert sum(done.served.values()) == sum(1 + index % 4 for index in range(400))
-    assert done.waiting == 0 and done.calls < 400 and max(answer.together for answer in answers) > 4
-
-
 def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine, images: Images) -> None:
     with held(engine, images) as (gate, batcher):
         asked = [(3, LOW), (2, HIGH), (3, LOW), (3, LOW), (1, HIGH), (1, LOW)]
@@ -101,21 +81,8 @@ def test_calls_take_whole_requests_of_one_setting_in_their_order(engine: Engine,
         answers = [answer_of(future) for future in futures]
     # The third request at LOW no longer fits into eight, and the one behind it doesn't overtake it.
     assert gate.calls == [(1, HIGH), (6, LOW), (3, HIGH), (4, LOW)]
-    assert [answer.together for answer in answers] == [6, 3, 6, 4, 3, 4]
+    assert [answer.batch_size for answer in answers] == [6, 3, 6, 4, 3, 4]
     assert all(answer.waited > 0 and answer.seconds > 0 for answer in answers)
-
-
-def test_a_full_queue_refuses_and_is_open_again_when_there_is_room(engine: Engine, images: Images) -> None:
-    with held(engine, images, most_waiting=5) as (gate, batcher):
-        first = batcher.submit(images[:4], LOW)
-        with pytest.raises(QueueFullError, match=r"^4 images wait already, and at most 5 may$"):
-            batcher.submit(images[:2], LOW)
-        second = batcher.submit(images[:1], LOW)
-        assert batcher.load().refused == 1
-        gate.let_through.release(1000)
-        answer_of(first)
-        answer_of(second)
-        answer_of(batcher.submit(images[:5], LOW))
 
 
 def test_a_request_that_is_cancelled_is_not_run(engine: Engine, images: Images) -> None:
@@ -144,28 +111,7 @@ def test_an_error_of_a_call_reaches_all_of_its_requests_and_nobody_else(engine: 
         np.testing.assert_array_equal(answer_of(fine).logits, engine(images[:1], HIGH))
 
 
-def test_closing_answers_those_who_wait_or_tells_them(engine: Engine, images: Images) -> None:
-    with held(engine, images) as (gate, batcher):
-        waiting = batcher.submit(images[:1], LOW)
-        gate.let_through.release(1000)
-        batcher.close()
-        assert answer_of(waiting).setting == LOW
-        with pytest.raises(ClosedError, match="shutting down"):
-            batcher.submit(images[:1])
-    with held(engine, images) as (gate, batcher):
-        waiting, gone = batcher.submit(images[:1], LOW), batcher.submit(images[:1], LOW)
-        gone.cancel()
-        closing = threading.Thread(target=batcher.close, kwargs={"drain": False})
-        closing.start()
-        with pytest.raises(ClosedError, match="shutting down"):
-            answer_of(waiting)
-        with pytest.raises(CancelledError):
-            answer_of(gone)
-        gate.let_through.release(1000)
-        closing.join(60)
-
-
-def test_a_rush_is_served_at_the_low_level_and_what_asks_for_the_high_one_gets_it(engine: Engine, images: Images) -> None:
+def test_a_rush_is_served_at_the_low_level_and_requests_for_the_high_one_get_it(engine: Engine, images: Images) -> None:
     with held(engine, images, PLAN) as (gate, batcher):
         assert batcher.load().level == HIGH
         rush = [batcher.submit(images[index : index + 1]) for index in range(60)]
@@ -190,15 +136,7 @@ def test_settings_that_clients_make_up_are_counted_together(engine: Engine, imag
     assert batcher.load().served == {"other": 20, LOW: 2, HIGH: 2, "c0.3-k1": 2}
 
 
-def test_without_a_plan_the_engines_profile_serves(engine: Engine, images: Images) -> None:
-    with held(engine, images) as (gate, batcher):
-        future = batcher.submit(images[:1])
-        gate.let_through.release(1000)
-        expected = engine.setting()
-        assert expected is not None and answer_of(future).setting == expected.name == batcher.load().level
-
-
-def test_what_can_not_be_served_is_one_sentence(engine: Engine, images: Images, mnist_bundle: Path) -> None:
+def test_what_can_not_be_served_is_one_line(engine: Engine, images: Images) -> None:
     with held(engine, images) as (_, batcher):
         for count in (0, 9):
             with pytest.raises(VmoeError, match=f"a request takes 1 to 8 images, not {count}"):
@@ -206,11 +144,9 @@ def test_what_can_not_be_served_is_one_sentence(engine: Engine, images: Images, 
         with pytest.raises(RoutingError, match="fastest"):
             batcher.submit(images[:1], "fastest")
         assert batcher.load().waiting == 0
-    with Engine.load(mnist_bundle) as grouped, pytest.raises(VmoeError, match="export it with --group image"):
-        Batcher(grouped, None, most_images=16, most_waiting=16)
 
 
-def test_levels_are_timed_on_this_machine_and_dearer_ones_are_left_out(engine: Engine) -> None:
+def test_levels_are_timed_on_this_machine_and_more_expensive_ones_are_left_out(engine: Engine) -> None:
     profiles = [engine.setting(name) for name in (LOW, HIGH)]
     plan, notes = elastic_plan(engine, [profile for profile in profiles if profile], 1.0, 8)
     assert [level.profile for level in plan.levels] in ([LOW, HIGH], [HIGH])

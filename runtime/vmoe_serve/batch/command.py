@@ -1,212 +1,175 @@
-"""`vmoe-serve batch`: checks what was asked for, goes on where an earlier run stopped, and says what was done."""
+"""`vmoe serve batch`: a job over many pictures, which goes on where an earlier run stopped."""
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
 
 from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.pictures import check_takes_pictures
-from vmoe_runtime.whole_files import real_path
-from vmoe_serve.batch.arguments import PROGRAM, Arguments
-from vmoe_serve.batch.job import Job, Shard, missing
-from vmoe_serve.batch.output import begin, finish, locked, unfinish
-from vmoe_serve.batch.pictures import Pictures, open_pictures
-from vmoe_serve.batch.progress import Progress
-from vmoe_serve.batch.run import write_shards
-from vmoe_serve.batch.shards import ShardError, Written, read_shard
-from vmoe_serve.batch.worker import WorkerPlan, manifest_digest
-from vmoe_serve.ray_session import connected_ray, signals_handled, silenced
+from vmoe_serve.batch.classifier import answer_fields, manifest_digest
+from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
+from vmoe_serve.batch.job import Job, Output, Written
+from vmoe_serve.batch.locations import Location
+from vmoe_serve.command import count_option
 from vmoe_serve.settings import check_served, named
-from vmoe_tools.command_line import (
-    FAILURE,
-    STANDARD_OUTPUT,
-    CommandError,
-    check_output_file,
-    complain,
-    people_stream,
-    write_json,
+from vmoe_tools.options import (
+    CONTEXT,
+    backend_option,
+    bundle_argument,
+    json_option,
+    profile_option,
+    quiet_option,
+    threads_option,
+    verbose_option,
 )
+from vmoe_tools.output import check_output_file, people_stream, write_json
+
+_USUAL_TOP = 5
+_PAUSE = 10.0  # seconds between lines of progress
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a finished job has written.
+@click.command(context_settings=CONTEXT)
+@bundle_argument
+@click.argument("source", metavar="INPUT")
+@click.argument("target", metavar="OUTPUT")
+@click.option("--column", metavar="C", help="Column of Parquet files with the pictures' bytes, or structs with 'bytes'.")
+@profile_option
+@count_option("--top", 1 << 24, None, f"Classes per picture. Default: {_USUAL_TOP}.")
+@click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
+@count_option("--part-size", 1 << 24, 1024, "Pictures per file of the output, which is what a stopped job loses at most.")
+@count_option("--batch-size", 4096, 8, "Images per call.")
+@count_option("--replicas", 9999, 1, "Processes that answer; each has an engine, and takes --threads of Ray's CPUs, or one.")
+@threads_option
+@backend_option
+@click.option("--force", is_flag=True, help="Start anew where OUTPUT has the parts of another job, which are removed.")
+@click.option("--redo-errors", is_flag=True, help="Process parts again that have pictures with an error.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where a picture can't be read; all are processed nevertheless.")
+@json_option
+@quiet_option
+@verbose_option
+def batch(bundle: Path, source: str, target: str, json_target: str | None, **options: Any) -> int:
+    """Classify all pictures of a folder or of Parquet files through Ray Data.
 
-    Attributes:
-        job: SHA-256 (hex) of the job's description.
-        pictures: of the input; each is one row.
-        answered, errors: how many have an answer, and how many an error instead.
-        shards: files.
-        runtimes: what answered, in words; several where the runs of a job were on different machines.
+    INPUT is a folder of pictures, or with --column a Parquet file or a folder of them. OUTPUT becomes a folder of Parquet
+    files. Both are paths, or URIs such as s3://bucket/folder. It runs on this machine, or on the Ray cluster that the
+    variable RAY_ADDRESS names. Where it was stopped or killed, the same command goes on.
     """
-
-    job: str
-    pictures: int
-    answered: int
-    errors: int
-    shards: int
-    runtimes: list[str]
-
-
-class _StoppedError(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM. No Exception: what Ray does with those must not concern it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.left: list[Shard] = []  # shards that weren't finished, as far as that is known
-
-
-def run(arguments: Arguments) -> int:
-    """Runs the subcommand.
-
-    Returns:
-        The exit code: 0; 1 where --strict was given and pictures can't be read; 130 and 143 after Ctrl-C and SIGTERM.
-
-    Raises:
-        VmoeError, OSError: it can't be done; shards that are finished stay.
-    """
-    try:
-        with signals_handled(_stop):
-            return _run(arguments)
-    except (_StoppedError, SystemExit) as stopped:
-        # Ray ends the process in this way where SIGTERM comes while it is started.
-        number, left = (stopped.number, stopped.left) if isinstance(stopped, _StoppedError) else (signal.SIGTERM, [])
-        where = f": {len(left):,} are missing, {left[0].name} is the first" if left else ""
-        complain(PROGRAM, f"stopped; finished shards stay, and the same command goes on from there{where}")
-        return 128 + number
+    check_output_file(json_target, [bundle])
+    where, place = Location.of(source), Location.of(target)
+    for other in (where, Location.of(str(bundle))):
+        if place.overlaps(other):
+            raise click.ClickException(f"{target} can't be the output: it is, has or lies in {other.text}")
+    manifest, digest = _checked_bundle(bundle)
+    files = list_files(where, options["column"])
+    job = _job(manifest, digest, files, bundle, options)
+    parts = divide(files, options["part_size"])
+    output = Output(place, job)
+    output.begin(force=options["force"])
+    kept = [each for each in output.parts(parts) if not (options["redo_errors"] and each.errors)]
+    start = time.monotonic()
+    done = {each.part.number for each in kept}
+    written = _process(bundle, where, output, job, [part for part in parts if part.number not in done], options)
+    summary = _summary(job, [*kept, *written])
+    if written or not output.is_finished():
+        output.finish(summary)
+    seconds = time.monotonic() - start
+    write_json(json_target, {**summary, "kept_parts": len(kept), "seconds": round(seconds, 3)})
+    if summary["errors"] and (options["strict"] or not options["quiet"]):
+        click.echo(f"vmoe: {summary['errors']:,} pictures can't be answered; the column 'error' says why", err=True)
+    if not options["quiet"]:
+        how = f"{len(kept):,} were there already" + (f", the others took {seconds:,.1f} s" if written else "")
+        click.echo(f"{summary['pictures']:,} pictures in {summary['parts']:,} parts; {how}", people_stream(json_target))
+    return 1 if options["strict"] and summary["errors"] else 0
 
 
-def _run(arguments: Arguments) -> int:
-    _check_paths(arguments)
-    manifest, digest = while_unchanged(lambda: _bundle(arguments))
-    pictures = open_pictures(arguments.input, arguments.column)
-    job = Job(
-        bundle=digest,
-        input=pictures.digest,
-        pictures=len(pictures),
-        column=arguments.column,
-        setting=_setting(manifest, arguments),
-        backend=arguments.backend,
-        output=None if arguments.top else manifest.output,
-        top=arguments.top,
-        shard_size=arguments.shard_size,
-    )
-
-    def note(sentence: str) -> None:
-        if not arguments.quiet:
-            complain(PROGRAM, sentence)
-
-    with locked(arguments.output):
-        if shards := begin(arguments.output, job, force=arguments.force, say=note):
-            note(f"checking the shards that are there already, {shards:,} of {len(job.shards):,}")
-        kept = list(_finished(arguments, job, pictures))
-        computed, seconds = _compute(arguments, job, pictures, kept)
-        if lost := missing(job.shards, [each.shard for each in (*kept, *computed)]):
-            raise CommandError(f"Ray has lost {len(lost)} shards; the same command writes them")
-        summary = _summary(job, [*kept, *computed])
-        finish(arguments.output, job, asdict(summary))
-    write_json(arguments.json, {**asdict(summary), "kept_shards": len(kept), "seconds": round(seconds, 3)})
-    _say(arguments, summary, len(kept), seconds)
-    return FAILURE if arguments.strict and summary.errors else 0
-
-
-def _check_paths(arguments: Arguments) -> None:
-    check_output_file(arguments.json, [arguments.bundle, arguments.input])
-    output, source, bundle = map(real_path, (arguments.output, arguments.input, arguments.bundle))
-    for other, what in ((source, "input"), (bundle, "bundle")):
-        if output == other or output in other.parents or other in output.parents:
-            raise CommandError(f"{arguments.output} is no place for the output: it is, has or lies in the {what}")
-    if arguments.json not in (None, STANDARD_OUTPUT) and output in real_path(Path(arguments.json)).parents:
-        raise CommandError(f"{arguments.json} can't be written: {arguments.output} is for shards alone")
-
-
-def _bundle(arguments: Arguments) -> tuple[Manifest, str]:
-    """The manifest of a bundle whose every byte was checked, and the SHA-256 of it."""
-    with Bundle.open(arguments.bundle) as bundle:
+def _checked_bundle(path: Path) -> tuple[Manifest, str]:
+    """The manifest of a bundle whose every byte was checked, and its SHA-256."""
+    with Bundle.open(path) as bundle:
         bundle.verify_weights()
-        check_served(bundle.manifest, arguments.bundle)
+        check_served(bundle.manifest, path)
         check_takes_pictures(bundle.manifest.input.channels)
         return bundle.manifest, manifest_digest(bundle.path)
 
 
-def _setting(manifest: Manifest, arguments: Arguments) -> str | None:
-    if arguments.top and manifest.output != "logits":
-        raise CommandError(f"{arguments.bundle} puts out {manifest.output}, no classes: --output-logits writes them")
-    if arguments.profile is not None:
-        return named(manifest, arguments.profile).name
-    return next(iter(manifest.profiles), None)
+def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
+    logits = options["output_logits"]
+    if logits and options["top"]:
+        raise click.UsageError("--top counts the classes of a picture, and --output-logits writes none")
+    if not logits and manifest.output != "logits":
+        raise click.UsageError(f"{bundle} outputs {manifest.output}, no classes: --output-logits writes them")
+    name = options["profile"]
+    return Job(
+        bundle=digest,
+        input=digest_of(files),
+        pictures=sum(file.rows for file in files),
+        column=options["column"],
+        setting=named(manifest, name).name if name else next(iter(manifest.profiles), None),
+        backend=options["backend"],
+        output=manifest.output if logits else None,
+        top=None if logits else options["top"] or _USUAL_TOP,
+        part_size=options["part_size"],
+    )
 
 
-def _finished(arguments: Arguments, job: Job, pictures: Pictures) -> Iterator[Written]:
-    """The shards that are there, whole and not to be done again; a damaged one is named, and counts as missing."""
-    for shard in job.shards:
-        try:
-            written = read_shard(arguments.output, job, shard, pictures.part(shard.first, shard.stop))
-            if not (arguments.redo_errors and written.errors):
-                yield written
-        except FileNotFoundError:
-            continue
-        except ShardError as error:
-            if not arguments.quiet:
-                complain(PROGRAM, f"{error}; it is written again")
+def _process(
+    bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], options: dict[str, Any]
+) -> list[Written]:
+    """Answers and writes the parts that are missing."""
+    if not parts:
+        return []
+    from vmoe_serve.batch.pipeline import answered_parts
+    from vmoe_serve.ray_session import connected_ray, silenced
 
-
-def _compute(arguments: Arguments, job: Job, pictures: Pictures, kept: Sequence[Written]) -> tuple[list[Written], float]:
-    """Writes the shards that are missing: they, and the seconds that it took."""
-    shards = missing(job.shards, [each.shard for each in kept])
-    if not shards:
-        return [], 0.0
-    unfinish(arguments.output)
-    bundle, source, output = map(real_path, (arguments.bundle, arguments.input, arguments.output))
-    plan = WorkerPlan(job, bundle, source, output, arguments.batch, arguments.threads)
+    output.unfinish()
     written: list[Written] = []
-    replaced = {shard for shard in shards if (output / shard.name).exists()}  # damaged, or to be done again
-    # Ray lends so many CPUs, and the operating system shares out those that there are.
-    cpus = arguments.replicas * (arguments.threads or 1) + 1
+    replicas, threads = options["replicas"], options["threads"]
+    cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
+    arguments = (job, bundle.resolve(), options["batch_size"], threads)
     try:
-        with silenced() as stream, connected_ray(cpus), signals_handled(_stop):
-            start = time.monotonic()
-            progress = Progress(stream, job.pictures, job.pictures - _count(shards), quiet=arguments.quiet)
-            try:
-                for done in write_shards(plan, pictures, shards, arguments.replicas):
-                    written.append(done)
-                    progress.advance(_count([done.shard]))
-            finally:
-                progress.end()
-            return written, time.monotonic() - start
-    except _StoppedError as stopped:
-        # Ray hands on what replicas have written later than they write it, and maybe never.
-        left = missing(shards, [each.shard for each in written])
-        stopped.left = [shard for shard in left if shard in replaced or not (output / shard.name).exists()]
+        with silenced() as messages, connected_ray(replicas * cpus + 1, object_store=1 << 29):
+            start = said = time.monotonic()
+            for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
+                written.append(_write(output, job, part, table))
+                answered += part.rows
+                if (now := time.monotonic()) - said > _PAUSE and not options["quiet"]:
+                    said = now
+                    click.echo(f"{answered:,} of {pictures:,} pictures, {answered / (now - start):,.1f} a second", messages)
+    except KeyboardInterrupt:
+        click.echo(f"{len(parts) - len(written):,} parts are missing; the same command goes on from there", err=True)
         raise
+    return written
 
 
-def _count(shards: Sequence[Shard]) -> int:
-    return sum(shard.stop - shard.first for shard in shards)
+def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:
+    """Writes the answers of a part, with the columns that say which pictures they are of."""
+    columns: dict[str, Any] = {
+        "row": pa.array(range(part.first, part.first + part.rows), pa.int64()),
+        "path": [file.name for file in part.files for _ in range(file.rows)],
+    }
+    if job.column is not None:
+        columns["file_row"] = pa.array([row for file in part.files for row in range(file.rows)], pa.int64())
+    columns |= {field.name: answers[field.name] for field in answer_fields(job)}
+    columns |= {"error": answers["error"], "setting": pa.array([job.setting] * part.rows, pa.string())}
+    runtimes = tuple(sorted(answers["runtime"].unique().to_pylist()))
+    written = Written(part, part.rows - answers["error"].null_count, runtimes)
+    output.write(part, pa.table(columns), written)
+    return written
 
 
-def _summary(job: Job, written: Sequence[Written]) -> Summary:
+def _summary(job: Job, written: Sequence[Written]) -> dict[str, Any]:
     errors = sum(each.errors for each in written)
-    runtimes = sorted({each.runtime for each in written})
-    return Summary(job.digest, job.pictures, job.pictures - errors, errors, len(written), runtimes)
-
-
-def _say(arguments: Arguments, summary: Summary, kept: int, seconds: float) -> None:
-    if summary.errors and (arguments.strict or not arguments.quiet):
-        of = f"{summary.errors:,} of {summary.pictures:,} pictures"
-        complain(PROGRAM, f"{of} can't be answered; the column 'error' says why")
-    if not arguments.quiet:
-        how = f"in {seconds:,.1f} s" if kept < summary.shards else "which were there already"
-        text = f"{summary.pictures:,} pictures in {summary.shards:,} shards, {how}"
-        if 0 < kept < summary.shards:
-            text += f"; {kept:,} shards were there already"
-        print(text, file=people_stream(arguments.json))
-
-
-def _stop(number: int) -> None:
-    raise _StoppedError(number)
+    return {
+        **asdict(job),
+        "answered": job.pictures - errors,
+        "errors": errors,
+        "parts": len(written),
+        "runtimes": sorted({runtime for each in written for runtime in each.runtimes}),
+    }

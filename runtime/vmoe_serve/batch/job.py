@@ -1,28 +1,36 @@
-"""What a job is: everything that its output depends on, and how its input is divided."""
+"""What a batch job is, and the folder that it writes: the same job each time, each part once, by one writer at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Self
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
 
 from vmoe_runtime import __version__
-from vmoe_runtime.errors import VmoeError
+from vmoe_serve.batch.inputs import Part
+from vmoe_serve.batch.locations import BatchError, Location
 
-FORMAT = "vmoe-batch-job 1"
+JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
+ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
 
+_OURS = re.compile(r"\.?(_job\.json|_SUCCESS|_writer|part-\d+-of-\d+-[0-9a-f]{8}\.parquet)(\.[0-9a-f]{16})?")
+_PART = re.compile(r"part-\d+-of-\d+-([0-9a-f]{8})\.parquet")
 _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
-
-
-class JobError(VmoeError):
-    """A job description that can't be read."""
+_READERS = 16
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the shards of a job depend on. Replicas, threads and images per call are not part of it.
+    """What the answers of a job depend on. Replicas, threads and images per call are not part of it.
 
     Attributes:
         bundle: SHA-256 (hex) of the bundle's manifest, which has those of its other files.
@@ -30,10 +38,10 @@ class Job:
         pictures: how many.
         column: of Parquet files; None for a folder of pictures.
         setting: name of the profile; None for a model that has nothing to set.
-        backend: as it was asked for.
+        backend: as it was requested.
         output: name of the model's output that is written; None for classes.
         top: classes per picture; None where none are written.
-        shard_size: pictures per shard; the last one may have fewer.
+        part_size: pictures per part, at least.
         version: of this package.
     """
 
@@ -45,78 +53,161 @@ class Job:
     backend: str
     output: str | None
     top: int | None
-    shard_size: int
+    part_size: int
     version: str = __version__
 
     @property
     def text(self) -> str:
         """The job as JSON: the same for the same job."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @property
-    def shards(self) -> list[Shard]:
-        """The shards, in the order of the input."""
-        starts = range(0, self.pictures, self.shard_size)
-        return [
-            Shard(number, len(starts), first, min(first + self.shard_size, self.pictures))
-            for number, first in enumerate(starts)
-        ]
-
-    def differences(self, other: Self) -> str:
-        """What is otherwise than in another job, in words; empty for the same job."""
-        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+    def differences(self, other: Mapping[str, Any]) -> str:
+        """In which fields another job's JSON differs, in words; empty for the same job."""
+        pairs = [(name, other.get(name), value) for name, value in asdict(self).items()]
         return ", ".join(
-            _HASHED.get(name) or f"{name.replace('_', ' ')} {ours or 'none'} and not {theirs or 'none'}"
-            for name, ours, theirs in pairs
+            _HASHED.get(name) or f"{name.replace('_', ' ')} {theirs or 'none'} and not {ours or 'none'}"
+            for name, theirs, ours in pairs
             if ours != theirs
         )
 
-    @classmethod
-    def read(cls, text: str | bytes) -> Self:
-        """The job of a text.
-
-        Raises:
-            JobError: it is none.
-        """
-        try:
-            content = json.loads(text)
-            if content.pop("format") != FORMAT:
-                raise JobError("another version of vmoe-serve wrote it")
-            job = cls(**content)
-            if job.text.encode() != (text if isinstance(text, bytes) else text.encode()):
-                raise JobError("it was changed")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise JobError("it is damaged") from None
-        return job
-
 
 @dataclass(frozen=True)
-class Shard:
-    """Neighbouring pictures of the input, whose answers are one file.
+class Written:
+    """A part that is there, whole.
 
     Attributes:
-        number: from 0 on.
-        count: of all shards.
-        first, stop: numbers of the pictures in the input; `stop` is not among them.
+        part: which one.
+        errors: pictures that have an error instead of an answer.
+        runtimes: what answered, in words.
     """
 
-    number: int
-    count: int
-    first: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"shard-{self.number:05}-of-{self.count:05}.parquet"
+    part: Part
+    errors: int
+    runtimes: tuple[str, ...]
 
 
-def missing(shards: Sequence[Shard], finished: Sequence[Shard]) -> list[Shard]:
-    """The shards that are not among the finished ones."""
-    done = {shard.number for shard in finished}
-    return [shard for shard in shards if shard.number not in done]
+class Output:
+    """The folder of a job.
+
+    Every file is written under a temporary name and moved, so that a file is whole or not there. The names of parts are
+    those of the job, and only the process that began last writes any: nothing that an earlier one did is counted twice.
+    """
+
+    def __init__(self, location: Location, job: Job) -> None:
+        self._location, self._fs, self._job = location, location.filesystem, job
+        self._token = secrets.token_hex(8)
+
+    def begin(self, *, force: bool) -> None:
+        """Makes the folder that of the job, new or begun before, and this process the only one that writes there.
+
+        Args:
+            force: remove the parts of another job.
+
+        Raises:
+            BatchError: the folder has another job, or files that no job wrote.
+            OSError: it can't be written.
+        """
+        if self._location.is_local:  # object stores have no folders
+            self._fs.create_dir(self._location.path, recursive=True)
+        names = self._names()
+        self._check_job(names, force=force)
+        self._put(WRITER_NAME, self._token.encode())
+        self._put(JOB_NAME, self._job.text.encode())
+        self._remove(name for name in names if self._is_left_over(name))
+
+    def parts(self, parts: Sequence[Part]) -> list[Written]:
+        """The parts that are there."""
+        names = set(self._names())
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = pool.map(self._written, [part for part in parts if self._name(part) in names])
+        return [each for each in found if each is not None]
+
+    def is_finished(self) -> bool:
+        """Whether the folder says that the job is done."""
+        return SUCCESS_NAME in self._names()
+
+    def unfinish(self) -> None:
+        """Takes away what says that the job is done."""
+        self._remove([SUCCESS_NAME] if self.is_finished() else [])
+
+    def write(self, part: Part, table: pa.Table, written: Written) -> None:
+        """Writes the answers of a part.
+
+        Raises:
+            BatchError: another process writes to the folder by now.
+            OSError: it can't be written.
+        """
+        metadata = {ERRORS: str(written.errors), RUNTIMES: json.dumps(written.runtimes)}
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(metadata), sink)
+        self._check_writer()
+        self._put(self._name(part), sink.getvalue())
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Says that the job is done, and that nothing but its parts is there.
+
+        Raises:
+            BatchError: another process writes to the folder by now.
+            OSError: it can't be written.
+        """
+        self._check_writer()
+        self._remove(name for name in self._names() if self._is_left_over(name))
+        self._put(SUCCESS_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+
+    def _check_job(self, names: Sequence[str], *, force: bool) -> None:
+        if foreign := [name for name in names if not _OURS.fullmatch(name)]:
+            raise BatchError(f"{self._location.text} has '{foreign[0]}', which no job wrote: choose another folder")
+        if JOB_NAME not in names:
+            return
+        try:
+            other = json.loads(self._read(JOB_NAME))
+            differences = self._job.differences(other)
+        except (ValueError, AttributeError):
+            differences = f"a {JOB_NAME} that is damaged"
+        if differences and not force:
+            raise BatchError(f"{self._location.text} has a job with {differences}; --force removes its parts")
+
+    def _check_writer(self) -> None:
+        if self._read(WRITER_NAME) != self._token.encode():
+            raise BatchError(f"another run of this command writes to {self._location.text} by now, so this one ends")
+
+    def _written(self, part: Part) -> Written | None:
+        """What a part's file says of itself; None for one that is not whole, which is written again."""
+        try:
+            found = pq.read_metadata(f"{self._location.path}/{self._name(part)}", filesystem=self._fs)
+            written = Written(part, int(found.metadata[ERRORS]), tuple(json.loads(found.metadata[RUNTIMES])))
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+            return None
+        return written if found.num_rows == part.rows else None
+
+    def _name(self, part: Part) -> str:
+        return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.parquet"
+
+    def _is_left_over(self, name: str) -> bool:
+        """Whether a file is temporary, or a part of another job."""
+        match = _PART.fullmatch(name)
+        return name.startswith(".") or (match is not None and match[1] != self._job.digest[:8])
+
+    def _names(self) -> list[str]:
+        infos = self._fs.get_file_info(fs.FileSelector(self._location.path, allow_not_found=True))
+        return sorted(info.base_name for info in infos)
+
+    def _read(self, name: str) -> bytes:
+        with self._fs.open_input_stream(f"{self._location.path}/{name}") as file:
+            content: bytes = file.read()
+        return content
+
+    def _put(self, name: str, content: Any) -> None:
+        temporary = f"{self._location.path}/.{name}.{self._token}"
+        with self._fs.open_output_stream(temporary) as file:
+            file.write(content)
+        self._fs.move(temporary, f"{self._location.path}/{name}")
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._fs.delete_file(f"{self._location.path}/{name}")

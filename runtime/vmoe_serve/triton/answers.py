@@ -1,24 +1,25 @@
-"""Requests with settings of their own, answered together: one call of the engine for each setting."""
+"""Requests with settings of their own: how they are read, and one call of the engine for those of each setting."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Engine
-from vmoe_runtime.errors import ImageError, VmoeError
+from vmoe_runtime import Engine, ImageError, RoutingError, Setting, VmoeError
+from vmoe_runtime.errors import shown
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.request_setting import request_setting
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one client asks for.
+    """The request of one client.
 
     Attributes:
         images: as the bundle takes them, float32 or uint8 [N,H,W,C].
@@ -31,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request.
+    """The answer to one request.
 
     Attributes:
         output: float32[N, ...], the rows of the request's images of what an engine's call returns.
@@ -88,3 +89,32 @@ def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array])
         return dict.fromkeys(batch, error)
     ends = np.cumsum([len(images) for images in batch.values()])
     return {number: Answer(rows, name) for number, rows in zip(batch, np.split(output, ends[:-1]), strict=True)}
+
+
+def request_setting(parameters: Mapping[str, object]) -> Setting:
+    """The setting of a request.
+
+    Args:
+        parameters: by name: `profile` (a text), `capacity` (a number), `k` and `max_experts` (whole numbers), `bpr` and
+            `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
+
+    Raises:
+        RoutingError: a parameter of another name. What the values must be is checked by the engine.
+
+    Example:
+        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"})
+        Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None)
+    """
+    names = [field.name for field in dataclasses.fields(Setting)]
+    if unknown := sorted(parameters.keys() - set(names)):
+        raise RoutingError(f"there is no request parameter {shown(unknown[0])}; there are {', '.join(names)}")
+    fields: dict[str, Any] = {name: value if name == "profile" else _value(value) for name, value in parameters.items()}
+    return Setting(**fields)
+
+
+def _value(value: Any) -> Any:
+    """The number or truth value of a text, where it is one."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value

@@ -1,97 +1,105 @@
-"""`vmoe-serve triton`: from a bundle to a model repository."""
+"""`vmoe serve triton`: from a bundle to a model repository."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vmoe_runtime import library_path
+import click
+
+from vmoe_runtime import BackendError, library_path
 from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.errors import BackendError
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
+from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import model_name, named
-from vmoe_serve.triton.arguments import Arguments
-from vmoe_serve.triton.model_config import Scheduling
-from vmoe_serve.triton.repository import Model, onnxruntime_model, python_model, write_repository
-from vmoe_serve.triton.target import check_repository_target
-from vmoe_tools.command_line import CommandError, UsageError, printable
+from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
+from vmoe_tools.options import CONTEXT, bundle_argument, profiles_option, quiet_option, verbose_option
 
 _USUAL_BATCH = 32
 
 
-def run(arguments: Arguments) -> None:
-    """Runs the subcommand.
+@click.command(context_settings=CONTEXT)
+@bundle_argument
+@click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
+@profiles_option
+@count_option("--batch-size", 65536, None, f"The most images of an execution. Default: {_USUAL_BATCH}, or what fits groups.")
+@name_option
+@click.option(
+    "--backend",
+    type=click.Choice(["python", "onnxruntime", "both"]),
+    default="python",
+    show_default=True,
+    help="Triton's backend: one model on the engine, whose requests choose their setting; or a model NAME-PROFILE for each "
+    "profile, without Python; or both.",
+)
+@count_option("--instances", 1024, 1, "Instances of each model, which run side by side.")
+@click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
+@quiet_option
+@verbose_option
+def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
+    """Write a model repository for the Triton Inference Server.
 
-    Raises:
-        UsageError, RoutingError: the command line asks for what the bundle hasn't.
-        VmoeError, OSError: whatever else goes wrong.
+    The first --profile is what requests get that name none. The bundle's files are in the repository as hard links.
     """
-    check_repository_target(arguments.repository, force=arguments.force)
-    models = while_unchanged(lambda: _models(arguments))
-    copied = write_repository(arguments.repository, models, force=arguments.force)
-    if not arguments.quiet:
-        _print_summary(arguments, models, copied)
+    check_target(repository, force=force)
+    models = _models(bundle, options)
+    copied = write_repository(repository, models, force=force)
+    if quiet:
+        return
+    width = max(len(model.name) for model in models)
+    for model in models:
+        click.echo(f"{model.name:<{width}}  {model.serves}")
+    how = f"{copied / 1e6:.1f} MB were copied, as they can't be linked to from there" if copied else "hard links"
+    click.echo(f"files of {bundle}: {how}")
+    click.echo(f"tritonserver --model-repository={repository.absolute()}")
 
 
-def _models(arguments: Arguments) -> list[Model]:
+def _models(path: Path, options: dict[str, Any]) -> list[Model]:
     """The models of a bundle whose every byte was checked; nothing is linked before it is closed, as links change files."""
-    with Bundle.open(arguments.bundle) as bundle:
+    backend = options["backend"]
+    with Bundle.open(path) as bundle:
         manifest = bundle.manifest
-        profiles = _profiles(manifest, arguments.profiles)
-        scheduling = Scheduling(_max_batch(manifest, arguments.max_batch), arguments.instances)
-        name = arguments.name or model_name(arguments.bundle)
-        models = []
-        if arguments.backend != "onnxruntime":
-            models.append(python_model(bundle, name, scheduling, profiles[0]))
-        if arguments.backend != "python":
-            library = _library(manifest, arguments)
+        profiles = _profiles(manifest, options["profiles"])
+        scheduling = (_batch_size(manifest, options["batch_size"]), options["instances"])
+        name = options["name"] or model_name(path)
+        models = [] if backend == "onnxruntime" else [python_model(bundle, name, *scheduling, profiles[0])]
+        if backend != "python":
+            library = _library(manifest, path, backend)
             for profile in profiles:
                 of_profile = f"{name}-{profile.name if profile else 'onnxruntime'}"
-                models.append(onnxruntime_model(bundle, of_profile, scheduling, profile, library))
+                models.append(onnxruntime_model(bundle, of_profile, *scheduling, profile, library))
         bundle.verify_weights()
     return models
 
 
 def _profiles(manifest: Manifest, names: Sequence[str]) -> list[Profile | None]:
-    """The profiles that were asked for, each once; one None where there is nothing to set."""
+    """The requested profiles, each once; one None where there is nothing to set."""
     chosen = [named(manifest, name) for name in names] or manifest.profiles.values()
     return list({profile.name: profile for profile in chosen}.values()) or [None]
 
 
-def _max_batch(manifest: Manifest, asked: int | None) -> int:
+def _batch_size(manifest: Manifest, requested: int | None) -> int:
     multiple = manifest.batch_multiple
-    if asked is None:
+    if requested is None:
         return max(1, _USUAL_BATCH // multiple) * multiple
-    if asked % multiple:
-        raise UsageError(
-            f"--max-batch {asked} doesn't fit: the bundle routes in groups ({manifest.group}) that need a multiple of "
+    if requested % multiple:
+        raise click.UsageError(
+            f"--batch-size {requested} doesn't fit: the bundle routes in groups ({manifest.group}) that need a multiple of "
             f"{multiple}"
         )
-    return asked
+    return requested
 
 
-def _library(manifest: Manifest, arguments: Arguments) -> Path:
+def _library(manifest: Manifest, bundle: Path, backend: str) -> Path:
     """The op library for Triton's ONNX Runtime backend."""
     if manifest.batch_multiple > 1:
-        raise CommandError(
-            f"{arguments.bundle} routes in groups ({manifest.group}), and Triton's ONNX Runtime backend may put images of "
-            "several requests into one; export it with --group image, or take --backend python"
+        raise click.ClickException(
+            f"{bundle} routes in groups ({manifest.group}), and Triton's ONNX Runtime backend may put images of several "
+            "requests into one; export it with --group image, or take --backend python"
         )
     try:
         return Path(library_path()).absolute()
     except BackendError as error:
-        raise CommandError(f"--backend {arguments.backend} needs the op library: {error}") from None
-
-
-def _print_summary(arguments: Arguments, models: Sequence[Model], copied: int) -> None:
-    width = max(len(model.name) for model in models)
-    for model in models:
-        print(f"{model.name:<{width}}  {model.serves}")
-    how = (
-        f"{copied / 1e6:.1f} MB were copied, as they can't be linked to from there"
-        if copied
-        else "hard links, which take no space"
-    )
-    print(f"files of {printable(str(arguments.bundle))}: {how}")
-    print(f"tritonserver --model-repository={printable(str(arguments.repository.absolute()))}")
+        raise click.ClickException(f"--backend {backend} needs the op library: {error}") from None

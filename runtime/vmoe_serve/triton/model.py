@@ -24,7 +24,7 @@ class TritonPythonModel:
 
     A request has `image`, float32 or uint8 [N,H,W,C], and as parameters what `vmoe_serve.triton.request_setting` reads. Its
     response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that it was run
-    with; or an error of one sentence.
+    with; or an error of one line.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmoe_runtime.bundle.manifest import Manifest
@@ -14,53 +13,37 @@ SETTING_OUTPUT = "setting"
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
-@dataclass(frozen=True)
-class Scheduling:
-    """How Triton runs a model.
-
-    Attributes:
-        max_batch: most images of an execution, over all of its requests.
-        instances: of the model, which run side by side.
-    """
-
-    max_batch: int
-    instances: int
-
-
-def python_config(name: str, manifest: Manifest, scheduling: Scheduling, parameters: Mapping[str, str]) -> str:
+def python_config(name: str, manifest: Manifest, batch_size: int, instances: int, parameters: Mapping[str, str]) -> str:
     """The configuration of a model for Triton's Python backend.
 
     Args:
         name: of the model.
         manifest: of its bundle.
-        scheduling: how it is run.
+        batch_size: the most images of an execution, over all of its requests.
+        instances: of the model, which run side by side.
         parameters: what the model reads when it is loaded.
     """
-    lines = _head(name, "python", manifest, scheduling, [SETTING_OUTPUT] if has_settings(manifest) else [])
+    lines = _head(name, "python", manifest, batch_size, instances, [SETTING_OUTPUT] if manifest.profiles else [])
     for key, value in parameters.items():
         lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     return "\n".join(lines) + "\n"
 
 
-def onnxruntime_config(name: str, manifest: Manifest, scheduling: Scheduling, library: Path) -> str:
+def onnxruntime_config(name: str, manifest: Manifest, batch_size: int, instances: int, library: Path) -> str:
     """The configuration of a model for Triton's ONNX Runtime backend.
 
     Args:
         name: of the model.
         manifest: of its bundle.
-        scheduling: how it is run.
+        batch_size: the most images of an execution, over all of its requests.
+        instances: of the model, which run side by side.
         library: the op library; an absolute path.
     """
     operations = f"model_operations {{ op_library_filename: [ {_quoted(str(library))} ] }}"
-    return "\n".join([*_head(name, "onnxruntime", manifest, scheduling, []), operations]) + "\n"
+    return "\n".join([*_head(name, "onnxruntime", manifest, batch_size, instances, []), operations]) + "\n"
 
 
-def has_settings(manifest: Manifest) -> bool:
-    """Whether requests have something to set; a dense ViT and a Soft MoE have nothing."""
-    return bool(manifest.profiles)
-
-
-def _head(name: str, backend: str, manifest: Manifest, scheduling: Scheduling, texts: Sequence[str]) -> list[str]:
+def _head(name: str, backend: str, manifest: Manifest, batch_size: int, instances: int, texts: Sequence[str]) -> list[str]:
     image = manifest.input
     dims = [image.height, image.width, image.channels]
     outputs = [
@@ -70,11 +53,11 @@ def _head(name: str, backend: str, manifest: Manifest, scheduling: Scheduling, t
     return [
         f"name: {_quoted(name)}",
         f"backend: {_quoted(backend)}",
-        f"max_batch_size: {scheduling.max_batch}",
+        f"max_batch_size: {batch_size}",
         f"input [ {_tensor('image', _TYPES[image.dtype], dims)} ]",
         f"output [ {', '.join(outputs)} ]",
         "dynamic_batching { }",
-        f"instance_group [ {{ count: {scheduling.instances} kind: KIND_CPU }} ]",
+        f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]",
     ]
 
 

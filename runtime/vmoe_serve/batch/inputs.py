@@ -1,0 +1,156 @@
+"""The pictures of a batch job: files, or rows of Parquet files, in a fixed order and divided into parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
+from vmoe_serve.batch.locations import BatchError, Location, one_line
+
+_PARQUET_SUFFIXES = frozenset({".parquet"})
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of the input.
+
+    Attributes:
+        path: on the input's file system.
+        name: relative to the input.
+        version: its size and time of change.
+        rows: pictures in it.
+    """
+
+    path: str
+    name: str
+    version: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring files of the input, whose answers become one file.
+
+    Attributes:
+        number, count: which of how many, from 0 on.
+        first: number of its first picture.
+        files: none of them empty.
+    """
+
+    number: int
+    count: int
+    first: int
+    files: tuple[InputFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Pictures in it."""
+        return sum(file.rows for file in self.files)
+
+
+def list_files(source: Location, column: str | None) -> list[InputFile]:
+    """The files of an input.
+
+    Args:
+        source: a folder of pictures; with a column a Parquet file, or a folder of them.
+        column: of Parquet files, which has the pictures' bytes; None for a folder of pictures.
+
+    Raises:
+        BatchError: there are no pictures, or files that can't be read.
+    """
+    suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
+    if source.kind == fs.FileType.NotFound:
+        raise BatchError(f"{source.text} is not there")
+    if source.kind != fs.FileType.Directory and column is None:
+        raise BatchError(f"{source.text} is no folder of pictures; --column names a column of a Parquet file")
+    found = _found(source, suffixes)
+    if not found:
+        raise BatchError(f"{source.text} has no files with the endings {', '.join(sorted(suffixes))}")
+    rows = [1] * len(found) if column is None else _row_counts(source, found, column)
+    root = source.path if source.kind == fs.FileType.Directory else str(Path(source.path).parent)
+    files = []
+    for info, count in zip(found, rows, strict=True):
+        if set(info.path) & set("\n\r\t"):
+            raise BatchError(f"{info.path!r} has a name with a line break or a tab, which Ray Data can't read: rename it")
+        files.append(InputFile(info.path, info.path[len(root) :].strip("/"), f"{info.size} {info.mtime_ns}", count))
+    if not any(rows):
+        raise BatchError(f"{source.text} has no rows")
+    return files
+
+
+def digest_of(files: Sequence[InputFile]) -> str:
+    """SHA-256 (hex) of the names, sizes, times of change and rows of files."""
+    return hashlib.sha256("".join(f"{file.name}\0{file.version} {file.rows}\n" for file in files).encode()).hexdigest()
+
+
+def divide(files: Sequence[InputFile], size: int) -> list[Part]:
+    """Parts of whole files, with `size` pictures or a few more in each but the last."""
+    groups: list[list[InputFile]] = []
+    held = size
+    for file in files:
+        if held >= size:
+            groups.append([])
+            held = 0
+        if file.rows:
+            groups[-1].append(file)
+            held += file.rows
+    groups = [group for group in groups if group]
+    parts, first = [], 0
+    for number, group in enumerate(groups):
+        parts.append(Part(number, len(groups), first, tuple(group)))
+        first += parts[-1].rows
+    return parts
+
+
+def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
+    """pyarrow's FileInfo of each file, sorted; on this machine those that every other command finds."""
+    try:
+        if source.kind != fs.FileType.Directory:
+            return [source.filesystem.get_file_info(source.path)]
+        if source.is_local:
+            loose, by_subfolder = find_files(Path(source.path), suffixes)
+            paths = [*loose, *(path for paths in by_subfolder.values() for path in paths)]
+            return list(source.filesystem.get_file_info([str(path) for path in paths]))
+        infos = source.filesystem.get_file_info(fs.FileSelector(source.path, recursive=True))
+    except UnicodeError:
+        raise BatchError(
+            f"{source.text} has names that aren't UTF-8, which Ray Data can't read: rename those files"
+        ) from None
+    except OSError as error:
+        raise BatchError(f"{source.text} can't be read: {one_line(error)}") from None
+    start = len(source.path)
+    visible = [info for info in infos if "/." not in info.path[start:] and Path(info.path).suffix.lower() in suffixes]
+    return sorted((info for info in visible if info.type == fs.FileType.File), key=lambda info: str(info.path))
+
+
+def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int]:
+    def count(info: Any) -> int:
+        try:
+            with pq.ParquetFile(info.path, filesystem=source.filesystem) as file:
+                _check_column(file.schema_arrow, column, info.path)
+                return int(file.metadata.num_rows)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise BatchError(f"{info.path} is not a readable Parquet file ({one_line(error)})") from None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(count, found))
+
+
+def _check_column(schema: Any, column: str, path: str) -> None:
+    if schema.names.count(column) != 1:
+        raise BatchError(f"{path} has no column '{column}' ({', '.join(schema.names)[:200]})")
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not pa.types.is_binary(kind) and not pa.types.is_large_binary(kind):
+        raise BatchError(f"{path}: column '{column}' is {str(kind)[:80]}, and pictures are binary")

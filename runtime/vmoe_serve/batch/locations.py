@@ -1,0 +1,73 @@
+"""Where a batch job reads and writes: paths of this machine, and URIs of the stores that pyarrow knows."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+from pyarrow import fs
+
+from vmoe_runtime import VmoeError
+
+
+class BatchError(VmoeError):
+    """A batch job that can't begin, or can't go on."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on one of pyarrow's file systems.
+
+    Attributes:
+        text: as the user wrote it.
+        filesystem: of pyarrow.
+        path: on that file system, absolute.
+    """
+
+    text: str
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
+
+        Raises:
+            BatchError: pyarrow doesn't know such a URI.
+        """
+        if "://" not in text:
+            return cls(text, fs.LocalFileSystem(), os.path.realpath(text))
+        try:
+            filesystem, path = fs.FileSystem.from_uri(text)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
+        return cls(text, filesystem, path.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine, or of a disk that it shares."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @cached_property
+    def kind(self) -> Any:
+        """pyarrow's FileType of what is there."""
+        try:
+            return self.filesystem.get_file_info(self.path).type
+        except OSError as error:
+            raise BatchError(f"{self.text} can't be read: {one_line(error)}") from None
+
+    def overlaps(self, other: Location) -> bool:
+        """Whether one of the two is in the other, or is the other."""
+        ours, theirs = Path(self.path), Path(other.path)
+        same = self.filesystem.type_name == other.filesystem.type_name
+        return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line and not too long."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(said.split())[:300]

@@ -1,0 +1,66 @@
+"""The command `vmoe serve`: each of its subcommands is a module of its own, which is imported when it is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+import click
+
+from vmoe_tools.options import CONTEXT
+
+_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+Command = TypeVar("Command", bound=Callable[..., Any])
+_SUBCOMMANDS = {
+    "ray": ("vmoe_serve.ray_command", "ray", "Serve a bundle over HTTP, as an application of Ray Serve."),
+    "batch": ("vmoe_serve.batch.command", "batch", "Classify a folder or Parquet files of pictures, through Ray Data."),
+    "triton": ("vmoe_serve.triton.command", "triton", "Write a model repository for the Triton Inference Server."),
+}
+
+
+def count_option(name: str, most: int, default: int | None, text: str) -> Callable[[Command], Command]:
+    """An option that takes a whole number from 1 to `most`."""
+    shown = default is not None
+    return click.option(name, metavar="N", type=click.IntRange(1, most), default=default, show_default=shown, help=text)
+
+
+def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _NAME.fullmatch(value):
+        raise click.BadParameter(f"it has 1 to 100 of A-Z a-z 0-9 _ . - and starts with none of . and -, not '{value}'")
+    return value
+
+
+name_option = click.option(
+    "--name", metavar="NAME", callback=_checked_name, help="Name of the model. Default: the folder's."
+)
+
+
+class _Subcommands(click.Group):
+    """Help and wrong command lines need neither Ray nor its seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        module, name, _ = _SUBCOMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _SUBCOMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ImportError as error:
+            raise click.ClickException(f"vmoe serve can't be run ({error}): pip install 'vmoe-export[serve]'") from None
+
+
+@click.command(cls=_Subcommands, context_settings=CONTEXT)
+def serve() -> None:
+    """Serves bundles: over HTTP, in batch jobs, or with Triton."""

@@ -1,0 +1,190 @@
+"""Kills batch jobs at random moments, some of them on S3, and counts what then stands in their output.
+
+    python tests/support/batch_kills.py --kills 20 --s3 10
+
+prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+from pyarrow import fs
+from ray_cluster import ray_cluster, s3_server
+
+from vmoe_export import export_bundle
+
+MNIST = Path(__file__).parents[2] / "samples" / "mnist" / "vmoe_mnist"
+BUCKET = "pictures"
+OWN_RAY_EVERY = 5
+"""Every so often the command starts a Ray of its own, which it leaves behind when it is killed."""
+
+
+class Jobs:
+    """Jobs on one file system, one after another, each of which may be killed."""
+
+    def __init__(self, bundles: tuple[Path, Path], root: str, cluster: Mapping[str, str], pictures: int, seed: int) -> None:
+        """Writes the pictures.
+
+        Args:
+            bundles: what answers, and another one.
+            root: a folder or a URI.
+            cluster: variables of a command that joins one.
+            pictures: how many.
+            seed: of the moments.
+        """
+        self._bundles, self._root, self._cluster, self._pictures = bundles, root, cluster, pictures
+        self._random = random.Random(seed)
+        self._filesystem, self._path = (
+            fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), str(Path(root).resolve()))
+        )
+        self._filesystem.create_dir(f"{self._path}/in")
+        for number in range(pictures):
+            file = io.BytesIO()
+            Image.fromarray(np.full((28, 28), number % 251, np.uint8)).save(file, "PNG")
+            with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
+                stream.write(file.getvalue())
+        self._number, self._runs = 0, 0
+        self._seconds = 20.0  # that a job takes, at first a guess
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+
+    @property
+    def output(self) -> str:
+        """Of the present job, on the file system."""
+        return f"{self._path}/out{self._number}"
+
+    def kill(self) -> None:
+        """Starts the command, kills it at a random moment, and checks that what stands there is true so far."""
+        process, start = self._start(), time.monotonic()
+        try:
+            process.wait(self._random.uniform(0.0, self._seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            self.counts["killed"] += 1
+            rows = self._rows()
+            self.counts[f"killed with {'no' if not rows else 'all' if len(rows) == self._pictures else 'some'} rows"] += 1
+            if len(rows) != len(set(rows)):
+                self.failures.append(f"{self.output}: rows are there twice after a kill")
+            return
+        # It was done before: the next kill is that of a new job.
+        self._seconds = time.monotonic() - start
+        self.finish()
+        self.kill()
+
+    def finish(self) -> None:
+        """Runs the command to its end, checks the whole output and what is refused, and goes on to a new job."""
+        self._check(self._start(), 0, "")
+        if sorted(self._rows()) != list(range(self._pictures)):
+            self.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
+        before = self._contents()
+        if f"{self.output}/_SUCCESS" not in before:
+            self.failures.append(f"{self.output}: nothing says that the job is done")
+        self._check(self._start(), 0, "")
+        self._check(self._start("--profile", "c1.05-k2"), 1, "has a job with setting")
+        self._check(self._start(bundle=self._bundles[1]), 1, "has a job with another bundle")
+        if self._contents() != before:
+            self.failures.append(f"{self.output}: a run of a finished job changed something")
+        self.counts["finished"] += 1
+        self._number += 1
+
+    def _start(self, *options: str, bundle: Path | None = None) -> subprocess.Popen[str]:
+        self._runs += 1
+        own = self._runs % OWN_RAY_EVERY == 0
+        uri = self._root.rstrip("/")
+        words = [bundle or self._bundles[0], f"{uri}/in", f"{uri}/out{self._number}"]
+        command = [sys.executable, "-m", "vmoe_tools", "serve", "batch", *words, "--part-size", "100", "--threads", "1"]
+        return subprocess.Popen(
+            [*map(str, command), *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "RAY_ADDRESS": "", **({} if own else self._cluster)},
+        )
+
+    def _check(self, process: subprocess.Popen[str], code: int, said: str) -> None:
+        _, errors = process.communicate()
+        if process.returncode != code or said not in errors:
+            self.failures.append(f"{self.output}: exit code {process.returncode}, {' '.join(errors.split())[-300:]}")
+
+    def _rows(self) -> list[int]:
+        infos = self._filesystem.get_file_info(fs.FileSelector(self.output, allow_not_found=True))
+        if not any(info.base_name.startswith("part-") for info in infos):
+            return []
+        rows: list[int] = pq.read_table(self.output, filesystem=self._filesystem, columns=["row"])["row"].to_pylist()
+        return rows
+
+    def _contents(self) -> dict[str, bytes]:
+        infos = self._filesystem.get_file_info(fs.FileSelector(self.output))
+        files = [info.path for info in infos if not info.path.endswith("_writer")]
+        return {path: self._filesystem.open_input_stream(path).read() for path in files}
+
+
+def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, seed: int) -> dict[str, Any]:
+    """Kills jobs so many times on a disk, and so many times on S3.
+
+    Args:
+        bundles: what answers, and another one, with which the job must be refused.
+        kills, s3: how many.
+        pictures: of each job.
+        seed: of the moments.
+
+    Returns:
+        `failures`, a list of sentences, and counts by file system.
+    """
+    summary: dict[str, Any] = {"pictures": pictures, "failures": []}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batch-kills-"))
+        stack.enter_context(s3_server(BUCKET))
+        cluster = stack.enter_context(ray_cluster())
+        for name, root, count in (("disk", folder, kills), ("s3", f"s3://{BUCKET}/jobs", s3)):
+            if count:
+                jobs = Jobs(bundles, root, cluster, pictures, seed)
+                for _ in range(count):
+                    jobs.kill()
+                jobs.finish()
+                summary[name] = dict(jobs.counts)
+                summary["failures"] += jobs.failures
+    return summary
+
+
+def main() -> int:
+    """Runs the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="on a disk")
+    parser.add_argument("--s3", type=int, default=10, help="on S3")
+    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
+        bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
+        for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):
+            export_bundle(MNIST, bundle, capacity=ratios, k=[1, 2], validate=False)
+        summary = kill_jobs(bundles, options.kills, options.s3, options.pictures, options.seed)
+    for failure in summary["failures"]:
+        print(failure, flush=True)
+    print(json.dumps(summary))
+    return 1 if summary["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
