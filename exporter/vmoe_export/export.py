@@ -156,7 +156,7 @@ def write_bundle(
             canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if products := plan.tensorrt_precision:
             with stage("writing the TensorRT graphs"):
-                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, products, plan.model.hidden_size)
+                tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)
         if validation:
             findings = prove(plan, network, folder, tensorrt, validation, images, stage)
         with stage("writing the manifest"):

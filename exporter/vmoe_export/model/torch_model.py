@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.ops import torch_ops
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
-
-LAYER_NORM_EPSILON = 1e-6
-
 
 _MlpWeights = tuple[Tensor, Tensor, Tensor, Tensor, Any, Any]  # scales may be None
 

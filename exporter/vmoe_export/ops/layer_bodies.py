@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
 from vmoe_export.ops.routing_bodies import official_route_node
-from vmoe_export.ops.table import OPS, ElementType
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, OPS, ElementType
 from vmoe_runtime.profiles import POLICIES
 
-_LAYER_NORM = "normed = LayerNormalization <axis = -1, epsilon = 0.000001> (x, ln_scale, ln_bias)"
+_LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
 
 
 def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:

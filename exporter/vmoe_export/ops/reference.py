@@ -13,11 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, SOFT_EPSILON
 
-_LAYER_NORM_EPSILON = 1e-6
-_SOFT_EPSILON = 1e-6
-_LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def sparse_mlp(
@@ -351,22 +349,22 @@ def quantize(x: Array) -> tuple[Array, Array]:
 
     The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
     """
-    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(_LARGEST_INT8)
+    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)
-    return np.clip(np.rint(x / scale), -_LARGEST_INT8, _LARGEST_INT8), scale
+    return np.clip(np.rint(x / scale), -LARGEST_INT8, LARGEST_INT8), scale
 
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """Layer normalization over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    normed: Array = centred / np.sqrt(variance + x.dtype.type(_LAYER_NORM_EPSILON)) * scale + bias
+    normed: Array = centred / np.sqrt(variance + x.dtype.type(LAYER_NORM_EPSILON)) * scale + bias
     return normed
 
 
 def _unit(x: Array, axis: int) -> Array:
     """x over its length along an axis."""
-    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(_SOFT_EPSILON))
+    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(SOFT_EPSILON))
     return unit
 
 
