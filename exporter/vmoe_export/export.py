@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
-from vmoe_export.bundle.bundle_target import check_target
-from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
+from vmoe_export.bundle.bundle_writer import check_target, new_bundle, write_manifest
 from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export_options import ExportFields, ExportOptions
+from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
@@ -73,7 +72,7 @@ def export_bundle(
     max_distance: float | None = None,
     images: str | os.PathLike[str] | None = None,
     force: bool = False,
-    **fields: Unpack[ExportFields],
+    **fields: Any,
 ) -> ExportResult:
     """Exports a checkpoint to a bundle.
 
@@ -153,7 +152,7 @@ def write_bundle(
         )
         network.load_weights(weights)
         with stage("writing the graphs"):
-            canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+            write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if products := plan.tensorrt_precision:
             with stage("writing the TensorRT graphs"):
                 tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)

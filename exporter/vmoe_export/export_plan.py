@@ -137,7 +137,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
+    grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
@@ -198,7 +198,7 @@ def _profiles(
     if moe is None:
         return None, ()
     experts, layers, routing = moe.num_experts, len(moe.layers), moe.routing
-    asked = options.asked_settings(checkpoint, routing)
+    settings = options.profile_settings(checkpoint, routing)
     rules: RoutingRules
     if isinstance(routing, Soft):
         return SoftRules(experts, grouping.tokens, layers, routing.slots_per_expert), ()
@@ -216,7 +216,7 @@ def _profiles(
             has_policies=members == 1,
         )
     profiles = {}
-    for fields in asked:
+    for fields in settings:
         profile = rules.asked(fields)
         profiles[profile.name] = profile
     return rules, tuple(profiles.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +13,11 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS
-from vmoe_export.profile_notes import profile_notes
 from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
+
+_MUCH = 0.1  # of the requested ratio
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -38,7 +39,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
         f"{plan.input}",
     )
-    assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess says otherwise)"
+    assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess changes it)"
     table.add_row("Pictures", f"{plan.preprocessing}{assumed}")
     if moe:
         table.add_row(
@@ -48,7 +49,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
             gives = "each member's logits" if plan.output == "members" else "the logarithm of their mean probability"
             table.add_row(
                 "Ensemble",
-                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; puts out {gives}",
+                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; returns {gives}",
             )
         table.add_row(
             "Routing group",
@@ -56,10 +57,10 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         )
         table.add_row("Routing", f"{_routing(moe.routing)}; bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}")
     table.add_row("Weights", _weights(plan))
-    # What --capacity and --k say stands in the table of profiles.
-    said = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
+    # The values of --capacity and --k are in the table of profiles.
+    chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
-        fields = sorted(name for name, source in model.origins.items() if source == origin and not said.get(name))
+        fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
         if fields:
             source = "From the preset" if origin == "config" and plan.preset else _ORIGINS[origin]
             table.add_row(source, ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
@@ -69,121 +70,133 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """One row per profile: requested and effective ratio, places, FLOPs against the dense ViT of the same size."""
-    table = Table()
-    table.add_column("profile", no_wrap=True)
+    """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size."""
     experts = plan.rules.num_experts if plan.rules else 0
     pooled = any(profile.pool for profile in plan.profiles)
     limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
-    cells: dict[str, Callable[[Profile], str | None]] = {
-        "capacity ratio": lambda profile: f"{profile.capacity_ratio:g}",
-        "effective": lambda profile: f"{profile.effective_ratio:.4g}",
-        "k": lambda profile: None if profile.k is None else str(profile.k),
-        "BPR": lambda profile: _yes(profile.bpr),
-        "pool": lambda profile: _yes(profile.pool) if pooled else None,
-        "most experts": lambda profile: str(profile.max_experts) if limited else None,
-        "places per expert": lambda profile: str(profile.capacity[0]),
-        "GFLOP per image": lambda profile: f"{plan.flops(profile) / 1e9:.3g}",
-        "of dense": lambda profile: f"{plan.flops(profile) / plan.dense_flops:.0%}",
-    }
-    there = {name: cell for name, cell in cells.items() if cell(plan.profiles[0]) is not None}
-    for name in there:
-        table.add_column(name, justify="right")
-    for profile in plan.profiles:
-        table.add_row(profile.name, *(cell(profile) for cell in there.values()))
-    return table
-
-
-def validation_table(result: ExportResult) -> Table:
-    """One row per graph and profile: ONNX Runtime against torch, and how near to the limits."""
-    limits = result.findings.limits
-    assert limits is not None
-    table = _differences("ONNX Runtime against torch", result, result.comparisons[0].images)
-    table.add_column("profile", no_wrap=True)
-    _add_difference_columns(table, limits)
-    table.add_column(f"kept pairs alike (at least {limits.agreement:.1%})", justify="right")
-    for comparison in result.comparisons:
-        agreement = f"{comparison.agreement:.2%}" if comparison.profile else "-"
-        cells = _difference_cells(comparison.max_difference, comparison.relative_difference, limits)
-        table.add_row(comparison.graph, comparison.profile or "-", *cells, agreement)
-    return table
-
-
-def distance_table(result: ExportResult) -> Table:
-    """One row per profile: the model as stored against the same model in float32."""
-    measured = result.distances[0]
-    kind = "images" if result.findings.own_images else "random images"
-    title = f"{result.plan.stored_precision} against fp32: difference of {result.plan.output}, on {measured.images} {kind}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("profile", no_wrap=True)
-    limit = result.findings.distance_limit
-    assert limit is not None
-    columns = [
-        f"typical, of their size (at most {limit:.0%})",
-        "of the limit",
-        "largest",
-        "same top-1",
-        "top-1",
-        "top-1 in fp32",
-    ]
-    shown = [
+    return _table(
+        None,
         [
-            f"{distance.relative_difference:.2%}",
-            f"{distance.relative_difference / limit:.0%}",
-            f"{distance.max_difference:.1e}",
-            *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
-        ]
-        for distance in result.distances
-    ]
-    there = [i for i, cell in enumerate(shown[0]) if cell is not None]
-    for i in there:
-        table.add_column(columns[i], justify="right")
-    table.add_column("kept pairs alike, by block")
-    for distance, cells in zip(result.distances, shown, strict=True):
-        table.add_row(distance.profile or "-", *(cells[i] for i in there), _by_block(distance.agreement))
+            {
+                "profile": profile.name,
+                "capacity ratio": f"{profile.capacity_ratio:g}",
+                "effective": f"{profile.effective_ratio:.4g}",
+                "k": None if profile.k is None else str(profile.k),
+                "BPR": None if profile.bpr is None else _yes(profile.bpr),
+                "pool": _yes(bool(profile.pool)) if pooled else None,
+                "max experts": str(profile.max_experts) if limited else None,
+                "slots per expert": str(profile.capacity[0]),
+                "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
+                "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
+            }
+            for profile in plan.profiles
+        ],
+    )
+
+
+def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
+    """One sentence for each kind of surprise: profiles that are the same, far from their ratio, or above a dense ViT."""
+    notes = []
+    by_setting: dict[object, list[Profile]] = {}
+    for profile in plan.profiles:
+        setting = (profile.capacity, profile.k, profile.bpr, profile.pool, profile.max_experts)
+        by_setting.setdefault(setting, []).append(profile)
+    for alike in by_setting.values():
+        if len(alike) > 1:
+            notes.append(f"{_names(alike)} are the same: each gives an expert {_slots(alike[0])} per group")
+    far = [p for p in plan.profiles if abs(p.effective_ratio - p.capacity_ratio) > _MUCH * p.capacity_ratio]
+    if far:
+        told = ", ".join(f"{p.name} is {p.effective_ratio:.3g} with {_slots(p)}" for p in far)
+        notes.append(f"slots are whole numbers, so an effective ratio is more than {_MUCH:.0%} off: {told}")
+    above = [profile for profile in plan.profiles if plan.flops(profile) > plan.dense_flops]
+    if above:
+        verb = "costs" if len(above) == 1 else "cost"
+        notes.append(f"{_names(above)} {verb} more than the dense ViT of the same size")
+    return tuple(notes)
+
+
+def validation_tables(result: ExportResult) -> Iterator[Table]:
+    """What validation measured and what it accepts: one table for each kind of comparison, one row per graph or profile."""
+    findings, output = result.findings, result.plan.output
+    if findings.limits and (compared := result.comparisons):
+        yield _table(
+            f"ONNX Runtime against torch: difference of {output}, on {compared[0].images} random images",
+            [
+                {
+                    "graph": each.graph,
+                    "profile": each.profile,
+                    **_differences(each.max_difference, each.relative_difference, findings.limits),
+                    _agreement(findings.limits): f"{each.agreement:.2%}" if each.profile else None,
+                }
+                for each in compared
+            ],
+        )
+    if findings.rounded_limits and (rounded := result.rounded):
+        how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
+        limits = findings.rounded_limits
+        yield _table(
+            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}: difference of {output}, on "
+            f"{rounded[0].images} random images",
+            [
+                {
+                    "graph": each.graph,
+                    **_differences(
+                        each.max_difference if limits.difference is None else each.difference_alike,
+                        each.relative_difference,
+                        limits,
+                    ),
+                    _agreement(limits): f"{each.all_pairs:.2%}" if each.profile else None,
+                    "by block": _by_block(each.agreement),
+                }
+                for each in rounded
+            ],
+        )
+    if distances := result.distances:
+        kind = "images" if findings.own_images else "random images"
+        yield _table(
+            f"{result.plan.stored_precision} against fp32: difference of {output}, on {distances[0].images} {kind}",
+            [
+                {
+                    "profile": each.profile,
+                    f"median, relative (at most {findings.distance_limit:.0%})": f"{each.relative_difference:.2%}",
+                    "largest": f"{each.max_difference:.1e}",
+                    "same top-1": _share(each.same_top1),
+                    "top-1": _share(each.top1),
+                    "top-1 in fp32": _share(each.top1_float32),
+                    "kept pairs alike, by block": _by_block(each.agreement),
+                }
+                for each in distances
+            ],
+        )
+
+
+def _differences(largest: float, relative: float, limits: Limits) -> dict[str, str]:
+    most = "" if limits.difference is None else f" (at most {limits.difference:g})"
+    cells = {f"largest{most}": f"{largest:.1e}"}
+    return (
+        cells
+        if limits.relative is None
+        else cells | {f"median, relative (at most {limits.relative:.0%})": f"{relative:.2%}"}
+    )
+
+
+def _agreement(limits: Limits) -> str:
+    return f"kept pairs alike (at least {limits.agreement:.1%})"
+
+
+def _table(title: str | None, rows: Sequence[Mapping[str, str | None]]) -> Table:
+    """A table of such rows, without the columns that are empty in all of them."""
+    table = Table(title=title, title_justify="left")
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    for name in columns:
+        table.add_column(
+            name,
+            no_wrap=name in ("graph", "profile"),
+            justify="left" if name in ("graph", "profile") or "block" in name else "right",
+        )
+    for row in rows:
+        table.add_row(*(row[name] or "-" for name in columns))
     return table
-
-
-def rounded_table(result: ExportResult) -> Table:
-    """One row per TensorRT graph in fp16 or bf16: ONNX Runtime's CPU against torch, and how near to the limits."""
-    first, limits = result.rounded[0], result.findings.rounded_limits
-    assert limits is not None
-    how = "run by ONNX Runtime" if first.how == "onnxruntime" else "not run: emulated in float32"
-    title = f"TensorRT graphs in {result.plan.options.precision} against torch, {how}"
-    table = _differences(title, result, first.images)
-    _add_difference_columns(table, limits)
-    table.add_column(f"kept pairs alike (at least {limits.agreement:.0%})", justify="right")
-    table.add_column("by block")
-    for found in result.rounded:
-        difference = found.max_difference if limits.difference is None else found.difference_alike
-        cells = _difference_cells(difference, found.relative_difference, limits)
-        agreement = f"{found.all_pairs:.2%}" if found.profile else "-"
-        table.add_row(found.graph, *cells, agreement, _by_block(found.agreement))
-    return table
-
-
-def _differences(title: str, result: ExportResult, images: int) -> Table:
-    table = Table(title=f"{title}: difference of {result.plan.output}, on {images} random images", title_justify="left")
-    table.add_column("graph", no_wrap=True)
-    return table
-
-
-def _add_difference_columns(table: Table, limits: Limits) -> None:
-    largest, typical = limits.difference, limits.relative
-    table.add_column("largest" + (f" (at most {largest:g})" if largest is not None else ""), justify="right")
-    if typical is not None:
-        table.add_column(f"typical, of their size (at most {typical:.0%})", justify="right")
-    table.add_column("of the limit", justify="right")
-
-
-def _difference_cells(difference: float, relative: float, limits: Limits) -> list[str]:
-    shares = []
-    if limits.difference is not None:
-        shares.append(difference / limits.difference)
-    if limits.relative is not None:
-        shares.append(relative / limits.relative)
-    typical = [] if limits.relative is None else [f"{relative:.2%}"]
-    return [f"{difference:.1e}", *typical, f"{max(shares):.0%}"]
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
@@ -217,15 +230,25 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     }
 
 
-def _yes(flag: bool | None) -> str | None:
-    return None if flag is None else "yes" if flag else "no"
+def _names(profiles: Sequence[Profile]) -> str:
+    *first, last = [profile.name for profile in profiles]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _slots(profile: Profile) -> str:
+    slots = profile.capacity[0]
+    return f"{slots} slot{'s' if slots > 1 else ''}"
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"
 
 
 def _routing(routing: RoutingConfig) -> str:
     if isinstance(routing, Soft):
         return f"Soft MoE, {routing.slots_per_expert} slots per expert"
     kind = "experts choice" if isinstance(routing, ExpertsChoice) else "top-K"
-    return f"{kind}, places {routing.rounding}, multiple of {routing.capacity_multiple_of}"
+    return f"{kind}, slots rounded by {routing.rounding} to a multiple of {routing.capacity_multiple_of}"
 
 
 def _share(value: float | None) -> str | None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import click
 
-from vmoe_runtime.errors import RoutingError, VmoeError
+from vmoe_runtime.errors import UsageError, VmoeError
 from vmoe_runtime.version import __version__
 
 FAILURE, USAGE_ERROR = 1, 2
@@ -148,7 +148,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
-    return str(error), USAGE_ERROR if isinstance(error, RoutingError) else FAILURE
+    return str(error), USAGE_ERROR if isinstance(error, UsageError) else FAILURE
 
 
 def _end_at_signals() -> None:

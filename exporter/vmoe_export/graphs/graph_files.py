@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -24,8 +25,6 @@ from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, IMAGE
 from vmoe_runtime.profiles import Profile
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
-
-_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
 
 def write_graphs(
@@ -83,7 +82,7 @@ def _canonical_graph(
     settings = default.inputs() if default else {}
     nodes = ModelNodes(model, weights, list(settings))
     graph = _graph(model, grouping, nodes, settings)
-    _name_block_shapes(graph, model, grouping)
+    _name_block_shapes(graph, nodes, model, grouping)
     for name, numbers in settings.items():
         graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
     how = f"{_settings_sentence(settings, 'has a default', 'have defaults')}Any ONNX Runtime from 1.21 on runs it; "
@@ -96,11 +95,13 @@ def _canonical_graph(
 def _inlined_graph(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None) -> onnx.ModelProto:
     """Standard ops alone; the settings of the routing kind are plain inputs."""
     settings = default.inputs() if default else {}
-    proto = _model(_graph(model, grouping, StandardNodes(model, weights, list(settings)), settings))
-    how = (
-        f"{_settings_sentence(settings, 'must be given', 'must be given')}Standard ops only: any ONNX Runtime from 1.21 on "
-    )
-    describe(proto, model, grouping, default, model.precision, f"{how}runs it, and OpenVINO.")
+    nodes = StandardNodes(model, weights, list(settings))
+    graph = _graph(model, grouping, nodes, settings)
+    _name_block_shapes(graph, nodes, model, grouping)
+    proto = _model(graph)
+    how = _settings_sentence(settings, "must be given", "must be given")
+    how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
+    describe(proto, model, grouping, default, model.precision, how)
     return proto
 
 
@@ -135,7 +136,7 @@ def _graph(
     model: Vmoe,
     grouping: Grouping,
     nodes: ModelNodes,
-    settings: Mapping[str, Sequence[int]],
+    settings: Mapping[str, Any],
     choices: int | str = CHOICE_DIM,
 ) -> onnx.GraphProto:
     kind = TensorProto.UINT8 if model.uint8_input else TensorProto.FLOAT
@@ -167,17 +168,17 @@ def _groups(model: Vmoe, grouping: Grouping) -> str:
     return BATCH_DIM if grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
-def _name_block_shapes(graph: onnx.GraphProto, model: Vmoe, grouping: Grouping) -> None:
+def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: Vmoe, grouping: Grouping) -> None:
     """Declares the shapes around encoder blocks: a runtime that knows that they are the same size computes in place."""
     config = model.config
     expert_shape = (_groups(model, grouping), grouping.tokens, config.hidden_size)
     known = {value.name for value in (*graph.input, *graph.output)}
     rows = BATCH_DIM
-    for node in graph.node:
-        if node.op_type == "VmoeExpertBlock" and config.ensemble_size > 1:
+    for op, *values in nodes.blocks:
+        if op == "VmoeExpertBlock" and config.ensemble_size > 1:
             rows = MEMBER_DIM  # from the first one on, each image is there once for each member
-        shape = expert_shape if node.op_type == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
-        for name in (node.input[0], node.output[0]) if node.op_type in _BLOCKS else ():
+        shape = expert_shape if op == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
+        for name in values:
             if name not in known:
                 known.add(name)
                 graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

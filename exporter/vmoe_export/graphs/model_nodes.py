@@ -27,6 +27,7 @@ from vmoe_export.precision import PRECISIONS, STORED_BYTES, StoredType, WeightTy
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, WEIGHTS_NAME
 
 _STORED: Mapping[StoredType, int] = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16, "I8": TensorProto.INT8}
+_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
 
 class ModelNodes:
@@ -44,6 +45,7 @@ class ModelNodes:
     Attributes:
         nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
+        blocks: the op, the input and the output of each part of an encoder block that has a residual.
         outputs: the model's output, then the outputs of each MoE layer.
     """
 
@@ -55,6 +57,7 @@ class ModelNodes:
         self._place = "embedding"
         self.functions = {body.name: body for body in _bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
+        self.blocks: list[tuple[str, str, str]] = []
         self.outputs = list(self._forward())
 
     def initializers(self) -> list[onnx.TensorProto]:
@@ -68,9 +71,8 @@ class ModelNodes:
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
-        return self._append(
-            helper.make_node(op, inputs, outputs, domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES),
-        )
+        named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
+        return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
 
     def _expand(
         self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
@@ -117,6 +119,8 @@ class ModelNodes:
         outer, self._place = self._place, self._place_of(inputs)
         written = self._write(op, inputs, outputs, attributes)
         self._place = outer
+        if op in _BLOCKS:
+            self.blocks.append((op, inputs[0], written[0]))
         return written
 
     def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
@@ -267,9 +271,7 @@ class ModelNodes:
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
         layers = [f"{path}/Dense_{i}" for i in (0, 1)]
         kernel = f"{layers[0]}/kernel"
-        chunk = hidden_chunk(
-            graph_shape(kernel, self._weights[kernel].shape)[-1], weight_type(kernel, self._model.precision)
-        )
+        chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self._model.precision))
         weights = [name for layer in layers for name in self._layer(layer)]
         return [*weights, *self._scales(*layers)], chunk
 

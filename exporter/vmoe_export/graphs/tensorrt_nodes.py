@@ -79,12 +79,14 @@ class TensorRtNodes(ModelNodes):
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         match op:
             case "VmoeLinear":
-                return [self._linear_of(*inputs, output=outputs[0])]
+                x, w, b = inputs
+                return [self._linear_of(x, w, b, outputs[0])]
             case "VmoeDenseMlp":
                 x, w1, b1, w2, b2 = inputs
-                return [self._linear_of(self._gelu(self._linear_of(x, w1, b1)), w2, b2, output=outputs[0])]
+                return [self._linear_of(self._gelu(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
             case "VmoeAttention":
-                return [self._heads(*inputs, attributes["num_heads"], outputs[0])]
+                q, k, v = inputs
+                return [self._heads(q, k, v, attributes["num_heads"], outputs[0])]
             case _:
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
@@ -113,9 +115,8 @@ class TensorRtNodes(ModelNodes):
         self._place = f"{self._place}/Moe"
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         (gates,) = self._plugin("VmoeGates", [normed, router], [""])
-        slot, weight, buf = self._plugin(
-            "VmoeRouteDispatch", [gates, self._as(normed, self.dispatched)], [*outputs, ""], setting
-        )
+        tokens = self._as(normed, self.dispatched)
+        slot, weight, buf = self._plugin("VmoeRouteDispatch", [gates, tokens], [*outputs, ""], setting)
         self._types[buf] = self.dispatched
         out = self._linear_of(self._gelu(self._linear_of(buf, w1, self._by_expert(b1))), w2, self._by_expert(b2))
         if self._rounds:
