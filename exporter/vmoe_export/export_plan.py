@@ -282,14 +282,10 @@ def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:
-    """What is cut off where the patches don't fill the image."""
-    (height, width), (patch_height, patch_width) = model.image_size, model.patch_size
-    rows, columns = height % patch_height, width % patch_width
-    if not rows and not columns:
+    """A note where the patches don't fill the image, whose rest is cut off."""
+    (rows, columns), (height, width) = model.grid, model.patch_size
+    whole = (rows * height, columns * width)
+    if whole == model.image_size:
         return []
-    unseen = [f"{count} px {where}" for count, where in ((rows, "at the bottom"), (columns, "on the right")) if count]
-    whole = f"{height - rows}x{width - columns}"
-    return [
-        f"patches of {patch_height}x{patch_width} px don't fill {height}x{width}: the model doesn't see "
-        f"{' and '.join(unseen)}; it sees all of {whole}"
-    ]
+    size, seen = (f"{pixels[0]}x{pixels[1]}" for pixels in (model.image_size, whole))
+    return [f"patches of {height}x{width} px don't fill {size}: the model sees only the first {seen}"]
