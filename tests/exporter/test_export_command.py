@@ -151,7 +151,9 @@ def test_profiles_that_are_the_same_or_far_from_their_ratio_are_named(mnist_chec
     assert profile_notes(plan(DENSE)) == ()
 
 
-@pytest.mark.parametrize(("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None)])
+@pytest.mark.parametrize(
+    ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None)]
+)
 def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str | None, mnist_checkpoint: Path) -> None:
     notes = [note for note in plan(mnist_checkpoint, image_size=size).notes if "patches of 4x4 px" in note]
     assert [note.endswith(f"the first {whole}") for note in notes] == ([] if whole is None else [True])
@@ -164,7 +166,9 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
     done = subprocess.run([*PROGRAM, ODD, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "") and "odd\\udcff.vmoe would take" in done.stdout
     export_bundle(tmp_path / ODD, tmp_path / "x.vmoe", validate=False)
-    assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["source"]["name"] == "odd\N{REPLACEMENT CHARACTER}"
+    assert (
+        json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["source"]["name"] == "odd\N{REPLACEMENT CHARACTER}"
+    )
     with pytest.raises(ExportError, match="not text in UTF-8"):
         export_bundle(DENSE, tmp_path / f"{ODD}.vmoe")
 

@@ -117,7 +117,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _working_folder(place: Path) -> Iterator[Path]:
-    """The empty, locked folder `.NAME.vmoe-export` beside a target, which is removed in the end."""
+    """The locked folder `.NAME.vmoe-export` beside a target, which is removed in the end."""
     work = place.with_name(f".{place.name}.vmoe-export")
     work.mkdir(mode=0o700, exist_ok=True)
     lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -132,17 +132,13 @@ def _working_folder(place: Path) -> Iterator[Path]:
         try:
             if (work / "old").exists() and not os.path.lexists(place):
                 (work / "old").rename(place)
-            _empty(work)
+            for left in ("new", "old"):
+                shutil.rmtree(work / left, ignore_errors=True)
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path)
 
 
 def _check_room(parent: Path, needed_bytes: int) -> None:
