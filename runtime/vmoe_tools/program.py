@@ -135,6 +135,8 @@ def printable(text: str) -> str:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click makes one of a KeyboardInterrupt
+        error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
         return f"{error.format_message().rstrip('.')}; {path} --help explains the options", USAGE_ERROR

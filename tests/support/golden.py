@@ -167,9 +167,7 @@ def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") 
 
 
 @functools.cache
-def parts(
-    model: str, group: str, bfloat16: bool, output: Output = "logits"
-) -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
+def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
     """The same, the routing groups, and where the weights lie."""
     folder = Path(tempfile.mkdtemp(dir=_scratch.name))
     with open_checkpoint(FOLDER / model) as checkpoint:
