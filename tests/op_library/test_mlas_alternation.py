@@ -21,8 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from op_models import node_call
 from routing_cases import same_bits
 
-from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import DOMAIN, OPS, VERSION, ElementType, Value
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPS, OPSET, VERSION, ElementType, Value
 from vmoe_runtime.op_library import find_library, library_path
 
 if find_library() is None:
