@@ -16,7 +16,7 @@ from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.export import plan_export
 from vmoe_runtime.bundle.reader import Bundle
 
-OLD = Path(__file__).parents[1] / "data" / "bundles"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FILES = ("weights.safetensors", "model.onnx", "model.inlined.onnx")
 
 
@@ -85,11 +85,14 @@ def test_what_is_given_beats_the_bundle(given: dict[str, Any], profiles: list[st
 
 
 @pytest.mark.parametrize("given", [{"router": "top-k"}, {"config": {}}, {"router": "top-k", "k": [1]}], ids=str)
-def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any]) -> None:
-    plan = plan_export(open_checkpoint(OLD / "v3-choice"), ExportOptions(**given))
-    ratios = [profile.capacity_ratio for profile in Bundle.open(OLD / "v3-choice").manifest.profiles.values()]
+def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any], tmp_path: Path) -> None:
+    export_bundle(GOLDEN / "g7", tmp_path / "x.vmoe", router="experts-choice", capacity=[0.5, 1.0], validate=False)
+    plan = plan_export(open_checkpoint(tmp_path / "x.vmoe"), ExportOptions(**given))
     k = given.get("k", [2])[0]
-    assert [(profile.capacity_ratio, profile.k, profile.bpr) for profile in plan.profiles] == [(r, k, True) for r in ratios]
+    assert [(profile.capacity_ratio, profile.k, profile.bpr) for profile in plan.profiles] == [
+        (0.5, k, True),
+        (1.0, k, True),
+    ]
 
 
 def test_a_plain_bundle_can_turn_out_to_be_an_ensemble(mnist_image_bundle: Path) -> None:

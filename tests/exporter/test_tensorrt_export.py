@@ -35,8 +35,7 @@ from vmoe_export import export_bundle
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs import graph_files
 from vmoe_export.graphs.graph_files import tensorrt_graph
-from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import DOMAIN
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
