@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
@@ -24,7 +23,7 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.presets import PRESETS
 from vmoe_export.small_file import read_small
-from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_tables
+from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_runtime.bundle.manifest import OUTPUTS
 from vmoe_tools.options import CONTEXT, json_option, quiet_option
@@ -257,14 +256,19 @@ def export(
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
     progress_console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
-
-    def stage(text: str) -> AbstractContextManager[Any]:
-        return progress_console.status(text) if progress_console.is_terminal else nullcontext()
-
-    with _tensor_bar(progress_console, plan.weight_bytes) as progress:
-        result = write_bundle(plan, target, progress=progress, stage=stage, **settings)
-    for table in validation_tables(result):
-        show.print(table)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    disable = not progress_console.is_terminal
+    with Progress(*columns, console=progress_console, transient=True, disable=disable) as bar:
+        task = bar.add_task("writing the weights", total=plan.weight_bytes)
+        result = write_bundle(
+            plan,
+            target,
+            progress=lambda name, size: bar.advance(task, size),
+            stage=lambda text: bar.update(task, description=text),
+            **settings,
+        )
+    for line in validation_lines(result):
+        show.print(line)
     if result.tensorrt:
         show.print(f"For TensorRT: {', '.join(result.tensorrt.values())}")
     return result
@@ -281,30 +285,6 @@ def _last_line(result: ExportResult, seconds: float, *, written: bool) -> str:
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
     command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"
     return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
-
-
-class _tensor_bar:
-    """A bar over the bytes of all tensors, which ends with the last one so that later steps can show theirs."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._bar = Progress(
-            TextColumn("weights"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._total = total
-
-    def __enter__(self) -> Callable[[str, int], None]:
-        self._task = self._bar.add_task("weights", total=self._total)
-        self._bar.start()
-        return self._advance
-
-    def _advance(self, name: str, size: int) -> None:
-        self._bar.advance(self._task, size)
-        if self._bar.finished:
-            self._bar.stop()
-
-    def __exit__(self, *details: object) -> None:
-        self._bar.stop()
 
 
 def _class_names(given: str | None) -> Sequence[str] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +115,7 @@ def write_bundle(
     validation: ValidationOptions | None = _USUAL_LIMITS,
     force: bool = False,
     progress: ProgressHook = lambda name, size: None,
-    stage: StageHook = lambda text: nullcontext(),
+    stage: StageHook = lambda text: None,
 ) -> ExportResult:
     """Writes the bundle of a plan, whole or not at all.
 
@@ -126,7 +125,7 @@ def write_bundle(
         validation: how the written graphs are checked, or None for not at all.
         force: as in `export_bundle`.
         progress: called with name and bytes after each tensor.
-        stage: called with a few words before each longer step; the context lasts as long as the step.
+        stage: called with a few words before each longer step.
 
     Raises:
         ExportError: the bundle can't be written, or validation failed.
@@ -151,15 +150,15 @@ def write_bundle(
             plan.model, plan.grouping.tokens, output=plan.output, uint8_input=plan.input == "uint8", precision=stored
         )
         network.load_weights(weights)
-        with stage("writing the graphs"):
-            write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+        stage("writing the graphs")
+        write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if products := plan.tensorrt_precision:
-            with stage("writing the TensorRT graphs"):
-                tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)
+            stage("writing the TensorRT graphs")
+            tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)
         if validation:
             findings = prove(plan, network, folder, tensorrt, validation, images, stage)
-        with stage("writing the manifest"):
-            write_manifest(folder, manifest_of(plan, tensorrt, findings))
+        stage("writing the manifest")
+        write_manifest(folder, manifest_of(plan, tensorrt, findings))
     return ExportResult(target, plan, findings, tensorrt)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS
+from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
@@ -74,24 +75,26 @@ def profile_table(plan: ExportPlan) -> Table:
     experts = plan.rules.num_experts if plan.rules else 0
     pooled = any(profile.pool for profile in plan.profiles)
     limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
-    return _table(
-        None,
-        [
-            {
-                "profile": profile.name,
-                "capacity ratio": f"{profile.capacity_ratio:g}",
-                "effective": f"{profile.effective_ratio:.4g}",
-                "k": None if profile.k is None else str(profile.k),
-                "BPR": None if profile.bpr is None else _yes(profile.bpr),
-                "pool": _yes(bool(profile.pool)) if pooled else None,
-                "max experts": str(profile.max_experts) if limited else None,
-                "slots per expert": str(profile.capacity[0]),
-                "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
-                "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
-            }
-            for profile in plan.profiles
-        ],
-    )
+    rows = [
+        {
+            "profile": profile.name,
+            "capacity ratio": f"{profile.capacity_ratio:g}",
+            "effective": f"{profile.effective_ratio:.4g}",
+            "k": profile.k,
+            "BPR": profile.bpr,
+            "pool": profile.pool if pooled else None,
+            "max experts": profile.max_experts if limited else None,
+            "slots per expert": profile.capacity[0],
+            "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
+            "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
+        }
+        for profile in plan.profiles
+    ]
+    columns = [name for name, value in rows[0].items() if value is not None]
+    table = Table(*(Column(name, justify="left" if name == "profile" else "right", no_wrap=True) for name in columns))
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    return table
 
 
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
@@ -115,88 +118,48 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def validation_tables(result: ExportResult) -> Iterator[Table]:
-    """What validation measured and what it accepts: one table for each kind of comparison, one row per graph or profile."""
+def validation_lines(result: ExportResult) -> Iterator[str]:
+    """What validation measured and what it accepts, in sentences; the numbers of each graph and profile are in the JSON."""
     findings, output = result.findings, result.plan.output
     if findings.limits and (compared := result.comparisons):
-        yield _table(
-            f"ONNX Runtime against torch: difference of {output}, on {compared[0].images} random images",
-            [
-                {
-                    "graph": each.graph,
-                    "profile": each.profile,
-                    **_differences(each.max_difference, each.relative_difference, findings.limits),
-                    _agreement(findings.limits): f"{each.agreement:.2%}" if each.profile else None,
-                }
-                for each in compared
-            ],
+        largest = max(each.max_difference for each in compared)
+        relative = max(each.relative_difference for each in compared)
+        yield (
+            f"ONNX Runtime against torch, on {compared[0].images} random images: {output} differ by "
+            f"{_differences(largest, relative, findings.limits)}{_agreement(compared, findings.limits)}"
         )
     if findings.rounded_limits and (rounded := result.rounded):
-        how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
         limits = findings.rounded_limits
-        yield _table(
-            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}: difference of {output}, on "
-            f"{rounded[0].images} random images",
-            [
-                {
-                    "graph": each.graph,
-                    **_differences(
-                        each.max_difference if limits.difference is None else each.difference_alike,
-                        each.relative_difference,
-                        limits,
-                    ),
-                    _agreement(limits): f"{each.all_pairs:.2%}" if each.profile else None,
-                    "by block": _by_block(each.agreement),
-                }
-                for each in rounded
-            ],
+        how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
+        largest = max(each.max_difference if limits.difference is None else each.difference_alike for each in rounded)
+        relative = max(each.relative_difference for each in rounded)
+        yield (
+            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}, on {rounded[0].images} random images: "
+            f"{output} differ by {_differences(largest, relative, limits)}"
         )
-    if distances := result.distances:
-        kind = "images" if findings.own_images else "random images"
-        yield _table(
-            f"{result.plan.stored_precision} against fp32: difference of {output}, on {distances[0].images} {kind}",
-            [
-                {
-                    "profile": each.profile,
-                    f"median, relative (at most {findings.distance_limit:.0%})": f"{each.relative_difference:.2%}",
-                    "largest": f"{each.max_difference:.1e}",
-                    "same top-1": _share(each.same_top1),
-                    "top-1": _share(each.top1),
-                    "top-1 in fp32": _share(each.top1_float32),
-                    "kept pairs alike, by block": _by_block(each.agreement),
-                }
-                for each in distances
-            ],
+    for each in result.distances:
+        where = f" at {each.profile}" if each.profile else ""
+        images = f"{each.images} {'images' if findings.own_images else 'random images'}"
+        top1 = "" if each.same_top1 is None else f", the same class on {each.same_top1:.2%}"
+        if each.top1 is not None and each.top1_float32 is not None:
+            top1 += f", top-1 accuracy {each.top1:.2%} (fp32: {each.top1_float32:.2%})"
+        yield (
+            f"{result.plan.stored_precision} against fp32{where}, on {images}: {output} differ typically by "
+            f"{each.relative_difference:.2%} of their size (limit {findings.distance_limit:.0%}){top1}"
         )
 
 
-def _differences(largest: float, relative: float, limits: Limits) -> dict[str, str]:
-    most = "" if limits.difference is None else f" (at most {limits.difference:g})"
-    cells = {f"largest{most}": f"{largest:.1e}"}
-    return (
-        cells
-        if limits.relative is None
-        else cells | {f"median, relative (at most {limits.relative:.0%})": f"{relative:.2%}"}
-    )
+def _differences(largest: float, relative: float, limits: Limits) -> str:
+    """The largest and the typical difference, with the limits that there are."""
+    most = "" if limits.difference is None else f" (limit {limits.difference:g})"
+    typical = "" if limits.relative is None else f", typically {relative:.2%} of their size (limit {limits.relative:.0%})"
+    return f"at most {largest:.1e}{most}{typical}"
 
 
-def _agreement(limits: Limits) -> str:
-    return f"kept pairs alike (at least {limits.agreement:.1%})"
-
-
-def _table(title: str | None, rows: Sequence[Mapping[str, str | None]]) -> Table:
-    """A table of such rows, without the columns that are empty in all of them."""
-    table = Table(title=title, title_justify="left")
-    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-    for name in columns:
-        table.add_column(
-            name,
-            no_wrap=name in ("graph", "profile"),
-            justify="left" if name in ("graph", "profile") or "block" in name else "right",
-        )
-    for row in rows:
-        table.add_row(*(row[name] or "-" for name in columns))
-    return table
+def _agreement(compared: Sequence[Comparison], limits: Limits) -> str:
+    if not compared[0].profile:
+        return ""
+    return f", {min(each.agreement for each in compared):.2%} of the pairs are routed alike (limit {limits.agreement:.1%})"
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
@@ -230,6 +193,10 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     }
 
 
+def _cell(value: object) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
 def _names(profiles: Sequence[Profile]) -> str:
     *first, last = [profile.name for profile in profiles]
     return f"{', '.join(first)} and {last}" if first else last
@@ -240,23 +207,11 @@ def _slots(profile: Profile) -> str:
     return f"{slots} slot{'s' if slots > 1 else ''}"
 
 
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"
-
-
 def _routing(routing: RoutingConfig) -> str:
     if isinstance(routing, Soft):
         return f"Soft MoE, {routing.slots_per_expert} slots per expert"
     kind = "experts choice" if isinstance(routing, ExpertsChoice) else "top-K"
     return f"{kind}, slots rounded by {routing.rounding} to a multiple of {routing.capacity_multiple_of}"
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2%}"
-
-
-def _by_block(agreement: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.rpartition('_')[2]}: {share:.1%}" for name, share in agreement.items()) or "-"
 
 
 _ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By default", "inferred": "From the tensors"}

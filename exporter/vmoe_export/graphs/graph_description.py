@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx
 
-from vmoe_export import __version__
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.torch_model import Vmoe
+from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES

@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from vmoe_export import __version__
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_description import describe
@@ -21,6 +20,7 @@ from vmoe_export.model.routing_config import Soft, TopK
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
+from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, IMAGE_INPUT, INLINED_GRAPH, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 
