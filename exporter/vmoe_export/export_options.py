@@ -12,7 +12,7 @@ import numpy as np
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output

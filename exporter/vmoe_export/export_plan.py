@@ -13,10 +13,9 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
 from vmoe_export.model.model_description import describe_model, load_config
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.model.routing_config import ExpertsChoice, Soft
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_places, sparse_flops

@@ -10,8 +10,8 @@ from rich.table import Column, Table
 
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
+from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.model.parameters import stored_tensors
-from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.limits import Limits
@@ -134,8 +134,8 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
         largest = max(each.max_difference if limits.difference is None else each.difference_alike for each in rounded)
         relative = max(each.relative_difference for each in rounded)
         yield (
-            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}, on {rounded[0].images} random images: "
-            f"{output} differ by {_differences(largest, relative, limits)}"
+            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}, on {rounded[0].images} random images:"
+            f" {output} differ by {_differences(largest, relative, limits)}"
         )
     for each in result.distances:
         where = f" at {each.profile}" if each.profile else ""

@@ -159,11 +159,6 @@ def structured_dtype(folder: Path) -> Path:
 
 
 @FAULTS.naming("ckpt.index", "chunks of embedding/kernel")
-def overlapping_chunks(folder: Path) -> Path:
-    return index_of(folder, array_entry([4], slices=[[(0, 2)], [(1, 3)]]))
-
-
-@FAULTS.naming("ckpt.index", "chunks of embedding/kernel")
 def gap_between_chunks(folder: Path) -> Path:
     return index_of(folder, array_entry([4], slices=[[(0, 1)], [(2, 4)]]))
 
@@ -317,4 +312,28 @@ def test_memory_is_taken_only_for_bytes_that_are_there(tmp_path: Path) -> None:
     shard = {"__msgpack_array_chunk_a87ca2__": True, "0": [chunk(values=2, stop=size)]}
     (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb(shard))
     with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="not as many bytes"):
+        checkpoint["embedding/kernel"]
+
+
+def test_chunks_that_overlap_are_refused_when_they_are_read(tmp_path: Path) -> None:
+    prefix = index_of(tmp_path, array_entry([4], slices=[[(0, 2)], [(1, 3)]]))
+    chunks = [chunk(values=2, start=start, stop=start + 2) for start in (0, 1)]
+    (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb({"__msgpack_array_chunk_a87ca2__": True, "0": chunks}))
+    with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="overlap"):
+        checkpoint["embedding/kernel"]
+
+
+def test_an_index_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    prefix = index_of(tmp_path, array_entry([2]))
+    os.truncate(tmp_path / "ckpt.index", 50 << 30)
+    with pytest.raises(CheckpointError, match=r"ckpt\.index: it is 53,687 MB long, and no index is longer than 16 MiB"):
+        open_checkpoint(prefix)
+
+
+def test_a_shard_that_lists_no_end_of_chunks_is_left_early(tmp_path: Path) -> None:
+    prefix = index_of(tmp_path, array_entry([2]))
+    entries = b"".join(msgpack.packb(str(number)) + b"\x90" for number in range(250_000))
+    head = b"\xdf" + (250_001).to_bytes(4, "big") + msgpack.packb("__msgpack_array_chunk_a87ca2__") + b"\xc3"
+    (tmp_path / ONLY_SHARD).write_bytes(head + entries)
+    with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="more than 100000"):
         checkpoint["embedding/kernel"]

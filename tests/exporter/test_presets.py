@@ -16,9 +16,9 @@ from damaged_files import assert_command_refuses, assert_one_sentence, export_co
 from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.model.model_config import TopK
 from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import parameter_shapes
-from vmoe_export.model.routing_config import TopK
 from vmoe_export.presets import PRESETS, preset_in
 
 pytestmark = pytest.mark.fast

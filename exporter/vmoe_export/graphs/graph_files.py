@@ -16,7 +16,7 @@ from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.graphs.standard_nodes import StandardNodes
 from vmoe_export.graphs.tensorrt_nodes import TensorRtNodes
 from vmoe_export.model.grouping import Grouping
-from vmoe_export.model.routing_config import Soft, TopK
+from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
