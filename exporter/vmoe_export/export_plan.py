@@ -83,7 +83,7 @@ class ExportPlan:
         return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile, when every place of every expert is taken."""
+        """FLOPs per image at a profile, when every slot of every expert is filled."""
         assert self.rules is not None
         return sparse_flops(self._shape, rows_of_all_places(self.rules, profile, self._shape))
 

@@ -16,7 +16,7 @@ _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EP
 
 
 def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if asked for."""
+    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if `policies`."""
     values = (value for value in OPS[op].inputs if not value.scale_of or weights == "i8")
     return [value.name for value in values if policies or value.name not in POLICIES]
 
