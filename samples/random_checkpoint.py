@@ -24,9 +24,8 @@ import click
 import msgpack
 import numpy as np
 
-from vmoe_export.model.model_config import ModelConfig, MoeConfig
+from vmoe_export.model.model_config import ModelConfig, MoeConfig, TopK
 from vmoe_export.model.parameters import parameter_shapes
-from vmoe_export.model.routing_config import TopK
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from vmoe_export import __version__
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.validation.proof import Findings
+from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH
 from vmoe_runtime.routing_kinds import SoftRules
 

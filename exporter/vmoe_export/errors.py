@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.errors import UsageError, VmoeError
 
 
 class CheckpointError(VmoeError):
@@ -13,7 +13,7 @@ class ConfigError(VmoeError, ValueError):
     """A model description that contradicts the checkpoint, or a kind of model that isn't supported."""
 
 
-class OptionError(VmoeError, ValueError):
+class OptionError(UsageError):
     """An option whose value can't be, or doesn't fit the model."""
 
 

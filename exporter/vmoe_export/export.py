@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any
 
-from vmoe_export.bundle.bundle_target import check_target
-from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
+from vmoe_export.bundle.bundle_writer import check_target, new_bundle, write_manifest
 from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
-from vmoe_export.export_options import ExportFields, ExportOptions
+from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
@@ -73,7 +71,7 @@ def export_bundle(
     max_distance: float | None = None,
     images: str | os.PathLike[str] | None = None,
     force: bool = False,
-    **fields: Unpack[ExportFields],
+    **fields: Any,
 ) -> ExportResult:
     """Exports a checkpoint to a bundle.
 
@@ -117,7 +115,7 @@ def write_bundle(
     validation: ValidationOptions | None = _USUAL_LIMITS,
     force: bool = False,
     progress: ProgressHook = lambda name, size: None,
-    stage: StageHook = lambda text: nullcontext(),
+    stage: StageHook = lambda text: None,
 ) -> ExportResult:
     """Writes the bundle of a plan, whole or not at all.
 
@@ -127,7 +125,7 @@ def write_bundle(
         validation: how the written graphs are checked, or None for not at all.
         force: as in `export_bundle`.
         progress: called with name and bytes after each tensor.
-        stage: called with a few words before each longer step; the context lasts as long as the step.
+        stage: called with a few words before each longer step.
 
     Raises:
         ExportError: the bundle can't be written, or validation failed.
@@ -152,15 +150,15 @@ def write_bundle(
             plan.model, plan.grouping.tokens, output=plan.output, uint8_input=plan.input == "uint8", precision=stored
         )
         network.load_weights(weights)
-        with stage("writing the graphs"):
-            canonical = write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+        stage("writing the graphs")
+        write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
         if products := plan.tensorrt_precision:
-            with stage("writing the TensorRT graphs"):
-                tensorrt = write_tensorrt_graphs(folder, canonical, plan.profiles, products, plan.model.hidden_size)
+            stage("writing the TensorRT graphs")
+            tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)
         if validation:
             findings = prove(plan, network, folder, tensorrt, validation, images, stage)
-        with stage("writing the manifest"):
-            write_manifest(folder, manifest_of(plan, tensorrt, findings))
+        stage("writing the manifest")
+        write_manifest(folder, manifest_of(plan, tensorrt, findings))
     return ExportResult(target, plan, findings, tensorrt)
 
 

@@ -1,18 +1,18 @@
-"""What the user of an export may choose."""
+"""The choices of an export, and what completes them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output
@@ -23,7 +23,7 @@ from vmoe_runtime.profiles import SETTINGS
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user may choose. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
+    """The choices of an export. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
     preset's or config's, or else the default.
 
     Attributes:
@@ -31,14 +31,14 @@ class ExportOptions:
         k: experts per token. Default: the training k, or 2.
         bpr: Batch Priority Routing (True, the default) or vanilla order (False) for the stored profiles.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
-        batch: images per batch, which the group must divide; needed by group "batch".
+        batch_size: images per batch, which the group must divide; needed by group "batch".
         config: official model config (a mapping, or the path of a JSON file).
         image_size: (height, width) in pixels.
-        rounding, capacity_multiple_of: how a ratio becomes places; official defaults "ceil" and (here) 1.
+        rounding, capacity_multiple_of: how a ratio becomes slots; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
-        ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.
+        ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.
         router: "top-k" or "experts-choice", which tensors can't tell. Default: the config's, or "top-k".
-        pool: the places of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
+        pool: the slots of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
         max_experts: experts that a group may use in the stored profiles. Default: all.
         precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
             for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
@@ -60,7 +60,7 @@ class ExportOptions:
     k: Sequence[int] | None = None
     bpr: bool | None = None
     group: str | None = None
-    batch: int | None = None
+    batch_size: int | None = None
     config: dict[str, Any] | str | os.PathLike[str] | None = None
     image_size: tuple[int, int] | None = None
     rounding: Rounding | None = None
@@ -99,7 +99,7 @@ class ExportOptions:
             ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
             ("k", Sequence, "a sequence of numbers, such as [1]"),
             ("group", str, "text, such as 'image' or '16'"),
-            ("batch", int, "a number of images"),
+            ("batch_size", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
             ("max_experts", int, "a number of experts"),
             ("capacity_multiple_of", int, "a whole number"),
@@ -129,15 +129,15 @@ class ExportOptions:
             )
 
     def routing_options(self) -> list[str]:
-        """Names of the options given that only mean something to MoE layers."""
-        others = ("group", "batch", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
+        """Names of the options that are set and need MoE layers."""
+        others = ("group", "batch_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
         return [name for name in (*SETTINGS, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
-        """The same options, and where they say nothing what a bundle that serves as checkpoint was exported with, or else
-        the preset's preprocessing and class names.
+        """The same options, where they are None completed by those of a bundle that serves as checkpoint, or else by the
+        preset's preprocessing and class names.
 
-        Capacity ratios, k and bpr stay as they are: they are those of profiles, see `asked_settings`.
+        Capacity ratios, k and bpr stay as they are: they are those of profiles, see `profile_settings`.
 
         Raises:
             OptionError: a preset for a bundle.
@@ -151,12 +151,12 @@ class ExportOptions:
                 )
             manifest = checkpoint.manifest
             size = (manifest.input.height, manifest.input.width)
-            batch = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
+            batch_size = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
             given = {
                 "config": checkpoint.config,
                 "image_size": size,
                 "group": manifest.group,
-                "batch": batch,
+                "batch_size": batch_size,
                 "input": manifest.input.dtype,
                 "output": manifest.output,
                 # Steps end in images of one size.
@@ -174,10 +174,10 @@ class ExportOptions:
         given = {name: value for name, value in given.items() if getattr(self, name) is None}
         return replace(self, **given)
 
-    def asked_settings(self, checkpoint: Checkpoint, routing: RoutingConfig) -> list[dict[str, Any]]:
-        """What a profile says, of each profile as keyword arguments: the ratios and ks that were given, each with each.
+    def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig) -> list[dict[str, Any]]:
+        """The settings of each profile as keyword arguments of its rules: the product of the ratios and ks.
 
-        Where none are given, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
+        Where there are none, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
 
         Raises:
             OptionError: an option that the kind doesn't have.
@@ -193,7 +193,7 @@ class ExportOptions:
         if isinstance(routing, ExpertsChoice):
             ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
             return [{"capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
-        # What was experts choice may be told to be top-K routing.
+        # A bundle of experts choice may be exported with top-K routing.
         stored = [{"k": routing.k, "bpr": True, **fields} for fields in stored]
         flags = {name: getattr(self, name) for name in SETTINGS[2:] if getattr(self, name) is not None}
         if stored and self.capacity is None and self.k is None:
@@ -206,7 +206,7 @@ class ExportOptions:
 
 
 def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """What each profile of a bundle that serves as checkpoint says, as keyword arguments of the rules.
+    """The settings of each profile of a bundle that serves as checkpoint, as keyword arguments of the rules.
 
     Policies are left out where they are off: not every kind of model has them.
     """
@@ -222,29 +222,3 @@ def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         }
         for profile in checkpoint.manifest.profiles.values()
     ]
-
-
-class ExportFields(TypedDict, total=False):
-    """The fields of ExportOptions as keyword arguments."""
-
-    capacity: Sequence[float] | None
-    k: Sequence[int] | None
-    bpr: bool | None
-    group: str | None
-    batch: int | None
-    config: dict[str, Any] | str | os.PathLike[str] | None
-    image_size: tuple[int, int] | None
-    rounding: Rounding | None
-    capacity_multiple_of: int | None
-    dispatch_bf16: bool | None
-    ensemble_size: int | None
-    router: Literal["top-k", "experts-choice"] | None
-    pool: bool | None
-    max_experts: int | None
-    precision: ExportPrecision
-    tensorrt: bool
-    input: Literal["float32", "uint8"] | None
-    output: Output | None
-    preprocess: str | None
-    class_names: Sequence[str] | None
-    preset: str | None

@@ -13,10 +13,9 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
 from vmoe_export.model.model_description import describe_model, load_config
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.model.routing_config import ExpertsChoice, Soft
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
@@ -84,7 +83,7 @@ class ExportPlan:
         return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile, when every place of every expert is taken."""
+        """FLOPs per image at a profile, when every slot of every expert is filled."""
         assert self.rules is not None
         return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape))
 
@@ -137,7 +136,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
-    grouping = parse_group(options.group or "image", model.num_tokens, options.batch, model.ensemble_size)
+    grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(checkpoint, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
@@ -198,7 +197,7 @@ def _profiles(
     if moe is None:
         return None, ()
     experts, layers, routing = moe.num_experts, len(moe.layers), moe.routing
-    asked = options.asked_settings(checkpoint, routing)
+    settings = options.profile_settings(checkpoint, routing)
     rules: RoutingRules
     if isinstance(routing, Soft):
         return SoftRules(experts, grouping.tokens, layers, routing.slots_per_expert), ()
@@ -214,7 +213,7 @@ def _profiles(
             routing.ensemble_size,
         )
     profiles = {}
-    for fields in asked:
+    for fields in settings:
         rules.check_names(fields)
         profile = rules.profile(**fields)
         profiles[profile.name] = profile
@@ -281,14 +280,10 @@ def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:
-    """What is cut off where the patches don't fill the image."""
-    (height, width), (patch_height, patch_width) = model.image_size, model.patch_size
-    rows, columns = height % patch_height, width % patch_width
-    if not rows and not columns:
+    """A note where the patches don't fill the image, whose rest is cut off."""
+    (rows, columns), (height, width) = model.grid, model.patch_size
+    whole = (rows * height, columns * width)
+    if whole == model.image_size:
         return []
-    unseen = [f"{count} px {where}" for count, where in ((rows, "at the bottom"), (columns, "on the right")) if count]
-    whole = f"{height - rows}x{width - columns}"
-    return [
-        f"patches of {patch_height}x{patch_width} px don't fill {height}x{width}: the model doesn't see "
-        f"{' and '.join(unseen)}; it sees all of {whole}"
-    ]
+    size, seen = (f"{pixels[0]}x{pixels[1]}" for pixels in (model.image_size, whole))
+    return [f"patches of {height}x{width} px don't fill {size}: the model sees only the first {seen}"]

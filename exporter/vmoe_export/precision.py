@@ -57,9 +57,9 @@ PRECISIONS: Mapping[ExportPrecision, Numbers] = {
 }
 
 
-def stored_precision(asked: ExportPrecision) -> Precision:
+def stored_precision(precision: ExportPrecision) -> Precision:
     """The precision of the weights file and of the graphs for CPUs."""
-    return "fp32" if asked == "fp16" else asked
+    return "fp32" if precision == "fp16" else precision
 
 
 def weight_type(name: str, precision: ExportPrecision) -> WeightType:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
+from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.model.parameters import stored_tensors
-from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.precision import PRECISIONS
-from vmoe_export.profile_notes import profile_notes
+from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
+
+_MUCH = 0.1  # of the requested ratio
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
@@ -38,7 +40,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
         f"{plan.input}",
     )
-    assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess says otherwise)"
+    assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess changes it)"
     table.add_row("Pictures", f"{plan.preprocessing}{assumed}")
     if moe:
         table.add_row(
@@ -48,7 +50,7 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
             gives = "each member's logits" if plan.output == "members" else "the logarithm of their mean probability"
             table.add_row(
                 "Ensemble",
-                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; puts out {gives}",
+                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; returns {gives}",
             )
         table.add_row(
             "Routing group",
@@ -56,10 +58,10 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         )
         table.add_row("Routing", f"{_routing(moe.routing)}; bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}")
     table.add_row("Weights", _weights(plan))
-    # What --capacity and --k say stands in the table of profiles.
-    said = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
+    # The values of --capacity and --k are in the table of profiles.
+    chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
-        fields = sorted(name for name, source in model.origins.items() if source == origin and not said.get(name))
+        fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
         if fields:
             source = "From the preset" if origin == "config" and plan.preset else _ORIGINS[origin]
             table.add_row(source, ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
@@ -69,121 +71,95 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """One row per profile: requested and effective ratio, places, FLOPs against the dense ViT of the same size."""
-    table = Table()
-    table.add_column("profile", no_wrap=True)
+    """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size."""
     experts = plan.rules.num_experts if plan.rules else 0
     pooled = any(profile.pool for profile in plan.profiles)
     limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
-    cells: dict[str, Callable[[Profile], str | None]] = {
-        "capacity ratio": lambda profile: f"{profile.capacity_ratio:g}",
-        "effective": lambda profile: f"{profile.effective_ratio:.4g}",
-        "k": lambda profile: None if profile.k is None else str(profile.k),
-        "BPR": lambda profile: _yes(profile.bpr),
-        "pool": lambda profile: _yes(profile.pool) if pooled else None,
-        "most experts": lambda profile: str(profile.max_experts) if limited else None,
-        "places per expert": lambda profile: str(profile.slots[0]),
-        "GFLOP per image": lambda profile: f"{plan.flops(profile) / 1e9:.3g}",
-        "of dense": lambda profile: f"{plan.flops(profile) / plan.dense_flops:.0%}",
-    }
-    there = {name: cell for name, cell in cells.items() if cell(plan.profiles[0]) is not None}
-    for name in there:
-        table.add_column(name, justify="right")
+    rows = [
+        {
+            "profile": profile.name,
+            "capacity ratio": f"{profile.capacity_ratio:g}",
+            "effective": f"{profile.effective_ratio:.4g}",
+            "k": profile.k,
+            "BPR": profile.bpr,
+            "pool": profile.pool if pooled else None,
+            "max experts": profile.max_experts if limited else None,
+            "slots per expert": profile.slots[0],
+            "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
+            "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
+        }
+        for profile in plan.profiles
+    ]
+    columns = [name for name, value in rows[0].items() if value is not None]
+    table = Table(*(Column(name, justify="left" if name == "profile" else "right", no_wrap=True) for name in columns))
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    return table
+
+
+def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
+    """One sentence for each kind of surprise: profiles that are the same, far from their ratio, or above a dense ViT."""
+    notes = []
+    by_setting: dict[object, list[Profile]] = {}
     for profile in plan.profiles:
-        table.add_row(profile.name, *(cell(profile) for cell in there.values()))
-    return table
+        setting = (profile.slots, profile.k, profile.bpr, profile.pool, profile.max_experts)
+        by_setting.setdefault(setting, []).append(profile)
+    for alike in by_setting.values():
+        if len(alike) > 1:
+            notes.append(f"{_names(alike)} are the same: each gives an expert {_slots(alike[0])} per group")
+    far = [p for p in plan.profiles if abs(p.effective_ratio - p.capacity_ratio) > _MUCH * p.capacity_ratio]
+    if far:
+        told = ", ".join(f"{p.name} is {p.effective_ratio:.3g} with {_slots(p)}" for p in far)
+        notes.append(f"slots are whole numbers, so an effective ratio is more than {_MUCH:.0%} off: {told}")
+    above = [profile for profile in plan.profiles if plan.flops(profile) > plan.dense_flops]
+    if above:
+        verb = "costs" if len(above) == 1 else "cost"
+        notes.append(f"{_names(above)} {verb} more than the dense ViT of the same size")
+    return tuple(notes)
 
 
-def validation_table(result: ExportResult) -> Table:
-    """One row per graph and profile: ONNX Runtime against torch, and how near to the limits."""
-    limits = result.findings.limits
-    assert limits is not None
-    table = _differences("ONNX Runtime against torch", result, result.comparisons[0].images)
-    table.add_column("profile", no_wrap=True)
-    _add_difference_columns(table, limits)
-    table.add_column(f"kept pairs alike (at least {limits.agreement:.1%})", justify="right")
-    for comparison in result.comparisons:
-        agreement = f"{comparison.agreement:.2%}" if comparison.profile else "-"
-        cells = _difference_cells(comparison.max_difference, comparison.relative_difference, limits)
-        table.add_row(comparison.graph, comparison.profile or "-", *cells, agreement)
-    return table
+def validation_lines(result: ExportResult) -> Iterator[str]:
+    """What validation measured and what it accepts, in sentences; the numbers of each graph and profile are in the JSON."""
+    findings, output = result.findings, result.plan.output
+    if findings.limits and (compared := result.comparisons):
+        largest = max(each.max_difference for each in compared)
+        relative = max(each.relative_difference for each in compared)
+        yield (
+            f"ONNX Runtime against torch, on {compared[0].images} random images: {output} differ by "
+            f"{_differences(largest, relative, findings.limits)}{_agreement(compared, findings.limits)}"
+        )
+    if findings.rounded_limits and (rounded := result.rounded):
+        limits = findings.rounded_limits
+        how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
+        largest = max(each.max_difference if limits.difference is None else each.difference_alike for each in rounded)
+        relative = max(each.relative_difference for each in rounded)
+        yield (
+            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}, on {rounded[0].images} random images:"
+            f" {output} differ by {_differences(largest, relative, limits)}"
+        )
+    for each in result.distances:
+        where = f" at {each.profile}" if each.profile else ""
+        images = f"{each.images} {'images' if findings.own_images else 'random images'}"
+        top1 = "" if each.same_top1 is None else f", the same class on {each.same_top1:.2%}"
+        if each.top1 is not None and each.top1_float32 is not None:
+            top1 += f", top-1 accuracy {each.top1:.2%} (fp32: {each.top1_float32:.2%})"
+        yield (
+            f"{result.plan.stored_precision} against fp32{where}, on {images}: {output} differ typically by "
+            f"{each.relative_difference:.2%} of their size (limit {findings.distance_limit:.0%}){top1}"
+        )
 
 
-def distance_table(result: ExportResult) -> Table:
-    """One row per profile: the model as stored against the same model in float32."""
-    measured = result.distances[0]
-    kind = "images" if result.findings.own_images else "random images"
-    title = f"{result.plan.stored_precision} against fp32: difference of {result.plan.output}, on {measured.images} {kind}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("profile", no_wrap=True)
-    limit = result.findings.distance_limit
-    assert limit is not None
-    columns = [
-        f"typical, of their size (at most {limit:.0%})",
-        "of the limit",
-        "largest",
-        "same top-1",
-        "top-1",
-        "top-1 in fp32",
-    ]
-    shown = [
-        [
-            f"{distance.relative_difference:.2%}",
-            f"{distance.relative_difference / limit:.0%}",
-            f"{distance.max_difference:.1e}",
-            *map(_share, (distance.same_top1, distance.top1, distance.top1_float32)),
-        ]
-        for distance in result.distances
-    ]
-    there = [i for i, cell in enumerate(shown[0]) if cell is not None]
-    for i in there:
-        table.add_column(columns[i], justify="right")
-    table.add_column("kept pairs alike, by block")
-    for distance, cells in zip(result.distances, shown, strict=True):
-        table.add_row(distance.profile or "-", *(cells[i] for i in there), _by_block(distance.agreement))
-    return table
+def _differences(largest: float, relative: float, limits: Limits) -> str:
+    """The largest and the typical difference, with the limits that there are."""
+    most = "" if limits.difference is None else f" (limit {limits.difference:g})"
+    typical = "" if limits.relative is None else f", typically {relative:.2%} of their size (limit {limits.relative:.0%})"
+    return f"at most {largest:.1e}{most}{typical}"
 
 
-def rounded_table(result: ExportResult) -> Table:
-    """One row per TensorRT graph in fp16 or bf16: ONNX Runtime's CPU against torch, and how near to the limits."""
-    first, limits = result.rounded[0], result.findings.rounded_limits
-    assert limits is not None
-    how = "run by ONNX Runtime" if first.how == "onnxruntime" else "not run: emulated in float32"
-    title = f"TensorRT graphs in {result.plan.options.precision} against torch, {how}"
-    table = _differences(title, result, first.images)
-    _add_difference_columns(table, limits)
-    table.add_column(f"kept pairs alike (at least {limits.agreement:.0%})", justify="right")
-    table.add_column("by block")
-    for found in result.rounded:
-        difference = found.max_difference if limits.difference is None else found.difference_alike
-        cells = _difference_cells(difference, found.relative_difference, limits)
-        agreement = f"{found.all_pairs:.2%}" if found.profile else "-"
-        table.add_row(found.graph, *cells, agreement, _by_block(found.agreement))
-    return table
-
-
-def _differences(title: str, result: ExportResult, images: int) -> Table:
-    table = Table(title=f"{title}: difference of {result.plan.output}, on {images} random images", title_justify="left")
-    table.add_column("graph", no_wrap=True)
-    return table
-
-
-def _add_difference_columns(table: Table, limits: Limits) -> None:
-    largest, typical = limits.difference, limits.relative
-    table.add_column("largest" + (f" (at most {largest:g})" if largest is not None else ""), justify="right")
-    if typical is not None:
-        table.add_column(f"typical, of their size (at most {typical:.0%})", justify="right")
-    table.add_column("of the limit", justify="right")
-
-
-def _difference_cells(difference: float, relative: float, limits: Limits) -> list[str]:
-    shares = []
-    if limits.difference is not None:
-        shares.append(difference / limits.difference)
-    if limits.relative is not None:
-        shares.append(relative / limits.relative)
-    typical = [] if limits.relative is None else [f"{relative:.2%}"]
-    return [f"{difference:.1e}", *typical, f"{max(shares):.0%}"]
+def _agreement(compared: Sequence[Comparison], limits: Limits) -> str:
+    if not compared[0].profile:
+        return ""
+    return f", {min(each.agreement for each in compared):.2%} of the pairs are routed alike (limit {limits.agreement:.1%})"
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
@@ -217,23 +193,25 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     }
 
 
-def _yes(flag: bool | None) -> str | None:
-    return None if flag is None else "yes" if flag else "no"
+def _cell(value: object) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def _names(profiles: Sequence[Profile]) -> str:
+    *first, last = [profile.name for profile in profiles]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _slots(profile: Profile) -> str:
+    slots = profile.slots[0]
+    return f"{slots} slot{'s' if slots > 1 else ''}"
 
 
 def _routing(routing: RoutingConfig) -> str:
     if isinstance(routing, Soft):
         return f"Soft MoE, {routing.slots_per_expert} slots per expert"
     kind = "experts choice" if isinstance(routing, ExpertsChoice) else "top-K"
-    return f"{kind}, places {routing.rounding}, multiple of {routing.capacity_multiple_of}"
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2%}"
-
-
-def _by_block(agreement: Mapping[str, float]) -> str:
-    return ", ".join(f"{name.rpartition('_')[2]}: {share:.1%}" for name, share in agreement.items()) or "-"
+    return f"{kind}, slots rounded by {routing.rounding} to a multiple of {routing.capacity_multiple_of}"
 
 
 _ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By default", "inferred": "From the tensors"}

@@ -15,7 +15,11 @@ class ChangedError(BundleError):
     """A bundle was written to, renamed or replaced while it was being loaded."""
 
 
-class RoutingError(VmoeError, ValueError):
+class UsageError(VmoeError, ValueError):
+    """A wrong value for an argument or an option."""
+
+
+class RoutingError(UsageError):
     """A profile, capacity ratio or k that the model can't be run with."""
 
 

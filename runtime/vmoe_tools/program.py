@@ -18,7 +18,8 @@ from typing import NoReturn
 import click
 
 from vmoe_runtime import __version__
-from vmoe_runtime.errors import RoutingError, VmoeError
+
+from vmoe_runtime.errors import UsageError, VmoeError
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -135,6 +136,8 @@ def printable(text: str) -> str:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     """What to tell the user, and the exit code."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click makes one of a KeyboardInterrupt
+        error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
         return f"{error.format_message().rstrip('.')}; {path} --help explains the options", USAGE_ERROR
@@ -148,7 +151,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
-    return str(error), USAGE_ERROR if isinstance(error, RoutingError) else FAILURE
+    return str(error), USAGE_ERROR if isinstance(error, UsageError) else FAILURE
 
 
 def _end_at_signals() -> None:

@@ -51,7 +51,7 @@ def test_other_text_is_refused(text: str) -> None:
 
 
 def test_the_group_of_a_whole_batch_needs_to_know_the_batch() -> None:
-    with pytest.raises(OptionError, match="--batch N"):
+    with pytest.raises(OptionError, match="--batch-size N"):
         parse_group("batch", 50, None)
 
 

@@ -1,9 +1,8 @@
-"""`vmoe-export --tensorrt`: the graphs that TensorRT gets, run unchanged in ONNX Runtime, and what they may be made of."""
+"""`vmoe export --tensorrt`: the graphs that TensorRT gets, run unchanged in ONNX Runtime, and what they may be made of."""
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,11 @@ from safetensors.numpy import save_file
 from sdk_build import Runner
 from variants import VARIANTS, Variant
 
-from vmoe_export import ExportOptions, OptionError, export_bundle
-from vmoe_export.cli import main
+from vmoe_export import export_bundle
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs import graph_files
-from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
-from vmoe_export.ops.functions import IR_VERSION, OPSET
-from vmoe_export.ops.table import DOMAIN
+from vmoe_export.graphs.graph_files import tensorrt_graph
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
@@ -49,6 +46,7 @@ pytestmark = pytest.mark.long
 
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 CASES = golden.cases()
+COMPARED = 512  # images of MNIST
 FLOAT32 = [case for case in CASES if not case.bfloat16]
 BFLOAT16 = [case for case in CASES if case.bfloat16]
 LIBRARIES = ("no library", *(["op library"] if find_library() else []))
@@ -79,16 +77,10 @@ def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-@functools.cache
-def canonical(model: str, group: str, bfloat16: bool) -> tuple[Path, onnx.ModelProto, int]:
-    folder, network = golden.exported(model, group, bfloat16)
-    return folder, onnx.load(folder / "model.onnx", load_external_data=False), network.config.hidden_size
-
-
 def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
     """The graph of a case's setting, written beside its weights."""
-    folder, model, hidden_size = canonical(case.model, case.group, case.bfloat16)
-    graph = tensorrt_graph(model, case.profile, precision, hidden_size)
+    folder, network, grouping, spans = golden.parts(case.model, case.group, case.bfloat16)
+    graph = tensorrt_graph(network, grouping, spans, case.profile, precision)
     path = folder / f"{precision}.tensorrt.onnx"
     path.write_bytes(graph.SerializeToString(deterministic=True))
     return path, graph
@@ -144,12 +136,6 @@ def check_slots(case: golden.Case, routes: Outputs, atol: float) -> None:
         np.testing.assert_array_equal(golden.kept_slots(slot, case.profile.slots[0], kept.shape[-1]), kept)
         if gates is not None:
             np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_the_bfloat16_dispatcher_is_close_in_nearly_all_cases(library: str) -> None:
-    differences = [np.abs(answer(case, library)[0] - case.logits).max() for case in BFLOAT16]
-    assert sum(d <= 5e-5 for d in differences) >= 20
 
 
 @pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
@@ -217,19 +203,13 @@ def test_the_main_graph_has_the_plugins_and_ops_that_tensorrt_parses(
     assert len([node for node in graph.node if node.op_type in ("Shape", "Expand")]) <= 2
     locations = {entry.value for t in graph.initializer for entry in t.external_data if entry.key == "location"}
     assert locations == {"weights.safetensors"}
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("case", CONFIGS, ids=str)
-def test_inputs_and_outputs_are_the_same_in_every_precision(case: golden.Case, precision: TensorRtPrecision) -> None:
-    _, model = graph_of(case, precision)
-    (image,) = model.graph.input
-    assert (image.name, image.type.tensor_type.elem_type) == ("image", TensorProto.FLOAT)
+    (image,) = graph.input
     dims = image.type.tensor_type.shape.dim
     assert dims[0].dim_param == "batch" and all(dim.dim_value for dim in dims[1:])
-    layers = [f"{layer}/{what}" for layer in case.raw["layers"] for what in ("slot", "weight")]
-    assert [output.name for output in model.graph.output] == ["logits", *layers]
-    for output in model.graph.output:
+    assert [output.name for output in graph.output] == [
+        "logits", *(f"{layer}/{what}" for layer in layers for what in ("slot", "weight"))
+    ]  # fmt: skip
+    for output in graph.output:
         kind = TensorProto.INT32 if output.name.endswith("/slot") else TensorProto.FLOAT
         assert output.type.tensor_type.elem_type == kind
 
@@ -266,20 +246,6 @@ def test_router_residual_stream_and_head_are_float32_and_the_large_products_are_
     assert len(adds) >= 2 * golden.settings(case.model)["model"]["encoder"]["num_layers"]
 
 
-def test_no_matmul_of_the_main_graph_has_a_weight_that_is_computed() -> None:
-    """TensorRT folds casts of constants when it builds; anything else would be done again in every call."""
-    for precision in PRECISIONS:
-        _, model = graph_of(FLOAT32[0], precision)
-        constants = {tensor.name for tensor in model.graph.initializer}
-        producers = {name: node for node in model.graph.node for name in node.output}
-        for node in model.graph.node:
-            if node.op_type == "MatMul" and not node.output[0].endswith(("/scores", "/mixed")):
-                weight = node.input[1]
-                if weight not in constants:
-                    cast = producers[weight]
-                    assert cast.op_type == "Cast" and cast.input[0] in constants
-
-
 def value_types(model: onnx.ModelProto) -> dict[str, int]:
     """Element type of every value, by strict inference; initializers and inputs too."""
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
@@ -313,14 +279,6 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     # In such small models one token that goes elsewhere moves an image's logits by a tenth.
     assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.2 * np.sqrt(np.mean(case.logits**2))
     assert kept_alike(case, routes) > 0.94
-
-
-def test_a_bfloat16_file_runs_unchanged_in_the_reference_evaluator() -> None:
-    case = next(case for case in FLOAT32 if case.model == "g2")
-    path, _ = graph_of(case, "bf16")
-    logits, *routes = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, {"image": case.images})
-    assert np.sqrt(np.mean((logits - case.logits) ** 2)) < 0.1 * np.sqrt(np.mean(case.logits**2))
-    assert kept_alike(case, routes) > 0.9
 
 
 def test_the_emulation_rounds_every_result_to_bfloat16() -> None:
@@ -379,11 +337,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
     return {precision: folder / f"{precision}.vmoe" for precision in PRECISIONS}
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp32", 1535), ("fp16", 1530), ("bf16", 1525)])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 511), ("fp16", 509), ("bf16", 505)])
 def test_mnist_predictions_are_nearly_all_official(
     precision: str, least: int, bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    images = (mnist_images["images"][..., None] / 127.5 - 1).astype(np.float32)
+    images = (mnist_images["images"][:COMPARED, ..., None] / 127.5 - 1).astype(np.float32)
     with np.load(MNIST / "reference.npz") as reference:
         for profile, graph in Bundle.open(bundles[precision]).manifest.raw["tensorrt"]["graphs"].items():
             ratio, k = profile.removeprefix("c").split("-k")
@@ -396,18 +354,8 @@ def test_mnist_predictions_are_nearly_all_official(
                 (tmp_path / "weights.safetensors").write_bytes((bundles[precision] / "weights.safetensors").read_bytes())
             run = session(path)
             (logits,) = in_parts(lambda part, run=run: run.run(["logits"], {"image": part}), images)
-            official = reference[f"pred_K{k}_C{ratio}_bpr"]
+            official = reference[f"pred_K{k}_C{ratio}_bpr"][:COMPARED]
             assert (logits.argmax(axis=1) == official).sum() >= least, profile
-
-
-def test_the_batch_is_dynamic(bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray]) -> None:
-    images = (mnist_images["images"][:48, ..., None] / 127.5 - 1).astype(np.float32)
-    run = session(bundles["fp32"] / "c0.1-k1.tensorrt.onnx")
-    whole, *routes = run.run(None, {"image": images})
-    for start in (0, 16, 32):
-        part, slot, *_ = run.run(None, {"image": images[start : start + 16]})
-        np.testing.assert_allclose(part, whole[start : start + 16], rtol=0, atol=1e-5)
-        np.testing.assert_array_equal(slot >= 0, routes[0][start // 16 : start // 16 + 1] >= 0)
 
 
 def test_the_float32_graph_is_the_canonical_graph_at_its_profile(
@@ -419,9 +367,9 @@ def test_the_float32_graph_is_the_canonical_graph_at_its_profile(
             logits, *routes = session(bundles["fp32"] / f"{profile}.tensorrt.onnx").run(None, {"image": images})
             np.testing.assert_allclose(logits, engine(images, profile=profile), rtol=0, atol=1e-5)
             for slot, layer in zip(routes[::2], engine.routing(images, profile=profile).values(), strict=True):
-                places = len(slot) * engine.setting(profile).slots[0]  # type: ignore[union-attr]
+                slots = len(slot) * engine.setting(profile).slots[0]  # type: ignore[union-attr]
                 np.testing.assert_array_equal(slot >= 0, layer.kept)
-                np.testing.assert_array_equal(slot[slot >= 0] // places, layer.expert[layer.kept])  # type: ignore[index]
+                np.testing.assert_array_equal(slot[slot >= 0] // slots, layer.expert[layer.kept])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -433,81 +381,31 @@ def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: P
         ratio, k, _ = variant.settings[-1]
         options |= {"capacity": [ratio], "k": [k]}
     for precision in ("fp32", "fp16"):
-        target = tmp_path / f"{precision}.vmoe"
-        result = export_bundle(source, target, tensorrt=True, precision=precision, **options)
+        result = export_bundle(source, tmp_path / f"{precision}.vmoe", tensorrt=True, precision=precision, **options)
         (graph,) = result.tensorrt.values()
-        found = [c for c in (*result.comparisons, *result.rounded) if c.graph == graph]
-        assert len(found) == 1
-        difference = found[0].difference_alike if precision == "fp16" else found[0].max_difference
+        (found,) = (c for c in (*result.comparisons, *result.rounded) if c.graph == graph)
+        difference = found.difference_alike if precision == "fp16" else found.max_difference
         assert difference < (2e-2 if precision == "fp16" else 1e-2 if options.get("dispatch_bf16") else 1e-5)
-        manifest = Bundle.open(target).manifest
-        assert manifest.tensorrt is not None
-        assert manifest.tensorrt.precision == precision and manifest.precision == "fp32"
-        assert dict(manifest.tensorrt.graphs) == dict(result.tensorrt)
 
 
-# The command.
+# The bundle.
 
 
-def test_the_command_names_the_files_and_says_how_far_they_are(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("checkpoint", [SPARSE, DENSE], ids=lambda path: path.name)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_manifest_names_the_graphs_and_how_they_were_compared(
+    precision: TensorRtPrecision, checkpoint: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    said = {
-        "fp32": "ONNX Runtime against torch",
-        "fp16": "TensorRT graphs in fp16 against torch, run by ONNX Runtime",
-        "bf16": "TensorRT graphs in bf16 against torch, not run: emulated in float32",
-    }
-    for precision, title in said.items():
-        target = tmp_path / f"{precision}.vmoe"
-        arguments = [str(mnist_checkpoint), "-c", "0.3", "-c", "1.05", "--k", "1", "--precision", precision]
-        assert run_command([*arguments, "--tensorrt", "-o", str(target)]) == 0
-        printed = capsys.readouterr().out
-        assert title in printed
-        assert "For TensorRT: c0.3-k1.tensorrt.onnx, c1.05-k1.tensorrt.onnx" in printed
-        assert sum(line.startswith("│ c0.3-k1.tensorrt.onnx") for line in printed.splitlines()) == 1
-        manifest = json.loads((target / "manifest.json").read_text())
-        graphs = {"c0.3-k1": "c0.3-k1.tensorrt.onnx", "c1.05-k1": "c1.05-k1.tensorrt.onnx"}
-        assert manifest["tensorrt"] == {"precision": precision, "graphs": graphs}
-        assert manifest["precision"] == ("bf16" if precision == "bf16" else "fp32")
-        rounded = manifest["validation"].get("tensorrt", [])
-        how = {"fp32": [], "fp16": ["onnxruntime"] * 2, "bf16": ["emulated"] * 2}[precision]
-        assert [entry["how"] for entry in rounded] == how
-        compared = {entry["graph"] for entry in (*manifest["validation"]["comparisons"], *rounded)}
-        assert compared == {"model.onnx", "model.inlined.onnx", *graphs.values()}
-        assert {path.name for path in target.iterdir()} == compared | {"manifest.json", "weights.safetensors"}
-
-
-def test_json_says_what_was_written(mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(mnist_checkpoint), "-c", "0.3", "--k", "1", "--json", "-", "-o", str(tmp_path / "x.vmoe")]
-    assert run_command([*arguments, "--tensorrt", "--precision", "fp16"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["precision"] == "fp16"
-    assert result["tensorrt"]["graphs"] == {"c0.3-k1": "c0.3-k1.tensorrt.onnx"}
-    (entry,) = result["tensorrt"]["validation"]
-    assert entry["profile"] == "c0.3-k1" and len(entry["agreement"]) == 5
-    assert run_command([*arguments, "--force", "--no-validate"]) == 0
-    assert json.loads(capsys.readouterr().out)["tensorrt"] is None
-
-
-def test_a_dense_model_has_one_graph_in_any_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for precision in PRECISIONS:
-        target = tmp_path / f"{precision}.vmoe"
-        assert run_command([str(DENSE), "--tensorrt", "--precision", precision, "-o", str(target)]) == 0
-        assert "For TensorRT: model.tensorrt.onnx" in capsys.readouterr().out
-        manifest = Bundle.open(target).manifest
-        assert manifest.tensorrt is not None
-        assert dict(manifest.tensorrt.graphs) == {"model": "model.tensorrt.onnx"}
-        assert (manifest.tensorrt.precision, manifest.precision) == (precision, "bf16" if precision == "bf16" else "fp32")
-        with Engine.load(target) as engine:
-            assert engine(np.zeros((1, *engine.manifest.raw["model"]["image_size"], 3), np.float32)).shape[0] == 1
-
-
-def test_a_bundle_without_says_nothing_about_tensorrt(mnist_bundle: Path) -> None:
-    manifest = Bundle.open(mnist_bundle).manifest
-    assert manifest.tensorrt is None
-    assert "tensorrt" not in manifest.raw
-    assert not list(mnist_bundle.glob("*tensorrt*"))
+    result = export_bundle(checkpoint, tmp_path / "x.vmoe", precision=precision, tensorrt=True)
+    names = ["c1.05-k2"] if checkpoint == SPARSE else ["model"]
+    graphs = {name: f"{name}.tensorrt.onnx" for name in names}
+    manifest = Bundle.open(tmp_path / "x.vmoe").manifest.raw
+    assert manifest["tensorrt"] == {"precision": precision, "graphs": graphs}
+    assert manifest["precision"] == ("bf16" if precision == "bf16" else "fp32")
+    how = {"fp32": [], "fp16": ["onnxruntime"], "bf16": ["emulated"]}[precision]
+    assert [entry["how"] for entry in manifest["validation"].get("tensorrt", [])] == how
+    compared = {found.graph for found in (*result.comparisons, *result.rounded)}
+    assert compared == {"model.onnx", "model.inlined.onnx", *graphs.values()}
 
 
 def test_the_engine_and_the_sdk_load_a_bundle_with_tensorrt_graphs(
@@ -524,27 +422,7 @@ def test_the_engine_and_the_sdk_load_a_bundle_with_tensorrt_graphs(
         runner.close()
 
 
-def run_command(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
-
-
 # What is refused.
-
-
-def test_fp16_without_tensorrt_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(SPARSE), "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["fp16", "add --tensorrt"], capfd)
-    with pytest.raises(OptionError, match="add --tensorrt"):
-        ExportOptions(precision="fp16")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_tensorrt_must_be_true_or_false() -> None:
-    with pytest.raises(OptionError, match="tensorrt is 'yes', not one of True, False"):
-        ExportOptions(tensorrt="yes")  # type: ignore[arg-type]
 
 
 def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,12 @@ from op_models import (
 )
 from torch import Tensor
 
-from vmoe_export.ops.functions import OPSET, function_bodies
+from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.table import (
     DOMAIN,
     ELEMENT_TYPES,
     OPS,
+    OPSET,
     PLUGIN_ATTRIBUTES,
     POLICIES,
     VERSION,

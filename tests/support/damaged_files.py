@@ -17,7 +17,7 @@ import pytest
 from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
 
 from vmoe_export import open_checkpoint
-from vmoe_export.cli import main
+from vmoe_tools.program import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
@@ -49,15 +49,19 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
         assert name in sentence
 
 
+def export_command(*arguments: object) -> int:
+    """Exit code of `vmoe export` with those arguments."""
+    return main(["export", *map(str, arguments)])
+
+
 def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """`vmoe-export` ends with that exit code and one line on stderr, which names what is concerned."""
+    """`vmoe export` ends with that exit code and one line on stderr, which names what is concerned."""
     capfd.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+    found = export_command(*arguments)
     err = capfd.readouterr().err
-    assert err.startswith("vmoe-export: ")
+    assert err.startswith("vmoe: ")
     assert_one_sentence(err.removesuffix("\n"), *names)
-    assert stopped.value.code == code
+    assert found == code
 
 
 def put(path: str, value: Any) -> Edit:

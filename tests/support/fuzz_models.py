@@ -14,12 +14,13 @@ import onnx
 from moe_calls import MOE_OPS, type_choices
 from onnx import TensorProto, helper, numpy_helper
 
-from vmoe_export.ops.functions import IR_VERSION, OPSET
 from vmoe_export.ops.table import (
     ATTRIBUTE_RULES,
     DOMAIN,
     ELEMENT_TYPES,
+    IR_VERSION,
     OPS,
+    OPSET,
     POLICIES,
     VERSION,
     ElementType,

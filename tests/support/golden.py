@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from vmoe_export import open_checkpoint
-from vmoe_export.bundle.weights_file import write_weights
+from vmoe_export.bundle.weights_file import Span, write_weights
 from vmoe_export.graphs.graph_files import write_graphs
-from vmoe_export.model.grouping import parse_group
+from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import stored_parameters
 from vmoe_export.model.torch_model import Vmoe
@@ -148,7 +148,7 @@ def kind_of(model: str) -> RoutingKind | None:
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:
-    """bool[G,S,E]: which (token, expert) pairs got a place, from the expert of each choice and whether it was kept."""
+    """bool[G,S,E]: which (token, expert) pairs got a slot, from the expert of each choice and whether it was kept."""
     pairs = np.zeros((*expert.shape[:2], num_experts), bool)
     group, token, choice = np.nonzero(kept)
     pairs[group, token, expert[group, token, choice]] = True
@@ -162,11 +162,12 @@ def kept_slots(slot: np.ndarray, capacity: int, num_experts: int) -> np.ndarray:
 
 def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
     """Folder with the two graphs and the weights, and the torch model."""
-    return _exported(model, group, bfloat16, output)
+    return parts(model, group, bfloat16, output)[:2]
 
 
 @functools.cache
-def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[Path, Vmoe]:
+def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
+    """The same, the routing groups, and where the weights lie."""
     folder = Path(tempfile.mkdtemp(dir=_scratch.name))
     with open_checkpoint(FOLDER / model) as checkpoint:
         shapes = {name: info.shape for name, info in checkpoint.info.items()}
@@ -186,7 +187,7 @@ def _exported(model: str, group: str, bfloat16: bool, output: Output) -> tuple[P
         )
         default = rules.profile(1.05, 1, True)
     write_graphs(folder, network, grouping, spans, default)
-    return folder, network
+    return folder, network, grouping, spans
 
 
 @functools.cache

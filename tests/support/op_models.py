@@ -18,9 +18,21 @@ from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops import reference, torch_ops
-from vmoe_export.ops.functions import IR_VERSION, OPSET, function_bodies
+from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
-from vmoe_export.ops.table import DOMAIN, ELEMENT_TYPES, OPS, POLICIES, VERSION, ElementType, Op, Types, Value
+from vmoe_export.ops.table import (
+    DOMAIN,
+    ELEMENT_TYPES,
+    IR_VERSION,
+    OPS,
+    OPSET,
+    POLICIES,
+    VERSION,
+    ElementType,
+    Op,
+    Types,
+    Value,
+)
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"

@@ -186,7 +186,7 @@ VARIANTS = (
         classifier="token", position="sincos2d", trained_grid=(0, 0), image_size=(12, 12), moe=(0, 1),
         group_tokens=30, batch_multiple=3,
         settings=((0.5, 1, True), (1.05, 2, False)),
-        options={"image_size": (12, 12), "group": "batch", "batch": 3, "dispatch_bf16": True},
+        options={"image_size": (12, 12), "group": "batch", "batch_size": 3, "dispatch_bf16": True},
     ),
     Variant(
         "mean, no position embedding, one expert, uint8 images, vanilla order",

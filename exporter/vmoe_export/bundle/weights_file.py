@@ -12,12 +12,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.bundle.int8_weights import quantize_columns
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
+from vmoe_export.ops.table import LARGEST_INT8
 from vmoe_export.precision import ExportPrecision, StoredType
 
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
@@ -72,6 +72,25 @@ def write_weights(
                 file.write(data)
                 progress(part, spans[part].length)
     return spans
+
+
+def quantize_columns(weights: Array) -> tuple[Array, Array]:
+    """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
+
+    The scale is the largest absolute weight of the column / 127, and 1 for a column of zeros; weights are rounded to
+    nearest, ties to even.
+    """
+    quantized = np.empty(weights.shape, np.int8)
+    scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
+    # One matrix at a time: experts are many, and each step makes an array of its size.
+    for matrix in np.ndindex(weights.shape[:-2]):
+        scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
+        scale[scale == 0] = 1
+        steps = weights[matrix] / scale
+        np.rint(steps, out=steps)
+        np.clip(steps, -LARGEST_INT8, LARGEST_INT8, out=steps)
+        quantized[matrix], scales[matrix] = steps, scale
+    return quantized, scales
 
 
 def _layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:

@@ -10,20 +10,15 @@ import numpy as np
 
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
+from vmoe_export.model.model_config import ROUTERS
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.routing_kinds import RoutingKind
 
 _POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
-_ROUTERS: Mapping[RoutingKind, str] = {
-    "top-k": "NoisyTopExpertsPerItemRouter",
-    "experts-choice": "NoisyTopItemsPerExpertRouter",
-    "soft": "SoftRouter",
-}
 
 
 class BundleCheckpoint(SafetensorsCheckpoint):
-    """The weights of a bundle, and in `manifest` what its export was told.
+    """The weights of a bundle, and in `manifest` the settings of its export.
 
     Args:
         folder: the bundle; every file of it is checked against its SHA-256.
@@ -57,11 +52,8 @@ class BundleCheckpoint(SafetensorsCheckpoint):
     def config(self) -> dict[str, Any]:
         """The official config of the model, as far as the tensors can't say it."""
         model = self.manifest.model
-        given = model.get("moe")
-        moe = given if isinstance(given, Mapping) else {}
-        # In older formats what is in `routing` stood beside it.
-        nested = moe.get("routing")
-        routing = nested if isinstance(nested, Mapping) else moe
+        moe = _mapping(model, "moe")
+        routing = _mapping(moe, "routing")
         kind = self.manifest.rules.kind if self.manifest.rules else None
         return {
             "classifier": model.get("classifier"),
@@ -70,7 +62,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                 "moe": {
                     "ensemble_size": self.manifest.ensemble_size,
                     "router": {
-                        "name": None if kind is None else _ROUTERS[kind],
+                        "name": None if kind is None else ROUTERS[kind],
                         # It may turn out to be top-K routing, and then it has no k yet.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
@@ -87,6 +79,11 @@ class BundleCheckpoint(SafetensorsCheckpoint):
     def sha256(self) -> str:
         """SHA-256 (hex) over the hashes of the bundle's files, which were checked when it was opened."""
         return self._identity
+
+
+def _mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = parent.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def is_bundle(path: Path) -> bool:

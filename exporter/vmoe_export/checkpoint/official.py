@@ -20,7 +20,6 @@ import msgpack
 import numpy as np
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.checkpoint.chunk_cover import Box, covers
 from vmoe_export.checkpoint.dtypes import dtype_from_name
 from vmoe_export.checkpoint.msgpack_cursor import ByteSpan, MsgpackCursor
 from vmoe_export.checkpoint.plain_file import PlainFile
@@ -37,6 +36,8 @@ _MAX_INDEX_BYTES = 16 << 20  # that many chunks, and their names
 _MAX_SLICE_BYTES = 1024
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
+
+Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class OfficialCheckpoint(Checkpoint):
         for box, spans, shard in found:
             if sum(span.length for span in spans) != _volume(box) * info.dtype.itemsize:
                 raise CheckpointError(f"{shard.path.name}: a chunk has not as many bytes as its slice needs")
-        result = np.empty(info.shape, info.dtype)
+        result, filled = np.empty(info.shape, info.dtype), np.zeros(info.shape, bool)
         for box, spans, shard in found:
             extents = tuple(stop - start for start, stop in box)
             # A chunk that is the whole array is read to its place, the others through memory of their own.
@@ -107,8 +108,12 @@ class OfficialCheckpoint(Checkpoint):
                 shard.read_into(spans, chunk)
             # The ellipsis makes this an assignment for scalars, too.
             where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
+            filled[where] = True
             if chunk is not result:
                 result[where] = chunk
+        # They have as many elements as the array, so that some are missing where two chunks overlap.
+        if not filled.all():
+            raise CheckpointError("its chunks overlap")
         return result
 
 
@@ -265,7 +270,11 @@ def _array_index(rank: int, name: str, leaf: Any, shard_count: int) -> _ArrayInd
         raise CheckpointError(f"{name} points to shards that are not there")
     if len(boxes) > _MAX_CHUNKS:
         raise CheckpointError(f"{name} is cut into {len(boxes)} chunks")
-    if not covers(shape, boxes):
+    inside = all(
+        len(box) == len(shape) and all(0 <= a <= b <= extent for (a, b), extent in zip(box, shape, strict=True))
+        for box in boxes
+    )
+    if not inside or sum(map(_volume, boxes)) != math.prod(shape):
         raise CheckpointError(f"the chunks of {name} do not make up its shape {shape}")
     return _ArrayIndex(rank, TensorInfo(shape, dtype), tuple(zip(boxes, shards, strict=True)))
 

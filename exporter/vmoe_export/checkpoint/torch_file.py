@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,23 @@ from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.dtypes import dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
-from vmoe_export.checkpoint.torch_records import Record, check, read_checked, read_records
 from vmoe_export.errors import CheckpointError
 
 _MAX_PICKLE_BYTES = 16 << 20
+_BLOCK = 1 << 20
 
 
 class TorchCheckpoint(Checkpoint):
     """A file of torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
 
-    Of the zip layout torch reads the names and shapes alone; the data is read here, against its CRC-32. The layout before
-    torch 1.6 has no checksums and is read whole.
+    Of the zip layout torch reads the names and shapes alone, since it checks no CRC-32; the data is read by zipfile. The
+    layout before torch 1.6 has no checksums and is read whole.
     """
 
     def __init__(self, path: Path) -> None:
-        self._records: dict[int, Record] | None = None  # by offset
-        self._checked: set[Record] = set()
+        self._archive: zipfile.ZipFile | None = None
+        self._records: dict[int, zipfile.ZipInfo] = {}  # by the offset of their data
+        self._shared: tuple[int, Array] | None = None  # the last record that several tensors may share
         self._file = PlainFile(path)
         try:
             loaded = self._load(path)
@@ -64,24 +67,51 @@ class TorchCheckpoint(Checkpoint):
     def _load_zip(self, path: Path) -> Any:
         from torch._subclasses import FakeTensorMode
 
-        records = read_records(self._file)
-        for name, record in records.items():
+        try:
+            self._archive = zipfile.ZipFile(self._file.stream)
+        except Exception:  # a damaged directory makes zipfile fail in any way
+            raise CheckpointError("it is damaged or cut short: its directory is not readable") from None
+        for entry in self._archive.infolist():
+            _, _, name = entry.filename.partition("/")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self._file.size:
+                raise CheckpointError(f"its record '{name[:80]}' is compressed, or larger than the file")
             if name.startswith("data/"):  # checked when it is read
+                offset = self._data_offset(entry)
+                if self._records.setdefault(offset, entry) is not entry:
+                    raise CheckpointError(f"it is damaged: its record '{name[:80]}' lies where another one does")
                 continue
-            if record.size > _MAX_PICKLE_BYTES:
+            if entry.file_size > _MAX_PICKLE_BYTES:
                 raise CheckpointError(f"its record '{name[:80]}' is larger than {_MAX_PICKLE_BYTES >> 20} MiB")
-            try:
-                data = bytes(read_checked(self._file, record))
-            except CheckpointError as error:
-                raise CheckpointError(f"its record '{name[:80]}': {error}") from None
+            data = bytes(self._record_data(entry))
             if name == "byteorder" and data.decode("ascii", "replace") != sys.byteorder:
                 raise CheckpointError(
                     f"it was written on a machine of other byte order than this one ({sys.byteorder} endian)"
                 )
-        self._records = {record.offset: record for name, record in records.items() if name.startswith("data/")}
         # Tensors without data, whose storages say where in the file theirs is.
         with FakeTensorMode():
             return _torch_load(path, self._file)
+
+    def _data_offset(self, entry: zipfile.ZipInfo) -> int:
+        """Where the data of a record begins: behind its header, whose last fields are the lengths of name and extra."""
+        lengths = struct.unpack("<2H", bytes(self._file.read(entry.header_offset + 26, 4)))
+        return entry.header_offset + 30 + int(sum(lengths))
+
+    def _record_data(self, entry: zipfile.ZipInfo) -> Array:
+        """The bytes of a record, uint8[size], against its CRC-32."""
+        assert self._archive is not None
+        data, position = np.empty(entry.file_size, np.uint8), 0
+        try:
+            with self._archive.open(entry) as stream:
+                while block := stream.read(_BLOCK):
+                    data[position : position + len(block)] = np.frombuffer(block, np.uint8)
+                    position += len(block)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header makes zipfile fail in any way
+            raise CheckpointError(f"its record '{entry.filename[:80]}' is damaged ({error})") from None
+        if position < len(data):
+            raise CheckpointError(f"its record '{entry.filename[:80]}' is cut short")
+        return data
 
     def _info(self, name: str, tensor: torch.Tensor) -> TensorInfo:
         try:
@@ -91,7 +121,7 @@ class TorchCheckpoint(Checkpoint):
         if tensor.layout != torch.strided or tensor.device.type == "meta":
             raise CheckpointError(f"tensor {name} is sparse or has no data")
         storage = tensor.untyped_storage().nbytes()
-        if self._records is not None and self._record(tensor) is None:
+        if self._archive is not None and self._record(tensor) is None:
             raise CheckpointError(f"tensor {name} has no record of its size; save the file again with torch.save")
         last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
         # A stride of 0 lets a few bytes pass for any shape.
@@ -99,16 +129,16 @@ class TorchCheckpoint(Checkpoint):
             raise CheckpointError(f"tensor {name} has less data than its shape {tuple(tensor.shape)} needs")
         return TensorInfo(tuple(tensor.shape), dtype)
 
-    def _record(self, tensor: torch.Tensor) -> Record | None:
+    def _record(self, tensor: torch.Tensor) -> zipfile.ZipInfo | None:
         """The record of a tensor's storage; None where there is none of that size."""
         storage = tensor.untyped_storage()
-        record = (self._records or {}).get(getattr(storage, "_checkpoint_offset", -1))
-        return record if record is not None and record.size == storage.nbytes() else None
+        record = self._records.get(getattr(storage, "_checkpoint_offset", -1))
+        return record if record is not None and record.file_size == storage.nbytes() else None
 
     def _read(self, stored_name: str) -> Array:
         tensor = self._tensors[stored_name]
         dtype = dtype_from_name(str(tensor.dtype).removeprefix("torch."))
-        if self._records is None:
+        if self._archive is None:
             plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
             flat = plain.reshape(-1).view(torch.uint8) if plain.numel() else torch.empty(0, dtype=torch.uint8)
             return np.array(flat.numpy()).view(dtype).reshape(tuple(tensor.shape))
@@ -116,19 +146,14 @@ class TorchCheckpoint(Checkpoint):
         if record is None or not tensor.numel():
             return np.empty(tuple(tensor.shape), dtype)
         length = tensor.numel() * dtype.itemsize
-        if tensor.is_contiguous():
-            start = int(tensor.storage_offset()) * dtype.itemsize
-            whole = length == record.size
+        if tensor.is_contiguous() and length == record.file_size:
+            data = self._record_data(record)
         else:
-            start, length, whole = 0, record.size, True
-        if whole:
-            data = read_checked(self._file, record)
-        else:
-            # One of many tensors in this storage, perhaps: its record is checked once, and then only the part is read.
-            if record not in self._checked:
-                check(self._file, record)
-                self._checked.add(record)
-            data = self._file.read(record.offset + start, length)
+            # One of many tensors in this storage, perhaps.
+            if self._shared is None or self._shared[0] != record.header_offset:
+                self._shared = record.header_offset, self._record_data(record)
+            start = int(tensor.storage_offset()) * dtype.itemsize if tensor.is_contiguous() else 0
+            data = self._shared[1][start : start + length].copy() if tensor.is_contiguous() else self._shared[1]
         values = data.view(dtype)
         if not tensor.is_contiguous():
             strides = [step * dtype.itemsize for step in tensor.stride()]

@@ -1,52 +1,65 @@
-"""Writes the graphs of a bundle and has ONNX check them."""
+"""Makes the graphs of a bundle, writes them without anything of this machine inside, and has ONNX check them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
+from onnx import TensorProto, helper
 
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.errors import ExportError
-from vmoe_export.graphs.canonical_graph import canonical_graph
-from vmoe_export.graphs.inlined_graph import inline
-from vmoe_export.graphs.tensorrt_graph import tensorrt_graph
+from vmoe_export.graphs.graph_description import describe
+from vmoe_export.graphs.model_nodes import ModelNodes
+from vmoe_export.graphs.standard_nodes import StandardNodes
+from vmoe_export.graphs.tensorrt_nodes import TensorRtNodes
 from vmoe_export.model.grouping import Grouping
+from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.model.torch_model import Vmoe
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, INLINED_GRAPH, TensorRtPrecision
+from vmoe_export.ops.functions import fixed_function_bodies
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
+from vmoe_runtime import __version__
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, IMAGE_INPUT, INLINED_GRAPH, TensorRtPrecision
 from vmoe_runtime.profiles import Profile
+
+BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
 
 def write_graphs(
     folder: Path, model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
-) -> onnx.ModelProto:
-    """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into, and returns the first.
+) -> None:
+    """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
+
+    Args:
+        folder: where the weights lie.
+        model: the torch model, of which only the description is used.
+        grouping: which batches the graphs must take.
+        weights: where each parameter lies in the weights file.
+        default: the profile whose settings become the default values of `model.onnx`; None for a dense ViT and a Soft MoE.
 
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
-    canonical = canonical_graph(model, grouping, weights, default)
-    _write(folder / CANONICAL_GRAPH, canonical)
-    _write(folder / INLINED_GRAPH, inline(canonical))
-    return canonical
+    _write(folder / CANONICAL_GRAPH, _canonical_graph(model, grouping, weights, default))
+    _write(folder / INLINED_GRAPH, _inlined_graph(model, grouping, weights, default))
 
 
 def write_tensorrt_graphs(
     folder: Path,
-    canonical: onnx.ModelProto,
+    model: Vmoe,
+    grouping: Grouping,
+    weights: Mapping[str, Span],
     profiles: Sequence[Profile],
     precision: TensorRtPrecision,
-    hidden_size: int,
 ) -> dict[str, str]:
     """Writes `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
 
     Args:
-        folder: where the weights lie.
-        canonical: from `write_graphs`.
+        folder, model, grouping, weights: as for `write_graphs`.
         profiles: the profiles of the bundle; none for a dense ViT.
         precision: what the large products are computed in.
-        hidden_size: D, the width of the model's attention.
 
     Returns:
         File name by profile, or by "model".
@@ -58,8 +71,145 @@ def write_tensorrt_graphs(
     for profile in profiles or (None,):
         name = profile.name if profile else DENSE_GRAPH_KEY
         files[name] = f"{name}.tensorrt.onnx"
-        _write(folder / files[name], tensorrt_graph(canonical, profile, precision, hidden_size))
+        _write(folder / files[name], tensorrt_graph(model, grouping, weights, profile, precision))
     return files
+
+
+def _canonical_graph(
+    model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
+) -> onnx.ModelProto:
+    """Ops of the domain vmoe with their functions; the settings of the routing kind are inputs with default values."""
+    settings = default.inputs() if default else {}
+    nodes = ModelNodes(model, weights, list(settings))
+    graph = _graph(model, grouping, nodes, settings)
+    _name_block_shapes(graph, nodes, model, grouping)
+    for name, numbers in settings.items():
+        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
+    how = f"{_settings_sentence(settings, 'has a default', 'have defaults')}Any ONNX Runtime from 1.21 on runs it; "
+    how += "vmoe_runtime and its op library make it fast."
+    proto = _model(graph, _called(graph, nodes.functions))
+    describe(proto, model, grouping, default, model.precision, how)
+    return proto
+
+
+def _inlined_graph(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None) -> onnx.ModelProto:
+    """Standard ops alone; the settings of the routing kind are plain inputs."""
+    settings = default.inputs() if default else {}
+    nodes = StandardNodes(model, weights, list(settings))
+    graph = _graph(model, grouping, nodes, settings)
+    _name_block_shapes(graph, nodes, model, grouping)
+    proto = _model(graph)
+    how = _settings_sentence(settings, "must be given", "must be given")
+    how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
+    describe(proto, model, grouping, default, model.precision, how)
+    return proto
+
+
+def tensorrt_graph(
+    model: Vmoe,
+    grouping: Grouping,
+    weights: Mapping[str, Span],
+    profile: Profile | None,
+    precision: TensorRtPrecision,
+) -> onnx.ModelProto:
+    """The graph of one profile for TensorRT.
+
+    Args:
+        model, grouping, weights: as for `write_graphs`.
+        profile: whose capacity, k and bpr are fixed in it; None for a dense ViT.
+        precision: what the large products are computed in.
+
+    Returns:
+        A model with the input `image`; the output `logits` or `features`, always float32; and `<block>/slot` (int32) and
+        `<block>/weight` (float32) of each MoE layer. Weights are external data.
+    """
+    nodes = TensorRtNodes(model, weights, profile, precision)
+    graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
+    bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if profile else []
+    proto = _model(graph, bodies)
+    fixed = f"Fixed to profile {profile.name}. For TensorRT from 10.7 on with the vmoe plugin" if profile else "For TensorRT"
+    describe(proto, model, grouping, profile, precision, f"{fixed}, and any ONNX Runtime from 1.21 on.")
+    return proto
+
+
+def _graph(
+    model: Vmoe,
+    grouping: Grouping,
+    nodes: ModelNodes,
+    settings: Mapping[str, Any],
+    choices: int | str = CHOICE_DIM,
+) -> onnx.GraphProto:
+    kind = TensorProto.UINT8 if model.uint8_input else TensorProto.FLOAT
+    image = helper.make_tensor_value_info(IMAGE_INPUT, kind, [BATCH_DIM, *model.config.image_size, model.config.channels])
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [len(n)]) for name, n in settings.items()]
+    outputs = list(_outputs(model, grouping, nodes.outputs, choices))
+    return helper.make_graph(nodes.nodes, "vmoe", [image, *inputs], outputs, nodes.initializers())
+
+
+def _outputs(model: Vmoe, grouping: Grouping, names: list[str], choices: int | str) -> Iterator[onnx.ValueInfoProto]:
+    config, moe = model.config, model.config.moe
+    sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
+    yield helper.make_tensor_value_info(
+        names[0], TensorProto.FLOAT, [BATCH_DIM, *sizes.get(names[0], [config.feature_size])]
+    )
+    if moe is None:
+        return
+    per_token: list[str | int] = [choices] if isinstance(moe.routing, TopK) else [moe.num_experts]
+    if isinstance(moe.routing, Soft):
+        per_token.append(moe.routing.slots_per_expert)
+    kinds = {"expert": TensorProto.INT32, "slot": TensorProto.INT32, "kept": TensorProto.BOOL}
+    for name in names[1:]:
+        kind = kinds.get(name.rpartition("/")[2], TensorProto.FLOAT)
+        yield helper.make_tensor_value_info(name, kind, [_groups(model, grouping), grouping.tokens, *per_token])
+
+
+def _groups(model: Vmoe, grouping: Grouping) -> str:
+    """The name of the number of groups: a group that is an image is counted as one."""
+    return BATCH_DIM if grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
+
+
+def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: Vmoe, grouping: Grouping) -> None:
+    """Declares the shapes around encoder blocks: a runtime that knows that they are the same size computes in place."""
+    config = model.config
+    expert_shape = (_groups(model, grouping), grouping.tokens, config.hidden_size)
+    known = {value.name for value in (*graph.input, *graph.output)}
+    rows = BATCH_DIM
+    for op, *values in nodes.blocks:
+        if op == "VmoeExpertBlock" and config.ensemble_size > 1:
+            rows = MEMBER_DIM  # from the first one on, each image is there once for each member
+        shape = expert_shape if op == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
+        for name in values:
+            if name not in known:
+                known.add(name)
+                graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+
+def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> onnx.ModelProto:
+    opsets = {"": OPSET} | ({DOMAIN: VERSION} if functions else {})
+    return helper.make_model(
+        graph,
+        producer_name="vmoe-export",
+        producer_version=__version__,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+        functions=functions,
+    )
+
+
+def _called(graph: onnx.GraphProto, functions: Mapping[str, onnx.FunctionProto]) -> list[onnx.FunctionProto]:
+    """The functions that the graph's nodes call, directly or through another."""
+    names = {node.op_type for node in graph.node}
+    while more := {node.op_type for name in names & functions.keys() for node in functions[name].node} - names:
+        names |= more
+    return [function for name, function in functions.items() if name in names]
+
+
+def _settings_sentence(settings: Iterable[str], one: str, several: str) -> str:
+    """What the inputs of those names are for, and what of them; empty where there are none."""
+    *most, last = [*settings] or [""]
+    if most:
+        return f"Inputs {', '.join(most)} and {last} choose the routing and {several}. "
+    return f"Input {last} chooses the routing and {one}. " if last else ""
 
 
 def _write(path: Path, graph: onnx.ModelProto) -> None:

@@ -1,67 +1,160 @@
-"""The nodes of a model: what `model.py` computes in torch, as ops of the domain vmoe and of ONNX."""
+"""The nodes of a model: what `torch_model.py` computes in torch, as ops of the domain vmoe and of ONNX.
+
+There is one walk through the model for every graph of a bundle. It asks for an op of the table wherever one is needed, and
+each kind of graph has its own way to write that op: `ModelNodes` as a node of the domain vmoe, `StandardNodes` as nodes of
+ONNX, and `TensorRtNodes` as what TensorRT fuses best.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from vmoe_export.bundle.weights_file import Span
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters
-from vmoe_export.model.torch_model import LAYER_NORM_EPSILON, Vmoe
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
+from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name
+from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.ops.functions import function_bodies
+from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
+from vmoe_export.precision import PRECISIONS, STORED_BYTES, StoredType, WeightType, hidden_chunk, weight_type
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT, WEIGHTS_NAME
 
-IMAGE = "image"
+_STORED: Mapping[StoredType, int] = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16, "I8": TensorProto.INT8}
+_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
 
 class ModelNodes:
-    """The nodes of a model in the order of their computation, and the constants that they take.
+    """The nodes of a model in the order of their computation, and the tensors that they take.
 
-    Weights go by their official names, and slots by `<block>/slot`, since the graphs for TensorRT put them out.
+    A node is named after the layer of the official tree that it belongs to and its op, such as
+    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after the node; weights go by their official names,
+    and slots by `<block>/slot`.
 
     Args:
         model: says what to compute; its weights are not looked at.
-        settings: the names of the graph's inputs for what the routing kind sets.
+        weights: where each parameter lies in the weights file.
+        settings: the names of the graph's inputs for the settings of the routing kind.
 
     Attributes:
-        nodes: sorted by what they take.
-        constants: small tensors that the nodes take.
-        unnamed: the values in between that have a number for a name, for `node_names`.
-        outputs: the model's output, then what each MoE layer puts out.
+        nodes: sorted by their inputs.
+        functions: the bodies of all ops, written for the model, by op.
+        blocks: the op, the input and the output of each part of an encoder block that has a residual.
+        outputs: the model's output, then the outputs of each MoE layer.
     """
 
-    def __init__(self, model: Vmoe, settings: Sequence[str]) -> None:
+    def __init__(self, model: Vmoe, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         self._model, self._config = model, model.config
-        self._settings = settings[1:]  # all but the capacity, which each layer has of its own
-        self._shapes = {
-            name: graph_shape(name, shape)
-            for name, shape in stored_parameters(model.config, features=model.output == "features").items()
-        }
-        self.unnamed: set[str] = set()
+        self._weights, self._settings = weights, settings
+        self._tensors = {name: _external(name, span) for name, span in weights.items()}
+        self._taken: Counter[str] = Counter()
+        self._place = "embedding"
+        self.functions = {body.name: body for body in _bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.outputs = list(self._forward(has_capacity="capacity" in settings))
+        self.blocks: list[tuple[str, str, str]] = []
+        self.outputs = list(self._forward())
 
-    def _forward(self, *, has_capacity: bool) -> Iterator[str]:
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The weights, parts of weights and constants that the nodes take."""
+        used = {name for node in self.nodes for name in node.input}
+        return [tensor for name, tensor in self._tensors.items() if name in used]
+
+    def _layer_outputs(self) -> Sequence[str]:
+        """Names of the outputs of each MoE layer."""
+        return self._model.layer_outputs
+
+    def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
+        named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
+        return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
+
+    def _expand(
+        self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
+    ) -> list[str]:
+        """Writes the body of a function in place of a node that calls it."""
+        names = dict(zip(body.input, inputs, strict=True))
+        names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
+        for inner in body.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(inner)
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    attribute.CopyFrom(helper.make_attribute(attribute.name, attributes[attribute.ref_attr_name]))
+            node.input[:] = [names[name] for name in inner.input]
+            node.output[:] = [names.get(name, "") for name in inner.output]
+            if node.domain == DOMAIN:
+                given = {attribute.name: attribute.i for attribute in node.attribute}
+                made = self._op(node.op_type, node.input, node.output, given)
+            else:
+                made = self._append(node)
+            names.update(zip(inner.output, made, strict=True))
+        return [names[name] for name in body.output]
+
+    def _append(self, node: onnx.NodeProto) -> list[str]:
+        """Adds a node, with a name for it and for each of its outputs that has none; returns its outputs."""
+        name = f"{self._place_of(node.input)}/{node.op_type}"
+        node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
+        self._taken[name] += 1
+        node.output[:] = [
+            given or (f"{node.name}/{index}" if index else node.name) for index, given in enumerate(node.output)
+        ]
+        self.nodes.append(node)
+        return list(node.output)
+
+    def _place_of(self, inputs: Sequence[str]) -> str:
+        """The layer of the official tree whose weights are among the inputs; the current one where there are none."""
+        layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
+        # A block is named after what follows its layer norm.
+        layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
+        return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
+
+    def _op(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        assert attributes.keys() == OPS[op].attributes.keys()
+        outer, self._place = self._place, self._place_of(inputs)
+        written = self._write(op, inputs, outputs, attributes)
+        self._place = outer
+        if op in _BLOCKS:
+            self.blocks.append((op, inputs[0], written[0]))
+        return written
+
+    def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
+        """Writes an op of the table; returns its first output."""
+        return self._op(op, inputs, outputs or [""] * len(OPS[op].outputs), attributes)[0]
+
+    def _add(self, op: str, *inputs: str, outputs: Sequence[str] = ("",), **attributes: Any) -> str:
+        """Adds a node of ONNX; returns its first output."""
+        return self._append(helper.make_node(op, inputs, outputs, **attributes))[0]
+
+    def _constant(self, name: str, values: Any, dtype: Any) -> str:
+        array = np.asarray(values, dtype)
+        tensor = self._tensors.setdefault(name, numpy_helper.from_array(array, name))
+        assert np.array_equal(numpy_helper.to_array(tensor), array)
+        return name
+
+    def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
+        """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
+        span = self._weights[whole]
+        length = STORED_BYTES[span.dtype] * math.prod(dims)
+        part = Span(span.offset + number * length, length, dims, span.dtype)
+        self._tensors[name] = _external(name, part)
+        return name
+
+    def _forward(self) -> Iterator[str]:
         config, moe, members = self._config, self._config.moe, self._config.ensemble_size
         x = self._embed()
-        capacities: Iterator[str] = iter(())
-        if moe and has_capacity:
-            # One Split rather than a Slice for each layer, which a small model would notice.
-            split = [self._new() for _ in moe.layers]
-            self._add("Split", "capacity", outputs=split, axis=0, num_outputs=len(split))
-            capacities = iter(split)
+        capacities = iter(self._capacities())
         routes: list[str] = []
         for i in range(config.num_layers):
-            block = f"Encoder/encoderblock_{i}"
+            block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
             x = self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x)
             if moe and i in moe.layers:
-                names = [f"encoderblock_{i}/{what}" for what in self._model.layer_outputs]
+                names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
                 routes += names
                 is_first = i == moe.layers[0]
                 if is_first and members > 1:  # what comes before is the same for all of them
@@ -71,6 +164,7 @@ class ModelNodes:
             else:
                 weights, chunk = self._mlp(f"{block}/Mlp")
                 x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+        self._place = "head"
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = self._first_token(x)
         self._head(self._layer_norm("Encoder/encoder_norm", x))
@@ -78,26 +172,14 @@ class ModelNodes:
         yield self._model.output
         yield from routes
 
-    def _new(self) -> str:
-        name = f"value_{len(self.unnamed)}"
-        self.unnamed.add(name)
-        return name
-
-    def _add(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """Adds a node of ONNX; returns its first output."""
-        self.nodes.append(helper.make_node(op, inputs, outputs or [self._new()], **attributes))
-        return str(self.nodes[-1].output[0])
-
-    def _vmoe(self, name: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
-        """Adds a node of the domain vmoe, whose attributes are those of the table."""
-        assert attributes.keys() == OPS[name].attributes.keys()
-        return self._add(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES)
-
-    def _constant(self, name: str, values: Any, dtype: Any) -> str:
-        array = np.asarray(values, dtype)
-        tensor = self.constants.setdefault(name, numpy_helper.from_array(array, name))
-        assert np.array_equal(numpy_helper.to_array(tensor), array)
-        return name
+    def _capacities(self) -> Sequence[str]:
+        """The capacity of each MoE layer."""
+        if "capacity" not in self._settings or not self._config.moe:
+            return []
+        # One Split rather than a Slice for each layer, which a small model would notice.
+        count = len(self._config.moe.layers)
+        split = helper.make_node("Split", ["capacity"], [""] * count, axis=0, num_outputs=count)
+        return self._append(split)
 
     def _integers(self, *values: int) -> str:
         """int64[number of values], a shape or axes."""
@@ -136,12 +218,12 @@ class ModelNodes:
 
     def _repeated(self, tensor: str) -> str:
         """A parameter [1,1,D] once for each image: [N,1,D]."""
-        batch = self._add("Shape", IMAGE, start=0, end=1)
+        batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
         shape = self._add("Concat", batch, self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
     def _embed(self) -> str:
-        config, image = self._config, IMAGE
+        config, image = self._config, IMAGE_INPUT
         (rows, columns), (height, width) = config.grid, config.patch_size
         if self._model.uint8_input:
             image = self._add("Cast", image, to=onnx.TensorProto.FLOAT)
@@ -189,7 +271,7 @@ class ModelNodes:
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
         layers = [f"{path}/Dense_{i}" for i in (0, 1)]
         kernel = f"{layers[0]}/kernel"
-        chunk = hidden_chunk(self._shapes[kernel][-1], weight_type(kernel, self._model.precision))
+        chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self._model.precision))
         weights = [name for layer in layers for name in self._layer(layer)]
         return [*weights, *self._scales(*layers)], chunk
 
@@ -220,14 +302,14 @@ class ModelNodes:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         norm, router = self._norm(f"{block}/LayerNorm_1"), f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
-        slot, src = expert.replace("/expert", "/slot"), self._new()
-        settings, routes = (capacity, *self._settings), [slot, weight, src, expert]
+        slot = expert.replace("/expert", "/slot")
+        settings, routes = (capacity, *self._settings[1:]), [slot, weight, "", expert]
         if self._config.ensemble_size > 1:
             gates = self._member_gates(moe, self._layer_norm(f"{block}/LayerNorm_1", x), router)
-            self._vmoe("VmoeRoute", gates, *settings, outputs=routes)
+            routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
-            self._vmoe("VmoeRouterBlock", x, *norm, router, *settings, outputs=routes)
-        y = self._expert_block(block, moe, x, (slot, weight, src))
+            routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], routes, {})
+        y = self._expert_block(block, moe, x, routes[:3])
         self._kept(slot, kept)
         return y
 
@@ -237,8 +319,7 @@ class ModelNodes:
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
         self._add("Softmax", scores, outputs=[gates], axis=-1)
-        slot, src = self._new(), self._new()
-        self._vmoe("VmoeChooseTokens", gates, capacity, outputs=[slot, src])
+        slot, src = self._op("VmoeChooseTokens", [gates, capacity], ["", ""], {})
         y = self._expert_block(block, moe, x, (slot, gates, src))
         self._kept(slot, kept)
         return y
@@ -298,3 +379,32 @@ class ModelNodes:
         weights, chunk = self._mlp("MapHead/Mlp")
         mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))
+
+
+def _external(name: str, span: Span) -> onnx.TensorProto:
+    """A tensor that lies in the weights file."""
+    tensor = TensorProto(name=name, data_type=_STORED[span.dtype], dims=graph_shape(name, span.shape))
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _bodies(model: Vmoe, *, policies: bool) -> list[onnx.FunctionProto]:
+    """The functions of all ops, written for the model."""
+    config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
+
+    def chunks(hidden: int, weights: WeightType) -> int:
+        return hidden // (hidden_chunk(hidden, weights) or hidden)
+
+    bf16 = bool(moe and moe.dispatch_bf16)
+    is_soft = bool(moe and moe.routing.kind == "soft")
+    return function_bodies(
+        dense=numbers.dense,
+        experts=numbers.experts,
+        dispatch_bf16=bf16 and not is_soft,
+        soft_bf16=bf16 and is_soft,
+        dense_chunks=chunks(config.mlp_dim, numbers.dense),
+        expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
+        policies=policies,
+    )

@@ -1,4 +1,4 @@
-"""Routing groups: how many tokens share one set of places, and which batches that allows."""
+"""Routing groups: how many tokens compete for the same slots, and which batches that allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Grouping:
     """A routing group.
 
     Attributes:
-        name: as it was asked for: "image", "batch", a number of images, or "tokens:S".
+        name: as `--group` has it: "image", "batch", a number of images, or "tokens:S".
         tokens: S.
         batch_multiple: batches must be a multiple of this many images, so that whole groups fill them.
     """
@@ -26,13 +26,13 @@ class Grouping:
     batch_multiple: int
 
 
-def parse_group(text: str, tokens_per_image: int, batch: int | None, members: int = 1) -> Grouping:
-    """The grouping that `--group` asks for.
+def parse_group(text: str, tokens_per_image: int, batch_size: int | None, members: int = 1) -> Grouping:
+    """The grouping of `--group`.
 
     Args:
         text: "image", "batch", a number of images, or "tokens:S".
         tokens_per_image: T.
-        batch: images per batch; needed by "batch" and by nothing else.
+        batch_size: images per batch; needed by "batch" and by nothing else.
         members: of an ensemble (E3). Each has tokens of its own, and S counts those of all.
 
     Raises:
@@ -42,13 +42,13 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None, members: in
         >>> parse_group("tokens:20", 50, None)
         Grouping(name='tokens:20', tokens=20, batch_multiple=2)
     """
-    if batch is not None and batch < 1:
-        raise OptionError(f"the batch must be at least 1 image, not {batch}")
+    if batch_size is not None and batch_size < 1:
+        raise OptionError(f"the batch must be at least 1 image, not {batch_size}")
     tokens_per_image *= members
     if text == "batch":
-        if batch is None:
-            raise OptionError("group 'batch' needs the number of images per batch: --batch N")
-        return _checked(Grouping(text, batch * tokens_per_image, batch))
+        if batch_size is None:
+            raise OptionError("group 'batch' needs the number of images per batch: --batch-size N")
+        return _checked(Grouping(text, batch_size * tokens_per_image, batch_size))
     match = re.fullmatch(r"(tokens:)?([1-9][0-9]{0,8})", "1" if text == "image" else text)
     if not match:
         raise OptionError(f"group '{text}' is not image, batch, a number of images or tokens:S")
@@ -59,9 +59,9 @@ def parse_group(text: str, tokens_per_image: int, batch: int | None, members: in
         grouping = Grouping(text, count, count // math.gcd(count, tokens_per_image))
     else:
         grouping = Grouping(text, count * tokens_per_image, count)
-    if batch is not None and batch % grouping.batch_multiple:
+    if batch_size is not None and batch_size % grouping.batch_multiple:
         raise OptionError(
-            f"a batch of {batch} images can't be cut into groups of '{text}', "
+            f"a batch of {batch_size} images can't be cut into groups of '{text}', "
             f"which need a multiple of {grouping.batch_multiple}"
         )
     return _checked(grouping)

@@ -1,4 +1,4 @@
-"""The description of one model."""
+"""The description of one model, with one class for each routing kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vmoe_export.model.routing_config import RoutingConfig, TopK
+from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.routing_kinds import RoutingKind
 
 Classifier = Literal["token", "0", "gap", "map"]
 PositionEmbedding = Literal["learned", "sincos2d", "none"]
 Origin = Literal["inferred", "config", "flag", "default"]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Each token chooses its k best experts.
+
+    `k` and `capacity_ratio` are those of training and serve as defaults for profiles; the paper's are 2 and 1.05.
+    `ensemble_size` is M, the members of an E3: each has a copy of every token and 1 / M of the experts. 1 is a plain V-MoE.
+    """
+
+    k: int
+    capacity_ratio: float
+    rounding: Rounding
+    capacity_multiple_of: int
+    ensemble_size: int = 1
+    kind: Literal["top-k"] = "top-k"
+
+
+@dataclass(frozen=True)
+class ExpertsChoice:
+    """Each expert chooses its best tokens. `capacity_ratio` is that of training; the official one is 1.0."""
+
+    capacity_ratio: float
+    rounding: Rounding
+    capacity_multiple_of: int
+    kind: Literal["experts-choice"] = "experts-choice"
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Soft MoE: an expert gets `slots_per_expert` means of all tokens of a group, as many as the parameters have."""
+
+    slots_per_expert: int
+    kind: Literal["soft"] = "soft"
+
+
+RoutingConfig = TopK | ExpertsChoice | Soft
+
+ROUTERS: Mapping[RoutingKind, str] = {
+    "top-k": "NoisyTopExpertsPerItemRouter",
+    "experts-choice": "NoisyTopItemsPerExpertRouter",
+    "soft": "SoftRouter",
+}
+"""Name of the official class by routing kind."""
 
 
 @dataclass(frozen=True)

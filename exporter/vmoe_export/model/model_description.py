@@ -204,10 +204,10 @@ def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
     if "representation_size" in facts.config:
         size = facts.config["representation_size"]
         claims.append(("representation_size", size or 0, model.representation_size or 0))
-    for name, said, found in claims:
-        said = tuple(said) if isinstance(said, list) else said  # noqa: PLW2901
-        if said is not None and said != found and not (name == "num_classes" and found is None):
-            raise ConfigError(f"the config says {name} {said}, but the checkpoint has {found}")
+    for name, claimed, found in claims:
+        claimed = tuple(claimed) if isinstance(claimed, list) else claimed  # noqa: PLW2901
+        if claimed is not None and claimed != found and not (name == "num_classes" and found is None):
+            raise ConfigError(f"the config says {name} {claimed}, but the checkpoint has {found}")
 
 
 def _size(pixels: tuple[int, int]) -> str:

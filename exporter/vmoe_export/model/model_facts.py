@@ -1,4 +1,4 @@
-"""What is said of a model by its tensors, its config and the flags, and which of them each value came from."""
+"""What tensors, config and flags tell of a model, and from which of them each value comes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelFacts:
         config: the official model config, or an empty one.
         encoder: its part on the encoder.
         flags: values by field, which beat the config's.
-        origins: where the values come from that were asked for so far.
+        origins: where the values that were read so far come from.
     """
 
     def __init__(self, shapes: Shapes, config: Mapping[str, Any], flags: Mapping[str, Any]) -> None:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.model_config import ROUTERS, ExpertsChoice, MoeConfig, RoutingConfig, Soft, TopK
 from vmoe_export.model.model_facts import ModelFacts, mapping, number
-from vmoe_export.model.routing_config import ExpertsChoice, RoutingConfig, Soft, TopK
 from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.routing_kinds import RoutingKind
 
 _DEFAULT_CAPACITY_RATIO = 1.05
 _DEFAULT_EXPERTS_CHOICE_RATIO = 1.0
 _DEFAULT_K = 2
-_ROUTERS: Mapping[str, Literal["top-k", "experts-choice", "soft"]] = {
-    "NoisyTopExpertsPerItemRouter": "top-k",
-    "NoisyTopItemsPerExpertRouter": "experts-choice",
-    "SoftRouter": "soft",
-}
-"""Routing kind by the name of the official class."""
+_KINDS: Mapping[str, RoutingKind] = {name: kind for kind, name in ROUTERS.items()}
 
 
 def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
@@ -42,7 +37,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
     routing: RoutingConfig
     if kind == "soft":
         num_experts, routing = _soft(facts, first, given)
-        # The official router knows no other way.
+        # The official router always rounds.
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", True)
     else:
         if dispatcher.get("capacity") is not None:
@@ -55,24 +50,24 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
     return MoeConfig(num_experts, mlp_dim, layers, bool(bf16), routing)
 
 
-def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> Literal["top-k", "experts-choice", "soft"]:
+def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKind:
     """The routing kind: Soft MoE has parameters of its own, and the others have the same."""
     name = router.get("name")
-    said = None if name is None else _ROUTERS.get(str(name).rpartition(".")[2])
-    if name is not None and said is None:
-        raise ConfigError(f"the router {name!r} is not supported; {', '.join(_ROUTERS)} are")
+    named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
+    if name is not None and named is None:
+        raise ConfigError(f"the router {name!r} is not supported; {', '.join(_KINDS)} are")
     is_soft = f"{first}/Router/mu" in facts.shapes
     if is_soft:
         if "router" in facts.flags:
             raise OptionError(f"--router {facts.flags['router']} doesn't fit: the routers' tensors are those of a Soft MoE")
-        if said not in (None, "soft"):
+        if named not in (None, "soft"):
             raise ConfigError(f"the config names the router {name!r}, but the tensors are those of a Soft MoE")
         facts.note("inferred", "kind")
         return "soft"
-    if said == "soft":
+    if named == "soft":
         raise ConfigError(f"the config names the router {name!r}, but the tensors are not those of a Soft MoE")
-    facts.note("flag" if "router" in facts.flags else "config" if said else "default", "kind")
-    kind: Literal["top-k", "experts-choice"] = facts.flags.get("router") or said or "top-k"
+    facts.note("flag" if "router" in facts.flags else "config" if named else "default", "kind")
+    kind: RoutingKind = facts.flags.get("router") or named or "top-k"
     return kind
 
 
@@ -82,9 +77,9 @@ def _soft(facts: ModelFacts, first: str, given: Mapping[str, Any]) -> tuple[int,
         if field in facts.flags:
             raise OptionError(f"Soft MoE has no capacity to round and no members: it takes no {field}")
     _, experts, slots = facts.shape(f"{first}/Router/mu", 3)
-    asked = mapping(given, "router").get("num_slots")
-    if asked is not None and asked != slots:
-        raise ConfigError(f"the config says num_slots {asked!r}, but the checkpoint has {slots} slots per expert")
+    slots_in_config = mapping(given, "router").get("num_slots")
+    if slots_in_config is not None and slots_in_config != slots:
+        raise ConfigError(f"the config says num_slots {slots_in_config!r}, but the checkpoint has {slots} slots per expert")
     facts.note("inferred", "slots_per_expert")
     return experts, Soft(slots)
 
@@ -113,7 +108,7 @@ def _experts_choice(
 
 
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
-    """The capacity ratio of training, and how places become whole."""
+    """The capacity ratio of training, the rounding of slots and the number that they are a multiple of."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", "ceil")
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
@@ -132,7 +127,7 @@ def _experts(facts: ModelFacts, router: str, given: Mapping[str, Any]) -> tuple[
     """
     shape = facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2)
     experts = math.prod(shape[1:])
-    # Here the official configs write None for "nobody says", not for "off".
+    # Here None in an official config means unknown, not "off".
     given = {key: value for key, value in given.items() if value is not None}
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or experts % members:

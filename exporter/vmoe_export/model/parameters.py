@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
-from vmoe_export.model.model_config import ModelConfig
-from vmoe_export.model.routing_config import Soft
+from vmoe_export.model.model_config import ModelConfig, Soft
 from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
 
 Shape = tuple[int, ...]

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
 from vmoe_export.ops import torch_ops
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
-
-LAYER_NORM_EPSILON = 1e-6
-
 
 _MlpWeights = tuple[Tensor, Tensor, Tensor, Tensor, Any, Any]  # scales may be None
 
@@ -65,7 +63,7 @@ class Vmoe(nn.Module):
 
     @property
     def layer_outputs(self) -> tuple[str, ...]:
-        """What each MoE layer puts out, in order; see `vmoe_runtime.routing_kinds`."""
+        """The outputs of each MoE layer, in order; see `vmoe_runtime.routing_kinds`."""
         moe = self.config.moe
         return LAYER_OUTPUTS[moe.routing.kind] if moe else ()
 
@@ -94,10 +92,10 @@ class Vmoe(nn.Module):
 
         Args:
             image: float32[N,H,W,C] in [-1, 1], or uint8[N,H,W,C] with `uint8_input`.
-            capacity: i64[number of MoE layers], places per expert and group.
+            capacity: i64[number of MoE layers], slots per expert and group.
             k: i64[1], experts per token.
             bpr: i64[1], 1 for Batch Priority Routing, 0 for vanilla order.
-            pool: i64[1], 1 where the places of a group are one pool.
+            pool: i64[1], 1 where the slots of a group are one pool.
             max_experts: i64[1], experts that a group may use.
 
         Returns:
@@ -109,7 +107,7 @@ class Vmoe(nn.Module):
         x = self._embed(image)
         members = self.config.ensemble_size
         routes: list[Tensor] = []
-        places = iter(() if capacity is None else torch.split(capacity, 1))
+        capacities = iter(() if capacity is None else torch.split(capacity, 1))
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
             x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
@@ -118,7 +116,7 @@ class Vmoe(nn.Module):
                 layer = moe.layers.index(i)
                 if layer == 0 and members > 1:  # what comes before is the same for all of them
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
-                x, *route = self._moe_block(block, moe, x, (next(places, None), k, bpr, pool, max_experts))
+                x, *route = self._moe_block(block, moe, x, (next(capacities, None), k, bpr, pool, max_experts))
                 routes += route
             else:
                 x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)

@@ -10,7 +10,7 @@ def choose_tokens() -> str:
     return _CHOOSE_TOKENS.format(sort_tokens=stable_sort("ranked", "gate", "token", 2))
 
 
-# Each expert ranks the tokens of a group; rank p takes place p.
+# Each expert ranks the tokens of a group; rank p takes slot p.
 _CHOOSE_TOKENS = """
 VmoeChooseTokens (gates, capacity) => (slot, src) {{
     zero = Constant <value_ints = [0]> ()
@@ -41,13 +41,13 @@ VmoeChooseTokens (gates, capacity) => (slot, src) {{
 
     # The rank of each token for each expert.
     inverse_token, rank = TopK <axis = 2, largest = 0> (order, tokens)
-    places = Mul (groups, capacity)
-    expert_base = Mul (expert, places)
+    slots = Mul (groups, capacity)
+    expert_base = Mul (expert, slots)
     group_base = Mul (group, capacity)
     base = Add (expert_base, group_base)
-    place = Add (base, rank)
+    flat_slot = Add (base, rank)
     is_taken = Less (rank, capacity)
-    slot_by_expert = Where (is_taken, place, minus_one)
+    slot_by_expert = Where (is_taken, flat_slot, minus_one)
     slot_i64 = Transpose <perm = [0, 2, 1]> (slot_by_expert)
     slot = Cast <to = 6> (slot_i64)
 
@@ -59,7 +59,7 @@ VmoeChooseTokens (gates, capacity) => (slot, src) {{
     followed = Concat <axis = 2> (flat_order, empty)
     chosen = Slice (followed, zero, capacity, two)
     chosen_by_expert = Transpose <perm = [1, 0, 2]> (chosen)
-    src_shape = Concat <axis = 0> (experts, places)
+    src_shape = Concat <axis = 0> (experts, slots)
     src_i64 = Reshape (chosen_by_expert, src_shape)
     src = Cast <to = 6> (src_i64)
 }}

@@ -7,10 +7,8 @@ import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
+from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
 
-OPSET = 20
-IR_VERSION = 10
 _AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
 

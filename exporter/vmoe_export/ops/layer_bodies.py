@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
 from vmoe_export.ops.routing_bodies import official_route_node
-from vmoe_export.ops.table import OPS, ElementType
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, OPS, ElementType
 from vmoe_runtime.profiles import POLICIES
 
-_LAYER_NORM = "normed = LayerNormalization <axis = -1, epsilon = 0.000001> (x, ln_scale, ln_bias)"
+_LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
 
 
 def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if asked for."""
+    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if `policies`."""
     values = (value for value in OPS[op].inputs if not value.scale_of or weights == "i8")
     return [value.name for value in values if policies or value.name not in POLICIES]
 

@@ -13,11 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, SOFT_EPSILON
 
-_LAYER_NORM_EPSILON = 1e-6
-_SOFT_EPSILON = 1e-6
-_LARGEST_INT8 = 127  # -128 stays unused, so that the range is symmetric
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def sparse_mlp(
@@ -54,9 +52,9 @@ def route(
     All first choices are served before any second choice. Within one choice, tokens are served in the order of the group,
     or by descending best gate with `bpr`. On ties the lower expert and the lower token come first. A NaN gate ranks as 0.
     Pairs of experts that the group may not use (`max_experts`, see `allowed_experts`) are dropped before they queue. Then
-    each expert keeps the first c of its pairs, at the places g * c, g * c + 1 ... of M = G * c.
+    each expert keeps the first c of its pairs, at the slots g * c, g * c + 1 ... of M = G * c.
 
-    With `pool` the E * c places of a group are one pool: the first E * c pairs of its queue are kept, whichever experts
+    With `pool` the E * c slots of a group are one pool: the first E * c pairs of its queue are kept, whichever experts
     they go to. M is then what the fullest expert keeps in all groups, at least 1, and an expert's pairs stand close
     together, by group and queue.
 
@@ -84,17 +82,17 @@ def route(
                     taken[group, chosen] += 1
 
     if pool:
-        places = max(1, int(taken.sum(axis=0).max()))
-        first_place = np.cumsum(taken, axis=0) - taken
+        slots = max(1, int(taken.sum(axis=0).max()))
+        first_slot = np.cumsum(taken, axis=0) - taken
     else:
-        places = num_groups * capacity
-        first_place = np.broadcast_to(capacity * np.arange(num_groups)[:, None], taken.shape)
+        slots = num_groups * capacity
+        first_slot = np.broadcast_to(capacity * np.arange(num_groups)[:, None], taken.shape)
     group_of, token_of, _ = np.nonzero(kept)
-    place = first_place[group_of, expert[kept]] + rank[kept]
+    position = first_slot[group_of, expert[kept]] + rank[kept]
     slot = np.full(expert.shape, -1, np.int32)
-    slot[kept] = expert[kept] * places + place
-    src = np.full((num_experts, places), -1, np.int32)
-    src[expert[kept], place] = group_of * num_tokens + token_of
+    slot[kept] = expert[kept] * slots + position
+    src = np.full((num_experts, slots), -1, np.int32)
+    src[expert[kept], position] = group_of * num_tokens + token_of
     return slot, weight, src, expert.astype(np.int32)
 
 
@@ -283,19 +281,19 @@ def expert_block(
 def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:
     """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group.
 
-    On ties the lower token comes first, a NaN gate ranks as 0, and places beyond the group's tokens stay empty.
+    On ties the lower token comes first, a NaN gate ranks as 0, and slots beyond the group's tokens stay empty.
     """
     num_groups, num_tokens, num_experts = gates.shape
     order = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
-    places = num_groups * capacity
+    slots = num_groups * capacity
     slot = np.full(gates.shape, -1, np.int32)
-    src = np.full((num_experts, places), -1, np.int32)
+    src = np.full((num_experts, slots), -1, np.int32)
     for group in range(num_groups):
         for expert in range(num_experts):
             for rank, token in enumerate(order[group, :, expert]):
-                place = group * capacity + rank
-                slot[group, token, expert] = expert * places + place
-                src[expert, place] = group * num_tokens + token
+                position = group * capacity + rank
+                slot[group, token, expert] = expert * slots + position
+                src[expert, position] = group * num_tokens + token
     return slot, src
 
 
@@ -351,22 +349,22 @@ def quantize(x: Array) -> tuple[Array, Array]:
 
     The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
     """
-    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(_LARGEST_INT8)
+    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)
-    return np.clip(np.rint(x / scale), -_LARGEST_INT8, _LARGEST_INT8), scale
+    return np.clip(np.rint(x / scale), -LARGEST_INT8, LARGEST_INT8), scale
 
 
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """Layer normalization over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    normed: Array = centred / np.sqrt(variance + x.dtype.type(_LAYER_NORM_EPSILON)) * scale + bias
+    normed: Array = centred / np.sqrt(variance + x.dtype.type(LAYER_NORM_EPSILON)) * scale + bias
     return normed
 
 
 def _unit(x: Array, axis: int) -> Array:
     """x over its length along an axis."""
-    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(_SOFT_EPSILON))
+    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(SOFT_EPSILON))
     return unit
 
 

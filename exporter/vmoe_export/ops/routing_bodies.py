@@ -106,17 +106,17 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     queue = Reshape (served_by_choice, queue_shape)
     queue_column = Unsqueeze (queue, two)
     expert_row = Range (start, experts_0d, step)
-    is_asked = Equal (queue_column, expert_row)
-    asks = Cast <to = 7> (is_asked)
-    asked_all = CumSum (asks, axis_1)
-    asked_column = GatherElements <axis = 2> (asked_all, queue_column)
-    asked = Squeeze (asked_column, two)
-    position = Sub (asked, one)
+    is_request = Equal (queue_column, expert_row)
+    requests = Cast <to = 7> (is_request)
+    request_counts = CumSum (requests, axis_1)
+    request_count_column = GatherElements <axis = 2> (request_counts, queue_column)
+    request_count = Squeeze (request_count_column, two)
+    position = Sub (request_count, one)
     {keep}
-    expert_base = Mul (queue, places)
+    expert_base = Mul (queue, slots)
     base = Add (expert_base, group_base)
-    place = Add (base, position)
-    queue_slot = Where (is_kept, place, minus_one)
+    flat_slot = Add (base, position)
+    queue_slot = Where (is_kept, flat_slot, minus_one)
 
     # Back to the order of the group.
     by_choice_shape = Concat <axis = 0> (groups, k, tokens)
@@ -129,8 +129,8 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     slot_i64 = GatherElements <axis = 1> (served_slot, inverse_all)
     slot = Cast <to = 6> (slot_i64)
 
-    # Each kept pair writes its token to its place. Dropped pairs write to one place more, which is cut off.
-    total = Mul (experts, places)
+    # Each kept pair writes its token to its slot. Dropped pairs write to one slot more, which is cut off.
+    total = Mul (experts, slots)
     is_dropped = Less (slot_i64, zero)
     target_all = Where (is_dropped, total, slot_i64)
     target = Reshape (target_all, minus_one)
@@ -142,16 +142,16 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     total_and_one = Add (total, one)
     empty = Expand (minus_one, total_and_one)
     filled = ScatterElements <axis = 0> (empty, target, source)
-    filled_places = Slice (filled, zero, total, zero)
-    src_shape = Concat <axis = 0> (experts, places)
-    src_i64 = Reshape (filled_places, src_shape)
+    filled_slots = Slice (filled, zero, total, zero)
+    src_shape = Concat <axis = 0> (experts, slots)
+    src_i64 = Reshape (filled_slots, src_shape)
     src = Cast <to = 6> (src_i64)
 }}
 """
 
 # The first c pairs of each expert.
 _KEEP = """
-    places = Mul (groups, capacity)
+    slots = Mul (groups, capacity)
     group_base = Mul (group, capacity)
     is_kept = Less (position, capacity)
 """
@@ -186,9 +186,9 @@ _KEEP_BY_POLICY = """
     open = GatherElements <axis = 1> (allowed, queue)
 
     open_count = CumSum (open, axis_1)
-    pool_places = Mul (experts, capacity)
-    count = Where (is_pool, open_count, asked)
-    limit = Where (is_pool, pool_places, capacity)
+    pool_slots = Mul (experts, capacity)
+    count = Where (is_pool, open_count, request_count)
+    limit = Where (is_pool, pool_slots, capacity)
     is_late = Less (limit, count)
     is_closed = Equal (open, zero)
     is_dropped_pair = Or (is_late, is_closed)
@@ -196,18 +196,18 @@ _KEEP_BY_POLICY = """
 
     # With a pool an expert's kept pairs stand close together, those of earlier groups first.
     is_kept_column = Unsqueeze (is_kept, two)
-    is_taken = And (is_asked, is_kept_column)
+    is_taken = And (is_request, is_kept_column)
     takes = Cast <to = 7> (is_taken)
     taken = ReduceSum <keepdims = 0> (takes, one)
     taken_before = CumSum <exclusive = 1> (taken, axis_0)
     taken_by_all = ReduceSum <keepdims = 1> (taken, zero)
     fullest = ReduceMax <keepdims = 0> (taken_by_all)
     fullest_or_one = Max (fullest, one)
-    even_places = Mul (groups, capacity)
-    places = Where (is_pool, fullest_or_one, even_places)
+    even_slots = Mul (groups, capacity)
+    slots = Where (is_pool, fullest_or_one, even_slots)
     even_base = Mul (group, capacity)
-    first_place = Where (is_pool, taken_before, even_base)
-    group_base = GatherElements <axis = 1> (first_place, queue)
+    first_slot = Where (is_pool, taken_before, even_base)
+    group_base = GatherElements <axis = 1> (first_slot, queue)
 """
 
 GATES = """

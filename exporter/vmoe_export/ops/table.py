@@ -3,13 +3,13 @@
 The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
 
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
-c places per expert and group, M places per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
+c slots per expert and group, M slots per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
 slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
 self-attention) and P outputs.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
 router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
-are the blocks of an encoder, each with the LayerNormalization before it (epsilon 1e-6): VmoeAttentionBlock,
+are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
 VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
@@ -27,6 +27,14 @@ from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES
 
 DOMAIN = "vmoe"
 VERSION = 1
+OPSET = 20
+IR_VERSION = 10
+LAYER_NORM_EPSILON = 1e-6
+SOFT_EPSILON = 1e-6
+"""Under the root of the lengths that VmoeSoftRouter divides by."""
+LARGEST_INT8 = 127
+"""-128 stays unused, so that the range is symmetric."""
+
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 

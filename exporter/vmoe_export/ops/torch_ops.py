@@ -14,12 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vmoe_export.ops import torch_routing
+from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, SOFT_EPSILON
 from vmoe_export.ops.torch_routing import read_setting
 
-_LAYER_NORM_EPSILON = 1e-6
-_SOFT_EPSILON = 1e-6
-_LARGEST_INT8 = 127
-_EXACT_IN_FLOAT32 = 2**24 // _LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
+_EXACT_IN_FLOAT32 = 2**24 // LARGEST_INT8**2  # depth to which sums of products of two int8 fit into float32's 24 bits
 
 
 def gates(x: Tensor, router: Tensor) -> Tensor:
@@ -258,9 +256,9 @@ def _product(x: Tensor, w: Tensor, w_scale: Tensor | None) -> Tensor:
     """x . w in the numbers that the type of w asks for; see `vmoe_export.ops.reference.product`."""
     if w.dtype == torch.int8:
         assert w_scale is not None
-        scale = x.abs().amax(dim=-1, keepdim=True) / _LARGEST_INT8
+        scale = x.abs().amax(dim=-1, keepdim=True) / LARGEST_INT8
         scale = torch.where(scale == 0, 1.0, scale)
-        quantized = torch.round(x / scale).clamp(-_LARGEST_INT8, _LARGEST_INT8)
+        quantized = torch.round(x / scale).clamp(-LARGEST_INT8, LARGEST_INT8)
         # Sums of whole numbers, exact in any order.
         dtype = torch.float32 if w.shape[-2] <= _EXACT_IN_FLOAT32 else torch.float64
         return (quantized.to(dtype) @ w.to(dtype)).float() * (scale * w_scale[..., None, :])
@@ -275,8 +273,8 @@ def _round_bf16(x: Tensor) -> Tensor:
 
 def _unit(x: Tensor, axis: int) -> Tensor:
     """x over its length along an axis."""
-    return x / torch.sqrt((x * x).sum(dim=axis, keepdim=True) + _SOFT_EPSILON)
+    return x / torch.sqrt((x * x).sum(dim=axis, keepdim=True) + SOFT_EPSILON)
 
 
 def _layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], scale, bias, _LAYER_NORM_EPSILON)
+    return F.layer_norm(x, x.shape[-1:], scale, bias, LAYER_NORM_EPSILON)

@@ -1,7 +1,7 @@
 """Routing in torch, with settings that are plain numbers: no data leaves the device of the gates.
 
 So nothing waits for the device, and what is called may be captured in a CUDA graph, or run without any data on torch's
-`meta` device. A pool is the exception: how many places an expert needs is then known to the device alone.
+`meta` device. A pool is the exception: how many slots an expert needs is then known to the device alone.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def route(
 
     Args:
         gates: [G,S,E] of any float type, on any device.
-        capacity: places per expert and group.
+        capacity: slots per expert and group.
         k: experts per token, 1 to E.
         bpr: Batch Priority Routing, or vanilla order.
-        pool: whether the places of a group are one pool; the call then waits for the device once.
+        pool: whether the slots of a group are one pool; the call then waits for the device once.
         max_experts: experts that a group may use; None for all.
 
     Returns:
@@ -61,17 +61,17 @@ def route(
         kept = is_open & (is_open.cumsum(dim=1) <= experts * capacity)
         taken = (asks & kept[..., None]).sum(dim=1)
         row = max(1, int(taken.sum(dim=0).max()))
-        first_place = (taken.cumsum(dim=0) - taken).gather(1, queue)
+        first_slot = (taken.cumsum(dim=0) - taken).gather(1, queue)
     else:
         kept = is_open & (position < capacity)
         row = groups * capacity
-        first_place = group * capacity
-    queue_slot = torch.where(kept, queue * row + first_place + position, -1)
+        first_slot = group * capacity
+    queue_slot = torch.where(kept, queue * row + first_slot + position, -1)
 
     served = queue_slot.reshape(groups, k, tokens).transpose(1, 2)
     slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
     token = (group * tokens + serving).repeat(1, k)
-    # Dropped pairs write behind the last place: to leave them out would be to ask the device how many there are.
+    # Dropped pairs write behind the last slot: to leave them out, the CPU would have to know how many there are.
     src = torch.full((experts * row + 1,), -1, device=device)
     src.scatter_(0, torch.where(kept, queue_slot, experts * row).flatten(), token.flatten())
     return slot.to(torch.int32), weight, src[:-1].reshape(experts, row).to(torch.int32), expert.to(torch.int32)
@@ -103,7 +103,7 @@ def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     order = ranked.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)
     group = torch.arange(groups, device=device)[:, None, None]
-    place = torch.arange(experts, device=device) * groups * capacity + group * capacity + rank
-    slot = torch.where(rank < capacity, place, -1)
+    position = torch.arange(experts, device=device) * groups * capacity + group * capacity + rank
+    slot = torch.where(rank < capacity, position, -1)
     chosen = F.pad((group * tokens + order)[:, :capacity], (0, 0, 0, max(0, capacity - tokens)), value=-1)
     return slot.to(torch.int32), chosen.permute(2, 0, 1).reshape(experts, groups * capacity).to(torch.int32)

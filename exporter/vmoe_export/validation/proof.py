@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import ExportPlan
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from vmoe_export.validation.precision_distance import PrecisionDistance
     from vmoe_export.validation.tensorrt_validation import RoundedComparison
 
-StageHook = Callable[[str], AbstractContextManager[Any]]
+StageHook = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -122,21 +121,21 @@ def prove(
     limits = graph_limits(stored, dispatch_bf16=bool(moe and moe.dispatch_bf16), atol=options.atol)
     few = rounded_products is None and (stored == "fp32" or source is not None)
     reference = Reference(model, multiple, GRAPH_IMAGES if few else ROUNDED_IMAGES)
-    with stage("comparing with torch"):
-        comparisons = validate_graphs(reference, folder, (CANONICAL_GRAPH, INLINED_GRAPH), profiles)
-        if plan.tensorrt_precision == "fp32":
-            comparisons += validate_fixed_graphs(reference, folder, tensorrt, profiles)
+    stage("comparing with torch")
+    comparisons = validate_graphs(reference, folder, (CANONICAL_GRAPH, INLINED_GRAPH), profiles)
+    if plan.tensorrt_precision == "fp32":
+        comparisons += validate_fixed_graphs(reference, folder, tensorrt, profiles)
     check_graphs(comparisons, limits)
     findings = Findings(limits, tuple(comparisons))
     if rounded_products is not None:
-        with stage("comparing the TensorRT graphs with torch"):
-            rounded = validate_rounded(reference, folder, tensorrt, profiles, rounded_products)
+        stage("comparing the TensorRT graphs with torch")
+        rounded = validate_rounded(reference, folder, tensorrt, profiles, rounded_products)
         limits = rounded_limits(rounded_products, options.atol)
         check_rounded(rounded, rounded_products, limits)
         findings = replace(findings, rounded_limits=limits, rounded=tuple(rounded))
     if stored != "fp32":
-        with stage("comparing with float32"):
-            distances = distance_from_float32(reference, plan.checkpoint, profiles, multiple, plan.input_spec, source)
+        stage("comparing with float32")
+        distances = distance_from_float32(reference, plan.checkpoint, profiles, multiple, plan.input_spec, source)
         limit = distance_limit(stored, options.max_distance)
         check_distance(distances, stored, limit)
         findings = replace(findings, distance_limit=limit, distances=tuple(distances), own_images=source is not None)

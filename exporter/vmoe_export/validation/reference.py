@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Reference:
-    """The torch model on smooth random images, run when a profile is first asked for.
+    """The torch model on smooth random images, run when a profile is first needed.
 
     Attributes:
         model: with its stored weights.

@@ -1,4 +1,4 @@
-"""A torch zip file is read only if it is whole: sizes, CRC-32 and layout, none of which torch.load checks."""
+"""A torch zip file is read only if it is whole: sizes and CRC-32, neither of which torch.load checks."""
 
 from __future__ import annotations
 
@@ -85,11 +85,6 @@ def test_a_view_is_read_as_torch_reads_it(tensor: torch.Tensor, tmp_path: Path) 
     np.testing.assert_array_equal(array.astype(np.complex128), expected.to(torch.complex128).numpy())
 
 
-def test_a_file_that_was_zipped_again_is_read(tmp_path: Path) -> None:
-    path = rewritten(saved(tmp_path), lambda records: records.pop("ckpt/.format_version"))
-    np.testing.assert_array_equal(read(path), VALUES)
-
-
 def test_tensors_of_a_graphics_card_are_read(tmp_path: Path) -> None:
     path = saved(tmp_path)
 
@@ -139,11 +134,6 @@ def names_changed(path: Path) -> Path:
     return patched(path, **{f"at{place}": b"hEad"})
 
 
-def something_behind_it(path: Path) -> Path:
-    path.write_bytes(path.read_bytes() + b"more")
-    return path
-
-
 def something_before_it(path: Path) -> Path:
     path.write_bytes(b"PK\3\4" + path.read_bytes())
     return path
@@ -166,10 +156,10 @@ def names_of_a_gigabyte(path: Path) -> Path:
 
 
 DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
-    (data_changed, NAME), (record_cut_in_the_directory, "does not end"), (record_that_is_too_short, NAME),
+    (data_changed, "CRC-32"), (record_cut_in_the_directory, NAME), (record_that_is_too_short, NAME),
     (record_that_is_missing, "torch"), (compressed, "compressed"), (another_byte_order, "byte order"),
-    (names_changed, "data.pkl"), (something_behind_it, "follows"), (something_before_it, "damaged"),
-    (two_records_at_one_place, "damaged"), (cut_in_the_middle, "cut short"), (names_of_a_gigabyte, "16 MiB"),
+    (names_changed, "CRC-32"), (something_before_it, "ckpt.pt"), (two_records_at_one_place, "lies where another one does"),
+    (cut_in_the_middle, "cut short"), (names_of_a_gigabyte, "16 MiB"),
 ]  # fmt: skip
 
 

@@ -1,21 +1,19 @@
-"""The options of `vmoe-export` and what happens in which order."""
+"""`vmoe export`: its options, and what happens in which order."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vmoe_export import __version__
-from vmoe_export.bundle.bundle_target import check_target
+from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
@@ -24,12 +22,13 @@ from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.presets import PRESETS
-from vmoe_export.profile_notes import profile_notes
 from vmoe_export.small_file import read_small
-from vmoe_export.summary import distance_table, model_table, profile_table, result_json, rounded_table, validation_table
+from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_runtime.bundle.manifest import OUTPUTS
-from vmoe_tools.command_line import check_output_file, people_stream, printable, write_json
+from vmoe_tools.options import CONTEXT, json_option, quiet_option
+from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.program import printable
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -52,7 +51,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     return Path(f"{stem}.vmoe")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(context_settings=CONTEXT)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
 @click.option(
     "--capacity",
@@ -67,7 +66,8 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     type=click.IntRange(1),
     multiple=True,
     callback=_none_if_empty,
-    help="Experts per token; repeat for several. Each pair with a --capacity is a profile. Default: as there, or 2.",
+    help="Experts per token; repeat for several. Each pair of a --capacity and a --k is a profile. Default: the bundle's, "
+    "the config's, or 2.",
 )
 @click.option(
     "-o",
@@ -81,7 +81,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--config",
     type=click.Path(path_type=Path),
     metavar="model.json",
-    help="Official model config as JSON: says what tensors can't, such as a gap classifier.",
+    help="Official model config as JSON, for what the tensors don't tell, such as a gap classifier.",
 )
 @click.option(
     "--preset",
@@ -95,20 +95,20 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @click.option(
     "--pool/--no-pool",
     default=None,
-    help="Stored profiles let the places of a group go to any expert, or keep each expert's own (the default).",
+    help="Stored profiles treat all slots of a group as one pool for any expert, or give each expert its own (the default).",
 )
 @click.option(
     "--max-experts",
     type=click.IntRange(1),
     metavar="M",
-    help="Stored profiles let a group use no more than M experts, those that its tokens are surest of. Default: all.",
+    help="Stored profiles let a group use at most M experts, those with the largest gates in it. Default: all.",
 )
 @click.option(
     "--group",
     metavar="image|batch|N|tokens:S",
-    help="Tokens that share places: of one image (the default), the batch, N images, or S tokens.",
+    help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
 )
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
 @click.option(
     "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
 )
@@ -116,10 +116,12 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--capacity-multiple-of",
     type=click.IntRange(1),
     metavar="N",
-    help="Round places per expert up to a multiple. Default: the config's, or 1 (official code: 4).",
+    help="Round the slots per expert up to a multiple of N. Default: the config's, or 1 (official code: 4).",
 )
 @click.option(
-    "--rounding", type=click.Choice(["ceil", "round"]), help="How places become whole. Default: the config's, or ceil."
+    "--rounding",
+    type=click.Choice(["ceil", "round"]),
+    help="Round the slots per expert up (ceil) or to the nearest integer (round). Default: the config's, or ceil.",
 )
 @click.option(
     "--dispatch-bf16/--no-dispatch-bf16",
@@ -130,19 +132,19 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--ensemble-size",
     type=click.IntRange(1),
     metavar="M",
-    help="Members of an ensemble of experts (E3), where the tensors don't say; 1 is a plain V-MoE.",
+    help="Members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.",
 )
 @click.option(
     "--router",
     type=click.Choice(["top-k", "experts-choice"]),
-    help="Who chooses: tokens their k experts, or experts their tokens. Default: the config's, or top-k.",
+    help="Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
 )
 @click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="What large products are computed in and their weights stored in. fp16 is for --tensorrt.",
+    help="Type of the large matrix products and of their stored weights. fp16 is for --tensorrt.",
 )
 @click.option(
     "--tensorrt", is_flag=True, help="Write a graph for TensorRT for each profile as well, fixed to its capacity and k."
@@ -155,7 +157,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @click.option(
     "--preprocess",
     metavar="STEPS",
-    help="Official steps that make an image of a picture: resize_small(N), central_crop(N), resize(N), joined by '|'. "
+    help="Preprocessing steps of the official code: resize_small(N), central_crop(N), resize(N), joined by '|'. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
 )
 @click.option(
@@ -173,28 +175,27 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "--atol",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest difference of a graph's logits from torch. Default: 1e-4, and what fits the type in other precisions.",
+    help="Largest difference of a graph's logits from torch. Default: 1e-4, more in other precisions than fp32.",
 )
 @click.option(
     "--max-distance",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest difference from float32, as a share of the logits' size. Default: 0.05 for bfloat16, 0.2 for int8.",
+    help="Largest relative difference of the logits from float32. Default: 0.05 for bfloat16, 0.2 for int8.",
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="NPZ|DIR",
-    help="Images to measure the difference from float32 on, top-1 included. Default: a few random ones.",
+    help="Images on which the difference from float32 is measured, with labels its accuracy, too. Default: random ones.",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
-@click.option("--json", "json_target", metavar="FILE", help="Write the result as JSON as well; - for standard output.")
+@json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show where each value comes from, and a traceback with an error.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.version_option(__version__, prog_name="vmoe-export")
-def export_command(
+@quiet_option
+def export(
     checkpoint: Path,
     output_path: Path | None,
     atol: float | None,
@@ -214,32 +215,40 @@ def export_command(
     CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt or .pth file, or a float32
     bundle, which comes with the settings that it was exported with and takes no --preset.
 
-    Example: vmoe-export vmoe_b16 --capacity 0.3 --k 1
+    Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """
+    if verbose and quiet:
+        raise click.UsageError("-v and -q exclude each other")
+    if no_validate and images is not None:
+        raise click.UsageError("--images is for validation, which --no-validate leaves out")
     options = ExportOptions(class_names=_class_names(class_names), **fields)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images)
-    if no_validate and images is not None:
-        raise OptionError("--images is for validation, which --no-validate leaves out")
-    if verbose and quiet:
-        raise click.UsageError("-v and -q exclude each other.")
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
-    stream = people_stream(json_target)
-    show = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
+    show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
-    given = (checkpoint, fields["config"], names_file, images)
-    check_output_file(json_target, [target, *given, Path(f"{checkpoint}.index")])
+    sources = [path for path in (checkpoint, fields["config"], names_file, images) if path is not None]
+    check_output_file(json_target, [target, *sources, Path(f"{checkpoint}.index")])
     if not dry_run:
-        check_target(target, force=force, sources=[path for path in given if path is not None])
-    with open_checkpoint(checkpoint) as opened:
-        plan = plan_export(opened, options)
-        show.print(model_table(plan, verbose=verbose))
-        if plan.profiles:
-            show.print(profile_table(plan))
-            for text in profile_notes(plan):
-                show.print(f"Note: {text}")
-        result = ExportResult(target, plan) if dry_run else _write(plan, target, show, validation=validation, force=force)
+        check_target(target, force=force, sources=sources)
+    try:
+        with open_checkpoint(checkpoint) as opened:
+            plan = plan_export(opened, options)
+            show.print(model_table(plan, verbose=verbose))
+            if plan.profiles:
+                show.print(profile_table(plan))
+                for text in profile_notes(plan):
+                    show.print(f"Note: {text}")
+            result = (
+                ExportResult(target, plan) if dry_run else _write(plan, target, show, validation=validation, force=force)
+            )
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error.name} is not installed; pip install 'vmoe-export[export]'") from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # torch has no class of its own for this
+            raise MemoryError from None
+        raise
     seconds = time.monotonic() - started
     show.print(_last_line(result, seconds, written=not dry_run), soft_wrap=True)
     write_json(json_target, {**result_json(result, written=not dry_run), "seconds": round(seconds, 3)})
@@ -247,18 +256,19 @@ def export_command(
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
     progress_console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
-
-    def stage(text: str) -> AbstractContextManager[Any]:
-        return progress_console.status(text) if progress_console.is_terminal else nullcontext()
-
-    with _tensor_bar(progress_console, plan.weight_bytes) as progress:
-        result = write_bundle(plan, target, progress=progress, stage=stage, **settings)
-    if result.comparisons:
-        show.print(validation_table(result))
-    if result.rounded:
-        show.print(rounded_table(result))
-    if result.distances:
-        show.print(distance_table(result))
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    disable = not progress_console.is_terminal
+    with Progress(*columns, console=progress_console, transient=True, disable=disable) as bar:
+        task = bar.add_task("writing the weights", total=plan.weight_bytes)
+        result = write_bundle(
+            plan,
+            target,
+            progress=lambda name, size: bar.advance(task, size),
+            stage=lambda text: bar.update(task, description=text),
+            **settings,
+        )
+    for line in validation_lines(result):
+        show.print(line)
     if result.tensorrt:
         show.print(f"For TensorRT: {', '.join(result.tensorrt.values())}")
     return result
@@ -273,32 +283,8 @@ def _last_line(result: ExportResult, seconds: float, *, written: bool) -> str:
     # The program would take a path that begins with a dash for an option.
     path = f"./{target}" if target.startswith("-") else target
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
-    command = f"vmoe-run {shlex.quote(path)} IMAGE" if alone else f"vmoe-bench {shlex.quote(path)}"
+    command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"
     return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
-
-
-class _tensor_bar:
-    """A bar over the bytes of all tensors, which ends with the last one so that later steps can show theirs."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self._bar = Progress(
-            TextColumn("weights"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._total = total
-
-    def __enter__(self) -> Callable[[str, int], None]:
-        self._task = self._bar.add_task("weights", total=self._total)
-        self._bar.start()
-        return self._advance
-
-    def _advance(self, name: str, size: int) -> None:
-        self._bar.advance(self._task, size)
-        if self._bar.finished:
-            self._bar.stop()
-
-    def __exit__(self, *details: object) -> None:
-        self._bar.stop()
 
 
 def _class_names(given: str | None) -> Sequence[str] | None:

@@ -1,0 +1,65 @@
+"""Writes the ops of a model as standard ops of ONNX, with one 2-D MatMul per expert.
+
+Runtimes keep a packed copy of constant 2-D weights; split out of a 3-D tensor inside the graph, the weights would exist
+twice. So each expert's weights are initializers of their own, which point into the stored tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx.parser
+
+from vmoe_export.graphs.model_nodes import ModelNodes
+from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
+from vmoe_export.ops.table import OPSET
+from vmoe_export.precision import STORED_TYPES, WeightType
+
+
+class StandardNodes(ModelNodes):
+    """The nodes of a model in standard ops: an op of the table is the body of its function."""
+
+    def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        if op == "VmoeExpertMlp":
+            body, inputs = self._by_expert(inputs, **attributes)
+            return self._expand(body, inputs, outputs, {})
+        return self._expand(self.functions[op], inputs, outputs, attributes)
+
+    def _by_expert(
+        self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int
+    ) -> tuple[onnx.FunctionProto, list[str]]:
+        """VmoeExpertMlp with its own weights for each expert and chunk: its body, and what that takes."""
+        buf, w1, b1, w2, b2, *scales = inputs
+        element: WeightType = next(name for name, stored in STORED_TYPES.items() if stored == self._weights[w1].dtype)
+        count, hidden, width = self._weights[w2].shape
+        chunk = hidden_chunk or hidden
+        experts, chunks = range(count), range(hidden // chunk)
+        parts = {
+            f"{local}_{e}": self._part(name, f"{name}/{e}", e, *self._weights[name].shape[1:])
+            for local, name in zip(("w1", "b1", "b2", "w1_scale", "w2_scale"), (w1, b1, b2, *scales), strict=False)
+            for e in experts
+        }
+        for e in experts:
+            for i in chunks:
+                name = f"{w2}/{e}/{i}" if len(chunks) > 1 else f"{w2}/{e}"
+                parts[f"w2_{e}_{i}"] = self._part(w2, name, e * len(chunks) + i, chunk, width)
+        lines = [
+            round_bf16("buf", "rounded", bool(dispatch_bf16)),
+            f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
+        ]
+        for e in experts:
+            rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
+            lines += [
+                product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}"),
+                gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
+                f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
+                added_products(rows, [f"w2_{e}_{i}" for i in chunks], f"product2_{e}", element, f"w2_scale_{e}"),
+                f"out_{e} = Add (product2_{e}, b2_{e})",
+            ]
+        lines += [
+            f"exact = Concat <axis = 0> ({', '.join(f'out_{e}' for e in experts)})",
+            round_bf16("exact", "out", bool(dispatch_bf16)),
+        ]
+        header = f'<domain: "body", opset_import: ["": {OPSET}]> body (buf, {", ".join(parts)}) => (out)'
+        return onnx.parser.parse_function(f"{header} {{ {chr(10).join(lines)} }}"), [buf, *parts.values()]

@@ -1,0 +1,161 @@
+"""Writes the ops of a model for strongly typed TensorRT networks, at one setting of the router.
+
+TensorRT takes plugins from the main graph only and their settings from attributes: VmoeGates, VmoeRouteDispatch and
+VmoeCombine are nodes with the settings of one profile, all else is in standard ops. These three are functions of standard
+ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a function of its name from
+version 10.7 on; an older one takes the function even where the plugin is loaded.
+
+A strongly typed network computes in the types of the graph. The large products - linear layers, attention, MLPs and
+experts - are in the type of the chosen precision. What they are added to stays float32: the residual stream with its layer
+norms, and the head. So are the router and its gates, since a rounded gate may choose another expert. Every change of type is
+a Cast; weights are cast from where they lie in the weights file, which TensorRT does once, when it builds an engine. Softmax
+reads and writes the type of the products: casts around it would keep TensorRT from fusing attention, whose softmax is
+float32 inside.
+
+Shapes are constants but for the batch, and of the shape operators only the few that give a batch its class tokens are left.
+All op types are on the list of TensorRT 10.1's ONNX parser, in the types used here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from vmoe_export.bundle.weights_file import Span
+from vmoe_export.graphs.model_nodes import ModelNodes
+from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
+from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.profiles import Profile
+
+_PRODUCT_TYPES: Mapping[TensorRtPrecision, ElementType] = {"fp32": "float", "fp16": "fp16", "bf16": "bf16"}
+
+
+class TensorRtNodes(ModelNodes):
+    """The nodes of a model for TensorRT.
+
+    Args:
+        model, weights: as for `ModelNodes`.
+        profile: whose capacity, k and bpr become attributes; None for a dense ViT.
+        precision: what the large products are computed in.
+
+    Attributes:
+        product_type: the type of the large products.
+        dispatched: the type of the tokens that go to the experts.
+    """
+
+    def __init__(
+        self, model: Vmoe, weights: Mapping[str, Span], profile: Profile | None, precision: TensorRtPrecision
+    ) -> None:
+        self._profile = profile
+        self.product_type = _PRODUCT_TYPES[precision]
+        # A dispatcher that rounds to bfloat16 may as well move bfloat16. Where products are in a shorter type than float32,
+        # what experts take and give is rounded to that type instead.
+        moe = model.config.moe
+        self._rounds = bool(moe and moe.dispatch_bf16 and self.product_type == "float")
+        self.dispatched: ElementType = "bf16" if self._rounds else self.product_type
+        self._types: dict[str, ElementType] = {name: "bf16" for name, span in weights.items() if span.dtype == "BF16"}
+        self._casts: dict[tuple[str, ElementType], str] = {}
+        super().__init__(model, weights)
+
+    def _layer_outputs(self) -> Sequence[str]:
+        return "slot", "weight"  # a plugin can't return the bools of "kept", and slots say both
+
+    def _capacities(self) -> Sequence[str]:
+        return [str(slots) for slots in self._profile.slots] if self._profile else []
+
+    def _append(self, node: onnx.NodeProto) -> list[str]:
+        """Adds a standard op, which computes in float32."""
+        node.input[:] = [self._as(name, "float") if name in self._types else name for name in node.input]
+        return super()._append(node)
+
+    def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        match op:
+            case "VmoeLinear":
+                x, w, b = inputs
+                return [self._linear_of(x, w, b, outputs[0])]
+            case "VmoeDenseMlp":
+                x, w1, b1, w2, b2 = inputs
+                return [self._linear_of(self._gelu(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
+            case "VmoeAttention":
+                q, k, v = inputs
+                return [self._heads(q, k, v, attributes["num_heads"], outputs[0])]
+            case _:
+                return self._expand(self.functions[op], inputs, outputs, attributes)
+
+    def _heads(self, q: str, k: str, v: str, heads: int, output: str) -> str:
+        """Multi-head attention."""
+        size = self._config.hidden_size // heads
+        # A zero copies a dimension, so that the batch is the only one that isn't a number.
+        split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
+        orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+        query, key, value = (
+            self._product("Transpose", self._product("Reshape", self._as(x, self.product_type), split), perm=order)
+            for x, order in zip((q, k, v), orders, strict=True)
+        )
+        scale = self._as(self._constant("attention_scale", 1 / math.sqrt(size), np.float32), self.product_type)
+        scores = self._product("MatMul", self._product("Mul", query, scale), key)
+        mixed = self._product("MatMul", self._product("Softmax", scores, axis=-1), value)
+        by_token = self._product("Transpose", mixed, perm=[0, 2, 1, 3])
+        return self._product("Reshape", by_token, merge, output=output)
+
+    def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
+        """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        assert self._profile is not None and self._profile.k is not None and self._profile.bpr is not None
+        setting = {"capacity": int(capacity), "k": self._profile.k, "bpr": int(self._profile.bpr)}
+        router, (weights, _) = f"{block}/Moe/Router/dense/kernel", self._mlp(f"{block}/Moe/Mlp")
+        w1, b1, w2, b2 = weights
+        self._place = f"{self._place}/Moe"
+        normed = self._layer_norm(f"{block}/LayerNorm_1", x)
+        (gates,) = self._plugin("VmoeGates", [normed, router], [""])
+        tokens = self._as(normed, self.dispatched)
+        slot, weight, buf = self._plugin("VmoeRouteDispatch", [gates, tokens], [*outputs, ""], setting)
+        self._types[buf] = self.dispatched
+        out = self._linear_of(self._gelu(self._linear_of(buf, w1, self._by_expert(b1))), w2, self._by_expert(b2))
+        if self._rounds:
+            out = self._as(self._as(out, "bf16"), "float")
+        (y,) = self._plugin("VmoeCombine", [out, slot, weight], [""])
+        self._types[y] = self.product_type
+        return self._add("Add", x, y)
+
+    def _linear_of(self, x: str, w: str, b: str, output: str = "") -> str:
+        """x . w + b in the type of the products, where w is an initializer."""
+        product = self._product("MatMul", self._as(x, self.product_type), self._as(w, self.product_type))
+        return self._product("Add", product, self._as(b, self.product_type), output=output)
+
+    def _gelu(self, x: str) -> str:
+        return self._product("Gelu", x, approximate="tanh")
+
+    def _by_expert(self, bias: str) -> str:
+        """A bias [E,D] as [E,1,D]: the same bytes."""
+        experts, width = self._weights[bias].shape
+        return self._part(bias, f"{bias}/by_expert", 0, experts, 1, width)
+
+    def _plugin(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], setting: Mapping[str, int] | None = None
+    ) -> list[str]:
+        attributes: dict[str, Any] = {**(setting or {}), **PLUGIN_ATTRIBUTES}
+        return super()._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **attributes))
+
+    def _product(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Adds a node that computes in the type of the products."""
+        (made,) = super()._append(helper.make_node(op, inputs, [output], **attributes))
+        self._types[made] = self.product_type
+        return made
+
+    def _as(self, value: str, wanted: ElementType) -> str:
+        """The value in that type: itself, or the one Cast of it."""
+        if self._types.get(value, "float") == wanted:
+            return value
+        if (value, wanted) not in self._casts:
+            (cast,) = super()._append(helper.make_node("Cast", [value], [f"{value}/{wanted}"], to=ONNX_TYPES[wanted]))
+            self._types[cast] = wanted
+            self._casts[value, wanted] = cast
+        return self._casts[value, wanted]

@@ -1,0 +1,216 @@
+"""`vmoe export` when all goes well, and what its options may not be in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint, export_command
+
+from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle, open_checkpoint
+from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.summary import profile_notes
+from vmoe_export.validation.limits import rounded_limits
+from vmoe_export.validation.tensorrt_validation import RoundedComparison, check_rounded
+from vmoe_runtime import Engine
+from vmoe_runtime.capacity import compute_capacity
+
+MNIST = Path(__file__).parents[2] / "samples" / "mnist"
+PROGRAM = [sys.executable, "-c", "import sys; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"]
+ODD = os.fsdecode(b"odd\xff")
+
+
+def plan(checkpoint: Path, **options: Any) -> ExportPlan:
+    with open_checkpoint(checkpoint) as opened:
+        return plan_export(opened, ExportOptions(**options))
+
+
+def exported(target: Path, *arguments: object) -> dict[str, Any]:
+    """What an export says as JSON."""
+    report = target.with_suffix(".json")
+    assert export_command(*arguments, "-o", target, "--json", report, "-q") == 0
+    return json.loads(report.read_text())
+
+
+def test_an_export_is_described_validated_and_written(
+    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    bundle = tmp_path / "[b] $(x).vmoe"
+    assert export_command(mnist_checkpoint, "--capacity", 0.3, "--k", 1, "--k", 2, "-o", bundle, "-v") == 0
+    text = capsys.readouterr().out
+    for part in ("5 blocks, hidden size 64, 4 heads", "image: 50 tokens", "From the tensors", "torch", f"Wrote {bundle}"):
+        assert part in text
+    assert shlex.split(text.splitlines()[-1].partition("next: ")[2]) == ["vmoe", "run", str(bundle), "IMAGE"]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    comparisons = manifest["validation"]["comparisons"]
+    assert {(c["graph"], c["profile"]) for c in comparisons} == {
+        (graph, profile) for graph in ("model.onnx", "model.inlined.onnx") for profile in ("c0.3-k1", "c0.3-k2")
+    }
+    assert all(c["max_difference"] < 1e-5 and c["agreement"] == 1 for c in comparisons)
+    assert manifest["source"]["name"] == "vmoe_mnist"
+
+
+def test_a_dry_run_writes_nothing_but_its_json(
+    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export_command(mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-") == 0
+    out, err = capsys.readouterr()
+    assert "nothing was written; vmoe_mnist.vmoe would take 3.0 MB" in err
+    assert list(tmp_path.iterdir()) == []
+    result = json.loads(out)
+    assert result["written"] is False
+    # The FLOPs of a profile are those of its slots.
+    tokens, width, hidden, layers, experts = 50, 64, 128, 5, 8
+    dense = 2 * 49 * 16 * width + layers * (8 * tokens * width**2 + 4 * tokens**2 * width) + 2 * width * 10
+    router = 2 * tokens * width * experts
+    assert result["dense_flops_per_image"] == dense + layers * 4 * tokens * width * hidden
+    for profile in result["profiles"]:
+        slots = experts * profile["capacity"][0]
+        assert profile["flops_per_image"] == dense + layers * (4 * slots * width * hidden + router)
+
+
+def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_checkpoint: Path, tmp_path: Path) -> None:
+    options = ("--config", MNIST / "config.json", "--group", "tokens:1600", "--bpr", "--no-validate")
+    result = exported(tmp_path / "x.vmoe", mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options)
+    assert result["written"] is True and result["bundle"] == str(tmp_path / "x.vmoe")
+    assert [p["name"] for p in result["profiles"]] == ["c0.3-k2", "c1.05-k2"]
+    assert [p["capacity"] for p in result["profiles"]] == [[compute_capacity(3200, 8, c)] * 5 for c in (0.3, 1.05)]
+    assert result["group"] == {"name": "tokens:1600", "tokens": 1600, "batch_multiple": 32}
+    assert (result["validation"], result["limits"], result["model"]["origins"]["k"]) == ([], None, "config")
+    notes = " ".join(result["notes"])
+    assert "group_size of 800 tokens is not followed" in notes and "batch_priority False is not followed" in notes
+    assert "c1.05-k2 costs more than the dense ViT" in notes
+
+
+def test_force_replaces_a_bundle_and_quiet_prints_nothing(
+    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mnist_images: dict[str, np.ndarray]
+) -> None:
+    bundle, names = tmp_path / "out.vmoe", tmp_path / "digits.txt"
+    names.write_text("zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n")
+    settings = (mnist_checkpoint, "-c", 0.5, "--k", 1, "-o", bundle, "--no-validate", "-q")
+    assert export_command(*settings) == 0
+    assert export_command(*settings, "--force", "--input", "uint8", "--class-names", names) == 0
+    assert capsys.readouterr() == ("", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.txt", "out.vmoe"]
+    with Engine.load(bundle) as engine:
+        assert engine.manifest.input.dtype == "uint8"
+        answers = engine(mnist_images["images"][:64]).argmax(axis=1)
+        assert engine.class_names is not None and engine.class_names[3] == "three"
+    assert (answers == mnist_images["labels"][:64]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "limits", "distance"),
+    [
+        (SPARSE, [], {"difference": 1e-4, "relative": None, "agreement": 0.995}, None),
+        (DENSE, ["--precision", "bf16"], {"difference": None, "relative": 0.02, "agreement": 0.98}, 0.05),
+    ],
+)
+def test_json_has_the_limits_of_validation(
+    checkpoint: Path, options: list[str], limits: dict[str, Any], distance: float | None, tmp_path: Path
+) -> None:
+    result = exported(tmp_path / "x.vmoe", checkpoint, *options)
+    assert (result["limits"], result["distance_limit"]) == (limits, distance)
+    assert [entry["graph"] for entry in result["validation"]] == ["model.onnx", "model.inlined.onnx"]
+
+
+GOOD = RoundedComparison("x.tensorrt.onnx", "c1-k1", "onnxruntime", 9.0, 0.01, 0.01, {"encoderblock_1": 0.96}, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "atol", "says"),
+    [
+        ({"agreement": {"encoderblock_1": 0.94}}, None, "routes only 94.00% of the pairs"),
+        ({"relative_difference": 0.021}, None, "typically 2.1% off those of the torch model, where fp16 may be off by 2%"),
+        ({"relative_difference": float("nan")}, None, "typically nan"),
+        ({}, 0.009, "by 1.00e-02, more than --atol 0.009"),
+    ],
+)
+def test_a_rounded_graph_beyond_a_limit_is_refused(changed: dict[str, object], atol: float | None, says: str) -> None:
+    check_rounded([GOOD], "fp16", rounded_limits("fp16", None))
+    with pytest.raises(ExportError, match=says):
+        check_rounded([RoundedComparison(**{**vars(GOOD), **changed})], "fp16", rounded_limits("fp16", atol))
+
+
+def test_profiles_that_are_the_same_or_far_from_their_ratio_are_named(mnist_checkpoint: Path) -> None:
+    notes = profile_notes(plan(mnist_checkpoint, capacity=[0.3, 0.31, 0.05, 1.05], k=[1, 2]))
+    assert "c0.3-k1 and c0.31-k1 are the same: each gives an expert 2 slots per group" in notes
+    assert any("c0.05-k1 is 0.16 with 1 slot," in note for note in notes)
+    assert "c1.05-k1 and c1.05-k2 cost more than the dense ViT of the same size" in notes
+    assert profile_notes(plan(mnist_checkpoint, capacity=[0.32, 0.5], k=[1], group="16")) == ()
+    assert profile_notes(plan(DENSE)) == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None)]
+)
+def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str | None, mnist_checkpoint: Path) -> None:
+    notes = [note for note in plan(mnist_checkpoint, image_size=size).notes if "patches of 4x4 px" in note]
+    assert [note.endswith(f"the first {whole}") for note in notes] == ([] if whole is None else [True])
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    copied_checkpoint(tmp_path, DENSE)
+    for file in tmp_path.glob("ckpt.*"):
+        file.rename(file.with_name(file.name.replace("ckpt", ODD)))
+    done = subprocess.run([*PROGRAM, ODD, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "odd\\udcff.vmoe would take" in done.stdout
+    export_bundle(tmp_path / ODD, tmp_path / "x.vmoe", validate=False)
+    assert (
+        json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["source"]["name"] == "odd\N{REPLACEMENT CHARACTER}"
+    )
+    with pytest.raises(ExportError, match="not text in UTF-8"):
+        export_bundle(DENSE, tmp_path / f"{ODD}.vmoe")
+
+
+def test_class_names_may_come_from_a_pipe(mnist_checkpoint: Path) -> None:
+    command = [*PROGRAM, mnist_checkpoint, "--class-names", "/dev/stdin", "--dry-run", "-q"]
+    names = "\n".join(map(str, range(10)))
+    assert subprocess.run(command, input=names, capture_output=True, text=True, check=True).stderr == ""
+
+
+def test_without_the_packages_of_the_exporter_it_names_the_extra() -> None:
+    for package in ("rich", "torch"):
+        program = f"import sys; sys.modules['{package}'] = None; {PROGRAM[2].partition('; ')[2]}"
+        done = subprocess.run([sys.executable, "-c", program, DENSE], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert_one_sentence(done.stderr.removesuffix("\n"), package, "pip install 'vmoe-export[export]'")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bpr": np.array([1, 0])}, "bpr is array([1, 0])"),
+        ({"tensorrt": torch.ones(2)}, "tensorrt is tensor([1., 1.])"),
+        ({"precision": [[1], [1, 2]]}, "precision is [[1], [1, 2]], not one of fp32"),
+        ({"capacity": "3"}, "capacity is '3', but must be a sequence of ratios"),
+        ({"class_names": "abcdefghij"}, "class_names is 'abcdefghij', but must be a sequence of names"),
+        ({"precision": "fp16"}, "add --tensorrt"),
+        ({"preset": "light1"}, "eee_s32_last2_ilsvrc2012"),
+    ],
+)
+def test_options_of_the_wrong_kind(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        ExportOptions(**options)
+    assert_one_sentence(str(refused.value), words)
+
+
+def test_options_and_keyword_arguments_write_the_same_bundle(tmp_path: Path) -> None:
+    options = ExportOptions(input="uint8", precision="bf16", bpr=np.bool_(True))  # type: ignore[arg-type]
+    export_bundle(SPARSE, tmp_path / "a.vmoe", options, validate=False)
+    export_bundle(SPARSE, tmp_path / "b.vmoe", input="uint8", precision="bf16", bpr=True, validate=False)
+    for name in ("manifest.json", "model.onnx", "weights.safetensors"):
+        assert (tmp_path / "a.vmoe" / name).read_bytes() == (tmp_path / "b.vmoe" / name).read_bytes()
+    for given, fields in ((options, {"input": "uint8"}), ({"input": "uint8"}, {})):
+        with pytest.raises(OptionError):
+            export_bundle(DENSE, tmp_path / "x.vmoe", given, **fields)  # type: ignore[arg-type]
