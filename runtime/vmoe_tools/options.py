@@ -73,7 +73,38 @@ threads_option = click.option(
     type=click.IntRange(1, _MOST_THREADS),
     help="CPU threads per call. Default: the runtime's choice.",
 )
+backends_option = click.option(
+    "--backend",
+    "backends",
+    type=click.Choice(["auto", *BACKENDS]),
+    multiple=True,
+    help="The runtime, auto for the fastest that is installed; repeats. Default: auto.",
+)
 batch_size_option = click.option("--batch-size", metavar="N", type=click.IntRange(1, _MOST_IMAGES), help="Images per call.")
+batch_sizes_option = click.option(
+    "--batch-size",
+    "batch_sizes",
+    metavar="N",
+    type=click.IntRange(1, _MOST_IMAGES),
+    multiple=True,
+    help="Images per call; repeats. Default: the fewest that the bundles take.",
+)
+duration_option = click.option(
+    "--duration",
+    metavar="S",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds of timing for all settings together; each gets at least 3 calls.",
+)
+compare_option = click.option(
+    "--compare",
+    "compared",
+    metavar="BUNDLE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A bundle of another model, such as a dense ViT, to measure beside them; repeats.",
+)
 json_option = click.option(
     "--json",
     "json_target",

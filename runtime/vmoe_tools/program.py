@@ -16,9 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 import click
-
-from vmoe_runtime.errors import RoutingError, VmoeError
-from vmoe_runtime.version import __version__
+from click.shell_completion import CompletionItem
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,7 +45,7 @@ _ENTRIES = {
 
 
 class _Commands(click.Group):
-    """The commands of the program. `vmoe --help` imports none of them."""
+    """The commands of the program. `vmoe --help` and the completion of their names import none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_ENTRIES)
@@ -60,6 +58,10 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in _ENTRIES.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name, help=entry.summary) for name, entry in _ENTRIES.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
 
 def _load(name: str, entry: _Entry) -> click.Command:
     try:
@@ -71,7 +73,7 @@ def _load(name: str, entry: _Entry) -> click.Command:
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="vmoe", message="%(prog)s, version %(version)s")
+@click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def program() -> None:
     """Deploys V-MoE, Google's Vision Mixture of Experts, at the capacity you choose."""
 
@@ -102,8 +104,11 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         code = program.main(words, prog_name="vmoe", standalone_mode=False)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
-    except (click.ClickException, click.Abort, VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
-        sentence, code = _explain(error)
+    except (Exception, KeyboardInterrupt) as error:
+        explanation = _explain(error)
+        if explanation is None:  # a defect
+            raise
+        sentence, code = explanation
         if code != USAGE_ERROR and ("-v" in words or "--verbose" in words):
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):
@@ -133,8 +138,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """What to tell the user, and the exit code; None for an error that nobody raised on purpose."""
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
         return f"{error.format_message().rstrip('.')}; {path} --help explains the options", USAGE_ERROR
@@ -148,6 +153,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
+    from vmoe_runtime.errors import RoutingError, VmoeError  # with numpy, which `vmoe --help` does without
+
+    if not isinstance(error, VmoeError):
+        return None
     return str(error), USAGE_ERROR if isinstance(error, RoutingError) else FAILURE
 
 
