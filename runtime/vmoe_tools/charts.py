@@ -1,4 +1,4 @@
-"""Charts of measurements and of experts. This module and `vmoe_tools.patch_pictures` are the only ones that need matplotlib."""
+"""Charts of measurements and of experts. Only this module and `patch_pictures` need matplotlib."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
         edges = np.arange(bins) / bins
         total = max(int(layer.gates_kept.sum() + layer.gates_dropped.sum()), 1)
         kept, dropped = layer.gates_kept / total, layer.gates_dropped / total
-        style = {"align": "edge", "edgecolor": "white", "linewidth": 0.3}
+        style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.3}
         axes.bar(edges, kept, 1 / bins, color=_KEPT, label="kept", **style)
         if layer.kind != "soft":
             axes.bar(edges, dropped, 1 / bins, bottom=kept, color=_DROPPED, label="dropped", **style)
@@ -206,8 +206,8 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Scale) -> None:
     """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
 
-    Lines go from one capacity to the next, and right across where they have none. Cascades are on dashed lines, over FLOPs and
-    time, as far as no other one of the line is as cheap and as accurate.
+    Lines go from one capacity to the next, and right across where they have none. Cascades are on dashed lines, over FLOPs
+    and time, as far as no other one of the line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
         # A line that has no place in a chart keeps its colour in the others.

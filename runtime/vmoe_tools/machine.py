@@ -61,9 +61,9 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
     """What of this machine matters to a bundle, found out without loading it, ready for JSON.
 
     Returns:
-        `cpu` and `cores`; `op_library` with `path`, `cpu_path` (the instruction set that its kernels take) and `reason` (why
-        there is none); and in `backends`, for each of `vmoe_runtime.backends.BACKENDS` at the bundle's first profile, `name`,
-        `runs`, `auto` (whether "auto" takes it), `description`, and `reason` (why it doesn't run). What isn't known is None.
+        `cpu` and `cores`; `op_library` with `path`, `cpu_path` (the instruction set that its kernels take) and `reason`
+        (why there is none); and in `backends`, for each of `vmoe_runtime.backends.BACKENDS` at the first profile, `name`,
+        `runs`, `auto` (whether "auto" takes it), `description`, and `reason` (why it doesn't run). Others are None.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an op library that can't be loaded, which is in the result

@@ -21,7 +21,7 @@ _STEPS, _MOST_STEPS = 8, 1000
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
-class RatioRange(click.ParamType):
+class RatioRange(click.ParamType):  # type: ignore[type-arg]
     """`LOW:HIGH` for 8 capacity ratios spaced by equal factors, `LOW:HIGH:N` for N, as a tuple of floats.
 
     Example:

@@ -50,7 +50,11 @@ def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figu
     """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
     layers = list(samples.own.experts)
     # Where colours don't tell experts apart, there must be room for numbers.
-    wide = samples.pixels.shape[2] / samples.patch_size[1] * (0 if samples.num_experts <= len(_PALETTE) else _READABLE_CELL_INCHES)
+    wide = (
+        samples.pixels.shape[2]
+        / samples.patch_size[1]
+        * (0 if samples.num_experts <= len(_PALETTE) else _READABLE_CELL_INCHES)
+    )
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
     figure, panels = _grid(samples, len(layers), class_names, panel_inches=panel_inches)
     colours = expert_colours(samples.num_experts)
@@ -145,9 +149,7 @@ def _show_kept(axes: Axes, samples: Samples, expert: Array) -> None:
     _lines(axes, samples, dropped.shape)
 
 
-def _show_experts(
-    axes: Axes, samples: Samples, expert: Array, colours: Sequence[str], panel_inches: float
-) -> None:
+def _show_experts(axes: Axes, samples: Samples, expert: Array, colours: Sequence[str], panel_inches: float) -> None:
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
     _overlay(axes, samples, tints[expert])  # -1 is the last one
     _lines(axes, samples, expert.shape)

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     _end_at_signals()
     try:
         _check_standard_files()
-        code = program.main(words, prog_name="vmoe", standalone_mode=False)
+        code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
@@ -138,7 +138,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _explain(error: BaseException) -> tuple[str, int] | None:
+def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
     """What to tell the user, and the exit code; None for an error that nobody raised on purpose."""
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"

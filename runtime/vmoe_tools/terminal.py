@@ -68,9 +68,7 @@ def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | st
         parts: of the section.
         width: columns where the stream is no terminal; rich would take 80.
     """
-    console = Console(
-        file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False
-    )
+    console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
     with console.capture() as captured:
         console.print(Text(printable(title), style="bold", overflow="fold"))
         for part in parts:

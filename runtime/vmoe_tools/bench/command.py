@@ -39,8 +39,8 @@ _PICTURES = (".pdf", ".png", ".svg")
 @click.option(
     "--cascade",
     is_flag=True,
-    help="Measure cascades, too: the most accurate setting for the images that a cheaper one is not sure of. How sure it must "
-    "be is calibrated on one half of the images and tested on the other.",
+    help="Measure cascades, too: the most accurate setting for the images that a cheaper one is not sure of. How sure it "
+    "must be is calibrated on one half of the images and tested on the other.",
 )
 @options.backends_option
 @options.batch_sizes_option

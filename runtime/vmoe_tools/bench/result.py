@@ -91,13 +91,17 @@ class PointResult:
 
 def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointResult:
     """Puts together what is known about one point."""
-    setting = ("capacity_ratio", "k", "bpr", "pool", "max_experts")
+    profile = point.profile
     unknown = dict.fromkeys(field.name for field in fields(Speed))
     return PointResult(
         bundle=point.loaded.name,
         precision=point.engine.manifest.precision,
-        profile=point.profile and point.profile.name,
-        **{name: getattr(point.profile, name, None) for name in setting},
+        profile=None if profile is None else profile.name,
+        capacity_ratio=None if profile is None else profile.capacity_ratio,
+        k=None if profile is None else profile.k,
+        bpr=None if profile is None else profile.bpr,
+        pool=None if profile is None else profile.pool,
+        max_experts=None if profile is None else profile.max_experts,
         backend=point.engine.backend,
         batch_size=point.batch_size,
         concurrency=point.concurrency,

@@ -119,7 +119,7 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
     # Path.resolve raises where links lead in a circle.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
-        raise click.UsageError(f"--out {out} lies in what this command reads, or is a bundle; choose another one for pictures")
+        raise click.UsageError(f"--out {out} lies in what this command reads, or is a bundle; choose another folder")
 
 
 def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress) -> tuple[ImageReport, Samples | None]:
@@ -132,7 +132,7 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
         first, engines = bundles[0], [each.engine for each in bundles]
         engine, manifest = first.engine, first.engine.manifest
         profile = engine.setting(setting)
-        name = profile and profile.name
+        name = None if profile is None else profile.name
         outputs = manifest.outputs if manifest.output == "logits" else None
         source = open_images(given["images"], manifest.class_names, outputs, given["labels"])
         sets = given["interference"]

@@ -60,7 +60,7 @@ class OtherBundle:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How far the answers of one bundle move with the images that share a batch; `bundle` and `group` as in `OtherBundle`."""
+    """How far the answers of one bundle move with the images that share a batch; see `OtherBundle`."""
 
     bundle: str
     group: str | None
@@ -165,7 +165,7 @@ def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neigh
             "A Soft MoE drops nothing: every expert has a share of every patch, and loads are sums of these shares."
         )
     elif manifest.rules.kind == "experts-choice":
-        notes.append("With experts choice the experts choose their tokens: all have the same load, and no token requests one.")
+        notes.append("With experts choice the experts choose their tokens: all have the same load.")
     if source.note is not None:
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
     elif source.labels is None and manifest.rules is not None:

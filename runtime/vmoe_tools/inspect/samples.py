@@ -87,7 +87,7 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
 
 
 def shown_pixels(batch: Array) -> Array:
-    """f32[n,H,W,1 or 3] from 0 to 1 of images as a graph takes them, uint8 or float32 [n,H,W,C]; other channels are averaged."""
+    """f32[n,H,W,1 or 3] from 0 to 1 of a batch uint8 or float32 [n,H,W,C]; other channels are averaged."""
     pixels: Array = batch.astype(np.float32)
     pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
     if pixels.shape[3] not in (1, 3):
@@ -111,7 +111,8 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
 
 
 def _frame(engine: Engine, batch: Array, count: int, profile: Profile | None) -> Frame:
-    outputs, routing = engine.logits_and_routing(batch, profile and profile.name)
+    name = None if profile is None else profile.name
+    outputs, routing = engine.logits_and_routing(batch, name)
     answers = outputs[:count].argmax(axis=1) if engine.manifest.output == "logits" else None
     experts = {name: layer_patches(layer).expert[:count] for name, layer in routing.items()}
-    return Frame(profile and profile.name, profile and profile.effective_ratio, answers, experts)
+    return Frame(name, None if profile is None else profile.effective_ratio, answers, experts)

@@ -173,7 +173,9 @@ class _Counts:
         self.load += np.bincount(kept_experts, shares, self.num_experts)
         if self.requested is not None:
             known = choices.expert.min(initial=0) >= 0
-            self.requested = self.requested + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
+            self.requested = (
+                self.requested + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
+            )
         self.gates_kept += _histogram(choices.weight[choices.kept])
         self.gates_dropped += _histogram(choices.weight[~choices.kept])
         with suppress(RoutingError):

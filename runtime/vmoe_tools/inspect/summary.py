@@ -40,7 +40,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         - `profiles`: each with its slots as `capacity`, `flops_per_image`, and these as a share `of_dense`
         - `dense_flops_per_image`, of the dense model of the same size
         - `tensorrt`: `precision` and `graphs`
-        - `validation`: `atol`, `relative_limit`, and the worst of the comparisons of `graphs` with the reference, `from_fp32`
+        - `validation`: `atol`, `relative_limit`, and the worst of the comparisons: `graphs` with the reference, `from_fp32`,
           and `tensorrt`
         - `origin`: of the checkpoint, and `producer` and `producer_version` of the bundle
         - `files`, `bytes`, `machine` (see `describe_backends`), `tensors` (name, dtype, shape, bytes)
