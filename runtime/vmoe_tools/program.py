@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -58,9 +58,20 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in _ENTRIES.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, OSError) as error:
+            # click would forget which signal it was, and hide a reader that has gone.
+            raise _Stopped from error
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [CompletionItem(name, help=entry.summary) for name, entry in _ENTRIES.items() if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+class _Stopped(Exception):
+    """Its cause ended a command."""
 
 
 def _load(name: str, entry: _Entry) -> click.Command:
@@ -104,7 +115,8 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised.__cause__ if isinstance(raised, _Stopped) and raised.__cause__ else raised
         explanation = _explain(error)
         if explanation is None:  # a defect
             raise
@@ -147,7 +159,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
         return error.format_message(), error.exit_code
     if isinstance(error, _Signalled) and error.number != signal.SIGINT:
         return f"ended by {signal.Signals(error.number).name}", 128 + error.number
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt):
         return "interrupted", 128 + signal.SIGINT
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE

@@ -70,9 +70,9 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     """Makes a page of what a capacity costs and gives on your own images.
 
     BUNDLE... is one bundle, or several precisions of one model, the first of which is shown in detail. The page has
-    accuracy, speed, FLOPs and kept pairs over the capacity ratio, which patches of sample images are processed and by which
-    expert, the load of each expert, and a recommended setting. It is one file that loads nothing else;
-    PNG pictures stand beside it. By default there are 8 capacity ratios from 0.1 to 2, and three curves: --bpr, --no-bpr, and --bpr --pool.
+    accuracy, speed, FLOPs and kept pairs over the capacity ratio, the patches of sample images that are processed and their
+    experts, the load of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures stand
+    beside it. By default there are 8 capacity ratios from 0.1 to 2, and three curves: --bpr, --no-bpr, and --bpr --pool.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--out {out} must end in .html")
