@@ -48,6 +48,17 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
         return tuple(float(f"{low * (high / low) ** (i / (steps - 1)):.3g}") for i in range(steps))
 
 
+class FiniteRange(click.FloatRange):
+    """Numbers of a range, without NaN and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads one word."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is no finite number", param, ctx)
+        return number
+
+
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
 bundles_argument = click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 profile_option = click.option(
@@ -92,7 +103,7 @@ batch_sizes_option = click.option(
 duration_option = click.option(
     "--duration",
     metavar="S",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=10.0,
     show_default=True,
     help="Seconds of timing for all settings together; each gets at least 3 calls.",

@@ -66,14 +66,14 @@ _PICTURES = (".pdf", ".png", ".svg")
     "--max-drop-in-accuracy",
     "max_drop",
     metavar="X",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=options.FiniteRange(0, 1, max_open=True),
     help="Recommend the fastest setting that loses no more accuracy against the most accurate one; 0.01 is one point.",
 )
 @click.option(
     "--target-latency",
     "target_ms",
     metavar="MS",
-    type=click.FloatRange(0, min_open=True),
+    type=options.FiniteRange(0, min_open=True),
     help="Recommend the most accurate setting whose calls take no longer (median); with the former, both hold.",
 )
 @click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")

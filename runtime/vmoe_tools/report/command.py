@@ -58,7 +58,7 @@ _PICTURES = ("accuracy", "patches", "experts")
     "--max-drop-in-accuracy",
     "max_drop",
     metavar="X",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=options.FiniteRange(0, 1, max_open=True),
     default=0.01,
     show_default=True,
     help="How much accuracy the recommended setting may lose against the most accurate one; 0.01 is one point.",
