@@ -17,6 +17,7 @@ from test_bench import report_of
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.cascade import calibrated_margin
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.result import PointResult, mark_front, recommend
@@ -289,6 +290,13 @@ def test_cascades_are_tested_on_images_that_their_margin_was_not_calibrated_on(
     points = {one["profile"]: one for one in report["points"]}
     best = max(points.values(), key=lambda one: (one["top1"], -one["flops_per_image"]))
     assert report["cascades"] and {one["then"] for one in report["cascades"]} == {best["profile"]}
+    cheaper = [one for one in points.values() if one["flops_per_image"] < best["flops_per_image"]]
+    worth = [
+        one["profile"]
+        for one in cheaper
+        if not any(o["top1"] >= one["top1"] and o["flops_per_image"] < one["flops_per_image"] for o in cheaper)
+    ]
+    assert sorted(one["profile"] for one in report["cascades"]) == sorted(worth)
     even = np.arange(128) // 32 % 2 == 0
     with Engine.load(mnist_image_bundle) as engine:
         high = engine(images, best["profile"]).argmax(1) == labels
@@ -311,6 +319,20 @@ def test_cascades_are_tested_on_images_that_their_margin_was_not_calibrated_on(
         own = (one["images_per_second"], one["top1"])
         others = [(other["images_per_second"], other["top1"]) for other in everything]
         assert one["pareto"] == (not any(s >= own[0] and t >= own[1] and (s, t) != own for s, t in others))
+
+
+def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expensive_setting(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = mnist_images["images"][:256]
+    np.savez(tmp_path / "images.npz", images=images)
+    words = (*capacities(0.2, 1.05), "--images", tmp_path / "images.npz", "--cascade")
+    (cascade,) = report_of(capsys, mnist_image_bundle, *words)["cascades"]
+    assert (cascade["profile"], cascade["then"], cascade["top1"]) == ("c0.2-k1", "c1.05-k1", None)
+    with Engine.load(mnist_image_bundle) as engine:
+        assert cascade["margin"] == calibrated_margin(engine(images, "c0.2-k1"), engine(images, "c1.05-k1"))
+    words = (*capacities(0.2), "--images", tmp_path / "images.npz", "--cascade")
+    assert report_of(capsys, mnist_image_bundle, *words)["cascades"] == []
 
 
 # What can't be done

@@ -9,16 +9,15 @@ import golden
 import numpy as np
 import onnx
 import pytest
+from command_runs import QUICK, run
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
-from test_bench import QUICK
 
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import plan_export
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.op_library import find_library
-from vmoe_tools.bench import cli as bench
 
 BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 CHOICE, SOFT = "g7", "g6"
@@ -138,8 +137,7 @@ def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path
 def test_the_benchmark_takes_no_soft_moe_for_a_dense_model(
     bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench.main([str(bundles[f"{SOFT}-fp32"]), *QUICK]) == 0
-    out = capsys.readouterr().out
+    out, _ = run(capsys, "bench", bundles[f"{SOFT}-fp32"], *QUICK)
     assert "onnxruntime" in out
     assert "dense" not in out
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from image_parts import in_parts
-from test_bench import QUICK, complaint_of, report_of
 
 from vmoe_runtime import ClassifyError, Engine, RoutingError
 from vmoe_runtime.cascade import SEND_ALL, calibrated_margin, margins_of
-from vmoe_tools.bench.cascades import CascadePoint
 
 LOW, HIGH = "c0.2-k1-pool", "c1.05-k2"
 HALVES = (slice(0, 768), slice(768, 1536))
@@ -159,80 +156,3 @@ def test_what_can_not_be_a_cascade_is_one_sentence(engine: Engine) -> None:
         engine.cascade(first="low", then=HIGH, margin=0.5)
     with Engine.load(BUNDLES / "v3-soft") as soft, pytest.raises(RoutingError):
         soft.cascade(first=LOW, then=HIGH, margin=0.5)
-
-
-# As points of vmoe-bench
-
-
-def test_the_bench_puts_the_most_accurate_setting_behind_cheaper_ones(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images, labels = mnist_images["images"][:512], mnist_images["labels"][:512]
-    np.savez(tmp_path / "some.npz", images=images, labels=labels)
-    axes = ("--sweep", "0.2", "1.05", "--k", 1, 2, "--pool", "off", "on")
-    report = report_of(capsys, mnist_image_bundle, *axes, "--images", tmp_path / "some.npz", "--cascade")
-    points = {point["profile"]: point for point in report["points"]}
-    best = max(points.values(), key=lambda point: (point["top1"], -point["flops_per_image"]))
-    found = report["cascades"]
-    assert {cascade["then"] for cascade in found} == {best["profile"]}
-    cheaper = [p for p in points.values() if p["flops_per_image"] < best["flops_per_image"]]
-    worth = [
-        p
-        for p in cheaper
-        if not any(o["top1"] >= p["top1"] and o["flops_per_image"] < p["flops_per_image"] for o in cheaper)
-    ]
-    assert {cascade["profile"] for cascade in found} == {point["profile"] for point in worth}
-    with Engine.load(mnist_image_bundle) as engine:
-        for cascade in found:
-            low, high = engine(images, cascade["profile"]), engine(images, cascade["then"])
-            assert cascade["margin"] == calibrated_margin(low, high, labels)
-            right = sent = 0
-            for known in (slice(0, None, 2), slice(1, None, 2)):
-                other = slice(1 - known.start, None, 2)
-                margin = calibrated_margin(low[known], high[known], labels[known])
-                goes = margins_of(low[other]) < margin
-                right += np.count_nonzero(np.where(goes, high[other].argmax(1), low[other].argmax(1)) == labels[other])
-                sent += np.count_nonzero(goes)
-            assert (cascade["top1"], cascade["sent_on"]) == (right / len(images), sent / len(images))
-            flops = points[cascade["profile"]]["flops_per_image"] + cascade["sent_on"] * best["flops_per_image"]
-            assert cascade["flops_per_image"] == round(flops)
-            assert cascade["images_per_second"] > 0
-
-
-def test_two_steps_without_labels_are_calibrated_on_the_answers_of_the_costliest(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez(images := tmp_path / "images.npz", images=mnist_images["images"][:256])
-    report = report_of(capsys, mnist_image_bundle, "--sweep", "0.2", "1.05", "--images", images, "--cascade")
-    (cascade,) = report["cascades"]
-    assert (cascade["profile"], cascade["then"], cascade["top1"]) == ("c0.2-k1", "c1.05-k1", None)
-    with Engine.load(mnist_image_bundle) as engine:
-        batch = mnist_images["images"][:256]
-        assert cascade["margin"] == calibrated_margin(engine(batch, "c0.2-k1"), engine(batch, "c1.05-k1"))
-
-
-def test_two_steps_need_images_and_a_cheaper_setting(
-    mnist_image_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "--cascade" in complaint_of(capsys, 2, mnist_image_bundle, "--sweep", "0.2", "--cascade", *QUICK)
-    report = report_of(capsys, mnist_image_bundle, "--sweep", "0.2", "--images", mnist_digits, "--cascade")
-    assert report["cascades"] == []
-
-
-def test_the_time_of_two_steps_is_that_of_the_mean_call() -> None:
-    point = object.__new__(CascadePoint)
-    point.first = SimpleNamespace(batch_size=2)
-    point._sent = [9, 9, 0, 0, 0, 1]
-    # Of calls that send on as many the median counts, and then how many of them there are.
-    speed = point.speed([1.0, 1.0, 7.0, 3.0])
-    assert speed.images_per_second == pytest.approx(2 / (0.75 * 1.0 + 0.25 * 3.0))
-
-
-def test_two_steps_need_a_batch_to_find_the_margin_on_and_one_to_try_it_on(
-    mnist_image_bundle: Path, tmp_path: Path, mnist_images: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.savez(tmp_path / "few.npz", images=mnist_images["images"][:7], labels=mnist_images["labels"][:7])
-    given = (mnist_image_bundle, "--cascade", "--images", tmp_path / "few.npz", *QUICK)
-    complaint = complaint_of(capsys, 2, *given, "--batch-size", 4)
-    assert "has only 7 images, not two batches" in complaint
-    assert report_of(capsys, *given, "--profile", "c0.3-k1", "c1.05-k2", "--batch-size", 3)["points"]

@@ -1,0 +1,540 @@
+"""vmoe inspect: the summary of a bundle and what its routers do with images, as JSON; and what it says of bad ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
+from command_runs import complaint_of, json_of, kept_bundle, run
+from damaged_files import assert_one_sentence
+from fake_tensorrt import FakeTensorRt
+from named_bundles import with_odd_names
+from safetensors import safe_open
+
+from vmoe_export import export_bundle
+from vmoe_runtime import BackendError, BundleError, Engine, op_library
+from vmoe_runtime.backends import BACKENDS, availability
+from vmoe_runtime.backends.availability import Availability, chosen_by_auto
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import UnavailableError, UnsuitedError
+from vmoe_tools.inspect.tensors import read_tensors
+
+KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
+KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
+LAYERS = [f"encoderblock_{i}" for i in range(5)]
+
+
+def summary_of(capsys: pytest.CaptureFixture[str], bundle: Path, *words: object) -> dict[str, Any]:
+    """The summary as JSON."""
+    return json_of(capsys, "inspect", bundle, *words)
+
+
+def on_images(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    """What the JSON says of the images."""
+    found: dict[str, Any] = json_of(capsys, "inspect", *words)["on_images"]
+    return found
+
+
+def manifest_of(bundle: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((bundle / MANIFEST).read_bytes())
+    return found
+
+
+def changed(folder: Path, kind: str, **fields: Any) -> Path:
+    """A copy of a kept bundle with other fields in its manifest; `...` removes one."""
+    target = folder / "changed.vmoe"
+    shutil.copytree(kept_bundle(kind), target)
+    content = {key: value for key, value in {**manifest_of(target), **fields}.items() if value is not ...}
+    (target / MANIFEST).write_text(json.dumps(content))
+    return target
+
+
+# The summary
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_the_summary_says_what_the_manifest_says(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = kept_bundle(kind)
+    found, raw = summary_of(capsys, bundle), manifest_of(bundle)
+    model, routing, flops = raw["model"], raw["routing"], raw["flops_per_image"]
+    assert (found["bundle"], found["format_version"], found["verified"]) == (str(bundle), raw["format_version"], False)
+    assert (found["kind"], found["ensemble_size"]) == (KINDS.get(kind, "V-MoE"), 2 if kind == "ensemble" else 1)
+    assert found["model"] == {
+        **{key: model[key] for key in ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim")},
+        **{key: model[key] for key in ("classifier", "num_classes")},
+        "expert_mlp_dim": model["moe"]["mlp_dim"] if routing else None,
+        "dispatch_bf16": model["moe"]["dispatch_bf16"] if routing else None,
+    }
+    assert found["image"] == {
+        **{key: raw["input"][key] for key in ("dtype", "height", "width", "channels")},
+        "preprocessing": ["resize(12)"],
+    }
+    assert (found["output"]["name"], found["output"]["shape"][-1]) == (raw["output"]["name"], raw["output"]["size"])
+    assert found["output"]["class_names"] == raw["class_names"]
+    assert (found["batch_multiple"], found["precision"]) == (raw["batch_multiple"], raw["precision"])
+    source, producer = raw["source"], raw["producer"]
+    assert found["origin"] == {**source, "producer": producer["name"], "producer_version": producer["version"]}
+    assert found["files"] == [{"name": file, **raw["files"][file]} for file in raw["files"]]
+    assert found["bytes"] == sum((bundle / file).stat().st_size for file in raw["files"])
+    assert found["tensorrt"] == raw.get("tensorrt")
+    if routing is None:
+        assert found["routing"] is None
+    else:
+        same = ("layers", "num_experts", "group", "group_tokens")
+        assert {key: found["routing"][key] for key in same} == {key: routing[key] for key in same}
+        for key in ("slots_per_expert", "rounding", "capacity_multiple_of"):
+            assert found["routing"][key] == routing.get(key)
+    fields = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "capacity")
+    assert found["profiles"] == [
+        {
+            **{field: profile.get(field) for field in fields},
+            "flops_per_image": flops[profile["name"]],
+            "of_dense": flops[profile["name"]] / flops["dense"],
+        }
+        for profile in raw["profiles"]
+    ]
+    assert found["dense_flops_per_image"] == flops["dense"]
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary_of(capsys, kept_bundle(kind))
+    stored = kept_bundle(kind) / WEIGHTS
+    types = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
+    expected, count, idle = {}, 0, 0
+    with safe_open(stored, framework="numpy") as file:
+        for key in file.keys():  # noqa: SIM118  (it is no mapping)
+            part = file.get_slice(key)
+            size, (dtype, width) = math.prod(part.get_shape()), types[part.get_dtype()]
+            expected[key] = {"name": key, "dtype": dtype, "shape": part.get_shape(), "bytes": size * width}
+            if not key.endswith("kernel_scale"):
+                count += size
+                idle += size * 3 // 4 if "/Moe/Mlp/" in key else 0  # one of four experts at k = 1
+    assert {tensor["name"]: tensor for tensor in found["tensors"]} == expected
+    text = stored.read_bytes()
+    header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
+    assert [t["name"] for t in found["tensors"]] == sorted(header, key=lambda key: header[key]["data_offsets"])
+    per_token = {"choice": None, "soft": count, "dense": count}.get(kind, count - idle)
+    k = None if kind in KINDS else 1
+    assert found["parameters"] == {"all": count, "per_token": per_token, "k": k, "tensors": len(expected)}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_validation_is_the_worst_of_what_was_compared(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found, raw = summary_of(capsys, kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
+    assert (found["atol"], found["relative_limit"]) == (raw["atol"], raw.get("relative_limit"))
+    compared = raw["comparisons"]
+    routed = [entry["agreement"] for entry in compared if entry["profile"]]
+    assert found["graphs"] == {
+        "graphs": [CANONICAL, "model.inlined.onnx"],
+        "profiles": list(dict.fromkeys(entry["profile"] for entry in compared if entry["profile"])),
+        "images": 2,
+        "max_difference": max(entry["max_difference"] for entry in compared),
+        "relative_difference": max((e["relative_difference"] for e in compared if "relative_difference" in e), default=None),
+        "agreement": min(routed, default=None),
+    }
+    distances = raw["distance_from_fp32"]
+    assert (found["from_fp32"] is not None) == bool(distances)
+    if distances:
+        assert found["from_fp32"]["max_difference"] == max(entry["max_difference"] for entry in distances)
+        shares = [share for entry in distances for share in entry["agreement"].values()]
+        assert (found["from_fp32"]["agreement"], found["from_fp32"]["images"]) == (min(shares), distances[0]["images"])
+
+
+def test_the_text_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in KEPT:
+        out, err = run(capsys, "inspect", kept_bundle(kind), "--list-tensors")
+        found = summary_of(capsys, kept_bundle(kind))
+        assert err == "" and found["kind"] in out
+        for name in (each["name"] for part in ("profiles", "files", "tensors") for each in found[part]):
+            assert name in out
+
+
+# Tensors
+
+
+def weights(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype: object = "F32", shape: object = (), span: object = (0, 4)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": span}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "unpack requires a buffer of 8 bytes"),
+        (struct.pack("<Q", 9) + b"{}", "would have 9 bytes"),
+        (weights(b"{"), "Expecting"),
+        (weights([]), "it is no object"),
+        (weights({"a": 1}), "'a' is none of a tensor"),
+        (weights({"a": entry(dtype=["F32"])}, bytes(4)), "'a' is none of a tensor"),
+        (weights({"a": entry(dtype="F4")}, bytes(4)), "'a' is none of a tensor"),
+        (weights({"a": entry(shape=[-1])}, bytes(4)), "'a' is none of a tensor"),
+        (weights({"a": entry(shape=[True])}, bytes(4)), "'a' is none of a tensor"),
+        (weights({"a": entry(span=[0, 4, 8])}, bytes(4)), "'a' is none of a tensor"),
+        (weights({"a": entry(shape=[2])}, bytes(4)), "'a' has 4 bytes, which its shape doesn't take"),
+        (weights({"a": entry(), "b": entry()}, bytes(4)), "leave out or share bytes at 0"),
+        (weights({"a": entry(), "b": entry(span=[8, 12])}, bytes(12)), "leave out or share bytes at 4"),
+        (weights({"a": entry()}, bytes(8)), "leave out or share bytes at 4"),
+        (weights({"a": entry()}), "leave out or share bytes at 0"),
+        (weights(b'{"a": 1, "a": 2}'), "stands there twice"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(content: bytes, says: str) -> None:
+    with pytest.raises(BundleError) as refused:
+        read_tensors(io.BytesIO(content), len(content))
+    assert_one_sentence(str(refused.value), f"{WEIGHTS} has no readable header", says)
+
+
+def test_weights_without_a_header_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = changed(tmp_path, "fp32")
+    text = bytearray((target / WEIGHTS).read_bytes())
+    text[8] = ord("[")
+    (target / WEIGHTS).write_bytes(text)
+    assert f"{target}: {WEIGHTS} has no readable header (" in complaint_of(capsys, 1, "inspect", target)
+
+
+# Verifying
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CANONICAL, "model.inlined.onnx"])
+def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = changed(tmp_path, "fp32")
+    assert summary_of(capsys, target, "--verify")["verified"] is True
+    text = bytearray((target / file).read_bytes())
+    # A weight; or a letter of the words about the graph.
+    text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
+    (target / file).write_bytes(text)
+    assert summary_of(capsys, target)["verified"] is False
+    complaint = complaint_of(capsys, 1, "inspect", target, "--verify", "--json", tmp_path / "x.json")
+    assert complaint == f"vmoe: {target}: {file} was changed after export (its SHA-256 differs)\n"
+    assert not (tmp_path / "x.json").exists()
+
+
+# What a manifest may say
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, ..., True, -1, 1.5, "\x1b[2J[/b]", [1], [{}], [{"graph": 3, "agreement": [], "images": {}}], {}],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", ["fp32", "dense"])
+def test_fields_for_people_may_be_of_any_type(
+    kind: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = manifest_of(kept_bundle(kind))
+    inner = value if value is ... else {"comparisons": value, "atol": value, "distance_from_fp32": value}
+    fields = {"source": value, "producer": value, "flops_per_image": value, "validation": inner}
+    odd = {} if value is ... else dict.fromkeys([*raw["model"], "moe"], value)
+    target = changed(tmp_path, kind, **fields, model=odd)
+    found = summary_of(capsys, target)
+    assert set(found["origin"].values()) == {None}
+    sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
+    assert [found["model"][size] for size in sizes] == [None] * len(sizes)
+    assert found["dense_flops_per_image"] is None
+    assert {profile["of_dense"] for profile in found["profiles"]} <= {None}
+    assert "\x1b" not in run(capsys, "inspect", target)[0]
+
+
+def test_numbers_without_bounds_do_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [profile["name"] for profile in manifest_of(kept_bundle("fp32"))["profiles"]]
+    flops = {"dense": 1, names[0]: 10**300, names[1]: 2**53, names[2]: 0}
+    comparison = {"graph": "x", "profile": "y", "max_difference": 10**300, "agreement": {"a": 0.5, "b": 0.25, "c": "d"}}
+    validation = {"atol": 1e-300, "comparisons": [comparison, 3, {**comparison, "agreement": -1}]}
+    target = changed(tmp_path, "fp32", flops_per_image=flops, validation=validation)
+    found = summary_of(capsys, target)
+    assert [profile["flops_per_image"] for profile in found["profiles"][:3]] == [None, 2**53, None]
+    assert (found["validation"]["graphs"]["max_difference"], found["validation"]["graphs"]["agreement"]) == (None, 0.25)
+    run(capsys, "inspect", target)
+
+
+def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
+    tmp_path: Path, mnist_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = with_odd_names(mnist_bundle, tmp_path).rename(tmp_path / "odd [b]\x1b[31m.vmoe")
+    raw = manifest_of(target)
+    raw["source"] = {"name": "a[/b]\x1b]0;b\x07\u202ec\n:smile:", "format": "x" * 999, "sha256": "\x1b" * 64}
+    (target / MANIFEST).write_text(json.dumps(raw))
+    text = (target / WEIGHTS).read_bytes()
+    (target / WEIGHTS).write_bytes(text.replace(b'"embedding/bias"', rb'"a[/b]\u001b[2J"'))
+    out, _ = run(capsys, "inspect", target, "--list-tensors")
+    assert not any(character for line in out.splitlines() for character in line if not character.isprintable())
+    for words in (r"odd [b]\x1b[31m.vmoe", r"two\x1b[2J", r"a[/b]\x1b]0;b\x07\u202ec\n:smile:", r"a[/b]\x1b[2J"):
+        assert words in out
+    assert summary_of(capsys, target)["origin"]["name"] == raw["source"]["name"]
+
+
+# What runs here
+
+
+def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary_of(capsys, mnist_image_bundle)["machine"]
+    states = {state["name"]: state for state in found["backends"]}
+    assert list(states) == list(BACKENDS)
+    for name, state in states.items():
+        try:
+            with Engine.load(mnist_image_bundle, backend=name) as engine:
+                expected = (True, engine.backend_description, None)
+        except BackendError as error:
+            expected = (False, None, str(error))
+        assert (state["runs"], state["description"], state["reason"]) == expected
+    with Engine.load(mnist_image_bundle) as engine:
+        assert [name for name, state in states.items() if state["auto"]] == [engine.backend]
+    library = op_library.find_library()
+    assert found["op_library"]["path"] == (library and str(library))
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
+        monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
+    states = summary_of(capsys, kept_bundle("bf16"))["machine"]["backends"]
+    assert [state["runs"] for state in states] == [False] * len(BACKENDS)
+    assert [state["auto"] for state in states] == [False] * len(BACKENDS)
+    for state in states:
+        assert f"backend '{state['name']}' is not installed" in state["reason"]
+        assert f"pip install 'vmoe-export[{BACKENDS[state['name']].extra}]'" in state["reason"]
+
+
+def test_an_op_library_that_cannot_be_loaded_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "libvmoe_onnxruntime.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr("vmoe_runtime.op_library.find_native", lambda *path: broken)
+    found = summary_of(capsys, kept_bundle("fp32"))["machine"]
+    assert found["op_library"]["reason"].startswith(f"the op library {broken} can't be loaded: ")
+    assert found["backends"][0]["description"].endswith("CPU, standard ops")
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [
+        ({}, "onnxruntime"),
+        ({"onnxruntime": UnavailableError("no")}, "openvino"),
+        ({"onnxruntime": UnsuitedError("too large")}, "openvino"),
+        ({"onnxruntime": BackendError("too old")}, None),
+        ({"onnxruntime": UnavailableError("no"), "openvino": UnsuitedError("too large")}, None),
+    ],
+)
+def test_auto_passes_over_what_is_unavailable_or_unsuited(
+    errors: dict[str, BackendError], chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability, "fastest_first", lambda: ("onnxruntime", "openvino"))
+    found = {name: Availability(None if name in errors else "runs", errors.get(name)) for name in BACKENDS}
+    assert chosen_by_auto(found) == chosen
+
+
+@pytest.fixture
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
+    """TensorRT's fake, an empty cache for its engines, and a plugin."""
+    backend = "vmoe_runtime.backends.tensorrt.tensorrt_engine"
+    fake = FakeTensorRt()
+    monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    sys.modules.pop(backend, None)
+    monkeypatch.setattr(import_module(backend), "plugin_library", lambda: tmp_path / "plugin.so")
+    yield fake
+    sys.modules.pop(backend, None)
+
+
+def test_an_engine_that_was_built_is_found_and_not_read(tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
+    from vmoe_runtime.backends.tensorrt.tensorrt_engine import engine_key
+
+    bundle = Bundle.open(kept_bundle("bf16"))
+    assert "no engine was built" in summary_of(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
+    key = engine_key(bundle, bundle.manifest.profiles["c0.3-k1"], tensorrt.gpu())
+    store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"another").hexdigest(), 6))
+    state = summary_of(capsys, bundle.path)["machine"]["backends"][-1]
+    assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda target: (target / MANIFEST).unlink(), "manifest.json: No such file or directory"),
+        (lambda target: (target / MANIFEST).write_text("{"), "manifest.json is not readable JSON"),
+        (lambda target: (target / WEIGHTS).unlink(), "weights.safetensors: No such file or directory"),
+        (lambda target: os.truncate(target / WEIGHTS, 9), "weights.safetensors has 9 bytes where the manifest says"),
+    ],
+    ids=["no manifest", "no JSON", "no weights", "cut weights"],
+)
+def test_a_bad_bundle_is_the_message_of_the_reader(
+    spoil: Callable[[Path], object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = changed(tmp_path, "fp32")
+    spoil(target)
+    assert says in complaint_of(capsys, 1, "inspect", target)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--labels", "NPZ"], 2, "need --images NPZ|DIR"),
+        (["--out", "x"], 2, "need --images NPZ|DIR"),
+        (["--profile", "c0.3-k1"], 2, "need --images NPZ|DIR"),
+        (["--capacity", "0.3"], 2, "need --images NPZ|DIR"),
+        (["--threads", "1"], 2, "need --images NPZ|DIR"),
+        (["--images", "NPZ", "--list-tensors"], 2, "--list-tensors belongs to the description"),
+        (["--images", "NPZ", "--interference", "0"], 2, "--interference"),
+        (["--images", "NPZ", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
+        (["--images", "NPZ", "--k", "9"], 2, "k must be between 1"),
+        (["--images", "NPZ", "--compare", "SOFT"], 2, "is another model than"),
+        (["--images", "NPZ", "--compare", "nothing.vmoe"], 1, "no such folder"),
+        (["--images", "NPZ", "--labels", "NPZ"], 1, "is none"),
+        (["--images", "EMPTY"], 1, "has no pictures"),
+        (["--images", "CORRUPT"], 1, "seven.png"),
+        (["--images", "FEW"], 1, "a group needs 16 images, and there are 15"),
+        (["--images", "GROUP", "--interference", "3"], 1, "other neighbours need two batches of 16 images"),
+        (["--images", "NPZ", "--out", "NPZ"], 2, "is there already and no folder"),
+        (["--images", "NPZ", "--out", "no/such/folder"], 2, "there is no folder"),
+        (["--images", "NPZ", "--out", "BUNDLE/pictures"], 2, "lies in what this command reads"),
+        (["--images", "NPZ", "--out", "LOOP"], 2, "is there already and no folder"),
+        (["--images", "NPZ", "--json", "NPZ"], 2, "is used by this command"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_done_is_one_line(
+    *,
+    words: list[str],
+    code: int,
+    says: str,
+    mnist_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    mnist_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, count in (("FEW", 15), ("GROUP", 31)):
+        np.savez(tmp_path / f"{name}.npz", images=mnist_images["images"][:count])
+    for name in ("EMPTY", "CORRUPT"):
+        (tmp_path / name).mkdir()
+    for index in range(16):
+        (tmp_path / "CORRUPT" / f"{index}-seven.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "LOOP").symlink_to(tmp_path / "LOOP")
+    paths = {path.stem: path for path in tmp_path.iterdir()} | {"NPZ": mnist_digits, "SOFT": kept_bundle("soft")}
+    paths |= {"BUNDLE/pictures": mnist_bundle / "pictures"}
+    before = sorted(tmp_path.rglob("*"))
+    assert says in complaint_of(capsys, code, "inspect", mnist_bundle, *(paths.get(word, word) for word in words), "-q")
+    assert sorted(tmp_path.rglob("*")) == before and not (mnist_bundle / "pictures").exists()
+
+
+# On images
+
+
+@pytest.fixture(scope="module")
+def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """The MNIST model in int8, every image routed alone."""
+    target = tmp_path_factory.mktemp("low") / "low.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.5], k=[2], precision="int8", validate=False)
+    return target
+
+
+@pytest.mark.parametrize("setting", [("--profile", "c0.3-k2"), ("--capacity", 0.3, "--k", 2)], ids=["profile", "setting"])
+def test_the_json_has_the_numbers_of_all_whole_groups(
+    setting: tuple[object, ...], mnist_bundle: Path, mnist_digits: Path, mnist_images: dict[str, np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = on_images(capsys, mnist_bundle, "--images", mnist_digits, *setting)
+    images, labels = mnist_images["images"][:64], mnist_images["labels"][:64]
+    with Engine.load(mnist_bundle) as engine:
+        logits, routing = engine.logits_and_routing(images, "c0.3-k2")
+        assert found["backend"] == engine.backend_description
+    assert (found["images"], found["left_over"], found["labelled"], found["group"]) == (64, 6, True, "16")
+    assert (found["bundle"], found["source"], found["profile"]["name"]) == (mnist_bundle.name, str(mnist_digits), "c0.3-k2")
+    assert found["top1"] == np.mean(logits.argmax(1) == labels)
+    assert (found["others"], found["neighbours"], found["notes"]) == ([], [], [])
+    assert list(found["layers"]) == LAYERS
+    for name, layer in found["layers"].items():
+        kept, expert = routing[name].kept, routing[name].expert
+        assert layer["load"] == [np.count_nonzero(kept & (expert == e)) for e in range(8)]
+        assert layer["requested"] == [np.count_nonzero(expert == e) for e in range(8)]
+        assert layer["pairs_dropped"] == pytest.approx(1 - kept.mean())
+        assert layer["patches_dropped"] == pytest.approx(1 - routing[name].patch_mask().mean())
+        assert (sum(layer["gates_kept"]), sum(layer["gates_dropped"])) == (kept.sum(), (~kept).sum())
+        assert np.shape(layer["class_weight"]) == (10, 8)
+        assert layer["class_images"] == np.bincount(labels, minlength=10).tolist()
+
+
+def test_the_json_has_the_summary_as_well_and_nothing_for_classes_without_images(
+    mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((16, 28, 28), np.uint8), labels=np.full(16, 3))
+    found = json_of(capsys, "inspect", mnist_bundle, "--images", tmp_path / "x.npz")
+    for layer in found.pop("on_images")["layers"].values():
+        assert [set(weights) == {None} for weights in layer["class_weight"]] == [index != 3 for index in range(10)]
+    assert found == summary_of(capsys, mnist_bundle)
+
+
+def test_other_bundles_stand_beside(
+    mnist_bundle: Path, mnist_image_bundle: Path, low_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (mnist_image_bundle, "--compare", low_bundle, "--compare", mnist_bundle, "--images", mnist_digits)
+    words = (*words, "--profile", "c0.3-k1", "--interference", 3)
+    found = on_images(capsys, *words)
+    assert [(other["bundle"], other["precision"], other["group"]) for other in found["others"]] == [
+        (low_bundle.name, "int8", "image"),
+        (mnist_bundle.name, "fp32", "16"),
+    ]
+    for other in found["others"]:
+        assert other["agreement"]["images"] == 64
+        assert 0.5 < other["agreement"]["same_top1"] <= 1 and other["agreement"]["max_difference"] > 0
+        assert list(other["agreement"]["same_experts"]) == LAYERS
+    measured = {one["bundle"]: one["interference"] for one in found["neighbours"]}
+    assert list(measured) == [mnist_image_bundle.name, low_bundle.name, mnist_bundle.name]
+    assert {(m["images"], m["sets"], m["images_per_call"]) for m in measured.values()} == {(64, 3, 16)}
+    assert [m["max_difference"] == 0 for m in measured.values()] == [True, True, False]
+    assert low_bundle.name in run(capsys, "inspect", *words)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "note", "pictures"),
+    [
+        ("dense", "A dense ViT has no routers", []),
+        ("soft", "A Soft MoE drops nothing", ["classes", "experts", "gates", "load"]),
+        ("choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
+        ("ensemble", "no top-1", None),
+    ],
+)
+def test_every_kind_says_what_does_not_apply(
+    *, kind: str, note: str, pictures: list[str] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
+    out, bundle = tmp_path / "pictures", kept_bundle(kind)
+    more = () if pictures is None else ("--out", out)
+    found = on_images(capsys, bundle, "--images", tmp_path / "x.npz", "--interference", 2, *more)
+    assert any(note in sentence for sentence in found["notes"])
+    assert list(found["layers"]) == ([] if kind == "dense" else ["encoderblock_1"])
+    assert found["neighbours"][0]["interference"]["max_difference"] == 0
+    assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures or []]
+    assert note in run(capsys, "inspect", bundle, "--images", tmp_path / "x.npz")[0]
+
+
+def test_a_manifest_without_sizes_still_gives_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 12, 12, 3), np.uint8))
+    target = changed(tmp_path, "fp32", model={})
+    found = on_images(capsys, target, "--images", tmp_path / "x.npz", "--out", tmp_path / "out")
+    assert found["layers"]["encoderblock_1"]["patches_dropped"] is None
+    assert any(note.startswith("No patches are drawn: the bundle's manifest doesn't say") for note in found["notes"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gates.png", "load.png"]
