@@ -21,7 +21,7 @@ _STEPS, _MOST_STEPS = 8, 1000
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
-class RatioRange(click.ParamType):
+class RatioRange(click.ParamType):  # type: ignore[type-arg]
     """`LOW:HIGH` for 8 capacity ratios spaced by equal factors, `LOW:HIGH:N` for N, as a tuple of floats.
 
     Example:
@@ -46,6 +46,17 @@ class RatioRange(click.ParamType):
                 f"'{value:.40}' is no range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them", param, ctx
             )
         return tuple(float(f"{low * (high / low) ** (i / (steps - 1)):.3g}") for i in range(steps))
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range, without NaN and infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads one word."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is no finite number", param, ctx)
+        return number
 
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -73,7 +84,38 @@ threads_option = click.option(
     type=click.IntRange(1, _MOST_THREADS),
     help="CPU threads per call. Default: the runtime's choice.",
 )
+backends_option = click.option(
+    "--backend",
+    "backends",
+    type=click.Choice(["auto", *BACKENDS]),
+    multiple=True,
+    help="The runtime, auto for the fastest that is installed; repeats. Default: auto.",
+)
 batch_size_option = click.option("--batch-size", metavar="N", type=click.IntRange(1, _MOST_IMAGES), help="Images per call.")
+batch_sizes_option = click.option(
+    "--batch-size",
+    "batch_sizes",
+    metavar="N",
+    type=click.IntRange(1, _MOST_IMAGES),
+    multiple=True,
+    help="Images per call; repeats. Default: the fewest that the bundles take.",
+)
+duration_option = click.option(
+    "--duration",
+    metavar="S",
+    type=FiniteRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds of timing for all settings together; each gets at least 3 calls.",
+)
+compare_option = click.option(
+    "--compare",
+    "compared",
+    metavar="BUNDLE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A bundle of another model, such as a dense ViT, to measure beside them; repeats.",
+)
 json_option = click.option(
     "--json",
     "json_target",

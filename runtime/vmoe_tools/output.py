@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -52,14 +54,14 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
 
     Args:
         target: path of a file, "-" for standard output, None for nowhere.
-        content: what to write, without NaN and infinities.
+        content: what to write; arrays become lists, and what is no finite number null.
 
     Raises:
         click.ClickException: it can't be written; a file that was there before is unchanged.
     """
     if target is None:
         return
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
     if target == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -67,11 +69,23 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
 
 
 def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Writes a text file by way of a temporary one beside it, which is renamed.
+    """Writes a text file whole or not at all; see `write_bytes`.
+
+    Args:
+        path: of the file.
+        write: writes the content to an open file.
+    """
+    text = io.StringIO(newline="")
+    write(text)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file by way of a temporary one beside it, which is renamed.
 
     Args:
         path: of the file. A link stays one: the file that it points to is replaced.
-        write: writes the content to the open file.
+        content: of the file.
 
     Raises:
         click.ClickException: it can't be written; a file that was there before is unchanged.
@@ -79,11 +93,9 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
     real = _real(path)
     part = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=real.parent, prefix=f".{real.name:.40}.", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile("wb", dir=real.parent, prefix=f".{real.name:.40}.", delete=False) as file:
             part = Path(file.name)
-            write(file)
+            file.write(content)
         part.chmod(real.stat().st_mode if real.exists() else 0o666 & ~_umask())
         part.replace(real)
     except OSError as error:
@@ -91,6 +103,16 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "tolist"):  # of numpy
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _umask() -> int:

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
-
-from vmoe_runtime import __version__
-
-from vmoe_runtime.errors import UsageError, VmoeError
+from click.shell_completion import CompletionItem
 
 FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,7 +45,7 @@ _ENTRIES = {
 
 
 class _Commands(click.Group):
-    """The commands of the program. `vmoe --help` imports none of them."""
+    """The commands of the program. `vmoe --help` and the completion of their names import none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_ENTRIES)
@@ -61,6 +58,21 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in _ENTRIES.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, OSError) as error:
+            # click would forget which signal it was, and hide a reader that has gone.
+            raise _Stopped from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name, help=entry.summary) for name, entry in _ENTRIES.items() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+class _Stopped(Exception):
+    """Its cause ended a command."""
+
 
 def _load(name: str, entry: _Entry) -> click.Command:
     try:
@@ -72,7 +84,7 @@ def _load(name: str, entry: _Entry) -> click.Command:
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="vmoe", message="%(prog)s, version %(version)s")
+@click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def program() -> None:
     """Deploys V-MoE, Google's Vision Mixture of Experts, at the capacity you choose."""
 
@@ -100,11 +112,15 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     _end_at_signals()
     try:
         _check_standard_files()
-        code = program.main(words, prog_name="vmoe", standalone_mode=False)
+        code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
-    except (click.ClickException, click.Abort, VmoeError, OSError, MemoryError, KeyboardInterrupt) as error:
-        sentence, code = _explain(error)
+    except (Exception, KeyboardInterrupt) as raised:
+        error = raised.__cause__ if isinstance(raised, _Stopped) and raised.__cause__ else raised
+        explanation = _explain(error)
+        if explanation is None:  # a defect
+            raise
+        sentence, code = explanation
         if code != USAGE_ERROR and ("-v" in words or "--verbose" in words):
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):
@@ -134,8 +150,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
+def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
+    """What to tell the user, and the exit code; None for an error that nobody raised on purpose."""
     if isinstance(error, click.Abort) and error.__cause__ is not None:  # click makes one of a KeyboardInterrupt
         error = error.__cause__
     if isinstance(error, click.UsageError):
@@ -145,12 +161,16 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return error.format_message(), error.exit_code
     if isinstance(error, _Signalled) and error.number != signal.SIGINT:
         return f"ended by {signal.Signals(error.number).name}", 128 + error.number
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, KeyboardInterrupt):
         return "interrupted", 128 + signal.SIGINT
     if isinstance(error, OSError):
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILURE
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller batch size or image size takes less", FAILURE
+    from vmoe_runtime.errors import UsageError, VmoeError  # with numpy, which `vmoe --help` does without
+
+    if not isinstance(error, VmoeError):
+        return None
     return str(error), USAGE_ERROR if isinstance(error, UsageError) else FAILURE
 
 

@@ -1,4 +1,4 @@
-"""vmoe-inspect: the card of a bundle as text and as JSON, whatever the bundle says, and what it says of bad ones."""
+"""vmoe inspect: the summary of a bundle and what its routers do with images, as JSON; and what it says of bad ones."""
 
 from __future__ import annotations
 
@@ -7,82 +7,46 @@ import io
 import json
 import math
 import os
-import re
-import runpy
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from bundle_changes import BUNDLES, CANONICAL, MANIFEST, WEIGHTS
+from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
+from command_runs import complaint_of, json_of, kept_bundle, run
 from damaged_files import assert_one_sentence
 from fake_tensorrt import FakeTensorRt
+from named_bundles import with_odd_names
 from safetensors import safe_open
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
-from vmoe_runtime.backends import BACKENDS, availability, onnxruntime_cpu, openvino_cpu
+from vmoe_runtime.backends import BACKENDS, availability
 from vmoe_runtime.backends.availability import Availability, chosen_by_auto
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
-from vmoe_tools.inspect import machine
-from vmoe_tools.inspect.card import make_card
-from vmoe_tools.inspect.cli import main
-from vmoe_tools.inspect.display import print_card
 from vmoe_tools.inspect.tensors import read_tensors
 
-KEPT = (
-    "v3-bf16",
-    "v3-plain",
-    "v3-bf16",
-    "v3-dense",
-    "v3-plain",
-    "v3-int8",
-    "v3-choice",
-    "v3-ensemble",
-    "v3-fp32",
-    "v3-soft",
-)
-KINDS = {"v3-dense": "dense ViT", "v3-choice": "V-MoE of experts choice", "v3-soft": "Soft MoE"}
-DIGITS = ("zero", "[/b]one", "two:100:", "three", "four", "five", "six", "seven", "eight", "nine")
-HEADS = ["MoE layers", "Input and output", "Profiles, the first is the default", "Validation", "Source", "Files"]
+KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
+KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
+LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
-    """Lines on standard output and on standard error of a run that ends with that code."""
-    capsys.readouterr()
-    assert main([*map(str, arguments)]) == code
-    out, err = capsys.readouterr()
-    return out.splitlines(), err.splitlines()
+def summary_of(capsys: pytest.CaptureFixture[str], bundle: Path, *words: object) -> dict[str, Any]:
+    """The summary as JSON."""
+    return json_of(capsys, "inspect", bundle, *words)
 
 
-def card(capsys: pytest.CaptureFixture[str], bundle: Path, *arguments: object) -> dict[str, Any]:
-    """The card as JSON."""
-    lines, complaints = run(capsys, bundle, "-q", "--json", "-", *arguments)
-    assert complaints == []
-    found: dict[str, Any] = json.loads("\n".join(lines))
+def on_images(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    """What the JSON says of the images."""
+    found: dict[str, Any] = json_of(capsys, "inspect", *words)["on_images"]
     return found
-
-
-def row(lines: list[str], name: str) -> str:
-    """What stands beside a name, on one line."""
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"  {name} "))
-    found = [lines[start].removeprefix(f"  {name}")]
-    for line in lines[start + 1 :]:
-        if not line.startswith(" " * 16):
-            break
-        found.append(line)
-    return " ".join(" ".join(found).split())
-
-
-def unspaced(text: str) -> str:
-    return "".join(text.split())
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:
@@ -90,29 +54,28 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
     return found
 
 
-def changed(folder: Path, name: str, **fields: Any) -> Path:
+def changed(folder: Path, kind: str, **fields: Any) -> Path:
     """A copy of a kept bundle with other fields in its manifest; `...` removes one."""
     target = folder / "changed.vmoe"
-    shutil.copytree(BUNDLES / name, target)
+    shutil.copytree(kept_bundle(kind), target)
     content = {key: value for key, value in {**manifest_of(target), **fields}.items() if value is not ...}
     (target / MANIFEST).write_text(json.dumps(content))
     return target
 
 
-# Every kept bundle
+# The summary
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_the_card_says_what_the_manifest_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found, raw = card(capsys, BUNDLES / name), manifest_of(BUNDLES / name)
-    model, routing = raw["model"], raw["routing"]
-    assert (found["bundle"], found["format_version"], found["verified"]) == (str(BUNDLES / name), int(name[1]), False)
-    assert found["kind"] == KINDS.get(name, "V-MoE")
-    assert found["ensemble_size"] == (2 if name == "v3-ensemble" else 1)
+@pytest.mark.parametrize("kind", KEPT)
+def test_the_summary_says_what_the_manifest_says(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = kept_bundle(kind)
+    found, raw = summary_of(capsys, bundle), manifest_of(bundle)
+    model, routing, flops = raw["model"], raw["routing"], raw["flops_per_image"]
+    assert (found["bundle"], found["format_version"], found["verified"]) == (str(bundle), raw["format_version"], False)
+    assert (found["kind"], found["ensemble_size"]) == (KINDS.get(kind, "V-MoE"), 2 if kind == "ensemble" else 1)
     assert found["model"] == {
         **{key: model[key] for key in ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim")},
-        "classifier": "token",
-        "num_classes": 7,
+        **{key: model[key] for key in ("classifier", "num_classes")},
         "expert_mlp_dim": model["moe"]["mlp_dim"] if routing else None,
         "dispatch_bf16": model["moe"]["dispatch_bf16"] if routing else None,
     }
@@ -122,12 +85,11 @@ def test_the_card_says_what_the_manifest_says(name: str, capsys: pytest.CaptureF
     }
     assert (found["output"]["name"], found["output"]["shape"][-1]) == (raw["output"]["name"], raw["output"]["size"])
     assert found["output"]["class_names"] == raw["class_names"]
-    assert found["batch_multiple"] == raw["batch_multiple"]
-    assert found["precision"] == ("bf16-experts" if name == "v3-bf16" else raw["precision"])
+    assert (found["batch_multiple"], found["precision"]) == (raw["batch_multiple"], raw["precision"])
     source, producer = raw["source"], raw["producer"]
     assert found["origin"] == {**source, "producer": producer["name"], "producer_version": producer["version"]}
     assert found["files"] == [{"name": file, **raw["files"][file]} for file in raw["files"]]
-    assert found["bytes"] == sum((BUNDLES / name / file).stat().st_size for file in raw["files"])
+    assert found["bytes"] == sum((bundle / file).stat().st_size for file in raw["files"])
     assert found["tensorrt"] == raw.get("tensorrt")
     if routing is None:
         assert found["routing"] is None
@@ -136,13 +98,6 @@ def test_the_card_says_what_the_manifest_says(name: str, capsys: pytest.CaptureF
         assert {key: found["routing"][key] for key in same} == {key: routing[key] for key in same}
         for key in ("slots_per_expert", "rounding", "capacity_multiple_of"):
             assert found["routing"][key] == routing.get(key)
-        assert found["routing"]["kind"] == routing.get("kind", "top-k")
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_profiles_have_their_costs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found, raw = card(capsys, BUNDLES / name), manifest_of(BUNDLES / name)
-    flops = raw["flops_per_image"]
     fields = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "capacity")
     assert found["profiles"] == [
         {
@@ -155,10 +110,10 @@ def test_profiles_have_their_costs(name: str, capsys: pytest.CaptureFixture[str]
     assert found["dense_flops_per_image"] == flops["dense"]
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_tensors_and_parameters_are_those_that_safetensors_reads(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = card(capsys, BUNDLES / name)
-    stored = BUNDLES / name / WEIGHTS
+@pytest.mark.parametrize("kind", KEPT)
+def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary_of(capsys, kept_bundle(kind))
+    stored = kept_bundle(kind) / WEIGHTS
     types = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
     expected, count, idle = {}, 0, 0
     with safe_open(stored, framework="numpy") as file:
@@ -173,14 +128,14 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(name: str, caps
     text = stored.read_bytes()
     header = json.loads(text[8 : 8 + int.from_bytes(text[:8], "little")])
     assert [t["name"] for t in found["tensors"]] == sorted(header, key=lambda key: header[key]["data_offsets"])
-    per_token = {"v3-choice": None, "v3-soft": count, "v3-dense": count}.get(name, count - idle)
-    k = None if name in KINDS else 1
+    per_token = {"choice": None, "soft": count, "dense": count}.get(kind, count - idle)
+    k = None if kind in KINDS else 1
     assert found["parameters"] == {"all": count, "per_token": per_token, "k": k, "tensors": len(expected)}
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_validation_is_the_worst_of_what_was_compared(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found, raw = card(capsys, BUNDLES / name)["validation"], manifest_of(BUNDLES / name)["validation"]
+@pytest.mark.parametrize("kind", KEPT)
+def test_validation_is_the_worst_of_what_was_compared(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found, raw = summary_of(capsys, kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
     assert (found["atol"], found["relative_limit"]) == (raw["atol"], raw.get("relative_limit"))
     compared = raw["comparisons"]
     routed = [entry["agreement"] for entry in compared if entry["profile"]]
@@ -198,80 +153,18 @@ def test_validation_is_the_worst_of_what_was_compared(name: str, capsys: pytest.
         assert found["from_fp32"]["max_difference"] == max(entry["max_difference"] for entry in distances)
         shares = [share for entry in distances for share in entry["agreement"].values()]
         assert (found["from_fp32"]["agreement"], found["from_fp32"]["images"]) == (min(shares), distances[0]["images"])
-    assert (found["tensorrt"] is not None) == (name == "v3-bf16")
-    if name == "v3-bf16":
-        assert found["tensorrt"]["graphs"] == [entry["graph"] for entry in raw["tensorrt"]]
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_the_text_has_its_sections_in_80_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, complaints = run(capsys, BUNDLES / name)
-    assert complaints == []
-    without = {"v3-dense": HEADS[:1] + HEADS[2:3], "v3-soft": HEADS[2:3]}.get(name, [])
-    heads = [line for line in lines if line and not line.startswith(" ")]
-    assert heads[:-1] == [name, *(head for head in HEADS if head not in without)]
-    assert heads[-1].startswith("Here: ")
-    assert max(map(len, lines)) <= 80
-    assert row(lines, "kind").startswith(KINDS.get(name, "V-MoE"))
-    assert any("together" in line and "not verified" in line for line in lines)
-    assert row(lines, "openvino").startswith("yes")
-
-
-def test_the_text_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, _ = run(capsys, BUNDLES / "v3-fp32")
-    assert row(lines, "images") == "12 x 12 px, 3 channels; patches of 4 x 4"
-    assert row(lines, "encoder") == "2 blocks, width 24, 3 heads, MLP 48"
-    assert row(lines, "classes") == "7: ape, bee, cat, ..."
-    assert row(lines, "parameters") == "18,631 in 41 tensors"
-    assert row(lines, "per token") == "11,503, 61.7% of them: 1 of 4 experts in each MoE layer"
-    assert row(lines, "dense FLOPs") == "225 k per image, of the dense model of this size"
-    assert row(lines, "group") == "image: 10 tokens"
-    assert row(lines, "batches") == "multiples of 1 image"
-    assert row(lines, "a call sets") == "capacity, k, bpr, pool, max_experts"
-    assert row(lines, "image") == "float32[N,12,12,3], in [-1, 1]"
-    assert row(lines, "logits") == "float32[N,7]"
-    assert row(lines, "largest") == "4.8e-07 (at most 0.0001)"
-    (line,) = (line for line in lines if line.startswith("  c0.3-k1-pool-m3 "))
-    assert line.split()[1:] == ["0.3", "0.4", "1", "BPR", "yes", "3", "1", "199", "k", "89%"]
-    assert row(run(capsys, BUNDLES / "v3-ensemble")[0], "kind") == "V-MoE, an ensemble of 2 members (E3)"
-    assert row(run(capsys, BUNDLES / "v3-soft")[0], "slots") == "3 per expert and group"
-    assert row(run(capsys, BUNDLES / "v3-dense")[0], "image") == "uint8[N,12,12,3], 0 to 255"
-    assert row(run(capsys, BUNDLES / "v3-plain")[0], "typical") == "-"
-    graphs = "graphs in bf16: c0.3-k1.tensorrt.onnx, c0.3-k2.tensorrt.onnx"
-    assert row(run(capsys, BUNDLES / "v3-bf16")[0], "TensorRT") == graphs
-
-
-def test_a_bundle_with_groups_of_images(mnist_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = card(capsys, mnist_bundle)
-    assert (found["batch_multiple"], found["routing"]["group"], found["parameters"]["k"]) == (16, "16", 1)
-    assert [profile["name"] for profile in found["profiles"]] == [p["name"] for p in manifest_of(mnist_bundle)["profiles"]]
-    assert found["validation"] is None
-    lines, _ = run(capsys, mnist_bundle)
-    assert row(lines, "blocks") == "0, 1, 2, 3, 4"
-    assert row(lines, "batches") == "multiples of 16 images"
-    assert row(lines, "compared") == "nothing: the bundle was not validated"
-    start = lines.index("Profiles, the first is the default") + 3
-    names = [line.split()[0] for line in lines[start : start + len(found["profiles"])]]
-    assert names == [profile["name"] for profile in found["profiles"]]
-
-
-def test_vanilla_order_is_named(tmp_path: Path, mnist_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_bundle(mnist_checkpoint, tmp_path / "x.vmoe", capacity=[0.3], k=[2], bpr=False, validate=False)
-    lines, _ = run(capsys, tmp_path / "x.vmoe")
-    (line,) = (line for line in lines if line.startswith("  c0.3-k2-vanilla "))
-    assert line.split()[4:7] == ["vanilla", "no", "8"]
-    assert row(lines, "per token").endswith("2 of 8 experts in each MoE layer")
+def test_the_text_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in KEPT:
+        out, err = run(capsys, "inspect", kept_bundle(kind), "--list-tensors")
+        found = summary_of(capsys, kept_bundle(kind))
+        assert err == "" and found["kind"] in out
+        for name in (each["name"] for part in ("profiles", "files", "tensors") for each in found[part]):
+            assert name in out
 
 
 # Tensors
-
-
-def test_tensors_are_listed_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, _ = run(capsys, BUNDLES / "v3-int8", "--list-tensors")
-    table = [line.split() for line in lines[lines.index("Tensors") + 2 :] if line]
-    expected = card(capsys, BUNDLES / "v3-int8")["tensors"]
-    assert table == [[t["name"], t["dtype"], f"[{','.join(map(str, t['shape']))}]", f"{t['bytes']:,}"] for t in expected]
-    assert "Tensors" not in run(capsys, BUNDLES / "v3-int8")[0]
 
 
 def weights(header: object, data: bytes = b"") -> bytes:
@@ -310,67 +203,29 @@ def test_a_header_that_is_none_is_refused(content: bytes, says: str) -> None:
     assert_one_sentence(str(refused.value), f"{WEIGHTS} has no readable header", says)
 
 
-def test_metadata_is_no_tensor_and_numbers_have_no_shape() -> None:
-    content = weights({"__metadata__": {"format": "pt"}, "b": entry(span=[4, 8]), "a": entry()}, bytes(8))
-    assert [(t.name, t.shape, t.elements) for t in read_tensors(io.BytesIO(content), len(content))] == [
-        ("a", (), 1),
-        ("b", (), 1),
-    ]
-    assert read_tensors(io.BytesIO(weights({})), len(weights({}))) == ()
-
-
 def test_weights_without_a_header_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = changed(tmp_path, "v3-plain")
+    target = changed(tmp_path, "fp32")
     text = bytearray((target / WEIGHTS).read_bytes())
     text[8] = ord("[")
     (target / WEIGHTS).write_bytes(text)
-    lines, (complaint,) = run(capsys, target, code=1)
-    assert lines == [] and complaint.startswith(f"vmoe-inspect: {target}: {WEIGHTS} has no readable header (")
-
-
-def test_experts_of_another_number_give_no_parameters_per_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Parts of the weights are named otherwise, as a foreign bundle might have them; the graphs read by offset."""
-    target = changed(tmp_path, "v3-plain")
-    text = (target / WEIGHTS).read_bytes()
-    (target / WEIGHTS).write_bytes(text.replace(b"/Moe/Mlp/", b"/Moe/MLP/"))
-    found = card(capsys, target)["parameters"]
-    assert (found["all"], found["per_token"], found["k"]) == (18_631, None, 1)
-    assert row(run(capsys, target)[0], "per token") == "-"
+    assert f"{target}: {WEIGHTS} has no readable header (" in complaint_of(capsys, 1, "inspect", target)
 
 
 # Verifying
 
 
-def test_verified_files_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    lines, _ = run(capsys, BUNDLES / "v3-bf16", "--verify")
-    assert any("all 5 files are what the manifest says" in line for line in lines)
-    assert card(capsys, BUNDLES / "v3-bf16", "--verify")["verified"] is True
-
-
 @pytest.mark.parametrize("file", [WEIGHTS, CANONICAL, "model.inlined.onnx"])
-def test_a_changed_byte_is_found_where_that_is_asked_for(
-    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = changed(tmp_path, "v3-plain")
+def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = changed(tmp_path, "fp32")
+    assert summary_of(capsys, target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
     # A weight; or a letter of the words about the graph.
-    position = len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")
-    text[position] ^= 1
+    text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
-    assert any("not verified" in line for line in run(capsys, target)[0])
-    lines, (complaint,) = run(capsys, target, "--verify", "--json", tmp_path / "x.json", code=1)
-    assert lines == []
-    assert complaint == f"vmoe-inspect: {target}: {file} was changed after export (its SHA-256 differs)"
+    assert summary_of(capsys, target)["verified"] is False
+    complaint = complaint_of(capsys, 1, "inspect", target, "--verify", "--json", tmp_path / "x.json")
+    assert complaint == f"vmoe: {target}: {file} was changed after export (its SHA-256 differs)\n"
     assert not (tmp_path / "x.json").exists()
-
-
-def test_nothing_is_hashed_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    hashed: list[str] = []
-    monkeypatch.setattr(Bundle, "_check_sha256", lambda self, name, digest: hashed.append(name))
-    card(capsys, BUNDLES / "v3-plain")
-    assert hashed == []
-    card(capsys, BUNDLES / "v3-plain", "--verify")
-    assert sorted(hashed) == ["model.inlined.onnx", CANONICAL, WEIGHTS]
 
 
 # What a manifest may say
@@ -378,106 +233,60 @@ def test_nothing_is_hashed_without_it(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize(
     "value",
-    [None, ..., True, -1, 1.5, "\x1b[2J[/b]", [], [1], [[]], [{}], [{"graph": 3, "agreement": [], "images": {}}], {}],
+    [None, ..., True, -1, 1.5, "\x1b[2J[/b]", [1], [{}], [{"graph": 3, "agreement": [], "images": {}}], {}],
     ids=repr,
 )
-@pytest.mark.parametrize("name", ["v3-plain", "v3-dense"])
+@pytest.mark.parametrize("kind", ["fp32", "dense"])
 def test_fields_for_people_may_be_of_any_type(
-    name: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw = manifest_of(BUNDLES / name)
-    fields = {"source": value, "producer": value, "flops_per_image": value, "validation": value}
-    inner = {} if value is ... else {"validation": {"comparisons": value, "atol": value, "distance_from_fp32": value}}
-    for number, change in enumerate((fields, inner)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        odd = {} if value is ... else dict.fromkeys([*raw["model"], "moe"], value)
-        target = changed(folder, name, **{**fields, **change, "model": odd})
-        found = card(capsys, target)
-        assert set(found["origin"].values()) == {None}
-        sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
-        assert [found["model"][size] for size in sizes] == [None] * len(sizes)
-        assert found["dense_flops_per_image"] is None
-        assert {profile["of_dense"] for profile in found["profiles"]} <= {None}
-        lines, _ = run(capsys, target)
-        assert row(lines, "checkpoint") == "- (-)"
-        assert row(lines, "exported by") == "- -"
-        assert not any("\x1b" in line for line in lines)
-
-
-def test_fields_that_are_missing_are_dashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = dict.fromkeys(("validation", "flops_per_image", "source", "producer"), ...)
-    found = card(capsys, changed(tmp_path, "v3-plain", model={}, **missing))
-    assert set(found["model"].values()) == {None}
-    assert found["validation"] is None
-    lines, _ = run(capsys, tmp_path / "changed.vmoe")
-    assert row(lines, "encoder") == "- blocks, width -, - heads, MLP -"
-    assert row(lines, "images") == "12 x 12 px, 3 channels; patches of -"
-    assert row(lines, "classifier") == "-"
-    assert row(lines, "dense FLOPs").startswith("- per image")
-    assert row(lines, "SHA-256") == "-"
-    (line,) = (line for line in lines if line.startswith("  c0.3-k1 "))
-    assert line.split()[-2:] == ["-", "-"]
+    raw = manifest_of(kept_bundle(kind))
+    inner = value if value is ... else {"comparisons": value, "atol": value, "distance_from_fp32": value}
+    fields = {"source": value, "producer": value, "flops_per_image": value, "validation": inner}
+    odd = {} if value is ... else dict.fromkeys([*raw["model"], "moe"], value)
+    target = changed(tmp_path, kind, **fields, model=odd)
+    found = summary_of(capsys, target)
+    assert set(found["origin"].values()) == {None}
+    sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
+    assert [found["model"][size] for size in sizes] == [None] * len(sizes)
+    assert found["dense_flops_per_image"] is None
+    assert {profile["of_dense"] for profile in found["profiles"]} <= {None}
+    assert "\x1b" not in run(capsys, "inspect", target)[0]
 
 
 def test_numbers_without_bounds_do_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flops = {"dense": 1, "c0.3-k1": 10**300, "c0.3-k2": 2**53, "c1.05-k1": 0, "c1.05-k2": 7}
+    names = [profile["name"] for profile in manifest_of(kept_bundle("fp32"))["profiles"]]
+    flops = {"dense": 1, names[0]: 10**300, names[1]: 2**53, names[2]: 0}
     comparison = {"graph": "x", "profile": "y", "max_difference": 10**300, "agreement": {"a": 0.5, "b": 0.25, "c": "d"}}
     validation = {"atol": 1e-300, "comparisons": [comparison, 3, {**comparison, "agreement": -1}]}
-    target = changed(tmp_path, "v3-plain", flops_per_image=flops, validation=validation)
-    found = card(capsys, target)
-    assert [profile["flops_per_image"] for profile in found["profiles"]] == [None, 2**53, None, 7]
-    assert (found["validation"]["graphs"]["max_difference"], found["validation"]["graphs"]["agreement"]) == (1e300, 0.25)
-    lines, _ = run(capsys, target)
-    assert row(lines, "largest") == "1.0e+300 (at most 1e-300)"
-    start = lines.index("Profiles, the first is the default") + 3
-    costs = [line.split()[8:] for line in lines[start : start + 4]]
-    assert costs == [["-", "-"], ["9.01e+03", "T", ">", "9999%"], ["-", "-"], ["7", "700%"]]
-
-
-@pytest.mark.parametrize("dense", [0, ...])
-def test_without_the_cost_of_the_dense_model_there_is_no_share(
-    dense: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flops = {"c0.3-k1": 5} | ({} if dense is ... else {"dense": dense})
-    first = card(capsys, changed(tmp_path, "v3-plain", flops_per_image=flops))["profiles"][0]
-    assert (first["flops_per_image"], first["of_dense"]) == (5, None)
+    target = changed(tmp_path, "fp32", flops_per_image=flops, validation=validation)
+    found = summary_of(capsys, target)
+    assert [profile["flops_per_image"] for profile in found["profiles"][:3]] == [None, 2**53, None]
+    assert (found["validation"]["graphs"]["max_difference"], found["validation"]["graphs"]["agreement"]) == (None, 0.25)
+    run(capsys, "inspect", target)
 
 
 def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
-    tmp_path: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, mnist_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "odd [b]\x1b[31m.vmoe"
-    shutil.copytree(mnist_image_bundle, target)
+    target = with_odd_names(mnist_bundle, tmp_path).rename(tmp_path / "odd [b]\x1b[31m.vmoe")
     raw = manifest_of(target)
-    raw["class_names"] = ["\x1b[2J", *DIGITS[1:]]
     raw["source"] = {"name": "a[/b]\x1b]0;b\x07\u202ec\n:smile:", "format": "x" * 999, "sha256": "\x1b" * 64}
-    raw["producer"] = {"name": "[red]me", "version": "\x9b1m"}
-    raw["model"]["classifier"] = "[link=x]"
     (target / MANIFEST).write_text(json.dumps(raw))
-    lines, _ = run(capsys, target)
-    assert not any(character for line in lines for character in line if not character.isprintable())
-    assert lines[0] == r"odd [b]\x1b[31m.vmoe"
-    assert row(lines, "classes") == r"10: \x1b[2J, [/b]one, two:100:, ..."
-    assert row(lines, "checkpoint").startswith(r"a[/b]\x1b]0;b\x07\u202ec\n:smile: (xxx")
-    assert row(lines, "exported by") == r"[red]me \x9b1m"
-    assert row(lines, "classifier") == "[link=x]"
-    assert card(capsys, target)["origin"]["name"] == raw["source"]["name"]
-
-
-def test_a_hostile_tensor_name_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = changed(tmp_path, "v3-plain")
     text = (target / WEIGHTS).read_bytes()
     (target / WEIGHTS).write_bytes(text.replace(b'"embedding/bias"', rb'"a[/b]\u001b[2J"'))
-    lines, _ = run(capsys, target, "--list-tensors")
-    assert any(line.startswith(r"  a[/b]\x1b[2J ") for line in lines)
+    out, _ = run(capsys, "inspect", target, "--list-tensors")
+    assert not any(character for line in out.splitlines() for character in line if not character.isprintable())
+    for words in (r"odd [b]\x1b[31m.vmoe", r"two\x1b[2J", r"a[/b]\x1b]0;b\x07\u202ec\n:smile:", r"a[/b]\x1b[2J"):
+        assert words in out
+    assert summary_of(capsys, target)["origin"]["name"] == raw["source"]["name"]
 
 
 # What runs here
 
 
-def test_the_card_says_what_an_engine_would_run_on(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = card(capsys, mnist_image_bundle)["machine"]
+def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = summary_of(capsys, mnist_image_bundle)["machine"]
     states = {state["name"]: state for state in found["backends"]}
     assert list(states) == list(BACKENDS)
     for name, state in states.items():
@@ -491,55 +300,17 @@ def test_the_card_says_what_an_engine_would_run_on(mnist_image_bundle: Path, cap
         assert [name for name, state in states.items() if state["auto"]] == [engine.backend]
     library = op_library.find_library()
     assert found["op_library"]["path"] == (library and str(library))
-    if library is not None:
-        assert states["onnxruntime"]["description"].endswith(f", {found['op_library']['cpu_path']}")
-    lines, _ = run(capsys, mnist_image_bundle)
-    for name, state in states.items():
-        auto = " (auto)" if state["auto"] else ""
-        expected = f"yes{auto}, {state['description']}" if state["runs"] else f"no: {state['reason']}"
-        assert unspaced(row(lines, name)) == unspaced(expected)  # a path longer than a line is broken inside a name
-
-
-def test_graphs_for_tensorrt_are_no_reason_any_more(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, words in (("v3-plain", "has no graphs for TensorRT"), ("v3-bf16", None)):
-        states = {state["name"]: state for state in card(capsys, BUNDLES / name)["machine"]["backends"]}
-        for backend in ("ort-tensorrt", "tensorrt"):
-            said = states[backend]["reason"] or ""
-            assert ("has no graphs for TensorRT" in said) == (words is not None)
-
-
-def test_no_graph_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a graph was loaded")
-
-    monkeypatch.setattr(onnxruntime_cpu.OnnxRuntimeBackend, "__init__", refuse)
-    monkeypatch.setattr(openvino_cpu.OpenVinoBackend, "__init__", refuse)
-    assert card(capsys, BUNDLES / "v3-fp32")["machine"]["backends"][0]["runs"]
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
         monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
-    states = card(capsys, BUNDLES / "v3-bf16")["machine"]["backends"]
+    states = summary_of(capsys, kept_bundle("bf16"))["machine"]["backends"]
     assert [state["runs"] for state in states] == [False] * len(BACKENDS)
     assert [state["auto"] for state in states] == [False] * len(BACKENDS)
     for state in states:
         assert f"backend '{state['name']}' is not installed" in state["reason"]
         assert f"pip install 'vmoe-export[{BACKENDS[state['name']].extra}]'" in state["reason"]
-
-
-def test_an_installation_without_the_op_library_says_why(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("vmoe_runtime.backends.has_driver", lambda: False)
-    monkeypatch.setattr("vmoe_runtime.installation.find_native", lambda *path: None)
-    monkeypatch.setattr("vmoe_runtime.op_library.find_native", lambda *path: None)
-    found = card(capsys, BUNDLES / "v3-fp32")["machine"]
-    assert (found["op_library"]["path"], found["op_library"]["cpu_path"]) == (None, None)
-    assert "this installation of vmoe-export has no op library" in found["op_library"]["reason"]
-    assert found["backends"][0]["description"].endswith("CPU, standard ops")
-    assert [state["name"] for state in found["backends"] if state["auto"]] == ["openvino"]
-    assert row(run(capsys, BUNDLES / "v3-fp32")[0], "op library").startswith("no: this installation of vmoe-export has no")
 
 
 def test_an_op_library_that_cannot_be_loaded_says_why(
@@ -548,29 +319,9 @@ def test_an_op_library_that_cannot_be_loaded_says_why(
     broken = tmp_path / "libvmoe_onnxruntime.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr("vmoe_runtime.op_library.find_native", lambda *path: broken)
-    found = card(capsys, BUNDLES / "v3-fp32")["machine"]
+    found = summary_of(capsys, kept_bundle("fp32"))["machine"]
     assert found["op_library"]["reason"].startswith(f"the op library {broken} can't be loaded: ")
     assert found["backends"][0]["description"].endswith("CPU, standard ops")
-
-
-def test_an_old_onnxruntime_is_too_old_for_the_op_library(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if op_library.usable_library()[0] is None:
-        pytest.skip("the op library was not built here")
-    monkeypatch.setattr("vmoe_runtime.backends.has_driver", lambda: False)
-    monkeypatch.setattr("onnxruntime.__version__", "1.20.1")
-    states = card(capsys, BUNDLES / "v3-fp32")["machine"]["backends"]
-    assert "needs ONNX Runtime 1.21 or newer, and 1.20.1 is installed" in states[0]["reason"]
-    assert not any(state["auto"] for state in states), "Engine.load would fail, too"
-
-
-def test_groups_that_openvino_can_not_route_are_a_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(openvino_cpu, "_MAX_GROUP_TOKENS", 9)
-    states = card(capsys, BUNDLES / "v3-fp32")["machine"]["backends"]
-    assert "OpenVINO routes groups of up to 9 tokens exactly, and this bundle's have 10" in states[1]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -607,53 +358,15 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTe
 def test_an_engine_that_was_built_is_found_and_not_read(tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
     from vmoe_runtime.backends.tensorrt.tensorrt_engine import engine_key
 
-    bundle = Bundle.open(BUNDLES / "v3-bf16")
-    assert "no engine was built" in card(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
+    bundle = Bundle.open(kept_bundle("bf16"))
+    assert "no engine was built" in summary_of(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
     key = engine_key(bundle, bundle.manifest.profiles["c0.3-k1"], tensorrt.gpu())
     store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"another").hexdigest(), 6))
-    state = card(capsys, bundle.path)["machine"]["backends"][-1]
+    state = summary_of(capsys, bundle.path)["machine"]["backends"][-1]
     assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
 
 
-def test_every_backend_has_a_check() -> None:
-    assert list(availability._CHECKS) == list(BACKENDS)
-
-
-# The command
-
-
-def test_json_in_a_file_stands_beside_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, complaints = run(capsys, "--json", tmp_path / "x.json", BUNDLES / "v3-plain")
-    assert lines[0] == "v3-plain" and complaints == []
-    written = json.loads((tmp_path / "x.json").read_text())
-    assert written == card(capsys, BUNDLES / "v3-plain")
-    assert list(written) == [
-        *("bundle", "format_version", "verified", "kind", "ensemble_size", "model", "parameters", "precision", "routing"),
-        *("batch_multiple", "image", "output", "profiles", "dense_flops_per_image", "tensorrt", "validation", "origin"),
-        *("files", "bytes", "machine", "tensors"),
-    ]
-    lines, text = run(capsys, "--json", "-", BUNDLES / "v3-plain")
-    assert json.loads("\n".join(lines)) == written and text[0] == "v3-plain"
-
-
-def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, BUNDLES / "v3-plain", "-q", "--verify") == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        ([], 2, "required: BUNDLE"),
-        (["x.vmoe", "y.vmoe"], 2, "unrecognized arguments: y.vmoe"),
-        (["x.vmoe", "--verif"], 2, "unrecognized arguments: --verif"),
-        (["x.vmoe", "-v", "-q"], 2, "not allowed with"),
-        (["absent.vmoe"], 1, "absent.vmoe is not a bundle"),
-        (["absent.vmoe", "--json", "nowhere/x.json"], 1, "there is no folder nowhere"),
-    ],
-)
-def test_a_mistake_is_one_sentence(arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, (complaint,) = run(capsys, *arguments, code=code)
-    assert lines == [] and complaint.startswith("vmoe-inspect: ") and says in complaint
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -663,70 +376,165 @@ def test_a_mistake_is_one_sentence(arguments: list[str], code: int, says: str, c
         (lambda target: (target / MANIFEST).write_text("{"), "manifest.json is not readable JSON"),
         (lambda target: (target / WEIGHTS).unlink(), "weights.safetensors: No such file or directory"),
         (lambda target: os.truncate(target / WEIGHTS, 9), "weights.safetensors has 9 bytes where the manifest says"),
-        (lambda target: (target / CANONICAL).write_bytes(b"\xff" * 20_188), "model.onnx is not a readable ONNX model"),
     ],
-    ids=["no manifest", "no JSON", "no weights", "cut weights", "no graph"],
+    ids=["no manifest", "no JSON", "no weights", "cut weights"],
 )
-def test_a_bad_bundle_is_the_sentence_of_the_reader(
+def test_a_bad_bundle_is_the_message_of_the_reader(
     spoil: Callable[[Path], object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = changed(tmp_path, "v3-plain")
+    target = changed(tmp_path, "fp32")
     spoil(target)
-    lines, (complaint,) = run(capsys, target, code=1)
-    with pytest.raises(BundleError) as refused:
-        Bundle.open(target, verify=False)
-    assert lines == [] and complaint == f"vmoe-inspect: {refused.value}"
-    assert says in complaint
+    assert says in complaint_of(capsys, 1, "inspect", target)
 
 
-def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt() -> int:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--labels", "NPZ"], 2, "need --images NPZ|DIR"),
+        (["--out", "x"], 2, "need --images NPZ|DIR"),
+        (["--profile", "c0.3-k1"], 2, "need --images NPZ|DIR"),
+        (["--capacity", "0.3"], 2, "need --images NPZ|DIR"),
+        (["--threads", "1"], 2, "need --images NPZ|DIR"),
+        (["--images", "NPZ", "--list-tensors"], 2, "--list-tensors belongs to the description"),
+        (["--images", "NPZ", "--interference", "0"], 2, "--interference"),
+        (["--images", "NPZ", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
+        (["--images", "NPZ", "--k", "9"], 2, "k must be between 1"),
+        (["--images", "NPZ", "--compare", "SOFT"], 2, "is another model than"),
+        (["--images", "NPZ", "--compare", "nothing.vmoe"], 1, "no such folder"),
+        (["--images", "NPZ", "--labels", "NPZ"], 1, "is none"),
+        (["--images", "EMPTY"], 1, "has no pictures"),
+        (["--images", "CORRUPT"], 1, "seven.png"),
+        (["--images", "FEW"], 1, "a group needs 16 images, and there are 15"),
+        (["--images", "GROUP", "--interference", "3"], 1, "other neighbours need two batches of 16 images"),
+        (["--images", "NPZ", "--out", "NPZ"], 2, "is there already and no folder"),
+        (["--images", "NPZ", "--out", "no/such/folder"], 2, "there is no folder"),
+        (["--images", "NPZ", "--out", "BUNDLE/pictures"], 2, "lies in what this command reads"),
+        (["--images", "NPZ", "--out", "LOOP"], 2, "is there already and no folder"),
+        (["--images", "NPZ", "--json", "NPZ"], 2, "is used by this command"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_done_is_one_line(
+    *,
+    words: list[str],
+    code: int,
+    says: str,
+    mnist_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    mnist_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, count in (("FEW", 15), ("GROUP", 31)):
+        np.savez(tmp_path / f"{name}.npz", images=mnist_images["images"][:count])
+    for name in ("EMPTY", "CORRUPT"):
+        (tmp_path / name).mkdir()
+    for index in range(16):
+        (tmp_path / "CORRUPT" / f"{index}-seven.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "LOOP").symlink_to(tmp_path / "LOOP")
+    paths = {path.stem: path for path in tmp_path.iterdir()} | {"NPZ": mnist_digits, "SOFT": kept_bundle("soft")}
+    paths |= {"BUNDLE/pictures": mnist_bundle / "pictures"}
+    before = sorted(tmp_path.rglob("*"))
+    assert says in complaint_of(capsys, code, "inspect", mnist_bundle, *(paths.get(word, word) for word in words), "-q")
+    assert sorted(tmp_path.rglob("*")) == before and not (mnist_bundle / "pictures").exists()
 
-    monkeypatch.setattr(machine, "usable_cores", interrupt)
-    assert run(capsys, BUNDLES / "v3-plain", code=130) == ([], ["vmoe-inspect: interrupted"])
+
+# On images
 
 
-def test_without_rich_the_card_is_still_json(tmp_path: Path) -> None:
-    script = (
-        "import sys; sys.modules['rich'] = None; from vmoe_tools.inspect.cli import main; code = main();"
-        "print({'torch', 'onnx', 'click', 'safetensors', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", script, BUNDLES / "v3-plain"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1
-    assert "the card needs rich" in ran.stderr and "pip install 'vmoe-export[bench]'" in ran.stderr
-    ran = subprocess.run([*command, "-q", "--json", "-"], capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "set()\n")
-    assert json.loads(ran.stdout)["kind"] == "V-MoE"
+@pytest.fixture(scope="module")
+def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """The MNIST model in int8, every image routed alone."""
+    target = tmp_path_factory.mktemp("low") / "low.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.5], k=[2], precision="int8", validate=False)
+    return target
 
 
-def test_a_reader_that_goes_is_one_sentence() -> None:
-    command = f"{sys.executable} -m vmoe_tools.inspect {BUNDLES / 'v3-plain'} --list-tensors | true"
-    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert ran.stderr == "vmoe-inspect: output: Broken pipe\n"
+@pytest.mark.parametrize("setting", [("--profile", "c0.3-k2"), ("--capacity", 0.3, "--k", 2)], ids=["profile", "setting"])
+def test_the_json_has_the_numbers_of_all_whole_groups(
+    setting: tuple[object, ...], mnist_bundle: Path, mnist_digits: Path, mnist_images: dict[str, np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    found = on_images(capsys, mnist_bundle, "--images", mnist_digits, *setting)
+    images, labels = mnist_images["images"][:64], mnist_images["labels"][:64]
+    with Engine.load(mnist_bundle) as engine:
+        logits, routing = engine.logits_and_routing(images, "c0.3-k2")
+        assert found["backend"] == engine.backend_description
+    assert (found["images"], found["left_over"], found["labelled"], found["group"]) == (64, 6, True, "16")
+    assert (found["bundle"], found["source"], found["profile"]["name"]) == (mnist_bundle.name, str(mnist_digits), "c0.3-k2")
+    assert found["top1"] == np.mean(logits.argmax(1) == labels)
+    assert (found["others"], found["neighbours"], found["notes"]) == ([], [], [])
+    assert list(found["layers"]) == LAYERS
+    for name, layer in found["layers"].items():
+        kept, expert = routing[name].kept, routing[name].expert
+        assert layer["load"] == [np.count_nonzero(kept & (expert == e)) for e in range(8)]
+        assert layer["requested"] == [np.count_nonzero(expert == e) for e in range(8)]
+        assert layer["pairs_dropped"] == pytest.approx(1 - kept.mean())
+        assert layer["patches_dropped"] == pytest.approx(1 - routing[name].patch_mask().mean())
+        assert (sum(layer["gates_kept"]), sum(layer["gates_dropped"])) == (kept.sum(), (~kept).sum())
+        assert np.shape(layer["class_weight"]) == (10, 8)
+        assert layer["class_images"] == np.bincount(labels, minlength=10).tolist()
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_the_json_has_the_summary_as_well_and_nothing_for_classes_without_images(
+    mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((16, 28, 28), np.uint8), labels=np.full(16, 3))
+    found = json_of(capsys, "inspect", mnist_bundle, "--images", tmp_path / "x.npz")
+    for layer in found.pop("on_images")["layers"].values():
+        assert [set(weights) == {None} for weights in layer["class_weight"]] == [index != 3 for index in range(10)]
+    assert found == summary_of(capsys, mnist_bundle)
 
 
-def test_a_terminal_has_its_own_width_and_bold_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"COLUMNS": "60", "TERM": "xterm", "NO_COLOR": ""}.items():
-        monkeypatch.setenv(name, value)
-    stream = Terminal()
-    with Bundle.open(BUNDLES / "v3-plain") as bundle:
-        print_card(make_card(bundle, verified=True), stream)
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "\x1b[1mv2-fp32\x1b[0m"
-    widths = [len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in lines]
-    assert 50 < max(widths) <= 60
+def test_other_bundles_stand_beside(
+    mnist_bundle: Path, mnist_image_bundle: Path, low_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (mnist_image_bundle, "--compare", low_bundle, "--compare", mnist_bundle, "--images", mnist_digits)
+    words = (*words, "--profile", "c0.3-k1", "--interference", 3)
+    found = on_images(capsys, *words)
+    assert [(other["bundle"], other["precision"], other["group"]) for other in found["others"]] == [
+        (low_bundle.name, "int8", "image"),
+        (mnist_bundle.name, "fp32", "16"),
+    ]
+    for other in found["others"]:
+        assert other["agreement"]["images"] == 64
+        assert 0.5 < other["agreement"]["same_top1"] <= 1 and other["agreement"]["max_difference"] > 0
+        assert list(other["agreement"]["same_experts"]) == LAYERS
+    measured = {one["bundle"]: one["interference"] for one in found["neighbours"]}
+    assert list(measured) == [mnist_image_bundle.name, low_bundle.name, mnist_bundle.name]
+    assert {(m["images"], m["sets"], m["images_per_call"]) for m in measured.values()} == {(64, 3, 16)}
+    assert [m["max_difference"] == 0 for m in measured.values()] == [True, True, False]
+    assert low_bundle.name in run(capsys, "inspect", *words)[0]
 
 
-def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_tools.inspect", "--help"])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_tools.inspect", run_name="__main__")
-    assert stopped.value.code == 0
-    assert "vmoe-inspect BUNDLE [options]" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("kind", "note", "pictures"),
+    [
+        ("dense", "A dense ViT has no routers", []),
+        ("soft", "A Soft MoE drops nothing", ["classes", "experts", "gates", "load"]),
+        ("choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
+        ("ensemble", "no top-1", None),
+    ],
+)
+def test_every_kind_says_what_does_not_apply(
+    *, kind: str, note: str, pictures: list[str] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
+    out, bundle = tmp_path / "pictures", kept_bundle(kind)
+    more = () if pictures is None else ("--out", out)
+    found = on_images(capsys, bundle, "--images", tmp_path / "x.npz", "--interference", 2, *more)
+    assert any(note in sentence for sentence in found["notes"])
+    assert list(found["layers"]) == ([] if kind == "dense" else ["encoderblock_1"])
+    assert found["neighbours"][0]["interference"]["max_difference"] == 0
+    assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures or []]
+    assert note in run(capsys, "inspect", bundle, "--images", tmp_path / "x.npz")[0]
+
+
+def test_a_manifest_without_sizes_still_gives_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 12, 12, 3), np.uint8))
+    target = changed(tmp_path, "fp32", model={})
+    found = on_images(capsys, target, "--images", tmp_path / "x.npz", "--out", tmp_path / "out")
+    assert found["layers"]["encoderblock_1"]["patches_dropped"] is None
+    assert any(note.startswith("No patches are drawn: the bundle's manifest doesn't say") for note in found["notes"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gates.png", "load.png"]

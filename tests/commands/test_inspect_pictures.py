@@ -14,13 +14,11 @@ from PIL import Image
 
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine
-from vmoe_tools.inspect.cli import main
-from vmoe_tools.inspect.expert_charts import chart_classes, chart_gates, chart_loads
-from vmoe_tools.inspect.expert_colours import FEW, expert_colours
-from vmoe_tools.inspect.labels import class_name
-from vmoe_tools.inspect.patch_pictures import picture_capacities, picture_experts, picture_kept
+from vmoe_tools.charts import chart_classes, chart_gates, chart_loads
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.statistics import RoutingStatistics
+from vmoe_tools.patch_pictures import expert_colours, picture_capacities, picture_experts, picture_kept
+from vmoe_tools.program import main
 
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
@@ -33,7 +31,8 @@ def test_pictures_are_written_whole_and_replaced(
     np.savez(digits, **{name: array[odd] for name, array in mnist_images.items()})
     out.mkdir()
     (out / "load.png").write_text("an old one")
-    assert main([str(with_odd_names(mnist_image_bundle, tmp_path)), "--images", str(digits), "--out", str(out), "-q"]) == 0
+    named = with_odd_names(mnist_image_bundle, tmp_path)
+    assert main(["inspect", str(named), "--images", str(digits), "--out", str(out), "-q"]) == 0
     names = ["classes", "experts", "gates", "load", "patches", *(f"capacity-{layer}" for layer in LAYERS)]
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.png" for name in names)
     for path in out.iterdir():
@@ -66,7 +65,7 @@ def test_samples_are_the_first_images_at_rising_capacity(
             logits, routing = engine.logits_and_routing(images, frame.name)
             assert frame.answers is not None and frame.answers.tolist() == logits[:6].argmax(1).tolist()
             for layer in LAYERS:
-                np.testing.assert_array_equal(frame.patches[layer].processed > 0, routing[layer].patch_mask()[:6])
+                np.testing.assert_array_equal(frame.experts[layer] >= 0, routing[layer].patch_mask()[:6])
     assert samples.own is samples.frames[2]
 
 
@@ -74,46 +73,22 @@ def test_dropped_patches_are_greyed_and_no_others(samples: Samples) -> None:
     figure = picture_kept(samples, None)
     for row_, column in np.ndindex(6, 5):
         alpha = overlay(figure, row_, column + 1, 6)[..., 3]
-        np.testing.assert_array_equal(alpha > 0, samples.own.patches[LAYERS[column]].processed[row_] == 0)
+        np.testing.assert_array_equal(alpha > 0, samples.own.experts[LAYERS[column]][row_] < 0)
         assert set(alpha[alpha > 0]) <= {0.86}
     frames = picture_capacities(samples, LAYERS[3], None)
     for row_, column in np.ndindex(6, 6):
         alpha = overlay(frames, row_, column + 1, 7)[..., 3]
-        processed = samples.frames[column].patches[LAYERS[3]].processed[row_]
-        np.testing.assert_array_equal(alpha > 0, processed == 0)
+        processed = samples.frames[column].experts[LAYERS[3]][row_] >= 0
+        np.testing.assert_array_equal(alpha > 0, ~processed)
         label = frames.axes[row_ * 7 + column + 1].get_xlabel()
-        assert label.startswith(f"{(processed > 0).sum()} of 49\n")
-
-
-def test_names_of_classes_stay_beside_and_under_their_picture(samples: Samples) -> None:
-    names = ["black and gold garden spider", "W" * 40, *("American Staffordshire terrier" for _ in range(8))]
-    for figure in (picture_kept(samples, names), picture_capacities(samples, LAYERS[3], names)):
-        figure.draw_without_rendering()
-        columns = len(figure.axes) // 6
-        panels = [axes.get_window_extent() for axes in figure.axes]
-        for place, (axes, panel) in enumerate(zip(figure.axes, panels, strict=True)):
-            under, beside = axes.xaxis.label.get_window_extent(), axes.yaxis.label.get_window_extent()
-            if axes.get_xlabel() and "WW" not in axes.get_xlabel():
-                assert panel.x0 <= under.x0 and under.x1 <= panel.x1
-                assert place + columns >= len(panels) or under.y0 >= panels[place + columns].y1
-            if axes.get_ylabel() and "WW" not in axes.get_ylabel():
-                assert panel.y0 <= beside.y0 and beside.y1 <= panel.y1
-
-
-@pytest.mark.parametrize(
-    ("name", "longest", "drawn"),
-    [("Tibetan mastiff", 15, "Tibetan mastiff"), ("Tibetan mastiff", 14, "Tibetan mas..."), ("tench", 22, "tench")],
-)
-def test_a_name_is_cut_only_where_that_makes_it_shorter(name: str, longest: int, drawn: str) -> None:
-    assert class_name(0, (name,), longest) == drawn
-    assert class_name(7, None, longest) == "7"
+        assert label.startswith(f"{processed.sum()} of 49\n")
 
 
 def test_patches_have_the_colour_and_the_number_of_their_expert(samples: Samples) -> None:
     figure = picture_experts(samples, None)
     colours = [to_rgb(colour) for colour in expert_colours(8)]
     for row_, column in np.ndindex(6, 5):
-        expert = samples.own.patches[LAYERS[column]].expert[row_]
+        expert = samples.own.experts[LAYERS[column]][row_]
         tint = overlay(figure, row_, column + 1, 6)
         for place, number in np.ndenumerate(expert):
             expected = colours[number] if number >= 0 else to_rgb("#8c8c8c")
@@ -129,11 +104,11 @@ def test_charts_have_the_numbers(mnist_bundle: Path, mnist_images: dict[str, np.
     layers = statistics.layers()
     loads, gates, classes = chart_loads(layers), chart_gates(layers), chart_classes(layers, ODD_NAMES)
     for index, layer in enumerate(layers.values()):
-        assert layer.asked is not None and layer.class_weight is not None
+        assert layer.requested is not None and layer.class_weight is not None
         bars = [bar.get_height() for bar in loads.axes[index].patches]
-        np.testing.assert_allclose(bars, [*layer.load, *(layer.asked - layer.load)])
+        np.testing.assert_allclose(bars, [*layer.load, *(layer.requested - layer.load)])
         bars = [bar.get_height() for bar in gates.axes[index].patches]
-        np.testing.assert_allclose(bars, np.concatenate([layer.gates_kept, layer.gates_dropped]) / layer.asked.sum())
+        np.testing.assert_allclose(bars, np.concatenate([layer.gates_kept, layer.gates_dropped]) / layer.requested.sum())
         (image,) = classes.axes[index].images
         np.testing.assert_array_equal(image.get_array(), layer.class_weight[~np.isnan(layer.class_weight).any(axis=1)])
 
@@ -157,4 +132,4 @@ def test_experts_have_colours_of_their_own(count: int) -> None:
     colours = expert_colours(count)
     assert len(set(colours)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
     apart = min((np.abs(np.subtract(to_rgb(a), to_rgb(b))).max() for a in colours for b in colours if a != b), default=1)
-    assert apart > (0.15 if count <= FEW else 0.015)
+    assert apart > (0.15 if count <= 8 else 0.015)

@@ -16,14 +16,14 @@ import pytest
 from large_reports import large_report
 from test_bench import QUICK
 from test_sweep import point
+from vmoe_tools.report.charts import Axis, Chart, Dot, Line, drawing
+from vmoe_tools.report.colours import contrast, heat_colour, text_on
+from vmoe_tools.report.findings import find_fall
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_tools.bench import cli as bench
 from vmoe_tools.report import cli, pictures
-from vmoe_tools.report.charts import Axis, Chart, Dot, Line, drawing
-from vmoe_tools.report.colours import contrast, heat_colour, text_on
-from vmoe_tools.report.findings import find_fall
 
 pytestmark = pytest.mark.long
 

@@ -16,10 +16,10 @@ from check_report_page import AXE, WIDTHS, look, state
 from large_reports import large_report
 from test_bench import QUICK
 from test_report import HOSTILE, data_of
+from vmoe_tools.report.colours import heat_colour
 
 from vmoe_export import export_bundle
 from vmoe_tools.report import cli
-from vmoe_tools.report.colours import heat_colour
 from vmoe_tools.report.page import render_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from vmoe_tools.run.cli import main
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_tools.run.cli import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGITS = ("zero", "[red]one", "two:100:", "three", "four", "five", "six\x1b[2J", "seven", "eight", "nine")

@@ -21,7 +21,7 @@ from vmoe_export.summary import profile_notes
 from vmoe_export.validation.limits import rounded_limits
 from vmoe_export.validation.tensorrt_validation import RoundedComparison, check_rounded
 from vmoe_runtime import Engine
-from vmoe_runtime.capacity import compute_capacity
+from vmoe_runtime.capacity import compute_slots
 
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 PROGRAM = [sys.executable, "-c", "import sys; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"]
@@ -84,7 +84,7 @@ def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_chec
     result = exported(tmp_path / "x.vmoe", mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options)
     assert result["written"] is True and result["bundle"] == str(tmp_path / "x.vmoe")
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2", "c1.05-k2"]
-    assert [p["capacity"] for p in result["profiles"]] == [[compute_capacity(3200, 8, c)] * 5 for c in (0.3, 1.05)]
+    assert [p["capacity"] for p in result["profiles"]] == [[compute_slots(3200, 8, c)] * 5 for c in (0.3, 1.05)]
     assert result["group"] == {"name": "tokens:1600", "tokens": 1600, "batch_multiple": 32}
     assert (result["validation"], result["limits"], result["model"]["origins"]["k"]) == ([], None, "config")
     notes = " ".join(result["notes"])

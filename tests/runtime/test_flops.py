@@ -81,7 +81,7 @@ def test_flops_of_kept_bundles_are_those_of_their_graphs(name: str) -> None:
     shape = ModelShape.of(manifest.model)
     images = np.zeros((2, spec.height, spec.width, spec.channels), spec.dtype)
     counted = products_of(bundle, {"image": images, **(profile.inputs() if profile else {})}) / len(images)
-    assert sparse_flops(shape, rows_of_all_places(manifest.rules, profile, shape)) == pytest.approx(counted, rel=0.01)
+    assert sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape)) == pytest.approx(counted, rel=0.01)
 
 
 def test_flops_of_a_dense_vit_are_those_of_its_graph() -> None:

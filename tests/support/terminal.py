@@ -14,16 +14,16 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def interrupted(command: Sequence[object], seconds: float) -> tuple[int, str]:
-    """Exit code and standard error of a process that gets Ctrl-C after so many seconds."""
+def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
+    """Exit code and standard error of a process that gets a signal after so many seconds."""
     process = subprocess.Popen(
         [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         preexec_fn=default_signals,  # noqa: PLW1509
     )  # fmt: skip
     try:
         time.sleep(seconds)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        process.send_signal(number)
+        _, complaint = process.communicate(timeout=60)
     finally:
         process.kill()
-    return process.returncode, said
+    return process.returncode, complaint

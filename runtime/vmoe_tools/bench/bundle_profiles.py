@@ -13,7 +13,7 @@ from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.whole_files import write_whole
+from vmoe_tools.output import write_file
 
 
 def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
@@ -30,7 +30,8 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         False where the bundle has it already.
 
     Raises:
-        BundleError: the folder is no bundle, was changed, has no such setting, or can't be written.
+        BundleError: the folder is no bundle, was changed, or has no such setting.
+        click.ClickException: the manifest can't be written.
     """
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
@@ -48,10 +49,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         parse_manifest(text.encode())
     except BundleError as error:
         raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
-    try:
-        write_whole(Path(path, MANIFEST_NAME), lambda file: file.write(text))
-    except OSError as error:
-        raise BundleError(f"{path} can't be written: {error.strerror}") from None
+    write_file(Path(path, MANIFEST_NAME), lambda file: file.write(text))
     return True
 
 

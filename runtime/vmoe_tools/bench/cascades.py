@@ -23,7 +23,7 @@ _MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB
 
 
 class CascadeAnswers:
-    """What a point answers, image by image: an observer of `vmoe_tools.bench.quality.assess`."""
+    """What a point answers, image by image: a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Array, Array]] = []
@@ -48,7 +48,7 @@ class PlannedCascade:
     """Two points of one engine, and how sure the first must be.
 
     Attributes:
-        first, then: places among the points.
+        first, then: indices of the points.
         margin: calibrated on all images; what to deploy.
         fold_margins: calibrated on every other batch, from the first one on and from the second one on; each is for the
             batches that it has not seen.
@@ -75,9 +75,9 @@ def plan_cascades(
         labels: i64[N or more], what the images show; None where it isn't known.
     """
     planned = []
-    for places in _alike(points, qualities):
-        then = max(places, key=lambda place: _worth(qualities[place]))
-        for first in _worth_a_try(places, then, qualities):
+    for indices in _alike(points, qualities):
+        then = max(indices, key=lambda index: _worth(qualities[index]))
+        for first in _worth_a_try(indices, then, qualities):
             truth = answers[then].classes if labels is None else labels[: len(answers[then].classes)]
             gain = (answers[then].classes == truth).astype(int) - (answers[first].classes == truth)
             margins, batch = answers[first].margins, points[first].batch_size
@@ -88,13 +88,13 @@ def plan_cascades(
 
 
 def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[int]]:
-    """The places of points that can be put together: of one engine that runs any profile, at one batch size."""
+    """The indices of points that can be put together: of one engine that runs any profile, at one batch size."""
     groups: dict[tuple[int, int], list[int]] = {}
-    for place, (point, quality) in enumerate(zip(points, qualities, strict=True)):
+    for index, (point, quality) in enumerate(zip(points, qualities, strict=True)):
         if point.profile is None or point.loaded.compared or point.concurrency > 1:
             continue
         if quality.flops_per_image is not None:
-            groups.setdefault((id(point.loaded), point.batch_size), []).append(place)
+            groups.setdefault((id(point.loaded), point.batch_size), []).append(index)
     return list(groups.values())
 
 
@@ -103,24 +103,23 @@ def _worth(quality: Quality) -> tuple[float, int]:
     return (-1.0, flops) if quality.top1 is None else (quality.top1, -flops)
 
 
-def _worth_a_try(places: Sequence[int], then: int, qualities: Sequence[Quality]) -> list[int]:
-    def flops(place: int) -> int:
-        return qualities[place].flops_per_image or 0
+def _worth_a_try(indices: Sequence[int], then: int, qualities: Sequence[Quality]) -> list[int]:
+    def flops(index: int) -> int:
+        return qualities[index].flops_per_image or 0
 
-    cheaper = sorted((place for place in places if flops(place) < flops(then)), key=flops)
     chosen: list[int] = []
     best = -1.0
-    for place in cheaper:
-        top1 = qualities[place].top1
+    for index in sorted((index for index in indices if flops(index) < flops(then)), key=flops):
+        top1 = qualities[index].top1
         if top1 is None or top1 > best:
-            chosen.append(place)
+            chosen.append(index)
             best = best if top1 is None else top1
     return chosen
 
 
 def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:
     """The batches that cascades are timed on: spec.dtype[size,H,W,C], evenly spaced, as calls differ by how many images are
-    sent on.
+    escalated.
 
     They are all in memory, so there are 64 of them at most, and of large batches fewer.
 
@@ -143,7 +142,7 @@ class CascadePoint:
         assert self.first.profile is not None and self.then.profile is not None
         self._cascade = engine.cascade(first=self.first.profile.name, then=self.then.profile.name, margin=plan.margin)
         self._batches = cycle(timed)
-        self._sent: list[int] = []
+        self._counts: list[int] = []
         self._right: int | None = None
         self._assessed = self._escalated = 0
 
@@ -162,7 +161,7 @@ class CascadePoint:
         self._assessed += 1
 
     def quality(self, first: Quality, then: Quality) -> tuple[Quality, float]:
-        """What is left of the model, and the share of images that were sent on, over the batches that were added.
+        """What is left of the model, and the share of images that were escalated, over the batches that were added.
 
         Args:
             first, then: qualities of the two points.
@@ -181,18 +180,18 @@ class CascadePoint:
     def __call__(self) -> None:
         """Answers the next batch."""
         _, sent = self._cascade.answers(next(self._batches))
-        self._sent.append(int(np.count_nonzero(sent)))
+        self._counts.append(int(np.count_nonzero(sent)))
 
     def speed(self, seconds: Sequence[float]) -> Speed:
         """The speed behind the times of the last calls.
 
-        Throughput is that of the mean call, as calls differ by how many images are sent on: the mean over the medians of
-        those that sent on as many, which a call that was held up doesn't move.
+        Throughput is that of the mean call, as calls differ by how many images are escalated: the mean over the medians of
+        those that escalated as many, which a call that was held up doesn't move.
 
         Args:
             seconds: of each call; at least one.
         """
-        counts = np.array(self._sent[-len(seconds) :])
+        counts = np.array(self._counts[-len(seconds) :])
         taken = np.asarray(seconds, np.float64)
         mean = sum(np.median(taken[counts == count]) * np.mean(counts == count) for count in np.unique(counts))
         size = self.first.batch_size

@@ -1,4 +1,4 @@
-"""The points of a measurement: every profile of every bundle on every backend, batch size and number of calls at once."""
+"""The points of a measurement: every profile of every bundle on every backend, batch size and number of concurrent calls."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import click
 import numpy as np
 
 from vmoe_runtime import Engine, Routing, RoutingError
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.bench.loading import MeasuredEngine
-from vmoe_tools.command_line import UsageError
+from vmoe_tools.engines import LoadedBundle
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,10 +25,10 @@ class Point:
         loaded: the loaded bundle on one backend; points share it.
         profile: the routing setting; None for a dense model and a Soft MoE.
         batch_size: images per call.
-        concurrency: calls at once.
+        concurrency: concurrent calls.
     """
 
-    loaded: MeasuredEngine
+    loaded: LoadedBundle
     profile: Profile | None
     batch_size: int
     concurrency: int = 1
@@ -40,62 +40,62 @@ class Point:
 
     def logits(self, batch: Array) -> Array:
         """float32[N, classes] of a batch of `batch_size` images."""
-        return self.engine(batch, self._profile_name)
+        return self.engine(batch, self._name)
 
     def logits_and_routing(self, batch: Array) -> tuple[Array, dict[str, Routing]]:
         """The logits, and where each MoE layer sends the tokens of a batch; no layers of a dense model."""
-        return self.engine.logits_and_routing(batch, self._profile_name)
+        return self.engine.logits_and_routing(batch, self._name)
 
     @property
-    def _profile_name(self) -> str | None:
+    def _name(self) -> str | None:
         return None if self.profile is None else self.profile.name
 
 
 def plan_points(
-    engines: Sequence[MeasuredEngine],
+    engines: Sequence[LoadedBundle],
     profiles_of: Callable[[Engine], Sequence[Profile | None]],
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
-    """Every combination of what was asked for, each once.
+    """Every requested combination, each once.
 
     Args:
         engines: one per bundle and backend, or several where each runs only one profile.
         profiles_of: the profiles that an engine is measured at.
         batch_sizes: images per call; empty for the smallest batch that all bundles take.
-        concurrencies: calls at once.
+        concurrencies: concurrent calls.
 
     Raises:
-        UsageError: a batch size that a bundle can't be run with, or no setting that any can.
+        click.UsageError: a batch size that a bundle can't be run with, or no setting that any can.
     """
     multiples = [loaded.engine.manifest.batch_multiple for loaded in engines]
     for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
         if size % multiple:
-            raise UsageError(
+            raise click.UsageError(
                 f"--batch-size {size} doesn't fit: the bundle routes in groups ({loaded.engine.manifest.group}) "
                 f"that need a multiple of {multiple} images"
             )
     sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
     points = [
-        Point(loaded, profile, size, at_once)
+        Point(loaded, profile, size, calls)
         for loaded in engines
-        for profile, size, at_once in product(profiles_of(loaded.engine), sizes, dict.fromkeys(concurrencies))
+        for profile, size, calls in product(profiles_of(loaded.engine), sizes, dict.fromkeys(concurrencies))
         if loaded.engine.only_profile in (None, profile)
     ]
     if not points:
         only = ", ".join(loaded.engine.only_profile.name for loaded in engines if loaded.engine.only_profile)
-        raise UsageError(f"none of these settings can be run: the graphs of this backend are fixed to {only}")
+        raise click.UsageError(f"none of these settings can be run: the graphs of this backend are fixed to {only}")
     return points
 
 
 def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:
-    """The profiles that `--profile` asks for, each once, or all stored ones; [None] for a model without any.
+    """The profiles of these names, each once; without names all stored ones, and [None] for a model without any.
 
     Raises:
-        UsageError: the model has no such profile.
+        click.UsageError: the model has no such profile.
     """
     try:
-        asked = [engine.setting(name) for name in names]
+        named = [engine.setting(name) for name in names]
     except RoutingError as error:
-        raise UsageError(f"--profile: {error}") from None
-    return list(dict.fromkeys(asked)) or list(engine.profiles.values()) or [None]
+        raise click.UsageError(f"--profile: {error}") from None
+    return list(dict.fromkeys(named)) or list(engine.profiles.values()) or [None]

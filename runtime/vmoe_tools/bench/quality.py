@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_measure.flops import ModelShape, sparse_flops
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Routing
-from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_tools.bench.expert_use import expert_bytes, expert_rows, experts_used, flops_per_image, model_shape
+from vmoe_runtime.bundle.manifest import InputSpec, Manifest, Precision
+from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.points import Point
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
-"""Is given what a batch of N images came to: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
+"""Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
+
+_WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-experts": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Quality:
     """What is left of the model at one point, over all whole batches of the images.
 
     Attributes:
-        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a place, or with experts choice of the
+        kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot, or with experts choice of the
             (token, expert) pairs; None for a dense model and a Soft MoE.
         top1: share of the labelled images whose largest logit is that of their class; None without labels.
         images: how many there were.
-        flops_per_image: of matrix products, those of the experts for what they were given; None where the manifest doesn't
-            say the sizes.
+        flops_per_image: of matrix products, those of the experts for the rows that they worked on; None where the manifest
+            lacks the sizes.
         expert_bytes_per_call: bytes of the experts' weight matrices that a call reads, on average: those of every expert
             that has any row to work on. None for a dense model.
     """
@@ -42,16 +45,11 @@ class Quality:
     expert_bytes_per_call: int | None
 
 
-def images_assessed(point: Point, source: ImageSource) -> int:
-    """How many images are in whole batches."""
-    return len(source) // point.batch_size * point.batch_size
-
-
 class Assessment:
     """Counts what a point does, batch by batch, untimed.
 
     Kept pairs are counted and not computed from the capacity, because a router that prefers some experts drops pairs long
-    before all places are taken.
+    before all slots are taken.
     """
 
     def __init__(self, point: Point, observers: Sequence[Observe] = ()) -> None:
@@ -59,7 +57,7 @@ class Assessment:
 
         Args:
             point: the setting.
-            observers: are shown each batch's answers, for who wants to know more about them.
+            observers: take each batch's results as well.
         """
         self._point, self._observers = point, observers
         self._labelled = False
@@ -82,36 +80,37 @@ class Assessment:
         self._counts = self._counts + more
 
     def quality(self) -> Quality | None:
-        """What there is by now; None before the first batch."""
-        images, calls, right, kept, asked, used, *rows = self._counts.tolist()
+        """The quality over the batches up to now; None before the first batch."""
+        images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None
         manifest = self._point.engine.manifest
-        shape = model_shape(manifest)
+        shape = _model_shape(manifest)
+        expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
         return Quality(
-            kept / asked if asked else None,
+            kept / pairs if pairs else None,
             right / images if self._labelled else None,
             images,
-            None if shape is None else flops_per_image(shape, rows, images),
-            round(used / calls * expert_bytes(shape, manifest)) if shape is not None and rows else None,
+            None if shape is None else sparse_flops(shape, [layer / images for layer in rows]),
+            round(used / calls * expert_bytes) if shape is not None and rows else None,
         )
 
 
 def batches_of_points(points: Sequence[Point], source: ImageSource) -> Iterator[tuple[list[int], Array, Array | None]]:
-    """Every whole batch for every point: (places of the points that take it, dtype[N,H,W,C], i64[N] or None).
+    """Every whole batch for every point: (indices of the points that take it, dtype[N,H,W,C], i64[N] or None).
 
-    Points that take the same images get each batch together: a picture is read once for all of them, not once for each,
-    and where that is cut short they are about the same images.
+    Points that take the same images share each batch: a picture is read once for all of them, not once for each, and where
+    that is cut short they are about the same images.
 
     Raises:
         ImageError: the images don't fit the model, or a file can't be read.
     """
     alike: dict[tuple[int, InputSpec], list[int]] = {}
-    for place, point in enumerate(points):
-        alike.setdefault((point.batch_size, point.engine.manifest.input), []).append(place)
-    for (size, spec), places in alike.items():
+    for index, point in enumerate(points):
+        alike.setdefault((point.batch_size, point.engine.manifest.input), []).append(index)
+    for (size, spec), indices in alike.items():
         for batch, labels in source.whole_batches(size, spec):
-            yield places, batch, labels
+            yield indices, batch, labels
 
 
 def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
@@ -126,3 +125,38 @@ def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
 def count_right(logits: Array, labels: Array) -> int:
     """How many rows of logits [N, classes] are largest at their label [N]."""
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
+
+
+def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
+    """Of each MoE layer, the rows that all experts together work on: pairs that were kept, or the slots of a Soft MoE."""
+    rows = []
+    for layer in routing.values():
+        if layer.kept is not None:
+            rows.append(int(np.count_nonzero(layer.kept)))
+        else:
+            assert layer.dispatch is not None
+            groups, _, experts, slots = layer.dispatch.shape
+            rows.append(groups * experts * slots)
+    return rows
+
+
+def experts_used(routing: Mapping[str, Routing]) -> int:
+    """Over all MoE layers, the experts that have any row to work on."""
+    used = 0
+    for layer in routing.values():
+        if layer.kept is None:
+            assert layer.dispatch is not None
+            used += layer.dispatch.shape[2]
+        elif layer.expert is None:
+            used += int(np.count_nonzero(layer.kept.any(axis=(0, 1))))
+        else:
+            used += len(np.unique(layer.expert[layer.kept]))
+    return used
+
+
+def _model_shape(manifest: Manifest) -> ModelShape | None:
+    """The sizes that FLOPs are counted from; None where the manifest lacks them."""
+    try:
+        return ModelShape.of(manifest.model, features=manifest.output == "features")
+    except BundleError:
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Routing
-from vmoe_tools.inspect.choices import choices_of
+from vmoe_tools.inspect.statistics import choices_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,7 +21,7 @@ class Agreement:
     Attributes:
         images: how many.
         same_top1: share of the images whose largest logit is at the same class; None where there are no logits.
-        max_difference: the largest absolute difference of logits, or of whatever both put out.
+        max_difference: the largest absolute difference of logits, or of whatever both return.
         mean_difference: the mean absolute difference.
         same_experts: by MoE layer, the share of tokens that the same experts keep, all of them and no other; those that both
             drop are among them. Empty for a dense ViT and a Soft MoE, where all experts take part of every token.
@@ -57,7 +57,7 @@ class AgreementCount:
         """Adds a batch of N images.
 
         Args:
-            ours, theirs: f32[N, ...], what the two put out.
+            ours, theirs: f32[N, ...], what the two return.
             our_routing, their_routing: by MoE layer. Their groups may differ: tokens stand in the order of the images.
         """
         difference = absolute_differences(ours, theirs)

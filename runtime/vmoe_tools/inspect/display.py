@@ -1,261 +1,262 @@
-"""How a card looks."""
+"""How the summary of a bundle, and what its routers do with images, look as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from rich.table import Table
-from rich.text import Text
+import numpy as np
 
-from vmoe_tools.command_line import printable
-from vmoe_tools.inspect.card import Card, CardRouting, ProfileCard
-from vmoe_tools.inspect.recorded import Differences
-from vmoe_tools.inspect.sections import WIDTH_OF_A_PIPE, Row, one_line, open_console, plain_table, print_section
-from vmoe_tools.inspect.tensors import ListedTensor
+from vmoe_tools.charts import class_name
+from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle
+from vmoe_tools.inspect.statistics import LayerStatistics
+from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
 _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
 _DIGITS_OF_A_HASH = 16
+_CLASSES_OF_AN_EXPERT = 3
+_LONGEST_NAME = 32
+
+Summary = Mapping[str, Any]
 
 
-def print_card(card: Card, stream: TextIO, *, list_tensors: bool = False) -> None:
-    """Prints a card, in sections of at most 80 columns where the stream is no terminal.
-
-    Args:
-        card: what to print.
-        stream: where to.
-        list_tensors: print a line for each tensor as well.
-    """
-    console = open_console(stream, WIDTH_OF_A_PIPE)
-    print_section(console, one_line(Path(card.bundle).resolve().name), _model(card))
-    if card.routing:
-        print_section(console, "MoE layers", _layers(card, card.routing))
-    print_section(console, "Input and output", _ports(card))
-    if card.profiles:
-        print_section(console, "Profiles, the first is the default", _profiles(card.profiles))
-    print_section(console, "Validation", _validation(card))
-    print_section(console, "Source", _origin(card))
-    print_section(console, "Files", _files(card), Text(_verdict(card)))
-    print_section(console, f"Here: {one_line(card.machine.cpu)}, {_count(card.machine.cores, 'core')}", _machine(card))
-    if list_tensors:
-        print_section(open_console(stream, _WIDTH_OF_A_LIST), "Tensors", _tensors(card.tensors))
-
-
-def card_rows(card: Card) -> list[tuple[str, list[Row]]]:
-    """The sections of a card as names and texts, for what is no terminal; without its profiles and files."""
-    layers = [("MoE layers", _layers(card, card.routing))] if card.routing else []
-    size = [("files", str(len(card.files))), ("bytes", f"{card.bytes:,}")]
-    return [
-        ("Model", _model(card)),
-        *layers,
-        ("Input and output", _ports(card)),
-        ("Validation", _validation(card)),
-        ("Source", [*_origin(card), *size]),
-    ]
-
-
-def _model(card: Card) -> list[Row]:
-    model, image = card.model, card.image
-    ensemble = "" if card.ensemble_size == 1 else f", an ensemble of {card.ensemble_size} members (E3)"
-    patch = "-" if model.patch_size is None else _by(*model.patch_size)
-    flops = "-" if card.dense_flops_per_image is None else _short(card.dense_flops_per_image)
-    rows = [
-        ("kind", card.kind + ensemble),
-        ("images", f"{_by(image.height, image.width)} px, {_count(image.channels, 'channel')}; patches of {patch}"),
-        (
-            "encoder",
-            f"{_or_dash(model.num_layers)} blocks, width {_or_dash(model.hidden_size)}, {_or_dash(model.num_heads)} heads, "
-            f"MLP {_or_dash(model.mlp_dim)}",
-        ),
-        ("classifier", one_line(model.classifier)),
-        ("classes", _classes(card)),
-        ("parameters", f"{card.parameters.all:,} in {_count(card.parameters.tensors, 'tensor')}"),
-        ("per token", _per_token(card)),
-        ("dense FLOPs", f"{flops} per image, of the dense model of this size"),
-        ("precision", card.precision),
-    ]
-    if card.tensorrt:
-        rows.append(("TensorRT", f"graphs in {card.tensorrt.precision}: {', '.join(card.tensorrt.graphs.values())}"))
-    return rows
-
-
-def _classes(card: Card) -> str:
-    names = card.output.class_names
-    count = _or_dash(card.model.num_classes if card.output.name == "features" else card.output.shape[-1])
-    if names is None:
-        return f"{count}, without names"
-    return f"{count}: {', '.join(map(one_line, names[:3]))}{', ...' if len(names) > 3 else ''}"
-
-
-def _per_token(card: Card) -> str:
-    parameters, routing = card.parameters, card.routing
-    if parameters.per_token is None:
-        return "-"
-    share = f"{parameters.per_token:,}, {parameters.per_token / max(parameters.all, 1):.1%} of them"
-    if routing is None or parameters.k is None:
-        return share
-    return f"{share}: {parameters.k} of {_count(routing.num_experts, 'expert')} in each MoE layer"
-
-
-def _layers(card: Card, routing: CardRouting) -> list[Row]:
-    rows = [
-        ("routing", routing.kind),
-        ("blocks", f"{', '.join(layer.rpartition('_')[2] for layer in routing.layers)}"),
-        ("experts", f"{routing.num_experts} in each, MLP {_or_dash(card.model.expert_mlp_dim)}"),
-    ]
-    if routing.slots_per_expert is not None:
-        rows.append(("slots", f"{routing.slots_per_expert} per expert and group"))
-    rows.append(("group", f"{routing.group}: {_count(routing.group_tokens, 'token')}"))
-    if routing.rounding is not None:
-        rows.append(("places", f"rounded with {routing.rounding} to multiples of {routing.capacity_multiple_of}"))
-    rows.append(("bf16 dispatch", _yes(card.model.dispatch_bf16)))
-    rows.append(("a call sets", ", ".join(routing.settings) or "nothing"))
-    return rows
-
-
-def _ports(card: Card) -> list[Row]:
-    image, output = card.image, card.output
-    shape = ",".join(map(str, ("N", image.height, image.width, image.channels)))
-    values = "in [-1, 1]" if image.dtype == "float32" else "0 to 255"
-    return [
-        ("image", f"{image.dtype}[{shape}], {values}"),
-        ("pictures", ", ".join(image.preprocessing)),
-        ("batches", f"multiples of {_count(card.batch_multiple, 'image')}"),
-        (output.name, f"float32[{','.join(map(str, ('N', *output.shape)))}]"),
-    ]
-
-
-def _profiles(profiles: Sequence[ProfileCard]) -> Table:
-    table = plain_table()
-    table.add_column("name", overflow="fold", min_width=8)
-    cells: dict[str, Callable[[ProfileCard], str]] = {
-        "asked\nratio": lambda profile: f"{profile.capacity_ratio:g}",
-        "real\nratio": lambda profile: f"{profile.effective_ratio:.4g}",
-        "k": lambda profile: _or_dash(profile.k),
-        "order": lambda profile: "-" if profile.bpr is None else "BPR" if profile.bpr else "vanilla",
-        "pool": lambda profile: _yes(profile.pool),
-        "most\nexperts": lambda profile: _or_dash(profile.max_experts),
-        "places": lambda profile: str(profile.capacity[0]),
-        "FLOPs": lambda profile: "-" if profile.flops_per_image is None else _short(profile.flops_per_image),
-        "of\ndense": lambda profile: _share(profile.of_dense),
+def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = False) -> None:
+    """Prints a summary; with a line for each tensor where these are listed."""
+    print_section(stream, Path(summary["bundle"]).resolve().name, [("format", f"version {summary['format_version']}")])
+    for title, rows in summary_sections(summary):
+        print_section(stream, title, rows)
+    if summary["profiles"]:
+        columns: dict[str, Callable[[Summary], str]] = {
+            "name": lambda profile: profile["name"],
+            "requested\nratio": lambda profile: f"{profile['capacity_ratio']:g}",
+            "effective\nratio": lambda profile: f"{profile['effective_ratio']:.4g}",
+            "k": lambda profile: one_line(profile["k"]),
+            "order": lambda profile: {None: "-", True: "BPR", False: "vanilla"}[profile["bpr"]],
+            "pool": lambda profile: _yes(profile["pool"]),
+            "max\nexperts": lambda profile: one_line(profile["max_experts"]),
+            "slots": lambda profile: str(profile["capacity"][0]),
+            "FLOPs": lambda profile: _short(profile["flops_per_image"]),
+            "of\ndense": lambda profile: number_text(profile["of_dense"], ".0%"),
+        }
+        print_section(stream, "Profiles, the first is the default", table_of(summary["profiles"], columns, ("name",)))
+    files: dict[str, Callable[[Summary], str]] = {
+        "name": lambda file: file["name"],
+        "bytes": lambda file: f"{file['bytes']:,}",
+        "SHA-256": lambda file: file["sha256"][:_DIGITS_OF_A_HASH],
     }
-    for name in cells:
-        table.add_column(name, justify="right", no_wrap=True)
-    for profile in profiles:
-        table.add_row(profile.name, *(cell(profile) for cell in cells.values()))
-    return table
+    verdict = "all files are what the manifest says" if summary["verified"] else "not verified, which --verify does"
+    print_section(stream, "Files", table_of(summary["files"], files, ("name",)), f"{summary['bytes']:,} bytes; {verdict}")
+    machine = summary["machine"]
+    library = machine["op_library"]
+    rows = [("op library", f"no: {one_line(library['reason'])}" if library["reason"] else f"yes, {library['cpu_path']}")]
+    for backend in machine["backends"]:
+        runs = f"yes{', auto' * backend['auto']}, {one_line(backend['description'])}"
+        rows.append((backend["name"], runs if backend["runs"] else f"no: {one_line(backend['reason'])}"))
+    print_section(stream, f"Here: {machine['cpu']}, {_count(machine['cores'], 'core')}", rows)
+    if list_tensors:
+        tensors: dict[str, Callable[[Summary], str]] = {
+            "name": lambda tensor: tensor["name"],
+            "type": lambda tensor: tensor["dtype"],
+            "shape": lambda tensor: f"[{','.join(map(str, tensor['shape']))}]",
+            "bytes": lambda tensor: f"{tensor['bytes']:,}",
+        }
+        print_section(stream, "Tensors", table_of(summary["tensors"], tensors, ("name",)), width=_WIDTH_OF_A_LIST)
 
 
-def _validation(card: Card) -> list[Row]:
-    validation = card.validation
+def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
+    """The sections of a summary as names and texts, without its profiles and files, and what this machine runs."""
+    routing, origin = summary["routing"], summary["origin"]
+    sections = [("Model", _model(summary))]
+    if routing is not None:
+        rows = [
+            ("routing", routing["kind"]),
+            ("blocks", ", ".join(layer.rpartition("_")[2] for layer in routing["layers"])),
+            ("experts", f"{routing['num_experts']} in each, MLP {one_line(summary['model']['expert_mlp_dim'])}"),
+            ("group", f"{one_line(routing['group'])}: {_count(routing['group_tokens'], 'token')}"),
+            ("bf16 dispatch", _yes(summary["model"]["dispatch_bf16"])),
+            ("a call sets", ", ".join(routing["settings"]) or "nothing"),
+        ]
+        if routing["slots_per_expert"] is not None:
+            rows.append(("slots", f"{routing['slots_per_expert']} per expert and group"))
+        if routing["rounding"] is not None:
+            rows.append(("slots", f"rounded with {routing['rounding']} to multiples of {routing['capacity_multiple_of']}"))
+        sections.append(("MoE layers", rows))
+    image, output = summary["image"], summary["output"]
+    sections.append(
+        (
+            "Input and output",
+            [
+                ("image", f"{image['dtype']}[N,{image['height']},{image['width']},{image['channels']}]"),
+                ("pictures", ", ".join(image["preprocessing"])),
+                ("batches", f"multiples of {_count(summary['batch_multiple'], 'image')}"),
+                (output["name"], f"float32[{','.join(map(str, ('N', *output['shape'])))}]"),
+            ],
+        )
+    )
+    sections.append(("Validation", _validation(summary["validation"])))
+    source = [
+        ("checkpoint", f"{one_line(origin['name'])} ({one_line(origin['format'])})"),
+        ("SHA-256", one_line(origin["sha256"] and origin["sha256"][:_DIGITS_OF_A_HASH])),
+        ("exported by", f"{one_line(origin['producer'])} {one_line(origin['producer_version'])}"),
+    ]
+    return [*sections, ("Source", source)]
+
+
+def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] = ()) -> None:
+    """Prints what routers do with images, and the paths of the pictures."""
+    print_section(stream, report.bundle, _run(report), *map(one_line, report.notes))
+    if report.layers:
+        columns: dict[str, Callable[[tuple[str, LayerStatistics]], str]] = {
+            "block": lambda layer: layer[0],
+            "pairs\ndropped": lambda layer: share_text(layer[1].pairs_dropped),
+            "patches\ndropped": lambda layer: share_text(layer[1].patches_dropped),
+            "largest load,\nof mean": lambda layer: _times(layer[1].load.max(), layer[1].load.mean()),
+            "smallest\nload": lambda layer: _times(layer[1].load.min(), layer[1].load.mean()),
+            "entropy\nof load": lambda layer: number_text(layer[1].load_entropy, ".3f"),
+            "entropy\nof gates": lambda layer: number_text(layer[1].gate_entropy, ".3f"),
+        }
+        print_section(stream, "MoE layers", table_of(report.layers.items(), columns, ("block",)))
+    for name, layer in report.layers.items():
+        print_section(stream, name, table_of(range(len(layer.load)), _experts(layer, report.class_names), ("most for",)))
+    if report.others:
+        _print_agreement(report, stream)
+    if report.neighbours:
+        _print_interference(report.neighbours, stream)
+    if pictures:
+        print_section(stream, "Pictures", *(one_line(path) for path in pictures))
+
+
+def _model(summary: Summary) -> list[Row]:
+    model, image, output, parameters = (summary[name] for name in ("model", "image", "output", "parameters"))
+    ensemble = f", an ensemble of {summary['ensemble_size']} members (E3)" if summary["ensemble_size"] > 1 else ""
+    patch = " x ".join(map(str, model["patch_size"] or "-"))
+    names, per_token = output["class_names"], parameters["per_token"]
+    classes = model["num_classes"] if output["name"] == "features" else output["shape"][-1]
+    known = ", without names" if names is None else f": {', '.join(map(one_line, names[:3]))}{', ...' * (len(names) > 3)}"
+    share = "-" if per_token is None else f"{per_token:,}, {per_token / max(parameters['all'], 1):.1%} of them"
+    if per_token is not None and summary["routing"] is not None and parameters["k"] is not None:
+        share += f": {parameters['k']} of {_count(summary['routing']['num_experts'], 'expert')} in each MoE layer"
+    sizes = {"width": "hidden_size", "heads": "num_heads", "MLP": "mlp_dim"}
+    encoder = [f"{one_line(model['num_layers'])} blocks", *(f"{name} {one_line(model[key])}" for name, key in sizes.items())]
+    rows = [
+        ("kind", summary["kind"] + ensemble),
+        ("images", f"{image['height']} x {image['width']} px, {_count(image['channels'], 'channel')}; patches of {patch}"),
+        ("encoder", ", ".join(encoder)),
+        ("classifier", one_line(model["classifier"])),
+        ("classes", one_line(classes) + known),
+        ("parameters", f"{parameters['all']:,} in {_count(parameters['tensors'], 'tensor')}"),
+        ("per token", share),
+        ("dense FLOPs", f"{_short(summary['dense_flops_per_image'])} per image, of the dense model of this size"),
+        ("precision", summary["precision"]),
+    ]
+    if summary["tensorrt"]:
+        graphs = ", ".join(summary["tensorrt"]["graphs"].values())
+        rows.append(("TensorRT", f"graphs in {summary['tensorrt']['precision']}: {graphs}"))
+    return rows
+
+
+def _validation(validation: Summary | None) -> list[Row]:
     if validation is None:
         return [("compared", "nothing: the bundle was not validated")]
-    graphs = validation.graphs
-    rows = [
-        ("compared", f"{', '.join(map(one_line, graphs.graphs)) or '-'} with torch; {_extent(graphs)}"),
-        ("largest", _measured(graphs.max_difference, validation.atol)),
-        ("typical", _measured(graphs.relative_difference, validation.relative_limit)),
-        *_agreement(graphs),
-    ]
-    for name, found in (("from float32", validation.from_fp32), ("TensorRT", validation.tensorrt)):
-        if found is not None:
-            largest, typical = _measured(found.max_difference), _measured(found.relative_difference)
-            rows += [(name, f"largest {largest}, typical {typical}; {_extent(found)}"), *_agreement(found)]
+    rows = [("compared", ", ".join(map(one_line, validation["graphs"]["graphs"])) or "-")]
+    limits = {"max_difference": validation["atol"], "relative_difference": validation["relative_limit"]}
+    for name, key in (("graphs", "graphs"), ("from float32", "from_fp32"), ("TensorRT", "tensorrt")):
+        found = validation[key]
+        if found is None:
+            continue
+        parts = []
+        for text, measure in (("largest difference", "max_difference"), ("typical relative one", "relative_difference")):
+            limit = f" (at most {limits[measure]:g})" if key == "graphs" and limits[measure] is not None else ""
+            parts.append(f"{text} {number_text(found[measure], '.1e')}{limit}")
+        if found["agreement"] is not None:
+            parts.append(f"{found['agreement']:.2%} of the pairs routed alike")
+        rows.append((name, ", ".join([*parts, f"{one_line(found['images'])} images"])))
     return rows
 
 
-def _extent(found: Differences) -> str:
-    profiles = [_count(len(found.profiles), "profile")] if found.profiles else []
-    images = [] if found.images is None else [_count(found.images, "image")]
-    return ", ".join(profiles + images) or "-"
-
-
-def _measured(value: float | None, limit: float | None = None) -> str:
-    most = "" if limit is None else f" (at most {limit:g})"
-    return "-" if value is None else f"{value:.1e}{most}"
-
-
-def _agreement(found: Differences) -> list[Row]:
-    return [] if found.agreement is None else [("  pairs alike", f"{found.agreement:.2%}")]
-
-
-def _origin(card: Card) -> list[Row]:
-    origin = card.origin
+def _run(report: ImageReport) -> list[Row]:
+    profile = report.profile
+    setting = "-" if profile is None else f"{profile.name}, an effective capacity ratio of {profile.effective_ratio:.4g}"
+    left = f", {report.left_over:,} left over that fill no group" if report.left_over else ""
+    labels = "with labels" if report.labelled else "without labels"
     return [
-        ("checkpoint", f"{one_line(origin.name)} ({one_line(origin.format)})"),
-        ("SHA-256", _start(origin.sha256)),
-        ("exported by", f"{one_line(origin.producer)} {one_line(origin.producer_version)}"),
-        ("format", f"version {card.format_version}"),
+        ("runs on", one_line(report.backend)),
+        ("profile", setting),
+        ("group", one_line(report.group)),
+        ("images", f"{report.images:,} of {one_line(report.source)}, {labels}{left}"),
+        ("top-1", share_text(report.top1)),
     ]
 
 
-def _files(card: Card) -> Table:
-    table = plain_table()
-    table.add_column("name", overflow="fold")
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("SHA-256", no_wrap=True)
-    for file in card.files:
-        table.add_row(file.name, f"{file.bytes:,}", _start(file.sha256))
-    return table
+def _experts(layer: LayerStatistics, class_names: Sequence[str] | None) -> dict[str, Callable[[int], str]]:
+    total, dropped, requested = layer.load.sum(), layer.expert_dropped, layer.requested
+    columns: dict[str, Callable[[int], str]] = {
+        "expert": str,
+        "load": lambda expert: f"{layer.load[expert]:,.{int(layer.kind == 'soft')}f}",
+        "share": lambda expert: share_text(float(layer.load[expert] / total)) if total else "-",
+        "requested": lambda expert: "-" if requested is None else f"{requested[expert]:,}",
+        "dropped": lambda expert: "-" if dropped is None else share_text(float(dropped[expert])),
+    }
+    if layer.class_weight is not None:
+        columns["most for"] = lambda expert: _classes(layer, expert, class_names)
+    return columns
 
 
-def _verdict(card: Card) -> str:
-    size = f"together {card.bytes:,} bytes"
-    if card.verified:
-        return f"{size}; all {len(card.files)} files are what the manifest says"
-    return f"{size}; not verified, which --verify does"
+def _classes(layer: LayerStatistics, expert: int, class_names: Sequence[str] | None) -> str:
+    """The classes whose tokens have the most weight there."""
+    assert layer.class_weight is not None
+    weights = np.nan_to_num(layer.class_weight[:, expert])
+    best = [index for index in np.argsort(-weights, kind="stable")[:_CLASSES_OF_AN_EXPERT] if weights[index] > 0]
+    return ", ".join(f"{class_name(int(index), class_names, _LONGEST_NAME)} ({weights[index]:.3f})" for index in best)
 
 
-def _machine(card: Card) -> list[Row]:
-    library = card.machine.op_library
-    rows = [("op library", f"yes, {library.cpu_path}" if library.reason is None else f"no: {one_line(library.reason)}")]
-    for backend in card.machine.backends:
-        auto = " (auto)" if backend.auto else ""
-        said = f"yes{auto}, {one_line(backend.description)}" if backend.runs else f"no: {one_line(backend.reason)}"
-        rows.append((backend.name, said))
-    return rows
+def _print_agreement(report: ImageReport, stream: TextIO) -> None:
+    columns: dict[str, Callable[[OtherBundle], str]] = {
+        "bundle": lambda other: other.bundle,
+        "precision": lambda other: other.precision,
+        "group": lambda other: one_line(other.group),
+        "same\ntop-1": lambda other: share_text(other.agreement.same_top1),
+        "largest\ndifference": lambda other: f"{other.agreement.max_difference:.2g}",
+        "mean\ndifference": lambda other: f"{other.agreement.mean_difference:.2g}",
+    }
+    print_section(stream, f"Agreement with {report.bundle}", table_of(report.others, columns, ("bundle",)))
+    layers: dict[str, Callable[[str], str]] = {"block": str}
+    for other in report.others:
+        layers[other.bundle] = lambda name, other=other: share_text(other.agreement.same_experts[name])  # type: ignore[misc]
+    if blocks := list(report.others[0].agreement.same_experts):
+        print_section(stream, "Tokens that the same experts keep", table_of(blocks, layers, ("block",)))
 
 
-def _tensors(tensors: Sequence[ListedTensor]) -> Table:
-    table = plain_table()
-    table.add_column("name", overflow="fold")
-    table.add_column("type", no_wrap=True)
-    table.add_column("shape", justify="right", overflow="fold")
-    table.add_column("bytes", justify="right", no_wrap=True)
-    for tensor in tensors:
-        table.add_row(printable(tensor.name), tensor.dtype, f"[{','.join(map(str, tensor.shape))}]", f"{tensor.bytes:,}")
-    return table
-
-
-def _start(digest: str | None) -> str:
-    return "-" if digest is None else printable(digest[:_DIGITS_OF_A_HASH])
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
+def _print_interference(neighbours: Sequence[Neighbours], stream: TextIO) -> None:
+    columns: dict[str, Callable[[Neighbours], str]] = {
+        "bundle": lambda one: one.bundle,
+        "group": lambda one: one_line(one.group),
+        "largest\ndifference": lambda one: f"{one.interference.max_difference:.2g}",
+        "mean\ndifference": lambda one: f"{one.interference.mean_difference:.2g}",
+        "top-1\nchanged": lambda one: share_text(one.interference.top1_changed),
+        "images\nchanged": lambda one: share_text(one.interference.images_changed),
+    }
+    found = neighbours[0].interference
+    text = f"{found.images:,} images, each run again with {found.images_per_call - 1} other images, {found.sets:,} times."
+    title = "Interference: how far answers move with the other images of a batch"
+    print_section(stream, title, table_of(neighbours, columns, ("bundle",)), text)
 
 
 def _yes(flag: bool | None) -> str:
     return "-" if flag is None else "yes" if flag else "no"
 
 
-def _share(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0%}" if value < 100 else "> 9999%"
-
-
-def _by(height: int, width: int) -> str:
-    return f"{height} x {width}"
-
-
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _short(number: int) -> str:
+def _short(number: int | None) -> str:
     for power, unit in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if number >= 10**power:
+        if number is not None and number >= 10**power:
             return f"{number / 10**power:.3g} {unit}"
-    return str(number)
+    return one_line(number)
+
+
+def _times(value: float, of: float) -> str:
+    return f"{value / of:.2f}" if of else "-"

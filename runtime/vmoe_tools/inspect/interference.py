@@ -8,29 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, ImageError, Setting
+from vmoe_runtime.images import to_batch
 from vmoe_tools.inspect.agreement import absolute_differences
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_IMAGES_PER_CALL = 16
+_IMAGES_PER_CALL, _CALLS = 16, 4
 
 
 @dataclass(frozen=True)
 class Interference:
-    """The answers to the same images among other neighbours, held against those among a first set of them.
+    """The answers to the same images among other neighbours, compared with those among a first set of them.
 
-    Differences are absolute, of logits or whatever the bundle puts out; all numbers are exactly 0 where every image is a
+    Differences are absolute, of logits or other outputs; all numbers are exactly 0 where every image is a
     group of its own.
 
     Attributes:
-        images: how many were asked.
-        sets: sets of neighbours that each image was asked among, the first one not counted.
+        images: how many were run.
+        sets: sets of neighbours that each image was run among, the first one not counted.
         images_per_call: the image and its neighbours.
         max_difference: the largest, over images, sets and logits.
         mean_difference: the mean over all of them.
         top1_changed: share of the answers whose largest logit was at another class than among the first neighbours; None
-            where the bundle puts out no logits.
+            where the bundle returns no logits.
         images_changed: share of the images for which that ever happened; None as above.
     """
 
@@ -47,7 +49,7 @@ def call_size(batch_multiple: int, images: int) -> int:
     """How many images a call of `interference` has: whole groups, 16 or a few more of them where there are enough images.
 
     Args:
-        batch_multiple: of the bundle, or of all bundles that are held against each other.
+        batch_multiple: of the bundle, or of all bundles that are compared.
         images: how many there are.
 
     Raises:
@@ -59,6 +61,14 @@ def call_size(batch_multiple: int, images: int) -> int:
     return max(min(_IMAGES_PER_CALL, images // 2) // multiple, 1) * multiple
 
 
+def measure_neighbours(
+    engine: Engine, source: ImageSource, setting: str | None, sets: int, size: int, after_set: Callable[[int], None]
+) -> Interference:
+    """The interference of a few of the first images, in calls of `size` images; see `interference`."""
+    images = source.images[: min(_CALLS, len(source) // size) * size]
+    return interference(engine, to_batch(images, engine.manifest.input), setting, sets, size=size, after_set=after_set)
+
+
 def interference(
     engine: Engine,
     images: Array,
@@ -68,7 +78,7 @@ def interference(
     size: int | None = None,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
-    """Asks the same images again and again, each time in another order, so that each has other neighbours.
+    """Runs the same images again and again, each time in another order, so that each has other neighbours.
 
     Args:
         engine: what answers.
@@ -111,7 +121,7 @@ def interference(
 
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
-    """What the engine puts out of images that are called in some order; in the order in which they are given."""
+    """The outputs of images that are called in some order, put back into their own order."""
     calls = [engine(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
     answers = np.concatenate(calls)
     given = np.empty_like(answers)

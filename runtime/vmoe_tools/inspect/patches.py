@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
-from vmoe_tools.inspect.choices import choices_of
+from vmoe_tools.inspect.statistics import choices_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.inspect.patches import LayerPatches, layer_patches
+from vmoe_tools.inspect.patches import layer_patches
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,15 +28,15 @@ class Frame:
 
     Attributes:
         name: of the setting; None where there is nothing to set.
-        effective_ratio: its capacity ratio after rounding to whole places; None as above.
-        answers: i64[n], the class of the largest logit of each sample; None where the bundle puts out no logits.
-        patches: of the n samples by MoE layer.
+        effective_ratio: its capacity ratio after rounding to whole slots; None as above.
+        answers: i64[n], the class of the largest logit of each sample; None where the bundle returns no logits.
+        experts: of each MoE layer i64[n,rows,columns], the expert of each patch, -1 where it was dropped.
     """
 
     name: str | None
     effective_ratio: float | None
     answers: Array | None
-    patches: Mapping[str, LayerPatches]
+    experts: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,21 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
     own = _frame(engine, batch, count, profile)
     frames = [own if other is profile else _frame(engine, batch, count, other) for other in _settings(engine, profile)]
     height, width = manifest.model["patch_size"]
-    return Samples(
-        pixels=_pixels(batch[:count]),
-        labels=None if source.labels is None else source.labels[:count],
-        patch_size=(height, width),
-        num_experts=manifest.rules.num_experts,
-        own=own,
-        frames=tuple(frames),
-    )
+    labels = None if source.labels is None else source.labels[:count]
+    return Samples(shown_pixels(batch[:count]), labels, (height, width), manifest.rules.num_experts, own, tuple(frames))
+
+
+def shown_pixels(batch: Array) -> Array:
+    """f32[n,H,W,1 or 3] from 0 to 1 of a batch uint8 or float32 [n,H,W,C]; other channels are averaged."""
+    pixels: Array = batch.astype(np.float32)
+    pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
+    if pixels.shape[3] not in (1, 3):
+        pixels = pixels.mean(axis=3, keepdims=True)
+    return np.nan_to_num(pixels).clip(0, 1)
 
 
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
-    """The inspected setting at several ratios, each number of places once."""
+    """The inspected setting at several ratios, each number of slots once."""
     rules = engine.manifest.rules
     if profile is None or rules is None or engine.only_profile is not None:
         return [profile]
@@ -101,7 +104,7 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
     for ratio in _RATIOS:
         try:
             other = rules.changed(profile, {"capacity": ratio})
-        except RoutingError:  # more places than tokens
+        except RoutingError:  # more slots than tokens
             continue
         chosen.setdefault(other.slots, other)
     return sorted(chosen.values(), key=lambda one: one.slots)
@@ -111,20 +114,5 @@ def _frame(engine: Engine, batch: Array, count: int, profile: Profile | None) ->
     name = None if profile is None else profile.name
     outputs, routing = engine.logits_and_routing(batch, name)
     answers = outputs[:count].argmax(axis=1) if engine.manifest.output == "logits" else None
-    ratio = None if profile is None else profile.effective_ratio
-    return Frame(name, ratio, answers, {layer: _first(layer_patches(found), count) for layer, found in routing.items()})
-
-
-def _first(patches: LayerPatches, count: int) -> LayerPatches:
-    return replace(
-        patches, processed=patches.processed[:count], expert=patches.expert[:count], weight=patches.weight[:count]
-    )
-
-
-def _pixels(batch: Array) -> Array:
-    """f32[n,H,W,1 or 3] from 0 to 1 of what a graph takes; other channels are averaged."""
-    pixels: Array = batch.astype(np.float32)
-    pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
-    if pixels.shape[3] not in (1, 3):
-        pixels = pixels.mean(axis=3, keepdims=True)
-    return np.nan_to_num(pixels).clip(0, 1)
+    experts = {name: layer_patches(layer).expert[:count] for name, layer in routing.items()}
+    return Frame(name, None if profile is None else profile.effective_ratio, answers, experts)

@@ -12,12 +12,56 @@ import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
 from vmoe_runtime.routing_kinds import RoutingKind
-from vmoe_tools.inspect.choices import Choices, choices_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 20
 """Bins of a gate histogram, of equal width from 0 to 1; the last one has the gates of 1, too."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """C choices of each of T tokens, in the order of the images; in an ensemble (E3) every member of a token is a row.
+
+    With experts choice and in Soft MoE every expert is a choice of every token, so C = E.
+
+    Attributes:
+        expert: i32[T,C], the expert of each choice; -1 where a graph for TensorRT dropped it.
+        kept: bool[T,C], the choice got a slot. All of them in Soft MoE.
+        weight: f32[T,C], raw gates; in Soft MoE the share of the expert's slots in the output of the token.
+        complete: every row has the gates of all experts, so that they sum to 1.
+    """
+
+    expert: Array
+    kept: Array
+    weight: Array
+    complete: bool
+
+
+def choices_of(routing: Routing, num_experts: int | None = None) -> Choices:
+    """The choices of one MoE layer.
+
+    Args:
+        routing: of the layer, for G groups of S tokens.
+        num_experts: E of the layer. Without it choices of top-k routing never count as complete.
+    """
+    if routing.kept is None:
+        assert routing.combine is not None
+        weight = routing.combine.sum(axis=3)
+        return _of_all_experts(np.ones(weight.shape, bool), weight)
+    assert routing.weight is not None
+    if routing.expert is None:
+        return _of_all_experts(routing.kept, routing.weight)
+    choices = routing.kept.shape[2]
+    members = 1 if routing.layout is None else routing.layout.members
+    expert, kept, weight = (part.reshape(-1, choices) for part in (routing.expert, routing.kept, routing.weight))
+    return Choices(expert, kept, weight, complete=choices == num_experts and members == 1)
+
+
+def _of_all_experts(kept: Array, weight: Array) -> Choices:
+    experts = weight.shape[2]
+    expert = np.broadcast_to(np.arange(experts, dtype=np.int32), (weight.shape[0] * weight.shape[1], experts))
+    return Choices(expert, kept.reshape(-1, experts), weight.reshape(-1, experts), complete=True)
 
 
 @dataclass(frozen=True)
@@ -31,9 +75,9 @@ class LayerStatistics:
         kind: "top-k", "experts-choice" or "soft".
         images: how many there were.
         load: f64[E], pairs that each expert kept; in Soft MoE its shares, summed over the tokens.
-        asked: i64[E], pairs that chose each expert; None where tokens don't choose, or the bundle's format doesn't say.
-        expert_dropped: f64[E], share of `asked` that was dropped, NaN where nobody asked; None where `asked` is.
-        pairs_dropped: share of all pairs that got no place; None in Soft MoE.
+        requested: i64[E], pairs that chose each expert; None where tokens don't choose, and for graphs for TensorRT.
+        expert_dropped: f64[E], share of `requested` that was dropped, NaN where there are none; None where `requested` is.
+        pairs_dropped: share of all pairs that got no slot; None in Soft MoE.
         patches_dropped: share of the patches that no expert processed; None where the manifest doesn't say which tokens
             are patches.
         load_entropy: entropy of `load` from 0 to 1, 1 where it is even; NaN where nothing was kept.
@@ -49,7 +93,7 @@ class LayerStatistics:
     kind: RoutingKind
     images: int
     load: Array
-    asked: Array | None
+    requested: Array | None
     expert_dropped: Array | None
     pairs_dropped: float | None
     patches_dropped: float | None
@@ -113,7 +157,7 @@ class _Counts:
         self.patches = self.patches_kept = 0
         self.rows, self.entropy, self.knows_entropy = 0, 0.0, True
         self.load = np.zeros(num_experts)
-        self.asked: Array | None = np.zeros(num_experts, np.int64) if kind == "top-k" else None
+        self.requested: Array | None = np.zeros(num_experts, np.int64) if kind == "top-k" else None
         self.gates_kept, self.gates_dropped = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
         self.by_class = None if num_classes is None else np.zeros((num_classes, num_experts))
         self.class_images = None if num_classes is None else np.zeros(num_classes, np.int64)
@@ -127,9 +171,11 @@ class _Counts:
         kept_experts = choices.expert[choices.kept]
         shares = choices.weight[choices.kept] if self.kind == "soft" else None
         self.load += np.bincount(kept_experts, shares, self.num_experts)
-        if self.asked is not None:
+        if self.requested is not None:
             known = choices.expert.min(initial=0) >= 0
-            self.asked = self.asked + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
+            self.requested = (
+                self.requested + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
+            )
         self.gates_kept += _histogram(choices.weight[choices.kept])
         self.gates_dropped += _histogram(choices.weight[~choices.kept])
         with suppress(RoutingError):
@@ -157,8 +203,8 @@ class _Counts:
 
     def result(self) -> LayerStatistics:
         dropped = None
-        if self.asked is not None:
-            dropped = _ratio(self.asked - self.load, self.asked)
+        if self.requested is not None:
+            dropped = _ratio(self.requested - self.load, self.requested)
         weight = None
         labelled = self.class_images is not None and self.class_images.any()
         if labelled and self.by_class is not None and self.class_images is not None:
@@ -167,7 +213,7 @@ class _Counts:
             kind=self.kind,
             images=self.images,
             load=self.load.copy(),
-            asked=None if self.asked is None else self.asked.copy(),
+            requested=None if self.requested is None else self.requested.copy(),
             expert_dropped=dropped,
             pairs_dropped=None if self.kind == "soft" or not self.pairs else 1 - self.pairs_kept / self.pairs,
             patches_dropped=1 - self.patches_kept / self.patches if self.patches else None,

@@ -2,240 +2,353 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.images import to_batch
 from vmoe_runtime.routing import TokenLayout
-from vmoe_tools.bench.choice import Wish, mark_front, recommend
-from vmoe_tools.bench.loading import MeasuredEngine
-from vmoe_tools.bench.machine import describe_machine
-from vmoe_tools.bench.quality import images_assessed
-from vmoe_tools.bench.report import PointReport
-from vmoe_tools.bench.run import measure
-from vmoe_tools.inspect.card import make_card
-from vmoe_tools.inspect.display import card_rows
-from vmoe_tools.report.arguments import Arguments
-from vmoe_tools.report.contents import BundleContents, Report, Sample, SettingContents
-from vmoe_tools.report.details import class_map, most_shown, setting_contents
-from vmoe_tools.report.findings import find_fall
-from vmoe_tools.report.more_runs import measure_agreements, measure_neighbours
+from vmoe_tools.bench.measurement import Measured, measure
+from vmoe_tools.bench.result import ROUNDING, PointResult, recommend
+from vmoe_tools.engines import LoadedBundle
+from vmoe_tools.inspect.display import summary_sections
+from vmoe_tools.inspect.image_run import run_images
+from vmoe_tools.inspect.interference import Interference, call_size, measure_neighbours
+from vmoe_tools.inspect.samples import MOST_SAMPLES, Frame, Samples, shown_pixels
+from vmoe_tools.inspect.statistics import LayerStatistics
+from vmoe_tools.inspect.summary import summarize
+from vmoe_tools.machine import describe_machine
+from vmoe_tools.report.contents import (
+    BundleAgreement,
+    BundleContents,
+    ClassMap,
+    Fall,
+    LayerContents,
+    Report,
+    Sample,
+    SettingContents,
+    effective_of,
+)
 from vmoe_tools.report.observer import Observed, PointObserver
-from vmoe_tools.report.planning import Plan, make_plan
-from vmoe_tools.report.sample_images import choose_samples, data_uri, sample_pixels
-from vmoe_tools.report.size import Room, patch_bytes, room_of
+from vmoe_tools.report.plan import Plan, patch_bytes
+from vmoe_tools.terminal import Progress
 
-if TYPE_CHECKING:
-    from vmoe_tools.bench.display import Progress
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_DIGITS = 4
+_COMPARED_IMAGES = 512
+_SETS_OF_NEIGHBOURS = 10
+_LARGEST_PNG = 64  # pixels of a side; larger ones are photographs, of which a JPEG is much smaller
+_LARGEST_SIDE = 224
+_QUALITY = 82
+_MOST_FRAMES = 6
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What everything else is made of.
+class Collected:
+    """A report, and what its charts and pictures are drawn of beside it.
 
     Attributes:
-        plan: what was measured.
-        source: the images.
-        room: what the page has room for.
-        samples: places of the images that are shown.
-        points: the numbers of each point.
-        cascades: those of two points each.
-        seen: what was observed at each point.
-        recommended: place of the recommended point.
-        start: place of the point that the page begins with.
+        report: the report.
+        layers: statistics of each MoE layer at `report.start`.
+        samples: a few samples at the settings of the curve of `report.start`; None where it isn't known where patches are.
     """
 
-    plan: Plan
-    source: ImageSource
-    room: Room
-    samples: tuple[int, ...]
-    points: tuple[PointReport, ...]
-    cascades: tuple[PointReport, ...]
-    seen: tuple[Observed, ...]
-    recommended: int | None
-    start: int
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the first bundle."""
-        return self.plan.engines[0].engine.manifest
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the classes."""
-        return self.manifest.class_names or [f"class {index}" for index in range(self.manifest.outputs)]
+    report: Report
+    layers: dict[str, LayerStatistics]
+    samples: Samples | None
 
 
-def collect(arguments: Arguments, command: str, progress: Progress) -> Report:
-    """Measures and counts.
+class Collection:
+    """What everything in a report is made of."""
+
+    def __init__(self, plan: Plan, given: dict[str, Any], progress: Progress) -> None:
+        """Measures.
+
+        Args:
+            plan: what to measure.
+            given: the values of the command's other options.
+            progress: where it shows how far it is.
+
+        Raises:
+            VmoeError: the images don't fit, or a backend failed.
+            KeyboardInterrupt: it was interrupted.
+        """
+        self.plan, self.given, self.progress = plan, given, progress
+        self.first = plan.engines[0]
+        self.manifest: Manifest = self.first.engine.manifest
+        manifest, has_logits = self.manifest, self.manifest.output == "logits"
+        outputs = manifest.outputs if has_logits else None
+        self.source: ImageSource = open_images(given["images"], manifest.class_names, outputs, given["labels"])
+        self.labels = self.source.labels
+        available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
+        self.samples = choose_samples(self.labels, available, plan.samples)
+        experts = manifest.rules.num_experts if manifest.rules else None
+        classes = None if self.labels is None else manifest.outputs
+        observers = [
+            PointObserver(
+                self.samples, has_logits=has_logits, experts=experts if point.loaded is self.first else None, classes=classes
+            )
+            for point in plan.points
+        ]
+        # Cascades calibrate a margin on some batches and test it on the others.
+        self.may_cascade = has_logits and manifest.batch_multiple == 1 and self.labels is not None
+        self.has_halves = all(len(self.source) >= 2 * point.batch_size for point in plan.points)
+        cascades = self.may_cascade and self.has_halves
+        self.measured: Measured = measure(
+            plan.points, self.source, given["duration"], progress, observers, cascades=cascades
+        )
+        if self.measured.interrupt:
+            raise self.measured.interrupt
+        self.seen: list[Observed] = [observer.result() for observer in observers]
+        self.names = manifest.class_names or [f"class {index}" for index in range(manifest.outputs)]
+        self.recommended = _recommended(plan, self.measured.points, given["max_drop"])
+        self.start = _start(plan, self.measured.points, self.recommended)
+
+    def put_together(self, command: str) -> Collected:
+        """The report.
+
+        Args:
+            command: the command line, for the page.
+
+        Raises:
+            VmoeError: a backend failed.
+        """
+        plan, points, manifest = self.plan, self.measured.points, self.manifest
+        layout, seen = TokenLayout.of(manifest), self.seen[self.start]
+        experts = manifest.rules.num_experts if manifest.rules else 0
+        setting = points[self.start].profile or ""
+        pictures = [to_batch(self.source.images[index : index + 1], manifest.input) for index in self.samples]
+        report = Report(
+            command=command,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            max_drop=self.given["max_drop"],
+            machine=describe_machine(plan.engines),
+            images=str(self.given["images"]),
+            labelled=self.labels is not None,
+            bundles=[_bundle(loaded) for loaded in plan.engines],
+            points=points,
+            cascades=self.measured.cascades,
+            same=self._same(),
+            effective=[effective_of(point.profile) for point in plan.points],
+            ratios=plan.ratios,
+            curves=plan.curves,
+            others=plan.others,
+            fall=find_fall(points, plan.curves[0].points, self.given["max_drop"]),
+            recommended=self.recommended,
+            start=self.start,
+            experts=experts,
+            layers=manifest.moe_layers,
+            grid=None if layout is None else (layout.rows, layout.columns),
+            patch_bytes=patch_bytes(experts),
+            samples=[
+                Sample(index, data_address(picture[0]), None if self.labels is None else self.names[self.labels[index]])
+                for index, picture in zip(self.samples, pictures, strict=True)
+            ],
+            settings=[self._setting(index) for index in plan.own],
+            class_map=_class_map(self.start, seen, self.names),
+            interference=self._neighbours(setting),
+            agreements=self._agreements(setting),
+            notes=self._notes(),
+            merged=plan.notes,
+        )
+        return Collected(report, dict(seen.layers), self._frames(pictures[:MOST_SAMPLES]))
+
+    def _same(self) -> list[float | None]:
+        reference = self.seen[self.plan.curves[0].points[-1]].classes
+        return [
+            None if reference is None or one.classes is None else float(np.mean(one.classes == reference))
+            for one in self.seen
+        ]
+
+    def _setting(self, index: int) -> SettingContents:
+        seen, profile, labels = self.seen[index], self.plan.points[index].profile, self.labels
+        assert profile is not None
+        answers: list[tuple[str, float, bool | None]] = []
+        if seen.classes is not None and seen.probabilities is not None:
+            for sample, share in zip(self.samples, seen.probabilities, strict=True):
+                answer = int(seen.classes[sample])
+                correct = None if labels is None else bool(answer == labels[sample])
+                answers.append((self.names[answer], round(float(share), _DIGITS), correct))
+        patches = None
+        if seen.experts is not None:
+            size = patch_bytes(max(len(layer.load) for layer in seen.layers.values()))
+            numbers = np.stack(list(seen.experts.values())) + 1
+            patches = base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
+        return SettingContents(
+            index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches
+        )
+
+    def _frames(self, pictures: Sequence[Array]) -> Samples | None:
+        """The first samples at some settings of the curve that the page begins with, the first and last among them."""
+        curve = next(curve for curve in self.plan.curves if self.start in curve.points)
+        chosen = np.linspace(0, len(curve.points) - 1, min(_MOST_FRAMES, len(curve.points))).round().astype(int)
+        indices = sorted({curve.points[index] for index in chosen} | {self.start}, key=curve.points.index)
+        count, frames = len(pictures), {}
+        for index in indices:
+            seen, profile = self.seen[index], self.plan.points[index].profile
+            if not count or seen.experts is None or profile is None:
+                return None
+            answers = None if seen.classes is None else seen.classes[self.samples[:count]]
+            experts = {name: layer[:count] for name, layer in seen.experts.items()}
+            frames[index] = Frame(profile.name, profile.effective_ratio, answers, experts)
+        labels = None if self.labels is None else self.labels[self.samples[:count]]
+        height, width = self.manifest.model["patch_size"]
+        pixels, rules = shown_pixels(np.concatenate(pictures)), self.manifest.rules
+        assert rules is not None
+        return Samples(pixels, labels, (height, width), rules.num_experts, frames[self.start], tuple(frames.values()))
+
+    def _neighbours(self, setting: str) -> Interference | None:
+        """How far the answers of some images move with their neighbours; None where every image is routed alone, or there
+        are too few images.
+        """
+        engine, multiple = self.first.engine, self.manifest.batch_multiple
+        if multiple == 1 or len(self.source) < 2 * multiple:
+            return None
+        size = call_size(multiple, len(self.source))
+        with self.progress.step("neighbours", _SETS_OF_NEIGHBOURS) as advance:
+            return measure_neighbours(
+                engine, self.source, setting, _SETS_OF_NEIGHBOURS, size, lambda images: advance(1, images)
+            )
+
+    def _agreements(self, setting: str) -> list[BundleAgreement]:
+        """How alike the other bundles of the model are to the first one, on some images."""
+        others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
+        if not others:
+            return []
+        some = ImageSource(self.source.images[: max(_COMPARED_IMAGES, self.manifest.batch_multiple)])
+        with self.progress.step("agreement", len(some)) as advance:
+            engines = [each.engine for each in (self.first, *others)]
+            run = run_images(engines, some, setting, lambda images: advance(images, images))
+        return [BundleAgreement(each.name, setting, one) for each, one in zip(others, run.agreements, strict=True)]
+
+    def _notes(self) -> list[str]:
+        notes, source = [], self.source
+        if self.manifest.output != "logits":
+            notes.append(f"The bundle returns {self.manifest.output}, so there are no answers to compare.")
+        elif self.labels is None:
+            why = f": {source.note}" if source.note else ""
+            notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
+        if self.samples and self.seen[self.start].experts is None:
+            notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
+        if self.plan.samples < min(self.given["samples"], len(source)):
+            notes.append(
+                f"{len(self.samples)} instead of {self.given['samples']} samples are shown, to keep the page small."
+            )
+        if self.may_cascade and not self.has_halves:
+            notes.append("Cascades are left out: their margin is calibrated on some batches and tested on the others.")
+        return notes
+
+
+def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
+    """Indices of images to show, rising: of every class alike as far as there are labels, the first ones first.
 
     Args:
-        arguments: what was asked for.
-        command: the command line, for the page.
-        progress: where it shows how far it is.
+        labels: i64[N] or None.
+        available: how many of the first images may be shown.
+        wanted: how many to show.
 
-    Raises:
-        VmoeError: the images or bundles don't fit, a backend failed, or there are more settings than a page has room for.
-        KeyboardInterrupt: it was interrupted.
+    Example:
+        >>> choose_samples(np.array([3, 3, 1, 3, 1, 2]), 6, 4)
+        [0, 1, 2, 5]
     """
-    with ExitStack() as closing:
-        plan = make_plan(arguments, closing)
-        measured = _measure(arguments, plan, progress)
-        return _put_together(arguments, command, measured, progress)
+    if labels is None:
+        return list(range(min(wanted, available)))
+    seen: dict[int, int] = {}
+    ranks = []
+    for index, label in enumerate(labels[:available].tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        ranks.append((seen[label], index))
+    return sorted(index for _, index in sorted(ranks)[:wanted])
 
 
-def _measure(arguments: Arguments, plan: Plan, progress: Progress) -> _Measured:
-    manifest = plan.engines[0].engine.manifest
-    has_logits = manifest.output == "logits"
-    room = _room(plan, arguments.samples)
-    source = open_images(arguments.images, manifest.class_names, manifest.outputs if has_logits else None, arguments.labels)
-    available = min(images_assessed(point, source) for point in plan.points)
-    samples = choose_samples(source.labels, available, room.samples)
-    experts = manifest.rules.num_experts if manifest.rules else None
-    classes = manifest.outputs if source.labels is not None else None
-    observers = [
-        PointObserver(
-            samples, has_logits=has_logits, experts=experts if point.loaded is plan.engines[0] else None, classes=classes
-        )
-        for point in plan.points
-    ]
-    cascades = _may_take_two_steps(manifest, source) and _has_halves(plan, source)
-    measured = measure(plan.points, source, arguments.duration, progress, observers, cascades=cascades)
-    if measured.interrupted:
-        raise KeyboardInterrupt
-    everything = mark_front([*measured.reports, *measured.cascades])
-    points, two_steps = everything[: len(plan.points)], everything[len(plan.points) :]
-    recommended = _recommended(plan, points, arguments.max_drop)
-    seen = tuple(observer.result() for observer in observers)
-    start = _start(plan, points, recommended)
-    return _Measured(plan, source, room, tuple(samples), tuple(points), tuple(two_steps), seen, recommended, start)
+def data_address(image: Array) -> str:
+    """A `data:` address of an image [H,W,C] as a graph takes it: PNG where it is small, else a JPEG of 224 pixels."""
+    pixels = np.rint(shown_pixels(image[None])[0] * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+    small = max(picture.size) <= _LARGEST_PNG
+    file = io.BytesIO()
+    if not small:
+        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    picture.save(file, "PNG" if small else "JPEG", **({"optimize": True} if small else {"quality": _QUALITY}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _room(plan: Plan, samples: int) -> Room:
-    manifest = plan.engines[0].engine.manifest
-    layout = TokenLayout.of(manifest)
-    patches = 0 if layout is None else layout.rows * layout.columns
-    experts = manifest.rules.num_experts if manifest.rules else 0
-    return room_of(len(plan.points), len(plan.own), len(manifest.moe_layers), experts, patches, samples)
+def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: float) -> Fall | None:
+    """Where accuracy begins to fall; None without labels.
 
-
-def _may_take_two_steps(manifest: Manifest, source: ImageSource) -> bool:
-    return manifest.output == "logits" and manifest.batch_multiple == 1 and source.labels is not None
-
-
-def _has_halves(plan: Plan, source: ImageSource) -> bool:
-    """Whether a margin can be calibrated on some batches and tried on others."""
-    return all(len(source) >= 2 * point.batch_size for point in plan.points)
-
-
-def _put_together(arguments: Arguments, command: str, measured: _Measured, progress: Progress) -> Report:
-    plan, points, manifest, labels = measured.plan, measured.points, measured.manifest, measured.source.labels
-    layout, start = TokenLayout.of(manifest), measured.start
-    followed = most_shown(measured.seen[start], measured.room.classes)
-    setting = points[start].profile or ""
-    return Report(
-        command=command,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        max_drop=arguments.max_drop,
-        machine=describe_machine(plan.engines),
-        images=str(arguments.images),
-        labelled=labels is not None,
-        bundles=tuple(_bundle(loaded) for loaded in plan.engines),
-        points=points,
-        cascades=measured.cascades,
-        same=_same(measured),
-        effective=tuple(None if point.profile is None else point.profile.effective_ratio for point in plan.points),
-        ratios=plan.ratios,
-        curves=plan.curves,
-        others=plan.others,
-        fall=find_fall(points, plan.curves[0].points, arguments.max_drop),
-        recommended=measured.recommended,
-        start=start,
-        experts=manifest.rules.num_experts if manifest.rules else 0,
-        layers=manifest.moe_layers,
-        grid=None if layout is None else (layout.rows, layout.columns),
-        patch_bytes=patch_bytes(manifest.rules.num_experts if manifest.rules else 0),
-        samples=_samples(measured),
-        settings=tuple(_setting(measured, place, followed) for place in plan.own),
-        class_map=class_map(start, measured.seen[start], measured.names, followed),
-        interference=measure_neighbours(plan.engines[0].engine, measured.source, setting, progress),
-        agreements=measure_agreements(plan.engines, measured.source, setting, points[start].batch_size, progress),
-        notes=_notes(measured, arguments.samples),
-        merged=plan.notes,
-    )
-
-
-def _setting(measured: _Measured, place: int, followed: Sequence[int]) -> SettingContents:
-    profile = measured.plan.points[place].profile
-    assert profile is not None
-    labels = measured.source.labels
-    return setting_contents(place, profile, measured.seen[place], measured.samples, measured.names, labels, followed)
-
-
-def _samples(measured: _Measured) -> tuple[Sample, ...]:
-    labels = measured.source.labels
-    pictures = sample_pixels(measured.source, measured.samples, measured.manifest.input)
-    return tuple(
-        Sample(place, data_uri(pixels), None if labels is None else measured.names[labels[place]])
-        for place, pixels in zip(measured.samples, pictures, strict=True)
-    )
-
-
-def _recommended(plan: Plan, points: Sequence[PointReport], max_drop: float) -> int | None:
-    """The place of the recommended point; None without labels."""
-    asked = [place for place, point in enumerate(plan.points) if not point.loaded.compared]
-    if any(points[place].top1 is None for place in asked):
+    Args:
+        points: what was measured.
+        curve: indices of a curve's settings among them, capacity rising.
+        max_drop: accuracy that may be lost against the curve's best, 0 to 1.
+    """
+    known = [(index, top1) for index in curve if (top1 := points[index].top1) is not None]
+    if not known:
         return None
-    chosen = recommend([points[place] for place in asked], Wish(max_drop))
-    return next(place for place in asked if points[place] is chosen)
+    at = max(range(len(known)), key=lambda i: known[i][1])
+    bad = [i for i in range(at) if known[i][1] < known[at][1] - max_drop - ROUNDING]
+    good = bad[-1] + 1 if bad else 0
+    return Fall(known[at][0], known[good][0], known[bad[-1]][0] if bad else None)
 
 
-def _start(plan: Plan, points: Sequence[PointReport], recommended: int | None) -> int:
+def _recommended(plan: Plan, points: Sequence[PointResult], max_drop: float) -> int | None:
+    """The index of the recommended point; None without labels."""
+    own = [index for index, point in enumerate(plan.points) if not point.loaded.compared]
+    if any(points[index].top1 is None for index in own):
+        return None
+    chosen = recommend([points[index] for index in own], max_drop)
+    return next(index for index in own if points[index] is chosen)
+
+
+def _start(plan: Plan, points: Sequence[PointResult], recommended: int | None) -> int:
     """The recommended point, or that of the first bundle at the same setting; else the first curve's largest capacity."""
     wanted = None if recommended is None else points[recommended].profile
-    return next((place for place in plan.own if points[place].profile == wanted), plan.curves[0].points[-1])
+    return next((index for index in plan.own if points[index].profile == wanted), plan.curves[0].points[-1])
 
 
-def _same(measured: _Measured) -> tuple[float | None, ...]:
-    reference = measured.seen[measured.plan.curves[0].points[-1]].answers
-    if reference is None:
-        return (None,) * len(measured.seen)
-    return tuple(
-        None if one.answers is None else float(np.mean(one.answers.classes == reference.classes)) for one in measured.seen
-    )
-
-
-def _bundle(loaded: MeasuredEngine) -> BundleContents:
+def _bundle(loaded: LoadedBundle) -> BundleContents:
     with Bundle.open(loaded.path, verify=False) as bundle:
-        card = make_card(bundle, verified=True)
-    return BundleContents(
-        name=loaded.bundle,
-        precision=loaded.engine.manifest.precision,
-        summary=loaded.engine.manifest.summary,
-        compared=loaded.compared,
-        card=tuple((title, tuple(rows)) for title, rows in card_rows(card)),
+        sections = summary_sections(summarize(bundle, verified=True))
+    manifest = loaded.engine.manifest
+    return BundleContents(loaded.name, manifest.precision, manifest.summary, loaded.compared, sections)
+
+
+def _class_map(point: int, seen: Observed, names: Sequence[str]) -> ClassMap | None:
+    """The mean routing weight by class and expert; None without labels."""
+    layers = [layer for layer in seen.layers.values() if layer.class_weight is not None]
+    if not layers or layers[0].class_images is None:
+        return None
+    images = layers[0].class_images
+    shown = np.flatnonzero(images)
+    weight = [layer.class_weight[shown].round(_DIGITS).tolist() for layer in layers if layer.class_weight is not None]
+    return ClassMap(point, [names[index] for index in shown.tolist()], images[shown].tolist(), weight)
+
+
+def _layer(layer: LayerStatistics) -> LayerContents:
+    def shares(counts: Array) -> list[float | None]:
+        return [_number(count / counts.sum()) if counts.sum() else None for count in counts]
+
+    return LayerContents(
+        load=shares(layer.load),
+        requested=None if layer.requested is None else shares(layer.requested),
+        expert_dropped=None if layer.expert_dropped is None else [_number(share) for share in layer.expert_dropped],
+        pairs_dropped=_number(layer.pairs_dropped),
+        patches_dropped=_number(layer.patches_dropped),
+        load_entropy=_number(layer.load_entropy),
+        gate_entropy=_number(layer.gate_entropy),
+        gates_kept=layer.gates_kept.tolist(),
+        gates_dropped=layer.gates_dropped.tolist(),
     )
 
 
-def _notes(measured: _Measured, samples: int) -> tuple[str, ...]:
-    notes = []
-    if measured.manifest.output != "logits":
-        notes.append(f"The bundle puts out {measured.manifest.output}, so there are no answers to compare.")
-    elif measured.source.labels is None:
-        why = f": {measured.source.note}" if measured.source.note else ""
-        notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
-    if measured.samples and measured.seen[measured.start].patches is None:
-        notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
-    if measured.room.samples < min(samples, len(measured.source)):
-        shown = len(measured.samples)
-        notes.append(f"{shown} of the {samples} sample images that were asked for are shown, so that the page stays small.")
-    if _may_take_two_steps(measured.manifest, measured.source) and not _has_halves(measured.plan, measured.source):
-        notes.append("Two steps are left out, as their margin is calibrated on some batches and tried on others.")
-    return tuple(notes)
+def _number(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(float(value), _DIGITS)

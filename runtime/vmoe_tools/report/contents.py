@@ -1,67 +1,51 @@
-"""What a report says, as plain values: `vmoe-report --json` writes it, and the page and the pictures show it."""
+"""What a report says, as plain values: `vmoe report --json` writes it, and the page and the pictures show it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from vmoe_tools.bench.report import PointReport
+from vmoe_runtime.profiles import Profile
+from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.agreement import Agreement
 from vmoe_tools.inspect.interference import Interference
-from vmoe_tools.report.findings import Fall
 
 
 @dataclass(frozen=True)
-class CurveContents:
+class Curve:
     """Settings of one bundle that differ in the capacity ratio alone.
 
     Attributes:
         bundle: name of the bundle.
-        kind: "bpr", "vanilla", "pool" or "choice".
+        kind: such as "bpr", "vanilla" or "pool"; "choice" where experts choose.
         title: the same for people.
-        points: their places among the report's points, capacity rising.
-        steps: place of each one's capacity ratio among the report's ratios; None where it isn't one of them.
+        points: indices of its settings among the report's points, capacity rising.
     """
 
     bundle: str
     kind: str
     title: str
     points: tuple[int, ...]
-    steps: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class BundleContents:
-    """A bundle.
-
-    Attributes:
-        name: of its folder.
-        precision: of its large products.
-        summary: the model in a few words.
-        compared: it is another model than the first one.
-        card: sections of rows, each a name and a text.
+    """A bundle: its name, the precision of its large products, the model in a few words, whether it is another model than
+    the first one, and sections of rows, each a name and a text.
     """
 
     name: str
     precision: str
     summary: str
     compared: bool
-    card: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    sections: list[tuple[str, list[tuple[str, str]]]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample image.
+    """A sample image: its index among all images, a `data:` address, and its label, None where that isn't known."""
 
-    Attributes:
-        place: among all images.
-        picture: a `data:` address.
-        label: what it shows, None where that isn't known.
-    """
-
-    place: int
+    index: int
     picture: str
     label: str | None
 
@@ -72,25 +56,25 @@ class LayerContents:
 
     Attributes:
         load: share of all kept pairs that each expert has.
-        asked: the same of all pairs that asked for it.
-        expert_dropped: share of the pairs that asked for an expert and were dropped.
+        requested: the same of all pairs that chose it.
+        expert_dropped: share of the pairs that chose an expert and were dropped.
         pairs_dropped: share of all pairs that were dropped.
         patches_dropped: share of the patches that no expert processed.
-        load_entropy: 0 to 1, 1 where all experts have equally much.
+        load_entropy: 0 to 1, 1 where all experts have the same load.
         gate_entropy: mean entropy of a token's gates, 0 to 1; None where only some gates are known.
         gates_kept, gates_dropped: how many pairs were kept and dropped by gate, in bins of equal width from 0 to 1, the last
             of which has the gates of 1, too.
     """
 
-    load: tuple[float | None, ...]
-    asked: tuple[float | None, ...] | None
-    expert_dropped: tuple[float | None, ...] | None
+    load: list[float | None]
+    requested: list[float | None] | None
+    expert_dropped: list[float | None] | None
     pairs_dropped: float | None
     patches_dropped: float | None
     load_entropy: float | None
     gate_entropy: float | None
-    gates_kept: tuple[int, ...]
-    gates_dropped: tuple[int, ...]
+    gates_kept: list[int]
+    gates_dropped: list[int]
 
 
 @dataclass(frozen=True)
@@ -98,23 +82,20 @@ class SettingContents:
     """What the first bundle does at one setting, in detail.
 
     Attributes:
-        point: place among the report's points.
-        places: per expert and group, in the first MoE layer.
+        point: index among the report's points.
+        slots: per expert and group, in the first MoE layer.
         layers: of each MoE layer.
-        answers: of each sample the class that was answered, its probability, and whether it is right (None without
-            labels); empty where the bundle puts out no logits.
+        answers: of each sample the predicted class, its probability, and whether it is correct (None without labels); empty
+            where the bundle returns no logits.
         patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
             first: 0 for a patch that was dropped, else 1 + its expert; None where it isn't known which tokens are patches.
-        classes: base64 of unsigned integers of two bytes [layers, followed classes, E], the lowest byte first: the mean
-            routing weights of `ClassMap.followed` in ten thousandths; None without labels.
     """
 
     point: int
-    places: int
-    layers: tuple[LayerContents, ...]
-    answers: tuple[tuple[str, float, bool | None], ...]
+    slots: int
+    layers: list[LayerContents]
+    answers: list[tuple[str, float, bool | None]]
     patches: str | None
-    classes: str | None
 
 
 @dataclass(frozen=True)
@@ -122,19 +103,16 @@ class ClassMap:
     """Mean routing weight by class and expert: gates of kept pairs per token of the images of a class.
 
     Attributes:
-        point: place of the setting that `weight` is of among the report's points.
+        point: index of the setting among the report's points.
         classes: names of the classes that any image shows.
         images: of each of them.
         weight: [layers][classes][E].
-        followed: places in `classes`, rising, of those that `SettingContents.classes` tells of at every setting: all of
-            them, or as many of those with most images as the page has room for.
     """
 
     point: int
-    classes: tuple[str, ...]
-    images: tuple[int, ...]
-    weight: tuple[tuple[tuple[float, ...], ...], ...]
-    followed: tuple[int, ...]
+    classes: list[str]
+    images: list[int]
+    weight: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -147,6 +125,21 @@ class BundleAgreement:
 
 
 @dataclass(frozen=True)
+class Fall:
+    """Where accuracy begins to fall along a curve.
+
+    Attributes:
+        best: index of the most accurate setting among the points, of equal ones the one of lowest capacity.
+        last_good: index of the lowest capacity from which on, up to the best, every setting is accurate enough.
+        first_bad: that of the next lower capacity; None where even the lowest is accurate enough.
+    """
+
+    best: int
+    last_good: int
+    first_bad: int | None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything. What a model or the images don't have is None or empty, and `notes` says why.
 
@@ -154,33 +147,32 @@ class Report:
         command: what made it.
         made: when, in UTC.
         max_drop: accuracy that a recommended setting may lose, 0 to 1.
-        machine: see `vmoe_tools.bench.machine.describe_machine`.
-        images: what --images said.
+        machine: see `vmoe_tools.machine.describe_machine`.
+        images: the npz file or folder.
         labelled: whether accuracy is known.
         bundles: the first one is shown in detail.
-        points: of vmoe-bench, the Pareto front among them and the cascades together.
-        cascades: of vmoe-bench, two settings of a bundle each, their accuracy on images that the margin was not calibrated
-            on. Empty without labels, logits or FLOPs, where images share a group, where there is but one batch of images,
-            or where no setting is cheaper than the most accurate one.
+        points: as in `vmoe bench`, the Pareto front marked among them and the cascades together.
+        cascades: as in `vmoe bench`, two settings of a bundle each. Empty without labels, logits or FLOPs, where images
+            share a group, where there is but one batch of images, or where no setting is cheaper than the most accurate one.
         same: for each point the share of images that get the answer of the first curve's largest capacity.
-        effective: for each point the capacity ratio that its whole places come to; None for what has no capacity.
-        ratios: capacity ratios of the slider, as they were asked for.
+        effective: for each point the capacity ratio of its whole slots; None for what has no capacity.
+        ratios: capacity ratios of the slider, as requested.
         curves: those of the first bundle come first.
-        others: places of the points that are on no curve, such as those of a dense ViT.
+        others: indices of the points that are on no curve, such as those of a dense ViT.
         fall: along the first curve.
-        recommended: place of the recommended setting among the points.
-        start: place of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
+        recommended: index of the recommended setting among the points.
+        start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
         experts: E.
         layers: names of the MoE layers.
         grid: rows and columns of patches.
         patch_bytes: of each number in `SettingContents.patches`.
         samples: the images that are shown.
         settings: of the curves of the first bundle.
-        class_map: None without labels.
+        class_map: at `start`; None without labels.
         interference: at `start`; None where every image is routed alone, or there are too few images.
         agreements: of the other bundles of the same model with the first one, at `start`.
         notes: sentences about what is left out.
-        merged: sentences about ratios that round to the same places as another one.
+        merged: sentences about ratios that round to the same slots as another one.
     """
 
     command: str
@@ -189,14 +181,14 @@ class Report:
     machine: dict[str, Any]
     images: str
     labelled: bool
-    bundles: tuple[BundleContents, ...]
-    points: tuple[PointReport, ...]
-    cascades: tuple[PointReport, ...]
-    same: tuple[float | None, ...]
-    effective: tuple[float | None, ...]
-    ratios: tuple[float, ...]
-    curves: tuple[CurveContents, ...]
-    others: tuple[int, ...]
+    bundles: list[BundleContents]
+    points: list[PointResult]
+    cascades: list[PointResult]
+    same: list[float | None]
+    effective: list[float | None]
+    ratios: list[float]
+    curves: list[Curve]
+    others: list[int]
     fall: Fall | None
     recommended: int | None
     start: int
@@ -204,23 +196,20 @@ class Report:
     layers: tuple[str, ...]
     grid: tuple[int, int] | None
     patch_bytes: int
-    samples: tuple[Sample, ...]
-    settings: tuple[SettingContents, ...]
+    samples: list[Sample]
+    settings: list[SettingContents]
     class_map: ClassMap | None
     interference: Interference | None
-    agreements: tuple[BundleAgreement, ...]
-    notes: tuple[str, ...]
-    merged: tuple[str, ...]
+    agreements: list[BundleAgreement]
+    notes: list[str]
+    merged: list[str]
 
-    def to_json(self) -> dict[str, Any]:
-        """An object for each class, a key for each attribute; None and what is no finite number are null, a tuple a list."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
-        return plain
+    @property
+    def own_curves(self) -> list[Curve]:
+        """Those of the first bundle."""
+        return [curve for curve in self.curves if curve.bundle == self.bundles[0].name]
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def effective_of(profile: Profile | None) -> float | None:
+    """The capacity ratio of whole slots; None for what has no capacity."""
+    return None if profile is None else profile.effective_ratio

@@ -19,44 +19,33 @@ _IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers to N images.
-
-    Attributes:
-        classes: i64[N], of the largest logit.
-        probabilities: f64[samples], of the class that was answered.
-    """
-
-    classes: Array
-    probabilities: Array
-
-
-@dataclass(frozen=True)
 class Observed:
     """What is known of one setting.
 
     Attributes:
-        answers: None where the bundle puts out no logits.
-        layers: statistics of each MoE layer over all images; empty where they weren't asked for.
-        patches: i64[layers,samples,rows,columns], the expert of each patch of the samples, -1 where it was dropped; None
-            where they weren't asked for, or the manifest doesn't say which tokens are patches.
+        classes: i64[N], of the largest logit; None where the bundle returns no logits.
+        probabilities: f64[samples], of these classes; None as above.
+        layers: statistics of each MoE layer over all images; empty where they weren't requested.
+        experts: of each layer i64[samples,rows,columns], the expert of each patch of the samples, -1 where it was dropped;
+            None where they weren't requested, or the manifest doesn't say which tokens are patches.
     """
 
-    answers: Answers | None
+    classes: Array | None
+    probabilities: Array | None
     layers: Mapping[str, LayerStatistics]
-    patches: Array | None
+    experts: Mapping[str, Array] | None
 
 
 class PointObserver:
-    """Is shown every batch of a setting; see `vmoe_tools.bench.quality.Observe`."""
+    """Takes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self, samples: Sequence[int], *, has_logits: bool, experts: int | None, classes: int | None) -> None:
         """Starts at the first image.
 
         Args:
-            samples: places of the sample images among all images, rising.
+            samples: indices of the sample images among all images, rising.
             has_logits: whether there are logits [N,classes].
-            experts: of each MoE layer; None where routing isn't asked for.
+            experts: of each MoE layer; None where routing isn't requested.
             classes: of the labels; None where there are none.
         """
         self._samples = np.array(samples, np.int64)
@@ -64,30 +53,33 @@ class PointObserver:
         self._statistics = None if experts is None else RoutingStatistics(experts, classes)
         self._seen = 0
         self._answers: list[tuple[Array, Array]] = []
-        self._patches: list[Array] = []
+        self._experts: list[dict[str, Array]] = []
         self._waiting: list[tuple[Mapping[str, Routing], Array | None, int]] = []
 
     def __call__(self, logits: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-        """Takes what a batch came to."""
+        """Takes the results of a batch."""
         here = self._samples[(self._samples >= self._seen) & (self._samples < self._seen + len(logits))] - self._seen
         if self._has_logits:
             self._answers.append((logits.argmax(axis=1), softmax(logits[here]).max(axis=1)))
         if self._statistics is not None:
             if len(here) and all(layer.layout is not None for layer in routing.values()):
-                experts = [layer_patches(layer).expert[here] for layer in routing.values()]
-                self._patches.append(np.stack(experts))
+                self._experts.append({name: layer_patches(layer).expert[here] for name, layer in routing.items()})
             self._waiting.append((routing, labels, len(logits)))
             if sum(images for _, _, images in self._waiting) >= _IMAGES_AT_ONCE:
                 self._count()
         self._seen += len(logits)
 
     def result(self) -> Observed:
-        """What was seen."""
+        """What was observed."""
         self._count()
+        classes, probabilities = zip(*self._answers, strict=True) if self._answers else (None, None)
         return Observed(
-            Answers(*(np.concatenate(parts) for parts in zip(*self._answers, strict=True))) if self._answers else None,
+            None if classes is None else np.concatenate(classes),
+            None if probabilities is None else np.concatenate(probabilities),
             {} if self._statistics is None else self._statistics.layers(),
-            np.concatenate(self._patches, axis=1) if self._patches else None,
+            {name: np.concatenate([part[name] for part in self._experts]) for name in self._experts[0]}
+            if self._experts
+            else None,
         )
 
     def _count(self) -> None:

@@ -1,142 +1,203 @@
-"""The page: one HTML file that has everything in it and loads nothing."""
+"""The page: one HTML file that has everything in it and loads nothing, and the PNG pictures beside it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_runtime import __version__
-from vmoe_tools.bench.report import PointReport
-from vmoe_tools.inspect.expert_colours import expert_colours
+from vmoe_tools.bench.result import PointResult
+from vmoe_tools.charts import (
+    ACCURACY,
+    CAPACITY,
+    COMPUTE,
+    KEPT_PAIRS,
+    TIME,
+    Scale,
+    chart_classes,
+    chart_gates,
+    chart_loads,
+    data_address,
+    line_chart,
+    overview,
+)
+from vmoe_tools.patch_pictures import expert_colours, picture_capacities
 from vmoe_tools.report import words
-from vmoe_tools.report.charts import HEIGHT, WIDTH, drawing
-from vmoe_tools.report.colours import heat_colour, text_on
-from vmoe_tools.report.contents import ClassMap, CurveContents, Report, SettingContents
-from vmoe_tools.report.figures import charts_of, keys_of
+from vmoe_tools.report.collect import Collected
+from vmoe_tools.report.contents import Report, SettingContents
+from vmoe_tools.terminal import number_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_ROWS = 40  # of a class map that is a table; a larger one is a picture
-_MOST_NUMBERS = 16  # of experts below it
-_HEATS = 100
+_COLUMNS = ("accuracy", "images/s", "p50 ms", "p90 ms", "p99 ms", "MFLOP", "Pareto front")
+_SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
-def render_page(report: Report) -> str:
+@dataclass(frozen=True)
+class Picture:
+    """A chart in the page: its title, a caption, a `data:` address, an alternative text, and whether it is wide."""
+
+    title: str
+    caption: str
+    address: str
+    text: str
+    wide: bool = False
+
+
+def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> str:
     """The HTML of a report. Whatever a bundle or a path says is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": words.percent}
-    drawings = [drawing(chart) for chart in charts_of(report)]
-    data = page_data(report)
+    report = collected.report
     html = environment.get_template("page.html.j2").render(
         report=report,
         words=words,
         version=__version__,
-        style=_own("page.css"),
-        script=_own("page.js"),
-        data=data,
-        drawings=[placed for placed in drawings if placed is not None],
-        keys=keys_of(report),
-        width=WIDTH,
-        height=HEIGHT,
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        data=_data(report),
+        curves=list(_curve_charts(report)),
+        experts=list(_expert_charts(collected, class_names)),
         start=report.points[report.start],
-        own_curves=_own_curves(report),
-        rows=_rows(report),
-        numbered=range(0, report.experts, math.ceil(report.experts / _MOST_NUMBERS)),
-        is_table=data["classMap"] is not None and len(data["classMap"]["classes"]) <= _MOST_ROWS,
+        setting_heads=["setting", "bundle", "effective ratio", "same answers", *_COLUMNS, "kept pairs"],
+        setting_rows=[
+            [
+                point.profile or point.bundle,
+                point.bundle,
+                number_text(effective, ".3g"),
+                words.percent(same, 2),
+                *_cells(point),
+                words.percent(point.kept_pairs, 2),
+            ]
+            for point, effective, same in zip(report.points, report.effective, report.same, strict=True)
+        ],
+        cascade_heads=["first", "then", "bundle", "margin", "escalated", *_COLUMNS],
+        cascade_rows=[
+            [
+                pair.profile,
+                pair.then,
+                pair.bundle,
+                "all" if (pair.margin or 0) > 1 else number_text(pair.margin, ".4f"),
+                words.percent(pair.escalated, 2),
+                *_cells(pair),
+            ]
+            for pair in report.cascades
+        ],
     )
     # Names may hold halves of characters, which no encoding has.
     return html.encode("utf-8", "backslashreplace").decode()
 
 
-def page_data(report: Report) -> dict[str, Any]:
-    """What the page's script shows: the settings of the first bundle by curve and step."""
+def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
+    """The pictures beside the page: "accuracy", and as far as the model and the images allow "patches" and "experts"."""
+    report, layers = collected.report, collected.layers
+    figures = {"accuracy": overview([*report.points, *report.cascades])}
+    if collected.samples is not None and report.layers:
+        figures["patches"] = picture_capacities(collected.samples, report.layers[0], class_names)
+    if report.class_map is not None:
+        figures["experts"] = chart_classes(layers, class_names)
+    elif layers:
+        figures["experts"] = chart_loads(layers)
+    return figures
+
+
+def _cells(point: PointResult) -> list[str]:
+    """The cells of `_COLUMNS`."""
+    times = (number_text(ms, ".3g") for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
+    speed, flops = number_text(point.images_per_second, ",.1f"), number_text(point.mega_flops, ".2f")
+    return [words.percent(point.top1, 2), speed, *times, flops, "yes" if point.pareto else ""]
+
+
+def _curve_charts(report: Report) -> Iterator[Picture]:
+    better = "Up and to the left is better. " + (
+        "Cascades that no other one beats are on dashed lines. " * bool(report.cascades)
+    )
+    points, quality, caption = report.points, ACCURACY, "Share of correct answers."
+    if report.labelled:
+        better += "A star marks the Pareto front: nothing else is as fast and as accurate."
+    elif any(share is not None for share in report.same):
+        # The same answers stand for accuracy where there are no labels.
+        points = [replace(point, top1=same) for point, same in zip(points, report.same, strict=True)]
+        quality = replace(ACCURACY, label="same answers")
+        reference = points[report.curves[0].points[-1]].profile
+        caption = f"Share of the images that get the answer of {reference}, as there are no labels."
+    else:
+        quality, caption = KEPT_PAIRS, "Share of the pairs that got a slot, as there are no answers to compare."
+    title = {"top-1": "Accuracy"}.get(quality.label, quality.label.capitalize())
+    charts = [
+        (f"{title} over capacity", caption, CAPACITY, quality),
+        (f"{title} over time", better, TIME, quality),
+        (f"{title} over compute", better, COMPUTE, quality),
+        ("Speed over capacity", "Batch size over the median time of a call; all settings took turns.", CAPACITY, _SPEED),
+        ("Kept pairs over capacity", "Share of the (token, choice) pairs that got a slot.", CAPACITY, KEPT_PAIRS),
+        ("Compute over capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
+    ]
+    everything = [*points, *report.cascades]
+    for name, text, across, up in charts:
+        first = [points[index] for index in report.curves[0].points]
+        values = [(point, value) for point in first if (value := up.value(point)) is not None and across.value(point)]
+        if values:
+            yield Picture(name, text, data_address(line_chart(everything, across, up)), words.trend(report, values, name))
+
+
+def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) -> Iterator[Picture]:
+    report, layers = collected.report, collected.layers
+    if not layers:
+        return
+    setting = report.points[report.start].profile
+    charts = [
+        ("Load of each expert", "An expert that more tokens choose than it has slots drops the rest.", chart_loads(layers)),
+        ("Gates in each MoE layer", "How many of all pairs of a layer have which gate.", chart_gates(layers)),
+    ]
+    if report.class_map is not None:
+        caption = "Mean routing weight: gates of kept pairs per token of the images of a class."
+        charts.append(("Which classes go to which expert", caption, chart_classes(layers, class_names)))
+    for title, caption, figure in charts:
+        yield Picture(title, caption, data_address(figure), f"{title} at {setting}, in {len(layers)} MoE layers", wide=True)
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the page's script shows: the settings of the first bundle by curve."""
     settings = {setting.point: setting for setting in report.settings}
-    curves = {}
-    for curve in _own_curves(report):
-        curves[curve.kind] = [
-            {
-                "step": step,
-                **_numbers(report.points[place]),
-                "real": words.real_ratio(report.points[place].capacity_ratio, report.effective[place]),
-                "same": report.same[place],
-                **_plain(settings[place]),
-            }
-            for place, step in zip(curve.points, curve.steps, strict=True)
-        ]
-    start = next(curve for curve in _own_curves(report) if report.start in curve.points)
+    start = next(index for index, curve in enumerate(report.own_curves) if report.start in curve.points)
+    ratio = report.points[report.start].capacity_ratio
     return {
         "ratios": report.ratios,
-        "curves": curves,
-        "titles": {curve.kind: curve.title for curve in _own_curves(report)},
-        "kind": start.kind,
-        "step": start.steps[start.points.index(report.start)],
+        "curves": [[_setting(report, settings[index]) for index in curve.points] for curve in report.own_curves],
+        "curve": start,
+        "step": report.ratios.index(ratio or 0.0),
         "layers": report.layers,
-        "experts": report.experts,
         "colours": expert_colours(report.experts),
         "grid": report.grid,
         "patchBytes": report.patch_bytes,
-        "knowsEntropy": any(layer.gate_entropy is not None for setting in report.settings for layer in setting.layers),
-        "labels": [sample.label for sample in report.samples],
-        "classMap": _class_map(report.class_map),
-        "heats": [(colour, text_on(colour)) for heat in range(_HEATS + 1) for colour in [heat_colour(heat / _HEATS)]],
+        "samples": len(report.samples),
     }
 
 
-def _class_map(found: ClassMap | None) -> dict[str, Any] | None:
-    """The classes that the settings tell of; None without any."""
-    if found is None or not found.followed:
-        return None
-    return {
-        "classes": [found.classes[place] for place in found.followed],
-        "images": [found.images[place] for place in found.followed],
-    }
-
-
-def _rows(report: Report) -> list[tuple[PointReport, float | None, float | None]]:
-    return list(zip(report.points, report.effective, report.same, strict=True))
-
-
-def _own_curves(report: Report) -> list[CurveContents]:
-    return [curve for curve in report.curves if curve.bundle == report.bundles[0].name]
-
-
-def _numbers(point: PointReport) -> dict[str, Any]:
+def _setting(report: Report, setting: SettingContents) -> dict[str, Any]:
+    point = report.points[setting.point]
     return {
         "profile": point.profile,
+        "ratio": point.capacity_ratio,
+        "effective": words.effective_ratio(point.capacity_ratio, report.effective[setting.point]),
+        "slots": setting.slots,
         "top1": point.top1,
+        "same": report.same[setting.point],
         "speed": point.images_per_second,
         "kept": point.kept_pairs,
         "flops": point.flops_per_image,
-    }
-
-
-def _plain(setting: SettingContents) -> dict[str, Any]:
-    layers = [
-        {
-            "load": layer.load,
-            "dropped": layer.expert_dropped,
-            "pairs": layer.pairs_dropped,
-            "patches": layer.patches_dropped,
-            "even": layer.load_entropy,
-            "entropy": layer.gate_entropy,
-            "gates": [layer.gates_kept, layer.gates_dropped],
-        }
-        for layer in setting.layers
-    ]
-    return {
-        "places": setting.places,
-        "layers": layers,
+        "layers": [
+            [layer.pairs_dropped, layer.patches_dropped, layer.load_entropy, layer.gate_entropy] for layer in setting.layers
+        ],
         "answers": setting.answers,
         "patches": setting.patches,
-        "classes": setting.classes,
     }
-
-
-def _own(name: str) -> Markup:
-    """A file of ours that stands in the page as it is."""
-    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))

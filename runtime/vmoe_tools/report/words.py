@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from vmoe_tools.bench.report import PointReport
-from vmoe_tools.command_line import printable
-from vmoe_tools.report.contents import ClassMap, Report
-from vmoe_tools.report.findings import ROUNDING
+from vmoe_tools.bench.result import ROUNDING, PointResult
+from vmoe_tools.program import printable
+from vmoe_tools.report.contents import Report
 
-_MUCH = 0.05  # of a capacity ratio: whole places that come to more or less than that are told of
+_MUCH = 0.05  # of a capacity ratio: whole slots that amount to more or less than that are mentioned
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -23,7 +22,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points_of(share: float) -> str:
-    """A difference of shares in points of a hundred.
+    """A difference of shares in percentage points.
 
     Example:
         >>> [points_of(share).replace("\u00a0", " ") for share in (0.01, 0.0216)]
@@ -33,102 +32,100 @@ def points_of(share: float) -> str:
     return f"{text}\u00a0point{'' if text == '1' else 's'}"
 
 
-def real_ratio(asked: float | None, effective: float | None) -> str | None:
-    """The capacity ratio that whole places come to, where that is more than 5 % off what was asked for; else None.
+def effective_ratio(requested: float | None, effective: float | None) -> str | None:
+    """The capacity ratio of whole slots, where that is more than 5 % off the requested one; else None.
 
     Example:
-        >>> real_ratio(0.1, 1.28), real_ratio(1.05, 1.06), real_ratio(None, None)
+        >>> effective_ratio(0.1, 1.28), effective_ratio(1.05, 1.06), effective_ratio(None, None)
         ('1.28', None, None)
     """
-    if asked is None or effective is None or abs(effective - asked) <= _MUCH * asked:
+    if requested is None or effective is None or abs(effective - requested) <= _MUCH * requested:
         return None
     return f"{effective:.3g}"
 
 
-def lead(report: Report) -> list[str]:
-    """The answer to which capacity to deploy, in a few sentences."""
+def opening(report: Report) -> list[str]:
+    """Where accuracy begins to fall, in a few sentences."""
     bundle, first = report.bundles[0], report.curves[0]
-    count = f"{report.points[first.points[0]].images:,}"
     article = "an" if bundle.summary[:1] in "AEIO" else "a"
     sentences = [f"{bundle.name} is {article} {bundle.summary}."]
-    fall = report.fall
+    count, fall = f"{report.points[first.points[0]].images:,}", report.fall
     if fall is None:
-        return [*sentences, *_without_labels(report, count)]
+        last = first.points[-1]
+        if report.same[last] is None:
+            return [*sentences, f"The curves show {count} images."]
+        reference = report.points[last].profile
+        text = f"The {count} images have no labels, so the curves show how often a setting gives the answer of {reference}"
+        return [*sentences, f"{text}, and no setting is recommended."]
     best = report.points[fall.best]
     lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
-    most = f"On {count} images it is right on {percent(best.top1)} at most with {first.title}"
+    most = f"On {count} images its best accuracy with {first.title} is {percent(best.top1)}"
     sentences.append(f"{most}, at capacity ratio {_ratio(report, fall.best)}.")
-    within = f"{points_of(report.max_drop)} of that"
+    within = f"Accuracy stays within {points_of(report.max_drop)} of that"
     if fall.first_bad is None:
-        sentences.append(f"Accuracy stays within {within} down to the lowest ratio that was measured, {lowest}.")
-    else:
-        bad = report.points[fall.first_bad]
-        lost = points_of((best.top1 or 0.0) - (bad.top1 or 0.0))
-        sentences.append(
-            f"Accuracy stays within {within} down to ratio {lowest} and begins to fall below it: "
-            f"at {_ratio(report, fall.first_bad)} it is {lost} lower."
-        )
-    return sentences
+        return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
+    lost = points_of((best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0))
+    bad = _ratio(report, fall.first_bad)
+    return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
 
-def headline(report: Report) -> str | None:
-    """The name of the recommended setting; None where there is none."""
-    if report.recommended is None:
-        return None
-    return f"Recommended: {report.points[report.recommended].profile}{bundle_of(report, report.recommended)}."
-
-
-def bundle_of(report: Report, place: int) -> str:
-    """In which bundle a point is, where several precisions are shown; else nothing."""
-    return f" in {report.points[place].bundle}" if len(_own(report)) > 1 else ""
-
-
-def recommendation(report: Report) -> str | None:
-    """Which setting to take, and what it costs; None where there is none."""
+def recommended(report: Report) -> str | None:
+    """The name of the recommended setting, and its bundle where several precisions are shown; None where there is none."""
     if report.recommended is None:
         return None
     point = report.points[report.recommended]
-    asked = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
-    best = max(asked, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
-    parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: right on {percent(point.top1)}"]
-    if best.profile != point.profile or best.bundle != point.bundle:
+    return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
+
+
+def recommendation(report: Report) -> str | None:
+    """What the recommended setting costs; None where there is none."""
+    if report.recommended is None:
+        return None
+    point = report.points[report.recommended]
+    measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
+    best = max(measured, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
+    parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: {percent(point.top1)} accuracy"]
+    if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
         parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
         if point.images_per_second and best.images_per_second:
             parts.append(f"{point.images_per_second / best.images_per_second:.2f} times its speed")
         if point.flops_per_image and best.flops_per_image:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
-    real = real_ratio(point.capacity_ratio, report.effective[report.recommended])
-    return ", ".join(parts) + "." + ("" if real is None else f" Its places come to a capacity ratio of {real}.")
+    effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
+    return ", ".join(parts) + "." + ("" if effective is None else f" Its effective capacity ratio is {effective}.")
 
 
-def whole_places(report: Report) -> str | None:
-    """That charts have the ratios that were asked for, where whole places come to others; None where they don't."""
-    asked = {place: report.points[place].capacity_ratio or 0.0 for curve in report.curves for place in curve.points}
-    real = {place: real_ratio(ratio, report.effective[place]) for place, ratio in asked.items()}
-    off = {place: abs(math.log((report.effective[place] or ratio) / ratio)) for place, ratio in asked.items() if real[place]}
-    if not off:
-        return None
-    example = max(off, key=lambda place: off[place])
-    return (
-        "Capacity ratios are drawn as they were asked for. Places are whole, so they may come to another ratio: "
-        f"those of {report.points[example].profile} come to {real[example]}."
-    )
-
-
-def luck(report: Report) -> str | None:
-    """How far an accuracy is known; None without labels."""
+def standard_error(report: Report) -> str | None:
+    """That of the best accuracy; None without labels."""
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
     best = max(known, key=lambda point: point.top1 or 0.0)
     share = best.top1 or 0.0
     error = math.sqrt(share * (1 - share) / best.images) * 100
-    return f"An accuracy of {percent(share)} on {best.images:,} images is known to about {error:.1f} points, give or take."
+    return f"The standard error of an accuracy of {percent(share)} on {best.images:,} images is {error:.1f}\u00a0points."
 
 
-def two_steps(report: Report) -> str | None:
-    """What the fastest two steps cost and give of those that lose as little as a recommended setting may; None without."""
+def whole_slots(report: Report) -> str | None:
+    """That charts have the requested ratios, where those of whole slots differ; None where they don't."""
+    requested = {index: report.points[index].capacity_ratio or 1.0 for curve in report.curves for index in curve.points}
+    off = {
+        index: abs(math.log((report.effective[index] or ratio) / ratio))
+        for index, ratio in requested.items()
+        if effective_ratio(ratio, report.effective[index])
+    }
+    if not off:
+        return None
+    example = max(off, key=lambda index: off[index])
+    return (
+        "Charts have the requested capacity ratios. The number of slots is rounded to an integer, so the effective ratio "
+        f"may differ: that of {report.points[example].profile} is {report.effective[example]:.3g}."
+    )
+
+
+def cascade(report: Report) -> str | None:
+    """The fastest cascade of those that lose as little as a recommended setting may; None without one."""
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
     fitting = [one for one in report.cascades if one.bundle == report.bundles[0].name and (one.top1 or 0.0) >= least]
@@ -139,19 +136,11 @@ def two_steps(report: Report) -> str | None:
     speed = (found.images_per_second or 0.0) / (alone.images_per_second or 1.0)
     flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
     return (
-        f"The fastest two steps that lose at most {points_of(report.max_drop)}: all images at {found.profile}, and the "
-        f"{percent(found.escalated)} that it is least sure of again at {found.then}. That is right on "
-        f"{percent(found.top1)}, where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
-        "its FLOPs. How sure is sure enough was calibrated on every other batch and tried on those between."
+        f"The fastest cascade that loses at most {points_of(report.max_drop)} runs all images at {found.profile}, and the "
+        f"{percent(found.escalated)} that it is least sure of again at {found.then}: {percent(found.top1)} accuracy, where "
+        f"{found.then} alone has {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of its FLOPs."
+        " The margin of confidence was calibrated on every other batch and tested on the others."
     )
-
-
-def followed_classes(found: ClassMap) -> str | None:
-    """Which classes are shown; None where all are."""
-    all_classes, shown = len(found.classes), len(found.followed)
-    if shown == all_classes:
-        return None
-    return f"Of {all_classes:,} classes the {shown:,} with most images are shown, so that the page stays small."
 
 
 def neighbours(report: Report) -> str:
@@ -159,10 +148,10 @@ def neighbours(report: Report) -> str:
     found = report.interference
     if found is None:
         return "Every image is routed alone here, so its answer doesn't depend on the others of its batch."
-    changed = "" if found.top1_changed is None else f"; {percent(found.top1_changed)} of the answers name another class then"
+    changed = "" if found.top1_changed is None else f"; {percent(found.top1_changed)} of the answers change their class"
     return (
-        f"Images compete for places here: among other neighbours ({found.sets} sets for each of {found.images} images, "
-        f"{found.images_per_call} a call) an output moves by {found.mean_difference:.2g} on average and by "
+        f"Images compete for slots here: with other images in its batch ({found.sets} sets for each of {found.images} "
+        f"images, {found.images_per_call} per call) an output moves by {found.mean_difference:.2g} on average and by "
         f"{found.max_difference:.2g} at most{changed}."
     )
 
@@ -172,58 +161,45 @@ def agreement(report: Report) -> list[str]:
     sentences = []
     for one in report.agreements:
         found = one.agreement
-        same = (
-            "" if found.same_top1 is None else f"the same class for {percent(found.same_top1)} of {found.images:,} images; "
-        )
-        routed = min(found.same_experts.values(), default=None)
-        alike = (
-            ""
-            if routed is None
-            else f"{percent(routed)} of the tokens go to the same experts in the layer that differs most; "
-        )
-        sentences.append(
-            f"{one.bundle} against {report.bundles[0].name} at {one.setting}: {same}{alike}"
-            f"outputs differ by {found.mean_difference:.2g} on average, {found.max_difference:.2g} at most."
-        )
+        parts = [f"outputs differ by {found.mean_difference:.2g} on average, {found.max_difference:.2g} at most"]
+        if found.same_experts:
+            routed = percent(min(found.same_experts.values()))
+            parts.insert(0, f"{routed} of the tokens go to the same experts in the layer that differs most")
+        if found.same_top1 is not None:
+            parts.insert(0, f"the same class for {percent(found.same_top1)} of {found.images:,} images")
+        sentences.append(f"{one.bundle} against {report.bundles[0].name} at {one.setting}: {'; '.join(parts)}.")
     return sentences
 
 
 def machine_rows(report: Report) -> list[tuple[str, str]]:
     """What the numbers were measured on."""
-    machine = report.machine
-    backends = "; ".join(machine["backends"].values())
+    machine, point = report.machine, report.points[0]
+    threads = "the runtime's own choice" if point.threads is None else str(point.threads)
     return [
         ("command", report.command),
         ("made", report.made),
         ("images", printable(report.images)),
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['os']}"),
-        ("runtime", backends),
-        ("threads", _threads(report.points[0])),
+        ("runtime", "; ".join(machine["backends"].values())),
+        ("threads", f"{threads}; {point.batch_size} images per call"),
         ("versions", f"vmoe-export {machine['vmoe_runtime']}, Python {machine['python']}, numpy {machine['numpy']}"),
     ]
 
 
-def _threads(point: PointReport) -> str:
-    number = "the runtime's own choice" if point.threads is None else str(point.threads)
-    return f"{number}; {point.batch_size} images per call"
+def trend(report: Report, values: list[tuple[PointResult, float]], text: str) -> str:
+    """What a chart shows, for who can't see it: the first and last value of the first curve."""
+    if not values:
+        return text
+    (low, first), (high, last) = values[0], values[-1]
+    curve = report.curves[0].title
+    return f"{text}: with {curve} {first:.4g} at {low.profile}, {last:.4g} at {high.profile}"
 
 
 def _own(report: Report) -> set[str]:
     return {bundle.name for bundle in report.bundles if not bundle.compared}
 
 
-def _ratio(report: Report, place: int) -> str:
-    asked = report.points[place].capacity_ratio
-    real = real_ratio(asked, report.effective[place])
-    return f"{asked:g}" if real is None else f"{asked:g} (its places come to {real})"
-
-
-def _without_labels(report: Report, count: str) -> list[str]:
-    last = report.curves[0].points[-1]
-    reference = report.points[last].profile
-    if report.same[last] is None:
-        return [f"The curves show {count} images."]
-    return [
-        f"What {count} images show is not known, so the curves show how often a setting answers as {reference} does, "
-        "and no setting is recommended."
-    ]
+def _ratio(report: Report, index: int) -> str:
+    requested = report.points[index].capacity_ratio
+    effective = effective_ratio(requested, report.effective[index])
+    return f"{requested:g}" if effective is None else f"{requested:g} (effectively {effective})"

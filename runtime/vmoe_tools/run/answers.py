@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Engine, ImageError
+from vmoe_runtime import Engine, ImageError, Setting
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.images import to_batch
 
@@ -20,7 +20,7 @@ _BATCH = 8  # images at a time: more make nothing faster, and cost memory
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one image.
+    """The answer to one image.
 
     Attributes:
         image: the file.
@@ -33,15 +33,16 @@ class Answer:
     error: str | None = None
 
 
-def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
+def answer(engine: Engine, images: Sequence[Path], setting: Setting, top: int) -> Iterator[Answer]:
     """Classifies images, each as soon as its batch is done, in their order.
 
     Images that share a routing group change each other's answers. So a group with an image that can't be read is not
     answered at all.
 
     Args:
-        engine: a loaded bundle that puts out logits.
+        engine: a loaded bundle that returns logits.
         images: as many as fill whole routing groups.
+        setting: of the routing.
         top: classes per image.
 
     Raises:
@@ -54,7 +55,7 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
         groups = [_prepare(engine, chunk[i : i + multiple]) for i in range(0, len(chunk), multiple)]
         readable = [array for arrays, _ in groups for array in arrays]
         if readable:
-            logits = engine(np.concatenate(readable))
+            logits = engine(np.concatenate(readable), setting)
             found = iter(zip(likeliest(logits, top), softmax(logits), strict=True))
         for number, (arrays, errors) in enumerate(groups):
             for path, error in zip(chunk[number * multiple :], errors, strict=False):

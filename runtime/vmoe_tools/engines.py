@@ -1,38 +1,39 @@
-"""The engines of a measurement: each bundle on each backend, and what loading it took."""
+"""The engines that a command measures: each bundle on each backend, and what loading it took."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import click
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends import BACKENDS, Parallelism
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.command_line import UsageError, printable
-
-_STATUS = Path("/proc/self/status")
+from vmoe_tools.machine import resident_bytes
+from vmoe_tools.program import printable
 
 
 @dataclass(frozen=True)
-class MeasuredEngine:
+class LoadedBundle:
     """A bundle on one backend.
 
     Attributes:
-        bundle: its name, or its path where several have that name.
+        name: of the bundle, or its path where several have that name.
         path: its folder.
-        engine: what was loaded.
-        compared: it is no other form of the measured model but one to compare with.
-        parallelism: threads and streams as asked for.
+        engine: of the bundle.
+        compared: it is another model than the measured one.
+        parallelism: threads and streams that were requested.
         load_seconds: how long loading took, every file checked.
         resident_bytes: what the process's memory grew by meanwhile; None where the system doesn't tell.
     """
 
-    bundle: str
+    name: str
     path: Path
     engine: Engine
     compared: bool
@@ -45,29 +46,33 @@ def load_engines(
     bundles: Sequence[Path],
     compared: Sequence[Path],
     backends: Sequence[str],
-    profiles: Sequence[str],
+    profiles: Sequence[str | None],
     parallelism: Parallelism,
     closing: ExitStack,
-) -> list[MeasuredEngine]:
+    *,
+    any_groups: bool = False,
+) -> list[LoadedBundle]:
     """One engine per bundle and backend, or per profile too where a backend runs only one.
 
     Args:
         bundles: folders of one model, such as exports of several precisions.
         compared: folders of other models that answer the same images.
         backends: names; "auto" is the backend that it stands for.
-        profiles: names that were asked for.
+        profiles: names of the requested profiles; None for a bundle's first one.
         parallelism: threads per call, and streams.
-        closing: what closes the engines.
+        closing: closes the engines.
+        any_groups: whether exports of one model may route in different groups.
 
     Raises:
-        UsageError: the bundles are not of one model, or take other images or give other outputs.
+        click.UsageError: the bundles are not of one model, or take other images or have other outputs.
         VmoeError: a bundle can't be loaded.
     """
-    _check_comparable(bundles, compared)
-    engines: dict[tuple[Path, str, Profile | None], MeasuredEngine] = {}
+    _check_comparable(bundles, compared, any_groups=any_groups)
+    engines: dict[tuple[Path, str, Profile | None], LoadedBundle] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
     folders = [path.resolve().name for path in paths]
-    for path in paths:
+    for path, folder in zip(paths, folders, strict=True):
+        name = printable(str(path) if folders.count(folder) > 1 else folder)
         for backend in dict.fromkeys(backends):
             for profile in _profiles_to_load(path, backend, profiles if path in bundles else ()):
                 start, before = time.perf_counter(), resident_bytes()
@@ -75,47 +80,39 @@ def load_engines(
                 seconds, after = time.perf_counter() - start, resident_bytes()
                 closing.enter_context(engine)
                 grown = None if before is None or after is None else max(after - before, 0)
-                folder = path.resolve().name
-                name = printable(str(path) if folders.count(folder) > 1 else folder)
-                loaded = MeasuredEngine(name, path, engine, path not in bundles, parallelism, seconds, grown)
+                loaded = LoadedBundle(name, path, engine, path not in bundles, parallelism, seconds, grown)
                 engines.setdefault((path, engine.backend, engine.only_profile), loaded)
     return list(engines.values())
 
 
-def resident_bytes() -> int | None:
-    """Memory of this process that is in RAM; None where the system doesn't tell."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), None)
-
-
-def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path]) -> None:
+def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_groups: bool) -> None:
     first = Bundle.open(bundles[0], verify=False).manifest
     for path in (*bundles[1:], *compared):
         other = Bundle.open(path, verify=False).manifest
-        if path in bundles and _model_and_groups(other) != _model_and_groups(first):
-            raise UsageError(
-                f"{path} is another model than {bundles[0]}, or routes in other groups; bundles side by side are exports "
-                "of one model, and another one comes after --compare"
+        if path in bundles and _identity(other, any_groups=any_groups) != _identity(first, any_groups=any_groups):
+            how = "rounds capacity ratios in another way" if any_groups else "routes in other groups"
+            raise click.UsageError(
+                f"{path} is another model than {bundles[0]}, or {how}; only exports of one model can stand side by side"
             )
         if (other.output, other.output_shape) != (first.output, first.output_shape):
-            raise UsageError(f"{path} and {bundles[0]} don't put out the same: their answers can't be compared")
+            raise click.UsageError(f"{path} and {bundles[0]} have different outputs: their answers can't be compared")
         if other.class_names != first.class_names and None not in (other.class_names, first.class_names):
-            raise UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
+            raise click.UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
 
 
-def _model_and_groups(manifest: Manifest) -> object:
-    """What exports of one model in several precisions have in common."""
+def _identity(manifest: Manifest, *, any_groups: bool) -> object:
+    """What exports of one model have in common."""
     model = {name: value for name, value in manifest.model.items() if name != "origins"}
-    return model, manifest.moe_layers, manifest.group, manifest.rules
+    rules, group = manifest.rules, manifest.group
+    if any_groups and rules is not None:
+        rules, group = replace(rules, group_tokens=0), None
+    return model, manifest.moe_layers, group, rules
 
 
-def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str]) -> Sequence[str | None]:
+def _profiles_to_load(bundle: Path, backend: str, profiles: Sequence[str | None]) -> Sequence[str | None]:
     """Names of the profiles that a backend is loaded with; None stands for the bundle's first, or for a dense model."""
     if backend not in BACKENDS or not BACKENDS[backend].one_profile:
-        return [None]
+        return profiles[:1] or [None]
     manifest = Bundle.open(bundle, verify=False).manifest
     exported = manifest.tensorrt.graphs if manifest.tensorrt and manifest.profiles else ()
     return profiles or list(exported) or [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from vmoe_tools.inspect.expert_colours import FEW, expert_colours
-from vmoe_tools.inspect.labels import class_name, layer_name
-from vmoe_tools.inspect.patches import LayerPatches
+from vmoe_tools.charts import class_name, layer_name
 from vmoe_tools.inspect.samples import Frame, Samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85
 _CAPTION_INCHES = 0.27
+# The palette of Okabe and Ito without black, and a wine red; none is grey, which stands for dropped patches.
+_PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#882255")
+_LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE = "#777777"
@@ -34,11 +36,11 @@ _MOST_IN_LEGEND = 32
 
 def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     """Images down, MoE layers across: processed patches as they are, dropped ones greyed."""
-    layers = list(samples.own.patches)
+    layers = list(samples.own.experts)
     figure, panels = _grid(samples, len(layers), class_names)
     for row, line in enumerate(panels):
         for axes, layer in zip(line[1:], layers, strict=True):
-            _show_kept(axes, samples, samples.own.patches[layer], row)
+            _show_kept(axes, samples, samples.own.experts[layer][row])
     _name_columns(panels, [layer_name(layer) for layer in layers])
     figure.suptitle(f"Processed patches{_at(samples.own)};\ndropped ones are greyed", fontsize=9)
     return figure
@@ -46,20 +48,24 @@ def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
 
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
-    layers = list(samples.own.patches)
+    layers = list(samples.own.experts)
     # Where colours don't tell experts apart, there must be room for numbers.
-    wide = samples.pixels.shape[2] / samples.patch_size[1] * (0 if samples.num_experts <= FEW else _READABLE_CELL_INCHES)
+    wide = (
+        samples.pixels.shape[2]
+        / samples.patch_size[1]
+        * (0 if samples.num_experts <= len(_PALETTE) else _READABLE_CELL_INCHES)
+    )
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
     figure, panels = _grid(samples, len(layers), class_names, panel_inches=panel_inches)
     colours = expert_colours(samples.num_experts)
     for row, line in enumerate(panels):
         for axes, layer in zip(line[1:], layers, strict=True):
-            _show_experts(axes, samples, samples.own.patches[layer], row, colours, panel_inches)
+            _show_experts(axes, samples, samples.own.experts[layer][row], colours, panel_inches)
     _name_columns(panels, [layer_name(layer) for layer in layers])
     figure.suptitle(f"The expert of each patch\n{_at(samples.own)}".rstrip(), fontsize=9)
     if samples.num_experts <= _MOST_IN_LEGEND:
         handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
-        dropped = any((patches.processed == 0).any() for patches in samples.own.patches.values())
+        dropped = any((experts < 0).any() for experts in samples.own.experts.values())
         handles += [Patch(facecolor=_VEIL, edgecolor="#555555", label="dropped")] if dropped else []
         columns = min(len(handles), 2 + 2 * len(layers))
         figure.legend(
@@ -74,12 +80,12 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
     figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
     for row, line in enumerate(panels):
         for axes, frame in zip(line[1:], samples.frames, strict=True):
-            patches = frame.patches[layer]
-            _show_kept(axes, samples, patches, row)
-            kept = np.count_nonzero(patches.processed[row])
+            expert = frame.experts[layer][row]
+            _show_kept(axes, samples, expert)
+            kept = np.count_nonzero(expert >= 0)
             # On a line of its own, as a name may be as long as the panel is wide.
-            said = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
-            axes.set_xlabel(f"{kept} of {patches.processed[row].size}{said}", fontsize=6.5, labelpad=2)
+            answer = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
+            axes.set_xlabel(f"{kept} of {expert.size}{answer}", fontsize=6.5, labelpad=2)
     heads = [
         f"{str(frame.name).partition('-')[0]}{' *' if frame is samples.own else ''}\nC = {frame.effective_ratio:.3g}"
         for frame in samples.frames
@@ -88,6 +94,19 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
     title = f"Patches that {layer_name(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def expert_colours(count: int) -> list[str]:
+    """Colours as #rrggbb, one for each of `count` experts.
+
+    Up to eight are safe for any colour vision. More are spread over hues and three lightnesses, where neighbours differ in
+    both; numbers in the patches tell them apart for sure.
+    """
+    if count <= len(_PALETTE):
+        return list(_PALETTE[:count])
+    lightness = (_LIGHTNESS[index % len(_LIGHTNESS)] for index in range(count))
+    parts = (colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75) for index, light in enumerate(lightness))
+    return ["#" + "".join(f"{round(part * 255):02x}" for part in colour) for colour in parts]
 
 
 def _grid(
@@ -124,16 +143,13 @@ def _show(axes: Axes, pixels: Array) -> None:
     axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
 
 
-def _show_kept(axes: Axes, samples: Samples, patches: LayerPatches, row: int) -> None:
-    dropped = patches.processed[row] == 0
+def _show_kept(axes: Axes, samples: Samples, expert: Array) -> None:
+    dropped = expert < 0
     _overlay(axes, samples, np.where(dropped[..., None], (*_VEIL, _VEIL_ALPHA), 0.0))
     _lines(axes, samples, dropped.shape)
 
 
-def _show_experts(
-    axes: Axes, samples: Samples, patches: LayerPatches, row: int, colours: Sequence[str], panel_inches: float
-) -> None:
-    expert = patches.expert[row]
+def _show_experts(axes: Axes, samples: Samples, expert: Array, colours: Sequence[str], panel_inches: float) -> None:
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
     _overlay(axes, samples, tints[expert])  # -1 is the last one
     _lines(axes, samples, expert.shape)

@@ -1,0 +1,223 @@
+"""The command `vmoe bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
+from vmoe_runtime import Engine
+from vmoe_runtime.backends import Parallelism
+from vmoe_runtime.profiles import Profile
+from vmoe_tools import options
+from vmoe_tools.bench.bundle_profiles import add_profile
+from vmoe_tools.bench.display import print_recommendation, print_results
+from vmoe_tools.bench.measurement import measure
+from vmoe_tools.bench.points import Point, named_profiles, plan_points
+from vmoe_tools.bench.result import recommend, write_csv
+from vmoe_tools.bench.sweep import Axes, sweep_profiles
+from vmoe_tools.engines import LoadedBundle, load_engines
+from vmoe_tools.machine import describe_machine
+from vmoe_tools.output import check_output_file, people_stream, write_file, write_json
+from vmoe_tools.program import complain
+from vmoe_tools.terminal import Progress
+
+_PICTURES = (".pdf", ".png", ".svg")
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundles_argument
+@options.compare_option
+@options.profiles_option
+@options.axis_options
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Measure cascades, too: the most accurate setting for the images that a cheaper one is not sure of. How sure it "
+    "must be is calibrated on one half of the images and tested on the other.",
+)
+@options.backends_option
+@options.batch_sizes_option
+@click.option(
+    "--concurrency",
+    "concurrencies",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    multiple=True,
+    help="Concurrent calls, each from its own thread, of one loaded engine; repeats. Default: --streams, or 1.",
+)
+@options.threads_option
+@click.option(
+    "--streams",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    help="Calls that the backend runs concurrently, each on its own threads; openvino has streams. Default: its choice.",
+)
+@options.duration_option
+@options.images_option
+@options.labels_option
+@click.option(
+    "--max-drop-in-accuracy",
+    "max_drop",
+    metavar="X",
+    type=options.FiniteRange(0, 1, max_open=True),
+    help="Recommend the fastest setting that loses no more accuracy against the most accurate one; 0.01 is one point.",
+)
+@click.option(
+    "--target-latency",
+    "target_ms",
+    metavar="MS",
+    type=options.FiniteRange(0, min_open=True),
+    help="Recommend the most accurate setting whose calls take no longer (median); with the former, both hold.",
+)
+@click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")
+@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Write the numbers as CSV as well.")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Draw accuracy over capacity, FLOPs and time as well; a .png, .svg or .pdf file.",
+)
+@options.json_option
+@options.verbose_option
+@options.quiet_option
+def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -> None:
+    """Measures bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
+
+    BUNDLE... is one bundle, or several precisions of one model. All combinations of bundle, profile, backend and batch size
+    take turns, so that they can be compared; --sweep and the options below it make the profiles, and what they leave open is
+    as in --profile, or the first stored one. Without --images, random images are measured, the same ones every time. Ctrl-C
+    ends the measurement and shows what there is.
+    """
+    axes = Axes.of(given)
+    _check(bundles, axes, given)
+    used = [*bundles, *compared, given["images"], given["labels"]]
+    for target in (given["json_target"], given["csv"], given["plot"]):
+        check_output_file(target, used)
+    quiet, json_target = given["quiet"], given["json_target"]
+    with ExitStack() as closing:
+        parallelism = Parallelism(given["threads"], given["streams"])
+        engines = load_engines(bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing)
+        profiles_of = _profiles_of(engines, given["profiles"], axes, quiet=quiet)
+        concurrencies = given["concurrencies"] or (given["streams"] or 1,)
+        points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
+        source = _images(points, given)
+        progress = Progress(sys.stderr, quiet=quiet)
+        measured = measure(points, source, given["duration"], progress, cascades=given["cascade"])
+        machine = describe_machine(engines)
+    if measured.interrupt and not measured.points:
+        raise measured.interrupt
+    everything = [*measured.points, *measured.cascades]
+    stream = people_stream(json_target)
+    content: dict[str, Any] = {"machine": machine, "points": [asdict(point) for point in measured.points]}
+    if not quiet:
+        print_results(everything, engines, stream)
+    if given["cascade"]:
+        content["cascades"] = [asdict(cascade) for cascade in measured.cascades]
+        if not measured.cascades and not measured.interrupt and not quiet:
+            complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
+    chosen = None
+    if _limits(given) and not measured.interrupt:
+        own = [index for index, point in enumerate(points) if not point.loaded.compared]
+        best = recommend([measured.points[index] for index in own], given["max_drop"], given["target_ms"])
+        chosen = next(index for index in own if measured.points[index] is best)
+        content["recommended"] = chosen
+        if not quiet:
+            print_recommendation(best, stream)
+    if measured.interrupt:
+        content["interrupted"] = True
+    write_json(json_target, content)
+    if given["csv"] is not None:
+        write_file(given["csv"], lambda file: write_csv(everything, file))
+    if given["plot"] is not None:
+        from vmoe_tools.charts import overview, write_picture
+
+        write_picture(overview(everything), given["plot"])
+    if measured.interrupt:
+        complain("the measurement is not complete: what there is by now is shown, and no setting is recommended")
+        raise measured.interrupt
+    if given["add_profile"] and chosen is not None:
+        _add(bundles[0], points[chosen].profile, quiet=quiet)
+
+
+def _limits(given: dict[str, Any]) -> bool:
+    """Whether a recommendation is requested."""
+    return given["max_drop"] is not None or given["target_ms"] is not None
+
+
+def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
+    """Refuses options that make no sense together, and what the picture needs and isn't there."""
+    if axes != Axes() and len(given["profiles"]) > 1:
+        raise click.UsageError("a sweep starts from one profile, and --profile names several")
+    if given["add_profile"] and not _limits(given):
+        raise click.UsageError("--add-profile writes a recommended setting: add --max-drop-in-accuracy or --target-latency")
+    if given["add_profile"] and len(bundles) > 1:
+        raise click.UsageError("--add-profile writes into one bundle, and there are several")
+    if given["images"] is None:
+        for option, why in (("cascade", "calibrates a margin on images"), ("labels", "belongs to --images DIR")):
+            if given[option]:
+                raise click.UsageError(f"--{option} {why}, and there is no --images")
+        if _limits(given):
+            raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
+    if given["plot"] is not None:
+        if given["plot"].suffix.lower() not in _PICTURES:
+            raise click.UsageError(f"--plot: {given['plot']} must end in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}")
+        # Before the measurement: nobody should wait for numbers that then can't be shown.
+        import vmoe_tools.charts  # noqa: F401
+
+
+def _profiles_of(
+    engines: Sequence[LoadedBundle], names: Sequence[str], axes: Axes, *, quiet: bool
+) -> Callable[[Engine], Sequence[Profile | None]]:
+    """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
+    compared = {id(loaded.engine) for loaded in engines if loaded.compared}
+    noted = set()
+
+    def profiles(engine: Engine) -> Sequence[Profile | None]:
+        if id(engine) in compared:
+            return named_profiles(engine, ())
+        named = named_profiles(engine, names)
+        if axes == Axes():
+            return named
+        found, notes = sweep_profiles(engine.manifest.rules, named[0], axes)
+        for note in notes:
+            if note not in noted and not quiet:
+                complain(note)
+            noted.add(note)
+        return found
+
+    return profiles
+
+
+def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
+    manifest, path = points[0].engine.manifest, given["images"]
+    if path is None:
+        return synthetic_images(max(point.batch_size for point in points), manifest.input)
+    outputs = manifest.outputs if manifest.output == "logits" else None
+    source = open_images(path, manifest.class_names, outputs, given["labels"])
+    if _limits(given) and source.labels is None:
+        why = f": {source.note}" if source.note else ""
+        raise click.UsageError(f"a recommendation needs labels, and {path} has none{why}")
+    if given["cascade"] and any(len(source) < 2 * point.batch_size for point in points):
+        raise click.UsageError(
+            f"--cascade calibrates its margin on some batches and tests it on the others, and {path} has only "
+            f"{len(source)} images, not two batches"
+        )
+    if source.note is not None and not given["quiet"]:
+        complain(source.note)
+    return source
+
+
+def _add(bundle: Path, profile: Profile | None, *, quiet: bool) -> None:
+    if profile is None:
+        raise click.ClickException(f"{bundle} has no profiles to add to")
+    added = add_profile(bundle, profile)
+    if not quiet:
+        state = "was added to" if added else "is already a profile of"
+        click.echo(f"{profile.name} {state} {bundle}", err=True)

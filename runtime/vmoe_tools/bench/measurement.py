@@ -1,0 +1,196 @@
+"""One whole measurement: the quality of each point first, then its speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+
+from vmoe_measure.image_source import ImageSource
+from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
+from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, plan_cascades, timed_batches
+from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
+from vmoe_tools.bench.result import PointResult, cascade_result, mark_front, point_result
+from vmoe_tools.terminal import Progress
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CALLS_EACH = 4
+
+
+@dataclass
+class Measured:
+    """The results.
+
+    Attributes:
+        points: in their order, the Pareto front marked; where the measurement was interrupted, those that ran before, on the
+            images that there was time for.
+        cascades: those of two settings, as far as they were requested; none where the measurement was interrupted before.
+        interrupt: what interrupted it, such as Ctrl-C; None where it is complete.
+    """
+
+    points: list[PointResult] = field(default_factory=list)
+    cascades: list[PointResult] = field(default_factory=list)
+    interrupt: KeyboardInterrupt | None = None
+
+
+def measure(
+    points: Sequence[Point],
+    source: ImageSource,
+    duration: float,
+    progress: Progress,
+    observers: Sequence[Observe] = (),
+    *,
+    cascades: bool = False,
+) -> Measured:
+    """Measures all points.
+
+    Args:
+        points: what to measure.
+        source: the images of the first part; the first of them are those that are timed.
+        duration: seconds for timing all points together.
+        progress: where it shows how far it is.
+        observers: for each point what takes its results as well; empty for nothing.
+        cascades: measure pairs of the points, too; see `vmoe_tools.bench.cascades.plan_cascades`. They need logits.
+
+    Raises:
+        VmoeError: the images don't fit, or a backend failed.
+    """
+    spec = points[0].engine.manifest.input
+    batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
+    answers = [CascadeAnswers() for _ in points] if cascades else []
+    assessments = [Assessment(point, [*answers[i : i + 1], *observers[i : i + 1]]) for i, point in enumerate(points)]
+    pairs: list[CascadePoint] = []
+    qualities: list[tuple[Quality, float]] = []
+    seconds: list[list[float]] = [[] for _ in points]
+    measured = Measured()
+    with ExitStack() as closing:
+        calls: list[Timed] = [_call_of(point, batches[point.batch_size], closing) for point in points]
+        try:
+            _assess(points, assessments, source, progress, "accuracy and routing")
+            if cascades:
+                known = [quality for one in assessments if (quality := one.quality()) is not None]
+                pairs += _pairs(points, source, known, answers)
+                _assess([pair.first for pair in pairs], pairs, source, progress, "cascades")
+                qualities += [pair.quality(known[pair.plan.first], known[pair.plan.then]) for pair in pairs]
+                calls += pairs
+                seconds += [[] for _ in pairs]
+            images = sum(call.images for call in calls)
+            with progress.step("speed", duration) as advance:
+                time_interleaved(calls, duration, after_round=lambda taken: advance(taken, images), into=seconds)
+        except KeyboardInterrupt as interrupt:
+            measured.interrupt = interrupt
+    speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
+    found = [
+        point_result(point, speed, quality)
+        for point, speed, one in zip(points, speeds, assessments, strict=False)
+        if (quality := one.quality()) is not None
+    ]
+    of_pairs = [
+        cascade_result(pair, speed, *quality)
+        for pair, speed, quality in zip(pairs, speeds[len(points) :], qualities, strict=False)
+    ]
+    marked = mark_front([*found, *of_pairs])
+    measured.points, measured.cascades = marked[: len(found)], marked[len(found) :]
+    return measured
+
+
+class ConcurrentCalls:
+    """One round of calls: `callers` threads begin together, and each makes `CALLS_EACH` calls one after another.
+
+    Attributes:
+        images: of a round.
+    """
+
+    def __init__(self, call: Callable[[], object], callers: int, images_per_call: int) -> None:
+        """Makes the threads.
+
+        Args:
+            call: safe from many threads.
+            callers: how many call concurrently.
+            images_per_call: batch size.
+        """
+        self._call, self._callers, self._images_per_call = call, callers, images_per_call
+        self.images = callers * CALLS_EACH * images_per_call
+        self._threads = ThreadPoolExecutor(callers)
+        self._begin = Barrier(callers)
+        self._seconds: list[float] = []
+
+    def __call__(self) -> None:
+        """Makes all calls of a round; what a call raises is raised."""
+        try:
+            rounds = [self._threads.submit(self._one_caller) for _ in range(self._callers)]
+            for calls in rounds:
+                self._seconds += calls.result()
+        except BaseException:
+            # Who waits for callers that don't come any more would wait for ever.
+            self._begin.abort()
+            raise
+
+    def speed(self, seconds: Sequence[float]) -> Speed:
+        """The speed behind the times of the last rounds: images of a round over its median time, percentiles of calls.
+
+        Args:
+            seconds: of each round; at least one.
+        """
+        calls = self._seconds[-self._callers * CALLS_EACH * len(seconds) :]
+        whole, single = summarize(seconds, self.images), summarize(calls, self._images_per_call)
+        return replace(single, images_per_second=whole.images_per_second)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown()
+
+    def _one_caller(self) -> list[float]:
+        seconds = []
+        self._begin.wait()
+        for _ in range(CALLS_EACH):
+            start = time.perf_counter()
+            self._call()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
+    call = partial(point.logits, batch)
+    if point.concurrency == 1:
+        return OneCall(call, point.batch_size)
+    calls = ConcurrentCalls(call, point.concurrency, point.batch_size)
+    closing.callback(calls.close)
+    return calls
+
+
+def _assess(
+    points: Sequence[Point],
+    assessments: Sequence[Assessment] | Sequence[CascadePoint],
+    source: ImageSource,
+    progress: Progress,
+    text: str,
+) -> None:
+    """Has all whole batches of the images counted, by the assessment of each point."""
+    images = sum(len(source) // point.batch_size * point.batch_size for point in points)
+    with progress.step(text, images) as advance:
+        for indices, batch, labels in batches_of_points(points, source):
+            for index in indices:
+                assessments[index].add(batch, labels)
+                advance(len(batch), len(batch))
+
+
+def _pairs(
+    points: Sequence[Point], source: ImageSource, qualities: Sequence[Quality], answers: Sequence[CascadeAnswers]
+) -> list[CascadePoint]:
+    plans = plan_cascades(points, qualities, answers, source.labels)
+    firsts = {(points[plan.first].batch_size, points[plan.first].engine.manifest.input) for plan in plans}
+    timed = {(size, spec): timed_batches(source, size, spec) for size, spec in firsts}
+    return [
+        CascadePoint(plan, points, timed[points[plan.first].batch_size, points[plan.first].engine.manifest.input])
+        for plan in plans
+    ]

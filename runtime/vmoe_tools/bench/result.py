@@ -1,0 +1,169 @@
+"""The results of a measurement: one record per point, the JSON and CSV of all of them, the best ones, and which to take."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TextIO
+
+import click
+
+from vmoe_measure.timing import Speed
+from vmoe_tools.bench.cascades import CascadePoint
+from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.quality import Quality
+
+ROUNDING = 1e-9
+"""Of accuracies that may be lost, which are typed as decimals."""
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What was measured at one point; the field names are the keys of the JSON and the columns of the CSV.
+
+    Attributes:
+        bundle: name of the bundle.
+        precision: of its large products.
+        profile: name of the routing setting; it and the next five are None where the model has no such setting.
+        capacity_ratio: C as requested.
+        k: experts per token.
+        bpr: True for Batch Priority Routing.
+        pool: True where the slots of a group are one pool.
+        max_experts: experts that a group may use; all of them where there is no limit.
+        backend: name of the backend.
+        batch_size: images per call.
+        threads: threads per call as requested; None for the runtime's own choice.
+        images_per_second: throughput, the batch size over the median time of a call, or of a round of concurrent calls; it
+            and the next three are None where the measurement was interrupted before.
+        p50_ms, p90_ms, p99_ms: milliseconds per call.
+        kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None where there are no pairs.
+        top1: accuracy, 0 to 1; None without labels.
+        images: images that the last two and the next two are about.
+        flops_per_image: of matrix products, those of experts for the rows that they worked on.
+        expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
+        pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
+        concurrency: concurrent calls.
+        streams: calls that the backend runs concurrently, as requested; None for its own choice.
+        then: name of the second setting of a cascade; None, as the next two, for a single setting.
+        margin: images are escalated to it whose two likeliest classes differ by less in probability, calibrated on all
+            images. The accuracy is that on images that a margin was not calibrated on.
+        escalated: share of the images that were.
+    """
+
+    bundle: str
+    precision: str
+    profile: str | None
+    capacity_ratio: float | None
+    k: int | None
+    bpr: bool | None
+    pool: bool | None
+    max_experts: int | None
+    backend: str
+    batch_size: int
+    threads: int | None
+    images_per_second: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    kept_pairs: float | None
+    top1: float | None
+    images: int
+    flops_per_image: int | None
+    expert_bytes_per_call: int | None
+    pareto: bool | None = None
+    concurrency: int = 1
+    streams: int | None = None
+    then: str | None = None
+    margin: float | None = None
+    escalated: float | None = None
+
+    @property
+    def mega_flops(self) -> float | None:
+        """MFLOP per image."""
+        return self.flops_per_image / 1e6 if self.flops_per_image else None
+
+    @property
+    def ms_per_image(self) -> float | None:
+        """Milliseconds per image, of calls one after another."""
+        return 1000 / self.images_per_second if self.images_per_second else None
+
+
+def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointResult:
+    """Puts together what is known about one point."""
+    profile = point.profile
+    unknown = dict.fromkeys(field.name for field in fields(Speed))
+    return PointResult(
+        bundle=point.loaded.name,
+        precision=point.engine.manifest.precision,
+        profile=None if profile is None else profile.name,
+        capacity_ratio=None if profile is None else profile.capacity_ratio,
+        k=None if profile is None else profile.k,
+        bpr=None if profile is None else profile.bpr,
+        pool=None if profile is None else profile.pool,
+        max_experts=None if profile is None else profile.max_experts,
+        backend=point.engine.backend,
+        batch_size=point.batch_size,
+        concurrency=point.concurrency,
+        threads=point.loaded.parallelism.threads,
+        streams=point.loaded.parallelism.streams,
+        **(unknown if speed is None else asdict(speed)),
+        **asdict(quality),
+    )
+
+
+def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
+    """Puts together what is known about a cascade: the point of the first step, with the second beside it."""
+    assert cascade.then.profile is not None
+    first = point_result(cascade.first, speed, quality)
+    return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
+
+
+def write_csv(points: Sequence[PointResult], file: TextIO) -> None:
+    """Writes one line per point under a line with the field names; None is an empty cell."""
+    writer = csv.DictWriter(file, [field.name for field in fields(PointResult)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(point) for point in points)
+
+
+def mark_front(points: Sequence[PointResult]) -> list[PointResult]:
+    """The same points with `pareto`, as far as they have both a speed and an accuracy."""
+    known = [(p.images_per_second, p.top1) for p in points if p.images_per_second is not None and p.top1 is not None]
+
+    def on_front(point: PointResult) -> bool | None:
+        speed, top1 = point.images_per_second, point.top1
+        if speed is None or top1 is None:
+            return None
+        return not any((s >= speed and t >= top1) and (s > speed or t > top1) for s, t in known)
+
+    return [replace(point, pareto=on_front(point)) for point in points]
+
+
+def recommend(points: Sequence[PointResult], max_drop: float | None = None, target_ms: float | None = None) -> PointResult:
+    """The point to take.
+
+    With `max_drop` that is the fastest per image of those that are accurate enough, without it the most accurate of those
+    that are fast enough. Of equal ones it is the one with fewer FLOPs.
+
+    Args:
+        points: complete results.
+        max_drop: most accuracy to lose against the most accurate point, 0 to 1; None for no such limit.
+        target_ms: longest median time of a call in milliseconds; None for no such limit.
+
+    Raises:
+        click.ClickException: nothing was measured that keeps to the limits.
+    """
+    best = max(point.top1 for point in points if point.top1 is not None)
+    least = 0.0 if max_drop is None else best - max_drop - ROUNDING
+    accurate = [p for p in points if p.top1 is not None and p.top1 >= least]
+    fitting = [p for p in accurate if target_ms is None or (p.p50_ms is not None and p.p50_ms <= target_ms)]
+    if not fitting:
+        fastest = min(p.p50_ms for p in accurate if p.p50_ms is not None)
+        among = "" if max_drop is None else " of those that are accurate enough"
+        raise click.ClickException(f"no setting takes {target_ms:g} ms or less: the fastest{among} takes {fastest:.3g} ms")
+
+    def worth(point: PointResult) -> tuple[float, ...]:
+        speed, top1, flops = point.images_per_second or 0.0, point.top1 or 0.0, -(point.flops_per_image or 0)
+        return (speed, top1, flops) if max_drop is not None else (top1, speed, flops)
+
+    return max(fitting, key=worth)

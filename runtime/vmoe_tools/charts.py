@@ -1,0 +1,295 @@
+"""Charts of measurements and of experts. Only this module and `patch_pictures` need matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from vmoe_tools.bench.result import PointResult
+from vmoe_tools.output import write_bytes
+
+if TYPE_CHECKING:
+    from vmoe_tools.inspect.statistics import LayerStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Names are drawn as they are, also those with dollars.
+matplotlib.rcParams |= {
+    "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",
+}  # fmt: skip
+
+_PIXELS_PER_INCH = 150
+_KEPT, _DROPPED = "#0072b2", "#b0b0b0"
+_NEAREST_RATIOS = 1.33  # of two capacity ratios that are both written at the axis
+_MOST_COLUMNS = 5
+_MOST_NAMED_CLASSES = 40
+_MOST_TICKS = 11
+_LONGEST_NAME = 32
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What an axis of a line chart shows.
+
+    Attributes:
+        label: with its unit.
+        value: of a point; None where it has none.
+        percent: whether values are shares.
+        ratios: whether values are capacity ratios, on a logarithmic axis.
+        from_zero: whether the axis begins at 0.
+    """
+
+    label: str
+    value: Callable[[PointResult], float | None]
+    percent: bool = False
+    ratios: bool = False
+    from_zero: bool = False
+
+
+CAPACITY = Scale("capacity ratio C", lambda point: point.capacity_ratio, ratios=True)
+COMPUTE = Scale("MFLOP per image", lambda point: point.mega_flops)
+TIME = Scale("milliseconds per image", lambda point: point.ms_per_image)
+ACCURACY = Scale("top-1", lambda point: point.top1, percent=True)
+KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
+
+
+def overview(points: Sequence[PointResult]) -> Figure:
+    """Accuracy over capacity, FLOPs and time of an image; without labels the share of kept pairs stands for the accuracy."""
+    figure = Figure((14.0, 4.4), layout="constrained")
+    up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, across in zip(panels, (CAPACITY, COMPUTE, TIME), strict=True):
+        _draw_lines(axes, points, across, up)
+    panels[1].set_ylabel("")
+    panels[2].set_ylabel("")
+    return figure
+
+
+def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figure:
+    """One chart of a measurement."""
+    figure = Figure((5.4, 3.9), layout="constrained")
+    _draw_lines(figure.subplots(), points, across, up)
+    return figure
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Writes a figure in the format that the suffix names.
+
+    Raises:
+        click.ClickException: it can't be written; a file that was there before is unchanged.
+    """
+    write_bytes(path, _saved(figure, path.suffix[1:].lower()))
+
+
+def data_address(figure: Figure) -> str:
+    """A figure as an SVG picture in a `data:` address."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(_saved(figure, 'svg')).decode()}"
+
+
+def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
+    """For each layer the pairs that each expert kept, and on top of them those that it dropped, where that is known."""
+    figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
+    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
+        experts = np.arange(len(layer.load))
+        axes.bar(experts, layer.load, color=_KEPT, width=0.8, label="kept")
+        if layer.requested is not None:
+            axes.bar(experts, layer.requested - layer.load, bottom=layer.load, color=_DROPPED, width=0.8, label="dropped")
+        axes.axhline(layer.load.mean(), color="#d55e00", linewidth=1.0, linestyle="--", label="even load")
+        axes.set_title(f"{layer_name(name)}, entropy {layer.load_entropy:.3f}", fontsize=8)
+        _number_experts(axes, len(layer.load))
+        axes.tick_params(labelsize=7)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    what = "shares of tokens" if _is_soft(layers) else "(token, choice) pairs"
+    figure.suptitle(f"Load of each expert, in {what}", fontsize=10)
+    figure.supxlabel("expert", fontsize=8)
+    _legend(figure, panels[0])
+    return figure
+
+
+def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
+    """For each layer how many pairs have which gate, kept ones and on top of them dropped ones."""
+    figure, panels = _panels(len(layers), 2.4, 2.1, sharey=True)
+    for axes, (name, layer) in zip(panels, layers.items(), strict=True):
+        bins = len(layer.gates_kept)
+        edges = np.arange(bins) / bins
+        total = max(int(layer.gates_kept.sum() + layer.gates_dropped.sum()), 1)
+        kept, dropped = layer.gates_kept / total, layer.gates_dropped / total
+        style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.3}
+        axes.bar(edges, kept, 1 / bins, color=_KEPT, label="kept", **style)
+        if layer.kind != "soft":
+            axes.bar(edges, dropped, 1 / bins, bottom=kept, color=_DROPPED, label="dropped", **style)
+        axes.set(xlim=(0, 1))
+        axes.set_title(layer_name(name), fontsize=8)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.tick_params(labelsize=7)
+    what = "shares of experts in a token" if _is_soft(layers) else "gates"
+    figure.suptitle(f"How large the {what} are, in shares of all", fontsize=10)
+    figure.supxlabel("share" if _is_soft(layers) else "gate", fontsize=8)
+    _legend(figure, panels[0])
+    return figure
+
+
+def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[str] | None) -> Figure:
+    """For each layer the mean routing weight as a colour: experts across, classes down.
+
+    Many classes are ordered by their heaviest expert, in each layer on its own, as nobody could read their names.
+    """
+    weights = {name: layer.class_weight for name, layer in layers.items() if layer.class_weight is not None}
+    first = next(iter(weights.values()))
+    shown = np.flatnonzero(~np.isnan(first).all(axis=1))
+    named = len(shown) <= _MOST_NAMED_CLASSES
+    names = [class_name(int(index), class_names, _LONGEST_NAME) for index in shown] if named else []
+    wide = max(0.16 * first.shape[1], 1.2) + 0.065 * max(map(len, names), default=1) + 0.35
+    tall = max(0.16 * len(shown) + 0.5, 1.6) if named else 3.2
+    figure, panels = _panels(len(weights), min(wide, 4.2), tall)
+    largest = max(float(np.nanmax(weight)) for weight in weights.values())
+    for axes, (name, weight) in zip(panels, weights.items(), strict=True):
+        rows = weight[shown]
+        order = np.arange(len(rows)) if named else np.lexsort((-rows.max(axis=1), rows.argmax(axis=1)))
+        image = axes.imshow(rows[order], aspect="auto", cmap="viridis", vmin=0, vmax=largest, interpolation="nearest")
+        axes.set_title(layer_name(name), fontsize=8)
+        _number_experts(axes, rows.shape[1])
+        axes.tick_params(labelsize=6.5, length=2)
+        axes.set_yticks(range(len(names)), names)
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, aspect=30, pad=0.02)
+    bar.set_label("mean routing weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle("Which classes go to which experts", fontsize=10)
+    figure.supxlabel("expert", fontsize=8)
+    figure.supylabel("class" if named else f"{len(shown):,} classes, ordered by their heaviest expert", fontsize=8)
+    return figure
+
+
+def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
+    """The name of a class, or its index where names are not known; a longer one is cut to `longest` characters.
+
+    Example:
+        >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
+        ('West Highland whi...', '7')
+    """
+    name = str(index) if class_names is None else class_names[index]
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
+
+
+def layer_name(layer: str) -> str:
+    """The name of a MoE layer.
+
+    Example:
+        >>> layer_name("encoderblock_3")
+        'block 3'
+    """
+    return layer.replace("encoderblock_", "block ")
+
+
+def _saved(figure: Figure, suffix: str) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # class names in scripts that the font lacks
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(file, format=suffix, dpi=_PIXELS_PER_INCH, metadata=metadata)
+    return file.getvalue()
+
+
+def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Scale) -> None:
+    """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
+
+    Lines go from one capacity to the next, and right across where they have none. Cascades are on dashed lines, over FLOPs
+    and time, as far as no other one of the line is as cheap and as accurate.
+    """
+    for number, (name, line) in enumerate(_lines(points).items()):
+        # A line that has no place in a chart keeps its colour in the others.
+        colour, is_cascade = f"C{number}", line[0].then is not None
+        known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
+        levels = [y for p in line if (y := up.value(p)) is not None]
+        if across.ratios and not known and levels:
+            axes.axhline(levels[0], color=colour, linestyle="-.", label=name)
+        if is_cascade:
+            ordered = [] if across.ratios else sorted(known, key=lambda dot: (dot[0], -dot[1]))
+            known = [dot for i, dot in enumerate(ordered) if all(other[1] < dot[1] for other in ordered[:i])]
+        if known:
+            xs, ys, front = zip(*known, strict=True)
+            stars = [index for index, best in enumerate(front) if best]
+            axes.plot(xs, ys, "--" if is_cascade else "-", color=colour, marker="o", markersize=4, label=name)
+            axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")
+    axes.set(xlabel=across.label, ylabel=up.label)
+    axes.grid(alpha=0.3)
+    if up.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if up.from_zero:
+        axes.set_ylim(bottom=0)
+    if across.ratios and (ratios := _ratios(points)):
+        axes.set_xscale("log")
+        axes.set_xticks(ratios, labels=[f"{ratio:g}" for ratio in ratios])
+        axes.minorticks_off()
+    if len(axes.lines) > 2:
+        axes.legend(fontsize="small")
+
+
+def _ratios(points: Sequence[PointResult]) -> list[float]:
+    """Capacity ratios to write at the axis: the measured ones, but none too near to the one before."""
+    shown: list[float] = []
+    for ratio in sorted({point.capacity_ratio for point in points if point.capacity_ratio is not None}):
+        if not shown or ratio >= shown[-1] * _NEAREST_RATIOS:
+            shown.append(ratio)
+    return shown
+
+
+def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
+    """The points of each line, capacity rising, by the name of what tells it from the others."""
+    parts = [
+        {
+            "bundle": point.bundle,
+            "k": None if point.k is None or point.then else f"K={point.k}",
+            "order": None if point.bpr is None or point.then else "BPR" if point.bpr else "vanilla",
+            "pool": None if point.pool is None or point.then else "pool" if point.pool else "no pool",
+            "limit": None if point.max_experts is None or point.then else f"{point.max_experts} experts",
+            "backend": point.backend,
+            "batch": f"batch {point.batch_size}",
+            "concurrency": f"{point.concurrency} calls",
+            "cascade": "cascades" if point.then else None,
+        }
+        for point in points
+    ]
+    differ = [key for key in parts[0] if len({part[key] for part in parts} - {None}) > 1 or key == "cascade"]
+    lines: dict[str, list[PointResult]] = {}
+    for point, part in zip(points, parts, strict=True):
+        name = ", ".join(str(part[key]) for key in differ if part[key]) or point.bundle
+        lines.setdefault(name, []).append(point)
+    return {name: sorted(line, key=lambda point: point.capacity_ratio or 0) for name, line in lines.items()}
+
+
+def _panels(count: int, wide: float, tall: float, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, each of so many inches, at most five side by side."""
+    rows = math.ceil(count / _MOST_COLUMNS)
+    columns = math.ceil(count / rows)
+    figure = Figure((max(columns * wide, 3.6) + 1.1, rows * tall + 0.9), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _number_experts(axes: Axes, experts: int) -> None:
+    axes.set_xticks(range(0, experts, math.ceil(experts / _MOST_TICKS)))
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
+
+
+def _is_soft(layers: Mapping[str, LayerStatistics]) -> bool:
+    return next(iter(layers.values())).kind == "soft"

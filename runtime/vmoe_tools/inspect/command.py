@@ -1,0 +1,210 @@
+"""The command `vmoe inspect`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vmoe_measure.image_source import ImageSource, open_images
+from vmoe_runtime import RoutingError, Setting
+from vmoe_runtime.backends import Parallelism
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_tools import options
+from vmoe_tools.engines import LoadedBundle, load_engines
+from vmoe_tools.inspect.display import print_images, print_summary
+from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle, common_multiple, notes_on, run_images
+from vmoe_tools.inspect.interference import call_size, measure_neighbours
+from vmoe_tools.inspect.samples import Samples, take_samples
+from vmoe_tools.inspect.summary import summarize
+from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.terminal import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, "backend": "auto", "threads": None}
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
+@click.option("--verify", is_flag=True, help="Compare the SHA-256 of every file with the manifest's.")
+@click.option("--list-tensors", is_flag=True, help="Print name, type, shape and bytes of every tensor, too.")
+@options.images_option
+@options.labels_option
+@options.setting_options
+@click.option(
+    "--compare",
+    "compared",
+    metavar="BUNDLE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Another bundle of the same model, such as another precision or other groups: how far it agrees; repeats.",
+)
+@click.option(
+    "--interference",
+    metavar="N",
+    type=click.IntRange(1, 1_000_000),
+    help="How far answers move with the other images of their batch, over N sets of such neighbours.",
+)
+@click.option(
+    "-o",
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Draw pictures into this folder: patches, experts, gates, loads, and the experts of each class.",
+)
+@options.backend_option
+@options.threads_option
+@options.json_option
+@options.verbose_option
+@options.quiet_option
+def inspect(bundle: Path, verify: bool, list_tensors: bool, json_target: str | None, quiet: bool, **given: Any) -> None:
+    """Describes a bundle, or shows what its routers do.
+
+    The description has the model and its parameters, MoE layers, profiles and what they cost, results of validation, source
+    and files, and which backends run it on this machine; nothing is loaded for that. With --images it is what the routers do
+    with these images: the load of experts, what is dropped, gates, and which classes go where. All options below --images
+    are about that.
+    """
+    setting = options.setting_of(given)
+    used = [bundle, *given["compared"], given["images"], given["labels"]]
+    check_output_file(json_target, used)
+    if given["images"] is None:
+        if setting != Setting() or any(given[name] != default for name, default in _DEFAULTS.items()):
+            raise click.UsageError("options about a run on images need --images NPZ|DIR")
+        summary = _summary(bundle, verify=verify)
+        if not quiet:
+            print_summary(summary, people_stream(json_target), list_tensors=list_tensors)
+        write_json(json_target, summary)
+        return
+    if list_tensors:
+        raise click.UsageError("--list-tensors belongs to the description, which --images NPZ|DIR replaces")
+    _check_folder(given["out"], used)
+    report, samples = _run(bundle, setting, given, Progress(sys.stderr, quiet=quiet))
+    summary = _summary(bundle, verify=verify) if json_target else {}
+    pictures = [] if given["out"] is None else _draw(report, samples, given["out"])
+    if not quiet:
+        print_images(report, people_stream(json_target), pictures)
+    write_json(json_target, {**summary, "on_images": asdict(report)})
+
+
+def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        with Bundle.open(path, verify=verify) as bundle:
+            if verify:
+                bundle.verify_weights()
+            return summarize(bundle, verified=verify)
+
+    return while_unchanged(read)
+
+
+def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
+    """Refuses a folder for pictures that can't or mustn't be written to, before anybody waits for them."""
+    if out is None:
+        return
+    import vmoe_tools.patch_pictures  # noqa: F401
+
+    if os.path.lexists(out) and not out.is_dir():
+        raise click.UsageError(f"--out {out} is there already and no folder")
+    if not out.exists() and not out.absolute().parent.is_dir():
+        raise click.UsageError(f"--out {out} can't be made: there is no folder {out.absolute().parent}")
+    # Path.resolve raises where links lead in a circle.
+    real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
+    if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
+        raise click.UsageError(f"--out {out} lies in what this command reads, or is a bundle; choose another folder")
+
+
+def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress) -> tuple[ImageReport, Samples | None]:
+    """Runs the images through all bundles."""
+    with ExitStack() as closing:
+        bundles = load_engines(
+            [path, *given["compared"]], (), [given["backend"]], [setting.profile], Parallelism(given["threads"]), closing,
+            any_groups=True,
+        )  # fmt: skip
+        first, engines = bundles[0], [each.engine for each in bundles]
+        engine, manifest = first.engine, first.engine.manifest
+        profile = engine.setting(setting)
+        name = None if profile is None else profile.name
+        outputs = manifest.outputs if manifest.output == "logits" else None
+        source = open_images(given["images"], manifest.class_names, outputs, given["labels"])
+        sets = given["interference"]
+        size = call_size(common_multiple(engines), len(source)) if sets else 0
+        with progress.step("images", len(source)) as advance:
+            run = run_images(engines, source, name, lambda images: advance(images, images))
+        neighbours = _neighbours(bundles, source, name, sets, size, progress) if sets else ()
+        samples, notes = None, notes_on(manifest, source, neighbours)
+        if given["out"] is not None and manifest.rules is not None:
+            try:
+                samples = take_samples(engine, source, profile)
+            except RoutingError as error:
+                notes.append(f"No patches are drawn: {error}.")
+    report = ImageReport(
+        bundle=first.name,
+        source=str(given["images"]),
+        images=run.images,
+        left_over=len(source) - run.images,
+        labelled=run.top1 is not None,
+        class_names=manifest.class_names,
+        backend=engine.backend_description,
+        group=manifest.group,
+        profile=profile,
+        top1=run.top1,
+        layers=run.layers,
+        others=tuple(
+            OtherBundle(
+                each.name, each.engine.manifest.precision, each.engine.manifest.group, each.engine.backend_description, one
+            )
+            for each, one in zip(bundles[1:], run.agreements, strict=True)
+        ),
+        neighbours=neighbours,
+        notes=tuple(notes),
+    )
+    return report, samples
+
+
+def _neighbours(
+    bundles: Sequence[LoadedBundle], source: ImageSource, setting: str | None, sets: int, size: int, progress: Progress
+) -> tuple[Neighbours, ...]:
+    """The same images among the same neighbours in every bundle."""
+    with progress.step("neighbours", sets * len(bundles)) as advance:
+        return tuple(
+            Neighbours(
+                each.name,
+                each.engine.manifest.group,
+                measure_neighbours(each.engine, source, setting, sets, size, lambda images: advance(1, images)),
+            )
+            for each in bundles
+        )
+
+
+def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:
+    """Draws all pictures that the model and the images allow; a dense ViT has none."""
+    from vmoe_tools.charts import chart_classes, chart_gates, chart_loads, write_picture
+    from vmoe_tools.patch_pictures import picture_capacities, picture_experts, picture_kept
+
+    layers, names = report.layers, report.class_names
+    figures: dict[str, Figure] = {}
+    if samples is not None and layers:
+        if any(layer.kind != "soft" for layer in layers.values()):
+            figures["patches"] = picture_kept(samples, names)
+        figures["experts"] = picture_experts(samples, names)
+        if len(samples.frames) > 1:
+            figures |= {f"capacity-{layer}": picture_capacities(samples, layer, names) for layer in layers}
+    if layers:
+        figures |= {"load": chart_loads(layers), "gates": chart_gates(layers)}
+    if any(layer.class_weight is not None for layer in layers.values()):
+        figures["classes"] = chart_classes(layers, names)
+    paths = []
+    for name, figure in figures.items():
+        folder.mkdir(exist_ok=True)
+        paths.append(folder / f"{name}.png")
+        write_picture(figure, paths[-1])
+    return paths

@@ -1,0 +1,175 @@
+"""One run of one or more bundles over all images: what the routers of the first do, and how the others agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_measure.image_source import ImageSource
+from vmoe_runtime import Engine, ImageError
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.profiles import Profile
+from vmoe_tools.inspect.agreement import Agreement, AgreementCount
+from vmoe_tools.inspect.interference import Interference
+from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_IMAGES_PER_CALL = 16
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """The results of a run.
+
+    Attributes:
+        images: how many were run.
+        top1: accuracy of the first bundle; None without labels.
+        layers: its statistics of each MoE layer, by name.
+        agreements: of each other bundle with it.
+    """
+
+    images: int
+    top1: float | None
+    layers: Mapping[str, LayerStatistics]
+    agreements: tuple[Agreement, ...]
+
+
+@dataclass(frozen=True)
+class OtherBundle:
+    """Another bundle of the same model, such as one of another precision, beside the inspected one.
+
+    Attributes:
+        bundle: its name, or its path where several have that name.
+        precision: of its large products.
+        group: the images that share slots; None for a dense ViT.
+        backend: description of what it ran on.
+        agreement: of its answers and routes with those of the inspected bundle.
+    """
+
+    bundle: str
+    precision: str
+    group: str | None
+    backend: str
+    agreement: Agreement
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How far the answers of one bundle move with the images that share a batch; see `OtherBundle`."""
+
+    bundle: str
+    group: str | None
+    interference: Interference
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What a bundle does with the user's images; the field names are keys of the JSON.
+
+    Attributes:
+        bundle: its name.
+        source: the npz file or folder.
+        images: how many were run, in whole groups.
+        left_over: how many were not, because they fill no group.
+        labelled: whether labels are known.
+        class_names: of the model; None where the bundle has none.
+        backend: description of what ran.
+        group: the images that share slots: "image", "batch", a number of images or "tokens:S"; None for a dense ViT.
+        profile: the setting; None for a dense ViT and a Soft MoE.
+        top1: accuracy; None without labels.
+        layers: the statistics of each MoE layer by its name.
+        others: other bundles of the same model.
+        neighbours: the inspected bundle first, then the others; empty where that wasn't requested.
+        notes: what isn't known of this model or these images.
+    """
+
+    bundle: str
+    source: str
+    images: int
+    left_over: int
+    labelled: bool
+    class_names: tuple[str, ...] | None
+    backend: str
+    group: str | None
+    profile: Profile | None
+    top1: float | None
+    layers: Mapping[str, LayerStatistics]
+    others: tuple[OtherBundle, ...]
+    neighbours: tuple[Neighbours, ...]
+    notes: tuple[str, ...]
+
+
+def common_multiple(engines: Sequence[Engine]) -> int:
+    """The fewest images that are whole groups of all bundles."""
+    return int(np.lcm.reduce([engine.manifest.batch_multiple for engine in engines]))
+
+
+def run_images(
+    engines: Sequence[Engine],
+    source: ImageSource,
+    setting: str | None,
+    after_batch: Callable[[int], None] = lambda images: None,
+) -> ImageRun:
+    """Runs all images that make whole groups, once; what is left over is skipped.
+
+    Args:
+        engines: bundles of one model, the inspected one first.
+        source: the images.
+        setting: name of the profile that all run with; None for a model without profiles.
+        after_batch: called after each batch with its number of images.
+
+    Raises:
+        ImageError: there are fewer images than a group has.
+        VmoeError: the images don't fit, or a bundle can't be run with the profile.
+    """
+    first, *others = engines
+    manifest = first.manifest
+    experts = manifest.rules.num_experts if manifest.rules else 0
+    has_top1 = manifest.output == "logits"
+    known = source.labels if has_top1 else None
+    statistics = RoutingStatistics(experts, None if known is None else manifest.outputs)
+    counts = [AgreementCount(experts, has_top1=has_top1) for _ in others]
+    multiple, right = common_multiple(engines), 0
+    whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
+    if not whole:
+        raise ImageError(f"a group needs {multiple} images, and there are {len(source)}")
+    for start in range(0, whole, size):
+        chosen = slice(start, min(start + size, whole))
+        pictures = source.images[chosen]
+        batch = to_batch(pictures, manifest.input)
+        labels = None if known is None else known[chosen]
+        outputs, routing = first.logits_and_routing(batch, setting)
+        statistics.add(routing, len(batch), labels)
+        right += 0 if labels is None else int(np.count_nonzero(outputs.argmax(axis=1) == labels))
+        for engine, count in zip(others, counts, strict=True):
+            same_input = engine.manifest.input == manifest.input
+            theirs = engine.logits_and_routing(batch if same_input else pictures, setting)
+            count.add(outputs, theirs[0], routing, theirs[1])
+        after_batch(len(batch))
+    agreements = tuple(count.result() for count in counts)
+    return ImageRun(whole, None if known is None else right / whole, statistics.layers(), agreements)
+
+
+def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neighbours]) -> list[str]:
+    """What isn't known, a sentence each."""
+    notes = []
+    if manifest.rules is None:
+        notes.append("A dense ViT has no routers: every patch goes through every layer, and there are no experts to show.")
+    elif manifest.rules.kind == "soft":
+        notes.append(
+            "A Soft MoE drops nothing: every expert has a share of every patch, and loads are sums of these shares."
+        )
+    elif manifest.rules.kind == "experts-choice":
+        notes.append("With experts choice the experts choose their tokens: all have the same load.")
+    if source.note is not None:
+        notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
+    elif source.labels is None and manifest.rules is not None:
+        notes.append("Without labels it is not known which classes go to which experts.")
+    if neighbours and not any(one.group in {"image", "1"} for one in neighbours) and manifest.rules is not None:
+        notes.append("A bundle exported with --group image, added with --compare, shows answers that no neighbour can move.")
+    return notes

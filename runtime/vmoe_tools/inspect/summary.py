@@ -1,0 +1,199 @@
+"""The summary of a bundle: everything that is known of it without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import KIND_NAMES, SoftRules
+from vmoe_tools.inspect.tensors import ListedTensor, read_tensors
+from vmoe_tools.machine import describe_backends
+
+T = TypeVar("T")
+
+_MOST = 2**53  # of a number that no reader checks
+_DESCRIPTION: Mapping[str, type] = {
+    "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
+}  # fmt: skip
+_PROFILE = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "capacity")
+
+
+def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
+    """Collects everything of an open bundle, ready for JSON. What isn't known, or what the model doesn't have, is None.
+
+    Args:
+        bundle: what to show.
+        verified: whether its SHA-256s were compared.
+
+    Returns:
+        - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
+        - `model`: sizes by the names of the official configs, with `expert_mlp_dim` and `dispatch_bf16` of the experts
+        - `parameters`: `all`; `per_token`, those that a token meets at most, at `k` experts per token of the first profile;
+          `tensors`, how many
+        - `routing`: `kind`, `layers`, `num_experts`, `slots_per_expert` (Soft MoE), `group`, `group_tokens`, `rounding`,
+          `capacity_multiple_of`, `settings`
+        - `image` and `output`: what the graph takes and returns
+        - `profiles`: each with its slots as `capacity`, `flops_per_image`, and these as a share `of_dense`
+        - `dense_flops_per_image`, of the dense model of the same size
+        - `tensorrt`: `precision` and `graphs`
+        - `validation`: `atol`, `relative_limit`, and the worst of the comparisons: `graphs` with the reference, `from_fp32`,
+          and `tensorrt`
+        - `origin`: of the checkpoint, and `producer` and `producer_version` of the bundle
+        - `files`, `bytes`, `machine` (see `describe_backends`), `tensors` (name, dtype, shape, bytes)
+
+    Raises:
+        BundleError: the weights file has no readable header, or can't be read.
+    """
+    manifest = bundle.manifest
+    with bundle.open_weights() as weights:
+        tensors = read_tensors(weights, manifest.files[WEIGHTS_NAME].size)
+    raw, rules, image, tensorrt = manifest.raw, manifest.rules, manifest.input, manifest.tensorrt
+    dense = _get(raw, int, "flops_per_image", "dense") or None
+    return {
+        "bundle": str(bundle.path),
+        "format_version": manifest.version,
+        "verified": verified,
+        "kind": KIND_NAMES[rules.kind] if rules else "dense ViT",
+        "ensemble_size": manifest.ensemble_size,
+        "model": _model(manifest),
+        "parameters": _parameters(tensors, manifest),
+        "precision": manifest.precision,
+        "routing": _routing(manifest),
+        "batch_multiple": manifest.batch_multiple,
+        "image": {
+            **{name: getattr(image, name) for name in ("dtype", "height", "width", "channels")},
+            "preprocessing": str(image.steps).split("|"),
+        },
+        "output": {"name": manifest.output, "shape": manifest.output_shape, "class_names": manifest.class_names},
+        "profiles": [_profile(profile, manifest, dense) for profile in manifest.profiles.values()],
+        "dense_flops_per_image": dense,
+        "tensorrt": {"precision": tensorrt.precision, "graphs": dict(tensorrt.graphs)} if tensorrt else None,
+        "validation": _validation(raw),
+        "origin": {
+            **{name: _get(raw, str, "source", name) for name in ("name", "format", "sha256")},
+            "producer": _get(raw, str, "producer", "name"),
+            "producer_version": _get(raw, str, "producer", "version"),
+        },
+        "files": [{"name": name, "bytes": each.size, "sha256": each.sha256} for name, each in manifest.files.items()],
+        "bytes": sum(each.size for each in manifest.files.values()),
+        "machine": describe_backends(bundle),
+        "tensors": [asdict(tensor) for tensor in tensors],
+    }
+
+
+def _model(manifest: Manifest) -> dict[str, Any]:
+    model, size = manifest.model, _get(manifest.model, list, "patch_size") or []
+    return {
+        "patch_size": size if len(size) == 2 and all(type(side) is int for side in size) else None,
+        **{name: _get(model, kind, name) for name, kind in _DESCRIPTION.items()},
+        "expert_mlp_dim": _get(model, int, "moe", "mlp_dim"),
+        "dispatch_bf16": _get(model, bool, "moe", "dispatch_bf16"),
+    }
+
+
+def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[str, Any]:
+    parameters = [tensor for tensor in tensors if not tensor.is_scale]
+    count = sum(tensor.elements for tensor in parameters)
+    profile = next(iter(manifest.profiles.values()), None)
+    k = profile.k if profile else None
+    unused: int | None = 0
+    if manifest.rules is not None and not isinstance(manifest.rules, SoftRules):
+        unused = _unused_by_a_token(parameters, manifest, k)
+    return {"all": count, "per_token": None if unused is None else count - unused, "k": k, "tensors": len(tensors)}
+
+
+def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
+    """Parameters of the experts that a token doesn't go to; None where that isn't known."""
+    if k is None or manifest.rules is None:
+        return None
+    experts, unused = manifest.rules.num_experts, 0
+    for layer in manifest.moe_layers:
+        own = [tensor for tensor in parameters if tensor.name.startswith(f"Encoder/{layer}/Moe/Mlp/")]
+        if not own or any(tensor.shape[:1] != (experts,) for tensor in own):
+            return None
+        unused += sum(tensor.elements // experts * (experts - k) for tensor in own)
+    return unused
+
+
+def _routing(manifest: Manifest) -> dict[str, Any] | None:
+    rules = manifest.rules
+    if rules is None:
+        return None
+    return {
+        "kind": rules.kind,
+        "layers": manifest.moe_layers,
+        "num_experts": rules.num_experts,
+        "slots_per_expert": getattr(rules, "slots_per_expert", None),
+        "group": manifest.group,
+        "group_tokens": rules.group_tokens,
+        "rounding": getattr(rules, "rounding", None),
+        "capacity_multiple_of": getattr(rules, "capacity_multiple_of", None),
+        "settings": rules.settings,
+    }
+
+
+def _profile(profile: Profile, manifest: Manifest, dense: int | None) -> dict[str, Any]:
+    own = _get(manifest.raw, int, "flops_per_image", profile.name) or None
+    fields = asdict(profile)
+    return {
+        **{name: fields[name] for name in _PROFILE},
+        "flops_per_image": own,
+        "of_dense": own / dense if own and dense else None,
+    }
+
+
+def _validation(raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was compared when the bundle was exported; None where nothing was."""
+    graphs = _worst(_get(raw, list, "validation", "comparisons"))
+    if graphs is None:
+        return None
+    return {
+        "atol": _number(raw["validation"].get("atol")),
+        "relative_limit": _number(raw["validation"].get("relative_limit")),
+        "graphs": graphs,
+        "from_fp32": _worst(_get(raw, list, "validation", "distance_from_fp32")),
+        "tensorrt": _worst(_get(raw, list, "validation", "tensorrt")),
+    }
+
+
+def _worst(entries: list[Any] | None) -> dict[str, Any] | None:
+    """The worst of some comparisons: the largest differences, and the smallest share of pairs that were routed alike."""
+    found = [entry for entry in entries or [] if isinstance(entry, dict)]
+    if not found:
+        return None
+
+    def numbers(key: str) -> Iterator[float]:
+        """Those of all entries, or of the blocks of an entry."""
+        for entry in found:
+            value = entry.get(key)
+            for part in value.values() if isinstance(value, dict) else [value]:
+                if (number := _number(part)) is not None:
+                    yield number
+
+    def texts(key: str) -> list[str]:
+        return list(dict.fromkeys(text for entry in found if (text := _get(entry, str, key)) is not None))
+
+    profiles = texts("profile")
+    return {
+        "graphs": texts("graph"),
+        "profiles": profiles,
+        "images": max((images for entry in found if (images := _get(entry, int, "images")) is not None), default=None),
+        "max_difference": max(numbers("max_difference"), default=None),
+        "relative_difference": max(numbers("relative_difference"), default=None),
+        "agreement": min(numbers("agreement"), default=None) if profiles else None,
+    }
+
+
+def _get(raw: Any, kind: type[T], *keys: str) -> T | None:
+    """What stands under some keys of what no reader checks; None where it isn't of that type."""
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw if type(raw) is kind and (not isinstance(raw, int) or 0 <= raw <= _MOST) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value <= _MOST else None

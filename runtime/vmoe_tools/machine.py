@@ -1,0 +1,123 @@
+"""What a measurement ran on, and what this machine can run a bundle with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vmoe_runtime import op_library
+from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.backends.availability import availability, chosen_by_auto
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import BackendError
+from vmoe_runtime.installation import installed_version
+
+if TYPE_CHECKING:
+    from vmoe_tools.engines import LoadedBundle
+
+
+def describe_machine(engines: Iterable[LoadedBundle]) -> dict[str, Any]:
+    """Everything about this machine that a number depends on, ready for JSON.
+
+    Args:
+        engines: the engines that are measured; they say which runtime they are.
+
+    Returns:
+        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
+        `vmoe_runtime` (None where it is not installed as a package); under `backends`, by name, a description of the
+        runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
+        and the `resident_bytes` of the whole process.
+    """
+    engines = list(engines)
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "vmoe_runtime": installed_version("vmoe-export"),
+        "backends": {loaded.engine.backend: loaded.engine.backend_description for loaded in engines},
+        "engines": [
+            {
+                "bundle": loaded.name,
+                "backend": loaded.engine.backend,
+                "precision": loaded.engine.manifest.precision,
+                "load_seconds": loaded.load_seconds,
+                "resident_bytes": loaded.resident_bytes,
+            }
+            for loaded in engines
+        ],
+        "resident_bytes": resident_bytes(),
+    }
+
+
+def describe_backends(bundle: Bundle) -> dict[str, Any]:
+    """What of this machine matters to a bundle, found out without loading it, ready for JSON.
+
+    Returns:
+        `cpu` and `cores`; `op_library` with `path`, `cpu_path` (the instruction set that its kernels take) and `reason`
+        (why there is none); and in `backends`, for each of `vmoe_runtime.backends.BACKENDS` at the first profile, `name`,
+        `runs`, `auto` (whether "auto" takes it), `description`, and `reason` (why it doesn't run). Others are None.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an op library that can't be loaded, which is in the result
+        profile = next(iter(bundle.manifest.profiles.values()), None)
+        found = {name: availability(name, bundle, profile) for name in BACKENDS}
+        auto = chosen_by_auto(found)
+        library, reason = op_library.usable_library()
+    if library is None and reason is None:
+        try:
+            reason = f"{op_library.library_path()} can't be used"
+        except BackendError as error:
+            reason = str(error)
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "op_library": {
+            "path": None if library is None else str(library),
+            "cpu_path": None if library is None else op_library.cpu_path(library),
+            "reason": None if library is not None else reason,
+        },
+        "backends": [
+            {
+                "name": name,
+                "runs": state.error is None,
+                "auto": name == auto,
+                "description": state.description,
+                "reason": None if state.error is None else str(state.error),
+            }
+            for name, state in found.items()
+        ],
+    }
+
+
+def cpu_model() -> str:
+    """Model name of the CPU; its architecture where the system doesn't tell the name."""
+    name = _field("/proc/cpuinfo", "model name")
+    return name or platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """CPUs that this process may run on: a container often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process that is in RAM; None where the system doesn't tell."""
+    kilobytes = _field("/proc/self/status", "VmRSS")
+    return None if kilobytes is None else int(kilobytes.split()[0]) * 1024
+
+
+def _field(path: str, name: str) -> str | None:
+    """The text behind a name and a colon in a file of the kernel's; None where there is none."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)

@@ -1,0 +1,110 @@
+"""The command `vmoe report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vmoe_runtime.backends import Parallelism
+from vmoe_tools import options
+from vmoe_tools.bench.sweep import Axes
+from vmoe_tools.charts import write_picture
+from vmoe_tools.engines import load_engines
+from vmoe_tools.output import check_output_file, people_stream, write_file, write_json
+from vmoe_tools.program import printable
+from vmoe_tools.report import words
+from vmoe_tools.report.collect import Collection
+from vmoe_tools.report.page import pictures_of, render_page
+from vmoe_tools.report.plan import MOST_BYTES, make_plan
+from vmoe_tools.terminal import Progress
+
+_MOST_SAMPLES = 24
+_PICTURES = ("accuracy", "patches", "experts")
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundles_argument
+@click.option(
+    "--images",
+    metavar="NPZ|DIR",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="An .npz file with 'images' and perhaps 'labels', or a folder of pictures, with a subfolder per class for labels.",
+)
+@click.option("-o", "--out", metavar="PAGE", type=click.Path(path_type=Path), required=True, help="The .html file to write.")
+@options.labels_option
+@options.compare_option
+@options.profile_option
+@options.axis_options
+@options.backend_option
+@options.batch_size_option
+@options.threads_option
+@options.duration_option
+@click.option(
+    "--samples",
+    metavar="N",
+    type=click.IntRange(1, _MOST_SAMPLES),
+    default=12,
+    show_default=True,
+    help="Images to show with their patches.",
+)
+@click.option(
+    "--max-drop-in-accuracy",
+    "max_drop",
+    metavar="X",
+    type=options.FiniteRange(0, 1, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="How much accuracy the recommended setting may lose against the most accurate one; 0.01 is one point.",
+)
+@options.json_option
+@options.verbose_option
+@options.quiet_option
+def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:
+    """Makes a page of what a capacity costs and gives on your own images.
+
+    BUNDLE... is one bundle, or several precisions of one model, the first of which is shown in detail. The page has
+    accuracy, speed, FLOPs and kept pairs over the capacity ratio, the patches of sample images that are processed and their
+    experts, the load of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures stand
+    beside it. By default there are 8 capacity ratios from 0.1 to 2, and three curves: --bpr, --no-bpr, and --bpr --pool.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise click.UsageError(f"--out {out} must end in .html")
+    if json_target is not None and Path(json_target) == out:
+        raise click.UsageError(f"--out and --json are both {out}")
+    axes = Axes.of(given)
+    paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in _PICTURES}
+    for target in (json_target, out, *paths.values()):
+        check_output_file(target, [*bundles, *given["compared"], given["images"], given["labels"]])
+    command = printable(shlex.join(["vmoe", *(click.get_current_context().find_object(list) or ())]))
+    names = () if given["profile"] is None else (given["profile"],)
+    with ExitStack() as closing:
+        parallelism = Parallelism(given["threads"])
+        engines = load_engines(bundles, given["compared"], [given["backend"]], names, parallelism, closing)
+        plan = make_plan(engines, axes, given)
+        collected = Collection(plan, given, Progress(sys.stderr, quiet=quiet)).put_together(command)
+        class_names = engines[0].engine.class_names
+    page, figures = render_page(collected, class_names), pictures_of(collected, class_names)
+    size = len(page.encode())
+    if size > MOST_BYTES:
+        raise click.ClickException(
+            f"the page would be {size / 1e6:.1f} MB large, and {MOST_BYTES / 1e6:g} MB is the most: fewer --samples, "
+            "bundles, curves or capacity ratios make it smaller"
+        )
+    for name, figure in figures.items():
+        write_picture(figure, paths[name])
+    write_file(out, lambda file: file.write(page))
+    found = collected.report
+    write_json(json_target, asdict(found))
+    if not quiet:
+        text = [*words.opening(found), words.recommendation(found), words.standard_error(found), *found.notes]
+        stream = people_stream(json_target)
+        print(printable(" ".join(sentence for sentence in text if sentence).replace("\u00a0", " ")), file=stream)
+        written = [out, *(paths[name] for name in figures)]
+        print("Wrote", ", ".join(f"{printable(str(p))} ({p.stat().st_size / 1000:,.0f} kB)" for p in written), file=stream)

@@ -1,0 +1,154 @@
+"""What a report measures: the curves of each loaded bundle, the points that they are made of, and the size of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import click
+
+from vmoe_runtime import Engine
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import TokenLayout
+from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules, SoftRules, TopKRules
+from vmoe_tools.bench.points import Point, named_profiles, plan_points
+from vmoe_tools.bench.sweep import Axes, sweep_profiles
+from vmoe_tools.engines import LoadedBundle
+from vmoe_tools.report.contents import Curve
+
+MOST_BYTES = 5_000_000
+"""Of a page: it is to be mailed."""
+
+# Bytes, each somewhat more than it takes.
+_EMPTY_PAGE = 700_000  # with its charts
+_POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
+_DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
+_DEFAULT_CURVES = ((True, False), (False, False), (True, True))  # order and pool
+_KINDS = {(True, False): "bpr", (False, False): "vanilla", (True, True): "pool", (False, True): "vanilla-pool"}
+_TITLES = {"bpr": "Batch Priority Routing", "vanilla": "vanilla order", "pool": "pool of slots"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        engines: of the bundles, in the order of the command line.
+        points: all settings.
+        curves: of all bundles, those of the first one first.
+        ratios: capacity ratios of the first bundle's curves, rising.
+        others: indices of the points that are on no curve.
+        notes: about ratios that round to the same slots.
+        samples: how many sample images the page has room for.
+    """
+
+    engines: list[LoadedBundle]
+    points: list[Point]
+    curves: list[Curve]
+    ratios: list[float]
+    others: list[int]
+    notes: list[str]
+    samples: int
+
+    @property
+    def own(self) -> list[int]:
+        """Indices of the settings on the first bundle's curves."""
+        return [index for curve in self.curves if curve.bundle == self.engines[0].name for index in curve.points]
+
+
+def make_plan(engines: list[LoadedBundle], axes: Axes, given: dict[str, Any]) -> Plan:
+    """Plans the settings of loaded bundles.
+
+    Args:
+        engines: the bundles.
+        axes: what is varied; what isn't said is that of `_DEFAULT_RATIOS` and `_DEFAULT_CURVES`.
+        given: the values of the command's other options.
+
+    Raises:
+        click.UsageError: the bundles can't be run with one of the settings, or these are too many for a page.
+    """
+    names = () if given["profile"] is None else (given["profile"],)
+    curves: dict[int, dict[tuple[str, str], list[Profile]]] = {}
+    notes: dict[str, None] = {}
+
+    def profiles_of(engine: Engine) -> Sequence[Profile | None]:
+        compared = any(loaded.engine is engine and loaded.compared for loaded in engines)
+        rules = engine.manifest.rules
+        if compared and (rules is None or isinstance(rules, SoftRules)):
+            return [None]
+        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, () if compared else names)[0], axes)
+        notes.update(dict.fromkeys(found))
+        return [profile for curve in curves[id(engine)].values() for profile in curve]
+
+    points = plan_points(engines, profiles_of, () if given["batch_size"] is None else (given["batch_size"],))
+    placed = [
+        Curve(loaded.name, kind, title, tuple(own))
+        for loaded in engines
+        for (kind, title), profiles in curves.get(id(loaded.engine), {}).items()
+        if (own := [i for i, point in enumerate(points) if point.loaded is loaded and point.profile in profiles])
+    ]
+    own_points = [points[i].profile for curve in placed if curve.bundle == engines[0].name for i in curve.points]
+    return Plan(
+        engines,
+        points,
+        placed,
+        sorted({profile.capacity_ratio for profile in own_points if profile is not None}),
+        [index for index, point in enumerate(points) if id(point.engine) not in curves],
+        list(notes),
+        _room_for_samples(engines[0].engine, len(points), len(own_points), given["samples"]),
+    )
+
+
+def patch_bytes(experts: int) -> int:
+    """Bytes of a number that tells so many experts from a dropped patch."""
+    return 1 if experts < 255 else 2
+
+
+def _curves_of(
+    rules: RoutingRules | None, base: Profile | None, axes: Axes
+) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
+    """The settings of each curve by its kind and title, and notes on ratios that are left out."""
+    if rules is None or base is None or isinstance(rules, SoftRules):
+        kind = "a dense ViT" if rules is None else f"a {KIND_NAMES[rules.kind]}"
+        raise click.UsageError(f"the report shows what a capacity does, and the bundle is {kind}, which has none")
+    ratios = axes.ratios or _DEFAULT_RATIOS
+    if not isinstance(rules, TopKRules):
+        profiles, notes = sweep_profiles(rules, base, Axes(ratios, axes.ks, axes.orders, axes.pools, axes.limits))
+        return {("choice", "experts choice"): profiles}, notes
+    pairs: Sequence[tuple[bool, bool]] = _DEFAULT_CURVES
+    if axes.orders or axes.pools:
+        pairs = list(product(axes.orders or (bool(base.bpr),), axes.pools or (bool(base.pool),)))
+    curves, notes = {}, []
+    for (order, pool), k, limit in product(pairs, axes.ks or (None,), axes.limits or (None,)):
+        if not rules.has_policies and pool:
+            continue
+        kind = _KINDS[order, pool]
+        title = _TITLES.get(kind, f"{_TITLES['vanilla']}, {_TITLES['pool']}")
+        if len(axes.ks) > 1:
+            kind, title = f"{kind}-k{k}", f"{title}, k={k}"
+        if len(axes.limits) > 1:
+            kind, title = f"{kind}-m{limit}", f"{title}, at most {limit} experts"
+        one = Axes(ratios, () if k is None else (k,), (order,), (pool,) if rules.has_policies else ())
+        one = one if limit is None else Axes(one.ratios, one.ks, one.orders, one.pools, (limit,))
+        curves[kind, title], found = sweep_profiles(rules, base, one)
+        notes += found
+    if not curves:
+        raise click.UsageError("the bundle's graph has no pool of slots, and no other curve is requested")
+    return curves, notes
+
+
+def _room_for_samples(engine: Engine, points: int, settings: int, wanted: int) -> int:
+    """How many samples fit on a page beside the numbers of its settings."""
+    manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
+    layers, experts = len(manifest.moe_layers), manifest.rules.num_experts if manifest.rules else 0
+    left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - settings * layers * _LAYER
+    if left < 0:
+        raise click.UsageError(
+            f"the page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: fewer capacity ratios or curves "
+            "make it smaller"
+        )
+    patches = 0 if layout is None else layout.rows * layout.columns
+    sample = _PICTURE + settings * (_ANSWER + layers * patches * patch_bytes(experts) * 4 // 3)
+    return min(wanted, left // sample)

@@ -1,0 +1,120 @@
+"""The command `vmoe run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_tools import options
+from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.program import FAILURE, complain, printable
+from vmoe_tools.run.answers import Answer, answer
+
+_MOST_CLASSES = 1 << 24
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
+@click.argument("images", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.setting_options
+@click.option(
+    "--top",
+    metavar="N",
+    type=click.IntRange(1, _MOST_CLASSES),
+    default=5,
+    show_default=True,
+    help="Classes per image; all of them where the model has fewer.",
+)
+@options.backend_option
+@options.threads_option
+@options.json_option
+@options.verbose_option
+@options.quiet_option
+def run(
+    bundle: Path,
+    images: tuple[Path, ...],
+    top: int,
+    backend: str,
+    threads: int | None,
+    json_target: str | None,
+    quiet: bool,
+    **given: Any,
+) -> int:
+    """Classifies image files: for each the likeliest classes and their probabilities (softmax over all classes).
+
+    A folder stands for the pictures in it and below it, sorted. An image that can't be read is named, the others are
+    answered, and the exit code is 1 then.
+    """
+    setting = options.setting_of(given)
+    check_output_file(json_target, [bundle, *images])
+    paths = [path for given_path in images for path in _pictures(given_path)]
+    with Engine.load(bundle, setting.profile, backend, threads) as engine:
+        profile = engine.setting(setting)
+        _check(engine.manifest, bundle, len(paths))
+        stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
+        if not quiet:
+            name = f", {profile.name}" if profile else ""
+            steps = engine.manifest.input.steps
+            print(f"{engine.manifest.summary}{name}, on {engine.backend_description}; pictures: {steps}", file=stream)
+        done = []
+        for each in answer(engine, paths, setting, top):
+            done.append(each)
+            if not quiet:
+                for line in _lines(each, engine, width):
+                    print(line, file=stream)
+            if each.error is not None:
+                complain(each.error)
+        content = {
+            "bundle": str(bundle),
+            "profile": profile.name if profile else None,
+            "backend": engine.backend,
+            "images": [_entry(each, engine.class_names) for each in done],
+        }
+    write_json(json_target, content)
+    return FAILURE if any(each.error for each in done) else 0
+
+
+def _pictures(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    loose, below = find_files(path, PICTURE_SUFFIXES)
+    pictures = sorted([*loose, *(picture for several in below.values() for picture in several)])
+    if not pictures:
+        raise click.ClickException(f"{path} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return pictures
+
+
+def _check(manifest: Manifest, bundle: Path, count: int) -> None:
+    if manifest.output != "logits":
+        what = {"features": f"features of size {manifest.outputs}, which have no classes", "members": "each member's logits"}
+        raise click.ClickException(f"{bundle} returns {what[manifest.output]}; vmoe_runtime.Engine returns them in Python")
+    multiple = manifest.batch_multiple
+    if count % multiple:
+        raise click.UsageError(
+            f"{count} images don't fit: the bundle routes in groups ({manifest.group}) that need a multiple of {multiple}"
+        )
+
+
+def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:
+    """File, probability and class, in columns."""
+    for rank, (index, probability) in enumerate(each.classes):
+        file = "" if rank else printable(str(each.image))
+        name = engine.class_names[index] if engine.class_names else f"class {index}"
+        yield f"{file:<{width}}  {probability:>7.2%}  {printable(name)}"
+
+
+def _entry(each: Answer, names: Sequence[str] | None) -> dict[str, Any]:
+    return {
+        "image": str(each.image),
+        "error": each.error,
+        "classes": [
+            {"class": names[index] if names else index, "index": index, "probability": probability}
+            for index, probability in each.classes
+        ],
+    }

@@ -1,0 +1,123 @@
+"""What people read on a terminal: progress, sections, tables and numbers. The only module that needs rich."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
+
+from rich import progress
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vmoe_tools.program import printable
+
+T = TypeVar("T")
+Row = tuple[str, str]
+"""A name, and the text beside it."""
+
+_WIDTH_OF_A_PIPE = 120
+_LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
+
+
+class Progress:
+    """Bars for the steps of a measurement, where the stream is a terminal; nothing elsewhere."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        self._console = Console(file=stream, markup=False, emoji=False)
+        self._off = quiet or not stream.isatty()
+
+    @contextmanager
+    def step(self, text: str, total: float) -> Iterator[Callable[[float, int], None]]:
+        """Shows a bar with images per second and the time left, until the block ends.
+
+        Args:
+            text: what is done.
+            total: of what it takes, in any unit.
+
+        Yields:
+            advance(amount, images): what was done since the last call, in that unit and in images.
+        """
+        columns = (
+            progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
+            progress.TextColumn("{task.fields[rate]}", markup=False), progress.TimeRemainingColumn(),
+        )  # fmt: skip
+        with progress.Progress(*columns, console=self._console, transient=True, disable=self._off) as bar:
+            task = bar.add_task(text, total=total, rate="")
+            start, seen = time.monotonic(), 0
+
+            def advance(amount: float, images: int) -> None:
+                nonlocal seen
+                seen += images
+                rate = seen / max(time.monotonic() - start, 1e-9)
+                bar.update(task, advance=amount, rate=f"{rate:,.1f} images/s")
+
+            yield advance
+
+
+def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | str, width: int = _WIDTH_OF_A_PIPE) -> None:
+    """Prints a title, and below it, indented, rows, tables and texts.
+
+    Args:
+        stream: where to.
+        title: of the section.
+        parts: of the section.
+        width: columns where the stream is no terminal; rich would take 80.
+    """
+    console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(Text(printable(title), style="bold", overflow="fold"))
+        for part in parts:
+            content = part if isinstance(part, Table) else Text(part) if isinstance(part, str) else _rows(part)
+            console.print(Padding(content, (0, 0, 0, 2), expand=False))
+    # Tables fill their last column with blanks.
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    stream.write("\n".join([*lines, "", ""]))
+
+
+def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> Table:
+    """A table with a row for each item.
+
+    Args:
+        items: of the rows.
+        columns: what makes a cell of an item, by heading.
+        text: headings of columns that are text, which may take several lines; all others are numbers.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        if name in text:
+            table.add_column(name, overflow="fold", min_width=8)
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for item in items:
+        table.add_row(*(one_line(cell(item)) for cell in columns.values()))
+    return table
+
+
+def one_line(text: object) -> str:
+    """A text of the user or of a bundle, on one line and not endless; a dash for None."""
+    words = "-" if text is None else str(text)
+    return printable(words if len(words) <= _LONGEST_TEXT else f"{words[:_LONGEST_TEXT]}...")
+
+
+def share_text(share: float | None) -> str:
+    """A share in percent; a dash where it is not known, or no number."""
+    return number_text(share, ".2%")
+
+
+def number_text(value: float | None, layout: str, unit: float = 1.0) -> str:
+    """A number in units, by a layout such as ".1f"; a dash where it is not known, or no number."""
+    return "-" if value is None or math.isnan(value) else format(value * unit, layout)
+
+
+def _rows(rows: Iterable[Row]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=13)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, text)
+    return table

@@ -1,0 +1,214 @@
+"""Images of measurements: npz files, folders of pictures, their labels, and synthetic ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import QUICK, complaint_of, json_of
+from PIL import Image
+
+from vmoe_measure.image_labels import read_labels
+from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
+from vmoe_runtime import ImageError
+from vmoe_runtime.bundle.manifest import InputSpec, Manifest
+from vmoe_runtime.bundle.reader import Bundle
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RGB = InputSpec("float32", 32, 48, 3)
+
+
+@pytest.fixture
+def npz(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Callable[..., Path]:
+    """Writes an npz file: by default 70 labelled digits, so four batches of 16, and six images left over."""
+
+    def write(**changed: np.ndarray | None) -> Path:
+        arrays = {"images": mnist_images["images"][:70], "labels": mnist_images["labels"][:70], **changed}
+        path = tmp_path / "digits.npz"
+        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+        return path
+
+    return write
+
+
+@pytest.fixture
+def manifest(mnist_bundle: Path) -> Manifest:
+    """The manifest of the MNIST bundle, with names for its classes."""
+    return dataclasses.replace(Bundle.open(mnist_bundle, verify=False).manifest, class_names=DIGITS)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
+    """A folder with 40 digits as PNG files, in one subfolder per class."""
+    folder = tmp_path / "pictures"
+    for index in range(40):
+        subfolder = folder / DIGITS[mnist_images["labels"][index]]
+        subfolder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mnist_images["images"][index]).save(subfolder / f"{index}.PNG")
+    (folder / "one" / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def opened(path: Path, manifest: Manifest) -> ImageSource:
+    """The images of a path, as commands open them for a bundle."""
+    return open_images(path, manifest.class_names, manifest.outputs if manifest.output == "logits" else None)
+
+
+def test_synthetic_images_are_smooth_and_always_the_same() -> None:
+    images = synthetic_images(3, RGB).images
+    assert isinstance(images, np.ndarray)
+    assert (images.shape, images.dtype) == ((3, 32, 48, 3), np.uint8)
+    assert np.array_equal(images, synthetic_images(3, RGB).images)
+    steps = np.abs(np.diff(images.astype(int), axis=2))
+    assert 0 < steps.mean() < images.std() / 2
+
+
+def test_whole_batches_skip_what_is_left_over() -> None:
+    source = ImageSource(np.zeros((7, 32, 48, 3), np.uint8), np.arange(7))
+    batches = list(source.whole_batches(3, RGB))
+    assert [batch.shape for batch, _ in batches] == [(3, 32, 48, 3)] * 2
+    assert [labels.tolist() for _, labels in batches if labels is not None] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_subfolders_are_labels_by_the_name_or_the_index_of_a_class(
+    pictures: Path, manifest: Manifest, mnist_images: dict[str, np.ndarray]
+) -> None:
+    deep = pictures / "one" / "images" / "of 2024"
+    deep.mkdir(parents=True)
+    first = next((pictures / "one").glob("*.PNG"))
+    first.rename(deep / first.name)
+    (pictures / "nine").rename(pictures / "9")
+    source = opened(pictures, manifest)
+    # The files are named after their place in the test set.
+    chosen = [int(path.stem) for path in source.images if isinstance(path, Path)]
+    assert source.labels is not None and source.labels.tolist() == mnist_images["labels"][chosen].tolist()
+    assert len(set(source.labels[:16])) > 3, "a batch holds one class only"
+    (pictures / "9").rename(pictures / "10")
+    assert opened(pictures, manifest).note == "subfolder '10' is not one class of the bundle, so there is no top-1"
+    twice = dataclasses.replace(manifest, class_names=(*DIGITS[:8], "one", "nine"))
+    assert opened(pictures, twice).labels is None
+
+
+def test_hidden_files_and_empty_folders_are_no_pictures(pictures: Path, manifest: Manifest) -> None:
+    (pictures / "one" / "._1.png").write_text("what another system notes")
+    for hidden in (pictures / ".thumbnails", pictures / "one" / ".thumbnails"):
+        hidden.mkdir()
+        (hidden / "1.png").write_text("a thumbnail")
+    (pictures / "no pictures").mkdir()
+    (pictures / "no pictures" / "notes.txt").write_text("notes")
+    source = opened(pictures, manifest)
+    assert source.labels is not None and len(source) == 40
+    assert not any(part.startswith(".") for path in source.images for part in path.relative_to(pictures).parts)
+
+
+def test_pictures_without_a_subfolder_have_no_labels(pictures: Path, manifest: Manifest) -> None:
+    flat = opened(pictures / "one", manifest)
+    assert (flat.labels, flat.note) == (None, None)
+    next((pictures / "nine").glob("*.PNG")).rename(pictures / "stray.PNG")
+    source = opened(pictures, manifest)
+    assert (source.labels, len(source)) == (None, 40)
+    assert source.note == "some pictures are in no subfolder, so there is no top-1"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"images": None}, "has no array 'images'"),
+        ({"images": np.zeros(3)}, "'images' has shape (3,)"),
+        ({"labels": np.zeros(70)}, "'labels' is float64[70], and 70 images need 70 integers"),
+        ({"labels": np.zeros(69, int)}, "'labels' is int64[69], and 70 images need 70 integers"),
+        ({"labels": np.full(70, 10)}, "labels go from 10 to 10, and the model has classes 0 to 9"),
+        ({"labels": np.full(70, -1)}, "labels go from -1 to -1"),
+        ({"images": np.zeros((70, 28, 27), np.uint8)}, "images have shape (16, 28, 27)"),
+        ({"images": np.zeros((70, 28, 28))}, "images are float64"),
+        ({"images": np.zeros((9, 28, 28), np.uint8), "labels": None}, "needs 16 images, and --images has 9"),
+        ({"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, int)}, "--images has 0"),
+        ({"images": np.array([{}] * 16)}, "is not a readable npz file"),
+    ],
+)
+def test_an_npz_that_does_not_fit_is_one_sentence(
+    mnist_bundle: Path,
+    npz: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, np.ndarray | None],
+    says: str,
+) -> None:
+    assert says in complaint_of(capsys, 1, "bench", mnist_bundle, "--images", npz(**changed), *QUICK)
+
+
+def test_other_files_are_no_images(tmp_path: Path, npz: Callable[..., Path], manifest: Manifest) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    damaged = npz()
+    damaged.write_bytes(damaged.read_bytes()[:-300])
+    (tmp_path / "empty").mkdir()
+    for name, says in {
+        "one.npy": "is not an npz file with an array 'images'",
+        "digits.npz": "is not a readable npz file",
+        "missing.npz": "No such file or directory",
+        "empty": "has no pictures",
+    }.items():
+        with pytest.raises(ImageError, match=says):
+            opened(tmp_path / name, manifest)
+
+
+def test_a_picture_that_cannot_be_read_is_named(pictures: Path, manifest: Manifest) -> None:
+    (pictures / "one" / "broken.png").write_text("no picture")
+    source = opened(pictures, manifest)
+    with pytest.raises(ImageError, match=r"broken\.png is not a readable image"):
+        source.first_batch(len(source), manifest.input)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("file,label\na.png,one\nb/c.png,1\n", {"a.png": 1, "b/c.png": 1}),
+        ('a.png,0\r\n\r\n"b,c.png", two \n', {"a.png": 0, "b,c.png": 2}),
+        ("\ufeffa.png,2\n", {"a.png": 2}),
+    ],
+    ids=repr,
+)
+def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    assert read_labels(tmp_path / "labels.csv", ("zero", "one", "two")) == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no labels"),
+        ("file,label\n", "has no labels"),
+        ("a.png,1\nb.png\n", "line 2: "),
+        ("a.png,1\nb.png,drei\n", "is not a picture and the name or index of a class"),
+        ("a.png,1\na.png,2\n", "has a label already"),
+        ("a.png,1\n../b.png,1\n", "no path inside the folder"),
+        ("/etc/passwd,1\n", "no path inside the folder"),
+        ("a.png,-1\n0,-1\n", "line 2: "),
+        ("a\udcff,1\n", "not a readable CSV file"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_label_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ImageError, match=says):
+        read_labels(tmp_path / "labels.csv", ("zero", "one", "two"))
+
+
+def test_a_csv_file_labels_pictures(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(6):
+        Image.fromarray(mnist_images["images"][index]).save(tmp_path / f"{index}.png")
+    rows = [f"{index}.png,{mnist_images['labels'][index]}" for index in (3, 1, 5)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    labels = tmp_path / "labels.csv"
+    arguments = ("bench", mnist_image_bundle, "--profile", "c1.05-k2", "--images", tmp_path, "--labels", labels, *QUICK)
+    (found,) = json_of(capsys, *arguments)["points"]
+    assert (found["images"], found["top1"]) == (3, 1.0)
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "9.png,1"]))
+    assert "9.png, which is no file" in complaint_of(capsys, 1, *arguments)
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "0.png,10"]))
+    says = f"{tmp_path / 'labels.csv'}: labels go from "
+    assert says in complaint_of(capsys, 1, *arguments)

@@ -1,0 +1,211 @@
+"""The program `vmoe`: its commands, one line for whatever goes wrong, signals, and files that are written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from command_runs import QUICK, complaint_of, kept_bundle, run
+from terminal import ended_by
+
+from vmoe_runtime import VmoeError
+from vmoe_tools import program
+from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.program import main, printable
+
+VMOE = Path(sys.executable).with_name("vmoe")
+COMMANDS = ["export", "run", "bench", "inspect", "report", "serve", "build"]
+SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
+
+
+def vmoe(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([VMOE, *map(str, words)], capture_output=True, text=True, check=False, **options)
+
+
+def test_help_lists_the_commands_and_imports_none_of_them() -> None:
+    script = "import sys; from vmoe_tools.program import main; main(['--help']); print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[lines.index("Commands:") + 1 : -1]] == COMMANDS
+    assert lines[-1] == "False"
+
+
+def test_names_of_commands_and_options_are_completed() -> None:
+    def completed(*words: str) -> list[str]:
+        asked = {"_VMOE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["vmoe", *words]), "COMP_CWORD": str(len(words))}
+        return [line.partition(",")[2] for line in vmoe(env={**os.environ, **asked}).stdout.splitlines()]
+
+    assert completed("b") == ["bench", "build"]
+    assert completed("run", "--thr") == ["--threads"]
+    assert "_vmoe_completion" in vmoe(env={**os.environ, "_VMOE_COMPLETE": "bash_source"}).stdout
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    from vmoe_runtime import __version__
+
+    assert run(capsys, "--version")[0] == f"vmoe, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "inspect", "report"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, command, "--help")[0].startswith(f"Usage: vmoe {command} [OPTIONS] BUNDLE")
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    for module in ("vmoe_tools.bench.command", "vmoe_tools.bench.display", "vmoe_tools.terminal"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    complaint = complaint_of(capsys, 1, "bench", "some.vmoe")
+    assert "pip install 'vmoe-export[bench]'" in complaint and "rich" in complaint
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "complaint"),
+    [
+        (VmoeError("the\nbundle is odd"), 1, "the bundle is odd"),
+        (click.UsageError("wrong"), 2, "wrong; vmoe inspect --help explains the options"),
+        (click.ClickException("can't"), 1, "can't"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 1, "there is not enough memory; a smaller batch size or image size takes less"),
+        (OSError(5, "Input/output error", "disk"), 1, "disk: Input/output error"),
+    ],
+    ids=repr,
+)
+def test_an_error_is_one_line(
+    error: BaseException, code: int, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open", fail)
+    assert complaint_of(capsys, code, "inspect", "x.vmoe") == f"vmoe: {complaint}\n"
+    _, err = run(capsys, "inspect", "x.vmoe", "-v", code=code)
+    assert ("Traceback" in err) == (code != 2) and err.endswith(f"vmoe: {complaint}\n")
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", "x.vmoe"])
+
+
+@pytest.mark.parametrize("words", [["bench"], ["run", "x.png"], ["inspect"], ["report", "--images", "x", "-o", "x.html"]])
+def test_names_do_not_steer_the_terminal(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, *more = words
+    complaint = complaint_of(capsys, 1, command, tmp_path / "a\x1b[31mb\nc", *more)
+    assert r"a\x1b[31mb c" in complaint
+    assert printable("a cat\x9b2J\u202e \udcff") == r"a cat\x9b2J\u202e \udcff"
+
+
+def test_text_that_an_encoding_lacks_is_escaped(mnist_image_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "named.vmoe"
+    shutil.copytree(mnist_image_bundle, bundle)
+    raw = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**raw, "class_names": ["né", *map(str, range(1, 9)), "九"]}))
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = vmoe("run", bundle, SEVEN, "--top", 10, env=environment, encoding="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  né\n" in done.stdout and "  \\u4e5d\n" in done.stdout
+
+
+def test_a_closed_standard_output_and_a_reader_that_goes_are_one_line() -> None:
+    for shell, complaint in ((">&-", "standard output is closed"), ("--list-tensors | true", "output: Broken pipe")):
+        command = f"{VMOE} inspect {kept_bundle('fp32')} {shell}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.stderr == f"vmoe: {complaint}\n"
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_a_signal_ends_a_report_and_leaves_nothing(
+    number: signal.Signals, code: int, seconds: float, mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path
+) -> None:
+    words = ["report", mnist_image_bundle, "--images", mnist_digits, "--duration", 60, "-o", tmp_path / "r.html"]
+    found, complaint = ended_by(number, [VMOE, *words], seconds)
+    # Python itself ends by the signal where it was starting, or making a class, when it came.
+    assert found in (code, -number)
+    assert "Traceback" not in complaint and list(tmp_path.iterdir()) == []
+    name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert complaint.endswith(f"vmoe: {name}\n") or found == -number
+
+
+def test_a_signal_ends_a_measurement_which_shows_what_there_is(
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "report.json"
+    words = ["bench", mnist_image_bundle, "--sweep", "0.1:2.0", "--images", mnist_digits, "--duration", 60, "--json", target]
+    found, complaint = ended_by(signal.SIGINT, [VMOE, *words], 6)
+    assert (found, "Traceback" in complaint) == (130, False)
+    report = json.loads(target.read_text())
+    assert report["interrupted"] is True and report["points"]
+    assert "what there is by now is shown, and no setting is recommended" in complaint
+    images = [point["images"] for point in report["points"]]
+    assert min(images) > 0 and max(images) - min(images) <= 1, "points ran on other images than their neighbours"
+
+
+# Files
+
+
+def test_a_file_is_replaced_whole_and_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("old.json")
+    write_json(tmp_path / "link.json", {"a": float("nan"), "b": (1, "\udcff")})
+    assert json.loads((tmp_path / "old.json").read_text()) == {"a": None, "b": [1, "\udcff"]}
+    assert (tmp_path / "link.json").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "old.json"]
+
+
+def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "report.json").write_text("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(click.ClickException, match=r"report\.json can't be written: No space left on device"):
+        write_json(str(tmp_path / "report.json"), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "old"
+
+
+def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path) -> None:
+    bundle, image = tmp_path / "x.vmoe", tmp_path / "x.png"
+    bundle.mkdir()
+    for file in (bundle / "manifest.json", image):
+        file.write_text("{}")
+    (tmp_path / "link.png").symlink_to(image)
+    for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
+        with pytest.raises(click.UsageError, match="is used by this command; choose another file"):
+            check_output_file(target, [None, bundle, image])
+    with pytest.raises(click.UsageError, match="there is no folder"):
+        check_output_file(tmp_path / "nowhere" / "report.json")
+    with pytest.raises(click.UsageError, match="no plain file"):
+        check_output_file(tmp_path)
+    for good in (tmp_path / "new.json", "-", None):
+        check_output_file(good, [tmp_path, bundle, image])
+
+
+def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (people_stream("-"), people_stream("x.json"), people_stream(None)) == (sys.stderr, sys.stdout, sys.stdout)
+    words = ("bench", kept_bundle("fp32"), "--profile", "c0.3-k1", *QUICK)
+    out, err = run(capsys, *words, "--json", "-")
+    assert json.loads(out)["points"][0]["profile"] == "c0.3-k1" and "c0.3-k1" in err
+    assert run(capsys, *words, "-q") == ("", "")
+
+
+def test_every_command_has_its_module() -> None:
+    assert list(program._ENTRIES) == COMMANDS
