@@ -3,7 +3,7 @@
     python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       elastic capacity against fixed settings, under load
     python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   what HTTP costs, against the bare engine
 
---service is `ray`, for `vmoe-serve ray`, or the path of a program that takes the same options and speaks the same HTTP.
+--service is `ray`, for `vmoe serve ray`, or the path of a program that takes the same options and speaks the same HTTP.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 from command_line import count, positive
 from serving import saturation, traces
-from serving.arrivals import TRACES
-from serving.picture import draw
-from serving.subject import add_options, measure
+from serving.service import add_options, measure
+from serving.traces import TRACES, draw
 
 _COMMANDS = {"traces": traces, "saturation": saturation}
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arrivals = commands.add_parser("traces", help="elastic capacity against fixed settings, under load")
     add_options(arrivals)
     arrivals.add_argument("--load", type=positive, default=0.9, help="share of what the lowest setting can serve")
-    arrivals.add_argument("--traces", nargs="+", choices=list(TRACES), default=list(TRACES))
+    arrivals.add_argument("--trace", action="append", dest="traces", choices=list(TRACES), help="repeats; default: all")
     arrivals.add_argument("--seconds", type=positive, default=30.0, help="of each trace")
     arrivals.add_argument("--saturate-seconds", type=positive, default=5.0, metavar="S", help="for each setting's capacity")
     cost = commands.add_parser("saturation", help="what HTTP costs, against the bare engine")

@@ -33,8 +33,8 @@ class Reply(NamedTuple):
     at: float
 
 
-class Notes(NamedTuple):
-    """What came of R requests of N images each, where no answer came with a `done` of nan, a status of 0 and a class of -1.
+class Load(NamedTuple):
+    """R requests of N images each; those without an answer have a `done` of nan, a status of 0 and a class of -1.
 
     Attributes:
         start: when the load began, in seconds as all times here.
@@ -140,17 +140,17 @@ def generator() -> Executor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=gc.disable)
 
 
-def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Notes:
+def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Load:
     """Sends requests of so many images in turn, one at each due time f64[R], however many are unanswered."""
-    return asyncio.run(_Load(port, requests, images).open(due))
+    return asyncio.run(_Generator(port, requests, images).open(due))
 
 
-def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Notes:
+def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Load:
     """Sends the requests in turn, on each of so many connections the next one when an answer has come."""
-    return asyncio.run(_Load(port, requests, images).closed(connections, seconds))
+    return asyncio.run(_Generator(port, requests, images).closed(connections, seconds))
 
 
-class _Load:
+class _Generator:
     """Asks, and keeps for each request when it was sent and what came."""
 
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
@@ -158,7 +158,7 @@ class _Load:
         self._sent, self._replies = list[float](), list[Reply | None]()
         self._connections, self._cpu = list[Connection](), time.process_time()
 
-    async def open(self, offsets: Array) -> Notes:
+    async def open(self, offsets: Array) -> Load:
         start = time.monotonic() + 0.05
         due, idle, tasks = start + offsets, list[Connection](), list[asyncio.Task[None]]()
 
@@ -176,9 +176,9 @@ class _Load:
             await asyncio.sleep(max(moment - time.monotonic(), 0))
             tasks.append(asyncio.create_task(client(self._next())))
         await asyncio.wait(tasks, timeout=_PATIENCE)
-        return self._notes(start, due)
+        return self._load(start, due)
 
-    async def closed(self, connections: int, seconds: float) -> Notes:
+    async def closed(self, connections: int, seconds: float) -> Load:
         opened = [await self._connect() for _ in range(connections)]
         start = time.monotonic()
 
@@ -187,7 +187,7 @@ class _Load:
                 await self._ask(self._next(), connection)
 
         await asyncio.wait([asyncio.create_task(client(connection)) for connection in opened], timeout=seconds + _PATIENCE)
-        return self._notes(start, None)
+        return self._load(start, None)
 
     def _next(self) -> int:
         self._sent.append(np.nan)
@@ -203,7 +203,7 @@ class _Load:
         self._replies[index] = await connection.ask(self._requests[index % len(self._requests)])
         return self._replies[index] is not None
 
-    def _notes(self, start: float, due: Array | None) -> Notes:
+    def _load(self, start: float, due: Array | None) -> Load:
         cpu, sent, replies = time.process_time() - self._cpu, np.array(self._sent), list(self._replies)
         for connection in self._connections:
             connection.hang_up()
@@ -214,4 +214,4 @@ class _Load:
                 classes[index] = logits.argmax(1)
         status = np.array([reply.status if reply else 0 for reply in replies])
         done = np.array([reply.at if reply else np.nan for reply in replies])
-        return Notes(start, sent if due is None else due, sent, done, status, tuple(settings), classes, cpu)
+        return Load(start, sent if due is None else due, sent, done, status, tuple(settings), classes, cpu)

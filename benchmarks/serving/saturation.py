@@ -7,20 +7,20 @@ import time
 import numpy as np
 from command_line import cells, table
 
-from serving.subject import Report, Subject
+from serving.service import Report, Subject
 
 
 def measure(subject: Subject) -> Report:
     """Rounds of service and engine for each setting: while one is measured, the other idles."""
-    given, rows = subject.given, []
-    for setting in given.settings:
+    options, rows = subject.options, []
+    for setting in options.profiles:
         # The engine's batches are as large as the service's own calls.
-        size = round(subject.saturated(setting, given.seconds)["images_per_call"] or given.max_batch)
+        size = round(subject.saturated(setting, options.seconds)["images_per_call"] or options.batch_size)
         rounds = []
-        for _ in range(given.rounds):
-            part = subject.saturated(setting, given.seconds)
-            engine, alone = size / np.mean(_calls(subject, size, setting)), subject.saturated(setting, given.seconds, 1)
-            call = float(np.median(_calls(subject, given.images_per_request, setting))) * 1e3
+        for _ in range(options.rounds):
+            part = subject.saturated(setting, options.seconds)
+            engine, alone = size / np.mean(_calls(subject, size, setting)), subject.saturated(setting, options.seconds, 1)
+            call = float(np.median(_calls(subject, options.images_per_request, setting))) * 1e3
             part |= {"engine_images_per_second": engine, "ratio": part["images_per_second"] / engine}
             part |= {"alone_ms": alone["p50_ms"], "call_ms": call, "overhead_ms": alone["p50_ms"] - call}
             rounds.append(part)
@@ -46,7 +46,7 @@ def markdown(report: Report) -> str:
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
     """Seconds of each call of the bare engine, as many as there is time for."""
-    taken, end = list[float](), time.perf_counter() + subject.given.seconds
+    taken, end = list[float](), time.perf_counter() + subject.options.seconds
     while not taken or time.perf_counter() < end:
         first = len(taken) * size
         batch = subject.images[np.arange(first, first + size) % len(subject.images)]

@@ -1,32 +1,44 @@
-"""A service as its own process: `vmoe-serve ray`, or a program that takes the same options and speaks the same HTTP."""
+"""What is measured: a bundle behind HTTP in a process of its own, the bare engine, and the process that sends the load."""
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from cpu.timing import cpu_seconds, process_fields
+from command_line import count, positive, say
+from cpu.timing import OthersWatch, cpu_seconds, process_fields
 
+from serving.http_client import Array, Load, closed_loop, generator, infer_request
+from vmoe_measure.image_source import open_images
+from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
+from vmoe_tools.bench.machine import cpu_model, usable_cores
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Report = dict[str, Any]
 
 MODEL = "model"
 """The name under which every bundle is served."""
 _PATIENCE = 180.0
+_PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
+_MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # that are kept ready as requests
+_SETTLING = 0.2  # of a saturated span is left out at its start
 
 
 class ServiceError(VmoeError):
@@ -34,7 +46,7 @@ class ServiceError(VmoeError):
 
 
 class Service:
-    """A running service on loopback; as a context, it ends with it.
+    """A running service on loopback, until the end of its context.
 
     Attributes:
         port: where it listens.
@@ -42,9 +54,7 @@ class Service:
     """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
-        """Starts "ray" or the program of that path on a bundle, and returns when it answers.
-
-        --port, --host and --name are given to it anyway.
+        """Starts "ray" or the program of that path on a bundle, at a free port, and returns when it answers.
 
         Raises:
             ServiceError: it can't be started, or ends at once.
@@ -53,7 +63,7 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         start = time.monotonic()
-        command = [sys.executable, "-m", "vmoe_serve", "ray"] if program == "ray" else [program]
+        command = ["vmoe", "serve", "ray"] if program == "ray" else [program]
         command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
         command += ["--backend", "onnxruntime"] if program == "ray" else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is open as long as the service runs)
@@ -87,7 +97,7 @@ class Service:
             self._process.kill()
             raise ServiceError(f"the service did not end within {_PATIENCE:g} s of SIGTERM") from None
         if code != 0:
-            raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._said()}")
+            raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._last_line()}")
 
     def metric(self, name: str) -> float:
         """The sum of a Prometheus metric over its labels; 0 where the service has none of that name."""
@@ -128,13 +138,161 @@ class Service:
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
             if self._process.poll() is not None:
-                raise ServiceError(f"the service ended with exit code {self._process.returncode}: {self._said()}")
+                raise ServiceError(f"the service ended with exit code {self._process.returncode}: {self._last_line()}")
             with suppress(OSError, http.client.HTTPException):
                 if self._get("/healthz") is not None:
                     return
             time.sleep(0.02)
         raise ServiceError(f"the service did not answer within {_PATIENCE:g} s")
 
-    def _said(self) -> str:
+    def _last_line(self) -> str:
         self._errors.seek(0)
-        return (self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1].strip()[:500]
+        return (self._errors.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1].strip()[:500]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The bundle and its service, the images and where figures go."""
+    add = parser.add_argument
+    add("bundle", type=Path)
+    add("--service", default="ray", metavar="ray|PATH")
+    add("--service-options", default="", metavar="TEXT", help="more options for it, such as '--connections 512'")
+    add("--images", type=Path, required=True, metavar="NPZ|DIR")
+    add("--profile", action="append", dest="profiles", metavar="P", help="the least accurate first; repeats")
+    add("--slo-ms", type=positive, default=50.0, metavar="MS")
+    add("--images-per-request", type=count, default=1, metavar="N", help="for models so small that HTTP is most of it")
+    add("--threads", type=count, default=2)
+    add("--batch-size", type=count, default=16, metavar="N", help="images per call at most")
+    add("--max-waiting", type=count, default=256, metavar="N")
+    add("--max-body", type=count, default=16, metavar="MB")
+    add("-o", "--out", type=Path, metavar="DIR", help="write the figures there, and the picture of traces")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and the options of the command line.
+
+    Attributes:
+        engine: of the benchmark's own process; it idles while the service is measured.
+        images, labels: dtype[P*N,H,W,C] for P requests of N images each, as the engine takes them; i64[P,N], or None.
+        generator: the process that loads the service.
+    """
+
+    options: argparse.Namespace
+    engine: Engine
+    images: Array
+    labels: Array | None
+    service: Service
+    generator: Executor
+
+    def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Load, Report]:
+        """Lets the generator send all images at a setting, by `open_loop` or `closed_loop`.
+
+        Returns:
+            What came, and of it: `accuracy`, the share of right classes among the answered ones, None where it isn't known
+            what images show; `images_per_call`, the mean of the service's calls, None without any; `service_seconds` and
+            `generator_seconds` of CPU time.
+        """
+        each, service = self.options.images_per_request, self.service
+        requests = [infer_request(MODEL, self.images[i : i + each], setting) for i in range(0, len(self.images), each)]
+        before = service.counters()
+        notes: Load = self.generator.submit(kind, service.port, requests, each, *arguments).result()
+        seconds, images, calls = map(float, service.counters() - before)
+        answered, accuracy = notes.status == 200, None
+        if self.labels is not None and answered.any():
+            labels = self.labels[np.arange(len(notes.status)) % len(self.labels)]
+            accuracy = float(np.mean(notes.classes[answered] == labels[answered]))
+        return notes, {
+            "accuracy": accuracy,
+            "images_per_call": images / calls if calls else None,
+            "service_seconds": seconds,
+            "generator_seconds": notes.cpu,
+        }
+
+    def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
+        """What the service answers to so many connections (by default two full calls' worth) that ask without a pause.
+
+        `service_cpu` and `generator_cpu` are in cores, `generator_ms` is CPU time per request.
+
+        Raises:
+            ServiceError: nothing was answered.
+        """
+        each = self.options.images_per_request
+        connections = connections or 2 * max(self.options.batch_size // each, 1)
+        notes, outcome = self.load(closed_loop, setting, connections, seconds)
+        answered = notes.status == 200
+        if not answered.any():
+            raise ServiceError(f"the service answered none of {len(notes.status)} requests for {setting}")
+        start, end = notes.start + _SETTLING * seconds, notes.start + seconds
+        inside = notes.done[answered & (notes.done >= start) & (notes.done < end)]
+        return outcome | {
+            "setting": setting,
+            "images_per_second": each * rate(inside, end - start),
+            "p50_ms": float(np.median((notes.done - notes.sent)[answered]) * 1e3),
+            "service_cpu": outcome["service_seconds"] / seconds,
+            "generator_cpu": notes.cpu / seconds,
+            "generator_ms": notes.cpu / len(notes.status) * 1e3,
+        }
+
+
+def rate(done: Array, seconds: float) -> float:
+    """Answers a second, of when they came.
+
+    They come a call at a time. A window that cuts a long call in two would count it as none or as one; the slope of their
+    number over time doesn't.
+
+    Args:
+        done: f64[R], seconds, in any order.
+        seconds: of the window that they lie in.
+
+    Example:
+        >>> rate(np.repeat([0.5, 1.0, 1.5, 2.0], 8), 2.2)
+        16.0
+    """
+    if len(done) < 2 or np.ptp(done) < seconds / 2:
+        return len(done) / seconds
+    return round(float(np.polyfit(np.sort(done) - done.min(), np.arange(len(done)), 1)[0]), 9)
+
+
+def measure(
+    options: argparse.Namespace, name: str, take: Callable[[Subject], Report], markdown: Callable[[Report], str]
+) -> Report | None:
+    """Starts engine, service and generator for `take`; prints its report, and writes NAME.json with -o.
+
+    Returns:
+        The report; None where something can't be measured, which is one line on standard error.
+    """
+    options.profiles = options.profiles or list(_PROFILES)
+    try:
+        with Engine.load(options.bundle, backend="onnxruntime", threads=options.threads) as engine:
+            images, labels = _images(engine, options)
+            words = [word for profile in options.profiles for word in ("--profile", profile)]
+            for option in ("slo_ms", "threads", "batch_size", "max_waiting", "max_body"):
+                words += [f"--{option.replace('_', '-')}", f"{getattr(options, option):g}"]
+            words += options.service_options.split()
+            with Service(options.service, options.bundle, words) as service, generator() as process:
+                children = [*service.memory(), process.submit(os.getpid).result()]
+                with OthersWatch(children) as others:
+                    report = take(Subject(options, engine, images, labels, service, process))
+            runtime = engine.backend_description
+    except (VmoeError, OSError, http.client.HTTPException, BrokenProcessPool) as error:
+        say(f"error: {error or type(error).__name__}")
+        return None
+    print(
+        f"{options.bundle.name} on {options.service}, {runtime}, {options.threads} threads, at most {options.batch_size} "
+        f"images per call, target {options.slo_ms:g} ms; {cpu_model()}, {usable_cores()} cores, of which other processes "
+        f"took {others.share:.0%}.\n\n{markdown(report)}"
+    )
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"{name}.json").write_text(json.dumps(vars(options) | report, indent=1, default=str) + "\n")
+    return report
+
+
+def _images(engine: Engine, options: argparse.Namespace) -> tuple[Array, Array | None]:
+    """As many whole requests' worth as there are and as fit into memory, and their labels."""
+    manifest, each = engine.manifest, options.images_per_request
+    source = open_images(options.images, manifest.class_names, manifest.outputs)
+    fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), _MOST_IMAGES)
+    images = max(fits // each, 1) * each
+    labels = None if source.labels is None else source.labels[:images].reshape(-1, each)
+    return engine.batch(source.first_batch(images, manifest.input)), labels

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from command_line import cells, say, table
 
-from serving.arrivals import arrivals, burst_starts
-from serving.http_client import Array, Notes, open_loop
-from serving.service import ServiceError
-from serving.subject import Report, Subject
+from serving.http_client import Array, Load, open_loop
+from serving.service import Report, ServiceError, Subject
 
 _PAUSE = 1.0  # seconds between two traces, in which the service comes to rest
 _MEANINGFUL = 1.1
 """Times the highest setting's capacity that a load must be at least, for elastic capacity to have something to do."""
+BURST, CALM = 2.0, 4.0  # seconds of a burst, and of the time between two
+BURST_OVER_CALM = 4.0  # times as many requests come in a burst
+NIGHT_OVER_NOON = 0.2  # requests of the quietest hour of a day over those of the busiest
+
+TRACES: dict[str, Callable[[Array, float], Array]] = {
+    "poisson": lambda times, _: np.ones_like(times),
+    "bursts": lambda times, _: np.where(times % (BURST + CALM) >= CALM, 1, 1 / BURST_OVER_CALM),
+    "day": lambda times, seconds: (
+        NIGHT_OVER_NOON + (1 - NIGHT_OVER_NOON) * (0.5 - 0.5 * np.cos(2 * np.pi * times / seconds))
+    ),
+}
+"""The rate at f64[N] seconds of a trace of so many seconds, as a share of the highest; a day begins at midnight."""
+
+
+def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
+    """f64[N]: a Poisson process of at most `rate` requests a second.
+
+    Example:
+        >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
+        >>> len(trace), bool((trace[1:] >= trace[:-1]).all()), float(trace[-1]) < 10
+        (1001, True, True)
+    """
+    generator = np.random.default_rng(seed)
+    times = np.sort(generator.uniform(0.0, seconds, generator.poisson(rate * seconds)))
+    return times[generator.uniform(0.0, 1.0, len(times)) < TRACES[trace](times, seconds)]
+
+
+def burst_starts(seconds: float) -> list[float]:
+    """When the bursts of a trace begin."""
+    return [float(start) for start in np.arange(CALM, seconds, BURST + CALM)]
 
 
 def measure(subject: Subject) -> Report:
@@ -27,28 +56,34 @@ def measure(subject: Subject) -> Report:
     Raises:
         ServiceError: the service answers nothing, or the load is nothing.
     """
-    given = subject.given
-    points = [subject.saturated(name, given.saturate_seconds) for name in given.settings]
+    options = subject.options
+    points = [subject.saturated(name, options.saturate_seconds) for name in options.profiles]
     low, high = points[0], points[-1]
-    rate = given.load * low["images_per_second"] / given.images_per_request
+    rate = options.load * low["images_per_second"] / options.images_per_request
     rows = []
-    for name in given.traces:
-        due = arrivals(name, rate, given.seconds, 1)
+    for name in options.traces or TRACES:
+        due = arrivals(name, rate, options.seconds, 1)
         if not due.size:
-            raise ServiceError(f"at {rate:.2g} requests a second none come in {given.seconds:g} seconds")
+            raise ServiceError(f"at {rate:.2g} requests a second none come in {options.seconds:g} seconds")
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
-            notes, found = subject.load(open_loop, setting, due)
-            bursts = burst_starts(given.seconds) if name == "bursts" and setting is None else []
-            found |= outcome(notes, given.slo_ms / 1e3, given.settings, bursts)
-            rows.append({"trace": name, "mode": mode, **found})
-            say(f"{name}, {mode}: {found['in_time']:.1%} in time")
-    over = given.load * low["images_per_second"] / high["images_per_second"]
-    load = {"images_per_request": given.images_per_request, "load": given.load, "requests_per_second": rate}
-    return load | {"over_high": over, "points": points, "rows": rows}
+            load, row = subject.load(open_loop, setting, due)
+            bursts = burst_starts(options.seconds) if name == "bursts" and setting is None else []
+            row |= outcome(load, options.slo_ms / 1e3, options.profiles, bursts)
+            rows.append({"trace": name, "mode": mode, **row})
+            say(f"{name}, {mode}: {row['in_time']:.1%} in time")
+    over = options.load * low["images_per_second"] / high["images_per_second"]
+    return {
+        "images_per_request": options.images_per_request,
+        "load": options.load,
+        "requests_per_second": rate,
+        "over_high": over,
+        "points": points,
+        "rows": rows,
+    }
 
 
-def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
+def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
     """Sums up the notes of a trace; every time counts from when a request was due, so that a late generator flatters nobody.
 
     Args:
@@ -64,29 +99,29 @@ def outcome(notes: Notes, target: float, order: Sequence[str], bursts: Sequence[
         burst; `timeline`, for each tenth requests a second and the mean level, None without an answer; `late_ms`, how late
         requests were sent (99th percentile).
     """
-    answered = np.flatnonzero(notes.status == 200)
-    seconds = (notes.done - notes.due)[answered]
-    by_time = answered[np.argsort(notes.done[answered], kind="stable")]
-    served = [notes.setting[index] for index in by_time]
+    answered = np.flatnonzero(load.status == 200)
+    seconds = (load.done - load.due)[answered]
+    by_time = answered[np.argsort(load.done[answered], kind="stable")]
+    served = [load.setting[index] for index in by_time]
     places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in served])
-    tenth = (notes.due[-1] - notes.due[0]) / 10 or 1.0  # of a lone arrival
-    when = np.minimum(((notes.due - notes.due[0]) / tenth).astype(int), 9)
+    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # of a lone arrival
+    when = np.minimum(((load.due - load.due[0]) / tenth).astype(int), 9)
     parts = [places[when[by_time] == part] for part in range(10)]
     return {
-        "requests": len(notes.due),
-        "in_time": float(np.count_nonzero(seconds <= target) / len(notes.due)),
-        "refused": int(np.count_nonzero((notes.status != 200) & (notes.status != 0))),
-        "lost": int(np.count_nonzero(notes.status == 0)),
+        "requests": len(load.due),
+        "in_time": float(np.count_nonzero(seconds <= target) / len(load.due)),
+        "refused": int(np.count_nonzero((load.status != 200) & (load.status != 0))),
+        "lost": int(np.count_nonzero(load.status == 0)),
         **{f"p{p}_ms": float(np.percentile(seconds, p) * 1e3) if len(seconds) else None for p in (50, 99)},
         "settings": {name: times / len(served) for name, times in sorted(Counter(served).items())},
         "mean_level": float(np.mean(places)) if len(places) else None,
         "changes": sum(before != after for before, after in pairwise(served)),
-        "switch_ms": _switches(notes.done[by_time], places, [notes.start + burst for burst in bursts]),
+        "switch_ms": _switches(load.done[by_time], places, [load.start + burst for burst in bursts]),
         "timeline": [
             (float(np.count_nonzero(when == part) / tenth), float(np.mean(level)) if len(level) else None)
             for part, level in enumerate(parts)
         ],
-        "late_ms": float(np.nanpercentile(notes.sent - notes.due, 99) * 1e3),
+        "late_ms": float(np.nanpercentile(load.sent - load.due, 99) * 1e3),
     }
 
 
@@ -128,3 +163,40 @@ def markdown(report: Report) -> str:
         if row["mode"] == "elastic"
     ]
     return "\n".join([*lines, *table(head, rows), "", *table(["trace", "elastic answers by setting"], shares)])
+
+
+_LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed low": ("#6b7280", "o")}
+
+
+def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
+    """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))
+    figure, grid = plt.subplots(len(traces), 2, figsize=(10, 3 * len(traces)), squeeze=False, layout="constrained")
+    for (left, right), trace in zip(grid, traces, strict=True):
+        rows = [row for row in report["rows"] if row["trace"] == trace]
+        known = any(row["accuracy"] is not None for row in rows)
+        for row in rows:
+            color, marker = _LOOKS[row["mode"]]
+            place = row["accuracy"] and row["accuracy"] * 100 if known else row["mean_level"]
+            left.scatter(
+                np.nan if place is None else place, row["in_time"] * 100, s=90, color=color, marker=marker, label=row["mode"]
+            )
+        level = "mean level, 0 lowest, 1 highest"
+        left.set(title=trace, xlabel="mean served accuracy, %" if known else level, ylim=(-5, 105))
+        left.set_ylabel(f"answered within {slo_ms:g} ms, %")
+        left.legend(loc="lower left")
+        left.grid(alpha=0.3)
+        rates, levels = zip(*next(row for row in rows if row["mode"] == "elastic")["timeline"], strict=True)
+        middle = np.arange(len(rates)) + 0.5
+        right.bar(middle, rates, width=0.9, color="#d1d5db")
+        right.set(title=f"{trace}: elastic", xlabel="tenths of the trace", ylabel="requests a second")
+        over = right.twinx()
+        over.plot(middle, [np.nan if mean is None else mean for mean in levels], marker="o", color=_LOOKS["elastic"][0])
+        over.set(ylim=(-0.05, 1.05), ylabel=level)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

@@ -1,4 +1,4 @@
-"""Builds the HTTP service of samples/cpp_http, and runs it."""
+"""Builds the HTTP service of plugins/service, and runs it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import sdk_build
 from http_client import PATIENCE, HttpClient, unexpected
 
-SOURCE = sdk_build.ROOT / "samples" / "cpp_http"
+SOURCE = sdk_build.ROOT / "plugins" / "service"
 _HEADERS = {
-    "httplib.h": "libcpp-httplib-dev",
-    "prometheus/registry.h": "prometheus-cpp-dev",
+    "boost/beast.hpp": "libboost-dev",
+    "CLI/CLI.hpp": "libcli11-dev",
+    "openssl/ssl.h": "libssl-dev",
     "stb/stb_image.h": "libstb-dev",
 }
 
@@ -28,7 +29,7 @@ def program(sanitizers: str = "") -> Path:
     if sanitizers:
         flags = f"-Wall -Wextra -Werror -g1 -O1 -fsanitize={sanitizers}"
         options = [f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS=-fsanitize={sanitizers}"]
-    return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-http"
+    return sdk_build.sample(SOURCE, sdk_build.prefixes().whole, *options) / "vmoe-serve-http"
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -48,7 +49,7 @@ class CppServer(HttpClient):
         )
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
-        assert "http://127.0.0.1:" in self.said, self.process.communicate()
+        assert "://127.0.0.1:" in self.said, self.process.communicate()
         super().__init__(int(self.said.rpartition(":")[2].partition("/")[0]))
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:

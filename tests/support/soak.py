@@ -1,4 +1,4 @@
-"""A long mix of good requests, held to the engine's bits, and of clients that go away, drip or talk nonsense.
+"""A long mix of good requests, compared with the engine's bits, and of clients that disconnect, drip or send no HTTP.
 
     python tests/support/soak.py BUNDLE --images NPZ|DIR [--service ray|PATH] [--requests N] [--seconds S] [--clients N]
 
@@ -15,12 +15,11 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -28,8 +27,7 @@ import numpy as np
 from bad_requests import malformed, no_http, oversized
 from command_line import cells, count, positive, table
 from serving.http_client import Array, Connection, Reply, connect, infer_request, read_answer
-from serving.service import MODEL
-from serving.subject import Report, Subject, add_options, measure
+from serving.service import MODEL, Report, Subject, add_options, measure
 
 _KINDS = {"good": 30, "malformed": 8, "no HTTP": 2, "gone half-way": 3, "gone before the answer": 3, "dripping": 2}
 _KINDS |= {"oversized": 2}
@@ -167,18 +165,17 @@ class Soak:
 
 def soak(subject: Subject) -> Report:
     """Soaks the service while its memory is sampled; `failed` says whether anything was wrong, lost or left in the queue."""
-    given, images = subject.given, subject.images[:_IMAGES]
-    expected = {name: subject.engine(images, name) for name in given.settings}
-    most = min(_IMAGES_AT_ONCE, len(images), given.max_batch)
-    mix = given.requests, given.seconds, given.clients, given.max_body << 20, most
+    options, images = subject.options, subject.images[:_IMAGES]
+    expected = {name: subject.engine(images, name) for name in options.profiles}
+    most = min(_IMAGES_AT_ONCE, len(images), options.batch_size)
+    mix = options.requests, options.seconds, options.clients, options.max_body << 20, most
     order = Soak(subject.service.port, *mix, images, expected)
-    start, samples, names = time.monotonic(), list[tuple[float, dict[int, int]]](), dict[int, str]()
+    start, memory = time.monotonic(), list[int]()
     load = subject.generator.submit(order.ran)
     while not load.done():
-        samples.append((time.monotonic() - start, subject.service.memory()))
-        # A worker of Ray gets its title after its start.
-        names |= {process: name for process in samples[-1][1] if (name := process_name(process)) != "ended"}
+        memory.append(sum(subject.service.memory().values()))
         wait([load], _SAMPLE_SECONDS)
+    third = max(len(memory) // 3, 1)
     came, left = load.result(), subject.service.metric("vmoe_images_waiting")
     answers = {kind: [(status, n) for (of, status), n in sorted(came.answers.items()) if of == kind] for kind in came.sent}
     return {
@@ -188,58 +185,9 @@ def soak(subject: Subject) -> Report:
         "wrong": came.wrong,
         "lost": came.lost,
         "images_left": left,
-        "samples": samples,
-        "memory": memory_growth([sample for _, sample in samples], names),
+        "memory": [float(np.median(memory[:third])), float(np.median(memory[-third:]))],
         "failed": bool(came.wrong or came.lost or left),
     }
-
-
-def process_name(process: int) -> str:
-    """What a process says of itself: Ray's own title, or the program, module or script that it runs.
-
-    Example:
-        >>> import os
-        >>> process_name(os.getpid()) != "ended", process_name(1 << 30)
-        (True, 'ended')
-    """
-    try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-    except OSError:
-        return "ended"
-    if words[0].startswith("ray::"):
-        return words[0].strip()
-    if "python" in Path(words[0]).name:
-        words = [word for word in words[1:] if not word.startswith("-")] or words[:1]
-    return Path(words[0]).name or "unnamed"
-
-
-def memory_growth(samples: Sequence[Mapping[int, int]], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """How the memory of each process grew, the most first; behind them, without a `pid`, all of them together.
-
-    `first` and `last` are medians in bytes over the first and the last third of the samples, None where it had none there.
-
-    Args:
-        samples: bytes by process, in the order of time.
-        names: by process.
-
-    Example:
-        >>> rows = memory_growth([{1: 10, 2: 10}, {1: 10}, {1: 15}], {1: "a"})
-        >>> [(row["name"], row["growth"], row["share"]) for row in rows]
-        [('a', 5.0, 0.5), ('2', None, None), ('all processes', -5.0, -0.25)]
-    """
-    third = max(len(samples) // 3, 1)
-
-    def row(name: str, pid: int | None, memory: Sequence[int | None]) -> dict[str, Any]:
-        thirds = ([value for value in part if value is not None] for part in (memory[:third], memory[-third:]))
-        first, last = (float(np.median(held)) if held else None for held in thirds)
-        growth = None if first is None or last is None else last - first
-        share = growth / first if growth is not None and first else None
-        return {"name": name, "pid": pid, "first": first, "last": last, "growth": growth, "share": share}
-
-    processes = sorted({process for sample in samples for process in sample})
-    rows = [row(names.get(pid, str(pid)), pid, [sample.get(pid) for sample in samples]) for pid in processes]
-    rows.sort(key=lambda found: -np.inf if found["growth"] is None else found["growth"], reverse=True)
-    return [*rows, row("all processes", None, [sum(sample.values()) for sample in samples])]
 
 
 def markdown(report: Report) -> str:
@@ -258,16 +206,12 @@ def markdown(report: Report) -> str:
     ]
     lines += [*table(["client", "requests", "answers"], [cells(kind, "kind sent came") for kind in kinds]), ""]
     rows = [cells(row, "status sentence times") for row in report["refusals"]]
-    lines += [*table(["refusal", "sentence", "times"], rows), ""]
-    megabytes = [
-        row | {name: None if row[name] is None else row[name] / 1e6 for name in ("first", "last", "growth")}
-        for row in report["memory"]
-    ]
-    head = ["process", "pid", "MB, first third", "MB, last third", "growth, MB", "growth"]
-    rows = [cells(row, "name pid first:,.1f last:,.1f growth:+,.1f share:+.2%") for row in megabytes]
-    most = megabytes[0]
-    grown = f"The memory of {most['name']} ({most['pid']}) grew most, by {most['growth'] or 0:+,.1f} MB, between medians."
-    return "\n".join([*lines, *table(head, rows), "", grown])
+    head = ["refusal", "sentence", "times"]
+    first, last = report["memory"]
+    grown = (
+        f"Memory of its processes: {first / 1e6:,.1f} MB, median of the first third of the time, {last / 1e6:,.1f} MB of "
+    )
+    return "\n".join([*lines, *table(head, rows), "", f"{grown}the last ({last / first - 1:+.2%})."])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

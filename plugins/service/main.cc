@@ -1,32 +1,23 @@
 // An HTTP service around the SDK: one engine, micro-batches, and capacity that follows the load.
 //
-//   vmoe-http BUNDLE [options]
+//   vmoe-serve-http BUNDLE [options]
 #include <malloc.h>
 
-#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <string>
 #include <vector>
 #include <vmoe/batcher.hpp>
 
-#include "elastic_levels.h"
+#include "http_server.h"
+#include "levels.h"
+#include "metrics.h"
 #include "options.h"
 #include "service.h"
 
 namespace {
 
-void complain(const std::string& sentence) { std::fprintf(stderr, "vmoe-http: %s\n", sentence.c_str()); }
-
-// SIGTERM and SIGINT, as something to ask for: they interrupt no thread that is made from now on.
-sigset_t stop_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  return signals;
-}
+void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
 
 template <typename T>
 T value_of(vmoe::Result<T> result) {
@@ -35,48 +26,43 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // Bodies go back to the system when they are done with, instead of leaving holes in the memory of a hundred threads.
+  // Bodies go back to the system when they are done with, instead of leaving holes in the memory of many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
-  const auto stops = [signals = stop_signals()] {
-    const timespec at_once{};
-    return sigtimedwait(&signals, nullptr, &at_once) > 0;
-  };
+  Metrics metrics;
+  HttpServer server(
+      {options.connections, options.max_body << 20, std::chrono::seconds(options.request_seconds)},
+      [&metrics](const char* name, int status, double seconds) { metrics.replied(name, status, seconds); });
+  if (!options.tls_cert.empty()) server.use_tls(options.tls_cert, options.tls_key);
+
   value_of(vmoe::set_log(VMOE_LOG_WARNING, [](vmoe_log_level, const std::string& message) { complain(message); }));
   vmoe::LoadOptions loading;
   loading.threads = options.threads;
-  if (options.target == 0 && !options.profiles.empty()) loading.profile = options.profiles.front();
+  if (options.slo_ms == 0 && !options.profiles.empty()) loading.profile = options.profiles.front();
   const vmoe::Engine engine = value_of(vmoe::Engine::load(options.bundle, loading));
-  if (stops()) return;
-
   vmoe::BatcherOptions batching;
-  batching.most_images = options.most_images;
-  batching.most_waiting = options.most_waiting;
+  batching.most_images = options.batch_size;
+  batching.most_waiting = options.max_waiting;
   std::vector<std::string> notes;
-  if (options.target > 0) notes = choose_levels(options, engine, batching);
+  if (options.slo_ms > 0) notes = choose_levels(options, engine, batching);
   vmoe::Batcher batcher = value_of(vmoe::Batcher::start(engine, batching));
-  value_of(engine.warm_up(options.most_images));
+  value_of(engine.warm_up(options.batch_size));
 
-  Service service(options, engine, batcher);
-  const std::string address = service.bind();
+  const Service service(options, engine, batcher, metrics, server);
+  const std::string address = server.bind(options.host, options.port);
   if (!options.quiet) {
     for (const std::string& note : notes) complain(note);
     std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/classify\n", options.name.c_str(), address.c_str());
     std::fflush(stdout);
   }
-  service.serve(stops);
+  server.serve();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    const Options options = parse_options({argv + 1, argv + argc});
-    if (options.help) {
-      std::fputs(kHelp, stdout);
-      return 0;
-    }
-    run(options);
+    run(parse_options(argc, argv));
     return 0;
   } catch (const UsageError& error) {
     complain(error.what());

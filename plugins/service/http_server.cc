@@ -1,0 +1,354 @@
+#include "http_server.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "requests.h"
+
+namespace {
+
+using boost::system::error_code;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kIdle = std::chrono::seconds(60);       // that a connection may stay without a request
+constexpr auto kLinger = std::chrono::seconds(2);      // for a client that still sends to read its answer
+constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether the server stops
+constexpr uint32_t kMostHead = 16384;                  // bytes of a request's first line and headers
+constexpr size_t kMostBuffered = 65536;                // bytes of a connection, beside its body
+constexpr size_t kRefusing = 8, kMostRefused = 256;    // threads for clients above the limit, and such clients
+
+bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+  pollfd polled{const_cast<tcp::socket&>(socket).native_handle(), events, 0};
+  return poll(&polled, 1, static_cast<int>(std::max<int64_t>(left, 0))) > 0;
+}
+
+Response parse_error(const error_code& error, size_t most_body) {
+  if (error == http::error::body_limit) {
+    return error_response(413, "the body is larger than " + std::to_string(most_body >> 20) + " MB");
+  }
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return error_response(431, "the first line and the headers have more than " + std::to_string(kMostHead) + " bytes");
+  }
+  return error_response(400, "the request can't be understood: " + error.message());
+}
+
+// Closed with bytes unread, a connection takes back an answer that its client has not read.
+void close_gently(tcp::socket& socket) {
+  error_code error;
+  socket.shutdown(tcp::socket::shutdown_send, error);
+  std::array<char, 16384> rest{};
+  for (const auto end = Clock::now() + kLinger; !error && is_ready(socket, POLLIN, end) && Clock::now() < end;) {
+    socket.read_some(asio::buffer(rest), error);
+  }
+}
+
+}  // namespace
+
+// A connection whose operations have a common deadline: a client that drips a byte a second is no longer for it.
+class HttpServer::DeadlineSocket {
+ public:
+  using executor_type = tcp::socket::executor_type;
+  using lowest_layer_type = tcp::socket::lowest_layer_type;
+
+  explicit DeadlineSocket(tcp::socket& socket) : socket_(socket) {}
+
+  lowest_layer_type& lowest_layer() { return socket_.lowest_layer(); }
+  executor_type get_executor() { return socket_.get_executor(); }
+  void expire_at(Clock::time_point end) { end_ = end; }
+
+  template <typename Buffers>
+  size_t read_some(const Buffers& buffers, error_code& error) {
+    return in_time(POLLIN, error) ? socket_.read_some(buffers, error) : 0;
+  }
+  template <typename Buffers>
+  size_t write_some(const Buffers& buffers, error_code& error) {
+    return in_time(POLLOUT, error) ? socket_.write_some(buffers, error) : 0;
+  }
+  // What Beast wants of a stream besides, and never calls.
+  template <typename Buffers>
+  size_t read_some(const Buffers& buffers) {
+    return socket_.read_some(buffers);
+  }
+  template <typename Buffers>
+  size_t write_some(const Buffers& buffers) {
+    return socket_.write_some(buffers);
+  }
+
+  bool has_bytes(Clock::time_point end) const { return is_ready(socket_, POLLIN, end); }
+
+  // A client that only ends its own side counts as gone, too.
+  bool has_gone() const {
+    char byte = 0;
+    const ssize_t size = ::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR);
+  }
+
+ private:
+  bool in_time(short events, error_code& error) const {
+    if (is_ready(socket_, events, end_)) return true;
+    error = asio::error::timed_out;
+    return false;
+  }
+
+  tcp::socket& socket_;
+  Clock::time_point end_;
+};
+
+std::string_view path_of(const Request& request) {
+  const std::string_view target = request.target();
+  return target.substr(0, target.find('?'));
+}
+
+std::string_view query_of(const Request& request) {
+  const std::string_view target = request.target();
+  return target.substr(std::min(target.size(), path_of(request).size() + 1));
+}
+
+Response text_response(std::string body, const char* content_type, int status) {
+  Response response(static_cast<http::status>(status), 11);
+  response.set(http::field::content_type, content_type);
+  response.body() = std::move(body);
+  return response;
+}
+
+Response error_response(int status, const std::string& message) {
+  Response response = text_response(to_text({{"error", message}}), "application/json", status);
+  if (status == 503) response.set(http::field::retry_after, "1");
+  return response;
+}
+
+HttpServer::HttpServer(const HttpLimits& limits, Replied replied)
+    : limits_(limits), replied_(std::move(replied)), threads_(limits.connections + kRefusing) {}
+
+void HttpServer::use_tls(const std::string& certificate, const std::string& key) {
+  tls_.emplace(asio::ssl::context::tls_server);
+  error_code error;
+  if (tls_->use_certificate_chain_file(certificate, error)) {
+    throw std::runtime_error("--tls-cert " + certificate + ": " + error.message());
+  }
+  if (tls_->use_private_key_file(key, asio::ssl::context::pem, error)) {
+    throw std::runtime_error("--tls-key " + key + ": " + error.message());
+  }
+}
+
+void HttpServer::get(const std::string& path, const char* name, std::function<Response()> handler) {
+  routes_[path] = {http::verb::get, name, [handler = std::move(handler)](auto&&...) { return handler(); }};
+}
+
+void HttpServer::post(const std::string& path, const char* name, Handler handler) {
+  routes_[path] = {http::verb::post, name, std::move(handler)};
+}
+
+std::string HttpServer::bind(const std::string& host, uint16_t port) {
+  try {
+    const tcp::endpoint endpoint = *tcp::resolver(io_).resolve(host, std::to_string(port)).begin();
+    acceptor_.open(endpoint.protocol());
+    acceptor_.set_option(tcp::acceptor::reuse_address(true));
+    acceptor_.bind(endpoint);
+    acceptor_.listen();
+  } catch (const boost::system::system_error& error) {
+    throw std::runtime_error("can't serve at " + host + ":" + std::to_string(port) + ": " + error.code().message());
+  }
+  const std::string name = host.find(':') == std::string::npos ? host : "[" + host + "]";
+  return (tls_ ? "https://" : "http://") + name + ":" + std::to_string(acceptor_.local_endpoint().port());
+}
+
+void HttpServer::serve() {
+  signals_.async_wait([this](const error_code&, int) { stop(); });
+  accept();
+  io_.run();
+  threads_.join();
+}
+
+void HttpServer::accept() {
+  acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
+    if (stopping_) return;
+    if (!error) start(std::move(socket));
+    if (error) std::this_thread::sleep_for(kLook);  // the system has no more files
+    accept();
+  });
+}
+
+void HttpServer::stop() {
+  stopping_ = true;
+  error_code error;
+  acceptor_.non_blocking(true, error);
+  while (!error) {  // who stands in the queue has come before
+    tcp::socket socket(io_);
+    if (!acceptor_.accept(socket, error)) start(std::move(socket));
+  }
+  acceptor_.close(error);
+}
+
+void HttpServer::start(tcp::socket socket) {
+  if (open_ >= limits_.connections + kMostRefused) return;
+  const bool refused = open_++ >= limits_.connections;
+  const auto shared = std::make_shared<tcp::socket>(std::move(socket));
+  asio::post(threads_, [this, shared, refused] {
+    try {
+      serve_connection(*shared, refused);
+      close_gently(*shared);
+    } catch (const std::exception&) {
+      // There is no memory, not even for a refusal.
+    }
+    error_code ignored;
+    shared->close(ignored);
+    --open_;
+  });
+}
+
+void HttpServer::serve_connection(tcp::socket& socket, bool refused) {
+  error_code error;
+  socket.set_option(tcp::no_delay(true), error);
+  socket.non_blocking(true, error);
+  DeadlineSocket stream(socket);
+  if (!tls_) return serve_requests(stream, stream, refused);
+  asio::ssl::stream<DeadlineSocket&> secure(stream, *tls_);
+  stream.expire_at(Clock::now() + limits_.request);
+  if (secure.handshake(secure.server, error)) return;
+  serve_requests(secure, stream, refused);
+  stream.expire_at(Clock::now());  // without waiting for the client's own goodbye
+  secure.shutdown(error);
+}
+
+template <typename Stream>
+void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool refused) {
+  if (refused) {
+    Response response = error_response(503, "as many clients are connected as may be");
+    response.prepare_payload();
+    replied_("server", 503, 0);
+    socket.expire_at(Clock::now() + kLinger);
+    error_code error;
+    http::write(stream, response, error);
+    return;
+  }
+  boost::beast::flat_buffer buffer(kMostBuffered);
+  for (auto idle_end = Clock::now() + kIdle; Clock::now() < idle_end;) {
+    const bool stops = stopping_;
+    if (buffer.size() > 0 || socket.has_bytes(stops ? Clock::now() : Clock::now() + kLook)) {
+      if (!serve_request(stream, socket, buffer)) return;
+      idle_end = Clock::now() + kIdle;
+    } else if (stops) {
+      return;
+    }
+  }
+}
+
+// Whether the connection may have a next one.
+template <typename Stream>
+bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::beast::flat_buffer& buffer) {
+  http::request_parser<http::string_body> parser;
+  std::optional<Response> response;
+  socket.expire_at(Clock::now() + limits_.request);
+  try {
+    response = receive(stream, buffer, parser);
+  } catch (const std::bad_alloc&) {
+    response = error_response(503, "there is not enough memory for this request");
+  }
+  if (response) {
+    replied_("server", static_cast<int>(response->result_int()), 0);
+  } else if (parser.is_done()) {
+    response = answer(parser.get(), socket);
+  } else {
+    return false;  // the client has gone
+  }
+  // The rest of a body that nobody reads is no next request.
+  const bool again = parser.is_done() && parser.get().keep_alive() && !stopping_;
+  response->keep_alive(again);
+  response->prepare_payload();
+  socket.expire_at(Clock::now() + limits_.request);
+  http::response_serializer<http::string_body> serializer(*response);
+  error_code error;
+  if (parser.get().method() == http::verb::head) {
+    http::write_header(stream, serializer, error);
+  } else {
+    http::write(stream, serializer, error);
+  }
+  return again && !error;
+}
+
+template <typename Stream, typename Parser>
+std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_buffer& buffer, Parser& parser) const {
+  parser.header_limit(kMostHead);
+  parser.body_limit(limits_.body);
+  error_code error;
+  http::read_header(stream, buffer, parser, error);
+  if (!error) {
+    if (auto refusal = check_head(parser.get())) return refusal;
+    if (boost::beast::iequals(parser.get()[http::field::expect], "100-continue") && buffer.size() == 0) {
+      http::write(stream, http::response<http::empty_body>(http::status::continue_, 11), error);
+    }
+    if (!parser.is_done()) http::read(stream, buffer, parser, error);
+  }
+  if (error == asio::error::timed_out) {
+    const std::string seconds = std::to_string(limits_.request.count());
+    return error_response(408, "the request did not arrive within " + seconds + " seconds");
+  }
+  const bool is_http = error && error.category() == http::make_error_code(http::error::end_of_stream).category();
+  if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) return std::nullopt;
+  return parse_error(error, limits_.body);
+}
+
+// Refuses what no route takes before anything of a body is read, and what says in two ways where its body ends:
+// somebody before this server may go by the other one.
+std::optional<Response> HttpServer::check_head(const Request& request) const {
+  const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
+  const size_t encodings = request.count(http::field::transfer_encoding);
+  const size_t lengths = request.count(http::field::content_length);
+  const bool is_chunked = boost::beast::iequals(request[http::field::transfer_encoding], "chunked");
+  if (request.version() != 10 && request.version() != 11) {
+    return error_response(400, "HTTP/1.0 and HTTP/1.1 are served");
+  }
+  if (encodings + lengths > 1 || (encodings == 1 && !(is_chunked && request.version() == 11))) {
+    return error_response(400,
+                          "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: "
+                          "chunked");
+  }
+  if (request.count(http::field::host) != 1 && (request.version() == 11 || request.count(http::field::host) > 1)) {
+    return error_response(400, "the request must have one header Host");
+  }
+  const auto route = routes_.find(path_of(request));
+  if (route == routes_.end()) return error_response(404, "there is nothing at " + path);
+  const bool is_post = route->second.method == http::verb::post;
+  if (request.method() != route->second.method && (is_post || request.method() != http::verb::head)) {
+    Response response = error_response(405, method + " is not what " + path + " takes");
+    response.set(http::field::allow, is_post ? "POST" : "GET, HEAD");
+    return response;
+  }
+  if (is_post && encodings + lengths == 0) return error_response(411, "send the body's Content-Length, or chunks");
+  if (!is_post && (encodings == 1 || (lengths == 1 && request[http::field::content_length] != "0"))) {
+    return error_response(400, method + " takes no body");
+  }
+  if (!request[http::field::content_encoding].empty()) return error_response(415, "send the body without encoding");
+  return std::nullopt;
+}
+
+Response HttpServer::answer(Request& request, const DeadlineSocket& socket) const {
+  const Route& route = routes_.find(path_of(request))->second;
+  const auto start = Clock::now();
+  Response response;
+  try {
+    response = route.handler(request, [&socket] { return socket.has_gone(); });
+  } catch (const RequestError& error) {
+    response = error_response(error.status(), error.what());
+  } catch (const std::bad_alloc&) {
+    response = error_response(503, "there is not enough memory for this request");
+  } catch (const std::exception& error) {
+    response = error_response(500, error.what());
+  }
+  if (route.name != nullptr) {
+    replied_(route.name, static_cast<int>(response.result_int()),
+             std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return response;
+}

@@ -1,0 +1,16 @@
+// The profiles that elastic capacity chooses between, timed on this machine.
+#ifndef VMOE_SERVICE_LEVELS_H_
+#define VMOE_SERVICE_LEVELS_H_
+
+#include <string>
+#include <vector>
+#include <vmoe/batcher.hpp>
+
+#include "options.h"
+
+// Sets the levels and the plan of `batching`; returns notes about them, a line each. Throws UsageError where the bundle
+// has no such profiles, std::runtime_error where it can't be run.
+std::vector<std::string> choose_levels(const Options& options, const vmoe::Engine& engine,
+                                       vmoe::BatcherOptions& batching);
+
+#endif  // VMOE_SERVICE_LEVELS_H_

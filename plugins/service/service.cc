@@ -1,0 +1,108 @@
+#include "service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "pictures.h"
+
+namespace {
+
+constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
+constexpr char kJsonLength[] = "Inference-Header-Content-Length";
+
+Response json_response(const Json& json) { return text_response(to_text(json), "application/json"); }
+
+}  // namespace
+
+Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics,
+                 HttpServer& server)
+    : options_(options),
+      engine_(engine),
+      batcher_(batcher),
+      readers_(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
+  const std::string model_path = "/v2/models/" + options.name;
+  server.post("/v1/classify", "classify",
+              [this](Request& request, const HasGone& has_gone) { return classify(request, has_gone); });
+  server.post(model_path + "/infer", "infer",
+              [this](const Request& request, const HasGone& has_gone) { return infer(request, has_gone); });
+  server.get(model_path, "model", [this] { return json_response(model()); });
+  server.get(model_path + "/ready", "model",
+             [this] { return json_response({{"name", options_.name}, {"ready", true}}); });
+  server.get("/v2", "model", [] {
+    return json_response(
+        {{"name", "vmoe-export"}, {"version", vmoe_version()}, {"extensions", {"binary_tensor_data", "parameters"}}});
+  });
+  for (const char* path : {"/healthz", "/v2/health/live", "/v2/health/ready"}) {
+    server.get(path, nullptr, [this] { return json_response(health()); });
+  }
+  server.get("/metrics", nullptr, [this, &metrics] {
+    return text_response(metrics.text(options_.name, batcher_.load()), "text/plain; version=0.0.4; charset=utf-8");
+  });
+}
+
+Response Service::classify(Request& request, const HasGone& has_gone) {
+  if (engine_.info().output != VMOE_LOGITS) {
+    throw RequestError("this model returns no logits, and so knows no classes: use infer");
+  }
+  ClassifyRequest classified;
+  ImageBatch batch;
+  const auto read = [&] {
+    classified = read_classify(query_of(request), request[http::field::content_type], std::move(request.body()),
+                               options_.batch_size);
+    batch = read_pictures(engine_, classified.pictures);
+  };
+  asio::post(readers_, asio::use_future(read)).get();
+  const vmoe::Answer found = answer(batch, classified.setting, has_gone);
+  return json_response(write_classify(classified, engine_.info(), found));
+}
+
+Response Service::infer(const Request& request, const HasGone& has_gone) {
+  const auto read = [&] {
+    return read_infer(request[kJsonLength], request.body(), engine_.info(), options_.batch_size);
+  };
+  const InferRequest inferred = asio::post(readers_, asio::use_future(read)).get();
+  const vmoe::Answer found = answer(inferred.images, inferred.setting, has_gone);
+  size_t json_length = 0;
+  std::string text = write_infer(options_.name, inferred, engine_.info(), found, &json_length);
+  Response response =
+      text_response(std::move(text), json_length != 0 ? "application/octet-stream" : "application/json");
+  if (json_length != 0) response.set(kJsonLength, std::to_string(json_length));
+  return response;
+}
+
+vmoe::Answer Service::answer(const ImageBatch& batch, const std::string& setting, const HasGone& has_gone) {
+  if (!setting.empty() && engine_.profiles().empty()) {
+    throw RequestError("this model has nothing to set: it takes no 'setting'");
+  }
+  auto pending = batcher_.submit(batch.images(engine_.info()), setting);
+  if (!pending) throw RequestError(pending.error());
+  while (!pending->wait_for(kLook)) {
+    if (has_gone() && pending->cancel()) break;
+  }
+  auto answer = pending->wait();
+  if (!answer) throw RequestError(answer.error());
+  return std::move(*answer);
+}
+
+Json Service::model() const {
+  const vmoe::Info& info = engine_.info();
+  Json profiles = Json::array();
+  for (const vmoe::Profile& profile : engine_.profiles()) profiles.push_back(profile.name);
+  const std::string level = batcher_.load().level;
+  return {{"name", options_.name},
+          {"versions", Json::array({"1"})},
+          {"platform", "vmoe-export, " + info.runtime},
+          {"inputs", Json::array({input_metadata(info)})},
+          {"outputs", Json::array({output_metadata(info)})},
+          {"parameters", {{"profiles", profiles}, {"level", level.empty() ? Json() : Json(level)}}}};
+}
+
+Json Service::health() const {
+  const vmoe::BatcherLoad load = batcher_.load();
+  return {{"status", "ok"},
+          {"model", options_.name},
+          {"waiting", load.waiting},
+          {"level", load.level.empty() ? Json() : Json(load.level)}};
+}
