@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from vmoe_export import export_bundle
-from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
+from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 

@@ -184,9 +184,7 @@ class Collection:
             size = patch_bytes(max(len(layer.load) for layer in seen.layers.values()))
             numbers = np.stack(list(seen.experts.values())) + 1
             patches = base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
-        return SettingContents(
-            index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches
-        )
+        return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
         """The first samples at some settings of the curve that the page begins with, the first and last among them."""
