@@ -1,0 +1,188 @@
+"""The command `vmoe build`: a TensorRT engine for one profile of a bundle."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vmoe_runtime.backends.batch_range import MOST_IMAGES, BatchRange, Shape, default_largest
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT, Manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
+from vmoe_runtime.profiles import Profile, parse_profile_name
+from vmoe_tools.options import CONTEXT, bundle_argument, json_option, quiet_option
+from vmoe_tools.output import check_output_file, people_stream, write_json
+
+if TYPE_CHECKING:
+    from vmoe_tools.build.build import BuiltEngine
+
+_IMAGES = click.IntRange(1, MOST_IMAGES)
+_MOST_MEBIBYTES = 1 << 20
+
+
+@click.command(context_settings=CONTEXT)
+@bundle_argument
+@click.option("--profile", metavar="P", help="A profile that was exported for TensorRT. Default: the first one.")
+@click.option(
+    "--batch-size", metavar="N", type=_IMAGES, help="Most images of a call. Default: 32, or what fits the routing groups."
+)
+@click.option("--min-batch-size", metavar="N", type=_IMAGES, help="Fewest images of a call. Default: the fewest that fit.")
+@click.option(
+    "--opt-batch-size", metavar="N", type=_IMAGES, help="Batch size that the engine is tuned for. Default: the most."
+)
+@click.option(
+    "--workspace",
+    metavar="MIB",
+    type=click.IntRange(1, _MOST_MEBIBYTES),
+    help="Most scratch memory of the engine. Default: all of the GPU's.",
+)
+@click.option(
+    "--serialize-plugin", is_flag=True, help="Store the plugin library in the engine, which then loads without this package."
+)
+@click.option("--force", is_flag=True, help="Build although there is an engine already.")
+@click.option(
+    "--print-trtexec",
+    is_flag=True,
+    help="Print the command line with which trtexec builds the same engine, and build nothing; needs no GPU.",
+)
+@json_option
+@click.option("-v", "--verbose", is_flag=True, help="Print what TensorRT logs, and a traceback with an error.")
+@quiet_option
+def build(
+    bundle: Path,
+    profile: str | None,
+    batch_size: int | None,
+    min_batch_size: int | None,
+    opt_batch_size: int | None,
+    workspace: int | None,
+    serialize_plugin: bool,
+    force: bool,
+    print_trtexec: bool,
+    json_target: str | None,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
+
+    The engine is for this machine's GPU. It is compared with the bundle's own graph on the CPU and goes into the cache
+    folder (VMOE_CACHE_DIR, else vmoe-export in XDG_CACHE_HOME or ~/.cache), where backend 'tensorrt' finds it.
+    """
+    if print_trtexec and json_target is not None:
+        raise click.UsageError("--print-trtexec builds nothing that --json could tell about; leave one out")
+    check_output_file(json_target, [bundle])
+    opened = Bundle.open(bundle)
+    chosen = _chosen_profile(opened, profile)
+    batches = choose_batches(opened.manifest, min_batch_size, opt_batch_size, batch_size)
+    graph = opened.file(tensorrt_graph_name(opened, chosen)).resolve()
+    if print_trtexec:
+        engine = Path(f"{opened.path.resolve().stem}.{chosen.name if chosen else 'dense'}.engine")
+        click.echo(_trtexec_command(graph, engine, batches.shapes(opened.manifest), workspace, serialize_plugin))
+        return
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"vmoe: {text}", err=True)
+
+    try:
+        from vmoe_tools.build.build import build_engine
+    except ImportError as error:
+        raise click.ClickException(
+            f"TensorRT's Python package can't be loaded ({error}); pip install 'vmoe-export[tensorrt]'"
+        ) from error
+    built = build_engine(
+        opened,
+        chosen,
+        batches,
+        workspace=workspace,
+        plugin_inside=serialize_plugin,
+        force=force,
+        say=say,
+        log=say if verbose else None,
+    )
+    if not quiet:
+        click.echo(_summary(built), file=people_stream(json_target))
+    write_json(json_target, built.to_json())
+
+
+def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
+    """The profile to build for; None for a dense ViT."""
+    manifest = bundle.manifest
+    graphs = exported_graphs(bundle).graphs
+    if manifest.rules is None:
+        if name is not None:
+            raise click.UsageError(f"--profile {name}: this is a dense model, which has no profiles")
+        return None
+    name = next(iter(graphs)) if name is None else name
+    if name in manifest.profiles:
+        return manifest.profiles[name]
+    if parse_profile_name(name) is not None:
+        return manifest.rules.named(name)
+    raise click.UsageError(f"--profile: there is no profile '{name}'; the bundle has {', '.join(graphs)} for TensorRT")
+
+
+def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, largest: int | None) -> BatchRange:
+    """The batch sizes that an engine is built for.
+
+    Args:
+        manifest: of the bundle; its routing groups say which batches fit.
+        smallest, tuned, largest: images per call. Defaults: the fewest images that fit; the most; 32, or as many as fit.
+
+    Raises:
+        click.UsageError: they don't fit the routing groups, or each other.
+    """
+    multiple = manifest.batch_multiple
+    for option, size in (("--min-batch-size", smallest), ("--opt-batch-size", tuned), ("--batch-size", largest)):
+        if size is not None and size % multiple:
+            raise click.UsageError(
+                f"{option} {size} doesn't fit: the bundle routes in groups ({manifest.group}) "
+                f"that need a multiple of {multiple} images"
+            )
+    largest = largest or max(default_largest(multiple), smallest or 0, tuned or 0)
+    smallest, tuned = smallest or multiple, tuned or largest
+    if not smallest <= tuned <= largest:
+        raise click.UsageError(
+            f"--min-batch-size {smallest}, --opt-batch-size {tuned} and --batch-size {largest}: none may be above the next"
+        )
+    return BatchRange(smallest, tuned, largest)
+
+
+def _trtexec_command(
+    graph: Path, engine: Path, shapes: tuple[Shape, Shape, Shape], workspace: int | None, plugin_inside: bool
+) -> str:
+    """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
+    plugin = find_native("lib", TENSORRT_PLUGIN)
+    if plugin is None:
+        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; put its path into the line", err=True)
+    words = ["trtexec", f"--onnx={graph}"]
+    for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
+        words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
+    # TensorRT 11 knows strongly typed networks only, and takes the option as one without effect.
+    words += ["--stronglyTyped", "--noTF32", f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}"]
+    if plugin_inside:
+        words.append(f"--setPluginsToSerialize={plugin or TENSORRT_PLUGIN}")
+    if workspace is not None:
+        words.append(f"--memPoolSize=workspace:{workspace}")
+    words += [f"--timingCacheFile={engine.with_suffix('.timing')}", f"--saveEngine={engine}", "--skipInference"]
+    return shlex.join(words)
+
+
+def _summary(built: BuiltEngine) -> str:
+    record, key = built.record, built.record.key
+    lines = [
+        f"{key.profile or 'dense'}: {key.precision}, batches of {record.min_batch} to {record.max_batch} (tuned for "
+        f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB"
+    ]
+    if built.seconds is None:
+        lines.append("it was there already; --force builds it again")
+    else:
+        lines.append(f"built in {built.seconds:.0f} s")
+    for check in built.checks:
+        lines.append(
+            f"{check.images} images in calls of {check.batch} against {check.reference}: difference at most "
+            f"{check.max_difference:.2e}, median {check.median_difference:.2e}; {check.agreement:.2%} of the pairs agree"
+        )
+    return "\n".join([*lines, str(key.file)])

@@ -1,0 +1,71 @@
+"""Every call into TensorRT that builds an engine; it has never been run on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorrt
+
+from vmoe_runtime.backends.tensorrt.tensorrt_api import INPUT, Shape, load_plugin, log, start
+from vmoe_runtime.bundle.reader import BundleGraph
+from vmoe_runtime.errors import BackendError
+
+
+def serialized_engine(
+    graph: BundleGraph,
+    plugin: Path,
+    shapes: tuple[Shape, Shape, Shape],
+    *,
+    workspace: int | None,
+    plugin_inside: bool,
+    timing_cache: bytes,
+    listener: Callable[[str], None] | None = None,
+) -> tuple[bytes, bytes]:
+    """Builds an engine in the precision that the graph is written in.
+
+    Args:
+        graph: what to build from.
+        plugin: the plugin library.
+        shapes: of the input `image`: smallest, tuned for, largest.
+        workspace: most bytes of scratch memory; None for all of the GPU's.
+        plugin_inside: store the plugin library in the engine.
+        timing_cache: what earlier builds measured; empty at first.
+        listener: called with each line that TensorRT logs.
+
+    Returns:
+        The engine, and the timing cache with what was measured for it.
+
+    Raises:
+        BackendError: TensorRT can't build it.
+    """
+    log.listener = listener
+    try:
+        builder = start(tensorrt.Builder)
+        load_plugin(builder.get_plugin_registry(), plugin)
+        # Version 11 knows strongly typed networks only, and ignores the flag.
+        network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = tensorrt.OnnxParser(network, log)
+        # Weights lie beside the path.
+        if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
+            problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
+            raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")
+        config = builder.create_builder_config()
+        # The router is float32 in every precision, and TF32's ten bits would send tokens elsewhere.
+        config.clear_flag(tensorrt.BuilderFlag.TF32)
+        if workspace is not None:
+            config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace)
+        if plugin_inside:
+            config.plugins_to_serialize = [str(plugin)]
+        cache = config.create_timing_cache(timing_cache)
+        config.set_timing_cache(config.create_timing_cache(b"") if cache is None else cache, False)
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, *shapes)
+        config.add_optimization_profile(profile)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise BackendError(f"TensorRT can't build an engine from {graph.path}: {log.reason()}")
+        measured = config.get_timing_cache()
+        return bytes(engine), b"" if measured is None else bytes(measured.serialize())
+    finally:
+        log.listener = None
