@@ -23,7 +23,7 @@ from sdk_build import Runner, setting_fields
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.routing import layer_outputs, kept_pairs
+from vmoe_runtime.routing import kept_pairs, layer_outputs
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
 
 FOLDER = Path(__file__).parents[1] / "data" / "bundles"

@@ -138,10 +138,11 @@ def two_steps(report: Report) -> str | None:
     alone = next(point for point in own if point.profile == found.then)
     speed = (found.images_per_second or 0.0) / (alone.images_per_second or 1.0)
     flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
+    again = percent(found.escalated)
     return (
         f"The fastest two steps that lose at most {points_of(report.max_drop)}: all images at {found.profile}, and the "
-        f"{percent(found.escalated)} that it is least sure of again at {found.then}. That is right on "
-        f"{percent(found.top1)}, where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
+        f"{again} that it is least sure of again at {found.then}. That is right on {percent(found.top1)}, "
+        f"where {found.then} alone is on {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of "
         "its FLOPs. How sure is sure enough was calibrated on every other batch and tried on those between."
     )
 
