@@ -36,7 +36,7 @@ def test_every_golden_row_gives_the_official_integer(row: list[Any]) -> None:
     # The official code writes None for a capacity that is not rounded up.
     arguments = (num_pairs, num_experts, ratio, rounding, multiple_of or 1)
     if official is None:
-        with pytest.raises(RoutingError, match="leaves no place per expert"):
+        with pytest.raises(RoutingError, match="leaves no slot per expert"):
             compute_slots(*arguments)
     else:
         assert compute_slots(*arguments) == official

@@ -256,7 +256,8 @@ def test_two_steps_are_a_curve_over_time_and_compute_and_in_the_front(made: tupl
             row = f'<th scope="row">{name}</th><td>{cost(one):.4g}</td><td>{one["top1"]:.2%}</td>'
             assert (row in charts[chart]) == drawn
         margin = f"{one['margin']:.4f}" if one["margin"] <= 1 else "all"
-        row = f'{one["profile"]}</th><td class="text">{one["then"]}</td><td>{margin}</td><td>{one["escalated"] * 100:.2f}\u00a0%'
+        share = f"{one['escalated'] * 100:.2f}\u00a0%"
+        row = f'{one["profile"]}</th><td class="text">{one["then"]}</td><td>{margin}</td><td>{share}'
         assert row in page
     assert page.count(", two steps</li>") == len({one["bundle"] for one in report["cascades"]}) == 2
 

@@ -95,9 +95,8 @@ def test_auto_asks_for_a_gpu_first_and_goes_on_where_cuda_does_not_work(
         asked.append("cuda")
         raise UnavailableError("libcudnn.so.9 can't be loaded")
 
-    monkeypatch.setitem(
-        vmoe_runtime.backends.BACKENDS, "cuda", vmoe_runtime.backends.BackendKind(load, "gpu", str, on_gpu=True)
-    )  # type: ignore[attr-defined]
+    kind = vmoe_runtime.backends.BackendKind(load, "gpu", str, on_gpu=True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(vmoe_runtime.backends.BACKENDS, "cuda", kind)  # type: ignore[attr-defined]
     name, _ = open_backend("auto", Bundle.open(bundle), Parallelism())
     assert asked == ["cuda"] and name in ("onnxruntime", "openvino")
 
