@@ -62,7 +62,7 @@ class Jobs:
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
                 stream.write(file.getvalue())
         self._number, self._runs = 0, 0
-        self._seconds = 20.0  # that a job takes, at first a guess
+        self._seconds = 20.0  # that a job takes, at first a guess; longer where it had not written anything by then
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
 
@@ -82,6 +82,8 @@ class Jobs:
             self.counts["killed"] += 1
             rows = self._rows()
             self.counts[f"killed with {'no' if not rows else 'all' if len(rows) == self._pictures else 'some'} rows"] += 1
+            if not rows:
+                self._seconds *= 1.5
             if len(rows) != len(set(rows)):
                 self.failures.append(f"{self.output}: rows are there twice after a kill")
             return
