@@ -242,11 +242,11 @@ def _numbers() -> Iterator[tuple[str, str, int | float]]:
     yield "size_t", "MaxSteps", preprocessing.MAX_STEPS
     yield "int64_t", "MaxSide", preprocessing.MAX_SIDE
     yield "int64_t", "MaxResizedSide", preprocessing.MAX_RESIZED_SIDE
-    yield "double", "SafetyMargin", elastic.GUARD
-    yield "double", "UtilizationLimit", elastic.FULL
-    yield "double", "Headroom", elastic.ROOM
+    yield "double", "SafetyMargin", elastic.SAFETY_MARGIN
+    yield "double", "UtilizationLimit", elastic.UTILIZATION_LIMIT
+    yield "double", "Headroom", elastic.HEADROOM
     yield "double", "Memory", elastic.MEMORY
-    yield "double", "Cooldown", elastic.HOLD
+    yield "double", "Cooldown", elastic.COOLDOWN
     yield "double", "Learned", elastic._LEARNED
     yield "double", "Drift", elastic._DRIFT
     yield "double", "LeastScale", elastic._LEAST_SCALE

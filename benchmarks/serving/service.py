@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 from command_line import count, positive, say
 from cpu.timing import OthersWatch, cpu_seconds, process_fields
-from vmoe_tools.bench.machine import cpu_model, usable_cores
+from vmoe_tools.machine import cpu_model, usable_cores
 
 from serving.http_client import Array, Load, closed_loop, generator, infer_request
 from vmoe_measure.image_source import open_images

@@ -20,7 +20,7 @@ from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
 from vmoe_export import export_bundle
-from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, __version__, installation
+from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
 from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.bundle.reader import Bundle
