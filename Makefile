@@ -100,7 +100,7 @@ demo: $(NATIVE)
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
-	$(BIN)/vmoe-report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
+	$(BIN)/vmoe report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
 
 routing: $(NATIVE)
 	mkdir -p demo
@@ -112,7 +112,7 @@ routing: $(NATIVE)
 report-pictures: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe-export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
-	$(BIN)/vmoe-report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
+	$(BIN)/vmoe report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
 	$(BIN)/python tests/support/check_report_page.py demo/digits.html --pictures demo --height 1290
 	cp demo/digits-1440.png docs/report.png
 	cp demo/digits-390.png docs/report_phone.png
@@ -122,7 +122,7 @@ report-pictures: $(NATIVE)
 # With it, tests/commands/test_report_page.py and tests/support/check_report_page.py look for faults of access, too.
 check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
-	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_faults.py tests/commands/test_report_size.py tests/commands/test_report_page.py
+	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
 # Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. What they compile
 # of the tests is kept, also where a machine is set up not to.

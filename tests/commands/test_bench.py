@@ -73,11 +73,6 @@ def test_calls_take_turns_from_the_first_to_the_last_round() -> None:
     assert times == [[1] * 4, [2] * 4, [4] * 4] and rounds == [7.0] * 4
 
 
-def test_a_duration_that_is_too_short_still_gives_three_calls_each() -> None:
-    watch = Stopwatch(5, 5)
-    assert time_interleaved(watch.calls, duration=1, clock=watch) == [[5] * 3, [5] * 3]
-
-
 def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> None:
     together = threading.Barrier(3, timeout=20)
     seen: list[int] = []

@@ -17,7 +17,6 @@ from command_runs import QUICK, complaint_of, kept_bundle, run
 from terminal import ended_by
 
 from vmoe_runtime import VmoeError
-from vmoe_tools import program
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 
@@ -205,7 +204,3 @@ def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str
     out, err = run(capsys, *words, "--json", "-")
     assert json.loads(out)["points"][0]["profile"] == "c0.3-k1" and "c0.3-k1" in err
     assert run(capsys, *words, "-q") == ("", "")
-
-
-def test_every_command_has_its_module() -> None:
-    assert list(program._ENTRIES) == COMMANDS
