@@ -23,8 +23,8 @@ from cpu.timing import OthersWatch, time_interleaved
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes, stored_tensors
 from vmoe_runtime import Engine
-from vmoe_tools.bench.expert_use import expert_rows, experts_used
-from vmoe_tools.bench.machine import cpu_model
+from vmoe_tools.bench.quality import expert_rows, experts_used
+from vmoe_tools.machine import cpu_model
 from vmoe_tools.command_line import run_command
 
 _CAPACITY = 0.3

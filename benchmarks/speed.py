@@ -27,7 +27,7 @@ from cpu.models import MODELS, prepare
 from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 
-from vmoe_tools.bench.machine import cpu_model
+from vmoe_tools.machine import cpu_model
 from vmoe_tools.command_line import run_command
 
 _FOLDER = Path("build") / "speed"

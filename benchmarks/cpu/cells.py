@@ -13,7 +13,7 @@ from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
 from vmoe_runtime import Engine
-from vmoe_tools.bench.expert_use import expert_rows, experts_used
+from vmoe_tools.bench.quality import expert_rows, experts_used
 from vmoe_tools.command_line import CommandError
 
 Point = dict[str, Any]

@@ -22,7 +22,7 @@ from serving.service import MODEL, Service, ServiceError
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_tools.bench.machine import cpu_model, usable_cores
+from vmoe_tools.machine import cpu_model, usable_cores
 
 Report = dict[str, Any]
 
