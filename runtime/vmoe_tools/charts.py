@@ -210,7 +210,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     and time, as far as no other one of the line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # A line that has no place in a chart keeps its colour in the others.
+        # A line keeps its colour in all charts, also where one of them has none of its values.
         colour, is_cascade = f"C{number}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]

@@ -257,7 +257,7 @@ def test_a_model_without_capacity_is_compared_and_curves_are_chosen(
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
     words = (kept_bundle("fp32"), "--compare", kept_bundle("soft"), "--images", tmp_path / "images.npz")
-    axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool")
+    axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool", "--max-experts", 4)
     report = report_of(capsys, tmp_path / "r.html", *words, *axes)[1]
     (other,) = report["others"]
     assert report["points"][other]["bundle"] == kept_bundle("soft").name and report["points"][other]["kept_pairs"] is None
