@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from vmoe_tools.charts import class_name, layer_name
+from vmoe_tools.charts import layer_name
 from vmoe_tools.inspect.samples import Frame, Samples
+from vmoe_tools.inspect.statistics import class_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
