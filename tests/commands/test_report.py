@@ -314,7 +314,7 @@ def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not
     words = ("report", mnist_image_bundle, "--images", images, *capacities(1), "--bpr", "--batch-size", 64, *QUICK)
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 850_000)
     found = json_of(capsys, *words, "-o", tmp_path / "small.html")
-    assert len(found["samples"]) == 2 and "2 of 12 samples are shown, to keep the page small." in found["notes"]
+    assert len(found["samples"]) == 2 and "2 instead of 12 samples are shown, to keep the page small." in found["notes"]
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 700_000)
     assert "would be larger than" in complaint_of(capsys, 2, *words, "-q", "-o", tmp_path / "large.html")
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 5_000_000)
