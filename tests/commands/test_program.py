@@ -39,7 +39,8 @@ def test_help_lists_the_commands_and_imports_none_of_them() -> None:
 
 def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Commands:" in run(capsys, code=2)[1]
-    assert "Did you mean '--profile'; vmoe bench --help" in complaint_of(capsys, 2, "bench", "x.vmoe", "--profle", "c1-k1")
+    complaint = complaint_of(capsys, 2, "bench", "x.vmoe", "--profle", "c1-k1")
+    assert "Did you mean" in complaint and "--profile" in complaint
 
 
 def test_names_of_commands_and_options_are_completed() -> None:
