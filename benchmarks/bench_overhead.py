@@ -23,9 +23,9 @@ from command_line import count, positive, table
 from vmoe_measure.image_source import synthetic_images
 from vmoe_measure.timing import time_interleaved
 from vmoe_runtime.backends import Parallelism
-from vmoe_tools.engines import load_engines
 from vmoe_tools.bench.points import named_profiles, plan_points
 from vmoe_tools.command_line import CommandError, run_command
+from vmoe_tools.engines import load_engines
 
 CALLS = 100
 

@@ -24,8 +24,8 @@ from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import parameter_shapes, stored_tensors
 from vmoe_runtime import Engine
 from vmoe_tools.bench.quality import expert_rows, experts_used
-from vmoe_tools.machine import cpu_model
 from vmoe_tools.command_line import run_command
+from vmoe_tools.machine import cpu_model
 
 _CAPACITY = 0.3
 _LIMITS = (8, 6, 4, 3, 2, 1)

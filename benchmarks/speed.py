@@ -27,8 +27,8 @@ from cpu.models import MODELS, prepare
 from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 
-from vmoe_tools.machine import cpu_model
 from vmoe_tools.command_line import run_command
+from vmoe_tools.machine import cpu_model
 
 _FOLDER = Path("build") / "speed"
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}
