@@ -122,7 +122,7 @@ report-pictures: $(NATIVE)
 # With it, tests/commands/test_report_page.py and tests/support/check_report_page.py look for faults of access, too.
 check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
-	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_faults.py tests/commands/test_report_size.py tests/commands/test_report_page.py
+	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
 # Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. What they compile
 # of the tests is kept, also where a machine is set up not to.

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from command_line import BenchmarkError, cells, say, table
-from vmoe_tools.bench.expert_use import expert_rows, experts_used
 
 from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
 from vmoe_runtime import Engine
+from vmoe_tools.bench.quality import expert_rows, experts_used
 
 Point = dict[str, Any]
 

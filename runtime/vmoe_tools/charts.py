@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,10 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from vmoe_tools.bench.result import PointResult
+from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
-
-if TYPE_CHECKING:
-    from vmoe_tools.inspect.statistics import LayerStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -173,17 +171,6 @@ def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[s
     return figure
 
 
-def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
-    """The name of a class, or its index where names are not known; a longer one is cut to `longest` characters.
-
-    Example:
-        >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
-        ('West Highland whi...', '7')
-    """
-    name = str(index) if class_names is None else class_names[index]
-    return name if len(name) <= longest else f"{name[: longest - 3]}..."
-
-
 def layer_name(layer: str) -> str:
     """The name of a MoE layer.
 
@@ -210,7 +197,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     and time, as far as no other one of the line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
-        # A line that has no place in a chart keeps its colour in the others.
+        # A line keeps its colour in all charts, also where one of them has none of its values.
         colour, is_cascade = f"C{number}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]

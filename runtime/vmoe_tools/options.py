@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,67 +147,36 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print a tra
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
 
 
-def setting_options(command: F) -> F:
-    """Adds the options of the routing setting of calls: `setting_of` makes one `Setting` of their values."""
-    for option in reversed(
-        [
-            profile_option,
-            click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
-            click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
-            click.option(
-                "--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."
-            ),
-            click.option(
-                "--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."
-            ),
-            click.option(
-                "--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator that adds several options, in their order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def axis_options(command: F) -> F:
-    """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
+setting_options = _all_of(
+    profile_option,
+    click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
+    click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
+    click.option("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
+    click.option("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
+    click.option("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
+)
+"""Adds the options of the routing setting of calls: `setting_of` makes one `Setting` of their values."""
 
-    The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`.
-    """
-    for option in reversed(
-        [
-            sweep_option,
-            click.option(
-                "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio; repeats."
-            ),
-            click.option("--k", "ks", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
-            click.option("--bpr", "orders", flag_value=True, type=bool, multiple=True, help="Batch Priority Routing."),
-            click.option(
-                "--no-bpr", "orders", flag_value=False, type=bool, multiple=True, help="Vanilla order; with --bpr both."
-            ),
-            click.option(
-                "--pool", "pools", flag_value=True, type=bool, multiple=True, help="All slots of a group form one pool."
-            ),
-            click.option(
-                "--no-pool",
-                "pools",
-                flag_value=False,
-                type=bool,
-                multiple=True,
-                help="Each expert has its slots; with --pool both.",
-            ),
-            click.option(
-                "--max-experts",
-                "limits",
-                metavar="M",
-                type=int,
-                multiple=True,
-                help="Experts that a group may use; repeats.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+_FLAG: dict[str, Any] = {"type": bool, "multiple": True}
+axis_options = _all_of(
+    sweep_option,
+    click.option("--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio; repeats."),
+    click.option("--k", "ks", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
+    click.option("--bpr", "orders", flag_value=True, help="Batch Priority Routing.", **_FLAG),
+    click.option("--no-bpr", "orders", flag_value=False, help="Vanilla order; with --bpr both.", **_FLAG),
+    click.option("--pool", "pools", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
+    click.option("--no-pool", "pools", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
+    click.option("--max-experts", "limits", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
+)
+"""Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
+
+The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`.
+"""
 
 
 def setting_of(values: dict[str, Any]) -> Setting:

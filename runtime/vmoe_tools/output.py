@@ -61,7 +61,7 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
     """
     if target is None:
         return
-    text = json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
     if target == STANDARD_OUTPUT:
         sys.stdout.write(text)
     else:
@@ -105,13 +105,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dicts, lists, tuples and arrays as JSON has them: arrays are lists, and what is no finite number is None."""
     if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if hasattr(value, "tolist"):  # of numpy
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from vmoe_tools.charts import class_name, layer_name
+from vmoe_tools.charts import layer_name
 from vmoe_tools.inspect.samples import Frame, Samples
+from vmoe_tools.inspect.statistics import class_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -160,8 +161,8 @@ def _show_experts(axes: Axes, samples: Samples, expert: Array, colours: Sequence
     points = min(_POINTS_PER_CELL * cell_inches, 6.0)
     for (y, x), number in np.ndenumerate(expert):
         if number >= 0:
-            place = ((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5)
-            text = axes.text(*place, str(number), fontsize=points, ha="center", va="center", color="white", weight="bold")
+            centre = ((x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5)
+            text = axes.text(*centre, str(number), fontsize=points, ha="center", va="center", color="white", weight="bold")
             # With a dark edge a number is read on every colour.
             text.set_path_effects([withStroke(linewidth=1.0, foreground="black")])
 

@@ -115,6 +115,9 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as help_instead:
+        help_instead.show()
+        return USAGE_ERROR
     except (Exception, KeyboardInterrupt) as raised:
         error = raised.__cause__ if isinstance(raised, _Stopped) and raised.__cause__ else raised
         explanation = _explain(error)
@@ -156,7 +159,7 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
         error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
-        return f"{error.format_message().rstrip('.')}; {path} --help explains the options", USAGE_ERROR
+        return f"{error.format_message().rstrip('.?')}; {path} --help explains the options", USAGE_ERROR
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, _Signalled) and error.number != signal.SIGINT:

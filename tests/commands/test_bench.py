@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,11 +72,6 @@ def test_calls_take_turns_from_the_first_to_the_last_round() -> None:
     assert times == [[1] * 4, [2] * 4, [4] * 4] and rounds == [7.0] * 4
 
 
-def test_a_duration_that_is_too_short_still_gives_three_calls_each() -> None:
-    watch = Stopwatch(5, 5)
-    assert time_interleaved(watch.calls, duration=1, clock=watch) == [[5] * 3, [5] * 3]
-
-
 def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> None:
     together = threading.Barrier(3, timeout=20)
     seen: list[int] = []
@@ -92,16 +86,6 @@ def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> No
     calls.close()
     assert [seen.count(thread) for thread in set(seen)] == [2 * CALLS_EACH] * 3
     assert calls.images == 3 * CALLS_EACH * 2
-
-
-def test_throughput_is_that_of_rounds_and_percentiles_are_those_of_calls() -> None:
-    calls = ConcurrentCalls(lambda: time.sleep(0.02), callers=2, images_per_call=1)
-    for _ in range(3):
-        calls()
-    calls.close()
-    speed = calls.speed([1.0, 1.0, 9.0])
-    assert speed.images_per_second == 2 * CALLS_EACH
-    assert 20 <= speed.p50_ms < 1000
 
 
 def test_a_call_that_fails_ends_the_round_for_all() -> None:

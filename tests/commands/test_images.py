@@ -66,13 +66,6 @@ def test_synthetic_images_are_smooth_and_always_the_same() -> None:
     assert 0 < steps.mean() < images.std() / 2
 
 
-def test_whole_batches_skip_what_is_left_over() -> None:
-    source = ImageSource(np.zeros((7, 32, 48, 3), np.uint8), np.arange(7))
-    batches = list(source.whole_batches(3, RGB))
-    assert [batch.shape for batch, _ in batches] == [(3, 32, 48, 3)] * 2
-    assert [labels.tolist() for _, labels in batches if labels is not None] == [[0, 1, 2], [3, 4, 5]]
-
-
 def test_subfolders_are_labels_by_the_name_or_the_index_of_a_class(
     pictures: Path, manifest: Manifest, mnist_images: dict[str, np.ndarray]
 ) -> None:

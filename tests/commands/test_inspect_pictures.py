@@ -27,7 +27,7 @@ def test_pictures_are_written_whole_and_replaced(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     digits, out = tmp_path / "digits.npz", tmp_path / "pictures"
-    odd = [mnist_images["labels"].tolist().index(digit) for digit in (1, 2, 3, 9)]  # those with odd names
+    odd = [mnist_images["labels"].tolist().index(digit) for digit in (1, 3)]  # two with odd names
     np.savez(digits, **{name: array[odd] for name, array in mnist_images.items()})
     out.mkdir()
     (out / "load.png").write_text("an old one")

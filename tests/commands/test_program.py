@@ -17,7 +17,6 @@ from command_runs import QUICK, complaint_of, kept_bundle, run
 from terminal import ended_by
 
 from vmoe_runtime import VmoeError
-from vmoe_tools import program
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 
@@ -36,6 +35,12 @@ def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[lines.index("Commands:") + 1 : -1]] == COMMANDS
     assert lines[-1] == "False"
+
+
+def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Commands:" in run(capsys, code=2)[1]
+    complaint = complaint_of(capsys, 2, "bench", "x.vmoe", "--profle", "c1-k1")
+    assert "Did you mean" in complaint and "--profile" in complaint
 
 
 def test_names_of_commands_and_options_are_completed() -> None:
@@ -205,7 +210,3 @@ def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str
     out, err = run(capsys, *words, "--json", "-")
     assert json.loads(out)["points"][0]["profile"] == "c0.3-k1" and "c0.3-k1" in err
     assert run(capsys, *words, "-q") == ("", "")
-
-
-def test_every_command_has_its_module() -> None:
-    assert list(program._ENTRIES) == COMMANDS

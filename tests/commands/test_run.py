@@ -1,22 +1,19 @@
-"""vmoe-run: classes and probabilities of image files, and what it says of those that can't be read."""
+"""vmoe: classes and probabilities of image files, and what it says of those that can't be read."""
 
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from vmoe_tools.run.cli import main
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
+from vmoe_tools.program import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGITS = ("zero", "[red]one", "two:100:", "three", "four", "five", "six\x1b[2J", "seven", "eight", "nine")
@@ -46,7 +43,7 @@ def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
 def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
     """Lines on standard output and on standard error of a run that ends with that code."""
     capsys.readouterr()
-    assert main([*map(str, arguments), "--threads", "1"]) == code
+    assert main(["run", *map(str, arguments), "--threads", "1"]) == code
     out, err = capsys.readouterr()
     return out.splitlines(), err.splitlines()
 
@@ -65,9 +62,16 @@ def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path],
         assert first.index(name) == second.index(other), "columns are not aligned"
 
 
-def test_the_sample_of_a_seven_is_a_seven(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seven = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
-    assert run(capsys, mnist_image_bundle, seven)[0][1].endswith("class 7")
+def test_a_folder_is_its_pictures_and_a_setting_is_made_of_options(
+    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (mnist_image_bundle, digits[0].parent, "--capacity", 0.5, "--k", 2, "--no-bpr", "--top", 1, "-q", "--json", "-")
+    report = as_json(run(capsys, *words)[0])
+    assert report["profile"] == "c0.5-k2-vanilla"
+    assert [image["image"] for image in report["images"]] == sorted(map(str, digits))
+    with Engine.load(mnist_image_bundle, threads=1) as engine:
+        expected = [answer[0] for answer in engine.classify(sorted(digits), 1, capacity=0.5, k=2, bpr=False)]
+    assert [(c["index"], c["probability"]) for image in report["images"] for c in image["classes"]] == expected
 
 
 def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,24 +89,16 @@ def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], c
     assert run(capsys, named, digits[0], "-q", "--json", "-")[1] == []
 
 
-def test_json_in_a_file_stands_beside_the_table(
-    mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines, _ = run(capsys, "--json", tmp_path / "x.json", mnist_image_bundle, digits[0], "--top", 1, digits[1])
-    answers = json.loads((tmp_path / "x.json").read_text())["images"]
-    assert [f"class {answer['classes'][0]['class']}" for answer in answers] == [line[-7:] for line in lines[1:]]
-
-
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(
     mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    bad = [tmp_path / "notes.txt", tmp_path / "absent.png", tmp_path]
-    order = [digits[0], bad[0], digits[1], bad[1], bad[2], *digits[2:12]]
+    bad = [tmp_path / "notes.txt", tmp_path / "absent.png"]
+    order = [digits[0], bad[0], digits[1], bad[1], *digits[2:12]]
     lines, complaints = run(capsys, mnist_image_bundle, *order, "--top", 1, "--json", tmp_path / "x.json", code=1)
-    assert len(complaints) == 3
+    assert len(complaints) == 2
     for path, complaint in zip(bad, complaints, strict=True):
-        assert complaint.startswith(f"vmoe-run: {path} is ")
+        assert complaint.startswith(f"vmoe: {path} is ")
     good = [path for path in order if path not in bad]
     assert [line.partition(".png")[0] + ".png" for line in lines[1:]] == [str(path) for path in good]
     report = json.loads((tmp_path / "x.json").read_text())["images"]
@@ -116,7 +112,7 @@ def test_images_of_one_routing_group_are_answered_together(
     mnist_bundle: Path, digits: list[Path], mnist_images: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (complaint,) = run(capsys, mnist_bundle, *digits, code=2)[1]
-    assert complaint == "vmoe-run: 20 images don't fit: the bundle routes in groups (16) that need a multiple of 16"
+    assert complaint == "vmoe: 20 images don't fit: the bundle routes in groups (16) that need a multiple of 16"
     report = as_json(run(capsys, mnist_bundle, *digits[:16], "-q", "--json", "-", "--top", 1)[0])
     with Engine.load(mnist_bundle, threads=1) as engine:
         expected = engine.classify(mnist_images["images"][:16], 1)
@@ -131,10 +127,8 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
     bad = tmp_path / "absent.png"
     lines, complaints = run(capsys, mnist_bundle, *digits[:15], bad, *digits[:16], "--top", 1, code=1)
     assert len(complaints) == 16
-    assert complaints[15].startswith(f"vmoe-run: {bad} is not a readable image")
-    assert complaints[0] == (
-        f"vmoe-run: {digits[0]} is not answered: it shares a routing group with {bad}, which can't be read"
-    )
+    assert complaints[15].startswith(f"vmoe: {bad} is not a readable image")
+    assert complaints[0] == (f"vmoe: {digits[0]} is not answered: it shares a routing group with {bad}, which can't be read")
     assert len(lines) == 1 + 16
     with Engine.load(mnist_bundle, threads=1) as engine:
         assert [int(line.split()[-1]) for line in lines[1:]] == [a[0][0] for a in engine.classify(digits[:16], 1)]
@@ -143,39 +137,38 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
 def test_features_are_refused(tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", output="features", validate=False)
     (complaint,) = run(capsys, tmp_path / "x.vmoe", digits[0], code=1)[1]
-    assert "puts out features of size" in complaint
+    assert "returns features of size" in complaint
 
 
 def test_logits_that_are_no_numbers_are_said(
     mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Engine, "__call__", lambda self, images: np.full((len(images), 10), np.nan, np.float32))
+    monkeypatch.setattr(Engine, "__call__", lambda self, images, setting: np.full((len(images), 10), np.nan, np.float32))
     lines, complaints = run(capsys, mnist_image_bundle, digits[0], "--json", "-", code=1)
-    assert complaints[-1] == f"vmoe-run: {digits[0]} has no classes: the model's logits are not finite numbers"
+    assert complaints[-1] == f"vmoe: {digits[0]} has no classes: the model's logits are not finite numbers"
     assert as_json(lines)["images"][0]["classes"] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ([], 2, "required: BUNDLE, IMAGE"),
-        (["x.vmoe"], 2, "required: IMAGE"),
-        (["x.vmoe", "y.png", "--top", "0"], 2, "--top: must be a whole number from 1"),
-        (["x.vmoe", "y.png", "--backend", "abacus"], 2, "invalid choice: 'abacus'"),
+        ([], 2, "Missing argument 'BUNDLE'"),
+        (["x.vmoe"], 2, "Missing argument 'IMAGE|DIR...'"),
+        (["x.vmoe", "y.png", "--top", "0"], 2, "--top"),
+        (["x.vmoe", "y.png", "--backend", "abacus"], 2, "'abacus' is not one of"),
+        (["BUNDLE", "y.png", "--profile", "fast"], 2, "there is no profile 'fast'"),
+        (["BUNDLE", "y.png", "--k", "9"], 2, "k must be between 1"),
+        (["BUNDLE", "EMPTY"], 1, "has no pictures"),
         (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
-        (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 1, "there is no folder nowhere"),
+        (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 2, "there is no folder nowhere"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lines, (complaint,) = run(capsys, *arguments, code=code)
-    assert lines == [] and complaint.startswith("vmoe-run: ") and says in complaint
-
-
-def test_a_profile_that_cannot_be_is_a_mistake_of_usage(
-    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+def test_a_mistake_is_one_line(
+    arguments: list[str], code: int, says: str, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for profile in ("fast", "c0.3-k9"):
-        assert len(run(capsys, mnist_image_bundle, digits[0], "--profile", profile, code=2)[1]) == 1
+    paths = {"BUNDLE": mnist_image_bundle, "EMPTY": tmp_path}
+    lines, (complaint,) = run(capsys, *(paths.get(word, word) for word in arguments), code=code)
+    assert lines == [] and complaint.startswith("vmoe: ") and says in complaint
 
 
 def test_a_file_whose_name_is_no_text_is_classified(
@@ -184,25 +177,6 @@ def test_a_file_whose_name_is_no_text_is_classified(
     odd = digits[0].rename(digits[0].with_name("\udcff.png"))
     lines, _ = run(capsys, mnist_image_bundle, odd, "--top", 1)
     assert r"\udcff.png" in lines[1]
-
-
-def test_the_command_runs_without_rich_torch_and_the_exporter(mnist_image_bundle: Path, digits: list[Path]) -> None:
-    script = (
-        "import sys; sys.modules['rich'] = None; from vmoe_tools.run.cli import main; code = main();"
-        "print({'torch', 'onnx', 'click', 'vmoe_export'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", script, mnist_image_bundle, digits[0]]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stderr) == (0, "set()\n")
-    assert len(ran.stdout.splitlines()) == 6
-
-
-def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["vmoe_tools.run", "--help"])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("vmoe_tools.run", run_name="__main__")
-    assert stopped.value.code == 0
-    assert "vmoe-run BUNDLE IMAGE... [options]" in capsys.readouterr().out
 
 
 def as_json(lines: list[str]) -> dict[str, Any]:

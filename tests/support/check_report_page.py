@@ -75,7 +75,6 @@ def state(browser: Page) -> dict[str, Any]:
       ratio: document.getElementById('ratio-now').textContent,
       now: document.getElementById('now').textContent,
       counts: [...document.querySelectorAll('.count')].map(part => parseInt(part.textContent)),
-      dots: document.querySelectorAll('.dot.now').length,
       focus: document.activeElement.id,
     })""")
     return found

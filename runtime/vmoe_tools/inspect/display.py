@@ -8,9 +8,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from vmoe_tools.charts import class_name
 from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle
-from vmoe_tools.inspect.statistics import LayerStatistics
+from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
 _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -224,6 +224,17 @@ class _Counts:
             class_weight=weight,
             class_images=None if weight is None or self.class_images is None else self.class_images.copy(),
         )
+
+
+def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
+    """The name of a class, or its index where names are not known; a longer one is cut to `longest` characters.
+
+    Example:
+        >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
+        ('West Highland whi...', '7')
+    """
+    name = str(index) if class_names is None else class_names[index]
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
 
 
 def _histogram(gates: Array) -> Array:

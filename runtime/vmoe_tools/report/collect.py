@@ -32,11 +32,9 @@ from vmoe_tools.report.contents import (
     BundleContents,
     ClassMap,
     Fall,
-    LayerContents,
     Report,
     Sample,
     SettingContents,
-    effective_of,
 )
 from vmoe_tools.report.observer import Observed, PointObserver
 from vmoe_tools.report.plan import Plan, patch_bytes
@@ -45,6 +43,9 @@ from vmoe_tools.terminal import Progress
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DIGITS = 4
+_OF_A_LAYER = (
+    "expert_dropped", "pairs_dropped", "patches_dropped", "load_entropy", "gate_entropy", "gates_kept", "gates_dropped",
+)  # fmt: skip
 _COMPARED_IMAGES = 512
 _SETS_OF_NEIGHBOURS = 10
 _LARGEST_PNG = 64  # pixels of a side; larger ones are photographs, of which a JPEG is much smaller
@@ -139,7 +140,7 @@ class Collection:
             points=points,
             cascades=self.measured.cascades,
             same=self._same(),
-            effective=[effective_of(point.profile) for point in plan.points],
+            effective=[None if point.profile is None else point.profile.effective_ratio for point in plan.points],
             ratios=plan.ratios,
             curves=plan.curves,
             others=plan.others,
@@ -331,22 +332,11 @@ def _class_map(point: int, seen: Observed, names: Sequence[str]) -> ClassMap | N
     return ClassMap(point, [names[index] for index in shown.tolist()], images[shown].tolist(), weight)
 
 
-def _layer(layer: LayerStatistics) -> LayerContents:
-    def shares(counts: Array) -> list[float | None]:
-        return [_number(count / counts.sum()) if counts.sum() else None for count in counts]
-
-    return LayerContents(
-        load=shares(layer.load),
-        requested=None if layer.requested is None else shares(layer.requested),
-        expert_dropped=None if layer.expert_dropped is None else [_number(share) for share in layer.expert_dropped],
-        pairs_dropped=_number(layer.pairs_dropped),
-        patches_dropped=_number(layer.patches_dropped),
-        load_entropy=_number(layer.load_entropy),
-        gate_entropy=_number(layer.gate_entropy),
-        gates_kept=layer.gates_kept.tolist(),
-        gates_dropped=layer.gates_dropped.tolist(),
-    )
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(float(value), _DIGITS)
+def _layer(layer: LayerStatistics) -> dict[str, Any]:
+    """See `SettingContents.layers`."""
+    found: dict[str, Any] = {
+        "load": layer.load / (layer.load.sum() or np.nan),
+        "requested": None if layer.requested is None else layer.requested / (layer.requested.sum() or np.nan),
+        **{name: getattr(layer, name) for name in _OF_A_LAYER},
+    }
+    return {name: value if value is None else np.round(value, _DIGITS) for name, value in found.items()}

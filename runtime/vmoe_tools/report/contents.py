@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vmoe_runtime.profiles import Profile
 from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.agreement import Agreement
 from vmoe_tools.inspect.interference import Interference
@@ -51,40 +50,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class LayerContents:
-    """A MoE layer with E experts at one setting, over all images. What isn't known is None, as is a share of nothing.
-
-    Attributes:
-        load: share of all kept pairs that each expert has.
-        requested: the same of all pairs that chose it.
-        expert_dropped: share of the pairs that chose an expert and were dropped.
-        pairs_dropped: share of all pairs that were dropped.
-        patches_dropped: share of the patches that no expert processed.
-        load_entropy: 0 to 1, 1 where all experts have the same load.
-        gate_entropy: mean entropy of a token's gates, 0 to 1; None where only some gates are known.
-        gates_kept, gates_dropped: how many pairs were kept and dropped by gate, in bins of equal width from 0 to 1, the last
-            of which has the gates of 1, too.
-    """
-
-    load: list[float | None]
-    requested: list[float | None] | None
-    expert_dropped: list[float | None] | None
-    pairs_dropped: float | None
-    patches_dropped: float | None
-    load_entropy: float | None
-    gate_entropy: float | None
-    gates_kept: list[int]
-    gates_dropped: list[int]
-
-
-@dataclass(frozen=True)
 class SettingContents:
     """What the first bundle does at one setting, in detail.
 
     Attributes:
         point: index among the report's points.
         slots: per expert and group, in the first MoE layer.
-        layers: of each MoE layer.
+        layers: of each MoE layer, over all images:
+            - `load`: share of all kept pairs that each expert has; `requested`: the same of all pairs that chose it
+            - `expert_dropped`: share of the pairs that chose an expert and were dropped
+            - `pairs_dropped`, `patches_dropped`: shares of all pairs, and of the patches that no expert processed
+            - `load_entropy`: 0 to 1, 1 where all experts have the same load; `gate_entropy`: mean of the tokens' gates
+            - `gates_kept`, `gates_dropped`: how many pairs were kept and dropped by gate, in bins of equal width
         answers: of each sample the predicted class, its probability, and whether it is correct (None without labels); empty
             where the bundle returns no logits.
         patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
@@ -93,7 +70,7 @@ class SettingContents:
 
     point: int
     slots: int
-    layers: list[LayerContents]
+    layers: list[dict[str, Any]]
     answers: list[tuple[str, float, bool | None]]
     patches: str | None
 
@@ -208,8 +185,3 @@ class Report:
     def own_curves(self) -> list[Curve]:
         """Those of the first bundle."""
         return [curve for curve in self.curves if curve.bundle == self.bundles[0].name]
-
-
-def effective_of(profile: Profile | None) -> float | None:
-    """The capacity ratio of whole slots; None for what has no capacity."""
-    return None if profile is None else profile.effective_ratio

@@ -26,6 +26,7 @@ from vmoe_tools.charts import (
     line_chart,
     overview,
 )
+from vmoe_tools.output import plain
 from vmoe_tools.patch_pictures import expert_colours, picture_capacities
 from vmoe_tools.report import words
 from vmoe_tools.report.collect import Collected
@@ -64,7 +65,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         version=__version__,
         style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
         script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
-        data=_data(report),
+        data=plain(_data(report)),
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),
         start=report.points[report.start],
@@ -196,7 +197,8 @@ def _setting(report: Report, setting: SettingContents) -> dict[str, Any]:
         "kept": point.kept_pairs,
         "flops": point.flops_per_image,
         "layers": [
-            [layer.pairs_dropped, layer.patches_dropped, layer.load_entropy, layer.gate_entropy] for layer in setting.layers
+            [layer[name] for name in ("pairs_dropped", "patches_dropped", "load_entropy", "gate_entropy")]
+            for layer in setting.layers
         ],
         "answers": setting.answers,
         "patches": setting.patches,

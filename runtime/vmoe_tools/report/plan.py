@@ -63,7 +63,7 @@ def make_plan(engines: list[LoadedBundle], axes: Axes, given: dict[str, Any]) ->
 
     Args:
         engines: the bundles.
-        axes: what is varied; what isn't said is that of `_DEFAULT_RATIOS` and `_DEFAULT_CURVES`.
+        axes: what is varied; what they leave open is that of `_DEFAULT_RATIOS` and `_DEFAULT_CURVES`.
         given: the values of the command's other options.
 
     Raises:
