@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 PYTHON = {
-    "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output "
+    "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click ml_dtypes msgpack numpy onnx onnx_ir rich safetensors torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
     "runtime/vmoe_measure": "vmoe_runtime numpy",
-    "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy rich",
-    "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output "
+    "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy rich tensorrt",
+    "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click fastapi numpy onnx prometheus_client pyarrow pydantic ray starlette triton_python_backend_utils",
 }
 """What each package may import besides itself and Python's own library; a module of a package stands with its name."""

@@ -55,7 +55,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
     dense = _get(raw, int, "flops_per_image", "dense") or None
     return {
         "bundle": str(bundle.path),
-        "format_version": manifest.version,
+        "format_version": manifest.raw["format_version"],
         "verified": verified,
         "kind": KIND_NAMES[rules.kind] if rules else "dense ViT",
         "ensemble_size": manifest.ensemble_size,
@@ -138,9 +138,9 @@ def _routing(manifest: Manifest) -> dict[str, Any] | None:
 
 def _profile(profile: Profile, manifest: Manifest, dense: int | None) -> dict[str, Any]:
     own = _get(manifest.raw, int, "flops_per_image", profile.name) or None
-    fields = asdict(profile)
+    entry = profile.entry()
     return {
-        **{name: fields[name] for name in _PROFILE},
+        **{name: entry.get(name) for name in _PROFILE},
         "flops_per_image": own,
         "of_dense": own / dense if own and dense else None,
     }
