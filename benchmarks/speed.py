@@ -19,9 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import count, positive, say, table
+from command_line import count, positive, say
 from cpu.cells import Point, measure, tables
-from cpu.floors import Floors, build_floors, measure_floors
 from cpu.int8_peers import missing_nncf
 from cpu.models import MODELS, prepare
 from cpu.picture import draw
@@ -68,32 +67,16 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
     work = given.output / "work"
     work.mkdir(parents=True, exist_ok=True)
-    program = build_floors(work)
-    floors = {threads: measure_floors(program, threads) for threads in given.threads}
-    print(
-        f"{cpu_model()}. Medians of interleaved calls. Floors: the FLOPs of kept pairs and the dense part at the measured "
-        "peaks, and the weights' bytes at the measured read rate. Logits are compared with those of this engine in "
-        f"float32.\n\n## Peaks, on random data\n\n{peaks(floors)}"
-    )
+    print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
     for name, threads, batch in itertools.product(given.models, given.threads, given.batch):
         model = prepare(name, work)
         cell = Cell(model, batch, threads, {ck: model.profile(ck) for ck in given.ck})
-        measured, share = measure(cell, names, given.rounds, floors[threads])
+        measured, share = measure(cell, names, given.rounds)
         print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
         points += measured
         void += void_sentences(cell, share)
     draw(points, given.output / "speed.png")
     return points, void
-
-
-def peaks(floors: dict[int, Floors]) -> str:
-    """The table of what the machine can do at best, by threads."""
-    names = list(next(iter(floors.values())).peaks)
-    rows = [
-        [str(threads), *(f"{found.peaks[name] / 1e9:,.0f}" for name in names), f"{found.read_bytes / 1e9:.1f}"]
-        for threads, found in floors.items()
-    ]
-    return "\n".join(table(["threads", *(f"{name.replace('_', ', ')} Gop/s" for name in names), "read GB/s"], rows))
 
 
 def void_sentences(cell: Cell, share: float) -> list[str]:

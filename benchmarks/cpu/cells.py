@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from command_line import BenchmarkError, cells, say, table
 
-from cpu.floors import Floors, least_ms, work_of
 from cpu.runs import RUNS, Array, Cell
 from cpu.timing import OthersWatch, time_interleaved
 from vmoe_runtime import Engine
-from vmoe_tools.bench.quality import expert_rows, experts_used
 
 Point = dict[str, Any]
 
@@ -23,12 +21,12 @@ _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35}
 """Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
 
 
-def measure(cell: Cell, names: Sequence[str], rounds: int, floors: Floors) -> tuple[list[Point], float]:
+def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point], float]:
     """Loads the runs, checks that they agree, and times them.
 
     Returns:
-        A mapping for each run and setting, whose times and floors are milliseconds of a call and whose kept pairs are those
-        of the float32 engine; and what other processes took of the CPUs meanwhile.
+        A mapping for each run and setting, whose times are milliseconds of a call and whose kept pairs are those of the
+        float32 engine; and what other processes took of the CPUs meanwhile.
 
     Raises:
         BenchmarkError: a run's logits are not those of the float32 engine.
@@ -46,31 +44,27 @@ def measure(cell: Cell, names: Sequence[str], rounds: int, floors: Floors) -> tu
         times = time_interleaved(calls, rounds)
     points = []
     for (name, ck), ms in times.items():
-        run, (pairs, experts) = RUNS[name], kept[ck]
-        flops, weight_bytes = work_of(cell.model.configs[run.kind], run.numbers, cell.batch, pairs, experts)
-        flop_floor, memory_floor = least_ms(flops, weight_bytes, floors)
         lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
         points.append(
             {
                 **{"model": cell.model.name, "batch": cell.batch, "threads": cell.threads},
-                **{"run": name, "title": run.title, "runtime": loaded[name][1], "ck": ck, "kept_pairs": pairs or None},
+                **{"run": name, "title": RUNS[name].title, "runtime": loaded[name][1], "ck": ck, "kept_pairs": kept[ck]},
                 **{"ms": median, "lower": lower, "upper": upper, "images_per_second": cell.batch * 1e3 / median},
-                **{"flops": sum(flops.values()), "flop_floor": flop_floor, "memory_floor": memory_floor},
                 **dict(zip(("logits_difference", "relative_difference"), distances[name, ck], strict=True)),
             }
         )
     return points, others.share
 
 
-def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, tuple[int, int]]]:
-    """Of the float32 engine by setting, None for the dense model: logits; pairs with a slot, and experts that have any."""
+def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, int | None]]:
+    """Of the float32 engine by setting, None for the dense model: logits, and pairs with a slot."""
     images, options = cell.model.images(cell.batch), {"backend": "onnxruntime", "threads": cell.threads}
     with Engine.load(cell.model.bundle("dense"), **options) as dense:
-        logits, kept = {None: dense(images)}, {None: (0, 0)}
+        logits, kept = {None: dense(images)}, {None: None}
     with Engine.load(cell.model.bundle("sparse"), **options) as sparse:
         for ck, profile in cell.profiles.items():
             logits[ck], routes = sparse.logits_and_routing(images, profile.name)
-            kept[ck] = sum(expert_rows(routes)), experts_used(routes)
+            kept[ck] = sum(int(route.kept.sum()) for route in routes.values())
     return logits, kept
 
 
@@ -119,13 +113,13 @@ def ratios_of(points: Sequence[Point]) -> list[Point]:
 
 def tables(points: Sequence[Point]) -> str:
     """A cell's points and ratios in Markdown; times are of one image."""
-    head = ["", "C x K", "kept pairs", "ms/image", "quartiles", "images/s", "FLOP floor", "memory floor"]
+    head = ["", "C x K", "kept pairs", "ms/image", "quartiles", "images/s"]
     head += ["logits differ by", "relative", "runtime"]
-    fields = "title ck:g kept_pairs:, ms:.2f quartiles images_per_second:.1f flop_floor:.2f memory_floor:.2f"
+    fields = "title ck:g kept_pairs:, ms:.2f quartiles images_per_second:.1f"
     fields += " logits_difference:.1e relative_difference:.1e runtime"
     rows = []
     for p in points:
-        times = {name: p[name] / p["batch"] for name in ("ms", "lower", "upper", "flop_floor", "memory_floor")}
+        times = {name: p[name] / p["batch"] for name in ("ms", "lower", "upper")}
         rows.append(cells(p | times | {"quartiles": f"{times['lower']:.1f}-{times['upper']:.1f}"}, fields))
     ratios = [cells(ratio, "run over ck:g ratio:.2f") for ratio in ratios_of(points)]
     return "\n".join([*table(head, rows), "", *table(["images/s of", "over", "C x K", "ratio"], ratios)])

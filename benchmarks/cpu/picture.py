@@ -18,10 +18,7 @@ _LINES = {"engine": "-", "dense-openvino": "--", "dense-ort": ":", "per-expert":
 
 
 def draw(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Images per second over capacity x k: a row for each model and number of threads, a column for each batch size.
-
-    Thin pale lines are what the measured peaks of the machine allow this engine at best.
-    """
+    """Images per second over capacity x k: a row for each model and number of threads, a column for each batch size."""
     rows = list(dict.fromkeys((p["model"], p["threads"]) for p in points))
     columns = list(dict.fromkeys(p["batch"] for p in points))
     size = 5.2 * len(columns), 4.2 * len(rows) + 1.2
@@ -48,6 +45,3 @@ def _draw_run(axes: Any, own: Sequence[Mapping[str, Any]]) -> None:
         axes.axhline(speeds[0], **look)
         return
     axes.plot(settings, speeds, marker="o", markersize=3, **look)
-    if "engine" in name:
-        best = [p["batch"] * 1e3 / max(p["flop_floor"], p["memory_floor"]) for p in own]
-        axes.plot(settings, best, color=color, alpha=0.4, linewidth=0.8)
