@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +30,7 @@ WRONG: Mapping[str, Any] = MappingProxyType(
         "capacity": 0.3,
         "k": 1,
         "group": 16,
-        "batch_size": "8",
+        "batch": "8",
         "image_size": 28,
         "config": [1],
         "input": "uint16",
@@ -51,7 +54,7 @@ def test_an_option_of_the_wrong_type_or_value_is_named(option: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "option",
-    [{"capacity": [0.3]}, {"k": [1]}, {"bpr": False}, {"group": "16"}, {"batch_size": 2}, {"dispatch_bf16": True}],
+    [{"capacity": [0.3]}, {"k": [1]}, {"bpr": False}, {"group": "16"}, {"batch": 2}, {"dispatch_bf16": True}],
     ids=lambda option: next(iter(option)),
 )
 def test_a_dense_model_refuses_what_only_means_something_to_experts(option: dict[str, Any], tmp_path: Path) -> None:
@@ -86,6 +89,21 @@ def test_what_appears_at_the_target_during_an_export_is_kept(tmp_path: Path, for
         (target / "thesis.txt").write_text("years of work")
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
     assert (target / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_command_ended_by_a_signal_takes_its_temporary_folder_away(tmp_path: Path) -> None:
+    # The process ends itself in the middle of the export: as soon as its temporary folder is there.
+    program = (
+        "import os, signal, sys\n"
+        "import vmoe_export.bundle.weights_file as weights\n"
+        "weights._layout = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from vmoe_export.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, str(SPARSE), "-o", str(tmp_path / "x.vmoe")]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pixels_of_more_than_8_bits_are_refused(mnist_image_bundle: Path, tmp_path: Path) -> None:
