@@ -14,7 +14,6 @@ import math
 import re
 import struct
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -199,16 +198,20 @@ def write_checkpoint(
     if (present := _files_of(prefix)) and not force:
         raise CheckpointWriteError(f"{present[0]} exists; --force replaces it")
     chunks = plan_chunks(shapes, shards)
+    # The index makes a checkpoint of the files: it goes first and comes last.
+    for old in present:
+        old.unlink()
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{prefix.name}.", dir=parent) as folder:
-            staged = Path(folder) / prefix.name
-            _write_shards(staged, shapes, chunks, make_tensor, shards)
-            if config is not None:
-                Path(f"{staged}.json").write_text(json.dumps(config, indent=1) + "\n")
-            Path(f"{staged}.index").write_bytes(_index(shapes, chunks, shards))
-            _put_in_place(staged, prefix)
-    except OSError as error:
-        raise CheckpointWriteError(f"{prefix} could not be written: {error.strerror or error}") from None
+        _write_shards(prefix, shapes, chunks, make_tensor, shards)
+        if config is not None:
+            Path(f"{prefix}.json").write_text(json.dumps(config, indent=1) + "\n")
+        Path(f"{prefix}.index").write_bytes(_index(shapes, chunks, shards))
+    except BaseException as error:
+        for path in _files_of(prefix):
+            path.unlink()
+        if isinstance(error, OSError):
+            raise CheckpointWriteError(f"{prefix} could not be written: {error.strerror or error}") from None
+        raise
 
 
 def plan_chunks(shapes: Mapping[str, Shape], shards: int) -> dict[str, list[Chunk]]:
@@ -292,8 +295,8 @@ def _index(shapes: Mapping[str, Shape], chunks: Mapping[str, Sequence[Chunk]], s
         for parent in parents:
             node = node.setdefault(parent, {})
         shaped = msgpack.packb((shapes[name], "float32", False, {}))
-        places = [_nd_slice(part.box) for part in parts], [part.shard for part in parts]
-        node[leaf] = msgpack.ExtType(INDEX_INFO, msgpack.packb((shaped, *places)))
+        boxes, where = [_nd_slice(part.box) for part in parts], [part.shard for part in parts]
+        node[leaf] = msgpack.ExtType(INDEX_INFO, msgpack.packb((shaped, boxes, where)))
     return bytes(msgpack.packb({"shard_count": shards, "index": tree, "version": INDEX_VERSION}))
 
 
@@ -302,20 +305,6 @@ def _files_of(prefix: Path) -> list[Path]:
     name = re.compile(re.escape(prefix.name) + r"\.(index|json|data-\d{5}-of-\d{5})")
     found = sorted(path for path in prefix.absolute().parent.iterdir() if name.fullmatch(path.name))
     return sorted(found, key=lambda path: path.suffix != ".index")
-
-
-def _put_in_place(staged: Path, prefix: Path) -> None:
-    # The index makes a checkpoint of the files: it goes first and comes last.
-    for old in _files_of(prefix):
-        old.unlink()
-    placed: list[Path] = []
-    try:
-        for path in reversed(_files_of(staged)):
-            placed.append(path.rename(prefix.absolute().with_name(path.name)))
-    except OSError:
-        for path in placed:
-            path.unlink()
-        raise
 
 
 @click.command(help="Writes a V-MoE of random weights to PREFIX.index, PREFIX.data-* and PREFIX.json.")

@@ -287,18 +287,13 @@ def _last_line(result: ExportResult, seconds: float, *, written: bool) -> str:
     return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
 
 
-def _class_names(given: str | None) -> Sequence[str] | None:
-    if given is None:
-        return None
-    return names_of(given) if given in CLASS_LISTS else _read_names(Path(given))
-
-
-def _read_names(path: Path) -> list[str]:
+def _class_names(source: str | None) -> Sequence[str] | None:
+    if source is None or source in CLASS_LISTS:
+        return None if source is None else names_of(source)
     try:
-        return read_small(path).decode().splitlines()
+        return read_small(Path(source)).decode().splitlines()
     except UnicodeDecodeError:
-        raise OptionError(f"--class-names {path} is not text in UTF-8") from None
-    except ValueError as error:
-        raise OptionError(f"--class-names {path} can't be read: {error}") from None
-    except OSError as error:
-        raise OptionError(f"--class-names {path} can't be read: {error.strerror}") from None
+        raise OptionError(f"--class-names {source} is not text in UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"--class-names {source} can't be read: {reason}") from None

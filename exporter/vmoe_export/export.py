@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmoe_export.bundle.bundle_writer import check_target, new_bundle, write_manifest
+from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
 from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
@@ -138,7 +138,6 @@ def write_bundle(
     from vmoe_export.model.torch_model import Vmoe
 
     sources = _sources(plan, validation)
-    check_target(target, force=force, sources=sources)
     images = open_validation_images(plan, validation) if validation else None
     tensorrt: dict[str, str] = {}
     findings = Findings()

@@ -14,7 +14,7 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
-from vmoe_export.model.model_description import describe_model, load_config
+from vmoe_export.model.model_description import FLAGS, describe_model, load_config
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.presets import PRESETS, Preset, preset_in
@@ -104,16 +104,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     config = _config(options)
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
     try:
-        model = describe_model(
-            shapes,
-            config,
-            image_size=options.image_size,
-            rounding=options.rounding,
-            capacity_multiple_of=options.capacity_multiple_of,
-            dispatch_bf16=options.dispatch_bf16,
-            ensemble_size=options.ensemble_size,
-            router=options.router,
-        )
+        model = describe_model(shapes, config, **{name: getattr(options, name) for name in FLAGS})
         _check_ensemble(checkpoint, model, config)
         if preset and options.image_size is None:
             _check_size(preset, model)

@@ -19,7 +19,6 @@ _DTYPES = {
     "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
 }  # fmt: skip
-_MAX_HEADER_BYTES = 16 << 20
 
 
 class SafetensorsCheckpoint(Checkpoint):
@@ -28,9 +27,9 @@ class SafetensorsCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         try:
             self._file = PlainFile(path)
-            size = self._header_size()
             with safe_open(path, framework="numpy"):
                 pass
+            (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
             header = bytes(self._file.read(8, size))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
@@ -53,17 +52,6 @@ class SafetensorsCheckpoint(Checkpoint):
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-    def _header_size(self) -> int:
-        if self._file.size < 8:
-            raise CheckpointError("it is not a valid safetensors file (it is cut short)")
-        (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
-        if size > _MAX_HEADER_BYTES:
-            raise CheckpointError(
-                f"it is not a valid safetensors file (its header of {size / 1e6:,.0f} MB is larger than "
-                f"{_MAX_HEADER_BYTES >> 20} MiB)"
-            )
-        return int(size)
 
     def _read_header(self, text: bytes) -> None:
         for name, entry in json.loads(text).items():

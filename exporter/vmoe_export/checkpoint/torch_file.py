@@ -108,7 +108,7 @@ class TorchCheckpoint(Checkpoint):
         except OSError:
             raise
         except Exception as error:  # a damaged header makes zipfile fail in any way
-            raise CheckpointError(f"its record '{entry.filename[:80]}' is damaged ({error})") from None
+            raise CheckpointError(f"its record '{entry.filename[:80]}' is damaged or cut short ({error})") from None
         if position < len(data):
             raise CheckpointError(f"its record '{entry.filename[:80]}' is cut short")
         return data

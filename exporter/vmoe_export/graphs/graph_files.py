@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,8 @@ def _canonical_graph(
     _name_block_shapes(graph, nodes, model, grouping)
     for name, numbers in settings.items():
         graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
-    how = f"{_settings_sentence(settings, 'has a default', 'have defaults')}Any ONNX Runtime from 1.21 on runs it; "
-    how += "vmoe_runtime and its op library make it fast."
+    how = f"Inputs {', '.join(settings)} choose the routing and have defaults. " if settings else ""
+    how += "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
     proto = _model(graph, _called(graph, nodes.functions))
     describe(proto, model, grouping, default, model.precision, how)
     return proto
@@ -99,7 +99,7 @@ def _inlined_graph(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span],
     graph = _graph(model, grouping, nodes, settings)
     _name_block_shapes(graph, nodes, model, grouping)
     proto = _model(graph)
-    how = _settings_sentence(settings, "must be given", "must be given")
+    how = f"Inputs {', '.join(settings)} choose the routing and must be given. " if settings else ""
     how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
     describe(proto, model, grouping, default, model.precision, how)
     return proto
@@ -202,14 +202,6 @@ def _called(graph: onnx.GraphProto, functions: Mapping[str, onnx.FunctionProto])
     while more := {node.op_type for name in names & functions.keys() for node in functions[name].node} - names:
         names |= more
     return [function for name, function in functions.items() if name in names]
-
-
-def _settings_sentence(settings: Iterable[str], one: str, several: str) -> str:
-    """What the inputs of those names are for, and what of them; empty where there are none."""
-    *most, last = [*settings] or [""]
-    if most:
-        return f"Inputs {', '.join(most)} and {last} choose the routing and {several}. "
-    return f"Input {last} chooses the routing and {one}. " if last else ""
 
 
 def _write(path: Path, graph: onnx.ModelProto) -> None:

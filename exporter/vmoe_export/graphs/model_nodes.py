@@ -282,6 +282,7 @@ class ModelNodes:
 
         Of an ensemble x is [N,M,T,D], which `parts_members` makes of [N * M,T,D].
         """
+        self._place = f"{block.removeprefix('Encoder/')}/Moe"
         # In a group the members of a token stand one after another, and those of an image everywhere else.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self._model.group_tokens

@@ -112,7 +112,6 @@ class TensorRtNodes(ModelNodes):
         setting = {"capacity": int(capacity), "k": self._profile.k, "bpr": int(self._profile.bpr)}
         router, (weights, _) = f"{block}/Moe/Router/dense/kernel", self._mlp(f"{block}/Moe/Mlp")
         w1, b1, w2, b2 = weights
-        self._place = f"{self._place}/Moe"
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         (gates,) = self._plugin("VmoeGates", [normed, router], [""])
         tokens = self._as(normed, self.dispatched)

@@ -7,17 +7,19 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.small_file import read_small
-from vmoe_runtime.capacity import Rounding
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
+
+FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
+"""The fields of ExportOptions that describe the model."""
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -39,43 +41,23 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def describe_model(
-    shapes: Shapes,
-    config: Mapping[str, Any] | None = None,
-    *,
-    image_size: tuple[int, int] | None = None,
-    rounding: Rounding | None = None,
-    capacity_multiple_of: int | None = None,
-    dispatch_bf16: bool | None = None,
-    ensemble_size: int | None = None,
-    router: Literal["top-k", "experts-choice"] | None = None,
-) -> ModelConfig:
+def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **flags: Any) -> ModelConfig:
     """The model that a checkpoint's tensors make up.
 
     Args:
         shapes: shape of each tensor, by official parameter name.
         config: an official model config; training-only fields are ignored.
-        image_size: (height, width) in pixels. Default: what the position embedding was trained for.
-        rounding, capacity_multiple_of, dispatch_bf16, ensemble_size: flags; each beats the config, which beats the default
-            ("ceil", 1, False, 1).
-        router: the routing kind, which tensors can't tell: those of both are the same. Default: the config's, or "top-k".
+        flags: the fields `FLAGS` of ExportOptions; what is not None beats the config, which beats the default ("ceil", 1,
+            False, 1, "top-k", and the image size that the position embedding was trained for).
 
     Raises:
         ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
             kind that isn't supported.
     """
-    flags = {
-        "rounding": rounding,
-        "capacity_multiple_of": capacity_multiple_of,
-        "dispatch_bf16": dispatch_bf16,
-        "ensemble_size": ensemble_size,
-        "router": router,
-    }
-    facts = ModelFacts(shapes, config or {}, {key: value for key, value in flags.items() if value is not None})
-    return _model(facts, image_size)
+    return _model(ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None}))
 
 
-def _model(facts: ModelFacts, image_size: tuple[int, int] | None) -> ModelConfig:
+def _model(facts: ModelFacts) -> ModelConfig:
     patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
     num_layers = _num_layers(facts)
     attention = "Encoder/encoderblock_0/SelfAttention"
@@ -94,7 +76,7 @@ def _model(facts: ModelFacts, image_size: tuple[int, int] | None) -> ModelConfig
     facts.note("inferred", "channels", "hidden_size", "num_layers", "num_heads", "mlp_dim", "patch_size")
     facts.note("inferred", "num_classes", "representation_size", "attention_qk_norm")
     model = ModelConfig(
-        image_size=_image_size(facts, image_size, (patch_h, patch_w), classifier, position_emb),
+        image_size=_image_size(facts, (patch_h, patch_w), classifier, position_emb),
         channels=channels,
         patch_size=(patch_h, patch_w),
         hidden_size=hidden,
@@ -161,15 +143,12 @@ def _position_emb(facts: ModelFacts) -> tuple[PositionEmbedding, float]:
 
 
 def _image_size(
-    facts: ModelFacts,
-    flag: tuple[int, int] | None,
-    patch: tuple[int, int],
-    classifier: Classifier,
-    position_emb: PositionEmbedding,
+    facts: ModelFacts, patch: tuple[int, int], classifier: Classifier, position_emb: PositionEmbedding
 ) -> tuple[int, int]:
-    if flag:
+    if flag := facts.flags.get("image_size"):
         facts.note("flag", "image_size")
-        return flag
+        height, width = flag
+        return height, width
     if position_emb == "learned":
         _, tokens, _ = facts.shape("Encoder/posembed_input/pos_embedding", 3)
         patches = tokens - (classifier == "token")
