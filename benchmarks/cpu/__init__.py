@@ -1,1 +1,1 @@
-"""The CPU benchmark's parts: models, runs, peers, floors, layers and reports, one subject a file."""
+"""The CPU benchmark's parts: models, runs, peers and reports, one subject a file."""

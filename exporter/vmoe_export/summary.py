@@ -91,7 +91,9 @@ def profile_table(plan: ExportPlan) -> Table:
         for profile in plan.profiles
     ]
     columns = [name for name, value in rows[0].items() if value is not None]
-    table = Table(*(Column(name, justify="left" if name == "profile" else "right", no_wrap=True) for name in columns))
+    table = Table(
+        *(Column(name, justify="left" if name == "profile" else "right", no_wrap=name == "profile") for name in columns)
+    )
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     return table

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from onnx import TensorProto
 
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import CheckpointError
@@ -19,7 +20,9 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
 from vmoe_export.ops.table import LARGEST_INT8
 from vmoe_export.precision import ExportPrecision, StoredType
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
+_ELEMENTS: Mapping[StoredType, int] = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16, "I8": TensorProto.INT8}
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -152,3 +155,12 @@ def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
     if name.endswith("/Moe/Router/dense/kernel"):
         array = array.reshape(len(array), -1)  # that of an E3 may have an axis for the members
     return array
+
+
+def external_tensor(name: str, span: Span) -> TensorProto:
+    """A tensor that lies in the weights file."""
+    tensor = TensorProto(name=name, data_type=_ELEMENTS[span.dtype], dims=graph_shape(name, span.shape))
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

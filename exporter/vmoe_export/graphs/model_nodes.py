@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from vmoe_export.bundle.weights_file import Span
+from vmoe_export.bundle.weights_file import Span, external_tensor
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
 from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.precision import PRECISIONS, STORED_BYTES, StoredType, WeightType, hidden_chunk, weight_type
-from vmoe_runtime.bundle.manifest import IMAGE_INPUT, WEIGHTS_NAME
+from vmoe_export.precision import PRECISIONS, STORED_BYTES, WeightType, hidden_chunk, weight_type
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 
-_STORED: Mapping[StoredType, int] = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16, "I8": TensorProto.INT8}
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
 
@@ -34,8 +33,8 @@ class ModelNodes:
     """The nodes of a model in the order of their computation, and the tensors that they take.
 
     A node is named after the layer of the official tree that it belongs to and its op, such as
-    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after the node; weights go by their official names,
-    and slots by `<block>/slot`.
+    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after its op and number; weights go by their official
+    names, and slots by `<block>/slot`.
 
     Args:
         model: says what to compute; its weights are not looked at.
@@ -52,7 +51,7 @@ class ModelNodes:
     def __init__(self, model: Vmoe, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         self._model, self._config = model, model.config
         self._weights, self._settings = weights, settings
-        self._tensors = {name: _external(name, span) for name, span in weights.items()}
+        self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
         self.functions = {body.name: body for body in _bodies(model, policies="pool" in settings)}
@@ -101,9 +100,8 @@ class ModelNodes:
         name = f"{self._place_of(node.input)}/{node.op_type}"
         node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
         self._taken[name] += 1
-        node.output[:] = [
-            given or (f"{node.name}/{index}" if index else node.name) for index, given in enumerate(node.output)
-        ]
+        number = f"{node.op_type}_{len(self.nodes)}"
+        node.output[:] = [given or (f"{number}_{index}" if index else number) for index, given in enumerate(node.output)]
         self.nodes.append(node)
         return list(node.output)
 
@@ -142,7 +140,7 @@ class ModelNodes:
         span = self._weights[whole]
         length = STORED_BYTES[span.dtype] * math.prod(dims)
         part = Span(span.offset + number * length, length, dims, span.dtype)
-        self._tensors[name] = _external(name, part)
+        self._tensors[name] = external_tensor(name, part)
         return name
 
     def _forward(self) -> Iterator[str]:
@@ -380,15 +378,6 @@ class ModelNodes:
         weights, chunk = self._mlp("MapHead/Mlp")
         mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))
-
-
-def _external(name: str, span: Span) -> onnx.TensorProto:
-    """A tensor that lies in the weights file."""
-    tensor = TensorProto(name=name, data_type=_STORED[span.dtype], dims=graph_shape(name, span.shape))
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.length)):
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
 
 
 def _bodies(model: Vmoe, *, policies: bool) -> list[onnx.FunctionProto]:

@@ -32,8 +32,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
     Returns:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
         - `model`: sizes by the names of the official configs, with `expert_mlp_dim` and `dispatch_bf16` of the experts
-        - `parameters`: `all`; `per_token`, those that a token meets at most, at `k` experts per token of the first profile;
-          `tensors`, how many
+        - `parameters`: `all`; `per_token`, at most, at `k` experts per token of the first profile; `tensors`, how many
         - `routing`: `kind`, `layers`, `num_experts`, `slots_per_expert` (Soft MoE), `group`, `group_tokens`, `rounding`,
           `capacity_multiple_of`, `settings`
         - `image` and `output`: what the graph takes and returns
