@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/linear.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -104,26 +103,6 @@ void compute_attention(const Kernels& kernels, const AttentionShape& shape, cons
     Workspace workspace;
     Head(kernels, shape, workspace).run(q + query, k + token, v + token, y + query);
   });
-}
-
-void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                             float* y, const TaskRunner& runner) {
-  if (weights.query.in_tiles()) return compute_tile_attention_block(weights, images, tokens, x, y, runner);
-  const Kernels& kernels = weights.query.matrix->kernels();
-  const size_t width = weights.query.matrix->depth();
-  const size_t rows = images * tokens;
-  float *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *mixed = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
-    for (float** values : {&normed, &q, &k, &v, &mixed}) *values = memory.template take<float>(rows * width);
-  });
-  normalize_rows(kernels, weights.norm, x, rows, width, normed, runner);
-  compute_linear(weights.query, normed, rows, q, runner);
-  compute_linear(weights.key, normed, rows, k, runner);
-  compute_linear(weights.value, normed, rows, v, runner);
-  compute_attention(kernels, {images, tokens, tokens, width, weights.heads}, q, k, v, mixed, runner);
-  compute_linear(weights.out, mixed, rows, normed, runner);
-  add_rows(x, normed, rows, width, y, runner);
 }
 
 }  // namespace vmoe

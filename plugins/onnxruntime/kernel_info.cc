@@ -144,7 +144,7 @@ TaskRunner Call::runner() const {
 
 const int32_t* Call::indices(size_t index, size_t count, const char* things) const {
   const auto* values = data<int32_t>(index);
-  const int64_t limit = static_cast<int64_t>(count);
+  const auto limit = static_cast<int64_t>(count);
   const int32_t* const end = values + inputs_[index].shape.elements();
   const int32_t* bad = std::find_if(values, end, [&](int32_t value) { return value < -1 || value >= limit; });
   if (bad == end) return values;
