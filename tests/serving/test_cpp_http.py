@@ -326,7 +326,7 @@ BAD: list[tuple[str, int, str]] = [
     ("{bundle} --profile c1-k9", 1, "not 9"),
     ("{bundle} --slo-ms 5 --profile fastest", 2, "fastest"),
     ("{bundle} --port 65536", 2, "--port"),
-    ("{bundle} --host -q", 2, "--host"),
+    ("{bundle} --host -q", 1, "can't serve at -q:8000"),
     ("{bundle} --host absent.invalid", 1, "can't serve at absent.invalid:8000"),
     ("{bundle} --port {taken}", 1, "Address already in use"),
     ("{bundle} --name a/b", 2, "--name"),
