@@ -1,4 +1,4 @@
-"""The C++ SDK's reader and engine, called through its C API."""
+"""The C++ SDK's C API, called from Python."""
 
 from __future__ import annotations
 
@@ -12,30 +12,50 @@ import onnxruntime
 
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
 
+_TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
+_TYPES |= {"d": ctypes.c_double}
+_FUNCTIONS = {  # what each takes; all of them return a status
+    "vmoe_engine_load": "ppp",
+    "vmoe_engine_info": "pp",
+    "vmoe_engine_class_name": "pqp",
+    "vmoe_engine_moe_layer": "pqp",
+    "vmoe_engine_profile": "pqppn",
+    "vmoe_engine_setting": "ppppn",
+    "vmoe_engine_prepare_image": "pppn",
+    "vmoe_engine_run": "ppppn",
+    "vmoe_engine_run_cancellable": "pppppn",
+    "vmoe_engine_warm_up": "pqp",
+    "vmoe_engine_routing": "pppp",
+    "vmoe_routing_layer": "pqp",
+    "vmoe_cancellation_create": "p",
+    "vmoe_set_log": "ippp",
+    "vmoe_elastic_create": "ppnp",
+    "vmoe_elastic_decide": "ppp",
+    "vmoe_elastic_served": "pqqd",
+}
+
 
 class RefusedError(Exception):
-    """The SDK returned a status; its text is the message."""
+    """The SDK returned a status; its text is the message, `code` its code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
-class _LoadOptions(ctypes.Structure):
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("threads", ctypes.c_int32),
-        ("verify", ctypes.c_int32),
-        ("profile", ctypes.c_char_p),
-        ("onnxruntime", ctypes.c_char_p),
-    )
+def _struct(name: str, fields: str) -> type[Any]:
+    """A struct of the C API: behind `struct_size`, which is set, fields as in "p:data n:data_bytes"."""
+    pairs = [field.split(":") for field in fields.split()]
+    made = type(name, (ctypes.Structure,), {"_fields_": [("struct_size", _TYPES["n"]), *((n, _TYPES[t]) for t, n in pairs)]})
+    return functools.partial(made, ctypes.sizeof(made))  # type: ignore[return-value]
 
 
-class _Images(ctypes.Structure):
-    _fields_ = (
-        ("struct_size", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("data_bytes", ctypes.c_size_t),
-        ("dtype", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
-        *((name, ctypes.c_int64) for name in ("count", "height", "width", "channels")),
-    )
+LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime")
+Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
+Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
+Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts")
+ElasticOptions = _struct("ElasticOptions", "d:target q:most_images q:multiple d:time")
+ElasticSeen = _struct("ElasticSeen", "d:time q:waiting d:oldest q:arrived")
 
 
 @functools.cache
@@ -45,16 +65,37 @@ def sdk() -> ctypes.CDLL | None:
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
-    for name in ("vmoe_engine_load", "vmoe_engine_run"):
+    for name, types in _FUNCTIONS.items():
         getattr(library, name).restype = ctypes.c_void_p
+        getattr(library, name).argtypes = [_TYPES[kind] for kind in types]
     library.vmoe_status_message.restype = ctypes.c_char_p
-    library.vmoe_status_message.argtypes = [ctypes.c_void_p]
-    library.vmoe_status_free.argtypes = [ctypes.c_void_p]
-    library.vmoe_engine_free.argtypes = [ctypes.c_void_p]
-    library.vmoe_engine_run.argtypes = [
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t,
-    ]  # fmt: skip
+    for name in ("vmoe_status_message", "vmoe_status_code", "vmoe_status_free", "vmoe_engine_free"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
     return library
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Calls a function of the C API.
+
+    Raises:
+        RefusedError: it returned a status.
+    """
+    library = sdk()
+    assert library is not None
+    if status := getattr(library, function)(*arguments):
+        refusal = RefusedError(library.vmoe_status_code(status), library.vmoe_status_message(status).decode())
+        library.vmoe_status_free(status)
+        raise refusal
+
+
+def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
+    """An engine, to be freed; options as fields of `LoadOptions`."""
+    engine = ctypes.c_void_p()
+    given = LoadOptions(options.pop("threads", 1), 1, None, str(onnxruntime_library()).encode())
+    for name, value in options.items():
+        setattr(given, name, value)
+    call("vmoe_engine_load", bundle, ctypes.byref(given), ctypes.byref(engine))
+    return engine
 
 
 def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: int = 1) -> np.ndarray[Any, Any]:
@@ -72,29 +113,21 @@ def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: in
     Raises:
         RefusedError: the SDK refused the bundle or the call.
     """
-    library = sdk()
-    assert library is not None
-    engine = ctypes.c_void_p()
-    options = _LoadOptions(ctypes.sizeof(_LoadOptions), threads, 1, None, str(_onnxruntime()).encode())
-    _check(library, library.vmoe_engine_load(bytes(bundle), ctypes.byref(options), ctypes.byref(engine)))
+    engine = load(bytes(bundle), threads=threads)
     try:
         batch = np.ascontiguousarray(images)
         result = np.empty((len(batch), outputs), np.float32)
-        data = _Images(ctypes.sizeof(_Images), batch.ctypes.data, batch.nbytes, 1, 0, *batch.shape)
-        _check(library, library.vmoe_engine_run(engine, ctypes.byref(data), None, result.ctypes.data, result.size))
+        data = Images(batch.ctypes.data, batch.nbytes, 1, 0, *batch.shape)
+        call("vmoe_engine_run", engine, ctypes.byref(data), None, result.ctypes.data, result.size)
         return result
     finally:
+        library = sdk()
+        assert library is not None
         library.vmoe_engine_free(engine)
 
 
 @functools.cache
-def _onnxruntime() -> Path:
+def onnxruntime_library() -> Path:
+    """The shared library of Python's ONNX Runtime."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     return next(path for path in folder.glob("libonnxruntime.so.*") if path.is_file())
-
-
-def _check(library: ctypes.CDLL, status: int | None) -> None:
-    if status:
-        message = library.vmoe_status_message(status).decode()
-        library.vmoe_status_free(status)
-        raise RefusedError(message)
