@@ -345,7 +345,7 @@ BAD: list[tuple[str, int, str]] = [
 def test_a_mistake_is_one_message(
     words: str, code: int, message: str, server: CppServer, mnist_image_bundle: Path, mnist_bundle: Path
 ) -> None:
-    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v2-dense"}
+    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v3-dense"}
     names |= {"taken": Path(str(server.port))}
     command = [cpp_http.program(), *words.format(**names).split()]
     done = subprocess.run(command, capture_output=True, text=True, env=cpp_http.environment(), timeout=PATIENCE, check=False)
