@@ -10,7 +10,6 @@
 #include <cstring>
 #include <vector>
 
-#include "core/combine.h"
 #include "core/dispatch.h"
 #include "core/routing.h"
 #include "cuda/gates_on_host.h"

@@ -49,7 +49,6 @@ class FakeCuda(ModuleType):
 
     Attributes:
         device, pinned: the buffers that are allocated there, by address.
-        copies: of each copy its direction, its bytes, and whether the host's side of it is in pinned memory.
         refuses: the name of a function that has no memory left.
     """
 
@@ -60,7 +59,6 @@ class FakeCuda(ModuleType):
         self.device: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.queues: dict[int, list[Callable[[], object]]] = {}
-        self.copies: list[tuple[str, int, bool]] = []
         self.refuses = ""
 
     def _allocate(self, where: dict[int, Any], size: int, name: str) -> tuple[Any, ...]:
@@ -96,8 +94,7 @@ class FakeCuda(ModuleType):
 
     def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: _CopyKind, stream: int) -> tuple[Any, ...]:
         device, host = (to, of) if kind is _CopyKind.cudaMemcpyHostToDevice else (of, to)
-        assert size <= len(self.device[device])
-        self.copies.append((kind.name, size, size <= len(self.pinned.get(host, ()))))
+        assert size <= min(len(self.device[device]), len(self.pinned[host]))
         self.queues[stream].append(lambda: ctypes.memmove(to, of, size))
         return (_Error.cudaSuccess,)
 
@@ -124,7 +121,6 @@ class FakeTensorRt(ModuleType):
         gpu: what the driver finds; an exception is raised instead.
         error: what is added to each float output of engines built from now on, or None where building fails.
         wrong_batch: the only size of calls whose outputs are wrong, by one.
-        repeats: every so many images of a call have the outputs of the first so many.
         built: of each build its options.
         contexts: how many execution contexts were made.
         most_at_once: the most calls that ran at the same time.
@@ -144,7 +140,6 @@ class FakeTensorRt(ModuleType):
         self.gpu: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
         self.error: float | None = 0.0
         self.wrong_batch: int | None = None
-        self.repeats: int | None = None
         self.built: list[dict[str, Any]] = []
         self.contexts = self.running = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -235,8 +230,6 @@ class _Engine:
 
     def compute(self, image: np.ndarray) -> list[np.ndarray]:
         error = np.float32(self.error + (len(image) == self.module.wrong_batch))
-        if self.module.repeats is not None:
-            image = np.resize(image[: self.module.repeats], image.shape)
         results = self.session.run({"image": image}, self.outputs)
         return [result + error if result.dtype == np.float32 else result for result in results]
 
