@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 from gpu import command, timing
 from gpu.report import Report
-from gpu_emulator import BENCHMARKS, build_emulator, has_gpu, nvcc
+from gpu_emulator import build_emulator, has_gpu, nvcc
 from host_device import HostDevice
 from kept_build import kept
 from on_gpu import cases, checks, sanitizer
@@ -66,17 +63,6 @@ def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Pat
     assert code == 1
     wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
     assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
-
-
-def test_a_run_without_its_project_a_network_or_a_gpu_says_in_a_sentence_what_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('none')\n")
-    for path, says in ((str(tmp_path), "torch isn't installed; the checks on a GPU need it, built for CUDA"), ("", "")):
-        if not path and has_gpu():
-            pytest.skip("there is a GPU here")
-        line = [sys.executable, BENCHMARKS / "gpu.py"]
-        done = subprocess.run(line, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(rf"error: .*{says}.*\n", done.stderr)
 
 
 def test_the_kernels_compile_by_the_benchmark_s_own_line_and_without_a_gpu_cuda_says_why() -> None:
