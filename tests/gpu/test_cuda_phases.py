@@ -56,18 +56,8 @@ class CombineCall(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    flags = [
-        "-std=c++17",
-        "-O3",
-        "-fno-semantic-interposition",
-        "-fvisibility-inlines-hidden",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-shared",
-        "-fPIC",
-    ]
+    flags = ["-std=c++17", "-O3", "-fno-semantic-interposition", "-fvisibility-inlines-hidden", "-ffp-contract=off"]
+    flags += ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     library = ctypes.CDLL(str(kept("phases.so", "c++", *flags, f"-I{ROOT / 'plugins'}", *SOURCES)))
     library.phases_run.restype = ctypes.c_int64
     return library

@@ -63,17 +63,8 @@ def emulated() -> Path:
     sources.append(ROOT / "tests" / "cpp" / "gpu_emulator.cc")
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
     places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]
-    return kept(
-        "libemulated_ops.so",
-        "c++",
-        "-shared",
-        "-DVMOE_ADAPTER",
-        *flags,
-        *places,
-        "-Wl,--no-undefined",
-        *sources,
-        "-lpthread",
-    )
+    flags += ["-shared", "-DVMOE_ADAPTER", "-Wl,--no-undefined", *places]
+    return kept("libemulated_ops.so", "c++", *flags, *sources, "-lpthread")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import enum
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -123,7 +122,6 @@ class FakeTensorRt(ModuleType):
         wrong_batch: the only size of calls whose outputs are wrong, by one.
         built: of each build its options.
         contexts: how many execution contexts were made.
-        most_at_once: the most calls that ran at the same time.
     """
 
     class ILogger:
@@ -141,8 +139,7 @@ class FakeTensorRt(ModuleType):
         self.error: float | None = 0.0
         self.wrong_batch: int | None = None
         self.built: list[dict[str, Any]] = []
-        self.contexts = self.running = self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.contexts = 0
 
     def find_gpu(self) -> Gpu:
         if isinstance(self.gpu, Exception):
@@ -213,7 +210,6 @@ class _Engine:
         self.outputs = [port.name for port in graph.output]
         self.num_io_tensors = len(self.types)
         self.session = OnnxRuntimeBackend(Path(engine["graph"]), threads=1)
-        self.shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.types)[index]
@@ -234,11 +230,9 @@ class _Engine:
         return [result + error if result.dtype == np.float32 else result for result in results]
 
     def output_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        if shape not in self.shapes:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types["image"])
-            results = self.session.run({"image": np.zeros(shape, dtype)}, self.outputs)
-            self.shapes[shape] = {name: result.shape for name, result in zip(self.outputs, results, strict=True)}
-        return self.shapes[shape] | {"image": shape}
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types["image"])
+        results = self.session.run({"image": np.zeros(shape, dtype)}, self.outputs)
+        return {name: result.shape for name, result in zip(self.outputs, results, strict=True)} | {"image": shape}
 
 
 class _Context:
@@ -257,12 +251,8 @@ class _Context:
         self.address[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
-        module = self.engine.module
         self.busy = True
-        with module.lock:
-            module.running += 1
-            module.most_at_once = max(module.most_at_once, module.running)
-        module.cuda.queues[stream].append(self._execute)
+        self.engine.module.cuda.queues[stream].append(self._execute)
         return True
 
     def _execute(self) -> None:
@@ -273,8 +263,6 @@ class _Context:
             buffer = module.cuda.device[self.address[name]]
             assert result.nbytes <= len(buffer)
             ctypes.memmove(buffer, np.ascontiguousarray(result).ctypes.data, result.nbytes)
-        with module.lock:
-            module.running -= 1
         self.busy = False
 
 
