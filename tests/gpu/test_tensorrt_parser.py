@@ -119,7 +119,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     [
         ("fp32", {"dispatch_bf16": True}),
         ("fp16", {"input": "uint8"}),
-        ("fp16", {"group": "batch", "batch": IMAGES}),
+        ("fp16", {"group": "batch", "batch_size": IMAGES}),
         ("bf16", {}),
     ],
     ids=str,
