@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import fake_gpu
 import fake_tensorrt
 import golden
@@ -26,6 +27,7 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import UnavailableError
 from vmoe_tools import program
 from vmoe_tools.build import command
+from vmoe_tools.build.check import Check, refuse_wrong_answers
 
 PROFILE = "c0.3-k1"
 Images = dict[str, np.ndarray]
@@ -161,6 +163,13 @@ def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
     setattr(tensorrt, what, value)
     assert_refuses([bundle, "--batch-size", 3], 1, says, capsys=capsys)
     assert files(cache) == []
+
+
+def test_an_engine_that_routes_otherwise_is_refused() -> None:
+    check = Check("CPU", batch=1, images=8, largest_output=1, max_difference=0, median_difference=0, agreement=0.9)
+    with pytest.raises(click.ClickException, match=r"routes 90.00% of the pairs as CPU does, and fp32 should reach 99.5%"):
+        refuse_wrong_answers(check, "fp32")
+    refuse_wrong_answers(check, "bf16")
 
 
 def test_calls_of_many_groups_are_compared_with_each_group_alone(
