@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import coverage_measurement  # before the product
 import numpy as np
@@ -16,9 +16,6 @@ import onnxruntime
 import pytest
 
 from vmoe_export import export_bundle
-
-if TYPE_CHECKING:
-    from on_gpu.library import Library
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
@@ -167,19 +164,3 @@ def mnist_digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[st
     path = tmp_path_factory.mktemp("digits") / "digits.npz"
     np.savez(path, images=mnist_images["images"][:70], labels=mnist_images["labels"][:70])
     return path
-
-
-@pytest.fixture(scope="session")
-def emulator() -> Path:
-    """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
-    from gpu_emulator import build_emulator
-
-    return build_emulator()
-
-
-@pytest.fixture
-def kernels(emulator: Path) -> Library:
-    """The GPU kernels as the benchmark calls them, on the CPU."""
-    from on_gpu.library import Library
-
-    return Library(emulator)

@@ -194,14 +194,6 @@ std::string combine_as(const CombineCall& call) {
 
 extern "C" {
 
-// Why a routing is refused, or null.
-const char* phases_refusal(const PhasesCall* call) {
-  const RoutingShape shape{static_cast<size_t>(call->groups),   static_cast<size_t>(call->tokens),
-                           static_cast<size_t>(call->experts),  static_cast<size_t>(call->choices),
-                           static_cast<size_t>(call->capacity), call->batch_priority != 0};
-  return vmoe::cuda::routing_refusal(shape);
-}
-
 // Runs one call. Returns the number of phases that were run; the first fault, if any, goes to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Job job{};

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import fake_gpu
 import fake_tensorrt
+import golden
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence, copied_bundle
@@ -21,13 +22,12 @@ from fake_tensorrt import FakeTensorRt
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, installation
-from vmoe_runtime.backends import Parallelism, cuda_library, open_backend
+from vmoe_runtime.backends import cuda_library
 from vmoe_runtime.backends.nvidia_gpu import Gpu
-from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
 from vmoe_tools import program
 from vmoe_tools.build import command
-from vmoe_tools.build.check import LIMITS, Check, refuse_wrong_answers
+from vmoe_tools.build.check import Check, refuse_wrong_answers
 
 PROFILE = "c0.3-k1"
 Images = dict[str, np.ndarray]
@@ -118,62 +118,32 @@ def test_an_engine_is_built_checked_kept_and_run(
             np.testing.assert_allclose(found.weight, wanted.weight, rtol=0, atol=1e-6)
 
 
-def test_json_in_a_file_stands_beside_the_summary_and_on_standard_output_it_stands_alone(
-    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_options_reach_the_build_and_an_engine_that_is_there_is_not_built_again(
+    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert build(bundle, "--json", tmp_path / "x.json") == 0
-    out = capsys.readouterr().out
-    report = json.loads((tmp_path / "x.json").read_text())
-    assert out.startswith("c0.3-k1: fp32") and out.endswith(f"{report['engine']}\n")
-    assert build(bundle, "--json", "-") == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["engine"] == report["engine"]
-    assert "it was there already" in err
-    assert_refuses([bundle, "--print-trtexec", "--json", "-"], 2, "--print-trtexec", "--json", capsys=capsys)
-    assert_refuses([bundle, "--json", tmp_path / "no" / "x.json"], 2, "there is no folder", capsys=capsys)
-
-
-def test_options_reach_the_build(bundle: Path, tensorrt: FakeTensorRt, plugin: Path) -> None:
     sizes = ["--min-batch-size", 2, "--opt-batch-size", 4, "--batch-size", 6]
     assert build(bundle, *sizes, "--workspace", 512, "--serialize-plugin", "-q") == 0
-    assert build(bundle, "-q") == 0
-    assert tensorrt.built == [
-        {
-            "shapes": ((2, 28, 28, 1), (4, 28, 28, 1), (6, 28, 28, 1)),
-            "workspace": 512 << 20,
-            "plugins_to_serialize": [str(plugin)],
-            "cache": b"",
-        },
-        {
-            "shapes": ((1, 28, 28, 1), (32, 28, 28, 1), (32, 28, 28, 1)),
-            "workspace": None,
-            "plugins_to_serialize": [],
-            "cache": b"measured;",
-        },
-    ]
-
-
-def test_an_engine_that_is_there_is_not_built_again(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(bundle, "-q") == 0
     assert capsys.readouterr() == ("", "")
-    assert build(bundle) == 0
-    assert "it was there already" in capsys.readouterr().out
-    assert len(tensorrt.built) == 1
-    for more, builds in ((["--force"], 2), (["--batch-size", "64"], 3), (["--batch-size", "64", "--serialize-plugin"], 4)):
-        assert build(bundle, "-q", *more) == 0
+    assert tensorrt.built[0] == {
+        "shapes": ((2, 28, 28, 1), (4, 28, 28, 1), (6, 28, 28, 1)),
+        "workspace": 512 << 20,
+        "plugins_to_serialize": [str(plugin)],
+        "cache": b"",
+    }
+    for more, builds in (([], 2), ([], 2), (["--force"], 3), (["--serialize-plugin"], 4)):
+        assert build(bundle, "--json", tmp_path / "x.json", *more) == 0
         assert len(tensorrt.built) == builds
-    assert len(files(cache)) == 1
+    assert tensorrt.built[1]["shapes"][2] == (32, 28, 28, 1) and tensorrt.built[1]["cache"] == b"measured;"
+    (engine,) = files(cache)
+    assert json.loads((tmp_path / "x.json").read_text())["engine"].endswith(engine)
+    assert capsys.readouterr().out.count("it was there already") == 1
 
 
 @pytest.mark.parametrize(
     ("what", "value", "says"),
     [
         ("error", 0.01, "in calls of 1 images the engine's answers differ from those of ONNX Runtime"),
-        ("error", float("inf"), "it was not kept"),
         ("error", float("nan"), "it was not kept"),
-        ("wrong_batch", 1, "in calls of 1 images the engine's answers differ"),
         ("wrong_batch", 3, "in calls of 3 images the engine's answers differ"),
         ("error", None, "c0.3-k1.tensorrt.onnx: it is a fake that fails"),
         ("__version__", "10.12.0.36", "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'"),
@@ -195,18 +165,11 @@ def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
     assert files(cache) == []
 
 
-@pytest.mark.parametrize("precision", LIMITS)
-def test_what_may_differ_is_what_the_precision_gives(precision: str) -> None:
-    difference, agreement = LIMITS[precision]
-    good = Check("CPU", 1, 8, 10.0, 1.0, 9.9 * difference, agreement)
-    refuse_wrong_answers(good, precision)
-    for bad in (
-        Check("CPU", 1, 8, 10.0, 1.0, 10.1 * difference, 1.0),
-        Check("CPU", 1, 8, 10.0, 1.0, 0.0, agreement - 0.001),
-        Check("CPU", 1, 8, 10.0, 1.0, 0.0, float("nan")),
-    ):
-        with pytest.raises(click.ClickException, match="it was not kept"):
-            refuse_wrong_answers(bad, precision)
+def test_an_engine_that_routes_otherwise_is_refused() -> None:
+    check = Check("CPU", batch=1, images=8, largest_output=1, max_difference=0, median_difference=0, agreement=0.9)
+    with pytest.raises(click.ClickException, match=r"routes 90.00% of the pairs as CPU does, and fp32 should reach 99.5%"):
+        refuse_wrong_answers(check, "fp32")
+    refuse_wrong_answers(check, "bf16")
 
 
 def test_calls_of_many_groups_are_compared_with_each_group_alone(
@@ -216,87 +179,51 @@ def test_calls_of_many_groups_are_compared_with_each_group_alone(
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (48, 48)]
     assert {check["agreement"] for check in checks} == {1.0}
-    tensorrt.repeats = 16
-    assert_refuses([grouped, "--batch-size", 48, "--force"], 1, "it was not kept", capsys=capsys)
 
 
-def test_without_a_backend_for_the_cpu_nothing_is_built(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def missing(name: str, *_: object) -> None:
-        raise UnavailableError(f"{name} is not installed")
-
-    monkeypatch.setattr("vmoe_tools.build.check.open_backend", missing)
-    assert_refuses([bundle, "--profile", PROFILE], 1, "on the CPU", "pip install 'vmoe-export[cpu]'", capsys=capsys)
-    assert not tensorrt.built
-    assert not files(cache)
-
-
-def test_changed_weights_are_not_built(
-    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_nothing_is_built_of_changed_weights_or_for_a_gpu_that_the_plugin_has_no_code_for(
+    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = copied_bundle(bundle, tmp_path / "x.vmoe")
-    weights = bytearray((copy / "weights.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (copy / "weights.safetensors").write_bytes(weights)
+    weights = (bundle / "weights.safetensors").read_bytes()
+    (copy / "weights.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     assert_refuses([copy], 1, "weights.safetensors was changed after export", capsys=capsys)
-    assert tensorrt.built == []
-
-
-def test_a_gpu_that_cannot_run_the_plugin_is_refused_before_anything_is_built(
-    bundle: Path,
-    tensorrt: FakeTensorRt,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
     along_with_it = fake_gpu.op_library(tmp_path, "80-real 90-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
     tensorrt.gpu = Gpu("NVIDIA Some", "7.5", (13, 0))
     says = "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has compute capability 7.5"
     assert_refuses([bundle], 1, says, capsys=capsys)
-    assert tensorrt.built == []
     with pytest.raises(UnavailableError, match=says):
         Engine.load(bundle, PROFILE, "tensorrt")
-
-
-def test_verbose_tells_what_tensorrt_logs_and_where_errors_come_from(
-    bundle: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(bundle, "-v") == 0
-    assert "vmoe: a line that TensorRT logs" in capsys.readouterr().err
-    tensorrt.gpu = UnavailableError("there is no NVIDIA driver on this machine")
-    assert build(bundle, "-v", "--force") == 1
-    assert "Traceback" in capsys.readouterr().err
+    assert tensorrt.built == []
 
 
 def test_an_engine_is_only_found_by_what_it_was_built_for(
-    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, tmp_path: Path
 ) -> None:
-    def refusal(path: Path = bundle, profile: str = PROFILE) -> str:
-        with pytest.raises(BackendError) as refused:
+    def assert_refused(path: Path = bundle, profile: str = PROFILE) -> None:
+        built_with = f"no engine was built for profile {profile} with TensorRT {tensorrt.__version__} on NVIDIA"
+        with pytest.raises(BackendError, match=built_with) as refused:
             Engine.load(path, profile, "tensorrt")
-        says = ("no engine was built for profile", f"run vmoe build {path} --profile {profile}")
-        assert_one_sentence(str(refused.value), *says)
-        return str(refused.value)
+        assert_one_sentence(str(refused.value), f"run vmoe build {path} --profile {profile}")
 
-    assert refusal().startswith(f"no engine was built for profile {PROFILE} with TensorRT 10.13.0.35 on NVIDIA H100")
+    assert_refused()
     assert build(bundle, "--profile", PROFILE, "-q") == 0
     Engine.load(bundle, PROFILE, "tensorrt").close()
-    refusal(profile="c1.05-k1")
-    tensorrt.__version__ = "11.4.0.106"
-    assert "TensorRT 11.4.0.106" in refusal()
-    tensorrt.__version__, gpu = "10.13.0.35", tensorrt.gpu
-    for tensorrt.gpu in (Gpu("NVIDIA L4", "9.0", (13, 0)), Gpu("NVIDIA H100 80GB HBM3", "8.9", (13, 0))):
-        refusal()
-    tensorrt.gpu = gpu
+    assert_refused(profile="c1.05-k1")
+    assert_refused(
+        copied_bundle(bundle, tmp_path / "o.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()})
+    )
+    for owner, name, value in (
+        (tensorrt, "__version__", "11.4.0.106"),
+        (tensorrt, "gpu", Gpu("NVIDIA L4", "9.0", (13, 0))),
+        (tensorrt, "gpu", Gpu("NVIDIA H100 80GB HBM3", "8.9", (13, 0))),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, value)
+            assert_refused()
     plugin.write_bytes(b"another build of it")
-    refusal()
-    plugin.write_bytes(b"")
-    with monkeypatch.context() as patch:
-        patch.setattr("vmoe_runtime.backends.tensorrt.tensorrt_engine.__version__", "0.0.9")
-        refusal()
-    refusal(copied_bundle(bundle, tmp_path / "o.vmoe", files={"model.onnx": (bundle / "model.inlined.onnx").read_bytes()}))
+    assert_refused()
 
 
 def test_a_changed_engine_is_refused_with_the_line_that_builds_it_again(
@@ -310,7 +237,7 @@ def test_a_changed_engine_is_refused_with_the_line_that_builds_it_again(
         Engine.load(copy, PROFILE, "tensorrt")
     line = shlex.split(str(refused.value).partition("; run ")[2])
     assert line == ["vmoe", "build", str(copy), "--profile", PROFILE, "--force"]
-    assert program.main([*line[1:], "-q"]) == 0
+    assert build(*line[2:], "-q") == 0
     Engine.load(copy, PROFILE, "tensorrt").close()
 
 
@@ -336,14 +263,6 @@ def test_a_batch_must_be_in_the_range_of_the_engine(bundle: Path, tensorrt: Fake
                 engine(mnist_images["images"][:count])
 
 
-def test_an_engine_that_was_built_again_is_loaded_though_the_old_one_runs(bundle: Path, tensorrt: FakeTensorRt) -> None:
-    assert build(bundle, "--batch-size", "4", "-q") == 0
-    with Engine.load(bundle, backend="tensorrt") as old:
-        assert build(bundle, "--batch-size", "8", "-q") == 0
-        with Engine.load(bundle, backend="tensorrt") as new:
-            assert (old.backend_description[-6:], new.backend_description[-6:]) == ("1 to 4", "1 to 8")
-
-
 def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
     batches = mnist_images["images"][: 8 * 16].reshape(8, 16, 28, 28)
     assert build(bundle, "-q") == 0
@@ -355,47 +274,16 @@ def test_eight_threads_share_two_execution_contexts(bundle: Path, tensorrt: Fake
             for _ in range(4):
                 for found, wanted in zip(pool.map(engine, batches), expected, strict=True):
                     np.testing.assert_array_equal(found, wanted)
-    assert tensorrt.contexts - before <= 2 and tensorrt.most_at_once <= 2
+    assert tensorrt.contexts - before <= 2
 
 
-def test_engines_of_one_profile_share_what_is_loaded(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
-    for profile in (PROFILE, "c1.05-k1"):
-        assert build(bundle, "--profile", profile, "-q") == 0
-    before = tensorrt.contexts
-    loaded = [Engine.load(bundle, profile, "tensorrt", threads) for profile, threads in
-              ((PROFILE, None), (PROFILE, 2), ("c1.05-k1", None))]  # fmt: skip
-    answers = [engine(mnist_images["images"][:2]) for engine in loaded]
-    assert tensorrt.contexts - before == 2
-    np.testing.assert_array_equal(answers[0], answers[1])
-    assert not np.array_equal(answers[0], answers[2])
-
-
-def test_every_copy_is_of_pinned_memory_of_no_more_than_the_call_has_and_all_of_it_is_freed(
+def test_a_gpu_without_memory_is_one_sentence_and_all_of_it_is_freed(
     bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images
-) -> None:
-    cuda = tensorrt.cuda
-    assert build(bundle, "-q") == 0
-    opened = Bundle.open(bundle)
-    backend = open_backend("tensorrt", opened, Parallelism(), opened.manifest.profiles[PROFILE])[1]
-    cuda.copies.clear()
-    first, second = backend.run({"image": np.zeros((2, 28, 28, 1), np.float32)}, ["logits", "logits"])
-    np.testing.assert_array_equal(first, second)
-    assert first is not second and not np.shares_memory(first, second)
-    assert cuda.copies == [("cudaMemcpyHostToDevice", 2 * 28 * 28 * 4, True), ("cudaMemcpyDeviceToHost", 2 * 10 * 4, True)]
-    assert len(cuda.device) == len(cuda.pinned) > 2
-    del backend
-    gc.collect()
-    assert cuda.device == cuda.pinned == {}
-
-
-@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost"])
-def test_memory_that_does_not_suffice_is_one_sentence_and_none_is_kept(
-    bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images, function: str
 ) -> None:
     assert build(bundle, "-q") == 0
     with Engine.load(bundle, backend="tensorrt") as engine:
-        tensorrt.cuda.refuses = function
-        with pytest.raises(BackendError, match=rf"CUDA failed: .*\(cudaErrorMemoryAllocation of {function}\)"):
+        tensorrt.cuda.refuses = "cudaMalloc"
+        with pytest.raises(BackendError, match=r"CUDA failed: .*\(cudaErrorMemoryAllocation of cudaMalloc\)"):
             engine(mnist_images["images"][:2])
         gc.collect()
         assert tensorrt.cuda.device == tensorrt.cuda.pinned == {}
@@ -404,8 +292,6 @@ def test_memory_that_does_not_suffice_is_one_sentence_and_none_is_kept(
 
 
 def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
-    import golden
-
     case = golden.Case("g4", golden.settings("g4")["cases"][1])
     dense = tmp_path / "dense.vmoe"
     export_bundle(golden.FOLDER / "g4", dense, tensorrt=True, validate=False)
@@ -420,15 +306,11 @@ def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, ca
     ("sizes", "shapes"),
     [
         ([], (16, 32, 32)),
-        (["--batch-size", 64], (16, 64, 64)),
         (["--min-batch-size", 48], (48, 48, 48)),
-        (["--opt-batch-size", 48], (16, 48, 48)),
         (["--min-batch-size", 16, "--opt-batch-size", 32, "--batch-size", 128], (16, 32, 128)),
         (["--min-batch-size", 8], None),
-        (["--opt-batch-size", 20], None),
         (["--batch-size", 8], None),
         (["--min-batch-size", 32, "--opt-batch-size", 16], None),
-        (["--opt-batch-size", 64, "--batch-size", 32], None),
     ],
 )
 def test_batch_sizes_are_multiples_of_the_group(
@@ -467,44 +349,14 @@ def test_print_trtexec_is_one_line_for_the_shell(
     ]
 
 
-def test_print_trtexec_needs_no_plugin_either(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command, "find_native", lambda *_: None)
-    assert build(bundle, "--profile", "c1.05-k1", "--print-trtexec") == 0
-    out, err = capsys.readouterr()
-    assert "--dynamicPlugins=libvmoe_tensorrt.so" in shlex.split(out)
-    assert "--setPluginsToSerialize" not in out and "--memPoolSize" not in out
-    assert_one_sentence(err.removesuffix("\n"), "has no libvmoe_tensorrt.so")
-
-
-USAGE: dict[str, tuple[list[str], str]] = {
-    "no bundle": ([], "BUNDLE"),
-    "batch of 0": (["x.vmoe", "--batch-size", "0"], "--batch-size"),
-    "batch as text": (["x.vmoe", "--opt-batch-size", "many"], "'many'"),
-    "batch of 1e9": (["x.vmoe", "--min-batch-size", "1000000000"], "--min-batch-size"),
-    "negative workspace": (["x.vmoe", "--workspace", "-1"], "--workspace"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "name"), USAGE.values(), ids=USAGE)
-def test_a_wrong_command_line_is_one_sentence(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refuses([*arguments], 2, name, capsys=capsys)
-
-
 def test_what_the_bundle_lacks_is_one_sentence(
-    bundle: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refuses([tmp_path / "no.vmoe"], 1, "no.vmoe is not a bundle", capsys=capsys)
     assert_refuses([mnist_image_bundle], 1, "has no graphs for TensorRT: export it again with --tensorrt", capsys=capsys)
     assert_refuses([bundle, "--profile", "fast"], 2, "no profile 'fast'", "c0.3-k1, c1.05-k1", capsys=capsys)
     assert_refuses([bundle, "--profile", "c0.3-k99"], 2, "k must be", capsys=capsys)
-    again = (
-        "no graph for TensorRT at profile 'c0.5-k2-vanilla', only at c0.3-k1, c1.05-k1; "
-        "export it again with --tensorrt --capacity 0.5 --k 2 --no-bpr"
-    )
-    for flag in ([], ["--print-trtexec"]):
-        assert_refuses([bundle, "--profile", "c0.5-k2-vanilla", *flag], 1, again, capsys=capsys)
+    again = "only at c0.3-k1, c1.05-k1; export it again with --tensorrt --capacity 0.5 --k 2 --no-bpr"
+    assert_refuses([bundle, "--profile", "c0.5-k2-vanilla"], 1, again, capsys=capsys)
 
 
 def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -57,59 +56,18 @@ class CombineCall(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    flags = [
-        "-std=c++17",
-        "-O3",
-        "-fno-semantic-interposition",
-        "-fvisibility-inlines-hidden",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-shared",
-        "-fPIC",
-    ]
+    flags = ["-std=c++17", "-O3", "-fno-semantic-interposition", "-fvisibility-inlines-hidden", "-ffp-contract=off"]
+    flags += ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     library = ctypes.CDLL(str(kept("phases.so", "c++", *flags, f"-I{ROOT / 'plugins'}", *SOURCES)))
     library.phases_run.restype = ctypes.c_int64
-    library.phases_refusal.restype = ctypes.c_char_p
     return library
-
-
-COVERED: tuple[Callable[[Case], bool], ...] = (
-    lambda c: np.isnan(c.gates).any(),
-    lambda c: c.gates.size > 1 and (c.gates == c.gates[0, 0, 0]).all(),
-    lambda c: c.capacity == 1,
-    lambda c: c.capacity > c.gates.shape[1] * c.k,
-    lambda c: c.gates.shape[1] * c.k > 2048,
-    lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[0] > 2,
-    lambda c: c.gates.shape[1] * c.k > 2048 and c.gates.shape[2] > 128,
-    lambda c: c.gates.shape[1] == 1,
-    lambda c: c.gates.shape[2] == 256,
-    lambda c: 128 < c.gates.shape[2] < 256,
-    lambda c: c.k == 8,
-    lambda c: is_in_words(c) and c.gates.shape[2] > 16,
-    lambda c: not is_in_words(c) and c.gates.shape[2] * c.gates.itemsize % 16 == 0,
-    lambda c: c.gates.dtype == np.float16,
-    lambda c: c.gates.dtype == ml_dtypes.bfloat16,
-    lambda c: c.bpr,
-    lambda c: not c.bpr,
-)
-
-
-@functools.cache
-def checked(library: ctypes.CDLL, part: int) -> list[list[bool]]:
-    """Which of `COVERED` each random case is, once it has given what it should."""
-    found = []
-    for number, case in enumerate(cases(part)):
-        left_out = SEEDS[number // 3 % 3]
-        check_route(library, case, [seed for seed in SEEDS if seed != left_out])
-        found.append([bool(covered(case)) for covered in COVERED])
-    return found
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes.CDLL, part: int) -> None:
-    assert len(checked(library, part)) == CASES_PER_PART
+    for number, case in enumerate(cases(part)):
+        left_out = SEEDS[number // 3 % 3]
+        check_route(library, case, [seed for seed in SEEDS if seed != left_out])
 
 
 @pytest.mark.parametrize("number", range(40))
@@ -123,12 +81,6 @@ def test_tens_of_thousands_of_tokens(library: ctypes.CDLL, large: tuple[int, int
     rng = np.random.default_rng(tokens + kind)
     gates = make_gates(rng, kind, (1, tokens, experts))
     check_route(library, Case(gates, capacity or max(1, tokens * k // experts // 2), k, True))
-
-
-def test_the_random_cases_cover_what_they_should(library: ctypes.CDLL) -> None:
-    made = [case for part in range(PARTS) for case in checked(library, part)]
-    assert len(made) == 6000
-    assert all(sum(column) >= 10 for column in zip(*made, strict=True))
 
 
 @pytest.mark.parametrize("number", range(60))
@@ -240,27 +192,6 @@ def test_the_checker_finds_every_exchange_between_lanes_that_is_left_out(library
         run_phases(library, case, 1, lost_distance=distance)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"experts": 257}, "256 experts"),
-        ({"experts": 0}, "256 experts"),
-        ({"choices": 9, "experts": 16}, "at most 8"),
-        ({"choices": 0}, "at most 8"),
-        ({"choices": 5, "experts": 4}, "number of experts"),
-        ({"tokens": 65_537}, "65536 tokens"),
-        ({"capacity": 0}, "at least 1"),
-        ({"capacity": 2**31}, "2147483647"),
-        ({"groups": 2**20, "tokens": 2048}, "2147483647"),
-    ],
-    ids=str,
-)
-def test_routings_that_are_refused(library: ctypes.CDLL, wrong: dict[str, int], says: str) -> None:
-    right = {"groups": 2, "tokens": 10, "experts": 8, "choices": 2, "capacity": 3, "batch_priority": 1}
-    assert library.phases_refusal(ctypes.byref(PhasesCall(**right))) is None
-    assert says in library.phases_refusal(ctypes.byref(PhasesCall(**right | wrong))).decode()
-
-
 def merges(pairs: int) -> int:
     """How often runs, of 32 keys at first, are merged by fours."""
     return next(count for count in range(1, 9) if 32 * 4**count >= pairs)
@@ -337,11 +268,6 @@ def at_offset(array: np.ndarray, offset: int) -> np.ndarray:
     placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
     placed[...] = array
     return placed
-
-
-def is_in_words(case: Case) -> bool:
-    """Whether kernels read the gates 16 bytes at a time."""
-    return case.gates.shape[2] * case.gates.itemsize % 16 == 0 and case.gates.ctypes.data % 16 == 0
 
 
 def cases(part: int) -> Iterator[Case]:

@@ -20,7 +20,6 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
     load_engine,
     private_folder,
     store_engine,
-    write_private,
 )
 
 pytestmark = pytest.mark.fast
@@ -55,13 +54,6 @@ def test_an_engine_comes_back_with_its_record_and_is_for_its_owner_alone(cache: 
     assert list(KEY.file.parent.iterdir()) == [KEY.file]
 
 
-def test_a_new_engine_of_the_same_key_replaces_the_old_one() -> None:
-    store_engine(ENGINE, RECORD)
-    new = replace(RECORD, max_batch=64, sha256=hashlib.sha256(b"other").hexdigest(), size=5)
-    store_engine(b"other", new)
-    assert load_engine(KEY) == (b"other", new)
-
-
 @pytest.mark.parametrize(
     "change", [{"bundle": "cd" * 32}, {"profile": None}, {"precision": "bf16"}, {"tensorrt": "11.4.0.106"}, {"gpu": "L4"},
                {"compute_capability": "8.9"}, {"plugin": "01" * 32}, {"package": "0.2.0"}],
@@ -76,10 +68,6 @@ def changed(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"!")
 
 
-def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
 def of_another_key(file: Path) -> None:
     other = replace(RECORD, key=replace(KEY, gpu="NVIDIA L4"))
     store_engine(ENGINE, other)
@@ -90,22 +78,9 @@ def without_a_record(file: Path) -> None:
     file.write_bytes(b"\xff not JSON\n" + ENGINE)
 
 
-def nested_deeply(file: Path) -> None:
-    file.write_text("[" * 100_000)
-
-
-def with_another_batch(file: Path) -> None:
-    file.write_bytes(file.read_bytes().replace(b'"max_batch": 32', b'"max_batch":"32"'))
-
-
 def a_link(file: Path) -> None:
     file.rename(file.with_name("elsewhere"))
     file.symlink_to("elsewhere")
-
-
-def a_pipe(file: Path) -> None:
-    file.unlink()
-    os.mkfifo(file, 0o600)
 
 
 def a_folder(file: Path) -> None:
@@ -117,36 +92,19 @@ def writable_for_others(file: Path) -> None:
     file.chmod(0o602)
 
 
-def writable_for_the_group(file: Path) -> None:
-    file.chmod(0o620)
-
-
-def in_a_folder_that_others_can_write(file: Path) -> None:
-    file.parent.chmod(0o777)
-
-
 def in_a_cache_that_others_can_write(_: Path) -> None:
     cache_folder().chmod(0o777)
 
 
 def of_another_user(file: Path) -> None:
-    _give_away(file)
-
-
-def in_a_folder_of_another_user(file: Path) -> None:
-    _give_away(file.parent)
-
-
-def _give_away(path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file to another user")
-    os.chown(path, 12345, 12345)
+    os.chown(file, 12345, 12345)
 
 
 DAMAGES = [
-    changed, cut_short, of_another_key, without_a_record, nested_deeply, with_another_batch, a_link, a_pipe, a_folder,
-    writable_for_others, writable_for_the_group, in_a_folder_that_others_can_write, in_a_cache_that_others_can_write,
-    of_another_user, in_a_folder_of_another_user,
+    changed, of_another_key, without_a_record, a_link, a_folder, writable_for_others, in_a_cache_that_others_can_write,
+    of_another_user,
 ]  # fmt: skip
 
 
@@ -165,19 +123,3 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EngineCacheError, match="can't be used: File exists; set VMOE_CACHE_DIR") as refused:
         private_folder()
     assert_one_sentence(str(refused.value), str(tmp_path / "file"))
-
-
-def test_a_folder_that_others_can_write_gets_no_engine(cache: Path) -> None:
-    cache.mkdir()
-    cache.chmod(0o777)
-    with pytest.raises(EngineCacheError, match="can be written by other users"):
-        store_engine(ENGINE, RECORD)
-    assert list(cache.iterdir()) == []
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing() -> None:
-    folder = private_folder("x")
-    (folder / "target").mkdir()
-    with pytest.raises(EngineCacheError, match="can't be written"):
-        write_private(folder / "target", b"content")
-    assert [entry.name for entry in folder.iterdir()] == ["target"]

@@ -18,9 +18,8 @@ import vmoe_runtime
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
-from vmoe_runtime.backends import BACKENDS, Parallelism, nvidia_gpu, open_backend
+from vmoe_runtime.backends import BACKENDS, nvidia_gpu
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
-from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
 from vmoe_runtime.shared_objects import needed_libraries
@@ -85,22 +84,6 @@ def test_an_onnxruntime_for_gpus_without_a_driver_is_one_sentence_and_prints_not
     assert_one_sentence(done.stderr.removesuffix("\n"), "there is no NVIDIA driver on this machine", "libcuda.so.1")
 
 
-def test_auto_asks_for_a_gpu_first_and_goes_on_where_cuda_does_not_work(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vmoe_runtime.backends.has_driver", lambda: True)
-    asked = []
-
-    def load(*_: object) -> None:
-        asked.append("cuda")
-        raise UnavailableError("libcudnn.so.9 can't be loaded")
-
-    kind = vmoe_runtime.backends.BackendKind(load, "gpu", str, on_gpu=True)  # type: ignore[attr-defined]
-    monkeypatch.setitem(vmoe_runtime.backends.BACKENDS, "cuda", kind)  # type: ignore[attr-defined]
-    name, _ = open_backend("auto", Bundle.open(bundle), Parallelism())
-    assert asked == ["cuda"] and name in ("onnxruntime", "openvino")
-
-
 MISSING = """
 import sys
 from pathlib import Path
@@ -131,20 +114,6 @@ def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> No
     assert_one_sentence(
         done.stdout.removesuffix("\n"), "needs TensorRT 10 (libnvinfer.so.10)", "pip install 'tensorrt==10.*'", "'tensorrt'"
     )
-
-
-def test_files_that_are_no_shared_libraries_need_nothing(tmp_path: Path) -> None:
-    whole = Path(sys.executable).resolve().read_bytes()
-    for content in (b"", b"text", whole[:64], whole[: len(whole) // 2]):
-        (tmp_path / "x.so").write_bytes(content)
-        assert needed_libraries(tmp_path / "x.so") == []
-    assert needed_libraries(tmp_path / "none.so") == []
-
-
-@without_gpu
-def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnavailableError, match="there is no NVIDIA driver on this machine"):
-        find_gpu()
 
 
 def test_a_driver_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,20 +199,6 @@ def test_every_name_of_cuda_that_is_used_is_in_its_bindings() -> None:
         "print([name for name in sys.argv[1:] if not any(hasattr(owner, name) for owner in owners)])"
     )
     assert python(script, *sorted(used), packages=wheel_folder(*CUDA_WHEELS)).stdout == "[]\n"
-
-
-@without_gpu
-def test_what_cuda_refuses_is_one_sentence() -> None:
-    script = (
-        "import sys, types\nsys.modules['tensorrt'] = types.SimpleNamespace(ILogger=object)\n"
-        "from vmoe_runtime.backends.tensorrt import tensorrt_api as api\nfrom vmoe_runtime.errors import BackendError\n"
-        "try:\n    api._call(api.cuda.cudaMalloc, 16)\nexcept BackendError as error:\n    print(error)\n"
-    )
-    done = python(script, packages=wheel_folder(*CUDA_WHEELS))
-    assert done.stderr == ""
-    assert_one_sentence(
-        done.stdout.removesuffix("\n"), "CUDA failed: ", "driver", "(cudaErrorInsufficientDriver of cudaMalloc)"
-    )
 
 
 @pytest.mark.skipif(not has_gpu(), reason="not run: there is no GPU here")

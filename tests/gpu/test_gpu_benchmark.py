@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,21 @@ from typing import Any
 import pytest
 from gpu import command, timing
 from gpu.report import Report
-from gpu_emulator import BENCHMARKS, has_gpu
+from gpu_emulator import build_emulator, has_gpu, nvcc
 from host_device import HostDevice
+from kept_build import kept
 from on_gpu import cases, checks, sanitizer
 from on_gpu.cases import Case
+from on_gpu.library import DeviceError, Library, library_command
 from on_gpu.shape import Shape
 
 SHAPE = Shape(2, 50, 8, 2, 9, 16)
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Path:
+    """The GPU kernels' library, built for the CPU; skips where there is no nvcc."""
+    return build_emulator()
 
 
 @pytest.fixture
@@ -53,19 +58,19 @@ def test_a_run_writes_its_report(emulator: Path, small_plan: None, tmp_path: Pat
 
 
 def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "buf")
+    monkeypatch.setenv("VMOE_EMULATOR_FAULT", "1")
     report, code = run_on_emulator(emulator, tmp_path, "--parts", "exactness")
     assert code == 1
     wrong = "2 x 50, E 8, K 2, c 9, D 16, fp32, tied gates, seed 1: buf differs"
     assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
 
 
-def test_a_run_without_its_project_a_network_or_a_gpu_says_in_a_sentence_what_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('none')\n")
-    for path, says in ((str(tmp_path), "torch isn't installed; the checks on a GPU need it, built for CUDA"), ("", "")):
-        if not path and has_gpu():
-            pytest.skip("there is a GPU here")
-        line = [sys.executable, BENCHMARKS / "gpu.py"]
-        done = subprocess.run(line, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(rf"error: .*{says}.*\n", done.stderr)
+def test_the_kernels_compile_by_the_benchmark_s_own_line_and_without_a_gpu_cuda_says_why() -> None:
+    *command, _, _ = library_command(nvcc(), "sm_90", Path("libkernel_calls.so"))
+    library = Library(kept("libkernel_calls.so", *command))
+    if has_gpu():
+        pytest.skip("there is a GPU here, and the calls would be real")
+    nowhere = dict.fromkeys(("gates", "x", "out", "slot", "weight", "src", "buf", "y", "workspace"), 0)
+    for name in ("Route", "Dispatch", "RouteDispatch", "Combine"):
+        with pytest.raises(DeviceError, match=r"CUDA says '[^']*(driver|device)[^']*' \(error \d+\)$"):
+            library.launch(name, SHAPE, nowhere, 0)

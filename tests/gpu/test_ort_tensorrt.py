@@ -12,11 +12,9 @@ from damaged_files import assert_one_sentence
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError
-from vmoe_runtime.backends import cuda_library, onnxruntime_gpu
-from vmoe_runtime.backends.availability import availability
+from vmoe_runtime.backends import onnxruntime_gpu
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.bundle.reader import Bundle
 
 Images = dict[str, np.ndarray]
 Options = dict[str, str]
@@ -114,27 +112,3 @@ def test_engines_of_other_plugins_and_other_batches_are_not_found(
     second = load()
     monkeypatch.setenv("VMOE_MAX_BATCH", "16")
     assert len({first, second, load()}) == 3
-
-
-def test_a_gpu_that_the_plugin_has_no_code_for_is_refused(
-    bundle: Path, requested: list[Options], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    along_with_it = fake_gpu.op_library(tmp_path, "100-real", 13000)
-    monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
-    opened = Bundle.open(bundle)
-    found = availability("ort-tensorrt", opened, opened.manifest.rules.named("c0.3-k1"))  # type: ignore[union-attr]
-    says = f"TensorRT plugin was compiled for the architectures 100-real, and {fake_gpu.NAME} has compute capability 9.0"
-    assert_one_sentence(str(found.error), says)
-
-
-def test_engines_of_other_batches_are_not_shared(
-    bundle: Path, requested: list[Options], monkeypatch: pytest.MonkeyPatch, mnist_images: Images
-) -> None:
-    with Engine.load(bundle, backend="ort-tensorrt") as engine, Engine.load(bundle, backend="ort-tensorrt"):
-        assert len(requested) == 1
-        monkeypatch.setenv("VMOE_MAX_BATCH", "40")
-        with Engine.load(bundle, backend="ort-tensorrt") as larger:
-            assert len(larger(mnist_images["images"][:33])) == 33
-        with pytest.raises(ImageError):
-            engine(mnist_images["images"][:33])
-    assert [shapes(options)[2] for options in requested] == ["image:32x28x28x1", "image:40x28x28x1"]

@@ -11,7 +11,6 @@ import enum
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -49,7 +48,6 @@ class FakeCuda(ModuleType):
 
     Attributes:
         device, pinned: the buffers that are allocated there, by address.
-        copies: of each copy its direction, its bytes, and whether the host's side of it is in pinned memory.
         refuses: the name of a function that has no memory left.
     """
 
@@ -60,7 +58,6 @@ class FakeCuda(ModuleType):
         self.device: dict[int, Any] = {}
         self.pinned: dict[int, Any] = {}
         self.queues: dict[int, list[Callable[[], object]]] = {}
-        self.copies: list[tuple[str, int, bool]] = []
         self.refuses = ""
 
     def _allocate(self, where: dict[int, Any], size: int, name: str) -> tuple[Any, ...]:
@@ -96,8 +93,7 @@ class FakeCuda(ModuleType):
 
     def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: _CopyKind, stream: int) -> tuple[Any, ...]:
         device, host = (to, of) if kind is _CopyKind.cudaMemcpyHostToDevice else (of, to)
-        assert size <= len(self.device[device])
-        self.copies.append((kind.name, size, size <= len(self.pinned.get(host, ()))))
+        assert size <= min(len(self.device[device]), len(self.pinned[host]))
         self.queues[stream].append(lambda: ctypes.memmove(to, of, size))
         return (_Error.cudaSuccess,)
 
@@ -124,10 +120,8 @@ class FakeTensorRt(ModuleType):
         gpu: what the driver finds; an exception is raised instead.
         error: what is added to each float output of engines built from now on, or None where building fails.
         wrong_batch: the only size of calls whose outputs are wrong, by one.
-        repeats: every so many images of a call have the outputs of the first so many.
         built: of each build its options.
         contexts: how many execution contexts were made.
-        most_at_once: the most calls that ran at the same time.
     """
 
     class ILogger:
@@ -144,10 +138,8 @@ class FakeTensorRt(ModuleType):
         self.gpu: Gpu | Exception = Gpu("NVIDIA H100 80GB HBM3", "9.0", (13, 0))
         self.error: float | None = 0.0
         self.wrong_batch: int | None = None
-        self.repeats: int | None = None
         self.built: list[dict[str, Any]] = []
-        self.contexts = self.running = self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.contexts = 0
 
     def find_gpu(self) -> Gpu:
         if isinstance(self.gpu, Exception):
@@ -218,7 +210,6 @@ class _Engine:
         self.outputs = [port.name for port in graph.output]
         self.num_io_tensors = len(self.types)
         self.session = OnnxRuntimeBackend(Path(engine["graph"]), threads=1)
-        self.shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.types)[index]
@@ -235,17 +226,13 @@ class _Engine:
 
     def compute(self, image: np.ndarray) -> list[np.ndarray]:
         error = np.float32(self.error + (len(image) == self.module.wrong_batch))
-        if self.module.repeats is not None:
-            image = np.resize(image[: self.module.repeats], image.shape)
         results = self.session.run({"image": image}, self.outputs)
         return [result + error if result.dtype == np.float32 else result for result in results]
 
     def output_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        if shape not in self.shapes:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types["image"])
-            results = self.session.run({"image": np.zeros(shape, dtype)}, self.outputs)
-            self.shapes[shape] = {name: result.shape for name, result in zip(self.outputs, results, strict=True)}
-        return self.shapes[shape] | {"image": shape}
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.types["image"])
+        results = self.session.run({"image": np.zeros(shape, dtype)}, self.outputs)
+        return {name: result.shape for name, result in zip(self.outputs, results, strict=True)} | {"image": shape}
 
 
 class _Context:
@@ -264,12 +251,8 @@ class _Context:
         self.address[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
-        module = self.engine.module
         self.busy = True
-        with module.lock:
-            module.running += 1
-            module.most_at_once = max(module.most_at_once, module.running)
-        module.cuda.queues[stream].append(self._execute)
+        self.engine.module.cuda.queues[stream].append(self._execute)
         return True
 
     def _execute(self) -> None:
@@ -280,8 +263,6 @@ class _Context:
             buffer = module.cuda.device[self.address[name]]
             assert result.nbytes <= len(buffer)
             ctypes.memmove(buffer, np.ascontiguousarray(result).ctypes.data, result.nbytes)
-        with module.lock:
-            module.running -= 1
         self.busy = False
 
 

@@ -1,4 +1,4 @@
-"""A GPU emulator: the kernels' interface on the CPU's memory, which can be told to be wrong.
+"""A GPU emulator: the kernels' interface on the CPU's memory.
 
 With it and a `HostDevice` the GPU benchmark runs where there is no GPU. Neither the kernels nor `gpu/device.py` run in it.
 """
@@ -31,7 +31,7 @@ def build_emulator() -> Path:
     # As nvcc's host compiler it knows where CUDA's headers are; the emulator has a CUDA runtime of its own.
     flags = ["-std=c++17", "-O1", "-cudart", "none", "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Werror,-pthread"]
     sources = [Path(__file__).parents[1] / "cpp" / "gpu_emulator.cc", PLUGINS / "cuda" / "route_plan.cc", CALLS]
-    kernels = {"routing", "dispatch", "combine", "workspace"}
+    kernels = {"routing", "dispatch", "workspace"}
     sources += sorted(path for path in (PLUGINS / "core").glob("*.cc") if path.stem in kernels)
     return kept("libgpu_emulator.so", nvcc(), *flags, f"-I{PLUGINS}", "-Xcompiler=-fPIC", "-shared", *sources)
 
