@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.pictures import opened
-from vmoe_runtime.resampling import PicturePixels, resampled
+from vmoe_runtime.resampling import resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -182,13 +182,9 @@ def _is_pil(value: object) -> bool:
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
     """dtype[H,W,C] of one picture, by the steps of the model."""
-    steps = spec.steps
-    result = np.empty((spec.height, spec.width, spec.channels), spec.dtype)
     with opened(picture, spec.channels) as (image, name):
-        geometry = steps.geometry(image.height, image.width, name)
-        for top, rows in resampled(PicturePixels(image, spec.channels), geometry):
-            if geometry.method == "bilinear":
-                # The official step gives uint8 again, and the cast cuts off.
-                np.floor(rows, out=rows)
-            result[top : top + len(rows)] = np.rint(rows).clip(0, 255) if spec.dtype == "uint8" else scale_pixels(rows)
-    return result
+        geometry = spec.steps.geometry(image.height, image.width, name)
+        pixels = resampled(image, spec.channels, geometry)
+    if geometry.method == "bilinear":
+        pixels = np.floor(pixels)  # the official step gives uint8 again, and the cast cuts off
+    return np.rint(pixels).clip(0, 255).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(pixels)
