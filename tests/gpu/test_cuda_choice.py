@@ -68,7 +68,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
         monkeypatch.setattr(onnxruntime_gpu, "missing_library", lambda _: None)
-        monkeypatch.setattr(onnxruntime_gpu, "_built_for_cuda", lambda: 12)
+        monkeypatch.setattr(onnxruntime, "cuda_version", "12.8", raising=False)
 
     return setup
 

@@ -25,6 +25,14 @@ class Gpu:
     compute_capability: str
     cuda: tuple[int, int]
 
+    def check_driver(self, part: str, cuda: int) -> None:
+        """Raises UnavailableError where the driver is older than the major version of CUDA that a part was built for."""
+        if self.cuda[0] < cuda:
+            raise UnavailableError(
+                f"{part} needs a driver for CUDA {cuda}, and the one on this machine is for CUDA "
+                f"{'.'.join(map(str, self.cuda))}; update the driver"
+            )
+
 
 def has_driver() -> bool:
     """Whether there is a driver at all. Unlike `find_gpu`, it doesn't start it, after which a fork can't use CUDA."""
