@@ -28,9 +28,10 @@ from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
 from vmoe_runtime.backends import BACKENDS, availability
 from vmoe_runtime.backends.availability import Availability, chosen_by_auto
-from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
+from vmoe_tools.build.engine_store import store_engine
 from vmoe_tools.inspect.tensors import read_tensors
 
 KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}

@@ -19,9 +19,8 @@ from vmoe_runtime.backends.tensorrt.engine_cache import (
     cache_folder,
     load_engine,
     private_folder,
-    store_engine,
-    write_private,
 )
+from vmoe_tools.build.engine_store import store_engine, write_private
 
 pytestmark = pytest.mark.fast
 
@@ -98,16 +97,6 @@ def with_another_batch(file: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'"max_batch": 32', b'"max_batch":"32"'))
 
 
-def a_link(file: Path) -> None:
-    file.rename(file.with_name("elsewhere"))
-    file.symlink_to("elsewhere")
-
-
-def a_pipe(file: Path) -> None:
-    file.unlink()
-    os.mkfifo(file, 0o600)
-
-
 def a_folder(file: Path) -> None:
     file.unlink()
     file.mkdir(mode=0o700)
@@ -144,7 +133,7 @@ def _give_away(path: Path) -> None:
 
 
 DAMAGES = [
-    changed, cut_short, of_another_key, without_a_record, nested_deeply, with_another_batch, a_link, a_pipe, a_folder,
+    changed, cut_short, of_another_key, without_a_record, nested_deeply, with_another_batch, a_folder,
     writable_for_others, writable_for_the_group, in_a_folder_that_others_can_write, in_a_cache_that_others_can_write,
     of_another_user, in_a_folder_of_another_user,
 ]  # fmt: skip
