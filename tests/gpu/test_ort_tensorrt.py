@@ -13,10 +13,10 @@ from damaged_files import assert_one_sentence
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError
 from vmoe_runtime.backends import cuda_library, onnxruntime_gpu
-from vmoe_runtime.backends.availability import availability
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_tools.availability import availability
 
 Images = dict[str, np.ndarray]
 Options = dict[str, str]

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from vmoe_export import ExportOptions, OptionError, export_bundle
+from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.preprocessing import default_steps, parse_steps, read_steps
+from vmoe_runtime.preprocessing import read_steps
 
 pytestmark = pytest.mark.fast
 

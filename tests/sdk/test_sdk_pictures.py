@@ -17,10 +17,10 @@ from PIL import Image
 from sanitized_build import MEMORY, sanitized
 from test_preprocessing import BAD_STEPS, DATA, OFFICIAL
 
+from vmoe_export.preprocessing_steps import parse_steps
 from vmoe_runtime import BundleError, ImageError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.preprocessing import parse_steps
 
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 OLD_FORM = {"resize": "bilinear", "antialias": False, "value_range": [-1, 1]}

@@ -22,7 +22,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
-_OLDEST_FOR_LIBRARY = (1, 21)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
@@ -112,14 +111,8 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 
 
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
-    """The graph of a bundle that suits this installation.
-
-    Raises:
-        BackendError: ONNX Runtime is too old for the op library.
-    """
+    """The graph of a bundle that suits this installation."""
     library, failure = op_library.usable_library()
-    if library is not None:
-        _check_version(library)
     graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
     description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
     return PreparedBackend(
@@ -134,26 +127,15 @@ def _describe_cpu(library: Path | None) -> str:
     return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
 
 
-def _check_version(library: Path) -> None:
-    version = onnxruntime.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_FOR_LIBRARY:
-        oldest = ".".join(map(str, _OLDEST_FOR_LIBRARY))
-        raise BackendError(
-            f"the op library {library} needs ONNX Runtime {oldest} or newer, and {version} is installed; "
-            "run pip install --upgrade onnxruntime"
-        )
-
-
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
-    _check_version(library)
     try:
         if (failure := op_library.load_failure(library)) is not None:
             raise OSError(failure)
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; install "
-            "vmoe-export again"
+            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; run "
+            "pip install --upgrade onnxruntime, or install vmoe-export again"
         ) from None
 
 

@@ -46,22 +46,7 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Pre
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
-    check_routing(bundle, profile)
-    gpu = _require(_CUDA, "cuda")
-    library = usable_cuda_library(gpu, "CUDA op library")
-    graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
-    description = f"{_RUNTIME} CUDA on {gpu.name}, {_ops(library)}"
-
-    def load() -> OnnxRuntimeBackend:
-        return OnnxRuntimeBackend(
-            bundle.graph(graph),
-            library=library,
-            providers=_ON_CUDA,
-            description=description,
-            check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
-        )
-
-    return PreparedBackend(description, load, library)
+    return _prepare_cuda(bundle, profile, None)
 
 
 def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
@@ -70,15 +55,26 @@ def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) 
     Raises:
         As `prepare_cuda`; BackendError: the bundle has no such graph.
     """
-    graph = tensorrt_graph_name(bundle, profile)
+    return _prepare_cuda(bundle, profile, tensorrt_graph_name(bundle, profile))
+
+
+def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | None) -> PreparedBackend:
     check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
     library = usable_cuda_library(gpu, "CUDA op library")
-    description = f"{_RUNTIME} CUDA on {gpu.name}, {exported_graphs(bundle).precision}, {_ops(library)}"
+    graph = fixed_graph or (INLINED_GRAPH if library is None else CANONICAL_GRAPH)
+    precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
+    ops = "standard ops" if library is None else "vmoe CUDA op library"
+    description = f"{_RUNTIME} CUDA on {gpu.name}{precision}, {ops}"
 
     def load() -> OnnxRuntimeBackend:
         return OnnxRuntimeBackend(
-            bundle.graph(graph), library=library, providers=_ON_CUDA, description=description, profile=profile
+            bundle.graph(graph),
+            library=library,
+            providers=_ON_CUDA,
+            description=description,
+            profile=profile if fixed_graph else None,
+            check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
         )
 
     return PreparedBackend(description, load, (library, graph))
@@ -144,10 +140,6 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
         )
 
     return PreparedBackend(description, load, (library, digest))
-
-
-def _ops(library: Path | None) -> str:
-    return "standard ops" if library is None else "vmoe CUDA op library"
 
 
 def _require(provider: str, library: str) -> Gpu:
