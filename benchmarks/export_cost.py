@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from vmoe_tools.command_line import CommandError, run_command
 
 CAPACITY = (0.3, 0.5, 1.05)

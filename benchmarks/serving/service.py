@@ -24,12 +24,12 @@ import numpy as np
 import onnxruntime
 from command_line import count, positive, say
 from cpu.timing import OthersWatch, cpu_seconds, process_fields
+from vmoe_tools.machine import cpu_model, usable_cores
 
 from serving.http_client import Array, Load, closed_loop, generator, infer_request
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_tools.machine import cpu_model, usable_cores
 
 Report = dict[str, Any]
 
