@@ -129,8 +129,6 @@ def _describe_cpu(library: Path | None) -> str:
 
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
     try:
-        if (failure := op_library.load_failure(library)) is not None:
-            raise OSError(failure)
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
