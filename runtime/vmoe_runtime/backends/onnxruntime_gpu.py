@@ -28,7 +28,7 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tenso
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, __version__, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -91,10 +91,7 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
     """
     graph = tensorrt_graph_name(bundle, profile)
     gpu = _require(_TENSORRT, "tensorrt")
-    try:
-        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
-    except NotInstalledError as error:
-        raise UnavailableError(str(error)) from None
+    plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
     if profile is not None:
         usable_cuda_library(gpu, "TensorRT plugin")
     # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.

@@ -19,8 +19,8 @@ from vmoe_runtime.backends.tensorrt import tensorrt_api
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineCacheError, EngineKey, EngineRecord, load_engine
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, __version__, find_native, native_path
+from vmoe_runtime.errors import BackendError, ImageError
+from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -135,10 +135,7 @@ def plugin_library() -> Path:
     Raises:
         UnavailableError: this installation has none; says what to install.
     """
-    try:
-        return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
-    except NotInstalledError as error:
-        raise UnavailableError(str(error)) from None
+    return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
 
 
 def _description(record: EngineRecord) -> str:
