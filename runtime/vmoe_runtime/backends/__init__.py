@@ -21,15 +21,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Backend(Protocol):
-    """A loaded graph. `run` may be called from many threads at once."""
+    """A loaded graph. `run` may be called from many threads at once.
 
-    @property
-    def description(self) -> str:
-        """What runs the model, in words: runtime, version, and whether the op library is used."""
+    Attributes:
+        description: what runs the model, in words: runtime, version, and whether the op library is used.
+        profile: the only profile that the graph can run; None where the setting is an input, or where it is dense.
+    """
 
-    @property
-    def profile(self) -> Profile | None:
-        """The only profile that the graph can run; None where the setting is an input, or where it is dense."""
+    description: str
+    profile: Profile | None
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph.

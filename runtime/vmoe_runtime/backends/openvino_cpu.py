@@ -48,7 +48,7 @@ class OpenVinoBackend:
         BackendError: OpenVINO can't load the graph.
     """
 
-    profile: None = None
+    profile: Profile | None = None
 
     def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
@@ -68,17 +68,13 @@ class OpenVinoBackend:
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
-        self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
+        self.description = _DESCRIPTION
+        if streams is not None:
+            made = self._model.get_property("NUM_STREAMS")
+            self.description += f", {made} stream{'s' * (made != 1)}"
         if checked is not None:
             check_interface(checked, _named(model.inputs), _named(model.outputs))
         self._idle: SimpleQueue[Any] = SimpleQueue()
-
-    @property
-    def description(self) -> str:
-        """Runtime, version and precision, and the number of streams where one was requested."""
-        return (
-            _DESCRIPTION if self._streams is None else f"{_DESCRIPTION}, {self._streams} stream{'s' * (self._streams != 1)}"
-        )
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
