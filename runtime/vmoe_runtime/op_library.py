@@ -7,8 +7,7 @@ import functools
 import warnings
 from pathlib import Path
 
-from vmoe_runtime.errors import BackendError
-from vmoe_runtime.installation import OP_LIBRARY, NotInstalledError, find_native, native_path
+from vmoe_runtime.installation import OP_LIBRARY, find_native, native_path
 
 
 def find_library() -> Path | None:
@@ -43,10 +42,7 @@ def library_path() -> str:
     Raises:
         BackendError: this installation has none; says what to install. Bundles run without it, on standard ops.
     """
-    try:
-        return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
-    except NotInstalledError as error:
-        raise BackendError(f"{error}; bundles run without it, on standard ops") from None
+    return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
 
 
 def cpu_path(library: Path) -> str:

@@ -15,8 +15,7 @@ class SharedLoads:
 
     def __init__(self) -> None:
         self._start()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._abandon)
+        os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """What `load` returned for the same key, if somebody still holds it, or else what it returns now."""
