@@ -17,10 +17,11 @@ from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
 from vmoe_export.model.model_description import FLAGS, describe_model, load_config
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
+from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
-from vmoe_runtime.preprocessing import Preprocessing, default_steps, parse_steps
+from vmoe_runtime.preprocessing import Preprocessing
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
 

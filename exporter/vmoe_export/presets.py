@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from vmoe_runtime.preprocessing import default_steps
+from vmoe_export.preprocessing_steps import default_steps
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.resampling import resize_bilinear
-from vmoe_runtime.routing import kept_pairs
+from vmoe_runtime.routing import layer_fields
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,7 +40,8 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        kept: of each MoE layer [images, pairs], the expert that kept the pair, see `kept_pairs`.
+        kept: of each MoE layer with top-K routing i32[images, pairs], the expert that kept the pair, -1 where it was
+            dropped; with experts choice bool[images, pairs], whether the expert chose the token; none of a Soft MoE.
     """
 
     output: Array
@@ -51,7 +52,9 @@ class Run:
         """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`."""
         output = values[0]
         # Groups may cut images, so pairs are put back in the order of the images.
-        return cls(output, [layer.reshape(len(output), -1) for layer in kept_pairs(names, values[1:], profile)])
+        layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
+        kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
+        return cls(output, [layer.reshape(len(output), -1) for layer in kept])
 
     @classmethod
     def joined(cls, runs: Sequence[Run]) -> Self:

@@ -1,4 +1,4 @@
-"""From logits to the likeliest classes."""
+"""From logits to the likeliest classes, and how sure they are."""
 
 from __future__ import annotations
 
@@ -22,3 +22,17 @@ def likeliest(logits: Array, top: int) -> Array:
     """i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first, ties lower index first."""
     order: Array = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :top]
     return order
+
+
+def margins_of(logits: Array) -> Array:
+    """How sure answers are, float64[N]: the difference of the two largest probabilities; 1 where there is but one class.
+
+    Args:
+        logits: number[N, classes]; where one is no finite number the margin is NaN.
+    """
+    shares = softmax(logits)
+    if shares.shape[1] == 1:
+        return np.where(np.isnan(shares[:, 0]), np.nan, 1.0)
+    best = np.partition(shares, -2, axis=1)[:, -2:]
+    margins: Array = best[:, 1] - best[:, 0]
+    return margins

@@ -14,8 +14,7 @@ import numpy as np
 from vmoe_runtime.backends import Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.cascade import margins_of
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import likeliest, margins_of, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.profiles import Profile, Setting
@@ -213,7 +212,7 @@ class Engine:
             first: the setting of the first step, as for a call.
             then: that of the second.
             margin: images are escalated whose two likeliest classes differ by less in probability, 0 to 1. See
-                `vmoe_runtime.cascade.calibrated_margin`, which computes one from images.
+                `vmoe_measure.cascade.calibrated_margin`, which computes one from images.
 
         Raises:
             RoutingError: a setting that the model can't be run with.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.errors import UnavailableError
 
 OP_LIBRARY = "libvmoe_onnxruntime.so"
 SDK_LIBRARY = "libvmoe_engine.so"
@@ -28,7 +28,7 @@ __version__ = installed_version("vmoe-export") or "0+unknown"
 """Of the distribution; "0+unknown" where the sources are used without being installed."""
 
 
-class NotInstalledError(VmoeError):
+class NotInstalledError(UnavailableError):
     """A native file that this installation was built without."""
 
 

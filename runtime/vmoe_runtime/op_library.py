@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import struct
 import warnings
 from pathlib import Path
 
-from vmoe_runtime.errors import BackendError
-from vmoe_runtime.installation import OP_LIBRARY, NotInstalledError, find_native, native_path
-
-_THIS_PROGRAM = Path("/proc/self/exe")
+from vmoe_runtime.installation import OP_LIBRARY, find_native, native_path
 
 
 def find_library() -> Path | None:
@@ -46,10 +42,7 @@ def library_path() -> str:
     Raises:
         BackendError: this installation has none; says what to install. Bundles run without it, on standard ops.
     """
-    try:
-        return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
-    except NotInstalledError as error:
-        raise BackendError(f"{error}; bundles run without it, on standard ops") from None
+    return str(native_path("op library", OP_LIBRARY, "lib", OP_LIBRARY))
 
 
 def cpu_path(library: Path) -> str:
@@ -66,27 +59,7 @@ def cpu_path(library: Path) -> str:
 def load_failure(library: Path) -> str | None:
     """Why this process can't load a library; None if it can, and then it is loaded."""
     try:
-        header = _elf_header(library)
-        if header is not None:
-            machine, end = header
-            # The loader says "no such file" of the one, and the other would end the process.
-            if (ours := _elf_header(_THIS_PROGRAM)) is not None and machine != ours[0]:
-                return "it is for another kind of processor"
-            if library.stat().st_size < end:
-                return "the file is cut short"
         ctypes.CDLL(str(library))
     except OSError as error:
-        return (error.strerror or str(error)).removeprefix(f"{library}: ")
+        return str(error).removeprefix(f"{library}: ")
     return None
-
-
-def _elf_header(file: Path) -> tuple[int, int] | None:
-    """The machine that a 64-bit ELF file is for, and where its sections end; None if it is none."""
-    with file.open("rb") as opened:
-        header = opened.read(64)
-    if len(header) < 64 or not header.startswith(b"\x7fELF\x02\x01"):
-        return None
-    (machine,) = struct.unpack_from("<H", header, 18)
-    (offset,) = struct.unpack_from("<Q", header, 40)
-    entry_size, entries = struct.unpack_from("<HH", header, 58)
-    return machine, offset + entry_size * entries

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.preprocessing import Window
-from vmoe_runtime.resampling import MODES, PicturePixels
+from vmoe_runtime.resampling import MODES, read_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -129,7 +129,7 @@ def _decode(image: Image, channels: int, name: str) -> None:
     except Exception as error:
         raise _unreadable(name, error) from error
     try:
-        PicturePixels(image, channels).read(Window(0, 0, 1, 1))
+        read_pixels(image, Window(0, 0, 1, 1), channels)
     except ValueError:
         raise ImageError(
             f"{name} has colours (mode {image.mode}) that don't become {MODES[channels]}; convert it first"

@@ -1,7 +1,6 @@
 """The official preprocessing steps: how a picture of any size becomes an image of the model's size.
 
-A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them, so `decode` and
-`value_range(-1,1)` may stand among a user's steps and are not kept.
+A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ MAX_SIDE = 65_536
 MAX_RESIZED_SIDE = 1 << 23
 
 _STEP = re.compile(r"(resize_small|central_crop|resize)\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)")
-_ALWAYS = frozenset({"decode", "value_range(-1,1)"})
 _KNOWN = "resize_small(N), central_crop(N) and resize(N), such as resize_small(256)|central_crop(224)"
-_OFFICIAL_SIDE = 224
-_OFFICIAL_SMALL = 256
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Preprocessing:
     """Checked steps; `str` gives them in the form that a manifest holds.
 
     Example:
-        >>> str(parse_steps("decode | resize_small(256) | central_crop(224) | value_range(-1, 1)"))
+        >>> str(read_steps("resize_small(256)|central_crop(224,224)"))
         'resize_small(256)|central_crop(224)'
     """
 
@@ -143,27 +139,6 @@ class Preprocessing:
 def squash(height: int, width: int) -> Preprocessing:
     """The official `resize(PX)`: the whole picture, whatever its shape."""
     return Preprocessing((Step("resize", height, width),))
-
-
-def default_steps(height: int, width: int) -> Preprocessing:
-    """What the official configs do to the images of a model of that size, which doesn't say what it was trained with."""
-    if height == width == _OFFICIAL_SIDE:
-        return Preprocessing((Step("resize_small", _OFFICIAL_SMALL, _OFFICIAL_SMALL), Step("central_crop", height, width)))
-    return squash(height, width)
-
-
-def parse_steps(text: str) -> Preprocessing:
-    """Reads steps as in an official config: with blanks, `decode` and `value_range(-1,1)`, or without.
-
-    Raises:
-        ValueError: in one sentence.
-    """
-    parts = ["".join(part.split()) for part in text.split("|")]
-    kept = [part for part in parts if part not in _ALWAYS]
-    # In another order they would promise what doesn't happen.
-    if "decode" in parts[1:] or "value_range(-1,1)" in parts[:-1]:
-        raise ValueError("'decode' comes first and 'value_range(-1,1)' last")
-    return read_steps("|".join(kept))
 
 
 def read_steps(text: str) -> Preprocessing:

@@ -121,25 +121,11 @@ def layer_routings(
     if manifest.rules is None:
         return {}
     kind, layout = manifest.rules.kind, TokenLayout.of(manifest)
-    layers = _layer_fields(names, values, profile)
+    layers = layer_fields(names, values, profile)
     return {name: Routing(kind, layout, **fields) for name, fields in zip(manifest.moe_layers, layers, strict=True)}
 
 
-def kept_pairs(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[Array]:
-    """Which pairs of each MoE layer were kept, and at which expert; none of a Soft MoE.
-
-    Args:
-        names, values, profile: as for `layer_routings`.
-
-    Returns:
-        Of each layer with top-K routing the expert i32[G,S,K], -1 where the pair was dropped; with experts choice
-        bool[G,S,E], whether the expert chose the token.
-    """
-    layers = [fields for fields in _layer_fields(names, values, profile) if "kept" in fields]
-    return [np.where(fields["kept"], fields["expert"], -1) if "expert" in fields else fields["kept"] for fields in layers]
-
-
-def _layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
+def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:
     """The outputs of each MoE layer by name, with `expert` and `kept` in place of a `slot`."""
     layers = []
     for i in range(len(values) // len(names) if names else 0):

@@ -13,10 +13,10 @@ import numpy as np
 
 from vmoe_runtime import op_library
 from vmoe_runtime.backends import BACKENDS
-from vmoe_runtime.backends.availability import availability, chosen_by_auto
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.installation import installed_version
+from vmoe_tools.availability import availability, chosen_by_auto
 
 if TYPE_CHECKING:
     from vmoe_tools.engines import LoadedBundle

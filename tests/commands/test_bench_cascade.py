@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vmoe_measure.cascade import calibrated_margin
 from vmoe_runtime import Engine
-from vmoe_runtime.cascade import calibrated_margin, margins_of
+from vmoe_runtime.classes import margins_of
 from vmoe_tools.program import main
 
 

@@ -26,11 +26,12 @@ from safetensors import safe_open
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, BundleError, Engine, op_library
-from vmoe_runtime.backends import BACKENDS, availability
-from vmoe_runtime.backends.availability import Availability, chosen_by_auto
-from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, store_engine
+from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
+from vmoe_tools.availability import Availability, chosen_by_auto
+from vmoe_tools.build.engine_store import store_engine
 from vmoe_tools.inspect.tensors import read_tensors
 
 KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
@@ -329,7 +330,7 @@ def test_an_op_library_that_cannot_be_loaded_says_why(
 def test_auto_passes_over_what_is_unavailable_or_unsuited(
     errors: dict[str, BackendError], chosen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(availability, "fastest_first", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("vmoe_tools.availability.fastest_first", lambda: ("onnxruntime", "openvino"))
     found = {name: Availability(None if name in errors else "runs", errors.get(name)) for name in BACKENDS}
     assert chosen_by_auto(found) == chosen
 

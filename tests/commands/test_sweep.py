@@ -15,9 +15,9 @@ from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
 from test_bench import report_of
 
 from vmoe_export import export_bundle
+from vmoe_measure.cascade import calibrated_margin
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.cascade import calibrated_margin
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.result import PointResult, mark_front, recommend

@@ -22,7 +22,6 @@ from vmoe_runtime.backends import BACKENDS, nvidia_gpu
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
-from vmoe_runtime.shared_objects import needed_libraries
 from vmoe_tools import program
 
 ON_GPU = [name for name, kind in BACKENDS.items() if kind.on_gpu]
@@ -97,7 +96,6 @@ print(missing_library(Path(sys.argv[1])))
 def test_the_library_that_a_provider_lacks_is_named(provider: str) -> None:
     packages = wheel_folder(GPU_WHEEL)
     library = packages / "onnxruntime" / "capi" / f"libonnxruntime_providers_{provider}.so"
-    assert "libcudart.so.13" in needed_libraries(library)
     done = python(MISSING, library, packages=packages)
     assert (done.returncode, done.stderr) == (0, "")
     assert_one_sentence(done.stdout.removesuffix("\n"), "can't be loaded; run pip install 'vmoe-export[gpu]'")
@@ -109,7 +107,6 @@ def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> No
         linked = ["-Wl,--no-as-needed", *map(str, needs), f"-Wl,-soname,{soname}", "-o", str(tmp_path / name)]
         subprocess.run(["cc", "-shared", str(tmp_path / "none.c"), *linked], check=True)
     (tmp_path / "gone.so").unlink()
-    assert "libnvinfer.so.10" in needed_libraries(tmp_path / "provider.so")
     done = python(MISSING, tmp_path / "provider.so")
     assert_one_sentence(
         done.stdout.removesuffix("\n"), "needs TensorRT 10 (libnvinfer.so.10)", "pip install 'tensorrt==10.*'", "'tensorrt'"

@@ -91,19 +91,6 @@ def test_the_backend_answers_with_it_as_without_it(
             np.testing.assert_allclose(routes[layer].weight, expected.weight, rtol=0, atol=1e-6)
 
 
-@needs_library
-@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
-@pytest.mark.parametrize("version", ["1.20.1", "1.9.0", "0.5"])
-def test_an_onnxruntime_too_old_for_the_library_is_an_error_that_says_so(
-    mnist_image_bundle: Path, version: str, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = library_path()
-    monkeypatch.setattr(onnxruntime, "__version__", version)
-    with pytest.raises(BackendError) as refused:
-        Engine.load(mnist_image_bundle, backend=backend)
-    assert_one_sentence(str(refused.value), library, "1.21 or newer", version)
-
-
 def test_auto_passes_over_a_backend_that_the_bundle_does_not_suit(
     mnist_image_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

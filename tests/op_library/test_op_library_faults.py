@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -321,23 +319,3 @@ def test_a_damaged_library_is_an_error(contents: bytes, tmp_path: Path) -> None:
     library = tmp_path / "libvmoe_onnxruntime.so"
     library.write_bytes(contents)
     assert str(library) in refusal(library)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
-def test_a_library_that_was_cut_short_is_an_error_of_the_engine(
-    share: float, mnist_image_bundle: Path, tmp_path: Path
-) -> None:
-    """In a process of its own: the system's loader would end it."""
-    whole = Path(library_path()).read_bytes()
-    library = tmp_path / "libvmoe_onnxruntime.so"
-    library.write_bytes(whole[: int(len(whole) * share)])
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom vmoe_runtime import BackendError\n"
-        "from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend\n"
-        "try: OnnxRuntimeBackend(Path(sys.argv[1]), 1, Path(sys.argv[2]))\n"
-        "except BackendError as error: print(error)"
-    )
-    command = [sys.executable, "-c", program, str(mnist_image_bundle / "model.onnx"), str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_one_sentence(done.stdout.removesuffix("\n"), str(library), "cut short", "install vmoe-export again")

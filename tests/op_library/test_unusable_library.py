@@ -17,21 +17,10 @@ from vmoe_runtime.installation import SDK_LIBRARY, find_native
 
 pytestmark = pytest.mark.skipif(op_library.find_library() is None, reason="this installation has no op library")
 
-_MACHINE = 18  # where an ELF header names the processor
-_SPARC = 2
-
-
-def for_another_processor(library: bytes) -> bytes:
-    return library[:_MACHINE] + bytes([_SPARC, 0]) + library[_MACHINE + 2 :]
-
 
 def for_a_newer_system(library: bytes) -> bytes:
     assert b"\0GLIBC_2.2.5\0" in library or b"\0GLIBC_2.17\0" in library
     return library.replace(b"\0GLIBC_2.2.5\0", b"\0GLIBC_9.9.9\0").replace(b"\0GLIBC_2.17\0", b"\0GLIBC_9.99\0")
-
-
-def cut_short(library: bytes) -> bytes:
-    return library[: len(library) // 2]
 
 
 def no_library(_: bytes) -> bytes:
@@ -39,9 +28,7 @@ def no_library(_: bytes) -> bytes:
 
 
 FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "another processor": (for_another_processor, "another kind of processor"),
     "a newer system": (for_a_newer_system, "GLIBC_9.9"),
-    "cut short": (cut_short, "the file is cut short"),
     "no library": (no_library, "ELF"),
 }
 

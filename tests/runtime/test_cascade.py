@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from image_parts import in_parts
 
+from vmoe_measure.cascade import ESCALATE_ALL, calibrated_margin
 from vmoe_runtime import ClassifyError, Engine, RoutingError
-from vmoe_runtime.cascade import ESCALATE_ALL, calibrated_margin, margins_of
+from vmoe_runtime.classes import margins_of
 
 LOW, HIGH = "c0.2-k1-pool", "c1.05-k2"
 HALVES = (slice(0, 768), slice(768, 1536))

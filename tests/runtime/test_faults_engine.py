@@ -14,7 +14,7 @@ from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 from PIL import Image, features
 
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
-from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
+from vmoe_runtime.backends import prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
 
 BATCH = np.zeros((16, 28, 28, 1), np.float32)  # the bundle routes in groups of 16 images
@@ -207,4 +207,4 @@ def test_openvino_refuses_groups_that_overflow_its_integers(mnist_bundle: Path) 
     assert bundle.manifest.rules is not None
     rules = replace(bundle.manifest.rules, group_tokens=46_341)
     with pytest.raises(BackendError, match="46340 tokens"):
-        OpenVinoBackend.for_bundle(replace(bundle, manifest=replace(bundle.manifest, rules=rules)), None)
+        prepare_backend("openvino", replace(bundle, manifest=replace(bundle.manifest, rules=rules)), None)

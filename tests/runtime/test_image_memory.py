@@ -25,13 +25,13 @@ from PIL import Image
 from vmoe_runtime import ImageError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.preprocessing import parse_steps
+from vmoe_runtime.preprocessing import read_steps
 
 STEPS = {28: "resize(28)", 224: "resize_small(256)|central_crop(224)", 640: "resize(640)"}
 REFUSALS = ("is too long and narrow",)
 
 def prepared(picture, pixels, bands, side, channels):
-    spec = InputSpec("uint8", side, side, channels, parse_steps(STEPS[side]))
+    spec = InputSpec("uint8", side, side, channels, read_steps(STEPS[side]))
     with open("/proc/self/statm") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     room = (64 << 20) + 8 * (pixels + side * side) * max(bands, channels)

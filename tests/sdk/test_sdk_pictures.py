@@ -16,10 +16,10 @@ import sdk_build
 from PIL import Image
 from sanitized_build import MEMORY, sanitized
 
+from vmoe_export.preprocessing_steps import parse_steps
 from vmoe_runtime import BundleError, ImageError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.preprocessing import parse_steps
 
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
 DATA = Path(__file__).parents[1] / "data" / "preprocess"

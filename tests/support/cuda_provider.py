@@ -15,8 +15,6 @@ from pathlib import Path
 import fake_gpu
 import pytest
 
-from vmoe_runtime.shared_objects import needed_libraries
-
 CUDA_INCLUDE = Path("/usr/local/cuda/include")
 DRIVER = "long cuTensorMapEncodeTiled() { return 0; }"  # what it takes of the driver
 _OF_NVIDIA = re.compile(r"lib(cuda|cudart|cublas|cublasLt|curand|cudnn|cufft)\.so\.\d+")
@@ -95,7 +93,8 @@ def libraries(folder: Path, provider: Path) -> Path:
     for line in listed.splitlines():
         name, _, version = line.split()[-1].partition("@")
         wanted[version.lstrip("@")].add(name)
-    for library in filter(_OF_NVIDIA.fullmatch, needed_libraries(provider)):
+    headers = subprocess.run(["readelf", "-d", provider], capture_output=True, text=True, check=True).stdout
+    for library in filter(_OF_NVIDIA.fullmatch, re.findall(r"\(NEEDED\).*\[(.*)\]", headers)):
         has_bodies = library.startswith("libcudart.")
         source = _RUNTIME + _BODIES if has_bodies else ""
         ours = set(_DEFINED.findall(_BODIES)) if has_bodies else set()

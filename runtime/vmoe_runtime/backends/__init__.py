@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends.batch_range import VARIABLE as BATCH_VARIABLE
-from vmoe_runtime.backends.cuda_library import find_cuda_library
-from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.backends.nvidia_gpu import has_driver
 from vmoe_runtime.backends.sharing import SharedLoads
-from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, tensorrt_graph_name
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.profiles import Profile
@@ -25,15 +21,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Backend(Protocol):
-    """A loaded graph. `run` may be called from many threads at once."""
+    """A loaded graph. `run` may be called from many threads at once.
 
-    @property
-    def description(self) -> str:
-        """What runs the model, in words: runtime, version, and whether the op library is used."""
+    Attributes:
+        description: what runs the model, in words: runtime, version, and whether the op library is used.
+        profile: the only profile that the graph can run; None where the setting is an input, or where it is dense.
+    """
 
-    @property
-    def profile(self) -> Profile | None:
-        """The only profile that the graph can run; None where the setting is an input, or where it is dense."""
+    description: str
+    profile: Profile | None
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph.
@@ -64,84 +60,79 @@ class Parallelism:
                 raise BackendError(f"{name} must be a whole number from 1 to 1024, not {shown(value)}")
 
 
+class PreparedBackend(NamedTuple):
+    """A backend that has all that it needs on this machine, as far as that shows without loading the graph.
+
+    Attributes:
+        description: what runs the model, in words: runtime, version, and whether the op library is used.
+        load: loads the graph.
+        key: all that it depends on beside the bundle.
+    """
+
+    description: str
+    load: Callable[[], Backend]
+    key: Hashable
+
+
 @dataclass(frozen=True)
 class BackendKind:
     """How a backend is loaded.
 
     Attributes:
-        load: takes the bundle, how it is run in parallel, and the engine's profile.
+        module: below this package; it imports the runtime.
+        function: of the module: takes the bundle, the profile and the parallelism, and returns a PreparedBackend.
         extra: of the package, that installs it.
-        describe: the `description` that it would have for a bundle and a profile, without loading; raises as `load` does,
-            except for failures that only loading shows.
-        check: raises BackendError for a bundle, or a profile of it, that it can't run on any machine; called first.
         on_gpu: it runs on a GPU, where threads mean nothing.
         has_streams: it can have more than one stream.
         one_profile: what it loads is fixed to the engine's profile.
-        shared: engines of one process that load the same files share one; where not, the backend sees to that itself.
     """
 
-    load: Callable[[Bundle, Parallelism, Profile | None], Backend]
+    module: str
+    function: str
     extra: str
-    describe: Callable[[Bundle, Profile | None], str]
-    check: Callable[[Bundle, Profile | None], object] = lambda _bundle, _profile: None
     on_gpu: bool = False
     has_streams: bool = False
     one_profile: bool = False
-    shared: bool = True
-
-
-def _module(name: str) -> Any:
-    """The module of a backend, which imports its runtime."""
-    return import_module(f"{__name__}.{name}")
 
 
 BACKENDS: Mapping[str, BackendKind] = {
-    "onnxruntime": BackendKind(
-        lambda bundle, cpu, _: _module("onnxruntime_cpu").OnnxRuntimeBackend.for_bundle(bundle, cpu.threads),
-        "cpu",
-        lambda _, __: _module("onnxruntime_cpu").check_cpu(),
-    ),
-    "openvino": BackendKind(
-        lambda bundle, cpu, _: _module("openvino_cpu").OpenVinoBackend.for_bundle(bundle, cpu.threads, cpu.streams),
-        "openvino",
-        lambda bundle, _: _module("openvino_cpu").check_cpu(bundle),
-        has_streams=True,
-    ),
-    "cuda": BackendKind(
-        lambda bundle, _, __: _module("onnxruntime_gpu").cuda_backend(bundle),
-        "gpu",
-        lambda _, __: _module("onnxruntime_gpu").check_cuda(),
-        check_routing,
-        on_gpu=True,
-    ),
-    "cuda-fixed": BackendKind(
-        lambda bundle, _, profile: _module("onnxruntime_gpu").fixed_cuda_backend(bundle, profile),
-        "gpu",
-        lambda bundle, _: _module("onnxruntime_gpu").check_fixed_cuda(bundle),
-        cuda_graph_name,
-        on_gpu=True,
-        one_profile=True,
-    ),
-    "ort-tensorrt": BackendKind(
-        lambda bundle, _, profile: _module("onnxruntime_gpu").tensorrt_backend(bundle, profile),
-        "gpu",
-        lambda _, profile: _module("onnxruntime_gpu").check_tensorrt(profile),
-        tensorrt_graph_name,
-        on_gpu=True,
-        one_profile=True,
-    ),
-    "tensorrt": BackendKind(
-        lambda bundle, _, profile: _module("tensorrt.tensorrt_engine").TensorRtBackend.for_bundle(bundle, profile),
-        "tensorrt",
-        lambda bundle, profile: _module("tensorrt.tensorrt_engine").check_engine(bundle, profile),
-        tensorrt_graph_name,
-        on_gpu=True,
-        one_profile=True,
-        shared=False,
-    ),
+    "onnxruntime": BackendKind("onnxruntime_cpu", "prepare", "cpu"),
+    "openvino": BackendKind("openvino_cpu", "prepare", "openvino", has_streams=True),
+    "cuda": BackendKind("onnxruntime_gpu", "prepare_cuda", "gpu", on_gpu=True),
+    "cuda-fixed": BackendKind("onnxruntime_gpu", "prepare_fixed_cuda", "gpu", on_gpu=True, one_profile=True),
+    "ort-tensorrt": BackendKind("onnxruntime_gpu", "prepare_tensorrt", "gpu", on_gpu=True, one_profile=True),
+    "tensorrt": BackendKind("tensorrt.tensorrt_engine", "prepare", "tensorrt", on_gpu=True, one_profile=True),
 }
 
-_loads: SharedLoads[Backend] = SharedLoads()
+_loads = SharedLoads()
+
+
+def prepare_backend(
+    name: str, bundle: Bundle, profile: Profile | None, parallelism: Parallelism = Parallelism()
+) -> PreparedBackend:
+    """Looks for everything that a backend needs to run a bundle.
+
+    Args:
+        name: a key of BACKENDS.
+        bundle: an open bundle.
+        profile: for a backend that is fixed to one; None for a model without profiles.
+        parallelism: threads and streams.
+
+    Raises:
+        BackendError: it is not installed, or can't run the bundle here.
+    """
+    kind = BACKENDS[name]
+    if not kind.has_streams and parallelism.streams not in (None, 1):
+        having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
+        raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
+    if kind.one_profile:
+        tensorrt_graph_name(bundle, profile)  # a bundle that lacks it is no reason to install a runtime
+    try:
+        module = import_module(f"{__name__}.{kind.module}")
+    except ImportError as error:
+        raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
+    prepared: PreparedBackend = getattr(module, kind.function)(bundle, profile, parallelism)
+    return prepared
 
 
 def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None = None) -> tuple[str, Backend]:
@@ -160,21 +151,17 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
         BackendError: no such backend, it is not installed, or it can't load the graph.
     """
     parallelism.check()
-    if name != "auto":
-        if not isinstance(name, str) or name not in BACKENDS:
-            raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
-        try:
-            return name, _load(name, bundle, parallelism, profile)
-        except ImportError as error:
-            raise not_installed(name, error) from None
+    if name != "auto" and (not isinstance(name, str) or name not in BACKENDS):
+        raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
     unsuited: UnsuitedError | None = None
-    for candidate in fastest_first():
+    for candidate in fastest_first() if name == "auto" else (name,):
         try:
-            return candidate, _load(candidate, bundle, parallelism, profile)
-        except (ImportError, UnavailableError):
-            continue
-        except UnsuitedError as error:
-            unsuited = error
+            prepared = prepare_backend(candidate, bundle, profile, parallelism)
+            return candidate, _loads.get((candidate, bundle.content_key, prepared.key), prepared.load)
+        except (UnavailableError, UnsuitedError) as error:
+            if name != "auto":
+                raise
+            unsuited = error if isinstance(error, UnsuitedError) else unsuited
     raise unsuited or BackendError(f"no backend is installed; {_how_to_install('onnxruntime')}")
 
 
@@ -186,29 +173,6 @@ def fastest_first() -> tuple[str, ...]:
     on_cpu = ("openvino", "onnxruntime") if op_library.usable_library()[0] is None else ("onnxruntime", "openvino")
     # Without a driver nothing need be imported to know that CUDA doesn't work.
     return ("cuda", *on_cpu) if has_driver() else on_cpu
-
-
-def _load(name: str, bundle: Bundle, parallelism: Parallelism, profile: Profile | None) -> Backend:
-    kind = BACKENDS[name]
-    if not kind.has_streams and parallelism.streams not in (None, 1):
-        having = ", ".join(name for name, other in BACKENDS.items() if other.has_streams)
-        raise UnsuitedError(f"backend '{name}' has no streams ({having} has); calls at once to one engine need none")
-    kind.check(bundle, profile)
-    if not kind.shared:
-        return kind.load(bundle, parallelism, profile)
-    key = (
-        name,
-        os.environ.get(BATCH_VARIABLE) if kind.on_gpu else parallelism,
-        profile if kind.one_profile else None,
-        find_cuda_library() if kind.on_gpu else op_library.usable_library()[0],
-        bundle.content_key,
-    )
-    return _loads.get(key, lambda: kind.load(bundle, parallelism, profile))
-
-
-def not_installed(name: str, error: ImportError) -> UnavailableError:
-    """The error for a backend whose package can't be imported."""
-    return UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}")
 
 
 def _how_to_install(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import BackendError, shown
@@ -12,24 +12,17 @@ MOST_IMAGES = 65_536
 VARIABLE = "VMOE_MAX_BATCH"
 _DEFAULT_LARGEST = 32
 
-Shape = tuple[int, int, int, int]
 
-
-@dataclass(frozen=True)
-class BatchRange:
+class BatchRange(NamedTuple):
     """Images per call: the fewest, those that TensorRT tunes for, and the most."""
 
     smallest: int
     tuned: int
     largest: int
 
-    def shapes(self, manifest: Manifest) -> tuple[Shape, Shape, Shape]:
+    def shapes(self, manifest: Manifest) -> list[tuple[int, ...]]:
         """Shapes [N, H, W, C] of the graph's input at the three sizes."""
-        spec = manifest.input
-        smallest, tuned, largest = (
-            (count, spec.height, spec.width, spec.channels) for count in (self.smallest, self.tuned, self.largest)
-        )
-        return smallest, tuned, largest
+        return [(count, *manifest.input.size) for count in self]
 
 
 def default_largest(multiple: int) -> int:

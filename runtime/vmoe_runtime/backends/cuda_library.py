@@ -19,26 +19,17 @@ def find_cuda_library() -> Path | None:
     return find_native("lib", CUDA_OP_LIBRARY)
 
 
-def usable_cuda_library(gpu: Gpu) -> Path | None:
+def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
     """Path of the CUDA op library, once it is known to run on the GPU; None where this installation has none.
+
+    Args:
+        gpu: to run on.
+        part: "CUDA op library", or "TensorRT plugin", which doesn't say what it runs on and was compiled along with it.
 
     Raises:
         UnavailableError: it has no code for the GPU, or needs a newer driver.
         BackendError: this process can't load it.
     """
-    return _checked("CUDA op library", gpu)
-
-
-def check_plugin(gpu: Gpu) -> None:
-    """Refuses a GPU that can't run the TensorRT plugin, which doesn't say; the CUDA op library was compiled along with it.
-
-    Raises:
-        As `usable_cuda_library`.
-    """
-    _checked("TensorRT plugin", gpu)
-
-
-def _checked(part: str, gpu: Gpu) -> Path | None:
     library = find_cuda_library()
     if library is None:
         return None
@@ -47,13 +38,9 @@ def _checked(part: str, gpu: Gpu) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    architectures, built_with = loaded.vmoe_cuda_architectures().decode(), loaded.vmoe_cuda_version() // 1000
     # A driver for a major version of CUDA runs what any minor one built.
-    if gpu.cuda[0] < built_with:
-        raise UnavailableError(
-            f"the {part} needs a driver for CUDA {built_with}, and the one on this machine is for CUDA "
-            f"{'.'.join(map(str, gpu.cuda))}; update the driver"
-        )
+    gpu.check_driver(f"the {part}", loaded.vmoe_cuda_version() // 1000)
+    architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):
         raise UnavailableError(
             f"the {part} was compiled for the architectures {architectures}, and {gpu.name} has compute capability "

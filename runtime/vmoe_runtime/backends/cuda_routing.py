@@ -29,16 +29,13 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
     rules = bundle.manifest.rules
     if not isinstance(rules, TopKRules) or find_cuda_library() is None:
         return
-    for what, number, most in (
-        ("tokens", rules.group_tokens, MAX_TOKENS),
-        ("experts", rules.num_experts // rules.ensemble_size, MAX_EXPERTS),
-    ):
-        if number > most:
-            raise UnsuitedError(
-                f"the CUDA op library routes groups of up to {most} {what}, and this bundle's have {number}; {_INSTEAD}"
-            )
-    lacking = None if profile is None else _lacking(rules, profile.k, profile.pool, profile.max_experts)
-    if profile is not None and lacking is not None:
+    tokens, experts = rules.group_tokens, rules.num_experts // rules.ensemble_size
+    if tokens > MAX_TOKENS or experts > MAX_EXPERTS:
+        raise UnsuitedError(
+            f"the CUDA op library routes groups of up to {MAX_TOKENS} tokens and {MAX_EXPERTS} experts, and this bundle's "
+            f"have {tokens} and {experts}; {_INSTEAD}"
+        )
+    if profile is not None and (lacking := _lacking(rules, profile.k, profile.pool, profile.max_experts)):
         raise UnsuitedError(f"the CUDA op library has no {lacking}, and profile '{profile.name}' needs it; {_INSTEAD}")
 
 
@@ -52,12 +49,8 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
     Raises:
         RoutingError: they need what the op library hasn't.
     """
-    rules = manifest.rules
-    if not isinstance(rules, TopKRules):
-        return
     values = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "pool", "max_experts")}
-    lacking = _lacking(rules, **values)
-    if lacking is not None:
+    if isinstance(manifest.rules, TopKRules) and (lacking := _lacking(manifest.rules, **values)):
         raise RoutingError(f"the CUDA op library has no {lacking}, which the call needs; {_INSTEAD}")
 
 

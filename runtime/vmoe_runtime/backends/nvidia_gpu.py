@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmoe_runtime.errors import UnavailableError
+from vmoe_runtime.op_library import load_failure
 
 _DRIVER = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -25,14 +27,18 @@ class Gpu:
     compute_capability: str
     cuda: tuple[int, int]
 
+    def check_driver(self, part: str, cuda: int) -> None:
+        """Raises UnavailableError where the driver is older than the major version of CUDA that a part was built for."""
+        if self.cuda[0] < cuda:
+            raise UnavailableError(
+                f"{part} needs a driver for CUDA {cuda}, and the one on this machine is for CUDA "
+                f"{'.'.join(map(str, self.cuda))}; update the driver"
+            )
+
 
 def has_driver() -> bool:
     """Whether there is a driver at all. Unlike `find_gpu`, it doesn't start it, after which a fork can't use CUDA."""
-    try:
-        ctypes.CDLL(_DRIVER)
-    except OSError:
-        return False
-    return True
+    return load_failure(Path(_DRIVER)) is None
 
 
 def find_gpu() -> Gpu:

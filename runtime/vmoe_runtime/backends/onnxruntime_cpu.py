@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends import Parallelism, PreparedBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
@@ -21,7 +22,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
-_OLDEST_FOR_LIBRARY = (1, 21)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
@@ -34,7 +34,7 @@ class OnnxRuntimeBackend:
         threads: intra-op threads, or None for the runtime's own choice.
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
-        place: what the session runs on and with which ops, in words; default: the CPU.
+        description: runtime and version, and what it runs on with which ops; default: the CPU.
         profile: the profile that the graph is fixed to, or None.
         check: raises for feeds that the graph can't be run with; called before every run.
 
@@ -49,7 +49,7 @@ class OnnxRuntimeBackend:
         library: Path | None = None,
         *,
         providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
-        place: str | None = None,
+        description: str | None = None,
         profile: Profile | None = None,
         check: Callable[[Mapping[str, Array]], None] = lambda _feeds: None,
     ) -> None:
@@ -81,22 +81,9 @@ class OnnxRuntimeBackend:
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         if isinstance(graph, BundleGraph):
             check_interface(graph, _named(ports), _named(self._session.get_outputs()))
-        self._place = _cpu_place(library) if place is None else place
+        self.description = description or _describe_cpu(library)
         self.profile = profile
         self._check = check
-
-    @classmethod
-    def for_bundle(cls, bundle: Bundle, threads: int | None) -> OnnxRuntimeBackend:
-        """The graph of a bundle that suits this installation."""
-        library, failure = op_library.usable_library()
-        graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
-        place = f"{_cpu_place(library)}; {failure}" if failure else None
-        return cls(bundle.graph(graph), threads, library, place=place)
-
-    @property
-    def description(self) -> str:
-        """Runtime and version, what it runs on, and whether the op library is used."""
-        return describe_place(self._place)
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
@@ -123,47 +110,30 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
     return found
 
 
-def describe_place(place: str) -> str:
-    """Runtime and version, and what it runs on: the description of a backend, also of one that isn't loaded."""
-    return f"ONNX Runtime {onnxruntime.__version__} {place}"
+def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
+    """The graph of a bundle that suits this installation."""
+    library, failure = op_library.usable_library()
+    graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
+    description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
+    return PreparedBackend(
+        description,
+        lambda: OnnxRuntimeBackend(bundle.graph(graph), cpu.threads, library, description=description),
+        (cpu, library),
+    )
 
 
-def check_cpu() -> str:
-    """The description of the backend that a bundle would get here, without loading one.
-
-    Raises:
-        BackendError: ONNX Runtime is too old for the op library.
-    """
-    library, _ = op_library.usable_library()
-    if library is not None:
-        _check_version(library)
-    return describe_place(_cpu_place(library))
-
-
-def _cpu_place(library: Path | None) -> str:
-    return "CPU, standard ops" if library is None else f"CPU, vmoe op library, {op_library.cpu_path(library)}"
-
-
-def _check_version(library: Path) -> None:
-    version = onnxruntime.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_FOR_LIBRARY:
-        oldest = ".".join(map(str, _OLDEST_FOR_LIBRARY))
-        raise BackendError(
-            f"the op library {library} needs ONNX Runtime {oldest} or newer, and {version} is installed; "
-            "run pip install --upgrade onnxruntime"
-        )
+def _describe_cpu(library: Path | None) -> str:
+    ops = "standard ops" if library is None else f"vmoe op library, {op_library.cpu_path(library)}"
+    return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
 
 
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
-    _check_version(library)
     try:
-        if (failure := op_library.load_failure(library)) is not None:
-            raise OSError(failure)
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; install "
-            "vmoe-export again"
+            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; run "
+            "pip install --upgrade onnxruntime, or install vmoe-export again"
         ) from None
 
 

@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import io
 import os
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,88 +17,93 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
+from vmoe_runtime.backends import Parallelism, PreparedBackend
 from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
-from vmoe_runtime.backends.cuda_library import check_plugin, find_cuda_library, usable_cuda_library
-from vmoe_runtime.backends.cuda_routing import check_settings
+from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
+from vmoe_runtime.backends.cuda_routing import check_routing, check_settings
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
-from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend, describe_place
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.tensorrt.engine_cache import digest_of, private_folder
-from vmoe_runtime.backends.tensorrt.tensorrt_graph import cuda_graph_name, exported_graphs, tensorrt_graph_name
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, NotInstalledError, __version__, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.shared_objects import needed_libraries
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 # TF32 has ten bits of mantissa, and the router would send tokens elsewhere.
 _ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
+_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
-def cuda_backend(bundle: Bundle) -> OnnxRuntimeBackend:
+def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
     """The canonical graph with the CUDA op library, or the inlined one where this installation has none.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
-        BackendError: ONNX Runtime can't load the graph.
+        UnsuitedError: the op library can't route the bundle at the profile.
     """
-    library, place = _cuda_needs()
-    return OnnxRuntimeBackend(
-        bundle.graph(INLINED_GRAPH if library is None else CANONICAL_GRAPH),
-        library=library,
-        providers=_ON_CUDA,
-        place=place,
-        check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
-    )
+    return _prepare_cuda(bundle, profile, None)
 
 
-def check_cuda() -> str:
-    """The description of the backend that a bundle would get here, without loading it; raises as `cuda_backend` does."""
-    return describe_place(_cuda_needs()[1])
-
-
-def fixed_cuda_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
+def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
     """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
 
     Raises:
-        UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
-        BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
+        As `prepare_cuda`; BackendError: the bundle has no such graph.
     """
-    graph = cuda_graph_name(bundle, profile)
-    library, place = _cuda_needs(exported_graphs(bundle).precision)
-    return OnnxRuntimeBackend(bundle.graph(graph), library=library, providers=_ON_CUDA, place=place, profile=profile)
+    return _prepare_cuda(bundle, profile, tensorrt_graph_name(bundle, profile))
 
 
-def check_fixed_cuda(bundle: Bundle) -> str:
-    """The description of the backend that a bundle would get here; raises as `fixed_cuda_backend`, but for its graphs."""
-    return describe_place(_cuda_needs(exported_graphs(bundle).precision)[1])
-
-
-def _cuda_needs(precision: str | None = None) -> tuple[Path | None, str]:
-    """The op library, if there is one, and what a session runs on, in words."""
+def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | None) -> PreparedBackend:
+    check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
-    library = usable_cuda_library(gpu)
+    library = usable_cuda_library(gpu, "CUDA op library")
+    graph = fixed_graph or (INLINED_GRAPH if library is None else CANONICAL_GRAPH)
+    precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
     ops = "standard ops" if library is None else "vmoe CUDA op library"
-    return library, ", ".join(filter(None, (f"CUDA on {gpu.name}", precision, ops)))
+    description = f"{_RUNTIME} CUDA on {gpu.name}{precision}, {ops}"
+
+    def load() -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(
+            bundle.graph(graph),
+            library=library,
+            providers=_ON_CUDA,
+            description=description,
+            profile=profile if fixed_graph else None,
+            check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
+        )
+
+    return PreparedBackend(description, load, (library, graph))
 
 
-def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBackend:
+def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
     """The graph that is fixed to a profile, as a TensorRT engine that ONNX Runtime builds, and keeps in the cache folder.
 
-    Turns TF32 off for the whole process, unless NVIDIA_TF32_OVERRIDE is set.
+    Loading turns TF32 off for the whole process, unless NVIDIA_TF32_OVERRIDE is set.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU, TensorRT or the plugin don't allow it.
-        BackendError: the bundle has no such graph, or ONNX Runtime can't load it.
+        BackendError: the bundle has no such graph, or VMOE_MAX_BATCH is no number of images.
     """
     graph = tensorrt_graph_name(bundle, profile)
-    plugin, library, place = _tensorrt_needs(profile)
+    gpu = _require(_TENSORRT, "tensorrt")
+    plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
+    if profile is not None:
+        usable_cuda_library(gpu, "TensorRT plugin")
+    # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
+    library = find_cuda_library() or op_library.find_library()
+    if library is None and profile is not None:
+        raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
-    # The provider has no option for it, and libraries read the variable when they are first used.
-    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    description = f"{_RUNTIME} TensorRT on {gpu.name}, vmoe plugin, batches of {batches.smallest} to {batches.largest}"
+    # The provider tells graphs that were not read from a file apart by little more than their names, and knows no plugins.
+    plugin_bytes = plugin.with_name(TENSORRT_PLUGIN).read_bytes()
+    versions = [onnxruntime.__version__, __version__, sha256(plugin_bytes).hexdigest()]
+    digest = digest_of([*versions, bundle.identity, graph, batches.largest])
 
     def check_batch(feeds: Mapping[str, Array]) -> None:
         images = len(feeds[IMAGE_INPUT])
@@ -106,56 +113,30 @@ def tensorrt_backend(bundle: Bundle, profile: Profile | None) -> OnnxRuntimeBack
                 f"{VARIABLE}={images} before the engine is loaded"
             )
 
-    # It tells graphs that were not read from a file apart by little more than the names in them, and knows no plugins.
-    plugin_bytes = plugin.with_name(TENSORRT_PLUGIN).read_bytes()
-    made_of = [
-        onnxruntime.__version__,
-        __version__,
-        sha256(plugin_bytes).hexdigest(),
-        bundle.identity,
-        graph,
-        batches.largest,
-    ]
-    cache = str(private_folder("onnxruntime", digest_of(made_of)))
-    # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
-    shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
-    options = {
-        "trt_extra_plugin_lib_paths": str(plugin),
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": cache,
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": cache,
-        **{f"trt_profile_{which}_shapes": f"{IMAGE_INPUT}:{'x'.join(map(str, shape))}" for which, shape in shapes},
-    }
-    return OnnxRuntimeBackend(
-        bundle.graph(graph),
-        library=library,
-        providers=[(_TENSORRT, options), *_ON_CUDA],
-        place=f"{place}, batches of {batches.smallest} to {batches.largest}",
-        profile=profile,
-        check=check_batch,
-    )
+    def load() -> OnnxRuntimeBackend:
+        # The provider has no option for it, and libraries read the variable when they are first used.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        cache = str(private_folder("onnxruntime", digest))
+        # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
+        shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
+        options = {
+            "trt_extra_plugin_lib_paths": str(plugin),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": cache,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": cache,
+            **{f"trt_profile_{which}_shapes": f"{IMAGE_INPUT}:{'x'.join(map(str, shape))}" for which, shape in shapes},
+        }
+        return OnnxRuntimeBackend(
+            bundle.graph(graph),
+            library=library,
+            providers=[(_TENSORRT, options), *_ON_CUDA],
+            description=description,
+            profile=profile,
+            check=check_batch,
+        )
 
-
-def check_tensorrt(profile: Profile | None) -> str:
-    """The description of the backend that a bundle would get here; raises as `tensorrt_backend` does, but for its graphs."""
-    return describe_place(_tensorrt_needs(profile)[2])
-
-
-def _tensorrt_needs(profile: Profile | None) -> tuple[Path, Path | None, str]:
-    """The library that registers the plugin, the op library, and what a session runs on, in words."""
-    gpu = _require(_TENSORRT, "tensorrt")
-    try:
-        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
-    except NotInstalledError as error:
-        raise UnavailableError(str(error)) from None
-    if profile is not None:
-        check_plugin(gpu)
-    # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
-    library = find_cuda_library() or op_library.find_library()
-    if library is None and profile is not None:
-        raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
-    return plugin, library, f"TensorRT on {gpu.name}, vmoe plugin"
+    return PreparedBackend(description, load, (library, digest))
 
 
 def _require(provider: str, library: str) -> Gpu:
@@ -163,61 +144,44 @@ def _require(provider: str, library: str) -> Gpu:
 
     ONNX Runtime prints what is missing in red and goes on without the provider, so all of it is looked for first.
     """
-    runtime = f"ONNX Runtime {onnxruntime.__version__}"
     if provider not in onnxruntime.get_available_providers():
         raise UnavailableError(
-            f"the installed {runtime} has no {provider}; run pip uninstall onnxruntime, then pip install 'vmoe-export[gpu]'"
+            f"the installed {_RUNTIME} has no {provider}; run pip uninstall onnxruntime, then pip install 'vmoe-export[gpu]'"
         )
     gpu = find_gpu()
-    needed = _built_for_cuda()
-    if needed is not None and gpu.cuda[0] < needed:
-        raise UnavailableError(
-            f"{runtime} needs a driver for CUDA {needed}, and the one on this machine is for CUDA "
-            f"{'.'.join(map(str, gpu.cuda))}; update the driver"
-        )
-    file = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{library}.so"
-    missing = missing_library(file)
+    built_for = str(getattr(onnxruntime, "cuda_version", "")).partition(".")[0]
+    if built_for.isdecimal():
+        gpu.check_driver(_RUNTIME, int(built_for))
+    missing = missing_library(Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{library}.so")
     if missing is not None:
-        raise UnavailableError(f"{runtime} can't use its {provider}: {missing}")
+        raise UnavailableError(f"{_RUNTIME} can't use its {provider}: {missing}")
     return gpu
-
-
-def _built_for_cuda() -> int | None:
-    """The major version of CUDA that this onnxruntime was built for, where it says so."""
-    with contextlib.suppress(ImportError, ValueError):
-        from onnxruntime.capi.build_and_package_info import cuda_version
-
-        return int(str(cuda_version).partition(".")[0])
-    return None
 
 
 def missing_library(provider: Path) -> str | None:
     """What keeps a provider's library from being loaded, in words; None where nothing does.
 
-    Loading it before ONNX Runtime does would end the process, so what it needs is loaded instead.
+    Loading it before ONNX Runtime does would end the process, so `ldd` says what it needs, and that is loaded instead.
     """
-    if _first_missing(provider) is None:
-        return None
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find
-        onnxruntime.preload_dlls()  # from the packages that the extras cuda and cudnn install
-    with contextlib.suppress(Exception):
-        import tensorrt  # noqa: F401  (its libraries lie where only this finds them)
-    missing = _first_missing(provider)
-    if missing is None:
-        return None
-    if missing.startswith(("libnvinfer", "libnvonnxparser")):
-        major = missing.rpartition(".")[2]
-        return (
-            f"it needs TensorRT {major} ({missing}); run pip install 'tensorrt=={major}.*', or take backend 'tensorrt', "
-            "which runs with any TensorRT from 10.13 on"
-        )
-    return f"{missing} can't be loaded; run pip install 'vmoe-export[gpu]', which brings CUDA's libraries and cuDNN"
-
-
-def _first_missing(library: Path) -> str | None:
-    for name in needed_libraries(library):
+    try:
+        listed = subprocess.run(["ldd", provider], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return None  # ONNX Runtime will say so
+    needed = re.findall(r"^\s*(\S+) => not found", listed, re.MULTILINE)
+    if needed:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it can't find
+            onnxruntime.preload_dlls()  # from the packages that the extras cuda and cudnn install
+        with contextlib.suppress(Exception):
+            import tensorrt  # noqa: F401  (its libraries lie where only this finds them)
+    for name in needed:
         try:
             ctypes.CDLL(name)
         except OSError:
-            return name
+            if not name.startswith(("libnvinfer", "libnvonnxparser")):
+                return f"{name} can't be loaded; run pip install 'vmoe-export[gpu]', which brings CUDA's libraries and cuDNN"
+            major = name.rpartition(".")[2]
+            return (
+                f"it needs TensorRT {major} ({name}); run pip install 'tensorrt=={major}.*', or take backend 'tensorrt', "
+                "which runs with any TensorRT from 10.13 on"
+            )
     return None

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_runtime.backends import Parallelism, PreparedBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.profiles import Profile
 
 # The first import of openvino loads a package that looks up a host and writes into the home folder, on threads that a forked
 # process waits for in vain. There is no option for it, and it goes without the package where that can't be imported.
@@ -46,7 +48,7 @@ class OpenVinoBackend:
         BackendError: OpenVINO can't load the graph.
     """
 
-    profile: None = None
+    profile: Profile | None = None
 
     def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
@@ -66,28 +68,13 @@ class OpenVinoBackend:
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
-        self._streams = None if streams is None else self._model.get_property("NUM_STREAMS")
+        self.description = _DESCRIPTION
+        if streams is not None:
+            made = self._model.get_property("NUM_STREAMS")
+            self.description += f", {made} stream{'s' * (made != 1)}"
         if checked is not None:
             check_interface(checked, _named(model.inputs), _named(model.outputs))
         self._idle: SimpleQueue[Any] = SimpleQueue()
-
-    @classmethod
-    def for_bundle(cls, bundle: Bundle, threads: int | None, streams: int | None = None) -> OpenVinoBackend:
-        """The inlined graph of a bundle.
-
-        Raises:
-            UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
-            BackendError: OpenVINO can't load the graph.
-        """
-        check_cpu(bundle)
-        return cls(bundle.graph(INLINED_GRAPH), threads, streams)
-
-    @property
-    def description(self) -> str:
-        """Runtime, version and precision, and the number of streams where one was requested."""
-        return (
-            _DESCRIPTION if self._streams is None else f"{_DESCRIPTION}, {self._streams} stream{'s' * (self._streams != 1)}"
-        )
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph on `feeds`, arrays by input name, and returns the arrays of `outputs`; safe from many threads.
@@ -109,21 +96,20 @@ class OpenVinoBackend:
         return results
 
 
-def check_cpu(bundle: Bundle) -> str:
-    """The description of the backend that a bundle would get here, without loading it.
+def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
+    """The inlined graph of a bundle.
 
     Raises:
         UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
     """
     rules = bundle.manifest.rules
-    if rules is None or rules.kind == "soft":  # nothing is put in order
-        return _DESCRIPTION
-    if rules.group_tokens > _MAX_GROUP_TOKENS:
+    # Soft MoE puts nothing in order.
+    if rules is not None and rules.kind != "soft" and rules.group_tokens > _MAX_GROUP_TOKENS:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
-    return _DESCRIPTION
+    return PreparedBackend(_DESCRIPTION, lambda: OpenVinoBackend(bundle.graph(INLINED_GRAPH), cpu.threads, cpu.streams), cpu)
 
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:

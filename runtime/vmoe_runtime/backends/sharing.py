@@ -6,27 +6,20 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
-Loaded = TypeVar("Loaded")
 
-
-class SharedLoads(Generic[Loaded]):
-    """Loaded things by key, each for as long as somebody holds it; threads that want the same one wait for its load."""
+class SharedLoads:
+    """Loaded graphs by key, each for as long as somebody holds it; one is loaded at a time."""
 
     def __init__(self) -> None:
         self._start()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._abandon)
+        os.register_at_fork(after_in_child=self._abandon)
 
-    def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
+    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """What `load` returned for the same key, if somebody still holds it, or else what it returns now."""
         with self._lock:
-            turn = self._turns.get(key)
-            if turn is None:
-                turn = self._turns[key] = threading.Lock()
-        with turn:
             loaded = self._loaded.get(key)
             if loaded is None:
                 loaded = self._loaded[key] = load()
@@ -40,5 +33,4 @@ class SharedLoads(Generic[Loaded]):
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._turns: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
-        self._loaded: WeakValueDictionary[Hashable, Loaded] = WeakValueDictionary()
+        self._loaded: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Any
 
+from vmoe_runtime.bundle import manifest_fields as tables
 from vmoe_runtime.bundle.manifest import (
     CANONICAL_GRAPH,
     DENSE_GRAPH_KEY,
@@ -19,20 +20,6 @@ from vmoe_runtime.bundle.manifest import (
     InputSpec,
     Manifest,
     TensorRtGraphs,
-)
-from vmoe_runtime.bundle.manifest_fields import (
-    BLOCK_PATTERN,
-    FILE_FIELDS,
-    FILE_PATTERN,
-    GROUP_PATTERN,
-    KIND_FIELDS,
-    MANIFEST_FIELDS,
-    MAX_MOE_LAYERS,
-    PROFILE_FIELDS,
-    SHA256_PATTERN,
-    FieldKind,
-    check_fields,
-    kind_of,
 )
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
@@ -60,15 +47,15 @@ def parse_manifest(text: bytes) -> Manifest:
             "export it again"
         )
     try:
-        check_fields(raw, KIND_FIELDS, "top-k")
-        kind = kind_of(raw)
-        check_fields(raw, MANIFEST_FIELDS, kind)
+        tables.check_fields(raw, tables.KIND_FIELDS, "top-k")
+        kind = tables.kind_of(raw)
+        tables.check_fields(raw, tables.MANIFEST_FIELDS, kind)
         return _manifest(raw, kind)
     except (RoutingError, ValueError) as error:
         raise BundleError(f"{MANIFEST_NAME}: {error}") from None
 
 
-def _manifest(raw: dict[str, Any], kind: FieldKind) -> Manifest:
+def _manifest(raw: dict[str, Any], kind: tables.FieldKind) -> Manifest:
     """The manifest whose fields were checked one by one: what is left is how they fit together."""
     image, output = raw["input"], raw["output"]
     try:
@@ -107,10 +94,10 @@ def _layers(raw: Mapping[str, Any]) -> tuple[str, ...]:
     if raw.get("routing") is None:
         return ()
     layers = raw["routing"]["layers"]
-    if not layers or not all(isinstance(n, str) and re.fullmatch(BLOCK_PATTERN, n) for n in layers):
+    if not layers or not all(isinstance(n, str) and re.fullmatch(tables.BLOCK_PATTERN, n) for n in layers):
         raise ValueError("'layers' must name encoder blocks")
-    if len(set(layers)) < len(layers) or len(layers) > MAX_MOE_LAYERS:
-        raise ValueError(f"'layers' names a block twice, or more than {MAX_MOE_LAYERS}")
+    if len(set(layers)) < len(layers) or len(layers) > tables.MAX_MOE_LAYERS:
+        raise ValueError(f"'layers' names a block twice, or more than {tables.MAX_MOE_LAYERS}")
     return tuple(layers)
 
 
@@ -118,7 +105,7 @@ def _group(raw: Mapping[str, Any]) -> str | None:
     if raw.get("routing") is None:
         return None
     group: str = raw["routing"]["group"]
-    match = re.fullmatch(GROUP_PATTERN, group)
+    match = re.fullmatch(tables.GROUP_PATTERN, group)
     if match is None:
         raise ValueError(f"'group' is {group!r:.60}, not image, batch, a number of images or tokens:S")
     what, other = ("group_tokens", raw["routing"]) if match[1] else ("batch_multiple", raw)
@@ -127,7 +114,7 @@ def _group(raw: Mapping[str, Any]) -> str | None:
     return group
 
 
-def _rules(raw: Mapping[str, Any], kind: FieldKind, layers: int) -> RoutingRules | None:
+def _rules(raw: Mapping[str, Any], kind: tables.FieldKind, layers: int) -> RoutingRules | None:
     if kind == "dense":
         return None
     routing = raw["routing"]
@@ -144,12 +131,12 @@ def _rules(raw: Mapping[str, Any], kind: FieldKind, layers: int) -> RoutingRules
     return TopKRules(experts, tokens, layers, rounding, multiple, members)
 
 
-def _profiles(entries: list[Any], kind: FieldKind, rules: RoutingRules | None) -> dict[str, Profile]:
+def _profiles(entries: list[Any], kind: tables.FieldKind, rules: RoutingRules | None) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     for entry in entries:
         if not isinstance(rules, TopKRules | ExpertsChoiceRules) or not isinstance(entry, dict):
             raise ValueError(f"profiles must be objects, and a model of the kind {kind} has none")
-        check_fields(entry, PROFILE_FIELDS, kind)
+        tables.check_fields(entry, tables.PROFILE_FIELDS, kind)
         name: str = entry["name"]
         try:
             if (entry.get("max_experts") or 0) > rules.num_experts:
@@ -175,12 +162,12 @@ def _profiles(entries: list[Any], kind: FieldKind, rules: RoutingRules | None) -
 def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:
     files = {}
     for name, entry in entries.items():
-        if not re.fullmatch(FILE_PATTERN, name) or name == MANIFEST_NAME:
+        if not re.fullmatch(tables.FILE_PATTERN, name) or name == MANIFEST_NAME:
             raise ValueError(f"{name!r:.60} is not a file name that a bundle may hold")
         if not isinstance(entry, dict):
             raise ValueError(f"'{name}' is no object")
-        check_fields(entry, FILE_FIELDS, "dense")
-        if not re.fullmatch(SHA256_PATTERN, entry["sha256"]):
+        tables.check_fields(entry, tables.FILE_FIELDS, "dense")
+        if not re.fullmatch(tables.SHA256_PATTERN, entry["sha256"]):
             raise ValueError(f"'{name}' has no SHA-256")
         files[name] = FileRecord(entry["sha256"], entry["bytes"])
     for name in (WEIGHTS_NAME, CANONICAL_GRAPH, INLINED_GRAPH):

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_measure.cascade import margin_of_gains
 from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import Speed, summarize
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.cascade import margin_of_gains, margins_of
+from vmoe_runtime.classes import margins_of
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality, count_right
 

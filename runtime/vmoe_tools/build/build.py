@@ -9,20 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vmoe_runtime.backends.batch_range import BatchRange
-from vmoe_runtime.backends.tensorrt.engine_cache import (
-    EngineRecord,
-    digest_of,
-    load_engine,
-    private_folder,
-    read_private,
-    store_engine,
-    write_private,
-)
+from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, digest_of, load_engine, private_folder, read_private
 from vmoe_runtime.backends.tensorrt.tensorrt_engine import TensorRtBackend, engine_key, plugin_library
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.build.check import Check, Reference
+from vmoe_tools.build.engine_store import store_engine, write_private
 from vmoe_tools.build.tensorrt_builder import serialized_engine
 
 Say = Callable[[str], None]
@@ -109,7 +102,7 @@ def build_engine(
         write_private(timing, measured)
     record = replace(record, sha256=hashlib.sha256(engine).hexdigest(), size=len(engine))
     say("comparing with the CPU")
-    loaded = TensorRtBackend(engine, record, profile)
+    loaded = TensorRtBackend(engine, record, profile, None if plugin_inside else plugin)
     checks = tuple(reference.check(loaded, batch) for batch in sorted({batches.smallest, batches.largest}))
     store_engine(engine, record)
     return BuiltEngine(record, seconds, checks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vmoe_runtime.backends.batch_range import MOST_IMAGES, BatchRange, Shape, default_largest
+from vmoe_runtime.backends.batch_range import MOST_IMAGES, BatchRange, default_largest
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, Manifest
 from vmoe_runtime.bundle.reader import Bundle
@@ -151,7 +151,7 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
 
 
 def _trtexec_command(
-    graph: Path, engine: Path, shapes: tuple[Shape, Shape, Shape], workspace: int | None, plugin_inside: bool
+    graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, plugin_inside: bool
 ) -> str:
     """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
     plugin = find_native("lib", TENSORRT_PLUGIN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorrt
@@ -15,7 +15,7 @@ from vmoe_runtime.errors import BackendError
 def serialized_engine(
     graph: BundleGraph,
     plugin: Path,
-    shapes: tuple[Shape, Shape, Shape],
+    shapes: Sequence[Shape],
     *,
     workspace: int | None,
     plugin_inside: bool,

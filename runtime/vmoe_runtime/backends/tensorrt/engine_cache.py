@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,28 +101,19 @@ def private_folder(*names: str) -> Path:
     Raises:
         EngineCacheError: it can't be made, or others own it or may write to it.
     """
-    root = cache_folder()
-    folder = root.joinpath(*names)
+    folder = cache_folder()
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (*reversed(folder.relative_to(root).parents), folder.relative_to(root)):
-            (root / path).mkdir(mode=0o700, exist_ok=True)
-            _refuse_others(root / path, (root / path).stat())
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_others(folder)
+        for name in names:
+            folder /= name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _refuse_others(folder)
     except OSError as error:
         raise EngineCacheError(
             f"the cache folder {error.filename or folder} can't be used: {error.strerror}; set VMOE_CACHE_DIR to another one"
         ) from None
     return folder
-
-
-def store_engine(engine: bytes, record: EngineRecord) -> None:
-    """Puts an engine into the cache, in place of one with the same key.
-
-    Raises:
-        EngineCacheError: it can't be written; what was there before is unchanged.
-    """
-    private_folder("tensorrt")
-    write_private(record.key.file, json.dumps(asdict(record)).encode() + b"\n" + engine)
 
 
 def load_engine(key: EngineKey) -> tuple[bytes, EngineRecord] | None:
@@ -150,45 +140,20 @@ def read_private(path: Path) -> bytes | None:
     """Content of a file of the cache that nobody else can have written; None if there is no such file.
 
     Raises:
-        EngineCacheError: others own it or may write it, or a folder above it; it is no plain file, or can't be read.
+        EngineCacheError: others own it or may write it, or a folder above it; or it can't be read.
     """
-    # A link could lead anywhere, and opening a pipe would wait for a writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        for folder in {cache_folder(), path.parent}:
-            _refuse_others(folder, folder.stat())
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123  (of a descriptor)
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise EngineCacheError(f"{path} is no plain file")
-            _refuse_others(path, state)
-            return file.read()
+        for checked in (cache_folder(), path.parent, path):
+            _refuse_others(checked)
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise EngineCacheError(f"{path} can't be read: {error.strerror}") from None
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, for this user alone.
-
-    Raises:
-        EngineCacheError: it can't be written.
-    """
-    try:
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent, delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-    except OSError as error:
-        raise EngineCacheError(f"{path} can't be written: {error.strerror}") from None
-
-
-def _refuse_others(path: Path, state: os.stat_result) -> None:
+def _refuse_others(path: Path) -> None:
+    state = path.stat()
     # What root can write is not safer without it.
     if state.st_uid not in (os.geteuid(), 0):
         raise EngineCacheError(f"{path} belongs to another user, who could put anything there; remove it")

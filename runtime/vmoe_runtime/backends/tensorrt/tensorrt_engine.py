@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.backends.cuda_library import check_plugin
+from vmoe_runtime.backends import Parallelism, PreparedBackend
+from vmoe_runtime.backends.cuda_library import usable_cuda_library
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
-from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt import tensorrt_api
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineCacheError, EngineKey, EngineRecord, load_engine
-from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
+from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.errors import BackendError, ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, NotInstalledError, __version__, find_native, native_path
+from vmoe_runtime.errors import BackendError, ImageError
+from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,36 +35,20 @@ class TensorRtBackend:
         engine: as TensorRT serialised it.
         record: what the engine was built from and for.
         profile: the profile that the engine is fixed to; None for a dense ViT.
+        plugin: the plugin library; None where it is stored in the engine.
 
     Raises:
-        UnavailableError: this installation has no plugin.
         BackendError: TensorRT can't load the engine.
     """
 
-    def __init__(self, engine: bytes, record: EngineRecord, profile: Profile | None) -> None:
+    def __init__(self, engine: bytes, record: EngineRecord, profile: Profile | None, plugin: Path | None) -> None:
         self.profile = profile
         self._record = record
-        self._loaded = tensorrt_api.LoadedEngine(engine, None if record.plugin_inside else plugin_library())
+        self.description = _description(record)
+        self._loaded = tensorrt_api.LoadedEngine(engine, plugin)
         self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # those that exist are on top
         for _ in range(_LANES):
             self._lanes.put(None)  # made when it is needed
-
-    @classmethod
-    def for_bundle(cls, bundle: Bundle, profile: Profile | None) -> TensorRtBackend:
-        """The engine that was built for a bundle at a profile, on this GPU by this TensorRT.
-
-        Raises:
-            UnavailableError: there is no GPU, or this installation has no plugin.
-            BackendError: no such engine was built, or it must not be trusted, or can't be loaded.
-        """
-        engine, record = _cached(bundle, profile)
-        # An engine may be built again while the old one is still in use.
-        return _loads.get((record.key, record.sha256), lambda: cls(engine, record, profile))
-
-    @property
-    def description(self) -> str:
-        """Version, GPU, precision and range of batches."""
-        return _description(self._record)
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the engine on `feeds`, an array `image`, and returns the arrays of `outputs`; safe from many threads.
@@ -97,15 +81,29 @@ class TensorRtBackend:
             self._lanes.put(lane)
 
 
-_loads: SharedLoads[TensorRtBackend] = SharedLoads()
+def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
+    """The engine that was built for a bundle at a profile, on this GPU by this TensorRT.
 
-
-def check_engine(bundle: Bundle, profile: Profile | None) -> str:
-    """The description of the backend that a bundle would get here, without loading it; raises as `for_bundle` does."""
-    _, record = _cached(bundle, profile)
-    if not record.plugin_inside:
-        plugin_library()
-    return _description(record)
+    Raises:
+        UnavailableError: there is no GPU, or this installation has no plugin.
+        BackendError: no such engine was built, or it must not be trusted.
+    """
+    key = engine_key(bundle, profile)
+    command = f"vmoe build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
+    try:
+        cached = load_engine(key)
+    except EngineCacheError as error:
+        raise EngineCacheError(f"{error}; run {command} --force") from None
+    if cached is None:
+        plugin_library()  # without it none can be built either
+        of_profile = f"profile {profile.name} with " if profile else ""
+        raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
+    engine, record = cached
+    plugin = None if record.plugin_inside else plugin_library()
+    # An engine may be built again while the old one is still in use.
+    return PreparedBackend(
+        _description(record), lambda: TensorRtBackend(engine, record, profile, plugin), (key, record.sha256)
+    )
 
 
 def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
@@ -117,7 +115,7 @@ def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
     """
     gpu = find_gpu()
     if profile is not None:  # engines of a dense ViT need no plugin
-        check_plugin(gpu)
+        usable_cuda_library(gpu, "TensorRT plugin")
     plugin = find_native("lib", TENSORRT_PLUGIN)
     return EngineKey(
         bundle=bundle.identity,
@@ -137,26 +135,7 @@ def plugin_library() -> Path:
     Raises:
         UnavailableError: this installation has none; says what to install.
     """
-    try:
-        return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
-    except NotInstalledError as error:
-        raise UnavailableError(str(error)) from None
-
-
-def _cached(bundle: Bundle, profile: Profile | None) -> tuple[bytes, EngineRecord]:
-    """The engine in the cache folder for a bundle at a profile."""
-    tensorrt_graph_name(bundle, profile)
-    key = engine_key(bundle, profile)
-    command = f"vmoe build {shlex.quote(str(bundle.path))}{f' --profile {profile.name}' if profile else ''}"
-    try:
-        cached = load_engine(key)
-    except EngineCacheError as error:
-        raise EngineCacheError(f"{error}; run {command} --force") from None
-    if cached is None:
-        plugin_library()  # without it none can be built either
-        of_profile = f"profile {profile.name} with " if profile else ""
-        raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
-    return cached
+    return native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_PLUGIN)
 
 
 def _description(record: EngineRecord) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmoe_runtime.backends.cuda_routing import check_routing
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
@@ -36,26 +35,9 @@ def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
                 f"there are no graphs for TensorRT with a pool or a limit of experts, as '{profile.name}' has; take another "
                 "backend"
             )
+        vanilla = "" if profile.bpr else " --no-bpr"
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
-            f"again with --tensorrt {_options(profile)}"
+            f"again with --tensorrt --capacity {profile.capacity_ratio!r} --k {profile.k}{vanilla}"
         )
     return graphs[profile.name]
-
-
-def cuda_graph_name(bundle: Bundle, profile: Profile | None) -> str:
-    """Name of the graph that ONNX Runtime's CUDA provider runs at a profile; None stands for a dense ViT.
-
-    Raises:
-        UnsuitedError: the CUDA op library can't route so.
-        BackendError: as `tensorrt_graph_name`.
-    """
-    name = tensorrt_graph_name(bundle, profile)
-    check_routing(bundle, profile)
-    return name
-
-
-def _options(profile: Profile) -> str:
-    """The options of `vmoe-export` that store a profile."""
-    vanilla = "" if profile.bpr else " --no-bpr"
-    return f"--capacity {profile.capacity_ratio!r} --k {profile.k}{vanilla}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmoe_runtime.backends import BACKENDS, fastest_first, not_installed
+from vmoe_runtime.backends import fastest_first, prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
 from vmoe_runtime.profiles import Profile
@@ -33,10 +33,7 @@ def availability(name: str, bundle: Bundle, profile: Profile | None) -> Availabi
         profile: for a backend that is fixed to one; None for a model without profiles.
     """
     try:
-        BACKENDS[name].check(bundle, profile)
-        return Availability(BACKENDS[name].describe(bundle, profile))
-    except ImportError as error:
-        return Availability(None, not_installed(name, error))
+        return Availability(prepare_backend(name, bundle, profile).description)
     except BackendError as error:
         return Availability(None, error)
 

@@ -1,4 +1,4 @@
-"""The margin of a cascade: how sure an answer is, and from which margin on two steps answer as well as the second alone."""
+"""The margin of a cascade from which on two steps answer as well as the second alone."""
 
 from __future__ import annotations
 
@@ -6,26 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.classes import softmax
+from vmoe_runtime.classes import margins_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ESCALATE_ALL = 2.0
 """A margin that no answer has: every image is escalated."""
-
-
-def margins_of(logits: Array) -> Array:
-    """How sure answers are, float64[N]: the difference of the two largest probabilities; 1 where there is but one class.
-
-    Args:
-        logits: number[N, classes]; where one is no finite number the margin is NaN.
-    """
-    shares = softmax(logits)
-    if shares.shape[1] == 1:
-        return np.where(np.isnan(shares[:, 0]), np.nan, 1.0)
-    best = np.partition(shares, -2, axis=1)[:, -2:]
-    margins: Array = best[:, 1] - best[:, 0]
-    return margins
 
 
 def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lost: int = 0) -> float:
