@@ -66,16 +66,6 @@ def test_accuracy_is_what_was_measured(
     assert abs(accuracy(engine_of(group, backend), mnist_images, count, setting) - percent) <= 0.3
 
 
-def test_a_pool_in_groups_of_16_images_keeps_as_many_pairs(engine_of: EngineOf, mnist_images: dict[str, np.ndarray]) -> None:
-    images = mnist_images["images"][:768]
-    engine = engine_of("16", "onnxruntime")
-    shares = [
-        np.mean([route.kept for route in engine.routing(images, capacity=0.1, k=1, pool=pool).values()])
-        for pool in (False, True)
-    ]
-    assert shares == pytest.approx([0.099, 0.100], abs=6e-4)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_pool_and_no_limit_is_official(engine_of: EngineOf, mnist_images: dict[str, np.ndarray], backend: str) -> None:
     images = mnist_images["images"][:64]

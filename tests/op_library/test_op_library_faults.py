@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import functools
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
 from cpu_paths import refusal, run_calls, supported_paths
-from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 from op_models import NUMPY_TYPES, node_call
 
-from vmoe_export import export_bundle
 from vmoe_export.ops.table import ELEMENT_TYPES, OPS, Op
-from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.op_library import find_library, library_path
 
 if find_library() is None:
@@ -258,52 +252,6 @@ def messages() -> dict[str, str]:
     return {name: bad if isinstance(bad, str) else "" for name, bad in zip(FAULTS, results[::2], strict=True)}
 
 
-# Bundles whose SHA-256s are right and whose graph contradicts itself.
-
-
-def first_node(model: onnx.ModelProto, op: str) -> onnx.NodeProto:
-    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type == op)
-    return found
-
-
-def attribute(op: str, name: str, value: object) -> Edit:
-    def edit(model: onnx.ModelProto) -> None:
-        node = first_node(model, op)
-        kept = [given for given in node.attribute if given.name != name]
-        del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
-
-    return edit
-
-
-def without_the_last_input(op: str) -> Edit:
-    return lambda model: first_node(model, op).input.pop()
-
-
-GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
-    "a hidden_chunk of 7": (attribute("VmoeExpertBlock", "hidden_chunk", 7), ("hidden_chunk is 7", "divide F, 128")),
-    "a hidden_chunk of no tiles": (attribute("VmoeExpertBlock", "hidden_chunk", 32), ("hidden_chunk", "multiple of 64")),
-    "7 heads": (attribute("VmoeAttentionBlock", "num_heads", 7), ("VmoeAttentionBlock", "num_heads is 7", "divide D, 64")),
-    "experts without scales of w2": (without_the_last_input("VmoeExpertBlock"), ("w2 is int8", "w2_scale must be given")),
-}
-
-
-@pytest.fixture(scope="module")
-def int8_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    target = tmp_path_factory.mktemp("int8") / "mnist.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], precision="int8", validate=False)
-    return target
-
-
-@pytest.mark.parametrize(("edit", "says"), GRAPHS.values(), ids=GRAPHS)
-def test_an_engine_refuses_an_int8_graph_with(edit: Edit, says: tuple[str, ...], int8_bundle: Path, tmp_path: Path) -> None:
-    files = {"model.onnx": edited_graph(int8_bundle, edit, "model.onnx")}
-    bundle = copied_bundle(int8_bundle, tmp_path / "x.vmoe", files=files)
-    with pytest.raises(BackendError) as refused:
-        Engine.load(bundle, backend="onnxruntime", threads=1)
-    assert_one_sentence(str(refused.value), "x.vmoe/model.onnx", *says)
-
-
 @pytest.mark.parametrize("path", ["fast", "AVX2", "avx2 ", " ", "scalar,avx2", "neon64", "0", "x" * 10_000])
 def test_a_cpu_path_that_is_not_there_is_refused_with_those_that_are(path: str) -> None:
     message = refusal(Path(library_path()), path)
@@ -321,23 +269,3 @@ def test_a_damaged_library_is_an_error(contents: bytes, tmp_path: Path) -> None:
     library = tmp_path / "libvmoe_onnxruntime.so"
     library.write_bytes(contents)
     assert str(library) in refusal(library)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.999])
-def test_a_library_that_was_cut_short_is_an_error_of_the_engine(
-    share: float, mnist_image_bundle: Path, tmp_path: Path
-) -> None:
-    """In a process of its own: the system's loader would end it."""
-    whole = Path(library_path()).read_bytes()
-    library = tmp_path / "libvmoe_onnxruntime.so"
-    library.write_bytes(whole[: int(len(whole) * share)])
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom vmoe_runtime import BackendError\n"
-        "from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend\n"
-        "try: OnnxRuntimeBackend(Path(sys.argv[1]), 1, Path(sys.argv[2]))\n"
-        "except BackendError as error: print(error)"
-    )
-    command = [sys.executable, "-c", program, str(mnist_image_bundle / "model.onnx"), str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_one_sentence(done.stdout.removesuffix("\n"), str(library), "cut short", "install vmoe-export again")

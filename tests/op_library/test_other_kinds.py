@@ -11,9 +11,7 @@ import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
 
-from vmoe_export import ExportOptions, export_bundle, open_checkpoint
-from vmoe_export.errors import OptionError
-from vmoe_export.export_plan import plan_export
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.op_library import find_library
 
@@ -114,28 +112,6 @@ def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path
         export_bundle(source, again, precision="int8", validate=False)
         for file in ("model.onnx", "weights.safetensors"):
             assert (again / file).read_bytes() == (bundles[f"{model}-int8"] / file).read_bytes(), model
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "words"),
-    [
-        (SOFT, {"k": [1]}, ("Soft MoE", "no k")),
-        (SOFT, {"capacity": [0.5], "pool": True}, ("Soft MoE", "no capacity, pool")),
-        (SOFT, {"router": "top-k"}, ("--router top-k", "Soft MoE")),
-        (SOFT, {"ensemble_size": 5}, ("Soft MoE", "ensemble_size")),
-        (SOFT, {"capacity_multiple_of": 4}, ("Soft MoE", "capacity_multiple_of")),
-        (SOFT, {"tensorrt": True}, ("TensorRT", "Soft MoE")),
-        (CHOICE, {"k": [2]}, ("experts choice", "no k")),
-        (CHOICE, {"bpr": True, "max_experts": 2}, ("experts choice", "no bpr, max_experts")),
-        (CHOICE, {"ensemble_size": 2}, ("experts choice", "ensemble")),
-        (CHOICE, {"tensorrt": True}, ("TensorRT", "experts choice")),
-    ],
-)
-def test_what_a_kind_does_not_have_is_refused_at_export(model: str, options: dict[str, Any], words: tuple[str, ...]) -> None:
-    stored = golden.settings(model)
-    with open_checkpoint(golden.FOLDER / model) as checkpoint, pytest.raises(OptionError) as refused:
-        plan_export(checkpoint, ExportOptions(config=stored["model"], image_size=tuple(stored["image_size"]), **options))
-    assert_one_sentence(str(refused.value), *words)
 
 
 @pytest.mark.parametrize(
