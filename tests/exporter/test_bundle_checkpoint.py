@@ -150,7 +150,6 @@ MODELS: dict[str, tuple[Edit, str]] = {
     "whose dispatcher is text": (put("model/moe/dispatch_bf16", "no"), "bfloat16"),
     "of an unknown position embedding": (put("model/position_emb", "rope"), "'rope'"),
     "of another position embedding": (put("model/position_emb", "none"), "'none'"),
-    "in other precision than its weights": (put("precision", "int8"), "precision is int8"),
 }
 
 
