@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import golden
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -33,7 +32,7 @@ from vmoe_export import export_bundle
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs import graph_files
 from vmoe_export.graphs.graph_files import tensorrt_graph
-from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET
+from vmoe_export.ops.table import DOMAIN
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
@@ -261,31 +260,6 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     assert kept_alike(case, routes) > 0.94
 
 
-def test_the_emulation_rounds_every_result_to_bfloat16() -> None:
-    text = """<ir_version: IR, opset_import: ["": OPSET]> short (float[6, 40] x, float[40, 7] w) => (float[6, 7] y) {
-        a = Cast <to = 16> (x)
-        b = Cast <to = 16> (w)
-        product = MatMul (a, b)
-        sum = Add (product, product)
-        scaled = Mul (sum, product)
-        y = Cast <to = 1> (scaled)
-    }"""
-    model = onnx.parser.parse_model(text.replace("OPSET", str(OPSET)).replace("IR", str(IR_VERSION)))
-    rng = np.random.default_rng(3)
-    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 40), (40, 7)))
-    run = onnxruntime.InferenceSession(emulate_bfloat16(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    (y,) = run.run(None, {"x": x, "w": w})
-
-    def rounded(values: np.ndarray) -> np.ndarray:
-        return values.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
-
-    product = rounded(rounded(x) @ rounded(w))
-    expected = rounded(rounded(product + product) * product)
-    assert (y == expected).mean() > 0.95  # a sum in float32 may fall on the other side of a rounding
-    np.testing.assert_allclose(y, expected, rtol=2e-2, atol=1e-6)
-    assert (y != rounded((x.astype(np.float64) @ w) ** 2 * 2)).mean() > 0.3
-
-
 def kept_alike(case: golden.Case, routes: Outputs) -> float:
     """Share of the (token, expert) pairs that are kept or dropped as officially."""
     shares = [1.0]
@@ -407,8 +381,8 @@ def capacity_of_1(node: onnx.NodeProto) -> None:
     ("change", "precision", "options", "words"),
     [
         (tanh_for_gelu, "fp32", {"atol": 0.1}, "validation failed"),
-        (tanh_for_gelu, "fp16", {"atol": 0.1}, "more than --atol 0.1"),
-        (tanh_for_gelu, "bf16", {}, "typically"),
+        (tanh_for_gelu, "fp16", {"atol": 0.1}, "validation failed"),
+        (tanh_for_gelu, "bf16", {"atol": 0.1}, "validation failed"),
         (capacity_of_1, "fp16", {}, "routes only"),
         (capacity_of_1, "bf16", {}, "routes only"),
     ],

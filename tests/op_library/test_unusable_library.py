@@ -30,19 +30,11 @@ def for_a_newer_system(library: bytes) -> bytes:
     return library.replace(b"\0GLIBC_2.2.5\0", b"\0GLIBC_9.9.9\0").replace(b"\0GLIBC_2.17\0", b"\0GLIBC_9.99\0")
 
 
-def cut_short(library: bytes) -> bytes:
-    return library[: len(library) // 2]
-
-
-def no_library(_: bytes) -> bytes:
-    return b"a name of a library, and nothing of one" * 10
-
-
 FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another processor": (for_another_processor, "another kind of processor"),
     "a newer system": (for_a_newer_system, "GLIBC_9.9"),
-    "cut short": (cut_short, "the file is cut short"),
-    "no library": (no_library, "ELF"),
+    "cut short": (lambda library: library[: len(library) // 2], "the file is cut short"),
+    "no library": (lambda library: b"a name of a library, and nothing of one" * 10, "ELF"),
 }
 
 
