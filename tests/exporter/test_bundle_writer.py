@@ -237,12 +237,3 @@ def test_an_old_bundle_whose_replacement_was_killed_comes_back(bundle: Path) -> 
     with pytest.raises(KeyError), new_bundle(bundle, force=True):
         raise KeyError
     assert everything(bundle) == before
-
-
-def test_free_space_and_what_is_needed_never_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 6_340_000}))
-    with (
-        pytest.raises(ExportError, match=r"has 6\.3 MB free, and the bundle needs about 6\.4 MB"),
-        new_bundle(tmp_path / "x.vmoe", force=False, needed_bytes=6_340_001),
-    ):
-        pass

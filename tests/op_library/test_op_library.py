@@ -61,18 +61,6 @@ def test_an_installation_has_the_op_library_or_says_what_to_install() -> None:
 
 
 @needs_library
-def test_plain_onnxruntime_runs_the_canonical_graph_on_it(mnist_image_bundle: Path, mnist_images: Images) -> None:
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(library_path())
-    graph = str(mnist_image_bundle / "model.onnx")
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    images = mnist_images["images"][:8]
-    scaled = (images[..., None] / 127.5 - 1).astype(np.float32)
-    with Engine.load(mnist_image_bundle, backend="openvino") as engine:
-        np.testing.assert_allclose(session.run(["logits"], {"image": scaled})[0], engine(scaled), rtol=0, atol=1e-5)
-
-
-@needs_library
 @pytest.mark.parametrize("profile", ["c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c2-k2"])
 def test_the_backend_answers_with_it_as_without_it(
     mnist_bundle: Path, mnist_images: Images, profile: str, monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,7 @@ import golden
 import numpy as np
 import pytest
 from cpu_paths import Call, Outputs, outputs_of, run_calls, supported_paths
-from test_golden import check_routes
-from test_golden_kinds import check_choices, check_rounded, check_shares
+from golden import check_choices, check_rounded, check_routes, check_shares
 
 from vmoe_runtime.op_library import find_library
 

@@ -29,24 +29,6 @@ def test_random_cases_are_the_reference_bit_for_bit(part: int) -> None:
     assert not wrong, f"{len(wrong)} of {CASES_PER_PART} cases differ, such as {wrong[:5]}"
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_thousands_of_tokens_are_the_reference_bit_for_bit(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    tokens, experts = 5000, (8, 33, 64)[seed % 3]
-    k = (1, 2, experts)[seed // 2]
-    gates = make_gates(rng, seed, (2, tokens, experts))
-    for capacity in (1, tokens * k // experts // 2, tokens):
-        case = Case(gates, capacity, k, bool(seed % 2))
-        assert same_bits(runner(OP_LIBRARY, "VmoeRoute")(*case.inputs.values()), route(case)), case
-
-
-def test_the_fast_reference_is_the_plain_one() -> None:
-    small = [case for case in cases(0) if case.gates.size * case.k < 20_000][:300]
-    assert len(small) == 300
-    for case in small:
-        assert same_bits(route(case), run_reference(ROUTE, *case.inputs.values())), case
-
-
 @pytest.mark.parametrize("path", supported_paths())
 def test_every_cpu_path_routes_alike(path: str) -> None:
     chosen = [*golden_cases(), *list(cases(PARTS))[::4]]
