@@ -118,7 +118,6 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
         lost.append((exact.classes == labels).mean() - (short.classes == labels).mean())
         assert (short.classes == exact.classes).mean() >= FEWEST_SAME_ANSWERS[precision]
         kept.append([(one & other).sum() / other.sum() for one, other in zip(short.pairs, exact.pairs, strict=True)])
-    print(f"{precision}: top-1 lost {np.mean(lost):.4%} on average, {max(lost):.4%} at most; kept {np.min(kept, axis=0)}")
     assert np.mean(lost) <= MOST_LOST[precision]
     assert max(lost) <= MOST_LOST_AT_ONE_SETTING[group][precision]
     assert (np.min(kept, axis=0) >= FEWEST_KEPT[precision]).all()

@@ -86,15 +86,6 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(
         np.testing.assert_array_equal(np.stack(apart), together)
 
 
-def test_a_limit_is_one_of_each_image(engine_of: EngineOf, mnist_images: dict[str, np.ndarray]) -> None:
-    engine = engine_of("image", "onnxruntime")
-    for pool in (False, True):
-        for route in engine.routing(mnist_images["images"][:32], capacity=0.5, k=2, pool=pool, max_experts=3).values():
-            assert route.expert is not None and route.kept is not None
-            for expert, kept in zip(route.expert, route.kept, strict=True):
-                assert 1 <= len(np.unique(expert[kept])) <= 3
-
-
 def accuracy(engine: Engine, data: dict[str, np.ndarray], count: int, setting: dict[str, Any]) -> float:
     """In %, of the first images."""
     (logits,) = in_parts(lambda part: [engine(part, **{"pool": False, **setting})], data["images"][:count])

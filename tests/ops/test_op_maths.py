@@ -38,16 +38,6 @@ def test_the_sparse_mlp_is_the_reference_on_tied_tokens_and_experts(seed: int, n
 
 
 @EVERY_RUNNER
-def test_a_group_of_dropped_tokens_gets_zeros(name: str) -> None:
-    rng = np.random.default_rng(0)
-    tokens = np.broadcast_to(_normal(rng, 1, 1, WIDTH), (GROUPS, TOKENS, WIDTH)).copy()
-    y, slot, _ = runner(name, "VmoeSparseMlp")(tokens, *_layer(rng), *settings(2, 1, False))
-    assert (slot[:, 2:] == -1).all()
-    assert (y[:, 2:] == 0).all()
-    assert (y[:, :2] != 0).any(axis=-1).all()
-
-
-@EVERY_RUNNER
 def test_dispatch_copies_tokens_and_leaves_empty_places_zero(name: str) -> None:
     rng = np.random.default_rng(1)
     x = _normal(rng, GROUPS, TOKENS, WIDTH)
