@@ -19,6 +19,8 @@ ACCURACY = [
     # images, setting, accuracy in %
     (1536, {"capacity": 0.1, "k": 1}, 90.4),
     (1536, {"capacity": 0.1, "k": 1, "pool": True}, 95.2),
+    (1536, {"capacity": 0.2, "k": 1}, 94.3),
+    (1536, {"capacity": 0.2, "k": 1, "pool": True}, 97.0),
     (768, {"capacity": 0.2, "k": 1, "pool": True, "max_experts": 3}, 97.0),
 ]
 IN_GROUPS_OF_16 = [(768, {"capacity": 0.1, "k": 1}, 91.0), (768, {"capacity": 0.1, "k": 1, "pool": True}, 94.3)]
