@@ -50,51 +50,38 @@ def write_over(target: Path, **settings: bool) -> None:
 # What a bundle didn't write.
 
 
-def a_file(bundle: Path) -> str:
-    (bundle / "thesis.txt").write_text("years of work")
-    return "thesis.txt"
-
-
-def a_link(bundle: Path) -> str:
-    (bundle / "latest.onnx").symlink_to("model.onnx")
-    return "latest.onnx"
-
-
-def a_graph_of_somebody_else(bundle: Path) -> str:
-    (bundle / "tuned.onnx").write_bytes(b"mine")
-    return "tuned.onnx"
-
-
-def a_link_under_a_listed_name(bundle: Path) -> str:
+def link_weights(bundle: Path) -> None:
     (bundle / "weights.safetensors").rename(bundle.parent / "weights")
     (bundle / "weights.safetensors").symlink_to(bundle.parent / "weights")
-    return "weights.safetensors"
 
 
-def a_file_that_the_manifest_claims(bundle: Path) -> str:
+def claim_file(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"]["thesis.txt"] = manifest["files"]["model.onnx"]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    return a_file(bundle)
+    (bundle / "thesis.txt").write_text("years of work")
 
 
-def a_manifest_that_is_a_pipe(bundle: Path) -> str:
+def make_pipe(bundle: Path) -> None:
     (bundle / "manifest.json").unlink()
     os.mkfifo(bundle / "manifest.json")
-    return "not a bundle"
 
 
-FOREIGN = [
-    a_file, a_link, a_graph_of_somebody_else, a_link_under_a_listed_name, a_file_that_the_manifest_claims,
-    a_manifest_that_is_a_pipe,
-]  # fmt: skip
+FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file": (lambda bundle: (bundle / "thesis.txt").write_text("years of work"), "thesis.txt"),
+    "a link": (lambda bundle: (bundle / "latest.onnx").symlink_to("model.onnx"), "latest.onnx"),
+    "a graph of somebody else": (lambda bundle: (bundle / "tuned.onnx").write_bytes(b"mine"), "tuned.onnx"),
+    "a link under a listed name": (link_weights, "weights.safetensors"),
+    "a file that the manifest claims": (claim_file, "thesis.txt"),
+    "a manifest that is a pipe": (make_pipe, "not a bundle"),
+}
 
 
-@pytest.mark.parametrize("put_there", FOREIGN, ids=lambda put: put.__name__.replace("_", " "))
+@pytest.mark.parametrize(("change", "name"), FOREIGN.values(), ids=FOREIGN)
 def test_a_bundle_that_holds_more_is_kept(
-    put_there: Callable[[Path], str], bundle: Path, capfd: pytest.CaptureFixture[str]
+    change: Callable[[Path], object], name: str, bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    name = put_there(bundle)
+    change(bundle)
     names = sorted(bundle.parent.rglob("*"))
     assert_command_refuses([str(DENSE), "-o", str(bundle), "--force"], FAILURE, ["x.vmoe", name], capfd)
     assert sorted(bundle.parent.rglob("*")) == names
@@ -111,44 +98,33 @@ def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:
 # What the export reads.
 
 
-def the_bundle_itself(bundle: Path) -> tuple[Path, Path]:
-    return bundle, bundle
+def link(source: Path, target: Path) -> Path:
+    source.symlink_to(target)
+    return source
 
 
-def a_link_to_the_bundle(bundle: Path) -> tuple[Path, Path]:
-    (bundle.parent / "link").symlink_to(bundle)
-    return bundle.parent / "link", bundle
-
-
-def its_weights_as_checkpoint(bundle: Path) -> tuple[Path, Path]:
-    return bundle / "weights.safetensors", bundle
-
-
-def a_link_to_its_weights(bundle: Path) -> tuple[Path, Path]:
-    (bundle.parent / "ckpt.safetensors").symlink_to(bundle / "weights.safetensors")
-    return bundle.parent / "ckpt.safetensors", bundle
-
-
-def shards_that_link_inside(bundle: Path) -> tuple[Path, Path]:
+def linked_shards(bundle: Path) -> Path:
     prefix = copied_checkpoint(bundle.parent, DENSE)
     shard = prefix.with_name("ckpt.data-00000-of-00001")
     shard.replace(bundle / "model.onnx")
     shard.symlink_to(bundle / "model.onnx")
-    return prefix, bundle
+    return prefix
 
 
-SOURCES = [
-    the_bundle_itself, a_link_to_the_bundle, its_weights_as_checkpoint, a_link_to_its_weights, shards_that_link_inside,
-]  # fmt: skip
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "the bundle itself": lambda bundle: bundle,
+    "a link to the bundle": lambda bundle: link(bundle.parent / "link", bundle),
+    "its weights as checkpoint": lambda bundle: bundle / "weights.safetensors",
+    "a link to its weights": lambda bundle: link(bundle.parent / "ckpt.safetensors", bundle / "weights.safetensors"),
+    "shards that link inside": linked_shards,
+}
 
 
-@pytest.mark.parametrize("arrange", SOURCES, ids=lambda arrange: arrange.__name__.replace("_", " "))
-def test_what_is_exported_is_kept(
-    arrange: Callable[[Path], tuple[Path, Path]], bundle: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint, target = arrange(bundle)
+@pytest.mark.parametrize("arrange", SOURCES.values(), ids=SOURCES)
+def test_what_is_exported_is_kept(arrange: Callable[[Path], Path], bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoint = arrange(bundle)
     before = everything(bundle.parent)
-    assert_command_refuses([str(checkpoint), "-o", str(target), "--force"], FAILURE, ["x.vmoe", "holds"], capfd)
+    assert_command_refuses([str(checkpoint), "-o", str(bundle), "--force"], FAILURE, ["x.vmoe", "holds"], capfd)
     assert everything(bundle.parent) == before
 
 
@@ -261,12 +237,3 @@ def test_an_old_bundle_whose_replacement_was_killed_comes_back(bundle: Path) -> 
     with pytest.raises(KeyError), new_bundle(bundle, force=True):
         raise KeyError
     assert everything(bundle) == before
-
-
-def test_free_space_and_what_is_needed_never_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_writer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 6_340_000}))
-    with (
-        pytest.raises(ExportError, match=r"has 6\.3 MB free, and the bundle needs about 6\.4 MB"),
-        new_bundle(tmp_path / "x.vmoe", force=False, needed_bytes=6_340_001),
-    ):
-        pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import pickle
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import safetensors.torch
 import torch
 from official_writer import Chunk, leaves, nest, write_checkpoint
 
-from vmoe_export import CheckpointError, open_checkpoint
+from vmoe_export import open_checkpoint
 
 pytestmark = pytest.mark.fast
 
@@ -74,21 +73,14 @@ ARRANGEMENTS: dict[str, Callable[[Tensors], Any]] = {
     "a train state with a tuple of optimisers": nested("params", step=torch.tensor(7), opt_state=(MOMENTS, None)),
     "a train state under target": nested("target", "params", step=7, opt_state=MOMENTS),
 }
-EVERY_ARRANGEMENT = pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS.keys())
 
 
-@EVERY_ARRANGEMENT
-def test_torch_files_give_the_official_names(tmp_path: Path, arrangement: Callable[[Tensors], Any]) -> None:
-    torch.save(arrangement(parameters()), tmp_path / "ckpt.pt")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS.keys())
+def test_torch_files_give_the_official_names(tmp_path: Path, arrangement: Callable[[Tensors], Any], zipped: bool) -> None:
+    torch.save(arrangement(parameters()), tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
+    assert ((tmp_path / "ckpt.pt").read_bytes()[:2] == b"PK") == zipped
     assert_holds(tmp_path / "ckpt.pt", parameters(), "torch")
-
-
-@EVERY_ARRANGEMENT
-def test_torch_files_of_before_the_zip_layout_are_read_too(tmp_path: Path, arrangement: Callable[[Tensors], Any]) -> None:
-    path = tmp_path / "ckpt.pth"
-    torch.save(arrangement(parameters()), path, _use_new_zipfile_serialization=False)
-    assert path.read_bytes()[:2] != b"PK"
-    assert_holds(path, parameters(), "torch")
 
 
 @pytest.mark.parametrize("separator", ["/", "."])
@@ -102,32 +94,16 @@ def test_safetensors_files_give_the_official_names(tmp_path: Path, separator: st
 
 
 TORCH_DTYPES = [
-    "bool",
-    "int8",
-    "uint8",
-    "int16",
-    "int32",
-    "int64",
-    "float16",
-    "bfloat16",
-    "float32",
-    "float64",
-    "complex64",
-    "float8_e4m3fn",
-    "float8_e5m2",
-]
+    "bool", "int8", "uint8", "int16", "int32", "int64", "float16",
+    "bfloat16", "float32", "float64", "complex64", "float8_e4m3fn", "float8_e5m2",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype_name"),
-    [
-        (kind, dtype_name)
-        for kind in ("zip", "legacy", "safetensors")
-        for dtype_name in TORCH_DTYPES
-        if kind != "legacy" or not dtype_name.startswith("float8")  # younger than that layout
-    ],
-)
+@pytest.mark.parametrize("dtype_name", TORCH_DTYPES)
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str, kind: str) -> None:
+    if kind == "legacy" and dtype_name.startswith("float8"):
+        pytest.skip("these types are younger than that layout")
     tensors = {
         "embedding.kernel": _random_bits(dtype_name, (5, 6)),
         "scalar": _random_bits(dtype_name, ()),
@@ -146,58 +122,13 @@ def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str, kind: str) 
             assert found.tobytes() == _bytes(tensor)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_that_share_or_skip_memory_are_read_as_they_look(tmp_path: Path, zipped: bool) -> None:
-    base = torch.arange(24, dtype=torch.float32)
-    tensors = {
-        "embedding.kernel": torch.nn.Parameter(base.reshape(4, 6).T),
-        "every_second": base[1::2],
-        "repeated": base[:3].expand(5, 3),
-    }
-    torch.save(tensors, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
-    with open_checkpoint(tmp_path / "ckpt.pt") as checkpoint:
-        np.testing.assert_array_equal(checkpoint["embedding/kernel"], np.arange(24).reshape(4, 6).T)
-        np.testing.assert_array_equal(checkpoint["every_second"], np.arange(1, 24, 2))
-        np.testing.assert_array_equal(checkpoint["repeated"], [[0, 1, 2]] * 5)
-
-
-def test_what_was_read_may_be_changed_without_changing_the_checkpoint(tmp_path: Path) -> None:
+def test_what_was_read_may_be_changed_and_outlives_the_checkpoint(tmp_path: Path) -> None:
     for write in WRITERS.values():
         with open_checkpoint(write(tmp_path, parameters())) as checkpoint:
             first = checkpoint["cls"]
             first[...] = 0
-            np.testing.assert_array_equal(checkpoint["cls"], parameters()["cls"])
-
-
-def test_what_was_read_outlives_the_checkpoint(tmp_path: Path) -> None:
-    for write in WRITERS.values():
-        with open_checkpoint(write(tmp_path, parameters())) as checkpoint:
-            found = checkpoint["cls"]
-        np.testing.assert_array_equal(found, parameters()["cls"])
-
-
-def test_nothing_in_a_torch_file_is_executed(tmp_path: Path) -> None:
-    witness = tmp_path / "witness"
-
-    class Payload:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (witness,)
-
-    for zipped in (True, False):
-        torch.save({"embedding.kernel": Payload()}, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match="would run code when unpickled"):
-            open_checkpoint(tmp_path / "ckpt.pt")
-    (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Payload(), protocol=2))
-    with pytest.raises(CheckpointError):
-        open_checkpoint(tmp_path / "ckpt.pt")
-    assert not witness.exists()
-
-
-@pytest.mark.parametrize("tree", [{"step": torch.tensor(1)}, {}, {"other.kernel": torch.zeros(2)}])
-def test_a_file_without_model_parameters_is_refused(tmp_path: Path, tree: Any) -> None:
-    torch.save(tree, tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'ckpt.pt'}: it holds no 'embedding/kernel'")):
-        open_checkpoint(tmp_path / "ckpt.pt")
+            second = checkpoint["cls"]
+        np.testing.assert_array_equal(second, parameters()["cls"])
 
 
 def _write_official(folder: Path, tensors: Tensors) -> Path:

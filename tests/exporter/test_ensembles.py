@@ -130,12 +130,6 @@ def test_an_export_of_a_bundle_stays_an_ensemble(members: Path, tmp_path: Path) 
     assert planned(members, output="logits").output == "logits"
 
 
-def test_a_plain_model_names_no_ensemble(tmp_path: Path) -> None:
-    export_bundle(PLAIN, tmp_path / "x.vmoe", validate=False)
-    with Engine.load(tmp_path / "x.vmoe") as engine:
-        assert "ensemble_size" not in engine.manifest.raw["routing"]
-
-
 BAD = {
     "a member too many": (FINE_TUNED, {"ensemble_size": 4}, ConfigError, "those of 2 members"),
     "a plain one that is none": (FINE_TUNED, {"ensemble_size": 1}, ConfigError, "those of 2 members"),

@@ -28,7 +28,7 @@ def test_the_golden_set_is_whole() -> None:
 def test_float32_logits_and_kept_pairs_are_the_official_ones(case: golden.Case, runner: str) -> None:
     logits, *routes = case.run(runner)
     np.testing.assert_allclose(logits, case.logits, rtol=0, atol=1e-5)
-    check_routes(case, routes, atol=1e-5)
+    golden.check_routes(case, routes, atol=1e-5)
 
 
 @pytest.mark.parametrize("runner", golden.RUNNERS)
@@ -39,7 +39,7 @@ def test_bfloat16_dispatcher_keeps_the_official_pairs(case: golden.Case, runner:
     # One float32 ulp can flip a bfloat16 rounding, so single values may be off by a few 1e-3.
     assert difference.max() <= 3e-3
     assert difference.mean() <= 1.5e-4
-    check_routes(case, routes, atol=3e-3)
+    golden.check_routes(case, routes, atol=3e-3)
 
 
 @pytest.mark.parametrize("runner", golden.RUNNERS)
@@ -52,13 +52,3 @@ def test_bfloat16_dispatcher_is_close_in_nearly_all_cases(runner: str) -> None:
 def test_bfloat16_dispatcher_changes_the_logits(case: golden.Case) -> None:
     exact = replace(case, raw={**case.raw, "bfloat16": False}).run("torch")[0]
     assert np.abs(exact - case.logits).max() > 5e-5
-
-
-def check_routes(case: golden.Case, routes: list[np.ndarray], atol: float) -> None:
-    layers = case.layers()
-    assert len(routes) == 3 * len(layers)
-    for expert, kept, weight, (gates, official) in zip(routes[::3], routes[1::3], routes[2::3], layers, strict=True):
-        np.testing.assert_array_equal(golden.kept_pairs(expert, kept, official.shape[-1]), official)
-        if gates is not None:
-            np.testing.assert_allclose(weight, -np.sort(-gates)[..., : weight.shape[-1]], rtol=0, atol=atol)
-            np.testing.assert_allclose(weight, np.take_along_axis(gates, expert, 2), rtol=0, atol=atol)

@@ -27,40 +27,21 @@ def test_the_golden_set_is_whole() -> None:
 def test_experts_choose_the_official_tokens(case: golden.Case, runner: str) -> None:
     logits, *routes = case.run(runner)
     np.testing.assert_allclose(logits, case.logits, rtol=0, atol=1e-5)
-    check_choices(case, routes, atol=1e-5)
+    golden.check_choices(case, routes, atol=1e-5)
 
 
 @EVERY_RUNNER
 @pytest.mark.parametrize("case", ROUNDED, ids=str)
 def test_the_bfloat16_dispatcher_gives_the_official_logits(case: golden.Case, runner: str) -> None:
     logits, *routes = case.run(runner)
-    check_rounded(case, logits)
+    golden.check_rounded(case, logits)
     if case.kind == "soft":
-        check_shares(case, routes)
+        golden.check_shares(case, routes)
     else:
-        check_choices(case, routes, atol=3e-3)
+        golden.check_choices(case, routes, atol=3e-3)
 
 
 @pytest.mark.parametrize("case", [SOFT[0], SOFT[3], SOFT[6], *[case for case in CHOICE if case.bfloat16][::4]], ids=str)
 def test_without_the_rounding_the_mean_would_show_it(case: golden.Case) -> None:
     exact = replace(case, raw={**case.raw, "bfloat16": False}).run("torch")[0]
     assert np.abs(exact - case.logits).mean() > 1.5e-4
-
-
-def check_rounded(case: golden.Case, logits: np.ndarray) -> None:
-    """One float32 ulp can flip a bfloat16 rounding; what the rounding does in all shows in the mean."""
-    difference = np.abs(logits - case.logits)
-    assert difference.max() <= 3e-3, case
-    assert difference.mean() <= 1.5e-4, case
-
-
-def check_choices(case: golden.Case, routes: list[np.ndarray], atol: float) -> None:
-    for kept, weight, (gates, official) in zip(routes[::2], routes[1::2], case.layers(), strict=True):
-        np.testing.assert_array_equal(kept, official, err_msg=str(case))
-        if gates is not None:
-            np.testing.assert_allclose(weight, gates, rtol=0, atol=atol, err_msg=str(case))
-
-
-def check_shares(case: golden.Case, routes: list[np.ndarray]) -> None:
-    for found, official in zip(routes, case.shares(), strict=True):
-        np.testing.assert_allclose(found, official, rtol=0, atol=1e-4, err_msg=str(case))

@@ -6,12 +6,9 @@ import getpass
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
-from safetensors.numpy import save_file
-from variants import VARIANTS, Variant
 
 import vmoe_runtime
 from vmoe_export import export_bundle
@@ -50,19 +47,6 @@ def test_every_node_has_a_name_of_its_own_that_says_its_block(file: str, graphs:
         blocks = {re.search(r"encoderblock_\d+", name) for name in node.input if name.startswith("Encoder/encoderblock")}
         for block in filter(None, blocks):
             assert block[0] in node.name
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_names_are_unique_in_every_kind_of_model(variant: Variant, tmp_path: Path) -> None:
-    save_file(variant.parameters(), tmp_path / "model.safetensors")
-    options: dict[str, Any] = {**variant.options, "config": variant.config}
-    if variant.settings:
-        ratio, k, _ = variant.settings[-1]
-        options |= {"capacity": [ratio], "k": [k]}
-    export_bundle(tmp_path / "model.safetensors", tmp_path / "x.vmoe", validate=False, tensorrt=True, **options)
-    for path in (tmp_path / "x.vmoe").glob("*.onnx"):
-        nodes = onnx.load(path, load_external_data=False).graph.node
-        assert len({node.name for node in nodes} - {""}) == len(nodes)
 
 
 def test_a_graph_says_what_it_is_and_how_it_is_run(graphs: Mapping[str, onnx.ModelProto]) -> None:

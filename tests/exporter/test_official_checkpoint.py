@@ -13,33 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from official_writer import CHUNKS_KEY, Box, Chunk, leaves, nest, whole, write_checkpoint
+from official_writer import Box, Chunk, leaves, nest, whole, write_checkpoint
 
 from vmoe_export import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DTYPES = [
-    "bool",
-    "int8",
-    "uint8",
-    "int16",
-    "uint16",
-    "int32",
-    "uint32",
-    "int64",
-    "uint64",
-    "float16",
-    "bfloat16",
-    "float32",
-    "float64",
-    "complex64",
-    "complex128",
-    "float8_e4m3fn",
-    "float8_e5m2",
-]
+    "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+    "float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2",
+]  # fmt: skip
 LANDMARK = "embedding/kernel"
 
-PROPERTY = hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -125,20 +110,6 @@ def test_parameters_are_found_in_a_train_state(
         assert_holds(prefix, dict(leaves(tree)))
 
 
-@pytest.mark.parametrize("dtype_name", DTYPES)
-def test_every_dtype_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
-    tree = nest({LANDMARK: random_bits(dtype_name, (7, 9), 1)})
-    write_checkpoint(tmp_path / "ckpt", tree)
-    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
-
-
-@pytest.mark.parametrize("dtype_name", DTYPES)
-def test_a_scalar_keeps_its_bits(tmp_path: Path, dtype_name: str) -> None:
-    tree = nest({LANDMARK: np.zeros(2, np.float32), "scalar": random_bits(dtype_name, (), 2)})
-    write_checkpoint(tmp_path / "ckpt", tree)
-    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
-
-
 def test_ids_follow_the_order_of_strings_not_of_numbers(tmp_path: Path) -> None:
     tree = nest(
         {LANDMARK: np.zeros(1, np.float32)}
@@ -150,13 +121,6 @@ def test_ids_follow_the_order_of_strings_not_of_numbers(tmp_path: Path) -> None:
     assert found == list(range(12))
 
 
-def test_a_shard_may_be_empty(tmp_path: Path) -> None:
-    tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
-    write_checkpoint(tmp_path / "ckpt", tree, shards=3, cut=lambda name, array: [Chunk(((0, 2),), 2), Chunk(((2, 6),), 0)])
-    assert len((tmp_path / "ckpt.data-00001-of-00003").read_bytes()) == len(CHUNKS_KEY) + 3
-    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
-
-
 def test_a_shard_that_nothing_lies_in_may_be_absent(tmp_path: Path) -> None:
     tree = nest({LANDMARK: np.arange(6, dtype=np.float32)})
     write_checkpoint(tmp_path / "ckpt", tree, shards=2)
@@ -164,23 +128,13 @@ def test_a_shard_that_nothing_lies_in_may_be_absent(tmp_path: Path) -> None:
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
 
-@pytest.mark.parametrize("sub_chunks", [None, (0,)])
-def test_an_array_of_size_0_keeps_its_shape(tmp_path: Path, sub_chunks: tuple[int, ...] | None) -> None:
+EMPTY = ((0, 3), (0, 0), (0, 2))
+
+
+@pytest.mark.parametrize("chunks", [[Chunk(EMPTY)], [Chunk(EMPTY, 0, (0,))], [Chunk(EMPTY, 0, ())], []], ids=str)
+def test_an_array_of_size_0_keeps_its_shape(tmp_path: Path, chunks: list[Chunk]) -> None:
     tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
-    cut = lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, sub_chunks)]  # noqa: E731
-    write_checkpoint(tmp_path / "ckpt", tree, cut=cut)
-    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
-
-
-def test_an_array_of_size_0_may_have_no_sub_chunks(tmp_path: Path) -> None:
-    tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
-    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [Chunk(((0, 3), (0, 0), (0, 2)), 0, ())])
-    assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
-
-
-def test_an_array_of_size_0_may_have_no_chunks(tmp_path: Path) -> None:
-    tree = nest({LANDMARK: np.zeros((3, 0, 2), np.float32)})
-    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: [])
+    write_checkpoint(tmp_path / "ckpt", tree, cut=lambda name, array: chunks)
     assert_holds(tmp_path / "ckpt", dict(leaves(tree)))
 
 

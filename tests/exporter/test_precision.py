@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import golden
 import ml_dtypes
 import numpy as np
-import numpy_vmoe
 import onnx
 import pytest
 import safetensors.numpy
-import torch
 from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
-from image_parts import in_parts
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.bundle.weights_file import quantize_columns
 from vmoe_export.export import ExportResult
-from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import TOLERANCES
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
-from vmoe_runtime.bundle.reader import Bundle
 
 pytestmark = pytest.mark.long
 
@@ -106,15 +99,6 @@ def test_kernels_of_large_products_are_stored_short_and_all_else_as_it_was(
     assert results[precision].plan.weight_bytes == sum(array.nbytes for array in found.values())
 
 
-@EVERY_SHORT
-def test_graphs_and_manifest_have_the_types_of_the_weights_file(precision: str, results: dict[str, ExportResult]) -> None:
-    found = stored(results[precision])
-    model = onnx.load(results[precision].path / "model.onnx", load_external_data=False)
-    types = {tensor.name: onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in model.graph.initializer}
-    assert {name: types[name] for name in found} == {name: array.dtype for name, array in found.items()}
-    assert Bundle.open(results[precision].path).manifest.precision == precision
-
-
 def test_a_column_of_zeros_has_the_scale_1() -> None:
     weights = np.random.default_rng(0).standard_normal((3, 8, 4)).astype(np.float32)
     weights[1, :, 2] = 0
@@ -131,7 +115,7 @@ def test_hidden_features_are_cut_into_the_largest_chunks_that_fit(hidden: int, c
     assert hidden_chunk(hidden, "bf16") == hidden_chunk(hidden, "float") == 0
 
 
-def test_chunks_are_attributes_of_nodes_and_parts_of_the_stored_tensors(tmp_path: Path) -> None:
+def test_chunks_are_attributes_of_nodes(tmp_path: Path) -> None:
     variant = Variant(
         "wide", classifier="map", position="learned", trained_grid=(2, 2), image_size=(8, 8), hidden=576, moe=(1,),
         experts=2,
@@ -146,80 +130,6 @@ def test_chunks_are_attributes_of_nodes_and_parts_of_the_stored_tensors(tmp_path
     nodes = onnx.load(target / "model.onnx", load_external_data=False).graph.node
     chunks = {node.op_type: a.i for node in nodes for a in node.attribute if a.name == "hidden_chunk"}
     assert chunks == {"VmoeMlpBlock": 384, "VmoeExpertBlock": 384, "VmoeDenseMlp": 384}
-    found, data = stored(wide), (target / "weights.safetensors").read_bytes()
-    graph = onnx.load(target / "model.inlined.onnx", load_external_data=False).graph
-    parts = {tensor.name: tensor for tensor in graph.initializer}
-    first, second = (f"Encoder/encoderblock_1/Moe/Mlp/Dense_{i}/kernel" for i in (0, 1))
-    for expert in range(2):
-        for name, expected in (
-            (f"{first}/{expert}", found[first][expert]),
-            (f"{first}_scale/{expert}", found[f"{first}_scale"][expert]),
-            (f"{second}/{expert}/0", found[second][expert][:384]),
-            (f"{second}/{expert}/2", found[second][expert][768:]),
-        ):
-            place = {entry.key: entry.value for entry in parts[name].external_data}
-            start, length = int(place["offset"]), int(place["length"])
-            assert tuple(parts[name].dims) == expected.shape
-            assert data[start : start + length] == expected.tobytes()
-
-
-# What the graphs answer.
-
-
-@EVERY_SHORT
-@pytest.mark.parametrize("runtime", [OnnxRuntimeBackend, OpenVinoBackend])
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_predictions_in_stock_runtimes_are_the_official_ones_but_for_a_few(
-    precision: str, runtime: type, setting: tuple[float, int, bool], results: dict[str, ExportResult], images: np.ndarray
-) -> None:
-    graph, rules = runtime(results[precision].path / "model.inlined.onnx", 1), results[precision].plan.rules
-    assert rules is not None
-    numbers = rules.profile(*setting).inputs()
-    (logits,) = in_parts(lambda part: graph.run({"image": part, **numbers}, ["logits"]), images[:512])
-    ratio, k, bpr = setting
-    with np.load(MNIST / "reference.npz") as official:
-        exact = official[f"pred_K{k}_C{ratio}_{'bpr' if bpr else 'vanilla'}"][:512]
-    assert (logits.argmax(axis=1) == exact).mean() >= 0.985
-
-
-@pytest.mark.parametrize("runner", ["canonical", "openvino", "numpy"])
-@pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_experts_in_bfloat16_answer_alike_everywhere(
-    runner: str, setting: tuple[float, int, bool], results: dict[str, ExportResult], images: np.ndarray,
-    tensors: dict[str, np.ndarray],
-) -> None:  # fmt: skip
-    """The independent model in double precision rounds the same values."""
-    result, batch = results["bf16-experts"], images[:64]
-    assert result.plan.rules is not None
-    profile = result.plan.rules.profile(*setting)
-    network = Vmoe(result.plan.model, result.plan.grouping.tokens).load_weights(result.path / "weights.safetensors")
-    feeds = {"image": batch, **profile.inputs()}
-    with torch.inference_mode():
-        expected, *routes = (t.numpy() for t in network(*map(torch.from_numpy, feeds.values())))
-    official = [golden.kept_pairs(expert, kept, 8) for expert, kept in zip(routes[::3], routes[1::3], strict=True)]
-    if runner == "numpy":
-        rounded = {n: a.astype(ml_dtypes.bfloat16) if is_short(n, "bf16-experts") else a for n, a in tensors.items()}
-        answer = numpy_vmoe.forward(
-            rounded, batch,
-            numpy_vmoe.Settings(
-                group_tokens=result.plan.grouping.tokens, k=profile.k, capacity=profile.slots[0], bpr=profile.bpr,
-                bf16_weights=True,
-            ),
-        )  # fmt: skip
-        logits, pairs = answer.output, list(answer.kept.values())
-    else:
-        names = ["logits", *(f"{layer}/{what}" for layer in LAYERS for what in ("expert", "kept"))]
-        graph = OpenVinoBackend if runner == "openvino" else OnnxRuntimeBackend
-        file = "model.inlined.onnx" if runner == "openvino" else "model.onnx"
-        logits, *routes = graph(result.path / file, threads=1).run(feeds, names)
-        pairs = [golden.kept_pairs(expert, kept, 8) for expert, kept in zip(routes[::2], routes[1::2], strict=True)]
-    alike = np.all([(a == b).reshape(64, -1).all(axis=1) for a, b in zip(pairs, official, strict=True)], axis=0)
-    difference = np.abs(logits - expected)[alike]
-    # Where a value lies so close to the middle of two bfloat16 that sums in another order decide, it rounds to the other
-    # one: 1e-3 in the logits of some images, and rarely a token with nearly equal gates goes elsewhere.
-    assert alike.mean() >= 0.85
-    assert np.median(difference) <= 1e-4
-    assert difference.max() <= 5e-3
 
 
 # How far from float32 that is.

@@ -18,6 +18,8 @@ from vmoe_export import CheckpointError, open_checkpoint
 NAME = "embedding/kernel"
 VALUES = np.arange(300, dtype=np.float32).reshape(20, 15)
 
+Damage = Callable[[Path], Path]
+
 
 def saved(folder: Path, tensor: torch.Tensor | None = None) -> Path:
     """A file of two tensors; that of the landmark comes first."""
@@ -51,11 +53,10 @@ def entry(path: Path, name: str = "ckpt/data/0") -> tuple[int, int]:
     return start + 30 + sum(lengths), data.rindex(name.encode()) - 46
 
 
-def patched(path: Path, **places: bytes) -> Path:
+def patched(path: Path, pieces: dict[int, bytes]) -> Path:
     data = bytearray(path.read_bytes())
-    for place, piece in places.items():
-        at = int(place.removeprefix("at"))
-        data[at : at + len(piece)] = piece
+    for place, piece in pieces.items():
+        data[place : place + len(piece)] = piece
     path.write_bytes(data)
     return path
 
@@ -100,71 +101,63 @@ def test_tensors_of_a_graphics_card_are_read(tmp_path: Path) -> None:
 # What is refused.
 
 
+def with_records(method: int = zipfile.ZIP_STORED, **changes: bytes | None) -> Damage:
+    """Other contents of records in the folder `ckpt`, or None for one that is left out."""
+
+    def edit(records: dict[str, bytes]) -> None:
+        for name, data in changes.items():
+            del records[f"ckpt/{name}"]
+            if data is not None:
+                records[f"ckpt/{name}"] = data
+
+    return lambda path: rewritten(path, edit, method)
+
+
 def data_changed(path: Path) -> Path:
-    data, _ = entry(path)
-    return patched(path, **{f"at{data + 100}": b"\xff"})
+    return patched(path, {entry(path)[0] + 100: b"\xff"})
 
 
 def record_cut_in_the_directory(path: Path) -> Path:
     data, directory = entry(path)
     size = struct.pack("<I", 400)
     crc = struct.pack("<I", zlib.crc32(path.read_bytes()[data : data + 400]))
-    return patched(path, **{f"at{directory + 16}": crc, f"at{directory + 20}": size + size})
-
-
-def record_that_is_too_short(path: Path) -> Path:
-    return rewritten(path, lambda records: records.update({"ckpt/data/0": records["ckpt/data/0"][:-4]}))
-
-
-def record_that_is_missing(path: Path) -> Path:
-    return rewritten(path, lambda records: records.pop("ckpt/data/0"))
-
-
-def compressed(path: Path) -> Path:
-    return rewritten(path, lambda records: None, zipfile.ZIP_DEFLATED)
-
-
-def another_byte_order(path: Path) -> Path:
-    return rewritten(path, lambda records: records.update({"ckpt/byteorder": b"big"}))
+    return patched(path, {directory + 16: crc, directory + 20: size + size})
 
 
 def names_changed(path: Path) -> Path:
-    data, _ = entry(path, "ckpt/data.pkl")
-    place = path.read_bytes().index(b"head/bias", data)
-    return patched(path, **{f"at{place}": b"hEad"})
-
-
-def something_before_it(path: Path) -> Path:
-    path.write_bytes(b"PK\3\4" + path.read_bytes())
-    return path
+    return patched(path, {path.read_bytes().index(b"head/bias", entry(path, "ckpt/data.pkl")[0]): b"hEad"})
 
 
 def two_records_at_one_place(path: Path) -> Path:
-    _, one = entry(path, "ckpt/data/0")
-    _, two = entry(path, "ckpt/data/1")
-    place = path.read_bytes()[two + 42 : two + 46]
-    return patched(path, **{f"at{one + 42}": place})
+    one, two = (entry(path, f"ckpt/data/{number}")[1] for number in (0, 1))
+    return patched(path, {one + 42: path.read_bytes()[two + 42 : two + 46]})
 
 
-def cut_in_the_middle(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[:900])
-    return path
+def rebuilt(change: Callable[[bytes], bytes]) -> Damage:
+    def damage(path: Path) -> Path:
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return damage
 
 
-def names_of_a_gigabyte(path: Path) -> Path:
-    return rewritten(path, lambda records: records.update({"ckpt/data.pkl": b"0" * (17 << 20)}))
+DAMAGE: dict[str, tuple[Damage, str]] = {
+    "data changed": (data_changed, "CRC-32"),
+    "record cut in the directory": (record_cut_in_the_directory, NAME),
+    "record that is too short": (with_records(**{"data/0": VALUES.tobytes()[:-4]}), NAME),
+    "record that is missing": (with_records(**{"data/0": None}), "torch"),
+    "compressed": (with_records(zipfile.ZIP_DEFLATED), "compressed"),
+    "another byte order": (with_records(byteorder=b"big"), "byte order"),
+    "names changed": (names_changed, "CRC-32"),
+    "something before it": (rebuilt(lambda data: b"PK\3\4" + data), "ckpt.pt"),
+    "two records at one place": (two_records_at_one_place, "lies where another one does"),
+    "cut in the middle": (rebuilt(lambda data: data[:900]), "cut short"),
+    "names of a gigabyte": (with_records(**{"data.pkl": b"0" * (17 << 20)}), "16 MiB"),
+}
 
 
-DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
-    (data_changed, "CRC-32"), (record_cut_in_the_directory, NAME), (record_that_is_too_short, NAME),
-    (record_that_is_missing, "torch"), (compressed, "compressed"), (another_byte_order, "byte order"),
-    (names_changed, "CRC-32"), (something_before_it, "ckpt.pt"), (two_records_at_one_place, "lies where another one does"),
-    (cut_in_the_middle, "cut short"), (names_of_a_gigabyte, "16 MiB"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("damage", "word"), DAMAGE, ids=[damage.__name__.replace("_", " ") for damage, _ in DAMAGE])
-def test_a_damaged_file_is_refused(damage: Callable[[Path], Path], word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("damage", "word"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_refused(damage: Damage, word: str, tmp_path: Path) -> None:
     path = damage(saved(tmp_path))
     with pytest.raises(CheckpointError) as refused:
         read(path)
@@ -175,6 +168,6 @@ def test_damage_in_a_storage_that_tensors_share_is_noticed(tmp_path: Path) -> No
     shared = torch.arange(1000.0)
     torch.save({NAME: shared[:10], "head/bias": shared[990:]}, tmp_path / "ckpt.pt")
     data, _ = entry(tmp_path / "ckpt.pt")
-    patched(tmp_path / "ckpt.pt", **{f"at{data + 2000}": b"\xff"})
+    patched(tmp_path / "ckpt.pt", {data + 2000: b"\xff"})
     with pytest.raises(CheckpointError, match="CRC-32"):
         read(tmp_path / "ckpt.pt", "head/bias")

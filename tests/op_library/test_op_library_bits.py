@@ -31,10 +31,7 @@ DENSE = Variant(
     "without experts, 1152 hidden features that int8 cuts in three", classifier="map", position="learned",
     trained_grid=(4, 4), image_size=(16, 16), hidden=576, heads=9, classes=100,
 )  # fmt: skip
-MODELS = (
-    *(f"{name} {precision}" for name in ("mnist", "s32") for precision in ("fp32", "bf16-experts", "bf16", "int8")),
-    *(f"dense {precision}" for precision in ("fp32", "bf16", "int8")),
-)
+MODELS = ("mnist fp32", "mnist bf16-experts", "s32 fp32", "s32 bf16", "s32 int8", "dense bf16", "dense int8")
 PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
 IMAGES = 40
 EXPERTS, WIDTH, HIDDEN, TOKENS = 5, 21, 50, 33
@@ -99,7 +96,7 @@ def test_profiles_and_images_differ(logits: dict[str | None, np.ndarray]) -> Non
     assert len(np.unique(everything, axis=0)) == len(everything)
 
 
-@pytest.mark.parametrize("threads", [1, 3, 4])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray], threads: int) -> None:
     with Engine.load(model.bundle, backend="onnxruntime", threads=threads) as other:
         for profile in model.profiles:
@@ -108,7 +105,7 @@ def test_threads_do_not_matter(model: Model, logits: dict[str | None, np.ndarray
                 assert_same_bits(other(model.images[:size], profile), logits[profile][:size])
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 33])
+@pytest.mark.parametrize("size", [1, 7])
 def test_the_size_of_the_batch_does_not_matter(
     model: Model, engine: Engine, logits: dict[str | None, np.ndarray], size: int
 ) -> None:

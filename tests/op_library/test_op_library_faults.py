@@ -9,15 +9,11 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
 from cpu_paths import refusal, run_calls, supported_paths
-from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 from op_models import NUMPY_TYPES, node_call
 
-from vmoe_export import export_bundle
 from vmoe_export.ops.table import ELEMENT_TYPES, OPS, Op
-from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.op_library import find_library, library_path
 
 if find_library() is None:
@@ -254,52 +250,6 @@ def messages() -> dict[str, str]:
     results = run_calls(calls)
     assert not any(isinstance(good, str) for good in results[1::2])
     return {name: bad if isinstance(bad, str) else "" for name, bad in zip(FAULTS, results[::2], strict=True)}
-
-
-# Bundles whose SHA-256s are right and whose graph contradicts itself.
-
-
-def first_node(model: onnx.ModelProto, op: str) -> onnx.NodeProto:
-    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type == op)
-    return found
-
-
-def attribute(op: str, name: str, value: object) -> Edit:
-    def edit(model: onnx.ModelProto) -> None:
-        node = first_node(model, op)
-        kept = [given for given in node.attribute if given.name != name]
-        del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
-
-    return edit
-
-
-def without_the_last_input(op: str) -> Edit:
-    return lambda model: first_node(model, op).input.pop()
-
-
-GRAPHS: dict[str, tuple[Edit, tuple[str, ...]]] = {
-    "a hidden_chunk of 7": (attribute("VmoeExpertBlock", "hidden_chunk", 7), ("hidden_chunk is 7", "divide F, 128")),
-    "a hidden_chunk of no tiles": (attribute("VmoeExpertBlock", "hidden_chunk", 32), ("hidden_chunk", "multiple of 64")),
-    "7 heads": (attribute("VmoeAttentionBlock", "num_heads", 7), ("VmoeAttentionBlock", "num_heads is 7", "divide D, 64")),
-    "experts without scales of w2": (without_the_last_input("VmoeExpertBlock"), ("w2 is int8", "w2_scale must be given")),
-}
-
-
-@pytest.fixture(scope="module")
-def int8_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    target = tmp_path_factory.mktemp("int8") / "mnist.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], precision="int8", validate=False)
-    return target
-
-
-@pytest.mark.parametrize(("edit", "says"), GRAPHS.values(), ids=GRAPHS)
-def test_an_engine_refuses_an_int8_graph_with(edit: Edit, says: tuple[str, ...], int8_bundle: Path, tmp_path: Path) -> None:
-    files = {"model.onnx": edited_graph(int8_bundle, edit, "model.onnx")}
-    bundle = copied_bundle(int8_bundle, tmp_path / "x.vmoe", files=files)
-    with pytest.raises(BackendError) as refused:
-        Engine.load(bundle, backend="onnxruntime", threads=1)
-    assert_one_sentence(str(refused.value), "x.vmoe/model.onnx", *says)
 
 
 @pytest.mark.parametrize("path", ["fast", "AVX2", "avx2 ", " ", "scalar,avx2", "neon64", "0", "x" * 10_000])

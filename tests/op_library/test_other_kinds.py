@@ -8,14 +8,10 @@ from typing import Any
 import golden
 import numpy as np
 import pytest
-from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from damaged_files import assert_one_sentence
 
-from vmoe_export import ExportOptions, export_bundle, open_checkpoint
-from vmoe_export.errors import OptionError
-from vmoe_export.export_plan import plan_export
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine, RoutingError
-from vmoe_runtime.op_library import find_library
 
 BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 CHOICE, SOFT = "g7", "g6"
@@ -89,53 +85,12 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(bundles: dict[str, P
         np.testing.assert_array_equal(engine(given[[3, 0, 3]]), together[[3, 0, 3]])
 
 
-@pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
-@pytest.mark.parametrize(("model", "tokens"), [(CHOICE, 25), (SOFT, 25), ("g2", 16)])
-def test_the_bits_of_an_image_do_not_depend_on_neighbours_or_threads_on_any_path(model: str, tokens: int) -> None:
-    folder, network = golden.exported(model, f"tokens:{tokens}", model == SOFT)
-    everything = golden.arrays(model)["images"][:6]
-    layers = len(network.config.moe.layers) if network.config.moe else 0
-    feeds = {"capacity": np.full(layers, 4, np.int64)} if model == CHOICE else {}
-    picks = [[0, 1, 2, 3], [0], [3], [2, 2, 1]]
-    calls = [Call(folder / "model.onnx", {"image": everything[pick], **feeds}, ["logits"]) for pick in picks]
-    for path in supported_paths() if find_library() else ():
-        alone = None
-        for threads in (1, 3):
-            (together,), *parts = outputs_of(run_calls(calls, path, threads=threads))
-            alone = together if alone is None else alone
-            np.testing.assert_array_equal(together, alone, err_msg=path)
-            for (found,), pick in zip(parts, picks[1:], strict=True):
-                np.testing.assert_array_equal(found, together[pick], err_msg=f"{path} {pick}")
-
-
 def test_a_bundle_of_a_kind_is_a_checkpoint_of_that_kind(bundles: dict[str, Path], tmp_path: Path) -> None:
     for model in (CHOICE, SOFT):
         source, again = bundles[f"{model}-fp32"], tmp_path / f"{model}.vmoe"
         export_bundle(source, again, precision="int8", validate=False)
         for file in ("model.onnx", "weights.safetensors"):
             assert (again / file).read_bytes() == (bundles[f"{model}-int8"] / file).read_bytes(), model
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "words"),
-    [
-        (SOFT, {"k": [1]}, ("Soft MoE", "no k")),
-        (SOFT, {"capacity": [0.5], "pool": True}, ("Soft MoE", "no capacity, pool")),
-        (SOFT, {"router": "top-k"}, ("--router top-k", "Soft MoE")),
-        (SOFT, {"ensemble_size": 5}, ("Soft MoE", "ensemble_size")),
-        (SOFT, {"capacity_multiple_of": 4}, ("Soft MoE", "capacity_multiple_of")),
-        (SOFT, {"tensorrt": True}, ("TensorRT", "Soft MoE")),
-        (CHOICE, {"k": [2]}, ("experts choice", "no k")),
-        (CHOICE, {"bpr": True, "max_experts": 2}, ("experts choice", "no bpr, max_experts")),
-        (CHOICE, {"ensemble_size": 2}, ("experts choice", "ensemble")),
-        (CHOICE, {"tensorrt": True}, ("TensorRT", "experts choice")),
-    ],
-)
-def test_what_a_kind_does_not_have_is_refused_at_export(model: str, options: dict[str, Any], words: tuple[str, ...]) -> None:
-    stored = golden.settings(model)
-    with open_checkpoint(golden.FOLDER / model) as checkpoint, pytest.raises(OptionError) as refused:
-        plan_export(checkpoint, ExportOptions(config=stored["model"], image_size=tuple(stored["image_size"]), **options))
-    assert_one_sentence(str(refused.value), *words)
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,6 @@ NUM_CASES = 300
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize("gates", SHORT)
-def test_short_gates_are_ranked_by_their_exact_values_and_handed_on_unchanged(gates: ElementType, name: str) -> None:
-    run = runner(name, "VmoeRoute", gates=gates)
-    wrong = []
-    for number in range(NUM_CASES):
-        values, setting = _routing_case(np.random.default_rng(number), number, gates)
-        slot, weight, src, expert = run(values, *setting)
-        expected = run_reference(OPS["VmoeRoute"], values.astype(np.float64), *setting)
-        same = all(map(np.array_equal, (slot, src, expert), (expected[0], *expected[2:])))
-        if not same or not np.array_equal(weight.astype(np.float64), expected[1], equal_nan=True):
-            wrong.append(number)
-    assert not wrong, f"{len(wrong)} of {NUM_CASES} cases differ, such as {wrong[:5]}"
-
-
-@EVERY_RUNNER
 @pytest.mark.parametrize("tokens", SHORT)
 def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> None:
     bits = np.arange(2**16, dtype=np.uint16)

@@ -1,21 +1,17 @@
-"""VmoeRoute against the official router (golden cases) and, in every runtime, against the numpy reference."""
+"""VmoeRoute in every runtime: the official router's places (golden cases), and who comes before whom."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from op_models import RUNNERS, run_reference, runner
-from routing_cases import GOLDEN, Case, Outputs, golden_cases, make_gates
+from routing_cases import GOLDEN, Case, Outputs, golden_cases
 
 from vmoe_export.ops.table import OPS
 
 pytestmark = pytest.mark.fast
 
 ROUTE = OPS["VmoeRoute"]
-NUM_RANDOM_CASES = 2000
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
@@ -36,16 +32,6 @@ def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: 
     found_weight[token[kept], expert[kept]] = weight[0][kept]
     np.testing.assert_array_equal(found_weight, official_weight)
     np.testing.assert_array_equal(src.ravel()[slot[0][kept]], token[kept])
-
-
-@pytest.mark.parametrize("name", RUNNERS)
-def test_random_routing_cases_equal_the_reference_exactly(name: str) -> None:
-    wrong = [
-        f"{number}: {case}"
-        for number, (case, expected) in enumerate(random_cases())
-        if not _same(_route(name, case), expected)
-    ]
-    assert not wrong, f"{len(wrong)} of {NUM_RANDOM_CASES} cases differ, such as {wrong[:5]}"
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
@@ -76,30 +62,7 @@ def test_a_nan_gate_ranks_as_zero_and_stays_nan_in_the_weights(name: str) -> Non
     np.testing.assert_array_equal(weight, np.float32([[[0.5, np.nan, -0.5]]]))
 
 
-@functools.cache
-def random_cases() -> list[tuple[Case, Outputs]]:
-    """Random cases with what the reference gives."""
-    return [(case, run_reference(ROUTE, *case.inputs.values())) for case in _generate(np.random.default_rng(2106))]
-
-
-def _generate(rng: np.random.Generator) -> Iterator[Case]:
-    for number in range(NUM_RANDOM_CASES):
-        groups = int(rng.integers(1, 4))
-        tokens = 1 if rng.random() < 0.1 else int(rng.integers(2, 41))
-        experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 33]))
-        k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
-        capacity = int(rng.choice([1, 2, 3, max(1, tokens * k // experts), tokens * k + 5]))
-        yield Case(make_gates(rng, number % 8, (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
-
-
 def _route(name: str, case: Case) -> Outputs:
     if name == "reference":
         return run_reference(ROUTE, *case.inputs.values())
     return runner(name, "VmoeRoute")(*case.inputs.values())
-
-
-def _same(found: Outputs, expected: Outputs) -> bool:
-    return all(
-        a.dtype == b.dtype and np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
-        for a, b in zip(found, expected, strict=True)
-    )

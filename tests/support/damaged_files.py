@@ -27,19 +27,6 @@ Edit = Callable[[Any], None]
 Build = Callable[[Path], Path]
 
 
-class Faults(list[Any]):
-    """Parameters (build, names) for a test, one for each function that builds a damaged file."""
-
-    def naming(self, *names: str) -> Callable[[Build], Build]:
-        """Adds the decorated function under its own name; the refusal must hold `names`."""
-
-        def add(build: Build) -> Build:
-            self.append(pytest.param(build, names, id=build.__name__.replace("_", " ")))
-            return build
-
-        return add
-
-
 def assert_one_sentence(sentence: str, *names: str) -> None:
     """One line for a person, which names what is concerned."""
     assert sentence.strip() == sentence != ""

@@ -1,6 +1,6 @@
 """Kills and interrupts exports at random moments, and says what then was not as it must be.
 
-    python tests/support/export_kills.py --kills 170 --signals 60 --swaps 500
+    python tests/support/export_kills.py --kills 170 --signals 60
 
 prints one line for each thing that went wrong, a summary as JSON, and exits with 1 if anything did. The process exports once
 itself and forks for each run, so that no moment falls into imports.
@@ -9,7 +9,6 @@ itself and forks for each run, so that no moment falls into imports.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import random
@@ -27,9 +26,7 @@ import torch
 from terminal import default_signals
 
 from vmoe_export import export_bundle
-from vmoe_export.bundle.bundle_writer import new_bundle
 from vmoe_runtime import BundleError
-from vmoe_runtime.bundle import manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_tools import program
 
@@ -109,26 +106,6 @@ class Exports:
             self._check_target(name, force)
         self._sweep("the signals")
 
-    def swap(self, count: int) -> None:
-        """SIGKILL while bundles of two small files replace each other without a pause: each is whole, and never away."""
-        place = self.folder / "y.vmoe"
-        _write_small(place, 0)
-        for run in range(count):
-            pid = self._fork(lambda: _swap_for_ever(place))
-            time.sleep(self._random.uniform(0, 0.03))
-            os.kill(pid, signal.SIGKILL)
-            self.report.endings[str(self._wait(pid))] += 1
-            if sorted(path.name for path in place.iterdir()) != ["manifest.json", "weights.safetensors"]:
-                self._fail(f"swap {run}: the target holds {sorted(place.iterdir())}")
-            elif json.loads((place / "manifest.json").read_bytes())["n"] != int(
-                (place / "weights.safetensors").read_bytes()
-            ):
-                self._fail(f"swap {run}: the target is of two bundles")
-        _write_small(place, 0)
-        if left := self._left():
-            self._fail(f"after the swaps: left {left}")
-        shutil.rmtree(place)
-
     def close(self) -> None:
         """Takes away what standard error went to, and the bundle that runs begin with."""
         shutil.rmtree(self._beside)
@@ -201,27 +178,13 @@ class Exports:
         self.report.failures.append(what)
 
 
-def _write_small(place: Path, number: int) -> None:
-    with new_bundle(place, force=True) as folder:
-        (folder / "weights.safetensors").write_text(str(number))
-        content = {"format": manifest.FORMAT, "n": number, "files": {"weights.safetensors": {}}}
-        (folder / "manifest.json").write_text(json.dumps(content))
-
-
-def _swap_for_ever(place: Path) -> int:
-    for number in itertools.count(1):
-        _write_small(place, number)
-    return 0
-
-
-def run(kills: int, signals: int, swaps: int, seed: int) -> Report:
+def run(kills: int, signals: int, seed: int) -> Report:
     """All of it in a temporary folder. Call it in a process without threads: it forks."""
     with tempfile.TemporaryDirectory(prefix="export-kills-") as folder:
         exports = Exports(Path(folder), seed)
         try:
             exports.kill(kills)
             exports.interrupt(signals)
-            exports.swap(swaps)
         finally:
             exports.close()
         return exports.report
@@ -229,7 +192,7 @@ def run(kills: int, signals: int, swaps: int, seed: int) -> Report:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("kills", 170), ("signals", 60), ("swaps", 500), ("seed", 0)):
+    for name, default in (("kills", 170), ("signals", 60), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     default_signals()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,21 +55,13 @@ def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False, **at
         int(array[0]) if value.type == "i64" and array is not None else array
         for value, array in zip(op.inputs, padded(op, inputs), strict=True)
     ]
-    outputs = reference_function(op)(*arguments, *attribute_values(op, dispatch_bf16, **attributes).values())
+    outputs = getattr(reference, op.function_name)(*arguments, *attribute_values(op, dispatch_bf16, **attributes).values())
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     """The inputs, and None for optional ones at the end that were left out."""
     return [*inputs, *[None] * (len(op.inputs) - len(inputs))]
-
-
-def reference_function(op: Op) -> Callable[..., object]:
-    return getattr(reference, op.function_name)
-
-
-def reference_parameters(op: Op) -> list[str]:
-    return list(inspect.signature(reference_function(op)).parameters)
 
 
 def torch_op(op: Op) -> Callable[..., Any]:
