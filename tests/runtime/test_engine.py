@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vmoe_runtime import Engine, ImageError, RoutingError, Setting, op_library
-from vmoe_runtime.images import scale_pixels
+from vmoe_runtime import Engine, RoutingError, Setting, op_library
 
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]
@@ -130,42 +128,6 @@ def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Image
         assert route.patch_mask().shape == (4, 7, 7)
         # The classifier token comes first.
         np.testing.assert_array_equal(route.patch_mask().reshape(4, 49), kept.any(axis=2)[:, 1:])
-
-
-def test_uint8_pixels_are_scaled_as_float32_in_minus_one_to_one(engine: Engine, mnist_images: Images) -> None:
-    pixels = mnist_images["images"][:5]
-    scaled = scale_pixels(pixels)
-    assert scaled.min() == -1 and scaled.max() == 1
-    np.testing.assert_array_equal(engine(pixels), engine(scaled[..., None]))
-    np.testing.assert_array_equal(engine(pixels[0][..., None]), engine(pixels[:1]))
-
-
-def test_pil_images_files_and_lists_give_the_answers_of_their_pixels(
-    engine: Engine, mnist_images: Images, tmp_path: Path
-) -> None:
-    pixels = mnist_images["images"][:3]
-    pictures = [Image.fromarray(image) for image in pixels]
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
-    for picture, path in zip(pictures, paths, strict=True):
-        picture.save(path)
-    expected = engine(pixels)
-    np.testing.assert_array_equal(engine(pictures), expected)
-    np.testing.assert_array_equal(engine(paths), expected)
-    np.testing.assert_array_equal(engine(str(paths[1])), expected[1:2])
-    np.testing.assert_array_equal(engine([pixels[0][..., None], pictures[1], paths[2]]), expected)
-    np.testing.assert_array_equal(engine(pictures[0].convert("RGB")), expected[:1])
-
-
-def test_a_picture_of_another_size_is_answered(engine: Engine, mnist_images: Images) -> None:
-    large = Image.fromarray(mnist_images["images"][0]).resize((56, 56), Image.Resampling.NEAREST)
-    assert engine(large).argmax() == mnist_images["labels"][0]
-
-
-def test_a_batch_must_fill_the_routing_groups(mnist_bundle: Path, mnist_images: Images) -> None:
-    with Engine.load(mnist_bundle) as engine:
-        assert engine(mnist_images["images"][:32]).shape == (32, 10)
-        with pytest.raises(ImageError, match=r"17 images.*multiple of 16"):
-            engine(mnist_images["images"][:17])
 
 
 def test_auto_takes_what_is_fastest_for_the_bundle_and_says_what_runs(
