@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ class Service:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         start = time.monotonic()
-        command = ["vmoe", "serve", "ray"] if program == "ray" else [program]
+        command = [str(Path(sys.executable).with_name("vmoe")), "serve", "ray"] if program == "ray" else [program]
         command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
         command += ["--backend", "onnxruntime"] if program == "ray" else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is open as long as the service runs)
@@ -104,10 +105,7 @@ class Service:
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part.
-
-        Pages of files count in full, as programs outside that map the same libraries must make no difference.
-        """
+        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
         fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
         family, before = {self._process.pid}, 0
         while len(family) > before:
@@ -115,10 +113,9 @@ class Service:
             family |= {process for process, found in fields.items() if found and int(found[1]) in family}
         memory = {}
         for process in sorted(family):
-            with suppress(OSError, ValueError):  # it has just ended
-                told = [Path(f"/proc/{process}/{name}").read_text().split() for name in ("smaps_rollup", "status")]
-                fields_of = ((told[0], "Pss_Anon:"), (told[0], "Pss_Shmem:"), (told[1], "RssFile:"))
-                memory[process] = sum(int(text[text.index(field) + 1]) for text, field in fields_of) << 10
+            with suppress(OSError, TypeError):  # it has just ended
+                text = Path(f"/proc/{process}/smaps_rollup").read_text()
+                memory[process] = int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1]) << 10  # type: ignore[index]
         return memory
 
     def counters(self) -> Array:

@@ -84,10 +84,10 @@ def measure(subject: Subject) -> Report:
 
 
 def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
-    """Sums up the notes of a trace; every time counts from when a request was due, so that a late generator flatters nobody.
+    """Sums up a trace; every time counts from when a request was due, so that a late generator flatters nobody.
 
     Args:
-        notes: of `open_loop`.
+        load: of `open_loop`.
         target: seconds from a request's due time to its answer.
         order: names of the settings, the least accurate first.
         bursts: seconds from the start at which bursts begin.
@@ -96,8 +96,7 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
         Among others `in_time`, the share answered within the target, of all; `settings`, shares of the answered ones by what
         served them; `mean_level`, their mean place in the order, from 0 to 1; `switch_ms`, for each burst that began above
         the lowest setting the time until an answer came from a lower one than before, None where none did until the next
-        burst; `timeline`, for each tenth requests a second and the mean level, None without an answer; `late_ms`, how late
-        requests were sent (99th percentile).
+        burst; `timeline`, for each tenth requests a second and the mean level, None without an answer.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]
@@ -115,13 +114,11 @@ def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[fl
         **{f"p{p}_ms": float(np.percentile(seconds, p) * 1e3) if len(seconds) else None for p in (50, 99)},
         "settings": {name: times / len(served) for name, times in sorted(Counter(served).items())},
         "mean_level": float(np.mean(places)) if len(places) else None,
-        "changes": sum(before != after for before, after in pairwise(served)),
         "switch_ms": _switches(load.done[by_time], places, [load.start + burst for burst in bursts]),
         "timeline": [
             (float(np.count_nonzero(when == part) / tenth), float(np.mean(level)) if len(level) else None)
             for part, level in enumerate(parts)
         ],
-        "late_ms": float(np.nanpercentile(load.sent - load.due, 99) * 1e3),
     }
 
 
@@ -149,20 +146,25 @@ def markdown(report: Report) -> str:
     head = ["setting", "images/s", "accuracy", "images a call", "service cores", "generator cores", "generator ms a request"]
     fields = "setting images_per_second:.0f accuracy:.2% images_per_call:.1f service_cpu:.2f generator_cpu:.2f"
     lines += [*table(head, [cells(point, fields + " generator_ms:.3f") for point in report["points"]]), ""]
-    head = ["trace", "served at", "in time", "accuracy", "p50 ms", "p99 ms", "refused", "lost", "images a call", "changes"]
-    head += ["switched in ms", "late ms", "generator CPU s", "service CPU s"]
-    fields = "trace mode in_time:.1% accuracy:.2% p50_ms:.1f p99_ms:.1f refused lost images_per_call:.1f changes"
-    fields += " switches late_ms:.1f generator_seconds:.1f service_seconds:.1f"
+    head = [
+        "trace",
+        "served at",
+        "in time",
+        "accuracy",
+        "p50 ms",
+        "p99 ms",
+        "refused",
+        "lost",
+        "images a call",
+        "switched in ms",
+    ]
+    fields = "trace mode in_time:.1% accuracy:.2% p50_ms:.1f p99_ms:.1f refused lost images_per_call:.1f switches shares"
     rows = []
     for row in report["rows"]:
-        switches = ["never" if switch is None else f"{switch:.0f}" for switch in row["switch_ms"]]
-        rows.append(cells(row | {"switches": " ".join(switches) or "-"}, fields))
-    shares = [
-        [row["trace"], ", ".join(f"{name} {share:.1%}" for name, share in row["settings"].items())]
-        for row in report["rows"]
-        if row["mode"] == "elastic"
-    ]
-    return "\n".join([*lines, *table(head, rows), "", *table(["trace", "elastic answers by setting"], shares)])
+        switches = " ".join("never" if switch is None else f"{switch:.0f}" for switch in row["switch_ms"])
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in row["settings"].items())
+        rows.append(cells(row | {"switches": switches or "-", "shares": shares}, fields))
+    return "\n".join([*lines, *table([*head, "answers by profile"], rows)])
 
 
 _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed low": ("#6b7280", "o")}

@@ -1,17 +1,63 @@
-#include "sdk/elastic.h"
+// Elastic capacity, and its C API: which of several settings the next call runs with, so that answers keep to a latency
+// target.
+//
+// docs/elastic.md derives the rules. They are plain double arithmetic in the order of the Python package's
+// vmoe_serve/elastic.py, so that both decide the same.
+#include "vmoe/elastic.h"
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "sdk/c_status.h"
 #include "sdk/error.h"
 #include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {
 namespace {
 
-void check(const ElasticPlan& plan) {
-  const auto& levels = plan.levels;
+// The decisions, and what they remember.
+class Elastic {
+ public:
+  // levels: one at least, the cheapest first. Throws VMOE_ARGUMENT_ERROR: they or the options make no sense.
+  Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels);
+
+  // Decides on the level of the next call. Down at once and as far as needed, where the queue would not be served in
+  // time or the load is too much; up after a while in which a higher level was affordable, and then as far as is
+  // affordable.
+  void decide(const vmoe_elastic_seen& seen);
+
+  // Learns what a call took; what is no positive number of seconds is ignored.
+  void served(size_t level, int64_t images, double seconds);
+
+  size_t level() const { return level_; }
+  size_t num_levels() const { return levels_.size(); }
+
+  // The most images that a call at a level takes.
+  int64_t images_per_call(size_t level) const;
+
+  // Seconds of calls at a level that the images of one second need.
+  double load(size_t level) const;
+
+ private:
+  void count_arrivals(const vmoe_elastic_seen& seen);
+  double seconds(size_t level, int64_t images) const;
+  bool in_time(size_t level, const vmoe_elastic_seen& seen) const;
+  bool affordable(size_t level, const vmoe_elastic_seen& seen) const;
+
+  vmoe_elastic_options plan_;
+  std::vector<vmoe_elastic_level> levels_;
+  size_t level_;
+  std::vector<double> scales_;  // of each level: what its calls took over what the plan says
+  double rate_ = 0;             // images per second that arrive
+  double arrived_ = 0;          // since the last decision that any time had gone by at
+  double began_, time_;         // a target before the start, and the time of that decision
+  std::optional<double> affordable_since_;
+};
+
+void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_level>& levels) {
   if (!(plan.target > 0 && plan.target <= kLongestSeconds)) {
     fail(VMOE_ARGUMENT_ERROR, "target must be more than 0 and at most ", static_cast<int64_t>(kLongestSeconds),
          " seconds");
@@ -37,17 +83,17 @@ void check(const ElasticPlan& plan) {
   }
 }
 
-}  // namespace
-
-Elastic::Elastic(ElasticPlan plan, double time) : plan_(std::move(plan)) {
-  check(plan_);
-  level_ = plan_.levels.size() - 1;
-  scales_.assign(plan_.levels.size(), 1.0);
-  began_ = time - plan_.target;
-  time_ = time;
+Elastic::Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels)
+    : plan_(options),
+      levels_(std::move(levels)),
+      level_(levels_.size() - 1),
+      scales_(levels_.size(), 1.0),
+      began_(options.time - options.target),
+      time_(options.time) {
+  check(plan_, levels_);
 }
 
-void Elastic::decide(const ElasticSeen& seen) {
+void Elastic::decide(const vmoe_elastic_seen& seen) {
   count_arrivals(seen);
   size_t level = level_;
   while (level > 0 && !(in_time(level, seen) && load(level) <= kUtilizationLimit)) --level;
@@ -57,7 +103,7 @@ void Elastic::decide(const ElasticSeen& seen) {
     return;
   }
   size_t best = level;
-  while (best + 1 < plan_.levels.size() && affordable(best + 1, seen)) ++best;
+  while (best + 1 < levels_.size() && affordable(best + 1, seen)) ++best;
   if (best == level) {
     affordable_since_.reset();
     return;
@@ -71,7 +117,7 @@ void Elastic::decide(const ElasticSeen& seen) {
 void Elastic::served(size_t level, int64_t images, double seconds) {
   if (!(seconds > 0 && std::isfinite(seconds))) return;
   const double old = scales_[level];
-  const double ratio = seconds / (plan_.levels[level].fixed + plan_.levels[level].each * static_cast<double>(images));
+  const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
   // One call that was held up says little.
   const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
   // What slowed this level down may have slowed down the others; and what held them up once may be over.
@@ -80,7 +126,7 @@ void Elastic::served(size_t level, int64_t images, double seconds) {
 }
 
 int64_t Elastic::images_per_call(size_t level) const {
-  const ElasticLevel& at = plan_.levels[level];
+  const vmoe_elastic_level& at = levels_[level];
   // An image may wait for one such call before it is in the next one.
   const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
   if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
@@ -93,7 +139,7 @@ double Elastic::load(size_t level) const {
   return rate_ * seconds(level, images) / static_cast<double>(images);
 }
 
-void Elastic::count_arrivals(const ElasticSeen& seen) {
+void Elastic::count_arrivals(const vmoe_elastic_seen& seen) {
   arrived_ += static_cast<double>(seen.arrived);
   const double elapsed = seen.time - time_;
   if (!(elapsed > 0)) return;
@@ -105,11 +151,11 @@ void Elastic::count_arrivals(const ElasticSeen& seen) {
 }
 
 double Elastic::seconds(size_t level, int64_t images) const {
-  return scales_[level] * (plan_.levels[level].fixed + plan_.levels[level].each * static_cast<double>(images));
+  return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
 }
 
 // Whether the first of the queue and its last are answered in time, if nothing changes.
-bool Elastic::in_time(size_t level, const ElasticSeen& seen) const {
+bool Elastic::in_time(size_t level, const vmoe_elastic_seen& seen) const {
   const double limit = plan_.target * kSafetyMargin;
   const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
   const double whole = static_cast<double>(calls) * seconds(level, images);
@@ -117,8 +163,66 @@ bool Elastic::in_time(size_t level, const ElasticSeen& seen) const {
   return last <= limit && seen.oldest + seconds(level, std::min(seen.waiting, images)) <= limit;
 }
 
-bool Elastic::affordable(size_t level, const ElasticSeen& seen) const {
+bool Elastic::affordable(size_t level, const vmoe_elastic_seen& seen) const {
   return load(level) <= kHeadroom && in_time(level, seen);
 }
 
+}  // namespace
 }  // namespace vmoe::sdk
+
+using namespace vmoe::sdk;  // all but the C API's own names
+
+struct vmoe_elastic {
+  vmoe::sdk::Elastic elastic;
+};
+
+extern "C" {
+
+vmoe_status* vmoe_elastic_create(const vmoe_elastic_options* options, const vmoe_elastic_level* levels,
+                                 size_t num_levels, vmoe_elastic** elastic) {
+  return guarded([&] {
+    check_pointer(elastic, "elastic");
+    *elastic = nullptr;
+    check_pointer(options, "options");
+    check_pointer(levels, "levels");
+    const vmoe_elastic_options known = read_struct(options, "options");
+    if (!std::isfinite(known.time)) fail(VMOE_ARGUMENT_ERROR, "options: time is no finite number");
+    if (num_levels < 1 || num_levels > kMostLevels) {
+      fail(VMOE_ARGUMENT_ERROR, "there must be 1 to ", kMostLevels, " levels, not ", num_levels);
+    }
+    *elastic = new vmoe_elastic{Elastic(known, {levels, levels + num_levels})};
+  });
+}
+
+void vmoe_elastic_free(vmoe_elastic* elastic) { delete elastic; }
+
+vmoe_status* vmoe_elastic_decide(vmoe_elastic* elastic, const vmoe_elastic_seen* seen,
+                                 vmoe_elastic_decision* decision) {
+  return guarded([&] {
+    check_pointer(elastic, "elastic");
+    check_pointer(seen, "seen");
+    check_pointer(decision, "decision");
+    const vmoe_elastic_seen known = read_struct(seen, "seen");
+    if (!std::isfinite(known.time) || !(known.oldest >= 0) || known.waiting < 0 || known.arrived < 0) {
+      fail(VMOE_ARGUMENT_ERROR, "seen: waiting, oldest and arrived must be 0 or more, and time a finite number");
+    }
+    elastic->elastic.decide(known);
+    const size_t level = elastic->elastic.level();
+    vmoe_elastic_decision c = VMOE_ELASTIC_DECISION_INIT;
+    c.level = static_cast<int64_t>(level);
+    c.images = elastic->elastic.images_per_call(level);
+    c.load = elastic->elastic.load(level);
+    write_struct(decision, c, "decision");
+  });
+}
+
+vmoe_status* vmoe_elastic_served(vmoe_elastic* elastic, int64_t level, int64_t images, double seconds) {
+  return guarded([&] {
+    check_pointer(elastic, "elastic");
+    const size_t index = check_index(level, elastic->elastic.num_levels(), "level");
+    if (images < 1) fail(VMOE_ARGUMENT_ERROR, "images must be 1 or more, not ", images);
+    elastic->elastic.served(index, images, seconds);
+  });
+}
+
+}  // extern "C"

@@ -33,9 +33,9 @@ Json parse_json(std::string_view text);
 // key.
 void check_fields(const Json& content, const Field* fields, size_t count, unsigned kind);
 
-template <size_t N>
-void check_fields(const Json& content, const Field (&fields)[N], unsigned kind) {
-  check_fields(content, fields, N, kind);
+template <size_t kCount>
+void check_fields(const Json& content, const Field (&fields)[kCount], unsigned kind) {
+  check_fields(content, fields, kCount, kind);
 }
 
 // The field, or null where it is missing or null.

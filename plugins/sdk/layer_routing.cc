@@ -37,8 +37,9 @@ LayerRouting layer_of(const Manifest& manifest, const std::string& name) {
   routing.layer = name;
   routing.kind = manifest.kind();
   routing.groups = -1;
-  routing.tokens = manifest.rules->group_tokens;
-  routing.experts = manifest.rules->num_experts;
+  const RoutingRules rules = manifest.rules.value_or(RoutingRules{});
+  routing.tokens = rules.group_tokens;
+  routing.experts = rules.num_experts;
   routing.choices = routing.kind.code == VMOE_EXPERTS_CHOICE ? routing.experts
                     : routing.kind.code == VMOE_SOFT         ? 0
                                                              : -1;

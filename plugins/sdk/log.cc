@@ -64,6 +64,7 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
     fail(VMOE_ARGUMENT_ERROR, "there is no log level ", least_level, "; there are 0 to 3");
   }
   Log& log = the_log();
+  // NOLINTNEXTLINE(modernize-make-shared): it makes no aggregates
   auto hook = callback == nullptr ? nullptr : std::shared_ptr<Hook>(new Hook{least_level, callback, user, release});
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;

@@ -31,9 +31,11 @@ bool matches(const Json& text) {
 }
 
 // The index of a text that is among those it may be.
-template <size_t N>
-size_t index_of(const Json& text, const char* const (&choices)[N]) {
-  return static_cast<size_t>(std::find(std::begin(choices), std::end(choices), text) - std::begin(choices));
+template <size_t kCount>
+size_t index_of(const Json& text, const char* const (&choices)[kCount]) {
+  size_t index = 0;
+  while (index + 1 < kCount && text != choices[index]) ++index;
+  return index;
 }
 
 // kOf* of a manifest whose kKindFields were checked.
@@ -157,7 +159,7 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
 void read_profiles(const Json& entries, unsigned kind, Manifest& manifest) {
   const bool has_profiles = manifest.kind().settings() != 0;
   for (const Json& entry : entries) {
-    if (!has_profiles || !entry.is_object()) {
+    if (!manifest.rules || !has_profiles || !entry.is_object()) {
       refuse("profiles must be objects, and a ", manifest.rules ? "Soft MoE" : "dense model", " has none");
     }
     check_fields(entry, kProfileFields, kind);
@@ -239,7 +241,9 @@ bool is_graph(std::string_view file) {
 }
 
 const char* Manifest::output_name() const {
-  return kOutputs[std::find(std::begin(kOutputCodes), std::end(kOutputCodes), output) - std::begin(kOutputCodes)];
+  size_t index = 0;
+  while (index + 1 < std::size(kOutputCodes) && kOutputCodes[index] != output) ++index;
+  return kOutputs[index];
 }
 
 std::vector<int64_t> Manifest::output_shape(int64_t images) const {

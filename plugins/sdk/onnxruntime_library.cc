@@ -79,7 +79,7 @@ Found find(const std::string& path) {
 // What can't be read is left to GetApi.
 bool is_old(const char* version) {
   int major = 0, minor = 0;
-  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(cert-err34-c)
+  if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
   return major < 1 || (major == 1 && minor < static_cast<int>(kApiVersion));
 }
 

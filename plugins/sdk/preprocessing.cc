@@ -30,7 +30,8 @@ std::optional<Step> parse_step(const std::string& text) {
   static const std::regex pattern(kStepPattern);
   std::smatch parts;
   if (text.size() > kMaxName || !std::regex_match(text, parts, pattern)) return std::nullopt;
-  const auto name = std::find(std::begin(kStepNames), std::end(kStepNames), parts.str(1)) - std::begin(kStepNames);
+  size_t name = 0;
+  while (name + 1 < std::size(kStepNames) && parts.str(1) != kStepNames[name]) ++name;
   const bool square = !parts[3].matched;
   if (name == Step::kResizeSmall && !square) return std::nullopt;
   return Step{static_cast<Step::Name>(name), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};

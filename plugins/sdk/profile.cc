@@ -41,11 +41,11 @@ std::string profile_name(const RoutingSetting& setting) {
 
 std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
   static const std::regex top_k(kTopKPattern), experts_choice(kExpertsChoicePattern);
-  std::cmatch parts;
-  const char* end = name.data() + name.size();
+  std::smatch parts;
+  const std::string text(name);
   RoutingSetting setting;
   if (name.size() > kMaxName) return std::nullopt;  // which could exhaust the stack
-  if (std::regex_match(name.data(), end, parts, top_k)) {
+  if (std::regex_match(text, parts, top_k)) {
     setting.given = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
     setting.k = std::stol(parts.str(2));
     setting.bpr = !parts[3].matched;
@@ -55,7 +55,7 @@ std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
       setting.given |= VMOE_SET_MAX_EXPERTS;
       setting.max_experts = std::stol(parts.str(5));
     }
-  } else if (std::regex_match(name.data(), end, parts, experts_choice)) {
+  } else if (std::regex_match(text, parts, experts_choice)) {
     setting.given = VMOE_SET_CAPACITY_RATIO;
   } else {
     return std::nullopt;

@@ -27,9 +27,12 @@ constexpr size_t kMostBuffered = 65536;                // bytes of a connection,
 constexpr size_t kRefusing = 8, kMostRefused = 256;    // threads for clients above the limit, and such clients
 
 bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
   pollfd polled{const_cast<tcp::socket&>(socket).native_handle(), events, 0};
-  return poll(&polled, 1, static_cast<int>(std::max<int64_t>(left, 0))) > 0;
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+    const int ready = poll(&polled, 1, static_cast<int>(std::max<int64_t>(left, 0)));
+    if (ready >= 0 || errno != EINTR) return ready > 0;
+  }
 }
 
 Response parse_error(const error_code& error, size_t most_body) {
@@ -83,8 +86,6 @@ class HttpServer::DeadlineSocket {
   size_t write_some(const Buffers& buffers) {
     return socket_.write_some(buffers);
   }
-
-  bool has_bytes(Clock::time_point end) const { return is_ready(socket_, POLLIN, end); }
 
   // A client that only ends its own side counts as gone, too.
   bool has_gone() const {
@@ -193,18 +194,21 @@ void HttpServer::stop() {
 void HttpServer::start(tcp::socket socket) {
   if (open_ >= limits_.connections + kMostRefused) return;
   const bool refused = open_++ >= limits_.connections;
-  const auto shared = std::make_shared<tcp::socket>(std::move(socket));
-  asio::post(threads_, [this, shared, refused] {
-    try {
-      serve_connection(*shared, refused);
-      close_gently(*shared);
-    } catch (const std::exception&) {
-      // There is no memory, not even for a refusal.
-    }
-    error_code ignored;
-    shared->close(ignored);
+  try {
+    asio::post(threads_, [this, refused, shared = std::make_shared<tcp::socket>(std::move(socket))] {
+      try {
+        serve_connection(*shared, refused);
+        close_gently(*shared);
+      } catch (const std::exception&) {
+        // There is no memory, not even for a refusal.
+      }
+      error_code ignored;
+      shared->close(ignored);
+      --open_;
+    });
+  } catch (const std::bad_alloc&) {
     --open_;
-  });
+  }
 }
 
 void HttpServer::serve_connection(tcp::socket& socket, bool refused) {
@@ -235,12 +239,15 @@ void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool ref
   boost::beast::flat_buffer buffer(kMostBuffered);
   for (auto idle_end = Clock::now() + kIdle; Clock::now() < idle_end;) {
     const bool stops = stopping_;
-    if (buffer.size() > 0 || socket.has_bytes(stops ? Clock::now() : Clock::now() + kLook)) {
-      if (!serve_request(stream, socket, buffer)) return;
-      idle_end = Clock::now() + kIdle;
-    } else if (stops) {
-      return;
+    if (buffer.size() == 0) {
+      error_code error;
+      socket.expire_at(stops ? Clock::now() : Clock::now() + kLook);
+      buffer.commit(stream.read_some(buffer.prepare(4096), error));
+      if (error && (stops || error != asio::error::timed_out)) return;
+      if (error) continue;
     }
+    if (!serve_request(stream, socket, buffer)) return;
+    idle_end = Clock::now() + kIdle;
   }
 }
 
@@ -255,15 +262,17 @@ bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::be
   } catch (const std::bad_alloc&) {
     response = error_response(503, "there is not enough memory for this request");
   }
+  bool is_clear = true;  // where the request ends
   if (response) {
     replied_("server", static_cast<int>(response->result_int()), 0);
+    is_clear = response->result() == http::status::not_found || response->result() == http::status::method_not_allowed;
   } else if (parser.is_done()) {
     response = answer(parser.get(), socket);
   } else {
     return false;  // the client has gone
   }
   // The rest of a body that nobody reads is no next request.
-  const bool again = parser.is_done() && parser.get().keep_alive() && !stopping_;
+  const bool again = is_clear && parser.is_done() && parser.get().keep_alive() && !stopping_;
   response->keep_alive(again);
   response->prepare_payload();
   socket.expire_at(Clock::now() + limits_.request);

@@ -5,23 +5,23 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <regex>
 
 namespace {
 
 constexpr double kMostMs = 600'000;
 constexpr int kSteps = 8, kMostSteps = 1000;
 
+constexpr char kNameCharacters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+
 // LOW:HIGH[:N]: N ratios that are spaced by equal factors and rounded to three digits.
 void add_sweep(const std::string& text, std::vector<double>& ratios) {
-  static const std::regex pattern("([^:]+):([^:]+)(?::([0-9]{1,4}))?");
-  std::smatch parts;
+  const std::vector<std::string> parts = CLI::detail::split(text, ':');
   double low = 0, high = 0;
   int steps = kSteps;
-  const bool read = std::regex_match(text, parts, pattern) && CLI::detail::lexical_cast(parts[1].str(), low) &&
-                    CLI::detail::lexical_cast(parts[2].str(), high) &&
-                    (!parts[3].matched || CLI::detail::lexical_cast(parts[3].str(), steps));
-  if (!read || !(0 < low && low < high && std::isfinite(high)) || steps < 2 || steps > kMostSteps) {
+  const bool is_read = (parts.size() == 2 || parts.size() == 3) && CLI::detail::lexical_cast(parts[0], low) &&
+                       CLI::detail::lexical_cast(parts[1], high) &&
+                       (parts.size() == 2 || CLI::detail::lexical_cast(parts[2], steps));
+  if (!is_read || !(0 < low && low < high && std::isfinite(high)) || steps < 2 || steps > kMostSteps) {
     throw UsageError("--sweep: '" + text.substr(0, 40) +
                      "' is no range of capacity ratios such as 0.1:2.0, or 0.1:2.0:12 for 12 of them");
   }
@@ -35,9 +35,9 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
 // The name of a bundle's folder, as far as it fits into an address.
 std::string folder_name(const std::string& bundle) {
   const std::filesystem::path folder = std::filesystem::weakly_canonical(bundle);
-  const std::string name = (folder.extension() == ".vmoe" ? folder.stem() : folder.filename()).string();
-  const std::string fits = std::regex_replace(name, std::regex("[^A-Za-z0-9._-]+"), "-").substr(0, 100);
-  return fits.empty() ? "model" : fits;
+  std::string name = (folder.extension() == ".vmoe" ? folder.stem() : folder.filename()).string().substr(0, 100);
+  for (size_t i = 0; (i = name.find_first_not_of(kNameCharacters, i)) != std::string::npos;) name[i] = '-';
+  return name.empty() ? "model" : name;
 }
 
 void check(const Options& options) {
@@ -80,9 +80,8 @@ Options parse_options(int argc, char** argv) {
       "--slo-ms the profile of all requests");
   add("--name", options.name, "Name of the model in addresses; default: that of the folder")
       ->check([](const std::string& text) {
-        return std::regex_match(text, std::regex("[A-Za-z0-9._-]{1,100}"))
-                   ? std::string()
-                   : "takes 1 to 100 letters, digits, '.', '_' and '-'";
+        const bool fits = !text.empty() && text.size() <= 100 && text.find_first_not_of(kNameCharacters) == text.npos;
+        return fits ? std::string() : "takes 1 to 100 letters, digits, '.', '_' and '-'";
       });
   add("--host", options.host, "Address to serve at");
   add("--port", options.port, "Its port; 0 takes a free one");

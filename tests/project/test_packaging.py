@@ -36,7 +36,7 @@ SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
 ONNXRUNTIME = "1.32.0"
 
-# Prints the engine's description and every file name below the root, and answers images.
+# Prints the engine's description and every file name below the root, answers images, and is `vmoe run` in the end.
 IN_BARE_ROOT = """
 import json, os, sys
 places = [name for name in os.listdir("/") if name not in ("proc", "sys", "dev")]
@@ -46,6 +46,8 @@ from vmoe_runtime import Engine
 with Engine.load("/bundle", threads=1) as engine:
     numpy.save("/logits.npy", engine(numpy.load("/images.npy")))
     print(json.dumps([engine.backend_description, sorted(names)]))
+from vmoe_tools.program import main
+sys.exit(main(["run", "/alone", "/seven.png", "--top", "1", "--json", "-", "-q"]))
 """
 
 
@@ -117,13 +119,17 @@ def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: 
 
 
 def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
-    mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+    mnist_bundle: Path, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     root = BareRoot(tmp_path / "root", portable_wheels.wheel("x86_64"))
     images = mnist_images["images"][:64, ..., None]
     np.save(root.root / "images.npy", images)
     shutil.copytree(mnist_bundle, root.root / "bundle")
-    description, names = json.loads(root.run(IN_BARE_ROOT))
+    shutil.copytree(mnist_image_bundle, root.root / "alone")
+    shutil.copy(ROOT / "samples" / "mnist" / "seven.png", root.root)
+    first, _, result = root.run(IN_BARE_ROOT).partition("\n")
+    description, names = json.loads(first)
+    assert json.loads(result)["images"][0]["classes"][0]["index"] == 7
     assert not [name for name in names if re.match(r"(libssl|libcrypto)\b", name)]
     assert not {"cc", "c++", "gcc", "g++", "clang", "as", "ld", "sh"} & set(names)
     assert description.endswith(f" CPU, vmoe op library, {promised_paths()[0]}")

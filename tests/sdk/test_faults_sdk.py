@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator
-from math import inf, nan
+from ctypes import byref
 from pathlib import Path
 from typing import Any
 
@@ -15,73 +16,64 @@ import onnx
 import pytest
 import sdk_build
 from bundle_changes import INLINED, MANIFEST, WEIGHTS, flipped
-from c_engine import LoadOptions, call, filled
+from c_engine import call
 from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
-
-KEEP: dict[str, object] = {}
-OUT = ctypes.byref(ctypes.c_void_p())
-LEVELS = np.array([[0.001, 0.001], [0.001, 0.002]])
-SPACE = np.full(50, 400, np.int64)  # of any structure that is written to; its size comes first
-PROFILE = np.array([120, *[0] * 20])
-SEEN, DECISION = filled(c_engine.Seen), filled(c_engine.Decision)
+RATIO, K, BPR, POOL, MAX_EXPERTS = 1, 2, 4, 8, 16  # VMOE_SET_*
 
 
-class Calls:
-    """An engine, and calls on it that succeed but for what is changed in their arguments."""
+class Call:
+    """Arguments of calls on an MNIST engine that succeed until a case breaks one of them."""
 
-    def __init__(self, bundle: Path) -> None:
-        self.bundle, self.engine, self.elastic = bytes(bundle), c_engine.loaded(bundle), ctypes.c_void_p()
-        # One float more than the images need: a case moves their start.
-        self.pixels, self.output = np.zeros(16 * 784 + 1, np.float32), np.empty(160, np.float32)
-        self.create(elastic=ctypes.byref(self.elastic))
+    def __init__(self, engine: ctypes.c_void_p, bundle: Path) -> None:
+        self.engine, self.bundle = engine, bytes(bundle)
+        self.pixels, self.output = np.zeros((16, 28, 28, 1), np.float32), np.zeros(160, np.float32)
 
-    def images(self, **changed: object) -> Any:
-        fields = {"data": self.pixels.ctypes.data, "data_bytes": 50176, "dtype": 1, "count": 16, "height": 28, "width": 28}
-        return filled(c_engine.Images, **fields | {"channels": 1} | changed)
+    def load(self, bundle: bytes | None = None, **options: Any) -> None:
+        c_engine.load(self.bundle if bundle is None else bundle, **options)
 
-    def load(self, path: bytes | None = None, **changed: object) -> None:
-        runtime = {"onnxruntime": bytes(c_engine.onnxruntime_library())}
-        call("engine_load", self.bundle if path is None else path, filled(LoadOptions, **runtime | changed), OUT)
+    def images(self, **fields: Any) -> Any:
+        return _replaced(c_engine.Images(self.pixels.ctypes.data, self.pixels.nbytes, 1, 0, 16, 28, 28, 1), fields)
 
-    def run(self, images: dict[str, object] | None = KEEP, **changed: Any) -> None:
-        given = {"engine": self.engine, "output": self.output, "room": 160}
-        engine, output, room = (changed.pop(name, value) for name, value in given.items())
-        batch = None if images is None else self.images(**images)
-        call("engine_run", engine, batch, filled(c_engine.Setting, **changed), output, room)
+    def run(self, room: int = 160, output: int | None = 1, setting: dict[str, Any] | None = None, **fields: Any) -> None:
+        given = _replaced(c_engine.Setting(), setting or {})
+        target = self.output.ctypes.data if output else None
+        call("vmoe_engine_run", self.engine, byref(self.images(**fields)), byref(given), target, room)
 
-    def prepare(self, picture: dict[str, object] | None = KEEP, **changed: Any) -> None:
-        fields = {"data": self.output.ctypes.data, "data_bytes": 25, "height": 5, "width": 5, "channels": 1}
-        given = {"engine": self.engine, "picture": None if picture is None else filled(c_engine.Picture, **fields | picture)}
-        call("engine_prepare_image", *(given | {"image": self.pixels, "size": 784 * 4} | changed).values())
+    def set(self, **setting: Any) -> None:
+        self.run(setting=setting)
 
-    def warm_up(self, count: int = 16, **changed: object) -> None:
-        call("engine_warm_up", self.engine, count, filled(c_engine.Setting, **changed))
+    def prepare(self, target: int | None = 0, room: int = 28 * 28 * 4, **fields: Any) -> None:
+        picture = _replaced(c_engine.Picture(self.pixels.ctypes.data, 25, 5, 5, 1), fields)
+        target = None if target is None else self.pixels.ctypes.data + target
+        call("vmoe_engine_prepare_image", self.engine, byref(picture), target, room)
 
-    def route(self, **changed: Any) -> None:
-        engine, routing = changed.pop("engine", self.engine), changed.pop("routing", OUT)
-        call("engine_routing", engine, self.images(), filled(c_engine.Setting, **changed), routing)
+    def warm_up(self, count: int, **setting: Any) -> None:
+        call("vmoe_engine_warm_up", self.engine, count, byref(_replaced(c_engine.Setting(), setting)))
 
-    def layer(self, index: int) -> None:
-        routing = ctypes.c_void_p()
-        self.route(routing=ctypes.byref(routing))
-        try:
-            call("routing_layer", routing, index, SPACE)
-        finally:
-            c_engine.free("routing", routing)
-
-    def create(self, **changed: Any) -> None:
-        given = {"levels": LEVELS, "count": 2, "elastic": OUT}
-        levels, count, elastic = (changed.pop(name, value) for name, value in given.items())
-        options = filled(c_engine.ElasticOptions, **{"target": 0.1, "most_images": 1, "multiple": 1} | changed)
-        call("elastic_create", options, levels, count, elastic)
+    def elastic(self, levels: int = 2, **fields: Any) -> ctypes.c_void_p:
+        created = ctypes.c_void_p()
+        options = _replaced(c_engine.ElasticOptions(0.1, 16, 16, 0.0), fields)
+        values = (ctypes.c_double * 4)(0.001, 0.001, 0.001, 0.002)
+        call("vmoe_elastic_create", byref(options), values, levels, byref(created))
+        return created
 
 
-CALLS: dict[str, tuple[int, str, Callable[[Calls], None]]] = {
-    "load without a path": (ARGUMENT, "path is a null pointer", lambda _: call("engine_load", None, None, OUT)),
-    "load without a place for the engine": (
-        ARGUMENT, "engine is a null", lambda _: call("engine_load", b"x.vmoe", None, None),
+def _replaced(struct: Any, fields: dict[str, Any]) -> Any:
+    for name, value in fields.items():
+        setattr(struct, name, value)
+    return struct
+
+
+CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
+    "load without a path": (
+        ARGUMENT, "path is a null pointer",
+        lambda c: call("vmoe_engine_load", None, None, byref(ctypes.c_void_p())),
+    ),
+    "load without an engine": (
+        ARGUMENT, "engine is a null pointer",
+        lambda c: call("vmoe_engine_load", c.bundle, None, None),
     ),
     "load an empty path": (BUNDLE, "an empty path is not a bundle", lambda c: c.load(b"")),
     "load a folder that is not there": (BUNDLE, "absent.vmoe is not a bundle", lambda c: c.load(b"absent.vmoe")),
@@ -90,177 +82,135 @@ CALLS: dict[str, tuple[int, str, Callable[[Calls], None]]] = {
     "load a path that is no text": (BUNDLE, "\ufffd?\ufffd.vmoe", lambda c: c.load(b"\xeb\x88?\xc3.vmoe")),
     "load a file": (BUNDLE, "not a bundle", lambda c: c.load(c.bundle + b"/weights.safetensors")),
     "load a folder that is no bundle": (BUNDLE, MANIFEST, lambda c: c.load(b"/")),
-    "load with options of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.load(struct_size=0)),
-    "load with options of a later version": (
-        ARGUMENT, "options uses fields", lambda c: call("engine_load", c.bundle, np.array([40, 0, 0, 0, 1]), OUT),
+    "options of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.load(struct_size=0)),
+    "options of a huge size": (ARGUMENT, "options uses fields", lambda c: c.load(struct_size=2**64 - 1)),
+    "a million threads": (RUNTIME, "threads must be", lambda c: c.load(threads=10**6)),
+    "fewer than no threads": (RUNTIME, "not -1", lambda c: c.load(threads=-1)),
+    "load an unknown profile": (ROUTING, "'fastest'", lambda c: c.load(profile=b"fastest")),
+    "load a profile of too many experts": (ROUTING, "k must be", lambda c: c.load(profile=b"c0.3-k9")),
+    "a runtime that is not there": (RUNTIME, "/absent/x.so", lambda c: c.load(onnxruntime=b"/absent/x.so")),
+    "a runtime that is a text file": (RUNTIME, "/etc/passwd", lambda c: c.load(onnxruntime=b"/etc/passwd")),
+    "another library": (RUNTIME, "libm.so.6 is not ONNX Runtime", lambda c: c.load(onnxruntime=b"libm.so.6")),
+    "prepare without an engine": (ARGUMENT, "engine is", lambda c: call("vmoe_engine_prepare_image", None, None, None, 0)),
+    "prepare nothing": (ARGUMENT, "picture is", lambda c: call("vmoe_engine_prepare_image", c.engine, None, None, 0)),
+    "a picture of no struct size": (ARGUMENT, "picture has struct_size 0", lambda c: c.prepare(struct_size=0)),
+    "a picture without data": (ARGUMENT, "data is a null pointer", lambda c: c.prepare(data=None)),
+    "a picture of no height": (IMAGE, "0x5 pixels", lambda c: c.prepare(height=0)),
+    "a picture of 2^62 rows": (IMAGE, "4611686018427387904x5 pixels", lambda c: c.prepare(height=2**62)),
+    "another number of bytes": (IMAGE, "26 bytes", lambda c: c.prepare(data_bytes=26)),
+    "four channels": (IMAGE, "4 channels, and the model takes 1", lambda c: c.prepare(channels=4)),
+    "prepare into nothing": (ARGUMENT, "memory is a null pointer", lambda c: c.prepare(target=None)),
+    "prepare into too little room": (ARGUMENT, "room for 3 bytes", lambda c: c.prepare(room=3)),
+    "prepare into memory that is not aligned": (ARGUMENT, "not aligned", lambda c: c.prepare(target=1)),
+    "run without an engine": (
+        ARGUMENT, "engine is",
+        lambda c: call("vmoe_engine_run", None, byref(c.images()), None, None, 0),
     ),
-    "load with options of a huge size": (
-        ARGUMENT, "options uses fields", lambda c: call("engine_load", c.bundle, np.array([-1, 0, 0, 0, 1]), OUT),
-    ),
-    "load with a million threads": (RUNTIME, "threads must be", lambda c: c.load(threads=10**6)),
-    "load with fewer than no threads": (RUNTIME, "not -1", lambda c: c.load(threads=-1)),
-    "load with an unknown profile": (ROUTING, "'fastest'", lambda c: c.load(profile=b"fastest")),
-    "load with a profile of too many experts": (ROUTING, "k must be", lambda c: c.load(profile=b"c0.3-k9")),
-    "load a runtime that is not there": (
-        RUNTIME, "/absent/libonnxruntime.so", lambda c: c.load(onnxruntime=b"/absent/libonnxruntime.so"),
-    ),
-    "load a runtime that is a text file": (RUNTIME, "/etc/passwd", lambda c: c.load(onnxruntime=b"/etc/passwd")),
-    "load a runtime that is another library": (
-        RUNTIME, "libm.so.6 is not ONNX Runtime", lambda c: c.load(onnxruntime=b"libm.so.6"),
-    ),
-    "run without an engine": (ARGUMENT, "engine is a null", lambda c: c.run(engine=None)),
-    "prepare without an engine": (ARGUMENT, "engine is a null", lambda c: c.prepare(engine=None)),
-    "prepare nothing": (ARGUMENT, "picture is a null pointer", lambda c: c.prepare(None)),
-    "prepare a picture of no struct size": (ARGUMENT, "picture has struct_size 0", lambda c: c.prepare({"struct_size": 0})),
-    "prepare a picture without data": (ARGUMENT, "data is a null pointer", lambda c: c.prepare({"data": None})),
-    "prepare a picture of no height": (IMAGE, "0x5 pixels", lambda c: c.prepare({"height": 0})),
-    "prepare a picture of negative sides": (IMAGE, "-5x-5 pixels", lambda c: c.prepare({"height": -5, "width": -5})),
-    "prepare a picture of 2^62 rows": (IMAGE, "4611686018427387904x5 pixels", lambda c: c.prepare({"height": 2**62})),
-    "prepare another number of bytes": (IMAGE, "26 bytes", lambda c: c.prepare({"data_bytes": 26})),
-    "prepare four channels": (IMAGE, "4 channels, and the model takes 1", lambda c: c.prepare({"channels": 4})),
-    "prepare into nothing": (ARGUMENT, "memory is a null pointer", lambda c: c.prepare(image=None)),
-    "prepare into too little room": (ARGUMENT, "room for 3 bytes", lambda c: c.prepare(size=3)),
-    "prepare into memory that is not aligned": (ARGUMENT, "aligned", lambda c: c.prepare(image=c.pixels.view(np.uint8)[1:])),
-    "run without images": (ARGUMENT, "images is a null pointer", lambda c: c.run(None)),
-    "run without data": (ARGUMENT, "data is a null pointer", lambda c: c.run({"data": None})),
+    "run without images": (ARGUMENT, "images is", lambda c: call("vmoe_engine_run", c.engine, None, None, None, 0)),
+    "run without data": (ARGUMENT, "data is a null pointer", lambda c: c.run(data=None)),
     "run into nothing": (ARGUMENT, "output is a null pointer", lambda c: c.run(output=None)),
     "run into no room": (ARGUMENT, "room for 0 floats", lambda c: c.run(room=0)),
     "run into too little room": (ARGUMENT, "room for 159 floats", lambda c: c.run(room=159)),
-    "run images of no size": (ARGUMENT, "images has struct_size 0", lambda c: c.run({"struct_size": 0})),
-    "run a setting of no size": (ARGUMENT, "setting has struct_size 8", lambda c: c.run(struct_size=8)),
-    "run fewer bytes than the shape says": (IMAGE, "50172 bytes", lambda c: c.run({"data_bytes": 50172})),
-    "run more bytes than the shape says": (IMAGE, "50180 bytes", lambda c: c.run({"data_bytes": 50180})),
-    "run no images": (IMAGE, "there are no images", lambda c: c.run({"count": 0})),
-    "run a negative count": (IMAGE, "-16", lambda c: c.run({"count": -16})),
-    "run 2^62 images": (ARGUMENT, "4611686018427387904 images", lambda c: c.run({"count": 2**62})),
-    "run a batch that is no multiple of the group": (
-        IMAGE, "multiple of 16", lambda c: c.run({"count": 15, "data_bytes": 15 * 784 * 4}),
-    ),
-    "run another height": (IMAGE, "(16, 32, 28, 1)", lambda c: c.run({"height": 32})),
-    "run a negative width": (IMAGE, "(16, 28, -28, 1)", lambda c: c.run({"width": -28})),
-    "run three channels": (IMAGE, "(16, 28, 28, 3)", lambda c: c.run({"channels": 3})),
-    "run a dtype of 0": (IMAGE, "dtype 0", lambda c: c.run({"dtype": 0})),
-    "run a dtype of 99": (IMAGE, "dtype 99", lambda c: c.run({"dtype": 99})),
-    "run data that is not aligned": (ARGUMENT, "not aligned", lambda c: c.run({"data": c.pixels.ctypes.data + 1})),
-    "run a ratio of 0": (ROUTING, "not 0.0", lambda c: c.run(set=1)),
-    "run a negative ratio": (ROUTING, "not -0.3", lambda c: c.run(set=1, capacity_ratio=-0.3)),
-    "run a ratio that is no number": (ROUTING, "not nan", lambda c: c.run(set=1, capacity_ratio=nan)),
-    "run an infinite ratio": (ROUTING, "ratio inf is larger", lambda c: c.run(set=1, capacity_ratio=inf)),
-    "run a ratio above the number of experts": (
-        ROUTING, "8.5 is larger than the number of experts", lambda c: c.run(set=1, capacity_ratio=8.5),
-    ),
-    "run a ratio of 1e308": (ROUTING, "1e+308", lambda c: c.run(set=1, capacity_ratio=1e308)),
-    "run a k of 0": (ROUTING, "k must be between 1 and the number of experts, 8, not 0", lambda c: c.run(set=2)),
-    "run a negative k": (ROUTING, "not -1", lambda c: c.run(set=2, k=-1)),
-    "run a k above the number of experts": (ROUTING, "not 9", lambda c: c.run(set=2, k=9)),
-    "run the largest k": (ROUTING, "not 9223372036854775807", lambda c: c.run(set=2, k=2**63 - 1)),
-    "run a bpr of 2": (ROUTING, "bpr must be 0 or 1, not 2", lambda c: c.run(set=4, bpr=2)),
-    "run a pool of 2": (ROUTING, "pool must be 0 or 1, not 2", lambda c: c.run(set=8, pool=2)),
-    "run a limit of no experts": (ROUTING, "max_experts must be at least 1, not 0", lambda c: c.run(set=16)),
-    "run a limit of -1 experts": (
-        ROUTING, "max_experts must be at least 1, not -1", lambda c: c.run(set=16, max_experts=-1),
-    ),
-    "run an unknown field": (ARGUMENT, "'set' is 32", lambda c: c.run(set=32)),
-    "run an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.run(profile=b"fastest")),
-    "run a profile without a name": (ROUTING, "there is no profile ''", lambda c: c.run(profile=b"")),
-    "run a profile of ratio 0": (ROUTING, "not 0.0", lambda c: c.run(profile=b"c0-k1")),
-    "run a profile of k 9": (ROUTING, "not 9", lambda c: c.run(profile=b"c0.3-k9")),
-    "run a profile of ratio 1e999": (ROUTING, "inf", lambda c: c.run(profile=b"c1e999-k1")),
-    "run a profile of ratio 1e-999": (ROUTING, "not 0.0", lambda c: c.run(profile=b"c1e-999-k1")),
-    "run a profile with a line break": (ROUTING, "there is no profile 'c0.3-k1 '", lambda c: c.run(profile=b"c0.3-k1\n")),
+    "images of no size": (ARGUMENT, "images has struct_size 0", lambda c: c.run(struct_size=0)),
+    "a setting of no size": (ARGUMENT, "setting has struct_size 8", lambda c: c.set(struct_size=8)),
+    "fewer bytes than the shape says": (IMAGE, "50172 bytes", lambda c: c.run(data_bytes=50172)),
+    "more bytes than the shape says": (IMAGE, "50180 bytes", lambda c: c.run(data_bytes=50180)),
+    "no images": (IMAGE, "there are no images", lambda c: c.run(count=0)),
+    "a negative count": (IMAGE, "-16", lambda c: c.run(count=-16)),
+    "2^62 images": (ARGUMENT, "4611686018427387904 images", lambda c: c.run(count=2**62)),
+    "no multiple of the group": (IMAGE, "multiple of 16", lambda c: c.run(count=15)),
+    "another height": (IMAGE, "(16, 32, 28, 1)", lambda c: c.run(height=32)),
+    "a negative width": (IMAGE, "(16, 28, -28, 1)", lambda c: c.run(width=-28)),
+    "a dtype of 0": (IMAGE, "dtype 0", lambda c: c.run(dtype=0)),
+    "data that is not aligned": (ARGUMENT, "not aligned", lambda c: c.run(data=c.pixels.ctypes.data + 1)),
+    "a ratio of 0": (ROUTING, "not 0.0", lambda c: c.set(set=RATIO)),
+    "a negative ratio": (ROUTING, "not -0.3", lambda c: c.set(set=RATIO, capacity_ratio=-0.3)),
+    "a ratio that is no number": (ROUTING, "not nan", lambda c: c.set(set=RATIO, capacity_ratio=math.nan)),
+    "an infinite ratio": (ROUTING, "ratio inf is larger", lambda c: c.set(set=RATIO, capacity_ratio=math.inf)),
+    "a ratio of 1e308": (ROUTING, "1e+308", lambda c: c.set(set=RATIO, capacity_ratio=1e308)),
+    "a k of 0": (ROUTING, "k must be between 1 and the number of experts, 8, not 0", lambda c: c.set(set=K)),
+    "the largest k": (ROUTING, "not 9223372036854775807", lambda c: c.set(set=K, k=2**63 - 1)),
+    "a bpr of 2": (ROUTING, "bpr must be 0 or 1, not 2", lambda c: c.set(set=BPR, bpr=2)),
+    "a pool of 2": (ROUTING, "pool must be 0 or 1, not 2", lambda c: c.set(set=POOL, pool=2)),
+    "a limit of -1 experts": (ROUTING, "at least 1, not -1", lambda c: c.set(set=MAX_EXPERTS, max_experts=-1)),
+    "an unknown field": (ARGUMENT, "'set' is 32", lambda c: c.set(set=32)),
+    "an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.set(profile=b"fastest")),
+    "a profile without a name": (ROUTING, "there is no profile ''", lambda c: c.set(profile=b"")),
+    "a profile of ratio 1e999": (ROUTING, "inf", lambda c: c.set(profile=b"c1e999-k1")),
+    "a profile of ratio 1e-999": (ROUTING, "not 0.0", lambda c: c.set(profile=b"c1e-999-k1")),
+    "a profile with a line break": (ROUTING, "there is no profile 'c0.3-k1 '", lambda c: c.set(profile=b"c0.3-k1\n")),
+    "a profile of 100,000 digits": (ROUTING, "there is no profile 'c", lambda c: c.set(profile=b"c" + b"1" * 100_000)),
     "cancellable without an engine": (
-        ARGUMENT, "engine is a null", lambda c: call("engine_run_cancellable", None, c.images(), None, None, c.output, 160),
+        ARGUMENT, "engine is", lambda c: call("vmoe_engine_run_cancellable", None, byref(c.images()), None, None, None, 0),
     ),
-    "cancellable into nothing": (
-        ARGUMENT, "output is a null", lambda c: call("engine_run_cancellable", c.engine, c.images(), None, None, None, 160),
-    ),
-    "a cancellation without a place for it": (
-        ARGUMENT, "cancellation is a null pointer", lambda _: call("cancellation_create", None),
-    ),
-    "warm up without an engine": (ARGUMENT, "engine is a null", lambda _: call("engine_warm_up", None, 16, None)),
+    "no place for a cancellation": (ARGUMENT, "cancellation is", lambda c: call("vmoe_cancellation_create", None)),
+    "warm up without an engine": (ARGUMENT, "engine is", lambda c: call("vmoe_engine_warm_up", None, 16, None)),
     "warm up no images": (IMAGE, "there are no images", lambda c: c.warm_up(0)),
-    "warm up a negative count": (IMAGE, "-16", lambda c: c.warm_up(-16)),
     "warm up no multiple of the group": (IMAGE, "multiple of 16", lambda c: c.warm_up(15)),
     "warm up 2^62 images": (MEMORY, "out of memory", lambda c: c.warm_up(2**62)),
     "warm up 2^50 images": (MEMORY, "out of memory", lambda c: c.warm_up(2**50)),
-    "warm up an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.warm_up(profile=b"fastest")),
-    "warm up a setting of no size": (ARGUMENT, "setting has struct_size 8", lambda c: c.warm_up(struct_size=8)),
-    "log at level -1": (ARGUMENT, "there is no log level -1", lambda _: call("set_log", -1, None, None, None)),
-    "log at level 4": (ARGUMENT, "there is no log level 4", lambda _: call("set_log", 4, None, None, None)),
-    "routing without an engine": (ARGUMENT, "engine is a null", lambda c: c.route(engine=None)),
-    "routing without a place for it": (ARGUMENT, "routing is a null pointer", lambda c: c.route(routing=None)),
-    "routing of a ratio of 0": (ROUTING, "not 0.0", lambda c: c.route(set=1)),
-    "a layer of no routing": (ARGUMENT, "routing is a null pointer", lambda _: call("routing_layer", None, 0, SPACE)),
-    "a layer that is not there": (ARGUMENT, "there is no MoE layer 5; there are 5", lambda c: c.layer(5)),
-    "info of nothing": (ARGUMENT, "engine is a null", lambda _: call("engine_info", None, SPACE)),
-    "info of no size": (ARGUMENT, "info has struct_size 0", lambda c: call("engine_info", c.engine, np.zeros(40, np.int64))),
-    "a class name where there is none": (
-        ARGUMENT, "there is no class name 0; there are 0", lambda c: call("engine_class_name", c.engine, 0, OUT),
+    "warm up an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.warm_up(16, profile=b"fastest")),
+    "log at level 4": (ARGUMENT, "there is no log level 4", lambda c: call("vmoe_set_log", 4, None, None, None)),
+    "no place for a routing": (
+        ARGUMENT, "routing is", lambda c: call("vmoe_engine_routing", c.engine, byref(c.images()), None, None),
     ),
-    "MoE layer -1": (ARGUMENT, "there is no MoE layer -1", lambda c: call("engine_moe_layer", c.engine, -1, OUT)),
-    "a MoE layer without a place for its name": (
-        ARGUMENT, "name is a null pointer", lambda c: call("engine_moe_layer", c.engine, 0, None),
+    "a layer of no routing": (ARGUMENT, "routing is a null pointer", lambda c: call("vmoe_routing_layer", None, 0, None)),
+    "info of nothing": (ARGUMENT, "engine is a null pointer", lambda c: call("vmoe_engine_info", None, None)),
+    "info of no size": (
+        ARGUMENT, "info has struct_size 0", lambda c: call("vmoe_engine_info", c.engine, ctypes.create_string_buffer(999)),
+    ),
+    "a class name where there is none": (
+        ARGUMENT, "no class name 0; there are 0",
+        lambda c: call("vmoe_engine_class_name", c.engine, 0, byref(ctypes.c_void_p())),
+    ),
+    "MoE layer -1": (
+        ARGUMENT, "no MoE layer -1", lambda c: call("vmoe_engine_moe_layer", c.engine, -1, byref(ctypes.c_void_p())),
     ),
     "profile 99": (
-        ARGUMENT, "there is no profile 99; there are 12", lambda c: call("engine_profile", c.engine, 99, PROFILE, None, 0),
+        ARGUMENT, "no profile 99; there are 12",
+        lambda c: call("vmoe_engine_profile", c.engine, 99, c.output.ctypes.data, None, 0),
     ),
-    "a profile with too little room for its slots": (
-        ARGUMENT, "slots has room for 1", lambda c: call("engine_profile", c.engine, 0, PROFILE, SPACE, 1),
-    ),
-    "a setting without a place for its profile": (
-        ARGUMENT, "profile is a null pointer", lambda c: call("engine_setting", c.engine, None, None, None, 0),
-    ),
-    "elastic capacity without a place for it": (ARGUMENT, "elastic is a null pointer", lambda c: c.create(elastic=None)),
+    "no place for a profile": (ARGUMENT, "profile is", lambda c: call("vmoe_engine_setting", c.engine, None, None, None, 0)),
     "elastic capacity without options": (
-        ARGUMENT, "options is a null pointer", lambda _: call("elastic_create", None, LEVELS, 2, OUT),
+        ARGUMENT, "options is",
+        lambda c: call("vmoe_elastic_create", None, None, 1, byref(ctypes.c_void_p())),
     ),
-    "elastic capacity without levels": (ARGUMENT, "levels is a null pointer", lambda c: c.create(levels=None)),
-    "elastic capacity of no levels": (ARGUMENT, "1 to 1024 levels, not 0", lambda c: c.create(count=0)),
-    "elastic capacity of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.create(struct_size=0)),
-    "elastic capacity without a target": (ARGUMENT, "target must be more than 0", lambda c: c.create(target=0.0)),
-    "elastic capacity at no time": (ARGUMENT, "time is no finite number", lambda c: c.create(time=nan)),
-    "a decision of nothing": (ARGUMENT, "elastic is a null pointer", lambda _: call("elastic_decide", None, SEEN, DECISION)),
+    "elastic capacity of no levels": (ARGUMENT, "1 to 1024 levels, not 0", lambda c: c.elastic(0)),
+    "elastic capacity of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.elastic(struct_size=0)),
+    "elastic capacity without a target": (ARGUMENT, "target must be more than 0", lambda c: c.elastic(target=0)),
+    "elastic capacity at no time": (ARGUMENT, "time is no finite number", lambda c: c.elastic(time=math.nan)),
+    "a decision of nothing": (ARGUMENT, "elastic is", lambda c: call("vmoe_elastic_decide", None, None, None)),
     "a decision on nothing": (
-        ARGUMENT, "seen is a null pointer", lambda c: call("elastic_decide", c.elastic, None, DECISION),
-    ),
-    "a decision without a place for it": (
-        ARGUMENT, "decision is a null pointer", lambda c: call("elastic_decide", c.elastic, SEEN, None),
-    ),
-    "a decision on a queue of no size": (
-        ARGUMENT, "seen has struct_size 0", lambda c: call("elastic_decide", c.elastic, np.zeros(5, np.int64), DECISION),
+        ARGUMENT, "seen is",
+        lambda c: call("vmoe_elastic_decide", c.elastic(), None, c.output.ctypes.data),
     ),
     "a call of a level that is not there": (
-        ARGUMENT, "there is no level 2; there are 2", lambda c: call("elastic_served", c.elastic, 2, 1, 1.0),
+        ARGUMENT, "there is no level 2; there are 2", lambda c: call("vmoe_elastic_served", c.elastic(), 2, 16, 0.1),
     ),
-    "a call of no images": (
-        ARGUMENT, "images must be 1 or more, not 0", lambda c: call("elastic_served", c.elastic, 1, 0, 1.0),
-    ),
+    "a call of no images": (ARGUMENT, "1 or more, not 0", lambda c: call("vmoe_elastic_served", c.elastic(), 0, 0, 0.1)),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(mnist_bundle: Path) -> Iterator[Call]:
+    if c_engine.sdk() is None:
+        pytest.skip("this installation has no C++ SDK")
+    yield Call(c_engine.load(bytes(mnist_bundle)), mnist_bundle)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_call_gives_a_status_and_leaves_nothing_behind(name: str, good: Call) -> None:
+    code, words, bad = CALLS[name]
+    with pytest.raises(c_engine.RefusedError) as refused:
+        bad(good)
+    assert refused.value.code == code
+    assert_one_sentence(str(refused.value), words)
+    good.run()
 
 
 @pytest.fixture(scope="module")
 def programs() -> Path:
     return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_c_only", "sdk_runner")
-
-
-@pytest.fixture(scope="module")
-def calls(mnist_bundle: Path) -> Iterator[Calls]:
-    if c_engine.sdk() is None:
-        pytest.skip("this installation has no C++ SDK")
-    made = Calls(mnist_bundle)
-    yield made
-    c_engine.free("engine", made.engine)
-    c_engine.free("elastic", made.elastic)
-
-
-@pytest.mark.parametrize(("code", "words", "make"), CALLS.values(), ids=CALLS)
-def test_a_bad_call_gives_a_status(code: int, words: str, make: Callable[[Calls], None], calls: Calls) -> None:
-    calls.run()  # so no bad one left anything behind
-    calls.prepare()
-    with pytest.raises(c_engine.RefusedError) as refused:
-        make(calls)
-    assert refused.value.code == code
-    assert_one_sentence(str(refused.value), words)
 
 
 def status(programs: Path, bundle: Path) -> tuple[int, str]:

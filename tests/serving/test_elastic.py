@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from ctypes import byref
 from typing import Any
 
 import c_engine
@@ -75,20 +76,21 @@ class CElastic:
             pytest.skip("this installation has no C++ SDK")
         self._handle = ctypes.c_void_p()
         times = np.array([(level.fixed, level.each) for level in levels])
-        given = c_engine.filled(c_engine.ElasticOptions, **options)
-        c_engine.call("elastic_create", given, times, len(levels), ctypes.byref(self._handle))
+        given = c_engine.ElasticOptions(**options)
+        c_engine.call("vmoe_elastic_create", byref(given), times.ctypes.data, len(levels), byref(self._handle))
 
     def decide(self, seen: Seen) -> tuple[int, int, float]:
-        decision = c_engine.filled(c_engine.Decision)
-        fields = {"time": seen.time, "waiting": seen.waiting, "oldest": seen.oldest, "arrived": seen.arrived}
-        c_engine.call("elastic_decide", self._handle, c_engine.filled(c_engine.Seen, **fields), decision)
+        decision = c_engine.ElasticDecision()
+        given = c_engine.ElasticSeen(seen.time, seen.waiting, seen.oldest, seen.arrived)
+        c_engine.call("vmoe_elastic_decide", self._handle, byref(given), byref(decision))
         return decision.level, decision.images, decision.load
 
     def served(self, level: int, images: int, seconds: float) -> None:
-        c_engine.call("elastic_served", self._handle, level, images, float(seconds))
+        c_engine.call("vmoe_elastic_served", self._handle, level, images, seconds)
 
     def __del__(self) -> None:
-        c_engine.free("elastic", self._handle)
+        if library := c_engine.sdk():
+            library.vmoe_elastic_free(self._handle)
 
 
 def assert_cpp_decides_the_same(plan: Elastic, trace: Trace) -> None:

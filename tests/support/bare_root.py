@@ -1,4 +1,4 @@
-"""A root folder with this Python, numpy, ONNX Runtime and what a wheel installs: no compiler, no shell, no OpenSSL."""
+"""A root folder with this Python, what `[cpu,images]` brings and a wheel of ours: no compiler, no shell, no OpenSSL."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import click
 import numpy as np
 import onnxruntime
+import PIL
 import pytest
 
 _PACKAGES = "packages"
@@ -48,9 +50,9 @@ class BareRoot:
         self._stdlib = Path(sysconfig.get_path("stdlib"))
         self._mounts = {Path(name): Path(name) for name in ("/proc", "/sys", "/dev")}
         self._mounts[self._stdlib] = self._stdlib
-        for module in (np, onnxruntime):
+        for module in (np, onnxruntime, click, PIL):
             source = Path(str(module.__file__)).parent
-            for mounted in (source, source.with_name(f"{source.name}.libs")):
+            for mounted in (source, source.with_name(f"{source.name.replace('PIL', 'pillow')}.libs")):
                 if mounted.is_dir():
                     self._mounts[mounted] = Path("/", _PACKAGES, mounted.name)
         for target in self._mounts.values():
@@ -79,7 +81,7 @@ class BareRoot:
         program = Path(sys.executable).resolve()
         shutil.copy(program, self.root / "python")
         extensions = (self._stdlib / "lib-dynload").glob("*.so")
-        packages = [source for source in self._mounts if source.name in ("numpy", "onnxruntime")]
+        packages = [source for source in self._mounts if source.name in ("numpy", "onnxruntime", "PIL")]
         need = [program, *(path for path in extensions if not path.name.startswith(_WITHOUT))]
         need += [path for package in packages for path in package.rglob("*.so*")]
         for library in _libraries(need):

@@ -1,4 +1,4 @@
-"""The C++ SDK, called through its C API: structures, calls that may be wrong, an engine's answer, and elastic capacity."""
+"""The C++ SDK's C API, called from Python."""
 
 from __future__ import annotations
 
@@ -12,39 +12,51 @@ import onnxruntime
 
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
 
-_TYPES = {
-    "z": ctypes.c_size_t, "p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int32, "l": ctypes.c_int64,
-    "d": ctypes.c_double,
-}  # fmt: skip
+_TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
+_TYPES |= {"d": ctypes.c_double}
+_FUNCTIONS = {  # what each takes; all of them return a status
+    "vmoe_engine_load": "ppp",
+    "vmoe_engine_info": "pp",
+    "vmoe_engine_class_name": "pqp",
+    "vmoe_engine_moe_layer": "pqp",
+    "vmoe_engine_profile": "pqppn",
+    "vmoe_engine_setting": "ppppn",
+    "vmoe_engine_prepare_image": "pppn",
+    "vmoe_engine_run": "ppppn",
+    "vmoe_engine_run_cancellable": "pppppn",
+    "vmoe_engine_warm_up": "pqp",
+    "vmoe_engine_routing": "pppp",
+    "vmoe_routing_layer": "pqp",
+    "vmoe_cancellation_create": "p",
+    "vmoe_set_log": "ippp",
+    "vmoe_elastic_create": "ppnp",
+    "vmoe_elastic_decide": "ppp",
+    "vmoe_elastic_served": "pqqd",
+}
 
 
 class RefusedError(Exception):
-    """The SDK returned a status; its text is the message."""
+    """The SDK returned a status; its text is the message, `code` its code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-def _structure(name: str, fields: str) -> Any:
-    """A structure of "type:name" fields."""
+def _struct(name: str, fields: str) -> type[Any]:
+    """A struct of the C API: behind `struct_size`, which is set, fields as in "p:data n:data_bytes"."""
     pairs = [field.split(":") for field in fields.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": [(field, _TYPES[kind]) for kind, field in pairs]})
+    made = type(name, (ctypes.Structure,), {"_fields_": [("struct_size", _TYPES["n"]), *((n, _TYPES[t]) for t, n in pairs)]})
+    return functools.partial(made, ctypes.sizeof(made))  # type: ignore[return-value]
 
 
-LoadOptions = _structure("LoadOptions", "z:struct_size i:threads i:verify s:profile s:onnxruntime")
-Images = _structure("Images", "z:struct_size p:data z:data_bytes i:dtype i:reserved l:count l:height l:width l:channels")
-Picture = _structure("Picture", "z:struct_size p:data z:data_bytes l:height l:width l:channels")
-Setting = _structure("Setting", "z:struct_size s:profile i:set i:bpr d:capacity_ratio l:k i:pool i:reserved l:max_experts")
-Level = _structure("Level", "d:fixed d:each")
-ElasticOptions = _structure("ElasticOptions", "z:struct_size d:target l:most_images l:multiple d:time")
-Seen = _structure("Seen", "z:struct_size d:time l:waiting d:oldest l:arrived")
-Decision = _structure("Decision", "z:struct_size l:level l:images d:load")
-
-
-def filled(kind: Any, **fields: object) -> Any:
-    """A structure with its size and these fields."""
-    return kind(**{"struct_size": ctypes.sizeof(kind)} | fields)
+LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime")
+Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
+Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
+Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts")
+ElasticOptions = _struct("ElasticOptions", "d:target q:most_images q:multiple d:time")
+ElasticSeen = _struct("ElasticSeen", "d:time q:waiting d:oldest q:arrived")
+ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")
 
 
 @functools.cache
@@ -54,54 +66,37 @@ def sdk() -> ctypes.CDLL | None:
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
+    for name, types in _FUNCTIONS.items():
+        getattr(library, name).restype = ctypes.c_void_p
+        getattr(library, name).argtypes = [_TYPES[kind] for kind in types]
     library.vmoe_status_message.restype = ctypes.c_char_p
+    for name in ("vmoe_status_message", "vmoe_status_code", "vmoe_status_free", "vmoe_engine_free", "vmoe_elastic_free"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
     return library
 
 
-def call(name: str, *arguments: Any) -> None:
-    """Calls the function `vmoe_NAME`, which returns a status.
-
-    Numbers are passed in 64 bits, structures and arrays by their address.
+def call(function: str, *arguments: Any) -> None:
+    """Calls a function of the C API.
 
     Raises:
-        RefusedError: the status is an error.
+        RefusedError: it returned a status.
     """
     library = sdk()
     assert library is not None
-    function = getattr(library, f"vmoe_{name}")
-    function.restype = ctypes.c_void_p
-    if status := function(*map(_passed, arguments)):
-        code, text = library.vmoe_status_code(ctypes.c_void_p(status)), library.vmoe_status_message(ctypes.c_void_p(status))
-        message = text.decode()
-        library.vmoe_status_free(ctypes.c_void_p(status))
-        raise RefusedError(code, message)
+    if status := getattr(library, function)(*arguments):
+        refusal = RefusedError(library.vmoe_status_code(status), library.vmoe_status_message(status).decode())
+        library.vmoe_status_free(status)
+        raise refusal
 
 
-def _passed(argument: Any) -> Any:
-    if isinstance(argument, int):
-        return ctypes.c_int64(argument)
-    if isinstance(argument, float):
-        return ctypes.c_double(argument)
-    if isinstance(argument, np.ndarray):
-        return ctypes.c_void_p(argument.ctypes.data)
-    return ctypes.byref(argument) if isinstance(argument, ctypes.Structure) else argument
-
-
-def loaded(bundle: Path, threads: int = 1) -> ctypes.c_void_p:
-    """An engine, to be given to `free`.
-
-    Raises:
-        RefusedError: the SDK refused the bundle.
-    """
+def load(bundle: bytes | None, **options: Any) -> ctypes.c_void_p:
+    """An engine, to be freed; options as fields of `LoadOptions`."""
     engine = ctypes.c_void_p()
-    options = filled(LoadOptions, threads=threads, verify=1, onnxruntime=bytes(onnxruntime_library()))
-    call("engine_load", bytes(bundle), options, ctypes.byref(engine))
+    given = LoadOptions(options.pop("threads", 1), 1, None, str(onnxruntime_library()).encode())
+    for name, value in options.items():
+        setattr(given, name, value)
+    call("vmoe_engine_load", bundle, ctypes.byref(given), ctypes.byref(engine))
     return engine
-
-
-def free(what: str, handle: ctypes.c_void_p) -> None:
-    """Frees an "engine" or an "elastic"."""
-    getattr(sdk(), f"vmoe_{what}_free")(handle)
 
 
 def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: int = 1) -> np.ndarray[Any, Any]:
@@ -119,20 +114,21 @@ def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: in
     Raises:
         RefusedError: the SDK refused the bundle or the call.
     """
-    engine = loaded(bundle, threads)
+    engine = load(bytes(bundle), threads=threads)
     try:
         batch = np.ascontiguousarray(images)
         result = np.empty((len(batch), outputs), np.float32)
-        shape = dict(zip(("count", "height", "width", "channels"), batch.shape, strict=True))
-        data = filled(Images, data=batch.ctypes.data, data_bytes=batch.nbytes, dtype=1, **shape)
-        call("engine_run", engine, data, None, result, result.size)
+        data = Images(batch.ctypes.data, batch.nbytes, 1, 0, *batch.shape)
+        call("vmoe_engine_run", engine, ctypes.byref(data), None, result.ctypes.data, result.size)
         return result
     finally:
-        free("engine", engine)
+        library = sdk()
+        assert library is not None
+        library.vmoe_engine_free(engine)
 
 
 @functools.cache
 def onnxruntime_library() -> Path:
-    """ONNX Runtime's shared library in its Python package."""
+    """The shared library of Python's ONNX Runtime."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     return next(path for path in folder.glob("libonnxruntime.so.*") if path.is_file())
