@@ -9,17 +9,16 @@ import math
 import shutil
 import struct
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import fake_tensorrt
 import numpy as np
 import pytest
 from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
 from command_runs import complaint_of, json_of, kept_bundle, run
 from damaged_files import assert_one_sentence
-from fake_tensorrt import FakeTensorRt
 from named_bundles import with_odd_names
 from safetensors import safe_open
 
@@ -313,25 +312,20 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
 
 
 @pytest.fixture
-def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
-    """TensorRT's fake, an empty cache for its engines, and a plugin."""
-    backend = "vmoe_runtime.backends.tensorrt.tensorrt_engine"
-    fake = FakeTensorRt()
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The backend on TensorRT's fake, an empty cache for its engines, and a plugin."""
     monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    sys.modules.pop(backend, None)
-    monkeypatch.setattr(import_module(backend), "plugin_library", lambda: tmp_path / "plugin.so")
-    yield fake
-    sys.modules.pop(backend, None)
+    fake_tensorrt.install(monkeypatch)
+    backend = import_module("vmoe_runtime.backends.tensorrt.tensorrt_engine")
+    monkeypatch.setattr(backend, "plugin_library", lambda: tmp_path / "plugin.so")
+    return backend
 
 
-def test_an_engine_that_was_built_is_found_and_not_read(tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
-    from vmoe_runtime.backends.tensorrt.tensorrt_engine import engine_key
-
+def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Bundle.open(kept_bundle("bf16"))
     assert "no engine was built" in summary_of(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
-    key = engine_key(bundle, bundle.manifest.profiles["c0.3-k1"], tensorrt.gpu())
-    store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"another").hexdigest(), 6))
+    key = tensorrt.engine_key(bundle, bundle.manifest.profiles["c0.3-k1"])
+    store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"engine").hexdigest(), 6))
     state = summary_of(capsys, bundle.path)["machine"]["backends"][-1]
     assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
 
