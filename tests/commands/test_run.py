@@ -11,11 +11,8 @@ import pytest
 from named_bundles import ODD_NAMES, with_odd_names
 from PIL import Image
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_tools.program import main
-
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 @pytest.fixture
@@ -122,12 +119,6 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
     assert len(lines) == 1 + 16
     with Engine.load(mnist_bundle, threads=1) as engine:
         assert [int(line.split()[-1]) for line in lines[1:]] == [a[0][0] for a in engine.classify(digits[:16], 1)]
-
-
-def test_features_are_refused(tmp_path: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", output="features", validate=False)
-    (complaint,) = run(capsys, tmp_path / "x.vmoe", digits[0], code=1)[1]
-    assert "returns features of size" in complaint
 
 
 def test_logits_that_are_no_numbers_are_said(
