@@ -9,17 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy_vmoe
 import pytest
 from bundle_changes import BUNDLES
 from command_runs import kept_bundle
 
-from vmoe_export import export_bundle, open_checkpoint
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine, Routing, RoutingError
-from vmoe_runtime.images import scale_pixels
 from vmoe_runtime.routing import TokenLayout
-from vmoe_tools.inspect.agreement import AgreementCount, absolute_differences
-from vmoe_tools.inspect.interference import call_size, interference
+from vmoe_tools.inspect.agreement import AgreementCount
+from vmoe_tools.inspect.interference import interference
 from vmoe_tools.inspect.patches import layer_patches
 from vmoe_tools.inspect.statistics import BINS, LayerStatistics, RoutingStatistics
 
@@ -116,30 +114,6 @@ def grouped(mnist_bundle: Path) -> Iterator[Engine]:
 def test_every_patch_is_what_its_choices_say(setting: str, grouped: Engine, mnist_images: dict[str, np.ndarray]) -> None:
     for routing in grouped.routing(mnist_images["images"][:32], setting).values():
         assert_patches(routing)
-
-
-@pytest.mark.parametrize(("ratio", "k", "bpr"), [(0.3, 1, True), (0.3, 2, True), (0.5, 2, False)])
-def test_kept_patches_are_those_of_the_model_in_numpy(
-    *, ratio: float, k: int, bpr: bool, grouped: Engine, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray]
-) -> None:
-    with open_checkpoint(mnist_checkpoint) as checkpoint:
-        parameters = dict(checkpoint)
-    images = mnist_images["images"][:32]
-    settings = numpy_vmoe.Settings(group_tokens=16 * TOKENS, k=k, capacity=math.ceil(16 * TOKENS * k * ratio / 8), bpr=bpr)
-    expected = numpy_vmoe.forward(parameters, scale_pixels(images)[..., None], settings)
-    routing = grouped.routing(images, capacity=ratio, k=k, bpr=bpr)
-    assert list(routing) == list(expected.kept)
-    dropped = 0
-    for name, layer in routing.items():
-        kept = expected.kept[name].reshape(32, TOKENS, EXPERTS)[:, 1:].reshape(32, SIDE, SIDE, EXPERTS)
-        gates = expected.gates[name].reshape(32, TOKENS, EXPERTS)[:, 1:].reshape(32, SIDE, SIDE, EXPERTS)
-        found = layer_patches(layer)
-        np.testing.assert_array_equal(found.processed, kept.sum(axis=3))
-        heaviest = np.where(kept.any(axis=3), np.where(kept, gates, -1).argmax(axis=3), -1)
-        np.testing.assert_array_equal(found.expert, heaviest)
-        np.testing.assert_allclose(found.weight, np.where(kept, gates, 0).max(axis=3), atol=1e-5)
-        dropped += int((found.processed == 0).sum())
-    assert dropped > 1000
 
 
 @pytest.mark.parametrize(
@@ -255,20 +229,7 @@ def test_neighbours_move_images_that_share_slots(setting: str, grouped: Engine, 
     assert (setting == "c0.1-k1") == (found.images_changed > 0.1)
 
 
-@pytest.mark.parametrize(
-    ("multiple", "images", "size"), [(1, 1000, 16), (1, 6, 2), (1, 4, 2), (3, 40, 15), (16, 40, 16), (48, 96, 48)]
-)
-def test_a_call_has_whole_groups_and_neighbours(multiple: int, images: int, size: int) -> None:
-    assert call_size(multiple, images) == size
-
-
 # Agreement
-
-
-def test_what_is_no_number_in_both_is_no_difference() -> None:
-    inf, nan = np.inf, np.nan
-    ours, theirs = np.float32([1, inf, nan, -inf, 2, nan, inf]), np.float32([1, inf, nan, -inf, 4.5, 0, -inf])
-    np.testing.assert_array_equal(absolute_differences(ours, theirs), [0, 0, 0, 0, 2.5, nan, inf])
 
 
 def test_agreement_is_the_count_over_all_images(
@@ -300,13 +261,3 @@ def test_agreement_is_the_count_over_all_images(
             keepers.append([sorted(experts) for experts in kept])
         assert share == np.mean([a == b for a, b in zip(*keepers, strict=True)])
         assert 0.5 < share < 1
-
-
-def test_a_soft_moe_has_no_experts_to_agree_on() -> None:
-    with np.load(IMAGES) as data, Engine.load(kept_bundle("soft")) as engine:
-        logits, routing = engine.logits_and_routing(data["images"])
-    count = AgreementCount(4, has_top1=False)
-    count.add(logits, logits + 1, routing, routing)
-    found = count.result()
-    assert (found.same_top1, found.same_experts) == (None, {})
-    assert found.mean_difference == pytest.approx(1, rel=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +110,3 @@ def test_charts_have_the_numbers(mnist_bundle: Path, mnist_images: dict[str, np.
         np.testing.assert_allclose(bars, np.concatenate([layer.gates_kept, layer.gates_dropped]) / layer.requested.sum())
         (image,) = classes.axes[index].images
         np.testing.assert_array_equal(image.get_array(), layer.class_weight[~np.isnan(layer.class_weight).any(axis=1)])
-
-
-def test_many_classes_are_ordered_by_their_heaviest_expert(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
-    labels = np.arange(48) * 5
-    statistics = RoutingStatistics(8, 300)
-    with Engine.load(mnist_bundle) as engine:
-        statistics.add(engine.routing(mnist_images["images"][:48]), 48, labels)
-    layers = statistics.layers()
-    figure = chart_classes(layers, None)
-    for index, layer in enumerate(layers.values()):
-        assert layer.class_weight is not None
-        drawn = np.asarray(figure.axes[index].images[0].get_array())
-        assert (np.diff(drawn.argmax(axis=1)) >= 0).all()
-        assert sorted(map(tuple, drawn)) == sorted(map(tuple, layer.class_weight[labels]))
-
-
-@pytest.mark.parametrize("count", [1, 8, 32, 64])
-def test_experts_have_colours_of_their_own(count: int) -> None:
-    colours = expert_colours(count)
-    assert len(set(colours)) == count and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
-    apart = min((np.abs(np.subtract(to_rgb(a), to_rgb(b))).max() for a in colours for b in colours if a != b), default=1)
-    assert apart > (0.15 if count <= 8 else 0.015)

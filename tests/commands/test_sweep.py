@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+from command_runs import QUICK, complaint_of, kept_bundle, run
 from test_bench import report_of
 
 from vmoe_export import export_bundle
@@ -21,7 +21,6 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.result import PointResult, mark_front, recommend
-from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.options import RatioRange
 
 pytestmark = pytest.mark.long
@@ -50,28 +49,6 @@ def test_a_range_is_spaced_by_equal_factors() -> None:
 @pytest.mark.parametrize("word", ["0.5", "0:1", "2:1", "1:2:1", "a:b", "0.1-2", "0.1:2:0", "1:2:9999", "-1:2", "nan:1", ""])
 def test_what_is_no_range_is_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--sweep" in complaint_of(capsys, 2, "bench", "x.vmoe", "--sweep", word)
-
-
-def test_axes_multiply_and_the_profile_says_the_rest(mnist_bundle: Path) -> None:
-    manifest = Bundle.open(mnist_bundle).manifest
-    base = manifest.profiles["c0.3-k2"]
-    profiles, notes = sweep_profiles(manifest.rules, base, Axes((0.1, 1.0)))
-    assert ([profile.name for profile in profiles], notes) == (["c0.1-k2", "c1-k2"], [])
-    assert [profile.name for profile in sweep_profiles(manifest.rules, base, Axes(ks=(1, 2)))[0]] == ["c0.3-k1", "c0.3-k2"]
-    axes = Axes((0.1, 1.0), (1, 2), (True, False), (False, True), (3, 8))
-    profiles, _ = sweep_profiles(manifest.rules, base, axes)
-    assert len({profile.name for profile in profiles}) == 2**5
-    assert {"c0.1-k1", "c1-k2-vanilla-pool-m3"} <= {profile.name for profile in profiles}
-
-
-def test_ratios_with_the_same_slots_are_measured_once(mnist_image_bundle: Path) -> None:
-    manifest = Bundle.open(mnist_image_bundle).manifest
-    coarse = replace(manifest.rules, capacity_multiple_of=16)
-    base = coarse.changed(manifest.profiles["c0.3-k1"], {})
-    profiles, notes = sweep_profiles(coarse, base, Axes((0.1, 0.2, 0.4, 3)))
-    found = [(profile.name, round(profile.effective_ratio, 2)) for profile in profiles]
-    assert found == [("c0.1-k1", 2.56), ("c3-k1", 5.12)]
-    assert notes == ["c0.2-k1 and c0.4-k1 have the slots of c0.1-k1, a capacity ratio of 2.56, and are left out"]
 
 
 # What it finds
@@ -197,30 +174,6 @@ def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
         recommend([SLOW, BEST, FAST, WORSE], target_ms=5.0)
     with pytest.raises(click.ClickException, match=r"the fastest of those that are accurate enough takes 16.7 ms"):
         recommend([SLOW, BEST, FAST, WORSE], 0.0, 12.0)
-
-
-def test_the_recommendation_holds_on_images_that_were_held_out(
-    mnist_image_bundle: Path,
-    mnist_images: dict[str, np.ndarray],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    images, labels = mnist_images["images"], mnist_images["labels"]
-    seen = np.arange(len(images)) // 384 == 2
-    held_out = ~seen
-    np.savez(tmp_path / "seen.npz", images=images[seen], labels=labels[seen])
-    drop = 0.01
-    report = report_of(
-        capsys, mnist_image_bundle, "--sweep", "0.1:2.0", "--pool", "--no-pool", "--images", tmp_path / "seen.npz",
-        "--batch-size", 16, "--max-drop-in-accuracy", drop,
-    )  # fmt: skip
-    chosen = report["points"][report["recommended"]]
-    best = max(report["points"], key=lambda point: point["top1"])
-    assert chosen["top1"] >= best["top1"] - drop
-    with Engine.load(mnist_image_bundle) as engine:
-        right = [engine(images[held_out], p["profile"]).argmax(1) == labels[held_out] for p in (best, chosen)]
-    lost = right[0].astype(float) - right[1]
-    assert lost.mean() <= drop + 2 * lost.std(ddof=1) / np.sqrt(len(lost))
 
 
 def test_the_recommended_profile_is_written_into_the_bundle(
@@ -383,11 +336,3 @@ def test_what_can_not_be_done_is_one_line(
 @pytest.mark.parametrize("kind", ["dense", "soft"])
 def test_a_model_without_capacity_has_nothing_to_sweep(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has no capacity to choose" in complaint_of(capsys, 2, "bench", kept_bundle(kind), "--sweep", "0.1:2.0", *QUICK)
-
-
-@pytest.mark.parametrize("kind", ["int8", "ensemble", "choice"])
-def test_bundles_of_every_kind_sweep(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    points = json_of(capsys, "bench", kept_bundle(kind), *capacities(0.3, 1), *QUICK)["points"]
-    assert [point["capacity_ratio"] for point in points] == [0.3, 1.0]
-    assert points[0]["kept_pairs"] < points[1]["kept_pairs"]
-    assert points[0]["flops_per_image"] < points[1]["flops_per_image"]

@@ -125,37 +125,35 @@ bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) 
   return batcher->load().served == std::map<std::string, int64_t>{{"c0.3-k1", 1}, {"other", 20}, {timed.names[0], 1}};
 }
 
-void print_refusal(const vmoe::Error& error) { std::printf("%d %s\n", error.code, error.message.c_str()); }
+template <typename Result>
+void print_refusal(const Result& result) {
+  if (!result) std::printf("%d %s\n", result.error().code, result.error().message.c_str());
+}
 
 void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
-  auto options = make_options(timed);
-  options.most_images = 0;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
-  options = make_options(timed);
-  options.most_waiting = kMostImages - 1;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
-  options = make_options(timed);
-  options.levels.pop_back();
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
-  options = make_options(timed);
-  options.levels[0] = "fastest";
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
-  options = make_options(timed);
-  options.plan.target = 0;
-  if (auto refused = vmoe::Batcher::start(model.engine, options); !refused) print_refusal(refused.error());
-  if (auto refused = vmoe::time_levels(model.engine, {"fastest"}, 1); !refused) print_refusal(refused.error());
-  if (auto refused = vmoe::time_levels(model.engine, timed.names, 0); !refused) print_refusal(refused.error());
+  const auto start = [&](auto change) {
+    auto options = make_options(timed);
+    change(options);
+    print_refusal(vmoe::Batcher::start(model.engine, options));
+  };
+  start([](auto& options) { options.most_images = 0; });
+  start([](auto& options) { options.most_waiting = kMostImages - 1; });
+  start([](auto& options) { options.levels.pop_back(); });
+  start([](auto& options) { options.levels[0] = "fastest"; });
+  start([](auto& options) { options.plan.target = 0; });
+  print_refusal(vmoe::time_levels(model.engine, {"fastest"}, 1));
+  print_refusal(vmoe::time_levels(model.engine, timed.names, 0));
 
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
-  if (auto refused = batcher->submit(model.images(0, 0)); !refused) print_refusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, kMostImages + 1)); !refused) print_refusal(refused.error());
   auto odd = model.images(0, 1);
   ++odd.width;
-  if (auto refused = batcher->submit(odd); !refused) print_refusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, 1), "fastest"); !refused) print_refusal(refused.error());
-  if (auto refused = batcher->submit(model.images(0, 1), "", nullptr); !refused) print_refusal(refused.error());
+  print_refusal(batcher->submit(model.images(0, 0)));
+  print_refusal(batcher->submit(model.images(0, kMostImages + 1)));
+  print_refusal(batcher->submit(odd));
+  print_refusal(batcher->submit(model.images(0, 1), "fastest"));
+  print_refusal(batcher->submit(model.images(0, 1), "", nullptr));
   batcher->close();
-  if (auto refused = batcher->submit(model.images(0, 1)); !refused) print_refusal(refused.error());
+  print_refusal(batcher->submit(model.images(0, 1)));
 }
 
 }  // namespace

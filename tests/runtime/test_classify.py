@@ -76,15 +76,6 @@ def test_without_names_classes_are_indices_and_five_of_them(
         assert type(answer[0][1]) is float
 
 
-def test_settings_are_those_of_a_call(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
-    images = mnist_images["images"][:4]
-    with Engine.load(mnist_image_bundle, threads=1) as engine:
-        for setting in ({"profile": "c1.05-k2"}, {"capacity": 0.1, "k": 1, "bpr": False}):
-            expected = softmax(engine(images, **setting)).max(axis=1)
-            found = [answer[0][1] for answer in engine.classify(images, 1, **setting)]
-            assert found == expected.tolist() != [a[0][1] for a in engine.classify(images, 1)]
-
-
 @pytest.mark.parametrize("top", [0, -1, 2.0, True, "3", None])
 def test_a_number_of_classes_that_is_none_is_refused(top: Any, mnist_image_bundle: Path) -> None:
     with Engine.load(mnist_image_bundle, threads=1) as engine, pytest.raises(ClassifyError, match="top must be a whole"):
@@ -95,15 +86,3 @@ def test_features_have_no_classes(tmp_path: Path) -> None:
     export_bundle(GOLDEN / "g4", tmp_path / "x.vmoe", output="features", validate=False)
     with Engine.load(tmp_path / "x.vmoe", threads=1) as engine, pytest.raises(VmoeError, match="outputs features"):
         engine.classify(np.zeros((1, 32, 32, 3), np.uint8))
-
-
-def test_an_engine_says_what_it_is(mnist_image_bundle: Path) -> None:
-    with Engine.load(mnist_image_bundle, "c1.05-k2", "onnxruntime", 1) as engine:
-        what = f"V-MoE, 5 blocks, E=8, 28x28, profile c1.05-k2, fp32, {engine.backend_description}"
-        assert repr(engine) == f"<Engine: {what}>"
-    assert repr(engine) == f"<Engine: {what}, closed>"
-
-
-def test_a_manifest_that_says_nothing_of_its_blocks_is_no_trouble(renamed: Callable[..., Path]) -> None:
-    with Engine.load(renamed(model={}), threads=1) as engine:
-        assert repr(engine).startswith("<Engine: V-MoE, E=8, 28x28, profile c0.3-k1, ")

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vmoe_runtime import Engine, ImageError, RoutingError, Setting, op_library
-from vmoe_runtime.images import scale_pixels
+from vmoe_runtime import Engine, RoutingError, Setting, op_library
 
 BACKENDS = ("onnxruntime", "openvino")
 Images = dict[str, np.ndarray]
@@ -23,18 +21,19 @@ def engine(mnist_image_bundle: Path) -> Engine:
     return Engine.load(mnist_image_bundle)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_image_alone_gives_the_same_bits_as_among_63_others(
-    mnist_image_bundle: Path, mnist_images: Images, backend: str, threads: int
+@pytest.mark.parametrize(
+    ("backend", "threads", "count"), [("onnxruntime", 1, 64), ("onnxruntime", 2, 64), ("openvino", 2, 16)]
+)
+def test_an_image_alone_gives_the_same_bits_as_among_others(
+    mnist_image_bundle: Path, mnist_images: Images, backend: str, threads: int, count: int
 ) -> None:
-    images = mnist_images["images"][:64]
-    shuffled = np.random.default_rng(5).permutation(64)
+    images = mnist_images["images"][:count]
+    shuffled = np.random.default_rng(5).permutation(count)
     with Engine.load(mnist_image_bundle, backend=backend, threads=threads) as engine:
         # 1e-6 leaves one slot per expert.
         for capacity, k in ((1e-6, 1), (1e-6, 2), (0.3, 1), (1.05, 2)):
             together = engine(images, capacity=capacity, k=k)
-            alone = np.concatenate([engine(images[i : i + 1], capacity=capacity, k=k) for i in range(64)])
+            alone = np.concatenate([engine(images[i : i + 1], capacity=capacity, k=k) for i in range(count)])
             np.testing.assert_array_equal(alone, together)
             np.testing.assert_array_equal(engine(images[shuffled], capacity=capacity, k=k), together[shuffled])
             np.testing.assert_array_equal(engine(images[:7], capacity=capacity, k=k), together[:7])
@@ -51,7 +50,7 @@ def test_eight_threads_with_different_profiles_get_the_single_threaded_bits(
         expected = [engine(batch, name) for batch, name in zip(batches, names, strict=True)]
 
         def answer(i: int) -> list[np.ndarray]:
-            return [engine(batches[i], names[i]) for _ in range(6)]
+            return [engine(batches[i], names[i]) for _ in range(3)]
 
         with ThreadPoolExecutor(8) as pool:
             for i, answers in enumerate(pool.map(answer, range(8))):
@@ -130,42 +129,6 @@ def test_routing_tells_where_each_token_went(engine: Engine, mnist_images: Image
         assert route.patch_mask().shape == (4, 7, 7)
         # The classifier token comes first.
         np.testing.assert_array_equal(route.patch_mask().reshape(4, 49), kept.any(axis=2)[:, 1:])
-
-
-def test_uint8_pixels_are_scaled_as_float32_in_minus_one_to_one(engine: Engine, mnist_images: Images) -> None:
-    pixels = mnist_images["images"][:5]
-    scaled = scale_pixels(pixels)
-    assert scaled.min() == -1 and scaled.max() == 1
-    np.testing.assert_array_equal(engine(pixels), engine(scaled[..., None]))
-    np.testing.assert_array_equal(engine(pixels[0][..., None]), engine(pixels[:1]))
-
-
-def test_pil_images_files_and_lists_give_the_answers_of_their_pixels(
-    engine: Engine, mnist_images: Images, tmp_path: Path
-) -> None:
-    pixels = mnist_images["images"][:3]
-    pictures = [Image.fromarray(image) for image in pixels]
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
-    for picture, path in zip(pictures, paths, strict=True):
-        picture.save(path)
-    expected = engine(pixels)
-    np.testing.assert_array_equal(engine(pictures), expected)
-    np.testing.assert_array_equal(engine(paths), expected)
-    np.testing.assert_array_equal(engine(str(paths[1])), expected[1:2])
-    np.testing.assert_array_equal(engine([pixels[0][..., None], pictures[1], paths[2]]), expected)
-    np.testing.assert_array_equal(engine(pictures[0].convert("RGB")), expected[:1])
-
-
-def test_a_picture_of_another_size_is_answered(engine: Engine, mnist_images: Images) -> None:
-    large = Image.fromarray(mnist_images["images"][0]).resize((56, 56), Image.Resampling.NEAREST)
-    assert engine(large).argmax() == mnist_images["labels"][0]
-
-
-def test_a_batch_must_fill_the_routing_groups(mnist_bundle: Path, mnist_images: Images) -> None:
-    with Engine.load(mnist_bundle) as engine:
-        assert engine(mnist_images["images"][:32]).shape == (32, 10)
-        with pytest.raises(ImageError, match=r"17 images.*multiple of 16"):
-            engine(mnist_images["images"][:17])
 
 
 def test_auto_takes_what_is_fastest_for_the_bundle_and_says_what_runs(

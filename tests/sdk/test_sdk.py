@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
 from vmoe_runtime.routing import Routing
-from vmoe_runtime.routing_kinds import ROUTING_KINDS, TopKRules
+from vmoe_runtime.routing_kinds import ROUTING_KINDS
 
 pytestmark = pytest.mark.long
 
@@ -264,28 +263,6 @@ def c_hex(value: float) -> str:
     return f"{digits}p{exponent}"
 
 
-def test_capacity_and_names_of_3000_settings_are_those_of_python(runners: Any, mnist_bundle: Path, tmp_path: Path) -> None:
-    prefix = sdk_build.prefixes().standard_ops
-    random = np.random.default_rng(7)
-    rules = Bundle.open(mnist_bundle).manifest.rules
-    assert isinstance(rules, TopKRules)
-    runner = runners(prefix, mnist_bundle)
-    ratios = [
-        *np.round(random.uniform(1e-3, 8, 1000), 2),
-        *random.uniform(0, 8, 1000),
-        *10.0 ** random.uniform(-12, 0.9, 1000),
-    ]
-    for ratio in map(float, ratios):
-        k, bpr, pool, max_experts = (
-            int(random.integers(1, 9)),
-            *map(bool, random.integers(2, size=2)),
-            int(random.integers(1, 11)),
-        )
-        profile = rules.profile(ratio, k, bpr, pool, max_experts)
-        assert runner.ask("setting", *setting_fields(None, ratio, k, bpr, pool, max_experts)) == [described(profile)]
-        assert runner.ask("setting", *setting_fields(profile.name)) == [described(profile)]
-
-
 def run_threads(prefix: Path, bundle: Path) -> str:
     """What 8 threads on one engine print, each having asked it a few times."""
     program = sdk_build.programs(prefix, "engine_threads") / "engine_threads"
@@ -298,30 +275,10 @@ def test_eight_threads_get_the_single_threaded_bits_and_engines_share_one_sessio
     assert run_threads(prefix, mnist_bundle).startswith("equal 32 of 32 loads 16 profiles 12 ")
 
 
-@pytest.fixture(scope="module")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of S/32 with one MoE layer."""
-    folder = tmp_path_factory.mktemp("s32")
-    sample = sdk_build.ROOT / "samples" / "random_checkpoint.py"
-    sdk_build.built(sys.executable, sample, folder / "s32", "--variant", "S/32", "--layers", "Last 1")
-    bundle = folder / "s32.vmoe"
-    export_bundle(folder / "s32", bundle, config=folder / "s32.json", capacity=[0.3], k=[1], validate=False)
-    return bundle
-
-
-def test_nine_engines_take_the_memory_of_one(prefix: Path, small_model: Path) -> None:
-    words = run_threads(prefix, small_model).partition(" memory ")[2].split()
-    before, with_one, with_nine = map(int, words[:3])
-    weights = (small_model / "weights.safetensors").stat().st_size / 1024
-    assert with_one - before > weights / 2
-    # Eight more sessions would take eight times the weights; what grows are the scratch tensors of eight calls at once.
-    assert with_nine - with_one < weights
-
-
 def test_the_same_binary_runs_with_the_oldest_onnxruntime(
     prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
 ) -> None:
-    images = mnist_images["images"][..., None]
+    images = mnist_images["images"][:256, ..., None]
     runner = runners(prefix, mnist_bundle, sdk_build.onnxruntime_library(onnxruntime_folder(OLDEST) / "onnxruntime"))
     assert f"ONNX Runtime {OLDEST} CPU" in "\t".join(runner.ask("info"))
     expected = python_engine(mnist_bundle, prefix)(images)

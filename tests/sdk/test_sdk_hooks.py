@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -47,21 +46,6 @@ def test_a_warm_engine_answers_as_a_cold_one(
         cold = Runner(prefix, mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
         assert cold.logits(images, *setting_fields(**setting)).tobytes() == warm.tobytes()
         cold.close()
-
-
-@pytest.mark.parametrize(
-    ("setting", "count", "words"),
-    [
-        ({}, 0, "there are no images"),
-        ({}, -16, "the count is -16"),
-        ({}, 15, "multiple of 16"),
-        ({"capacity": 9.0}, 16, "larger than the number of experts"),
-        ({"profile": "fastest"}, 16, "'fastest'"),
-    ],
-)
-def test_a_warm_up_is_refused_as_a_run_is(setting: dict[str, Any], count: int, words: str, runner: Runner) -> None:
-    with pytest.raises(AssertionError, match=words):
-        runner.ask("warm_up", *setting_fields(**setting), count)
 
 
 def logged(prefix: Path, bundle: Path, mode: str, level: int, library: Path | None = None, **environment: str) -> Messages:
@@ -153,13 +137,6 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
     assert info == ("info", "0")
     assert refusal == ("failed", "a log callback can't load a bundle: a load may be waiting for it")
     assert [level for level, _ in later] == [str(INFO)]  # the second load, by the callback that was set in the first one
-
-
-def test_callbacks_can_be_replaced_while_threads_load_and_run(prefix: Path, mnist_bundle: Path) -> None:
-    program = sdk_build.programs(prefix, "log_threads") / "log_threads"
-    done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "150")
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert re.fullmatch(r"equal (\d+) of \1 callbacks 150 heard 149 below 0\n", done.stdout)
 
 
 def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:

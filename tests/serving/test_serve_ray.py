@@ -127,25 +127,6 @@ def test_many_clients_at_once_get_the_bits_of_the_engine(
         assert logits == expected
 
 
-def test_refusals_metadata_and_metrics(server: Server) -> None:
-    cases = [
-        ("POST", "/v1/classify", b"x" * (1 << 20 | 1), 413, "larger than 1,048,576 bytes"),
-        ("POST", "/v1/classify", b"no picture", 400, "not a readable image"),
-        ("POST", "/v2/models/other/infer", b"{}", 404, "there is no model 'other'"),
-        ("GET", "/elsewhere", b"", 404, "there is nothing at /elsewhere"),
-        ("GET", "/v1/classify", b"", 405, "GET is not what /v1/classify takes"),
-    ]
-    for method, path, body, status, message in cases:
-        found, text, _ = server.ask(method, path, body)
-        assert (found, message in json.loads(text)["error"]) == (status, True), (path, text)
-    for path in ("/healthz", "/v2/health/live", "/v2/health/ready", "/v2", "/v2/models/mnist", "/v2/models/mnist/ready"):
-        status, body, _ = server.ask("GET", path)
-        assert status == 200 and isinstance(json.loads(body), dict), path
-    status, body, response = server.ask("GET", "/metrics")
-    assert status == 200 and response.headers["content-type"].startswith("text/plain")
-    assert b'vmoe_images_served_total{model="mnist",setting="' in body
-
-
 def test_a_replica_that_is_killed_loses_no_answer(server: Server, engine: Engine, mnist_images: dict[str, Any]) -> None:
     before = server.replicas()
     assert len(before) == 2

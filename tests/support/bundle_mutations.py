@@ -10,56 +10,91 @@ may answer what it likes, as long as both readers agree.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import shutil
 import sys
 import tempfile
 import warnings
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import c_engine
 import numpy as np
 from mutated_bundles import GRAPHS, mutate
-from watched_children import FAILED, Outcome, serve, watch
 
 from vmoe_runtime import Engine, VmoeError
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "golden" / "g1"
 PRECISIONS = ("fp32", "bf16", "int8")
 MEMORY = 8 << 30
-_REFUSED, _SAME, _DIFFERENT = "refused", "same answers", "another model's answers"
+SECONDS = 60.0
+"""For one case: the first one waits until the process has loaded the good bundles."""
+FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "another model's answers"
+
+
+@dataclass
+class Outcome:
+    """How many cases ended in which way, and one line for each that must not be."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Worker:
+    """What the process that may crash or hang holds: images and good answers by bundle, and by graph."""
+
+    images: dict[Path, np.ndarray]
+    good: dict[tuple[Path, str], np.ndarray]
+
+
+_worker = _Worker({}, {})
 
 
 def run(count: int, seed: int) -> Outcome:
     """Runs that many cases."""
     from vmoe_export import export_bundle
 
+    context, outcome = multiprocessing.get_context("spawn"), Outcome()
     with tempfile.TemporaryDirectory(prefix="bundle-mutations-") as folder:
         bases = [Path(folder) / f"{precision}.vmoe" for precision in PRECISIONS]
         for precision, base in zip(PRECISIONS, bases, strict=True):
             export_bundle(CHECKPOINT, base, capacity=[0.5], k=[1], precision=precision, validate=False)
-        scratch = Path(folder) / "scratch"
-        scratch.mkdir()
-        command = [sys.executable, __file__, "--seed", str(seed), "--serve", str(scratch), *map(str, bases)]
-        return watch(command, range(count))
+        pool = context.Pool(1, _prepare, (bases,))
+        for index in range(count):
+            try:
+                verdict, words = pool.apply_async(_run_case, (seed, index, Path(folder))).get(SECONDS)
+            except multiprocessing.TimeoutError:  # also where the process ended
+                verdict, words = f"{FAILED}: it crashed or hung", ""
+                pool.terminate()
+                pool = context.Pool(1, _prepare, (bases,))
+            outcome.verdicts[verdict] += 1
+            if verdict.startswith(FAILED):
+                outcome.failures.append(f"case {index}: {verdict}: {words}")
+        pool.terminate()
+    return outcome
 
 
-def _serve(seed: int, scratch: Path, *bases: Path) -> None:
-    images = {base: _images(base) for base in bases}
-    good = {(base, graph): _python(base, graph, images[base]) for base in bases for graph in GRAPHS}
+def _prepare(bases: list[Path]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
+    _worker.images = {base: _images(base) for base in bases}
+    _worker.good = {(base, graph): _python(base, graph, _worker.images[base]) for base in bases for graph in GRAPHS}
 
-    def run_case(index: int) -> tuple[str, str]:
-        rng = Random(f"{seed} {index}")
-        base, bundle = rng.choice(bases), scratch / f"{index}.vmoe"
-        mutation = mutate(base, bundle, rng)
-        try:
-            verdict = _verdict(bundle, mutation.graph, images[base], good[base, mutation.graph], mutation.may_differ)
-        finally:
-            shutil.rmtree(bundle)
-        return verdict, f"{base.name}, {mutation.words}"
 
-    serve(run_case, MEMORY)
+def _run_case(seed: int, index: int, scratch: Path) -> tuple[str, str]:
+    rng = Random(f"{seed} {index}")
+    base, bundle = rng.choice(list(_worker.images)), scratch / f"{index}.vmoe"
+    mutation = mutate(base, bundle, rng)
+    try:
+        good = _worker.good[base, mutation.graph]
+        verdict = _verdict(bundle, mutation.graph, _worker.images[base], good, mutation.may_differ)
+    finally:
+        shutil.rmtree(bundle)
+    return verdict, f"{base.name}, {mutation.words}"
 
 
 def _verdict(bundle: Path, graph: str, images: np.ndarray, good: np.ndarray, may_differ: bool) -> str:
@@ -112,13 +147,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--serve", nargs="+", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.serve:
-        _serve(given.seed, *given.serve)
-        return 0
     outcome = run(given.count, given.seed)
-    print(*outcome.failures, outcome, sep="\n")
+    print(*outcome.failures, dict(outcome.verdicts), sep="\n")
     return 1 if outcome.failures else 0
 
 

@@ -56,6 +56,7 @@ Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
 Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts")
 ElasticOptions = _struct("ElasticOptions", "d:target q:most_images q:multiple d:time")
 ElasticSeen = _struct("ElasticSeen", "d:time q:waiting d:oldest q:arrived")
+ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")
 
 
 @functools.cache
@@ -69,7 +70,7 @@ def sdk() -> ctypes.CDLL | None:
         getattr(library, name).restype = ctypes.c_void_p
         getattr(library, name).argtypes = [_TYPES[kind] for kind in types]
     library.vmoe_status_message.restype = ctypes.c_char_p
-    for name in ("vmoe_status_message", "vmoe_status_code", "vmoe_status_free", "vmoe_engine_free"):
+    for name in ("vmoe_status_message", "vmoe_status_code", "vmoe_status_free", "vmoe_engine_free", "vmoe_elastic_free"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
     return library
 
