@@ -147,6 +147,7 @@ def dtype_from_name(name: object) -> np.dtype[Any]:
     text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
     if text in _EXTENDED:
         return np.dtype(getattr(ml_dtypes, str(text)))
+    dtype: np.dtype[Any] | None
     try:
         dtype = np.dtype(text) if isinstance(text, str) else None
     except (TypeError, ValueError, SyntaxError):

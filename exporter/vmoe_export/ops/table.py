@@ -19,7 +19,7 @@ VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -129,43 +129,6 @@ class Op:
         """Name of the op in `torch_ops` and `reference`, such as `sparse_mlp`."""
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
         return words.removeprefix("_vmoe_")
-
-    def output_shapes(
-        self, input_shapes: Sequence[tuple[int, ...] | None], *, capacity: int = 0, k: int = 0
-    ) -> list[tuple[int, ...]]:
-        """The shape rule: output shapes for given input shapes.
-
-        Args:
-            input_shapes: shapes of the inputs, in order; None, or nothing at the end, for an optional one that is left out.
-            capacity: c, for ops that take it. With a pool, M is no matter of shapes, and the one given here is not it.
-            k: K, for ops that take it.
-
-        Raises:
-            ValueError: inputs whose shapes contradict each other, or a setting out of range.
-        """
-        sizes: dict[str, int] = {}
-        for value, shape in zip(self.inputs, input_shapes, strict=False):
-            if shape is None:
-                continue
-            if len(shape) != len(value.dims):
-                raise ValueError(f"{self.name}: {value.name} has {len(shape)} dimensions, not {len(value.dims)}")
-            for dim, size in zip(value.dims, shape, strict=True):
-                expected = int(dim) if dim.isdecimal() else sizes.setdefault(dim, size)
-                if size != expected:
-                    raise ValueError(f"{self.name}: {value.name} has shape {shape}, but {dim} is {expected} elsewhere")
-        if any(value.name == "k" and value.type == "i64" for value in self.inputs):
-            if not 1 <= k <= sizes["E"]:
-                raise ValueError(f"{self.name}: k must be between 1 and the number of experts, {sizes['E']}, not {k}")
-            sizes["K"] = k
-        if any(value.name == "capacity" for value in self.inputs):
-            if capacity < 1:
-                raise ValueError(f"{self.name}: capacity must be at least 1, not {capacity}")
-            sizes["M"] = sizes["G"] * capacity
-        if {"G", "P"} <= sizes.keys():
-            slots = sizes["G"] * sizes["P"]
-            if sizes.setdefault("M", slots) != slots:
-                raise ValueError(f"{self.name}: M is {sizes['M']}, but G * P is {slots}")
-        return [tuple(sizes[dim] for dim in value.dims) for value in self.outputs]
 
 
 def _f(name: str, *dims: str) -> Value:
