@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -146,12 +147,11 @@ def dtype_from_name(name: object) -> np.dtype[Any]:
     """
     text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
     if text in _EXTENDED:
-        return np.dtype(getattr(ml_dtypes, str(text)))
-    dtype: np.dtype[Any] | None
-    try:
-        dtype = np.dtype(text) if isinstance(text, str) else None
-    except (TypeError, ValueError, SyntaxError):
-        dtype = None
-    if dtype is None or dtype.kind not in "biufc" or not dtype.isnative:
-        raise CheckpointError(f"unknown dtype {text!r}")
-    return dtype
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, str(text)))
+        return extended
+    if isinstance(text, str):
+        with suppress(TypeError, ValueError, SyntaxError):
+            dtype: np.dtype[Any] = np.dtype(text)
+            if dtype.kind in "biufc" and dtype.isnative:
+                return dtype
+    raise CheckpointError(f"unknown dtype {text!r}")
