@@ -218,13 +218,13 @@ TARGETS = [
 def test_a_bundle_that_no_reader_would_take_is_not_written(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = export.manifest_of
 
-    def eleven_classes(*given: Any) -> dict[str, Any]:
-        return {**real(*given), "output": {"name": "logits", "size": 11}}
+    def unknown_precision(*given: Any) -> dict[str, Any]:
+        return {**real(*given), "precision": "fp9"}
 
-    monkeypatch.setattr(export, "manifest_of", eleven_classes)
+    monkeypatch.setattr(export, "manifest_of", unknown_precision)
     with pytest.raises(ExportError) as refused:
         export_bundle(SPARSE, outputs / "x.vmoe", validate=False)
-    assert_one_sentence(str(refused.value), "can't be loaded", "[N,11]")
+    assert_one_sentence(str(refused.value), "can't be loaded", "precision", "fp9")
     assert not list(outputs.iterdir())
 
 
