@@ -240,9 +240,10 @@ def export(
                 show.print(profile_table(plan))
                 for text in profile_notes(plan):
                     show.print(f"Note: {text}")
-            result = (
-                ExportResult(target, plan) if dry_run else _write(plan, target, show, validation=validation, force=force)
-            )
+            if dry_run:
+                result = ExportResult(path=target, plan=plan)
+            else:
+                result = _write(plan, target, show, validation=validation, force=force)
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed; pip install 'vmoe-export[export]'") from None
     except RuntimeError as error:

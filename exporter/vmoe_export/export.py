@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
 from vmoe_export.bundle_manifest import manifest_of
@@ -14,48 +14,26 @@ from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
-
-if TYPE_CHECKING:
-    from vmoe_export.validation.precision_distance import PrecisionDistance
-    from vmoe_export.validation.tensorrt_validation import RoundedComparison
 
 _GRAPH_BYTES = 4 << 20
 _USUAL_LIMITS = ValidationOptions()
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, kw_only=True)
+class ExportResult(Findings):
     """A written bundle, and what validation found.
 
     Attributes:
         path: the bundle.
         plan: what was exported.
-        findings: of validation.
         tensorrt: graph files for TensorRT by profile, or by "model" for a dense ViT.
     """
 
     path: Path
     plan: ExportPlan
-    findings: Findings = field(default_factory=Findings)
     tensorrt: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """Each graph at each profile against the torch model of the same precision."""
-        return self.findings.comparisons
-
-    @property
-    def distances(self) -> tuple[PrecisionDistance, ...]:
-        """For other precisions than fp32, that torch model at each profile against the one in float32."""
-        return self.findings.distances
-
-    @property
-    def rounded(self) -> tuple[RoundedComparison, ...]:
-        """The TensorRT graphs against torch, where they are in fp16 or bf16."""
-        return self.findings.rounded
 
 
 ProgressHook = Callable[[str, int], None]
@@ -158,7 +136,7 @@ def write_bundle(
             findings = prove(plan, network, folder, tensorrt, validation, images, stage)
         stage("writing the manifest")
         write_manifest(folder, manifest_of(plan, tensorrt, findings))
-    return ExportResult(target, plan, findings, tensorrt)
+    return ExportResult(path=target, plan=plan, tensorrt=tensorrt, **vars(findings))
 
 
 def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from vmoe_export.preprocessing_steps import default_steps
 
@@ -31,19 +31,9 @@ class Preset:
     class_names: str | None
 
 
-class _Size(NamedTuple):
-    """A standard size of configs/vmoe_paper; `patch` is the side of a patch in pixels."""
-
-    patch: int
-    hidden_size: int
-    num_layers: int
-    mlp_dim: int
-    num_heads: int
-    moe_layers: tuple[int, ...]
-
-
-_S32_LAST_2 = _Size(32, 512, 8, 2048, 8, (5, 7))
-_B16_EVERY_2 = _Size(16, 768, 12, 3072, 12, (1, 3, 5, 7, 9, 11))
+# Standard sizes of configs/vmoe_paper: the side of a patch in pixels, the hidden size, and fields of the encoder.
+_S32_LAST_2 = (32, 512, {"num_layers": 8, "mlp_dim": 2048, "num_heads": 8}, [5, 7])
+_B16_EVERY_2 = (16, 768, {"num_layers": 12, "mlp_dim": 3072, "num_heads": 12}, [1, 3, 5, 7, 9, 11])
 _EXPERTS = 8
 _CLASS_LISTS = {1000: "imagenet1k", 100: "cifar100"}
 
@@ -51,7 +41,7 @@ _CLASS_LISTS = {1000: "imagenet1k", 100: "cifar100"}
 def _preset(
     name: str,
     description: str,
-    size: _Size,
+    size: tuple[int, int, Mapping[str, int], list[int]],
     pixels: int,
     classes: int,
     *,
@@ -61,35 +51,23 @@ def _preset(
     members: int = 1,
     images_per_group: int = 8,
 ) -> Preset:
-    tokens = (pixels // size.patch) ** 2 + 1
+    patch, width, encoder, layers = size
+    dispatcher = {"name": "einsum", "bfloat16": True, "capacity_factor": capacity_factor, "batch_priority": False}
     moe = {
         "num_experts": _EXPERTS,
-        "layers": list(size.moe_layers),
-        "group_size": images_per_group * tokens * members,
-        "router": {
-            "num_selected_experts": k,
-            "dispatcher": {
-                "name": "einsum",
-                "bfloat16": True,
-                "capacity_factor": capacity_factor,
-                "batch_priority": False,
-            },
-        },
+        "layers": layers,
+        "group_size": images_per_group * ((pixels // patch) ** 2 + 1) * members,
+        "router": {"num_selected_experts": k, "dispatcher": dispatcher},
         **({"ensemble_size": members} if members > 1 else {}),
     }
     config = {
         "name": "VisionTransformerMoeEnsemble" if members > 1 else "VisionTransformerMoe",
         "num_classes": classes,
-        "patch_size": [size.patch, size.patch],
-        "hidden_size": size.hidden_size,
+        "patch_size": [patch, patch],
+        "hidden_size": width,
         "classifier": "token",
-        "representation_size": size.hidden_size if pre_logits else None,
-        "encoder": {
-            "num_layers": size.num_layers,
-            "mlp_dim": size.mlp_dim,
-            "num_heads": size.num_heads,
-            "moe": moe,
-        },
+        "representation_size": width if pre_logits else None,
+        "encoder": {**encoder, "moe": moe},
     }
     # The defaults are what the official configs do at 224 px and at other sizes.
     steps = str(default_steps(pixels, pixels))

@@ -122,16 +122,16 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 
 def validation_lines(result: ExportResult) -> Iterator[str]:
     """What validation measured and what it accepts, in sentences; the numbers of each graph and profile are in the JSON."""
-    findings, output = result.findings, result.plan.output
-    if findings.limits and (compared := result.comparisons):
+    output = result.plan.output
+    if result.limits and (compared := result.comparisons):
         largest = max(each.max_difference for each in compared)
         relative = max(each.relative_difference for each in compared)
         yield (
             f"ONNX Runtime against torch, on {compared[0].images} random images: {output} differ by "
-            f"{_differences(largest, relative, findings.limits)}{_agreement(compared, findings.limits)}"
+            f"{_differences(largest, relative, result.limits)}{_agreement(compared, result.limits)}"
         )
-    if findings.rounded_limits and (rounded := result.rounded):
-        limits = findings.rounded_limits
+    if result.rounded_limits and (rounded := result.rounded):
+        limits = result.rounded_limits
         how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
         largest = max(each.max_difference if limits.difference is None else each.difference_alike for each in rounded)
         relative = max(each.relative_difference for each in rounded)
@@ -141,13 +141,13 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
         )
     for each in result.distances:
         where = f" at {each.profile}" if each.profile else ""
-        images = f"{each.images} {'images' if findings.own_images else 'random images'}"
+        images = f"{each.images} {'images' if result.own_images else 'random images'}"
         top1 = "" if each.same_top1 is None else f", the same class on {each.same_top1:.2%}"
         if each.top1 is not None and each.top1_float32 is not None:
             top1 += f", top-1 accuracy {each.top1:.2%} (fp32: {each.top1_float32:.2%})"
         yield (
             f"{result.plan.stored_precision} against fp32{where}, on {images}: {output} differ typically by "
-            f"{each.relative_difference:.2%} of their size (limit {findings.distance_limit:.0%}){top1}"
+            f"{each.relative_difference:.2%} of their size (limit {result.distance_limit:.0%}){top1}"
         )
 
 
@@ -167,7 +167,6 @@ def _agreement(compared: Sequence[Comparison], limits: Limits) -> str:
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
     """The same as JSON."""
     plan = result.plan
-    findings = result.findings
     return {
         "bundle": str(result.path),
         "written": written,
@@ -182,12 +181,12 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "profiles": [{**profile.entry(), "flops_per_image": plan.flops(profile)} for profile in plan.profiles],
         "notes": [*plan.notes, *profile_notes(plan)],
         "validation": [asdict(comparison) for comparison in result.comparisons],
-        "limits": findings.limits and asdict(findings.limits),
+        "limits": result.limits and asdict(result.limits),
         "distance_from_fp32": [asdict(distance) for distance in result.distances],
-        "distance_limit": findings.distance_limit,
+        "distance_limit": result.distance_limit,
         "tensorrt": {
             "graphs": dict(result.tensorrt),
-            "limits": findings.rounded_limits and asdict(findings.rounded_limits),
+            "limits": result.rounded_limits and asdict(result.rounded_limits),
             "validation": [asdict(comparison) for comparison in result.rounded],
         }
         if plan.options.tensorrt

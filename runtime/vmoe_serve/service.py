@@ -28,14 +28,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _LATER = {"retry-after": "1"}
 
 
-class _NotFoundError(RequestError):
-    """Nothing of that name."""
-
-
-class _TooLargeError(RequestError):
-    """A body that is larger than bodies may be."""
-
-
 class Service:
     """One model as an ASGI application.
 
@@ -141,6 +133,7 @@ class Service:
                 reply = await answer(request)
             except (VmoeError, MemoryError) as error:
                 status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+                status = error.status if isinstance(error, RequestError) else status
                 message = str(error) or "there is not enough memory for this request"
                 reply = JSONResponse({"error": message}, status, _LATER if status == 503 else None)
             self._metrics.replied(what, reply.status_code, time.perf_counter() - start)
@@ -154,7 +147,7 @@ class Service:
         async for part in request.stream():
             size += len(part)
             if size > self._most_bytes:
-                raise _TooLargeError(f"the body is larger than {self._most_bytes:,} bytes")
+                raise RequestError(f"the body is larger than {self._most_bytes:,} bytes", 413)
             parts.append(part)
         return b"".join(parts)
 
@@ -170,17 +163,10 @@ class Service:
     def _check_name(self, request: Request) -> None:
         model = request.path_params["model"]
         if model != self._name:
-            raise _NotFoundError(f"there is no model '{model[:80]}'; '{self._name}' is served here")
+            raise RequestError(f"there is no model '{model[:80]}'; '{self._name}' is served here", 404)
 
 
-_STATUSES = {
-    _NotFoundError: 404,
-    _TooLargeError: 413,
-    BackendError: 500,
-    QueueFullError: 503,
-    ClosedError: 503,
-    MemoryError: 503,
-}
+_STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503, MemoryError: 503}
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -26,7 +26,15 @@ _USUAL_TOP = 5
 
 
 class RequestError(VmoeError):
-    """A request that can't be understood, or asks for what there isn't."""
+    """A request that can't be understood, or asks for what there isn't.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Message(BaseModel):

@@ -172,6 +172,17 @@ def test_a_bundle_of_another_precision_is_no_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-experts", "bfloat16"), ("int8", "int8")])
+def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
+    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
+    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
+    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
+    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel", dtype, "says that it is float32"], capfd)
+    assert not (tmp_path / "y.vmoe").exists()
+
+
 def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
     mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,7 +109,7 @@ def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarra
     if op.name == "VmoeExpertBlock" and value.name in ROUTES:
         gates = np.random.default_rng(0).random((SIZES["G"], SIZES["S"], SIZES["E"]), np.float32)
         routes = run_reference(OPS["VmoeRoute"], gates, *settings(CAPACITY, SIZES["K"], True))
-        return routes[ROUTES.index(value.name)]  # places and tokens that belong together
+        return routes[ROUTES.index(value.name)]  # slots and tokens that belong together
     rng = np.random.default_rng(position)
     if value.type != "i32":
         return np.asarray(rng.random(shape, np.float32) * 8, NUMPY_TYPES[(types or op.type_choices[0])[value.type]])

@@ -136,17 +136,9 @@ def _working_folder(place: Path) -> Iterator[Path]:
                 shutil.rmtree(work / left, ignore_errors=True)
             yield work
         finally:
-            _remove(work)
+            shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
-
-
-def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _check_room(parent: Path, needed_bytes: int) -> None:

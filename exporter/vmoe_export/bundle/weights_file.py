@@ -99,25 +99,16 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
 def _layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
     # Tensors whose length keeps the alignment come first, so that all of them are aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
-    starts = {}
+    entries: dict[str, dict[str, Any]] = {}
     position = 0
     for name in order:
-        starts[name] = position
-        position += tensors[name].nbytes
-    entries = {
-        name: {
-            "dtype": tensors[name].dtype,
-            "shape": list(tensors[name].shape),
-            "data_offsets": [starts[name], starts[name] + tensors[name].nbytes],
-        }
-        for name in order
-    }
+        start, position = position, position + tensors[name].nbytes
+        entries[name] = {"dtype": tensors[name].dtype, "shape": list(tensors[name].shape), "data_offsets": [start, position]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    data = 8 + len(text)
     spans = {
-        name: Span(data + starts[name], tensors[name].nbytes, tuple(tensors[name].shape), tensors[name].dtype)
-        for name in order
+        name: Span(8 + len(text) + entry["data_offsets"][0], tensors[name].nbytes, tensors[name].shape, tensors[name].dtype)
+        for name, entry in entries.items()
     }
     return struct.pack("<Q", len(text)) + text, spans
 

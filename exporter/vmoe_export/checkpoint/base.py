@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import ml_dtypes
 import numpy as np
 
-from vmoe_export.checkpoint.tensor_tree import parameter_names
 from vmoe_export.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_ROOT_WORDS = {"params", "target", "model", "module", "state_dict"}
+_LANDMARK = "embedding/kernel"
+
+MAX_TREE_DEPTH = 64  # levels that a reader follows; the official tree has 7, a train state a few more
 
 
 @dataclass(frozen=True)
@@ -97,3 +104,54 @@ class Checkpoint(Mapping[str, Array]):
     @abstractmethod
     def _read(self, stored_name: str) -> Array:
         """The tensor under its stored name, in memory of its own."""
+
+
+def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
+    """Maps official parameter names to the stored names.
+
+    The parameters may lie at the root, or under `params` or `target` (also nested, as in a train state), and names may
+    be joined by `/` or by `.`.
+
+    Raises:
+        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name twice.
+
+    Example:
+        >>> parameter_names(["params/embedding/kernel", "step"])
+        {'embedding/kernel': 'params/embedding/kernel'}
+    """
+    by_path: dict[str, str] = {}
+    for name in stored_names:
+        path = name if "/" in name else name.replace(".", "/")
+        if by_path.setdefault(path, name) != name:
+            raise CheckpointError(f"it holds '{path[:80]}' twice, joined by '/' and by '.'")
+    prefixes = sorted(
+        (
+            path[: -len(_LANDMARK)]
+            for path in by_path
+            if path.endswith(_LANDMARK) and set(path[: -len(_LANDMARK)].split("/")) <= _ROOT_WORDS | {""}
+        ),
+        key=len,
+    )
+    if not prefixes:
+        some = ", ".join(path[:80] for path in sorted(by_path)[:3]) or "nothing"
+        raise CheckpointError(f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree (it holds {some})")
+    root = prefixes[0]
+    return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}
+
+
+def dtype_from_name(name: object) -> np.dtype[Any]:
+    """The numpy dtype of a name such as "float32" or "bfloat16".
+
+    Raises:
+        CheckpointError: not the name of a plain number type.
+    """
+    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
+    if text in _EXTENDED:
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, str(text)))
+        return extended
+    if isinstance(text, str):
+        with suppress(TypeError, ValueError, SyntaxError):
+            dtype: np.dtype[Any] = np.dtype(text)
+            if dtype.kind in "biufc" and dtype.isnative:
+                return dtype
+    raise CheckpointError(f"unknown dtype {text!r}")

@@ -19,11 +19,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name
 from vmoe_export.checkpoint.msgpack_cursor import ByteSpan, MsgpackCursor
 from vmoe_export.checkpoint.plain_file import PlainFile
-from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
 from vmoe_export.errors import CheckpointError
 
 _NDARRAY, _ND_SLICE, _INDEX_INFO = 1, 6, 8
@@ -80,7 +78,7 @@ class OfficialCheckpoint(Checkpoint):
     def close(self) -> None:
         """Closes the shards."""
         for shard in self._shards.values():
-            shard.close()
+            shard.file.close()
         self._shards.clear()
 
     def _read(self, stored_name: str) -> Array:
@@ -88,10 +86,10 @@ class OfficialCheckpoint(Checkpoint):
         info = array.info
         found: list[tuple[Box, list[ByteSpan], _Shard]] = []
         for number in sorted({shard for _, shard in array.chunks}):
-            if number not in self._shards:
-                self._shards[number] = _Shard(self._shard_paths[number])
-            shard = self._shards[number]
-            with _naming(shard.path):
+            with _naming(self._shard_paths[number]):
+                if number not in self._shards:
+                    self._shards[number] = _Shard(self._shard_paths[number])
+                shard = self._shards[number]
                 found += [(box, spans, shard) for box, spans in shard.chunks(array.id, info.dtype)]
         if sorted(box for box, _, _ in found) != sorted(box for box, _ in array.chunks):
             raise CheckpointError("the chunks in the shards are not the ones that the index lists")
@@ -102,7 +100,7 @@ class OfficialCheckpoint(Checkpoint):
         result, filled = np.empty(info.shape, info.dtype), np.zeros(info.shape, bool)
         for box, spans, shard in found:
             extents = tuple(stop - start for start, stop in box)
-            # A chunk that is the whole array is read to its place, the others through memory of their own.
+            # A chunk that is the whole array is read straight into it, the others through memory of their own.
             chunk = result if extents == info.shape else np.empty(extents, info.dtype)
             with _naming(shard.path):
                 shard.read_into(spans, chunk)
@@ -122,22 +120,14 @@ class _Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.file = PlainFile(path)
         try:
-            with _naming(path):
-                self._file = PlainFile(path)
-        except OSError as error:
-            raise CheckpointError(f"{path.name}: {error.strerror}") from None
-        try:
-            with _naming(path):
-                if not self._file.size:
-                    raise CheckpointError("it is empty")
-                self._chunks = self._scan()
+            if not self.file.size:
+                raise CheckpointError("it is empty")
+            self._chunks = self._scan()
         except CheckpointError:
-            self.close()
+            self.file.close()
             raise
-
-    def close(self) -> None:
-        self._file.close()
 
     def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[ByteSpan]]]:
         """The chunks of one array: the box that each fills, and where the pieces of its data lie in order."""
@@ -148,14 +138,14 @@ class _Shard:
         """Fills an array with the bytes of some pieces."""
         data, position = chunk.reshape(-1).view(np.uint8), 0
         for span in spans:
-            self._file.read_into(span.start, data[position : position + span.length])
+            self.file.read_into(span.start, data[position : position + span.length])
             position += span.length
 
     def _scan(self) -> dict[int, list[tuple[list[MsgpackCursor], Box]]]:
-        cursor = MsgpackCursor(self._file)
+        cursor = MsgpackCursor(self.file)
         chunks: dict[int, list[tuple[list[MsgpackCursor], Box]]] = {}
         pieces = 0
-        entries = cursor.map_header()
+        entries = cursor.header("a map")
         for entry in range(entries):
             key = cursor.text()
             if key == _CHUNKS_KEY:
@@ -166,7 +156,7 @@ class _Shard:
             if int(key) in chunks:
                 raise CheckpointError(f"it holds the array {int(key)} twice")
             chunks[int(key)] = []
-            for _ in range(cursor.array_header()):
+            for _ in range(cursor.header("an array")):
                 chunks[int(key)].append(self._scan_chunk(cursor))
                 pieces += 1 + len(chunks[int(key)][-1][0])
                 _check_count(pieces)
@@ -177,9 +167,9 @@ class _Shard:
 
     @staticmethod
     def _scan_chunk(cursor: MsgpackCursor) -> tuple[list[MsgpackCursor], Box]:
-        if cursor.array_header() != 2:
+        if cursor.header("an array") != 2:
             raise CheckpointError("a chunk is not a pair of data and slice")
-        count = cursor.array_header()
+        count = cursor.header("an array")
         _check_count(count)
         bodies = [_extension(cursor, _NDARRAY) for _ in range(count)]
         return bodies, _box(_unpack(_extension(cursor, _ND_SLICE).rest(_MAX_SLICE_BYTES)))
@@ -193,10 +183,10 @@ def _check_count(number: int) -> None:
 
 def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
     cursor = MsgpackCursor(body.file, body.position, body.end)
-    if cursor.array_header() != 3:
+    if cursor.header("an array") != 3:
         raise CheckpointError("an array is not (shape, dtype, data)")
-    for _ in range(cursor.array_header()):
-        cursor.integer()
+    for _ in range(cursor.header("an array")):
+        cursor.header("a number")
     stored = dtype_from_name(cursor.text())
     if stored != dtype:
         raise CheckpointError(f"a chunk is {stored} where the index says {dtype}")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
@@ -25,25 +24,21 @@ class SafetensorsCheckpoint(Checkpoint):
     """One safetensors file. The library validates it; the data is read at the offsets of its header."""
 
     def __init__(self, path: Path) -> None:
+        self._offsets: dict[str, tuple[int, int]] = {}
+        self._info: dict[str, TensorInfo] = {}
         try:
             self._file = PlainFile(path)
             with safe_open(path, framework="numpy"):
                 pass
             (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
-            header = bytes(self._file.read(8, size))
+            self._data_start = 8 + size
+            self._read_header(bytes(self._file.read(8, size)))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        self._data_start = 8 + size
-        self._offsets: dict[str, tuple[int, int]] = {}
-        self._info: dict[str, TensorInfo] = {}
-        try:
-            self._read_header(header)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
         # The library looked at the file a moment earlier.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None

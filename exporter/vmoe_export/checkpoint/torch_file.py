@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.checkpoint.dtypes import dtype_from_name
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
-from vmoe_export.checkpoint.tensor_tree import MAX_TREE_DEPTH
 from vmoe_export.errors import CheckpointError
 
 _MAX_PICKLE_BYTES = 16 << 20
@@ -115,7 +113,7 @@ class TorchCheckpoint(Checkpoint):
 
     def _info(self, name: str, tensor: torch.Tensor) -> TensorInfo:
         try:
-            dtype = dtype_from_name(str(tensor.dtype).removeprefix("torch."))
+            dtype = self._dtype(tensor)
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name}: {error}") from None
         if tensor.layout != torch.strided or tensor.device.type == "meta":
@@ -137,31 +135,23 @@ class TorchCheckpoint(Checkpoint):
 
     def _read(self, stored_name: str) -> Array:
         tensor = self._tensors[stored_name]
-        dtype = dtype_from_name(str(tensor.dtype).removeprefix("torch."))
-        if self._archive is None:
-            plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-            flat = plain.reshape(-1).view(torch.uint8) if plain.numel() else torch.empty(0, dtype=torch.uint8)
-            return np.array(flat.numpy()).view(dtype).reshape(tuple(tensor.shape))
-        record = self._record(tensor)
-        if record is None or not tensor.numel():
-            return np.empty(tuple(tensor.shape), dtype)
-        length = tensor.numel() * dtype.itemsize
-        if tensor.is_contiguous() and length == record.file_size:
-            data = self._record_data(record)
-        else:
-            # One of many tensors in this storage, perhaps.
+        dtype, shape = self._dtype(tensor), tuple(tensor.shape)
+        if not tensor.numel():
+            return np.empty(shape, dtype)
+        if record := self._record(tensor):
             if self._shared is None or self._shared[0] != record.header_offset:
+                self._shared = None  # its memory is free for the next one
                 self._shared = record.header_offset, self._record_data(record)
-            start = int(tensor.storage_offset()) * dtype.itemsize if tensor.is_contiguous() else 0
-            data = self._shared[1][start : start + length].copy() if tensor.is_contiguous() else self._shared[1]
-        values = data.view(dtype)
-        if not tensor.is_contiguous():
-            strides = [step * dtype.itemsize for step in tensor.stride()]
-            first = values[tensor.storage_offset() :]
-            values = np.ascontiguousarray(np.lib.stride_tricks.as_strided(first, tuple(tensor.shape), strides))
-        array: Array = values.reshape(tuple(tensor.shape))
-        array = np.conjugate(array) if tensor.is_conj() else array
-        return np.negative(array) if tensor.is_neg() else array
+            values = torch.frombuffer(self._shared[1], dtype=tensor.dtype)
+            values = values.as_strided(shape, tensor.stride(), tensor.storage_offset())
+            values = values.conj() if tensor.is_conj() else values
+            tensor = -values if tensor.is_neg() else values
+        plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        return np.array(plain.reshape(-1).view(torch.uint8).numpy()).view(dtype).reshape(shape)
+
+    @staticmethod
+    def _dtype(tensor: torch.Tensor) -> np.dtype[Any]:
+        return dtype_from_name(str(tensor.dtype).removeprefix("torch."))
 
 
 def _torch_load(path: Path, file: PlainFile) -> Any:

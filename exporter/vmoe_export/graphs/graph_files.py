@@ -11,7 +11,6 @@ from onnx import TensorProto, helper
 
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.errors import ExportError
-from vmoe_export.graphs.graph_description import describe
 from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.graphs.standard_nodes import StandardNodes
 from vmoe_export.graphs.tensorrt_nodes import TensorRtNodes
@@ -21,8 +20,16 @@ from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
 from vmoe_runtime import __version__
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, DENSE_GRAPH_KEY, IMAGE_INPUT, INLINED_GRAPH, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import (
+    CANONICAL_GRAPH,
+    DENSE_GRAPH_KEY,
+    IMAGE_INPUT,
+    INLINED_GRAPH,
+    WEIGHTS_NAME,
+    TensorRtPrecision,
+)
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import KIND_NAMES
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
@@ -31,6 +38,9 @@ def write_graphs(
     folder: Path, model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
 ) -> None:
     """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
+
+    The former has ops of the domain vmoe with their functions, and its inputs for the settings of the routing kind have
+    default values; the latter has standard ops alone, and the settings are plain inputs.
 
     Args:
         folder: where the weights lie.
@@ -42,8 +52,25 @@ def write_graphs(
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
-    _write(folder / CANONICAL_GRAPH, _canonical_graph(model, grouping, weights, default))
-    _write(folder / INLINED_GRAPH, _inlined_graph(model, grouping, weights, default))
+    for file, kind in ((CANONICAL_GRAPH, ModelNodes), (INLINED_GRAPH, StandardNodes)):
+        settings = default.inputs() if default else {}
+        nodes = kind(model, weights, list(settings))
+        graph = _graph(model, grouping, nodes, settings)
+        _name_block_shapes(graph, nodes, model, grouping)
+        how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
+        functions = []
+        if file == CANONICAL_GRAPH:
+            for name, numbers in settings.items():
+                graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
+            functions = _called(graph, nodes.functions)
+            how += "have defaults. " if settings else ""
+            how += "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
+        else:
+            how += "must be given. " if settings else ""
+            how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
+        proto = _model(graph, functions)
+        _describe(proto, model, grouping, default, model.precision, how)
+        _write(folder / file, proto)
 
 
 def write_tensorrt_graphs(
@@ -75,36 +102,6 @@ def write_tensorrt_graphs(
     return files
 
 
-def _canonical_graph(
-    model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
-) -> onnx.ModelProto:
-    """Ops of the domain vmoe with their functions; the settings of the routing kind are inputs with default values."""
-    settings = default.inputs() if default else {}
-    nodes = ModelNodes(model, weights, list(settings))
-    graph = _graph(model, grouping, nodes, settings)
-    _name_block_shapes(graph, nodes, model, grouping)
-    for name, numbers in settings.items():
-        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
-    how = f"Inputs {', '.join(settings)} choose the routing and have defaults. " if settings else ""
-    how += "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
-    proto = _model(graph, _called(graph, nodes.functions))
-    describe(proto, model, grouping, default, model.precision, how)
-    return proto
-
-
-def _inlined_graph(model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None) -> onnx.ModelProto:
-    """Standard ops alone; the settings of the routing kind are plain inputs."""
-    settings = default.inputs() if default else {}
-    nodes = StandardNodes(model, weights, list(settings))
-    graph = _graph(model, grouping, nodes, settings)
-    _name_block_shapes(graph, nodes, model, grouping)
-    proto = _model(graph)
-    how = f"Inputs {', '.join(settings)} choose the routing and must be given. " if settings else ""
-    how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
-    describe(proto, model, grouping, default, model.precision, how)
-    return proto
-
-
 def tensorrt_graph(
     model: Vmoe,
     grouping: Grouping,
@@ -128,7 +125,7 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if profile else []
     proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. For TensorRT from 10.7 on with the vmoe plugin" if profile else "For TensorRT"
-    describe(proto, model, grouping, profile, precision, f"{fixed}, and any ONNX Runtime from 1.21 on.")
+    _describe(proto, model, grouping, profile, precision, f"{fixed}, and any ONNX Runtime from 1.21 on.")
     return proto
 
 
@@ -194,6 +191,45 @@ def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ())
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         functions=functions,
     )
+
+
+def _describe(
+    proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, profile: Profile | None, precision: str, how: str
+) -> None:
+    """Notes what a graph is, in `metadata_props`, and how it is run, in `doc_string`.
+
+    Args:
+        proto: the graph.
+        model: the model that it computes.
+        grouping: its routing groups.
+        profile: its default or only profile; None for a dense ViT.
+        precision: of its large products.
+        how: sentences on how it is run.
+    """
+    config, moe = model.config, model.config.moe
+    shape = ",".join(map(str, (*config.image_size, config.channels)))
+    pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
+    members = f"{config.ensemble_size},{config.num_classes}"
+    sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
+    experts = f" with {moe.num_experts} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
+    facts = {
+        "model": f"{KIND_NAMES[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
+        f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",
+        "precision": precision,
+        "input": f"image {pixels}",
+        "output": f"{model.output} float32[N,{sizes[model.output]}]",
+    }
+    if moe:
+        facts["routing_group"] = f"{grouping.name}, {grouping.tokens} tokens; N is a multiple of {grouping.batch_multiple}"
+    if profile is not None:
+        facts["profile"] = profile.name
+    for key, value in facts.items():
+        proto.metadata_props.add(key=key, value=value)
+    proto.doc_string = (
+        f"{facts['model']}; exported by vmoe-export {__version__}. Takes {facts['input']}, returns {facts['output']}. {how} "
+        f"Its weights are in {WEIGHTS_NAME} beside it."
+    )
+    proto.graph.doc_string = proto.doc_string
 
 
 def _called(graph: onnx.GraphProto, functions: Mapping[str, onnx.FunctionProto]) -> list[onnx.FunctionProto]:

@@ -54,10 +54,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
             kind that isn't supported.
     """
-    return _model(ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None}))
-
-
-def _model(facts: ModelFacts) -> ModelConfig:
+    facts = ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None})
     patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
     num_layers = _num_layers(facts)
     attention = "Encoder/encoderblock_0/SelfAttention"

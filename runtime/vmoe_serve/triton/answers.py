@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,12 @@ from vmoe_runtime.profiles import Profile
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True)
-class Request:
-    """The request of one client.
+Request = tuple[Array, Mapping[str, object]]
+"""Images of one client as the bundle takes them, float32 or uint8 [N,H,W,C]; and parameters that `request_setting` reads."""
 
-    Attributes:
-        images: as the bundle takes them, float32 or uint8 [N,H,W,C].
-        parameters: the setting, as `request_setting` reads it.
-    """
-
-    images: Array
-    parameters: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one request.
-
-    Attributes:
-        output: float32[N, ...], the rows of the request's images of what an engine's call returns.
-        setting: name of the setting that it was run with, such as `c0.5-k2`; None where the model has none.
-    """
-
-    output: Array
-    setting: str | None
+Answer = tuple[Array, str | None]
+"""The rows of a request's images of what an engine's call returns, float32[N, ...]; and the name of the setting that it was
+run with, such as `c0.5-k2`, or None where the model has none."""
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
@@ -57,10 +38,10 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
     """
     answers: dict[int, Answer | VmoeError] = {}
     batches: dict[Profile | None, dict[int, Array]] = {}
-    for number, request in enumerate(requests):
+    for number, (images, parameters) in enumerate(requests):
         try:
-            setting = engine.setting(request_setting(request.parameters))
-            batches.setdefault(setting, {})[number] = _batch(engine, request.images)
+            setting = engine.setting(request_setting(parameters))
+            batches.setdefault(setting, {})[number] = _batch(engine, images)
         except VmoeError as error:
             answers[number] = error
     for setting, batch in batches.items():
@@ -88,7 +69,7 @@ def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array])
     except VmoeError as error:
         return dict.fromkeys(batch, error)
     ends = np.cumsum([len(images) for images in batch.values()])
-    return {number: Answer(rows, name) for number, rows in zip(batch, np.split(output, ends[:-1]), strict=True)}
+    return {number: (rows, name) for number, rows in zip(batch, np.split(output, ends[:-1]), strict=True)}
 
 
 def request_setting(parameters: Mapping[str, object]) -> Setting:

@@ -11,7 +11,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from vmoe_runtime import BackendError, Engine, VmoeError
-from vmoe_serve.triton.answers import Answer, Request, answer
+from vmoe_serve.triton.answers import Request, answer
 from vmoe_serve.triton.model_config import SETTING_OUTPUT
 from vmoe_serve.triton.repository import BUNDLE_FOLDER
 
@@ -45,26 +45,24 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answers requests, those of one setting together."""
         answers = answer(self._engine, [_request(request) for request in requests])
-        return [_failure(found) if isinstance(found, VmoeError) else self._response(found) for found in answers]
+        return [_failure(found) if isinstance(found, VmoeError) else self._response(*found) for found in answers]
 
     def finalize(self) -> None:
         """Lets go of the engine."""
         self._engine.close()
 
-    def _response(self, found: Answer) -> Any:
-        outputs = [triton.Tensor(self._engine.manifest.output, np.ascontiguousarray(found.output))]
-        if found.setting is not None:
-            names = np.full((len(found.output), 1), found.setting.encode(), object)
+    def _response(self, output: np.ndarray[Any, np.dtype[Any]], setting: str | None) -> Any:
+        outputs = [triton.Tensor(self._engine.manifest.output, np.ascontiguousarray(output))]
+        if setting is not None:
+            names = np.full((len(output), 1), setting.encode(), object)
             outputs.append(triton.Tensor(SETTING_OUTPUT, names))
         return triton.InferenceResponse(outputs)
 
 
 def _request(request: Any) -> Request:
+    images = triton.get_input_tensor_by_name(request, "image").as_numpy()
     parameters = json.loads(request.parameters() or "{}")
-    return Request(
-        triton.get_input_tensor_by_name(request, "image").as_numpy(),
-        {name: value for name, value in parameters.items() if not name.startswith(_TRITONS_OWN)},
-    )
+    return images, {name: value for name, value in parameters.items() if not name.startswith(_TRITONS_OWN)}
 
 
 def _failure(error: VmoeError) -> Any:

@@ -13,44 +13,33 @@ SETTING_OUTPUT = "setting"
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
-def python_config(name: str, manifest: Manifest, batch_size: int, instances: int, parameters: Mapping[str, str]) -> str:
-    """The configuration of a model for Triton's Python backend.
+def model_config(
+    name: str,
+    backend: str,
+    manifest: Manifest,
+    batch_size: int,
+    instances: int,
+    *,
+    parameters: Mapping[str, str] | None = None,
+    library: Path | None = None,
+) -> str:
+    """The configuration of a model.
 
     Args:
         name: of the model.
+        backend: Triton's name of it, "python" or "onnxruntime"; the former outputs the name of each image's setting as well.
         manifest: of its bundle.
         batch_size: the most images of an execution, over all of its requests.
         instances: of the model, which run side by side.
-        parameters: what the model reads when it is loaded.
+        parameters: what the model reads when it is loaded, for "python".
+        library: absolute path of the op library, for "onnxruntime".
     """
-    lines = _head(name, "python", manifest, batch_size, instances, [SETTING_OUTPUT] if manifest.profiles else [])
-    for key, value in parameters.items():
-        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
-    return "\n".join(lines) + "\n"
-
-
-def onnxruntime_config(name: str, manifest: Manifest, batch_size: int, instances: int, library: Path) -> str:
-    """The configuration of a model for Triton's ONNX Runtime backend.
-
-    Args:
-        name: of the model.
-        manifest: of its bundle.
-        batch_size: the most images of an execution, over all of its requests.
-        instances: of the model, which run side by side.
-        library: the op library; an absolute path.
-    """
-    operations = f"model_operations {{ op_library_filename: [ {_quoted(str(library))} ] }}"
-    return "\n".join([*_head(name, "onnxruntime", manifest, batch_size, instances, []), operations]) + "\n"
-
-
-def _head(name: str, backend: str, manifest: Manifest, batch_size: int, instances: int, texts: Sequence[str]) -> list[str]:
     image = manifest.input
     dims = [image.height, image.width, image.channels]
-    outputs = [
-        _tensor(manifest.output, "TYPE_FP32", manifest.output_shape),
-        *(_tensor(text, "TYPE_STRING", [1]) for text in texts),
-    ]
-    return [
+    outputs = [_tensor(manifest.output, "TYPE_FP32", manifest.output_shape)]
+    if backend == "python" and manifest.profiles:
+        outputs.append(_tensor(SETTING_OUTPUT, "TYPE_STRING", [1]))
+    lines = [
         f"name: {_quoted(name)}",
         f"backend: {_quoted(backend)}",
         f"max_batch_size: {batch_size}",
@@ -59,6 +48,11 @@ def _head(name: str, backend: str, manifest: Manifest, batch_size: int, instance
         "dynamic_batching { }",
         f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]",
     ]
+    for key, value in (parameters or {}).items():
+        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
+    if library is not None:
+        lines.append(f"model_operations {{ op_library_filename: [ {_quoted(str(library))} ] }}")
+    return "\n".join(lines) + "\n"
 
 
 def _tensor(name: str, element: str, dims: Sequence[int]) -> str:

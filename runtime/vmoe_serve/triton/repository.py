@@ -17,7 +17,7 @@ from vmoe_runtime import VmoeError
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.model_config import onnxruntime_config, python_config
+from vmoe_serve.triton.model_config import model_config
 
 BUNDLE_FOLDER = "bundle.vmoe"
 MARKER_NAME = "vmoe-serve.json"  # names the files of a repository
@@ -62,7 +62,7 @@ def python_model(bundle: Bundle, name: str, batch_size: int, instances: int, pro
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
     return Model(
         name,
-        python_config(name, bundle.manifest, batch_size, instances, parameters),
+        model_config(name, "python", bundle.manifest, batch_size, instances, parameters=parameters),
         {"model.py": _MODEL_PY.encode(), **linked},
         "on the engine" if profile is None else f"on the engine at the setting of each request, else {profile.name}",
     )
@@ -84,7 +84,7 @@ def onnxruntime_model(
     setting = {} if profile is None else profile.inputs()
     return Model(
         name,
-        onnxruntime_config(name, bundle.manifest, batch_size, instances, library),
+        model_config(name, "onnxruntime", bundle.manifest, batch_size, instances, library=library),
         {
             "model.onnx": fixed_graph(bundle.graph(CANONICAL_GRAPH).data, bundle.manifest.output, setting),
             WEIGHTS_NAME: bundle.path.absolute() / WEIGHTS_NAME,
