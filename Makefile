@@ -39,7 +39,7 @@ HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-on
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel docs demo routing report-pictures check-report check test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel docs demo report-pictures check-report check test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -101,12 +101,6 @@ demo: $(NATIVE)
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 	$(BIN)/vmoe report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
-
-routing: $(NATIVE)
-	mkdir -p demo
-	$(BIN)/vmoe export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group image --capacity 0.2 --k 1 \
-		-o demo/mnist-alone.vmoe --force
-	$(BIN)/python samples/mnist/routing.py demo/mnist-alone.vmoe --picture demo/routing.png
 
 # The page as a phone and a screen show it, and the pictures beside it.
 report-pictures: $(NATIVE)
