@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import op_reference as reference
 import pytest
 from cpu_paths import Call, outputs_of, run_calls
 from kept_build import kept
@@ -24,7 +25,6 @@ from test_op_library_faults import FAULTS, Fault, good_inputs
 from test_ort_versions import PROFILES, SYSTEM_LIBRARIES, VERSIONS, bundle_calls
 from wheels import onnxruntime_folder
 
-from vmoe_export.ops import reference
 from vmoe_export.ops.table import OPS
 from vmoe_runtime.installation import find_native
 

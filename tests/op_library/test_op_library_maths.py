@@ -162,7 +162,7 @@ def reference(op_name: str, inputs: Inputs, *flags: int) -> list[np.ndarray]:
     """In float64; bfloat16 weights stay what they are, as they say how the op computes."""
     wide = {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
     if op_name == "VmoeAttention":
-        from vmoe_export.ops.reference import attention
+        from op_reference import attention
 
         return [attention(*wide.values(), *flags)]
     return run_reference(OPS[op_name], *wide.values(), dispatch_bf16=bool(flags and flags[0]))

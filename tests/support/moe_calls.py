@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import op_reference as reference
 from cpu_paths import Call, Outputs
 from op_models import NUMPY_TYPES, SETTINGS, element_types, node_call, settings
 from routing_cases import same_bits
 
-from vmoe_export.ops import reference
 from vmoe_export.ops.table import OPS, ElementType
 
 FLOATS: tuple[ElementType, ...] = ("float", "fp16", "bf16")

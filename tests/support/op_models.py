@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnxruntime
+import op_reference as reference
 import openvino
 import torch
 from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
-from vmoe_export.ops import reference, torch_ops
+from vmoe_export.ops import torch_ops
 from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (

@@ -253,7 +253,7 @@ def _mlp(
 
 
 def _product(x: Tensor, w: Tensor, w_scale: Tensor | None) -> Tensor:
-    """x . w in the numbers that the type of w asks for; see `vmoe_export.ops.reference.product`."""
+    """x . w in the numbers that the type of w asks for; see `product` of the numpy reference."""
     if w.dtype == torch.int8:
         assert w_scale is not None
         scale = x.abs().amax(dim=-1, keepdim=True) / LARGEST_INT8

@@ -27,7 +27,7 @@ def read_setting(name: str, setting: Tensor) -> int:
 def route(
     gates: Tensor, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """VmoeRoute; see `vmoe_export.ops.reference.route`.
+    """VmoeRoute; as in the numpy reference.
 
     Args:
         gates: [G,S,E] of any float type, on any device.
@@ -78,7 +78,7 @@ def route(
 
 
 def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """The experts that each group may use, bool[G,E]: those of largest mass; see `vmoe_export.ops.reference`.
+    """The experts that each group may use, bool[G,E]: those of largest mass; as in the numpy reference.
 
     gate[G,S] and first i64[G,S] are of the first choices.
     """
@@ -89,7 +89,7 @@ def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> T
 
 
 def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """VmoeChooseTokens; see `vmoe_export.ops.reference.choose_tokens`.
+    """VmoeChooseTokens; as in the numpy reference.
 
     Args:
         gates: [G,S,E], on any device.
