@@ -56,8 +56,9 @@ def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
     opened = Bundle.open(bundle)
     has_library = library.is_file()
     graph = opened.file("model.onnx" if has_library else "model.inlined.onnx")
-    backend = OnnxRuntimeBackend(graph, threads, library if has_library else None)
-    return Engine(opened, "onnxruntime", backend, next(iter(opened.manifest.profiles.values()), None))
+    engine = Engine(opened.manifest)
+    engine._backend = OnnxRuntimeBackend(graph, threads, library if has_library else None)
+    return engine
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Engine, ImageError, Setting
+from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.images import to_batch
+from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,7 +34,7 @@ class Answer:
     error: str | None = None
 
 
-def answer(engine: Engine, images: Sequence[Path], setting: Setting, top: int) -> Iterator[Answer]:
+def answer(engine: Engine, images: Sequence[Path], setting: Profile | None, top: int) -> Iterator[Answer]:
     """Classifies images, each as soon as its batch is done, in their order.
 
     Images that share a routing group change each other's answers. So a group with an image that can't be read is not

@@ -63,7 +63,7 @@ def run(
             steps = engine.manifest.input.steps
             print(f"{engine.manifest.summary}{name}, on {engine.backend_description}; pictures: {steps}", file=stream)
         done = []
-        for each in answer(engine, paths, setting, top):
+        for each in answer(engine, paths, profile, top):
             done.append(each)
             if not quiet:
                 for line in _lines(each, engine, width):
