@@ -58,6 +58,7 @@ def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
     graph = opened.file("model.onnx" if has_library else "model.inlined.onnx")
     engine = Engine(opened.manifest)
     engine._backend = OnnxRuntimeBackend(graph, threads, library if has_library else None)
+    engine.backend_description = engine._backend.description
     return engine
 
 
