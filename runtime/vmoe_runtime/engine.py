@@ -254,8 +254,7 @@ class Engine:
         requested = Setting.of(setting, fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)
-        changes = requested.changes
-        if not changes:
+        if not (changes := requested.changes):
             return base
         if rules is None:
             raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
