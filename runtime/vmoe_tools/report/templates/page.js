@@ -62,11 +62,13 @@
   }
 
   function showLayers(now) {
-    const fixed = (value) => (value === null ? "-" : value.toFixed(3));
+    const known = now.layers.every((layer) => layer[3] !== null);  // only where all gates of a token are
+    document.querySelectorAll(".gates").forEach((each) => { each.hidden = !known; });
     const rows = now.layers.map(([pairs, patches, load, gates], index) => {
       const row = element("tr", "");
       const head = Object.assign(element("th", data.layers[index]), { scope: "row" });
-      row.append(head, ...[percent(pairs), percent(patches), fixed(load), fixed(gates)].map((text) => element("td", text)));
+      const cells = [percent(pairs), percent(patches), load.toFixed(3), ...(known ? [gates.toFixed(3)] : [])];
+      row.append(head, ...cells.map((text) => element("td", text)));
       return row;
     });
     byId("layers").replaceChildren(...rows);
