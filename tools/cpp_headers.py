@@ -40,6 +40,7 @@ _OP_HEAD = """\
 // clang-format off
 #pragma once
 
+#include <array>
 #include <cstddef>
 
 #include "ops/op_spec.h"
@@ -75,7 +76,8 @@ def op_table() -> str:
             settings nor the policies.
     """
     ops = list(OPS.values())
-    lines = [_OP_HEAD]
+    names = f"std::array<const char*, {len(SETTINGS)}> kSettingNames{{{_texts(SETTINGS)}}}"
+    lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};", ""]
     names: dict[tuple[str, ...], str] = {}
     for op in ops:
         choices = _choices(op)

@@ -128,7 +128,7 @@ def load_inlined(cell: Cell, precision: str) -> Loaded:
     """The bundle's graph of standard ops in OpenVINO, "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
-    call, feeds = in_openvino(model, cell.threads, precision), {ck: p.inputs() for ck, p in cell.profiles.items()}
+    call, feeds = in_openvino(model, cell.threads, precision), {ck: p.inputs for ck, p in cell.profiles.items()}
     return lambda images, ck: call({"image": images, **feeds[ck]}), _OPENVINO
 
 

@@ -195,6 +195,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Show where each value comes from, and a traceback with an error.")
 @quiet_option
+@click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def export(
     checkpoint: Path,
     output_path: Path | None,

@@ -206,7 +206,6 @@ def _profiles(
         )
     profiles = {}
     for fields in settings:
-        rules.check_names(fields)
         profile = rules.profile(**fields)
         profiles[profile.name] = profile
     return rules, tuple(profiles.values())

@@ -33,15 +33,4 @@ void compute_gates(const PackedWeights& router, const LayerNorm& norm, const flo
   });
 }
 
-void compute_router_block(const PackedWeights& router, const LayerNorm& norm, const RoutingShape& shape, const float* x,
-                          int32_t* slot, float* weight, const MakeSources& make_src, int32_t* expert,
-                          const TaskRunner& runner) {
-  const size_t tokens = shape.groups * shape.tokens;
-  float* gates = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
-  compute_gates(router, norm, x, tokens, gates, runner);
-  route(shape, ElementType::kFloat32, gates, slot, weight, make_src, expert, runner);
-}
-
 }  // namespace vmoe

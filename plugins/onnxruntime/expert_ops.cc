@@ -6,6 +6,7 @@
 #include "core/router.h"
 #include "core/routing.h"
 #include "core/sparse_layers.h"
+#include "core/workspace.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/weights.h"
 
@@ -25,9 +26,15 @@ Kernel make_router_block(const NodeInfo& node) {
   using ops::router_block::Input;
   using ops::router_block::Output;
   return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
-    compute_router_block(
-        *router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)}, call.routing(),
-        call.data<float>(Input::kX), call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
+    const RoutingShape& shape = call.routing();
+    const size_t tokens = shape.groups * shape.tokens;
+    float* gates = nullptr;
+    Workspace workspace;
+    take_all(workspace, [&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
+    compute_gates(*router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                  call.data<float>(Input::kX), tokens, gates, call.runner());
+    route(
+        shape, ElementType::kFloat32, gates, call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
         [&](size_t slots) { return call.sources(Output::kSrc, slots); }, call.output<int32_t>(Output::kExpert),
         call.runner());
   };

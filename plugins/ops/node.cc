@@ -1,11 +1,44 @@
 #include "ops/node.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "ops/op_error.h"
 
 namespace vmoe::ops {
+
+namespace {
+
+// Slots and pairs of a token and an expert are numbered in int32. Factors are not negative.
+void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
+  double count = 1;  // exact as far as it matters
+  for (const auto& factor : factors) count *= static_cast<double>(factor.second);
+  if (count <= INT32_MAX) return;
+  std::string names, values;
+  for (const auto& [name, value] : factors) {
+    names += (names.empty() ? "" : " * ") + std::string(name);
+    values += (values.empty() ? "" : " * ") + std::to_string(value);
+  }
+  throw OpError(std::string(what) + " are numbered in 32 bits, and " + names + " = " + values + " is too many");
+}
+
+int64_t size_of(const Sizes& sizes, char dim) { return static_cast<int64_t>(sizes[dim]); }
+
+constexpr char kSlots[] = "slots";
+constexpr char kChoices[] = "choices of tokens";
+
+// Sets M of an op whose slots are P for each group.
+void check_slots(Sizes& sizes) {
+  const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
+  if (sizes.has('M') && static_cast<int64_t>(sizes['M']) != slots) {
+    throw OpError("M is " + std::to_string(sizes['M']) + ", but G * P is " + std::to_string(slots));
+  }
+  sizes.set('M', slots);
+}
+
+}  // namespace
 
 void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given) {
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
@@ -23,30 +56,51 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
   }
 }
 
-namespace {
-
-// Sets M of an op whose slots are P for each group.
-void check_slots(Sizes& sizes) {
-  const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
-  if (sizes.has('M') && static_cast<int64_t>(sizes['M']) != slots) {
-    throw OpError("M is " + std::to_string(sizes['M']) + ", but G * P is " + std::to_string(slots));
+void check_numbering(const Sizes& sizes) {
+  if (sizes.has('E') && sizes.has('M')) {
+    check_product(kSlots, {{"E", size_of(sizes, 'E')}, {"M", size_of(sizes, 'M')}});
   }
-  sizes.set('M', slots);
+  if (sizes.has('G') && sizes.has('S') && sizes.has('K')) {
+    check_product(kChoices, {{"G", size_of(sizes, 'G')}, {"S", size_of(sizes, 'S')}, {"K", size_of(sizes, 'K')}});
+  }
 }
-
-}  // namespace
 
 RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes) {
   node.attributes.check(sizes);
+  if (!node.spec->routes()) {
+    if (sizes.has('G') && sizes.has('P')) check_slots(sizes);
+    check_numbering(sizes);
+    return {};
+  }
+  const int64_t groups = size_of(sizes, 'G');
+  const int64_t experts = size_of(sizes, 'E');
+  if (experts < 1) throw OpError("there are no experts");
   if (node.spec->experts_choose()) {
     // To a routing, every expert is a choice of each token.
-    settings.values[1] = std::max<int64_t>(static_cast<int64_t>(sizes['E']), 1);
+    settings.values[1] = experts;
     settings.values[2] = 0;
   }
-  if (node.spec->routes()) return settings.routing_shape(sizes);
-  if (sizes.has('G') && sizes.has('P')) check_slots(sizes);
-  check_numbering(sizes);
-  return {};
+  const int64_t k = settings.k();
+  if (k < 1 || k > experts) {
+    throw OpError("k must be between 1 and the number of experts, " + std::to_string(experts) + ", not " +
+                  std::to_string(k));
+  }
+  settings.check();
+  const int64_t capacity = settings.capacity();
+  check_product(kSlots, {{"E", experts}, {"G", groups}, {"capacity", capacity}});
+  check_product(kChoices, {{"G", groups}, {"S", size_of(sizes, 'S')}, {"k", k}});
+  sizes.set('K', k);
+  sizes.set('M', groups * capacity);
+  RoutingShape shape;
+  shape.groups = sizes['G'];
+  shape.tokens = sizes['S'];
+  shape.experts = sizes['E'];
+  shape.choices = sizes['K'];
+  shape.capacity = static_cast<size_t>(capacity);
+  shape.batch_priority = settings.bpr() == 1;
+  shape.pool = settings.values[3] == 1;
+  shape.max_experts = static_cast<size_t>(std::min(settings.values[4].value_or(experts), experts));
+  return shape;
 }
 
 }  // namespace vmoe::ops

@@ -24,8 +24,12 @@ struct Node {
 // are those of the inputs that are given.
 void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
 
+// Throws OpError where the slots, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
+void check_numbering(const Sizes& sizes);
+
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
-// routes it sets K and M, and returns the routing. Throws OpError.
+// routes it sets K, and M to what it is without a pool, and returns the routing. Throws OpError, also for a setting
+// that is out of range or missing.
 RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

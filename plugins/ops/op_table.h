@@ -5,11 +5,15 @@
 // clang-format off
 #pragma once
 
+#include <array>
 #include <cstddef>
 
 #include "ops/op_spec.h"
 
 namespace vmoe::ops {
+
+// The inputs that choose a routing, in their order.
+inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
 
 inline constexpr TypeChoice kSparseMlpChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},

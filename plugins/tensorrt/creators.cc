@@ -49,7 +49,7 @@ RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const
     const nvinfer1::PluginField& field = fields->fields[i];
     if (!field.name) throw OpError("field " + std::to_string(i) + " has no name");
     size_t index = 0;
-    while (index < RoutingSettings::kCount && std::strcmp(field.name, RoutingSettings::kNames[index]) != 0) ++index;
+    while (index < RoutingSettings::kCount && std::strcmp(field.name, ops::kSettingNames[index]) != 0) ++index;
     if (!spec.routes() || index == RoutingSettings::kCount) {
       throw OpError(std::string("there is no field ") + field.name + (spec.routes() ? kWanted : "; it takes none"));
     }
@@ -58,8 +58,7 @@ RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const
   }
   if (!spec.routes()) return settings;
   for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
-    if (!settings.values[i])
-      throw OpError(std::string("field ") + RoutingSettings::kNames[i] + " is missing" + kWanted);
+    if (!settings.values[i]) throw OpError(std::string("field ") + ops::kSettingNames[i] + " is missing" + kWanted);
   }
   ops::check_range("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
   settings.check();
@@ -70,7 +69,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
   explicit Creator(const Op& op) : op_(op) {
     for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
-      fields_[i] = nvinfer1::PluginField(RoutingSettings::kNames[i], nullptr, nvinfer1::PluginFieldType::kINT32, 1);
+      fields_[i] = nvinfer1::PluginField(ops::kSettingNames[i], nullptr, nvinfer1::PluginFieldType::kINT32, 1);
     }
     field_names_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
     field_names_.fields = fields_.data();

@@ -61,7 +61,7 @@ ops::Shape to_shape(const Dims& dims) {
 std::string describe(const ops::OpSpec& spec, const RoutingSettings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (size_t i = 0; spec.routes() && i < RoutingSettings::kCount; ++i) {
-    text += std::string("-") + RoutingSettings::kNames[i] + std::to_string(settings.values[i].value_or(0));
+    text += std::string("-") + ops::kSettingNames[i] + std::to_string(settings.values[i].value_or(0));
   }
   return text;
 }
@@ -90,8 +90,7 @@ Plugin::Plugin(const Op& op, const RoutingSettings& settings)
       description_(describe(op.spec, settings)) {
   for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
     field_values_[i] = static_cast<int32_t>(settings.values[i].value_or(0));
-    fields_[i] =
-        nvinfer1::PluginField(RoutingSettings::kNames[i], &field_values_[i], nvinfer1::PluginFieldType::kINT32, 1);
+    fields_[i] = nvinfer1::PluginField(ops::kSettingNames[i], &field_values_[i], nvinfer1::PluginFieldType::kINT32, 1);
   }
   field_collection_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
   field_collection_.fields = fields_.data();

@@ -17,7 +17,7 @@ from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import Profile, Setting
+from vmoe_runtime.profiles import SETTINGS, Profile, Setting
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Engine:
             ImageError, RoutingError: images or setting don't fit the model, or what its graph was built for.
             BackendError: the runtime failed, or the engine is closed.
         """
-        return self._run(images, self.setting(setting, **fields), [self.manifest.output])[0]
+        return self._run(images, [self.manifest.output], setting, fields)[0]
 
     def batch(self, images: Images) -> Array:
         """The batch that a call makes of images, for callers that run the same ones more than once.
@@ -251,14 +251,17 @@ class Engine:
             base, setting = _named_profile(self.manifest, setting), None
         if setting is None and not fields:
             return base
-        requested = Setting.of(setting, fields)
+        if not isinstance(setting, Setting | None):
+            raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
+        requested = replace(setting or Setting(), **fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)
-        if not (changes := requested.changes):
+        changes = [getattr(requested, name) for name in SETTINGS]
+        if all(change is None for change in changes):
             return base
         if rules is None:
             raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
-        return rules.changed(base, changes)
+        return rules.profile(*changes, base=base)
 
     def close(self) -> None:
         """Releases the session; later calls raise BackendError.
@@ -283,12 +286,13 @@ class Engine:
         names = list(layer_outputs(self.manifest, fixed=self.only_profile is not None))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
         # A runtime refuses a call for no outputs.
-        values = self._run(images, profile, outputs + of_layers or [self.manifest.output])
+        values = self._run(images, outputs + of_layers or [self.manifest.output], profile, {})
         return values[: len(outputs)], layer_routings(self.manifest, profile, names, values[len(outputs) :])
 
-    def _run(self, images: Images, profile: Profile | None, outputs: list[str]) -> list[Array]:
-        """The outputs of the graph of these names."""
+    def _run(self, images: Images, outputs: list[str], setting: SettingLike, fields: SettingFields) -> list[Array]:
+        """The outputs of the graph of these names; setting and fields as for a call."""
         backend, manifest = self._backend, self.manifest
+        profile = self.profile if setting is None and not fields else self.setting(setting, **fields)
         if backend is None:
             raise BackendError("the engine is closed")
         if os.getpid() != self._process:
@@ -306,7 +310,7 @@ class Engine:
         if self.only_profile is not None:
             self._check_profile(self.only_profile, profile)
         elif profile is not None:
-            feeds |= profile.inputs()
+            feeds |= profile.inputs
         return backend.run(feeds, outputs)
 
     def _check_profile(self, only: Profile, profile: Profile | None) -> None:

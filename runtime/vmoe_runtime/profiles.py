@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-
-from vmoe_runtime.errors import RoutingError, shown
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -51,8 +49,8 @@ class Setting:
         max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
 
     Example:
-        >>> Setting("c0.3-k1", pool=True).changes
-        {'pool': True}
+        >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
+        True
     """
 
     profile: str | None = None
@@ -61,25 +59,6 @@ class Setting:
     bpr: bool | None = None
     pool: bool | None = None
     max_experts: int | None = None
-
-    @property
-    def changes(self) -> dict[str, object]:
-        """What it replaces in the profile, by name."""
-        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
-
-    @classmethod
-    def of(cls, setting: Self | None, fields: SettingFields) -> Self:
-        """A setting, or one that says nothing, with some fields replaced.
-
-        Raises:
-            RoutingError: it is something else.
-            TypeError: there is no such field.
-        """
-        if setting is None:
-            setting = cls()
-        elif not isinstance(setting, cls):
-            raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
-        return replace(setting, **fields) if fields else setting
 
 
 @dataclass(frozen=True)
@@ -108,14 +87,11 @@ class Profile:
     max_experts: int | None = None
     rules: object = field(default=None, compare=False, repr=False)
 
+    @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
         """The graph inputs that select this setting: `capacity` i64[MoE layers], and i64[1] each of `k`, `bpr`, `pool` and
         `max_experts` that are not None.
         """
-        return dict(self._inputs)
-
-    @cached_property
-    def _inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
         # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
         values = {name: getattr(self, name) for name in SETTINGS[1:]}
         inputs = {"capacity": np.array(self.slots, np.int64)}
@@ -127,26 +103,27 @@ class Profile:
         return {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
 
 
-def profile_name(capacity_ratio: float, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None) -> str:
-    """The systematic name of a setting of top-K routing; `max_experts` None for no limit.
+def profile_name(
+    capacity_ratio: float,
+    k: int | None = None,
+    bpr: bool | None = True,
+    pool: bool | None = False,
+    max_experts: int | None = None,
+) -> str:
+    """The systematic name of a setting: of top-K routing, or without k of experts choice; `max_experts` None for no limit.
 
     Example:
         >>> profile_name(0.3, 1, True), profile_name(1.05, 2, False), profile_name(0.2, 1, True, True, 4)
         ('c0.3-k1', 'c1.05-k2-vanilla', 'c0.2-k1-pool-m4')
-    """
-    order = "" if bpr else "-vanilla"
-    limit = "" if max_experts is None else f"-m{max_experts}"
-    return f"c{capacity_ratio!r}-k{k}".replace(".0-", "-") + order + ("-pool" if pool else "") + limit
-
-
-def experts_choice_name(capacity_ratio: float) -> str:
-    """The systematic name of a setting of experts choice.
-
-    Example:
-        >>> experts_choice_name(1.0)
+        >>> profile_name(1.0)
         'c1.0'
     """
-    return f"c{capacity_ratio!r}"
+    ratio = f"c{capacity_ratio!r}"
+    if k is None:
+        return ratio
+    order = "" if bpr else "-vanilla"
+    limit = "" if max_experts is None else f"-m{max_experts}"
+    return f"{ratio}-k{k}".replace(".0-", "-") + order + ("-pool" if pool else "") + limit
 
 
 def parse_profile_name(name: str) -> dict[str, Any] | None:

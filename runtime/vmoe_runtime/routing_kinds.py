@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from vmoe_runtime.capacity import Rounding, compute_slots, effective_ratio
 from vmoe_runtime.errors import RoutingError, shown
-from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, experts_choice_name, parse_profile_name, profile_name
+from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, parse_profile_name, profile_name
 
 RoutingKind = Literal["top-k", "experts-choice", "soft"]
 
@@ -66,16 +66,6 @@ class _Rules:
         """M, the members of an ensemble (E3); 1 for every other model."""
         return 1
 
-    def changed(self, base: Profile | None, changes: Mapping[str, Any]) -> Profile:
-        """A profile with some settings replaced: capacity (a ratio), k, bpr, pool, max_experts.
-
-        Raises:
-            RoutingError: a setting that the model can't be run with, or that the kind doesn't have.
-        """
-        self.check_names(changes)
-        fields = {"capacity_ratio" if name == "capacity" else name: changes.get(name) for name in self.settings}
-        return self.profile(**{name: getattr(base, name) if value is None else value for name, value in fields.items()})
-
     def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
         """The profile of a systematic name.
 
@@ -90,7 +80,6 @@ class _Rules:
         if not self.settings or fields is None or ("k" in fields) != ("k" in self.settings):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
             raise RoutingError(f"there is no profile '{name}'; {has}{self.example}")
-        self.check_names(fields)
         return self.profile(**fields)
 
     def check_names(self, names: Collection[str]) -> None:
@@ -103,8 +92,8 @@ class _Rules:
             *most, last = refused
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
-    def profile(self, *_: Any, **__: Any) -> Profile:
-        """The profile of a setting; a kind without settings has none."""
+    def profile(self, *values: Any, **_: Any) -> Profile:
+        """The profile of a setting; a kind without settings refuses them all."""
         raise NotImplementedError
 
     def _refusal(self, names: str) -> str:
@@ -112,20 +101,82 @@ class _Rules:
 
 
 @dataclass(frozen=True)
-class TopKRules(_Rules):
-    """Each token chooses its k best experts, and an expert takes what fits its slots.
+class _CapacityRules(_Rules):
+    """What the kinds have whose experts have a number of slots for each group.
 
     Attributes:
         rounding: "ceil" or "round".
         capacity_multiple_of: slots are rounded up to a multiple of this.
+    """
+
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
+
+    def profile(
+        self,
+        capacity_ratio: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+        pool: bool | None = None,
+        max_experts: int | None = None,
+        *,
+        base: Profile | None = None,
+    ) -> Profile:
+        """The profile of a setting.
+
+        Args:
+            capacity_ratio, k, bpr, pool, max_experts: what the kind has of them; None for those of the base.
+            base: where the others come from; without one, there is no pool and no limit of experts.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with, or that the kind doesn't have.
+        """
+        values = dict(zip(SETTINGS, (capacity_ratio, k, bpr, pool, max_experts), strict=True))
+        self.check_names([name for name, value in values.items() if value is not None])
+        if base is not None:
+            of_base = {**vars(base), "capacity": base.capacity_ratio}
+            values = {name: of_base[name] if value is None else value for name, value in values.items()}
+        ratio = _number(values.pop("capacity"))
+        choice = self._choice(**values)
+        if ratio > self.num_experts:
+            raise RoutingError(
+                f"the capacity ratio {ratio:g} is larger than the number of experts, {self.num_experts}; "
+                f"from {self.num_experts / (choice['k'] or 1):g} on no token is dropped"
+            )
+        pairs = self.group_tokens * (choice["k"] or 1)
+        slots = compute_slots(pairs, self.num_experts, ratio, self.rounding, self.capacity_multiple_of)
+        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        if slots > max(pairs, _SMALL_GROUP):
+            raise RoutingError(
+                f"rounding up to a multiple of {self.capacity_multiple_of} gives {slots} slots per expert, "
+                f"where a group has {pairs} token-expert pairs"
+            )
+        limit = None if choice["max_experts"] == self.num_experts else choice["max_experts"]
+        return Profile(
+            name=profile_name(ratio, **{**choice, "max_experts": limit}),
+            capacity_ratio=ratio,
+            slots=(slots,) * self.num_moe_layers,
+            effective_ratio=effective_ratio(slots, pairs, self.num_experts),
+            rules=self,
+            **choice,
+        )
+
+    def _choice(self, k: Any, bpr: Any, pool: Any, max_experts: Any) -> dict[str, Any]:
+        """What a user gave, checked, as a profile has it; where experts choose, there is none of it."""
+        return {"k": k, "bpr": bpr, "pool": pool, "max_experts": max_experts}
+
+
+@dataclass(frozen=True)
+class TopKRules(_CapacityRules):
+    """Each token chooses its k best experts, and an expert takes what fits its slots.
+
+    Attributes:
         ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for a plain V-MoE.
     """
 
     kind = "top-k"
     example = "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
 
-    rounding: Rounding = "ceil"
-    capacity_multiple_of: int = 1
     ensemble_size: int = 1
 
     @property
@@ -138,96 +189,40 @@ class TopKRules(_Rules):
         """What a call may set, in the order of the graph's inputs."""
         return SETTINGS if self.has_policies else OFFICIAL_SETTINGS
 
-    def profile(
-        self, capacity_ratio: float, k: int, bpr: bool, pool: bool | None = None, max_experts: int | None = None
-    ) -> Profile:
-        """The profile of a setting; `pool` None is False, `max_experts` None is no limit.
-
-        Raises:
-            RoutingError: a setting that this model can't be run with.
-        """
-        try:
-            if isinstance(capacity_ratio, str | bool) or isinstance(k, bool):
-                raise TypeError
-            capacity_ratio, k = float(capacity_ratio), operator.index(k)
-        except (TypeError, ValueError, OverflowError):
-            raise RoutingError(
-                f"capacity must be a number and k a whole number, not {shown(capacity_ratio)} and {shown(k)}"
-            ) from None
+    def _choice(self, k: Any, bpr: Any, pool: Any, max_experts: Any) -> dict[str, Any]:
         for name, flag in (("bpr", bpr), ("pool", False if pool is None else pool)):
             if not _is_flag(flag):
                 raise RoutingError(f"{name} must be True or False, not {shown(flag)}")
-        most = self.num_experts // self.ensemble_size
+        k, most = _whole("k", k), self.num_experts // self.ensemble_size
         if not 1 <= k <= most:
             what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
             raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
-        limit = self._limit(max_experts)
-        slots, ratio = _slots(self, capacity_ratio, k)
-        return Profile(
-            profile_name(capacity_ratio, k, bool(bpr), bool(pool), None if limit == self.num_experts else limit),
-            capacity_ratio,
-            k,
-            bool(bpr),
-            slots,
-            ratio,
-            bool(pool) if self.has_policies else None,
-            limit if self.has_policies else None,
-            self,
-        )
-
-    def _limit(self, max_experts: int | None) -> int:
-        """Experts that a group may use: E for no limit."""
-        if max_experts is None:
-            return self.num_experts
-        try:
-            limit = operator.index(max_experts)
-        except TypeError:
-            raise RoutingError(f"max_experts must be a whole number, not {shown(max_experts)}") from None
-        if isinstance(max_experts, bool) or limit < 1:
-            raise RoutingError(f"max_experts must be at least 1, not {shown(max_experts)}")
+        limit = self.num_experts if max_experts is None else _whole("max_experts", max_experts)
+        if limit < 1:
+            raise RoutingError(f"max_experts must be at least 1, not {shown(limit)}")
         if limit < self.num_experts and self.group_tokens > MOST_COUNTED_TOKENS:
             raise RoutingError(
                 f"max_experts needs groups of at most {MOST_COUNTED_TOKENS:,} tokens, and these have {self.group_tokens:,}"
             )
-        return min(limit, self.num_experts)
+        if not self.has_policies:
+            return {"k": k, "bpr": bool(bpr), "pool": None, "max_experts": None}
+        return {"k": k, "bpr": bool(bpr), "pool": bool(pool), "max_experts": min(limit, self.num_experts)}
 
     def _refusal(self, names: str) -> str:
         return f"ensembles (E3) are routed officially: they take no {names}"
 
 
 @dataclass(frozen=True)
-class ExpertsChoiceRules(_Rules):
-    """Each expert chooses the tokens with the largest gates, as many as it has slots.
-
-    Attributes:
-        rounding, capacity_multiple_of: as of `TopKRules`.
-    """
+class ExpertsChoiceRules(_CapacityRules):
+    """Each expert chooses the tokens with the largest gates, as many as it has slots."""
 
     kind = "experts-choice"
     example = "any name like c1.0 works"
-
-    rounding: Rounding = "ceil"
-    capacity_multiple_of: int = 1
 
     @property
     def settings(self) -> tuple[str, ...]:
         """What a call may set, in the order of the graph's inputs."""
         return ("capacity",)
-
-    def profile(self, capacity_ratio: float) -> Profile:
-        """The profile of a capacity ratio.
-
-        Raises:
-            RoutingError: a ratio that this model can't be run with.
-        """
-        try:
-            if isinstance(capacity_ratio, str | bool):
-                raise TypeError
-            capacity_ratio = float(capacity_ratio)
-        except (TypeError, ValueError, OverflowError):
-            raise RoutingError(f"capacity must be a number, not {shown(capacity_ratio)}") from None
-        slots, ratio = _slots(self, capacity_ratio, 1)
-        return Profile(experts_choice_name(capacity_ratio), capacity_ratio, None, None, slots, ratio, rules=self)
 
     def _refusal(self, names: str) -> str:
         return f"with experts choice there is nothing to set but the capacity ratio: it takes no {names}"
@@ -246,6 +241,11 @@ class SoftRules(_Rules):
 
     slots_per_expert: int = 1
 
+    def profile(self, *values: Any, **_: Any) -> Profile:
+        """Refuses whatever is asked for."""
+        self.check_names([name for name, value in zip(SETTINGS, values, strict=False) if value is not None])
+        raise RoutingError(self.example)
+
     def _refusal(self, names: str) -> str:
         return f"Soft MoE has nothing to set: it takes no {names}"
 
@@ -254,22 +254,24 @@ RoutingRules = TopKRules | ExpertsChoiceRules | SoftRules
 """What makes a profile of a requested setting, for a model of one kind."""
 
 
-def _slots(rules: TopKRules | ExpertsChoiceRules, capacity_ratio: float, k: int) -> tuple[tuple[int, ...], float]:
-    """Slots per expert and group of each MoE layer, and the capacity ratio after rounding."""
-    if capacity_ratio > rules.num_experts:
-        raise RoutingError(
-            f"the capacity ratio {capacity_ratio:g} is larger than the number of experts, {rules.num_experts}; "
-            f"from {rules.num_experts / k:g} on no token is dropped"
-        )
-    pairs = rules.group_tokens * k
-    slots = compute_slots(pairs, rules.num_experts, capacity_ratio, rules.rounding, rules.capacity_multiple_of)
-    # An expert can't get more than all pairs; a multiple far above would only cost memory.
-    if slots > max(pairs, _SMALL_GROUP):
-        raise RoutingError(
-            f"rounding up to a multiple of {rules.capacity_multiple_of} gives {slots} slots per expert, "
-            f"where a group has {pairs} token-expert pairs"
-        )
-    return (slots,) * rules.num_moe_layers, effective_ratio(slots, pairs, rules.num_experts)
+def _number(value: Any) -> float:
+    """A capacity ratio of whatever a user gave."""
+    try:
+        if isinstance(value, str | bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RoutingError(f"capacity must be a number, not {shown(value)}") from None
+
+
+def _whole(name: str, value: Any) -> int:
+    """An integer of whatever a user gave."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise RoutingError(f"{name} must be a whole number, not {shown(value)}") from None
 
 
 def _is_flag(value: object) -> bool:

@@ -59,7 +59,7 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
     found: dict[Profile, Profile] = {}
     for ratio in ratios:
         try:
-            profile = manifest.rules.changed(base, {"capacity": ratio})
+            profile = manifest.rules.profile(ratio, base=base)
         except RoutingError as error:
             raise click.UsageError(f"--capacity {ratio:g}: {error}") from None
         # Ratios that come to the same slots are one level.

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from vmoe_runtime import Setting
 from vmoe_runtime.backends import BACKENDS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,7 +159,7 @@ setting_options = _all_of(
     click.option("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
     click.option("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
 )
-"""Adds the options of the routing setting of calls: `setting_of` makes one `Setting` of their values."""
+"""Adds the options of the routing setting of calls, which are the fields of a `Setting`."""
 
 _FLAG: dict[str, Any] = {"type": bool, "multiple": True}
 axis_options = _all_of(
@@ -177,11 +176,6 @@ axis_options = _all_of(
 
 The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`.
 """
-
-
-def setting_of(values: dict[str, Any]) -> Setting:
-    """Takes the values of `setting_options` out of a command's and returns them as a setting."""
-    return Setting(**{name: values.pop(name) for name in ("profile", "capacity", "k", "bpr", "pool", "max_experts")})
 
 
 def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:

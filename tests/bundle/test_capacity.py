@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vmoe_runtime.capacity import compute_slots
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import experts_choice_name, parse_profile_name, profile_name
+from vmoe_runtime.profiles import parse_profile_name, profile_name
 from vmoe_runtime.routing_kinds import TopKRules
 
 pytestmark = pytest.mark.fast
@@ -72,4 +72,4 @@ def test_a_systematic_name_is_read_back(ratio: float, k: int, bpr: bool, pool: b
 
 @given(st.floats(1e-7, 1000))
 def test_a_name_of_experts_choice_is_read_back(ratio: float) -> None:
-    assert parse_profile_name(experts_choice_name(ratio)) == {"capacity_ratio": ratio}
+    assert parse_profile_name(profile_name(ratio)) == {"capacity_ratio": ratio}

@@ -166,7 +166,7 @@ def test_the_users_images_show_how_many_answers_change(
     (distance,) = result.distances
     assert distance.images == 160
     graphs = [OnnxRuntimeBackend(path / "model.inlined.onnx", 1) for path in (result.path, mnist_bundle)]
-    feeds = {"image": images[:160], **result.plan.profiles[0].inputs()}
+    feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
     # torch and ONNX Runtime may route one token in a thousand otherwise.
     for found, expected in (

@@ -74,7 +74,7 @@ def model_cases() -> Iterator[golden.Case]:
 @pytest.mark.parametrize("case", list(model_cases()), ids=str)
 def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
     _, network = golden.exported(case.model, case.group, case.bfloat16, case.output)
-    settings = [torch.from_numpy(value) for value in case.profile.inputs().values()] if case.profile else []
+    settings = [torch.from_numpy(value) for value in case.profile.inputs.values()] if case.profile else []
     images = torch.from_numpy(case.images)
     with torch.inference_mode():
         expected = network(images, *settings)

@@ -71,6 +71,6 @@ def answers(path: str | None) -> dict[str, Outputs]:
     for case in cases:
         folder, _ = golden.exported(case.model, case.group, case.bfloat16, case.output)
         profile = case.profile
-        feeds = {"image": case.images} | (dict(profile.inputs()) if profile else {})
+        feeds = {"image": case.images} | (profile.inputs if profile else {})
         calls.append(Call(folder / "model.onnx", feeds))
     return dict(zip(map(str, cases), outputs_of(run_calls(calls, path)), strict=True))

@@ -71,7 +71,7 @@ def bundle_calls(bundle: Path, pictures: np.ndarray) -> list[Call]:
     images = (pictures[:32, ..., None] / 127.5 - 1).astype(np.float32)
     with Engine.load(bundle) as engine:
         chosen = [engine.setting(profile) for profile in PROFILES]
-    return [Call(bundle / "model.onnx", {"image": images} | dict(setting.inputs())) for setting in chosen if setting]
+    return [Call(bundle / "model.onnx", {"image": images} | setting.inputs) for setting in chosen if setting]
 
 
 def run(*command: str) -> str:

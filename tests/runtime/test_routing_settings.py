@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from damaged_files import assert_one_sentence
 
-from vmoe_runtime import RoutingError, Setting
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime import RoutingError
+from vmoe_runtime.profiles import SETTINGS, Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
 
 pytestmark = pytest.mark.fast
@@ -31,7 +31,7 @@ SOFT = SoftRules(8, 50, 2, slots_per_expert=4)
 def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: RoutingRules, names: tuple[str, ...]) -> None:
     assert rules.settings == names
     if names:
-        assert tuple(rules.named("c1.0" if names == ("capacity",) else "c1-k1").inputs()) == names
+        assert tuple(rules.named("c1.0" if names == ("capacity",) else "c1-k1").inputs) == names
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_name_stands_for_one_profile(rules: RoutingRules, asked: str, name: st
 
 
 def test_a_profile_says_what_its_graph_takes() -> None:
-    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, True, True, 4).inputs().items()}
+    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, True, True, 4).inputs.items()}
     assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [1], "pool": [1], "max_experts": [4]}
-    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, False).inputs().items()}
+    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, False).inputs.items()}
     assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [0], "pool": [0], "max_experts": [8]}
 
 
@@ -69,10 +69,9 @@ def test_experts_choice_counts_tokens_and_not_choices() -> None:
 
 def test_fields_replace_those_of_a_profile() -> None:
     base = TOP_K.named("c0.3-k1-vanilla-pool-m4")
-    assert TOP_K.changed(base, {"k": 2}).name == "c0.3-k2-vanilla-pool-m4"
-    assert TOP_K.changed(base, {"pool": False, "max_experts": 8}).name == "c0.3-k1-vanilla"
-    assert CHOICE.changed(CHOICE.named("c1"), {"capacity": 2}).name == "c2.0"
-    assert Setting("c0.3-k1", pool=False, max_experts=2).changes == {"pool": False, "max_experts": 2}
+    assert TOP_K.profile(k=2, base=base).name == "c0.3-k2-vanilla-pool-m4"
+    assert TOP_K.profile(pool=False, max_experts=8, base=base).name == "c0.3-k1-vanilla"
+    assert CHOICE.profile(2, base=CHOICE.named("c1")).name == "c2.0"
 
 
 @pytest.mark.parametrize(
@@ -118,24 +117,24 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", CHOICE: "c1.0"}
         (CHOICE, {"bpr": True}, ["experts choice", "takes no bpr"]),
         (CHOICE, {"pool": True}, ["experts choice", "takes no pool"]),
         (CHOICE, {"k": 2, "max_experts": 4}, ["experts choice", "takes no k or max_experts"]),
-        (CHOICE, {"capacity": "much"}, ["capacity must be a number, not 'much'"]),
-        (CHOICE, {"capacity": 8.5}, ["8.5", "number of experts, 8"]),
-        (CHOICE, {"capacity": -1}, ["positive number"]),
-        (CHOICE, {"capacity": float("nan")}, ["positive number"]),
+        (CHOICE, {"capacity_ratio": "much"}, ["capacity must be a number, not 'much'"]),
+        (CHOICE, {"capacity_ratio": 8.5}, ["8.5", "number of experts, 8"]),
+        (CHOICE, {"capacity_ratio": -1}, ["positive number"]),
+        (CHOICE, {"capacity_ratio": float("nan")}, ["positive number"]),
         (ENSEMBLE, {"pool": False}, ["ensembles (E3) are routed officially: they take no pool"]),
         (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
     ],
 )
 def test_a_setting_that_can_not_be_is_refused(rules: RoutingRules, fields: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(RoutingError) as refused:
-        rules.changed(rules.named(BASES[rules]), fields)
+        rules.profile(**fields, base=rules.named(BASES[rules]))
     assert_one_sentence(str(refused.value), *words)
 
 
 @pytest.mark.parametrize("name", ["capacity", "k", "bpr", "pool", "max_experts"])
 def test_soft_moe_has_nothing_to_set(name: str) -> None:
     with pytest.raises(RoutingError, match=f"Soft MoE has nothing to set: it takes no {name}"):
-        SOFT.check_names([name])
+        SOFT.profile(*(1 if setting == name else None for setting in SETTINGS))
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:

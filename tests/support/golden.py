@@ -108,7 +108,7 @@ class Case:
         """Logits, then what each MoE layer puts out, as `vmoe_runtime.routing_kinds.LAYER_OUTPUTS` names it."""
         feeds = {"image": self.images}
         if (profile := self.profile) is not None:
-            feeds |= profile.inputs()
+            feeds |= profile.inputs
         return _runner(self.model, self.group, self.bfloat16, runner, self.output)(feeds)
 
 

@@ -136,7 +136,10 @@ def _working_folder(place: Path) -> Iterator[Path]:
                 shutil.rmtree(work / left, ignore_errors=True)
             yield work
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            try:
+                shutil.rmtree(work, ignore_errors=True)
+            finally:  # once more, where a signal ended the first
+                shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
 

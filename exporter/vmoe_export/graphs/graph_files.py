@@ -53,7 +53,7 @@ def write_graphs(
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
     for file, kind in ((CANONICAL_GRAPH, ModelNodes), (INLINED_GRAPH, StandardNodes)):
-        settings = default.inputs() if default else {}
+        settings = default.inputs if default else {}
         nodes = kind(model, weights, list(settings))
         graph = _graph(model, grouping, nodes, settings)
         _name_block_shapes(graph, nodes, model, grouping)

@@ -59,7 +59,7 @@ def validate_graphs(
     for graph in graphs:
         backend = OnnxRuntimeBackend(folder / graph)
         for profile in profiles or (None,):
-            feeds = {"image": images, **(profile.inputs() if profile else {})}
+            feeds = {"image": images, **(profile.inputs if profile else {})}
             found = Run.of(reference.model.layer_outputs, backend.run(feeds, []), profile)
             comparisons.append(_compare(graph, profile, reference.run(profile, len(images)), found))
     return comparisons

@@ -55,7 +55,7 @@ def run_torch(model: Vmoe, images: Array, profile: Profile | None) -> Run:
     """What the torch model gives for any images."""
     import torch
 
-    settings = [torch.from_numpy(value) for value in profile.inputs().values()] if profile else []
+    settings = [torch.from_numpy(value) for value in profile.inputs.values()] if profile else []
     with torch.inference_mode():
         values = [tensor.numpy() for tensor in model(torch.from_numpy(images), *settings)]
     return Run.of(model.layer_outputs, values, profile)

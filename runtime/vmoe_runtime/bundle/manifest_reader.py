@@ -145,7 +145,7 @@ def _profiles(entries: list[Any], kind: tables.FieldKind, rules: RoutingRules | 
         except RoutingError as error:
             raise ValueError(f"profile {name!r:.60}: {error}") from None
         # 1.0 and true are equal to 1 in Python, and no numbers of slots.
-        capacity, slots = entry["capacity"], computed.inputs()["capacity"].tolist()
+        capacity, slots = entry["capacity"], list(computed.slots)
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:
             raise ValueError(
                 f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {computed.name} with "

@@ -81,7 +81,7 @@ def onnxruntime_model(
         profile: the profile; None where the bundle has nothing to set.
         library: the op library; an absolute path.
     """
-    setting = {} if profile is None else profile.inputs()
+    setting = {} if profile is None else profile.inputs
     return Model(
         name,
         model_config(name, "onnxruntime", bundle.manifest, batch_size, instances, library=library),

@@ -39,7 +39,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         memory = "" if one.resident_bytes is None else f", {one.resident_bytes / 1e6:,.0f} MB more in memory"
         loaded.append((one.name, f"{one.engine.backend_description}, loaded in {one.load_seconds:.2f} s{memory}"))
     images = " or ".join(f"{count:,}" for count in sorted({point.images for point in points}))
-    first, notes = points[0], f"{images} images"
+    first, notes = points[0], f"{images} image{'' if images == '1' else 's'}"
     if "batch" not in columns:
         notes += f", {first.batch_size} per call"
     if "concurrent" not in columns and first.concurrency > 1:

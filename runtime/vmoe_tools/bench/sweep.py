@@ -58,13 +58,14 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
     if rules is None or base is None:
         kind = "a dense ViT" if rules is None else "a Soft MoE"
         raise click.UsageError(f"the bundle is {kind}, which has no capacity to choose")
-    values = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits, "capacity": axes.ratios}
+    values: dict[str, Sequence[Any]] = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits}
+    values["capacity_ratio"] = axes.ratios
     varied = {name: several for name, several in values.items() if several}
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*varied.values()):
         try:
-            profile = rules.changed(base, dict(zip(varied, chosen, strict=True)))
+            profile = rules.profile(**dict(zip(varied, chosen, strict=True)), base=base)
         except RoutingError as error:
             raise click.UsageError(f"a setting of the sweep can't be run: {error}") from None
         # Requested ratios may differ where the integer number of slots doesn't.

@@ -72,7 +72,7 @@ class Reference:
         self._images = pixels if spec.dtype == "uint8" else scale_pixels(pixels)
         cpu = _cpu_backend(bundle)
         names = list(layer_outputs(manifest))
-        values = cpu.run({"image": self._images, **(profile.inputs() if profile else {})}, self._outputs(names))
+        values = cpu.run({"image": self._images, **(profile.inputs if profile else {})}, self._outputs(names))
         self._description = cpu.description
         self._run = Run.of(names, values, profile)
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def inspect(bundle: Path, verify: bool, list_tensors: bool, json_target: str | N
     with these images: the load of experts, what is dropped, gates, and which classes go where. All options below --images
     are about that.
     """
-    setting = options.setting_of(given)
+    setting = Setting(**{field.name: given.pop(field.name) for field in fields(Setting)})
     used = [bundle, *given["compared"], given["images"], given["labels"]]
     check_output_file(json_target, used)
     if given["images"] is None:

@@ -103,7 +103,7 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
     chosen = {profile.slots: profile}
     for ratio in _RATIOS:
         try:
-            other = rules.changed(profile, {"capacity": ratio})
+            other = rules.profile(ratio, base=profile)
         except RoutingError:  # more slots than tokens
             continue
         chosen.setdefault(other.slots, other)

@@ -12,7 +12,6 @@ import numpy as np
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,16 +33,15 @@ class Answer:
     error: str | None = None
 
 
-def answer(engine: Engine, images: Sequence[Path], setting: Profile | None, top: int) -> Iterator[Answer]:
+def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
     """Classifies images, each as soon as its batch is done, in their order.
 
     Images that share a routing group change each other's answers. So a group with an image that can't be read is not
     answered at all.
 
     Args:
-        engine: a loaded bundle that returns logits.
+        engine: a loaded bundle that returns logits; its profile is the setting.
         images: as many as fill whole routing groups.
-        setting: of the routing.
         top: classes per image.
 
     Raises:
@@ -56,7 +54,7 @@ def answer(engine: Engine, images: Sequence[Path], setting: Profile | None, top:
         groups = [_prepare(engine, chunk[i : i + multiple]) for i in range(0, len(chunk), multiple)]
         readable = [array for arrays, _ in groups for array in arrays]
         if readable:
-            logits = engine(np.concatenate(readable), setting)
+            logits = engine(np.concatenate(readable))
             found = iter(zip(likeliest(logits, top), softmax(logits), strict=True))
         for number, (arrays, errors) in enumerate(groups):
             for path, error in zip(chunk[number * multiple :], errors, strict=False):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
-from vmoe_runtime import Engine
+from vmoe_runtime import Engine, Setting
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_tools import options
 from vmoe_tools.output import check_output_file, people_stream, write_json
@@ -51,19 +51,17 @@ def run(
     A folder stands for the pictures in it and below it, sorted. An image that can't be read is named, the others are
     answered, and the exit code is 1 then.
     """
-    setting = options.setting_of(given)
     check_output_file(json_target, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
-    with Engine.load(bundle, setting.profile, backend, threads) as engine:
-        profile = engine.setting(setting)
+    with Engine.load(bundle, Setting(**given), backend, threads) as engine:
         _check(engine.manifest, bundle, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:
-            name = f", {profile.name}" if profile else ""
+            name = f", {engine.profile.name}" if engine.profile else ""
             steps = engine.manifest.input.steps
             print(f"{engine.manifest.summary}{name}, on {engine.backend_description}; pictures: {steps}", file=stream)
         done = []
-        for each in answer(engine, paths, profile, top):
+        for each in answer(engine, paths, top):
             done.append(each)
             if not quiet:
                 for line in _lines(each, engine, width):
@@ -72,7 +70,7 @@ def run(
                 complain(each.error)
         content = {
             "bundle": str(bundle),
-            "profile": profile.name if profile else None,
+            "profile": engine.profile.name if engine.profile else None,
             "backend": engine.backend,
             "images": [_entry(each, engine.class_names) for each in done],
         }
