@@ -4,6 +4,7 @@
 
 #include "core/dispatch.h"
 #include "core/router.h"
+#include "core/routing.h"
 #include "core/workspace.h"
 
 namespace vmoe {

@@ -77,7 +77,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @backend_option
 @quiet_option
 @verbose_option
-def ray(bundle: Path, host: str, port: int, quiet: bool, verbose: bool, **values: Any) -> None:
+def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
     It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify takes a picture or

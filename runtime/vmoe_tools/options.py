@@ -142,7 +142,8 @@ sweep_option = click.option(
     multiple=True,
     help="N capacity ratios (default 8) from LOW to HIGH, spaced by equal factors; repeats.",
 )
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print a traceback with an error.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print a traceback with an error.")
+"""The program itself looks for it: see `vmoe_tools.program`."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
 
 

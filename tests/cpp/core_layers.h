@@ -12,6 +12,7 @@
 #include "core/bfloat16.h"
 #include "core/linear.h"
 #include "core/router.h"
+#include "core/routing.h"
 #include "core/soft_moe.h"
 #include "core/sparse_layers.h"
 

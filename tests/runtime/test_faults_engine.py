@@ -51,7 +51,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "k of 1e30": ({"k": 10**30}, "k must be"),
     "k of more digits than Python writes": ({"k": 10**5000}, "int that can't be shown"),
     "capacity of as many": ({"capacity": 10**5000}, "int that can't be shown"),
-    "fractional k": ({"k": 1.5}, "k a whole number"),
+    "fractional k": ({"k": 1.5}, "k must be a whole number"),
     "k as text": ({"k": "two"}, "'two'"),
     "capacity of 0": ({"capacity": 0}, "capacity"),
     "capacity below 0": ({"capacity": -0.3}, "capacity"),

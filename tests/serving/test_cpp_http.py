@@ -374,7 +374,7 @@ def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
     """Good requests, bad ones and clients that vanish, at once, and a signal in the middle of it."""
-    levels = ("--slo-ms", "20", "--sweep", "0.2:1.05", "--max-waiting", "64")
+    levels = ("--slo-ms", "200", "--sweep", "0.2:1.05", "--max-waiting", "64")
     tsan = "ignore_noninstrumented_modules=1"
     server = CppServer(cpp_http.program(sanitizers), mnist_image_bundle, *levels, *OPTIONS, TSAN_OPTIONS=tsan)
     images = engine.batch(mnist_images["images"][:64])
