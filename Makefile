@@ -7,11 +7,11 @@
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
 # make docs     builds the documentation into build/site
-# make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist
+# make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist, and tests them
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 SETUP := $(VENV)/.setup-done
 NATIVE := $(VENV)/.native-done
 NATIVE_SOURCES := $(shell find plugins -type f)
@@ -70,14 +70,15 @@ $(NATIVE): $(SETUP) $(NATIVE_SOURCES)
 	$(PIP_INSTALL) --no-deps --no-build-isolation $(NATIVE_OPTIONS) -e .
 	touch $@
 
-wheel: $(WHEEL_VENV)/.done
+wheel: $(WHEEL_VENV)/.done $(NATIVE)
 	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
 	$(WHEEL_VENV)/bin/python tools/build_wheels.py dist
+	VMOE_WHEELS=$(abspath dist) $(PYTEST) tests/project/test_portable_wheels.py
 
 $(WHEEL_VENV)/.done: tools/requirements.txt
 	$(HAS_VENV) || $(INSTALL_VENV)
 	test -x $(WHEEL_VENV)/bin/python || $(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	$(WHEEL_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $<
 	touch $@
 
 .PHONY: triton-server
@@ -86,8 +87,8 @@ triton-server: $(TRITON_VENV)/.done
 # Of nvidia-pytriton only the server is used, so that it goes without what the package asks for.
 $(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
 	test -x $(TRITON_VENV)/bin/python || $(BIN)/python -m venv $(TRITON_VENV)
-	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
-	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0
+	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $<
+	$(TRITON_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
 # It reads docstrings and the parsers of the commands. Without the variable, Material prints news about MkDocs 2.

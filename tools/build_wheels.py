@@ -12,7 +12,6 @@ import argparse
 import filecmp
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -134,8 +133,7 @@ def described(wheel: Path) -> str:
 
 def run(command: list[str], what_failed: str) -> str:
     """Runs a command in this tree and returns what it prints."""
-    environment = {"ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"), **os.environ}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print((done.stdout + done.stderr)[-4000:], file=sys.stderr)
         raise BuildError(what_failed)

@@ -1,7 +1,7 @@
 """The core alone, on every CPU path: every layer against the path in plain C++, and on memory that can't be read.
 
-The paths of this machine are those of the library that was built for it; the NEON path is that of the wheel for ARM, in an
-emulator, which the scalar path gets fewer rounds in.
+The paths of this machine are those of the library that was built for it; the NEON path is compiled for 64-bit ARM and run in
+an emulator, where there are fewer rounds.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import portable_wheels
 import pytest
+from arm_emulator import ARM_COMPILER, arm_emulator
 from kept_build import kept
+from sdk_build import built, generator, locked
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{ROOT / 'plugins'}")
@@ -35,9 +36,13 @@ def test_every_cpu_path_of_this_machine_is_right() -> None:
 
 
 def test_the_neon_path_is_right() -> None:
-    emulator = portable_wheels.arm_emulator()
-    core = portable_wheels.core("aarch64")
-    program = _program("core_check", portable_wheels.compiler("aarch64"), core, "_aarch64")
+    emulator = arm_emulator()
+    folder = ROOT / "build" / "arm"
+    with locked(folder):
+        target = [f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+        built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *target, "-DVMOE_GPU=OFF")
+        built("cmake", "--build", folder, "--parallel", "2", "--target", "vmoe_core")
+    program = _program("core_check", (ARM_COMPILER,), folder / "core" / "libvmoe_core.a", "_aarch64")
     assert _lines(*emulator, program, "10") == ["scalar: right", "neon: right"]
 
 
