@@ -124,7 +124,7 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
 def test_logits_that_are_no_numbers_are_said(
     mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Engine, "__call__", lambda self, images, setting: np.full((len(images), 10), np.nan, np.float32))
+    monkeypatch.setattr(Engine, "__call__", lambda self, images: np.full((len(images), 10), np.nan, np.float32))
     lines, complaints = run(capsys, mnist_image_bundle, digits[0], "--json", "-", code=1)
     assert complaints[-1] == f"vmoe: {digits[0]} has no classes: the model's logits are not finite numbers"
     assert as_json(lines)["images"][0]["classes"] == []

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +139,14 @@ class Jobs:
         return {path: self._filesystem.open_input_stream(path).read() for path in files}
 
 
-def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, seed: int) -> dict[str, Any]:
+def kill_jobs(
+    bundles: tuple[Path, Path], cluster: dict[str, str], kills: int, s3: int, pictures: int, seed: int
+) -> dict[str, Any]:
     """Kills jobs so many times on a disk, and so many times on S3.
 
     Args:
         bundles: what answers, and another one, with which the job must be refused.
+        cluster: from `ray_cluster`, begun after an `s3_server` with the bucket.
         kills, s3: how many.
         pictures: of each job.
         seed: of the moments.
@@ -153,10 +155,7 @@ def kill_jobs(bundles: tuple[Path, Path], kills: int, s3: int, pictures: int, se
         `failures`, a list of sentences, and counts by file system.
     """
     summary: dict[str, Any] = {"pictures": pictures, "failures": []}
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batch-kills-"))
-        stack.enter_context(s3_server(BUCKET))
-        cluster = stack.enter_context(ray_cluster())
+    with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
         for name, root, count in (("disk", folder, kills), ("s3", f"s3://{BUCKET}/jobs", s3)):
             if count:
                 jobs = Jobs(bundles, root, cluster, pictures, seed)
@@ -181,7 +180,8 @@ def main() -> int:
         bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
         for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):
             export_bundle(MNIST, bundle, capacity=ratios, k=[1, 2], validate=False)
-        summary = kill_jobs(bundles, options.kills, options.s3, options.pictures, options.seed)
+        with s3_server(BUCKET), ray_cluster() as cluster:
+            summary = kill_jobs(bundles, cluster, options.kills, options.s3, options.pictures, options.seed)
     for failure in summary["failures"]:
         print(failure, flush=True)
     print(json.dumps(summary))
