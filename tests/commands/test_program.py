@@ -57,6 +57,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     from vmoe_runtime import __version__
 
     assert run(capsys, "--version")[0] == f"vmoe, version {__version__}\n"
+    assert run(capsys, "export", "--version")[0] == f"vmoe, version {__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["run", "bench", "inspect", "report"])

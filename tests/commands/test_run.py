@@ -139,6 +139,7 @@ def test_logits_that_are_no_numbers_are_said(
         (["x.vmoe", "y.png", "--backend", "abacus"], 2, "'abacus' is not one of"),
         (["BUNDLE", "y.png", "--profile", "fast"], 2, "there is no profile 'fast'"),
         (["BUNDLE", "y.png", "--k", "9"], 2, "k must be between 1"),
+        (["BUNDLE", "y.png", "--capacity", "-0.5"], 2, "positive number, not -0.5"),
         (["BUNDLE", "EMPTY"], 1, "has no pictures"),
         (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
         (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 2, "there is no folder nowhere"),
