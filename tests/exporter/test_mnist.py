@@ -22,7 +22,7 @@ MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k in (1, 2) for bpr in (True, False)]
 EXPERTS = 8
 
-# Shares of the 1,536 images, on average over the settings.
+# Shares of the 1,536 images, on average over the settings: all of them in groups of 16, those of BPR with each image alone.
 MOST_LOST = {"bf16": 0.002, "int8": 0.005}
 # At each one. In groups of 16 images a token that goes elsewhere takes slots from other images as well.
 MOST_LOST_AT_ONE_SETTING = {
@@ -113,7 +113,7 @@ def test_answers_and_kept_pairs_are_those_of_float32_but_for_a_few(
 ) -> None:
     labels = mnist_images["labels"]
     lost, kept = [], []
-    for setting in SETTINGS:
+    for setting in SETTINGS if group == "16" else SETTINGS[::2]:
         short, exact = answers_of(group, precision, setting), answers_of(group, "fp32", setting)
         lost.append((exact.classes == labels).mean() - (short.classes == labels).mean())
         assert (short.classes == exact.classes).mean() >= FEWEST_SAME_ANSWERS[precision]
