@@ -119,9 +119,9 @@ check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
-# Three processes of tests keep two CPUs busy: some of them wait for programs. Threads of torch and numpy on top would wait for
-# one another. What they compile of the tests is kept, also where a machine is set up not to.
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. What they compile
+# of the tests is kept, also where a machine is set up not to.
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 COVERAGE := build/coverage
 
 check: $(NATIVE) lint
