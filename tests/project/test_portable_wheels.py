@@ -18,7 +18,7 @@ import cpu_paths
 import numpy as np
 import pytest
 import sdk_build
-from arm_emulator import arm_emulator
+from arm_emulator import ARM_COMPILER, arm_emulator
 from bare_root import BareRoot
 from processor_flags import promised_paths
 from wheels import wheel_folder
@@ -111,14 +111,13 @@ def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
         np.testing.assert_allclose(found, engine(images), rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no compiler for 64-bit ARM")
 def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     package, emulator = unpacked("aarch64", tmp_path / "wheel"), arm_emulator()
     runtime = wheel_folder("--platform", "manylinux_2_28_aarch64", f"onnxruntime=={ONNXRUNTIME}")
     program = tmp_path / "sdk_runner"
-    compiler = ["aarch64-linux-gnu-g++", "-std=c++17", "-O1", f"-I{package / 'include'}"]
+    compiler = [ARM_COMPILER, "-std=c++17", "-O1", f"-I{package / 'include'}"]
     linked = [f"-L{package / 'lib'}", "-lvmoe_engine", f"-Wl,-rpath,{package / 'lib'}"]
     subprocess.run([*compiler, sdk_build.SOURCES / "sdk_runner.cc", "-o", program, *linked], check=True)
     library = sdk_build.onnxruntime_library(runtime / "onnxruntime")
