@@ -6,8 +6,8 @@ import bundle_mutations
 
 
 def test_mutated_bundles() -> None:
-    outcome = bundle_mutations.run(80, seed=1)
+    outcome = bundle_mutations.run(50, seed=1)
     assert not outcome.failures
-    assert outcome.verdicts["refused"] > 20
-    assert outcome.verdicts["same answers"] > 5
-    assert outcome.verdicts.total() == 80
+    assert outcome.verdicts["refused"] > 12
+    assert outcome.verdicts["same answers"] > 3
+    assert outcome.verdicts.total() == 50

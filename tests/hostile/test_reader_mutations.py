@@ -6,9 +6,9 @@ from reader_mutations import KINDS, run
 
 
 def test_damage_at_random_is_noticed() -> None:
-    report = run(cases=300, seed=1)
+    report = run(cases=200, seed=1)
     assert report.failures == []
     # Each kind was damaged, and the damage did something.
     for kind in KINDS:
-        assert report.verdicts[f"{kind}: refused"] > 10
+        assert report.verdicts[f"{kind}: refused"] > 6
     assert all("raw bits" not in verdict for verdict in report.verdicts if verdict.startswith(("torch:", "torch,")))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,17 @@ def test_parquet_in_and_logits_out_from_two_replicas(
     pq.write_table(pa.table({"image": nested}), tmp_path / "k=2" / "c.parquet")
     options = ("--column", "image", "--output-logits", "--profile", "c0.5-k2", "--part-size", "7", "--batch-size", "3")
     places = [("a.parquet", row) for row in range(17)] + [("c.parquet", row) for row in range(8)]
-    for folder, first, stop in (("k=1", 0, 17), ("k=2", 17, 25)):
-        output = tmp_path / f"out {folder}"
-        words = (mnist_image_bundle, tmp_path / folder, output, *options, "--replicas", "2", "--threads", "1", "--strict")
-        code, _, errors = run(cluster, *words)
+    jobs = [("k=1", 0, 17), ("k=2", 17, 25)]
+
+    def answered(folder: str) -> tuple[int, str, str]:
+        words = (mnist_image_bundle, tmp_path / folder, tmp_path / f"out {folder}", *options)
+        return run(cluster, *words, "--replicas", "2", "--threads", "1", "--strict")
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        ends = pool.map(answered, [folder for folder, _, _ in jobs])
+    for (folder, first, stop), (code, _, errors) in zip(jobs, ends, strict=True):
         assert (code, errors.count("\n")) == ((1, 1) if folder == "k=1" else (0, 0)), errors
-        rows = pq.read_table(output).to_pylist()
+        rows = pq.read_table(tmp_path / f"out {folder}").to_pylist()
         assert [(row["path"], row["file_row"]) for row in rows] == places[first:stop]
         for row, picture in zip(rows, pictures[first:stop], strict=True):
             if folder == "k=1" and row["row"] in (3, 5):
