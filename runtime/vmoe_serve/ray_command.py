@@ -142,11 +142,17 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
     from vmoe_serve.ray_application import application
     from vmoe_serve.ray_session import reason
 
-    try:
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        return serve.run(application(name, **arguments), name=name, route_prefix="/")
-    except Exception as error:  # Ray raises whatever its parts raise
-        status = serve.status().applications.get(name)
-        reasons = [part.message for part in status.deployments.values() if part.message] if status else []
-        raise click.ClickException(f"Ray can't serve {bundle}: {reason(reasons[0] if reasons else error)}") from None
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    for is_last in (False, True):
+        try:
+            serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+            return serve.run(application(name, **arguments), name=name, route_prefix="/")
+        except Exception as error:  # Ray raises whatever its parts raise
+            status = serve.status().applications.get(name)
+            reasons = [part.message for part in status.deployments.values() if part.message] if status else []
+            told = reason(reasons[0] if reasons else error)
+            # A replica that Ray gave up before it ran, as on a machine that is slow to start it, says nothing of the bundle.
+            if is_last or "never ran" not in told:
+                raise click.ClickException(f"Ray can't serve {bundle}: {told}") from None
+            serve.delete(name)
+    raise AssertionError
