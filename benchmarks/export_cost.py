@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vmoe_tools.command_line import CommandError, run_command
+from command_line import BenchmarkError
 
 CAPACITY = (0.3, 0.5, 1.05)
 PROFILES = tuple(f"c{ratio}-k1" for ratio in CAPACITY)
@@ -38,12 +38,12 @@ def anonymous_bytes(pid: int | str = "self") -> int:
     return int(match[1]) * 1024 if match else 0
 
 
-def export_once(checkpoint: str, bundle: str, precision: str) -> dict[str, Any]:
-    """Exports without validation; seconds include the imports."""
+def export_once(checkpoint: str, bundle: str, precision: str, validate: bool) -> dict[str, Any]:
+    """Exports with or without validation; seconds include the imports."""
     start = time.perf_counter()
     from vmoe_export import export_bundle  # a part of what is measured
 
-    result = export_bundle(checkpoint, bundle, validate=False, capacity=CAPACITY, k=[1], precision=precision)
+    result = export_bundle(checkpoint, bundle, validate=validate, capacity=CAPACITY, k=[1], precision=precision, force=True)
     stored = sum(path.stat().st_size for path in result.path.iterdir())
     return {"seconds": time.perf_counter() - start, "stored": stored, "weights": result.plan.weight_bytes}
 
@@ -64,7 +64,7 @@ def measure(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
     """Calls `work` in a fresh process and adds its peak anonymous memory in bytes, as `peak`.
 
     Raises:
-        CommandError: it failed.
+        BenchmarkError: it failed.
     """
     peak = 0
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -74,10 +74,10 @@ def measure(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
         try:
             return {**future.result(), "peak": peak}
         except Exception as error:
-            raise CommandError(f"{work.__name__.replace('_', ' ')} failed: {error}") from None
+            raise BenchmarkError(f"{work.__name__.replace('_', ' ')} failed: {error}") from None
 
 
-def run(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line, measures and prints."""
     parser = argparse.ArgumentParser(description="Measures what an export costs in time, memory and disk.")
     parser.add_argument("checkpoint", nargs="?", type=Path, help="default: a random B/16")
@@ -88,8 +88,9 @@ def run(arguments: Sequence[str]) -> None:
         if given.checkpoint is None:
             command = [sys.executable, str(RANDOM_CHECKPOINT), checkpoint, "--variant", "B/16"]
             if subprocess.run([*command, "--experts", "8", "--layers", "Every 2"], check=False).returncode != 0:
-                raise CommandError("the random checkpoint can't be written")
-        export = measure(export_once, str(checkpoint), bundle, given.precision)
+                raise BenchmarkError("the random checkpoint can't be written")
+        validated = measure(export_once, str(checkpoint), bundle, given.precision, True)
+        export = measure(export_once, str(checkpoint), bundle, given.precision, False)
         single = {profile: measure(serve_once, bundle, [profile]) for profile in PROFILES}
         together = measure(serve_once, bundle, PROFILES)
     # The strictest comparison: with the profile that needs least alone.
@@ -97,6 +98,8 @@ def run(arguments: Sequence[str]) -> None:
     rows: list[tuple[str, float, str, float | None]] = [
         ("export: wall time, with imports", export["seconds"], "s", 40),
         ("export: peak anonymous memory", export["peak"] / 1e6, "MB", 700),
+        ("the same with validation: wall time", validated["seconds"], "s", None),
+        ("the same with validation: peak anonymous memory", validated["peak"] / 1e6, "MB", 1500),
         ("bundle bytes / weight bytes", export["stored"] / export["weights"], "x", 1.01),
         ("weights", export["weights"] / 1e6, "MB", None),
         ("load: wall time, the slowest", max(served["seconds"] for served in (*single.values(), together)), "s", 4),
@@ -111,4 +114,4 @@ def run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("export_cost.py", run, None))
+    main()

@@ -65,7 +65,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
             "relative_limit": findings.limits.relative,
             "comparisons": [asdict(comparison) for comparison in findings.comparisons],
             "distance_from_fp32": [asdict(distance) for distance in findings.distances],
-            **({"tensorrt": [asdict(comparison) for comparison in findings.rounded]} if findings.rounded else {}),
+            **({"tensorrt": [asdict(each) for each in findings.tensorrt_comparisons]} if tensorrt else {}),
         }
         if findings.limits
         else None,

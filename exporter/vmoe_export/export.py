@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
 from vmoe_export.bundle_manifest import manifest_of
@@ -14,8 +14,12 @@ from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
-from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
+
+if TYPE_CHECKING:
+    from vmoe_export.graphs.graph_files import WrittenGraph
 
 _GRAPH_BYTES = 4 << 20
 _USUAL_LIMITS = ValidationOptions()
@@ -57,10 +61,10 @@ def export_bundle(
         checkpoint: what `open_checkpoint` takes.
         path: the bundle's folder, such as `b16.vmoe`.
         options: what to export; its fields may be given as keyword arguments instead.
-        validate: run the written graphs in ONNX Runtime and compare them with the torch model.
-        atol: largest difference of logits that validation accepts between a graph and torch. Default: what the precision
-            says, 1e-4 for fp32.
-        max_distance: largest relative difference from float32 that validation accepts. Default: what the precision says.
+        validate: read the weights back, and run each part of the written graphs in ONNX Runtime beside the reference.
+        atol: largest absolute difference of a part of a graph that validation accepts. Default: what rounding explains.
+        max_distance: largest relative difference of a part from float32 that validation accepts. Default: what the
+            precision says.
         images: an npz file or folder of pictures, see `vmoe_measure.image_source.open_images`, to measure the distance from
             float32 on. Default: a few random images.
         force: replace a bundle that is already there.
@@ -110,33 +114,30 @@ def write_bundle(
         CheckpointError: the checkpoint turned out damaged.
         ImageError: the images to validate on can't be read, or don't fit the model.
     """
-    # torch takes seconds to import; planning and its errors don't wait for it.
+    # onnx takes a while to import; planning and its errors don't wait for it.
     from vmoe_export.bundle.weights_file import write_weights
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
-    from vmoe_export.model.torch_model import Vmoe
 
     sources = _sources(plan, validation)
     images = open_validation_images(plan, validation) if validation else None
-    tensorrt: dict[str, str] = {}
+    tensorrt: list[WrittenGraph] = []
     findings = Findings()
+    stored, default = plan.stored_precision, next(iter(plan.profiles), None)
+    model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", stored)
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
-        weights, stored = folder / WEIGHTS_NAME, plan.stored_precision
-        spans = write_weights(weights, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
-        network = Vmoe(
-            plan.model, plan.grouping.tokens, output=plan.output, uint8_input=plan.input == "uint8", precision=stored
-        )
-        network.load_weights(weights)
+        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
         stage("writing the graphs")
-        write_graphs(folder, network, plan.grouping, spans, next(iter(plan.profiles), None))
+        graphs = write_graphs(folder, model, plan.grouping, spans, default)
         if products := plan.tensorrt_precision:
             stage("writing the TensorRT graphs")
-            tensorrt = write_tensorrt_graphs(folder, network, plan.grouping, spans, plan.profiles, products)
+            tensorrt = write_tensorrt_graphs(folder, model, plan.grouping, spans, plan.profiles, products)
         if validation:
-            findings = prove(plan, network, folder, tensorrt, validation, images, stage)
+            findings = prove(plan, model, folder, spans, graphs, tensorrt, validation, images, stage)
         stage("writing the manifest")
-        write_manifest(folder, manifest_of(plan, tensorrt, findings))
-    return ExportResult(path=target, plan=plan, tensorrt=tensorrt, **vars(findings))
+        files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
+        write_manifest(folder, manifest_of(plan, files, findings))
+    return ExportResult(path=target, plan=plan, tensorrt=files, **vars(findings))
 
 
 def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:

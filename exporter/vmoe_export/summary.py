@@ -13,8 +13,8 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
-from vmoe_export.validation.graph_validation import Comparison
 from vmoe_export.validation.limits import Limits
+from vmoe_export.validation.part_validation import Comparison
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
@@ -123,22 +123,12 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 def validation_lines(result: ExportResult) -> Iterator[str]:
     """What validation measured and what it accepts, in sentences; the numbers of each graph and profile are in the JSON."""
     output = result.plan.output
-    if result.limits and (compared := result.comparisons):
-        largest = max(each.max_difference for each in compared)
-        relative = max(each.relative_difference for each in compared)
-        yield (
-            f"ONNX Runtime against torch, on {compared[0].images} random images: {output} differ by "
-            f"{_differences(largest, relative, result.limits)}{_agreement(compared, result.limits)}"
-        )
-    if result.rounded_limits and (rounded := result.rounded):
-        limits = result.rounded_limits
-        how = "run by ONNX Runtime" if rounded[0].how == "onnxruntime" else "emulated in float32"
-        largest = max(each.max_difference if limits.difference is None else each.difference_alike for each in rounded)
-        relative = max(each.relative_difference for each in rounded)
-        yield (
-            f"TensorRT graphs in {result.plan.options.precision} against torch, {how}, on {rounded[0].images} random images:"
-            f" {output} differ by {_differences(largest, relative, limits)}"
-        )
+    if result.limits:
+        yield _compared("ONNX Runtime against the reference", output, result.comparisons, result.limits)
+    if result.tensorrt_limits:
+        how = "emulated in float32" if result.plan.tensorrt_precision == "bf16" else "run by ONNX Runtime"
+        what = f"TensorRT graphs in {result.plan.options.precision}, {how}"
+        yield _compared(what, output, result.tensorrt_comparisons, result.tensorrt_limits)
     for each in result.distances:
         where = f" at {each.profile}" if each.profile else ""
         images = f"{each.images} {'images' if result.own_images else 'random images'}"
@@ -146,22 +136,25 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
         if each.top1 is not None and each.top1_float32 is not None:
             top1 += f", top-1 accuracy {each.top1:.2%} (fp32: {each.top1_float32:.2%})"
         yield (
-            f"{result.plan.stored_precision} against fp32{where}, on {images}: {output} differ typically by "
-            f"{each.relative_difference:.2%} of their size (limit {result.distance_limit:.0%}){top1}"
+            f"{result.plan.stored_precision} against fp32{where}, on {images}: a part is at most {each.part_difference:.2%} "
+            f"off (limit {result.distance_limit:.0%}), {output} are typically {each.relative_difference:.2%} off{top1}"
         )
 
 
-def _differences(largest: float, relative: float, limits: Limits) -> str:
-    """The largest and the typical difference, with the limits that there are."""
-    most = "" if limits.difference is None else f" (limit {limits.difference:g})"
-    typical = "" if limits.relative is None else f", typically {relative:.2%} of their size (limit {limits.relative:.0%})"
-    return f"at most {largest:.1e}{most}{typical}"
-
-
-def _agreement(compared: Sequence[Comparison], limits: Limits) -> str:
-    if not compared[0].profile:
-        return ""
-    return f", {min(each.agreement for each in compared):.2%} of the pairs are routed alike (limit {limits.agreement:.1%})"
+def _compared(what: str, output: str, comparisons: Sequence[Comparison], limits: Limits) -> str:
+    relative = max(each.relative_difference for each in comparisons)
+    most = f"{relative:.1e} (limit {limits.relative:.1e})"
+    if limits.difference is not None:
+        most = f"{max(each.max_difference for each in comparisons):.1e} (limit {limits.difference:g})"
+    routed = ""
+    if comparisons[0].profile:
+        alike, images = min(each.images_alike for each in comparisons), comparisons[0].images
+        routed = (
+            f", {min(each.agreement for each in comparisons):.2%} of the pairs are routed alike (limit "
+            f"{limits.agreement:.0%}), and {alike} of {images} images throughout"
+        )
+    whole = max(each.output_difference for each in comparisons)
+    return f"{what}: each part is at most {most} off{routed}; {output} are typically {whole:.1e} off"
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
@@ -186,8 +179,8 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "distance_limit": result.distance_limit,
         "tensorrt": {
             "graphs": dict(result.tensorrt),
-            "limits": result.rounded_limits and asdict(result.rounded_limits),
-            "validation": [asdict(comparison) for comparison in result.rounded],
+            "limits": result.tensorrt_limits and asdict(result.tensorrt_limits),
+            "validation": [asdict(comparison) for comparison in result.tensorrt_comparisons],
         }
         if plan.options.tensorrt
         else None,

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ import torch
 from vmoe_export import open_checkpoint
 from vmoe_export.bundle.weights_file import Span, write_weights
 from vmoe_export.graphs.graph_files import write_graphs
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import stored_parameters
 from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_weights import stored_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
@@ -27,7 +31,7 @@ from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
-RUNNERS = ("torch", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
+RUNNERS = ("torch", "numpy", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
 
 _scratch = tempfile.TemporaryDirectory(prefix="vmoe-golden-")
 
@@ -218,15 +222,35 @@ def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> 
             config.moe.num_experts, grouping.tokens, len(config.moe.layers), ensemble_size=config.ensemble_size
         )
         default = rules.profile(1.05, 1, True)
-    write_graphs(folder, network, grouping, spans, default)
+    write_graphs(folder, exported_model(network), grouping, spans, default)
     return folder, network, grouping, spans
+
+
+def exported_model(network: Vmoe) -> ExportedModel:
+    """What the torch model is, as the graphs take it."""
+    return ExportedModel(network.config, network.group_tokens, network.output, network.uint8_input, network.precision)
+
+
+def _run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
+    """The reference of validation, from images to output."""
+    x, routes = feeds["image"], list[np.ndarray]()
+    numbers = {name: int(feeds[name][0]) for name in ("k", "bpr", "pool", "max_experts") if name in feeds}
+    profile: Any = SimpleNamespace(k=None, bpr=None, pool=None, max_experts=None, slots=feeds.get("capacity"))
+    vars(profile).update(numbers)
+    for part in reference.model.parts:
+        x, layer = reference.run(part, x, [(len(feeds["image"]), profile)])
+        routes += [value for outputs in layer for value in outputs]
+    return [x, *routes]
 
 
 @functools.cache
 def _runner(
     model: str, group: str, bfloat16: bool, runner: str, output: Output
 ) -> Callable[[dict[str, np.ndarray]], Outputs]:
-    folder, network = exported(model, group, bfloat16, output)
+    folder, network, _, spans = parts(model, group, bfloat16, output)
+    if runner == "numpy":
+        weights = stored_weights(folder / "weights.safetensors", spans)
+        return functools.partial(_run_numpy, ReferenceModel(exported_model(network), weights))
     if runner == "torch":
 
         def run(feeds: dict[str, np.ndarray]) -> Outputs:

@@ -69,7 +69,7 @@ def write_weights(
         file.write(header)
         # In the order of the file; scales are written with their kernels, wherever they lie.
         for name in (name for name in spans if name in shapes):
-            array = _tensor(name, checkpoint, config)
+            array = official_tensor(name, checkpoint, config)
             for part, data in _encode(name, array, spans[name].dtype, checkpoint):
                 file.seek(spans[part].offset)
                 file.write(data)
@@ -130,7 +130,12 @@ def _encode(name: str, array: Array, dtype: StoredType, checkpoint: Checkpoint) 
         yield scale_name(name), scales.data.cast("B")
 
 
-def _tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
+def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
+    """A tensor as the model uses it, float32: read from the checkpoint, or computed where that has none.
+
+    Raises:
+        CheckpointError: it holds NaN or infinite values, or can't be read.
+    """
     token = config.classifier == "token"
     # float64 values beyond float32 become infinite, and are refused as such
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):

@@ -51,8 +51,12 @@ def _reader(path: Path) -> Checkpoint:
 
         return SafetensorsCheckpoint(path)
     if path.suffix in _TORCH_SUFFIXES and path.is_file():
-        from vmoe_export.checkpoint.torch_file import TorchCheckpoint
-
+        try:
+            from vmoe_export.checkpoint.torch_file import TorchCheckpoint
+        except ModuleNotFoundError:
+            raise CheckpointError(
+                f"{path} is a torch file, and torch is not installed; pip install 'vmoe-export[torch]'"
+            ) from None
         return TorchCheckpoint(path)
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     if Path(f"{prefix}.index").is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from vmoe_export.errors import ExportError
 from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.graphs.standard_nodes import StandardNodes
 from vmoe_export.graphs.tensorrt_nodes import TensorRtNodes
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import Soft, TopK
-from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
 from vmoe_runtime import __version__
@@ -34,9 +35,24 @@ from vmoe_runtime.routing_kinds import KIND_NAMES
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
 
+@dataclass(frozen=True)
+class WrittenGraph:
+    """A graph of a bundle.
+
+    Attributes:
+        file: its name.
+        cuts: the values that go from one part of the model to the next, see `ModelNodes`.
+        profile: the one that it is fixed to; None where it takes its settings as inputs, or there are none.
+    """
+
+    file: str
+    cuts: tuple[str, ...]
+    profile: Profile | None = None
+
+
 def write_graphs(
-    folder: Path, model: Vmoe, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
-) -> None:
+    folder: Path, model: ExportedModel, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
+) -> list[WrittenGraph]:
     """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
 
     The former has ops of the domain vmoe with their functions, and its inputs for the settings of the routing kind have
@@ -44,14 +60,18 @@ def write_graphs(
 
     Args:
         folder: where the weights lie.
-        model: the torch model, of which only the description is used.
+        model: what the graphs compute.
         grouping: which batches the graphs must take.
         weights: where each parameter lies in the weights file.
         default: the profile whose settings become the default values of `model.onnx`; None for a dense ViT and a Soft MoE.
 
+    Returns:
+        Both graphs, in that order.
+
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
+    written = []
     for file, kind in ((CANONICAL_GRAPH, ModelNodes), (INLINED_GRAPH, StandardNodes)):
         settings = default.inputs if default else {}
         nodes = kind(model, weights, list(settings))
@@ -71,16 +91,18 @@ def write_graphs(
         proto = _model(graph, functions)
         _describe(proto, model, grouping, default, model.precision, how)
         _write(folder / file, proto)
+        written.append(WrittenGraph(file, tuple(nodes.cuts)))
+    return written
 
 
 def write_tensorrt_graphs(
     folder: Path,
-    model: Vmoe,
+    model: ExportedModel,
     grouping: Grouping,
     weights: Mapping[str, Span],
     profiles: Sequence[Profile],
     precision: TensorRtPrecision,
-) -> dict[str, str]:
+) -> list[WrittenGraph]:
     """Writes `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
 
     Args:
@@ -89,26 +111,27 @@ def write_tensorrt_graphs(
         precision: what the large products are computed in.
 
     Returns:
-        File name by profile, or by "model".
+        The graphs in the order of the profiles.
 
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
-    files = {}
+    written = []
     for profile in profiles or (None,):
-        name = profile.name if profile else DENSE_GRAPH_KEY
-        files[name] = f"{name}.tensorrt.onnx"
-        _write(folder / files[name], tensorrt_graph(model, grouping, weights, profile, precision))
-    return files
+        file = f"{profile.name if profile else DENSE_GRAPH_KEY}.tensorrt.onnx"
+        graph, cuts = tensorrt_graph(model, grouping, weights, profile, precision)
+        _write(folder / file, graph)
+        written.append(WrittenGraph(file, cuts, profile))
+    return written
 
 
 def tensorrt_graph(
-    model: Vmoe,
+    model: ExportedModel,
     grouping: Grouping,
     weights: Mapping[str, Span],
     profile: Profile | None,
     precision: TensorRtPrecision,
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The graph of one profile for TensorRT.
 
     Args:
@@ -118,7 +141,7 @@ def tensorrt_graph(
 
     Returns:
         A model with the input `image`; the output `logits` or `features`, always float32; and `<block>/slot` (int32) and
-        `<block>/weight` (float32) of each MoE layer. Weights are external data.
+        `<block>/weight` (float32) of each MoE layer. Weights are external data. And its cuts, see `ModelNodes`.
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
     graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
@@ -126,11 +149,11 @@ def tensorrt_graph(
     proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. For TensorRT from 10.7 on with the vmoe plugin" if profile else "For TensorRT"
     _describe(proto, model, grouping, profile, precision, f"{fixed}, and any ONNX Runtime from 1.21 on.")
-    return proto
+    return proto, tuple(nodes.cuts)
 
 
 def _graph(
-    model: Vmoe,
+    model: ExportedModel,
     grouping: Grouping,
     nodes: ModelNodes,
     settings: Mapping[str, Any],
@@ -143,7 +166,9 @@ def _graph(
     return helper.make_graph(nodes.nodes, "vmoe", [image, *inputs], outputs, nodes.initializers())
 
 
-def _outputs(model: Vmoe, grouping: Grouping, names: list[str], choices: int | str) -> Iterator[onnx.ValueInfoProto]:
+def _outputs(
+    model: ExportedModel, grouping: Grouping, names: list[str], choices: int | str
+) -> Iterator[onnx.ValueInfoProto]:
     config, moe = model.config, model.config.moe
     sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
     yield helper.make_tensor_value_info(
@@ -160,12 +185,12 @@ def _outputs(model: Vmoe, grouping: Grouping, names: list[str], choices: int | s
         yield helper.make_tensor_value_info(name, kind, [_groups(model, grouping), grouping.tokens, *per_token])
 
 
-def _groups(model: Vmoe, grouping: Grouping) -> str:
+def _groups(model: ExportedModel, grouping: Grouping) -> str:
     """The name of the number of groups: a group that is an image is counted as one."""
     return BATCH_DIM if grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
-def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: Vmoe, grouping: Grouping) -> None:
+def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: ExportedModel, grouping: Grouping) -> None:
     """Declares the shapes around encoder blocks: a runtime that knows that they are the same size computes in place."""
     config = model.config
     expert_shape = (_groups(model, grouping), grouping.tokens, config.hidden_size)
@@ -194,7 +219,7 @@ def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ())
 
 
 def _describe(
-    proto: onnx.ModelProto, model: Vmoe, grouping: Grouping, profile: Profile | None, precision: str, how: str
+    proto: onnx.ModelProto, model: ExportedModel, grouping: Grouping, profile: Profile | None, precision: str, how: str
 ) -> None:
     """Notes what a graph is, in `metadata_props`, and how it is run, in `doc_string`.
 

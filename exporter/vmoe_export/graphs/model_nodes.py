@@ -1,4 +1,4 @@
-"""The nodes of a model: what `torch_model.py` computes in torch, as ops of the domain vmoe and of ONNX.
+"""The nodes of a model: what `ExportedModel` says, as ops of the domain vmoe and of ONNX.
 
 There is one walk through the model for every graph of a bundle. It asks for an op of the table wherever one is needed, and
 each kind of graph has its own way to write that op: `ModelNodes` as a node of the domain vmoe, `StandardNodes` as nodes of
@@ -18,9 +18,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span, external_tensor
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
-from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
 from vmoe_export.precision import PRECISIONS, STORED_BYTES, WeightType, hidden_chunk, weight_type
@@ -37,7 +37,7 @@ class ModelNodes:
     names, and slots by `<block>/slot`.
 
     Args:
-        model: says what to compute; its weights are not looked at.
+        model: says what to compute.
         weights: where each parameter lies in the weights file.
         settings: the names of the graph's inputs for the settings of the routing kind.
 
@@ -45,10 +45,11 @@ class ModelNodes:
         nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
         blocks: the op, the input and the output of each part of an encoder block that has a residual.
+        cuts: between `model.parts`, the value that alone goes from one to the next.
         outputs: the model's output, then the outputs of each MoE layer.
     """
 
-    def __init__(self, model: Vmoe, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
+    def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         self._model, self._config = model, model.config
         self._weights, self._settings = weights, settings
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
@@ -57,6 +58,7 @@ class ModelNodes:
         self.functions = {body.name: body for body in _bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, str, str]] = []
+        self.cuts: list[str] = []
         self.outputs = list(self._forward())
 
     def initializers(self) -> list[onnx.TensorProto]:
@@ -145,12 +147,12 @@ class ModelNodes:
 
     def _forward(self) -> Iterator[str]:
         config, moe, members = self._config, self._config.moe, self._config.ensemble_size
-        x = self._embed()
+        x = self._cut(self._embed())
         capacities = iter(self._capacities())
         routes: list[str] = []
         for i in range(config.num_layers):
             block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
-            x = self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x)
+            x = self._cut(self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x))
             if moe and i in moe.layers:
                 names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
                 routes += names
@@ -162,6 +164,7 @@ class ModelNodes:
             else:
                 weights, chunk = self._mlp(f"{block}/Mlp")
                 x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+            x = self._cut(x)
         self._place = "head"
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = self._first_token(x)
@@ -169,6 +172,11 @@ class ModelNodes:
         self.nodes[-1].output[0] = self._model.output
         yield self._model.output
         yield from routes
+
+    def _cut(self, x: str) -> str:
+        """Notes the residual stream, float32, as what goes from one part of the model to the next."""
+        self.cuts.append(x)
+        return x
 
     def _capacities(self) -> Sequence[str]:
         """The capacity of each MoE layer."""
@@ -380,7 +388,7 @@ class ModelNodes:
         return self._first_token(self._add("Add", y, mlp))
 
 
-def _bodies(model: Vmoe, *, policies: bool) -> list[onnx.FunctionProto]:
+def _bodies(model: ExportedModel, *, policies: bool) -> list[onnx.FunctionProto]:
     """The functions of all ops, written for the model."""
     config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
 

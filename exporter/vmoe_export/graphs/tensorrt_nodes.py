@@ -28,8 +28,8 @@ from onnx import helper
 
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.graphs.model_nodes import ModelNodes
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
@@ -52,7 +52,7 @@ class TensorRtNodes(ModelNodes):
     """
 
     def __init__(
-        self, model: Vmoe, weights: Mapping[str, Span], profile: Profile | None, precision: TensorRtPrecision
+        self, model: ExportedModel, weights: Mapping[str, Span], profile: Profile | None, precision: TensorRtPrecision
     ) -> None:
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
@@ -70,6 +70,9 @@ class TensorRtNodes(ModelNodes):
 
     def _capacities(self) -> Sequence[str]:
         return [str(slots) for slots in self._profile.slots] if self._profile else []
+
+    def _cut(self, x: str) -> str:
+        return super()._cut(self._as(x, "float"))
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
         """Adds a standard op, which computes in float32."""

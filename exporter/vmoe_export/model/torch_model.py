@@ -1,4 +1,4 @@
-"""The V-MoE in torch: the reference that every graph is held to.
+"""The V-MoE in torch, for who wants to train or evaluate it there; an export doesn't need it.
 
 Modules and parameters carry the names of the official tree (vmoe/nn/vit_moe.py), so that a parameter's path with `/` for
 `.` is its name in the checkpoint. Kernels are [inputs, outputs], as they are stored.

@@ -1,1 +1,1 @@
-"""The vmoe ops: one table, a numpy reference, torch custom ops and ONNX functions."""
+"""The vmoe ops: one table, ONNX functions, and the ops in torch."""

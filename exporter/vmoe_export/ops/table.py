@@ -126,7 +126,7 @@ class Op:
 
     @property
     def function_name(self) -> str:
-        """Name of the op in `torch_ops` and `reference`, such as `sparse_mlp`."""
+        """Name of the op in `torch_ops` and in the reference of the tests, such as `sparse_mlp`."""
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
         return words.removeprefix("_vmoe_")
 

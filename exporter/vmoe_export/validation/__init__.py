@@ -1,1 +1,1 @@
-"""Proof that the written graphs do what the torch model does."""
+"""Proof that a written bundle is its checkpoint, and how far its precision moves it."""

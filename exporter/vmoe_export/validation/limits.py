@@ -1,82 +1,68 @@
-"""How far graphs may be from the torch model, and that from float32: the one table of tolerances."""
+"""How far the parts of a graph may be from the reference, and parts in a short type from float32: the one table."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmoe_export.precision import ExportPrecision
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.precision import PRECISIONS, ExportPrecision, WeightType
 from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
+
+_STEPS: Mapping[WeightType, float] = {"float": 0.0, "bf16": 2**-8, "i8": 1 / 24}
+"""From one value of a type to the next, as a share of a typical value: int8 has 127 of them up to the largest of a row."""
+
+_SLACK = 16
+_PAIRS = 0.98
+
+# A graph for TensorRT rounds after every operation, where the reference rounds what enters a product.
+_TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
+
+_DISTANCES: Mapping[Precision, float] = {"fp32": 0.0, "bf16": 0.05, "int8": 0.2, "bf16-experts": 0.05}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a graph may be from the torch model.
-
-    Both sum in different orders. A value that lies in the middle of two may then round to either, and a token with two
-    gates that are nearly the same may go to either expert: the shorter the type, the more of both.
+    """How far a part of a graph may be from the reference on the same input.
 
     Attributes:
-        difference: largest difference of logits over the images whose routing agrees; None where such images are rare.
-        relative: largest typical difference of an image's logits, as a share of their size; None where `difference` says it.
+        relative: largest difference of what a part adds to the residual stream, as a share of its size.
+        difference: largest absolute difference instead, where the user has given one.
         agreement: smallest share of the (token, choice) pairs that both route alike.
     """
 
+    relative: float
     difference: float | None
-    relative: float | None
     agreement: float
 
 
-@dataclass(frozen=True)
-class Tolerances:
-    """What validation accepts of an export in one precision.
+def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
+    """What the graphs for CPUs are held to.
 
-    Attributes:
-        graphs: of the graphs for CPUs, against the torch model of the same precision: both round at the same places.
-        tensorrt: of the TensorRT graphs in a type shorter than float32; None where there are none.
-        distance: how far the logits of a typical image may be from the float32 model's, as a share of their size. Rounding
-            to bfloat16 moves them by about a percent, int8 by a few; a model that moves by far more has weights or
-            activations that the type has no room for.
+    Both sides round at the same places and add up in different orders. Sums of n numbers then differ by about sqrt(n) units
+    in the last place of float32, and where such a sum is rounded to a shorter type before the next product, a few of those
+    that lie in the middle of two values go to the other one, a whole step away. In the mean of squares that is
+    sqrt(2 * order * step), as a share of the size.
     """
-
-    graphs: Limits
-    tensorrt: Limits | None
-    distance: float
-
-
-_FLOAT32 = Limits(1e-4, None, 0.995)
-# One value that rounds to the other of two bfloat16, 1/256 apart, moves the logits by up to a few 1e-3.
-_BF16_EXPERTS = Limits(1e-2, None, 0.995)
-_BF16 = Limits(None, 0.02, 0.98)
-_INT8 = Limits(None, 0.08, 0.95)
-_TENSORRT_FP16 = Limits(None, 0.02, 0.95)
-_TENSORRT_BF16 = Limits(None, 0.1, 0.85)  # 8 bits, rounded after every operation
-
-TOLERANCES: Mapping[ExportPrecision, Tolerances] = {
-    "fp32": Tolerances(_FLOAT32, None, 0.0),
-    "bf16": Tolerances(_BF16, _TENSORRT_BF16, 0.05),
-    "int8": Tolerances(_INT8, None, 0.2),
-    "bf16-experts": Tolerances(_BF16_EXPERTS, None, 0.05),
-    "fp16": Tolerances(_FLOAT32, _TENSORRT_FP16, 0.0),
-}
+    config, numbers = model.config, PRECISIONS[model.precision]
+    depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))
+    depth = max(depth, config.moe.mlp_dim if config.moe else 0)
+    order = math.sqrt(depth) * 2**-24
+    rounds = "bf16" if config.moe and config.moe.dispatch_bf16 else "float"
+    step = max(_STEPS[numbers.dense], _STEPS[numbers.experts], _STEPS[rounds])  # type: ignore[index]
+    return Limits(_SLACK * (order + math.sqrt(2 * order * step)), atol, _PAIRS)
 
 
-def graph_limits(precision: Precision, *, dispatch_bf16: bool, atol: float | None) -> Limits:
-    """What the graphs are held to: `atol` as the largest difference where it is given, or else what the precision says.
+def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: float | None) -> Limits:
+    """The same for the graphs for TensorRT."""
+    return Limits(max(_TENSORRT[precision], graph_limits(model, None).relative), atol, _PAIRS)
 
-    A dispatcher that rounds to bfloat16 makes a float32 model differ as expert weights in bfloat16 do.
+
+def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
+    """Largest relative difference of a part from float32: `max_distance` where it is given, or what the precision says.
+
+    Rounding to bfloat16 moves what a part adds by less than a percent, int8 by a few; one that moves by far more has
+    weights or activations that the type has no room for.
     """
-    limits = _BF16_EXPERTS if precision == "fp32" and dispatch_bf16 else TOLERANCES[precision].graphs
-    return limits if atol is None else Limits(atol, None, limits.agreement)
-
-
-def rounded_limits(precision: TensorRtPrecision, atol: float | None) -> Limits:
-    """The same for TensorRT graphs in fp16 or bf16; `atol` is over the images whose routing agrees, beside the rest."""
-    limits = TOLERANCES[precision].tensorrt
-    assert limits is not None
-    return limits if atol is None else Limits(atol, limits.relative, limits.agreement)
-
-
-def distance_limit(precision: Precision, max_distance: float | None) -> float:
-    """Largest relative difference from float32: `max_distance` where it is given, or else what the precision says."""
-    return TOLERANCES[precision].distance if max_distance is None else max_distance
+    return _DISTANCES[precision] if max_distance is None else max_distance  # type: ignore[index]

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 
-from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
-from vmoe_export.model.torch_model import Vmoe
-from vmoe_export.validation.reference import ROUNDED_IMAGES, Array, Reference, run_torch
+from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_run import Step, run_reference
 from vmoe_measure.comparison import Run, differences
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
 
-_BATCH = 32  # images at a time; the checkpoint is read once for each batch
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_BATCH = 32  # images times profiles; the checkpoint is read once for each batch
 
 
 @dataclass(frozen=True)
 class PrecisionDistance:
-    """The model as stored against the model with the checkpoint's float32 weights, both in torch, at one profile.
+    """The model as stored against the model with the checkpoint's float32 weights, both in numpy, at one profile.
 
     Attributes:
-        profile: name of the profile, or None for a dense ViT.
-        max_difference: largest absolute difference of logits (or features), over all images.
-        relative_difference: how far the logits of a typical image are off, as a share of their size: the median of
+        profile: name of the profile, or None where there are none.
+        part: the part of the model that rounding moves most, on the input that it has in float32.
+        part_difference: how far, as a share of the size of what the part adds to the residual stream.
+        max_difference: from images to output, largest absolute difference of logits (or features), over all images.
+        relative_difference: how far the output of a typical image is off, as a share of its size: the median of
             `relative_differences`.
         agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
             expert or both drop.
@@ -39,6 +42,8 @@ class PrecisionDistance:
     """
 
     profile: str | None
+    part: str
+    part_difference: float
     max_difference: float
     relative_difference: float
     agreement: dict[str, float]
@@ -49,62 +54,78 @@ class PrecisionDistance:
 
 
 def distance_from_float32(
-    reference: Reference,
-    checkpoint: Checkpoint,
+    stored: ReferenceModel,
+    exact: ReferenceModel,
     profiles: Sequence[Profile],
-    batch_multiple: int,
-    spec: InputSpec,
-    source: ImageSource | None = None,
+    batches: Iterable[tuple[Array, Array | None]],
+    *,
+    answers: bool,
 ) -> list[PrecisionDistance]:
     """Compares the model as stored with the same model in float32 at each profile.
 
     Args:
-        reference: the answers of the torch model with its stored weights.
-        checkpoint: the checkpoint that it comes from.
-        profiles: the profiles to compare at; none for a dense ViT.
-        batch_multiple: images that fill whole routing groups.
-        spec: what the graph takes, and how pictures become it.
-        source: the images to compare on, as far as they fill whole routing groups. Default: a few of the reference's.
+        stored: with the weights of the bundle.
+        exact: with those of the checkpoint in float32.
+        profiles: the profiles to compare at; none for a dense ViT and a Soft MoE.
+        batches: images that fill whole routing groups, with their labels where those are known.
+        answers: whether the classes of the images are worth comparing.
 
     Raises:
-        ImageError: there are too few images, or they don't fit the model.
+        ImageError: the images don't fit the model.
     """
-    model = reference.model
-    exact = _Float32Model(model, checkpoint)
-    classifies = source is not None and model.output == "logits"
-    tallies = [_Tally(profile, classifies) for profile in profiles or (None,)]
-    if source is None:
-        images = reference.first_images(ROUNDED_IMAGES)
-        for tally in tallies:
-            tally.add(run_torch(exact, images, tally.profile), reference.run(tally.profile, len(images)), None)
-    else:
-        for images, labels in source.whole_batches(_batch_size(source, batch_multiple), spec):
-            for tally in tallies:
-                tally.add(run_torch(exact, images, tally.profile), run_torch(model, images, tally.profile), labels)
+    model = stored.model
+    tallies = [_Tally(profile, answers and model.output == "logits") for profile in profiles or (None,)]
+
+    def round_part(part: str, steps: list[Step]) -> None:
+        distinct = steps[:1] if steps[0] is steps[-1] else steps  # up to the first MoE layer all profiles have the same
+        settings = [(len(images), tally.profile) for tally in tallies]
+        rounded, _ = stored.run(part, np.concatenate([step.x for step in distinct]), settings)
+        found = np.split(rounded, len(distinct)) * (len(steps) // len(distinct))
+        for tally, step, y in zip(tallies, steps, found, strict=True):
+            tally.add_part(part, step.distance(y))
+
+    for number, (images, labels) in enumerate(batches):
+        expected = run_reference(exact, images, profiles, *([] if number else [round_part]))
+        for tally, of_profile, found in zip(tallies, expected, run_reference(stored, images, profiles), strict=True):
+            tally.add(of_profile, found, labels)
     moe = model.config.moe
     layers = [f"encoderblock_{i}" for i in (moe.layers if moe and "kept" in model.layer_outputs else ())]
     return [tally.distance(layers) for tally in tallies]
 
 
 def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
-    """Refuses a model that is too far from float32.
+    """Refuses a model with a part that is too far from float32.
 
     Args:
         distances: from `distance_from_float32`.
         precision: of the model.
-        limit: largest relative difference.
+        limit: largest relative difference of a part.
 
     Raises:
         ExportError: a profile is above the limit.
     """
     for distance in distances:
-        if not distance.relative_difference <= limit:
+        if not distance.part_difference <= limit:
             where = f" at {distance.profile}" if distance.profile else ""
             raise ExportError(
-                f"validation failed: in {precision} the logits of a typical image are {distance.relative_difference:.1%} "
-                f"off those in float32{where}, more than --max-distance {limit:g}; choose another --precision; "
+                f"validation failed: in {precision} what {distance.part} gives{where} is {distance.part_difference:.1%} off "
+                f"float32, more than --max-distance {limit:g}; choose another --precision, or a larger --max-distance; "
                 "no bundle was written"
             )
+
+
+def user_batches(
+    source: ImageSource, batch_multiple: int, spec: InputSpec, profiles: int
+) -> Iterable[tuple[Array, Array | None]]:
+    """The user's images as far as they fill whole routing groups, with their labels; few at a time for many profiles.
+
+    Raises:
+        ImageError: there are too few.
+    """
+    groups = len(source) // batch_multiple
+    if not groups:
+        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
+    return source.whole_batches(batch_multiple * min(groups, max(1, _BATCH // (batch_multiple * max(1, profiles)))), spec)
 
 
 @dataclass
@@ -113,12 +134,17 @@ class _Tally:
 
     profile: Profile | None
     classifies: bool
+    worst: tuple[float, str] = (0.0, "embedding")
     relative: list[Array] = field(default_factory=list)
     agreement: list[list[Array]] = field(default_factory=list)  # by batch and layer, f64[images]
     max_difference: float = 0.0
     same: int = 0
     right: list[int] = field(default_factory=lambda: [0, 0])  # as stored, in float32
     labelled: bool = False
+
+    def add_part(self, part: str, difference: float) -> None:
+        if not difference <= self.worst[0]:
+            self.worst = (difference, part)
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)
@@ -140,6 +166,8 @@ class _Tally:
         by_layer = zip(*self.agreement, strict=True)
         return PrecisionDistance(
             self.profile.name if self.profile else None,
+            self.worst[1],
+            self.worst[0],
             self.max_difference,
             float(np.median(relative)),
             {layer: float(np.concatenate(same).mean()) for layer, same in zip(layers, by_layer, strict=True)},
@@ -147,31 +175,3 @@ class _Tally:
             self.same / count if self.classifies else None,
             *(right / count if self.labelled else None for right in self.right),
         )
-
-
-def _batch_size(source: ImageSource, batch_multiple: int) -> int:
-    groups = len(source) // batch_multiple
-    if not groups:
-        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
-    return batch_multiple * min(groups, max(1, _BATCH // batch_multiple))
-
-
-class _Float32Model(Vmoe):
-    """A model with the float32 weights of its checkpoint.
-
-    What the stored model has in float32 is shared with it. The rest is read when its layer runs, so that only one kernel is
-    in memory.
-    """
-
-    def __init__(self, stored: Vmoe, checkpoint: Checkpoint) -> None:
-        super().__init__(stored.config, stored.group_tokens, output=stored.output, uint8_input=stored.uint8_input)
-        shared = {name: tensor for name, tensor in stored.state_dict().items() if tensor.dtype == torch.float32}
-        self.load_state_dict({name: shared.get(name, parameter) for name, parameter in self.named_parameters()}, assign=True)
-        self._checkpoint = checkpoint
-
-    def get_parameter(self, target: str) -> torch.nn.Parameter:
-        parameter = super().get_parameter(target)
-        if not parameter.is_meta:
-            return parameter
-        array = np.ascontiguousarray(self._checkpoint[target.replace(".", "/")], np.float32)
-        return torch.nn.Parameter(torch.from_numpy(array).view(parameter.shape), requires_grad=False)

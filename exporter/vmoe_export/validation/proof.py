@@ -1,25 +1,28 @@
-"""Proves a written bundle: what is compared with what, in which order, and what was found."""
+"""Proves that a written bundle is its checkpoint: weights bit by bit, graphs part by part, and how far rounding moves it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmoe_export.errors import OptionError
 from vmoe_export.export_plan import ExportPlan
-from vmoe_export.validation.graph_validation import Comparison, check_graphs, validate_fixed_graphs, validate_graphs
-from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, rounded_limits
-from vmoe_export.validation.reference import GRAPH_IMAGES, ROUNDED_IMAGES, Reference
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
 from vmoe_measure.image_source import ImageSource, open_images
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 if TYPE_CHECKING:
-    from vmoe_export.model.torch_model import Vmoe
+    from vmoe_export.bundle.weights_file import Span
+    from vmoe_export.graphs.graph_files import WrittenGraph
+    from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
-    from vmoe_export.validation.tensorrt_validation import RoundedComparison
+
+_GRAPH_IMAGES = 2
+_ROUNDED_IMAGES = 4  # for the distance from float32, where the typical image counts
 
 StageHook = Callable[[str], object]
 
@@ -55,12 +58,12 @@ class Findings:
 
     Attributes:
         limits: of `comparisons`; None where nothing was validated.
-        comparisons: each graph at each profile against the torch model of the same precision.
-        distance_limit: largest relative difference of `distances`; None where there are none.
-        distances: for other precisions than fp32, that torch model at each profile against the one in float32.
+        comparisons: each graph at each profile against the reference of the same precision.
+        distance_limit: largest `part_difference` of `distances`; None where there are none.
+        distances: for other precisions than fp32, that reference at each profile against the one in float32.
         own_images: whether `distances` are on the user's images and not on random ones.
-        rounded_limits: of `rounded`; None where there are none.
-        rounded: the TensorRT graphs against torch, where they are in fp16 or bf16.
+        tensorrt_limits: of `tensorrt_comparisons`; None where there are none.
+        tensorrt_comparisons: the TensorRT graphs against the reference.
     """
 
     limits: Limits | None = None
@@ -68,8 +71,8 @@ class Findings:
     distance_limit: float | None = None
     distances: tuple[PrecisionDistance, ...] = ()
     own_images: bool = False
-    rounded_limits: Limits | None = None
-    rounded: tuple[RoundedComparison, ...] = ()
+    tensorrt_limits: Limits | None = None
+    tensorrt_comparisons: tuple[Comparison, ...] = ()
 
 
 def open_validation_images(plan: ExportPlan, options: ValidationOptions) -> ImageSource | None:
@@ -90,19 +93,23 @@ def open_validation_images(plan: ExportPlan, options: ValidationOptions) -> Imag
 
 def prove(
     plan: ExportPlan,
-    model: Vmoe,
+    model: ExportedModel,
     folder: Path,
-    tensorrt: Mapping[str, str],
+    spans: Mapping[str, Span],
+    graphs: Sequence[WrittenGraph],
+    tensorrt: Sequence[WrittenGraph],
     options: ValidationOptions,
     source: ImageSource | None,
     stage: StageHook,
 ) -> Findings:
-    """Compares the written graphs with torch, and torch with float32.
+    """Compares weights, graphs and rounding with the checkpoint.
 
     Args:
         plan: of the export.
-        model: the torch model with its stored weights.
+        model: what the graphs compute.
         folder: where graphs and weights lie.
+        spans: from `write_weights`.
+        graphs: from `write_graphs`.
         tensorrt: from `write_tensorrt_graphs`; empty where there are none.
         options: the user's limits.
         source: from `open_validation_images`.
@@ -112,31 +119,44 @@ def prove(
         ExportError: something is beyond its limits.
         ImageError: the images don't fit the model.
     """
-    # They import torch and onnx, which planning doesn't wait for.
-    from vmoe_export.validation.precision_distance import check_distance, distance_from_float32
-    from vmoe_export.validation.tensorrt_validation import check_rounded, validate_rounded
+    # They import onnx, which planning doesn't wait for.
+    from vmoe_export.validation.graph_parts import GraphParts
+    from vmoe_export.validation.part_validation import PartValidation
+    from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
+    from vmoe_export.validation.reference_model import ReferenceModel
+    from vmoe_export.validation.reference_run import run_reference, validation_images
+    from vmoe_export.validation.reference_weights import check_stored_weights, official_weights, stored_weights
 
-    stored, profiles, multiple, moe = plan.stored_precision, plan.profiles, plan.grouping.batch_multiple, plan.model.moe
-    rounded_products = None if plan.tensorrt_precision == "fp32" else plan.tensorrt_precision
-    limits = graph_limits(stored, dispatch_bf16=bool(moe and moe.dispatch_bf16), atol=options.atol)
-    few = rounded_products is None and (stored == "fp32" or source is not None)
-    reference = Reference(model, multiple, GRAPH_IMAGES if few else ROUNDED_IMAGES)
-    stage("comparing with torch")
-    comparisons = validate_graphs(reference, folder, (CANONICAL_GRAPH, INLINED_GRAPH), profiles)
-    if plan.tensorrt_precision == "fp32":
-        comparisons += validate_fixed_graphs(reference, folder, tensorrt, profiles)
-    check_graphs(comparisons, limits)
-    findings = Findings(limits, tuple(comparisons))
-    if rounded_products is not None:
-        stage("comparing the TensorRT graphs with torch")
-        rounded = validate_rounded(reference, folder, tensorrt, profiles, rounded_products)
-        limits = rounded_limits(rounded_products, options.atol)
-        check_rounded(rounded, rounded_products, limits)
-        findings = replace(findings, rounded_limits=limits, rounded=tuple(rounded))
-    if stored != "fp32":
-        stage("comparing with float32")
-        distances = distance_from_float32(reference, plan.checkpoint, profiles, multiple, plan.input_spec, source)
-        limit = distance_limit(stored, options.max_distance)
-        check_distance(distances, stored, limit)
-        findings = replace(findings, distance_limit=limit, distances=tuple(distances), own_images=source is not None)
-    return findings
+    profiles, multiple, checkpoint = plan.profiles, plan.grouping.batch_multiple, plan.checkpoint
+    stage("reading the weights back")
+    check_stored_weights(folder / WEIGHTS_NAME, spans, checkpoint, plan.model)
+    stage("comparing the graphs with the reference")
+    stored = ReferenceModel(model, stored_weights(folder / WEIGHTS_NAME, spans))
+    images = validation_images(model, multiple, _GRAPH_IMAGES)
+    limits = graph_limits(model, options.atol)
+    products = plan.tensorrt_precision
+    of_tensorrt = tensorrt_limits(model, products, options.atol) if products else limits
+    held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
+    held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
+    validation = PartValidation(model, held, profiles, images)
+    found = validation.comparisons(run_reference(stored, images, profiles, validation.compare))
+    names = {graph.file for graph in graphs}
+    findings = Findings(
+        limits,
+        tuple(each for each in found if each.graph in names),
+        tensorrt_limits=of_tensorrt if products else None,
+        tensorrt_comparisons=tuple(each for each in found if each.graph not in names),
+    )
+    if plan.stored_precision == "fp32":
+        return findings
+    stage("comparing with float32")
+    exact = ReferenceModel(model, official_weights(checkpoint, plan.model, plan.weight_shapes))
+    batches = (
+        [(validation_images(model, multiple, _ROUNDED_IMAGES), None)]
+        if source is None
+        else user_batches(source, multiple, plan.input_spec, len(profiles))
+    )
+    distances = distance_from_float32(stored, exact, profiles, batches, answers=source is not None)
+    limit = distance_limit(plan.stored_precision, options.max_distance)
+    check_distance(distances, plan.stored_precision, limit)
+    return replace(findings, distance_limit=limit, distances=tuple(distances), own_images=source is not None)

@@ -1,0 +1,44 @@
+"""What an export writes: the model and the choices that its graphs are made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.precision import ExportPrecision
+from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A V-MoE or dense ViT as the graphs of a bundle compute it.
+
+    Attributes:
+        config: what the model is.
+        group_tokens: S, tokens per routing group; must divide the tokens of every batch.
+        output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
+            logarithm of the members' mean probability, and "members" are each member's logits.
+        uint8_input: take uint8 images and scale them to [-1, 1] inside.
+        precision: what the weights are stored in, and so what the large products are computed in.
+    """
+
+    config: ModelConfig
+    group_tokens: int
+    output: Output = "logits"
+    uint8_input: bool = False
+    precision: ExportPrecision = "fp32"
+
+    @property
+    def layer_outputs(self) -> tuple[str, ...]:
+        """The outputs of each MoE layer, in order; see `vmoe_runtime.routing_kinds`."""
+        moe = self.config.moe
+        return LAYER_OUTPUTS[moe.routing.kind] if moe else ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that the residual stream passes, in order: "embedding", "encoderblock_0/SelfAttention" ... "head"."""
+        moe = self.config.moe
+        second = ["Moe" if moe and i in moe.layers else "Mlp" for i in range(self.config.num_layers)]
+        blocks = [f"encoderblock_{i}/{name}" for i, last in enumerate(second) for name in ("SelfAttention", last)]
+        return ("embedding", *blocks, "head")

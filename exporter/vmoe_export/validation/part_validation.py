@@ -1,0 +1,177 @@
+"""Compares graphs with the reference, part by part: each part gets the reference's activations, so depth doesn't add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.errors import ExportError
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.validation.graph_parts import GraphParts, LoadedPart
+from vmoe_export.validation.limits import Limits
+from vmoe_export.validation.reference_run import Step
+from vmoe_measure.comparison import Run, differences
+from vmoe_runtime.profiles import Profile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One graph at one profile against the reference.
+
+    Attributes:
+        graph: file name of the graph.
+        profile: name of the profile, or None where there are none.
+        part: the part of the model that is farthest off on the reference's input, such as "encoderblock_3/Moe".
+        relative_difference: how far, as a share of the size of what the part adds to the residual stream.
+        max_difference: largest absolute difference of any part.
+        agreement: share of the (token, choice) pairs routed alike in the MoE layer where it is smallest.
+        output_difference: from images to output, where every difference goes into the next part: how far the output of a
+            typical image is off, as a share of its size.
+        images: number of images compared.
+        images_alike: those of them that are routed alike in every layer from images to output.
+    """
+
+    graph: str
+    profile: str | None
+    part: str
+    relative_difference: float
+    max_difference: float
+    agreement: float
+    output_difference: float
+    images: int
+    images_alike: int
+
+
+@dataclass
+class _Watch:
+    """A graph at a profile while its parts go by."""
+
+    graph: GraphParts
+    number: int  # of the profile
+    profile: Profile | None
+    own: Array  # what its own parts before gave
+    routes: list[Array] = field(default_factory=list)
+    worst: tuple[float, str] = (0.0, "embedding")
+    max_difference: float = 0.0
+    agreement: float = 1.0
+
+
+class PartValidation:
+    """Compares graphs with the reference while that runs.
+
+    Args:
+        model: what the graphs compute.
+        graphs: with what each is held to.
+        profiles: those of the bundle; none for a dense ViT and a Soft MoE.
+        images: as the model takes them, whole routing groups.
+    """
+
+    def __init__(
+        self,
+        model: ExportedModel,
+        graphs: Sequence[tuple[GraphParts, Limits]],
+        profiles: Sequence[Profile],
+        images: Array,
+    ) -> None:
+        self._model, self._images = model, images
+        self._limits = {id(graph): limits for graph, limits in graphs}
+        self._watched = [
+            _Watch(graph, number, profile, images)
+            for graph, _ in graphs
+            for number, profile in enumerate(profiles or (None,))
+            if graph.graph.profile in (None, profile)
+        ]
+
+    def compare(self, part: str, steps: Sequence[Step]) -> None:
+        """Runs a part of every graph on what the reference's takes, and compares what both give.
+
+        Raises:
+            ExportError: a part is beyond its limits.
+        """
+        graph = loaded = None
+        for watch in self._watched:
+            if watch.graph is not graph:
+                loaded = None  # before the next one is there
+                graph, loaded = watch.graph, watch.graph.load(part)
+            assert loaded is not None
+            self._compare(watch, loaded, part, steps[watch.number])
+
+    def comparisons(self, expected: Sequence[Run]) -> list[Comparison]:
+        """What was found, at the end; `expected` are the runs of the reference by profile."""
+        found = []
+        for watch in self._watched:
+            apart = differences(expected[watch.number], self._run_of(watch, watch.own, watch.routes))
+            found.append(
+                Comparison(
+                    watch.graph.graph.file,
+                    watch.profile.name if watch.profile else None,
+                    watch.worst[1],
+                    watch.worst[0],
+                    watch.max_difference,
+                    watch.agreement,
+                    float(np.median(apart.relative)),
+                    len(self._images),
+                    int(apart.alike.sum()),
+                )
+            )
+        return found
+
+    def _compare(self, watch: _Watch, loaded: LoadedPart, part: str, step: Step) -> None:
+        found, *routes = loaded.run(step.x, self._images, watch.profile)
+        # The same of what the graph's own parts made of the images.
+        own, *own_routes = (found, *routes) if part == "embedding" else loaded.run(watch.own, self._images, watch.profile)
+        watch.own = own
+        watch.routes += own_routes
+        same = np.ones(step.y.shape[:2], bool)
+        if routes:
+            expected = Run.of(self._model.layer_outputs, [self._images, *step.routes], watch.profile)
+            for pairs in differences(expected, self._run_of(watch, self._images, routes)).pairs:
+                same &= self._tokens_alike(pairs)
+                watch.agreement = min(watch.agreement, float(pairs.mean()))
+        self._judge(watch, part, step, found, same)
+
+    def _tokens_alike(self, pairs: Array) -> Array:
+        """bool[rows, T], the tokens whose pairs[images, T * members * choices] are all true."""
+        config = self._model.config
+        by_token = pairs.reshape(len(pairs), config.num_tokens, config.ensemble_size, -1).all(axis=3)
+        return by_token.swapaxes(1, 2).reshape(-1, config.num_tokens)
+
+    def _judge(self, watch: _Watch, part: str, step: Step, found: Array, same: Array) -> None:
+        relative = step.distance(found, same) if same.any() else np.inf
+        largest = float(np.abs(found - step.y)[same].max(initial=0))
+        if not relative <= watch.worst[0]:
+            watch.worst = (relative, part)
+        watch.max_difference = max(watch.max_difference, largest)
+        limits, where = self._limits[id(watch.graph)], f"{part} of {watch.graph.graph.file}"
+        if watch.profile:
+            where += f" at {watch.profile.name}"
+        if not np.isfinite(found).all():
+            raise ExportError(
+                f"validation failed: {where} gives values that are not finite, where its type has no room for them; choose "
+                "another --precision; no bundle was written"
+            )
+        if watch.agreement < limits.agreement:
+            raise ExportError(
+                f"validation failed: {where} routes {watch.agreement:.2%} of the pairs as the reference does, fewer than "
+                f"{limits.agreement:.0%}; no bundle was written"
+            )
+        if limits.difference is None and not relative <= limits.relative:
+            raise ExportError(
+                f"validation failed: {where} differs from the reference by {relative:.2g} of its size, where rounding "
+                f"explains {limits.relative:.2g}; --atol X accepts differences up to X (here {largest:.2g}); "
+                "no bundle was written"
+            )
+        if limits.difference is not None and not largest <= limits.difference:
+            raise ExportError(
+                f"validation failed: {where} differs from the reference by {largest:.2g}, more than --atol "
+                f"{limits.difference:g}; no bundle was written"
+            )
+
+    def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array]) -> Run:
+        names = ("slot", "weight") if watch.graph.graph.profile else self._model.layer_outputs
+        return Run.of(names, [output, *routes], watch.profile)

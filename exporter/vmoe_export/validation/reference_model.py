@@ -1,0 +1,233 @@
+"""The model in numpy, one part at a time: what every graph of an export is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
+from vmoe_export.precision import hidden_chunk
+from vmoe_export.validation import reference_ops as ops
+from vmoe_export.validation.reference_weights import Weights
+from vmoe_runtime.profiles import Profile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_ROWS = 16  # images at a time, whose hidden features are in memory
+
+Routes = tuple[Array, ...]
+"""The `layer_outputs` of one MoE layer."""
+
+
+class ReferenceModel:
+    """A model with its weights, in float32; products round as the dtype of their weights says.
+
+    One image may stand in a batch for several profiles, so that a part reads its weights once for all of them.
+
+    Args:
+        model: what to compute.
+        weights: where its tensors come from.
+    """
+
+    def __init__(self, model: ExportedModel, weights: Weights) -> None:
+        self.model = model
+        self._config = model.config
+        self._source = weights
+        self._read: dict[str, Array | None] = {}
+
+    def run(self, part: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
+        """Runs one part of `model.parts`.
+
+        Args:
+            part: its name.
+            x: what the part before it gave, f32[images, T, D]; images as the model takes them for the first. From the first
+                MoE layer of an ensemble (E3) on the members of an image stand one after another.
+            settings: of a MoE layer: how many images are routed by which profile, in their order.
+
+        Returns:
+            What the next part takes, or the model's output; and, of a MoE layer, its outputs for each of `settings`.
+        """
+        place, _, what = part.rpartition("/")
+        block = f"Encoder/{place}"
+        self._read.clear()
+        try:
+            if what == "Moe":
+                return self._moe_layer(block, x, settings)
+            compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
+            rows = range(0, len(x), _ROWS * self._config.ensemble_size)
+            step = partial(compute.get(what, self._mlp_layer), block)
+            return np.concatenate([step(x[start : start + rows.step]) for start in rows]), []
+        finally:
+            self._read.clear()  # only one part of the model is in memory
+
+    def _self_attention(self, block: str, x: Array) -> Array:
+        normed = self._norm(f"{block}/LayerNorm_0", x)
+        return x + self._attention(f"{block}/SelfAttention", normed, normed)
+
+    def _mlp_layer(self, block: str, x: Array) -> Array:
+        return x + self._mlp(f"{block}/Mlp", self._norm(f"{block}/LayerNorm_1", x))
+
+    def _weights(self, name: str) -> Array | None:
+        if name not in self._read:
+            self._read[name] = self._source(name)
+        return self._read[name]
+
+    def _tensor(self, name: str) -> Array:
+        array = self._weights(name)
+        assert array is not None, name
+        return array
+
+    def _norm(self, path: str, x: Array) -> Array:
+        return ops.layer_norm(x, self._tensor(f"{path}/scale"), self._tensor(f"{path}/bias"))
+
+    def _dense(self, path: str, x: Array) -> Array:
+        kernel = f"{path}/kernel"
+        return ops.linear(x, self._tensor(kernel), self._tensor(f"{path}/bias"), self._weights(scale_name(kernel)))
+
+    def _mlp_weights(self, path: str) -> tuple[list[Array | None], int]:
+        """Weights, biases and scales of an MLP, with or without an axis of experts, and its `hidden_chunk`."""
+        names = [f"{path}/Dense_{i}/{leaf}" for i in (0, 1) for leaf in ("kernel", "bias")]
+        weights = [self._weights(name) for name in (*names, scale_name(names[0]), scale_name(names[2]))]
+        first = self._tensor(names[0])
+        return weights, hidden_chunk(first.shape[-1], "i8" if first.dtype == np.int8 else "float")
+
+    def _mlp(self, path: str, x: Array) -> Array:
+        weights, chunk = self._mlp_weights(path)
+        return ops.dense_mlp(x, *weights, hidden_chunk=chunk)  # type: ignore[arg-type]
+
+    def _embed(self, _: str, image: Array) -> Array:
+        config = self._config
+        (rows, columns), (height, width) = config.grid, config.patch_size
+        if image.dtype == np.uint8:
+            image = image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+        image = image[:, : rows * height, : columns * width]
+        patches = image.reshape(-1, rows, height, columns, width, config.channels).transpose(0, 1, 3, 2, 4, 5)
+        x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
+        if config.classifier == "token":
+            x = np.concatenate([np.repeat(self._tensor("cls"), len(x), axis=0), x], axis=1)
+        return x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
+
+    def _attention(self, path: str, queries: Array, keys: Array) -> Array:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
+        heads = self._config.num_heads
+
+        def project(name: str, x: Array) -> Array:
+            projected = self._dense(f"{path}/{name}", x)
+            if not self._config.attention_qk_norm or name == "value":
+                return projected
+            by_head = projected.reshape(*x.shape[:2], heads, -1)
+            return ops.layer_norm(by_head, self._tensor(f"{path}/{name}_ln/scale")).reshape(projected.shape)
+
+        bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
+        mixed = ops.attention(project("query", queries), project("key", keys), project("value", keys), heads, bf16)
+        return self._dense(f"{path}/out", mixed)
+
+    def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
+        moe, members, tokens = self._config.moe, self._config.ensemble_size, self._config.num_tokens
+        assert moe is not None
+        images = sum(count for count, _ in settings)
+        if len(x) == images:  # up to the first MoE layer the members of an image are the same
+            x = np.repeat(x, members, axis=0)
+        # In a group the members of a token stand one after another.
+        by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
+        groups = by_token.reshape(-1, self.model.group_tokens, x.shape[-1])
+        normed = self._norm(f"{block}/LayerNorm_1", groups)
+        route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
+        layer = moe.layers.index(int(block.rpartition("_")[2]))
+        added, routes = route(block, moe, layer, normed, settings)
+        y = groups + added
+        return y.reshape(images, tokens, members, -1).swapaxes(1, 2).reshape(x.shape), routes
+
+    def _top_k(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+        scores = x @ self._tensor(f"{block}/Moe/Router/dense/kernel")
+        members = self._config.ensemble_size
+        if members > 1:  # each routes to its own experts
+            owner = np.arange(moe.num_experts) // (moe.num_experts // members)
+            member = np.arange(x.shape[1]) % members
+            scores = np.where(owner == member[:, None], scores, np.float32(-np.inf))
+        gates = ops.softmax(scores)
+        routes: list[Routes] = []
+        shares = np.zeros(gates.shape, np.float32)
+        start = 0
+        for groups, profile in self._groups(settings, len(x)):
+            part = slice(start, start := start + groups)
+            expert, kept, weight = ops.top_k(
+                gates[part],
+                profile.slots[layer],
+                profile.k or 1,
+                bool(profile.bpr),
+                bool(profile.pool),
+                profile.max_experts,
+            )
+            np.put_along_axis(shares[part], expert, np.where(kept, weight, 0), axis=-1)
+            routes.append((expert, kept, weight))
+        return self._experts(block, moe, x, shares, shares != 0), routes
+
+    def _experts_choice(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+        gates = ops.softmax(x @ self._tensor(f"{block}/Moe/Router/dense/kernel"))
+        routes: list[Routes] = []
+        start = 0
+        for groups, profile in self._groups(settings, len(x)):
+            part = slice(start, start := start + groups)
+            routes.append((ops.chosen_tokens(gates[part], profile.slots[layer]), gates[part]))
+        kept = np.concatenate([each for each, _ in routes])
+        return self._experts(block, moe, x, gates, kept), routes
+
+    def _soft(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+        router = f"{block}/Moe/Router"
+        dispatch, combine = ops.soft_router(x, self._tensor(f"{router}/mu"), self._tensor(f"{router}/scale"))
+        mixtures = ops.soft_dispatch(x, dispatch, moe.dispatch_bf16)
+        out = np.stack(list(self._by_expert(block, mixtures)))
+        return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
+
+    def _groups(self, settings: Sequence[tuple[int, Profile]], groups: int) -> list[tuple[int, Profile]]:
+        images = sum(count for count, _ in settings)
+        return [(groups * count // images, profile) for count, profile in settings]
+
+    def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
+        """What the experts make of the tokens that they keep, kept[G,S,E], times their shares[G,S,E], added up."""
+        rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
+        kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
+        chosen = [np.flatnonzero(kept[:, e]) for e in range(moe.num_experts)]
+        taken = (ops.round_bf16(rows[tokens]) if moe.dispatch_bf16 else rows[tokens] for tokens in chosen)
+        for e, out in enumerate(self._by_expert(block, taken)):
+            y[chosen[e]] += shares[chosen[e], e, None] * (ops.round_bf16(out) if moe.dispatch_bf16 else out)
+        return y.reshape(x.shape)
+
+    def _by_expert(self, block: str, rows: Any) -> Any:
+        weights, chunk = self._mlp_weights(f"{block}/Moe/Mlp")
+        for e, buf in enumerate(rows):
+            yield ops.dense_mlp(buf, *(None if w is None else w[e] for w in weights), hidden_chunk=chunk)  # type: ignore[arg-type]
+
+    def _head(self, _: str, x: Array) -> Array:
+        config, members = self._config, self._config.ensemble_size
+        if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+            x = x[:, 0]
+        x = self._norm("Encoder/encoder_norm", x)
+        if config.classifier == "gap":
+            x = x.mean(axis=1)
+        elif config.classifier == "map":
+            path = "MapHead"
+            probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)
+            x = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x)
+            x = (x + self._mlp(f"{path}/Mlp", self._norm(f"{path}/LayerNorm", x)))[:, 0]
+        if config.representation_size:
+            x = np.tanh(self._dense("pre_logits", x))
+        if self.model.output == "features":
+            return x
+        logits = self._dense("head", x)
+        if members == 1:
+            return logits
+        by_member = logits.reshape(-1, members, logits.shape[-1])
+        if self.model.output == "members":
+            return by_member
+        shifted = by_member - by_member.max(axis=-1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        top = log_p.max(axis=1)
+        total: Array = top + np.log(np.exp(log_p - top[:, None]).sum(axis=1)) - np.float32(math.log(members))
+        return total

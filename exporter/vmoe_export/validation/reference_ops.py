@@ -1,0 +1,207 @@
+"""The mathematics of the model in numpy, written to be read against the paper rather than to be fast.
+
+The dtype of the weights of a product says in which numbers it is computed, see `product`. All else is in the dtype of x.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, SOFT_EPSILON
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 has every whole number
+
+
+def top_k(
+    gates: Array, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
+) -> tuple[Array, Array, Array]:
+    """Top-K routing: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
+
+    The pairs of a group queue: all first choices before any second one, and within one choice tokens in their order, or by
+    descending best gate with `bpr`. An expert keeps the first `capacity` of its pairs; with `pool` the first E * capacity
+    of the whole queue are kept. Experts that a group may not use, see `allowed_experts`, take no pair. Ties go to the lower
+    expert and the lower token; a NaN gate ranks as 0.
+    """
+    groups, tokens, experts = gates.shape
+    ranked = np.where(np.isnan(gates), 0, gates)
+    expert = np.argsort(-ranked, axis=-1, kind="stable")[..., :k]
+    priority = ranked.max(axis=-1) if bpr else np.zeros((groups, tokens))
+    order = np.argsort(-priority, axis=-1, kind="stable")
+    queue = np.take_along_axis(expert, order[..., None], axis=1).swapaxes(1, 2).reshape(groups, -1)
+    may = np.take_along_axis(allowed_experts(ranked, max_experts or experts), queue, axis=1)
+    if pool:
+        served = may & (np.cumsum(may, axis=1) <= experts * capacity)
+    else:
+        asked = np.cumsum(queue[..., None] == np.arange(experts), axis=1)
+        served = may & (np.take_along_axis(asked, queue[..., None], axis=2)[..., 0] <= capacity)
+    kept = np.empty(expert.shape, bool)
+    np.put_along_axis(kept, order[..., None], served.reshape(groups, k, tokens).swapaxes(1, 2), axis=1)
+    return expert.astype(np.int32), kept, np.take_along_axis(gates, expert, axis=-1)
+
+
+def allowed_experts(ranked: Array, max_experts: int) -> Array:
+    """The experts that each group may use: bool[G,E], the `max_experts` of largest mass, on ties the lower ones.
+
+    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is. Whole
+    numbers make it the same in any order of summation, and those of 131,071 tokens fit an int32. ranked[G,S,E] has no NaN.
+    """
+    units = np.floor(np.clip(ranked.max(axis=-1), 0, 1) * 2**14).astype(np.int64)
+    is_first = ranked.argmax(axis=-1)[..., None] == np.arange(ranked.shape[-1])
+    mass = (is_first * units[..., None]).sum(axis=1)
+    best = np.argsort(-mass, axis=-1, kind="stable")[:, :max_experts]
+    allowed = np.zeros(mass.shape, bool)
+    np.put_along_axis(allowed, best, True, axis=-1)
+    return allowed
+
+
+def chosen_tokens(gates: Array, capacity: int) -> Array:
+    """Experts choice: gates[G,S,E] -> kept bool[G,S,E]: each expert takes its best tokens of a group, on ties the lower."""
+    best = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
+    kept = np.zeros(gates.shape, bool)
+    np.put_along_axis(kept, best, True, axis=1)
+    return kept
+
+
+def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
+    """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
+
+    Tokens and slots meet at scale times the cosine of their angle. dispatch are the shares of a group's tokens in each slot,
+    combine those of all experts' slots in each token.
+    """
+    logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
+    combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
+    dispatch: Array = softmax(logits.swapaxes(1, -1)).swapaxes(1, -1)
+    return dispatch, combine
+
+
+def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Array:
+    """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p.
+
+    With `dispatch_bf16` tokens are rounded to bfloat16 first.
+    """
+    rows = round_bf16(x) if dispatch_bf16 else x
+    mixed: Array = np.einsum("gsep,gsd->egpd", dispatch, rows)
+    return mixed.reshape(dispatch.shape[2], -1, x.shape[-1])
+
+
+def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Array:
+    """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D]. With `dispatch_bf16` out is rounded to bfloat16 first."""
+    rows = round_bf16(out) if dispatch_bf16 else out
+    groups, _, experts, slots = combine.shape
+    y: Array = np.einsum("gsep,egpd->gsd", combine, rows.reshape(experts, groups, slots, -1))
+    return y
+
+
+def dense_mlp(
+    x: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    hidden_chunk: int = 0,
+) -> Array:
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
+
+    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    """
+    hidden = gelu_tanh(product(x, w1, w1_scale) + b1)
+    depth = w2.shape[-2]
+    size = hidden_chunk or depth
+    y = product(hidden[..., :size], w2[..., :size, :], w2_scale)
+    for start in range(size, depth, size):
+        y = y + product(hidden[..., start : start + size], w2[..., start : start + size, :], w2_scale)
+    return y + b2
+
+
+def attention(q: Array, k: Array, v: Array, num_heads: int = 1, bf16: bool = False) -> Array:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+
+    With `bf16`, what enters the two products is rounded to bfloat16: q, k, v, and the exponentials of the softmax, which
+    are divided by their sum, taken before the rounding, after the second product.
+    """
+
+    def heads(x: Array) -> Array:
+        return (round_bf16(x) if bf16 else x).reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
+
+    scores = heads(q) @ heads(k).swapaxes(2, 3) / math.sqrt(q.shape[2] // num_heads)
+    exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = exp.sum(axis=-1, keepdims=True)
+    mixed: Array = round_bf16(exp) @ heads(v) / total if bf16 else exp / total @ heads(v)
+    return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
+def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:
+    """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
+    return product(x, w, w_scale) + b
+
+
+def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
+    """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x.
+
+    Weights in bfloat16: x is rounded to bfloat16 as well. Weights in int8, with w_scale[...,P]: each row of x is quantized,
+    the sums are whole numbers and exact, and are scaled by the product of both scales.
+    """
+    if w.dtype == np.int8:
+        assert w_scale is not None
+        quantized, scale = quantize(x)
+        exact: Array = np.zeros(())
+        for start in range(0, w.shape[-2], _EXACT_DEPTH):
+            part = slice(start, start + _EXACT_DEPTH)
+            exact = exact + np.matmul(quantized[..., part].astype(np.float32), w[..., part, :].astype(np.float32))
+        scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
+        return scaled
+    narrow = w.dtype == ml_dtypes.bfloat16
+    y: Array = np.matmul(round_bf16(x) if narrow else x, w.astype(x.dtype, copy=False))
+    return y
+
+
+def quantize(x: Array) -> tuple[Array, Array]:
+    """The rows of x[...,D] in whole numbers from -127 to 127 (in the dtype of x), and the scale[...,1] of each.
+
+    The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
+    """
+    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
+    scale = np.where(scale == 0, x.dtype.type(1), scale)
+    return np.clip(np.rint(x / scale), -LARGEST_INT8, LARGEST_INT8), scale
+
+
+def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0) -> Array:
+    """Layer normalization over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    normed: Array = centred / np.sqrt(variance + x.dtype.type(LAYER_NORM_EPSILON)) * scale + bias
+    return normed
+
+
+def softmax(x: Array) -> Array:
+    """Softmax over the last axis."""
+    exp = np.exp(x - x.max(axis=-1, keepdims=True))
+    shares: Array = exp / exp.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def gelu_tanh(x: Array) -> Array:
+    """GELU in its tanh approximation, the one that flax uses."""
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    activated: Array = 0.5 * x * (1 + np.tanh(inner))
+    return activated
+
+
+def round_bf16(x: Array) -> Array:
+    """The nearest bfloat16 values (ties to even), in the dtype of x."""
+    rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
+    return rounded
+
+
+def _unit(x: Array, axis: int) -> Array:
+    """x over its length along an axis."""
+    unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(SOFT_EPSILON))
+    return unit

@@ -1,0 +1,92 @@
+"""Where the reference takes its weights from: the written file as it is stored, or the checkpoint in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vmoe_export.bundle.weights_file import Span, official_tensor
+from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.errors import ExportError
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.model.parameters import graph_shape, scale_name
+from vmoe_export.ops.table import LARGEST_INT8
+from vmoe_export.precision import StoredType
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Weights = Callable[[str], Array | None]
+"""A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
+
+_DTYPES: Mapping[StoredType, Any] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
+
+
+def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
+    """The tensors of a weights file as views of the mapped file."""
+    data = np.memmap(path, np.uint8, "r")
+
+    def tensor(name: str) -> Array | None:
+        span = spans.get(name)
+        if span is None:
+            return None
+        stored = data[span.offset : span.offset + span.length].view(_DTYPES[span.dtype])
+        if name.endswith("_scale"):  # of attention they stand by head, as biases do
+            return np.asarray(stored.reshape(*span.shape[: "/Moe/" in name], -1))
+        return np.asarray(stored.reshape(graph_shape(name, span.shape)))
+
+    return tensor
+
+
+def official_weights(checkpoint: Checkpoint, config: ModelConfig, shapes: Mapping[str, Any]) -> Weights:
+    """The tensors of `shapes` in float32, read from the checkpoint at each call."""
+
+    def tensor(name: str) -> Array | None:
+        if name not in shapes:
+            return None
+        return official_tensor(name, checkpoint, config).reshape(graph_shape(name, shapes[name]))
+
+    return tensor
+
+
+def check_stored_weights(
+    path: Path,
+    spans: Mapping[str, Span],
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    progress: Callable[[int], object] = lambda size: None,
+) -> None:
+    """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
+
+    Raises:
+        ExportError: naming the tensor that is not.
+    """
+    stored = stored_weights(path, spans)
+    for name in spans:
+        if name.endswith("_scale") and name.removesuffix("_scale") in spans:
+            continue  # with its kernel
+        official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
+        found, scales = stored(name), stored(scale_name(name))
+        assert found is not None
+        for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
+            if not _is_nearest(official[matrix], found[matrix], None if scales is None else scales[matrix]):
+                raise ExportError(
+                    f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
+                    "no bundle was written"
+                )
+        progress(spans[name].length)
+
+
+def _is_nearest(official: Array, found: Array, scales: Array | None) -> bool:
+    if found.dtype == np.float32:
+        return bool(np.array_equal(official.view(np.uint32), found.view(np.uint32)))
+    if scales is None:
+        bits = official.view(np.uint32)
+        nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
+        return bool(np.array_equal(nearest, found.view(np.uint16)))
+    largest = np.abs(official).max(axis=0)
+    wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
+    off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
+    return bool(np.array_equal(scales, wanted) and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)

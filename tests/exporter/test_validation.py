@@ -1,0 +1,104 @@
+"""What validation lets pass, whatever the model's depth and kind, and which faults it finds in the part that has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import planted_faults
+import pytest
+from safetensors.numpy import save_file
+from variants import Variant
+
+from vmoe_export import export_bundle
+from vmoe_export.errors import ExportError
+from vmoe_export.export import ExportResult
+
+pytestmark = pytest.mark.long
+
+WIDE = Variant(
+    "wide", "token", "learned", (4, 4), (16, 16), hidden=192, heads=3, layers=4, moe=(1, 3), settings=((1.05, 2, True),)
+)
+DEEP = replace(WIDE, name="deep", hidden=96, layers=40, moe=tuple(range(1, 40, 2)))
+DENSE = replace(WIDE, name="dense", moe=())
+
+
+def saved(variant: Variant, folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of N(0, 0.02) weights, layer norms near 1."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, array in variant.parameters().items():
+        noise = rng.standard_normal(array.shape, np.float32) * np.float32(0.02)
+        tensors[name] = noise + np.float32("LayerNorm" in name and name.endswith("scale"))
+    path = folder / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def exported(variant: Variant, folder: Path, seed: int = 0, **options: Any) -> ExportResult:
+    return export_bundle(saved(variant, folder, seed), folder / "x.vmoe", config=variant.config, force=True, **options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "bf16-experts"])
+def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) -> None:
+    result = exported(DEEP, tmp_path, precision=precision)
+    assert result.limits and len(result.comparisons) == 2
+    for found in result.comparisons:
+        assert found.relative_difference < result.limits.relative / 2 and found.agreement == 1
+        assert found.output_difference < 0.2 and 0 <= found.images_alike <= found.images
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_sound_models_pass(precision: Any, seed: int, tmp_path: Path) -> None:
+    kinds: tuple[dict[str, Any], ...] = ({}, {"router": "experts-choice"}, {"dispatch_bf16": True}, {"pool": True})
+    exported(WIDE, tmp_path, seed, precision=precision, **kinds[seed % 4])
+
+
+def test_an_option_that_loosens_refuses_nothing_that_passed(tmp_path: Path) -> None:
+    usual = exported(DEEP, tmp_path, precision="bf16")
+    largest = max(found.max_difference for found in usual.comparisons)
+    exported(DEEP, tmp_path, precision="bf16", atol=2 * largest, max_distance=1.0)
+    with pytest.raises(ExportError, match=r"more than --atol .*; no bundle was written$"):
+        exported(DEEP, tmp_path, precision="bf16", atol=largest / 2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "bf16-experts"])
+@pytest.mark.parametrize("variant", [WIDE, DENSE], ids=str)
+def test_planted_faults_are_found_in_their_part(variant: Variant, precision: Any, tmp_path: Path) -> None:
+    if variant is DENSE and precision == "bf16-experts":
+        pytest.skip("a dense model has no experts")
+    report = planted_faults.run(saved(variant, tmp_path), tmp_path, 32, seed=1, precision=precision, config=variant.config)
+    assert report["planted"].total() == 32
+    assert (report["missed"], report["refused without a fault"]) == ([], [])
+
+
+def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(saved(WIDE, tmp_path)),
+        "--precision",
+        "bf16",
+        "-o",
+        str(tmp_path / "x.vmoe"),
+    ]
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["validation"]["comparisons"]
+    (tmp_path / "model.pt").write_bytes(b"")
+    command[3], command[-1] = str(tmp_path / "model.pt"), str(tmp_path / "y.vmoe")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.endswith("torch is not installed; pip install 'vmoe-export[torch]'\n")
