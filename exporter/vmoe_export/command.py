@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, write_bundle
+from vmoe_export.export_cost import ExportCost, export_cost
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
@@ -241,15 +243,18 @@ def export(
                 show.print(profile_table(plan))
                 for text in profile_notes(plan):
                     show.print(f"Note: {text}")
+            cost = None
             if dry_run:
                 result = ExportResult(path=target, plan=plan)
+                cost = export_cost(plan, validate=validation is not None)
             else:
                 result = _write(plan, target, show, validation=validation, force=force)
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed; pip install 'vmoe-export[export]'") from None
     seconds = time.monotonic() - started
-    show.print(_last_line(result, seconds, written=not dry_run), soft_wrap=True)
-    write_json(json_target, {**result_json(result, written=not dry_run), "seconds": round(seconds, 3)})
+    show.print(_last_line(result, seconds, cost), soft_wrap=True)
+    estimate = {"estimate": asdict(cost)} if cost else {}
+    write_json(json_target, {**result_json(result, written=not dry_run), **estimate, "seconds": round(seconds, 3)})
 
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
@@ -272,11 +277,15 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
     return result
 
 
-def _last_line(result: ExportResult, seconds: float, *, written: bool) -> str:
-    """What there is now, and what to type next."""
+def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) -> str:
+    """What there is now, and what to type next; after a dry run what there would be, and at which cost."""
     target, plan = printable(str(result.path)), result.plan
-    if not written:
-        return f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB."
+    if cost:
+        minutes = f"{cost.seconds / 60:,.0f} minutes" if cost.seconds > 90 else f"{cost.seconds:.0f} seconds"
+        return (
+            f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB, and the export about "
+            f"{minutes} and {cost.memory_bytes / 1e9:.1f} GB of memory on this machine."
+        )
     size = sum(path.stat().st_size for path in result.path.iterdir())
     # The program would take a path that begins with a dash for an option.
     path = f"./{target}" if target.startswith("-") else target

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +21,8 @@ from variants import Variant
 from vmoe_export import export_bundle
 from vmoe_export.errors import ExportError
 from vmoe_export.export import ExportResult
+from vmoe_export.model.parameters import parameter_shapes
+from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
@@ -102,3 +106,32 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert done.stderr.endswith("torch is not installed; pip install 'vmoe-export[torch]'\n")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "minutes", "gigabytes"),
+    [((1280, 32, 5120, 16, 14), (1, 60), (1.5, 3)), ((1408, 48, 6400, 16, 16), (3, 120), (2, 4))],
+    ids=["H/14 with 32 experts", "15B parameters"],
+)
+def test_a_dry_run_says_what_the_largest_models_cost(
+    sizes: tuple[int, ...], minutes: tuple[int, int], gigabytes: tuple[float, float], tmp_path: Path, writer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model = writer.describe(writer.Variant(*sizes), 224, 1000, 32, writer.moe_layers("Every 2", sizes[1]))
+    entries, end = {}, 0
+    for name, shape in parameter_shapes(model).items():
+        start, end = end, end + 4 * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + end)  # a hole: no byte of it is read
+    assert (
+        main(["export", str(path), "--dry-run", "--capacity", "0.3", "--k", "1", "--precision", "bf16", "--json", "-"]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert "GB of memory on this machine" in err
+    cost = json.loads(out)["estimate"]
+    assert minutes[0] < cost["seconds"] / 60 < minutes[1]
+    assert gigabytes[0] < cost["memory_bytes"] / 1e9 < gigabytes[1]

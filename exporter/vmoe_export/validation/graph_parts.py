@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import helper
 
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
-from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
@@ -50,8 +50,9 @@ class GraphParts:
         try:
             cut = self._cut(start, [end, *routes])
             path.write_bytes(cut.SerializeToString())
-            session = OnnxRuntimeBackend(path, library=self._library)
-            return LoadedPart(session, start, {value.name for value in cut.graph.input}, [end, *routes])
+            return LoadedPart(
+                _session(path, self._library), start, {value.name for value in cut.graph.input}, [end, *routes]
+            )
         finally:
             path.unlink(missing_ok=True)
 
@@ -83,11 +84,25 @@ class GraphParts:
 class LoadedPart:
     """One part of a graph, ready to run."""
 
-    def __init__(self, session: OnnxRuntimeBackend, start: str, takes: set[str], outputs: list[str]) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, start: str, takes: set[str], outputs: list[str]) -> None:
         self._session, self._start, self._takes, self._outputs = session, start, takes, outputs
 
     def run(self, x: Array, images: Array, profile: Profile | None) -> list[Array]:
         """What the part makes of x and the images that it comes from: the stream or output, then its routes."""
         settings = profile.inputs if profile else {}
         feeds = {IMAGE_INPUT: images, **settings, self._start: x}
-        return self._session.run({name: array for name, array in feeds.items() if name in self._takes}, self._outputs)
+        taken = {name: array for name, array in feeds.items() if name in self._takes}
+        # Copies: the runtime's own arrays would keep the memory of the whole session.
+        return [np.array(values) for values in self._session.run(self._outputs, taken)]
+
+
+def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:
+    """A session that keeps no second copy of the weights: neither cast to float32 beforehand, nor packed."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+    )

@@ -138,7 +138,7 @@ class PartValidation:
     def _tokens_alike(self, pairs: Array) -> Array:
         """bool[rows, T], the tokens whose pairs[images, T * members * choices] are all true."""
         config = self._model.config
-        by_token = pairs.reshape(len(pairs), config.num_tokens, config.ensemble_size, -1).all(axis=3)
+        by_token: Array = np.all(pairs.reshape(len(pairs), config.num_tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, config.num_tokens)
 
     def _judge(self, watch: _Watch, part: str, step: Step, found: Array, same: Array) -> None:

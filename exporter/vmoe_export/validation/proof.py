@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmoe_export.errors import OptionError
+from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from vmoe_export.graphs.graph_files import WrittenGraph
     from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
-
-_GRAPH_IMAGES = 2
-_ROUNDED_IMAGES = 4  # for the distance from float32, where the typical image counts
 
 StageHook = Callable[[str], object]
 
@@ -132,7 +130,7 @@ def prove(
     check_stored_weights(folder / WEIGHTS_NAME, spans, checkpoint, plan.model)
     stage("comparing the graphs with the reference")
     stored = ReferenceModel(model, stored_weights(folder / WEIGHTS_NAME, spans))
-    images = validation_images(model, multiple, _GRAPH_IMAGES)
+    images = validation_images(model, multiple, GRAPH_IMAGES)
     limits = graph_limits(model, options.atol)
     products = plan.tensorrt_precision
     of_tensorrt = tensorrt_limits(model, products, options.atol) if products else limits
@@ -152,7 +150,7 @@ def prove(
     stage("comparing with float32")
     exact = ReferenceModel(model, official_weights(checkpoint, plan.model, plan.weight_shapes))
     batches = (
-        [(validation_images(model, multiple, _ROUNDED_IMAGES), None)]
+        [(validation_images(model, multiple, ROUNDED_IMAGES), None)]
         if source is None
         else user_batches(source, multiple, plan.input_spec, len(profiles))
     )

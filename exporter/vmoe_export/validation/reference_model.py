@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
@@ -18,8 +19,6 @@ from vmoe_export.validation.reference_weights import Weights
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_ROWS = 16  # images at a time, whose hidden features are in memory
-
 Routes = tuple[Array, ...]
 """The `layer_outputs` of one MoE layer."""
 
@@ -59,7 +58,7 @@ class ReferenceModel:
             if what == "Moe":
                 return self._moe_layer(block, x, settings)
             compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
-            rows = range(0, len(x), _ROWS * self._config.ensemble_size)
+            rows = range(0, len(x), ROWS_AT_ONCE * self._config.ensemble_size)
             step = partial(compute.get(what, self._mlp_layer), block)
             return np.concatenate([step(x[start : start + rows.step]) for start in rows]), []
         finally:
@@ -89,16 +88,22 @@ class ReferenceModel:
         kernel = f"{path}/kernel"
         return ops.linear(x, self._tensor(kernel), self._tensor(f"{path}/bias"), self._weights(scale_name(kernel)))
 
-    def _mlp_weights(self, path: str) -> tuple[list[Array | None], int]:
-        """Weights, biases and scales of an MLP, with or without an axis of experts, and its `hidden_chunk`."""
-        names = [f"{path}/Dense_{i}/{leaf}" for i in (0, 1) for leaf in ("kernel", "bias")]
-        weights = [self._weights(name) for name in (*names, scale_name(names[0]), scale_name(names[2]))]
-        first = self._tensor(names[0])
-        return weights, hidden_chunk(first.shape[-1], "i8" if first.dtype == np.int8 else "float")
-
     def _mlp(self, path: str, x: Array) -> Array:
-        weights, chunk = self._mlp_weights(path)
-        return ops.dense_mlp(x, *weights, hidden_chunk=chunk)  # type: ignore[arg-type]
+        return self._mlp_output(path, self._mlp_hidden(path, x))
+
+    def _mlp_hidden(self, path: str, x: Array, expert: Any = ...) -> Array:
+        """The hidden features of an MLP, or of one of several experts."""
+        return ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Dense_0", expert))
+
+    def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
+        kernel, bias, scale = self._mlp_weights(f"{path}/Dense_1", expert)
+        chunk = hidden_chunk(hidden.shape[-1], "i8" if scale is not None else "float")
+        return ops.mlp_output(hidden, kernel, bias, scale, chunk)
+
+    def _mlp_weights(self, path: str, expert: Any) -> tuple[Array, Array, Array | None]:
+        kernel = f"{path}/kernel"
+        scale = self._weights(scale_name(kernel))
+        return self._tensor(kernel)[expert], self._tensor(f"{path}/bias")[expert], None if scale is None else scale[expert]
 
     def _embed(self, _: str, image: Array) -> Array:
         config = self._config
@@ -199,10 +204,12 @@ class ReferenceModel:
             y[chosen[e]] += shares[chosen[e], e, None] * (ops.round_bf16(out) if moe.dispatch_bf16 else out)
         return y.reshape(x.shape)
 
-    def _by_expert(self, block: str, rows: Any) -> Any:
-        weights, chunk = self._mlp_weights(f"{block}/Moe/Mlp")
-        for e, buf in enumerate(rows):
-            yield ops.dense_mlp(buf, *(None if w is None else w[e] for w in weights), hidden_chunk=chunk)  # type: ignore[arg-type]
+    def _by_expert(self, block: str, rows: Iterable[Array]) -> Iterator[Array]:
+        """What each expert makes of its rows."""
+        path = f"{block}/Moe/Mlp"
+        hidden = [self._mlp_hidden(path, taken, e) for e, taken in enumerate(rows)]
+        del self._read[f"{path}/Dense_0/kernel"]  # the kernels of all experts are the largest tensors there are
+        return (self._mlp_output(path, features, e) for e, features in enumerate(hidden))
 
     def _head(self, _: str, x: Array) -> Array:
         config, members = self._config, self._config.ensemble_size

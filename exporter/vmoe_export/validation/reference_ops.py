@@ -112,7 +112,16 @@ def dense_mlp(
 
     The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
     """
-    hidden = gelu_tanh(product(x, w1, w1_scale) + b1)
+    return mlp_output(mlp_hidden(x, w1, b1, w1_scale), w2, b2, w2_scale, hidden_chunk)
+
+
+def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None) -> Array:
+    """The hidden features of an MLP."""
+    return gelu_tanh(product(x, w1, w1_scale) + b1)
+
+
+def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
+    """What an MLP makes of its hidden features."""
     depth = w2.shape[-2]
     size = hidden_chunk or depth
     y = product(hidden[..., :size], w2[..., :size, :], w2_scale)

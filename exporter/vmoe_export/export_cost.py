@@ -1,0 +1,68 @@
+"""What an export will cost, said before it starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from vmoe_export.export_plan import ExportPlan
+from vmoe_export.model.parameters import stored_tensors
+from vmoe_export.precision import STORED_BYTES
+
+GRAPH_IMAGES = 2
+"""Random images that graphs are compared on, rounded up to whole routing groups."""
+ROUNDED_IMAGES = 4
+"""The same for the distance from float32."""
+ROWS_AT_ONCE = 16
+"""Images whose hidden features the reference has in memory."""
+
+_GRAPH_RUNS = 5  # of each image: the reference, and two graphs on its activations and on their own
+_ROUNDED_RUNS = 3  # the model as stored, the same part by part, and in float32
+_SECONDS_PER_GB = 7  # of float32 weights: to read, round, write and hash them, and to read them back
+_START_SECONDS, _START_BYTES = 3, 300_000_000
+_COPIES = 5  # of hidden features, while they are computed
+
+
+@dataclass(frozen=True)
+class ExportCost:
+    """An estimate for this machine: seconds, and bytes of memory at the most."""
+
+    seconds: float
+    memory_bytes: int
+
+
+def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
+    """Estimates an export from names and shapes, and from how fast this machine multiplies matrices.
+
+    Args:
+        plan: of the export.
+        validate: whether it is validated, on random images.
+    """
+    stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
+    sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    memory = _START_BYTES + sizes[largest] * (4 + 1 + STORED_BYTES[stored[largest].dtype])
+    seconds = _START_SECONDS + _SECONDS_PER_GB * 4 * sum(sizes.values()) / 1e9 * (1 if validate else 0.6)
+    if validate:
+        model, multiple, profiles = plan.model, plan.grouping.batch_multiple, max(1, len(plan.profiles))
+        graphs, rounded = (-(-images // multiple) * multiple for images in (GRAPH_IMAGES, ROUNDED_IMAGES))
+        is_rounded = plan.stored_precision != "fp32"
+        runs = _GRAPH_RUNS * graphs + _ROUNDED_RUNS * rounded * is_rounded
+        flops = sum(plan.flops(profile) for profile in plan.profiles) or plan.dense_flops
+        seconds += runs * flops / _flops_per_second()
+        images = profiles * (rounded if is_rounded else graphs)
+        memory += 4 * images * model.num_tokens * model.hidden_size * _COPIES
+        memory += 4 * min(images, ROWS_AT_ONCE) * model.num_tokens * model.mlp_dim * _COPIES
+    return ExportCost(seconds, memory)
+
+
+def _flops_per_second() -> float:
+    matrix = np.ones((1024, 1024), np.float32)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(4):
+        matrix @ matrix
+    return 4 * 2 * 1024**3 / (time.perf_counter() - started)
