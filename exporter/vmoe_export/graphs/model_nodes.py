@@ -18,12 +18,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span, external_tensor
+from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
-from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.precision import PRECISIONS, STORED_BYTES, WeightType, hidden_chunk, weight_type
+from vmoe_export.precision import PRECISIONS, STORED_BYTES, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
@@ -55,7 +55,7 @@ class ModelNodes:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self.functions = {body.name: body for body in _bodies(model, policies="pool" in settings)}
+        self.functions = {body.name: body for body in model_bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, str, str]] = []
         self.cuts: list[str] = []
@@ -386,23 +386,3 @@ class ModelNodes:
         weights, chunk = self._mlp("MapHead/Mlp")
         mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))
-
-
-def _bodies(model: ExportedModel, *, policies: bool) -> list[onnx.FunctionProto]:
-    """The functions of all ops, written for the model."""
-    config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
-
-    def chunks(hidden: int, weights: WeightType) -> int:
-        return hidden // (hidden_chunk(hidden, weights) or hidden)
-
-    bf16 = bool(moe and moe.dispatch_bf16)
-    is_soft = bool(moe and moe.routing.kind == "soft")
-    return function_bodies(
-        dense=numbers.dense,
-        experts=numbers.experts,
-        dispatch_bf16=bf16 and not is_soft,
-        soft_bf16=bf16 and is_soft,
-        dense_chunks=chunks(config.mlp_dim, numbers.dense),
-        expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
-        policies=policies,
-    )

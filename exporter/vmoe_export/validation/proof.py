@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmoe_export.graphs.graph_files import WrittenGraph
     from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
+    from vmoe_export.validation.reference_model import ReferenceModel
 
 StageHook = Callable[[str], object]
 
@@ -120,19 +121,17 @@ def prove(
     # They import onnx, which planning doesn't wait for.
     from vmoe_export.validation.graph_parts import GraphParts
     from vmoe_export.validation.part_validation import PartValidation
-    from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
     from vmoe_export.validation.reference_model import ReferenceModel
     from vmoe_export.validation.reference_run import run_reference, validation_images
-    from vmoe_export.validation.reference_weights import check_stored_weights, official_weights, stored_weights
+    from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
-    profiles, multiple, checkpoint = plan.profiles, plan.grouping.batch_multiple, plan.checkpoint
+    profiles, weights = plan.profiles, folder / WEIGHTS_NAME
     stage("reading the weights back")
-    check_stored_weights(folder / WEIGHTS_NAME, spans, checkpoint, plan.model)
+    check_stored_weights(weights, spans, plan.checkpoint, plan.model)
     stage("comparing the graphs with the reference")
-    stored = ReferenceModel(model, stored_weights(folder / WEIGHTS_NAME, spans))
-    images = validation_images(model, multiple, GRAPH_IMAGES)
-    limits = graph_limits(model, options.atol)
-    products = plan.tensorrt_precision
+    stored = ReferenceModel(model, stored_weights(weights, spans))
+    images = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES)
+    limits, products = graph_limits(model, options.atol), plan.tensorrt_precision
     of_tensorrt = tensorrt_limits(model, products, options.atol) if products else limits
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
@@ -148,13 +147,27 @@ def prove(
     if plan.stored_precision == "fp32":
         return findings
     stage("comparing with float32")
-    exact = ReferenceModel(model, official_weights(checkpoint, plan.model, plan.weight_shapes))
+    limit = distance_limit(plan.stored_precision, options.max_distance)
+    distances = tuple(_distances(plan, stored, source, limit))
+    return replace(findings, distance_limit=limit, distances=distances, own_images=source is not None)
+
+
+def _distances(
+    plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float
+) -> Sequence[PrecisionDistance]:
+    """How far the model as stored is from float32, within the limit."""
+    from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
+    from vmoe_export.validation.reference_model import ReferenceModel
+    from vmoe_export.validation.reference_run import validation_images
+    from vmoe_export.validation.reference_weights import official_weights
+
+    profiles, multiple = plan.profiles, plan.grouping.batch_multiple
+    exact = ReferenceModel(stored.model, official_weights(plan.checkpoint, plan.model, plan.weight_shapes))
     batches = (
-        [(validation_images(model, multiple, ROUNDED_IMAGES), None)]
+        [(validation_images(stored.model, multiple, ROUNDED_IMAGES), None)]
         if source is None
         else user_batches(source, multiple, plan.input_spec, len(profiles))
     )
     distances = distance_from_float32(stored, exact, profiles, batches, answers=source is not None)
-    limit = distance_limit(plan.stored_precision, options.max_distance)
     check_distance(distances, plan.stored_precision, limit)
-    return replace(findings, distance_limit=limit, distances=tuple(distances), own_images=source is not None)
+    return distances

@@ -1,0 +1,29 @@
+"""The functions of all ops, as one model takes them."""
+
+from __future__ import annotations
+
+import onnx
+
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.ops.functions import function_bodies
+from vmoe_export.precision import PRECISIONS, WeightType, hidden_chunk
+
+
+def model_bodies(model: ExportedModel, *, policies: bool) -> list[onnx.FunctionProto]:
+    """The functions of all ops in the types and chunks of the model; with `policies` they take `pool` and `max_experts`."""
+    config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
+
+    def chunks(hidden: int, weights: WeightType) -> int:
+        return hidden // (hidden_chunk(hidden, weights) or hidden)
+
+    bf16 = bool(moe and moe.dispatch_bf16)
+    is_soft = bool(moe and moe.routing.kind == "soft")
+    return function_bodies(
+        dense=numbers.dense,
+        experts=numbers.experts,
+        dispatch_bf16=bf16 and not is_soft,
+        soft_bf16=bf16 and is_soft,
+        dense_chunks=chunks(config.mlp_dim, numbers.dense),
+        expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
+        policies=policies,
+    )
