@@ -11,19 +11,20 @@ import numpy as np
 import numpy_vmoe
 import pytest
 import safetensors.numpy
-import torch
 from variants import VARIANTS, Setting, Tensors, Variant
 
 from vmoe_export import ExportOptions, open_checkpoint
 from vmoe_export.export import ExportPlan, plan_export, write_bundle
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.model.parameters import graph_shape
 from vmoe_export.model.position_embedding import resize_position_embedding
-from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.validation.reference_model import ReferenceModel
 from vmoe_measure.comparison import relative_differences
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.capacity import compute_slots
 
-RUNNERS = ("torch", "canonical", "onnxruntime", "openvino")
+RUNNERS = ("numpy", "canonical", "onnxruntime", "openvino")
 BATCHES = (1, 3)
 PRECISIONS = {"fp32": "float64", "bf16": "bf16", "int8": "int8", "bf16-experts": "float64"}
 """What the numpy model calls the numbers of each, those of experts left out."""
@@ -42,7 +43,7 @@ class Exported:
     parameters: Tensors
     path: Path
     plan: ExportPlan
-    network: Vmoe
+    reference: ReferenceModel
     canonical: OnnxRuntimeBackend
     engines: dict[str, Engine]
     known: dict[tuple[int, Setting | None], numpy_vmoe.Result] = field(default_factory=dict)
@@ -110,13 +111,19 @@ class Exported:
             feeds["bpr"] = np.array([setting.bpr], np.int64)
             feeds["pool"] = np.array([setting.pool], np.int64)
             feeds["max_experts"] = np.array([setting.max_experts or self.variant.experts], np.int64)
-        if runner == "torch":
-            with torch.inference_mode():
-                output, *routes = (t.numpy() for t in self.network(*map(torch.from_numpy, feeds.values())))
+        if runner == "numpy":
+            output, *routes = golden.run_numpy(self.reference, feeds)
             return output, dict(zip(blocks, zip(routes[::3], routes[1::3], strict=True), strict=True))
         names = [self.plan.output, *(f"{block}/{what}" for block in blocks for what in ("expert", "kept"))]
         output, *routes = self.canonical.run(feeds, names)
         return output, dict(zip(blocks, zip(routes[::2], routes[1::2], strict=True), strict=True))
+
+
+def _as_used(name: str, tensors: Tensors) -> np.ndarray | None:
+    """A stored tensor in the shape that graphs use."""
+    if name not in tensors or name.endswith("_scale"):
+        return tensors[name].reshape(*tensors[name].shape[: "/Moe/" in name], -1) if name in tensors else None
+    return tensors[name].reshape(graph_shape(name, tensors[name].shape))
 
 
 @pytest.fixture(scope="module", params=EXPORTS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
@@ -133,19 +140,14 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with open_checkpoint(folder / "ckpt.safetensors") as checkpoint:
         plan = plan_export(checkpoint, ExportOptions(config=variant.config, precision=precision, **options))
         result = write_bundle(plan, folder / "model.vmoe", validation=None)
-    network = Vmoe(
-        plan.model,
-        plan.grouping.tokens,
-        output=plan.output,
-        uint8_input=plan.input == "uint8",
-        precision=precision,
-    )
+    model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", precision)
+    tensors = safetensors.numpy.load_file(result.path / "weights.safetensors")
     return Exported(
         variant,
         parameters,
         result.path,
         plan,
-        network.load_weights(result.path / "weights.safetensors"),
+        ReferenceModel(model, lambda name: _as_used(name, tensors)),
         OnnxRuntimeBackend(result.path / "model.onnx"),
         {name: Engine.load(result.path, backend=name, threads=1) for name in ("onnxruntime", "openvino")},
     )

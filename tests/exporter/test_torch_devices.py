@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import golden
 import numpy as np
+import op_reference
 import pytest
 import torch
 from foreign_device import ForeignDevice, from_device, to_device
@@ -34,15 +35,20 @@ def check_same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("kind", range(8))
-def test_hard_gates_are_routed_on_a_device_as_on_the_cpu(kind: int) -> None:
+def test_hard_gates_are_routed_on_a_device_as_in_numpy(kind: int) -> None:
     gates = torch.from_numpy(make_gates(np.random.default_rng(kind), kind, (3, 20, 4)))
     for setting in ROUTING_SETTINGS:
         with ForeignDevice() as device:
             found = torch_routing.route(to_device(gates), *setting)
             chosen = torch_routing.choose_tokens(to_device(gates), setting[0])
         assert device.faults == [], setting
-        check_same(from_device(list(found)), list(torch_routing.route(gates, *setting)))
-        check_same(from_device(list(chosen)), list(torch_routing.choose_tokens(gates, setting[0])))
+        capacity, k, bpr, pool, limit = setting
+        check_same(from_device(list(found)), _of_numpy(op_reference.route(gates.numpy(), capacity, k, bpr, pool, limit)))
+        check_same(from_device(list(chosen)), _of_numpy(op_reference.choose_tokens(gates.numpy(), capacity)))
+
+
+def _of_numpy(arrays: tuple[np.ndarray, ...]) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
 
 
 def test_only_a_pool_waits_for_the_device_and_once() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-import torch
 from op_models import IR_VERSION, OPSET, RUNNERS, Run, run_graph, run_reference, runner, settings
 
 from vmoe_export.ops.onnx_lines import round_bf16
@@ -161,8 +160,6 @@ def _to_bf16(values: np.ndarray) -> np.ndarray:
 
 def _rounding(name: str) -> Run:
     """The rounding alone, as the op rounds in that runtime."""
-    if name == "torch":
-        return lambda values: [torch.from_numpy(values).bfloat16().float().numpy()]
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
         f"rounding (float[n] x) => (float[n] y) {{ {round_bf16('x', 'y', True)} }}"

@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from vmoe_export.ops import torch_ops
-
 NAME = "meta"
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default)
 _LOOKS_AT_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -56,9 +54,6 @@ class ForeignDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if function.namespace == "vmoe":  # what is inside it
-            with self:
-                return getattr(torch_ops, function.overloadpacket.__name__)(*args, **kwargs)
         tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         foreign = [tensor for tensor in tensors if isinstance(tensor, ForeignTensor)]
         target = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type

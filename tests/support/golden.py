@@ -228,10 +228,10 @@ def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> 
 
 def exported_model(network: Vmoe) -> ExportedModel:
     """What the torch model is, as the graphs take it."""
-    return ExportedModel(network.config, network.group_tokens, network.output, network.uint8_input, network.precision)
+    return ExportedModel(network.config, network.group_tokens, network.output, network.uint8_input)
 
 
-def _run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
+def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
     """The reference of validation, from images to output."""
     x, routes = feeds["image"], list[np.ndarray]()
     numbers = {name: int(feeds[name][0]) for name in ("k", "bpr", "pool", "max_experts") if name in feeds}
@@ -250,7 +250,7 @@ def _runner(
     folder, network, _, spans = parts(model, group, bfloat16, output)
     if runner == "numpy":
         weights = stored_weights(folder / "weights.safetensors", spans)
-        return functools.partial(_run_numpy, ReferenceModel(exported_model(network), weights))
+        return functools.partial(run_numpy, ReferenceModel(exported_model(network), weights))
     if runner == "torch":
 
         def run(feeds: dict[str, np.ndarray]) -> Outputs:

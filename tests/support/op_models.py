@@ -1,10 +1,9 @@
-"""Runs one vmoe op alone: in numpy, torch, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
+"""Runs one vmoe op alone: in numpy, ONNX Runtime (local functions, inlined, or the op library) and OpenVINO."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,11 +12,9 @@ import onnx.inliner
 import onnxruntime
 import op_reference as reference
 import openvino
-import torch
 from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
-from vmoe_export.ops import torch_ops
 from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
@@ -36,7 +33,7 @@ from vmoe_export.ops.table import (
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
-RUNNERS = ("torch", "onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if find_library() else []))
+RUNNERS = ("onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if find_library() else []))
 NUMPY_TYPES = {
     "float": np.float32,
     "i8": np.int8,
@@ -63,11 +60,6 @@ def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False, **at
 def padded(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     """The inputs, and None for optional ones at the end that were left out."""
     return [*inputs, *[None] * (len(op.inputs) - len(inputs))]
-
-
-def torch_op(op: Op) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(torch_ops, op.function_name)
-    return function
 
 
 def element_types(
@@ -104,14 +96,6 @@ def runner(
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, policies)]
-    if name == "torch":
-        flags = attribute_values(op, dispatch_bf16, **attributes).values()
-
-        def run_torch(*inputs: np.ndarray) -> list[np.ndarray]:
-            tensors = [None if array is None else _to_torch(array) for array in padded(op, inputs)]
-            return [_to_numpy(output) for output in _as_list(torch_op(op)(*tensors, *flags))]
-
-        return run_torch
     types = element_types(op, weights, tokens, gates)
     model = one_node_model(op, dispatch_bf16, weights, tokens, gates, hidden=hidden, policies=policies, **attributes)
     if name not in ("onnxruntime", OP_LIBRARY):
@@ -291,19 +275,3 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
 
 def _widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
-
-
-def _to_torch(array: np.ndarray) -> torch.Tensor:
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-def _as_list(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)

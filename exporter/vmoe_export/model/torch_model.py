@@ -17,14 +17,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, scale_name, stored_parameters, stored_tensors
+from vmoe_export.model.parameters import POSITION_EMBEDDING, graph_shape, stored_parameters
 from vmoe_export.ops import torch_ops
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
-from vmoe_export.precision import PRECISIONS, ExportPrecision, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
-
-_MlpWeights = tuple[Tensor, Tensor, Tensor, Tensor, Any, Any]  # scales may be None
 
 
 class _Parameters(nn.Module):
@@ -32,7 +29,7 @@ class _Parameters(nn.Module):
 
 
 class Vmoe(nn.Module):
-    """A V-MoE or dense ViT.
+    """A V-MoE or dense ViT in float32.
 
     Args:
         config: what the model is.
@@ -40,7 +37,6 @@ class Vmoe(nn.Module):
         output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
             logarithm of the members' mean probability, and "members" are each member's logits.
         uint8_input: take uint8 images and scale them to [-1, 1] inside.
-        precision: what the weights are stored in, and so what the large products are computed in.
     """
 
     def __init__(
@@ -50,16 +46,14 @@ class Vmoe(nn.Module):
         *,
         output: Output = "logits",
         uint8_input: bool = False,
-        precision: ExportPrecision = "fp32",
     ) -> None:
         super().__init__()
         self.config = config
         self.group_tokens = group_tokens
         self.output = output
         self.uint8_input = uint8_input
-        self.precision = precision
-        for name, tensor in stored_tensors(stored_parameters(config, features=output == "features"), precision).items():
-            self._add_parameter(name, graph_shape(name, tensor.shape))
+        for name, shape in stored_parameters(config, features=output == "features").items():
+            self._add_parameter(name, graph_shape(name, shape))
 
     @property
     def layer_outputs(self) -> tuple[str, ...]:
@@ -144,15 +138,8 @@ class Vmoe(nn.Module):
         """Kernel and bias of a dense layer."""
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
 
-    def _scale(self, path: str) -> Tensor | None:
-        """The scales of a dense layer's kernel, where it is int8."""
-        kernel = f"{path}.kernel"
-        return self._p(scale_name(kernel)) if weight_type(kernel.replace(".", "/"), self.precision) == "i8" else None
-
     def _dense(self, path: str, x: Tensor) -> Tensor:
         kernel, bias = self._layer(path)
-        if x.ndim == 3:
-            return torch_ops.linear(x, kernel, bias, self._scale(path))
         return x @ kernel + bias
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
@@ -176,16 +163,8 @@ class Vmoe(nn.Module):
 
     def _attention_block(self, norm: str, path: str, x: Tensor) -> Tensor:
         """Self-attention with its layer norm and residual; x[N,T,D]."""
-        if self.config.attention_qk_norm:
-            normed = self._layer_norm(norm, x)
-            return x + self._attention(path, normed, normed)
-        layers = [f"{path}.{name}" for name in ("query", "key", "value", "out")]
-        query, key, value, out = map(self._layer, layers)
-        q_scale, k_scale, v_scale, o_scale = map(self._scale, layers)
-        scales = (q_scale, k_scale, v_scale, o_scale)
-        return torch_ops.attention_block(
-            x, *self._norm(norm), *query, *key, *value, *out, *scales, num_heads=self.config.num_heads
-        )
+        normed = self._layer_norm(norm, x)
+        return x + self._attention(path, normed, normed)
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
@@ -201,20 +180,15 @@ class Vmoe(nn.Module):
             return projected
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
-        bf16 = PRECISIONS[self.precision].dense != "float"
-        return self._dense(f"{path}.out", torch_ops.attention(query, key, value, heads, int(bf16)))
+        return self._dense(f"{path}.out", torch_ops.attention(query, key, value, heads))
 
-    def _mlp(self, path: str) -> tuple[_MlpWeights, int]:
-        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
-        first, second = f"{path}.Dense_0", f"{path}.Dense_1"
-        kernel, bias = self._layer(first)
-        chunk = hidden_chunk(kernel.shape[-1], weight_type(f"{first}.kernel".replace(".", "/"), self.precision))
-        return (kernel, bias, *self._layer(second), self._scale(first), self._scale(second)), chunk
+    def _mlp(self, path: str) -> tuple[Tensor, ...]:
+        """Weights and biases of an MLP."""
+        return (*self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"))
 
     def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
         """An MLP with its layer norm and residual; x[N,T,D]."""
-        weights, chunk = self._mlp(path)
-        return torch_ops.mlp_block(x, *self._norm(norm), *weights, hidden_chunk=chunk)
+        return x + torch_ops.mlp(self._layer_norm(norm, x), *self._mlp(path))
 
     def _moe_block(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """A MoE layer with its layer norm and residual; returns x[N,T,D] and its `layer_outputs`."""
@@ -233,40 +207,33 @@ class Vmoe(nn.Module):
 
     def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
-        norm, members = self._norm(f"{block}.LayerNorm_1"), self.config.ensemble_size
-        router = self._p(f"{block}.Moe.Router.dense.kernel")
-        if members > 1:
-            gates = self._member_gates(self._layer_norm(f"{block}.LayerNorm_1", x), router, members)
-            slot, weight, src, expert = torch_ops.route(gates, *settings)
-        else:
-            slot, weight, src, expert = torch_ops.router_block(x, *norm, router, *settings)
-        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
-        y = torch_ops.expert_block(
-            x, *norm, slot, weight, src, *weights, dispatch_bf16=int(moe.dispatch_bf16), hidden_chunk=chunk
-        )
-        return y, expert, slot >= 0, weight
+        members, router = self.config.ensemble_size, self._p(f"{block}.Moe.Router.dense.kernel")
+        normed = self._layer_norm(f"{block}.LayerNorm_1", x)
+        gates = self._member_gates(normed, router, members) if members > 1 else torch_ops.gates(normed, router)
+        slot, weight, src, expert = torch_ops.route(gates, *settings)
+        return x + self._experts(block, moe, normed, slot, weight, src), expert, slot >= 0, weight
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
-        norm = f"{block}.LayerNorm_1"
-        gates = torch.softmax(self._layer_norm(norm, x) @ self._p(f"{block}.Moe.Router.dense.kernel"), dim=-1)
+        normed = self._layer_norm(f"{block}.LayerNorm_1", x)
+        gates = torch_ops.gates(normed, self._p(f"{block}.Moe.Router.dense.kernel"))
         slot, src = torch_ops.choose_tokens(gates, settings[0])
-        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
-        y = torch_ops.expert_block(
-            x, *self._norm(norm), slot, gates, src, *weights, dispatch_bf16=int(moe.dispatch_bf16), hidden_chunk=chunk
+        return x + self._experts(block, moe, normed, slot, gates, src), slot >= 0, gates
+
+    def _experts(self, block: str, moe: MoeConfig, x: Tensor, slot: Tensor, weight: Tensor, src: Tensor) -> Tensor:
+        """Dispatch, experts and combine of x[G,S,D]."""
+        out = torch_ops.expert_mlp(
+            torch_ops.dispatch(x, src), *self._mlp(f"{block}.Moe.Mlp"), dispatch_bf16=moe.dispatch_bf16
         )
-        return y, slot >= 0, gates
+        return torch_ops.combine(out, slot, weight)
 
     def _soft(self, block: str, moe: MoeConfig, x: Tensor, settings: Sequence[Any]) -> tuple[Tensor, ...]:
         """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
         normed = self._layer_norm(f"{block}.LayerNorm_1", x)
-        router, bf16 = f"{block}.Moe.Router", int(moe.dispatch_bf16)
+        router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
         dispatch, combine = torch_ops.soft_router(normed, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
-        weights, chunk = self._mlp(f"{block}.Moe.Mlp")
         # It is tokens and what the experts make that are rounded, not their mixtures.
-        out = torch_ops.expert_mlp(
-            torch_ops.soft_dispatch(normed, dispatch, bf16), *weights, dispatch_bf16=0, hidden_chunk=chunk
-        )
+        out = torch_ops.expert_mlp(torch_ops.soft_dispatch(normed, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
         return x + torch_ops.soft_combine(out, combine, bf16), dispatch, combine
 
     def _member_gates(self, x: Tensor, router: Tensor, members: int) -> Tensor:
@@ -301,7 +268,6 @@ class Vmoe(nn.Module):
     def _map_head(self, x: Tensor) -> Tensor:
         probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
         y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
-        weights, chunk = self._mlp("MapHead.Mlp")
-        y = y + torch_ops.dense_mlp(self._layer_norm("MapHead.LayerNorm", y), *weights, hidden_chunk=chunk)
+        y = y + torch_ops.mlp(self._layer_norm("MapHead.LayerNorm", y), *self._mlp("MapHead.Mlp"))
         first: Tensor = y[:, 0]
         return first
