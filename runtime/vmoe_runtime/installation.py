@@ -53,7 +53,7 @@ def native_path(what: str, library: str, *path: str) -> Path:
     """
     found = find_native(*path)
     if found is None:
-        raise NotInstalledError(f"this installation of vmoe-export has no {what}: {_why_missing(library)}")
+        raise NotInstalledError(f"this installation of vmoe-export has no {what}: {why_missing(library)}")
     return found
 
 
@@ -66,13 +66,14 @@ def _folders() -> list[Path]:
     return [here, installed]
 
 
-def _why_missing(library: str) -> str:
+def why_missing(library: str) -> str:
+    """What the machine that built this installation lacked for a library, and what to do about it."""
     record = find_native(*_MISSING.parts)
     lines = record.read_text(encoding="utf-8").splitlines() if record else []
     reasons = dict(line.split(": ", 1) for line in lines if ": " in line)
     if library not in reasons:
-        return f"{library} was not built with it; run 'pip install .' in the source folder"
+        return f"{library} was not built with it; run 'pip install .' in the source folder, or install a wheel"
     return (
         f"the machine that built it lacked {reasons[library].replace(', ', ' and ')}; install what is missing and "
-        "run 'pip install .' in the source folder again"
+        "run 'pip install .' in the source folder again, or install a wheel ('make wheel'), which has all of them"
     )

@@ -7,7 +7,7 @@ import functools
 import warnings
 from pathlib import Path
 
-from vmoe_runtime.installation import OP_LIBRARY, find_native, native_path
+from vmoe_runtime.installation import OP_LIBRARY, find_native, native_path, why_missing
 
 
 def find_library() -> Path | None:
@@ -16,23 +16,26 @@ def find_library() -> Path | None:
 
 
 def usable_library() -> tuple[Path | None, str]:
-    """The op library that this process can load, and if there is one that it can't, why not.
+    """The op library that this process can load, or None and why not.
 
-    A library that can't be loaded is warned of once: bundles run without it, on standard ops, and slower.
+    It is warned once: bundles run without it, on standard ops, and several times slower.
     """
     library = find_library()
     if library is None:
-        return None, ""
+        sentence = f"this installation of vmoe-export has no op library: {why_missing(OP_LIBRARY)}"
+        warn_once(f"{sentence}. Bundles run on standard ops until then, which take several times as long")
+        return None, sentence
     failure = load_failure(library)
     if failure is None:
         return library, ""
     sentence = f"the op library {library} can't be loaded: {failure}"
-    _warn_once(f"{sentence}; going on with standard ops, which are slower. Install vmoe-export again")
+    warn_once(f"{sentence}; going on with standard ops, which are slower. Install vmoe-export again")
     return None, sentence
 
 
 @functools.cache
-def _warn_once(sentence: str) -> None:
+def warn_once(sentence: str) -> None:
+    """Warns of the same only once in a process."""
     warnings.warn(sentence, RuntimeWarning, stacklevel=2)
 
 

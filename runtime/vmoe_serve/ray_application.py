@@ -74,6 +74,7 @@ class Replica:
             backend: name of the backend.
         """
         engine = Engine.load(bundle, profile, backend, threads)
+        self._runtime = engine.backend_description
         plan, self._notes = None, list[str]()
         if levels and slo_ms is not None:
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
@@ -85,9 +86,9 @@ class Replica:
         """The application, for Ray's HTTP proxy."""
         return self._service.app
 
-    def notes(self) -> list[str]:
-        """Notes about the elastic levels."""
-        return self._notes
+    def described(self) -> tuple[str, list[str]]:
+        """What it runs on, and notes about the elastic levels."""
+        return self._runtime, self._notes
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._service.close)

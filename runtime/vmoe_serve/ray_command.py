@@ -100,9 +100,11 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         try:
             handle = _deploy(bundle, name, host, port, arguments)
             if not quiet:
-                for note in handle.notes.remote().result():
+                runtime, notes = handle.described.remote().result()
+                for note in notes:
                     click.echo(f"vmoe: {note}", err=True)
-                print(f"serving {name}; try: curl --data-binary @IMAGE http://{host}:{port}/v1/classify", flush=True)
+                address = f"http://{host}:{port}/v1/classify"
+                print(f"serving {name} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
         finally:

@@ -14,7 +14,6 @@ import numpy as np
 from vmoe_runtime import op_library
 from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.errors import BackendError
 from vmoe_runtime.installation import installed_version
 from vmoe_tools.availability import availability, chosen_by_auto
 
@@ -71,11 +70,6 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
         found = {name: availability(name, bundle, profile) for name in BACKENDS}
         auto = chosen_by_auto(found)
         library, reason = op_library.usable_library()
-    if library is None and reason is None:
-        try:
-            reason = f"{op_library.library_path()} can't be used"
-        except BackendError as error:
-            reason = str(error)
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),

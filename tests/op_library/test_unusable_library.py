@@ -12,6 +12,7 @@ import pytest
 import sdk_build
 from damaged_files import assert_one_sentence
 
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine, op_library
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
 
@@ -63,6 +64,24 @@ def test_an_engine_goes_on_with_standard_ops_says_why_and_warns_once(
         Engine.load(mnist_image_bundle, backend=backend).close()
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "auto"])
+def test_without_an_op_library_an_engine_says_what_is_missing_and_what_mends_it(
+    backend: str, mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "int8.vmoe"
+    export_bundle(mnist_image_bundle, short, precision="int8", validate=False)
+    monkeypatch.setattr(op_library, "find_library", lambda: None)
+    op_library.warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning) as warned, Engine.load(mnist_image_bundle, backend=backend):
+        pass
+    (sentence,) = (str(warning.message) for warning in warned)
+    for part in ("has no op library", "run 'pip install .'", "wheel", "several times as long"):
+        assert part in sentence
+    with pytest.warns(RuntimeWarning, match="int8 is slower than fp32") as warned, Engine.load(short, backend="onnxruntime"):
+        pass
+    assert len(warned) == 1
+
+
 def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
@@ -85,5 +104,9 @@ def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(
             assert_one_sentence(said["runtime"], f"CPU, standard ops; the op library {library} can't be loaded")
         answers.append(runner.logits(mnist_images["images"][:4, ..., None]))
         runner.close()
+    library.unlink()
+    runner = sdk_build.Runner(prefix, mnist_image_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+    assert "CPU, standard ops; there is no op library beside the SDK" in " ".join(runner.ask("info"))
+    runner.close()
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-4)

@@ -114,6 +114,10 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
     """The graph of a bundle that suits this installation."""
     library, failure = op_library.usable_library()
     graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
+    if library is None and bundle.manifest.precision != "fp32":
+        op_library.warn_once(
+            f"on standard ops {bundle.manifest.precision} is slower than fp32: install the op library, or export in fp32"
+        )
     description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
     return PreparedBackend(
         description,
