@@ -28,9 +28,9 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
 
     Raises:
         click.UsageError: its folder isn't there; something that is no plain file has its name; it is one of the files used,
-            or would lie in one of the bundles.
+            or would lie in a bundle.
     """
-    if target is None or target == STANDARD_OUTPUT:
+    if target is None or str(target) == STANDARD_OUTPUT:
         return
     path = Path(target)
     if not path.parent.is_dir():
@@ -38,15 +38,23 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
     if path.exists() and not path.is_file():
         raise click.UsageError(f"{path} can't be written: it is there already and no plain file")
     real = _real(path)
-    taken = {real, real.parent} if (real.parent / MANIFEST_NAME).exists() else {real}
+    if (real.parent / MANIFEST_NAME).exists():
+        raise click.UsageError(f"{path} can't be written: {path.parent} is a bundle; choose another file")
     for other in used:
-        if other is not None and _real(other) in taken:
+        if other is not None and _real(other) == real:
             raise click.UsageError(f"{path} can't be written: {other} is used by this command; choose another file")
 
 
-def people_stream(json_target: str | None) -> TextIO:
-    """Where what people read goes: standard output belongs to the JSON if that is written there."""
-    return sys.stderr if json_target == STANDARD_OUTPUT else sys.stdout
+def people_stream(*targets: str | Path | None) -> TextIO:
+    """Where what people read goes: standard output belongs to the JSON or another file that is written there.
+
+    Raises:
+        click.UsageError: several are.
+    """
+    written = [target for target in targets if str(target) == STANDARD_OUTPUT]
+    if len(written) > 1:
+        raise click.UsageError("only one file can be written to standard output")
+    return sys.stderr if written else sys.stdout
 
 
 def write_json(target: str | None, content: Mapping[str, Any]) -> None:
@@ -59,12 +67,8 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
     Raises:
         click.ClickException: it can't be written; a file that was there before is unchanged.
     """
-    if target is None:
-        return
-    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-    if target == STANDARD_OUTPUT:
-        sys.stdout.write(text)
-    else:
+    if target is not None:
+        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
         write_file(Path(target), lambda file: file.write(text))
 
 
@@ -72,12 +76,15 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
     """Writes a text file whole or not at all; see `write_bytes`.
 
     Args:
-        path: of the file.
+        path: of the file; "-" for standard output.
         write: writes the content to an open file.
     """
     text = io.StringIO(newline="")
     write(text)
-    write_bytes(path, text.getvalue().encode())
+    if str(path) == STANDARD_OUTPUT:
+        sys.stdout.write(text.getvalue())
+    else:
+        write_bytes(path, text.getvalue().encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -66,7 +66,7 @@ class OfficialCheckpoint(Checkpoint):
         for shard, path in enumerate(self._shard_paths):
             # A shard that no array points to may be left out; the official writer leaves it empty.
             if not path.is_file() and shard in needed:
-                raise CheckpointError(f"{path} is missing: the checkpoint has {shard_count} shards")
+                raise CheckpointError(f"{path} is missing: it is shard {shard + 1} of {shard_count}")
         self._shards: dict[int, _Shard] = {}
         super().__init__(
             prefix,

@@ -77,7 +77,7 @@ _PICTURES = (".pdf", ".png", ".svg")
     help="Recommend the most accurate setting whose calls take no longer (median); with the former, both hold.",
 )
 @click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")
-@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Write the numbers as CSV as well.")
+@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Write the numbers as CSV, too; - is stdout.")
 @click.option(
     "--plot",
     metavar="FILE",
@@ -101,6 +101,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     for target in (given["json_target"], given["csv"], given["plot"]):
         check_output_file(target, used)
     quiet, json_target = given["quiet"], given["json_target"]
+    stream = people_stream(json_target, given["csv"])
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"], given["streams"])
         engines = load_engines(bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing)
@@ -114,7 +115,6 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     if measured.interrupt and not measured.points:
         raise measured.interrupt
     everything = [*measured.points, *measured.cascades]
-    stream = people_stream(json_target)
     content: dict[str, Any] = {"machine": machine, "points": [asdict(point) for point in measured.points]}
     if not quiet:
         print_results(everything, engines, stream)

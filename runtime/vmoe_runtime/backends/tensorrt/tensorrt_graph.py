@@ -16,7 +16,9 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
     """
     graphs = bundle.manifest.tensorrt
     if graphs is None:
-        raise BackendError(f"{bundle.path} has no graphs for TensorRT: export it again with --tensorrt")
+        precision = bundle.manifest.precision
+        other = "" if precision in ("fp32", "bf16") else f" and another --precision, since there are none in {precision}"
+        raise BackendError(f"{bundle.path} has no graphs for TensorRT: export it again with --tensorrt{other}")
     return graphs
 
 
