@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <exception>
@@ -26,6 +28,10 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kAttempts = 3;
+
+bool are_finite(const float* values, size_t count) {
+  return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
 
 void check_threads(int threads) {
   if (threads < 0 || threads > kMaxThreads) {
@@ -228,7 +234,15 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
          " has another shape than the manifest says: ", images.count, " images of ", manifest().output_floats(),
          " floats");
   }
-  std::memcpy(output, data, static_cast<size_t>(images.count * manifest().output_floats()) * sizeof(float));
+  const auto size = static_cast<size_t>(images.count * manifest().output_floats());
+  std::memcpy(output, data, size * sizeof(float));
+  const bool is_float = images.dtype == VMOE_FLOAT32;
+  if (!are_finite(output, size) &&
+      (!is_float || are_finite(static_cast<const float*>(images.data), images.data_bytes / sizeof(float)))) {
+    fail(VMOE_RUNTIME_ERROR, "the model's ", manifest().output_name(),
+         " of finite images are not all finite numbers: its weights are damaged, or its precision has no room for its "
+         "values");
+  }
 }
 
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {

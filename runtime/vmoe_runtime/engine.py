@@ -311,7 +311,13 @@ class Engine:
             self._check_profile(self.only_profile, profile)
         elif profile is not None:
             feeds |= profile.inputs
-        return backend.run(feeds, outputs)
+        results = backend.run(feeds, outputs)
+        if outputs[0] == manifest.output and not np.isfinite(results[0]).all() and np.isfinite(batch).all():
+            raise BackendError(
+                f"the model's {manifest.output} of finite images are not all finite numbers: its weights are damaged, or "
+                f"{manifest.precision} has no room for its values"
+            )
+        return results
 
     def _check_profile(self, only: Profile, profile: Profile | None) -> None:
         if profile is not None and replace(profile, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
 from PIL import Image, features
 
@@ -200,6 +201,21 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
         Engine.load(bundle, backend=runner.backend)
     assert_one_sentence(str(refused.value), f"x.vmoe/{runner.graph}")
     assert capfd.readouterr() == ("", "")
+
+
+def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_path: Path, mnist_image_bundle: Path) -> None:
+    data = (mnist_image_bundle / "weights.safetensors").read_bytes()
+    bias = safetensors.numpy.load(data)["head/bias"]
+    assert data.count(bias.tobytes()) == 1
+    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", files=files)
+    images = np.zeros((1, 28, 28, 1), np.float32)
+    with Engine.load(bundle) as engine, pytest.raises(BackendError) as refused:
+        engine(images)
+    assert_one_sentence(str(refused.value), "logits of finite images are not all finite", "damaged")
+    images[0, 3, 3] = np.nan
+    with Engine.load(bundle) as engine, pytest.warns(UserWarning, match="NaN"):
+        assert np.isnan(engine(images)).any()
 
 
 def test_openvino_refuses_groups_that_overflow_its_integers(mnist_bundle: Path) -> None:

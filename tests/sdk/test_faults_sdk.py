@@ -14,6 +14,7 @@ import c_engine
 import numpy as np
 import onnx
 import pytest
+import safetensors.numpy
 import sdk_build
 from bundle_changes import INLINED, MANIFEST, WEIGHTS, flipped
 from c_engine import call
@@ -259,6 +260,20 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
     code, sentence = status(programs, copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files={INLINED: data}))
     assert code == RUNTIME
     assert_one_sentence(sentence, f"x.vmoe/{INLINED}")
+
+
+def test_weights_that_make_no_finite_answer_are_told(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
+    data = (mnist_bundle / "weights.safetensors").read_bytes()
+    bias = safetensors.numpy.load(data)["head/bias"]
+    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
+    bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files=files)
+    runner = sdk_build.Runner.of_program([programs / "sdk_runner"], bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+    images = np.zeros((16, 28, 28, 1), np.float32)
+    with pytest.raises(AssertionError, match="logits of finite images are not all finite numbers"):
+        runner.logits(images)
+    images[0, 3, 3] = np.nan
+    assert np.isnan(runner.logits(images)).any()
+    runner.close()
 
 
 def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
