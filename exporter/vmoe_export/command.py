@@ -29,7 +29,7 @@ from vmoe_export.summary import model_table, profile_notes, profile_table, resul
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_runtime.bundle.manifest import OUTPUTS
 from vmoe_tools.options import CONTEXT, json_option, quiet_option
-from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
 
 
@@ -261,13 +261,26 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
     progress_console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     disable = not progress_console.is_terminal
+    told = time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal told
+        bar.update(task, description=text)
+        if disable and not show.quiet and time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            click.echo(f"{text} ...", err=True)
+
+    def advance(name: str, size: int) -> None:
+        bar.advance(task, size)
+        tell("writing the weights")
+
     with Progress(*columns, console=progress_console, transient=True, disable=disable) as bar:
         task = bar.add_task("writing the weights", total=plan.weight_bytes)
         result = write_bundle(
             plan,
             target,
-            progress=lambda name, size: bar.advance(task, size),
-            stage=lambda text: bar.update(task, description=text),
+            progress=advance,
+            stage=tell,
             **settings,
         )
     for line in validation_lines(result):

@@ -17,6 +17,8 @@ import click
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 
 STANDARD_OUTPUT = "-"
+LINE_SECONDS = 10
+"""Between two lines about a long work, where no terminal shows a bar."""
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vmoe_tools.output import LINE_SECONDS
 from vmoe_tools.program import printable
 
 T = TypeVar("T")
@@ -25,11 +26,12 @@ _LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
 
 
 class Progress:
-    """Bars for the steps of a measurement, where the stream is a terminal; nothing elsewhere."""
+    """Bars for the steps of a measurement, where the stream is a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._console = Console(file=stream, markup=False, emoji=False)
         self._off = quiet or not stream.isatty()
+        self._lines = None if quiet or not self._off else stream
 
     @contextmanager
     def step(self, text: str, total: float) -> Iterator[Callable[[float, int], None]]:
@@ -48,13 +50,17 @@ class Progress:
         )  # fmt: skip
         with progress.Progress(*columns, console=self._console, transient=True, disable=self._off) as bar:
             task = bar.add_task(text, total=total, rate="")
-            start, seen = time.monotonic(), 0
+            start, seen, done = time.monotonic(), 0, 0.0
+            told = start
 
             def advance(amount: float, images: int) -> None:
-                nonlocal seen
-                seen += images
-                rate = seen / max(time.monotonic() - start, 1e-9)
-                bar.update(task, advance=amount, rate=f"{rate:,.1f} images/s")
+                nonlocal seen, done, told
+                seen, done, now = seen + images, done + amount, time.monotonic()
+                rate = f"{seen / max(now - start, 1e-9):,.1f} images/s"
+                bar.update(task, advance=amount, rate=rate)
+                if self._lines and now - told >= LINE_SECONDS:
+                    told = now
+                    print(f"{text}: {done / total:.0%}, {rate}", file=self._lines, flush=True)
 
             yield advance
 

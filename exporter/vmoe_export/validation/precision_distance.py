@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ def distance_from_float32(
     exact: ReferenceModel,
     profiles: Sequence[Profile],
     batches: Iterable[tuple[Array, Array | None]],
+    stage: Callable[[str], object] = lambda text: None,
     *,
     answers: bool,
 ) -> list[PrecisionDistance]:
@@ -68,6 +69,7 @@ def distance_from_float32(
         exact: with those of the checkpoint in float32.
         profiles: the profiles to compare at; none for a dense ViT and a Soft MoE.
         batches: images that fill whole routing groups, with their labels where those are known.
+        stage: called with a few words after each part of the model.
         answers: whether the classes of the images are worth comparing.
 
     Raises:
@@ -76,7 +78,11 @@ def distance_from_float32(
     model = stored.model
     tallies = [_Tally(profile, answers and model.output == "logits") for profile in profiles or (None,)]
 
+    def tell(part: str, steps: list[Step]) -> None:
+        stage(f"comparing with float32: {part}")
+
     def round_part(part: str, steps: list[Step]) -> None:
+        tell(part, steps)
         distinct = steps[:1] if steps[0] is steps[-1] else steps  # up to the first MoE layer all profiles have the same
         settings = [(len(images), tally.profile) for tally in tallies]
         rounded, _ = stored.run(part, np.concatenate([step.x for step in distinct]), settings)
@@ -85,8 +91,8 @@ def distance_from_float32(
             tally.add_part(part, step.distance(y))
 
     for number, (images, labels) in enumerate(batches):
-        expected = run_reference(exact, images, profiles, *([] if number else [round_part]))
-        for tally, of_profile, found in zip(tallies, expected, run_reference(stored, images, profiles), strict=True):
+        expected = run_reference(exact, images, profiles, tell if number else round_part)
+        for tally, of_profile, found in zip(tallies, expected, run_reference(stored, images, profiles, tell), strict=True):
             tally.add(of_profile, found, labels)
     moe = model.config.moe
     layers = [f"encoderblock_{i}" for i in (moe.layers if moe and "kept" in model.layer_outputs else ())]

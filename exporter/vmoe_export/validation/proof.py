@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
     from vmoe_export.validation.reference_model import ReferenceModel
+    from vmoe_export.validation.reference_run import Step
 
 StageHook = Callable[[str], object]
 
@@ -126,9 +127,7 @@ def prove(
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
     profiles, weights = plan.profiles, folder / WEIGHTS_NAME
-    stage("reading the weights back")
-    check_stored_weights(weights, spans, plan.checkpoint, plan.model)
-    stage("comparing the graphs with the reference")
+    check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage)
     stored = ReferenceModel(model, stored_weights(weights, spans))
     images = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES)
     limits, products = graph_limits(model, options.atol), plan.tensorrt_precision
@@ -136,7 +135,12 @@ def prove(
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
     validation = PartValidation(model, held, profiles, images)
-    found = validation.comparisons(run_reference(stored, images, profiles, validation.compare))
+
+    def compare(part: str, steps: list[Step]) -> None:
+        stage(f"comparing the graphs with the reference: {part}")
+        validation.compare(part, steps)
+
+    found = validation.comparisons(run_reference(stored, images, profiles, compare))
     names = {graph.file for graph in graphs}
     findings = Findings(
         limits,
@@ -146,14 +150,13 @@ def prove(
     )
     if plan.stored_precision == "fp32":
         return findings
-    stage("comparing with float32")
     limit = distance_limit(plan.stored_precision, options.max_distance)
-    distances = tuple(_distances(plan, stored, source, limit))
+    distances = tuple(_distances(plan, stored, source, limit, stage))
     return replace(findings, distance_limit=limit, distances=distances, own_images=source is not None)
 
 
 def _distances(
-    plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float
+    plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float, stage: StageHook
 ) -> Sequence[PrecisionDistance]:
     """How far the model as stored is from float32, within the limit."""
     from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
@@ -168,6 +171,6 @@ def _distances(
         if source is None
         else user_batches(source, multiple, plan.input_spec, len(profiles))
     )
-    distances = distance_from_float32(stored, exact, profiles, batches, answers=source is not None)
+    distances = distance_from_float32(stored, exact, profiles, batches, stage, answers=source is not None)
     check_distance(distances, plan.stored_precision, limit)
     return distances

@@ -56,7 +56,7 @@ def check_stored_weights(
     spans: Mapping[str, Span],
     checkpoint: Checkpoint,
     config: ModelConfig,
-    progress: Callable[[int], object] = lambda size: None,
+    stage: Callable[[str], object] = lambda text: None,
 ) -> None:
     """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
 
@@ -67,6 +67,7 @@ def check_stored_weights(
     for name in spans:
         if name.endswith("_scale") and name.removesuffix("_scale") in spans:
             continue  # with its kernel
+        stage(f"reading the weights back: {name}")
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
@@ -76,7 +77,6 @@ def check_stored_weights(
                     f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
                     "no bundle was written"
                 )
-        progress(spans[name].length)
 
 
 def _is_nearest(official: Array, found: Array, scales: Array | None) -> bool:
