@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         return USAGE_ERROR
     except (Exception, KeyboardInterrupt) as raised:
         error = raised.__cause__ if isinstance(raised, _Stopped) and raised.__cause__ else raised
+        error = _signal_behind(raised) or error
         explanation = _explain(error)
         if explanation is None:  # a defect
             raise
@@ -130,6 +131,13 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain(sentence)
     return code or 0
+
+
+def _signal_behind(error: BaseException | None) -> _Signalled | None:
+    """The signal that came while a module was initialized, which makes an ImportError of it."""
+    while error is not None and not isinstance(error, _Signalled):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def main_of_export() -> int:

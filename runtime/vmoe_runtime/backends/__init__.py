@@ -130,6 +130,8 @@ def prepare_backend(
     try:
         module = import_module(f"{__name__}.{kind.module}")
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # a signal came while a module was initialized
+            raise error.__cause__ from None
         raise UnavailableError(f"backend '{name}' is not installed ({error}); {_how_to_install(name)}") from None
     prepared: PreparedBackend = getattr(module, kind.function)(bundle, profile, parallelism)
     return prepared
