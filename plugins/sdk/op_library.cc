@@ -35,8 +35,10 @@ const OpLibrary& find_op_library() {
   static const OpLibrary found = [] {
     const std::string path = beside_this_library();
     if (path.empty()) {
-      return OpLibrary{{}, "there is no op library beside the SDK, as in the wheels of vmoe-export; without it a call takes "
-                           "several times as long"};
+      return OpLibrary{
+          {},
+          "there is no op library beside the SDK, as in the wheels of vmoe-export; without it a call takes "
+          "several times as long"};
     }
     const std::string failure = load_failure(path);
     return failure.empty() ? OpLibrary{path, {}}
