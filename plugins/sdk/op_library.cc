@@ -34,12 +34,7 @@ std::string load_failure(const std::string& path) {
 const OpLibrary& find_op_library() {
   static const OpLibrary found = [] {
     const std::string path = beside_this_library();
-    if (path.empty()) {
-      return OpLibrary{
-          {},
-          "there is no op library beside the SDK, as in the wheels of vmoe-export; without it a call takes "
-          "several times as long"};
-    }
+    if (path.empty()) return OpLibrary{};
     const std::string failure = load_failure(path);
     return failure.empty() ? OpLibrary{path, {}}
                            : OpLibrary{{}, "the op library " + path + " can't be loaded: " + failure};

@@ -195,8 +195,11 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path) -> None:
         file.write_text("{}")
     (tmp_path / "link.png").symlink_to(image)
     for target in (bundle / "manifest.json", bundle / "new.json", image, tmp_path / "link.png"):
-        with pytest.raises(click.UsageError, match="is used by this command; choose another file"):
+        with pytest.raises(click.UsageError, match=r"(is used by this command|x\.vmoe is a bundle); choose another file"):
             check_output_file(target, [None, bundle, image])
+    for target in (bundle / "manifest.json", bundle / "new.json"):  # in any bundle
+        with pytest.raises(click.UsageError, match="is a bundle"):
+            check_output_file(target)
     with pytest.raises(click.UsageError, match="there is no folder"):
         check_output_file(tmp_path / "nowhere" / "report.json")
     with pytest.raises(click.UsageError, match="no plain file"):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 CLUSTER = """
 import sys, ray
 from vmoe_serve.ray_session import connected_ray
-with connected_ray(6, 1 << 28):
+with connected_ray(4, 1 << 28):
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 """

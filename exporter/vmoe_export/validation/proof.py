@@ -142,12 +142,8 @@ def prove(
 
     found = validation.comparisons(run_reference(stored, images, profiles, compare))
     names = {graph.file for graph in graphs}
-    findings = Findings(
-        limits,
-        tuple(each for each in found if each.graph in names),
-        tensorrt_limits=of_tensorrt if products else None,
-        tensorrt_comparisons=tuple(each for each in found if each.graph not in names),
-    )
+    ours, theirs = (tuple(each for each in found if (each.graph in names) == own) for own in (True, False))
+    findings = Findings(limits, ours, tensorrt_limits=of_tensorrt if products else None, tensorrt_comparisons=theirs)
     if plan.stored_precision == "fp32":
         return findings
     limit = distance_limit(plan.stored_precision, options.max_distance)
