@@ -119,9 +119,11 @@ check-report: $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
-# Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. What they compile
-# of the tests is kept, also where a machine is set up not to.
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. A third fills the
+# waits for servers to start, but not where there is much to compile meanwhile. What they compile of the tests is kept, also where
+# a machine is set up not to.
+TEST_PROCESSES := $(if $(wildcard build/tsan),3,2)
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 COVERAGE := build/coverage
 
 check: $(NATIVE) lint

@@ -58,7 +58,7 @@ def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) 
         assert found.output_difference < 0.2 and 0 <= found.images_alike <= found.images
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_sound_models_pass(precision: Any, seed: int, tmp_path: Path) -> None:
     kinds: tuple[dict[str, Any], ...] = ({}, {"router": "experts-choice"}, {"dispatch_bf16": True}, {"pool": True})
@@ -73,13 +73,12 @@ def test_an_option_that_loosens_refuses_nothing_that_passed(tmp_path: Path) -> N
         exported(DEEP, tmp_path, precision="bf16", atol=largest / 2)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "bf16-experts"])
-@pytest.mark.parametrize("variant", [WIDE, DENSE], ids=str)
+@pytest.mark.parametrize(
+    ("variant", "precision"), [(WIDE, "fp32"), (WIDE, "bf16"), (WIDE, "int8"), (DENSE, "int8")], ids=str
+)
 def test_planted_faults_are_found_in_their_part(variant: Variant, precision: Any, tmp_path: Path) -> None:
-    if variant is DENSE and precision == "bf16-experts":
-        pytest.skip("a dense model has no experts")
-    report = planted_faults.run(saved(variant, tmp_path), tmp_path, 32, seed=1, precision=precision, config=variant.config)
-    assert report["planted"].total() == 32
+    report = planted_faults.run(saved(variant, tmp_path), tmp_path, 24, seed=1, precision=precision, config=variant.config)
+    assert report["planted"].total() == 24
     assert (report["missed"], report["refused without a fault"]) == ([], [])
 
 

@@ -20,12 +20,12 @@ from vmoe_runtime.op_library import find_library
 pytestmark = pytest.mark.long
 
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
-CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "4000"))
+CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))
 CALLS_ON_OTHER_PATHS = max(CALLS // 5, 1000)
 # With what stands in for a matrix unit, wherever it runs.
 PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
-THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("2", "4")
+THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
 TARGETS = {
     MEMORY: ("vmoe_onnxruntime", "op_fuzz"),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
