@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     """
     words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
     _end_at_signals()
+    warnings.formatwarning = lambda message, *_, **__: f"vmoe: warning: {printable(str(message))}\n"
     try:
         _check_standard_files()
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ def no_library(_: bytes) -> bytes:
     return b"a name of a library, and nothing of one" * 10
 
 
+SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a newer system": (for_a_newer_system, "GLIBC_9.9"),
     "no library": (no_library, "ELF"),
@@ -80,6 +83,17 @@ def test_without_an_op_library_an_engine_says_what_is_missing_and_what_mends_it(
     with pytest.warns(RuntimeWarning, match="int8 is slower than fp32") as warned, Engine.load(short, backend="onnxruntime"):
         pass
     assert len(warned) == 1
+
+
+def test_the_program_shows_a_warning_as_one_line(mnist_image_bundle: Path) -> None:
+    program = (
+        "import sys; from vmoe_runtime import op_library; op_library.find_library = lambda: None; "
+        "from vmoe_tools.program import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "run", mnist_image_bundle, SEVEN, "--backend", "onnxruntime"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("vmoe: warning: this installation") and done.stderr.count("\n") == 1
+    assert "standard ops; this installation of vmoe-export has no op library" in done.stdout.splitlines()[0]
 
 
 def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(

@@ -10,9 +10,11 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
@@ -31,7 +33,7 @@ class GraphParts:
     """
 
     def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate_bf16: bool = False) -> None:
-        self.graph = graph
+        self.written = graph
         self._folder, self._model = folder, model
         whole = onnx.load(folder / graph.file, load_external_data=False)
         self._proto = emulate_bfloat16(whole) if emulate_bf16 else whole
@@ -42,17 +44,18 @@ class GraphParts:
     def load(self, part: str) -> LoadedPart:
         """One part as a session of its own."""
         number = self._model.parts.index(part)
-        start = self.graph.cuts[number - 1] if number else IMAGE_INPUT
+        start = self.written.cuts[number - 1] if number else IMAGE_INPUT
         block, _, what = part.rpartition("/")
-        end = self.graph.cuts[number] if number < len(self.graph.cuts) else self._model.output
+        end = self.written.cuts[number] if number < len(self.written.cuts) else self._model.output
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
         path = self._folder / "part.onnx"  # beside the weights, which it points into
         try:
             cut = self._cut(start, [end, *routes])
             path.write_bytes(cut.SerializeToString())
-            return LoadedPart(
-                _session(path, self._library), start, {value.name for value in cut.graph.input}, [end, *routes]
-            )
+            takes = {value.name for value in cut.graph.input}
+            return LoadedPart(f"{part} of {self.written.file}", _session(path, self._library), start, takes, [end, *routes])
+        except Exception as error:  # ONNX Runtime raises many kinds
+            raise _refused(f"{part} of {self.written.file}", error) from None
         finally:
             path.unlink(missing_ok=True)
 
@@ -84,16 +87,25 @@ class GraphParts:
 class LoadedPart:
     """One part of a graph, ready to run."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, start: str, takes: set[str], outputs: list[str]) -> None:
-        self._session, self._start, self._takes, self._outputs = session, start, takes, outputs
+    def __init__(
+        self, name: str, session: onnxruntime.InferenceSession, start: str, takes: set[str], outputs: list[str]
+    ) -> None:
+        self._name, self._session, self._start, self._takes, self._outputs = name, session, start, takes, outputs
 
     def run(self, x: Array, images: Array, profile: Profile | None) -> list[Array]:
         """What the part makes of x and the images that it comes from: the stream or output, then its routes."""
         settings = profile.inputs if profile else {}
         feeds = {IMAGE_INPUT: images, **settings, self._start: x}
         taken = {name: array for name, array in feeds.items() if name in self._takes}
-        # Copies: the runtime's own arrays would keep the memory of the whole session.
-        return [np.array(values) for values in self._session.run(self._outputs, taken)]
+        try:
+            # Copies: the runtime's own arrays would keep the memory of the whole session.
+            return [np.array(values) for values in self._session.run(self._outputs, taken)]
+        except Exception as error:
+            raise _refused(self._name, error) from None
+
+
+def _refused(what: str, error: Exception) -> ExportError:
+    return ExportError(f"validation failed: ONNX Runtime can't run {what}: {first_line(error)}; no bundle was written")
 
 
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:

@@ -84,7 +84,7 @@ class PartValidation:
             _Watch(graph, number, profile, images)
             for graph, _ in graphs
             for number, profile in enumerate(profiles or (None,))
-            if graph.graph.profile in (None, profile)
+            if graph.written.profile in (None, profile)
         ]
 
     def compare(self, part: str, steps: Sequence[Step]) -> None:
@@ -108,7 +108,7 @@ class PartValidation:
             apart = differences(expected[watch.number], self._run_of(watch, watch.own, watch.routes))
             found.append(
                 Comparison(
-                    watch.graph.graph.file,
+                    watch.graph.written.file,
                     watch.profile.name if watch.profile else None,
                     watch.worst[1],
                     watch.worst[0],
@@ -147,7 +147,7 @@ class PartValidation:
         if not relative <= watch.worst[0]:
             watch.worst = (relative, part)
         watch.max_difference = max(watch.max_difference, largest)
-        limits, where = self._limits[id(watch.graph)], f"{part} of {watch.graph.graph.file}"
+        limits, where = self._limits[id(watch.graph)], f"{part} of {watch.graph.written.file}"
         if watch.profile:
             where += f" at {watch.profile.name}"
         if not np.isfinite(found).all():
@@ -173,5 +173,5 @@ class PartValidation:
             )
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array]) -> Run:
-        names = ("slot", "weight") if watch.graph.graph.profile else self._model.layer_outputs
+        names = ("slot", "weight") if watch.graph.written.profile else self._model.layer_outputs
         return Run.of(names, [output, *routes], watch.profile)

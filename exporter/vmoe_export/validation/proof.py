@@ -32,8 +32,8 @@ class ValidationOptions:
     """How a written bundle is checked.
 
     Attributes:
-        atol: largest difference of logits between a graph and torch; None for what the precision says.
-        max_distance: largest relative difference from float32; None for what the precision says.
+        atol: largest absolute difference of a part of a graph from the reference; None for what rounding explains.
+        max_distance: largest relative difference of a part from float32; None for what the precision says.
         images: an npz file or folder of pictures to measure that difference on; None for a few random images.
 
     Raises:
