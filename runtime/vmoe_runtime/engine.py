@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -312,7 +313,7 @@ class Engine:
         elif profile is not None:
             feeds |= profile.inputs
         results = backend.run(feeds, outputs)
-        if outputs[0] == manifest.output and not np.isfinite(results[0]).all() and np.isfinite(batch).all():
+        if outputs[0] == manifest.output and not _all_finite(results[0]) and np.isfinite(batch).all():
             raise BackendError(
                 f"the model's {manifest.output} of finite images are not all finite numbers: its weights are damaged, or "
                 f"{manifest.precision} has no room for its values"
@@ -377,6 +378,11 @@ class Cascade:
             logits = logits.copy()
             logits[chosen] = self.engine(np.ascontiguousarray(batch[chosen]), self.then)
         return logits, escalated
+
+
+def _all_finite(values: Array) -> bool:
+    # A NaN is both the largest and the smallest. np.isfinite(values).all() takes 2 % of a small model's call.
+    return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))
 
 
 def _named_profile(manifest: Manifest, name: str) -> Profile:
