@@ -26,7 +26,7 @@ HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp
 PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
 # What the tests use besides: libraries of the C++ samples, and a compiler and an emulator of 64-bit ARM.
 TEST_HEADERS := boost/beast.hpp CLI/CLI.hpp openssl/ssl.h stb/stb_image.h
-TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev g++-aarch64-linux-gnu qemu-user
+TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev g++-aarch64-linux-gnu qemu-user nginx-light
 # Every build by the same CMake: another one would compile everything again.
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get

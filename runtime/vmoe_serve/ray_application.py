@@ -56,6 +56,7 @@ class Replica:
         batch_size: int,
         max_waiting: int,
         max_body: int,
+        request_seconds: int,
         threads: int | None,
         backend: str,
     ) -> None:
@@ -70,6 +71,7 @@ class Replica:
             batch_size: the most images of a call and of a request.
             max_waiting: images that may wait.
             max_body: megabytes of a request's body.
+            request_seconds: for a request's body to arrive.
             threads: CPU threads per call; None for the runtime's own choice.
             backend: name of the backend.
         """
@@ -80,7 +82,9 @@ class Replica:
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
             plan, self._notes = elastic_plan(engine, profiles, slo_ms / 1e3, batch_size)
         batcher = Batcher(engine, plan, most_images=batch_size, most_waiting=max_waiting)
-        self._service = Service(engine, batcher, name, most_images=batch_size, most_bytes=max_body << 20)
+        self._service = Service(
+            engine, batcher, name, most_images=batch_size, most_bytes=max_body << 20, seconds=request_seconds
+        )
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The application, for Ray's HTTP proxy."""

@@ -73,6 +73,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @count_option("--batch-size", 4096, 16, "The most images of a call and of a request.")
 @count_option("--max-waiting", 1 << 20, 256, "Images that may wait in a replica; further requests get 503.")
 @count_option("--max-body", 1024, 16, "Megabytes that a request's body may have; larger ones get 413.")
+@count_option("--request-seconds", 3600, 10, "Seconds for a request's body to arrive; a slower one gets 408.")
 @threads_option
 @backend_option
 @quiet_option

@@ -24,6 +24,8 @@ _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_
 _ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
 """How often a replica is started that never answered; on one machine, what failed once fails again."""
 
+_PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "vmoe_serve.ray_proxy.middlewares"}
+
 _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 
 
@@ -45,7 +47,7 @@ def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> 
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            for name, value in (_MALLOC | _ATTEMPTS).items():
+            for name, value in (_MALLOC | _ATTEMPTS | _PROXY).items():
                 os.environ.setdefault(name, value)
             ray.init(
                 address="local",  # without it Ray would join whatever `ray start` has started on this machine

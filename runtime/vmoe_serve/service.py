@@ -25,6 +25,7 @@ from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_inf
 Array = np.ndarray[Any, np.dtype[Any]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
 _LATER = {"retry-after": "1"}
 
 
@@ -38,7 +39,9 @@ class Service:
         app: the application, with the routes of `docs/ray.md`.
     """
 
-    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, most_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, most_bytes: int, seconds: float
+    ) -> None:
         """Serves an engine by a batcher.
 
         Args:
@@ -47,9 +50,11 @@ class Service:
             name: of the model, in addresses.
             most_images: of a request.
             most_bytes: of a request's body.
+            seconds: for a request's body to arrive.
         """
         self._engine, self._batcher, self._name = engine, batcher, name
-        self._most_images, self._most_bytes = most_images, most_bytes
+        self._most_images, self._most_bytes, self._seconds = most_images, most_bytes, seconds
+        self._arriving = 0  # bytes of the bodies that have not arrived as a whole
         self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "vmoe-decoder")
         self._metrics = Metrics(name, batcher)
         routes = [
@@ -142,13 +147,26 @@ class Service:
         return reply_to
 
     async def _body(self, request: Request) -> bytes:
-        """The request's body; no more than it may have is kept."""
+        """The request's body; no more than it may have is kept, and no longer than it may take."""
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._most_bytes:
-                raise RequestError(f"the body is larger than {self._most_bytes:,} bytes", 413)
-            parts.append(part)
+        length = request.headers.get("content-length", "0")[:15]
+        too_large = RequestError(f"the body is larger than {self._most_bytes:,} bytes", 413)
+        if int(length) > self._most_bytes:
+            raise too_large
+        try:
+            async with asyncio.timeout(self._seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    self._arriving += len(part)
+                    if size > self._most_bytes:
+                        raise too_large
+                    if self._arriving > max(_MOST_ARRIVING, self._most_bytes):
+                        raise RequestError("too many large requests arrive at once", 503)
+                    parts.append(part)
+        except TimeoutError:
+            raise RequestError(f"the request did not arrive within {self._seconds:g} seconds", 408) from None
+        finally:
+            self._arriving -= size
         return b"".join(parts)
 
     async def _batch(self, images: Any) -> Array:

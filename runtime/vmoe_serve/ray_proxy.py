@@ -1,0 +1,37 @@
+"""What Ray Serve's HTTP proxy says by itself, in the form that a replica's answers have."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_GONE = "no replica has answered this request: one has ended, or the server is starting or shutting down; send it again"
+
+
+class JsonRefusals:
+    """An ASGI application whose refusals are JSON: what its proxy refuses, or fails at, as plain text becomes status 503."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An application of the ASGI."""
+        refused = False
+
+        async def send_json(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                refused = message["status"] >= 400 and "json" not in Headers(raw=message["headers"]).get("content-type", "")
+            if not refused:
+                await send(message)
+            elif not message.get("more_body") and message["type"] == "http.response.body":
+                await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
+
+        await self._app(scope, receive, send_json)
+
+
+def middlewares() -> list[Middleware]:
+    """For Ray's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    return [Middleware(JsonRefusals)]
