@@ -125,19 +125,19 @@ def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
     """The files of a folder that have one of these suffixes, in lower case with their dots.
 
-    Hidden files and folders are left out, which are thumbnails and other systems' notes.
+    Hidden files and folders are left out, which are thumbnails and other systems' notes. Links are followed.
 
     Returns:
         Those in the folder itself; and by name of each subfolder that has any, those in it and in folders inside it, however
         deep. Both are sorted.
 
     Raises:
-        ImageError: a folder can't be read.
+        ImageError: a folder can't be read, or a link leads nowhere or to a folder that it is in.
     """
     try:
         entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
         loose = [entry for entry in entries if _is_one_of(entry, suffixes)]
-        found = {entry.name: _files_below(entry, suffixes) for entry in entries if entry.is_dir()}
+        found = {entry.name: _files_below(entry, suffixes) for entry in entries if _is_folder(entry)}
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}") from None
     return loose, {name: files for name, files in found.items() if files}
@@ -204,8 +204,8 @@ def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
 
 def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
     found: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not _is_hidden(name) and _is_folder(Path(where, name))]
         found += (path for name in files if not _is_hidden(name) and _is_one_of(path := Path(where, name), suffixes))
     return sorted(found)
 
@@ -218,5 +218,13 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
+def _is_folder(path: Path) -> bool:
+    if path.is_symlink() and path.parent.resolve().is_relative_to(os.path.realpath(path)):
+        raise ImageError(f"{path} is a link to a folder that it is in: remove it")
+    return path.is_dir()
+
+
 def _is_one_of(path: Path, suffixes: Collection[str]) -> bool:
+    if path.is_symlink() and not path.exists():
+        raise ImageError(f"{path} is a link that leads nowhere: remove it")
     return path.suffix.lower() in suffixes and path.is_file()

@@ -88,7 +88,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """
     from ray import serve
 
-    from vmoe_serve.ray_session import connected_ray
+    from vmoe_serve.ray_session import connected_ray, told_if_ended
 
     name = values.pop("name") or model_name(bundle)
     arguments = _checked(bundle, values)
@@ -97,7 +97,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
-    with connected_ray():
+    with told_if_ended(), connected_ray():
         try:
             handle = _deploy(bundle, name, host, port, arguments)
             if not quiet:

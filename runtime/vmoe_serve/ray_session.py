@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -67,6 +68,18 @@ def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> 
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def told_if_ended() -> Iterator[None]:
+    """Has somebody else say so if this process ends within: Ray does that without a message when its other processes die."""
+    message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
+    words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as watch:
+        try:
+            yield
+        finally:
+            watch.communicate(b"\n")
 
 
 @contextmanager

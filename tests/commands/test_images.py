@@ -97,6 +97,23 @@ def test_hidden_files_and_empty_folders_are_no_pictures(pictures: Path, manifest
     assert not any(part.startswith(".") for path in source.images for part in path.relative_to(pictures).parts)
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "says"),
+    [("one/digit.png", "nothing.png", "leads nowhere"), ("two", "two", "leads nowhere"), ("one/up", "..", "that it is in")],
+)
+def test_links_are_followed_and_those_that_lead_nowhere_are_named(
+    name: str, target: str, says: str, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "one").symlink_to(pictures)
+    assert len(open_images(tmp_path / "links", DIGITS, None)) == len(open_images(pictures, DIGITS, None))
+    (tmp_path / "links" / "one").unlink()
+    (tmp_path / "links" / "one").mkdir()
+    (tmp_path / "links" / name).symlink_to(target)
+    with pytest.raises(ImageError, match=says):
+        open_images(tmp_path / "links", DIGITS, None)
+
+
 def test_pictures_without_a_subfolder_have_no_labels(pictures: Path, manifest: Manifest) -> None:
     flat = opened(pictures / "one", manifest)
     assert (flat.labels, flat.note) == (None, None)

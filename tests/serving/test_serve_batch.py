@@ -277,6 +277,13 @@ def test_a_mistake_is_one_line(
     assert not mistaken["new"].exists() and contents(mistaken["done"]) == before
 
 
+@pytest.mark.parametrize(("end", "said"), [("os._exit(1)", True), ("pass", False)])
+def test_a_process_that_ray_ends_does_not_end_in_silence(end: str, said: bool) -> None:
+    code = f"import os\nfrom vmoe_serve.ray_session import told_if_ended\nwith told_if_ended():\n    {end}"
+    errors = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False).stderr
+    assert errors.startswith("vmoe: this process was killed, or ended by Ray") if said else errors == ""
+
+
 JOB = Job("0" * 64, "1" * 64, 2, None, "c0.3-k1", "auto", None, 5, 1)
 PARTS = [Part(number, 2, number, (InputFile(f"/{number}.png", f"{number}.png", "", 1),)) for number in range(2)]
 

@@ -126,7 +126,7 @@ def _process(
     if not parts:
         return []
     from vmoe_serve.batch.pipeline import answered_parts
-    from vmoe_serve.ray_session import connected_ray, silenced
+    from vmoe_serve.ray_session import connected_ray, silenced, told_if_ended
 
     output.unfinish()
     written: list[Written] = []
@@ -134,7 +134,7 @@ def _process(
     cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
     arguments = (job, bundle.resolve(), options["batch_size"], threads)
     try:
-        with silenced() as messages, connected_ray(replicas * cpus + 1, object_store=1 << 29):
+        with told_if_ended(), silenced() as messages, connected_ray(replicas * cpus + 1, object_store=1 << 29):
             start = said = time.monotonic()
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
                 written.append(_write(output, job, part, table))
