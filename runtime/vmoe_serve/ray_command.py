@@ -97,6 +97,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
+    if not quiet:
+        click.echo("vmoe: starting Ray and its replicas", err=True)
     with told_if_ended(), connected_ray():
         try:
             handle = _deploy(bundle, name, host, port, arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
@@ -27,6 +29,8 @@ class JsonRefusals:
             if not refused:
                 await send(message)
             elif not message.get("more_body") and message["type"] == "http.response.body":
+                # Clients that ask again at once would keep the proxy from its work, and be cut off when it ends.
+                await asyncio.sleep(1)
                 await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
         await self._app(scope, receive, send_json)
