@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 MINIMUM_ROUNDS = 3
 _WARM_UP_ROUNDS = 2
+_DEVIATIONS = 1.96  # of a normal distribution, for a confidence of 95 %
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,23 @@ class Speed:
     Attributes:
         images_per_second: images of a call over the median time of one, which a call that was held up doesn't move.
         p50_ms, p90_ms, p99_ms: median and percentiles of the time of one call, in milliseconds.
+        p50_low_ms, p50_high_ms: the 95 % confidence interval of the median; of fewer than 6 calls the shortest and longest.
     """
 
     images_per_second: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
 
 
 def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     """The speed behind measured times.
 
     Percentiles are interpolated linearly between neighbouring samples, as numpy does by default; the p99 of
-    fewer than a hundred calls says little more than their maximum.
+    fewer than a hundred calls says little more than their maximum. The interval of the median is one of order statistics,
+    which assumes nothing about the distribution of the times: how many of `n` calls are below the true median is binomial.
 
     Args:
         seconds: time of each call; at least one.
@@ -40,10 +46,12 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
 
     Example:
         >>> summarize([1.0, 3.0, 2.0], images_per_call=16)
-        Speed(images_per_second=8.0, p50_ms=2000.0, p90_ms=2800.0, p99_ms=2980.0)
+        Speed(images_per_second=8.0, p50_ms=2000.0, p90_ms=2800.0, p99_ms=2980.0, p50_low_ms=1000.0, p50_high_ms=3000.0)
     """
-    p50, p90, p99 = (float(ms) for ms in np.percentile(np.asarray(seconds, np.float64), [50, 90, 99]) * 1e3)
-    return Speed(images_per_call * 1e3 / p50, p50, p90, p99)
+    ordered = np.sort(np.asarray(seconds, np.float64)) * 1e3
+    p50, p90, p99 = (float(ms) for ms in np.percentile(ordered, [50, 90, 99]))
+    below = max(math.floor((len(ordered) - 1 - _DEVIATIONS * math.sqrt(len(ordered))) / 2), 0)
+    return Speed(images_per_call * 1e3 / p50, p50, p90, p99, float(ordered[below]), float(ordered[-1 - below]))
 
 
 class Timed(Protocol):

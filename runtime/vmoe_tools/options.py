@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 _MOST_THREADS, _MOST_IMAGES = 1024, 65536
 _STEPS, _MOST_STEPS = 8, 1000
+_AMBIGUOUS = 0.5  # a share that large may have been meant as percent
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 
 
@@ -57,6 +58,31 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"'{value}' is no finite number", param, ctx)
         return number
+
+
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """A share as `0.01` or `1%`. From 0.5 on it must say `%`, as `0.5` is typed for half a percent, too.
+
+    Example:
+        >>> Share().convert("0.01", None, None), Share().convert("0.5%", None, None)
+        (0.01, 0.005)
+    """
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads one word."""
+        text, percent = str(value).removesuffix("%"), str(value).endswith("%")
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < 100:
+            self.fail(f"'{value:.40}' is no share such as 0.01 or 1%", param, ctx)
+        if not percent and number >= _AMBIGUOUS:
+            whole = f", or {number * 100:g}%" * (number < 1)
+            self.fail(f"{text}% or {text} of everything? Write {text}%{whole}", param, ctx)
+        return number / 100 if percent else number
 
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -134,6 +160,21 @@ labels_option = click.option(
     type=click.Path(path_type=Path),
     help="Labels of --images DIR: on each line a picture's path in it, and the name or index of its class.",
 )
+
+
+def max_drop_option(default: float | None) -> Callable[[F], F]:
+    """The accuracy that a recommended setting may lose."""
+    return click.option(
+        "--max-drop-in-accuracy",
+        "max_drop",
+        metavar="X",
+        type=Share(),
+        default=default,
+        show_default=default is not None,
+        help="Recommend the fastest setting that is at most so much less accurate than the most accurate one; 0.01 or 1%.",
+    )
+
+
 sweep_option = click.option(
     "--sweep",
     "sweeps",

@@ -21,8 +21,19 @@ from vmoe_tools.machine import usable_cores
 
 POINT_KEYS = [
     *("bundle", "precision", "profile", "capacity_ratio", "k", "bpr", "pool", "max_experts", "backend", "batch_size"),
-    *("threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "kept_pairs", "top1", "images", "flops_per_image"),
-    *("expert_bytes_per_call", "pareto", "concurrency", "streams", "then", "margin", "escalated"),
+    *("threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms", "kept_pairs", "top1"),
+    *(
+        "images",
+        "flops_per_image",
+        "expert_bytes_per_call",
+        "pareto",
+        "chance",
+        "concurrency",
+        "streams",
+        "then",
+        "margin",
+        "escalated",
+    ),
 ]
 
 
@@ -42,6 +53,14 @@ def test_percentiles_are_those_of_numpy_and_a_slow_call_does_not_move_the_throug
     assert speed.p99_ms == pytest.approx(1000 * np.percentile(seconds, 99), rel=1e-12)
     assert speed.images_per_second == pytest.approx(16 / np.percentile(seconds, 50), rel=1e-12)
     assert summarize([0.1, 0.1, 0.1, 0.1, 60.0], images_per_call=8).images_per_second == pytest.approx(80)
+
+
+def test_the_interval_of_the_median_has_the_true_median_in_95_of_100_measurements() -> None:
+    random = np.random.default_rng(0)
+    speeds = [summarize(list(random.lognormal(size=41)), images_per_call=1) for _ in range(1000)]
+    assert 0.93 < np.mean([speed.p50_low_ms <= 1000 <= speed.p50_high_ms for speed in speeds]) < 0.98
+    few = summarize([0.3, 0.1, 0.2], images_per_call=1)
+    assert (few.p50_low_ms, few.p50_high_ms) == pytest.approx((100, 300))
 
 
 class Stopwatch:
@@ -116,7 +135,8 @@ def test_json_has_exactly_the_documented_keys(
     point = report["points"][0]
     assert (point["profile"], point["capacity_ratio"], point["k"], point["bpr"]) == ("c0.3-k1", 0.3, 1, True)
     assert (point["backend"], point["batch_size"], point["threads"]) == ("onnxruntime", 16, 1)
-    assert 0 < point["p50_ms"] <= point["p90_ms"] <= point["p99_ms"]
+    assert 0 < point["p50_low_ms"] <= point["p50_ms"] <= point["p90_ms"] <= point["p99_ms"]
+    assert point["p50_ms"] <= point["p50_high_ms"]
     assert point["images_per_second"] > 0
     assert "ONNX Runtime" in report["machine"]["backends"]["onnxruntime"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, kept_bundle, run
+from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
 from test_bench import report_of
 
 from vmoe_export import export_bundle
@@ -20,8 +21,8 @@ from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
-from vmoe_tools.bench.result import PointResult, mark_front, recommend
-from vmoe_tools.options import RatioRange
+from vmoe_tools.bench.result import PointResult, mark, recommend
+from vmoe_tools.options import RatioRange, Share
 
 pytestmark = pytest.mark.long
 
@@ -49,6 +50,11 @@ def test_a_range_is_spaced_by_equal_factors() -> None:
 @pytest.mark.parametrize("word", ["0.5", "0:1", "2:1", "1:2:1", "a:b", "0.1-2", "0.1:2:0", "1:2:9999", "-1:2", "nan:1", ""])
 def test_what_is_no_range_is_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--sweep" in complaint_of(capsys, 2, "bench", "x.vmoe", "--sweep", word)
+
+
+@pytest.mark.parametrize(("word", "share"), [("0.01", 0.01), ("1%", 0.01), ("0.5%", 0.005), ("0", 0.0), ("50%", 0.5)])
+def test_a_share_is_a_number_or_percent(word: str, share: float) -> None:
+    assert Share().convert(word, None, None) == share
 
 
 # What it finds
@@ -110,7 +116,7 @@ def test_bundles_of_one_name_are_told_apart_by_their_paths(
     for folder in ("one", "other"):
         shutil.copytree(mnist_image_bundle, tmp_path / folder / "digits.vmoe")
     one, other = tmp_path / "one" / "digits.vmoe", tmp_path / "other" / "digits.vmoe"
-    limit = ("--images", mnist_digits, "--max-drop-in-accuracy", 0.5)
+    limit = ("--images", mnist_digits, "--max-drop-in-accuracy", "50%")
     report = report_of(capsys, one, "--compare", other, *capacities(0.5), *limit)
     assert [point["bundle"] for point in report["points"]] == [str(one)] + [str(other)] * 4
     assert report["recommended"] == 0
@@ -134,19 +140,27 @@ def test_csv_and_plot_have_every_point(
 # What it recommends
 
 
-def point(name: str, top1: float | None, speed: float, flops: int = 1) -> PointResult:
-    """A measured point of batch 1."""
+def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: float = 0.0) -> PointResult:
+    """A measured point of batch 1, whose speed is known to a share."""
+    ms = 1000 / speed
     return PointResult(
         *("b", "fp32", name, 0.5, 1, True, False, 8, "onnxruntime", 1, None),
-        *(speed, 1000 / speed, 1000 / speed, 1000 / speed, 0.5, top1, 100, flops, 0),
+        *(speed, ms, ms, ms, ms * (1 - noise), ms * (1 + noise), 0.5, top1, 100, flops, 0),
     )
+
+
+def recommended(
+    points: list[PointResult], max_drop: float | None = None, target_ms: float | None = None
+) -> list[str | None]:
+    """Names of the settings that are equally fast, the recommended one first."""
+    return [points[index].profile for index in recommend(points, range(len(points)), max_drop, target_ms)]
 
 
 SLOW, BEST, FAST, WORSE = point("slow", 0.97, 50), point("best", 0.98, 60), point("fast", 0.96, 100), point("worse", 0.9, 90)
 
 
 def test_the_front_has_what_nothing_beats() -> None:
-    marked = mark_front([SLOW, BEST, FAST, WORSE, point("unlabelled", None, 500), replace(BEST, profile="twin")])
+    marked = mark([SLOW, BEST, FAST, WORSE, point("unlabelled", None, 500), replace(BEST, profile="twin")])
     assert [p.pareto for p in marked] == [False, True, True, False, None, True]
 
 
@@ -162,18 +176,60 @@ def test_the_front_has_what_nothing_beats() -> None:
     ],
 )
 def test_the_recommended_point_keeps_to_the_limits(max_drop: float | None, target_ms: float | None, name: str) -> None:
-    assert recommend([SLOW, BEST, FAST, WORSE], max_drop, target_ms).profile == name
+    assert recommended([SLOW, BEST, FAST, WORSE], max_drop, target_ms) == [name]
 
 
-def test_of_equal_points_the_one_with_fewer_flops_is_recommended() -> None:
-    assert recommend([point("a", 0.9, 10, 7), point("b", 0.9, 10, 5), point("c", 0.9, 10, 6)], 0.1).profile == "b"
+@pytest.mark.parametrize("target_ms", [None, 1000.0])
+def test_of_settings_within_the_noise_of_the_timing_the_one_with_the_fewest_flops_is_recommended(
+    target_ms: float | None,
+) -> None:
+    fastest, cheap, slower = point("a", 0.9, 100, 7, 0.02), point("b", 0.9, 97, 5, 0.02), point("c", 0.9, 95, 1, 0.02)
+    assert recommended([fastest, cheap, slower], 0.0, target_ms) == ["b", "a"]
+    twin = replace(cheap, profile="twin", top1=0.91)
+    assert recommended([fastest, cheap, twin], 0.1, target_ms) == ["twin", "b", "a"]
+    assert recommended([fastest, replace(cheap, top1=0.8)], None, target_ms) == ["a"]
+
+
+def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing_is(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "digits.npz", **{name: array[64:128] for name, array in mnist_images.items()})
+    words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--bpr", "--images", tmp_path / "digits.npz", *QUICK)
+    limit = ("--max-drop-in-accuracy", "5%")
+    benched = json_of(capsys, "bench", *words, *limit)
+    reported = json_of(capsys, "report", *words, *limit, "-o", tmp_path / "r.html")
+    for found in (benched, reported):
+        points = found["points"]
+        fitting = [one for one in points if one["top1"] >= max(each["top1"] for each in points) - 0.05 - 1e-9]
+        limit_ms = min(fitting, key=lambda one: one["p50_ms"])["p50_high_ms"]
+        equal = sorted((one for one in fitting if one["p50_low_ms"] <= limit_ms), key=lambda one: one["flops_per_image"])
+        assert [points[index] for index in found["equally_fast"]] == equal
+        assert points[found["recommended"]] == equal[0]
+    out = run(capsys, "bench", *words, *limit)[0]
+    assert "95 % interval" in out and re.search(r"Recommended: .* ms a call \([0-9.]+ - [0-9.]+\)", out)
+
+
+def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
+    shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is right
+    np.savez(tmp_path / "odd.npz", images=images, labels=shuffled)
+    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
+    chance = np.bincount(shuffled).max() / 50
+    sentence = f"near chance: always answering the most frequent class would be correct for {chance:.1%}"
+    assert sentence in run(capsys, "bench", *words, tmp_path / "odd.npz")[0]
+    page = ("-o", tmp_path / "r.html")
+    assert any(sentence in note for note in json_of(capsys, "report", *words, tmp_path / "odd.npz", *page)["notes"])
+    assert "near chance" not in run(capsys, "bench", *words, tmp_path / "digits.npz")[0]
 
 
 def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
     with pytest.raises(click.ClickException, match=r"no setting takes 5 ms or less: the fastest takes 10 ms"):
-        recommend([SLOW, BEST, FAST, WORSE], target_ms=5.0)
+        recommended([SLOW, BEST, FAST, WORSE], target_ms=5.0)
     with pytest.raises(click.ClickException, match=r"the fastest of those that are accurate enough takes 16.7 ms"):
-        recommend([SLOW, BEST, FAST, WORSE], 0.0, 12.0)
+        recommended([SLOW, BEST, FAST, WORSE], 0.0, 12.0)
 
 
 def test_the_recommended_profile_is_written_into_the_bundle(
@@ -300,8 +356,10 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
         (["--capacity", "nan"], 2, "capacity ratio"),
         (["--max-experts", "0"], 2, "max_experts"),
         (["--max-drop-in-accuracy", "0.1"], 2, "needs images with labels"),
-        (["--max-drop-in-accuracy", "2", "--images", "NPZ"], 2, "--max-drop-in-accuracy"),
-        (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "no finite number"),
+        (["--max-drop-in-accuracy", "0.5", "--images", "NPZ"], 2, "0.5% or 0.5 of everything? Write 0.5%, or 50%"),
+        (["--max-drop-in-accuracy", "2", "--images", "NPZ"], 2, "2% or 2 of everything? Write 2%"),
+        (["--max-drop-in-accuracy", "100%", "--images", "NPZ"], 2, "'100%' is no share such as 0.01 or 1%"),
+        (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "'nan' is no share"),
         (["--target-latency", "0", "--images", "NPZ"], 2, "--target-latency"),
         (["--add-profile"], 2, "--add-profile writes a recommended setting"),
         (["--cascade"], 2, "there is no --images"),

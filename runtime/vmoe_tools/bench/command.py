@@ -19,7 +19,7 @@ from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import measure
-from vmoe_tools.bench.points import Point, named_profiles, plan_points
+from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable
 from vmoe_tools.bench.result import recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle, load_engines
@@ -62,13 +62,7 @@ _PICTURES = (".pdf", ".png", ".svg")
 @options.duration_option
 @options.images_option
 @options.labels_option
-@click.option(
-    "--max-drop-in-accuracy",
-    "max_drop",
-    metavar="X",
-    type=options.FiniteRange(0, 1, max_open=True),
-    help="Recommend the fastest setting that loses no more accuracy against the most accurate one; 0.01 is one point.",
-)
+@options.max_drop_option(default=None)
 @click.option(
     "--target-latency",
     "target_ms",
@@ -122,14 +116,12 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         content["cascades"] = [asdict(cascade) for cascade in measured.cascades]
         if not measured.cascades and not measured.interrupt and not quiet:
             complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
-    chosen = None
+    equal: list[int] = []
     if _limits(given) and not measured.interrupt:
-        own = [index for index, point in enumerate(points) if not point.loaded.compared]
-        best = recommend([measured.points[index] for index in own], given["max_drop"], given["target_ms"])
-        chosen = next(index for index in own if measured.points[index] is best)
-        content["recommended"] = chosen
+        equal = recommend(measured.points, recommendable(points), given["max_drop"], given["target_ms"])
+        content |= {"recommended": equal[0], "equally_fast": equal}
         if not quiet:
-            print_recommendation(best, stream)
+            print_recommendation(measured.points, equal, stream)
     if measured.interrupt:
         content["interrupted"] = True
     write_json(json_target, content)
@@ -142,8 +134,8 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     if measured.interrupt:
         complain("the measurement is not complete: what there is by now is shown, and no setting is recommended")
         raise measured.interrupt
-    if given["add_profile"] and chosen is not None:
-        _add(bundles[0], points[chosen].profile, quiet=quiet)
+    if given["add_profile"] and equal:
+        _add(bundles[0], points[equal[0]].profile, quiet=quiet)
 
 
 def _limits(given: dict[str, Any]) -> bool:

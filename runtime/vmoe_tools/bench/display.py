@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from vmoe_tools.bench.result import PointResult
+from vmoe_tools.bench.result import PointResult, near_chance, why
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import number_text, print_section, share_text, table_of
@@ -24,6 +24,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         "top-1": lambda point: share_text(point.top1) + _STAR[point.pareto],
         "images/s": lambda point: number_text(point.images_per_second, ".1f"),
         "p50 ms": lambda point: number_text(point.p50_ms, ".2f"),
+        "95 % interval\nof p50": interval_text,
         "p90 ms": lambda point: number_text(point.p90_ms, ".2f"),
         "p99 ms": lambda point: number_text(point.p99_ms, ".2f"),
         "MFLOP": lambda point: number_text(point.flops_per_image, ",.1f", 1e-6),
@@ -47,13 +48,21 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
     if any(point.pareto for point in points):
         notes += ". * no other setting is as fast and as accurate"
     print_section(stream, "Loaded", loaded)
-    print_section(stream, "Measured", table_of(points, columns, ("bundle", "profile", "backend")), notes)
+    table = table_of(points, columns, ("bundle", "profile", "backend"))
+    print_section(stream, "Measured", table, *filter(None, (notes, near_chance(points))))
 
 
-def print_recommendation(point: PointResult, stream: TextIO) -> None:
-    """Prints the setting to take."""
+def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], stream: TextIO) -> None:
+    """Prints the setting to take, the first of those that are equally fast."""
+    point = points[equal[0]]
     print(
         f"Recommended: {printable(point.profile or point.bundle)}, top-1 {share_text(point.top1)}, "
-        f"{number_text(point.images_per_second, '.1f')} images/s, {number_text(point.p50_ms, '.2f')} ms a call",
+        f"{number_text(point.images_per_second, '.1f')} images/s, {number_text(point.p50_ms, '.2f')} ms a call "
+        f"({interval_text(point)})\n{why(equal)}",
         file=stream,
     )
+
+
+def interval_text(point: PointResult) -> str:
+    """The interval of the median time of a call in milliseconds."""
+    return " - ".join(number_text(ms, ".3f") for ms in (point.p50_low_ms, point.p50_high_ms))

@@ -18,7 +18,7 @@ from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleav
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
-from vmoe_tools.bench.result import PointResult, cascade_result, mark_front, point_result
+from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.terminal import Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -98,7 +98,7 @@ def measure(
         cascade_result(pair, speed, *quality)
         for pair, speed, quality in zip(pairs, speeds[len(points) :], qualities, strict=False)
     ]
-    marked = mark_front([*found, *of_pairs])
+    marked = mark([*found, *of_pairs], source.labels)
     measured.points, measured.cascades = marked[: len(found)], marked[len(found) :]
     return measured
 

@@ -88,6 +88,11 @@ def plan_points(
     return points
 
 
+def recommendable(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that may be recommended: not those of bundles that the measured model is compared with."""
+    return [index for index, point in enumerate(points) if not point.loaded.compared]
+
+
 def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:
     """The profiles of these names, each once; without names all stored ones, and [None] for a model without any.
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
+import numpy as np
 
 from vmoe_measure.timing import Speed
 from vmoe_tools.bench.cascades import CascadePoint
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""
+_STANDARD_ERRORS = 2  # from the accuracy of chance, within which an accuracy is called near chance
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,16 @@ class PointResult:
         batch_size: images per call.
         threads: threads per call as requested; None for the runtime's own choice.
         images_per_second: throughput, the batch size over the median time of a call, or of a round of concurrent calls; it
-            and the next three are None where the measurement was interrupted before.
+            and the next five are None where the measurement was interrupted before.
         p50_ms, p90_ms, p99_ms: milliseconds per call.
+        p50_low_ms, p50_high_ms: the 95 % confidence interval of p50_ms.
         kept_pairs: share of the (token, choice) pairs that got a slot, 0 to 1; None where there are no pairs.
         top1: accuracy, 0 to 1; None without labels.
         images: images that the last two and the next two are about.
         flops_per_image: of matrix products, those of experts for the rows that they worked on.
         expert_bytes_per_call: bytes of expert weight matrices that a call reads, on average.
         pareto: whether no other point is as fast per image and as accurate, and better in one; None without labels.
+        chance: accuracy of always answering the most frequent class of the labels; None without labels.
         concurrency: concurrent calls.
         streams: calls that the backend runs concurrently, as requested; None for its own choice.
         then: name of the second setting of a cascade; None, as the next two, for a single setting.
@@ -66,12 +73,15 @@ class PointResult:
     p50_ms: float | None
     p90_ms: float | None
     p99_ms: float | None
+    p50_low_ms: float | None
+    p50_high_ms: float | None
     kept_pairs: float | None
     top1: float | None
     images: int
     flops_per_image: int | None
     expert_bytes_per_call: int | None
     pareto: bool | None = None
+    chance: float | None = None
     concurrency: int = 1
     streams: int | None = None
     then: str | None = None
@@ -87,6 +97,22 @@ class PointResult:
     def ms_per_image(self) -> float | None:
         """Milliseconds per image, of calls one after another."""
         return 1000 / self.images_per_second if self.images_per_second else None
+
+    @property
+    def speed_interval(self) -> tuple[float, float]:
+        """Images per second, from the lowest to the highest within the interval of the median; zeros where not measured."""
+        speed, p50 = self.images_per_second, self.p50_ms
+        if not speed or not p50 or not self.p50_low_ms or not self.p50_high_ms:
+            return 0.0, 0.0
+        return speed * p50 / self.p50_high_ms, speed * p50 / self.p50_low_ms
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether the accuracy is less than two standard errors better than that of always answering one class."""
+        if self.top1 is None or self.chance is None:
+            return False
+        error = math.sqrt(self.chance * (1 - self.chance) / self.images)
+        return self.top1 <= self.chance + _STANDARD_ERRORS * error
 
 
 def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointResult:
@@ -126,8 +152,14 @@ def write_csv(points: Sequence[PointResult], file: TextIO) -> None:
     writer.writerows(asdict(point) for point in points)
 
 
-def mark_front(points: Sequence[PointResult]) -> list[PointResult]:
-    """The same points with `pareto`, as far as they have both a speed and an accuracy."""
+def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:
+    """The same points with `pareto`, as far as they have both a speed and an accuracy, and with `chance`.
+
+    Args:
+        points: results.
+        labels: i64[N] of the images; None where they are not known.
+    """
+    chance = None if labels is None else float(np.bincount(labels).max() / len(labels))
     known = [(p.images_per_second, p.top1) for p in points if p.images_per_second is not None and p.top1 is not None]
 
     def on_front(point: PointResult) -> bool | None:
@@ -136,34 +168,64 @@ def mark_front(points: Sequence[PointResult]) -> list[PointResult]:
             return None
         return not any((s >= speed and t >= top1) and (s > speed or t > top1) for s, t in known)
 
-    return [replace(point, pareto=on_front(point)) for point in points]
+    return [replace(point, pareto=on_front(point), chance=chance) for point in points]
 
 
-def recommend(points: Sequence[PointResult], max_drop: float | None = None, target_ms: float | None = None) -> PointResult:
-    """The point to take.
+def near_chance(points: Sequence[PointResult]) -> str | None:
+    """A sentence on the points whose accuracy is near chance; None where there are none."""
+    near = [point for point in points if point.near_chance]
+    if not near:
+        return None
+    where = "every setting" if len(near) == len(points) else ", ".join(str(point.profile or point.bundle) for point in near)
+    return (
+        f"The accuracy of {where} is near chance: always answering the most frequent class would be correct for "
+        f"{near[0].chance or 0.0:.1%} of these images."
+    )
 
-    With `max_drop` that is the fastest per image of those that are accurate enough, without it the most accurate of those
-    that are fast enough. Of equal ones it is the one with fewer FLOPs.
+
+def recommend(
+    points: Sequence[PointResult], among: Sequence[int], max_drop: float | None = None, target_ms: float | None = None
+) -> list[int]:
+    """Indices of the points that are as fast as the fastest one that keeps to the limits, the recommended one first.
+
+    With `max_drop` a point may be that much less accurate than the most accurate one; without it, it must be as accurate as
+    the most accurate one that is fast enough.
 
     Args:
         points: complete results.
-        max_drop: most accuracy to lose against the most accurate point, 0 to 1; None for no such limit.
+        among: indices of those that may be recommended.
+        max_drop: most accuracy to lose, 0 to 1; None for no such limit.
         target_ms: longest median time of a call in milliseconds; None for no such limit.
 
     Raises:
         click.ClickException: nothing was measured that keeps to the limits.
     """
-    best = max(point.top1 for point in points if point.top1 is not None)
-    least = 0.0 if max_drop is None else best - max_drop - ROUNDING
-    accurate = [p for p in points if p.top1 is not None and p.top1 >= least]
-    fitting = [p for p in accurate if target_ms is None or (p.p50_ms is not None and p.p50_ms <= target_ms)]
+    fast = [i for i in among if target_ms is None or (points[i].p50_ms or 0.0) <= target_ms]
+    best = max((points[i].top1 or 0.0 for i in (fast if max_drop is None else among)), default=0.0)
+    accurate = [i for i in among if (points[i].top1 or 0.0) >= best - (max_drop or 0.0) - ROUNDING]
+    fitting = [i for i in accurate if i in fast]
     if not fitting:
-        fastest = min(p.p50_ms for p in accurate if p.p50_ms is not None)
-        among = "" if max_drop is None else " of those that are accurate enough"
-        raise click.ClickException(f"no setting takes {target_ms:g} ms or less: the fastest{among} takes {fastest:.3g} ms")
+        fastest = min(points[i].p50_ms or 0.0 for i in accurate)
+        only = "" if max_drop is None else " of those that are accurate enough"
+        raise click.ClickException(f"no setting takes {target_ms:g} ms or less: the fastest{only} takes {fastest:.3g} ms")
+    return equally_fast(points, fitting)
 
-    def worth(point: PointResult) -> tuple[float, ...]:
-        speed, top1, flops = point.images_per_second or 0.0, point.top1 or 0.0, -(point.flops_per_image or 0)
-        return (speed, top1, flops) if max_drop is not None else (top1, speed, flops)
 
-    return max(fitting, key=worth)
+def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[int]:
+    """Indices of the points that timing can't tell from the fastest one, fewest FLOPs first, then the highest accuracy.
+
+    Those are the points whose interval of images per second overlaps with that of the fastest one.
+    """
+    fastest = max(among, key=lambda i: points[i].images_per_second or 0.0)
+    equal = [i for i in among if points[i].speed_interval[1] >= points[fastest].speed_interval[0]]
+    return sorted(equal, key=lambda i: (points[i].flops_per_image or 0, -(points[i].top1 or 0.0)))
+
+
+def why(equal: Sequence[int]) -> str:
+    """A sentence on how the first of some points was chosen, which `recommend` returned."""
+    if len(equal) == 1:
+        return "No other setting that is accurate enough is as fast."
+    return (
+        f"{len(equal)} settings that are accurate enough are equally fast within the noise of the timing; of these it has "
+        "the fewest FLOPs."
+    )

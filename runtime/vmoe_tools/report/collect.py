@@ -18,7 +18,8 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.routing import TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
-from vmoe_tools.bench.result import ROUNDING, PointResult, recommend
+from vmoe_tools.bench.points import recommendable
+from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.display import summary_sections
 from vmoe_tools.inspect.image_run import run_images
@@ -112,8 +113,9 @@ class Collection:
             raise self.measured.interrupt
         self.seen: list[Observed] = [observer.result() for observer in observers]
         self.names = manifest.class_names or [f"class {index}" for index in range(manifest.outputs)]
-        self.recommended = _recommended(plan, self.measured.points, given["max_drop"])
-        self.start = _start(plan, self.measured.points, self.recommended)
+        points = self.measured.points
+        self.equal = [] if self.labels is None else recommend(points, recommendable(plan.points), given["max_drop"])
+        self.start = _start(plan, points, self.equal)
 
     def put_together(self, command: str) -> Collected:
         """The report.
@@ -144,8 +146,9 @@ class Collection:
             ratios=plan.ratios,
             curves=plan.curves,
             others=plan.others,
-            fall=find_fall(points, plan.curves[0].points, self.given["max_drop"]),
-            recommended=self.recommended,
+            fall=find_fall(points, _best_curve(plan, points), self.given["max_drop"]),
+            recommended=self.equal[0] if self.equal else None,
+            equally_fast=self.equal,
             start=self.start,
             experts=experts,
             layers=manifest.moe_layers,
@@ -237,6 +240,7 @@ class Collection:
         elif self.labels is None:
             why = f": {source.note}" if source.note else ""
             notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
+        notes += filter(None, [near_chance(self.measured.points)])
         if self.samples and self.seen[self.start].experts is None:
             notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
         if self.plan.samples < min(self.given["samples"], len(source)):
@@ -299,18 +303,15 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
     return Fall(known[at][0], known[good][0], known[bad[-1]][0] if bad else None)
 
 
-def _recommended(plan: Plan, points: Sequence[PointResult], max_drop: float) -> int | None:
-    """The index of the recommended point; None without labels."""
-    own = [index for index, point in enumerate(plan.points) if not point.loaded.compared]
-    if any(points[index].top1 is None for index in own):
-        return None
-    chosen = recommend([points[index] for index in own], max_drop)
-    return next(index for index in own if points[index] is chosen)
+def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
+    """The settings of the curve of the first bundle that has its most accurate one."""
+    own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
+    return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 
 
-def _start(plan: Plan, points: Sequence[PointResult], recommended: int | None) -> int:
+def _start(plan: Plan, points: Sequence[PointResult], recommended: Sequence[int]) -> int:
     """The recommended point, or that of the first bundle at the same setting; else the first curve's largest capacity."""
-    wanted = None if recommended is None else points[recommended].profile
+    wanted = points[recommended[0]].profile if recommended else None
     return next((index for index in plan.own if points[index].profile == wanted), plan.curves[0].points[-1])
 
 

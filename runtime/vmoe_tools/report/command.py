@@ -54,15 +54,7 @@ _PICTURES = ("accuracy", "patches", "experts")
     show_default=True,
     help="Images to show with their patches.",
 )
-@click.option(
-    "--max-drop-in-accuracy",
-    "max_drop",
-    metavar="X",
-    type=options.FiniteRange(0, 1, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="How much accuracy the recommended setting may lose against the most accurate one; 0.01 is one point.",
-)
+@options.max_drop_option(default=0.01)
 @options.json_option
 @options.verbose_option
 @options.quiet_option

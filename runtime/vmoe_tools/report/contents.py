@@ -136,8 +136,9 @@ class Report:
         ratios: capacity ratios of the slider, as requested.
         curves: those of the first bundle come first.
         others: indices of the points that are on no curve, such as those of a dense ViT.
-        fall: along the first curve.
+        fall: along the curve of the first bundle that has its most accurate setting.
         recommended: index of the recommended setting among the points.
+        equally_fast: indices of the settings that are as fast within the noise of the timing, the recommended one first.
         start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
         experts: E.
         layers: names of the MoE layers.
@@ -168,6 +169,7 @@ class Report:
     others: list[int]
     fall: Fall | None
     recommended: int | None
+    equally_fast: list[int]
     start: int
     experts: int
     layers: tuple[str, ...]

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_runtime import __version__
+from vmoe_tools.bench.display import interval_text
 from vmoe_tools.bench.result import PointResult
 from vmoe_tools.charts import (
     ACCURACY,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_COLUMNS = ("accuracy", "images/s", "p50 ms", "p90 ms", "p99 ms", "MFLOP", "Pareto front")
+_COLUMNS = ("accuracy", "images/s", "p50 ms", "95 % interval of p50", "p90 ms", "p99 ms", "MFLOP", "Pareto front")
 _SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
@@ -113,9 +114,9 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
 
 def _cells(point: PointResult) -> list[str]:
     """The cells of `_COLUMNS`."""
-    times = (number_text(ms, ".3g") for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
+    p50, p90, p99 = (number_text(ms, ".3g") for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
     speed, flops = number_text(point.images_per_second, ",.1f"), number_text(point.mega_flops, ".2f")
-    return [words.percent(point.top1, 2), speed, *times, flops, "yes" if point.pareto else ""]
+    return [words.percent(point.top1, 2), speed, p50, interval_text(point), p90, p99, flops, "yes" if point.pareto else ""]
 
 
 def _curve_charts(report: Report) -> Iterator[Picture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vmoe_tools.bench.result import ROUNDING, PointResult
+from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast, why
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
@@ -46,12 +46,12 @@ def effective_ratio(requested: float | None, effective: float | None) -> str | N
 
 def opening(report: Report) -> list[str]:
     """Where accuracy begins to fall, in a few sentences."""
-    bundle, first = report.bundles[0], report.curves[0]
+    bundle = report.bundles[0]
     article = "an" if bundle.summary[:1] in "AEIO" else "a"
     sentences = [f"{bundle.name} is {article} {bundle.summary}."]
-    count, fall = f"{report.points[first.points[0]].images:,}", report.fall
+    count, fall = f"{report.points[0].images:,}", report.fall
     if fall is None:
-        last = first.points[-1]
+        last = report.curves[0].points[-1]
         if report.same[last] is None:
             return [*sentences, f"The curves show {count} images."]
         reference = report.points[last].profile
@@ -59,8 +59,8 @@ def opening(report: Report) -> list[str]:
         return [*sentences, f"{text}, and no setting is recommended."]
     best = report.points[fall.best]
     lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
-    most = f"On {count} images its best accuracy with {first.title} is {percent(best.top1)}"
-    sentences.append(f"{most}, at capacity ratio {_ratio(report, fall.best)}.")
+    most = f"On {count} images its best accuracy is {percent(best.top1)}, with {best.profile}"
+    sentences.append(f"{most} at capacity ratio {_ratio(report, fall.best)}.")
     within = f"Accuracy stays within {points_of(report.max_drop)} of that"
     if fall.first_bad is None:
         return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
@@ -93,7 +93,8 @@ def recommendation(report: Report) -> str | None:
         if point.flops_per_image and best.flops_per_image:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
     effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
-    return ", ".join(parts) + "." + ("" if effective is None else f" Its effective capacity ratio is {effective}.")
+    ratio = "" if effective is None else f" Its effective capacity ratio is {effective}."
+    return f"{', '.join(parts)}. {why(report.equally_fast)}{ratio}"
 
 
 def standard_error(report: Report) -> str | None:
@@ -128,10 +129,11 @@ def cascade(report: Report) -> str | None:
     """The fastest cascade of those that lose as little as a recommended setting may; None without one."""
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
-    fitting = [one for one in report.cascades if one.bundle == report.bundles[0].name and (one.top1 or 0.0) >= least]
+    cascades = [one for one in report.cascades if one.bundle == report.bundles[0].name]
+    fitting = [index for index, one in enumerate(cascades) if (one.top1 or 0.0) >= least]
     if not fitting:
         return None
-    found = max(fitting, key=lambda one: one.images_per_second or 0.0)
+    found = cascades[equally_fast(cascades, fitting)[0]]
     alone = next(point for point in own if point.profile == found.then)
     speed = (found.images_per_second or 0.0) / (alone.images_per_second or 1.0)
     flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
